@@ -1,0 +1,1 @@
+"""Evaluates trained sparse autoencoders and reports in SAEBench's format."""

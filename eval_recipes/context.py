@@ -1,0 +1,77 @@
+"""What one evaluation run works on: which SAEs, which text, where results go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_lens import SAE
+
+if TYPE_CHECKING:
+    from eval_recipes.heldout import HeldOut
+
+
+@dataclass(frozen=True)
+class Subject:
+    """
+    One SAE under evaluation.
+
+    ``group`` names its configuration: SAEs of one group differ only in ``seed``.
+    """
+
+    release: str
+    sae_id: str
+    group: str
+    seed: int | None
+
+    def load(self, device: str = "cpu") -> SAE[Any]:
+        """Load the SAE through SAELens; the caller owns the object."""
+        return SAE.from_pretrained(self.release, self.sae_id, device=device)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One evaluation of one SAE that gave no result, and why."""
+
+    eval: str
+    sae_id: str
+    cause: str
+
+
+@dataclass
+class RunContext:
+    """
+    Everything a recipe may ask for. Costly parts are computed once, on first use.
+
+    Attributes:
+        subjects: the SAEs to evaluate.
+        out: folder of the results; a recipe writes ``out/<eval>/...`` only.
+        corpus: name, folder or hub path of the text (``saereg_plugin.corpora``).
+        heldout_tokens: tokens of held-out text used for explained variance, L0, alive.
+        context_size: tokens in one context; None takes each SAE's own.
+        batch_size_prompts: contexts in one pass of the language model.
+        dtype: data type of the language model.
+        device: torch device.
+        seed: seed of every random draw.
+        options: settings of single recipes, by recipe name.
+    """
+
+    subjects: list[Subject]
+    out: Path
+    corpus: str = "embedded"
+    heldout_tokens: int = 65_536
+    context_size: int | None = None
+    batch_size_prompts: int = 16
+    dtype: str = "float32"
+    device: str = "cpu"
+    seed: int = 0
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def heldout(self) -> dict[str, HeldOut]:
+        """Held-out figures of every subject, by ``sae_id``."""
+        from eval_recipes.heldout import measure_heldout
+
+        return measure_heldout(self)

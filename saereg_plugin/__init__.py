@@ -1,0 +1,1 @@
+"""Regularised sparse autoencoders under SAELens."""
