@@ -1,1 +1,73 @@
-"""Regularised sparse autoencoders under SAELens."""
+"""
+Regularised sparse autoencoders under SAELens.
+
+Importing this package registers every architecture with SAELens, once.
+"""
+
+from saereg_plugin import models
+from saereg_plugin.architectures import (
+    RegularizedBatchTopKTrainingSAE,
+    RegularizedBatchTopKTrainingSAEConfig,
+    RegularizedConfigMixin,
+    RegularizedGatedTrainingSAE,
+    RegularizedGatedTrainingSAEConfig,
+    RegularizedJumpReLUTrainingSAE,
+    RegularizedJumpReLUTrainingSAEConfig,
+    RegularizedMatryoshkaBatchTopKTrainingSAE,
+    RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+    RegularizedMixin,
+    RegularizedStandardTrainingSAE,
+    RegularizedStandardTrainingSAEConfig,
+    RegularizedTopKTrainingSAE,
+    RegularizedTopKTrainingSAEConfig,
+)
+from saereg_plugin.checking import check
+from saereg_plugin.checkpoints import regularize_checkpoint
+from saereg_plugin.component import Component, Step
+from saereg_plugin.errors import InputError
+from saereg_plugin.mechanics.optimizer_steps import register_hooks
+from saereg_plugin.mechanics.schedules import Schedule
+from saereg_plugin.registration import register_architecture, register_regularizer
+from saereg_plugin.regularizers import RegularizerConfig, WeightPenalty
+from saereg_plugin.releases import register_release
+
+register_architecture(RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig)
+register_architecture(RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig)
+register_architecture(RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig)
+register_architecture(
+    RegularizedMatryoshkaBatchTopKTrainingSAE,
+    RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+)
+register_architecture(RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig)
+register_architecture(RegularizedGatedTrainingSAE, RegularizedGatedTrainingSAEConfig)
+register_hooks()
+models.register_names()
+
+__all__ = [
+    "Component",
+    "InputError",
+    "RegularizedBatchTopKTrainingSAE",
+    "RegularizedBatchTopKTrainingSAEConfig",
+    "RegularizedConfigMixin",
+    "RegularizedGatedTrainingSAE",
+    "RegularizedGatedTrainingSAEConfig",
+    "RegularizedJumpReLUTrainingSAE",
+    "RegularizedJumpReLUTrainingSAEConfig",
+    "RegularizedMatryoshkaBatchTopKTrainingSAE",
+    "RegularizedMatryoshkaBatchTopKTrainingSAEConfig",
+    "RegularizedMixin",
+    "RegularizedStandardTrainingSAE",
+    "RegularizedStandardTrainingSAEConfig",
+    "RegularizedTopKTrainingSAE",
+    "RegularizedTopKTrainingSAEConfig",
+    "RegularizerConfig",
+    "Schedule",
+    "Step",
+    "WeightPenalty",
+    "check",
+    "models",
+    "register_architecture",
+    "register_regularizer",
+    "register_release",
+    "regularize_checkpoint",
+]

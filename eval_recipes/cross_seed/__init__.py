@@ -1,0 +1,1 @@
+"""How consistent SAEs of one configuration are across seeds, and their geometry."""

@@ -1,0 +1,161 @@
+"""From pairs and weights to the figures of one SAE, each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.pairs import (
+    PAIR_METRICS,
+    SYMMETRIC,
+    PairFigures,
+    Side,
+    Weights,
+)
+from eval_recipes.statistics import Interval, SeedPair, bootstrap_mean_interval
+from saereg_plugin.metrics import (
+    dead_count,
+    encoder_decoder_cosines,
+    row_geometry,
+    row_norms,
+    share_classes,
+)
+
+if TYPE_CHECKING:
+    from eval_recipes.heldout import HeldOut
+
+Figures = dict[str, Interval | None]
+Pairs = Mapping[SeedPair, PairFigures]
+"""The pairs of one group, by (lower seed, higher seed)."""
+
+
+def oriented(pairs: Pairs, seed: int) -> list[tuple[int, PairFigures, Side]]:
+    """Return (other seed, figures, this seed's side) of the pairs with ``seed``."""
+    return [
+        (high, pair, 0) if seed == low else (low, pair, 1)
+        for (low, high), pair in sorted(pairs.items(), key=lambda item: item[0])
+        if seed in (low, high)
+    ]
+
+
+def _bootstrap(
+    arrays: Sequence[Tensor],
+    config: CrossSeedEvalConfig,
+    weights: Sequence[float] | None = None,
+) -> Interval:
+    return bootstrap_mean_interval(
+        [array.numpy() for array in arrays],
+        weights=weights,
+        n_resamples=config.n_resamples,
+        seed=config.random_seed,
+    )
+
+
+def pair_figures(
+    pairs: Pairs, seed: int, config: CrossSeedEvalConfig
+) -> tuple[Figures, Figures]:
+    """
+    Return similarity and shared figures of one SAE, each a mean over the others.
+
+    The bootstrap resamples this SAE's latents once for all others, and each other
+    SAE's latents on their own.
+    """
+    figures: Figures = {}
+    for metric in PAIR_METRICS:
+        sides = [
+            (pair.values[metric][side], pair.values[metric][1 - side])
+            for _, pair, side in oriented(pairs, seed)
+            if len(pair.values[metric][side])
+        ]
+        if not sides:
+            figures[metric] = None
+            continue
+        own = torch.stack([own for own, _ in sides]).mean(dim=0)
+        if metric in SYMMETRIC:
+            others = [other for _, other in sides]
+            weights = [0.5] + [0.5 / len(others)] * len(others)
+            figures[metric] = _bootstrap([own, *others], config, weights)
+        else:
+            figures[metric] = _bootstrap([own], config)
+    shared = {name: figures.pop(name) for name in ("shared", "shared_alive")}
+    return figures, shared
+
+
+def stability_figures(
+    pairs: Pairs, seed: int, alive: Tensor, config: CrossSeedEvalConfig
+) -> Figures:
+    """Return the always, sometimes and never shared latents of one SAE."""
+    sides = oriented(pairs, seed)
+    everything = torch.stack([pair.shared[side] for _, pair, side in sides])
+    filtered = torch.stack([pair.shared_alive[side] for _, pair, side in sides])
+    figures: Figures = {}
+    for suffix, shared in (("", everything), ("_alive", filtered[:, alive])):
+        for name, mask in share_classes(shared)._asdict().items():
+            figures[f"{name}_shared{suffix}"] = (
+                _bootstrap([mask.float()], config) if len(mask) else None
+            )
+    return figures
+
+
+def _exact(value: float, n: int) -> Interval:
+    return Interval(value, None, None, n, "not a mean over latents")
+
+
+def decoder_geometry(dec: Tensor, suffix: str, config: CrossSeedEvalConfig) -> Figures:
+    """Return the cosines between decoder rows; None for fewer than two rows."""
+    n = len(dec)
+    geometry = row_geometry(dec) if n > 1 else None
+    if geometry is None:
+        names = ("c_dec", "mean_cos_sim", "max_abs_cos")
+        quantiles = ("median_abs_cos", "p90_abs_cos", "p99_abs_cos")
+        return {f"{name}{suffix}": None for name in names + quantiles}
+    # c_dec is a mean over pairs of latents, a U-statistic of order 2: one latent
+    # moves it by twice its row's mean. Resampling row means as they are would
+    # halve the interval.
+    influence = 2 * geometry.row_mean_abs - geometry.mean_abs
+    return {
+        f"c_dec{suffix}": _bootstrap([influence], config),
+        f"mean_cos_sim{suffix}": _bootstrap([geometry.row_max], config),
+        f"max_abs_cos{suffix}": _exact(geometry.max_abs, n),
+        f"median_abs_cos{suffix}": _exact(geometry.median_abs, n),
+        f"p90_abs_cos{suffix}": _exact(geometry.p90_abs, n),
+        f"p99_abs_cos{suffix}": _exact(geometry.p99_abs, n),
+    }
+
+
+def geometry_figures(weights: Weights, config: CrossSeedEvalConfig) -> Figures:
+    """Return the geometry of one SAE."""
+    n, dead = len(weights.alive), dead_count(weights.alive)
+    everything = decoder_geometry(weights.dec, "", config)
+    alive = (
+        decoder_geometry(weights.dec[weights.alive], "_alive", config)
+        if dead
+        else {f"{name}_alive": figure for name, figure in everything.items()}
+    )
+    cosines = encoder_decoder_cosines(weights.enc, weights.dec)
+    return {
+        **everything,
+        **alive,
+        "encoder_decoder_cos": _bootstrap([cosines], config),
+        "decoder_norm": _bootstrap([row_norms(weights.dec)], config),
+        "alive_by_weights": _exact(n - dead, n),
+        "dead_by_weights": _exact(dead, n),
+    }
+
+
+def heldout_figures(heldout: HeldOut) -> Figures:
+    """Return the held-out figures in the form of the others."""
+    figures: Figures = {
+        name: Interval(
+            getattr(heldout, name),
+            getattr(heldout, f"{name}_ci_low"),
+            getattr(heldout, f"{name}_ci_high"),
+            getattr(heldout, f"{name}_n"),
+        )
+        for name in ("explained_variance", "explained_variance_with_bos", "l0")
+    }
+    return {**figures, "alive": _exact(heldout.alive, heldout.n_tokens)}

@@ -1,0 +1,83 @@
+"""Settings of the cross-seed evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from sae_bench.evals.base_eval_output import BaseEvalConfig
+
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.metrics import ALIVE_THRESHOLD, SHARED_THRESHOLD
+
+
+@dataclass
+class CrossSeedEvalConfig(BaseEvalConfig):
+    """Settings of one run; the same for all its SAEs."""
+
+    random_seed: int = Field(
+        default=0,
+        title="Random Seed",
+        description="Seed of the bootstrap and of the random dictionaries",
+    )
+    n_resamples: int = Field(
+        default=1000,
+        ge=1,
+        title="Bootstrap Resamples",
+        description="Resamples behind each bootstrap interval over latents",
+    )
+    shared_threshold: float = Field(
+        default=SHARED_THRESHOLD,
+        title="Shared Threshold",
+        description="A latent is paired or shared if its |cosine| exceeds this",
+    )
+    alive_threshold: float = Field(
+        default=ALIVE_THRESHOLD,
+        title="Alive Threshold",
+        description="A latent is alive if cos(encoder, decoder) exceeds this",
+    )
+    matching_threads: int = Field(
+        default=2,
+        ge=1,
+        title="Matching Threads",
+        description="Pairs matched at a time; each holds one similarity matrix",
+    )
+    corpus: str = Field(
+        default="embedded",
+        title="Corpus",
+        description="Text of the held-out figures",
+    )
+    heldout_tokens: int = Field(
+        default=65_536,
+        title="Held-out Tokens",
+        description="Tokens of held-out text asked for",
+    )
+
+
+def make_config(options: dict[str, Any], **shared: Any) -> CrossSeedEvalConfig:
+    """
+    Build the settings from a recipe's options and those it shares with others.
+
+    Raises:
+        InputError: if an option is unknown or has an unusable value.
+    """
+    known = {field.name for field in fields(CrossSeedEvalConfig)}
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"Option {name!r} of evaluation 'cross_seed' does not exist. "
+                f"{suggest(name, known)}"
+            )
+    try:
+        return TypeAdapter(CrossSeedEvalConfig).validate_python({**shared, **options})
+    except ValidationError as error:
+        causes = "; ".join(
+            f"{item['loc'][0]} = {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise InputError(
+            f"Options of evaluation 'cross_seed' cannot be used ({causes}). "
+            "Correct them or leave them out."
+        ) from error

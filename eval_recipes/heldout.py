@@ -1,0 +1,404 @@
+"""Explained variance, L0 and alive latents of every SAE on held-out text, in one pass."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sae_lens import SAE, ActivationsStore
+from sae_lens.util import get_special_token_ids
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
+
+from eval_recipes.bootstrap import bootstrap
+from eval_recipes.context import RunContext, Subject
+from eval_recipes.variance import Array, ContextSums, concatenate, explained_variance
+from saereg_plugin import corpora, models
+from saereg_plugin.errors import InputError, suggest
+
+logger = logging.getLogger(__name__)
+
+# Values of one chunk of latent activations: 2^25 float32 are 128 MiB.
+_CHUNK_VALUES = 1 << 25
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """
+    Figures of one SAE on held-out text; special tokens count only where named.
+
+    Position 0 of a context holds over a third of the activations' variance and
+    most SAEs are trained without it. Every interval is a 95 % bootstrap over
+    contexts, and its ``_n`` is the number of contexts.
+
+    Attributes:
+        explained_variance: 1 - sum ||x - x_hat||^2 / sum ||x - mean x||^2.
+        explained_variance_with_bos: the same, special tokens included.
+        mse: squared error a token and dimension.
+        l0: mean number of latents that are not zero.
+        alive: latents that fired at least once.
+        d_sae: all latents.
+        n_tokens: tokens behind all but ``explained_variance_with_bos``.
+        context_size: tokens in one context.
+    """
+
+    explained_variance: float
+    explained_variance_ci_low: float
+    explained_variance_ci_high: float
+    explained_variance_n: int
+    explained_variance_with_bos: float
+    explained_variance_with_bos_ci_low: float
+    explained_variance_with_bos_ci_high: float
+    explained_variance_with_bos_n: int
+    mse: float
+    l0: float
+    l0_ci_low: float
+    l0_ci_high: float
+    l0_n: int
+    alive: int
+    d_sae: int
+    n_tokens: int
+    context_size: int
+
+
+class HeldOutError(RuntimeError):
+    """An SAE has no held-out figures; the message names it and says why."""
+
+
+class HeldOutTable(dict[str, HeldOut]):
+    """
+    Held-out figures by ``sae_id``; ``failures`` holds the cause where there are none.
+
+    Looking up an SAE that failed raises ``HeldOutError`` with the cause.
+    """
+
+    def __init__(
+        self, figures: Mapping[str, HeldOut], failures: Mapping[str, str]
+    ) -> None:
+        super().__init__(figures)
+        self.failures: dict[str, str] = dict(failures)
+
+    def __missing__(self, sae_id: str) -> HeldOut:
+        cause = self.failures.get(sae_id)
+        if cause is None:
+            raise KeyError(sae_id)
+        raise HeldOutError(f"SAE {sae_id!r} has no held-out figures: {cause}")
+
+
+class Source(NamedTuple):
+    """What decides the activations an SAE reads: SAEs that agree share one pass."""
+
+    model_name: str
+    hook_name: str
+    hook_head_index: int | None
+    context_size: int
+    prepend_bos: bool
+    seqpos_slice: tuple[int | None, ...]
+    disable_concat_sequences: bool
+    sequence_separator_token: int | str | None
+    model_kwargs: tuple[tuple[str, str], ...]
+
+
+def source_of(sae: SAE[Any], *, context_size: int | None) -> Source:
+    """
+    Return where the activations of an SAE come from, as its metadata says.
+
+    Raises:
+        InputError: if the metadata does not say it; the message names the field.
+    """
+    metadata = sae.cfg.metadata
+    size = context_size or metadata.context_size
+    required = {
+        "model_name": metadata.model_name,
+        "hook_name": metadata.hook_name,
+        "context_size": size,
+        "prepend_bos": metadata.prepend_bos,
+    }
+    missing = [name for name, value in required.items() if value is None]
+    if missing:
+        raise InputError(
+            f"The SAE's metadata lacks {', '.join(missing)}; expected what SAELens "
+            "stores after training. Add it to the metadata in the SAE's cfg.json."
+        )
+    kwargs = metadata.model_from_pretrained_kwargs or {}
+    return Source(
+        model_name=metadata.model_name,
+        hook_name=metadata.hook_name,
+        hook_head_index=metadata.hook_head_index,
+        context_size=size,
+        prepend_bos=metadata.prepend_bos,
+        seqpos_slice=tuple(metadata.seqpos_slice or (None,)),
+        disable_concat_sequences=bool(metadata.disable_concat_sequences),
+        sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
+        model_kwargs=tuple(sorted((k, repr(v)) for k, v in kwargs.items())),
+    )
+
+
+def check_hook(model: HookedTransformer, hook_name: str) -> None:
+    """
+    Refuse a hook the model does not have.
+
+    Raises:
+        InputError: names the hook and the nearest one.
+    """
+    if hook_name not in model.hook_dict:
+        raise InputError(
+            f"Hook {hook_name!r} is not in the model; expected a TransformerLens "
+            f"hook name. {suggest(hook_name, model.hook_dict)}"
+        )
+
+
+class _Tally:
+    """Running figures of one SAE; lists hold one entry a batch of contexts."""
+
+    def __init__(self, sae: SAE[Any]) -> None:
+        if sae.hook_z_reshaping_mode:
+            # The activation store has already joined the heads.
+            sae.turn_off_forward_pass_hook_z_reshaping()
+        self.sae = sae
+        self.fired = torch.zeros(int(sae.cfg.d_sae), dtype=torch.bool)
+        self.residual: list[Array] = []
+        self.residual_special: list[Array] = []
+        self.nonzero: list[Array] = []
+
+    def update(self, activations: Tensor, keep: Tensor) -> None:
+        """
+        Add one batch.
+
+        Args:
+            activations: shape (contexts, tokens, d_in).
+            keep: True where the token is not special, shape (contexts, tokens).
+
+        Raises:
+            ValueError: if a reconstruction is not finite.
+        """
+        flat = activations.flatten(0, 1)
+        kept = keep.flatten()
+        rows = max(1, _CHUNK_VALUES // len(self.fired))
+        residuals: list[Tensor] = []
+        counts: list[Tensor] = []
+        for x, is_kept in zip(flat.split(rows), kept.split(rows), strict=True):
+            latents = self.sae.encode(x.to(self.sae.dtype))
+            error = x.double() - self.sae.decode(latents).to(x.device).double()
+            active = (latents != 0).cpu()
+            residuals.append(error.square().sum(-1).cpu())
+            counts.append(active.sum(-1))
+            self.fired |= active[is_kept].any(0)
+        residual = torch.cat(residuals).view_as(keep)
+        if not bool(residual.isfinite().all()):
+            raise ValueError("its reconstruction holds NaN or infinity")
+        nonzero = torch.cat(counts).view_as(keep)
+        self.residual.append(_per_context(residual, keep))
+        self.residual_special.append(_per_context(residual, ~keep))
+        self.nonzero.append(_per_context(nonzero, keep))
+
+    def figures(
+        self, kept: ContextSums, special: ContextSums, *, context_size: int, seed: int
+    ) -> HeldOut:
+        """Turn the sums into figures, given those of the activations themselves."""
+        residual = np.concatenate(self.residual)
+        residual_all = residual + np.concatenate(self.residual_special)
+        nonzero = np.concatenate(self.nonzero)
+        everything = kept + special
+        n = len(residual)
+        tokens = float(kept.count.sum())
+        variance = bootstrap(
+            lambda w: explained_variance(kept, residual, w), n, seed=seed
+        )
+        with_bos = bootstrap(
+            lambda w: explained_variance(everything, residual_all, w), n, seed=seed
+        )
+        l0 = bootstrap(lambda w: (w @ nonzero) / (w @ kept.count), n, seed=seed)
+        return HeldOut(
+            explained_variance=variance.value,
+            explained_variance_ci_low=variance.low,
+            explained_variance_ci_high=variance.high,
+            explained_variance_n=n,
+            explained_variance_with_bos=with_bos.value,
+            explained_variance_with_bos_ci_low=with_bos.low,
+            explained_variance_with_bos_ci_high=with_bos.high,
+            explained_variance_with_bos_n=n,
+            mse=float(residual.sum()) / (tokens * kept.total.shape[1]),
+            l0=l0.value,
+            l0_ci_low=l0.low,
+            l0_ci_high=l0.high,
+            l0_n=n,
+            alive=int(self.fired.sum()),
+            d_sae=len(self.fired),
+            n_tokens=int(tokens),
+            context_size=context_size,
+        )
+
+
+def _per_context(values: Tensor, keep: Tensor) -> Array:
+    """Sum the kept values of each context in float64, shape (contexts,)."""
+    return torch.where(keep, values, 0).double().sum(1).numpy()
+
+
+def _context_sums(activations: Tensor, keep: Tensor) -> ContextSums:
+    """Sum activations (contexts, tokens, d_in) over the kept tokens, in float64."""
+    x = activations.double().cpu() * keep[..., None]
+    return ContextSums(
+        count=keep.double().sum(1).numpy(),
+        total=x.sum(1).numpy(),
+        square=x.square().sum((1, 2)).numpy(),
+    )
+
+
+def _token_batches(
+    store: ActivationsStore, *, contexts: int, batch_size: int
+) -> Iterator[Tensor]:
+    """
+    Yield tokens of shape (<= batch_size, context) until the text ends.
+
+    The store repeats a text that is too short; the same token would then count
+    twice and the interval would be too narrow.
+    """
+    rows: list[Tensor] = []
+    for _ in range(contexts):
+        try:
+            rows.append(store.get_batch_tokens(1, raise_at_epoch_end=True))
+        except StopIteration:
+            logger.warning("The held-out text ended early")
+            break
+        if len(rows) == batch_size:
+            yield torch.cat(rows)
+            rows = []
+    if rows:
+        yield torch.cat(rows)
+
+
+def _store(
+    model: HookedTransformer, sae: SAE[Any], source: Source, *, dataset: str
+) -> ActivationsStore:
+    return ActivationsStore(
+        model=model,
+        dataset=dataset,
+        streaming=True,
+        hook_name=source.hook_name,
+        hook_head_index=source.hook_head_index,
+        context_size=source.context_size,
+        d_in=sae.cfg.d_in,
+        n_batches_in_buffer=1,
+        total_training_tokens=0,
+        store_batch_size_prompts=1,
+        train_batch_size_tokens=1,
+        prepend_bos=source.prepend_bos,
+        normalize_activations="none",
+        device=torch.device("cpu"),
+        dtype="float32",
+        seqpos_slice=source.seqpos_slice,
+        disable_concat_sequences=source.disable_concat_sequences,
+        sequence_separator_token=source.sequence_separator_token,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+@torch.no_grad()
+def _measure_source(
+    context: RunContext,
+    source: Source,
+    saes: dict[str, SAE[Any]],
+    failures: dict[str, str],
+) -> dict[str, HeldOut]:
+    """
+    Measure the SAEs that read the same activations; record those that fail.
+
+    Raises:
+        InputError: if the hook or the held-out text is unusable for all of them.
+    """
+    model = models.load(source.model_name, dtype=context.dtype, device=context.device)
+    check_hook(model, source.hook_name)
+    dataset = corpora.ensure(context.corpus, "heldout")
+    store = _store(model, next(iter(saes.values())), source, dataset=dataset)
+    special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
+    contexts = math.ceil(context.heldout_tokens / source.context_size)
+    batches = _token_batches(
+        store, contexts=contexts, batch_size=context.batch_size_prompts
+    )
+
+    tallies = {sae_id: _Tally(sae) for sae_id, sae in saes.items()}
+    kept: list[ContextSums] = []
+    left_out: list[ContextSums] = []
+    n_batches = math.ceil(contexts / context.batch_size_prompts)
+    for tokens in tqdm(batches, desc="held-out text", total=n_batches):
+        activations = store.get_activations(tokens)
+        seen = tokens[:, slice(*source.seqpos_slice)].cpu()
+        keep = ~torch.isin(seen, special)
+        kept.append(_context_sums(activations, keep))
+        left_out.append(_context_sums(activations, ~keep))
+        for sae_id, tally in list(tallies.items()):
+            try:
+                tally.update(activations.to(tally.sae.device), keep)
+            except Exception as error:
+                failures[sae_id] = _cause(error)
+                del tallies[sae_id]
+    if not kept:
+        raise InputError(
+            f"Corpus {context.corpus!r} has no held-out text of "
+            f"{source.context_size} tokens; expected at least one context. Choose "
+            "a longer text or a smaller context_size."
+        )
+    return {
+        sae_id: tally.figures(
+            concatenate(kept),
+            concatenate(left_out),
+            context_size=source.context_size,
+            seed=context.seed,
+        )
+        for sae_id, tally in tallies.items()
+    }
+
+
+def _check_unique_ids(subjects: list[Subject]) -> None:
+    owners: dict[str, Subject] = {}
+    for subject in subjects:
+        other = owners.setdefault(subject.sae_id, subject)
+        if other is not subject:
+            raise InputError(
+                f"SAE id {subject.sae_id!r} stands in release {other.release!r} and "
+                f"in release {subject.release!r}; expected ids that differ within "
+                "one run. Evaluate the releases in separate runs."
+            )
+
+
+def measure_heldout(context: RunContext) -> HeldOutTable:
+    """
+    Measure every subject on the held-out text; one pass for SAEs on one hook.
+
+    Memory: one batch of activations, one chunk of latents, the SAEs that share
+    a pass, and ``d_in`` float64 a context. An SAE that fails is recorded in the
+    table's ``failures``; the others go on.
+
+    Raises:
+        InputError: if two subjects have one id.
+    """
+    _check_unique_ids(context.subjects)
+    failures: dict[str, str] = {}
+    sources: dict[Source, dict[str, SAE[Any]]] = {}
+    for subject in context.subjects:
+        try:
+            sae = subject.load(context.device)
+            source = source_of(sae, context_size=context.context_size)
+        except Exception as error:
+            failures[subject.sae_id] = _cause(error)
+            continue
+        sources.setdefault(source, {})[subject.sae_id] = sae
+    figures: dict[str, HeldOut] = {}
+    while sources:
+        source, saes = sources.popitem()
+        try:
+            figures |= _measure_source(context, source, saes, failures)
+        except Exception as error:
+            failures |= dict.fromkeys(saes, _cause(error))
+    order = [s.sae_id for s in context.subjects if s.sae_id in figures]
+    return HeldOutTable({sae_id: figures[sae_id] for sae_id in order}, failures)

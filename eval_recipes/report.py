@@ -1,0 +1,240 @@
+"""A compact table of headline figures: each SAE, each group, differences of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from eval_recipes.results import read_result, result_files
+
+HEADLINES: dict[tuple[str, str], str] = {
+    ("core", "corrected/explained_variance"): "expl. var.",
+    ("core", "corrected/l0"): "L0",
+    ("core", "corrected/alive"): "alive",
+    ("core", "model_performance_preservation/ce_loss_score"): "CE score",
+    ("cross_seed", "shared/shared_all"): "shared",
+    ("cross_seed", "mean_max_cos/decoder"): "max cos",
+}
+"""What the table shows, in this order, where a run has it: (eval, metric) -> heading."""
+
+_MAX_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """``difference`` is ``group`` minus ``other``; its 95 % interval may be missing."""
+
+    metric: str
+    group: str
+    other: str
+    difference: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether there is an interval and zero lies outside it."""
+        if self.ci_low is None or self.ci_high is None:
+            return False
+        return self.ci_low > 0 or self.ci_high < 0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with an interval, where there is one, and what it rests on."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def text(self) -> str:
+        """Return ``value [low, high]`` in at most four digits."""
+        if self.low is None or self.high is None:
+            return digits(self.value)
+        return f"{digits(self.value)} \\[{digits(self.low)}, {digits(self.high)}]"
+
+
+def digits(value: float) -> str:
+    """
+    Return a number in few characters.
+
+    >>> digits(0.82349), digits(31.98), digits(4096.0), digits(-1.2e-6)
+    ('.823', '32.0', '4096', '-1.2e-06')
+    """
+    if not math.isfinite(value):
+        return "-"
+    size = abs(value)
+    if value == round(value) or size >= 1000:
+        return f"{value:.0f}"
+    if size >= 1:
+        return f"{value:.3g}" if size >= 100 else f"{value:#.3g}"
+    if size < 5e-4:
+        return f"{value:.1e}"
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
+def load_group_differences(folder: Path) -> list[GroupDifference]:
+    """
+    Return the differences between groups that results below ``folder`` carry.
+
+    Every result of a run repeats them, so equal ones are returned once.
+
+    Raises:
+        InputError: if a result file is broken.
+    """
+    found: dict[tuple[str, str, str], GroupDifference] = {}
+    for path in result_files(folder):
+        extra: Any = read_result(path).get("eval_result_unstructured")
+        if isinstance(extra, dict):
+            for item in extra.get("group_differences") or []:
+                difference = _difference(item)
+                key = (difference.metric, difference.group, difference.other)
+                found.setdefault(key, difference)
+    return list(found.values())
+
+
+def _difference(item: dict[str, Any]) -> GroupDifference:
+    return GroupDifference(
+        metric=item["metric"],
+        group=item["group"],
+        other=item["other"],
+        difference=item["difference"],
+        ci_low=item.get("ci_low"),
+        ci_high=item.get("ci_high"),
+        n=item.get("n"),
+    )
+
+
+def headline_metrics(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the headlines a frame has, or its first metrics if it has none."""
+    present = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
+    chosen = [key for key in HEADLINES if key in present] or list(present)
+    return chosen[:_MAX_COLUMNS]
+
+
+def heading(key: tuple[str, str]) -> str:
+    """Return a metric's column heading: its short name, or the metric's own."""
+    return HEADLINES.get(key, key[1].rsplit("/", 1)[-1])
+
+
+def group_mean(rows: pd.DataFrame) -> Figure | None:
+    """
+    Return a group's mean over its SAEs, with the range of their values.
+
+    A single SAE keeps its own interval. The range of a few seeds is shown rather
+    than an interval: three values do not support one.
+    """
+    values = rows["value"].dropna()
+    if values.empty:
+        return None
+    if len(values) == 1:
+        return _own_figure(rows.loc[values.index])
+    return Figure(float(values.mean()), float(values.min()), float(values.max()))
+
+
+def _own_figure(rows: pd.DataFrame) -> Figure:
+    value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
+    if math.isnan(low) or math.isnan(high):
+        return Figure(value)
+    return Figure(value, low, high)
+
+
+def _select(frame: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
+    return frame.loc[(frame["eval"] == key[0]) & (frame["metric"] == key[1])]
+
+
+def _table(title: str, first: Sequence[str], keys: Iterable[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in first:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for key in keys:
+        table.add_column(heading(key), justify="right")
+    return table
+
+
+def sae_table(frame: pd.DataFrame) -> Table:
+    """Return a table with one row an SAE and one column a headline."""
+    keys = headline_metrics(frame)
+    table = _table("SAEs", ["SAE", "group", "seed"], keys)
+    columns = ["group", "seed", "release", "sae_id"]
+    for _, rows in frame.groupby(columns, dropna=False, sort=True):
+        sae_id, group, seed = (
+            rows[name].iloc[0] for name in ("sae_id", "group", "seed")
+        )
+        cells: list[str] = []
+        for key in keys:
+            values = _select(rows, key)["value"].dropna()
+            cells.append(digits(float(values.iloc[0])) if len(values) else "-")
+        table.add_row(_text(sae_id), _text(group), _text(seed), *cells)
+    return table
+
+
+def group_table(frame: pd.DataFrame) -> Table:
+    """Return a table with one row a group: the mean over its SAEs and their range."""
+    keys = headline_metrics(frame)
+    table = _table("Groups: mean \\[lowest, highest seed]", ["group", "SAEs"], keys)
+    for group, rows in frame.groupby("group", dropna=False, sort=True):
+        saes = rows[["release", "sae_id"]].drop_duplicates()
+        figures = [group_mean(_select(rows, key)) for key in keys]
+        cells = ["-" if figure is None else figure.text() for figure in figures]
+        table.add_row(_text(group), str(len(saes)), *cells)
+    return table
+
+
+def difference_table(differences: Iterable[GroupDifference]) -> Table:
+    """Return a table of the differences between groups, each with its verdict."""
+    table = Table(
+        title="Differences \\[95 % interval]",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for name in ("metric", "groups", "difference", "n", "verdict"):
+        table.add_column(name)
+    for item in differences:
+        figure = Figure(item.difference, item.ci_low, item.ci_high)
+        table.add_row(
+            item.metric.rsplit("/", 1)[-1],
+            f"{_text(item.group)} - {_text(item.other)}",
+            figure.text(),
+            _text(item.n),
+            "differs" if item.distinguishable else "not distinguishable",
+        )
+    return table
+
+
+def _text(value: Any) -> str:
+    """Return a table cell: names are shown as they are, never read as markup."""
+    if value is None or pd.isna(value):
+        return "-"
+    return str(value).replace("[", "\\[")
+
+
+def print_table(
+    frame: pd.DataFrame,
+    console: Console,
+    differences: Sequence[GroupDifference] = (),
+) -> None:
+    """
+    Print headline figures of every SAE and group, then the groups' differences.
+
+    Args:
+        frame: the tidy table of ``results.load_results``.
+        console: where to print; 80 columns are enough for six headlines.
+        differences: from ``load_group_differences``.
+    """
+    if frame.empty:
+        console.print("No results.")
+        return
+    console.print(sae_table(frame))
+    console.print(group_table(frame))
+    if differences:
+        console.print(difference_table(differences))

@@ -1,0 +1,214 @@
+"""Recipe ``core``: SAEBench's core evaluation, with corrected figures beside its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from sae_bench.evals.core import main as upstream_core
+from sae_bench.evals.core.eval_output import CoreEvalOutput
+from sae_lens import SAE
+from tqdm.auto import tqdm
+
+from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.heldout import HeldOut, check_hook, source_of
+from eval_recipes.results import (
+    base_fields,
+    check_unique_paths,
+    result_path,
+    unstructured,
+    write_result,
+)
+from eval_recipes.saebench.core_output import (
+    CorrectedCoreMetricCategories,
+    CorrectedCoreOutput,
+    CorrectedMetrics,
+    FeatureMetric,
+)
+from eval_recipes.saebench.upstream import (
+    ModelCache,
+    UpstreamError,
+    patched,
+    upstream,
+)
+from saereg_plugin import corpora
+from saereg_plugin.errors import InputError, suggest
+
+EVAL = "core"
+
+
+@dataclass(frozen=True)
+class CoreOptions:
+    """
+    Settings of upstream's part, ``RunContext.options["core"]``.
+
+    Upstream's own defaults (10 and 1; published runs 200 and 2000) are meant for
+    a GPU: on a CPU a reconstruction batch is three passes of the whole model.
+    """
+
+    n_eval_reconstruction_batches: int = 1
+    """Batches for cross entropy and KL divergence."""
+
+    n_eval_sparsity_variance_batches: int = 2
+    """Batches for upstream's L0, variance and latent densities."""
+
+    eval_batch_size_prompts: int = 16
+    """Contexts in one batch."""
+
+
+def core_options(context: RunContext) -> CoreOptions:
+    """
+    Return the recipe's settings.
+
+    Raises:
+        InputError: for an unknown name or a value that is no positive integer.
+    """
+    given = context.options.get(EVAL, {})
+    known = [field.name for field in dataclasses.fields(CoreOptions)]
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(f"Unknown core option {name!r}. {suggest(name, known)}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(
+                f"Core option {name!r} is {value!r}; expected a positive integer."
+            )
+    return CoreOptions(**given)
+
+
+def run(context: RunContext) -> list[Failure]:
+    """
+    Evaluate every subject and write its result file; return those that failed.
+
+    Raises:
+        InputError: for options, result names or a corpus nothing could run with.
+    """
+    options = core_options(context)
+    check_unique_paths(context.subjects)
+    # Before upstream, which would retry an unreadable data set for each SAE.
+    dataset = corpora.ensure(context.corpus, "heldout")
+    cache = ModelCache()
+    failures: list[Failure] = []
+    for subject in tqdm(context.subjects, desc=EVAL):
+        try:
+            evaluate(context, subject, options, dataset=dataset, cache=cache)
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            failures.append(Failure(EVAL, subject.sae_id, cause))
+    return failures
+
+
+def evaluate(
+    context: RunContext,
+    subject: Subject,
+    options: CoreOptions,
+    *,
+    dataset: str,
+    cache: ModelCache,
+) -> Path:
+    """
+    Evaluate one SAE and return the path of its result.
+
+    Raises:
+        HeldOutError: if its held-out figures could not be measured.
+        UpstreamError: if upstream failed or left no result.
+        NonFiniteError: if a metric is NaN or infinite.
+    """
+    heldout = context.heldout[subject.sae_id]
+    sae = subject.load(context.device)
+    source = source_of(sae, context_size=context.context_size)
+    model = cache.get(source.model_name, dtype=context.dtype, device=context.device)
+    check_hook(model, source.hook_name)
+    with tempfile.TemporaryDirectory() as folder:
+        with (
+            upstream(EVAL, subject, sae, model, seed=context.seed),
+            # Upstream writes -1 for NaN, which a cosine or a bias may also be.
+            patched(upstream_core, "replace_nans_with_negative_one", _unchanged),
+        ):
+            upstream_core.multiple_evals(
+                selected_saes=[(subject.release, subject.sae_id)],
+                n_eval_reconstruction_batches=options.n_eval_reconstruction_batches,
+                n_eval_sparsity_variance_batches=options.n_eval_sparsity_variance_batches,
+                eval_batch_size_prompts=options.eval_batch_size_prompts,
+                compute_featurewise_density_statistics=True,
+                compute_featurewise_weight_based_metrics=True,
+                exclude_special_tokens_from_reconstruction=True,
+                dataset=dataset,
+                context_size=source.context_size,
+                output_folder=folder,
+                dtype=context.dtype,
+                device=context.device,
+            )
+        measured = _read_upstream(Path(folder), subject)
+    # Where the text lies on this machine says nothing to a reader of the result.
+    measured.eval_config.dataset = f"{context.corpus}/heldout"
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return write_result(path, corrected(measured, heldout, subject, sae))
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _read_upstream(folder: Path, subject: Subject) -> CoreEvalOutput:
+    """
+    Read the one result upstream left in a folder.
+
+    Raises:
+        UpstreamError: if there is not exactly one, or it does not parse.
+    """
+    files = list(folder.glob("*.json"))
+    if len(files) != 1:
+        raise UpstreamError(
+            f"{EVAL} of SAE {subject.sae_id!r} left {len(files)} result files "
+            "and no error; expected one."
+        )
+    try:
+        record = json.loads(files[0].read_text(encoding="utf-8"))
+        return TypeAdapter(CoreEvalOutput).validate_python(record)
+    except ValueError as error:
+        raise UpstreamError(
+            f"{EVAL} of SAE {subject.sae_id!r} left a broken result: {error}"
+        ) from error
+
+
+def corrected(
+    measured: CoreEvalOutput, heldout: HeldOut, subject: Subject, sae: SAE[Any]
+) -> CorrectedCoreOutput:
+    """Return upstream's output under the SAE's true ids, with the corrected figures."""
+    categories = {
+        field.name: getattr(measured.eval_result_metrics, field.name)
+        for field in dataclasses.fields(measured.eval_result_metrics)  # pyright: ignore[reportArgumentType]
+    }
+    return CorrectedCoreOutput(
+        **base_fields(subject, sae),
+        eval_config=measured.eval_config,
+        eval_result_metrics=CorrectedCoreMetricCategories(
+            **categories, corrected=corrected_metrics(heldout)
+        ),
+        eval_result_details=[
+            _feature(dataclasses.asdict(feature))  # pyright: ignore[reportArgumentType]
+            for feature in measured.eval_result_details
+        ],
+        eval_result_unstructured=unstructured(subject),
+    )
+
+
+def corrected_metrics(heldout: HeldOut) -> CorrectedMetrics:
+    """Return the held-out figures as a category of metrics."""
+    figures = dataclasses.asdict(heldout)
+    # Both stand in the configurations beside the metrics.
+    del figures["context_size"], figures["d_sae"]
+    return CorrectedMetrics(**figures, frac_alive=heldout.alive / heldout.d_sae)
+
+
+def _feature(values: dict[str, Any]) -> FeatureMetric:
+    name = "consistent_activation_heuristic"
+    if math.isnan(values[name]):
+        values[name] = None
+    return FeatureMetric(**values)

@@ -1,0 +1,219 @@
+"""One context manager around SAEBench's evals: what it injects, seeds, restores, reports."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sae_bench.sae_bench_utils import general_utils
+from sae_lens import SAE
+from transformer_lens import HookedTransformer
+
+from eval_recipes.context import Subject
+from saereg_plugin import models
+
+logger = logging.getLogger(__name__)
+
+
+class UpstreamError(RuntimeError):
+    """An upstream eval failed; the message names the eval, the SAE and the cause."""
+
+
+class ModelCache:
+    """Keeps the language model that was used last: SAEs mostly come in runs on one."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str, str] | None = None
+        self._model: HookedTransformer | None = None
+
+    def get(self, name: str, *, dtype: str, device: str) -> HookedTransformer:
+        """Return the model, loaded at most once as long as nothing else is asked for."""
+        key = (name, dtype, device)
+        if self._model is None or self._key != key:
+            # Dropped first, so that two models are never in memory together.
+            self._model = None
+            self._model = models.load(name, dtype=dtype, device=device)
+            self._key = key
+        return self._model
+
+
+@dataclass
+class Captured:
+    """What upstream printed, and the errors it logged instead of raising."""
+
+    errors: list[str] = field(default_factory=list)
+    exceptions: list[BaseException] = field(default_factory=list)
+    printed: io.StringIO = field(default_factory=io.StringIO)
+
+    @property
+    def cause(self) -> str | None:
+        """The first exception upstream swallowed, else its first logged error."""
+        if self.exceptions:
+            return f"{type(self.exceptions[0]).__name__}: {self.exceptions[0]}"
+        return self.errors[0] if self.errors else None
+
+
+class _ErrorHandler(logging.Handler):
+    """Collects error records, with the exception that was being handled."""
+
+    def __init__(self, captured: Captured) -> None:
+        super().__init__(logging.ERROR)
+        self.captured = captured
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.captured.errors.append(record.getMessage())
+        # Upstream logs only str(error); the handler still runs inside `except`.
+        if (error := sys.exc_info()[1]) is not None:
+            self.captured.exceptions.append(error)
+
+
+@contextmanager
+def patched(target: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute and put it back, descriptors such as classmethods included."""
+    own = vars(target)
+    had, old = name in own, own.get(name)
+    setattr(target, name, value)
+    try:
+        yield
+    finally:
+        if had:
+            setattr(target, name, old)
+        else:
+            delattr(target, name)
+
+
+@contextmanager
+def preserved_state() -> Iterator[None]:
+    """Restore random states, gradient mode and working folder."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    grad, folder = torch.is_grad_enabled(), os.getcwd()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        torch.set_grad_enabled(grad)
+        os.chdir(folder)
+
+
+@contextmanager
+def preserved_model(model: HookedTransformer) -> Iterator[None]:
+    """Restore the tokenizer's sides and leave no hook on the model."""
+    tokenizer: Any = model.tokenizer
+    padding, truncation = tokenizer.padding_side, tokenizer.truncation_side
+    try:
+        yield
+    finally:
+        tokenizer.padding_side, tokenizer.truncation_side = padding, truncation
+        model.reset_hooks()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def folded_copy(sae: SAE[Any]) -> SAE[Any]:
+    """
+    Return a copy with unit decoder rows, as upstream scores SAEs loaded by name.
+
+    A TopK SAE that ranks latents by unscaled activation is copied as it is:
+    folding would change which latents it picks.
+    """
+    folded = copy.deepcopy(sae)
+    try:
+        folded.fold_W_dec_norm()
+    except NotImplementedError:
+        logger.info("Decoder norms of %s cannot be folded", sae.cfg.architecture())
+    return folded
+
+
+@contextmanager
+def _capture(captured: Captured) -> Iterator[None]:
+    """Collect upstream's prints and logged errors."""
+    handler = _ErrorHandler(captured)
+    upstream_logger = logging.getLogger("sae_bench")
+    propagate = upstream_logger.propagate
+    upstream_logger.addHandler(handler)
+    upstream_logger.propagate = False
+    try:
+        with redirect_stdout(captured.printed), warnings.catch_warnings():
+            # Raw text is what the recipes mean to pass.
+            warnings.filterwarnings("ignore", "Dataset is not tokenized")
+            yield
+    finally:
+        upstream_logger.removeHandler(handler)
+        upstream_logger.propagate = propagate
+        logger.debug("SAEBench printed: %s", captured.printed.getvalue())
+
+
+def _no_retry(**_: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Stand in for upstream's retries: they sleep on errors that cannot go away."""
+    return lambda function: function
+
+
+@contextmanager
+def upstream(
+    eval: str, subject: Subject, sae: SAE[Any], model: HookedTransformer, *, seed: int
+) -> Iterator[Captured]:
+    """
+    Run one of upstream's evals on one SAE inside this block.
+
+    Within it, whatever model upstream loads is ``model``, whatever SAE it loads
+    is a decoder-norm-folded copy of ``sae`` under its true id, and the global
+    generators are seeded. Afterwards, and after a failure, every global it
+    touched is as before. ``sae`` itself is never changed.
+
+    Raises:
+        UpstreamError: if upstream raised, or logged an error and went on.
+    """
+
+    def load_model(*_: Any, **__: Any) -> HookedTransformer:
+        return model
+
+    def load_sae(*_: Any, **__: Any) -> tuple[str, SAE[Any], None]:
+        # A copy for each call: upstream casts what it is given in place.
+        copied = folded_copy(sae)
+        general_utils._standardize_sae_cfg(copied.cfg)
+        return subject.sae_id, copied, None
+
+    captured = Captured()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(preserved_state())
+            stack.enter_context(preserved_model(model))
+            for target, name, value in (
+                (HookedTransformer, "from_pretrained_no_processing", load_model),
+                (general_utils, "load_and_format_sae", load_sae),
+                (general_utils, "retry_with_exponential_backoff", _no_retry),
+            ):
+                stack.enter_context(patched(target, name, value))
+            stack.enter_context(_capture(captured))
+            seed_everything(seed)
+            yield captured
+    except Exception as error:
+        raise UpstreamError(
+            f"{eval} of SAE {subject.sae_id!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    if captured.cause is not None:
+        origin = captured.exceptions[0] if captured.exceptions else None
+        raise UpstreamError(
+            f"{eval} of SAE {subject.sae_id!r} failed: {captured.cause}"
+        ) from origin

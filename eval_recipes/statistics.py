@@ -1,0 +1,180 @@
+"""Intervals for figures over latents and over seeds, and differences of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student_t
+
+BOOTSTRAP_CHUNK_ELEMENTS = 1 << 22
+"""Values drawn at a time: 16 MiB of indices, 32 MiB of values."""
+
+SeedPair = tuple[int, int]
+"""Two different seeds; (s, t) and (t, s) are the same pair."""
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    """How many latents, seeds or seed pairs the estimate averages."""
+    reason: str | None = None
+    """Why there is no interval."""
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval excludes 0; never so without an interval."""
+        if self.low is None or self.high is None:
+            return False
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_mean_interval(
+    values: Sequence[ArrayLike],
+    *,
+    weights: Sequence[float] | None = None,
+    n_resamples: int = 1000,
+    seed: int,
+    level: float = 0.95,
+) -> Interval:
+    """
+    Percentile bootstrap of ``sum_k weights[k] * mean(values[k])``.
+
+    The arrays are independent samples (say the latents of different SAEs): each
+    is resampled on its own. ``n`` is the length of the first. The same arguments
+    give the same interval.
+
+    Args:
+        values: one or more arrays of finite numbers, [n_k] each, not empty.
+        weights: one a array; 1 / number of arrays by default.
+        n_resamples: bootstrap resamples.
+        seed: seed of the resampling.
+        level: coverage of the interval.
+
+    >>> bootstrap_mean_interval([[1.0, 1.0], [3.0]], seed=0)[:4]
+    (2.0, 2.0, 2.0, 2)
+    """
+    arrays = [np.asarray(array, dtype=np.float64).ravel() for array in values]
+    if not arrays or any(array.size == 0 for array in arrays):
+        raise ValueError("expected one or more arrays, none of them empty")
+    weighted = [1 / len(arrays)] * len(arrays) if weights is None else list(weights)
+    if len(weighted) != len(arrays):
+        raise ValueError(f"{len(weighted)} weights for {len(arrays)} arrays")
+    generator = np.random.default_rng(seed)
+    value = 0.0
+    resampled = np.zeros(n_resamples)
+    for array, weight in zip(arrays, weighted, strict=True):
+        value += weight * float(array.mean())
+        resampled += weight * _resampled_means(array, n_resamples, generator)
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), arrays[0].size)
+
+
+def _resampled_means(
+    array: NDArray[np.float64], n_resamples: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Means of ``n_resamples`` draws with replacement, in chunks of bounded memory."""
+    means = np.empty(n_resamples)
+    step = max(1, BOOTSTRAP_CHUNK_ELEMENTS // array.size)
+    for start in range(0, n_resamples, step):
+        size = (min(step, n_resamples - start), array.size)
+        drawn = generator.integers(array.size, size=size, dtype=np.int32)
+        means[start : start + size[0]] = array[drawn].mean(axis=1)
+    return means
+
+
+def seed_interval(values: Mapping[int, float], *, level: float = 0.95) -> Interval:
+    """Mean of one value a seed, with Student's t interval."""
+    numbers = np.array([values[seed] for seed in sorted(values)], dtype=np.float64)
+    if numbers.size == 0:
+        raise ValueError("expected one or more seeds")
+    if numbers.size == 1:
+        return Interval(float(numbers[0]), None, None, 1, "one seed has no spread")
+    error = float(numbers.std(ddof=1)) / math.sqrt(numbers.size)
+    return _t_interval(
+        float(numbers.mean()), error, numbers.size - 1, numbers.size, level
+    )
+
+
+def paired_difference(
+    a: Mapping[int, float], b: Mapping[int, float], *, level: float = 0.95
+) -> Interval:
+    """
+    Mean of ``a - b`` over seeds, values paired by seed, with Student's t interval.
+
+    Raises:
+        ValueError: if the seeds differ.
+    """
+    if set(a) != set(b):
+        raise ValueError(f"seeds differ: {sorted(a)} and {sorted(b)}")
+    return seed_interval({seed: a[seed] - b[seed] for seed in a}, level=level)
+
+
+def seed_pair_interval(
+    pairs: Mapping[SeedPair, float], *, level: float = 0.95
+) -> Interval:
+    """
+    Mean over all pairs of seeds, with a delete-one-seed jackknife interval.
+
+    Pairs that share a seed are not independent: the mean is a U-statistic of
+    order 2 over S seeds. With theta_s the mean over the pairs without seed s, its
+    variance is (S - 1) / S * sum_s (theta_s - mean_s theta_s)^2, and the interval
+    takes Student's t quantile on S - 1 degrees of freedom. Two seeds give one
+    pair, hence no interval.
+
+    Raises:
+        ValueError: if a pair of the seeds is missing or comes twice.
+    """
+    values = {(min(pair), max(pair)): value for pair, value in pairs.items()}
+    seeds = sorted({seed for pair in values for seed in pair})
+    if len(values) != len(pairs) or set(values) != set(combinations(seeds, 2)):
+        raise ValueError(f"expected every pair of the seeds {seeds} once")
+    if len(seeds) < 2:
+        raise ValueError("expected one or more pairs of different seeds")
+    mean = float(np.mean(list(values.values())))
+    if len(seeds) == 2:
+        reason = "two seeds give one pair, which has no spread"
+        return Interval(mean, None, None, 1, reason)
+    without = np.array(
+        [
+            np.mean([value for pair, value in values.items() if seed not in pair])
+            for seed in seeds
+        ]
+    )
+    count = len(seeds)
+    variance = (count - 1) / count * float(((without - without.mean()) ** 2).sum())
+    return _t_interval(mean, math.sqrt(variance), count - 1, len(values), level)
+
+
+def paired_pair_difference(
+    pairs_a: Mapping[SeedPair, float],
+    pairs_b: Mapping[SeedPair, float],
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """
+    Mean of ``a - b`` over the same pairs of seeds, with the interval of ``seed_pair_interval``.
+
+    Raises:
+        ValueError: if the pairs of seeds differ.
+    """
+    a = {(min(pair), max(pair)): value for pair, value in pairs_a.items()}
+    b = {(min(pair), max(pair)): value for pair, value in pairs_b.items()}
+    if set(a) != set(b):
+        raise ValueError(f"seed pairs differ: {sorted(a)} and {sorted(b)}")
+    return seed_pair_interval({pair: a[pair] - b[pair] for pair in a}, level=level)
+
+
+def _t_interval(
+    mean: float, error: float, freedom: int, n: int, level: float
+) -> Interval:
+    half = float(student_t.ppf((1 + level) / 2, freedom)) * error
+    return Interval(mean, mean - half, mean + half, n)

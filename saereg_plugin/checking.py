@@ -1,0 +1,85 @@
+"""Find what is wrong with a run before the language model runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sae_lens import LanguageModelSAERunnerConfig, MultiSAETrainingRunnerConfig
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
+
+from saereg_plugin import models
+from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import require_writable
+
+
+def check(
+    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
+) -> None:
+    """
+    Refuse a runner configuration that cannot work, in seconds and without weights.
+
+    Checks that the model is known, the hook exists and has the SAE's d_in, the
+    output folder is writable, a starting checkpoint has the SAE's architecture,
+    and the batch makes sense. (An SAE's own fields are checked when its
+    configuration is made.)
+
+    Raises:
+        InputError: naming the value, what was expected and what to do.
+    """
+    if isinstance(cfg, MultiSAETrainingRunnerConfig):
+        for name, sae in cfg.saes.items():
+            head = cfg.hook_head_indices_per_sae[name]
+            check_hook(cfg, cfg.hook_names_per_sae[name], sae.d_in, head)
+    else:
+        check_hook(cfg, cfg.hook_name, cfg.sae.d_in, cfg.hook_head_index)
+        check_starting_point(cfg)
+    if cfg.training_tokens < cfg.train_batch_size_tokens:
+        raise InputError(
+            f"training_tokens={cfg.training_tokens} is less than one batch of "
+            f"train_batch_size_tokens={cfg.train_batch_size_tokens}; nothing would be trained."
+        )
+    if cfg.output_path is not None:
+        require_writable(Path(cfg.output_path))
+
+
+def check_hook(
+    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
+    hook_name: str,
+    d_in: int,
+    head: int | None,
+) -> None:
+    """Refuse an unknown model or hook, and a d_in that is not the hook's width."""
+    width = models.hook_shape(
+        cfg.model_name,
+        hook_name,
+        hook_head_index=head,
+        model_class_name=cfg.model_class_name,
+    )
+    if width != d_in:
+        raise InputError(
+            f"d_in={d_in} does not fit {hook_name!r} of model {cfg.model_name!r}, which has "
+            f"{width} dimensions. Set d_in={width}."
+        )
+
+
+def check_starting_point(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
+    """Refuse a from_pretrained_path from which SAELens would load another architecture."""
+    if cfg.from_pretrained_path is None or not isinstance(cfg.sae, RegularizedConfigMixin):
+        return
+    folder = Path(cfg.from_pretrained_path)
+    cfg_file = folder / SAE_CFG_FILENAME
+    if not cfg_file.is_file() or not (folder / SAE_WEIGHTS_FILENAME).is_file():
+        raise InputError(
+            f"from_pretrained_path={cfg.from_pretrained_path!r} holds no SAE; expected "
+            f"{SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME} in it."
+        )
+    found = json.loads(cfg_file.read_text(encoding="utf-8")).get("architecture")
+    if found != cfg.sae.architecture():
+        raise InputError(
+            f"from_pretrained_path={cfg.from_pretrained_path!r} is a {found!r} SAE; SAELens would "
+            f"train that and ignore the {cfg.sae.architecture()!r} configuration. Make a starting point "
+            "with saereg_plugin.regularize_checkpoint(path, cfg.sae, new_path) and use new_path."
+        )

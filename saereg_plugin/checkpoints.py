@@ -1,0 +1,74 @@
+"""Start a regularised SAE from weights that SAELens trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import TrainingSAE
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
+from safetensors.torch import load_file
+
+from saereg_plugin.architectures.base import RegularizedMixin
+from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path
+from saereg_plugin.registration import training_classes
+
+
+def regularize_checkpoint(
+    source: str | Path, cfg: RegularizedConfigMixin, target: str | Path
+) -> Path:
+    """
+    Write a starting point for ``cfg`` from the weights of a SAELens training checkpoint.
+
+    Use the result as ``from_pretrained_path`` of SAELens' runner. Step counters and
+    running averages start afresh; b_dec counts as initialised. With a unit-norm
+    decoder the rows' norms are folded into the encoder, which for a TopK SAE is
+    exact only if it was trained with ``rescale_acts_by_decoder_norm``.
+
+    Args:
+        source: a folder that SAELens' trainer saved, with the same base architecture.
+        cfg: configuration of the SAE to train.
+        target: folder to write.
+
+    Raises:
+        InputError: if the checkpoint's tensors do not fit the configuration.
+    """
+    weights = Path(source) / SAE_WEIGHTS_FILENAME
+    if not weights.is_file():
+        raise InputError(f"{str(source)!r} has no {SAE_WEIGHTS_FILENAME}; expected a SAELens checkpoint.")
+    sae = training_classes(cfg.architecture())[0](cfg)
+    assert isinstance(sae, RegularizedMixin)
+    state = load_file(weights)
+    for key, parameter in sae.named_parameters():
+        found = None if key not in state else tuple(state[key].shape)
+        if found != tuple(parameter.shape):
+            raise InputError(
+                f"Checkpoint {str(source)!r} has {key} of shape {found}; {cfg.architecture()!r} with "
+                f"d_in={cfg.d_in}, d_sae={cfg.d_sae} needs {tuple(parameter.shape)}."
+            )
+    _load(sae, state)
+    if cfg.unit_norm:
+        _fold_norms(sae)
+    with atomic_path(Path(target)) as temporary:
+        sae.save_model(temporary)
+    return Path(target)
+
+
+def _load(sae: TrainingSAE[Any], state: dict[str, torch.Tensor]) -> None:
+    known = sae.state_dict()
+    from_elsewhere = {key: value for key, value in state.items() if key in known}
+    from_elsewhere.pop("completed_steps", None)
+    sae.process_state_dict_for_loading(from_elsewhere)
+    sae.load_state_dict(from_elsewhere)
+
+
+@torch.no_grad()
+def _fold_norms(sae: TrainingSAE[Any]) -> None:
+    norms = sae.fold_and_get_W_dec_norm()
+    for name in ("b_gate", "b_mag", "threshold"):
+        parameter = getattr(sae, name, None)
+        if parameter is not None:
+            parameter.data.mul_(norms)

@@ -1,0 +1,153 @@
+"""
+The protocol that regularisers and mechanics share.
+
+A component is a module without parameters that belongs to one training SAE.
+In each training step the SAE calls, in this order and for every component:
+
+1. ``setup()``: once, before the first step of this process;
+2. ``prepare(sae_in)``: may inspect the batch or return fewer rows of it;
+3. ``loss(step)``: after the forward pass, in float32 with autocast off;
+4. ``gradient(name, parameter)``: when autograd has written ``parameter.grad``,
+   before SAELens clips it;
+5. ``before_step(lr)``: before the optimiser's step, after clipping;
+6. ``after_step(optimizer)``: after the optimiser's step.
+
+Steps 4 to 6 run without gradient tracking: a gradient changed in place with
+tracking on would keep the graph of every step alive.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from sae_lens import TrainingSAE
+from torch import nn
+from typing_extensions import override
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    The tensors of one training step, after the forward pass.
+
+    Shapes use SAELens' names. Activations are scaled as the SAE sees them; if
+    the SAE has ``rescale_acts_by_decoder_norm``, ``hidden_pre`` and
+    ``feature_acts`` are multiplied by the norms of the decoder's rows.
+
+    Attributes:
+        sae: the SAE, for its parameters and configuration.
+        index: completed optimiser steps, 0 in the first step.
+        sae_in: input, [batch, d_in].
+        hidden_pre: pre-activations before the ReLU, [batch, d_sae].
+        feature_acts: latent activations after the sparsifier, [batch, d_sae].
+        sae_out: reconstruction, [batch, d_in].
+        dead_mask: True where SAELens calls a latent dead, [d_sae].
+    """
+
+    sae: TrainingSAE[Any]
+    index: int
+    sae_in: torch.Tensor
+    hidden_pre: torch.Tensor
+    feature_acts: torch.Tensor
+    sae_out: torch.Tensor
+    dead_mask: torch.Tensor | None
+
+
+class Component(nn.Module):
+    """
+    A part of a training SAE that acts around its steps. All methods are optional.
+
+    State that must survive a checkpoint lives in buffers, which keep their data
+    type when the SAE is cast. A subclass that draws random numbers sets
+    ``draws = True`` and uses ``self.generator``, whose state is checkpointed.
+
+    Args:
+        label: name in the logs and in the state dict; unique in one SAE.
+        seed: seed of the component's own generator.
+    """
+
+    draws: bool = False
+    in_loss: bool = True
+    """Whether the value of ``loss`` is added to the training loss or only logged."""
+
+    def __init__(self, *, label: str, seed: int = 0):
+        super().__init__()
+        self.label = label
+        self._sae: weakref.ref[TrainingSAE[Any]] | None = None
+        self._generator: torch.Generator | None = None
+        if self.draws:
+            state = torch.Generator().manual_seed(seed).get_state()
+            self.register_buffer("generator_state", state)
+
+    @property
+    def sae(self) -> TrainingSAE[Any]:
+        """The SAE this component belongs to (held weakly: it must not become a submodule)."""
+        sae = None if self._sae is None else self._sae()
+        if sae is None:
+            raise RuntimeError(f"{self.label} is not attached to an SAE.")
+        return sae
+
+    def attach(self, sae: TrainingSAE[Any]) -> None:
+        """Make ``sae`` the owner."""
+        self._sae = weakref.ref(sae)
+
+    def setup(self) -> None:
+        """Prepare for training; ``self.sae.cfg.metadata`` is filled in by now."""
+
+    def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
+        """Return the rows of ``sae_in`` [batch, d_in] to train on; all by default."""
+        return sae_in
+
+    def loss(self, step: Step) -> torch.Tensor | None:
+        """Return a scalar to add to the loss (see ``in_loss``), or None."""
+        return None
+
+    def metrics(self) -> dict[str, torch.Tensor | float]:
+        """Return further values to log for this step."""
+        return {}
+
+    def gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Change ``parameter.grad`` of the SAE's parameter ``name`` in place."""
+
+    def before_step(self, lr: float) -> None:
+        """Act before the optimiser's step, with its learning rate."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Act after the optimiser's step."""
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The component's own CPU generator."""
+        if not self.draws:
+            raise RuntimeError(f"{type(self).__name__} must set draws = True to draw.")
+        if self._generator is None:
+            self._generator = torch.Generator()
+            self._generator.set_state(cast(torch.Tensor, self.generator_state).cpu())
+        return self._generator
+
+    @override
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self._generator is not None:
+            buffer = cast(torch.Tensor, self.generator_state)
+            buffer.copy_(self._generator.get_state())
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    @override
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._generator = None
+
+    @override
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True):
+        # sae.to(bfloat16) would round running averages; they move, but keep their type
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = cast(torch.Tensor, getattr(self, name))
+            if new.dtype != old.dtype:
+                setattr(self, name, old.to(new.device))
+        return self

@@ -1,0 +1,53 @@
+"""Leave activations of unusual norm out of training (arXiv 2603.04198)."""
+
+from __future__ import annotations
+
+import torch
+from typing_extensions import override
+
+from saereg_plugin.component import Component
+
+
+class NormMask(Component):
+    """
+    Drop rows whose norm exceeds ``multiple`` times the running median norm.
+
+    The paper drops activations of more than 10 times the median; SAELens has no
+    such filter. The running median is an exponential average of the batches'
+    medians. Dropped rows enter neither loss nor firing statistics.
+
+    Args:
+        multiple: of the running median, above 1.
+        decay: weight of the past in the running median.
+    """
+
+    running_median: torch.Tensor
+
+    def __init__(self, *, label: str, multiple: float, decay: float = 0.99):
+        super().__init__(label=label)
+        self.multiple = multiple
+        self.decay = decay
+        # 0 stands for "no batch seen yet": a NaN would not survive as an SAE's metadata
+        self.register_buffer("running_median", torch.tensor(0.0))
+        self._dropped = 0
+
+    @override
+    def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
+        norms = torch.linalg.vector_norm(sae_in, dim=-1, dtype=torch.float32)
+        median = norms.median()
+        past = torch.where(self.running_median > 0, self.running_median, median)
+        self.running_median.copy_(self.decay * past + (1 - self.decay) * median)
+        keep = norms <= self.multiple * self.running_median
+        kept = int(keep.sum())
+        self._dropped = sae_in.shape[0] - kept
+        if kept == 0:
+            raise RuntimeError(
+                f"{self.label}: every activation of the batch exceeds {self.multiple} x the running "
+                f"median norm {float(self.running_median):.4g} (this batch's median is "
+                f"{float(median):.4g}). The scale of the activations changed during training."
+            )
+        return sae_in if self._dropped == 0 else sae_in[keep]
+
+    @override
+    def metrics(self) -> dict[str, torch.Tensor | float]:
+        return {"dropped": float(self._dropped), "running_median": self.running_median}

@@ -1,0 +1,45 @@
+"""Decoder rows of norm 1 throughout training (arXiv 2309.08600, 2603.04198)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from saereg_plugin.component import Component
+
+
+class UnitNormDecoder(Component):
+    """
+    Keep every row of W_dec [d_sae, d_in] at norm 1.
+
+    The part of a row's gradient along the row only changes its length, so it is
+    removed before Adam sees it; after Adam's step the row is renormalised.
+    """
+
+    @override
+    def setup(self) -> None:
+        # a checkpoint from elsewhere may not have unit rows yet
+        with torch.no_grad():
+            normalize_rows_(self.sae.W_dec)
+
+    @override
+    def gradient(self, name: str, parameter: nn.Parameter) -> None:
+        if name == "W_dec" and parameter.grad is not None:
+            project_to_tangent_(parameter.grad, parameter)
+
+    @override
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        normalize_rows_(self.sae.W_dec)
+
+
+def project_to_tangent_(gradient: torch.Tensor, rows: torch.Tensor) -> None:
+    """Remove from each row of ``gradient`` [n, d] its component along the unit row."""
+    along = (gradient * rows).sum(dim=-1, keepdim=True)
+    gradient.addcmul_(rows, along, value=-1)
+
+
+def normalize_rows_(rows: torch.Tensor) -> None:
+    """Scale each row [n, d] to norm 1 in place; a zero row stays zero."""
+    norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
+    rows.div_(norms.clamp(min=torch.finfo(torch.float32).tiny))

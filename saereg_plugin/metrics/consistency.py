@@ -1,0 +1,70 @@
+"""How consistently a latent comes back in SAEs trained from other seeds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from saereg_plugin.metrics.matching import match_rows
+
+
+class ShareClasses(NamedTuple):
+    """Masks over the latents of one SAE, [n] bool each; every latent is in one."""
+
+    always: Tensor
+    """Shared with every other seed."""
+    sometimes: Tensor
+    """Shared with some, not all."""
+    never: Tensor
+    """Shared with none."""
+
+
+def latent_stability(shared: Tensor) -> Tensor:
+    """
+    Share of the other seeds in which each latent is shared, [n] float32.
+
+    Args:
+        shared: [n_others, n] bool; row t says which latents of this one SAE are
+            shared with the t-th other seed, by this SAE's latent ids.
+    """
+    if shared.ndim != 2 or len(shared) == 0:
+        raise ValueError(f"expected masks [n_others >= 1, n], got {[*shared.shape]}")
+    return shared.float().mean(dim=0)
+
+
+def share_classes(shared: Tensor) -> ShareClasses:
+    """
+    Always, sometimes and never shared latents of one SAE.
+
+    The masks [n_others, n] must all be by this SAE's own latent ids: the code
+    published with arXiv 2603.04198 adds latent i of SAE 0 in the pairs (0, 1) and
+    (0, 2) to latent i of SAE 1 in the pair (1, 2), which is another latent.
+    """
+    stability = latent_stability(shared)
+    # Exact: a mean of n ones is 1 and of n zeros is 0.
+    always, never = shared.all(dim=0), stability == 0
+    return ShareClasses(always, ~(always | never), never)
+
+
+def pw_mcc(dictionaries: list[Tensor], *, signed: bool) -> float:
+    """
+    Pairwise mean correlation coefficient of dictionaries (arXiv 2505.20254).
+
+    For every pair, the mean matched cosine under the assignment that maximises
+    it; then the mean over pairs.
+
+    Args:
+        dictionaries: two or more, [n, d_in] each, vectors as rows.
+        signed: match and average the signed cosine; otherwise match and average
+            |cos|. The assignments differ, so one is not the other's absolute value.
+    """
+    if len(dictionaries) < 2:
+        raise ValueError(f"expected two or more dictionaries, got {len(dictionaries)}")
+    means = [
+        match_rows(a, b, absolute=not signed).mean
+        for i, a in enumerate(dictionaries)
+        for b in dictionaries[i + 1 :]
+    ]
+    return float(torch.tensor(means, dtype=torch.float64).mean())

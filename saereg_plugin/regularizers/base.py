@@ -1,0 +1,116 @@
+"""What every regulariser's configuration has, and how it is read from a dictionary."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from saereg_plugin.component import Component
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.mechanics.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizerConfig:
+    """
+    Configuration of one regulariser: frozen, comparable, and plain in JSON.
+
+    A subclass sets ``name``, adds its fields, and implements ``build``.
+
+    Args:
+        coefficient: weight of the penalty, finite and 0 or more.
+        schedule: how the coefficient changes over steps.
+        label: name in the logs; None takes ``name`` (numbered if it occurs twice).
+    """
+
+    name: ClassVar[str]
+
+    coefficient: float = 0.0
+    schedule: Schedule = field(default_factory=Schedule)
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, Mapping):
+            object.__setattr__(self, "schedule", _from_fields(Schedule, self.schedule))
+        if not isinstance(self.coefficient, int | float) or not (
+            math.isfinite(self.coefficient) and self.coefficient >= 0
+        ):
+            raise InputError(
+                f"{self.name}: coefficient is {self.coefficient!r}; expected a finite number, 0 or more."
+            )
+        if self.label is not None and not self.label.isidentifier():
+            raise InputError(
+                f"{self.name}: label is {self.label!r}; expected letters, digits and underscores."
+            )
+
+    def check(self, sae_cfg: Any) -> None:
+        """
+        Refuse an SAE configuration that this regulariser cannot act on.
+
+        Raises:
+            InputError: with the reason and what to change.
+        """
+
+    def build(self, sae_cfg: Any, *, label: str, seed: int) -> Component:
+        """Make the module for an SAE with the configuration ``sae_cfg``."""
+        raise NotImplementedError(f"{type(self).__name__} must implement build().")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON with ``name`` first."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    def require_choice(self, name: str, value: str, choices: tuple[str, ...]) -> None:
+        """Refuse a value of the field ``name`` outside ``choices``."""
+        if value not in choices:
+            raise InputError(
+                f"{self.name}: {name} is {value!r}. {suggest(str(value), choices)}"
+            )
+
+
+def regularizer_from(
+    value: RegularizerConfig | Mapping[str, Any] | str,
+    known: Mapping[str, type[RegularizerConfig]],
+) -> RegularizerConfig:
+    """
+    Return the configuration that ``value`` describes.
+
+    Args:
+        value: a configuration, its dictionary, or that dictionary as JSON text.
+        known: configuration classes by name.
+
+    Raises:
+        InputError: if the text is no JSON object, or names an unknown regulariser or field.
+    """
+    if isinstance(value, RegularizerConfig):
+        return value
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"Regulariser {value!r} is not JSON ({error}); expected for example "
+                '\'{"name": "weight_penalty", "coefficient": 1e-5}\'.'
+            ) from error
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise InputError(
+            f"Regulariser {value!r} has no name; expected for example "
+            '{"name": "weight_penalty", "coefficient": 1e-5}.'
+        )
+    name: str = value["name"]
+    if name not in known:
+        raise InputError(f"Unknown regulariser {name!r}. {suggest(name, known)}")
+    return _from_fields(
+        known[name], {key: item for key, item in value.items() if key != "name"}
+    )
+
+
+def _from_fields(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            raise InputError(f"{cls.__name__} has no field {key!r}. {suggest(key, names)}")
+    return cls(**values)
