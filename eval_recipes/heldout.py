@@ -275,11 +275,11 @@ def _token_batches(
 
 
 def _store(
-    model: HookedTransformer, sae: SAE[Any], source: Source, *, dataset: str
+    model: HookedTransformer, sae: SAE[Any], source: Source, *, corpus: str
 ) -> ActivationsStore:
     return ActivationsStore(
         model=model,
-        dataset=dataset,
+        dataset=corpora.load(corpus, "heldout", streaming=True),
         streaming=True,
         hook_name=source.hook_name,
         hook_head_index=source.hook_head_index,
@@ -318,8 +318,7 @@ def _measure_source(
     """
     model = models.load(source.model_name, dtype=context.dtype, device=context.device)
     check_hook(model, source.hook_name)
-    dataset = corpora.ensure(context.corpus, "heldout")
-    store = _store(model, next(iter(saes.values())), source, dataset=dataset)
+    store = _store(model, next(iter(saes.values())), source, corpus=context.corpus)
     special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
     contexts = math.ceil(context.heldout_tokens / source.context_size)
     batches = _token_batches(

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
 
-BOOTSTRAP_CHUNK_ELEMENTS = 1 << 22
-"""Values drawn at a time: 16 MiB of indices, 32 MiB of values."""
+BOOTSTRAP_CHUNK_ELEMENTS = 1 << 18
+"""Values drawn at a time: few enough to stay in the processor's cache."""
+
+FEW_LEVELS = 32
+"""Arrays with no more distinct values (say indicators) are resampled by value."""
 
 SeedPair = tuple[int, int]
 """Two different seeds; (s, t) and (t, s) are the same pair."""
@@ -82,12 +85,18 @@ def _resampled_means(
     array: NDArray[np.float64], n_resamples: int, generator: np.random.Generator
 ) -> NDArray[np.float64]:
     """Means of ``n_resamples`` draws with replacement, in chunks of bounded memory."""
+    levels, counts = np.unique(array, return_counts=True)
+    if len(levels) <= FEW_LEVELS:
+        # How often each value is drawn is multinomial: the same law, without indices.
+        share = counts / array.size
+        drawn = generator.multinomial(array.size, share, size=n_resamples)
+        return (drawn / array.size) @ levels
     means = np.empty(n_resamples)
     step = max(1, BOOTSTRAP_CHUNK_ELEMENTS // array.size)
     for start in range(0, n_resamples, step):
         size = (min(step, n_resamples - start), array.size)
-        drawn = generator.integers(array.size, size=size, dtype=np.int32)
-        means[start : start + size[0]] = array[drawn].mean(axis=1)
+        indices = generator.integers(array.size, size=size, dtype=np.int32)
+        means[start : start + size[0]] = array[indices].mean(axis=1)
     return means
 
 

@@ -31,14 +31,20 @@ from saereg_plugin.registration import register_architecture, register_regulariz
 from saereg_plugin.regularizers import RegularizerConfig, WeightPenalty
 from saereg_plugin.releases import register_release
 
-register_architecture(RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig)
+register_architecture(
+    RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig
+)
 register_architecture(RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig)
-register_architecture(RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig)
+register_architecture(
+    RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig
+)
 register_architecture(
     RegularizedMatryoshkaBatchTopKTrainingSAE,
     RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
 )
-register_architecture(RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig)
+register_architecture(
+    RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig
+)
 register_architecture(RegularizedGatedTrainingSAE, RegularizedGatedTrainingSAEConfig)
 register_hooks()
 models.register_names()

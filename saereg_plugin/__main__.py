@@ -9,6 +9,7 @@ SAELens alone never imports this package, so its own command does not know them.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
         cfg = _parse_cfg_args(arguments)
         check(cfg)
         models.ensure(cfg.model_name)
-    except InputError as error:
+    except (InputError, argparse.ArgumentError) as error:
         sys.exit(f"error: {error}")
     LanguageModelSAETrainingRunner(cfg).run()
 

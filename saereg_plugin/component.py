@@ -130,7 +130,9 @@ class Component(nn.Module):
         return self._generator
 
     @override
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
         if self._generator is not None:
             buffer = cast(torch.Tensor, self.generator_state)
             buffer.copy_(self._generator.get_state())

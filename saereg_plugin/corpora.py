@@ -1,37 +1,36 @@
-"""Text by name: embedded in a package, in a local folder or file, or on the hub."""
+"""Text by name: embedded in a package, in a local folder, or on the hub."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256 as hash_bytes
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from huggingface_hub.constants import HF_HUB_CACHE
+from numpy.typing import NDArray
 
-from saereg_plugin.assets import cache_dir, require_hub_repo
+from saereg_plugin.assets import cache_dir, ensure_folder, require_hub_repo
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, require_writable
 
 EMBEDDED = "embedded"
 """Name of the corpus that needs no network: the prompts of sae-probes' data sets."""
 
 HELD_OUT_TEXTS = 10_000
-"""Number of texts of the embedded corpus that are kept out of its train split."""
+"""How many texts the embedded corpus holds out, and how many are taken of another's."""
 
-TEXT_COLUMNS = ("text", "tokens", "input_ids")
-"""Columns of which a corpus needs one, as SAELens looks for them."""
+TEXT_COLUMNS = ("tokens", "input_ids", "text")
+"""Columns of which a corpus needs one, in the order in which SAELens looks for them."""
 
 Split: TypeAlias = Literal["train", "heldout"]
 
@@ -42,63 +41,46 @@ _LAYOUT = 1
 
 def ensure(name_or_path: str, split: Split = "train") -> str:
     """
-    Return what ``datasets.load_dataset(..., split="train")`` opens as this split.
+    Return a path or name whose split "train" is this split of the corpus.
 
-    The held-out split of the embedded corpus is a fixed random choice of its
-    texts. For any other corpus it is the split that :func:`split_name` finds,
-    and the caller passes that name to ``load_dataset``.
+    It suits everything that calls ``datasets.load_dataset(path, split="train")``,
+    such as SAELens' runners and SAEBench's core evaluation.
 
-    Raises:
-        InputError: if the corpus is unknown, unreachable, or holds no text.
-    """
-    if name_or_path == EMBEDDED:
-        return str(_ensure_embedded(split, seed=0))
-    split_name(name_or_path, split)
-    return name_or_path
+    - "embedded": both splits are fixed random choices, without a common text.
+    - Any other corpus: its own split "train"; and held out, the first 10,000
+      rows of its split "validation", or else "test", copied to the cache
+      folder.
 
-
-def split_name(name_or_path: str, split: Split = "train") -> str:
-    """
-    Return the name of the split inside what :func:`ensure` returns.
-
-    Held-out text is the split "validation" if there is one, otherwise "test".
+    Args:
+        name_or_path: "embedded", a folder that ``datasets`` opens, or a hub name.
+        split: Text to train on, or text that training never sees.
 
     Raises:
-        InputError: if there is no such split, or it holds no text.
+        InputError: if the corpus is unknown, unreachable, has no such split or
+            no column of tokens or text.
     """
+    if split not in ("train", "heldout"):
+        raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
     if name_or_path == EMBEDDED:
-        return "train"
-    available = _splits(name_or_path)
-    wanted = ("train",) if split == "train" else _HELD_OUT_SPLITS
-    found = next((name for name in wanted if name in available), None)
-    if found is None:
-        raise InputError(
-            f"Corpus {name_or_path!r} has the splits {', '.join(map(repr, available))}; expected "
-            f"{' or '.join(map(repr, wanted))} for {split} text. Pass a corpus that has it, "
-            f"or {EMBEDDED!r}."
-        )
-    columns = _columns(name_or_path, found)
-    if not set(columns) & set(TEXT_COLUMNS):
-        raise InputError(
-            f"Corpus {name_or_path!r} has the columns {', '.join(map(repr, columns))}; expected "
-            f"one of {', '.join(map(repr, TEXT_COLUMNS))}. Rename the column that holds the text."
-        )
-    return found
+        return str(_ensure_embedded(seed=0) / split)
+    _require_available(name_or_path)
+    if split == "train":
+        _text_column(name_or_path, _own_split(name_or_path, ("train",)))
+        return name_or_path
+    return str(_ensure_heldout(name_or_path))
 
 
 def load(
     name_or_path: str, split: Split = "train", *, streaming: bool = False
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
-    Open a corpus; see :func:`ensure` for the names.
+    Open a split of a corpus; see :func:`ensure` for names and rules.
 
     Raises:
-        InputError: if the corpus is unknown, unreachable, or holds no text.
+        InputError: if the corpus cannot be used.
     """
-    path = ensure(name_or_path, split)
-    options = _load_options(path)
     return datasets.load_dataset(
-        **options, split=split_name(name_or_path, split), streaming=streaming
+        ensure(name_or_path, split), split="train", streaming=streaming
     )
 
 
@@ -106,67 +88,40 @@ def embedded_text(split: Split = "train", seed: int = 0) -> datasets.Dataset:
     """
     Return the embedded corpus: one column ``text``, no text twice, in a seeded order.
 
-    The seed chooses both the order and the held-out texts. The first call for
-    a seed takes about ten seconds; its result is kept in the cache folder.
+    The seed chooses the order and the held-out texts; with another seed the
+    held-out texts overlap with the train split of seed 0. The first call for a
+    seed takes about ten seconds; its result is kept in the cache folder.
     """
-    folder = _ensure_embedded(split, seed)
+    folder = _ensure_embedded(seed) / split
     return datasets.load_dataset(str(folder), split="train")
 
 
 # The embedded corpus
 
 
-def _ensure_embedded(split: Split, seed: int) -> Path:
-    if split not in ("train", "heldout"):
-        raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
-    corpus = _corpus_folder(seed)
-    if not _is_intact(corpus):
-        require_writable(corpus.parent)
-        with FileLock(f"{corpus}.lock"):
-            # Another process may have written it while this one waited.
-            if not _is_intact(corpus):
-                _build(corpus, seed)
-    return corpus / split
-
-
-def _corpus_folder(seed: int) -> Path:
-    key = {
+def _ensure_embedded(seed: int) -> Path:
+    source = {
         "sae-probes": version("sae-probes"),
         "seed": seed,
         "heldout": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
     }
-    digest = hash_bytes(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache_dir() / "corpora" / digest[:16]
+    return ensure_folder(_folder(source), source, lambda target: _build(target, seed))
 
 
-def _is_intact(corpus: Path) -> bool:
-    """Whether both splits are there and readable as far as their footers say."""
-    try:
-        rows = [
-            pq.read_metadata(corpus / split / "train.parquet").num_rows
-            for split in ("train", "heldout")
-        ]
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return False
-    return rows[0] > 0 and rows[1] == HELD_OUT_TEXTS
-
-
-def _build(corpus: Path, seed: int) -> None:
+def _build(target: Path, seed: int) -> None:
     texts = _read_texts()
     texts = texts[np.random.default_rng(seed).permutation(len(texts))]
-    parts = {"train": texts[HELD_OUT_TEXTS:], "heldout": texts[:HELD_OUT_TEXTS]}
-    with atomic_path(corpus) as target:
-        for split, part in parts.items():
-            (target / split).mkdir(parents=True)
-            table = pa.table({"text": pa.array(part, type=pa.large_string())})
-            pq.write_table(table, target / split / "train.parquet", row_group_size=10_000)
+    _write(target / "train", "text", texts[HELD_OUT_TEXTS:])
+    _write(target / "heldout", "text", texts[:HELD_OUT_TEXTS])
 
 
-def _read_texts() -> np.ndarray:
-    """Return the distinct texts in sae-probes' data as an object array, in a fixed order."""
+def _read_texts() -> NDArray[np.object_]:
+    """Return the distinct texts in sae-probes' data, in an order that is always the same."""
     prompts = [
-        pd.read_csv(file, usecols=["prompt"], dtype=str, keep_default_na=False)["prompt"]
+        pd.read_csv(file, usecols=["prompt"], dtype=str, keep_default_na=False)[
+            "prompt"
+        ]
         for file in _prompt_files()
     ]
     texts = pd.concat(prompts, ignore_index=True).str.strip()
@@ -174,7 +129,7 @@ def _read_texts() -> np.ndarray:
 
 
 def _prompt_files() -> list[Path]:
-    # Found without importing sae_probes, which imports its models' loaders.
+    # Found without importing sae_probes, whose modules import whole model loaders.
     package = importlib.util.find_spec("sae_probes")
     if package is None or not package.submodule_search_locations:
         raise InputError(
@@ -191,53 +146,88 @@ def _prompt_files() -> list[Path]:
     return files
 
 
-# Local folders, files and the hub
+# Folders and the hub
 
 
-_BUILDERS = {
-    ".parquet": "parquet",
-    ".json": "json",
-    ".jsonl": "json",
-    ".csv": "csv",
-    ".txt": "text",
-    ".arrow": "arrow",
-}
-
-
-def _load_options(path: str) -> dict[str, str]:
-    """Return the arguments with which ``load_dataset`` opens a folder, a file or a hub name."""
-    file = Path(path)
-    if file.is_file():
-        return {"path": _BUILDERS[file.suffix], "data_files": path}
-    return {"path": path}
-
-
-def _splits(name_or_path: str) -> list[str]:
+def _require_available(name_or_path: str) -> None:
+    """Refuse, within seconds, what is neither a folder nor a data set that can be had."""
     path = Path(name_or_path)
     if path.is_file():
-        _require_known_suffix(path)
-        return ["train"]
+        raise InputError(
+            f"Corpus {name_or_path!r} is a file; expected a folder. Pass the folder that holds "
+            "it, with no other data in it."
+        )
     if path.is_dir():
-        with _readable(name_or_path):
-            return [str(split) for split in datasets.get_dataset_split_names(name_or_path)]
+        return
     if name_or_path.startswith((".", "/", "~")):
         raise InputError(
-            f"Corpus {name_or_path!r} does not exist; expected a folder or file of text."
+            f"Corpus folder {name_or_path!r} does not exist; expected a data set."
         )
     if not _is_cached(name_or_path):
         require_hub_repo(
             name_or_path,
             kind="dataset",
-            advice=f"{EMBEDDED!r} works offline, as does the path of a local folder or file.",
+            advice=f"{EMBEDDED!r} works offline, as does the path of a local folder.",
         )
-    with _readable(name_or_path):
-        return [str(split) for split in datasets.get_dataset_split_names(name_or_path)]
 
 
-def _columns(name_or_path: str, split: str) -> list[str]:
+def _is_cached(name: str) -> bool:
+    """Whether the hub client or ``datasets`` has downloaded this data set before."""
+    snapshots = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
+    prepared = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___"))
+    return any(
+        folder.is_dir() and any(folder.iterdir()) for folder in (snapshots, prepared)
+    )
+
+
+def _ensure_heldout(name_or_path: str) -> Path:
+    """Return a folder with the first rows of the corpus' own held-out split."""
+    own = _own_split(name_or_path, _HELD_OUT_SPLITS)
+    column = _text_column(name_or_path, own)
+    source = {
+        "corpus": _identity(name_or_path),
+        "split": own,
+        "rows": HELD_OUT_TEXTS,
+        "layout": _LAYOUT,
+    }
+
+    def build(target: Path) -> None:
+        with _readable(name_or_path):
+            rows = itertools.islice(_rows(name_or_path, own), HELD_OUT_TEXTS)
+            _write(target, column, [row[column] for row in rows])
+
+    return ensure_folder(_folder(source), source, build)
+
+
+def _own_split(name_or_path: str, wanted: tuple[str, ...]) -> str:
     with _readable(name_or_path):
-        rows = datasets.load_dataset(**_load_options(name_or_path), split=split, streaming=True)
-        return list(next(iter(rows)))
+        available = [
+            str(name) for name in datasets.get_dataset_split_names(name_or_path)
+        ]
+    for name in wanted:
+        if name in available:
+            return name
+    raise InputError(
+        f"Corpus {name_or_path!r} has the splits {_list(available)}; expected {_list(wanted)}. "
+        f"In a folder, a file's name gives its split, as in '{wanted[0]}.parquet'; "
+        f"{EMBEDDED!r} has both train and held-out text."
+    )
+
+
+def _text_column(name_or_path: str, split: str) -> str:
+    with _readable(name_or_path):
+        columns = list(next(_rows(name_or_path, split)))
+    for name in TEXT_COLUMNS:
+        if name in columns:
+            return name
+    raise InputError(
+        f"Corpus {name_or_path!r} has the columns {_list(columns)}; expected one of "
+        f"{_list(TEXT_COLUMNS)}. Rename the column that holds the text."
+    )
+
+
+def _rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
+    return iter(datasets.load_dataset(name_or_path, split=split, streaming=True))
 
 
 @contextmanager
@@ -245,24 +235,40 @@ def _readable(name_or_path: str) -> Iterator[None]:
     """Turn whatever ``datasets`` raises on data that it cannot open into one clear error."""
     try:
         yield
-    # Its builders raise errors of many libraries (pyarrow, pandas, json, fsspec, ...).
+    # Its readers raise the errors of many libraries: pyarrow, pandas, json, fsspec, ...
     except Exception as error:
         raise InputError(
             f"Corpus {name_or_path!r} cannot be opened ({type(error).__name__}: {error}); "
-            "expected a folder or file that `datasets.load_dataset` opens, with at least one row."
+            "expected data that `datasets.load_dataset` opens, with at least one row."
         ) from error
 
 
-def _is_cached(name: str) -> bool:
-    """Whether the hub client or ``datasets`` has downloaded this data set before."""
-    snapshots = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
-    prepared = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___"))
-    return any(folder.is_dir() and any(folder.iterdir()) for folder in (snapshots, prepared))
+def _identity(name_or_path: str) -> Any:
+    """Return what changes when a local folder's data change; a hub name is its own identity."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return name_or_path
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        str(folder.resolve()),
+        [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files],
+    ]
 
 
-def _require_known_suffix(path: Path) -> None:
-    if path.suffix not in _BUILDERS:
-        raise InputError(
-            f"Corpus file {str(path)!r} ends in {path.suffix!r}; expected one of "
-            f"{', '.join(map(repr, _BUILDERS))}."
-        )
+# Storage
+
+
+def _folder(source: dict[str, Any]) -> Path:
+    digest = hash_bytes(json.dumps(source, sort_keys=True).encode()).hexdigest()
+    return cache_dir() / "corpora" / digest[:16]
+
+
+def _write(folder: Path, column: str, values: Iterable[Any]) -> None:
+    folder.mkdir(parents=True)
+    table = pa.table({column: pa.array(values)})
+    # Groups small enough for a streaming reader to hold one in memory.
+    pq.write_table(table, folder / "train.parquet", row_group_size=10_000)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

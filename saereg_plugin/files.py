@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+import yaml
 
 from saereg_plugin.errors import InputError
 
@@ -80,3 +83,31 @@ def require_writable(folder: Path) -> Path:
             "expected a folder in which files can be created. Choose another one."
         ) from error
     return folder
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML as people write it: YAML 1.1 alone reads ``1e-5`` as text."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """
+    Read a YAML file.
+
+    Raises:
+        InputError: if it does not exist or is no YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
+    except OSError as error:
+        raise InputError(
+            f"File {str(path)!r} cannot be read ({error.strerror})."
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"File {str(path)!r} is no YAML: {error}") from error

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.files import read_yaml
 
 Membership = tuple[str, int | None]
 """Group (configuration) and seed of one SAE."""
@@ -44,7 +43,9 @@ def _from_regex(ids: list[str], expression: str) -> dict[str, Membership]:
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise InputError(f"--group-by {expression!r} is no regular expression: {error}.") from error
+        raise InputError(
+            f"--group-by {expression!r} is no regular expression: {error}."
+        ) from error
     if "seed" not in pattern.groupindex:
         raise InputError(
             f"--group-by {expression!r} does not say where the seed is; expected a named group "
@@ -73,15 +74,17 @@ def _from_regex(ids: list[str], expression: str) -> dict[str, Membership]:
 
 
 def _from_yaml(ids: list[str], path: Path) -> dict[str, Membership]:
-    if not path.is_file():
-        raise InputError(f"--group-by file {str(path)!r} does not exist.")
-    table: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    table: Any = read_yaml(path)
     if not isinstance(table, dict):
-        raise InputError(f"{str(path)!r} must map SAE ids to {{group: ..., seed: ...}}.")
+        raise InputError(
+            f"{str(path)!r} must map SAE ids to {{group: ..., seed: ...}}."
+        )
     members: dict[str, Membership] = {}
     for sae_id, entry in table.items():
         if sae_id not in ids:
-            raise InputError(f"{str(path)!r} names the SAE {sae_id!r}. {suggest(str(sae_id), ids)}")
+            raise InputError(
+                f"{str(path)!r} names the SAE {sae_id!r}. {suggest(str(sae_id), ids)}"
+            )
         try:
             members[sae_id] = (str(entry["group"]), int(entry["seed"]))
         except (KeyError, TypeError, ValueError) as error:

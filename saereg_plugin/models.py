@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterable
-from functools import lru_cache
 from hashlib import sha256 as hash_bytes
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from filelock import FileLock
 from huggingface_hub import try_to_load_from_cache
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import (
@@ -31,9 +28,15 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from saereg_plugin.assets import Asset, cache_dir, fetch_member, require_hub_repo
+from saereg_plugin.assets import (
+    Asset,
+    cache_dir,
+    ensure_folder,
+    fetch_member,
+    require_hub_repo,
+)
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.files import atomic_path, require_writable, sha256, write_json
+from saereg_plugin.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,6 @@ EMBEDDED = MappingProxyType(
 )
 """Models whose weights ship inside a registry package: name -> where they are."""
 
-_MANIFEST = "manifest.json"
 _CONVERSION = 1
 """Raised whenever the converted folder changes, so that older ones are redone."""
 
@@ -88,13 +90,16 @@ def ensure(name: str, *, model_class_name: str = "HookedTransformer") -> Path | 
         register_names()
         return folder
     if Path(name).is_dir():
-        return _ensure_folder(name)
+        return _ensure_folder(name, model_class_name)
     _ensure_hub(name, model_class_name)
     return None
 
 
 def load(
-    name: str, *, dtype: str | torch.dtype = "float32", device: str | torch.device = "cpu"
+    name: str,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
 ) -> HookedTransformer:
     """
     Return the model as TransformerLens computes it, its weights as published.
@@ -105,7 +110,9 @@ def load(
     ensure(name)
     with warnings.catch_warnings():
         _ignore_deprecation()
-        return HookedTransformer.from_pretrained_no_processing(name, dtype=dtype, device=device)
+        return HookedTransformer.from_pretrained_no_processing(
+            name, dtype=dtype, device=device
+        )
 
 
 def hook_shape(
@@ -143,7 +150,9 @@ def hook_shape(
         return features.numel()
     if len(features) != 2 or not 0 <= hook_head_index < features[0]:
         heads = f"{features[0]} heads" if len(features) == 2 else "no heads"
-        raise InputError(f"Hook {hook_name!r} has {heads}; head {hook_head_index} does not exist.")
+        raise InputError(
+            f"Hook {hook_name!r} has {heads}; head {hook_head_index} does not exist."
+        )
     return features[1]
 
 
@@ -162,65 +171,33 @@ def _embedded_folder(name: str) -> Path:
 
 def _ensure_embedded(name: str) -> Path:
     folder = _embedded_folder(name)
-    _require_neutral_path(folder, (*_NAME_WORDS, *_PATH_WORDS))
-    if _is_intact(folder, EMBEDDED[name]):
-        return folder
-    require_writable(folder.parent)
-    with FileLock(f"{folder}.lock"):
-        # Another process may have converted it while this one waited.
-        if not _is_intact(folder, EMBEDDED[name]):
-            _convert(EMBEDDED[name], folder)
-    return folder
+    _require_neutral_path(folder)
+    asset = EMBEDDED[name]
+    source = {
+        "archive": asset.sha256,
+        "member": asset.member,
+        "conversion": _CONVERSION,
+    }
+    return ensure_folder(folder, source, lambda target: _convert(asset, target))
 
 
-def _is_intact(folder: Path, asset: Asset) -> bool:
-    """Whether the converted folder is complete and every file has its recorded hash."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return manifest["source"] == _source(asset) and all(
-            _hash_unless_unchanged(folder / file) == expected
-            for file, expected in manifest["files"].items()
-        )
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError, AttributeError):
-        logger.warning("The manifest in %s is damaged; the model is converted again.", folder)
-        return False
-
-
-def _source(asset: Asset) -> dict[str, Any]:
-    return {"archive": asset.sha256, "member": asset.member, "conversion": _CONVERSION}
-
-
-def _hash_unless_unchanged(file: Path) -> str:
-    # 0.7 s for the weights: once in a process is enough while nothing writes to them.
-    status = file.stat()
-    return _hash_of(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-@lru_cache(maxsize=64)
-def _hash_of(file: Path, size: int, modified: int, changed: int) -> str:
-    return sha256(file)
-
-
-def _convert(asset: Asset, folder: Path) -> None:
+def _convert(asset: Asset, target: Path) -> None:
     """Write the GGUF's weights, in float32, as an ordinary Hugging Face folder."""
-    logger.info("Converting %s once; later loads read %s.", asset.member, folder)
+    logger.info("Converting %s, once; later loads read the result.", asset.member)
     with (
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".convert-") as scratch,
-        atomic_path(folder) as target,
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch,
         # Initial weights are drawn and then overwritten: the user's seed must not notice.
         torch.random.fork_rng(devices=[]),
     ):
         source = fetch_member(asset, Path(scratch) / Path(asset.member).name)
         _save_dequantized(source, target)
-        files = {file.name: sha256(file) for file in sorted(target.iterdir())}
-        write_json(target / _MANIFEST, {"source": _source(asset), "files": files})
 
 
 def _save_dequantized(source: Path, target: Path) -> None:
     options: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
-    quantized = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
+    quantized = AutoModelForCausalLM.from_pretrained(
+        source.parent, dtype=torch.float32, **options
+    )
     # A model that came from GGUF refuses to be saved: hand its weights to a fresh one.
     config = quantized.config
     del config.quantization_config
@@ -234,7 +211,7 @@ def _save_dequantized(source: Path, target: Path) -> None:
 # Local folders
 
 
-def _ensure_folder(name: str) -> Path:
+def _ensure_folder(name: str, model_class_name: str) -> Path:
     folder = Path(name).absolute()
     if not (folder / "config.json").is_file():
         raise InputError(
@@ -242,8 +219,11 @@ def _ensure_folder(name: str) -> Path:
             "(as `save_pretrained` writes it). If a model of that name on the hub was meant, "
             "run from a folder in which there is no such folder."
         )
-    _require_neutral_path(folder.resolve(), _PATH_WORDS)
-    _register(_neutral_spelling(folder), [name, str(folder)])
+    if model_class_name == "HookedTransformer":
+        spelling = _neutral_spelling(folder)
+        _require_neutral_path(spelling)
+        _require_readable(spelling, name)
+        _register(spelling, [name, str(folder)])
     return folder
 
 
@@ -254,35 +234,56 @@ def _neutral_spelling(folder: Path) -> Path:
     It takes "llama" or "gemma" anywhere in the path for the architecture and
     then reads no config.json; a link with a plain name makes it read the file.
     """
-    if not _words_in(folder, _NAME_WORDS):
+    if not _name_words_in(folder):
         return folder
     link = cache_dir() / "links" / hash_bytes(str(folder).encode()).hexdigest()[:16]
-    _require_neutral_path(link, _NAME_WORDS)
     if not (link.is_symlink() and link.readlink() == folder):
         with atomic_path(link) as temporary:
             temporary.symlink_to(folder, target_is_directory=True)
     return link
 
 
-def _require_neutral_path(path: Path, words: tuple[str, ...]) -> None:
-    found = _words_in(path, words)
+def _require_neutral_path(path: Path) -> None:
+    found = [
+        *_name_words_in(path),
+        *(
+            word
+            for word in _PATH_WORDS
+            if word in str(path) or word in str(path.resolve())
+        ),
+    ]
     if found:
         raise InputError(
-            f"The model's path {str(path)!r} contains {found[0]!r}, from which TransformerLens "
-            "would infer a wrong architecture; expected a path without "
-            f"{', '.join(repr(word) for word in words)}. Move the model, or for the embedded "
-            "one set the environment variable SAEREG_CACHE to another folder."
+            f"The model's path {str(path)!r} (that is, {str(path.resolve())!r}) contains "
+            f"{found[0]!r}, from which TransformerLens infers a wrong architecture; expected a "
+            f"path without {', '.join(map(repr, (*_NAME_WORDS, *_PATH_WORDS)))}. Move the "
+            "model, or if the path is the cache folder's, set the environment variable "
+            "SAEREG_CACHE to another folder."
         )
 
 
-def _words_in(path: Path, words: Iterable[str]) -> list[str]:
-    return [word for word in words if word in str(path).lower()]
+def _name_words_in(path: Path) -> list[str]:
+    return [word for word in _NAME_WORDS if word in str(path).lower()]
+
+
+def _require_readable(folder: Path, name: str) -> None:
+    try:
+        get_pretrained_model_config(str(folder), device="cpu")
+    # TransformerLens raises whatever the first missing field of a config.json leads to.
+    except Exception as error:
+        raise InputError(
+            f"TransformerLens cannot read the model in folder {name!r} "
+            f"({type(error).__name__}: {error}); expected an architecture that it supports. "
+            "Use the model class 'AutoModelForCausalLM' for another one."
+        ) from error
 
 
 def _register(folder: Path, aliases: list[str]) -> None:
     """Enter the folder in TransformerLens' tables, where an earlier entry gives way to it."""
     official = str(folder)
-    for other in [o for o in OFFICIAL_MODEL_NAMES if o != official and Path(o).is_absolute()]:
+    for other in [
+        o for o in OFFICIAL_MODEL_NAMES if o != official and Path(o).is_absolute()
+    ]:
         kept = [alias for alias in MODEL_ALIASES.get(other, []) if alias not in aliases]
         if len(kept) < len(MODEL_ALIASES.get(other, [])):
             MODEL_ALIASES[other] = kept
@@ -300,7 +301,9 @@ def _register(folder: Path, aliases: list[str]) -> None:
 
 def _ensure_hub(name: str, model_class_name: str) -> None:
     if name.startswith((".", "/", "~")):
-        raise InputError(f"Model folder {name!r} does not exist; expected a Hugging Face folder.")
+        raise InputError(
+            f"Model folder {name!r} does not exist; expected a Hugging Face folder."
+        )
     known = make_model_alias_map()
     repo = name
     if model_class_name == "HookedTransformer":
@@ -308,7 +311,7 @@ def _ensure_hub(name: str, model_class_name: str) -> None:
             raise InputError(
                 f"Unknown model {name!r}; expected an embedded model "
                 f"({', '.join(map(repr, EMBEDDED))}), a local Hugging Face folder, or a name "
-                f"that TransformerLens knows. {suggest(name, known)}"
+                f"that TransformerLens knows. {suggest(name, _public(known))}"
             )
         repo = known[name.lower()]
     if isinstance(try_to_load_from_cache(repo, "config.json"), str):
@@ -318,6 +321,11 @@ def _ensure_hub(name: str, model_class_name: str) -> None:
         kind="model",
         advice=f"{next(iter(EMBEDDED))!r} works offline, as does the path of a local folder.",
     )
+
+
+def _public(names: Iterable[str]) -> list[str]:
+    """Leave out the folders that were registered here."""
+    return [name for name in names if not Path(name).is_absolute()]
 
 
 # Widths
@@ -337,7 +345,9 @@ def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
             return_type=None,
         )
     if hook_name not in cache:
-        raise InputError(f"Hook {hook_name!r} of model {name!r} is never run in a forward pass.")
+        raise InputError(
+            f"Hook {hook_name!r} of model {name!r} is never run in a forward pass."
+        )
     return cache[hook_name].shape
 
 
@@ -358,14 +368,18 @@ def _transformers_shape(name: str, hook_name: str) -> torch.Size:
             # position values, which a meta tensor does not have.
             model(torch.zeros(1, _PROBE_TOKENS, dtype=torch.long), use_cache=True)
     if not shapes:
-        raise InputError(f"Module {hook_name!r} of model {name!r} is never run in a forward pass.")
+        raise InputError(
+            f"Module {hook_name!r} of model {name!r} is never run in a forward pass."
+        )
     return shapes[0]
 
 
 def _require_hook(hook_name: str, hooks: Iterable[str], name: str) -> None:
     known = list(hooks)
     if hook_name not in known:
-        raise InputError(f"Model {name!r} has no hook {hook_name!r}. {suggest(hook_name, known)}")
+        raise InputError(
+            f"Model {name!r} has no hook {hook_name!r}. {suggest(hook_name, known)}"
+        )
 
 
 def _ignore_deprecation() -> None:

@@ -133,7 +133,9 @@ def read_release(folder: str | Path) -> Release:
         manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
         ((name, value),) = manifest.items()
         entries = tuple(
-            Entry(**{"sae_id" if key == "id" else key: item for key, item in sae.items()})
+            Entry(
+                **{"sae_id" if key == "id" else key: item for key, item in sae.items()}
+            )
             for sae in value["saes"]
         )
         return Release(name, value["model"], entries, folder, value.get("saereg", {}))
@@ -169,7 +171,8 @@ def register_release(folder: str | Path) -> Release:
             conversion_func=LOADER,
             saes_map={entry.sae_id: entry.path for entry in release.entries},
             expected_var_explained={
-                entry.sae_id: entry.variance_explained or 1.0 for entry in release.entries
+                entry.sae_id: entry.variance_explained or 1.0
+                for entry in release.entries
             },
             expected_l0={entry.sae_id: entry.l0 or 0.0 for entry in release.entries},
             neuronpedia_id={},
@@ -207,13 +210,17 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
             )
         directory[name] = _hub_lookup(name)
     lookup = directory[name]
-    entries = tuple(Entry(sae_id, path, sae_id, None) for sae_id, path in lookup.saes_map.items())
+    entries = tuple(
+        Entry(sae_id, path, sae_id, None) for sae_id, path in lookup.saes_map.items()
+    )
     return _regroup(Release(name, lookup.model, entries), group_by)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a saved SAE, by name."""
-    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    return {
+        path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()
+    }
 
 
 def load_from_folder(
@@ -240,7 +247,9 @@ def read_cfg_from_folder(
     cfg_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read an SAE's configuration (SAELens' configuration-getter protocol)."""
-    return get_sae_lens_config_from_disk(Path(repo_id) / folder_name, device, cfg_overrides)
+    return get_sae_lens_config_from_disk(
+        Path(repo_id) / folder_name, device, cfg_overrides
+    )
 
 
 def verify_files(root: Path, folder_name: str) -> None:
@@ -256,7 +265,9 @@ def verify_files(root: Path, folder_name: str) -> None:
         for file_name, expected in entry.files.items():
             path = root / folder_name / file_name
             if not path.is_file():
-                raise InputError(f"{str(path)!r} is missing; expected it for SAE {entry.sae_id!r}.")
+                raise InputError(
+                    f"{str(path)!r} is missing; expected it for SAE {entry.sae_id!r}."
+                )
             found = sha256(path)
             if found != expected:
                 raise InputError(
@@ -272,7 +283,9 @@ def _regroup(release: Release, group_by: str | None) -> Release:
         for entry in release.entries
         if entry.sae_id in members
     )
-    return Release(release.name, release.model, entries, release.folder, release.provenance)
+    return Release(
+        release.name, release.model, entries, release.folder, release.provenance
+    )
 
 
 def _hub_lookup(repository: str) -> PretrainedSAELookup:
@@ -314,5 +327,6 @@ def sae_folders(files: Iterable[str], weights: str, config: str) -> list[str]:
     return sorted(
         file.removesuffix(f"/{weights}")
         for file in present
-        if file.endswith(f"/{weights}") and f"{file.removesuffix(weights)}{config}" in present
+        if file.endswith(f"/{weights}")
+        and f"{file.removesuffix(weights)}{config}" in present
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from eval_recipes.cross_seed.aggregate import Figures, Pairs
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.statistics import (
-    Interval,
     SeedPair,
     paired_difference,
     paired_pair_difference,
@@ -49,7 +48,9 @@ def group_figures(
         figures[metric] = seed_pair_interval(values) if complete else None
     for metric in next(iter(stability.values())):
         values = seed_values(stability, metric)
-        reason = "the figures of SAEs that are matched with each other depend on each other"
+        reason = (
+            "the figures of SAEs that are matched with each other depend on each other"
+        )
         figures[metric] = (
             seed_interval(values)._replace(low=None, high=None, reason=reason)
             if values
@@ -89,35 +90,22 @@ def group_differences(
     seeds = sorted(set(this[1]) & set(other[1]))
     if len(seeds) < 2:
         return []
-    differences = {
-        metric: _difference(
-            *(
-                {
-                    pair: value
-                    for pair, value in pair_values(pairs, metric).items()
-                    if set(pair) <= set(seeds)
-                }
-                for pairs, _ in (this, other)
-            ),
-            paired_pair_difference,
-            expected=len(seeds) * (len(seeds) - 1) // 2,
+    n_pairs = len(seeds) * (len(seeds) - 1) // 2
+    differences: Figures = {}
+    for metric in PAIR_METRICS:
+        a, b = (
+            {s: v for s, v in pair_values(pairs, metric).items() if {*s} <= {*seeds}}
+            for pairs, _ in (this, other)
         )
-        for metric in PAIR_METRICS
-    } | {
-        metric: _difference(
-            *(
-                {
-                    seed: value
-                    for seed, value in seed_values(by_seed, metric).items()
-                    if seed in seeds
-                }
-                for _, by_seed in (this, other)
-            ),
-            paired_difference,
-            expected=len(seeds),
+        defined = len(a) == len(b) == n_pairs
+        differences[metric] = paired_pair_difference(a, b) if defined else None
+    for metric in HEADLINE_SINGLE:
+        a, b = (
+            {s: v for s, v in seed_values(by_seed, metric).items() if s in seeds}
+            for _, by_seed in (this, other)
         )
-        for metric in HEADLINE_SINGLE
-    }
+        defined = len(a) == len(b) == len(seeds)
+        differences[metric] = paired_difference(a, b) if defined else None
     return [
         {
             "metric": metric,
@@ -133,14 +121,3 @@ def group_differences(
         for metric, difference in differences.items()
         if difference
     ]
-
-
-def _difference(
-    a: dict[Any, float],
-    b: dict[Any, float],
-    paired: Callable[..., Interval],
-    *,
-    expected: int,
-) -> Interval | None:
-    """Return the paired difference; None where a seed lacks the figure."""
-    return paired(a, b) if len(a) == len(b) == expected else None

@@ -3,67 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Any
+from collections.abc import Mapping
 
-import torch
 from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.cross_seed.aggregate import (
-    Figures,
-    Pairs,
-    decoder_geometry,
-    geometry_figures,
-    heldout_figures,
-    oriented,
-    pair_figures,
-    stability_figures,
-)
+from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig, make_config
-from eval_recipes.cross_seed.groups import group_differences, group_figures
+from eval_recipes.cross_seed.loading import Loaded, check_shapes, load
+from eval_recipes.cross_seed.measure import measure_groups
 from eval_recipes.cross_seed.output import EVAL_TYPE_ID_CROSS_SEED
-from eval_recipes.cross_seed.pairs import PairFigures, Weights, measure_pair
 from eval_recipes.cross_seed.report import build_output
-from eval_recipes.results import BaseFields, base_fields, result_path, write_result
+from eval_recipes.results import result_path, write_result
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics import expected_abs_cosine
-
-Shape = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What is kept of one SAE."""
-
-    subject: Subject
-    seed: int
-    weights: Weights
-    fields: BaseFields
-
-    @property
-    def shape(self) -> Shape:
-        """(d_sae, d_in)."""
-        d_sae, d_in = self.weights.dec.shape
-        return d_sae, d_in
-
-
-@dataclass(frozen=True)
-class Group:
-    """A measured group; everything by seed."""
-
-    saes: dict[int, Loaded]
-    pairs: Pairs
-    stability: dict[int, Figures]
-    geometry: dict[int, Figures]
-    heldout: dict[int, Figures]
-
-    @property
-    def single(self) -> dict[int, Figures]:
-        """Figures that describe one SAE alone."""
-        return {seed: self.geometry[seed] | self.heldout[seed] for seed in self.saes}
 
 
 def config_of(context: RunContext) -> CrossSeedEvalConfig:
@@ -111,25 +63,6 @@ def check(context: RunContext) -> dict[str, dict[int, Subject]]:
     return dict(groups)
 
 
-def check_shapes(saes: list[Loaded]) -> None:
-    """
-    Refuse SAEs of one group that differ in width.
-
-    Raises:
-        InputError: names the group and the shapes.
-    """
-    first: dict[str, Loaded] = {}
-    for sae in saes:
-        other = first.setdefault(sae.subject.group, sae)
-        if other.shape != sae.shape:
-            raise InputError(
-                f"SAEs {other.subject.sae_id!r} and {sae.subject.sae_id!r} of group "
-                f"{sae.subject.group!r} have (d_sae, d_in) {other.shape} and "
-                f"{sae.shape}; expected one shape in a group. Put SAEs of different "
-                "width into different groups."
-            )
-
-
 def run(context: RunContext) -> list[Failure]:
     """
     Evaluate every group and write one result a SAE; return the SAEs that failed.
@@ -140,65 +73,43 @@ def run(context: RunContext) -> list[Failure]:
     Raises:
         InputError: see ``check`` and ``check_shapes``.
     """
-    subjects = check(context)
+    groups = check(context)
     config = config_of(context)
     failures: list[Failure] = []
-    loaded = _load_all(context, config, failures)
+    loaded = _load_all(groups, config, failures)
     check_shapes(loaded)
     heldout = _heldout(context, loaded, failures)
-    saes: dict[str, dict[int, Loaded]] = {}
-    for name in subjects:
-        kept = {
-            sae.seed: sae
-            for sae in loaded
-            if sae.subject.group == name and sae.subject.sae_id in heldout
-        }
-        if len(kept) >= 2:
-            saes[name] = kept
-        else:
-            cause = f"no other seed of group {name!r} could be measured"
-            failures += [_failure(sae.subject, cause) for sae in kept.values()]
-    pairs, random_pairs = _measure(saes, config)
-    groups = {
-        name: _group(by_seed, pairs[name], heldout, config)
-        for name, by_seed in tqdm(saes.items(), desc="cross-seed figures")
-    }
-    baselines = {
-        shape: _baseline(random, pair, config)
-        for shape, (random, pair) in random_pairs.items()
-    }
-    for name in groups:
-        failures += _write_group(context, config, name, groups, baselines)
+    usable = [sae for sae in loaded if sae.subject.sae_id in heldout]
+    saes = _complete_groups(usable, failures)
+    measured = measure_groups(saes, heldout, config)
+    for name, group in measured.groups.items():
+        for seed, sae in group.saes.items():
+            subject = sae.subject
+            path = result_path(
+                context.out, EVAL_TYPE_ID_CROSS_SEED, subject.release, subject.sae_id
+            )
+            try:
+                write_result(path, build_output(measured, name, seed, config))
+            except Exception as error:
+                failures.append(_failure(subject, error))
     return failures
 
 
-def _failure(subject: Subject, cause: str | Exception) -> Failure:
-    if isinstance(cause, Exception):
-        cause = f"{type(cause).__name__}: {cause}"
+def _failure(subject: Subject, error: Exception) -> Failure:
+    cause = f"{type(error).__name__}: {error}"
     return Failure(EVAL_TYPE_ID_CROSS_SEED, subject.sae_id, cause)
 
 
-def _load(subject: Subject, config: CrossSeedEvalConfig) -> Loaded:
-    sae = subject.load()
-    weights = Weights.of(
-        sae.W_enc.data, sae.W_dec.data, alive_threshold=config.alive_threshold
-    )
-    for name, rows in (("W_enc", weights.enc), ("W_dec", weights.dec)):
-        if not rows.isfinite().all():
-            raise ValueError(f"{name} holds NaN or infinity")
-    if len(weights.dec) < 2:
-        raise ValueError("an SAE of one latent has no geometry")
-    assert subject.seed is not None  # check() refuses it
-    return Loaded(subject, subject.seed, weights, base_fields(subject, sae))
-
-
 def _load_all(
-    context: RunContext, config: CrossSeedEvalConfig, failures: list[Failure]
+    groups: Mapping[str, Mapping[int, Subject]],
+    config: CrossSeedEvalConfig,
+    failures: list[Failure],
 ) -> list[Loaded]:
     loaded: list[Loaded] = []
-    for subject in tqdm(context.subjects, desc="loading SAEs"):
+    subjects = [item for by_seed in groups.values() for item in by_seed.items()]
+    for seed, subject in tqdm(subjects, desc="cross-seed: loading"):
         try:
-            loaded.append(_load(subject, config))
+            loaded.append(load(subject, seed, config))
         except Exception as error:
             failures.append(_failure(subject, error))
     return loaded
@@ -218,69 +129,18 @@ def _heldout(
     return figures
 
 
-def random_weights(shape: Shape, generator: torch.Generator, threshold: float) -> Weights:
-    """
-    Draw a random SAE: decoder rows and encoder columns independent Gaussian vectors.
-
-    Their directions are uniform, and cosines do not see their norms.
-    """
-    d_sae, d_in = shape
-    return Weights.of(
-        torch.randn(d_in, d_sae, generator=generator),
-        torch.randn(d_sae, d_in, generator=generator),
-        alive_threshold=threshold,
-    )
-
-
-def _measure(
-    saes: dict[str, dict[int, Loaded]], config: CrossSeedEvalConfig
-) -> tuple[dict[str, Pairs], dict[Shape, tuple[Weights, PairFigures]]]:
-    """Measure all pairs of all groups, and one random pair a shape."""
-    generator = torch.Generator().manual_seed(config.random_seed)
-    jobs: dict[Any, tuple[Weights, Weights]] = {}
-    for name, by_seed in saes.items():
-        for low, high in combinations(sorted(by_seed), 2):
-            jobs[name, low, high] = by_seed[low].weights, by_seed[high].weights
-    shapes = {sae.shape for by_seed in saes.values() for sae in by_seed.values()}
-    for shape in sorted(shapes):
-        a, b = (
-            random_weights(shape, generator, config.alive_threshold) for _ in range(2)
-        )
-        jobs[shape] = a, b
-    # The assignment solver lets go of the interpreter lock.
-    with ThreadPoolExecutor(config.matching_threads) as pool:
-        measured = pool.map(lambda pair: measure_pair(*pair, config), jobs.values())
-        progress = tqdm(measured, desc="matching seeds", total=len(jobs))
-        results = dict(zip(jobs, progress, strict=True))
-    pairs: dict[str, Pairs] = {
-        name: {
-            seeds: results[name, *seeds] for seeds in combinations(sorted(by_seed), 2)
-        }
-        for name, by_seed in saes.items()
-    }
-    return pairs, {shape: (jobs[shape][0], results[shape]) for shape in shapes}
-
-
-def _baseline(random: Weights, pair: PairFigures, config: CrossSeedEvalConfig) -> Figures:
-    similarity, shared = pair_figures({(0, 1): pair}, 0, config)
-    return {**similarity, **shared, **decoder_geometry(random.dec, "", config)}
-
-
-def _group(
-    saes: dict[int, Loaded],
-    pairs: Pairs,
-    heldout: dict[str, Figures],
-    config: CrossSeedEvalConfig,
-) -> Group:
-    return Group(
-        saes=saes,
-        pairs=pairs,
-        stability={
-            seed: stability_figures(pairs, seed, sae.weights.alive, config)
-            for seed, sae in saes.items()
-        },
-        geometry={
-            seed: geometry_figures(sae.weights, config) for seed, sae in saes.items()
-        },
-        heldout={seed: heldout[sae.subject.sae_id] for seed, sae in saes.items()},
-    )
+def _complete_groups(
+    usable: list[Loaded], failures: list[Failure]
+) -> dict[str, dict[int, Loaded]]:
+    """Return the usable SAEs by group and seed; those left alone are failures."""
+    groups: dict[str, dict[int, Loaded]] = defaultdict(dict)
+    for sae in usable:
+        groups[sae.subject.group][sae.seed] = sae
+    for name, by_seed in groups.items():
+        if len(by_seed) < 2:
+            cause = f"no other seed of group {name!r} could be measured"
+            failures += [
+                Failure(EVAL_TYPE_ID_CROSS_SEED, sae.subject.sae_id, cause)
+                for sae in by_seed.values()
+            ]
+    return {name: by_seed for name, by_seed in groups.items() if len(by_seed) > 1}

@@ -129,7 +129,9 @@ def measure_pair(a: Weights, b: Weights, config: CrossSeedEvalConfig) -> PairFig
         "shared_alive": _shares_of_smaller(alive, a, b),
     }
     return PairFigures(
-        values={name: (own.float(), other.float()) for name, (own, other) in values.items()},
+        values={
+            name: (own.float(), other.float()) for name, (own, other) in values.items()
+        },
         shared=(everything.shared, everything.shared_b),
         shared_alive=(alive.shared, alive.shared_b),
     )

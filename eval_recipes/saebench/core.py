@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from sae_bench.evals.core import main as upstream_core
 from sae_bench.evals.core.eval_output import CoreEvalOutput
-from sae_lens import SAE
+from sae_lens import SAE, ActivationsStore
+from sae_lens.config import HfDataset
 from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
@@ -90,13 +92,13 @@ def run(context: RunContext) -> list[Failure]:
     """
     options = core_options(context)
     check_unique_paths(context.subjects)
-    # Before upstream, which would retry an unreadable data set for each SAE.
-    dataset = corpora.ensure(context.corpus, "heldout")
+    # Fails here, before any work, if the corpus cannot be read.
+    text = corpora.load(context.corpus, "heldout", streaming=True)
     cache = ModelCache()
     failures: list[Failure] = []
     for subject in tqdm(context.subjects, desc=EVAL):
         try:
-            evaluate(context, subject, options, dataset=dataset, cache=cache)
+            evaluate(context, subject, options, text=text, cache=cache)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             failures.append(Failure(EVAL, subject.sae_id, cause))
@@ -108,7 +110,7 @@ def evaluate(
     subject: Subject,
     options: CoreOptions,
     *,
-    dataset: str,
+    text: HfDataset,
     cache: ModelCache,
 ) -> Path:
     """
@@ -129,6 +131,7 @@ def evaluate(
             upstream(EVAL, subject, sae, model, seed=context.seed),
             # Upstream writes -1 for NaN, which a cosine or a bias may also be.
             patched(upstream_core, "replace_nans_with_negative_one", _unchanged),
+            patched(ActivationsStore, "from_sae", _store_of(text)),
         ):
             upstream_core.multiple_evals(
                 selected_saes=[(subject.release, subject.sae_id)],
@@ -138,17 +141,25 @@ def evaluate(
                 compute_featurewise_density_statistics=True,
                 compute_featurewise_weight_based_metrics=True,
                 exclude_special_tokens_from_reconstruction=True,
-                dataset=dataset,
+                dataset=f"{context.corpus}/heldout",
                 context_size=source.context_size,
                 output_folder=folder,
                 dtype=context.dtype,
                 device=context.device,
             )
         measured = _read_upstream(Path(folder), subject)
-    # Where the text lies on this machine says nothing to a reader of the result.
-    measured.eval_config.dataset = f"{context.corpus}/heldout"
     path = result_path(context.out, EVAL, subject.release, subject.sae_id)
     return write_result(path, corrected(measured, heldout, subject, sae))
+
+
+def _store_of(text: HfDataset) -> Callable[..., ActivationsStore]:
+    """
+    Stand in for ``ActivationsStore.from_sae`` with the held-out text given.
+
+    Upstream can only name a data set, of which it takes the split "train".
+    """
+    from_sae = ActivationsStore.from_sae
+    return lambda *args, **kwargs: from_sae(*args, **{**kwargs, "dataset": text})
 
 
 def _unchanged(value: Any) -> Any:

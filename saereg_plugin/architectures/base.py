@@ -17,7 +17,10 @@ from typing_extensions import override
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.state import decode_count, encode_count
 from saereg_plugin.component import Component, Step
-from saereg_plugin.mechanics.initialization import BDecFromFirstBatch, initialize_untied_
+from saereg_plugin.mechanics.initialization import (
+    BDecFromFirstBatch,
+    initialize_untied_,
+)
 from saereg_plugin.mechanics.norm_mask import NormMask
 from saereg_plugin.mechanics.optimizer_steps import claim
 from saereg_plugin.mechanics.unit_norm import UnitNormDecoder
@@ -137,7 +140,9 @@ class RegularizedMixin(_Base):
         self.cfg.normalize_activations = "none"
 
     @override
-    def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
+    def process_state_dict_for_saving_inference(
+        self, state_dict: dict[str, Any]
+    ) -> None:
         super().process_state_dict_for_saving_inference(state_dict)
         for key in self._own_keys():
             state_dict.pop(key, None)
@@ -164,7 +169,9 @@ class RegularizedMixin(_Base):
         ]
 
     def _each(self) -> list[Component]:
-        return [part for part in self.components.values() if isinstance(part, Component)]
+        return [
+            part for part in self.components.values() if isinstance(part, Component)
+        ]
 
     def _add_losses(self, output: TrainStepOutput, step_input: TrainStepInput) -> None:
         step = Step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,11 @@ def parse_bool(text: str) -> bool:
 
 def one_regularizer(text: Any) -> RegularizerConfig:
     """Read one regulariser from the command line: a JSON object."""
-    return regularizer_from(text, REGULARIZERS)
+    try:
+        return regularizer_from(text, REGULARIZERS)
+    except InputError as error:
+        # argparse shows the text of this error class only
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 @dataclass(kw_only=True)
@@ -73,7 +78,9 @@ class RegularizedConfigMixin(_Base):
             unit norm, None (as drawn) if untied, else SAELens' default.
     """
 
-    regularizers: list[Any] = field(default_factory=list, type=one_regularizer, nargs="*")
+    regularizers: list[Any] = field(
+        default_factory=list, type=one_regularizer, nargs="*"
+    )
     decoder_constraint: DecoderConstraint = "none"
     initialization: Initialization = "tied"
     b_dec_init: BDecInit = "zero"
@@ -179,6 +186,8 @@ class RegularizedConfigMixin(_Base):
                 f"max_norm_multiple={multiple}; expected a number above 1 (the paper uses 10), or None."
             )
         if self.init_seed is not None and self.init_seed < 0:
-            raise InputError(f"init_seed={self.init_seed}; expected 0 or more, or None.")
+            raise InputError(
+                f"init_seed={self.init_seed}; expected 0 or more, or None."
+            )
         for regularizer in self.regularizers:
             regularizer.check(self)

@@ -12,9 +12,7 @@ from saereg_plugin.architectures.config import RegularizedConfigMixin
 
 
 @dataclass
-class RegularizedGatedTrainingSAEConfig(
-    RegularizedConfigMixin, GatedTrainingSAEConfig
-):
+class RegularizedGatedTrainingSAEConfig(RegularizedConfigMixin, GatedTrainingSAEConfig):
     """
     SAELens' GatedTrainingSAEConfig with regularisers; saved as SAELens' `gated`.
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_lens import JumpReLUSAEConfig, MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig
+from sae_lens import (
+    JumpReLUSAEConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+)
 from typing_extensions import override
 
 from saereg_plugin.architectures.base import RegularizedMixin
@@ -36,7 +40,9 @@ class RegularizedMatryoshkaBatchTopKTrainingSAEConfig(
         return "regularized_matryoshka_batchtopk"
 
 
-class RegularizedMatryoshkaBatchTopKTrainingSAE(RegularizedMixin, MatryoshkaBatchTopKTrainingSAE):
+class RegularizedMatryoshkaBatchTopKTrainingSAE(
+    RegularizedMixin, MatryoshkaBatchTopKTrainingSAE
+):
     """SAELens' MatryoshkaBatchTopKTrainingSAE with regularisers and mechanics."""
 
     cfg: RegularizedMatryoshkaBatchTopKTrainingSAEConfig  # type: ignore[assignment]

@@ -16,9 +16,7 @@ from saereg_plugin.architectures.config import (
 
 
 @dataclass
-class RegularizedTopKTrainingSAEConfig(
-    RegularizedConfigMixin, TopKTrainingSAEConfig
-):
+class RegularizedTopKTrainingSAEConfig(RegularizedConfigMixin, TopKTrainingSAEConfig):
     """
     SAELens' TopKTrainingSAEConfig with regularisers; saved as SAELens' `topk`.
 

@@ -54,7 +54,9 @@ class BDecFromFirstBatch(Component):
         if not self.initialized:
             points = sae_in.detach().float()
             center = (
-                points.mean(dim=0) if self.method == "mean" else geometric_median(points)
+                points.mean(dim=0)
+                if self.method == "mean"
+                else geometric_median(points)
             )
             with torch.no_grad():
                 self.sae.b_dec.copy_(center)

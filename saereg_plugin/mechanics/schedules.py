@@ -75,4 +75,6 @@ class Schedule:
         if self.anneal == "linear":
             return coefficient + (self.final_coefficient - coefficient) * progress
         share_left = (1 + math.cos(math.pi * progress)) / 2
-        return self.final_coefficient + (coefficient - self.final_coefficient) * share_left
+        return (
+            self.final_coefficient + (coefficient - self.final_coefficient) * share_left
+        )

@@ -112,5 +112,7 @@ def _from_fields(cls: type[Any], values: Mapping[str, Any]) -> Any:
     names = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in names:
-            raise InputError(f"{cls.__name__} has no field {key!r}. {suggest(key, names)}")
+            raise InputError(
+                f"{cls.__name__} has no field {key!r}. {suggest(key, names)}"
+            )
     return cls(**values)

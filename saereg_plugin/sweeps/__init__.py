@@ -1,0 +1,23 @@
+from saereg_plugin.sweeps.config import (
+    Member,
+    SweepConfig,
+    expand,
+    read_sweep,
+    sweep_from,
+)
+from saereg_plugin.sweeps.run import Plan, SweepResult, plan_sweep, run_sweep
+from saereg_plugin.sweeps.trainer import Stopped, SweepTrainer
+
+__all__ = [
+    "Member",
+    "Plan",
+    "Stopped",
+    "SweepConfig",
+    "SweepResult",
+    "SweepTrainer",
+    "expand",
+    "plan_sweep",
+    "read_sweep",
+    "run_sweep",
+    "sweep_from",
+]

@@ -1,0 +1,232 @@
+"""What a sweep trains: a grid of configurations, each with several seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sae_lens import TrainingSAEConfig
+
+from saereg_plugin import corpora, models
+from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.files import read_yaml
+from saereg_plugin.registration import training_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """
+    Groups of SAEs that are trained together on one stream of activations.
+
+    Every group (configuration) is trained once per seed. Lengths are in tokens or
+    optimiser steps as named.
+    """
+
+    hook_name: str
+    """TransformerLens hook point."""
+    sae: Mapping[str, Any]
+    """Fields that all SAEs share: ``architecture``, ``d_sae``, ``k``, ..."""
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"sae": {}})
+    """Fields of each group, by the group's name; they replace those of ``sae``."""
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Fields whose values are combined with every group, for example ``k: [16, 32]``."""
+    seeds: Sequence[int] = (0, 1, 2)
+    """Seeds of the initial weights."""
+    model: str = "smollm2-135m-instruct"
+    """Official TransformerLens name, local Hugging Face folder, or embedded model."""
+    corpus: str = corpora.EMBEDDED
+    """Hub or local ``datasets`` path, or ``embedded``."""
+    tokens: int = 1_000_000
+    """Training tokens; special tokens are not counted if they are excluded."""
+    batch_size: int = 2048
+    """Tokens in one optimiser step."""
+    context_size: int = 128
+    """Tokens in one context of the language model."""
+    prompts_per_pass: int = 32
+    """Contexts in one pass of the language model."""
+    buffer_tokens: int = 65_536
+    """Activations held for shuffling."""
+    mixing_fraction: float = 0.5
+    """Share of the buffer kept back when it is refilled; 0 serves tokens in order."""
+    exclude_special_tokens: bool = True
+    """Leave out special tokens: position 0 alone can hold over a third of the variance."""
+    prepend_bos: bool = True
+    """Begin each context with the BOS token."""
+    llm_dtype: str = "float32"
+    """Data type of the language model; bfloat16 is faster where the processor has it."""
+    autocast: bool = False
+    """Train the SAEs with bfloat16 products."""
+    lr: float = 3e-4
+    """Adam's learning rate."""
+    lr_warm_up_steps: int = 0
+    """Steps of linear warm-up of the learning rate."""
+    lr_decay_fraction: float = 0.2
+    """Last share of the steps over which the learning rate falls to 0."""
+    dead_feature_window: int = 1000
+    """Steps without firing after which SAELens calls a latent dead."""
+    device: str = "cpu"
+    """Device of the SAEs and the language model."""
+    seed: int = 0
+    """Seed of the order of activations."""
+    log_every: int = 25
+    """Steps between training records."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise InputError(
+                f"seeds are {list(self.seeds)}; expected different seeds, at least one."
+            )
+        if not self.groups:
+            raise InputError("groups is empty; expected at least one group of SAEs.")
+        for name in (
+            "tokens",
+            "batch_size",
+            "context_size",
+            "log_every",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}; expected at least 1.")
+        if self.tokens < self.batch_size:
+            raise InputError(
+                f"tokens={self.tokens} is less than one batch of {self.batch_size}; nothing would be trained."
+            )
+        if self.buffer_tokens < self.batch_size:
+            raise InputError(
+                f"buffer_tokens={self.buffer_tokens} is less than one batch of {self.batch_size}."
+            )
+        if not 0 <= self.mixing_fraction < 1:
+            raise InputError(
+                f"mixing_fraction={self.mixing_fraction}; expected at least 0 and below 1."
+            )
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"lr={self.lr}; expected a finite number above 0.")
+        if not 0 <= self.lr_decay_fraction < 1:
+            raise InputError(
+                f"lr_decay_fraction={self.lr_decay_fraction}; expected at least 0 and below 1."
+            )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of each SAE."""
+        return self.tokens // self.batch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One SAE of a sweep."""
+
+    sae_id: str
+    group: str
+    seed: int
+    cfg: TrainingSAEConfig
+
+
+def read_sweep(path: Path) -> SweepConfig:
+    """
+    Read a sweep from a YAML file.
+
+    Raises:
+        InputError: if it cannot be read or has unknown or missing fields.
+    """
+    return sweep_from(read_yaml(path), source=str(path))
+
+
+def sweep_from(values: Any, *, source: str) -> SweepConfig:
+    """Make a sweep from a dictionary; ``source`` is named in errors."""
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"{source}: expected a mapping of fields, got {type(values).__name__}."
+        )
+    fields = {field.name: field for field in dataclasses.fields(SweepConfig)}
+    for key in values:
+        if key not in fields:
+            raise InputError(
+                f"{source}: unknown field {key!r}. {suggest(str(key), fields)}"
+            )
+    for key in ("hook_name", "sae"):
+        if key not in values:
+            raise InputError(f"{source}: the field {key!r} is missing.")
+    return SweepConfig(**values)
+
+
+def expand(sweep: SweepConfig) -> list[Member]:
+    """
+    Return every SAE of a sweep, group by group, its configuration checked.
+
+    Raises:
+        InputError: naming the group, for an unknown architecture or field, a field that
+            is missing or contradicts another, a hook the model does not have, or a d_in
+            that does not fit it.
+    """
+    d_in = models.hook_shape(sweep.model, sweep.hook_name)
+    members: list[Member] = []
+    combinations = list(itertools.product(*sweep.grid.values()))
+    for group, overrides in sweep.groups.items():
+        for combination in combinations:
+            point = dict(zip(sweep.grid, combination))
+            name = "-".join(
+                [group, *(f"{key}{_short(value)}" for key, value in point.items())]
+            )
+            fields = {
+                "d_in": d_in,
+                **sweep.sae,
+                **overrides,
+                **point,
+                "device": sweep.device,
+            }
+            if fields["d_in"] != d_in:
+                raise InputError(
+                    f"Group {name!r}: d_in={fields['d_in']} does not fit {sweep.hook_name!r} of model "
+                    f"{sweep.model!r}, which has {d_in} dimensions. Leave d_in out."
+                )
+            for seed in sweep.seeds:
+                cfg = sae_config(fields, seed=seed, group=name)
+                members.append(Member(f"{name}-seed{seed}", name, seed, cfg))
+    return members
+
+
+def sae_config(
+    fields: Mapping[str, Any], *, seed: int, group: str
+) -> TrainingSAEConfig:
+    """Make the configuration of one SAE; errors name its group."""
+    values = dict(fields)
+    architecture = values.pop("architecture", None)
+    if not isinstance(architecture, str):
+        raise InputError(
+            f"Group {group!r} has no architecture; add for example 'regularized_topk'."
+        )
+    config_class = training_classes(architecture)[1]
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for key in values:
+        if key not in known:
+            raise InputError(
+                f"Group {group!r}: {architecture!r} has no field {key!r}. {suggest(key, known)}"
+            )
+    if "d_sae" not in values:
+        raise InputError(f"Group {group!r}: the field 'd_sae' is missing.")
+    if not issubclass(config_class, RegularizedConfigMixin):
+        raise InputError(
+            f"Group {group!r}: {architecture!r} takes no seed of its own. Use "
+            f"'regularized_{architecture}', which without regularisers trains the same SAE."
+        )
+    try:
+        return config_class(**{"init_seed": seed, **values})
+    except InputError as error:
+        raise InputError(f"Group {group!r}: {error}") from error
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,221 @@
+"""From a sweep's configuration to a release folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from sae_lens import SAETrainer, TrainingSAE
+from sae_lens.constants import SPARSITY_FILENAME
+
+from saereg_plugin import corpora, models, provenance
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path, require_writable, write_json, write_text
+from saereg_plugin.model_card import model_card
+from saereg_plugin.releases import (
+    MANIFEST,
+    Entry,
+    Release,
+    file_hashes,
+    read_release,
+    write_release,
+)
+from saereg_plugin.sweeps.config import Member, SweepConfig, expand
+from saereg_plugin.sweeps.interruption import StopFlag, stop_on_signal
+from saereg_plugin.sweeps.stream import ActivationStream, open_store
+from saereg_plugin.sweeps.trainer import Stopped, SweepTrainer
+
+SWEEP_FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What came out: the release, or None if it was interrupted; and what went wrong."""
+
+    release: Release | None
+    stopped: list[Stopped]
+    seconds: float
+
+
+def run_sweep(
+    sweep: SweepConfig, folder: Path, *, name: str | None = None
+) -> SweepResult:
+    """
+    Train a sweep into ``folder``; go on with what an interrupted run left there.
+
+    Args:
+        sweep: what to train.
+        folder: the release folder.
+        name: the release's name; by default that of the folder.
+
+    Raises:
+        InputError: before the language model is loaded, if the sweep cannot work, the folder
+            is not writable, or it holds another sweep.
+    """
+    members = expand(sweep)
+    require_writable(folder)
+    claim_folder(sweep, folder)
+    if (folder / MANIFEST).is_file():
+        return SweepResult(read_release(folder), [], 0.0)
+    started = time.perf_counter()
+    trainer = open_trainer(sweep, members, folder)
+    trainer.resume()
+    with stop_on_signal() as stop:
+        finished = trainer.train(stop)
+    seconds = time.perf_counter() - started
+    if not finished:
+        return SweepResult(None, trainer.stopped, seconds)
+    release = save_release(
+        trainer, folder, name=name or folder.resolve().name, seconds=seconds
+    )
+    trainer.remove_checkpoint()
+    return SweepResult(release, trainer.stopped, seconds)
+
+
+def open_trainer(
+    sweep: SweepConfig, members: list[Member], folder: Path
+) -> SweepTrainer:
+    """Load the language model and the text, and make the trainer."""
+    torch.manual_seed(sweep.seed)
+    corpora.ensure(sweep.corpus, "train")
+    model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
+    store = open_store(model, sweep, members[0].cfg.d_in)
+    return SweepTrainer(sweep, members, ActivationStream(store, sweep), folder)
+
+
+def claim_folder(sweep: SweepConfig, folder: Path) -> None:
+    """
+    Write the sweep's configuration into its folder, or compare it with the one there.
+
+    Raises:
+        InputError: naming the fields in which another sweep differs.
+    """
+    path = folder / SWEEP_FILE
+    wanted = json.loads(json.dumps(sweep.to_dict()))
+    if not path.is_file():
+        write_json(path, wanted)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
+    if differing:
+        shown = "; ".join(
+            f"{key} is {found.get(key)!r} there, {wanted[key]!r} here"
+            for key in differing
+        )
+        raise InputError(
+            f"Folder {str(folder)!r} holds another sweep: {shown}. Choose another output folder, "
+            "or run the command it was started with to go on."
+        )
+
+
+def save_release(
+    trainer: SweepTrainer, folder: Path, *, name: str, seconds: float
+) -> Release:
+    """Fold, save every SAE as SAELens' inference architecture, and write manifest and card."""
+    members = {member.sae_id: member for member in trainer.members}
+    entries = [
+        save_sae(members[sae_id], sae_trainer, folder)
+        for sae_id, sae_trainer in trainer.trainers.items()
+    ]
+    sweep = trainer.sweep
+    release = Release(
+        name=name,
+        model=sweep.model,
+        entries=tuple(entries),
+        folder=folder,
+        provenance={
+            "created": provenance.now(),
+            "command": provenance.command(),
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware(),
+            "training_seconds": round(seconds, 1),
+            "model_tokens_per_second": round(1 / max(trainer.stream.seconds_per_token, 1e-9)),
+            "peak_memory_gib": round(provenance.peak_memory_gib(), 2),
+            "tokens": sweep.steps * sweep.batch_size,
+            "seeds": list(sweep.seeds),
+            "stopped": [str(stopped) for stopped in trainer.stopped],
+            "sweep": json.loads(json.dumps(sweep.to_dict())),
+        },
+    )
+    write_text(folder / "README.md", model_card(release))
+    write_release(release)
+    return release
+
+
+def save_sae(member: Member, trainer: SAETrainer[Any, Any], folder: Path) -> Entry:
+    """Save one trained SAE under ``saes/<sae_id>``; return its entry in the manifest."""
+    sae: TrainingSAE[Any] = trainer.sae
+    scaler = trainer.activation_scaler
+    if scaler.scaling_factor is not None:
+        sae.fold_activation_norm_scaling_factor(scaler.scaling_factor)
+    if scaler.whitening is not None:
+        sae.fold_activation_whitening(
+            mean=scaler.whitening.mean,
+            whitening_matrix=scaler.whitening.matrix,
+            unwhitening_matrix=scaler.whitening.inverse_matrix,
+        )
+    trainer.set_final_sae_metadata()
+    path = f"saes/{member.sae_id}"
+    with atomic_path(folder / path) as temporary:
+        sae.save_inference_model(temporary)
+        save_file(
+            {"sparsity": trainer.log_feature_sparsity}, temporary / SPARSITY_FILENAME
+        )
+    return Entry(
+        sae_id=member.sae_id,
+        path=path,
+        group=member.group,
+        seed=member.seed,
+        files=file_hashes(folder / path),
+        l0=sae.cfg.metadata.l0,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would take."""
+
+    saes: int
+    parameters: int
+    memory_gib: float
+    disk_gib: float
+    seconds: float
+    steps: int
+
+
+def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
+    """
+    Measure three steps of a sweep and say what the whole would take; keeps nothing.
+
+    Args:
+        sweep: what would be trained.
+        scratch: an empty temporary folder.
+    """
+    members = expand(sweep)
+    trainer = open_trainer(sweep, members, scratch)
+    # the first fills the buffer and warms up
+    trainer.train(StopFlag(), steps=1)
+    started = time.perf_counter()
+    trainer.train(StopFlag(), steps=3)
+    step_seconds = (time.perf_counter() - started) / 3
+    pass_seconds = trainer.stream.seconds_per_token * sweep.batch_size
+    parameters = sum(
+        parameter.numel()
+        for t in trainer.trainers.values()
+        for parameter in t.sae.parameters()
+    )
+    return Plan(
+        saes=len(members),
+        parameters=parameters,
+        memory_gib=provenance.peak_memory_gib(),
+        # weights of the release; the checkpoint adds two moments to them and the buffer
+        disk_gib=(parameters * 4 * 4 + sweep.buffer_tokens * members[0].cfg.d_in * 4)
+        / 2**30,
+        seconds=(step_seconds + pass_seconds) * sweep.steps,
+        steps=sweep.steps,
+    )

@@ -1,0 +1,292 @@
+"""Train the SAEs of a sweep side by side, interruptible between steps."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import LoggingConfig, SAETrainer, TrainingSAE
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import TrainStepOutput
+from sae_lens.training.multi_sae_trainer import MultiSAETrainer
+from tqdm.auto import tqdm
+
+from saereg_plugin.files import atomic_path
+from saereg_plugin.registration import training_classes
+from saereg_plugin.sweeps.config import Member, SweepConfig
+from saereg_plugin.sweeps.interruption import StopFlag
+from saereg_plugin.sweeps.records import (
+    GradientNorm,
+    append_record,
+    step_record,
+    truncate_records,
+)
+from saereg_plugin.sweeps.stream import ActivationStream
+
+CHECKPOINT = "checkpoint"
+_STREAM = "stream.pt"
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Why an SAE was taken out of a sweep."""
+
+    sae_id: str
+    step: int
+    loss: str
+    checkpoint_step: int | None
+
+    def __str__(self) -> str:
+        last = (
+            "no checkpoint was written before"
+            if self.checkpoint_step is None
+            else f"the last good checkpoint is of step {self.checkpoint_step}"
+        )
+        return f"{self.sae_id}: {self.loss} is not finite in step {self.step}; {last}"
+
+
+@dataclass
+class SweepTrainer:
+    """
+    Drives SAELens' public ``MultiSAETrainer`` step by step.
+
+    SAELens' runners leave nothing usable when they are interrupted; here a stop request
+    is honoured between steps, and one checkpoint under a fixed name holds all SAEs at the
+    same step, the stream of activations included.
+
+    Attributes:
+        stopped: SAEs taken out because a loss was not finite; the others go on.
+    """
+
+    sweep: SweepConfig
+    members: list[Member]
+    stream: ActivationStream
+    folder: Path
+    stopped: list[Stopped] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._trainer = MultiSAETrainer(
+            cfg=trainer_config(self.sweep, self.folder),
+            saes={
+                member.sae_id: build_sae(member, self.sweep) for member in self.members
+            },
+            hook_names={member.sae_id: self.sweep.hook_name for member in self.members},
+            data_provider=iter(()),
+        )
+        self._gradient_norms = {
+            name: GradientNorm(trainer.sae) for name, trainer in self.trainers.items()
+        }
+        self._checkpoint_step: int | None = None
+        self._resumed_at = 0
+
+    @property
+    def trainers(self) -> dict[str, SAETrainer[Any, Any]]:
+        """SAELens' trainers of the SAEs that are still training, by SAE id."""
+        out = {stopped.sae_id for stopped in self.stopped}
+        return {
+            name: t for name, t in self._trainer.trainers.items() if name not in out
+        }
+
+    @property
+    def step(self) -> int:
+        """Completed steps."""
+        return self._trainer.n_training_steps
+
+    def scale_activations(self) -> None:
+        """Estimate the factor of ``expected_average_only_in`` from the waiting activations."""
+        for name, trainer in self.trainers.items():
+            if trainer.sae.cfg.normalize_activations == "covariance_whitening":
+                trainer.activation_scaler.estimate_whitening(
+                    trainer.sae.cfg.d_in,
+                    iter([self.stream.peek()]),
+                    n_batches_for_norm_estimate=1,
+                )
+            elif trainer.sae.cfg.normalize_activations == "expected_average_only_in":
+                known = _known_factor(self.trainers, name)
+                if known is not None:
+                    trainer.activation_scaler.scaling_factor = known
+                else:
+                    trainer.activation_scaler.estimate_scaling_factor(
+                        trainer.sae.cfg.d_in,
+                        iter([self.stream.peek()]),
+                        n_batches_for_norm_estimate=1,
+                    )
+
+    def train(self, stop: StopFlag, *, steps: int | None = None) -> bool:
+        """
+        Train to the end, or by ``steps`` steps.
+
+        Returns:
+            False if a stop was requested; then a checkpoint was written.
+        """
+        if self.step == 0:
+            self.scale_activations()
+        last = (
+            self.sweep.steps
+            if steps is None
+            else min(self.sweep.steps, self.step + steps)
+        )
+        self._resumed_at, self._started = self.step, time.perf_counter()
+        with tqdm(
+            total=self.sweep.steps * self.sweep.batch_size,
+            initial=self.step * self.sweep.batch_size,
+            desc=f"Training {len(self.trainers)} SAEs",
+            unit="tok",
+            unit_scale=True,
+        ) as progress:
+            while self.step < last and self.trainers:
+                self._one_step()
+                progress.update(self.sweep.batch_size)
+                if stop.requested:
+                    self.save_checkpoint()
+                    return False
+                if self.step % self.sweep.checkpoint_every == 0 and self.step < last:
+                    self.save_checkpoint()
+        return True
+
+    def save_checkpoint(self) -> None:
+        """Write all SAEs, their optimisers and the stream; the old checkpoint goes last."""
+        with atomic_path(self.folder / CHECKPOINT) as temporary:
+            for name, trainer in self.trainers.items():
+                trainer.save_checkpoint(name, base_path=temporary)
+            torch.save(
+                {
+                    "stream": self.stream.state_dict(),
+                    "step": self.step,
+                    "stopped": [vars(stopped) for stopped in self.stopped],
+                },
+                temporary / _STREAM,
+            )
+        self._checkpoint_step = self.step
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one; return whether there was."""
+        folder = self.folder / CHECKPOINT
+        if not (folder / _STREAM).is_file():
+            return False
+        state = torch.load(folder / _STREAM, weights_only=True)
+        self.stopped = [Stopped(**stopped) for stopped in state["stopped"]]
+        for name, trainer in self.trainers.items():
+            trainer.load_trainer_state(folder / name)
+            trainer.sae.load_weights_from_checkpoint(folder / name)
+            truncate_records(self._record_file(name), last_step=state["step"])
+        self.stream.load_state_dict(state["stream"])
+        self._trainer.n_training_steps = state["step"]
+        self._checkpoint_step = state["step"]
+        return True
+
+    def remove_checkpoint(self) -> None:
+        """Remove the checkpoint of a finished sweep."""
+        shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+
+    def _one_step(self) -> None:
+        batch = next(self.stream)
+        recording = (self.step + 1) % self.sweep.log_every == 0 or self.step == 0
+        for name, trainer in self.trainers.items():
+            trainer.maybe_reset_sparsity()
+            self._gradient_norms[name].active = recording
+            output = trainer.step(batch)
+            bad = non_finite_loss(output)
+            if bad is not None:
+                self._take_out(name, bad)
+                continue
+            trainer.n_training_steps += 1
+            if recording:
+                self._record(name, trainer, output)
+        self._trainer.n_training_steps += 1
+
+    def _record(
+        self, name: str, trainer: SAETrainer[Any, Any], output: TrainStepOutput
+    ) -> None:
+        steps = self.step + 1 - self._resumed_at
+        seconds = time.perf_counter() - self._started
+        record = step_record(
+            trainer,
+            output,
+            step=self.step + 1,
+            gradient_norm=self._gradient_norms[name].take(),
+            tokens_per_second=steps * self.sweep.batch_size / seconds,
+        )
+        append_record(self._record_file(name), record)
+
+    def _take_out(self, name: str, loss: str) -> None:
+        stopped = Stopped(name, self.step + 1, loss, self._checkpoint_step)
+        self.stopped.append(stopped)
+        append_record(
+            self._record_file(name),
+            {"step": stopped.step, "event": "stopped", "reason": str(stopped)},
+        )
+
+    def _record_file(self, name: str) -> Path:
+        return self.folder / "records" / f"{name}.jsonl"
+
+
+def build_sae(member: Member, sweep: SweepConfig) -> TrainingSAE[Any]:
+    """Make one training SAE; its metadata says what SAELens' runner would say."""
+    sae = training_classes(member.cfg.architecture())[0](member.cfg)
+    for key, value in {
+        "dataset_path": sweep.corpus,
+        "hook_name": sweep.hook_name,
+        "model_name": sweep.model,
+        "model_class_name": "HookedTransformer",
+        "hook_head_index": None,
+        "context_size": sweep.context_size,
+        "seqpos_slice": (None,),
+        "model_from_pretrained_kwargs": {},
+        "prepend_bos": sweep.prepend_bos,
+        "exclude_special_tokens": sweep.exclude_special_tokens,
+        "sequence_separator_token": "bos",
+        "disable_concat_sequences": False,
+    }.items():
+        sae.cfg.metadata[key] = value
+    return sae
+
+
+def trainer_config(sweep: SweepConfig, folder: Path) -> SAETrainerConfig:
+    """Return SAELens' trainer configuration of a sweep."""
+    return SAETrainerConfig(
+        n_checkpoints=0,
+        checkpoint_path=str(folder),
+        save_final_checkpoint=False,
+        total_training_samples=sweep.steps * sweep.batch_size,
+        device=sweep.device,
+        autocast=sweep.autocast,
+        lr=sweep.lr,
+        lr_end=sweep.lr / 10,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=sweep.lr_warm_up_steps,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        lr_decay_steps=int(sweep.lr_decay_fraction * sweep.steps),
+        n_restart_cycles=1,
+        train_batch_size_samples=sweep.batch_size,
+        dead_feature_window=sweep.dead_feature_window,
+        feature_sampling_window=2000,
+        logger=LoggingConfig(log_to_wandb=False),
+        n_batches_for_norm_estimate=1,
+    )
+
+
+def non_finite_loss(output: TrainStepOutput) -> str | None:
+    """Return the name of the first loss that is NaN or infinite, if any is."""
+    if torch.isfinite(output.loss):
+        return None
+    for name, value in output.losses.items():
+        if not torch.isfinite(value):
+            return name
+    return "loss"
+
+
+def _known_factor(
+    trainers: Mapping[str, SAETrainer[Any, Any]], name: str
+) -> float | None:
+    """Return the factor that another SAE of the same stream has already."""
+    for other, trainer in trainers.items():
+        if other != name and trainer.activation_scaler.scaling_factor is not None:
+            return trainer.activation_scaler.scaling_factor
+    return None

