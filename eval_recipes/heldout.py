@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.bootstrap import bootstrap
 from eval_recipes.context import RunContext, Subject
+from eval_recipes.model_cache import ModelCache
 from eval_recipes.variance import Array, ContextSums, concatenate, explained_variance
-from saereg_plugin import corpora, models
+from saereg_plugin import corpora
 from saereg_plugin.errors import InputError, suggest
 
 logger = logging.getLogger(__name__)
@@ -277,26 +279,28 @@ def _token_batches(
 def _store(
     model: HookedTransformer, sae: SAE[Any], source: Source, *, corpus: str
 ) -> ActivationsStore:
-    return ActivationsStore(
-        model=model,
-        dataset=corpora.load(corpus, "heldout", streaming=True),
-        streaming=True,
-        hook_name=source.hook_name,
-        hook_head_index=source.hook_head_index,
-        context_size=source.context_size,
-        d_in=sae.cfg.d_in,
-        n_batches_in_buffer=1,
-        total_training_tokens=0,
-        store_batch_size_prompts=1,
-        train_batch_size_tokens=1,
-        prepend_bos=source.prepend_bos,
-        normalize_activations="none",
-        device=torch.device("cpu"),
-        dtype="float32",
-        seqpos_slice=source.seqpos_slice,
-        disable_concat_sequences=source.disable_concat_sequences,
-        sequence_separator_token=source.sequence_separator_token,  # pyright: ignore[reportArgumentType]
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Dataset is not tokenized")
+        return ActivationsStore(
+            model=model,
+            dataset=corpora.load(corpus, "heldout", streaming=True),
+            streaming=True,
+            hook_name=source.hook_name,
+            hook_head_index=source.hook_head_index,
+            context_size=source.context_size,
+            d_in=sae.cfg.d_in,
+            n_batches_in_buffer=1,
+            total_training_tokens=0,
+            store_batch_size_prompts=1,
+            train_batch_size_tokens=1,
+            prepend_bos=source.prepend_bos,
+            normalize_activations="none",
+            device=torch.device("cpu"),
+            dtype="float32",
+            seqpos_slice=source.seqpos_slice,
+            disable_concat_sequences=source.disable_concat_sequences,
+            sequence_separator_token=source.sequence_separator_token,  # pyright: ignore[reportArgumentType]
+        )
 
 
 def _cause(error: Exception) -> str:
@@ -309,6 +313,8 @@ def _measure_source(
     source: Source,
     saes: dict[str, SAE[Any]],
     failures: dict[str, str],
+    *,
+    cache: ModelCache,
 ) -> dict[str, HeldOut]:
     """
     Measure the SAEs that read the same activations; record those that fail.
@@ -316,7 +322,7 @@ def _measure_source(
     Raises:
         InputError: if the hook or the held-out text is unusable for all of them.
     """
-    model = models.load(source.model_name, dtype=context.dtype, device=context.device)
+    model = cache.get(source.model_name, dtype=context.dtype, device=context.device)
     check_hook(model, source.hook_name)
     store = _store(model, next(iter(saes.values())), source, corpus=context.corpus)
     special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
@@ -393,10 +399,12 @@ def measure_heldout(context: RunContext) -> HeldOutTable:
             continue
         sources.setdefault(source, {})[subject.sae_id] = sae
     figures: dict[str, HeldOut] = {}
-    while sources:
-        source, saes = sources.popitem()
+    cache = ModelCache()
+    for source in sorted(sources, key=lambda source: source.model_name):
+        # Popped, so that SAEs already measured can be freed.
+        saes = sources.pop(source)
         try:
-            figures |= _measure_source(context, source, saes, failures)
+            figures |= _measure_source(context, source, saes, failures, cache=cache)
         except Exception as error:
             failures |= dict.fromkeys(saes, _cause(error))
     order = [s.sae_id for s in context.subjects if s.sae_id in figures]

@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from eval_recipes.results import read_result, result_files
+from eval_recipes.statistics import seed_interval
 
 HEADLINES: dict[tuple[str, str], str] = {
     ("core", "corrected/explained_variance"): "expl. var.",
     ("core", "corrected/l0"): "L0",
     ("core", "corrected/alive"): "alive",
     ("core", "model_performance_preservation/ce_loss_score"): "CE score",
-    ("cross_seed", "shared/shared_all"): "shared",
-    ("cross_seed", "mean_max_cos/decoder"): "max cos",
+    ("cross_seed", "shared/shared"): "shared",
+    ("cross_seed", "similarity/mean_max_cos"): "max cos",
 }
 """What the table shows, in this order, where a run has it: (eval, metric) -> heading."""
 
@@ -85,27 +86,29 @@ def load_group_differences(folder: Path) -> list[GroupDifference]:
     """
     Return the differences between groups that results below ``folder`` carry.
 
-    Every result of a run repeats them, so equal ones are returned once.
+    Every result of a group repeats them, and the other group's results hold them
+    with the opposite sign: each is returned once, as it was found first.
 
     Raises:
         InputError: if a result file is broken.
     """
-    found: dict[tuple[str, str, str], GroupDifference] = {}
+    found: dict[tuple[str, frozenset[str]], GroupDifference] = {}
     for path in result_files(folder):
         extra: Any = read_result(path).get("eval_result_unstructured")
         if isinstance(extra, dict):
+            own = extra.get("saereg", {}).get("group")
             for item in extra.get("group_differences") or []:
-                difference = _difference(item)
-                key = (difference.metric, difference.group, difference.other)
-                found.setdefault(key, difference)
+                difference = _difference(item, own)
+                pair = frozenset((difference.group, difference.other))
+                found.setdefault((difference.metric, pair), difference)
     return list(found.values())
 
 
-def _difference(item: dict[str, Any]) -> GroupDifference:
+def _difference(item: dict[str, Any], group: str) -> GroupDifference:
     return GroupDifference(
         metric=item["metric"],
-        group=item["group"],
-        other=item["other"],
+        group=item.get("group", group),
+        other=item["other"] if "other" in item else item["other_group"],
         difference=item["difference"],
         ci_low=item.get("ci_low"),
         ci_high=item.get("ci_high"),
@@ -125,19 +128,22 @@ def heading(key: tuple[str, str]) -> str:
     return HEADLINES.get(key, key[1].rsplit("/", 1)[-1])
 
 
-def group_mean(rows: pd.DataFrame) -> Figure | None:
+def group_figure(rows: pd.DataFrame, key: tuple[str, str]) -> Figure | None:
     """
-    Return a group's mean over its SAEs, with the range of their values.
+    Return a group's mean of one headline with its 95 % interval over seeds.
 
-    A single SAE keeps its own interval. The range of a few seeds is shown rather
-    than an interval: three values do not support one.
+    Where the evaluation gives a figure of the whole group (``group/<name>``)
+    that one is taken: pairs of seeds are not independent, and it accounts for it.
     """
-    values = rows["value"].dropna()
+    own = _select(rows, (key[0], f"group/{key[1].rsplit('/', 1)[-1]}"))
+    own = own.loc[own["value"].notna()]
+    if len(own):
+        return _own_figure(own)
+    values = _select(rows, key)["value"].dropna()
     if values.empty:
         return None
-    if len(values) == 1:
-        return _own_figure(rows.loc[values.index])
-    return Figure(float(values.mean()), float(values.min()), float(values.max()))
+    interval = seed_interval(dict(enumerate(values.astype(float))))
+    return Figure(interval.value, interval.low, interval.high)
 
 
 def _own_figure(rows: pd.DataFrame) -> Figure:
@@ -178,12 +184,12 @@ def sae_table(frame: pd.DataFrame) -> Table:
 
 
 def group_table(frame: pd.DataFrame) -> Table:
-    """Return a table with one row a group: the mean over its SAEs and their range."""
+    """Return a table with one row a group: the mean over its SAEs, its interval."""
     keys = headline_metrics(frame)
-    table = _table("Groups: mean \\[lowest, highest seed]", ["group", "SAEs"], keys)
+    table = _table("Groups: mean \\[95 % interval over seeds]", ["group", "SAEs"], keys)
     for group, rows in frame.groupby("group", dropna=False, sort=True):
         saes = rows[["release", "sae_id"]].drop_duplicates()
-        figures = [group_mean(_select(rows, key)) for key in keys]
+        figures = [group_figure(rows, key) for key in keys]
         cells = ["-" if figure is None else figure.text() for figure in figures]
         table.add_row(_text(group), str(len(saes)), *cells)
     return table

@@ -53,7 +53,8 @@ def bootstrap_mean_interval(
 
     The arrays are independent samples (say the latents of different SAEs): each
     is resampled on its own. ``n`` is the length of the first. The same arguments
-    give the same interval.
+    give the same interval. A constant array (a share of 0 or 1) gives an interval
+    of width 0, which says nothing about rarer values than 1 in n.
 
     Args:
         values: one or more arrays of finite numbers, [n_k] each, not empty.

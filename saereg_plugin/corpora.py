@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from hashlib import sha256 as hash_bytes
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub.constants import HF_HUB_CACHE
 from numpy.typing import NDArray
 
@@ -79,9 +80,10 @@ def load(
     Raises:
         InputError: if the corpus cannot be used.
     """
-    return datasets.load_dataset(
+    opened = datasets.load_dataset(
         ensure(name_or_path, split), split="train", streaming=streaming
     )
+    return cast("datasets.Dataset | datasets.IterableDataset", opened)
 
 
 def embedded_text(split: Split = "train", seed: int = 0) -> datasets.Dataset:
@@ -93,7 +95,7 @@ def embedded_text(split: Split = "train", seed: int = 0) -> datasets.Dataset:
     seed takes about ten seconds; its result is kept in the cache folder.
     """
     folder = _ensure_embedded(seed) / split
-    return datasets.load_dataset(str(folder), split="train")
+    return cast("datasets.Dataset", datasets.load_dataset(str(folder), split="train"))
 
 
 # The embedded corpus
@@ -119,9 +121,7 @@ def _build(target: Path, seed: int) -> None:
 def _read_texts() -> NDArray[np.object_]:
     """Return the distinct texts in sae-probes' data, in an order that is always the same."""
     prompts = [
-        pd.read_csv(file, usecols=["prompt"], dtype=str, keep_default_na=False)[
-            "prompt"
-        ]
+        pd.read_csv(file, dtype=str, keep_default_na=False)["prompt"]
         for file in _prompt_files()
     ]
     texts = pd.concat(prompts, ignore_index=True).str.strip()
@@ -174,7 +174,7 @@ def _require_available(name_or_path: str) -> None:
 def _is_cached(name: str) -> bool:
     """Whether the hub client or ``datasets`` has downloaded this data set before."""
     snapshots = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
-    prepared = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___"))
+    prepared = Path(HF_DATASETS_CACHE, name.replace("/", "___"))
     return any(
         folder.is_dir() and any(folder.iterdir()) for folder in (snapshots, prepared)
     )

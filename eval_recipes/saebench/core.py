@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.heldout import HeldOut, check_hook, source_of
+from eval_recipes.model_cache import ModelCache
 from eval_recipes.results import (
     base_fields,
     check_unique_paths,
@@ -33,12 +34,7 @@ from eval_recipes.saebench.core_output import (
     CorrectedMetrics,
     FeatureMetric,
 )
-from eval_recipes.saebench.upstream import (
-    ModelCache,
-    UpstreamError,
-    patched,
-    upstream,
-)
+from eval_recipes.saebench.upstream import UpstreamError, patched, upstream
 from saereg_plugin import corpora
 from saereg_plugin.errors import InputError, suggest
 
@@ -132,6 +128,8 @@ def evaluate(
             # Upstream writes -1 for NaN, which a cosine or a bias may also be.
             patched(upstream_core, "replace_nans_with_negative_one", _unchanged),
             patched(ActivationsStore, "from_sae", _store_of(text)),
+            # Its progress bar counts to one for every SAE.
+            patched(upstream_core, "tqdm", _without_bar),
         ):
             upstream_core.multiple_evals(
                 selected_saes=[(subject.release, subject.sae_id)],
@@ -160,6 +158,10 @@ def _store_of(text: HfDataset) -> Callable[..., ActivationsStore]:
     """
     from_sae = ActivationsStore.from_sae
     return lambda *args, **kwargs: from_sae(*args, **{**kwargs, "dataset": text})
+
+
+def _without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+    return items
 
 
 def _unchanged(value: Any) -> Any:

@@ -21,31 +21,12 @@ from sae_lens import SAE
 from transformer_lens import HookedTransformer
 
 from eval_recipes.context import Subject
-from saereg_plugin import models
 
 logger = logging.getLogger(__name__)
 
 
 class UpstreamError(RuntimeError):
     """An upstream eval failed; the message names the eval, the SAE and the cause."""
-
-
-class ModelCache:
-    """Keeps the language model that was used last: SAEs mostly come in runs on one."""
-
-    def __init__(self) -> None:
-        self._key: tuple[str, str, str] | None = None
-        self._model: HookedTransformer | None = None
-
-    def get(self, name: str, *, dtype: str, device: str) -> HookedTransformer:
-        """Return the model, loaded at most once as long as nothing else is asked for."""
-        key = (name, dtype, device)
-        if self._model is None or self._key != key:
-            # Dropped first, so that two models are never in memory together.
-            self._model = None
-            self._model = models.load(name, dtype=dtype, device=device)
-            self._key = key
-        return self._model
 
 
 @dataclass

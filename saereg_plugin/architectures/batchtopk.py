@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_lens import JumpReLUSAEConfig, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, JumpReLUSAEConfig
 from typing_extensions import override
 
 from saereg_plugin.architectures.base import RegularizedMixin

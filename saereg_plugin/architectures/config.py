@@ -14,8 +14,8 @@ from typing_extensions import override
 
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.mechanics.initialization import BDecInit, Initialization
-from saereg_plugin.regularizers.base import RegularizerConfig, regularizer_from
 from saereg_plugin.registration import REGULARIZERS
+from saereg_plugin.regularizers.base import RegularizerConfig, regularizer_from
 
 DecoderConstraint = Literal["none", "unit_norm"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.constants import SPARSITY_FILENAME
+from safetensors.torch import save_file
 
 from saereg_plugin import corpora, models, provenance
 from saereg_plugin.errors import InputError
@@ -134,7 +134,9 @@ def save_release(
             "versions": provenance.versions(),
             "hardware": provenance.hardware(),
             "training_seconds": round(seconds, 1),
-            "model_tokens_per_second": round(1 / max(trainer.stream.seconds_per_token, 1e-9)),
+            "model_tokens_per_second": round(
+                1 / max(trainer.stream.seconds_per_token, 1e-9)
+            ),
             "peak_memory_gib": round(provenance.peak_memory_gib(), 2),
             "tokens": sweep.steps * sweep.batch_size,
             "seeds": list(sweep.seeds),

@@ -93,13 +93,13 @@ def test_equals_the_oracle(seed: int, alive: bool) -> None:
     case = case._replace(
         dec_b=case.dec_b + 0.15 * torch.randn(case.dec_b.shape, generator=generator)
     )
-    vectors = [matrix.tolist() for matrix in case[:4]]
+    dec_a, enc_a, dec_b, enc_b = (matrix.tolist() for matrix in case[:4])
     if alive:
         ids_a, ids_b = case.ids_a.tolist(), case.ids_b.tolist()
-        assert ids_a == oracle.alive_ids(vectors[1], vectors[0])
+        assert ids_a == oracle.alive_ids(enc_a, dec_a)
     else:
         ids_a, ids_b = list(range(17)), list(range(15))
-    expected = oracle.shared_pairs(*vectors, ids_a, ids_b)
+    expected = oracle.shared_pairs(dec_a, enc_a, dec_b, enc_b, ids_a, ids_b)
     pairs, denominator = found_pairs(case, alive=alive)
     assert pairs == expected
     assert denominator == min(len(ids_a), len(ids_b))

@@ -1,0 +1,106 @@
+"""Run evaluations over a release: check everything, run, collect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+
+from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.registry import recipes
+from eval_recipes.report import GroupDifference, load_group_differences
+from eval_recipes.results import check_unique_paths, load_results, write_summary
+from saereg_plugin import corpora, models
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import require_writable
+from saereg_plugin.releases import Release, open_release, verify_files
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave."""
+
+    frame: pd.DataFrame
+    differences: list[GroupDifference]
+    failures: list[Failure]
+    summary: Path
+
+
+def subjects_of(
+    release_name: str, *, patterns: Iterable[str] = (), group_by: str | None = None
+) -> list[Subject]:
+    """
+    Return the SAEs of a release that match ``patterns``, their files checked.
+
+    Raises:
+        InputError: if release or SAE are unknown, or a file is missing or damaged.
+    """
+    release = open_release(release_name, group_by=group_by)
+    entries = release.select(patterns)
+    if not entries:
+        raise InputError(f"Release {release.name!r} holds no SAE.")
+    if release.folder is not None:
+        for entry in entries:
+            verify_files(release.folder, entry.path)
+    return [Subject(release.name, e.sae_id, e.group, e.seed) for e in entries]
+
+
+def run_evals(evals: Iterable[str], context: RunContext) -> Outcome:
+    """
+    Run evaluations one after the other; a failed one does not stop the others.
+
+    Writes ``summary.csv`` over everything in the results folder.
+
+    Raises:
+        InputError: before anything is computed, if one of them cannot work.
+    """
+    chosen = recipes(evals)
+    require_writable(context.out)
+    check_unique_paths(context.subjects)
+    for recipe in chosen:
+        recipe.check(context)
+    check_sources(context)
+    failures = [failure for recipe in chosen for failure in recipe.run(context)]
+    return Outcome(
+        frame=load_results(context.out),
+        differences=load_group_differences(context.out),
+        failures=failures,
+        summary=write_summary(context.out),
+    )
+
+
+def check_sources(context: RunContext) -> None:
+    """
+    Refuse SAEs whose model or hook is unknown or of another width; fetch what is missing.
+
+    Raises:
+        InputError: naming the SAE.
+    """
+    checked: set[tuple[str, str, int]] = set()
+    for subject in context.subjects:
+        cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
+        metadata = cfg.get("metadata", cfg)
+        source = (metadata.get("model_name"), metadata.get("hook_name"), cfg["d_in"])
+        if source in checked or not all(source):
+            continue
+        model, hook, d_in = source
+        width = models.hook_shape(
+            model, hook, hook_head_index=metadata.get("hook_head_index")
+        )
+        if width != d_in:
+            raise InputError(
+                f"SAE {subject.sae_id!r} has d_in={d_in}, but {hook!r} of model {model!r} has "
+                f"{width} dimensions."
+            )
+        checked.add(source)
+        models.ensure(model)
+    corpora.ensure(context.corpus, "heldout")
+
+
+def require_folder_release(release: Release | None) -> Release:
+    """Narrow the type of a release that was just written."""
+    assert release is not None and release.folder is not None
+    return release

@@ -1,0 +1,192 @@
+"""The core recipe around the real upstream eval: values, faults, global state."""
+
+from __future__ import annotations
+
+import logging
+import random
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sae_bench.evals.core import main as upstream_core
+from sae_bench.sae_bench_utils import general_utils
+from sae_lens import ActivationsStore
+from transformer_lens import HookedTransformer
+
+from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.model_cache import ModelCache
+from eval_recipes.results import load_results, read_result, result_path
+from eval_recipes.saebench import core
+from eval_recipes.saebench.core_output import json_schema
+from eval_recipes.saebench.upstream import UpstreamError, folded_copy, upstream
+from saereg_plugin import corpora
+from saereg_plugin.errors import InputError
+from tests.conftest import HOOK_NAME
+from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
+
+OPTIONS = {
+    "n_eval_reconstruction_batches": 1,
+    "n_eval_sparsity_variance_batches": 1,
+    "eval_batch_size_prompts": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def context(
+    tmp_path_factory: pytest.TempPathFactory, model_name: str, activations: torch.Tensor
+) -> RunContext:
+    folder = tmp_path_factory.mktemp("tiny-core")
+    mean = activations.mean(0)
+    broken = tiny_sae(model_name, HOOK_NAME, mean, 1)
+    broken.W_enc.data[0, 5] = torch.nan
+    saes = {
+        "broken": broken,
+        "lost": tiny_sae(model_name, HOOK_NAME.replace("post", "pst"), mean, 2),
+        "good": tiny_sae(model_name, HOOK_NAME, mean, 0),
+    }
+    return RunContext(
+        save_release(folder, saes),
+        folder / "out",
+        heldout_tokens=640,
+        options={"core": OPTIONS},
+    )
+
+
+@pytest.fixture(scope="module")
+def failures(context: RunContext) -> list[Failure]:
+    return core.run(context)
+
+
+@pytest.fixture(scope="module")
+def subject(context: RunContext) -> Subject:
+    return context.subjects[2]
+
+
+@pytest.fixture(scope="module")
+def record(
+    context: RunContext, subject: Subject, failures: list[Failure]
+) -> dict[str, object]:
+    assert "good" not in {failure.sae_id for failure in failures}
+    return read_result(result_path(context.out, "core", subject.release, "good"))
+
+
+def test_bad_saes_fail_with_their_cause_and_leave_no_file(
+    context: RunContext, failures: list[Failure]
+):
+    causes = {failure.sae_id: failure.cause for failure in failures}
+    assert set(causes) == {"broken", "lost"}
+    assert "NaN" in causes["broken"]
+    assert "Did you mean" in causes["lost"]
+    assert len(list(context.out.rglob("*.json"))) == 1
+
+
+def test_result_has_true_ids_and_both_sets_of_figures(
+    context: RunContext, record: dict[str, object]
+):
+    assert record["eval_type_id"] == "core"
+    assert record["sae_lens_id"] == "good"
+    assert record["eval_config"]["dataset"] == "embedded/heldout"  # type: ignore[index]
+    metrics = record["eval_result_metrics"]
+    heldout = context.heldout["good"]
+    assert metrics["corrected"]["explained_variance"] == heldout.explained_variance  # type: ignore[index]
+    assert metrics["corrected"]["frac_alive"] == heldout.alive / D_SAE  # type: ignore[index]
+    assert metrics["sparsity"]["l0"] == pytest.approx(8)  # type: ignore[index]
+    row = load_results(context.out).query("metric == 'corrected/l0'").iloc[0]
+    assert (row.group, row.seed) == ("tiny", 2)
+
+
+def test_latents_that_never_fire_are_null(record: dict[str, object]):
+    details: list[dict[str, float | None]] = record["eval_result_details"]  # type: ignore[assignment]
+    assert details[0]["consistent_activation_heuristic"] is None
+    assert details[0]["feature_density"] == 0
+    fired = [d for d in details if d["feature_density"]]
+    assert fired
+    assert all(d["consistent_activation_heuristic"] for d in fired)
+
+
+def test_rerun_gives_the_same_numbers_and_leaves_no_trace(
+    context: RunContext, subject: Subject, record: dict[str, object]
+):
+    before = (
+        vars(HookedTransformer)["from_pretrained_no_processing"],
+        general_utils.load_and_format_sae,
+        vars(ActivationsStore)["from_sae"],
+        upstream_core.replace_nans_with_negative_one,
+    )
+    random.seed(7)
+    np.random.seed(7)
+    torch.manual_seed(7)
+    expected = (random.random(), np.random.rand(), torch.rand(1).item())
+    random.seed(7)
+    np.random.seed(7)
+    torch.manual_seed(7)
+    cache = ModelCache()
+    path = core.evaluate(
+        context,
+        subject,
+        core.core_options(context),
+        text=corpora.load("embedded", "heldout", streaming=True),
+        cache=cache,
+    )
+    assert read_result(path)["eval_result_metrics"] == record["eval_result_metrics"]
+    assert read_result(path)["eval_result_details"] == record["eval_result_details"]
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+    assert torch.is_grad_enabled()
+    assert before == (
+        vars(HookedTransformer)["from_pretrained_no_processing"],
+        general_utils.load_and_format_sae,
+        vars(ActivationsStore)["from_sae"],
+        upstream_core.replace_nans_with_negative_one,
+    )
+
+
+def test_an_error_upstream_only_logs_is_raised_with_its_cause(
+    subject: Subject, model: HookedTransformer
+):
+    sae = subject.load()
+    weights = {name: value.clone() for name, value in sae.state_dict().items()}
+    patched_loader = general_utils.load_and_format_sae
+    with (
+        pytest.raises(UpstreamError, match=r"core of SAE 'good' failed: KeyError: 'x'"),
+        upstream("core", subject, sae, model, seed=0),
+    ):
+        torch.set_grad_enabled(False)
+        assert model.tokenizer is not None
+        model.tokenizer.padding_side = "left"
+        _, copied, _ = general_utils.load_and_format_sae("any", "any", "cpu")  # type: ignore[misc]
+        copied.to(torch.bfloat16)
+        try:
+            raise KeyError("x")
+        except KeyError as error:
+            logging.getLogger("sae_bench.evals.core.main").error("failed: %s", error)
+    assert torch.is_grad_enabled()
+    assert model.tokenizer.padding_side == "right"
+    assert general_utils.load_and_format_sae is patched_loader
+    assert all(torch.equal(sae.state_dict()[name], w) for name, w in weights.items())
+
+
+def test_folding_keeps_the_reconstruction(subject: Subject, activations: torch.Tensor):
+    sae = subject.load()
+    folded = folded_copy(sae)
+    x = activations[:64]
+    torch.testing.assert_close(folded(x), sae(x), rtol=1e-4, atol=1e-3)
+    assert folded.W_dec is not sae.W_dec
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_eval_batches": 1}, "Did you mean|Known"),
+        ({"eval_batch_size_prompts": 0}, "positive"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], message: str):
+    with pytest.raises(InputError, match=message):
+        core.run(RunContext([], Path("unused"), options={"core": options}))
+
+
+def test_shipped_schema_is_current():
+    shipped = files("eval_recipes.saebench") / "eval_output_schema_core.json"
+    assert shipped.read_text(encoding="utf-8") == json_schema()
