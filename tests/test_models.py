@@ -303,18 +303,19 @@ def test_two_processes_convert_once(archive: Path, tmp_path: Path) -> None:
     shutil.copy(archive, tmp_path / "archives")
     code = "from saereg_plugin import models; models.ensure('smollm2-135m-instruct')"
     environment = {"SAEREG_CACHE": str(tmp_path), "HOME": str(tmp_path / "home")}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=600)[1] for process in processes]
+    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+    processes: list[subprocess.Popen[bytes]] = []
+    for log in logs:
+        with log.open("wb") as sink:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", code], env=environment, stderr=sink
+                )
+            )
+    codes = [process.wait(600) for process in processes]
 
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    outputs = [log.read_text() for log in logs]
+    assert codes == [0, 0], outputs
     assert sum("Converting and de-quantizing" in output for output in outputs) == 1
     left = {path.name for path in (tmp_path / "models").iterdir()}
     assert left - {"smollm2-135m-instruct.lock"} == {"smollm2-135m-instruct"}

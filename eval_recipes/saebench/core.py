@@ -53,10 +53,10 @@ class CoreOptions:
     n_eval_reconstruction_batches: int = 1
     """Batches for cross entropy and KL divergence."""
 
-    n_eval_sparsity_variance_batches: int = 2
+    n_eval_sparsity_variance_batches: int = 4
     """Batches for upstream's L0, variance and latent densities."""
 
-    eval_batch_size_prompts: int = 16
+    eval_batch_size_prompts: int = 8
     """Contexts in one batch."""
 
 
