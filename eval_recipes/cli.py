@@ -272,10 +272,13 @@ def main() -> None:
     _quieten()
     try:
         app()
-    except InputError as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/] {escape(str(error))}"
-        )
+    except ValueError as error:
+        from saereg_plugin.errors import InputError
+
+        if not isinstance(error, InputError):
+            raise
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(_BAD_INPUT)
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sae_lens import SAE
 
+from eval_recipes.model_cache import ModelCache
+
 if TYPE_CHECKING:
-    from eval_recipes.heldout import HeldOut
+    from eval_recipes.heldout import HeldOutTable
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class RunContext:
         device: torch device.
         seed: seed of every random draw.
         options: settings of single recipes, by recipe name.
+        models: the language model in memory, shared by all recipes.
     """
 
     subjects: list[Subject]
@@ -68,9 +71,10 @@ class RunContext:
     device: str = "cpu"
     seed: int = 0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: ModelCache = field(default_factory=ModelCache)
 
     @cached_property
-    def heldout(self) -> dict[str, HeldOut]:
+    def heldout(self) -> HeldOutTable:
         """Held-out figures of every subject, by ``sae_id``."""
         from eval_recipes.heldout import measure_heldout
 

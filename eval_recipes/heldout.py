@@ -19,7 +19,6 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.bootstrap import bootstrap
 from eval_recipes.context import RunContext, Subject
-from eval_recipes.model_cache import ModelCache
 from eval_recipes.variance import Array, ContextSums, concatenate, explained_variance
 from saereg_plugin import corpora
 from saereg_plugin.errors import InputError, suggest
@@ -313,8 +312,6 @@ def _measure_source(
     source: Source,
     saes: dict[str, SAE[Any]],
     failures: dict[str, str],
-    *,
-    cache: ModelCache,
 ) -> dict[str, HeldOut]:
     """
     Measure the SAEs that read the same activations; record those that fail.
@@ -322,7 +319,9 @@ def _measure_source(
     Raises:
         InputError: if the hook or the held-out text is unusable for all of them.
     """
-    model = cache.get(source.model_name, dtype=context.dtype, device=context.device)
+    model = context.models.get(
+        source.model_name, dtype=context.dtype, device=context.device
+    )
     check_hook(model, source.hook_name)
     store = _store(model, next(iter(saes.values())), source, corpus=context.corpus)
     special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
@@ -399,12 +398,11 @@ def measure_heldout(context: RunContext) -> HeldOutTable:
             continue
         sources.setdefault(source, {})[subject.sae_id] = sae
     figures: dict[str, HeldOut] = {}
-    cache = ModelCache()
     for source in sorted(sources, key=lambda source: source.model_name):
         # Popped, so that SAEs already measured can be freed.
         saes = sources.pop(source)
         try:
-            figures |= _measure_source(context, source, saes, failures, cache=cache)
+            figures |= _measure_source(context, source, saes, failures)
         except Exception as error:
             failures |= dict.fromkeys(saes, _cause(error))
     order = [s.sae_id for s in context.subjects if s.sae_id in figures]

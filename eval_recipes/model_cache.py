@@ -8,11 +8,21 @@ from saereg_plugin import models
 
 
 class ModelCache:
-    """Keeps the language model that was used last: SAEs mostly come in runs on one."""
+    """
+    Keeps the language model that was used last: SAEs mostly come in runs on one.
+
+    A caller who has the model in memory already puts it in with ``hold``.
+    """
 
     def __init__(self) -> None:
         self._key: tuple[str, str, str] | None = None
         self._model: HookedTransformer | None = None
+
+    def hold(
+        self, model: HookedTransformer, name: str, *, dtype: str, device: str
+    ) -> None:
+        """Use ``model`` wherever ``name`` is asked for in this type and on this device."""
+        self._key, self._model = (name, dtype, device), model
 
     def get(self, name: str, *, dtype: str, device: str) -> HookedTransformer:
         """Return the model, loaded at most once as long as nothing else is asked for."""
@@ -20,6 +30,7 @@ class ModelCache:
         if self._model is None or self._key != key:
             # Dropped first, so that two models are never in memory together.
             self._model = None
-            self._model = models.load(name, dtype=dtype, device=device)
-            self._key = key
+            model = models.load(name, dtype=dtype, device=device)
+            self.hold(model, name, dtype=dtype, device=device)
+            return model
         return self._model

@@ -22,11 +22,12 @@ def read_differences(
 
     A difference counts only if its interval leaves 0 out.
     """
-    by_metric = {
-        item.metric.rsplit("/", 1)[-1]: item
+    oriented = [
+        item if item.group == group else item.reversed()
         for item in differences
-        if item.group == group and item.other == other
-    }
+        if {item.group, item.other} == {group, other}
+    ]
+    by_metric = {item.metric.rsplit("/", 1)[-1]: item for item in oriented}
     return [
         _sentence(words, by_metric[metric], group=group, other=other)
         for metric, words in _SENTENCES.items()

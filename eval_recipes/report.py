@@ -27,6 +27,20 @@ HEADLINES: dict[tuple[str, str], str] = {
 
 _MAX_COLUMNS = 6
 
+HEADLINE_DIFFERENCES = (
+    "shared",
+    "shared_alive",
+    "mean_max_cos",
+    "fraction_paired",
+    "pw_mcc_absolute",
+    "c_dec",
+    "explained_variance",
+    "explained_variance_with_bos",
+    "l0",
+    "alive",
+)
+"""Differences between groups that the table shows; the result files hold all."""
+
 
 @dataclass(frozen=True)
 class GroupDifference:
@@ -39,6 +53,18 @@ class GroupDifference:
     ci_low: float | None
     ci_high: float | None
     n: int | None
+
+    def reversed(self) -> GroupDifference:
+        """Return ``other`` minus ``group``."""
+        return GroupDifference(
+            metric=self.metric,
+            group=self.other,
+            other=self.group,
+            difference=-self.difference,
+            ci_low=None if self.ci_high is None else -self.ci_high,
+            ci_high=None if self.ci_low is None else -self.ci_low,
+            n=self.n,
+        )
 
     @property
     def distinguishable(self) -> bool:
@@ -204,8 +230,10 @@ def difference_table(differences: Iterable[GroupDifference]) -> Table:
         pad_edge=False,
     )
     for name in ("metric", "groups", "difference", "n", "verdict"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for item in differences:
+        if item.metric.rsplit("/", 1)[-1] not in HEADLINE_DIFFERENCES:
+            continue
         figure = Figure(item.difference, item.ci_low, item.ci_high)
         table.add_row(
             item.metric.rsplit("/", 1)[-1],

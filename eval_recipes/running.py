@@ -16,7 +16,7 @@ from eval_recipes.results import check_unique_paths, load_results, write_summary
 from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable
-from saereg_plugin.releases import Release, open_release, verify_files
+from saereg_plugin.releases import open_release, verify_files
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,3 @@ def check_sources(context: RunContext) -> None:
         checked.add(source)
         models.ensure(model)
     corpora.ensure(context.corpus, "heldout")
-
-
-def require_folder_release(release: Release | None) -> Release:
-    """Narrow the type of a release that was just written."""
-    assert release is not None and release.folder is not None
-    return release

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         cfg = _parse_cfg_args(arguments)
         check(cfg)
-        models.ensure(cfg.model_name)
+        models.ensure(cfg.model_name, model_class_name=cfg.model_class_name)
     except (InputError, argparse.ArgumentError) as error:
         sys.exit(f"error: {error}")
     LanguageModelSAETrainingRunner(cfg).run()

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.heldout import HeldOut, check_hook, source_of
-from eval_recipes.model_cache import ModelCache
 from eval_recipes.results import (
     base_fields,
     check_unique_paths,
@@ -90,11 +89,10 @@ def run(context: RunContext) -> list[Failure]:
     check_unique_paths(context.subjects)
     # Fails here, before any work, if the corpus cannot be read.
     text = corpora.load(context.corpus, "heldout", streaming=True)
-    cache = ModelCache()
     failures: list[Failure] = []
     for subject in tqdm(context.subjects, desc=EVAL):
         try:
-            evaluate(context, subject, options, text=text, cache=cache)
+            evaluate(context, subject, options, text=text)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             failures.append(Failure(EVAL, subject.sae_id, cause))
@@ -107,7 +105,6 @@ def evaluate(
     options: CoreOptions,
     *,
     text: HfDataset,
-    cache: ModelCache,
 ) -> Path:
     """
     Evaluate one SAE and return the path of its result.
@@ -120,7 +117,9 @@ def evaluate(
     heldout = context.heldout[subject.sae_id]
     sae = subject.load(context.device)
     source = source_of(sae, context_size=context.context_size)
-    model = cache.get(source.model_name, dtype=context.dtype, device=context.device)
+    model = context.models.get(
+        source.model_name, dtype=context.dtype, device=context.device
+    )
     check_hook(model, source.hook_name)
     with tempfile.TemporaryDirectory() as folder:
         with (

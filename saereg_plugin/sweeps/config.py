@@ -223,7 +223,8 @@ def sae_config(
             f"'regularized_{architecture}', which without regularisers trains the same SAE."
         )
     try:
-        return config_class(**{"init_seed": seed, **values})
+        given: dict[str, Any] = {"init_seed": seed, **values}
+        return config_class(**given)
     except InputError as error:
         raise InputError(f"Group {group!r}: {error}") from error
 

@@ -29,7 +29,10 @@ TOKENS = 640
 
 @pytest.fixture(scope="module")
 def context(
-    tmp_path_factory: pytest.TempPathFactory, model_name: str, activations: torch.Tensor
+    tmp_path_factory: pytest.TempPathFactory,
+    model_name: str,
+    model: HookedTransformer,
+    activations: torch.Tensor,
 ) -> RunContext:
     folder = tmp_path_factory.mktemp("tiny-heldout")
     mean = activations.mean(0)
@@ -38,9 +41,11 @@ def context(
     broken.W_enc.data[0, 5] = torch.nan
     lost = tiny_sae(model_name, HOOK_NAME.replace("post", "pst"), mean, 2)
     subjects = save_release(folder, {"good": good, "broken": broken, "lost": lost})
-    return RunContext(
+    context = RunContext(
         subjects, folder / "out", heldout_tokens=TOKENS, batch_size_prompts=8
     )
+    context.models.hold(model, model_name, dtype="float32", device="cpu")
+    return context
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from sae_lens import ActivationsStore
 from transformer_lens import HookedTransformer
 
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.model_cache import ModelCache
 from eval_recipes.results import load_results, read_result, result_path
 from eval_recipes.saebench import core
 from eval_recipes.saebench.core_output import json_schema
@@ -35,7 +34,10 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def context(
-    tmp_path_factory: pytest.TempPathFactory, model_name: str, activations: torch.Tensor
+    tmp_path_factory: pytest.TempPathFactory,
+    model_name: str,
+    model: HookedTransformer,
+    activations: torch.Tensor,
 ) -> RunContext:
     folder = tmp_path_factory.mktemp("tiny-core")
     mean = activations.mean(0)
@@ -46,12 +48,14 @@ def context(
         "lost": tiny_sae(model_name, HOOK_NAME.replace("post", "pst"), mean, 2),
         "good": tiny_sae(model_name, HOOK_NAME, mean, 0),
     }
-    return RunContext(
+    context = RunContext(
         save_release(folder, saes),
         folder / "out",
         heldout_tokens=640,
         options={"core": OPTIONS},
     )
+    context.models.hold(model, model_name, dtype="float32", device="cpu")
+    return context
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +126,11 @@ def test_rerun_gives_the_same_numbers_and_leaves_no_trace(
     random.seed(7)
     np.random.seed(7)
     torch.manual_seed(7)
-    cache = ModelCache()
     path = core.evaluate(
         context,
         subject,
         core.core_options(context),
         text=corpora.load("embedded", "heldout", streaming=True),
-        cache=cache,
     )
     assert read_result(path)["eval_result_metrics"] == record["eval_result_metrics"]
     assert read_result(path)["eval_result_details"] == record["eval_result_details"]
