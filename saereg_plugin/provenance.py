@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -56,6 +55,10 @@ def now() -> str:
 
 def peak_memory_gib() -> float:
     """Return the most resident memory this process has had, in GiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts KiB, macOS bytes
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import repo_folder_name
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.loading.pretrained_sae_loaders import (
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
@@ -32,6 +34,7 @@ from sae_lens.loading.pretrained_saes_directory import (
 )
 from safetensors.torch import load_file
 
+from saereg_plugin.assets import require_hub_repo
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import sha256, write_text
 from saereg_plugin.groups import group_saes
@@ -208,12 +211,32 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
                 f"No release {name!r}: it is no folder, no hub repository (owner/name), and no "
                 f"public release. {suggest(name, directory)}"
             )
+        require_reachable(name)
         directory[name] = _hub_lookup(name)
     lookup = directory[name]
+    require_reachable(lookup.repo_id)
     entries = tuple(
         Entry(sae_id, path, sae_id, None) for sae_id, path in lookup.saes_map.items()
     )
     return _regroup(Release(name, lookup.model, entries), group_by)
+
+
+def require_reachable(repository: str) -> None:
+    """
+    Prove within seconds that a hub repository can be read, from the cache or the hub.
+
+    Raises:
+        InputError: if it can be read from neither.
+    """
+    cached = Path(HF_HUB_CACHE) / repo_folder_name(
+        repo_id=repository, repo_type="model"
+    )
+    if not cached.is_dir():
+        require_hub_repo(
+            repository,
+            kind="model",
+            advice="Give a release folder, or try again with a network.",
+        )
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

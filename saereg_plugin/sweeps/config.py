@@ -208,7 +208,7 @@ def sae_config(
         raise InputError(
             f"Group {group!r} has no architecture; add for example 'regularized_topk'."
         )
-    config_class = training_classes(architecture)[1]
+    sae_class, config_class = training_classes(architecture)
     known = [field.name for field in dataclasses.fields(config_class)]
     for key in values:
         if key not in known:
@@ -224,9 +224,12 @@ def sae_config(
         )
     try:
         given: dict[str, Any] = {"init_seed": seed, **values}
-        return config_class(**given)
-    except InputError as error:
+        cfg = config_class(**given)
+        # SAELens checks some fields only when it builds the SAE; this costs no memory
+        sae_class(dataclasses.replace(cfg, device="meta"))
+    except ValueError as error:
         raise InputError(f"Group {group!r}: {error}") from error
+    return cfg
 
 
 def _short(value: Any) -> str:
