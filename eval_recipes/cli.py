@@ -30,6 +30,7 @@ _INTERRUPTED = 130
 
 @app.command()
 def train(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="Release folder to write; the same command resumes.")
     ],
@@ -54,7 +55,10 @@ def train(
     ] = None,
     d_sae: Annotated[int, typer.Option(help="Latents.")] = 4608,
     k: Annotated[
-        list[int] | None, typer.Option(help="Active latents; repeat for several.")
+        list[int] | None,
+        typer.Option(
+            help="Active latents of TopK kinds (SAELens: 100); repeat for several."
+        ),
     ] = None,
     norm: Annotated[
         str, typer.Option(help="Weight penalty: l1, l2 or frobenius.")
@@ -100,22 +104,26 @@ def train(
     """
     from saereg_plugin.sweeps import plan_sweep, read_sweep, run_sweep, sweep_from
 
-    if config is None:
+    if config is not None:
+        _refuse_flags_beside_config(context)
+        sweep = read_sweep(config)
+    else:
+        several, single = _split_grid(
+            {"architecture": architecture or ["regularized_topk"], "k": k or []}
+        )
         sweep = sweep_from(
             {
                 "model": model,
                 "hook_name": hook,
                 "corpus": corpus,
                 "sae": {
+                    **single,
                     "d_sae": d_sae,
                     "decoder_constraint": "unit_norm" if unit_norm else "none",
                     "normalize_activations": "expected_average_only_in",
                 },
                 "groups": _penalty_groups(norm, coefficient or [0.0]),
-                "grid": {
-                    "architecture": architecture or ["regularized_topk"],
-                    **({"k": k} if k else {}),
-                },
+                "grid": several,
                 "seeds": seed or [0, 1, 2],
                 "tokens": tokens,
                 "batch_size": batch_size,
@@ -126,8 +134,6 @@ def train(
             },
             source="the flags",
         )
-    else:
-        sweep = read_sweep(config)
     console = Console()
     if dry_run:
         with tempfile.TemporaryDirectory() as scratch:
@@ -135,7 +141,7 @@ def train(
         return
     result = run_sweep(sweep, out, name=name)
     for stopped in result.stopped:
-        console.print(f"[red]stopped[/] {escape(str(stopped))}")
+        console.print(f"[red]stopped[/] {escape(stopped)}")
     if result.release is None:
         console.print(
             f"Interrupted; the same command goes on from the checkpoint in {out}."
@@ -280,6 +286,31 @@ def main() -> None:
         console = Console(stderr=True, soft_wrap=True)
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(_BAD_INPUT)
+
+
+def _refuse_flags_beside_config(context: typer.Context) -> None:
+    from saereg_plugin.errors import InputError
+
+    beside = {"out", "config", "name", "dry_run"}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in beside
+        and getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
+    ]
+    if given:
+        raise InputError(
+            f"--config and {', '.join(given)} exclude one another; write the value into the YAML file."
+        )
+
+
+def _split_grid(
+    values: dict[str, list[Any]],
+) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the fields with several values, and those with one."""
+    several = {name: given for name, given in values.items() if len(given) > 1}
+    single = {name: given[0] for name, given in values.items() if len(given) == 1}
+    return several, single
 
 
 def _penalty_groups(norm: str, coefficients: list[float]) -> dict[str, dict[str, Any]]:

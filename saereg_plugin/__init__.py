@@ -4,7 +4,7 @@ Regularised sparse autoencoders under SAELens.
 Importing this package registers every architecture with SAELens, once.
 """
 
-from saereg_plugin import models
+from saereg_plugin import corpora, models
 from saereg_plugin.architectures import (
     RegularizedBatchTopKTrainingSAE,
     RegularizedBatchTopKTrainingSAEConfig,
@@ -71,6 +71,7 @@ __all__ = [
     "Step",
     "WeightPenalty",
     "check",
+    "corpora",
     "models",
     "register_architecture",
     "register_regularizer",

@@ -56,13 +56,13 @@ def _from_regex(ids: list[str], expression: str) -> dict[str, Membership]:
         match = pattern.search(sae_id)
         if match is None:
             continue
-        seed = match["seed"]
+        seed = match["seed"] or ""
         if not seed.isdecimal():
             raise InputError(
                 f"--group-by {expression!r} finds the seed {seed!r} in {sae_id!r}; expected digits."
             )
         if "group" in pattern.groupindex:
-            group = match["group"]
+            group = match["group"] or ""
         else:
             group = sae_id[: match.start()] + sae_id[match.end() :]
         members[sae_id] = (group, int(seed))

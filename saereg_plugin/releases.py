@@ -205,6 +205,9 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
             return release
         return _regroup(release, group_by)
     directory = get_pretrained_saes_directory()
+    if name in directory and directory[name].conversion_func == LOADER:
+        # the name of a folder that was registered before
+        return open_release(directory[name].repo_id, group_by=group_by)
     if name not in directory:
         if name.count("/") != 1 or name.startswith((".", "/")):
             raise InputError(

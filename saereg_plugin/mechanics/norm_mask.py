@@ -14,7 +14,8 @@ class NormMask(Component):
 
     The paper drops activations of more than 10 times the median; SAELens has no
     such filter. The running median is an exponential average of the batches'
-    medians. Dropped rows enter neither loss nor firing statistics.
+    medians. Dropped rows do not enter the loss and count as not firing (SAELens
+    divides by the whole batch).
 
     Args:
         multiple: of the running median, above 1.

@@ -19,9 +19,14 @@ class UnitNormDecoder(Component):
 
     @override
     def setup(self) -> None:
-        # a checkpoint from elsewhere may not have unit rows yet
+        # A checkpoint from elsewhere may not have unit rows yet. Rows that have norm 1 are
+        # left alone: normalising them again would move a resumed run by the last bit.
+        rows = self.sae.W_dec
         with torch.no_grad():
-            normalize_rows_(self.sae.W_dec)
+            norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+            off = (norms - 1).abs() > 8 * torch.finfo(rows.dtype).eps
+            if off.any():
+                rows[off] = normalize_rows_(rows[off])
 
     @override
     def gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -39,7 +44,7 @@ def project_to_tangent_(gradient: torch.Tensor, rows: torch.Tensor) -> None:
     gradient.addcmul_(rows, along, value=-1)
 
 
-def normalize_rows_(rows: torch.Tensor) -> None:
-    """Scale each row [n, d] to norm 1 in place; a zero row stays zero."""
+def normalize_rows_(rows: torch.Tensor) -> torch.Tensor:
+    """Scale each row [n, d] to norm 1 in place and return them; a zero row stays zero."""
     norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
-    rows.div_(norms.clamp(min=torch.finfo(torch.float32).tiny))
+    return rows.div_(norms.clamp(min=torch.finfo(torch.float32).tiny))

@@ -82,7 +82,9 @@ def hungarian(similarity: Tensor) -> Matching:
     n_a = len(similarity)
     partner = torch.full((n_a,), UNMATCHED, dtype=torch.int64)
     matched = torch.zeros(n_a)
-    rows, columns = linear_sum_assignment(similarity.double().numpy(), maximize=True)
+    # maximize=True would make scipy negate a copy
+    cost = similarity.double().neg_().numpy()
+    rows, columns = linear_sum_assignment(cost)
     row, column = torch.from_numpy(rows), torch.from_numpy(columns)
     partner[row] = column
     matched[row] = similarity[row, column].float()

@@ -191,9 +191,9 @@ def penalty(
     kept = weight if mask is None else weight * mask
     count = kept_count(weight, mask)
     if norm == "l1":
-        total = torch.linalg.vector_norm(kept, ord=1, dtype=torch.float32)
+        total = _entrywise_norm(kept, 1)
         return total if reduction == "sum" else total / max(count, 1)
-    length = torch.linalg.vector_norm(kept, dtype=torch.float32)
+    length = _entrywise_norm(kept, 2)
     if norm == "l2":
         return length**2 if reduction == "sum" else length**2 / max(count, 1)
     return length if reduction == "sum" else length / math.sqrt(max(count, 1))
@@ -212,7 +212,7 @@ def add_penalty_gradient(
     scale = coefficient
     if norm == "frobenius":
         kept = weight if mask is None else weight * mask
-        length = float(torch.linalg.vector_norm(kept, dtype=torch.float32))
+        length = float(_entrywise_norm(kept, 2))
         if length == 0:
             return
         scale /= length
@@ -256,7 +256,7 @@ def shrink_(
         return
     else:
         kept = weight if mask is None else weight * mask
-        length = float(torch.linalg.vector_norm(kept, dtype=torch.float32))
+        length = float(_entrywise_norm(kept, 2))
         if length == 0:
             return
         root = 1.0 if reduction == "sum" else math.sqrt(count)
@@ -272,6 +272,12 @@ def kept_count(weight: torch.Tensor, mask: torch.Tensor | None) -> int:
     if mask is None:
         return weight.numel()
     return int(mask.sum()) * (weight.numel() // mask.numel())
+
+
+def _entrywise_norm(weight: torch.Tensor, order: int) -> torch.Tensor:
+    # row by row: one float32 sum over ten million entries is 0.7 % off on the CPU
+    rows = torch.linalg.vector_norm(weight, ord=order, dim=-1, dtype=torch.float32)
+    return rows.sum() if order == 1 else rows.square().sum().sqrt()
 
 
 def _soft_threshold(weight: torch.Tensor, threshold: float) -> torch.Tensor:

@@ -80,6 +80,7 @@ class SweepConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        self._require_types()
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise InputError(
                 f"seeds are {list(self.seeds)}; expected different seeds, at least one."
@@ -90,11 +91,17 @@ class SweepConfig:
             "tokens",
             "batch_size",
             "context_size",
+            "prompts_per_pass",
+            "dead_feature_window",
             "log_every",
             "checkpoint_every",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}; expected at least 1.")
+        if self.lr_warm_up_steps < 0:
+            raise InputError(
+                f"lr_warm_up_steps={self.lr_warm_up_steps}; expected 0 or more."
+            )
         if self.tokens < self.batch_size:
             raise InputError(
                 f"tokens={self.tokens} is less than one batch of {self.batch_size}; nothing would be trained."
@@ -113,6 +120,36 @@ class SweepConfig:
             raise InputError(
                 f"lr_decay_fraction={self.lr_decay_fraction}; expected at least 0 and below 1."
             )
+
+    def _require_types(self) -> None:
+        """Refuse what YAML can bring instead of a number, a list or a mapping."""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.type == "int" and isinstance(value, float) and value.is_integer():
+                # 1e6 is a float in YAML
+                object.__setattr__(self, item.name, int(value))
+            elif item.type == "int" and not isinstance(value, int):
+                raise InputError(f"{item.name}={value!r}; expected a whole number.")
+            elif item.type == "float" and not isinstance(value, int | float):
+                raise InputError(f"{item.name}={value!r}; expected a number.")
+        if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
+            raise InputError(f"seeds={self.seeds!r}; expected a list.")
+        for name in ("sae", "groups", "grid"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InputError(f"{name}={getattr(self, name)!r}; expected a mapping.")
+        # a group without fields is None in YAML
+        groups = {name: fields or {} for name, fields in self.groups.items()}
+        object.__setattr__(self, "groups", groups)
+        for name, fields in groups.items():
+            if not isinstance(fields, Mapping):
+                raise InputError(
+                    f"Group {name!r} is {fields!r}; expected a mapping of fields."
+                )
+        for key, values in self.grid.items():
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise InputError(
+                    f"grid: {key!r} is {values!r}; expected a list of values."
+                )
 
     @property
     def steps(self) -> int:
@@ -195,6 +232,13 @@ def expand(sweep: SweepConfig) -> list[Member]:
             for seed in sweep.seeds:
                 cfg = sae_config(fields, seed=seed, group=name)
                 members.append(Member(f"{name}-seed{seed}", name, seed, cfg))
+    seen: set[str] = set()
+    for member in members:
+        if member.sae_id in seen:
+            raise InputError(
+                f"SAE {member.sae_id!r} occurs twice; expected different values in the grid."
+            )
+        seen.add(member.sae_id)
     return members
 
 
@@ -215,6 +259,10 @@ def sae_config(
             raise InputError(
                 f"Group {group!r}: {architecture!r} has no field {key!r}. {suggest(key, known)}"
             )
+    if "init_seed" in values:
+        raise InputError(
+            f"Group {group!r} sets init_seed, which would make its seeds equal; list them under 'seeds'."
+        )
     if "d_sae" not in values:
         raise InputError(f"Group {group!r}: the field 'd_sae' is missing.")
     if not issubclass(config_class, RegularizedConfigMixin):
@@ -223,11 +271,11 @@ def sae_config(
             f"'regularized_{architecture}', which without regularisers trains the same SAE."
         )
     try:
-        given: dict[str, Any] = {"init_seed": seed, **values}
+        given: dict[str, Any] = {**values, "init_seed": seed}
         cfg = config_class(**given)
         # SAELens checks some fields only when it builds the SAE; this costs no memory
         sae_class(dataclasses.replace(cfg, device="meta"))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"Group {group!r}: {error}") from error
     return cfg
 

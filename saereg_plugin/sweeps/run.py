@@ -28,7 +28,7 @@ from saereg_plugin.releases import (
 from saereg_plugin.sweeps.config import Member, SweepConfig, expand
 from saereg_plugin.sweeps.interruption import StopFlag, stop_on_signal
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
-from saereg_plugin.sweeps.trainer import Stopped, SweepTrainer
+from saereg_plugin.sweeps.trainer import SweepTrainer
 
 SWEEP_FILE = "sweep.json"
 
@@ -38,7 +38,8 @@ class SweepResult:
     """What came out: the release, or None if it was interrupted; and what went wrong."""
 
     release: Release | None
-    stopped: list[Stopped]
+    stopped: list[str]
+    """One line for each SAE that was taken out."""
     seconds: float
 
 
@@ -59,22 +60,25 @@ def run_sweep(
     """
     members = expand(sweep)
     require_writable(folder)
-    claim_folder(sweep, folder)
+    require_same_sweep(sweep, folder)
     if (folder / MANIFEST).is_file():
-        return SweepResult(read_release(folder), [], 0.0)
+        release = read_release(folder)
+        return SweepResult(release, release.provenance.get("stopped", []), 0.0)
     started = time.perf_counter()
     trainer = open_trainer(sweep, members, folder)
+    claim_folder(sweep, folder)
     trainer.resume()
     with stop_on_signal() as stop:
         finished = trainer.train(stop)
     seconds = time.perf_counter() - started
+    stopped = [str(stopped) for stopped in trainer.stopped]
     if not finished:
-        return SweepResult(None, trainer.stopped, seconds)
+        return SweepResult(None, stopped, seconds)
     release = save_release(
         trainer, folder, name=name or folder.resolve().name, seconds=seconds
     )
     trainer.remove_checkpoint()
-    return SweepResult(release, trainer.stopped, seconds)
+    return SweepResult(release, stopped, seconds)
 
 
 def open_trainer(
@@ -89,17 +93,23 @@ def open_trainer(
 
 
 def claim_folder(sweep: SweepConfig, folder: Path) -> None:
+    """Write the sweep's configuration into its folder, unless it is there."""
+    require_same_sweep(sweep, folder)
+    if not (folder / SWEEP_FILE).is_file():
+        write_json(folder / SWEEP_FILE, sweep.to_dict())
+
+
+def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
     """
-    Write the sweep's configuration into its folder, or compare it with the one there.
+    Refuse a folder that holds another sweep.
 
     Raises:
-        InputError: naming the fields in which another sweep differs.
+        InputError: naming the fields in which it differs.
     """
     path = folder / SWEEP_FILE
-    wanted = json.loads(json.dumps(sweep.to_dict()))
     if not path.is_file():
-        write_json(path, wanted)
         return
+    wanted = json.loads(json.dumps(sweep.to_dict()))
     found = json.loads(path.read_text(encoding="utf-8"))
     differing = sorted(key for key in wanted if wanted[key] != found.get(key))
     if differing:

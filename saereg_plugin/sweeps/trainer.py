@@ -167,7 +167,10 @@ class SweepTrainer:
     def resume(self) -> bool:
         """Go on from the checkpoint, if there is one; return whether there was."""
         folder = self.folder / CHECKPOINT
+        self._tidy_checkpoints()
         if not (folder / _STREAM).is_file():
+            for name in self.trainers:
+                truncate_records(self._record_file(name), last_step=0)
             return False
         state = torch.load(folder / _STREAM, weights_only=True)
         self.stopped = [Stopped(**stopped) for stopped in state["stopped"]]
@@ -183,6 +186,17 @@ class SweepTrainer:
     def remove_checkpoint(self) -> None:
         """Remove the checkpoint of a finished sweep."""
         shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+
+    def _tidy_checkpoints(self) -> None:
+        """Remove what a process left that was killed while it wrote a checkpoint."""
+        for path in self.folder.glob(f".{CHECKPOINT}.*.old"):
+            if (self.folder / CHECKPOINT).exists():
+                shutil.rmtree(path)
+            else:
+                # killed between the two renames: this is the last whole checkpoint
+                path.rename(self.folder / CHECKPOINT)
+        for path in self.folder.glob(f".{CHECKPOINT}.*.tmp"):
+            shutil.rmtree(path)
 
     def _one_step(self) -> None:
         batch = next(self.stream)

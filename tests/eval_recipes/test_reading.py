@@ -1,0 +1,74 @@
+"""What the numbers are said to mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from eval_recipes.reading import read_differences
+from eval_recipes.report import GroupDifference
+
+HIGHER = GroupDifference("shared/shared", "l2", "none", 0.25, 0.125, 0.375, 3)
+LOWER = GroupDifference("explained_variance", "l2", "none", -0.01, -0.02, -0.005, 3)
+UNCLEAR = GroupDifference("similarity/mean_max_cos", "l2", "none", 0.02, -0.01, 0.05, 3)
+NO_INTERVAL = GroupDifference("alive", "l2", "none", 12.0, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "sentence"),
+    [
+        (
+            HIGHER,
+            "The share of latents that two seeds have in common is higher with l2 than "
+            "with none, by .250 (of the difference: 95 % interval .125 to .375, n = 3).",
+        ),
+        (
+            LOWER,
+            "The explained variance on held-out text is lower with l2 than with none, by "
+            ".010 (of the difference: 95 % interval -.020 to -.005, n = 3).",
+        ),
+        (
+            UNCLEAR,
+            "The mean best cosine between two seeds' latents is not distinguishable between "
+            "l2 and none (difference .020, 95 % interval -.010 to .050, n = 3).",
+        ),
+        (
+            NO_INTERVAL,
+            "The latents that fire on held-out text: no interval (n = 1), so l2 and none "
+            "are not distinguishable.",
+        ),
+    ],
+)
+def test_sentence(difference: GroupDifference, sentence: str) -> None:
+    assert read_differences([difference], group="l2", other="none") == [sentence]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.5), (-0.5, 0.0)])
+def test_interval_that_touches_zero_is_not_distinguishable(
+    low: float, high: float
+) -> None:
+    item = GroupDifference("shared", "l2", "none", 0.25, low, high, 3)
+    (sentence,) = read_differences([item], group="l2", other="none")
+    assert "is not distinguishable" in sentence
+
+
+def test_difference_the_other_way_round_is_turned() -> None:
+    turned = [item.reversed() for item in (HIGHER, LOWER, UNCLEAR, NO_INTERVAL)]
+    assert turned[0].difference == -0.25
+    assert read_differences(turned, group="l2", other="none") == read_differences(
+        [HIGHER, LOWER, UNCLEAR, NO_INTERVAL], group="l2", other="none"
+    )
+
+
+def test_order_is_fixed_and_other_groups_and_metrics_are_left_out() -> None:
+    other = GroupDifference("shared", "l1", "none", 0.9, 0.8, 1.0, 3)
+    unread = GroupDifference("geometry/c_dec", "l2", "none", 0.9, 0.8, 1.0, 3)
+    sentences = read_differences(
+        [NO_INTERVAL, other, unread, LOWER, HIGHER], group="l2", other="none"
+    )
+    assert [sentence.split(" that")[0][:12] for sentence in sentences] == [
+        "The share of",
+        "The explaine",
+        "The latents",
+    ]
+    assert ".900" not in "".join(sentences)
+    assert read_differences([], group="l2", other="none") == []

@@ -1,0 +1,127 @@
+"""What is checked before anything is computed, and what a failure leaves alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from eval_recipes.context import RunContext, Subject
+from eval_recipes.running import run_evals, subjects_of
+from eval_recipes.saebench import core
+from saereg_plugin.errors import InputError
+from saereg_plugin.releases import Release, write_release
+from tests.conftest import HOOK_NAME
+from tests.eval_recipes.tiny_saes import save_release, tiny_sae
+
+OPTIONS = {
+    "core": {
+        "n_eval_reconstruction_batches": 1,
+        "n_eval_sparsity_variance_batches": 1,
+        "eval_batch_size_prompts": 4,
+    },
+    "cross_seed": {"n_resamples": 20},
+}
+
+
+def subjects(
+    folder: Path, *, d_in: int = 576, hook: str = HOOK_NAME, n: int = 2
+) -> list[Subject]:
+    model = "smollm2-135m-instruct"
+    saes = {f"s{i}": tiny_sae(model, hook, torch.zeros(d_in), i) for i in range(n)}
+    return save_release(folder, saes)
+
+
+@pytest.mark.parametrize(
+    ("evals", "message"),
+    [
+        ([], "No evaluation was named. Known: core, cross_seed."),
+        (["core", "cros_seed"], "Unknown evaluation 'cros_seed'. Did you mean 'cross_"),
+        (["scr"], "Unknown evaluation 'scr'."),
+    ],
+)
+def test_unknown_evaluation_is_refused(
+    tmp_path: Path, evals: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        run_evals(evals, RunContext([], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("model_name")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"d_in": 512},
+            "SAE 's0' has d_in=512, but 'blocks.2.hook_resid_post' of model "
+            "'smollm2-135m-instruct' has 576 dimensions.",
+        ),
+        (
+            {"hook": "blocks.2.hook_resid_pst"},
+            "has no hook 'blocks.2.hook_resid_pst'. Did you mean 'blocks.2.hook_resid_post'?",
+        ),
+    ],
+)
+def test_sae_that_does_not_fit_its_model_is_refused(
+    tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    context = RunContext(subjects(tmp_path / "rel", **changes), tmp_path / "out")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=re.escape(message)):
+        run_evals(["core", "cross_seed"], context)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("model_name")
+def test_every_evaluation_is_checked_before_the_first_one_runs(tmp_path: Path) -> None:
+    context = RunContext(subjects(tmp_path / "rel", n=1), tmp_path / "out")
+    with pytest.raises(InputError, match="Group 'tiny' has a single seed"):
+        run_evals(["core", "cross_seed"], context)
+    context.options["core"] = {"batches": 3}
+    with pytest.raises(InputError, match="Unknown core option 'batches'"):
+        run_evals(["cross_seed", "core"], context)
+    context.options.clear()
+    with pytest.raises(InputError, match="'./no-such' does not exist"):
+        run_evals(["core"], replace(context, corpus="./no-such"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_release_without_saes_is_refused(tmp_path: Path) -> None:
+    write_release(Release("nothing-in-it", "m", (), tmp_path))
+    with pytest.raises(InputError, match="Release 'nothing-in-it' holds no SAE"):
+        subjects_of(str(tmp_path))
+
+
+def test_failed_sae_does_not_stop_others_nor_the_next_evaluation(
+    tmp_path: Path, model: HookedTransformer, activations: torch.Tensor
+) -> None:
+    mean = activations.mean(0)
+    saes = {
+        f"s{i}": tiny_sae("smollm2-135m-instruct", HOOK_NAME, mean, i) for i in range(3)
+    }
+    saes["s1"].W_dec.data[0, 0] = torch.nan
+    context = RunContext(
+        save_release(tmp_path / "rel", saes),
+        tmp_path / "out",
+        heldout_tokens=640,
+        options=OPTIONS,  # type: ignore[arg-type]
+    )
+    context.models.hold(model, "smollm2-135m-instruct", dtype="float32", device="cpu")
+    outcome = run_evals(["core", "cross_seed"], context)
+    assert [(f.eval, f.sae_id) for f in outcome.failures] == [
+        (core.EVAL, "s1"),
+        ("cross_seed", "s1"),
+    ]
+    assert all("NaN" in failure.cause for failure in outcome.failures)
+    table = outcome.frame.groupby("eval")["sae_id"].unique()
+    assert {name: sorted(ids) for name, ids in table.items()} == {
+        "core": ["s0", "s2"],
+        "cross_seed": ["s0", "s2"],
+    }
+    assert outcome.summary == tmp_path / "out" / "summary.csv"
+    assert len(pd.read_csv(outcome.summary)) == len(outcome.frame)

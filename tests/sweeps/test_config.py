@@ -1,0 +1,255 @@
+"""What a sweep refuses, and which SAEs a grid gives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, sweep_from
+from saereg_plugin.sweeps.config import Member, sae_config
+from saereg_plugin.sweeps.trainer import build_sae
+from tests.sweeps.tiny import D_IN, HOOK, PENALTY, SAE, fields, tiny_sweep
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, "seeds are []; expected different seeds, at least one."),
+        ({"seeds": [1, 1]}, "seeds are [1, 1]; expected different seeds"),
+        ({"seeds": 3}, "seeds=3; expected a list"),
+        ({"groups": {}}, "groups is empty; expected at least one group"),
+        ({"groups": ["a"]}, "groups=['a']; expected a mapping"),
+        ({"groups": {"a": 3}}, "Group 'a' is 3; expected a mapping of fields"),
+        ({"sae": "topk"}, "sae='topk'; expected a mapping"),
+        ({"grid": {"k": 16}}, "grid: 'k' is 16; expected a list of values"),
+        ({"tokens": 0}, "tokens=0; expected at least 1."),
+        ({"tokens": "many"}, "tokens='many'; expected a whole number."),
+        ({"tokens": 1000.5}, "tokens=1000.5; expected a whole number."),
+        ({"batch_size": 0}, "batch_size=0; expected at least 1."),
+        ({"batch_size": -256}, "batch_size=-256; expected at least 1."),
+        ({"context_size": 0}, "context_size=0; expected at least 1."),
+        ({"prompts_per_pass": 0}, "prompts_per_pass=0; expected at least 1."),
+        ({"dead_feature_window": 0}, "dead_feature_window=0; expected at least 1."),
+        ({"log_every": 0}, "log_every=0; expected at least 1."),
+        ({"checkpoint_every": 0}, "checkpoint_every=0; expected at least 1."),
+        ({"lr_warm_up_steps": -1}, "lr_warm_up_steps=-1; expected 0 or more."),
+        (
+            {"tokens": 255},
+            "tokens=255 is less than one batch of 256; nothing would be trained.",
+        ),
+        (
+            {"buffer_tokens": 255},
+            "buffer_tokens=255 is less than one batch of 256.",
+        ),
+        (
+            {"mixing_fraction": 1.0},
+            "mixing_fraction=1.0; expected at least 0 and below 1.",
+        ),
+        (
+            {"mixing_fraction": float("nan")},
+            "mixing_fraction=nan; expected at least 0 and below 1.",
+        ),
+        ({"lr": 0.0}, "lr=0.0; expected a finite number above 0."),
+        ({"lr": float("nan")}, "lr=nan; expected a finite number above 0."),
+        ({"lr": float("inf")}, "lr=inf; expected a finite number above 0."),
+        ({"lr": "fast"}, "lr='fast'; expected a number."),
+        (
+            {"lr_decay_fraction": 1.0},
+            "lr_decay_fraction=1.0; expected at least 0 and below 1.",
+        ),
+    ],
+)
+def test_bad_field_is_named_with_its_value(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        tiny_sweep(**changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["hook_name"], "sweep.yaml: expected a mapping of fields, got list."),
+        (
+            fields(batchsize=3),
+            "sweep.yaml: unknown field 'batchsize'. Did you mean 'batch_size'?",
+        ),
+        (fields(zzz=3), "sweep.yaml: unknown field 'zzz'. Known: "),
+        ({"hook_name": HOOK}, "sweep.yaml: the field 'sae' is missing."),
+        ({"sae": SAE}, "sweep.yaml: the field 'hook_name' is missing."),
+    ],
+)
+def test_source_is_named_if_fields_are_wrong(values: Any, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        sweep_from(values, source="sweep.yaml")
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in SAE.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("sae", "message"),
+    [
+        (
+            without("architecture"),
+            "Group 'g' has no architecture; add for example 'regularized_topk'.",
+        ),
+        (
+            {**SAE, "architecture": "regularised_topk"},
+            "Unknown architecture 'regularised_topk'. Did you mean 'regularized_topk'?",
+        ),
+        (
+            {**SAE, "architecture": "topk"},
+            "Group 'g': 'topk' takes no seed of its own. Use 'regularized_topk', "
+            "which without regularisers trains the same SAE.",
+        ),
+        (
+            {**SAE, "d_sea": 3},
+            "Group 'g': 'regularized_topk' has no field 'd_sea'. Did you mean 'd_sae'?",
+        ),
+        (without("d_sae"), "Group 'g': the field 'd_sae' is missing."),
+        (
+            {**SAE, "k": 129},
+            "Group 'g': k=129 with d_sae=128; expected k of at least 1 and at most d_sae.",
+        ),
+        ({**SAE, "k": 0}, "Group 'g': k=0 with d_sae=128"),
+        ({**SAE, "k": "eight"}, "Group 'g': "),
+        (
+            {**SAE, "regularizers": [{**PENALTY, "coefficient": -1.0}]},
+            "Group 'g': weight_penalty: coefficient is -1.0; expected a finite number",
+        ),
+        (
+            {**SAE, "regularizers": [{**PENALTY, "coefficient": float("nan")}]},
+            "Group 'g': weight_penalty: coefficient is nan; expected a finite number",
+        ),
+        (
+            {**SAE, "regularizers": [{"name": "weight_penalti"}]},
+            "Group 'g': Unknown regulariser 'weight_penalti'. Did you mean 'weight_penalty'?",
+        ),
+    ],
+)
+def test_bad_sae_is_refused_with_its_group(sae: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        sae_config({"d_in": D_IN, **sae}, seed=0, group="g")
+
+
+@pytest.mark.usefixtures("model_name")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"sae": {**SAE, "d_in": 512}},
+            "Group 'plain': d_in=512 does not fit 'blocks.0.hook_resid_post' of model "
+            "'smollm2-135m-instruct', which has 576 dimensions. Leave d_in out.",
+        ),
+        (
+            {"hook_name": "blocks.0.hook_resid_pots"},
+            "has no hook 'blocks.0.hook_resid_pots'. Did you mean 'blocks.0.hook_resid_post'?",
+        ),
+        (
+            {"model": "smollm2-135m-instrukt"},
+            "Unknown model 'smollm2-135m-instrukt'; expected",
+        ),
+        ({"grid": {"k": [8, 8]}}, "'plain-k8-seed0' occurs twice"),
+    ],
+)
+def test_sweep_that_does_not_fit_the_model_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        expand(tiny_sweep(**changes))
+
+
+def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "hook_name: blocks.0.hook_resid_post\n"
+        "lr: 1e-5\n"
+        "tokens: 1e6\n"
+        "sae: {architecture: regularized_topk, d_sae: 128}\n"
+        "groups:\n"
+        "  plain:\n"
+        "  l2:\n"
+        "    regularizers: [{name: weight_penalty, coefficient: 2e-3}]\n"
+    )
+    sweep = read_sweep(path)
+    assert sweep.lr == 1e-5
+    assert (sweep.tokens, type(sweep.tokens)) == (1_000_000, int)
+    assert sweep.steps == 488
+    assert sweep.groups["plain"] == {}
+    assert sweep.groups["l2"]["regularizers"][0]["coefficient"] == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "cannot be read (No such file"), ("a: [", "is no YAML")],
+)
+def test_unreadable_yaml_is_named(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "sweep.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        read_sweep(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.usefixtures("model_name")
+def test_grid_is_combined_with_groups_and_seeds() -> None:
+    members = expand(
+        tiny_sweep(
+            grid={"k": [8, 16], "architecture": ["regularized_batchtopk"]},
+            groups={"plain": {}, "wide": {"d_sae": 256}},
+        )
+    )
+    assert [member.sae_id for member in members] == [
+        f"{group}-k{k}-architectureregularized_batchtopk-seed{seed}"
+        for group in ("plain", "wide")
+        for k in (8, 16)
+        for seed in (0, 1)
+    ]
+    last: Any = members[-1].cfg
+    assert (last.k, last.d_sae, last.d_in, last.init_seed) == (16, 256, D_IN, 1)
+    assert last.architecture() == "regularized_batchtopk"
+    assert {m.group for m in members[:2]} == {
+        "plain-k8-architectureregularized_batchtopk"
+    }
+
+
+def test_lengths_are_floored_to_whole_steps() -> None:
+    assert tiny_sweep(tokens=256 * 3 + 255).steps == 3
+
+
+def weights(seed: int) -> dict[str, torch.Tensor]:
+    cfg = sae_config({"d_in": D_IN, **SAE}, seed=seed, group="g")
+    sae = build_sae(Member(f"g-seed{seed}", "g", seed, cfg), sweep())
+    return {key: value.clone() for key, value in sae.named_parameters()}
+
+
+def sweep() -> SweepConfig:
+    return tiny_sweep()
+
+
+def test_seed_alone_decides_the_initial_weights() -> None:
+    torch.manual_seed(0)
+    alone = weights(7)
+    in_company = [weights(seed) for seed in (3, 7)]
+    assert all(torch.equal(alone[key], in_company[1][key]) for key in alone)
+    assert not torch.equal(alone["W_dec"], in_company[0]["W_dec"])
+
+
+def test_metadata_says_what_the_sae_reads() -> None:
+    cfg = sae_config({"d_in": D_IN, **SAE}, seed=0, group="g")
+    sae = build_sae(Member("g-seed0", "g", 0, cfg), tiny_sweep(prepend_bos=False))
+    metadata = sae.cfg.metadata
+    assert metadata.hook_name == HOOK
+    assert metadata.model_name == "smollm2-135m-instruct"
+    assert metadata.context_size == 64
+    assert metadata.prepend_bos is False

@@ -1,0 +1,241 @@
+"""The command ``saereg-bench train`` from its YAML file to a release, interrupted on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from sae_lens import SAE, TopKSAE
+from typer.testing import CliRunner, Result
+
+from eval_recipes.cli import app
+from saereg_plugin.errors import InputError
+from saereg_plugin.releases import register_release, verify_files
+from saereg_plugin.sweeps import read_sweep, run_sweep
+from saereg_plugin.sweeps.run import claim_folder
+from saereg_plugin.sweeps.trainer import CHECKPOINT
+from tests.sweeps.test_trainer import BURST
+from tests.sweeps.tiny import BATCH, D_IN, PENALTY, fields, records_of, tiny_sweep
+
+STEPS = 150
+LOADED = "Loaded pretrained model"
+"""What TransformerLens prints when it has read the weights."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("train")
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> Path:
+    path = folder / "sweep.yaml"
+    groups = {"plain": {}, "l2": {"regularizers": [PENALTY]}, "burst": BURST}
+    changes = {"tokens": STEPS * BATCH, "checkpoint_every": 50, "groups": groups}
+    path.write_text(yaml.safe_dump(fields(**changes)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def arguments(folder: Path, config: Path) -> list[str]:
+    out = str(folder / "release")
+    return ["train", "--config", str(config), "--out", out, "--name", "tiny"]
+
+
+@pytest.fixture(scope="module")
+def interrupted(
+    model_name: str, folder: Path, arguments: list[str]
+) -> tuple[int, str, dict[str, Any]]:
+    """Exit status, output and what was in the folder after a real Ctrl-C."""
+    assert model_name
+    command = [sys.executable, "-m", "eval_recipes.cli", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        release = folder / "release"
+        record = release / "records" / "plain-seed0.jsonl"
+        end = time.monotonic() + 180
+        while process.poll() is None and time.monotonic() < end:
+            if record.is_file() and len(record.read_text().splitlines()) > 6:
+                process.send_signal(signal.SIGINT)
+                break
+            time.sleep(0.05)
+        output, _ = process.communicate(timeout=120)
+    state = torch.load(release / CHECKPOINT / "stream.pt", weights_only=True)
+    return process.returncode, output, state
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted: object, arguments: list[str]) -> Result:
+    """The same command again, to the end."""
+    assert interrupted
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture(scope="module")
+def release(folder: Path, finished: Result) -> Path:
+    assert finished.exit_code == 1
+    return folder / "release"
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_exits_130(
+    folder: Path, interrupted: tuple[int, str, dict[str, Any]]
+) -> None:
+    status, output, state = interrupted
+    assert status == 130, output
+    text = " ".join(output.split())
+    assert "Interrupted; the same command goes on from the checkpoint in" in text
+    assert "Traceback" not in output
+    assert 10 <= state["step"] < STEPS
+    assert not list((folder / "release").glob("release.yaml"))
+
+
+def test_same_command_finishes_with_status_1_for_the_sae_that_was_stopped(
+    finished: Result, interrupted: tuple[int, str, dict[str, Any]]
+) -> None:
+    assert finished.exit_code == 1, finished.output
+    assert LOADED in finished.output
+    text = " ".join(finished.output.split())
+    assert "Release 'tiny' with 4 SAEs" in text
+    # stopped before the interruption, and therefore in the checkpoint
+    assert interrupted[2]["step"] > 8
+    assert [s["sae_id"] for s in interrupted[2]["stopped"]] == [
+        "burst-seed0",
+        "burst-seed1",
+    ]
+    for seed in (0, 1):
+        assert (
+            f"stopped burst-seed{seed}: weight_penalty is not finite in step 8; "
+            "no checkpoint was written before"
+        ) in text
+
+
+def test_release_folder_holds_what_it_should(release: Path) -> None:
+    assert {path.name for path in release.iterdir()} == {
+        "README.md",
+        "records",
+        "release.yaml",
+        "saes",
+        "sweep.json",
+    }
+    ids = {f"{group}-seed{seed}" for group in ("plain", "l2") for seed in (0, 1)}
+    assert {path.name for path in (release / "saes").iterdir()} == ids
+    for sae_id in ids:
+        steps = [line["step"] for line in records_of(release)[sae_id]]
+        assert steps == [1, *range(2, STEPS + 1, 2)]
+
+
+def test_release_loads_and_has_learned(release: Path) -> None:
+    registered = register_release(release)
+    assert [(e.sae_id, e.group, e.seed) for e in registered.entries] == [
+        (f"{group}-seed{seed}", group, seed)
+        for group in ("plain", "l2")
+        for seed in (0, 1)
+    ]
+    for entry in registered.entries:
+        verify_files(release, entry.path)
+        sae = SAE.from_pretrained("tiny", entry.sae_id)
+        assert isinstance(sae, TopKSAE)
+        assert (sae.cfg.d_in, sae.cfg.d_sae, sae.cfg.k) == (D_IN, 128, 8)
+        assert sae.cfg.normalize_activations == "none"
+        assert sae.cfg.metadata.hook_name == "blocks.0.hook_resid_post"
+    last = records_of(release)["plain-seed0"][-1]
+    assert last["explained_variance"] > 0.5
+    l2, plain = (
+        SAE.from_pretrained("tiny", f"{g}-seed0").W_enc.norm() for g in ("l2", "plain")
+    )
+    assert l2 < plain
+
+
+def test_manifest_says_what_was_run(release: Path) -> None:
+    block = yaml.safe_load((release / "release.yaml").read_text())["tiny"]["saereg"]
+    assert block["tokens"] == STEPS * BATCH
+    assert block["seeds"] == [0, 1]
+    assert block["sweep"]["groups"]["l2"]["regularizers"] == [PENALTY]
+    assert [line.split(":")[0] for line in block["stopped"]] == [
+        "burst-seed0",
+        "burst-seed1",
+    ]
+    for name in ("torch", "sae-lens", "saereg-plugin"):
+        assert block["versions"][name]
+    card = (release / "README.md").read_text()
+    assert "burst-seed0: weight_penalty is not finite in step 8" in card
+
+
+def test_finished_sweep_is_not_trained_again(
+    release: Path, arguments: list[str]
+) -> None:
+    before = (release / "release.yaml").stat().st_mtime_ns
+    again = CliRunner().invoke(app, arguments)
+    assert LOADED not in again.output
+    assert "Release 'tiny' with 4 SAEs" in " ".join(again.output.split())
+    assert (release / "release.yaml").stat().st_mtime_ns == before
+
+
+def test_another_sweep_is_refused_with_the_field_that_differs(
+    release: Path, config: Path
+) -> None:
+    sweep = read_sweep(config)
+    other = tiny_sweep(**{**fields(), **sweep.to_dict(), "lr": 2e-3, "seed": 5})
+    message = (
+        f"Folder {str(release)!r} holds another sweep: lr is 0.001 there, 0.002 here; "
+        "seed is 0 there, 5 here."
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        run_sweep(other, release)
+
+
+def test_same_sweep_may_claim_its_folder_again(tmp_path: Path) -> None:
+    claim_folder(tiny_sweep(seeds=(0, 1)), tmp_path)
+    first = (tmp_path / "sweep.json").read_text()
+    claim_folder(tiny_sweep(seeds=[0, 1]), tmp_path)
+    assert (tmp_path / "sweep.json").read_text() == first
+    assert json.loads(first)["seeds"] == [0, 1]
+
+
+@pytest.mark.usefixtures("model_name")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": "./no-such-corpus"}, "'./no-such-corpus' does not exist"),
+        ({"llm_dtype": "float31"}, "Unknown dtype 'float31'"),
+    ],
+)
+def test_refused_sweep_does_not_claim_the_folder(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        run_sweep(tiny_sweep(**changes), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_says_what_it_takes_and_leaves_nothing(
+    model_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert model_name
+    config = tmp_path / "sweep.yaml"
+    config.write_text(yaml.safe_dump(fields()))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        app, ["train", "--config", str(config), "--out", str(out), "--dry-run"]
+    )
+    assert result.exit_code == 0, result.output
+    # 2 x 576 x 128 weights and 576 + 128 biases, no b_enc less
+    parameters = 4 * (2 * D_IN * 128 + D_IN + 128)
+    assert f"4 SAEs, {parameters:,} parameters in all, 12 steps each." in result.output
+    assert re.search(r"Memory: [0-9.]+ GiB", result.output)
+    assert re.search(r"Disk: [0-9.]+ GiB", result.output)
+    assert re.search(r"Time: [0-9.]+ minutes", result.output)
+    assert list(tmp_path.iterdir()) == [config]

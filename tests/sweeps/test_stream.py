@@ -1,0 +1,108 @@
+"""The stream of activations: nothing lost, nothing twice, resumable to the last bit."""
+
+from __future__ import annotations
+
+import torch
+from transformer_lens import HookedTransformer
+
+from saereg_plugin.sweeps.stream import open_store
+from tests.sweeps.tiny import BATCH, D_IN, HOOK, open_stream, tiny_sweep
+
+
+def plain_activations(model: HookedTransformer, passes: int) -> torch.Tensor:
+    """What the model itself gives on the same text, special tokens left out."""
+    store = open_store(model, tiny_sweep(), D_IN)
+    assert model.tokenizer is not None
+    special = torch.tensor(model.tokenizer.all_special_ids)
+    rows: list[torch.Tensor] = []
+    for _ in range(passes):
+        tokens = store.get_batch_tokens()
+        with torch.no_grad():
+            _, cache = model.run_with_cache(
+                tokens, names_filter=HOOK, stop_at_layer=1
+            )
+        rows.append(cache[HOOK][~torch.isin(tokens, special)])
+    return torch.cat(rows)
+
+
+def sorted_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows in the order of their first, second, ... value."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i, :3].tolist())
+    return rows[order]
+
+
+def test_without_mixing_it_is_the_model_in_order(model: HookedTransformer) -> None:
+    expected = plain_activations(model, passes=12)
+    stream = open_stream(model, tiny_sweep(mixing_fraction=0))
+    served = torch.cat([next(stream) for _ in range(9)])
+    assert served.shape == (9 * BATCH, D_IN)
+    torch.testing.assert_close(served, expected[: len(served)], rtol=0, atol=1e-5)
+
+
+def test_special_tokens_can_be_kept(model: HookedTransformer) -> None:
+    stream = open_stream(
+        model, tiny_sweep(mixing_fraction=0, exclude_special_tokens=False)
+    )
+    batch = next(stream)
+    # each context of 64 begins with BOS, whose activation is always the same
+    starts = batch[::64]
+    assert torch.equal(starts, starts[:1].expand_as(starts))
+    without = next(open_stream(model, tiny_sweep(mixing_fraction=0)))
+    assert not (without[:, None] == starts[:1]).all(-1).any()
+
+
+def test_shuffled_stream_loses_and_repeats_nothing(model: HookedTransformer) -> None:
+    stream = open_stream(model, tiny_sweep(mixing_fraction=0.5))
+    served = torch.cat([next(stream) for _ in range(6)])
+    rows = torch.cat([served, stream.peek()])
+    expected = plain_activations(model, passes=12)[: len(rows)]
+    assert not torch.equal(rows, expected)
+    torch.testing.assert_close(
+        sorted_rows(rows), sorted_rows(expected), rtol=0, atol=1e-5
+    )
+
+
+def test_waiting_activations_are_served_next(model: HookedTransformer) -> None:
+    stream = open_stream(model, tiny_sweep())
+    next(stream)
+    waiting = stream.peek()[:BATCH].clone()
+    assert torch.equal(next(stream), waiting)
+
+
+def test_seed_decides_the_order(model: HookedTransformer) -> None:
+    first, again, other = (
+        next(open_stream(model, tiny_sweep(seed=seed))) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_global_generator_is_neither_read_nor_moved(model: HookedTransformer) -> None:
+    torch.manual_seed(1)
+    first = next(open_stream(model, tiny_sweep()))
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+    assert torch.equal(next(open_stream(model, tiny_sweep())), first)
+
+
+def test_state_continues_with_the_same_batches(model: HookedTransformer) -> None:
+    stream = open_stream(model, tiny_sweep())
+    for _ in range(3):
+        next(stream)
+    state = stream.state_dict()
+    expected = [next(stream).clone() for _ in range(7)]
+    resumed = open_stream(model, tiny_sweep())
+    resumed.load_state_dict(state)
+    for batch in expected:
+        assert torch.equal(next(resumed), batch)
+
+
+def test_state_is_a_copy(model: HookedTransformer) -> None:
+    stream = open_stream(model, tiny_sweep())
+    next(stream)
+    state = stream.state_dict()
+    pool = state["pool"].clone()
+    for _ in range(5):
+        next(stream).zero_()
+    assert torch.equal(state["pool"], pool)

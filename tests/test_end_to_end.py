@@ -1,0 +1,261 @@
+"""Two seeds trained, reloaded without this package, evaluated, and read as a table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+from sae_lens import SAE
+from transformer_lens import HookedTransformer
+from typer.testing import CliRunner
+
+from eval_recipes.cli import app
+from eval_recipes.context import RunContext
+from eval_recipes.cross_seed.output import CrossSeedEvalOutput
+from eval_recipes.results import SUMMARY_COLUMNS, load_results
+from eval_recipes.running import Outcome, run_evals, subjects_of
+from eval_recipes.saebench import core_output
+from saereg_plugin.releases import (
+    Entry,
+    Release,
+    file_hashes,
+    read_release,
+    write_release,
+)
+from saereg_plugin.sweeps import SweepConfig, run_sweep
+
+MODEL = "smollm2-135m-instruct"
+HOOK = "blocks.1.hook_resid_post"
+IDS = ["sae-seed0", "sae-seed1"]
+SCHEMAS = {
+    "core": "saebench/eval_output_schema_core.json",
+    "cross_seed": "cross_seed/eval_output_schema_cross_seed.json",
+}
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory, model_name: str) -> Release:
+    sweep = SweepConfig(
+        model=model_name,
+        hook_name=HOOK,
+        sae={
+            "architecture": "regularized_topk",
+            "d_sae": 256,
+            "k": 16,
+            "decoder_constraint": "unit_norm",
+            "normalize_activations": "expected_average_only_in",
+            "regularizers": [{"name": "weight_penalty", "coefficient": 1e-3}],
+        },
+        seeds=(0, 1),
+        tokens=80 * 256,
+        batch_size=256,
+        context_size=64,
+        buffer_tokens=2048,
+        lr=3e-3,
+    )
+    result = run_sweep(sweep, tmp_path_factory.mktemp("end-to-end") / "e2e")
+    assert result.stopped == []
+    assert result.release is not None
+    return result.release
+
+
+@pytest.fixture(scope="module")
+def folder(release: Release) -> Path:
+    assert release.folder is not None
+    return release.folder
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    out: Path
+    outcome: Outcome
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder: Path, model: HookedTransformer) -> Evaluated:
+    context = RunContext(
+        subjects=subjects_of(str(folder)),
+        out=folder.parent / "results",
+        heldout_tokens=2048,
+        options={
+            "core": {
+                "n_eval_reconstruction_batches": 1,
+                "n_eval_sparsity_variance_batches": 1,
+                "eval_batch_size_prompts": 8,
+            },
+            "cross_seed": {"n_resamples": 100},
+        },
+    )
+    context.models.hold(model, MODEL, dtype="float32", device="cpu")
+    return Evaluated(context.out, run_evals(["core", "cross_seed"], context))
+
+
+def test_fresh_process_without_the_plugin_computes_the_same(
+    folder: Path, activations: torch.Tensor, tmp_path: Path
+) -> None:
+    rows = activations[:64]
+    torch.save(rows, tmp_path / "rows.pt")
+    code = """
+import sys, torch
+from sae_lens import SAE
+rows, path = torch.load(sys.argv[1]), sys.argv[2]
+sae = SAE.load_from_disk(path)
+assert not [m for m in sys.modules if m.startswith(("saereg", "eval_recipes"))]
+torch.save((type(sae).__name__, sae.encode(rows).detach(), sae(rows).detach()), sys.argv[3])
+"""
+    path = folder / "saes" / IDS[0]
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "rows.pt", path, tmp_path / "out.pt"],
+        check=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    kind, acts, reconstruction = torch.load(tmp_path / "out.pt")
+    assert kind == "TopKSAE"
+    sae = SAE.from_pretrained(str(folder), IDS[0])
+    assert (acts > 0).sum(-1).max() == 16
+    torch.testing.assert_close(acts, sae.encode(rows).detach())
+    torch.testing.assert_close(reconstruction, sae(rows).detach())
+    assert (sae.W_dec.norm(dim=-1) - 1).abs().max() < 1e-5
+
+
+def test_every_sae_has_every_result(evaluated: Evaluated) -> None:
+    assert evaluated.outcome.failures == []
+    found = {
+        path.relative_to(evaluated.out).as_posix()
+        for path in evaluated.out.rglob("*.json")
+    }
+    assert found == {
+        f"{name}/e2e_{sae_id}_eval_results.json" for name in SCHEMAS for sae_id in IDS
+    }
+
+
+def records(evaluated: Evaluated, name: str) -> list[dict[str, Any]]:
+    """The result files of an evaluation, read strictly."""
+
+    def refuse(token: str) -> Any:
+        raise ValueError(f"{token} is not JSON")
+
+    paths = sorted((evaluated.out / name).glob("*.json"))
+    return [json.loads(path.read_text(), parse_constant=refuse) for path in paths]
+
+
+OUTPUTS: dict[str, Callable[[], Any]] = {
+    "core": lambda: TypeAdapter(core_output.CorrectedCoreOutput),
+    "cross_seed": lambda: TypeAdapter(CrossSeedEvalOutput),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_results_are_strict_json_in_the_shipped_schema(
+    evaluated: Evaluated, name: str
+) -> None:
+    schema = json.loads(files("eval_recipes").joinpath(SCHEMAS[name]).read_text())
+    adapter = OUTPUTS[name]()
+    found = records(evaluated, name)
+    assert len(found) == 2
+    for record in found:
+        adapter.validate_python(record)
+        assert set(schema["required"]) <= set(record) <= set(schema["properties"])
+        assert record["eval_type_id"] == name
+        assert record["sae_cfg_dict"]["metadata"]["hook_name"] == HOOK
+    broken = {**found[0], "eval_result_metrics": {}}
+    with pytest.raises(ValueError, match="eval_result_metrics"):
+        adapter.validate_python(broken)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_results_validate_with_jsonschema(evaluated: Evaluated, name: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("eval_recipes").joinpath(SCHEMAS[name]).read_text())
+    for record in records(evaluated, name):
+        jsonschema.validate(record, schema)
+
+
+def test_table_and_summary_agree(evaluated: Evaluated) -> None:
+    frame = load_results(evaluated.out)
+    assert list(frame.columns) == SUMMARY_COLUMNS
+    assert set(zip(frame["sae_id"], frame["seed"], frame["group"], strict=True)) == {
+        (sae_id, seed, "sae") for seed, sae_id in enumerate(IDS)
+    }
+    written = pd.read_csv(evaluated.outcome.summary)
+    assert list(written.columns) == SUMMARY_COLUMNS
+    assert written["metric"].tolist() == frame["metric"].tolist()
+    assert written["value"].tolist() == pytest.approx(
+        frame["value"].tolist(), nan_ok=True
+    )
+    assert frame["release"].unique().tolist() == ["e2e"]
+
+
+def value(evaluated: Evaluated, name: str, metric: str) -> list[float]:
+    frame = evaluated.outcome.frame
+    rows = frame[(frame["eval"] == name) & (frame["metric"] == metric)]
+    return rows.sort_values("seed")["value"].tolist()
+
+
+def test_figures_are_those_of_trained_saes(evaluated: Evaluated) -> None:
+    variance = value(evaluated, "core", "corrected/explained_variance")
+    assert all(0.3 < figure < 1 for figure in variance)
+    assert value(evaluated, "cross_seed", "heldout/explained_variance") == variance
+    assert all(0 < x <= 16 for x in value(evaluated, "core", "corrected/l0"))
+    scores = value(
+        evaluated, "core", "model_performance_preservation/ce_loss_score"
+    )
+    assert all(0 < score < 1 for score in scores)
+    similarity = value(evaluated, "cross_seed", "similarity/mean_max_cos")
+    baseline = value(evaluated, "cross_seed", "baseline/mean_max_cos")
+    assert similarity[0] == pytest.approx(similarity[1])
+    assert similarity[0] > baseline[0]
+
+
+def test_intervals_hold_their_values(evaluated: Evaluated) -> None:
+    frame = evaluated.outcome.frame.dropna(subset=["low", "high"])
+    assert len(frame) > 10
+    assert (frame["low"] <= frame["high"]).all()
+    assert (frame["n"] > 1).all()
+
+
+def with_a_broken_seed(release: Release, folder: Path, target: Path) -> Path:
+    """A copy with a third seed whose weights are NaN and whose hashes match."""
+    shutil.copytree(folder, target)
+    sae = target / "saes" / "sae-seed2"
+    shutil.copytree(target / "saes" / IDS[0], sae)
+    weights = load_file(sae / "sae_weights.safetensors")
+    weights["W_dec"][3] = torch.nan
+    save_file(weights, sae / "sae_weights.safetensors")
+    entry = Entry("sae-seed2", "saes/sae-seed2", "sae", 2, file_hashes(sae))
+    entries = (*release.entries, entry)
+    write_release(Release("e2e-broken", release.model, entries, target))
+    assert len(read_release(target).entries) == 3
+    return target
+
+
+def test_one_failed_sae_gives_status_1_and_the_others_results(
+    release: Release, folder: Path, tmp_path: Path
+) -> None:
+    broken = with_a_broken_seed(release, folder, tmp_path / "broken")
+    out = tmp_path / "out"
+    arguments = ["run", "--sae-release", str(broken), "--out", str(out)]
+    result = CliRunner().invoke(
+        app,
+        [*arguments, "--evals", "cross_seed", "--heldout-tokens", "512"],
+        env={"COLUMNS": "200"},
+    )
+    assert result.exit_code == 1, result.output
+    assert "failed cross_seed of sae-seed2: ValueError: W_dec holds NaN" in " ".join(
+        result.output.split()
+    )
+    assert str(out / "summary.csv") in result.output.replace("\n", "")
+    assert sorted(load_results(out)["sae_id"].unique()) == IDS
