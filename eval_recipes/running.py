@@ -79,6 +79,7 @@ def check_sources(context: RunContext) -> None:
     Raises:
         InputError: naming the SAE.
     """
+    models.torch_dtype(context.dtype)
     checked: set[tuple[str, str, int]] = set()
     for subject in context.subjects:
         cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> None:
         check(cfg)
         models.ensure(cfg.model_name, model_class_name=cfg.model_class_name)
     except (InputError, argparse.ArgumentError) as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
     LanguageModelSAETrainingRunner(cfg).run()
 
 

@@ -60,9 +60,12 @@ def regularize_checkpoint(
 
 
 def _load(sae: TrainingSAE[Any], state: dict[str, torch.Tensor]) -> None:
-    known = sae.state_dict()
-    from_elsewhere = {key: value for key, value in state.items() if key in known}
-    from_elsewhere.pop("completed_steps", None)
+    known = [
+        key
+        for key in sae.state_dict()
+        if key != "completed_steps" and not key.startswith("components.")
+    ]
+    from_elsewhere = {key: state[key] for key in known if key in state}
     sae.process_state_dict_for_loading(from_elsewhere)
     sae.load_state_dict(from_elsewhere)
 

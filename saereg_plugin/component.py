@@ -95,6 +95,11 @@ class Component(nn.Module):
         """Make ``sae`` the owner."""
         self._sae = weakref.ref(sae)
 
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy has no owner until its SAE's forward pass; a weak reference cannot be pickled
+        return {**self.__dict__, "_sae": None}
+
     def setup(self) -> None:
         """Prepare for training; ``self.sae.cfg.metadata`` is filled in by now."""
 

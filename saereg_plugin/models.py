@@ -108,7 +108,7 @@ def load(
     Raises:
         InputError: if the name cannot be loaded, see :func:`ensure`.
     """
-    numbers = _dtype(dtype)
+    numbers = torch_dtype(dtype)
     ensure(name)
     with warnings.catch_warnings():
         _ignore_deprecation()
@@ -164,7 +164,13 @@ def register_names() -> None:
         _register(_embedded_folder(name), [name])
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """
+    Return a torch dtype by name.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise InputError(

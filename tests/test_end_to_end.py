@@ -32,6 +32,7 @@ from saereg_plugin.releases import (
     Release,
     file_hashes,
     read_release,
+    register_release,
     write_release,
 )
 from saereg_plugin.sweeps import SweepConfig, run_sweep
@@ -68,7 +69,8 @@ def release(tmp_path_factory: pytest.TempPathFactory, model_name: str) -> Releas
     result = run_sweep(sweep, tmp_path_factory.mktemp("end-to-end") / "e2e")
     assert result.stopped == []
     assert result.release is not None
-    return result.release
+    assert result.release.folder is not None
+    return register_release(result.release.folder)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +90,12 @@ def evaluated(folder: Path, model: HookedTransformer) -> Evaluated:
     context = RunContext(
         subjects=subjects_of(str(folder)),
         out=folder.parent / "results",
-        heldout_tokens=2048,
+        heldout_tokens=1024,
         options={
             "core": {
                 "n_eval_reconstruction_batches": 1,
                 "n_eval_sparsity_variance_batches": 1,
-                "eval_batch_size_prompts": 8,
+                "eval_batch_size_prompts": 4,
             },
             "cross_seed": {"n_resamples": 100},
         },
@@ -210,9 +212,7 @@ def test_figures_are_those_of_trained_saes(evaluated: Evaluated) -> None:
     assert all(0.3 < figure < 1 for figure in variance)
     assert value(evaluated, "cross_seed", "heldout/explained_variance") == variance
     assert all(0 < x <= 16 for x in value(evaluated, "core", "corrected/l0"))
-    scores = value(
-        evaluated, "core", "model_performance_preservation/ce_loss_score"
-    )
+    scores = value(evaluated, "core", "model_performance_preservation/ce_loss_score")
     assert all(0 < score < 1 for score in scores)
     similarity = value(evaluated, "cross_seed", "similarity/mean_max_cos")
     baseline = value(evaluated, "cross_seed", "baseline/mean_max_cos")

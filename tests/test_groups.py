@@ -32,9 +32,7 @@ IDS = ["k32/seed0/final", "k32/seed12/final", "k64/seed0/final", "other"]
         ("k64/seed(?P<seed>0)/final$", {IDS[2]: ("", 0)}),
     ],
 )
-def test_expression(
-    expression: str | None, members: dict[str, Membership]
-) -> None:
+def test_expression(expression: str | None, members: dict[str, Membership]) -> None:
     assert group_saes(IDS, expression) == members
 
 
@@ -87,9 +85,7 @@ def test_yaml_file_names_group_and_seed(tmp_path: Path) -> None:
         (None, "cannot be read (No such file or directory)"),
     ],
 )
-def test_unusable_yaml_is_named(
-    tmp_path: Path, text: str | None, message: str
-) -> None:
+def test_unusable_yaml_is_named(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "groups.yaml"
     if text is not None:
         path.write_text(text)

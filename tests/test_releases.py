@@ -237,7 +237,9 @@ def test_patterns_choose_in_the_order_of_the_release(
 
 
 def test_unknown_sae_suggests_the_nearest(release: Release) -> None:
-    message = f"No SAE 'plain-seed2' in release {release.name!r}. Did you mean 'plain-seed"
+    message = (
+        f"No SAE 'plain-seed2' in release {release.name!r}. Did you mean 'plain-seed"
+    )
     with pytest.raises(InputError, match=re.escape(message)):
         release.select(["l2-seed0", "plain-seed2"])
 

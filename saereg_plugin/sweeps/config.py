@@ -253,6 +253,11 @@ def sae_config(
             f"Group {group!r} has no architecture; add for example 'regularized_topk'."
         )
     sae_class, config_class = training_classes(architecture)
+    if not issubclass(config_class, RegularizedConfigMixin):
+        raise InputError(
+            f"Group {group!r}: {architecture!r} takes no seed of its own. Use "
+            f"'regularized_{architecture}', which without regularisers trains the same SAE."
+        )
     known = [field.name for field in dataclasses.fields(config_class)]
     for key in values:
         if key not in known:
@@ -265,11 +270,6 @@ def sae_config(
         )
     if "d_sae" not in values:
         raise InputError(f"Group {group!r}: the field 'd_sae' is missing.")
-    if not issubclass(config_class, RegularizedConfigMixin):
-        raise InputError(
-            f"Group {group!r}: {architecture!r} takes no seed of its own. Use "
-            f"'regularized_{architecture}', which without regularisers trains the same SAE."
-        )
     try:
         given: dict[str, Any] = {**values, "init_seed": seed}
         cfg = config_class(**given)

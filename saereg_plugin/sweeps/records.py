@@ -49,10 +49,15 @@ def step_record(
     output: TrainStepOutput,
     *,
     step: int,
+    lr: float,
     gradient_norm: float,
     tokens_per_second: float,
 ) -> dict[str, Any]:
-    """Return what is recorded of one step, as plain numbers."""
+    """
+    Return what is recorded of one step, as plain numbers.
+
+    ``lr`` is that of this step; the optimiser holds that of the next one by now.
+    """
     sae_in = output.sae_in.float()
     residual = (output.sae_out.float() - sae_in).pow(2).sum()
     variance = (sae_in - sae_in.mean(dim=0)).pow(2).sum()
@@ -66,7 +71,7 @@ def step_record(
         "l0": float(output.feature_acts.bool().sum(-1).float().mean()),
         "alive": trainer.sae.cfg.d_sae - dead,
         "dead": dead,
-        "lr": float(trainer.optimizer.param_groups[0]["lr"]),
+        "lr": lr,
         "gradient_norm": gradient_norm,
         "tokens_per_second": tokens_per_second,
     }

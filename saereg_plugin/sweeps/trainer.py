@@ -204,6 +204,7 @@ class SweepTrainer:
         for name, trainer in self.trainers.items():
             trainer.maybe_reset_sparsity()
             self._gradient_norms[name].active = recording
+            lr = float(trainer.optimizer.param_groups[0]["lr"])
             output = trainer.step(batch)
             bad = non_finite_loss(output)
             if bad is not None:
@@ -211,11 +212,15 @@ class SweepTrainer:
                 continue
             trainer.n_training_steps += 1
             if recording:
-                self._record(name, trainer, output)
+                self._record(name, trainer, output, lr)
         self._trainer.n_training_steps += 1
 
     def _record(
-        self, name: str, trainer: SAETrainer[Any, Any], output: TrainStepOutput
+        self,
+        name: str,
+        trainer: SAETrainer[Any, Any],
+        output: TrainStepOutput,
+        lr: float,
     ) -> None:
         steps = self.step + 1 - self._resumed_at
         seconds = time.perf_counter() - self._started
@@ -223,6 +228,7 @@ class SweepTrainer:
             trainer,
             output,
             step=self.step + 1,
+            lr=lr,
             gradient_norm=self._gradient_norms[name].take(),
             tokens_per_second=steps * self.sweep.batch_size / seconds,
         )

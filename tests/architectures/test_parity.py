@@ -36,9 +36,7 @@ def test_two_hundred_steps_equal_saelens_own(
 
 
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
-@pytest.mark.parametrize(
-    "normalize_activations", ["none", "expected_average_only_in"]
-)
+@pytest.mark.parametrize("normalize_activations", ["none", "expected_average_only_in"])
 def test_autocast_and_normalisation_equal_saelens_own(
     architecture: str, normalize_activations: str, activations: torch.Tensor
 ) -> None:

@@ -85,7 +85,7 @@ def release(pristine: Path, tmp_path: Path) -> Path:
         ),
         (
             ["--d-sae", "64", "--k", "65"],
-            "Group 'none-architectureregularized_topk-k65': k=65 with d_sae=64; expected k "
+            "Group 'none': k=65 with d_sae=64; expected k "
             "of at least 1 and at most d_sae.",
         ),
         (
@@ -102,7 +102,7 @@ def release(pristine: Path, tmp_path: Path) -> Path:
         ),
         (
             ["--coefficient", "1", "--norm", "l3"],
-            "weight_penalty: norm is 'l3'. Did you mean 'l",
+            "Group 'l3-1': weight_penalty: norm is 'l3'. Known: 'frobenius', 'l1', 'l2'.",
         ),
         (
             ["--architecture", "regularized_topc"],
@@ -121,16 +121,27 @@ def release(pristine: Path, tmp_path: Path) -> Path:
         (["--lr", "nan"], "lr=nan; expected a finite number above 0."),
         (["--corpus", "./no-such"], "Corpus folder './no-such' does not exist"),
         (["--llm-dtype", "float31"], "Unknown dtype 'float31'"),
-        (["--config", "no-such.yaml"], "File 'no-such.yaml' cannot be read"),
+        (
+            ["--config", "sweep.yaml"],
+            "--config and --k exclude one another; write the value into the YAML file.",
+        ),
     ],
 )
 def test_train_refuses(
     refused: Callable[..., str], tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     out = tmp_path / "out"
-    small = ["--k", "8"] if "--k" not in arguments and "gated" not in message else []
+    small = [] if "--k" in arguments else ["--k", "8"]
     assert message in refused("train", "--out", str(out), *small, *arguments)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_train_names_a_configuration_that_is_missing(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    out, config = str(tmp_path / "out"), str(tmp_path / "no-such.yaml")
+    error = refused("train", "--out", out, "--config", config)
+    assert f"File {config!r} cannot be read (No such file or directory)" in error
 
 
 def test_train_names_the_file_with_an_unknown_field(
@@ -184,7 +195,7 @@ def nothing(_: Path) -> None:
     [
         (remove_manifest, [], f"is no release folder: it has no {MANIFEST}."),
         (nothing, ["--sae-id", "s9"], "No SAE 's9' in release 'cli-release'. "),
-        (nothing, ["--sae-id", "S1", "--sae-id", "s0"], "Did you mean 's1'?"),
+        (nothing, ["--sae-id", "s0", "--sae-id", "ss1"], "Did you mean 's1'?"),
         (nothing, ["--sae-id", "x*"], "No SAE 'x*' in release 'cli-release'. Known: "),
         (damage, [], "s1/sae_weights.safetensors' is damaged: its SHA-256 is"),
         (leave_one_seed, [], "Group 'tiny' has a single seed ('s0'); expected two or"),

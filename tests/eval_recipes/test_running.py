@@ -23,7 +23,7 @@ OPTIONS = {
     "core": {
         "n_eval_reconstruction_batches": 1,
         "n_eval_sparsity_variance_batches": 1,
-        "eval_batch_size_prompts": 4,
+        "eval_batch_size_prompts": 2,
     },
     "cross_seed": {"n_resamples": 20},
 }
@@ -84,7 +84,7 @@ def test_every_evaluation_is_checked_before_the_first_one_runs(tmp_path: Path) -
         run_evals(["core", "cross_seed"], context)
     context.options["core"] = {"batches": 3}
     with pytest.raises(InputError, match="Unknown core option 'batches'"):
-        run_evals(["cross_seed", "core"], context)
+        run_evals(["core", "cross_seed"], context)
     context.options.clear()
     with pytest.raises(InputError, match="'./no-such' does not exist"):
         run_evals(["core"], replace(context, corpus="./no-such"))

@@ -94,9 +94,7 @@ def test_fold_keeps_reconstruction_and_unit_rows(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(
-    "normalize_activations", ["none", "expected_average_only_in"]
-)
+@pytest.mark.parametrize("normalize_activations", ["none", "expected_average_only_in"])
 def test_saved_rows_have_norm_one(
     architecture: str,
     normalize_activations: str,
@@ -183,9 +181,7 @@ def test_auto_resolves_as_documented(
 
 
 def test_explicit_rescale_false_is_kept() -> None:
-    assert not make_cfg(
-        rescale_acts_by_decoder_norm=False
-    ).rescale_acts_by_decoder_norm
+    assert not make_cfg(rescale_acts_by_decoder_norm=False).rescale_acts_by_decoder_norm
     unit = make_cfg(
         decoder_constraint="unit_norm",
         rescale_acts_by_decoder_norm=False,
@@ -196,6 +192,7 @@ def test_explicit_rescale_false_is_kept() -> None:
 
 def test_misspelt_constraint_is_refused() -> None:
     with pytest.raises(
-        sr.InputError, match="decoder_constraint is 'unitnorm'. Did you mean 'unit_norm'"
+        sr.InputError,
+        match="decoder_constraint is 'unitnorm'. Did you mean 'unit_norm'",
     ):
         make_cfg(decoder_constraint="unitnorm")

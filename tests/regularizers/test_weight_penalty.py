@@ -82,16 +82,18 @@ def test_value_and_gradient_are_those_of_the_formula(
     reference = formula(plain, norm, target, reduction, kept)
     named = {name: getattr(plain, name) for name in TARGETS[target]}
     wanted = dict(
-        zip(
-            named, torch.autograd.grad(reference, list(named.values())), strict=True
-        )
+        zip(named, torch.autograd.grad(reference, list(named.values())), strict=True)
     )
     output.loss.backward()
     largest = max(float(plain.get_parameter(n).grad.abs().max()) for n in named)
     coefficient = largest / max(float(g.abs().max()) for g in wanted.values())
 
     ours = with_penalty(
-        norm=norm, target=target, reduction=reduction, mask=mask, coefficient=coefficient
+        norm=norm,
+        target=target,
+        reduction=reduction,
+        mask=mask,
+        coefficient=coefficient,
     )
     penalised = forward(ours, x, dead_latents())
     penalised.loss.backward()
@@ -103,9 +105,7 @@ def test_value_and_gradient_are_those_of_the_formula(
         if name in wanted:
             expected = coefficient * wanted[name].double()
             added = gradient.double() - parameter.grad.double()
-            torch.testing.assert_close(
-                added, expected, rtol=1e-5, atol=2e-7 * largest
-            )
+            torch.testing.assert_close(added, expected, rtol=1e-5, atol=2e-7 * largest)
         else:
             assert torch.equal(gradient, parameter.grad), name
 
@@ -291,9 +291,7 @@ def test_decoupled_l1_and_frobenius_are_proximal_steps(
     ours = make_sae(rescale_acts_by_decoder_norm=False, regularizers=[proximal])
     oracle_sae = make_stock_sae(rescale_acts_by_decoder_norm=False)
     trainer = make_trainer(ours, batches(activations, 16), batch_size=16, lr=1e-3)
-    oracle = make_trainer(
-        oracle_sae, batches(activations, 16), batch_size=16, lr=1e-3
-    )
+    oracle = make_trainer(oracle_sae, batches(activations, 16), batch_size=16, lr=1e-3)
     for _ in range(3):
         run_steps(trainer, 1)
         (output,) = run_steps(oracle, 1)
@@ -339,9 +337,7 @@ def test_dead_mask_decides_which_latents_decay(activations: torch.Tensor) -> Non
 @pytest.mark.parametrize("norm", ["l2", "frobenius"])
 @pytest.mark.parametrize("target", ["decoder", "both"])
 def test_decoupled_decay_of_unit_rows_is_refused(norm: str, target: str) -> None:
-    void = sr.WeightPenalty(
-        coefficient=1.0, norm=norm, target=target, mode="decoupled"
-    )
+    void = sr.WeightPenalty(coefficient=1.0, norm=norm, target=target, mode="decoupled")
     with pytest.raises(sr.InputError, match="does nothing to a decoder of unit-norm"):
         make_cfg(decoder_constraint="unit_norm", regularizers=[void])
 

@@ -18,9 +18,7 @@ def plain_activations(model: HookedTransformer, passes: int) -> torch.Tensor:
     for _ in range(passes):
         tokens = store.get_batch_tokens()
         with torch.no_grad():
-            _, cache = model.run_with_cache(
-                tokens, names_filter=HOOK, stop_at_layer=1
-            )
+            _, cache = model.run_with_cache(tokens, names_filter=HOOK, stop_at_layer=1)
         rows.append(cache[HOOK][~torch.isin(tokens, special)])
     return torch.cat(rows)
 

@@ -57,7 +57,7 @@ BURST = {
 def sweep_of_three() -> SweepConfig:
     """Groups that keep state of every kind: moments, running means, counters."""
     groups = {"plain": {}, "l2": {"regularizers": [PENALTY]}, "unit": UNIT}
-    return tiny_sweep(groups=groups, lr_warm_up_steps=3)
+    return tiny_sweep(groups=groups, lr_warm_up_steps=3, seeds=[1])
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def test_same_seed_gives_the_same_weights_to_the_last_bit(
     assert_same(finish(open_trainer(model, sweep_of_three(), tmp_path)), uninterrupted)
 
 
-def test_groups_and_seeds_end_up_different(uninterrupted: Finished) -> None:
+def test_groups_end_up_different(uninterrupted: Finished) -> None:
     decoders = [
         value for key, value in uninterrupted.state.items() if key.endswith("/W_dec")
     ]
-    assert len(decoders) == 6
+    assert len(decoders) == 3
     for number, decoder in enumerate(decoders):
         assert not any(torch.equal(decoder, other) for other in decoders[:number])
 
@@ -178,9 +178,7 @@ def test_killed_before_the_first_checkpoint_starts_again(
 
 def test_records_have_what_the_documentation_promises(uninterrupted: Finished) -> None:
     records = records_of(uninterrupted.folder, timed=True)
-    assert set(records) == {
-        f"{group}-seed{seed}" for group in ("plain", "l2", "unit") for seed in (0, 1)
-    }
+    assert set(records) == {"plain-seed1", "l2-seed1", "unit-seed1"}
     common = {
         "step",
         "tokens",
@@ -205,16 +203,14 @@ def test_records_have_what_the_documentation_promises(uninterrupted: Finished) -
             assert line["l0"] <= 8 if "unit" not in name else line["l0"] == 8
             assert line["tokens_per_second"] > 0
             assert ("losses/weight_penalty" in line) == name.startswith("l2")
-    # warm-up over three steps from a tenth, decay over the last two
-    rates = [line["lr"] for line in records["plain-seed0"]]
-    assert rates[0] < rates[1] < rates[2] == rates[3] == rates[4]
-    assert rates[-1] < rates[-2]
 
 
-def test_training_reduces_the_error(uninterrupted: Finished) -> None:
-    lines = uninterrupted.records["unit-seed0"]
-    assert lines[-1]["loss"] < lines[0]["loss"]
-    assert lines[-1]["explained_variance"] > lines[0]["explained_variance"]
+def test_rate_of_each_step_is_recorded(uninterrupted: Finished) -> None:
+    lines = uninterrupted.records["plain-seed1"]
+    rates = {line["step"]: line["lr"] for line in lines}
+    # three steps of warm-up, and over the last two of the twelve down to 0
+    expected = {1: 1 / 3, 2: 2 / 3, 4: 1, 6: 1, 8: 1, 10: 1, 12: 0.5}
+    assert rates == pytest.approx({step: 1e-3 * x for step, x in expected.items()})
 
 
 @pytest.mark.parametrize(("group", "coefficient"), [("plain", 0.0), ("l2", 1e-2)])
@@ -249,7 +245,9 @@ def test_first_record_is_what_stock_saelens_and_autograd_give(
     (output.loss + penalty).backward()
     gradients = [p.grad.flatten() for p in stock.parameters() if p.grad is not None]
     norm = float(torch.cat(gradients).double().norm())
-    assert norm > 1.5, "SAELens clips at 1, so only a larger norm tells before from after"
+    assert norm > 1.5, (
+        "SAELens clips at 1, so only a larger norm tells before from after"
+    )
 
     line = uninterrupted.records[f"{group}-seed1"][0]
     assert line["gradient_norm"] == pytest.approx(norm, rel=1e-4)
@@ -270,25 +268,23 @@ def test_sae_with_an_infinite_loss_is_taken_out_and_the_others_go_on(
     model: HookedTransformer, tmp_path: Path, uninterrupted: Finished
 ) -> None:
     groups = {"burst": BURST, "plain": {}}
-    sweep = tiny_sweep(groups=groups, lr_warm_up_steps=3, seeds=[0, 1])
+    sweep = tiny_sweep(groups=groups, lr_warm_up_steps=3, seeds=[1])
     trainer = open_trainer(model, sweep, tmp_path)
     assert trainer.train(StopFlag())
     assert trainer.stopped == [
-        Stopped(f"burst-seed{seed}", 8, "weight_penalty", CHECKPOINT_EVERY)
-        for seed in (0, 1)
+        Stopped("burst-seed1", 8, "weight_penalty", CHECKPOINT_EVERY)
     ]
     assert str(trainer.stopped[0]) == (
-        "burst-seed0: weight_penalty is not finite in step 8; "
+        "burst-seed1: weight_penalty is not finite in step 8; "
         "the last good checkpoint is of step 5"
     )
-    assert set(trainer.trainers) == {"plain-seed0", "plain-seed1"}
+    assert set(trainer.trainers) == {"plain-seed1"}
     assert trainer.step == STEPS
-    assert [
-        key
+    assert not any(
+        key.startswith("plain")
         for key in different(state_of(trainer), uninterrupted.state)
-        if key.startswith("plain")
-    ] == []
-    lines = records_of(tmp_path)["burst-seed0"]
+    )
+    lines = records_of(tmp_path)["burst-seed1"]
     assert [line["step"] for line in lines] == [1, 2, 4, 6, 8]
     assert lines[-1] == {
         "step": 8,

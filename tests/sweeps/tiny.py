@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
 
-from saereg_plugin.sweeps import SweepConfig, SweepTrainer, expand
+from saereg_plugin.sweeps import Member, SweepConfig, SweepTrainer, expand
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 
 HOOK = "blocks.0.hook_resid_post"
@@ -55,11 +57,18 @@ def open_stream(model: HookedTransformer, sweep: SweepConfig) -> ActivationStrea
     return ActivationStream(open_store(model, sweep, D_IN), sweep)
 
 
+@cache
+def _members(sweep: str) -> list[Member]:
+    """Expanded once: the width of the hook takes a second to find."""
+    return expand(SweepConfig(**json.loads(sweep)))
+
+
 def open_trainer(
     model: HookedTransformer, sweep: SweepConfig, folder: Path
 ) -> SweepTrainer:
     """A fresh trainer, as a new process would make it, on a model in memory."""
-    return SweepTrainer(sweep, expand(sweep), open_stream(model, sweep), folder)
+    members = copy.deepcopy(_members(json.dumps(sweep.to_dict())))
+    return SweepTrainer(sweep, members, open_stream(model, sweep), folder)
 
 
 def state_of(trainer: SweepTrainer) -> dict[str, torch.Tensor]:

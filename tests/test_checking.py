@@ -1,0 +1,131 @@
+"""What ``sr.check`` refuses before a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sae_lens import MultiSAETrainingRunnerConfig
+
+import saereg_plugin as sr
+from tests.training import (
+    D_IN,
+    D_SAE,
+    make_cfg,
+    make_sae,
+    make_stock_sae,
+    runner_cfg,
+)
+
+pytestmark = pytest.mark.usefixtures("model_name")
+
+
+def multi_cfg(saes: dict[str, Any], **fields: Any) -> MultiSAETrainingRunnerConfig:
+    single = runner_cfg(make_cfg())
+    values: dict[str, Any] = {
+        "model_name": single.model_name,
+        "hook_names": single.hook_name,
+        "training_tokens": single.training_tokens,
+        "train_batch_size_tokens": single.train_batch_size_tokens,
+        "output_path": None,
+        "checkpoint_path": None,
+    }
+    return MultiSAETrainingRunnerConfig(saes=saes, **(values | fields))
+
+
+def test_a_good_configuration_passes(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "folder"
+    sr.check(runner_cfg(make_cfg(), output_path=str(output)))
+    assert list(output.iterdir()) == []
+    sr.check(multi_cfg({"a": make_cfg(), "b": make_cfg("gated")}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"hook_name": "blocks.1.hook_resid_pots"},
+            "no hook 'blocks.1.hook_resid_pots'. Did you mean 'blocks.1.hook_resid_post'",
+        ),
+        ({"hook_name": "blocks.99.hook_resid_post"}, "has no hook 'blocks.99.hook_"),
+        (
+            {"hook_name": "blocks.0.mlp.hook_post"},
+            "d_in=576 does not fit 'blocks.0.mlp.hook_post' .*which has 1536 dimensions. "
+            "Set d_in=1536",
+        ),
+        (
+            {"model_name": "smollm2-135m-instuct"},
+            "Unknown model 'smollm2-135m-instuct'.*Did you mean 'smollm2-135m-instruct'",
+        ),
+        ({"model_name": "/no/such/model"}, "Model folder '/no/such/model' does not"),
+        (
+            {"training_tokens": 63},
+            "training_tokens=63 is less than one batch of train_batch_size_tokens=64",
+        ),
+        (
+            {"model_class_name": "HookedTransformr"},
+            "Unknown model class 'HookedTransformr'. Did you mean 'HookedTransformer'",
+        ),
+    ],
+)
+def test_impossible_run_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(sr.InputError, match=message):
+        sr.check(runner_cfg(make_cfg(), **fields))
+
+
+def test_one_head_is_narrower_than_all() -> None:
+    heads = {"hook_name": "blocks.0.attn.hook_z", "hook_head_index": 0}
+    with pytest.raises(sr.InputError, match="which has 64 dimensions. Set d_in=64"):
+        sr.check(runner_cfg(make_cfg(), **heads))
+    sr.check(runner_cfg(make_cfg(d_in=64), **heads))
+    with pytest.raises(sr.InputError, match="has 9 heads; head 9 does not exist"):
+        sr.check(runner_cfg(make_cfg(d_in=64), **(heads | {"hook_head_index": 9})))
+
+
+def test_every_sae_of_a_multi_run_is_checked() -> None:
+    hooks = {"good": "blocks.1.hook_resid_post", "bad": "blocks.0.mlp.hook_post"}
+    saes = {"good": make_cfg(), "bad": make_cfg()}
+    with pytest.raises(sr.InputError, match="does not fit 'blocks.0.mlp.hook_post'"):
+        sr.check(multi_cfg(saes, hook_names=hooks))
+    with pytest.raises(sr.InputError, match="training_tokens=1 is less than one batch"):
+        sr.check(multi_cfg({"good": make_cfg()}, training_tokens=1))
+
+
+def test_a_file_in_the_way_of_the_output_is_refused(
+    tmp_path: Path,
+) -> None:
+    in_the_way = tmp_path / "out"
+    in_the_way.write_text("kept")
+    for output in (in_the_way, in_the_way / "below"):
+        with pytest.raises(
+            sr.InputError, match=rf"Output folder '{output}' is not writable"
+        ):
+            sr.check(runner_cfg(make_cfg(), output_path=str(output)))
+    assert in_the_way.read_text() == "kept"
+
+
+def test_starting_point_of_another_architecture_is_refused(
+    tmp_path: Path,
+) -> None:
+    make_stock_sae().save_model(tmp_path / "stock")
+    make_sae().save_model(tmp_path / "ours")
+    with pytest.raises(
+        sr.InputError,
+        match=r"is a 'topk' SAE; SAELens would train that and ignore the "
+        r"'regularized_topk' configuration.*regularize_checkpoint",
+    ):
+        sr.check(runner_cfg(make_cfg(), from_pretrained_path=str(tmp_path / "stock")))
+    with pytest.raises(sr.InputError, match="holds no SAE; expected cfg.json and"):
+        sr.check(runner_cfg(make_cfg(), from_pretrained_path=str(tmp_path / "none")))
+    sr.check(runner_cfg(make_cfg(), from_pretrained_path=str(tmp_path / "ours")))
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka_batchtopk"])
+@pytest.mark.parametrize("k", [0, -1, D_SAE + 1])
+def test_impossible_k_is_refused_when_configured(architecture: str, k: int) -> None:
+    with pytest.raises(
+        sr.InputError, match=f"k={k} with d_sae={D_SAE}; expected k of at least 1"
+    ):
+        make_cfg(architecture, k=k)
+    assert make_cfg(architecture, k=D_SAE).d_in == D_IN
