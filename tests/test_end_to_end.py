@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,22 +17,18 @@ import pandas as pd
 import pytest
 import torch
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
 from sae_lens import SAE
-from transformer_lens import HookedTransformer
-from typer.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
 
 from eval_recipes.cli import app
-from eval_recipes.context import RunContext
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
 from eval_recipes.results import SUMMARY_COLUMNS, load_results
-from eval_recipes.running import Outcome, run_evals, subjects_of
 from eval_recipes.saebench import core_output
 from saereg_plugin.releases import (
     Entry,
     Release,
     file_hashes,
-    read_release,
     register_release,
     write_release,
 )
@@ -40,6 +37,7 @@ from saereg_plugin.sweeps import SweepConfig, run_sweep
 MODEL = "smollm2-135m-instruct"
 HOOK = "blocks.1.hook_resid_post"
 IDS = ["sae-seed0", "sae-seed1"]
+BROKEN = "sae-seed2"
 SCHEMAS = {
     "core": "saebench/eval_output_schema_core.json",
     "cross_seed": "cross_seed/eval_output_schema_cross_seed.json",
@@ -82,26 +80,35 @@ def folder(release: Release) -> Path:
 @dataclass(frozen=True)
 class Evaluated:
     out: Path
-    outcome: Outcome
+    result: Result
+    frame: pd.DataFrame
 
 
 @pytest.fixture(scope="module")
-def evaluated(folder: Path, model: HookedTransformer) -> Evaluated:
-    context = RunContext(
-        subjects=subjects_of(str(folder)),
-        out=folder.parent / "results",
-        heldout_tokens=1024,
-        options={
-            "core": {
-                "n_eval_reconstruction_batches": 1,
-                "n_eval_sparsity_variance_batches": 1,
-                "eval_batch_size_prompts": 4,
-            },
-            "cross_seed": {"n_resamples": 100},
-        },
+def with_a_broken_seed(release: Release, folder: Path) -> Path:
+    """A copy with a third seed whose weights are NaN and whose hashes match."""
+    target = folder.parent / "broken"
+    shutil.copytree(folder, target)
+    sae = target / "saes" / BROKEN
+    shutil.copytree(target / "saes" / IDS[0], sae)
+    weights = load_file(sae / "sae_weights.safetensors")
+    weights["W_dec"][3] = torch.nan
+    save_file(weights, sae / "sae_weights.safetensors")
+    entry = Entry(BROKEN, f"saes/{BROKEN}", "sae", 2, file_hashes(sae))
+    entries = (*release.entries, entry)
+    write_release(Release("e2e-broken", release.model, entries, target))
+    return target
+
+
+@pytest.fixture(scope="module")
+def evaluated(with_a_broken_seed: Path) -> Evaluated:
+    """Both evaluations of two good SAEs and a broken one, by the command."""
+    out = with_a_broken_seed.parent / "results"
+    arguments = ["run", "--sae-release", str(with_a_broken_seed), "--out", str(out)]
+    result = CliRunner().invoke(
+        app, [*arguments, "--heldout-tokens", "1024"], env={"COLUMNS": "200"}
     )
-    context.models.hold(model, MODEL, dtype="float32", device="cpu")
-    return Evaluated(context.out, run_evals(["core", "cross_seed"], context))
+    return Evaluated(out, result, load_results(out))
 
 
 def test_fresh_process_without_the_plugin_computes_the_same(
@@ -133,14 +140,23 @@ torch.save((type(sae).__name__, sae.encode(rows).detach(), sae(rows).detach()), 
     assert (sae.W_dec.norm(dim=-1) - 1).abs().max() < 1e-5
 
 
-def test_every_sae_has_every_result(evaluated: Evaluated) -> None:
-    assert evaluated.outcome.failures == []
+def test_every_good_sae_has_every_result_and_the_broken_one_gives_status_1(
+    evaluated: Evaluated,
+) -> None:
+    assert evaluated.result.exit_code == 1
+    printed = " ".join(evaluated.result.output.split())
+    for name in SCHEMAS:
+        (cause,) = re.findall(rf"failed {name} of {BROKEN}: (\w+: .*? NaN)", printed)
+        assert "failed" not in cause
+    assert printed.count("failed ") == 2
     found = {
         path.relative_to(evaluated.out).as_posix()
         for path in evaluated.out.rglob("*.json")
     }
     assert found == {
-        f"{name}/e2e_{sae_id}_eval_results.json" for name in SCHEMAS for sae_id in IDS
+        f"{name}/e2e-broken_{sae_id}_eval_results.json"
+        for name in SCHEMAS
+        for sae_id in IDS
     }
 
 
@@ -192,17 +208,17 @@ def test_table_and_summary_agree(evaluated: Evaluated) -> None:
     assert set(zip(frame["sae_id"], frame["seed"], frame["group"], strict=True)) == {
         (sae_id, seed, "sae") for seed, sae_id in enumerate(IDS)
     }
-    written = pd.read_csv(evaluated.outcome.summary)
+    written = pd.read_csv(evaluated.out / "summary.csv")
     assert list(written.columns) == SUMMARY_COLUMNS
     assert written["metric"].tolist() == frame["metric"].tolist()
     assert written["value"].tolist() == pytest.approx(
         frame["value"].tolist(), nan_ok=True
     )
-    assert frame["release"].unique().tolist() == ["e2e"]
+    assert frame["release"].unique().tolist() == ["e2e-broken"]
 
 
 def value(evaluated: Evaluated, name: str, metric: str) -> list[float]:
-    frame = evaluated.outcome.frame
+    frame = evaluated.frame
     rows = frame[(frame["eval"] == name) & (frame["metric"] == metric)]
     return rows.sort_values("seed")["value"].tolist()
 
@@ -221,41 +237,7 @@ def test_figures_are_those_of_trained_saes(evaluated: Evaluated) -> None:
 
 
 def test_intervals_hold_their_values(evaluated: Evaluated) -> None:
-    frame = evaluated.outcome.frame.dropna(subset=["low", "high"])
+    frame = evaluated.frame.dropna(subset=["low", "high"])
     assert len(frame) > 10
     assert (frame["low"] <= frame["high"]).all()
     assert (frame["n"] > 1).all()
-
-
-def with_a_broken_seed(release: Release, folder: Path, target: Path) -> Path:
-    """A copy with a third seed whose weights are NaN and whose hashes match."""
-    shutil.copytree(folder, target)
-    sae = target / "saes" / "sae-seed2"
-    shutil.copytree(target / "saes" / IDS[0], sae)
-    weights = load_file(sae / "sae_weights.safetensors")
-    weights["W_dec"][3] = torch.nan
-    save_file(weights, sae / "sae_weights.safetensors")
-    entry = Entry("sae-seed2", "saes/sae-seed2", "sae", 2, file_hashes(sae))
-    entries = (*release.entries, entry)
-    write_release(Release("e2e-broken", release.model, entries, target))
-    assert len(read_release(target).entries) == 3
-    return target
-
-
-def test_one_failed_sae_gives_status_1_and_the_others_results(
-    release: Release, folder: Path, tmp_path: Path
-) -> None:
-    broken = with_a_broken_seed(release, folder, tmp_path / "broken")
-    out = tmp_path / "out"
-    arguments = ["run", "--sae-release", str(broken), "--out", str(out)]
-    result = CliRunner().invoke(
-        app,
-        [*arguments, "--evals", "cross_seed", "--heldout-tokens", "512"],
-        env={"COLUMNS": "200"},
-    )
-    assert result.exit_code == 1, result.output
-    assert "failed cross_seed of sae-seed2: ValueError: W_dec holds NaN" in " ".join(
-        result.output.split()
-    )
-    assert str(out / "summary.csv") in result.output.replace("\n", "")
-    assert sorted(load_results(out)["sae_id"].unique()) == IDS

@@ -103,9 +103,9 @@ def test_manifest_has_the_schema_of_saelens_table(
 @pytest.mark.parametrize(
     "spelling",
     [
-        lambda release: release.name,
-        lambda release: "lab",
-        lambda release: str(release.folder.resolve()),
+        lambda folder: read_release(folder).name,
+        lambda folder: folder.name,
+        lambda folder: str(folder.resolve()),
     ],
     ids=["name", "as given", "absolute"],
 )
@@ -113,12 +113,12 @@ def test_saelens_loads_every_spelling(
     release: Release,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    spelling: Callable[[Any], str],
+    spelling: Callable[[Path], str],
 ) -> None:
     monkeypatch.chdir(folder.parent)
     assert register_release("lab").entries == release.entries
     for number, sae_id in enumerate(IDS):
-        sae = SAE.from_pretrained(spelling(release), sae_id)
+        sae = SAE.from_pretrained(spelling(folder), sae_id)
         expected = make_sae(number).state_dict()
         found = sae.state_dict()
         assert found.keys() == expected.keys()
@@ -249,9 +249,7 @@ def test_id_with_brackets_chooses_itself() -> None:
     assert [entry.path for entry in release.select(["k[8]"])] == ["p", "q"]
 
 
-def test_groups_come_from_the_manifest_or_the_expression(
-    release: Release, folder: Path
-) -> None:
+def test_groups_come_from_the_manifest_or_the_expression(folder: Path) -> None:
     groups = [(s.group, s.seed) for s in subjects_of(str(folder))]
     assert groups == [("plain", 0), ("plain", 1), ("l2", 0)]
     other = subjects_of(str(folder), group_by="(?P<group>plain|l2)-seed(?P<seed>0)")
