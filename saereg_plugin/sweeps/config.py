@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,6 +213,11 @@ def expand(sweep: SweepConfig) -> list[Member]:
     members: list[Member] = []
     combinations = list(itertools.product(*sweep.grid.values()))
     for group, overrides in sweep.groups.items():
+        if re.fullmatch(r"[\w.+-]*\w[\w.+-]*", group) is None:
+            raise InputError(
+                f"Group name {group!r} becomes part of file names; expected letters, digits, "
+                "'_', '.', '+' and '-'."
+            )
         for combination in combinations:
             point = dict(zip(sweep.grid, combination))
             name = "-".join(

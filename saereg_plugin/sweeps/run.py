@@ -70,6 +70,7 @@ def run_sweep(
     trainer.resume()
     with stop_on_signal() as stop:
         finished = trainer.train(stop)
+    trainer.take_out_broken()
     seconds = time.perf_counter() - started
     stopped = [str(stopped) for stopped in trainer.stopped]
     if not finished:

@@ -29,6 +29,7 @@ from saereg_plugin.sweeps.records import (
 from saereg_plugin.sweeps.stream import ActivationStream
 
 CHECKPOINT = "checkpoint"
+STOPPED = "stopped"
 _STREAM = "stream.pt"
 
 
@@ -45,7 +46,8 @@ class Stopped:
         last = (
             "no checkpoint was written before"
             if self.checkpoint_step is None
-            else f"the last good checkpoint is of step {self.checkpoint_step}"
+            else f"its last good checkpoint, of step {self.checkpoint_step}, is kept in "
+            f"{STOPPED}/{self.sae_id}"
         )
         return f"{self.sae_id}: {self.loss} is not finite in step {self.step}; {last}"
 
@@ -151,6 +153,7 @@ class SweepTrainer:
 
     def save_checkpoint(self) -> None:
         """Write all SAEs, their optimisers and the stream; the old checkpoint goes last."""
+        self.take_out_broken()
         with atomic_path(self.folder / CHECKPOINT) as temporary:
             for name, trainer in self.trainers.items():
                 trainer.save_checkpoint(name, base_path=temporary)
@@ -187,6 +190,12 @@ class SweepTrainer:
         """Remove the checkpoint of a finished sweep."""
         shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
 
+    def take_out_broken(self) -> None:
+        """Take out the SAEs that the last step left with a weight that is not finite."""
+        for name, trainer in self.trainers.items():
+            if not all(bool(p.isfinite().all()) for p in trainer.sae.parameters()):
+                self._take_out(name, "a weight", step=self.step)
+
     def _tidy_checkpoints(self) -> None:
         """Remove what a process left that was killed while it wrote a checkpoint."""
         for path in self.folder.glob(f".{CHECKPOINT}.*.old"):
@@ -208,7 +217,7 @@ class SweepTrainer:
             output = trainer.step(batch)
             bad = non_finite_loss(output)
             if bad is not None:
-                self._take_out(name, bad)
+                self._take_out(name, bad, step=self.step + 1)
                 continue
             trainer.n_training_steps += 1
             if recording:
@@ -234,12 +243,17 @@ class SweepTrainer:
         )
         append_record(self._record_file(name), record)
 
-    def _take_out(self, name: str, loss: str) -> None:
-        stopped = Stopped(name, self.step + 1, loss, self._checkpoint_step)
+    def _take_out(self, name: str, loss: str, *, step: int) -> None:
+        last_good = self.folder / CHECKPOINT / name
+        if last_good.is_dir():
+            # the next checkpoint will not have this SAE
+            with atomic_path(self.folder / STOPPED / name) as temporary:
+                shutil.copytree(last_good, temporary)
+        stopped = Stopped(name, step, loss, self._checkpoint_step)
         self.stopped.append(stopped)
         append_record(
             self._record_file(name),
-            {"step": stopped.step, "event": "stopped", "reason": str(stopped)},
+            {"step": step, "event": "stopped", "reason": str(stopped)},
         )
 
     def _record_file(self, name: str) -> Path:

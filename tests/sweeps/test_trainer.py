@@ -276,8 +276,9 @@ def test_sae_with_an_infinite_loss_is_taken_out_and_the_others_go_on(
     ]
     assert str(trainer.stopped[0]) == (
         "burst-seed1: weight_penalty is not finite in step 8; "
-        "the last good checkpoint is of step 5"
+        "its last good checkpoint, of step 5, is kept in stopped/burst-seed1"
     )
+    assert (tmp_path / "stopped" / "burst-seed1" / "sae_weights.safetensors").is_file()
     assert set(trainer.trainers) == {"plain-seed1"}
     assert trainer.step == STEPS
     assert not any(
@@ -291,6 +292,24 @@ def test_sae_with_an_infinite_loss_is_taken_out_and_the_others_go_on(
         "event": "stopped",
         "reason": str(trainer.stopped[0]),
     }
+
+
+def test_sae_left_with_a_broken_weight_never_enters_a_checkpoint(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    sweep = tiny_sweep(groups={"plain": {}}, seeds=[0, 1])
+    trainer = open_trainer(model, sweep, tmp_path)
+    assert trainer.train(StopFlag(), steps=1)
+    broken = trainer.trainers["plain-seed0"].sae
+    broken.W_enc.data[0, 0] = float("nan")
+    trainer.save_checkpoint()
+    assert [(s.sae_id, s.step, s.loss) for s in trainer.stopped] == [
+        ("plain-seed0", 1, "a weight")
+    ]
+    assert sorted(p.name for p in (tmp_path / CHECKPOINT).iterdir()) == [
+        "plain-seed1",
+        "stream.pt",
+    ]
 
 
 def test_stopped_sae_stays_out_after_resuming(
