@@ -32,7 +32,7 @@ class ActivationStream(Iterator[torch.Tensor]):
         self._sweep = sweep
         self._special = special_tokens(store) if sweep.exclude_special_tokens else None
         self._generator = torch.Generator().manual_seed(sweep.seed)
-        self._pool = torch.empty(0, store.d_in)
+        self._pool = torch.empty(0, store.d_in, device=store.device)
         self._served = 0
         self._contexts = 0
         self._model_seconds = 0.0
