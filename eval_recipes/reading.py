@@ -10,8 +10,14 @@ _SENTENCES = {
     "shared": "share of latents that two seeds have in common",
     "mean_max_cos": "mean best cosine between two seeds' latents",
     "explained_variance": "explained variance on held-out text",
-    "alive": "latents that fire on held-out text",
+    "alive": "number of latents that fire on held-out text",
 }
+
+_COSTS = {
+    "explained_variance": "reconstructs less",
+    "alive": "uses fewer latents",
+}
+"""What a drop of a metric means, where it qualifies the others."""
 
 
 def read_differences(
@@ -28,11 +34,24 @@ def read_differences(
         if {item.group, item.other} == {group, other}
     ]
     by_metric = {item.metric.rsplit("/", 1)[-1]: item for item in oriented}
-    return [
+    sentences = [
         _sentence(words, by_metric[metric], group=group, other=other)
         for metric, words in _SENTENCES.items()
         if metric in by_metric
     ]
+    costs = [
+        words
+        for metric, words in _COSTS.items()
+        if metric in by_metric
+        and by_metric[metric].distinguishable
+        and by_metric[metric].difference < 0
+    ]
+    if costs:
+        sentences.append(
+            f"{group} {' and '.join(costs)} than {other}, which by itself can raise agreement between "
+            "seeds: compare groups of equal width and equal explained variance before crediting the penalty."
+        )
+    return sentences
 
 
 def _sentence(words: str, item: GroupDifference, *, group: str, other: str) -> str:
@@ -48,6 +67,6 @@ def _sentence(words: str, item: GroupDifference, *, group: str, other: str) -> s
         )
     direction = "higher" if item.difference > 0 else "lower"
     return (
-        f"The {words} is {direction} with {group} than with {other}, by "
-        f"{digits(abs(item.difference))} (of the difference: {interval})."
+        f"The {words} is {direction} with {group} than with {other} "
+        f"(difference {digits(item.difference)}, {interval})."
     )
