@@ -315,6 +315,13 @@ def _split_grid(
 
 def _penalty_groups(norm: str, coefficients: list[float]) -> dict[str, dict[str, Any]]:
     """Return one group a coefficient; 0 is the group without penalty."""
+    names = [f"{coefficient:g}" for coefficient in coefficients]
+    if len(set(names)) != len(names):
+        from saereg_plugin.errors import InputError
+
+        raise InputError(
+            f"--coefficient is {', '.join(names)}; expected different values."
+        )
     return {
         "none" if coefficient == 0 else f"{norm}-{coefficient:g}": {
             "regularizers": []

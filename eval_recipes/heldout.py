@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import warnings
@@ -103,7 +104,8 @@ class Source(NamedTuple):
     seqpos_slice: tuple[int | None, ...]
     disable_concat_sequences: bool
     sequence_separator_token: int | str | None
-    model_kwargs: tuple[tuple[str, str], ...]
+    model_kwargs: str
+    """Further arguments of the model's loader, as JSON."""
 
 
 def source_of(sae: SAE[Any], *, context_size: int | None) -> Source:
@@ -127,7 +129,10 @@ def source_of(sae: SAE[Any], *, context_size: int | None) -> Source:
             f"The SAE's metadata lacks {', '.join(missing)}; expected what SAELens "
             "stores after training. Add it to the metadata in the SAE's cfg.json."
         )
-    kwargs = metadata.model_from_pretrained_kwargs or {}
+    kwargs = dict(metadata.model_from_pretrained_kwargs or {})
+    if kwargs.get("center_writing_weights") is False:
+        # the default, which SAELens' runner writes down
+        del kwargs["center_writing_weights"]
     return Source(
         model_name=metadata.model_name,
         hook_name=metadata.hook_name,
@@ -137,7 +142,7 @@ def source_of(sae: SAE[Any], *, context_size: int | None) -> Source:
         seqpos_slice=tuple(metadata.seqpos_slice or (None,)),
         disable_concat_sequences=bool(metadata.disable_concat_sequences),
         sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
-        model_kwargs=tuple(sorted((k, repr(v)) for k, v in kwargs.items())),
+        model_kwargs=json.dumps(kwargs, sort_keys=True),
     )
 
 
@@ -320,7 +325,10 @@ def _measure_source(
         InputError: if the hook or the held-out text is unusable for all of them.
     """
     model = context.models.get(
-        source.model_name, dtype=context.dtype, device=context.device
+        source.model_name,
+        dtype=context.dtype,
+        device=context.device,
+        model_kwargs=source.model_kwargs,
     )
     check_hook(model, source.hook_name)
     store = _store(model, next(iter(saes.values())), source, corpus=context.corpus)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,13 @@ def digits(value: float) -> str:
     return f"{value:.3f}".replace("0.", ".", 1)
 
 
-def load_group_differences(folder: Path) -> list[GroupDifference]:
+def load_group_differences(
+    folder: Path, releases: Collection[str] | None = None
+) -> list[GroupDifference]:
     """
     Return the differences between groups that results below ``folder`` carry.
+
+    ``releases`` restricts them to results of these releases.
 
     Every result of a group repeats them, and the other group's results hold them
     with the opposite sign: each is returned once, as it was found first.
@@ -120,8 +124,10 @@ def load_group_differences(folder: Path) -> list[GroupDifference]:
     """
     found: dict[tuple[str, frozenset[str]], GroupDifference] = {}
     for path in result_files(folder):
-        extra: Any = read_result(path).get("eval_result_unstructured")
-        if isinstance(extra, dict):
+        record = read_result(path)
+        extra: Any = record.get("eval_result_unstructured")
+        release = record.get("sae_lens_release_id")
+        if isinstance(extra, dict) and (releases is None or release in releases):
             own = extra.get("saereg", {}).get("group")
             for item in extra.get("group_differences") or []:
                 difference = _difference(item, own)
@@ -133,8 +139,8 @@ def load_group_differences(folder: Path) -> list[GroupDifference]:
 def _difference(item: dict[str, Any], group: str) -> GroupDifference:
     return GroupDifference(
         metric=item["metric"],
-        group=item.get("group", group),
-        other=item["other"] if "other" in item else item["other_group"],
+        group=group,
+        other=item["other_group"],
         difference=item["difference"],
         ci_low=item.get("ci_low"),
         ci_high=item.get("ci_high"),
@@ -213,7 +219,9 @@ def group_table(frame: pd.DataFrame) -> Table:
     """Return a table with one row a group: the mean over its SAEs, its interval."""
     keys = headline_metrics(frame)
     table = _table("Groups: mean \\[95 % interval over seeds]", ["group", "SAEs"], keys)
-    for group, rows in frame.groupby("group", dropna=False, sort=True):
+    by_group = frame.groupby(["release", "group"], dropna=False, sort=True)
+    for _, rows in by_group:
+        group = rows["group"].iloc[0]
         saes = rows[["release", "sae_id"]].drop_duplicates()
         figures = [group_figure(rows, key) for key in keys]
         cells = ["-" if figure is None else figure.text() for figure in figures]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,20 @@ import pandas as pd
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.registry import recipes
+from eval_recipes.registry import Recipe, recipes
 from eval_recipes.report import GroupDifference, load_group_differences
-from eval_recipes.results import check_unique_paths, load_results, write_summary
+from eval_recipes.results import (
+    check_unique_paths,
+    load_results,
+    result_path,
+    write_summary,
+)
 from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable
 from saereg_plugin.releases import open_release, verify_files
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,14 +70,43 @@ def run_evals(evals: Iterable[str], context: RunContext) -> Outcome:
     check_unique_paths(context.subjects)
     for recipe in chosen:
         recipe.check(context)
+    # a broken file of an earlier run is named now, not after hours
+    load_results(context.out)
     check_sources(context)
-    failures = [failure for recipe in chosen for failure in recipe.run(context)]
+    failures = [
+        failure for recipe in chosen for failure in _run_recipe(recipe, context)
+    ]
     return Outcome(
-        frame=load_results(context.out),
-        differences=load_group_differences(context.out),
+        frame=_of_this_run(load_results(context.out), context),
+        differences=load_group_differences(
+            context.out, {subject.release for subject in context.subjects}
+        ),
         failures=failures,
         summary=write_summary(context.out),
     )
+
+
+def _run_recipe(recipe: Recipe, context: RunContext) -> list[Failure]:
+    """Run one recipe; an error that it does not handle fails every SAE, not the others."""
+    for subject in context.subjects:
+        # a failed rerun must not leave the result of an earlier one in its place
+        path = result_path(context.out, recipe.name, subject.release, subject.sae_id)
+        path.unlink(missing_ok=True)
+    try:
+        return recipe.run(context)
+    except Exception as error:
+        logger.exception("Evaluation %s stopped", recipe.name)
+        cause = f"{type(error).__name__}: {error}"
+        return [
+            Failure(recipe.name, subject.sae_id, cause) for subject in context.subjects
+        ]
+
+
+def _of_this_run(frame: pd.DataFrame, context: RunContext) -> pd.DataFrame:
+    """Return the rows of the SAEs that were evaluated; a folder may hold more."""
+    evaluated = {(subject.release, subject.sae_id) for subject in context.subjects}
+    mine = [key in evaluated for key in zip(frame["release"], frame["sae_id"])]
+    return frame.loc[mine]
 
 
 def check_sources(context: RunContext) -> None:

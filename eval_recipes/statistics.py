@@ -20,6 +20,8 @@ FEW_LEVELS = 32
 SeedPair = tuple[int, int]
 """Two different seeds; (s, t) and (t, s) are the same pair."""
 
+NO_VARIATION = "all values are equal, so their spread cannot be estimated"
+
 
 class Interval(NamedTuple):
     """An estimate and its confidence interval."""
@@ -186,5 +188,8 @@ def paired_pair_difference(
 def _t_interval(
     mean: float, error: float, freedom: int, n: int, level: float
 ) -> Interval:
+    if error == 0:
+        # a handful of equal values says nothing about how much they could vary
+        return Interval(mean, None, None, n, NO_VARIATION)
     half = float(student_t.ppf((1 + level) / 2, freedom)) * error
     return Interval(mean, mean - half, mean + half, n)

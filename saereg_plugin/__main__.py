@@ -17,7 +17,7 @@ from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 
 from saereg_plugin import models
-from saereg_plugin.checking import check
+from saereg_plugin.checking import UNPROBED_CLASSES, check
 from saereg_plugin.errors import InputError
 
 
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         cfg = _parse_cfg_args(arguments)
         check(cfg)
-        models.ensure(cfg.model_name, model_class_name=cfg.model_class_name)
+        if cfg.model_class_name not in UNPROBED_CLASSES:
+            models.ensure(cfg.model_name, model_class_name=cfg.model_class_name)
     except (InputError, argparse.ArgumentError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

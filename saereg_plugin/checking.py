@@ -14,6 +14,9 @@ from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable
 
+UNPROBED_CLASSES = ("HookedMamba",)
+"""Models that SAELens can load and whose hooks are not known without their weights."""
+
 
 def check(
     cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
@@ -52,6 +55,8 @@ def check_hook(
     head: int | None,
 ) -> None:
     """Refuse an unknown model or hook, and a d_in that is not the hook's width."""
+    if cfg.model_class_name in UNPROBED_CLASSES:
+        return
     width = models.hook_shape(
         cfg.model_name,
         hook_name,

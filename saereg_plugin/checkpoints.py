@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens import TrainingSAE
-from sae_lens.constants import SAE_WEIGHTS_FILENAME
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from safetensors.torch import load_file
 
 from saereg_plugin.architectures.base import RegularizedMixin
@@ -25,8 +26,7 @@ def regularize_checkpoint(
 
     Use the result as ``from_pretrained_path`` of SAELens' runner. Step counters and
     running averages start afresh; b_dec counts as initialised. With a unit-norm
-    decoder the rows' norms are folded into the encoder, which for a TopK SAE is
-    exact only if it was trained with ``rescale_acts_by_decoder_norm``.
+    decoder the rows' norms are folded into the encoder.
 
     Args:
         source: a folder that SAELens' trainer saved, with the same base architecture.
@@ -34,13 +34,15 @@ def regularize_checkpoint(
         target: folder to write.
 
     Raises:
-        InputError: if the checkpoint's tensors do not fit the configuration.
+        InputError: if the checkpoint has another base architecture, its tensors do not fit,
+            or a unit-norm decoder would change what it computes.
     """
     weights = Path(source) / SAE_WEIGHTS_FILENAME
     if not weights.is_file():
         raise InputError(
             f"{str(source)!r} has no {SAE_WEIGHTS_FILENAME}; expected a SAELens checkpoint."
         )
+    _require_same_function(Path(source), cfg)
     sae = training_classes(cfg.architecture())[0](cfg)
     assert isinstance(sae, RegularizedMixin)
     state = load_file(weights)
@@ -53,10 +55,50 @@ def regularize_checkpoint(
             )
     _load(sae, state)
     if cfg.unit_norm:
+        _require_foldable(sae, Path(source))
         _fold_norms(sae)
     with atomic_path(Path(target)) as temporary:
         sae.save_model(temporary)
     return Path(target)
+
+
+def _read_cfg(source: Path) -> dict[str, Any]:
+    path = source / SAE_CFG_FILENAME
+    if not path.is_file():
+        raise InputError(
+            f"{str(source)!r} has no {SAE_CFG_FILENAME}; expected a SAELens checkpoint."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _require_same_function(source: Path, cfg: RegularizedConfigMixin) -> None:
+    found = _read_cfg(source)
+    base = str(found.get("architecture")).removeprefix("regularized_")
+    if base != cfg.architecture().removeprefix("regularized_"):
+        raise InputError(
+            f"Checkpoint {str(source)!r} is a {base!r} SAE; expected the base architecture of "
+            f"{cfg.architecture()!r}."
+        )
+    scaling = found.get("normalize_activations", "none")
+    if scaling != cfg.normalize_activations:
+        raise InputError(
+            f"Checkpoint {str(source)!r} was trained with normalize_activations={scaling!r}, the "
+            f"configuration has {cfg.normalize_activations!r}; set them equal."
+        )
+
+
+def _require_foldable(sae: TrainingSAE[Any], source: Path) -> None:
+    """Folding norms changes which latents TopK selects, unless it went by the product."""
+    if not hasattr(sae.cfg, "k") or _read_cfg(source).get(
+        "rescale_acts_by_decoder_norm"
+    ):
+        return
+    if not torch.allclose(sae.get_W_dec_norm(), sae.W_dec.new_ones(()), atol=1e-5):
+        raise InputError(
+            f"Checkpoint {str(source)!r} was trained without rescale_acts_by_decoder_norm and its decoder "
+            "rows do not have norm 1; a unit-norm decoder would select other latents. Use "
+            "decoder_constraint='none'."
+        )
 
 
 def _load(sae: TrainingSAE[Any], state: dict[str, torch.Tensor]) -> None:

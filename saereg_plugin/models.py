@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from sae_lens.util import extract_layer_from_tlens_hook_name
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import (
     MODEL_ALIASES,
@@ -101,9 +102,12 @@ def load(
     *,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
+    **from_pretrained_kwargs: Any,
 ) -> HookedTransformer:
     """
     Return the model as TransformerLens computes it, its weights as published.
+
+    Further arguments go to ``HookedTransformer.from_pretrained_no_processing``.
 
     Raises:
         InputError: if the name cannot be loaded, see :func:`ensure`.
@@ -113,7 +117,7 @@ def load(
     with warnings.catch_warnings():
         _ignore_deprecation()
         return HookedTransformer.from_pretrained_no_processing(
-            name, dtype=numbers, device=device
+            name, dtype=numbers, device=device, **from_pretrained_kwargs
         )
 
 
@@ -353,6 +357,10 @@ def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
     config = get_pretrained_model_config(get_official_model_name(name), device="meta")
     # The vocabulary is in the model's config: no tokenizer needs to be read.
     config.tokenizer_name = None
+    # Layers above the hook cannot change its shape, and cost most of the time.
+    layer = extract_layer_from_tlens_hook_name(hook_name)
+    if layer is not None:
+        config.n_layers = min(config.n_layers, layer + 1)
     with warnings.catch_warnings(), torch.device("meta"):
         _ignore_deprecation()
         model = HookedTransformer(config, move_to_device=False)

@@ -10,7 +10,7 @@ that ``SAE.from_pretrained`` and SAEBench find it; no function is replaced.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ def register_release(folder: str | Path) -> Release:
             f"rename it in {MANIFEST}."
         )
     root = str(Path(folder).resolve())
-    for spelling in (release.name, str(folder), root):
+    for spelling in {release.name, str(folder), str(Path(folder).absolute()), root}:
         directory[spelling] = PretrainedSAELookup(
             release=spelling,
             repo_id=root,
@@ -305,7 +305,7 @@ def verify_files(root: Path, folder_name: str) -> None:
 def _regroup(release: Release, group_by: str | None) -> Release:
     members = group_saes([entry.sae_id for entry in release.entries], group_by)
     entries = tuple(
-        Entry(entry.sae_id, entry.path, *members[entry.sae_id], entry.files)
+        replace(entry, group=members[entry.sae_id][0], seed=members[entry.sae_id][1])
         for entry in release.entries
         if entry.sae_id in members
     )

@@ -111,7 +111,11 @@ def test_saelens_runner_trains_the_starting_point(
             r"W_dec of shape \(256, 576\).*d_sae=128 needs \(128, 576\)",
         ),
         ("topk", {"d_in": 64}, r"d_in=64, d_sae=256 needs"),
-        ("gated", {}, r"has b_gate of shape None; 'regularized_gated'"),
+        (
+            "gated",
+            {},
+            r"is a 'topk' SAE; expected the base architecture of 'regularized_gated'",
+        ),
     ],
 )
 def test_checkpoint_that_does_not_fit_is_refused(

@@ -82,6 +82,7 @@ def test_cached_text_opens_quickly() -> None:
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.slow
 def test_a_damaged_corpus_is_redone_and_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_damaged_corpus_is_redone_and_the_same(
         assert sha256(copy / file) == sha256(first.parent / file)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_order_of_the_same_texts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

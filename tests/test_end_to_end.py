@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pandas as pd
 import pytest
 import torch
@@ -33,6 +34,8 @@ from saereg_plugin.releases import (
     write_release,
 )
 from saereg_plugin.sweeps import SweepConfig, run_sweep
+
+pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m-instruct"
 HOOK = "blocks.1.hook_resid_post"
@@ -196,7 +199,6 @@ def test_results_are_strict_json_in_the_shipped_schema(
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_results_validate_with_jsonschema(evaluated: Evaluated, name: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads(files("eval_recipes").joinpath(SCHEMAS[name]).read_text())
     for record in records(evaluated, name):
         jsonschema.validate(record, schema)

@@ -157,6 +157,7 @@ def run_module(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_unknown_regularizer_ends_the_process_with_its_text(tmp_path: Path) -> None:
     ran = run_module(
         *("--architecture", "regularized_topk"),

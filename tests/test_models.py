@@ -257,6 +257,7 @@ def test_registering_follows_the_cache_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_importing_names_the_model_and_downloads_nothing(tmp_path: Path) -> None:
     code = (
         "import saereg_plugin\n"

@@ -16,6 +16,8 @@ from saereg_plugin.registration import ARCHITECTURES as REGISTERED
 from saereg_plugin.registration import training_classes
 from tests.training import ARCHITECTURES
 
+pytestmark = pytest.mark.slow
+
 TWICE = """
 import sys
 import torch

@@ -68,6 +68,7 @@ def run_multi(
     return MultiSAETrainingRunner(cfg, override_model=model).run()
 
 
+@pytest.mark.slow
 def test_run_by_name_saves_an_sae_that_saelens_loads(
     model_name: str, tmp_path: Path
 ) -> None:

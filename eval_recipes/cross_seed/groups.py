@@ -8,6 +8,7 @@ from typing import Any
 from eval_recipes.cross_seed.aggregate import Figures, Pairs
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.statistics import (
+    Interval,
     SeedPair,
     paired_difference,
     paired_pair_difference,
@@ -75,17 +76,31 @@ HEADLINE_SINGLE = (
 )
 
 
+STABILITY = (
+    "always_shared",
+    "sometimes_shared",
+    "never_shared",
+    "always_shared_alive",
+    "sometimes_shared_alive",
+    "never_shared_alive",
+)
+
+_SEEDS_DEPEND = "the SAEs of a group share their pairs, so seeds are no replicates"
+
+
 def group_differences(
     this: tuple[Pairs, Mapping[int, Figures]],
     other: tuple[Pairs, Mapping[int, Figures]],
     *,
     other_group: str,
+    stability: tuple[Mapping[int, Figures], Mapping[int, Figures]] = ({}, {}),
 ) -> list[dict[str, Any]]:
     """
     Return this group minus another, metric by metric, over the seeds both have.
 
     Each group is its pairs and its figures of single SAEs by seed. Fewer than
-    two common seeds give an empty list.
+    two common seeds give an empty list. ``stability`` holds both groups' shares of
+    always, sometimes and never shared latents by seed.
     """
     seeds = sorted(set(this[1]) & set(other[1]))
     if len(seeds) < 2:
@@ -106,6 +121,14 @@ def group_differences(
         )
         defined = len(a) == len(b) == len(seeds)
         differences[metric] = paired_difference(a, b) if defined else None
+    for metric in STABILITY:
+        a, b = (
+            {s: v for s, v in seed_values(by_seed, metric).items() if s in seeds}
+            for by_seed in stability
+        )
+        if len(a) == len(b) == len(seeds):
+            mean = sum(a[s] - b[s] for s in seeds) / len(seeds)
+            differences[metric] = Interval(mean, None, None, len(seeds), _SEEDS_DEPEND)
     return [
         {
             "metric": metric,

@@ -42,8 +42,8 @@ def check(context: RunContext) -> dict[str, dict[int, Subject]]:
         if subject.seed is None:
             raise InputError(
                 f"SAE {subject.sae_id!r} of group {subject.group!r} has no seed; "
-                "expected an integer that tells the SAEs of a group apart. Add the "
-                "seed to its entry in the release, or leave the SAE out."
+                "expected an integer that tells the SAEs of a group apart. Name groups "
+                "and seeds with --group-by, or leave the SAE out."
             )
         other = groups[subject.group].setdefault(subject.seed, subject)
         if other is not subject:

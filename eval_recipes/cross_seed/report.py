@@ -111,6 +111,7 @@ def differences(measured: Measured, name: str) -> list[dict[str, Any]]:
             (this.pairs, this.single),
             (other.pairs, other.single),
             other_group=other_name,
+            stability=(this.stability, other.stability),
         )
     ]
 

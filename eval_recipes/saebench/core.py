@@ -118,7 +118,10 @@ def evaluate(
     sae = subject.load(context.device)
     source = source_of(sae, context_size=context.context_size)
     model = context.models.get(
-        source.model_name, dtype=context.dtype, device=context.device
+        source.model_name,
+        dtype=context.dtype,
+        device=context.device,
+        model_kwargs=source.model_kwargs,
     )
     check_hook(model, source.hook_name)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 from sae_lens import SAEConfig, TrainingSAEConfig
 from simple_parsing.helpers import field
+from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.errors import InputError, suggest
@@ -18,6 +19,21 @@ from saereg_plugin.registration import REGULARIZERS
 from saereg_plugin.regularizers.base import RegularizerConfig, regularizer_from
 
 DecoderConstraint = Literal["none", "unit_norm"]
+
+RESERVED_LABELS = frozenset(
+    {
+        "unit_norm",
+        "norm_mask",
+        "b_dec_init",
+        "mse_loss",
+        "l1_loss",
+        "l0_loss",
+        "pre_act_loss",
+        "auxiliary_reconstruction_loss",
+        "overall_loss",
+    }
+)
+"""Names in the logs and in the state dict that a regulariser may not take."""
 
 _Base = TrainingSAEConfig if TYPE_CHECKING else object
 
@@ -189,5 +205,10 @@ class RegularizedConfigMixin(_Base):
             raise InputError(
                 f"init_seed={self.init_seed}; expected 0 or more, or None."
             )
+        for label in self.labelled_regularizers():
+            if label in RESERVED_LABELS or hasattr(nn.ModuleDict, label):
+                raise InputError(
+                    f"label={label!r} is taken by this package or SAELens; choose another name."
+                )
         for regularizer in self.regularizers:
             regularizer.check(self)

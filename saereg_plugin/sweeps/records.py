@@ -68,7 +68,7 @@ def step_record(
         "loss": float(output.loss),
         **{f"losses/{name}": float(value) for name, value in output.losses.items()},
         "explained_variance": float(1 - residual / variance),
-        "l0": float(output.feature_acts.bool().sum(-1).float().mean()),
+        "l0": float(output.feature_acts.bool().float().sum(-1).to_dense().mean()),
         "alive": trainer.sae.cfg.d_sae - dead,
         "dead": dead,
         "lr": lr,

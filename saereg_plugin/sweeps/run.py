@@ -109,6 +109,11 @@ def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
     """
     path = folder / SWEEP_FILE
     if not path.is_file():
+        if (folder / MANIFEST).is_file():
+            raise InputError(
+                f"Folder {str(folder)!r} holds a release that this command did not train "
+                f"({SWEEP_FILE} is missing). Choose another output folder."
+            )
         return
     wanted = json.loads(json.dumps(sweep.to_dict()))
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -213,9 +218,14 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
     trainer = open_trainer(sweep, members, scratch)
     # the first fills the buffer and warms up
     trainer.train(StopFlag(), steps=1)
-    started = time.perf_counter()
+    started, before, done = (
+        time.perf_counter(),
+        trainer.stream.model_seconds,
+        trainer.step,
+    )
     trainer.train(StopFlag(), steps=3)
-    step_seconds = (time.perf_counter() - started) / 3
+    elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
+    step_seconds = elapsed / max(trainer.step - done, 1)
     pass_seconds = trainer.stream.seconds_per_token * sweep.batch_size
     parameters = sum(
         parameter.numel()

@@ -35,13 +35,13 @@ class ActivationStream(Iterator[torch.Tensor]):
         self._pool = torch.empty(0, store.d_in, device=store.device)
         self._served = 0
         self._contexts = 0
-        self._model_seconds = 0.0
+        self.model_seconds = 0.0
         self._model_tokens = 0
 
     @property
     def seconds_per_token(self) -> float:
         """Time of the language model for one activation served, text included."""
-        return self._model_seconds / max(self._model_tokens, 1)
+        return self.model_seconds / max(self._model_tokens, 1)
 
     def __next__(self) -> torch.Tensor:
         self._refill()
@@ -98,7 +98,7 @@ class ActivationStream(Iterator[torch.Tensor]):
         acts = acts.reshape(-1, self._store.d_in).float()
         if self._special is not None:
             acts = acts[~torch.isin(tokens.reshape(-1), self._special)]
-        self._model_seconds += time.perf_counter() - started
+        self.model_seconds += time.perf_counter() - started
         self._model_tokens += acts.shape[0]
         return acts
 

@@ -262,7 +262,7 @@ class SweepTrainer:
 
 def build_sae(member: Member, sweep: SweepConfig) -> TrainingSAE[Any]:
     """Make one training SAE; its metadata says what SAELens' runner would say."""
-    sae = training_classes(member.cfg.architecture())[0](member.cfg)
+    sae = training_classes(member.cfg.architecture())[0](member.cfg).to(sweep.device)
     for key, value in {
         "dataset_path": sweep.corpus,
         "hook_name": sweep.hook_name,
@@ -308,12 +308,10 @@ def trainer_config(sweep: SweepConfig, folder: Path) -> SAETrainerConfig:
 
 def non_finite_loss(output: TrainStepOutput) -> str | None:
     """Return the name of the first loss that is NaN or infinite, if any is."""
-    if torch.isfinite(output.loss):
-        return None
-    for name, value in output.losses.items():
+    for name, value in {**output.losses, "loss": output.loss}.items():
         if not torch.isfinite(value):
             return name
-    return "loss"
+    return None
 
 
 def _known_factor(

@@ -25,6 +25,8 @@ from tests.training import (
     row_norms,
 )
 
+pytestmark = pytest.mark.slow
+
 SAVED_AS = {
     "standard": "standard",
     "topk": "topk",

@@ -223,6 +223,7 @@ def test_run_refuses(
     assert not any(path.is_file() for path in out.rglob("*"))
 
 
+@pytest.mark.slow
 def test_unknown_release_is_told_with_status_2_by_the_installed_script(
     tmp_path: Path,
 ) -> None:

@@ -19,12 +19,12 @@ NO_INTERVAL = GroupDifference("alive", "l2", "none", 12.0, None, None, 1)
         (
             HIGHER,
             "The share of latents that two seeds have in common is higher with l2 than "
-            "with none, by .250 (of the difference: 95 % interval .125 to .375, n = 3).",
+            "with none (difference .250, 95 % interval .125 to .375, n = 3).",
         ),
         (
             LOWER,
-            "The explained variance on held-out text is lower with l2 than with none, by "
-            ".010 (of the difference: 95 % interval -.020 to -.005, n = 3).",
+            "The explained variance on held-out text is lower with l2 than with none "
+            "(difference -.010, 95 % interval -.020 to -.005, n = 3).",
         ),
         (
             UNCLEAR,
@@ -33,13 +33,22 @@ NO_INTERVAL = GroupDifference("alive", "l2", "none", 12.0, None, None, 1)
         ),
         (
             NO_INTERVAL,
-            "The latents that fire on held-out text: no interval (n = 1), so l2 and none "
+            "The number of latents that fire on held-out text: no interval (n = 1), so l2 and none "
             "are not distinguishable.",
         ),
     ],
 )
 def test_sentence(difference: GroupDifference, sentence: str) -> None:
-    assert read_differences([difference], group="l2", other="none") == [sentence]
+    assert read_differences([difference], group="l2", other="none")[0] == sentence
+
+
+def test_lower_reconstruction_and_fewer_latents_qualify_the_rest() -> None:
+    fewer = GroupDifference("alive", "l2", "none", -600.0, -700.0, -500.0, 3)
+    last = read_differences([HIGHER, LOWER, fewer], group="l2", other="none")[-1]
+    assert last.startswith("l2 reconstructs less and uses fewer latents than none")
+    assert "equal width" in last
+    unqualified = read_differences([HIGHER, UNCLEAR], group="l2", other="none")
+    assert not any("equal width" in sentence for sentence in unqualified)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.5), (-0.5, 0.0)])
@@ -68,7 +77,8 @@ def test_order_is_fixed_and_other_groups_and_metrics_are_left_out() -> None:
     assert [sentence.split(" that")[0][:12] for sentence in sentences] == [
         "The share of",
         "The explaine",
-        "The latents",
+        "The number o",
+        "l2 reconstru",
     ]
     assert ".900" not in "".join(sentences)
     assert read_differences([], group="l2", other="none") == []

@@ -26,6 +26,8 @@ from saereg_plugin.sweeps.trainer import CHECKPOINT
 from tests.sweeps.test_trainer import BURST
 from tests.sweeps.tiny import BATCH, D_IN, PENALTY, fields, records_of, tiny_sweep
 
+pytestmark = pytest.mark.slow
+
 STEPS = 60
 LOADED = "Loaded pretrained model"
 """What TransformerLens prints when it has read the weights."""
