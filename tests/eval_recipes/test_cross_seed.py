@@ -15,6 +15,7 @@ from eval_recipes.cross_seed.main import check, run
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
 from eval_recipes.heldout import HeldOut
 from eval_recipes.results import load_results, read_result
+from eval_recipes.statistics import NO_VARIATION
 from saereg_plugin.errors import InputError
 
 SCHEMA = Path(package.__path__[0]) / "eval_output_schema_cross_seed.json"
@@ -111,7 +112,9 @@ def test_planted_groups(tmp_path: Path) -> None:
     differences = {row["metric"]: row for row in extra["group_differences"]}
     assert differences["shared"]["other_group"] == "wide"
     assert differences["shared"]["difference"] == -0.5
-    assert differences["shared"]["distinguishable"]
+    # the same difference in every pair of seeds: no spread, no interval, no verdict
+    assert not differences["shared"]["distinguishable"]
+    assert differences["shared"]["reason"] == NO_VARIATION
     assert differences["explained_variance"]["difference"] == pytest.approx(-0.1)
     assert differences["explained_variance"]["n"] == 3
     assert not differences["c_dec"]["distinguishable"]
