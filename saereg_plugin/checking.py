@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sae_lens import LanguageModelSAERunnerConfig, MultiSAETrainingRunnerConfig
+from sae_lens import (
+    LanguageModelSAERunnerConfig,
+    MultiSAETrainingRunnerConfig,
+    TrainingSAEConfig,
+)
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 
 from saereg_plugin import models
@@ -24,19 +28,20 @@ def check(
     """
     Refuse a runner configuration that cannot work, in seconds and without weights.
 
-    Checks that the model is known, the hook exists and has the SAE's d_in, the
-    output folder is writable, a starting checkpoint has the SAE's architecture,
-    and the batch makes sense. (An SAE's own fields are checked when its
-    configuration is made.)
+    Checks the SAE's fields, that the model is known, the hook exists and has the SAE's
+    d_in, the output folder is writable, a starting checkpoint has the SAE's
+    architecture, and the batch makes sense.
 
     Raises:
         InputError: naming the value, what was expected and what to do.
     """
     if isinstance(cfg, MultiSAETrainingRunnerConfig):
         for name, sae in cfg.saes.items():
+            check_sae(sae)
             head = cfg.hook_head_indices_per_sae[name]
             check_hook(cfg, cfg.hook_names_per_sae[name], sae.d_in, head)
     else:
+        check_sae(cfg.sae)
         check_hook(cfg, cfg.hook_name, cfg.sae.d_in, cfg.hook_head_index)
         check_starting_point(cfg)
     if cfg.training_tokens < cfg.train_batch_size_tokens:
@@ -46,6 +51,17 @@ def check(
         )
     if cfg.output_path is not None:
         require_writable(Path(cfg.output_path))
+
+
+def check_sae(cfg: TrainingSAEConfig) -> None:
+    """Refuse fields that contradict one another, also if they were changed since."""
+    k: float | None = getattr(cfg, "k", None)
+    if k is not None and not 0 < k <= cfg.d_sae:
+        raise InputError(
+            f"k={k} with d_sae={cfg.d_sae}; expected k of at least 1 and at most d_sae."
+        )
+    if isinstance(cfg, RegularizedConfigMixin):
+        cfg.validate()
 
 
 def check_hook(

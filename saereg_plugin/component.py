@@ -4,7 +4,7 @@ The protocol that regularisers and mechanics share.
 A component is a module without parameters that belongs to one training SAE.
 In each training step the SAE calls, in this order and for every component:
 
-1. ``setup()``: once, before the first step of this process;
+1. ``setup(sae)``: once, before the first step of this process;
 2. ``prepare(sae_in)``: may inspect the batch or return fewer rows of it;
 3. ``loss(step)``: after the forward pass, in float32 with autocast off;
 4. ``gradient(name, parameter)``: when autograd has written ``parameter.grad``,
@@ -100,8 +100,8 @@ class Component(nn.Module):
         # a copy has no owner until its SAE's forward pass; a weak reference cannot be pickled
         return {**self.__dict__, "_sae": None}
 
-    def setup(self) -> None:
-        """Prepare for training; ``self.sae.cfg.metadata`` is filled in by now."""
+    def setup(self, sae: TrainingSAE[Any]) -> None:
+        """Prepare for training ``sae``; its ``cfg.metadata`` is filled in by now."""
 
     def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
         """Return the rows of ``sae_in`` [batch, d_in] to train on; all by default."""

@@ -147,6 +147,7 @@ def test_hook_shape_refuses(
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("parent", ["plain", "Llama-3-gemma"])
 def test_a_local_folder_loads_by_its_path(

@@ -98,7 +98,7 @@ class RegularizedMixin(_Base):
         if not self._is_set_up:
             self._is_set_up = True
             for component in self._each():
-                component.setup()
+                component.setup(self)
 
     @torch.no_grad()
     def on_gradient(self, name: str, parameter: nn.Parameter) -> None:

@@ -118,7 +118,7 @@ class RegularizedConfigMixin(_Base):
         self._resolve_decoder_init_norm()
         self._resolve_rescaling()
         super().__post_init__()
-        self._check()
+        self.validate()
 
     @property
     def unit_norm(self) -> bool:
@@ -184,7 +184,13 @@ class RegularizedConfigMixin(_Base):
                 "Leave it at 'auto'."
             )
 
-    def _check(self) -> None:
+    def validate(self) -> None:
+        """
+        Refuse values that cannot work together.
+
+        Raises:
+            InputError: naming the value, what was expected and what to do.
+        """
         k = getattr(self, "k", None)
         if k is not None and not 0 < k <= self.d_sae:
             raise InputError(

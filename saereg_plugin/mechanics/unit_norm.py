@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
@@ -19,10 +22,10 @@ class UnitNormDecoder(Component):
     """
 
     @override
-    def setup(self) -> None:
+    def setup(self, sae: TrainingSAE[Any]) -> None:
         # A checkpoint from elsewhere may not have unit rows yet. Rows that have norm 1 are
         # left alone: normalising them again would move a resumed run by the last bit.
-        rows = self.sae.W_dec
+        rows = sae.W_dec
         with torch.no_grad():
             norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
             off = (norms - 1).abs() > 8 * torch.finfo(rows.dtype).eps

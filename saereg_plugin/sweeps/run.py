@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.constants import SPARSITY_FILENAME
 from safetensors.torch import save_file
@@ -64,6 +67,13 @@ def run_sweep(
     if (folder / MANIFEST).is_file():
         release = read_release(folder)
         return SweepResult(release, release.provenance.get("stopped", []), 0.0)
+    with _only_process(folder):
+        return _train(sweep, members, folder, name=name)
+
+
+def _train(
+    sweep: SweepConfig, members: list[Member], folder: Path, *, name: str | None
+) -> SweepResult:
     started = time.perf_counter()
     trainer = open_trainer(sweep, members, folder)
     claim_folder(sweep, folder)
@@ -80,6 +90,23 @@ def run_sweep(
     )
     trainer.remove_checkpoint()
     return SweepResult(release, stopped, seconds)
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Refuse a folder in which another process trains."""
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"Another process is training in {str(folder)!r}; wait for it, or choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def open_trainer(

@@ -23,6 +23,8 @@ from tests.training import (
     run_steps,
 )
 
+pytestmark = pytest.mark.slow
+
 FIELDS: dict[str, Any] = {
     "regularizers": [
         sr.WeightPenalty(coefficient=1.0, mode="decoupled", target="encoder"),

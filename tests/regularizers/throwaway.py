@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
@@ -108,9 +109,9 @@ class WatcherModule(sr.Component):
         CALLS.append((self.label, call))
 
     @override
-    def setup(self) -> None:
+    def setup(self, sae: TrainingSAE[Any]) -> None:
         self._note("setup")
-        self.hook_name = self.sae.cfg.metadata.hook_name
+        self.hook_name = sae.cfg.metadata.hook_name
 
     @override
     def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
