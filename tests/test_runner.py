@@ -28,6 +28,8 @@ from tests.training import (
     runner_cfg,
 )
 
+pytestmark = pytest.mark.slow
+
 HOOKS = [f"blocks.{layer}.hook_resid_post" for layer in (0, 1, 2)]
 PENALTY = sr.WeightPenalty(coefficient=1e-3, schedule=sr.Schedule(warm_up_steps=4))
 FIELDS: dict[str, Any] = {
@@ -68,7 +70,6 @@ def run_multi(
     return MultiSAETrainingRunner(cfg, override_model=model).run()
 
 
-@pytest.mark.slow
 def test_run_by_name_saves_an_sae_that_saelens_loads(
     model_name: str, tmp_path: Path
 ) -> None:
@@ -209,7 +210,6 @@ def test_multi_runner_resumes(model: HookedTransformer, tmp_path: Path) -> None:
     assert (row_norms(resumed["a"]) - 1).abs().max() < 1e-6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["topk", "standard"])
 def test_compiled_sae_trains(architecture: str, model: HookedTransformer) -> None:
     start = build(make_cfg(architecture, **FIELDS))

@@ -25,6 +25,8 @@ from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {
     "n_eval_reconstruction_batches": 1,
     "n_eval_sparsity_variance_batches": 1,
