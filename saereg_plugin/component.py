@@ -28,6 +28,8 @@ from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.kernels import ActiveLatents
+
 
 @dataclass(frozen=True)
 class Step:
@@ -42,10 +44,13 @@ class Step:
         sae: the SAE, for its parameters and configuration.
         index: completed optimiser steps, 0 in the first step.
         sae_in: input, [batch, d_in].
-        hidden_pre: pre-activations before the ReLU, [batch, d_sae].
-        feature_acts: latent activations after the sparsifier, [batch, d_sae].
+        hidden_pre: pre-activations before the ReLU, [batch, d_sae]; [0, d_sae] in a
+            sparse step.
+        feature_acts: latent activations after the sparsifier, [batch, d_sae]; in a sparse
+            step a sparse tensor without gradients.
         sae_out: reconstruction, [batch, d_in].
         dead_mask: True where SAELens calls a latent dead, [d_sae].
+        active: the selected latents with gradients in a sparse step, else None.
     """
 
     sae: TrainingSAE[Any]
@@ -55,6 +60,7 @@ class Step:
     feature_acts: torch.Tensor
     sae_out: torch.Tensor
     dead_mask: torch.Tensor | None
+    active: ActiveLatents | None = None
 
 
 class Component(nn.Module):

@@ -15,8 +15,10 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.sparse_step import SparseStepMixin
 from saereg_plugin.architectures.state import decode_count, encode_count
 from saereg_plugin.component import Component, Step
+from saereg_plugin.mechanics.fused_adam import use_fused_adam
 from saereg_plugin.mechanics.initialization import (
     BDecFromFirstBatch,
     initialize_untied_,
@@ -108,6 +110,8 @@ class RegularizedMixin(_Base):
 
     def before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called by the optimiser hooks, without gradient tracking."""
+        if isinstance(self, SparseStepMixin) and self.uses_sparse_step():
+            use_fused_adam(optimizer)
         lr = float(optimizer.param_groups[0]["lr"])
         for component in self._each():
             component.before_step(lr)
@@ -182,6 +186,7 @@ class RegularizedMixin(_Base):
             feature_acts=output.feature_acts,
             sae_out=output.sae_out,
             dead_mask=step_input.dead_neuron_mask,
+            active=getattr(output, "active", None),
         )
         with torch.autocast(output.loss.device.type, enabled=False):
             for component in self._each():

@@ -8,27 +8,21 @@ from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, JumpReLUS
 from typing_extensions import override
 
 from saereg_plugin.architectures.base import RegularizedMixin
-from saereg_plugin.architectures.config import (
-    RegularizedConfigMixin,
-    auto_field,
-    parse_bool,
-)
+from saereg_plugin.architectures.sparse_step import SparseBatchTopKMixin
+from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
 
 
 @dataclass
 class RegularizedBatchTopKTrainingSAEConfig(
-    RegularizedConfigMixin, BatchTopKTrainingSAEConfig
+    TopKFieldsMixin, BatchTopKTrainingSAEConfig
 ):
     """
     SAELens' BatchTopKTrainingSAEConfig with regularisers; saved as SAELens' `jumprelu`.
 
-    Further fields: see ``RegularizedConfigMixin``.
+    Further fields: see ``TopKFieldsMixin`` and ``RegularizedConfigMixin``.
     """
 
     inference_config = JumpReLUSAEConfig
-
-    rescale_acts_by_decoder_norm: bool = auto_field(parse_bool)
-    """"auto": False with unit norm, else SAELens' default, True."""
 
     @override
     @classmethod
@@ -36,7 +30,9 @@ class RegularizedBatchTopKTrainingSAEConfig(
         return "regularized_batchtopk"
 
 
-class RegularizedBatchTopKTrainingSAE(RegularizedMixin, BatchTopKTrainingSAE):
+class RegularizedBatchTopKTrainingSAE(
+    RegularizedMixin, SparseBatchTopKMixin, BatchTopKTrainingSAE
+):
     """SAELens' BatchTopKTrainingSAE with regularisers and mechanics."""
 
     cfg: RegularizedBatchTopKTrainingSAEConfig  # type: ignore[assignment]

@@ -12,27 +12,21 @@ from sae_lens import (
 from typing_extensions import override
 
 from saereg_plugin.architectures.base import RegularizedMixin
-from saereg_plugin.architectures.config import (
-    RegularizedConfigMixin,
-    auto_field,
-    parse_bool,
-)
+from saereg_plugin.architectures.sparse_step import SparseMatryoshkaMixin
+from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
 
 
 @dataclass
 class RegularizedMatryoshkaBatchTopKTrainingSAEConfig(
-    RegularizedConfigMixin, MatryoshkaBatchTopKTrainingSAEConfig
+    TopKFieldsMixin, MatryoshkaBatchTopKTrainingSAEConfig
 ):
     """
     SAELens' MatryoshkaBatchTopKTrainingSAEConfig with regularisers; saved as SAELens' `jumprelu`.
 
-    Further fields: see ``RegularizedConfigMixin``.
+    Further fields: see ``TopKFieldsMixin`` and ``RegularizedConfigMixin``.
     """
 
     inference_config = JumpReLUSAEConfig
-
-    rescale_acts_by_decoder_norm: bool = auto_field(parse_bool)
-    """"auto": False with unit norm, else SAELens' default, True."""
 
     @override
     @classmethod
@@ -41,7 +35,7 @@ class RegularizedMatryoshkaBatchTopKTrainingSAEConfig(
 
 
 class RegularizedMatryoshkaBatchTopKTrainingSAE(
-    RegularizedMixin, MatryoshkaBatchTopKTrainingSAE
+    RegularizedMixin, SparseMatryoshkaMixin, MatryoshkaBatchTopKTrainingSAE
 ):
     """SAELens' MatryoshkaBatchTopKTrainingSAE with regularisers and mechanics."""
 

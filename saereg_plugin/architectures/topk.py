@@ -8,25 +8,19 @@ from sae_lens import TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from typing_extensions import override
 
 from saereg_plugin.architectures.base import RegularizedMixin
-from saereg_plugin.architectures.config import (
-    RegularizedConfigMixin,
-    auto_field,
-    parse_bool,
-)
+from saereg_plugin.architectures.sparse_step import SparseStepMixin
+from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
 
 
 @dataclass
-class RegularizedTopKTrainingSAEConfig(RegularizedConfigMixin, TopKTrainingSAEConfig):
+class RegularizedTopKTrainingSAEConfig(TopKFieldsMixin, TopKTrainingSAEConfig):
     """
     SAELens' TopKTrainingSAEConfig with regularisers; saved as SAELens' `topk`.
 
-    Further fields: see ``RegularizedConfigMixin``.
+    Further fields: see ``TopKFieldsMixin`` and ``RegularizedConfigMixin``.
     """
 
     inference_config = TopKSAEConfig
-
-    rescale_acts_by_decoder_norm: bool = auto_field(parse_bool)
-    """"auto": False with unit norm, else SAELens' default, True."""
 
     @override
     @classmethod
@@ -34,7 +28,9 @@ class RegularizedTopKTrainingSAEConfig(RegularizedConfigMixin, TopKTrainingSAECo
         return "regularized_topk"
 
 
-class RegularizedTopKTrainingSAE(RegularizedMixin, TopKTrainingSAE):
+class RegularizedTopKTrainingSAE(
+    RegularizedMixin, SparseStepMixin, TopKTrainingSAE
+):
     """SAELens' TopKTrainingSAE with regularisers and mechanics."""
 
     cfg: RegularizedTopKTrainingSAEConfig  # type: ignore[assignment]

@@ -28,6 +28,10 @@ class RegularizerConfig:
     """
 
     name: ClassVar[str]
+    needs_all_pre_activations: ClassVar[bool] = True
+    """Whether it reads the activations of latents that were not selected. False lets TopK
+    kinds take a sparse step, in which ``Step.hidden_pre`` is empty and ``Step.active`` has
+    the selected latents."""
 
     coefficient: float = 0.0
     schedule: Schedule = field(default_factory=Schedule)

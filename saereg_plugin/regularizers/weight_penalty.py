@@ -56,6 +56,7 @@ class WeightPenalty(RegularizerConfig):
     """
 
     name: ClassVar[str] = "weight_penalty"
+    needs_all_pre_activations: ClassVar[bool] = False
 
     norm: Norm = "l2"
     target: Target = "both"

@@ -1,0 +1,260 @@
+"""A training step in which only the selected latents are decoded and get gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sae_lens import BatchTopKTrainingSAE, TopKTrainingSAE
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from typing_extensions import override
+
+from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
+from saereg_plugin.errors import InputError
+from saereg_plugin.kernels import (
+    ActiveLatents,
+    AuxKLoss,
+    DeadLatents,
+    NestedDecode,
+    PreActivations,
+    Selected,
+    SelectedPreActivations,
+    select_batch_top_k,
+    select_top_k,
+)
+
+_Base = TopKTrainingSAE if TYPE_CHECKING else object
+
+
+@dataclass
+class SparseStepOutput(TrainStepOutput):
+    """
+    What a sparse step returns.
+
+    ``feature_acts`` is a sparse [batch, d_sae] matrix without gradients and
+    ``hidden_pre`` has no rows: the pre-activations are not kept.
+    """
+
+    active: ActiveLatents | None = None
+
+
+class SparseStepMixin(_Base):
+    """
+    Put before SAELens' TopK, BatchTopK or Matryoshka training class to make its step sparse.
+
+    The result is SAELens' up to rounding (top-k of the same pre-activations, the same
+    losses and gradients), in time and memory of ``batch * k`` but for the encoder's
+    product, which is made in blocks and not kept.
+    """
+
+    cfg: Any
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        if not self.uses_sparse_step():
+            return super().training_forward_pass(step_input)
+        return self._sparse_pass(step_input)
+
+    def uses_sparse_step(self) -> bool:
+        """
+        Whether the next step is sparse.
+
+        Raises:
+            InputError: if the configuration says ``sparse_step="always"`` and it cannot be.
+        """
+        cfg: TopKFieldsMixin = self.cfg
+        if cfg.sparse_step == "never":
+            return False
+        obstacle = self._obstacle()
+        if obstacle is None:
+            return cfg.sparse_step == "always" or cfg.sparse_step_wins()
+        if cfg.sparse_step == "always":
+            raise InputError(
+                f"sparse_step='always' cannot be followed: {obstacle}. Use sparse_step='auto'."
+            )
+        return False
+
+    def _obstacle(self) -> str | None:
+        """Return why this SAE's step has to be dense, if it has."""
+        if self.W_enc.dtype not in (torch.float32, torch.float64):
+            return f"it needs float32 or float64 weights, these are {self.W_enc.dtype}"
+        if self.W_enc.device.type not in ("cpu", "cuda"):
+            return f"it runs on cpu and cuda, these weights are on {self.W_enc.device}"
+        for name, hook in self.hook_dict.items():
+            if hook.has_hooks(including_permanent=True):
+                return f"the hook point {name} is in use and sees dense activations"
+        return self.cfg.sparse_step_obstacle()
+
+    # custom autograd functions over index tensors: nothing for the compiler to gain
+    @torch.compiler.disable
+    def _sparse_pass(self, step_input: TrainStepInput) -> SparseStepOutput:
+        device = self.W_enc.device.type
+        dtype = (
+            torch.get_autocast_dtype(device)
+            if torch.is_autocast_enabled(device)
+            else self.W_enc.dtype
+        )
+        with torch.autocast(device, enabled=False):
+            return self._float_pass(step_input, dtype)
+
+    def _float_pass(
+        self, step_input: TrainStepInput, dtype: torch.dtype
+    ) -> SparseStepOutput:
+        x = step_input.sae_in.to(self.W_enc.dtype)
+        center = self.b_dec if self.cfg.apply_b_dec_to_input else None
+        norms = self._decoder_norms()
+        selected, values = self._select(x, center, norms, dtype)
+        hidden = SelectedPreActivations.apply(
+            x, self.W_enc, self.b_enc, center, selected, values
+        )
+        assert isinstance(hidden, torch.Tensor)
+        # The decoder's norms cancel: decode() divides by what encode() multiplied with.
+        acts = hidden.relu()
+        levels = NestedDecode.apply(
+            acts, self.W_dec, self.b_dec, selected, self._widths()
+        )
+        assert isinstance(levels, torch.Tensor)
+        losses = self._reconstruction_losses(levels, x)
+        losses["auxiliary_reconstruction_loss"] = self._dead_loss(
+            x, center, levels, norms, dtype, step_input.dead_neuron_mask
+        )
+        return self._output(step_input, levels, losses, selected, acts)
+
+    def _decoder_norms(self) -> torch.Tensor | None:
+        if not self.cfg.rescale_acts_by_decoder_norm:
+            return None
+        return self.W_dec.detach().norm(dim=-1)
+
+    def _select(
+        self,
+        x: torch.Tensor,
+        center: torch.Tensor | None,
+        norms: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> tuple[Selected, torch.Tensor | None]:
+        """Return the selection and, unless it was made at lower precision, its values."""
+        with torch.no_grad():
+            sae_in = x if center is None else x - center
+            pre = PreActivations(sae_in, self.W_enc, self.b_enc, norms, dtype)
+            selected, values = self._select_from(pre)
+            if not pre.exact:
+                return selected, None
+            return selected, values if norms is None else values / norms[
+                selected.latents
+            ]
+
+    def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
+        return select_top_k(pre, self.cfg.k)
+
+    def _widths(self) -> tuple[int, ...]:
+        return (self.cfg.d_sae,)
+
+    def _reconstruction_losses(
+        self, levels: torch.Tensor, x: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return the losses of all levels; the last is the whole SAE's."""
+        errors = [self.mse_loss_fn(level, x).sum(dim=-1).mean() for level in levels]
+        inner = zip(self._widths()[:-1], errors[:-1], strict=True)
+        return {
+            "mse_loss": errors[-1],
+            **{f"inner_mse_loss_{width}": error for width, error in inner},
+        }
+
+    def _dead_loss(
+        self,
+        x: torch.Tensor,
+        center: torch.Tensor | None,
+        levels: torch.Tensor,
+        norms: torch.Tensor | None,
+        dtype: torch.dtype,
+        dead_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return SAELens' auxiliary loss of the dead latents."""
+        total = levels.new_zeros(())
+        if dead_mask is None:
+            return total
+        dead = dead_mask.nonzero().squeeze(1)
+        for residual, part in self._dead_by_level(x, levels, dead):
+            if part.numel() == 0:
+                continue
+            k_aux = x.shape[-1] // 2
+            loss = AuxKLoss.apply(
+                x,
+                self.W_enc,
+                self.b_enc,
+                self.W_dec,
+                center,
+                residual,
+                DeadLatents(part, min(k_aux, part.numel()), norms, dtype),
+            )
+            assert isinstance(loss, torch.Tensor)
+            # as in SAELens: fewer than k_aux dead latents count for less
+            total = total + min(part.numel() / k_aux, 1.0) * loss
+        return self.cfg.aux_loss_coefficient * total
+
+    def _dead_by_level(
+        self, x: torch.Tensor, levels: torch.Tensor, dead: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return pairs of a residual and the dead latents that are to reconstruct it."""
+        return [((x - levels[-1]).detach(), dead)]
+
+    def _output(
+        self,
+        step_input: TrainStepInput,
+        levels: torch.Tensor,
+        losses: dict[str, torch.Tensor],
+        selected: Selected,
+        acts: torch.Tensor,
+    ) -> SparseStepOutput:
+        rescaled = self.W_dec if self.cfg.rescale_acts_by_decoder_norm else None
+        active = ActiveLatents(selected, acts, rescaled)
+        with torch.no_grad():
+            values = ActiveLatents(selected, acts.detach(), rescaled).values.detach()
+        return SparseStepOutput(
+            sae_in=step_input.sae_in,
+            sae_out=levels[-1],
+            feature_acts=selected.to_coo(values),
+            hidden_pre=levels.new_empty(0, self.cfg.d_sae),
+            loss=torch.stack(list(losses.values())).sum(),
+            losses=losses,
+            active=active,
+        )
+
+
+class SparseBatchTopKMixin(SparseStepMixin):
+    """The sparse step of BatchTopK: the ``k * batch`` largest of the whole batch."""
+
+    @override
+    def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
+        return select_batch_top_k(pre, int(self.cfg.k * pre.sae_in.shape[0]))
+
+    @override
+    def _output(self, *args: Any) -> SparseStepOutput:
+        output = super()._output(*args)
+        assert isinstance(self, BatchTopKTrainingSAE)
+        # its values alone: a sparse tensor has no boolean indexing
+        self.update_topk_threshold(output.feature_acts.values())
+        output.metrics["topk_threshold"] = self.topk_threshold
+        return output
+
+
+class SparseMatryoshkaMixin(SparseBatchTopKMixin):
+    """The sparse step of Matryoshka BatchTopK: one reconstruction for each width."""
+
+    @override
+    def _widths(self) -> tuple[int, ...]:
+        return tuple(self.cfg.matryoshka_widths)
+
+    @override
+    def _dead_by_level(
+        self, x: torch.Tensor, levels: torch.Tensor, dead: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        if not self.cfg.use_matryoshka_aux_loss:
+            return super()._dead_by_level(x, levels, dead)
+        bounds = torch.tensor(self._widths(), device=dead.device)
+        level_of = torch.bucketize(dead, bounds, right=True)
+        return [
+            ((x - level).detach(), dead[level_of == number])
+            for number, level in enumerate(levels)
+        ]
