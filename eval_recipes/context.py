@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sae_lens import SAE
 
+from eval_recipes.artifacts import default_artifacts
 from eval_recipes.model_cache import ModelCache
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class RunContext:
         dtype: data type of the language model.
         device: torch device.
         seed: seed of every random draw.
+        data: where labelled texts come from: "hub" (SAEBench's sets) or "embedded" (sets
+            of the same shape from the sae-probes wheel; scores are not comparable).
+        artifacts: folder of what is kept between runs (``eval_recipes.artifacts``).
+        memory_gib: bound on the activations that an evaluation holds in memory.
         options: settings of single recipes, by recipe name.
         models: the language model in memory, shared by all recipes.
     """
@@ -70,6 +75,9 @@ class RunContext:
     dtype: str = "float32"
     device: str = "cpu"
     seed: int = 0
+    data: Literal["hub", "embedded"] = "hub"
+    artifacts: Path = field(default_factory=default_artifacts)
+    memory_gib: float = 4.0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: ModelCache = field(default_factory=ModelCache)
 

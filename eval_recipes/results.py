@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
 
-import numpy as np
 import pandas as pd
 from sae_bench.evals.base_eval_output import BaseEvalOutput
 from sae_lens import SAE
 
 from eval_recipes.context import Subject
+from eval_recipes.plain import plain
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_json
 
@@ -116,19 +116,6 @@ def unstructured(subject: Subject, **extra: Any) -> dict[str, Any]:
     SAEBench's format has no place for them; ``load_results`` reads them here.
     """
     return {**extra, "saereg": {"group": subject.group, "seed": subject.seed}}
-
-
-def plain(value: Any) -> Any:
-    """Turn a configuration into plain JSON types; what JSON lacks becomes text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return plain(value.tolist())
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)
 
 
 def _non_finite(value: Any, path: str = "") -> Iterator[str]:

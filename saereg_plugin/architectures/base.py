@@ -110,7 +110,7 @@ class RegularizedMixin(_Base):
 
     def before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called by the optimiser hooks, without gradient tracking."""
-        if isinstance(self, SparseStepMixin) and self.uses_sparse_step():
+        if isinstance(self, SparseStepMixin) and self.took_sparse_step:
             use_fused_adam(optimizer)
         lr = float(optimizer.param_groups[0]["lr"])
         for component in self._each():

@@ -50,25 +50,26 @@ class SparseStepMixin(_Base):
 
     cfg: Any
 
+    took_sparse_step: bool = False
+    """Whether the last training step was sparse."""
+
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        if not self.uses_sparse_step():
+        self.took_sparse_step = self._takes_sparse_step()
+        if not self.took_sparse_step:
             return super().training_forward_pass(step_input)
         return self._sparse_pass(step_input)
 
-    def uses_sparse_step(self) -> bool:
-        """
-        Whether the next step is sparse.
-
-        Raises:
-            InputError: if the configuration says ``sparse_step="always"`` and it cannot be.
-        """
+    def _takes_sparse_step(self) -> bool:
         cfg: TopKFieldsMixin = self.cfg
         if cfg.sparse_step == "never":
             return False
         obstacle = self._obstacle()
         if obstacle is None:
-            return cfg.sparse_step == "always" or cfg.sparse_step_wins()
+            autocast = torch.is_autocast_enabled(self.W_enc.device.type)
+            return cfg.sparse_step == "always" or cfg.sparse_step_wins(
+                autocast=autocast
+            )
         if cfg.sparse_step == "always":
             raise InputError(
                 f"sparse_step='always' cannot be followed: {obstacle}. Use sparse_step='auto'."

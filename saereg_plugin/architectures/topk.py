@@ -28,9 +28,7 @@ class RegularizedTopKTrainingSAEConfig(TopKFieldsMixin, TopKTrainingSAEConfig):
         return "regularized_topk"
 
 
-class RegularizedTopKTrainingSAE(
-    RegularizedMixin, SparseStepMixin, TopKTrainingSAE
-):
+class RegularizedTopKTrainingSAE(RegularizedMixin, SparseStepMixin, TopKTrainingSAE):
     """SAELens' TopKTrainingSAE with regularisers and mechanics."""
 
     cfg: RegularizedTopKTrainingSAEConfig  # type: ignore[assignment]

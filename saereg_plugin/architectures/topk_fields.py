@@ -17,7 +17,9 @@ from saereg_plugin.errors import InputError
 SparseStep = Literal["auto", "always", "never"]
 
 _LEAST_WIDTH_PER_K = 16
-"""d_sae / k from which a sparse step is faster than a dense one here (docs: speed)."""
+_LEAST_WIDTH_PER_K_AUTOCAST = 40
+"""d_sae / k from which a sparse step is the faster one (docs: speed). Under autocast a dense
+product is cheaper, so that later."""
 
 
 @dataclass(kw_only=True)
@@ -53,10 +55,13 @@ class TopKFieldsMixin(RegularizedConfigMixin):
             return f"normalize_activations={self.normalize_activations!r} acts inside the step"
         for label, regularizer in self.labelled_regularizers().items():
             if regularizer.needs_all_pre_activations:
-                return f"the regulariser {label} needs the pre-activations of all latents"
+                return (
+                    f"the regulariser {label} needs the pre-activations of all latents"
+                )
         return None
 
-    def sparse_step_wins(self) -> bool:
+    def sparse_step_wins(self, *, autocast: bool) -> bool:
         """Whether the dictionary is wide enough for a sparse step to be faster."""
         k: Any = getattr(self, "k")
-        return self.d_sae >= _LEAST_WIDTH_PER_K * k
+        least = _LEAST_WIDTH_PER_K_AUTOCAST if autocast else _LEAST_WIDTH_PER_K
+        return self.d_sae >= least * k

@@ -40,7 +40,10 @@ class NestedDecode(torch.autograd.Function):
         levels = []
         decoded = b_dec
         for mask, part in _levels(selected, widths):
-            decoded = part.weighted_rows(acts if mask is None else acts[mask], W_dec) + decoded
+            decoded = (
+                part.weighted_rows(acts if mask is None else acts[mask], W_dec)
+                + decoded
+            )
             levels.append(decoded)
         return torch.stack(levels) if len(levels) > 1 else levels[0][None]
 
