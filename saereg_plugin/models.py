@@ -168,6 +168,16 @@ def register_names() -> None:
         _register(_embedded_folder(name), [name])
 
 
+def fast_dtype(device: str) -> str:
+    """Return "bfloat16" where the device multiplies it in hardware, else "float32"."""
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    # since torch 2.10
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    has = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return "bfloat16" if has and torch.device(device).type == "cpu" else "float32"
+
+
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """
     Return a torch dtype by name.

@@ -88,7 +88,7 @@ class SparseStepMixin(_Base):
         return self.cfg.sparse_step_obstacle()
 
     # custom autograd functions over index tensors: nothing for the compiler to gain
-    @torch.compiler.disable
+    @torch.compiler.disable()
     def _sparse_pass(self, step_input: TrainStepInput) -> SparseStepOutput:
         device = self.W_enc.device.type
         dtype = (
@@ -120,7 +120,9 @@ class SparseStepMixin(_Base):
         losses["auxiliary_reconstruction_loss"] = self._dead_loss(
             x, center, levels, norms, dtype, step_input.dead_neuron_mask
         )
-        return self._output(step_input, levels, losses, selected, acts)
+        output = self._output(step_input, levels, losses, selected, acts)
+        self._after(output)
+        return output
 
     def _decoder_norms(self) -> torch.Tensor | None:
         if not self.cfg.rescale_acts_by_decoder_norm:
@@ -222,6 +224,9 @@ class SparseStepMixin(_Base):
             active=active,
         )
 
+    def _after(self, output: SparseStepOutput) -> None:
+        """Act on the step's output; nothing for TopK."""
+
 
 class SparseBatchTopKMixin(SparseStepMixin):
     """The sparse step of BatchTopK: the ``k * batch`` largest of the whole batch."""
@@ -231,13 +236,11 @@ class SparseBatchTopKMixin(SparseStepMixin):
         return select_batch_top_k(pre, int(self.cfg.k * pre.sae_in.shape[0]))
 
     @override
-    def _output(self, *args: Any) -> SparseStepOutput:
-        output = super()._output(*args)
+    def _after(self, output: SparseStepOutput) -> None:
         assert isinstance(self, BatchTopKTrainingSAE)
         # its values alone: a sparse tensor has no boolean indexing
         self.update_topk_threshold(output.feature_acts.values())
         output.metrics["topk_threshold"] = self.topk_threshold
-        return output
 
 
 class SparseMatryoshkaMixin(SparseBatchTopKMixin):

@@ -5,7 +5,13 @@ from saereg_plugin.sweeps.config import (
     read_sweep,
     sweep_from,
 )
-from saereg_plugin.sweeps.run import Plan, SweepResult, plan_sweep, run_sweep
+from saereg_plugin.sweeps.run import (
+    Plan,
+    SweepResult,
+    open_trainer,
+    plan_sweep,
+    run_sweep,
+)
 from saereg_plugin.sweeps.trainer import Stopped, SweepTrainer
 
 __all__ = [
@@ -16,6 +22,7 @@ __all__ = [
     "SweepResult",
     "SweepTrainer",
     "expand",
+    "open_trainer",
     "plan_sweep",
     "read_sweep",
     "run_sweep",

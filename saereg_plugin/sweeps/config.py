@@ -59,8 +59,9 @@ class SweepConfig:
     """Leave out special tokens: position 0 alone can hold over a third of the variance."""
     prepend_bos: bool = True
     """Begin each context with the BOS token."""
-    llm_dtype: str = "float32"
-    """Data type of the language model; bfloat16 is faster where the processor has it."""
+    llm_dtype: str = "auto"
+    """Data type of the language model; "auto" is bfloat16 where the hardware has it, else
+    float32, and is recorded as what it became."""
     autocast: bool = False
     """Train the SAEs with bfloat16 products."""
     lr: float = 3e-4
@@ -82,6 +83,8 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         self._require_types()
+        if self.llm_dtype == "auto":
+            object.__setattr__(self, "llm_dtype", models.fast_dtype(self.device))
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise InputError(
                 f"seeds are {list(self.seeds)}; expected different seeds, at least one."

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sae_lens import ActivationsStore
@@ -15,6 +15,15 @@ from transformer_lens import HookedTransformer
 
 from saereg_plugin import corpora
 from saereg_plugin.sweeps.config import SweepConfig
+from saereg_plugin.sweeps.prefetch import Prefetch, default_depth
+
+
+class _Pass(NamedTuple):
+    """Activations [n, d_in] of one pass, its contexts, and the time it took."""
+
+    activations: torch.Tensor
+    contexts: int
+    seconds: float
 
 
 class ActivationStream(Iterator[torch.Tensor]):
@@ -24,10 +33,22 @@ class ActivationStream(Iterator[torch.Tensor]):
     Like SAELens' mixing buffer: a pool is filled, shuffled, and served down to the share
     that is kept back for mixing. Unlike it, the shuffling has its own generator, and
     ``state_dict`` holds pool, generator and position, so that a resumed run sees the same
-    batches as an uninterrupted one.
+    batches as an uninterrupted one. Passes of the language model may be computed ahead in
+    another thread; the batches do not depend on it.
+
+    Args:
+        store: SAELens' source of tokens and activations; used by one thread at a time.
+        sweep: what is trained.
+        prefetch: passes computed ahead; None as ``default_depth`` finds best.
     """
 
-    def __init__(self, store: ActivationsStore, sweep: SweepConfig):
+    def __init__(
+        self,
+        store: ActivationsStore,
+        sweep: SweepConfig,
+        *,
+        prefetch: int | None = None,
+    ):
         self._store = store
         self._sweep = sweep
         self._special = special_tokens(store) if sweep.exclude_special_tokens else None
@@ -37,6 +58,8 @@ class ActivationStream(Iterator[torch.Tensor]):
         self._contexts = 0
         self.model_seconds = 0.0
         self._model_tokens = 0
+        depth = default_depth() if prefetch is None else prefetch
+        self._passes = Prefetch(self._run_model, depth)
 
     @property
     def seconds_per_token(self) -> float:
@@ -68,7 +91,7 @@ class ActivationStream(Iterator[torch.Tensor]):
         self._served = 0
         self._generator.set_state(state["generator"])
         while self._contexts < state["contexts"]:
-            self._next_tokens()
+            self._contexts += self._store.get_batch_tokens().shape[0]
 
     def _refill(self) -> None:
         kept = int(self._sweep.buffer_tokens * self._sweep.mixing_fraction)
@@ -85,22 +108,23 @@ class ActivationStream(Iterator[torch.Tensor]):
             pool = pool[torch.randperm(pool.shape[0], generator=self._generator)]
         self._pool, self._served = pool, 0
 
-    def _next_tokens(self) -> torch.Tensor:
-        tokens = self._store.get_batch_tokens()
-        self._contexts += tokens.shape[0]
-        return tokens
-
     def _next_activations(self) -> torch.Tensor:
+        one = self._passes.take()
+        self._contexts += one.contexts
+        self.model_seconds += one.seconds
+        self._model_tokens += one.activations.shape[0]
+        return one.activations
+
+    def _run_model(self) -> _Pass:
+        """Make the next pass of the language model, perhaps in another thread."""
         started = time.perf_counter()
-        tokens = self._next_tokens()
+        tokens = self._store.get_batch_tokens()
         hook = self._sweep.hook_name
         acts = self._store.get_multi_hook_activations(tokens)[hook]
         acts = acts.reshape(-1, self._store.d_in).float()
         if self._special is not None:
             acts = acts[~torch.isin(tokens.reshape(-1), self._special)]
-        self.model_seconds += time.perf_counter() - started
-        self._model_tokens += acts.shape[0]
-        return acts
+        return _Pass(acts, tokens.shape[0], time.perf_counter() - started)
 
 
 def open_store(

@@ -1,0 +1,60 @@
+"""``saereg-bench speed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def speed(
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="d_in,d_sae,k,batch of a training step; repeat for several."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="training, variants, growth or streams; repeat for several; default all."
+        ),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(help="Timed steps of each implementation.")
+    ] = 5,
+    memory: Annotated[
+        bool, typer.Option(help="Measure peak memory, each in a fresh process.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of inputs and intervals.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for rows and machine facts.")
+    ] = None,
+) -> None:
+    """
+    Time this package against SAELens, and sparsify and dictionary_learning if installed.
+
+    Implementations take turns on the same batches; ratios are times over ours. Let the
+    machine do nothing else meanwhile.
+    """
+    from eval_recipes.speed.config import SpeedConfig, parse_shape
+    from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted, run_speed
+    from saereg_plugin.files import require_writable
+
+    suites = chosen_suites(suite or ())
+    config = SpeedConfig(repeats=repeats, device=device, seed=seed, memory=memory)
+    if shape:
+        shapes = tuple(parse_shape(text) for text in shape)
+        config = SpeedConfig(
+            shapes=shapes, repeats=repeats, device=device, seed=seed, memory=memory
+        )
+    if out is not None:
+        require_writable(out.parent)
+    frame = run_speed(config, suites, out=out)
+    table = Table(*HEADINGS, box=None, pad_edge=False)
+    for row in frame.to_dict(orient="records"):
+        table.add_row(*(escape(cell) for cell in formatted(row)))
+    Console().print(table)

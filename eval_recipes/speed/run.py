@@ -1,0 +1,134 @@
+"""Run suites of speed measurements; the table that evaluations add their own rows to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+import torch
+
+from eval_recipes.speed.config import SpeedConfig
+from eval_recipes.speed.rows import Row
+from eval_recipes.speed.timing import matmul_rate
+from saereg_plugin import provenance
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.files import write_json
+
+Suite = Callable[[SpeedConfig], Iterator[Row]]
+
+
+def _training(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.training import training_rows
+
+    return training_rows(config)
+
+
+def _variants(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.training import variant_rows
+
+    return variant_rows(config)
+
+
+def _growth(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.training import growth_rows
+
+    return growth_rows(config)
+
+
+def _streams(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.streams import stream_rows
+
+    return stream_rows(config)
+
+
+SUITES: Mapping[str, Suite] = MappingProxyType(
+    {
+        "training": _training,
+        "variants": _variants,
+        "growth": _growth,
+        "streams": _streams,
+    }
+)
+"""Suites by name; each yields its rows as they are measured."""
+
+
+def chosen_suites(names: Iterable[str]) -> list[str]:
+    """
+    Return the suites to run; all if none is named.
+
+    Raises:
+        InputError: for an unknown name, with the nearest one.
+    """
+    chosen = list(names) or list(SUITES)
+    for name in chosen:
+        if name not in SUITES:
+            raise InputError(f"Unknown speed suite {name!r}. {suggest(name, SUITES)}")
+    return chosen
+
+
+def run_speed(
+    config: SpeedConfig, suites: Iterable[str] = (), *, out: Path | None = None
+) -> pd.DataFrame:
+    """
+    Run suites and return their rows as a table.
+
+    Args:
+        config: what to measure.
+        suites: names of suites; all if there are none.
+        out: JSON file, written anew after every row, so that an interrupted run keeps
+            what it measured.
+    """
+    rows: list[Row] = []
+    facts = {
+        "date": provenance.now(),
+        "command": provenance.command(),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
+        "product_gflops": {
+            str(dtype).removeprefix("torch."): matmul_rate(dtype, device=config.device)
+            / 1e9
+            for dtype in (torch.float32, torch.bfloat16)
+        },
+        "config": dataclasses.asdict(config),
+    }
+    for name in chosen_suites(suites):
+        for row in SUITES[name](config):
+            rows.append(row)
+            if out is not None:
+                write_json(out, {**facts, "rows": [vars(row) for row in rows]})
+    return pd.DataFrame([vars(row) for row in rows])
+
+
+def formatted(row: Mapping[str, Any]) -> list[str]:
+    """Return a row's cells as text: work, time, throughput, ratio, memory, share."""
+    ratio = _or_empty(row["ratio"], "{:.2f}")
+    if ratio and pd.notna(row["ratio_low"]):
+        ratio += f" [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
+    return [
+        f"{row['suite']}: {row['case']}",
+        str(row["implementation"]),
+        f"{row['seconds'] * 1e3:.0f} ms (n={row['n']})",
+        f"{row['throughput']:,.0f} {row['unit']}",
+        ratio,
+        _or_empty(row["peak_gib"], "{:.2f} GiB"),
+        _or_empty(row["product_share"], "{:.0%}"),
+    ]
+
+
+HEADINGS = (
+    "work",
+    "implementation",
+    "median time",
+    "throughput",
+    "time / ours",
+    "peak memory",
+    "share of product speed",
+)
+
+
+def _or_empty(value: Any, form: str) -> str:
+    return form.format(value) if pd.notna(value) else ""

@@ -1,0 +1,49 @@
+"""Computing ahead in a second thread."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_CORES_FOR_TWO = 4
+
+
+def default_depth() -> int:
+    """
+    Return how many results to compute ahead here: one, or none on few cores.
+
+    Two computations share the cores; below four, neither gains and both lose.
+    """
+    return 1 if (os.cpu_count() or 1) >= _CORES_FOR_TWO else 0
+
+
+class Prefetch(Generic[T]):
+    """
+    Calls ``produce`` in one background thread, ``depth`` results ahead of ``take``.
+
+    Results come in the order of the calls, whatever the depth. An error that a call
+    raises is raised by the ``take`` that would have returned its result.
+
+    Args:
+        produce: makes the next result; only ever called from one thread at a time.
+        depth: 0 calls it in ``take`` itself.
+    """
+
+    def __init__(self, produce: Callable[[], T], depth: int):
+        self._produce = produce
+        self._depth = depth
+        self._waiting: deque[Future[T]] = deque()
+        self._pool = ThreadPoolExecutor(1, "prefetch") if depth else None
+
+    def take(self) -> T:
+        """Return the next result."""
+        if self._pool is None:
+            return self._produce()
+        while len(self._waiting) <= self._depth:
+            self._waiting.append(self._pool.submit(self._produce))
+        return self._waiting.popleft().result()
