@@ -34,7 +34,7 @@ DEMO_SWEEP = SweepConfig(
         },
     },
     seeds=(0, 1, 2),
-    tokens=409_600,
+    tokens=307_200,
     batch_size=1024,
     llm_dtype="bfloat16",
     autocast=True,

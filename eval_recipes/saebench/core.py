@@ -33,6 +33,7 @@ from eval_recipes.saebench.core_output import (
     CorrectedMetrics,
     FeatureMetric,
 )
+from eval_recipes.saebench.shared_passes import SharedPasses
 from eval_recipes.saebench.upstream import UpstreamError, patched, upstream
 from saereg_plugin import corpora
 from saereg_plugin.errors import InputError, suggest
@@ -89,10 +90,11 @@ def run(context: RunContext) -> list[Failure]:
     check_unique_paths(context.subjects)
     # Fails here, before any work, if the corpus cannot be read.
     text = corpora.load(context.corpus, "heldout", streaming=True)
+    passes = SharedPasses(context.memory_gib)
     failures: list[Failure] = []
     for subject in tqdm(context.subjects, desc=EVAL):
         try:
-            evaluate(context, subject, options, text=text)
+            evaluate(context, subject, options, text=text, passes=passes)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             failures.append(Failure(EVAL, subject.sae_id, cause))
@@ -105,6 +107,7 @@ def evaluate(
     options: CoreOptions,
     *,
     text: HfDataset,
+    passes: SharedPasses,
 ) -> Path:
     """
     Evaluate one SAE and return the path of its result.
@@ -127,6 +130,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         with (
             upstream(EVAL, subject, sae, model, seed=context.seed),
+            passes.on(model),
             # Upstream writes -1 for NaN, which a cosine or a bias may also be.
             patched(upstream_core, "replace_nans_with_negative_one", _unchanged),
             patched(ActivationsStore, "from_sae", _store_of(text)),

@@ -14,7 +14,7 @@ import torch
 from eval_recipes.speed.config import Shape
 from saereg_plugin.provenance import peak_memory_gib
 
-_STEPS = 3
+_STEPS = 2
 
 
 def peak_of(
@@ -24,7 +24,7 @@ def peak_of(
     Return the GiB that training takes at the most beyond what the process had before.
 
     A fresh process imports everything, notes its memory, builds weights and optimiser
-    and trains three steps.
+    and trains two steps.
 
     Raises:
         RuntimeError: if that process fails; its last line of output is in the message.

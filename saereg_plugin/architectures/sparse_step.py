@@ -238,8 +238,9 @@ class SparseBatchTopKMixin(SparseStepMixin):
     @override
     def _after(self, output: SparseStepOutput) -> None:
         assert isinstance(self, BatchTopKTrainingSAE)
-        # its values alone: a sparse tensor has no boolean indexing
-        self.update_topk_threshold(output.feature_acts.values())
+        assert output.active is not None
+        # the values alone: a sparse tensor has no boolean indexing
+        self.update_topk_threshold(output.active.values.detach())
         output.metrics["topk_threshold"] = self.topk_threshold
 
 

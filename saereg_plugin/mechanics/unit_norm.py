@@ -10,6 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.component import Component
+from saereg_plugin.kernels.blocks import row_blocks
 
 
 class UnitNormDecoder(Component):
@@ -44,8 +45,9 @@ class UnitNormDecoder(Component):
 
 def project_to_tangent_(gradient: torch.Tensor, rows: torch.Tensor) -> None:
     """Remove from each row of ``gradient`` [n, d] its component along the unit row."""
-    along = (gradient * rows).sum(dim=-1, keepdim=True)
-    gradient.addcmul_(rows, along, value=-1)
+    for part, unit in row_blocks(gradient, rows):
+        along = (part * unit).sum(dim=-1, keepdim=True)
+        part.addcmul_(unit, along, value=-1)
 
 
 def normalize_rows_(rows: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
+from saereg_plugin.kernels.blocks import row_blocks
 from saereg_plugin.regularizers.base import RegularizerConfig
 
 Norm = Literal["l1", "l2", "frobenius"]
@@ -222,11 +223,12 @@ def add_penalty_gradient(
         scale /= math.sqrt(count) if norm == "frobenius" else count
     if norm == "l2":
         scale *= 2
-    direction = weight.sign() if norm == "l1" else weight
-    if mask is None:
-        gradient.add_(direction, alpha=scale)
-    else:
+    if mask is not None:
+        direction = weight.sign() if norm == "l1" else weight
         gradient.addcmul_(direction, mask.to(direction.dtype), value=scale)
+        return
+    for part, own in row_blocks(gradient, weight):
+        part.add_(own.sign() if norm == "l1" else own, alpha=scale)
 
 
 def shrink_(

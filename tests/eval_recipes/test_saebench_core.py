@@ -19,6 +19,7 @@ from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.results import load_results, read_result, result_path
 from eval_recipes.saebench import core
 from eval_recipes.saebench.core_output import json_schema
+from eval_recipes.saebench.shared_passes import SharedPasses
 from eval_recipes.saebench.upstream import UpstreamError, folded_copy, upstream
 from saereg_plugin import corpora
 from saereg_plugin.errors import InputError
@@ -133,6 +134,7 @@ def test_rerun_gives_the_same_numbers_and_leaves_no_trace(
         subject,
         core.core_options(context),
         text=corpora.load("embedded", "heldout", streaming=True),
+        passes=SharedPasses(1.0),
     )
     assert read_result(path)["eval_result_metrics"] == record["eval_result_metrics"]
     assert read_result(path)["eval_result_details"] == record["eval_result_details"]

@@ -39,6 +39,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         "batch_size": BATCH,
         "context_size": 64,
         "prompts_per_pass": 4,
+        "llm_dtype": "float32",
         "buffer_tokens": 4 * BATCH,
         "lr": 1e-3,
         "log_every": 2,
