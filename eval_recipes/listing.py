@@ -9,6 +9,7 @@ from typing import Any
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.registry import RECIPES
+from eval_recipes.unavailable import UNAVAILABLE
 from saereg_plugin.models import EMBEDDED
 from saereg_plugin.registration import ARCHITECTURES, REGULARIZERS
 
@@ -28,6 +29,7 @@ def sections(*, public_releases: bool = False) -> dict[str, Rows]:
             for name, cfg in REGULARIZERS.items()
         ],
         "Evaluations": [(recipe.name, recipe.summary) for recipe in RECIPES.values()],
+        "Unavailable evaluations": list(UNAVAILABLE.items()),
         "Embedded models": [
             (name, asset.requirement) for name, asset in EMBEDDED.items()
         ],

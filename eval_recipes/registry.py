@@ -2,75 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from types import MappingProxyType
+from typing import Any
 
 from eval_recipes.context import Failure, RunContext
+from eval_recipes.unavailable import UNAVAILABLE
 from saereg_plugin.errors import InputError, suggest
 
 
 @dataclass(frozen=True)
 class Recipe:
     """
-    An evaluation.
+    An evaluation; its module is imported when it is used, since SAEBench takes seconds.
 
-    ``check`` refuses, before anything is loaded, what the evaluation cannot work on;
-    ``run`` writes one result file an SAE and returns the failures.
+    Attributes:
+        name: what the user calls it; the folder of its results.
+        summary: one line.
+        module: has ``run(context)``, which writes one result file an SAE and returns the
+            failures, and the function named ``checker``.
+        checker: refuses, before anything is loaded, what the evaluation cannot work on.
+        over_groups: whether the result of one SAE depends on the others of the run.
     """
 
     name: str
     summary: str
-    check: Callable[[RunContext], None]
-    run: Callable[[RunContext], list[Failure]]
+    module: str
+    checker: str = "check"
+    over_groups: bool = False
+
+    def check(self, context: RunContext) -> None:
+        """
+        Check options and subjects; load nothing.
+
+        Raises:
+            InputError: if the evaluation cannot work on them.
+        """
+        self._function(self.checker)(context)
+
+    def run(self, context: RunContext) -> list[Failure]:
+        """Evaluate the subjects and return those that failed."""
+        return self._function("run")(context)
+
+    def _function(self, name: str) -> Any:
+        return getattr(import_module(self.module), name)
 
 
-# SAEBench takes seconds to import, so a recipe's module is imported when it is used.
+_SAEBENCH = "eval_recipes.saebench"
 
-
-def _check_core(context: RunContext) -> None:
-    from eval_recipes.saebench import core
-
-    core.core_options(context)
-
-
-def _run_core(context: RunContext) -> list[Failure]:
-    from eval_recipes.saebench import core
-
-    return core.run(context)
-
-
-def _check_cross_seed(context: RunContext) -> None:
-    from eval_recipes.cross_seed import main
-
-    main.check(context)
-
-
-def _run_cross_seed(context: RunContext) -> list[Failure]:
-    from eval_recipes.cross_seed import main
-
-    return main.run(context)
-
-
-RECIPES = MappingProxyType(
-    {
-        recipe.name: recipe
-        for recipe in (
-            Recipe(
-                "core",
-                "SAEBench's core metrics, with corrected explained variance beside them",
-                _check_core,
-                _run_core,
-            ),
-            Recipe(
-                "cross_seed",
-                "how alike SAEs are that differ only in their seed, and groups compared",
-                _check_cross_seed,
-                _run_cross_seed,
-            ),
-        )
-    }
+_ENTRIES = (
+    Recipe(
+        "core",
+        "SAEBench's core metrics, with corrected explained variance beside them",
+        f"{_SAEBENCH}.core",
+        checker="core_options",
+    ),
+    Recipe(
+        "cross_seed",
+        "how alike SAEs are that differ only in their seed, and groups compared",
+        "eval_recipes.cross_seed.main",
+        over_groups=True,
+    ),
+    Recipe(
+        "meta_structure",
+        "how well a smaller SAE compresses the decoder, beside a random decoder",
+        f"{_SAEBENCH}.meta_structure",
+    ),
 )
+
+RECIPES = MappingProxyType({recipe.name: recipe for recipe in _ENTRIES})
 
 
 def recipes(names: Iterable[str]) -> list[Recipe]:
@@ -78,10 +80,16 @@ def recipes(names: Iterable[str]) -> list[Recipe]:
     Return recipes by name, in the order given.
 
     Raises:
-        InputError: for an unknown name, with the nearest one.
+        InputError: for an unknown name, with the nearest one, and for one of SAEBench's
+            that is unavailable, with the reason.
     """
     chosen: list[Recipe] = []
     for name in names:
+        if name in UNAVAILABLE and name not in RECIPES:
+            raise InputError(
+                f"Evaluation {name!r} is unavailable: {UNAVAILABLE[name]}. "
+                f"Available: {', '.join(RECIPES)}."
+            )
         if name not in RECIPES:
             raise InputError(f"Unknown evaluation {name!r}. {suggest(name, RECIPES)}")
         chosen.append(RECIPES[name])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,28 +18,38 @@ from sae_bench.evals.base_eval_output import BaseEvalOutput
 from sae_lens import SAE
 
 from eval_recipes.context import Subject
+from eval_recipes.frame import COLUMNS, data_of, frame_of
 from eval_recipes.plain import plain
+from eval_recipes.result_files import SUFFIX, read_result, result_files
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_json
 
-SUFFIX = "_eval_results.json"
-SUMMARY_COLUMNS = [
-    "release",
-    "group",
-    "seed",
-    "sae_id",
-    "eval",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "n",
-]
+SUMMARY_COLUMNS = COLUMNS
 
-# What a metric's companions are called, and the column of the tidy table each fills.
-_COMPANIONS = {"_ci_low": "low", "_ci_high": "high", "_n": "n"}
+__all__ = [
+    "SUFFIX",
+    "SUMMARY_COLUMNS",
+    "BaseFields",
+    "NonFiniteError",
+    "base_fields",
+    "check_unique_paths",
+    "has_embedded_data",
+    "keyed",
+    "load_results",
+    "read_result",
+    "result_files",
+    "result_name",
+    "result_path",
+    "unstructured",
+    "write_result",
+    "write_summary",
+]
 # A latent that never fires has no frequency: only there is "no value" an answer.
 _MAY_BE_NULL = {"eval_result_details", "eval_result_unstructured"}
+
+
+# What running.py wants to find again in the results it asked for: path -> key.
+_keys: ContextVar[Mapping[Path, str]] = ContextVar("result_keys", default={})
 
 
 class NonFiniteError(ValueError):
@@ -118,6 +129,29 @@ def unstructured(subject: Subject, **extra: Any) -> dict[str, Any]:
     return {**extra, "saereg": {"group": subject.group, "seed": subject.seed}}
 
 
+@contextmanager
+def keyed(keys: Mapping[Path, str]) -> Iterator[None]:
+    """
+    Let ``write_result`` put each file's key into its ``saereg`` block inside this block.
+
+    A key stands for everything that a result depends on (``eval_recipes.resume``). It is
+    written with the file, so that an evaluation that is killed half-way keeps what it has.
+    """
+    token = _keys.set(keys)
+    try:
+        yield
+    finally:
+        _keys.reset(token)
+
+
+def _with_key(path: Path, extra: Any) -> Any:
+    """Return unstructured results with the key of ``path``, where one was asked for."""
+    key = _keys.get().get(path)
+    if key is None or not isinstance(extra, dict):
+        return extra
+    return {**extra, "saereg": {**extra.get("saereg", {}), "key": key}}
+
+
 def _non_finite(value: Any, path: str = "") -> Iterator[str]:
     """Yield the path of every NaN or infinity in a nested value."""
     if isinstance(value, dict):
@@ -155,6 +189,8 @@ def write_result(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> Path:
         name: _null_non_finite(value) if name in _MAY_BE_NULL else value
         for name, value in fields.items()
     }
+    name = "eval_result_unstructured"
+    record[name] = _with_key(path, record.get(name))
     broken = list(_non_finite(record))
     if broken:
         raise NonFiniteError(
@@ -165,105 +201,24 @@ def write_result(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> Path:
     return path
 
 
-def _refuse_constant(token: str) -> Any:
-    raise ValueError(f"{token} is not JSON")
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """
-    Read one result file strictly.
-
-    Raises:
-        InputError: if it is missing, cut short, holds NaN or is no result file;
-            the message names the file.
-    """
-    try:
-        record = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_refuse_constant
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"Result file {str(path)!r} cannot be read ({error}); expected strict "
-            "JSON in SAEBench's format. Delete it and run that evaluation again."
-        ) from error
-    missing = {"eval_type_id", "eval_result_metrics"} - set(
-        record if isinstance(record, dict) else ()
-    )
-    if missing:
-        raise InputError(
-            f"File {str(path)!r} lacks {', '.join(sorted(missing))}; expected a "
-            "result in SAEBench's format. Move it out of the results folder."
-        )
-    return record
-
-
-def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield one tidy row a metric; a metric's companions fill its low, high and n."""
-    extra = record.get("eval_result_unstructured")
-    block = extra.get("saereg", {}) if isinstance(extra, dict) else {}
-    common = {
-        "release": record.get("sae_lens_release_id"),
-        "group": block.get("group"),
-        "seed": block.get("seed"),
-        "sae_id": record.get("sae_lens_id"),
-        "eval": record["eval_type_id"],
-    }
-    for category, metrics in record["eval_result_metrics"].items():
-        companions = {
-            metric + suffix
-            for metric in metrics
-            for suffix in _COMPANIONS
-            if metric + suffix in metrics
-        }
-        for metric, value in metrics.items():
-            if metric in companions or isinstance(value, (str, list, dict)):
-                continue
-            interval = {
-                column: metrics.get(metric + suffix)
-                for suffix, column in _COMPANIONS.items()
-            }
-            yield {
-                **common,
-                "metric": f"{category}/{metric}",
-                "value": value,
-                **interval,
-            }
-
-
-def result_files(folder: Path) -> list[Path]:
-    """
-    Return every result file below a folder, in the order of their paths.
-
-    Raises:
-        InputError: if there is no such folder.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"Results folder {str(folder)!r} does not exist; expected the folder "
-            "an evaluation wrote to. Check the spelling or run an evaluation first."
-        )
-    # A file that is being written has a name with a leading dot.
-    return sorted(
-        path for path in folder.rglob(f"*{SUFFIX}") if not path.name.startswith(".")
-    )
-
-
 def load_results(folder: Path) -> pd.DataFrame:
     """
-    Read every result below ``folder`` into one tidy table.
+    Read every result below ``folder`` into one tidy table (``frame.frame_of``).
 
-    Returns:
-        One row a metric, columns ``SUMMARY_COLUMNS``; ``metric`` is
-        ``category/name``; ``low``, ``high`` and ``n`` are missing where the
-        evaluation gives none.
+    Files that SAEBench itself wrote are read, too; what an evaluation is, the file says,
+    not its path.
 
     Raises:
         InputError: if a file is broken, naming it; a file is never passed over.
     """
-    rows = [row for path in result_files(folder) for row in _rows(read_result(path))]
-    frame = pd.DataFrame(rows, columns=pd.Index(SUMMARY_COLUMNS))
-    numeric = {"value": "float64", "low": "float64", "high": "float64"}
-    return frame.astype({**numeric, "seed": "Int64", "n": "Int64"})
+    return frame_of(read_result(path) for path in result_files(folder))
+
+
+def has_embedded_data(folder: Path) -> bool:
+    """Return whether any result below ``folder`` is from embedded labelled texts."""
+    return any(
+        data_of(read_result(path)) == "embedded" for path in result_files(folder)
+    )
 
 
 def write_summary(folder: Path) -> Path:

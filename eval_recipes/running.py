@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
@@ -15,12 +17,23 @@ from eval_recipes.registry import Recipe, recipes
 from eval_recipes.report import GroupDifference, load_group_differences
 from eval_recipes.results import (
     check_unique_paths,
+    keyed,
     load_results,
+    read_result,
+    result_files,
     result_path,
     write_summary,
 )
+from eval_recipes.resume import (
+    Hashes,
+    Todo,
+    part_of,
+    result_keys,
+    subject_hashes,
+    todo,
+)
 from saereg_plugin import corpora, models
-from saereg_plugin.errors import InputError
+from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import require_writable
 from saereg_plugin.releases import open_release, verify_files
 
@@ -56,11 +69,25 @@ def subjects_of(
     return [Subject(release.name, e.sae_id, e.group, e.seed) for e in entries]
 
 
-def run_evals(evals: Iterable[str], context: RunContext) -> Outcome:
+def run_evals(
+    evals: Iterable[str],
+    context: RunContext,
+    *,
+    resume: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Outcome:
     """
     Run evaluations one after the other; a failed one does not stop the others.
 
     Writes ``summary.csv`` over everything in the results folder.
+
+    Args:
+        evals: names of evaluations.
+        context: what to evaluate, on what, how.
+        resume: keep results that a run of the same configuration has written, and redo
+            only what is missing, damaged or made under another one
+            (``eval_recipes.resume``). Otherwise everything is done again.
+        progress: is told what a resumed run keeps.
 
     Raises:
         InputError: before anything is computed, if one of them cannot work.
@@ -70,12 +97,25 @@ def run_evals(evals: Iterable[str], context: RunContext) -> Outcome:
     check_unique_paths(context.subjects)
     for recipe in chosen:
         recipe.check(context)
-    # a broken file of an earlier run is named now, not after hours
-    load_results(context.out)
+    # a broken file of an earlier run is named now, not after hours; a resumed run
+    # makes its own again
+    _check_results(context, chosen if resume else ())
     check_sources(context)
-    failures = [
-        failure for recipe in chosen for failure in _run_recipe(recipe, context)
-    ]
+    hashes = subject_hashes(context)
+    failures: list[Failure] = []
+    plans = [_plan(recipe, context, hashes, resume=resume) for recipe in chosen]
+    wanted = {subject for plan in plans for subject in plan.subjects}
+    left = [subject for subject in context.subjects if subject in wanted]
+    # so that held-out figures are measured once, and of no SAE that needs none
+    whole = context if left == context.subjects else replace(context, subjects=left)
+    for plan in plans:
+        if resume and progress is not None:
+            progress(plan.text())
+        if plan.subjects:
+            part = part_of(whole, plan.subjects)
+            keys = result_keys(plan.recipe, context, hashes)
+            with keyed(keys):
+                failures += _run_recipe(plan.recipe, part)
     return Outcome(
         frame=_of_this_run(load_results(context.out), context),
         differences=load_group_differences(
@@ -84,6 +124,24 @@ def run_evals(evals: Iterable[str], context: RunContext) -> Outcome:
         failures=failures,
         summary=write_summary(context.out),
     )
+
+
+def _plan(recipe: Recipe, context: RunContext, hashes: Hashes, *, resume: bool) -> Todo:
+    if resume:
+        return todo(recipe, context, result_keys(recipe, context, hashes))
+    return Todo(recipe, context.subjects, {}, len(context.subjects))
+
+
+def _check_results(context: RunContext, chosen: Iterable[Recipe]) -> None:
+    """Read every result in the folder but those that the chosen recipes will write."""
+    own = {
+        result_path(context.out, recipe.name, subject.release, subject.sae_id)
+        for recipe in chosen
+        for subject in context.subjects
+    }
+    for path in result_files(context.out):
+        if path not in own:
+            read_result(path)
 
 
 def _run_recipe(recipe: Recipe, context: RunContext) -> list[Failure]:
@@ -136,3 +194,29 @@ def check_sources(context: RunContext) -> None:
         checked.add(source)
         models.ensure(model)
     corpora.ensure(context.corpus, "heldout")
+
+
+def checked_data(data: str) -> Literal["hub", "embedded"]:
+    """
+    Return where labelled texts come from.
+
+    Raises:
+        InputError: for another word than "hub" or "embedded".
+    """
+    if data == "hub" or data == "embedded":
+        return data
+    raise InputError(f"Unknown data {data!r}. {suggest(data, ('hub', 'embedded'))}")
+
+
+def checked_memory(gib: float) -> float:
+    """
+    Return the bound on memory.
+
+    Raises:
+        InputError: if it is not above 0 or not finite.
+    """
+    if not (math.isfinite(gib) and gib > 0):
+        raise InputError(
+            f"The memory bound is {gib} GiB; expected a finite number above 0."
+        )
+    return gib

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -51,6 +51,9 @@ def parse_shape(text: str) -> Shape:
     return Shape(*(int(part) for part in parts))
 
 
+DEFAULT_SHAPES = (Shape(), Shape(d_sae=4096), Shape(d_sae=32_768))
+
+
 @dataclass(frozen=True)
 class SpeedConfig:
     """
@@ -62,16 +65,12 @@ class SpeedConfig:
         repeats: timed steps of each implementation.
         device: torch device.
         seed: of inputs, weights and intervals.
-        memory: whether peak memory is measured, in a fresh process each.
     """
 
-    shapes: tuple[Shape, ...] = field(
-        default_factory=lambda: (Shape(), Shape(d_sae=4096), Shape(d_sae=32_768))
-    )
+    shapes: tuple[Shape, ...] = DEFAULT_SHAPES
     repeats: int = 5
     device: str = "cpu"
     seed: int = 0
-    memory: bool = True
 
     def __post_init__(self) -> None:
         if self.repeats < 3:

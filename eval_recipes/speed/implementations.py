@@ -29,6 +29,10 @@ SAE_LENS = "sae_lens"
 _SAES: dict[str, tuple[str, dict[str, Any]]] = {
     OURS: ("regularized_topk", {"sparse_step": "always"}),
     "saereg dense": ("regularized_topk", {"sparse_step": "never"}),
+    "saereg without rescaling": (
+        "regularized_topk",
+        {"sparse_step": "always", "rescale_acts_by_decoder_norm": False},
+    ),
     "saereg unit norm": (
         "regularized_topk",
         {"sparse_step": "always", "decoder_constraint": "unit_norm"},

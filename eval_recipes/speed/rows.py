@@ -16,11 +16,11 @@ class Row:
         suite: what kind of work.
         case: which piece of it, sizes included.
         implementation: who did it.
-        seconds: median time.
+        seconds: median time; None where memory was measured.
         n: timed repetitions behind the median.
         throughput: units of work a second.
         unit: what is counted.
-        ratio: time of this row over that of the suite's reference, which is ours.
+        ratio: time (or memory) of this row over that of the suite's reference, which is ours.
         ratio_low: lower end of its 95 % interval.
         ratio_high: upper end.
         peak_gib: most resident memory beyond what was there before, in a fresh process.
@@ -31,10 +31,10 @@ class Row:
     suite: str
     case: str
     implementation: str
-    seconds: float
-    n: int
-    throughput: float
-    unit: str
+    seconds: float | None = None
+    n: int = 1
+    throughput: float | None = None
+    unit: str = ""
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None

@@ -27,6 +27,12 @@ def _training(config: SpeedConfig) -> Iterator[Row]:
     return training_rows(config)
 
 
+def _memory(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.training import memory_rows
+
+    return memory_rows(config)
+
+
 def _variants(config: SpeedConfig) -> Iterator[Row]:
     from eval_recipes.speed.training import variant_rows
 
@@ -48,6 +54,7 @@ def _streams(config: SpeedConfig) -> Iterator[Row]:
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         "training": _training,
+        "memory": _memory,
         "variants": _variants,
         "growth": _growth,
         "streams": _streams,
@@ -105,14 +112,15 @@ def run_speed(
 
 def formatted(row: Mapping[str, Any]) -> list[str]:
     """Return a row's cells as text: work, time, throughput, ratio, memory, share."""
+    timed = pd.notna(row["seconds"])
     ratio = _or_empty(row["ratio"], "{:.2f}")
     if ratio and pd.notna(row["ratio_low"]):
         ratio += f" [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
     return [
         f"{row['suite']}: {row['case']}",
         str(row["implementation"]),
-        f"{row['seconds'] * 1e3:.0f} ms (n={row['n']})",
-        f"{row['throughput']:,.0f} {row['unit']}",
+        f"{row['seconds'] * 1e3:.0f} ms (n={row['n']})" if timed else "",
+        f"{row['throughput']:,.0f} {row['unit']}" if timed else "",
         ratio,
         _or_empty(row["peak_gib"], "{:.2f} GiB"),
         _or_empty(row["product_share"], "{:.0%}"),
@@ -124,7 +132,7 @@ HEADINGS = (
     "implementation",
     "median time",
     "throughput",
-    "time / ours",
+    "ratio to ours",
     "peak memory",
     "share of product speed",
 )

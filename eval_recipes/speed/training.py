@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -14,22 +15,57 @@ from eval_recipes.speed.rows import Row
 from eval_recipes.speed.timing import Timing, interleaved, matmul_rate, ratio
 
 SUITE = "training"
-_VARIANTS = (OURS, "saereg unit norm", "saereg L2", "saereg L1", "saereg batchtopk")
+_VARIANTS = (
+    OURS,
+    "saereg L2",
+    "saereg L1",
+    "saereg without rescaling",
+    "saereg unit norm",
+    "saereg batchtopk",
+)
+_VARIANT_REPEATS = 5
+"""Times as many repetitions: variants differ by a few per cent."""
 
 
 def training_rows(config: SpeedConfig) -> Iterator[Row]:
     """Measure every implementation at every shape, in float32 and under autocast."""
     for shape in config.shapes:
         for autocast in (False, True):
-            yield from _measured(
-                config, shape, [OURS, *peers()], autocast=autocast, memory=config.memory
-            )
+            yield from _measured(config, shape, [OURS, *peers()], autocast=autocast)
+
+
+def memory_rows(config: SpeedConfig) -> Iterator[Row]:
+    """Measure the peak memory of every implementation at every shape."""
+    for shape in config.shapes:
+        for autocast in (False, True):
+            ours = None
+            for name in (OURS, *peers()):
+                peak = peak_of(
+                    name,
+                    shape,
+                    autocast=autocast,
+                    device=config.device,
+                    seed=config.seed,
+                )
+                ours = peak if ours is None else ours
+                yield Row(
+                    suite="memory",
+                    case=_case(shape, autocast),
+                    implementation=name,
+                    ratio=peak / ours,
+                    peak_gib=peak,
+                )
 
 
 def variant_rows(config: SpeedConfig) -> Iterator[Row]:
     """Measure what penalties, unit norm and BatchTopK add to our step at the first shape."""
-    variants = [*_VARIANTS, "sae_lens batchtopk"]
-    yield from _measured(config, config.shapes[0], variants, suite="variants")
+    shape = config.shapes[0]
+    repeats = config.repeats * _VARIANT_REPEATS
+    yield from _measured(
+        replace(config, repeats=repeats), shape, _VARIANTS, suite="variants"
+    )
+    batch_top_k = ("saereg batchtopk", "sae_lens batchtopk")
+    yield from _measured(config, shape, batch_top_k, suite="variants")
 
 
 def growth_rows(config: SpeedConfig) -> Iterator[Row]:
@@ -46,7 +82,6 @@ def _measured(
     implementations: Sequence[str],
     *,
     autocast: bool = False,
-    memory: bool = False,
     suite: str = SUITE,
 ) -> list[Row]:
     steps = {
@@ -55,28 +90,16 @@ def _measured(
         )
         for name in implementations
     }
-    case = f"{shape} {'autocast' if autocast else 'float32'}"
+    case = _case(shape, autocast)
     timed = interleaved(steps, repeats=config.repeats, device=config.device, label=case)
     steps.clear()
     gc.collect()
+    # the first is ours, whose time the others are compared with
+    ours = timed[implementations[0]]
     dtype = torch.bfloat16 if autocast else torch.float32
     floor = shape.encoder_flop / matmul_rate(dtype, device=config.device)
     return [
-        _row(
-            suite,
-            case,
-            name,
-            timing,
-            timed[OURS],
-            shape,
-            floor,
-            config,
-            peak_of(
-                name, shape, autocast=autocast, device=config.device, seed=config.seed
-            )
-            if memory
-            else None,
-        )
+        _row(suite, case, name, timing, ours, shape, floor, config.seed)
         for name, timing in timed.items()
     ]
 
@@ -89,10 +112,9 @@ def _row(
     ours: Timing,
     shape: Shape,
     floor: float,
-    config: SpeedConfig,
-    peak: float | None,
+    seed: int,
 ) -> Row:
-    against = ratio(timing, ours, seed=config.seed)
+    against = ratio(timing, ours, seed=seed)
     return Row(
         suite=suite,
         case=case,
@@ -104,9 +126,12 @@ def _row(
         ratio=against.value,
         ratio_low=against.low,
         ratio_high=against.high,
-        peak_gib=peak,
         product_share=floor / timing.median,
     )
+
+
+def _case(shape: Shape, autocast: bool) -> str:
+    return f"{shape} {'autocast' if autocast else 'float32'}"
 
 
 def _with(shape: Shape, **changes: int) -> Shape:

@@ -36,7 +36,8 @@ class RegularizedMixin(_Base):
     """
     Put before a SAELens training class to give it regularisers and mechanics.
 
-    Without any of them it trains bit for bit like that class. It holds its
+    Without any of them it trains bit for bit like that class, or up to rounding where
+    it takes a sparse step (``SparseStepMixin``). It holds its
     components, calls them around each step (see ``saereg_plugin.component``), and
     keeps everything they add out of the saved inference SAE.
     """

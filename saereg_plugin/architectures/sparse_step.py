@@ -83,7 +83,7 @@ class SparseStepMixin(_Base):
         if self.W_enc.device.type not in ("cpu", "cuda"):
             return f"it runs on cpu and cuda, these weights are on {self.W_enc.device}"
         for name, hook in self.hook_dict.items():
-            if hook.has_hooks(including_permanent=True):
+            if _is_in_use(hook):
                 return f"the hook point {name} is in use and sees dense activations"
         return self.cfg.sparse_step_obstacle()
 
@@ -226,6 +226,17 @@ class SparseStepMixin(_Base):
 
     def _after(self, output: SparseStepOutput) -> None:
         """Act on the step's output; nothing for TopK."""
+
+
+def _is_in_use(hook: Any) -> bool:
+    """Whether something listens at a hook point, through TransformerLens or PyTorch."""
+    return bool(
+        hook.has_hooks(including_permanent=True)
+        or hook._forward_hooks
+        or hook._forward_pre_hooks
+        or hook._backward_hooks
+        or hook._backward_pre_hooks
+    )
 
 
 class SparseBatchTopKMixin(SparseStepMixin):

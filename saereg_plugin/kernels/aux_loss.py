@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saereg_plugin.kernels.top_k import top_k
@@ -81,6 +82,7 @@ class AuxKLoss(torch.autograd.Function):
 
     @override
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (grad,) = grads
         grad_x, encoder, bias, decoder, center = ctx.saved_tensors

@@ -1,4 +1,4 @@
-"""Matrices a few rows at a time."""
+"""Matrices row by row, or a few rows at a time."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def row_blocks(*matrices: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         rows = max(1, _ENTRIES // first.shape[1])
     for start in range(0, first.shape[0], rows):
         yield tuple(matrix[start : start + rows] for matrix in matrices)
+
+
+def row_norms(matrix: torch.Tensor, order: int = 2) -> torch.Tensor:
+    """Return the norm of each row of ``matrix`` [n, d], in float32 or better, as [n]."""
+    dtype = torch.promote_types(matrix.dtype, torch.float32)
+    return torch.linalg.vector_norm(matrix, ord=order, dim=-1, dtype=dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saereg_plugin.kernels.selected import Selected
@@ -49,6 +50,7 @@ class NestedDecode(torch.autograd.Function):
 
     @override
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         acts, W_dec = ctx.saved_tensors
         selected: Selected = ctx.selected

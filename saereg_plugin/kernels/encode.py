@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saereg_plugin.kernels.selected import Selected, transposed
@@ -44,6 +45,7 @@ class SelectedPreActivations(torch.autograd.Function):
 
     @override
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (grad,) = grads
         x, W_enc, b_dec = ctx.saved_tensors

@@ -6,6 +6,7 @@ import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Component
+from saereg_plugin.kernels.blocks import row_norms
 
 
 class NormMask(Component):
@@ -34,7 +35,7 @@ class NormMask(Component):
 
     @override
     def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
-        norms = torch.linalg.vector_norm(sae_in, dim=-1, dtype=torch.float32)
+        norms = row_norms(sae_in)
         median = norms.median()
         past = torch.where(self.running_median > 0, self.running_median, median)
         self.running_median.copy_(self.decay * past + (1 - self.decay) * median)

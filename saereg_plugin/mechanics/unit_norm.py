@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.component import Component
-from saereg_plugin.kernels.blocks import row_blocks
+from saereg_plugin.kernels.blocks import row_blocks, row_norms
 
 
 class UnitNormDecoder(Component):
@@ -28,7 +28,7 @@ class UnitNormDecoder(Component):
         # left alone: normalising them again would move a resumed run by the last bit.
         rows = sae.W_dec
         with torch.no_grad():
-            norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+            norms = row_norms(rows)
             off = (norms - 1).abs() > 8 * torch.finfo(rows.dtype).eps
             if off.any():
                 rows[off] = normalize_rows_(rows[off])
@@ -52,5 +52,5 @@ def project_to_tangent_(gradient: torch.Tensor, rows: torch.Tensor) -> None:
 
 def normalize_rows_(rows: torch.Tensor) -> torch.Tensor:
     """Scale each row [n, d] to norm 1 in place and return them; a zero row stays zero."""
-    norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
+    norms = row_norms(rows)[:, None]
     return rows.div_(norms.clamp(min=torch.finfo(torch.float32).tiny))

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
-from saereg_plugin.kernels.blocks import row_blocks
+from saereg_plugin.kernels.blocks import row_blocks, row_norms
 from saereg_plugin.regularizers.base import RegularizerConfig
 
 Norm = Literal["l1", "l2", "frobenius"]
@@ -279,7 +279,7 @@ def kept_count(weight: torch.Tensor, mask: torch.Tensor | None) -> int:
 
 def _entrywise_norm(weight: torch.Tensor, order: int) -> torch.Tensor:
     # row by row: one float32 sum over ten million entries is 0.7 % off on the CPU
-    rows = torch.linalg.vector_norm(weight, ord=order, dim=-1, dtype=torch.float32)
+    rows = row_norms(weight, order)
     return rows.sum() if order == 1 else rows.square().sum().sqrt()
 
 

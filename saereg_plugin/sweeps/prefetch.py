@@ -47,3 +47,8 @@ class Prefetch(Generic[T]):
         while len(self._waiting) <= self._depth:
             self._waiting.append(self._pool.submit(self._produce))
         return self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Wait for the call that runs, drop the others; nothing can be taken any more."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)

@@ -78,8 +78,11 @@ def _train(
     trainer = open_trainer(sweep, members, folder)
     claim_folder(sweep, folder)
     trainer.resume()
-    with stop_on_signal() as stop:
-        finished = trainer.train(stop)
+    try:
+        with stop_on_signal() as stop:
+            finished = trainer.train(stop)
+    finally:
+        trainer.stream.close()
     trainer.take_out_broken()
     seconds = time.perf_counter() - started
     stopped = [str(stopped) for stopped in trainer.stopped]

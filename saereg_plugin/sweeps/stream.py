@@ -72,6 +72,10 @@ class ActivationStream(Iterator[torch.Tensor]):
         self._served += self._sweep.batch_size
         return batch
 
+    def close(self) -> None:
+        """End the second thread: nothing uses the language model after this."""
+        self._passes.close()
+
     def peek(self) -> torch.Tensor:
         """Return the activations that are waiting to be served, [n, d_in]."""
         self._refill()

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from eval_recipes.cli import app
 from eval_recipes.listing import sections
 from eval_recipes.registry import RECIPES
+from eval_recipes.unavailable import UNAVAILABLE
 from saereg_plugin.models import EMBEDDED
 from saereg_plugin.registration import ARCHITECTURES, REGULARIZERS
 
@@ -21,6 +22,8 @@ def test_sections_hold_every_registered_name() -> None:
     assert len(ARCHITECTURES) >= 6
     assert names("Regularisers") == list(REGULARIZERS)
     assert names("Evaluations") == list(RECIPES)
+    assert names("Unavailable evaluations") == list(UNAVAILABLE)
+    assert not set(UNAVAILABLE) & set(RECIPES)
     assert names("Embedded models") == list(EMBEDDED)
 
 
@@ -47,5 +50,5 @@ def test_releases_are_counted_or_listed() -> None:
 def test_command_prints_every_name() -> None:
     result = CliRunner().invoke(app, ["list"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    printed = [*ARCHITECTURES, *REGULARIZERS, *RECIPES, *EMBEDDED]
+    printed = [*ARCHITECTURES, *REGULARIZERS, *RECIPES, *UNAVAILABLE, *EMBEDDED]
     assert [name for name in printed if name not in result.output] == []

@@ -26,8 +26,12 @@ def printed(
 METRIC = "corrected/explained_variance"
 
 
+def columns_of(group: str, seed: int | None, sae_id: str) -> tuple[object, ...]:
+    return ("r", group, seed, sae_id, "topk", "none")
+
+
 def row(sae_id: str, group: str, seed: int | None, value: float) -> tuple[object, ...]:
-    return ("r", group, seed, sae_id, "core", METRIC, value, 0.1, 0.9, 12)
+    return (*columns_of(group, seed, sae_id), "core", METRIC, value, 0.1, 0.9, 12)
 
 
 def test_shows_every_sae_and_the_groups_interval_over_seeds():
@@ -47,7 +51,7 @@ def test_a_single_seed_has_no_interval():
 def test_a_figure_of_the_whole_group_takes_precedence():
     metrics = [("shared/shared", 0.2, 0.1, 0.3), ("group/shared", 0.25, 0.2, 0.3)]
     rows = [
-        ("r", "base", seed, f"a{seed}", "cross_seed", name, *values, 3)
+        (*columns_of("base", seed, f"a{seed}"), "cross_seed", name, *values, 3)
         for seed in (0, 1)
         for name, *values in metrics
     ]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from eval_recipes.context import RunContext, Subject
+from eval_recipes.registry import RECIPES
 from eval_recipes.running import run_evals, subjects_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases import Release, write_release
@@ -28,9 +29,11 @@ def subjects(
 @pytest.mark.parametrize(
     ("evals", "message"),
     [
-        ([], "No evaluation was named. Known: core, cross_seed."),
+        ([], f"No evaluation was named. Known: {', '.join(RECIPES)}."),
         (["core", "cros_seed"], "Unknown evaluation 'cros_seed'. Did you mean 'cross_"),
-        (["scr"], "Unknown evaluation 'scr'."),
+        (["scrr"], "Unknown evaluation 'scrr'."),
+        (["ravel"], "Evaluation 'ravel' is unavailable: SAEBench 0.6 downloads"),
+        (["core", "mdl"], "Evaluation 'mdl' is unavailable: SAEBench 0.6 imports lo"),
     ],
 )
 def test_unknown_evaluation_is_refused(

@@ -105,7 +105,7 @@ def test_a_failure_in_the_other_process_is_told() -> None:
 
 
 def test_rows_are_complete_and_written_with_the_machine(tmp_path: Path) -> None:
-    config = SpeedConfig(shapes=(SMALL,), repeats=3, memory=False)
+    config = SpeedConfig(shapes=(SMALL,), repeats=3)
     out = tmp_path / "speed.json"
     frame = run_speed(config, ["training"], out=out)
 
@@ -129,7 +129,7 @@ def test_an_interrupted_run_keeps_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "speed.json"
-    row = Row("x", "case", OURS, 1.0, 3, 1.0, "tokens/s")
+    row = Row("x", "case", OURS, seconds=1.0, n=3)
 
     def broken(_: SpeedConfig):
         yield row

@@ -61,19 +61,45 @@ def test_an_error_is_raised_where_its_result_was_due() -> None:
 
 
 def test_batches_do_not_depend_on_it(model: HookedTransformer) -> None:
-    plain, ahead = open_stream(model, 0), open_stream(model, 2)
-    for _ in range(7):
-        assert torch.equal(next(plain), next(ahead))
+    # one after the other: two threads must not run hooks on one model at once
+    plain = open_stream(model, 0)
+    expected = [next(plain) for _ in range(7)]
+    ahead = open_stream(model, 2)
+    for batch in expected:
+        assert torch.equal(next(ahead), batch)
     assert ahead.seconds_per_token > 0
+    ahead.close()
 
 
 def test_resumes_where_it_was_although_it_had_read_ahead(
     model: HookedTransformer,
 ) -> None:
-    whole, first = open_stream(model, 0), open_stream(model, 2)
+    whole = open_stream(model, 0)
+    expected = [next(whole) for _ in range(10)][4:]
+    first = open_stream(model, 2)
     for _ in range(4):
-        next(whole), next(first)
+        next(first)
+    state = first.state_dict()
+    first.close()
     resumed = open_stream(model, 1)
-    resumed.load_state_dict(first.state_dict())
-    for _ in range(6):
-        assert torch.equal(next(whole), next(resumed))
+    resumed.load_state_dict(state)
+    for batch in expected:
+        assert torch.equal(next(resumed), batch)
+    resumed.close()
+
+
+def test_closing_waits_for_what_is_being_computed() -> None:
+    running = threading.Event()
+    release = threading.Event()
+
+    def produce() -> int:
+        running.set()
+        assert release.wait(10)
+        return 1
+
+    prefetch = Prefetch(produce, 1)
+    threading.Thread(target=prefetch.take, daemon=True).start()
+    assert running.wait(10)
+    threading.Timer(0.2, release.set).start()
+    prefetch.close()
+    assert release.is_set()

@@ -19,15 +19,12 @@ def speed(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="training, variants, growth or streams; repeat for several; default all."
+            help="training, memory, variants, growth or streams; repeat for several; all if none is named."
         ),
     ] = None,
     repeats: Annotated[
         int, typer.Option(help="Timed steps of each implementation.")
     ] = 5,
-    memory: Annotated[
-        bool, typer.Option(help="Measure peak memory, each in a fresh process.")
-    ] = True,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of inputs and intervals.")] = 0,
     out: Annotated[
@@ -40,17 +37,17 @@ def speed(
     Implementations take turns on the same batches; ratios are times over ours. Let the
     machine do nothing else meanwhile.
     """
-    from eval_recipes.speed.config import SpeedConfig, parse_shape
+    from eval_recipes.speed.config import DEFAULT_SHAPES, SpeedConfig, parse_shape
     from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted, run_speed
     from saereg_plugin.files import require_writable
 
     suites = chosen_suites(suite or ())
-    config = SpeedConfig(repeats=repeats, device=device, seed=seed, memory=memory)
-    if shape:
-        shapes = tuple(parse_shape(text) for text in shape)
-        config = SpeedConfig(
-            shapes=shapes, repeats=repeats, device=device, seed=seed, memory=memory
-        )
+    config = SpeedConfig(
+        shapes=tuple(parse_shape(text) for text in shape or ()) or DEFAULT_SHAPES,
+        repeats=repeats,
+        device=device,
+        seed=seed,
+    )
     if out is not None:
         require_writable(out.parent)
     frame = run_speed(config, suites, out=out)

@@ -1,0 +1,1 @@
+"""The commands of ``saereg-bench``, one file each: they read arguments, call, print."""

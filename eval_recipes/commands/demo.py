@@ -1,0 +1,47 @@
+"""``saereg-bench demo``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from eval_recipes.commands.outcome import print_outcome
+from eval_recipes.commands.status import FAILED, INTERRUPTED
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for release and results.")] = Path(
+        "saereg-demo"
+    ),
+) -> None:
+    """
+    Train TopK SAEs with and without L2 on a small real model, three seeds each, and compare.
+
+    Needs no hub: model and text come from registry packages. Ctrl-C is safe; run it again.
+    """
+    from eval_recipes.demo import L2, PLAIN, evaluate_demo, train_demo
+    from eval_recipes.reading import read_differences
+    from saereg_plugin.provenance import peak_memory_gib
+
+    console = Console()
+    started = time.perf_counter()
+    trained = train_demo(out)
+    if trained.release is None:
+        console.print("Interrupted; 'saereg-bench demo' goes on from the checkpoint.")
+        raise typer.Exit(INTERRUPTED)
+    outcome = evaluate_demo(out)
+    failed = print_outcome(outcome, console)
+    console.print("\n[bold]What this says[/]")
+    for sentence in read_differences(outcome.differences, group=L2, other=PLAIN):
+        console.print(f"- {escape(sentence)}")
+    console.print(
+        f"\nTook {(time.perf_counter() - started) / 60:.1f} minutes (training "
+        f"{trained.seconds / 60:.1f}) and {peak_memory_gib():.1f} GiB at the most."
+    )
+    if failed or trained.stopped:
+        raise typer.Exit(FAILED)

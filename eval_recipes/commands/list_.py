@@ -1,0 +1,34 @@
+"""``saereg-bench list``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def list_(
+    releases: Annotated[
+        bool, typer.Option(help="List SAELens' public releases, too.")
+    ] = False,
+) -> None:
+    """List architectures, regularisers, evaluations and models."""
+    import saereg_plugin  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
+    from eval_recipes.listing import sections
+
+    console = Console()
+    for title, rows in sections(public_releases=releases).items():
+        table = Table(
+            title=title,
+            title_justify="left",
+            box=None,
+            show_header=False,
+            pad_edge=False,
+        )
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        console.print(table)
+        console.print()

@@ -1,0 +1,92 @@
+"""``saereg-bench table`` and ``saereg-bench plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+_Results = Annotated[
+    Path, typer.Argument(help="Folder of results, ours or SAEBench's own.")
+]
+_Metric = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help="Metric by name instead of SP, SCR@10, TPP@10 and CE loss score; repeat for several.",
+    ),
+]
+
+
+def table(
+    results: _Results,
+    metric: _Metric = None,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV with every digit.")
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown.")
+    ] = False,
+) -> None:
+    """
+    Print one row an SAE with its headline metrics; a star marks the Pareto front against L0.
+    """
+    from eval_recipes import table as tables
+    from eval_recipes.headlines import choose
+    from eval_recipes.results import has_embedded_data, load_results
+    from saereg_plugin.errors import InputError
+
+    if csv and markdown:
+        raise InputError("--csv and --markdown exclude one another.")
+    frame = load_results(results)
+    chosen = choose(frame, metric or ())
+    if csv or markdown:
+        typer.echo((tables.csv if csv else tables.markdown)(frame, chosen), nl=False)
+        return
+    console = Console()
+    console.print(tables.rich_table(frame, chosen))
+    if has_embedded_data(results):
+        console.print(
+            "Some results are from embedded data sets: not comparable with published ones."
+        )
+
+
+def plot(
+    results: _Results,
+    metric: _Metric = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the plots; by default RESULTS/plots."),
+    ] = None,
+) -> None:
+    """
+    Draw metrics against L0 with the Pareto front of each architecture and penalty.
+
+    Writes pareto.png and pareto.html, an interactive page that needs no network.
+    """
+    from eval_recipes.headlines import choose
+    from eval_recipes.pareto import without_l0
+    from eval_recipes.plots import draw_html, draw_png, points_by_metric
+    from eval_recipes.results import load_results
+    from saereg_plugin.files import require_writable
+
+    frame = load_results(results)
+    chosen = choose(frame, metric or ())
+    drawn = points_by_metric(frame, chosen)
+    folder = require_writable(out or results / "plots")
+    console = Console()
+    for path in (
+        draw_png(drawn, folder / "pareto.png"),
+        draw_html(drawn, folder / "pareto.html"),
+    ):
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    for item in chosen:
+        left_out = without_l0(frame, item)
+        if left_out:
+            console.print(
+                f"{escape(item.title)}: {len(left_out)} SAEs without L0 are left out; "
+                "evaluate them with 'core'."
+            )

@@ -1,0 +1,126 @@
+"""``saereg-bench run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from eval_recipes.commands.outcome import print_outcome
+from eval_recipes.commands.status import FAILED
+
+
+def run(
+    sae_release: Annotated[
+        str,
+        typer.Option(help="Release folder, public release name, or hub repository."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    evals: Annotated[
+        str,
+        typer.Option(
+            help="Evaluations, separated by commas; 'saereg-bench list' names them."
+        ),
+    ] = "core,cross_seed",
+    sae_id: Annotated[
+        list[str] | None,
+        typer.Option(help="SAE id or shell pattern; repeat for several."),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression with (?P<seed>...), or YAML file: groups and seeds."
+        ),
+    ] = None,
+    corpus: Annotated[
+        str,
+        typer.Option(help="Text to evaluate on (its held-out part), or 'embedded'."),
+    ] = "embedded",
+    heldout_tokens: Annotated[
+        int, typer.Option(help="Tokens for explained variance, L0 and alive latents.")
+    ] = 65_536,
+    llm_dtype: Annotated[
+        str, typer.Option(help="Data type of the language model.")
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled texts: SAEBench's from the hub, or 'embedded' ones of the same "
+            "shape (scores not comparable with published ones)."
+        ),
+    ] = "hub",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Setting of an evaluation, eval.name=value; repeat for several."
+        ),
+    ] = None,
+    options: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of settings by evaluation; --option wins."),
+    ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of what is kept between runs; by default in the user's cache."
+        ),
+    ] = None,
+    clean_artifacts: Annotated[
+        bool, typer.Option(help="Remove everything kept in that folder after the run.")
+    ] = False,
+    memory_gib: Annotated[
+        float, typer.Option(help="Bound on activations held in memory, in GiB.")
+    ] = 4.0,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Redo only results that are missing, damaged or of another configuration."
+        ),
+    ] = False,
+) -> None:
+    """
+    Evaluate the SAEs of a release; one JSON file in SAEBench's format an SAE and evaluation.
+
+    A failed evaluation is reported and the others go on; the exit status is then 1.
+    """
+    from eval_recipes.artifacts import clean_artifacts as clean
+    from eval_recipes.artifacts import default_artifacts
+    from eval_recipes.context import RunContext
+    from eval_recipes.options import read_options
+    from eval_recipes.running import (
+        checked_data,
+        checked_memory,
+        run_evals,
+        subjects_of,
+    )
+
+    console = Console()
+    names = [name.strip() for name in evals.split(",") if name.strip()]
+    given = [*([str(options)] if options else []), *(option or [])]
+    context = RunContext(
+        subjects=subjects_of(sae_release, patterns=sae_id or (), group_by=group_by),
+        out=out,
+        corpus=corpus,
+        heldout_tokens=heldout_tokens,
+        dtype=llm_dtype,
+        device=device,
+        seed=seed,
+        data=checked_data(data),
+        artifacts=artifacts or default_artifacts(),
+        memory_gib=checked_memory(memory_gib),
+        options=read_options(given, names),
+    )
+    outcome = run_evals(
+        names,
+        context,
+        resume=resume,
+        progress=lambda line: console.print(line, markup=False),
+    )
+    if clean_artifacts:
+        clean(context.artifacts)
+    if print_outcome(outcome, console):
+        raise typer.Exit(FAILED)

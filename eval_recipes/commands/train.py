@@ -1,0 +1,191 @@
+"""``saereg-bench train``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from eval_recipes.commands.status import FAILED, INTERRUPTED
+
+
+def train(
+    context: typer.Context,
+    out: Annotated[
+        Path, typer.Option(help="Release folder to write; the same command resumes.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file with the fields of SweepConfig; replaces the flags below."
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="TransformerLens name, local Hugging Face folder, or embedded model."
+        ),
+    ] = "smollm2-135m-instruct",
+    hook: Annotated[str, typer.Option(help="Hook point.")] = "blocks.2.hook_resid_post",
+    corpus: Annotated[
+        str, typer.Option(help="Hub or local datasets path, or 'embedded'.")
+    ] = "embedded",
+    architecture: Annotated[
+        list[str] | None, typer.Option(help="Architecture; repeat for several.")
+    ] = None,
+    d_sae: Annotated[int, typer.Option(help="Latents.")] = 4608,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Active latents of TopK kinds (SAELens: 100); repeat for several."
+        ),
+    ] = None,
+    norm: Annotated[
+        str, typer.Option(help="Weight penalty: l1, l2 or frobenius.")
+    ] = "l2",
+    coefficient: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Coefficient of the weight penalty, 0 for none; repeat for several."
+        ),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed; repeat for several.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
+    batch_size: Annotated[int, typer.Option(help="Tokens in one step.")] = 2048,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 3e-4,
+    unit_norm: Annotated[
+        bool,
+        typer.Option(help="Keep the decoder's rows at norm 1, or leave them free."),
+    ] = True,
+    llm_dtype: Annotated[
+        str, typer.Option(help="Data type of the language model.")
+    ] = "float32",
+    autocast: Annotated[
+        bool, typer.Option(help="Train with bfloat16 products.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the release; by default its folder's.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            help="Measure three steps, say what the whole takes, keep nothing."
+        ),
+    ] = False,
+) -> None:
+    """
+    Train a grid of SAEs on one stream of activations and write a release folder.
+
+    Every combination of architecture, k and coefficient is a group, trained once per seed.
+    Ctrl-C stops between two steps and keeps a checkpoint; the same command goes on.
+    """
+    from saereg_plugin.sweeps import plan_sweep, read_sweep, run_sweep, sweep_from
+
+    if config is not None:
+        _refuse_flags_beside_config(context)
+        sweep = read_sweep(config)
+    else:
+        several, single = _split_grid(
+            {"architecture": architecture or ["regularized_topk"], "k": k or []}
+        )
+        sweep = sweep_from(
+            {
+                "model": model,
+                "hook_name": hook,
+                "corpus": corpus,
+                "sae": {
+                    **single,
+                    "d_sae": d_sae,
+                    "decoder_constraint": "unit_norm" if unit_norm else "none",
+                    "normalize_activations": "expected_average_only_in",
+                },
+                "groups": _penalty_groups(norm, coefficient or [0.0]),
+                "grid": several,
+                "seeds": seed or [0, 1, 2],
+                "tokens": tokens,
+                "batch_size": batch_size,
+                "lr": lr,
+                "llm_dtype": llm_dtype,
+                "autocast": autocast,
+                "device": device,
+            },
+            source="the flags",
+        )
+    console = Console()
+    if dry_run:
+        with tempfile.TemporaryDirectory() as scratch:
+            _print_plan(plan_sweep(sweep, Path(scratch)), console)
+        return
+    result = run_sweep(sweep, out, name=name)
+    for stopped in result.stopped:
+        console.print(f"[red]stopped[/] {escape(stopped)}")
+    if result.release is None:
+        console.print(
+            f"Interrupted; the same command goes on from the checkpoint in {out}."
+        )
+        raise typer.Exit(INTERRUPTED)
+    console.print(
+        f"Release {result.release.name!r} with {len(result.release.entries)} SAEs is in {out}."
+    )
+    if result.stopped:
+        raise typer.Exit(FAILED)
+
+
+def _refuse_flags_beside_config(context: typer.Context) -> None:
+    from saereg_plugin.errors import InputError
+
+    beside = {"out", "config", "name", "dry_run"}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in beside
+        and getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
+    ]
+    if given:
+        raise InputError(
+            f"--config and {', '.join(given)} exclude one another; write the value into the YAML file."
+        )
+
+
+def _split_grid(
+    values: dict[str, list[Any]],
+) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the fields with several values, and those with one."""
+    several = {name: given for name, given in values.items() if len(given) > 1}
+    single = {name: given[0] for name, given in values.items() if len(given) == 1}
+    return several, single
+
+
+def _penalty_groups(norm: str, coefficients: list[float]) -> dict[str, dict[str, Any]]:
+    """Return one group a coefficient; 0 is the group without penalty."""
+    names = [f"{coefficient:g}" for coefficient in coefficients]
+    if len(set(names)) != len(names):
+        from saereg_plugin.errors import InputError
+
+        raise InputError(
+            f"--coefficient is {', '.join(names)}; expected different values."
+        )
+    return {
+        "none" if coefficient == 0 else f"{norm}-{coefficient:g}": {
+            "regularizers": []
+            if coefficient == 0
+            else [{"name": "weight_penalty", "norm": norm, "coefficient": coefficient}]
+        }
+        for coefficient in coefficients
+    }
+
+
+def _print_plan(plan: Any, console: Console) -> None:
+    console.print(
+        f"{plan.saes} SAEs, {plan.parameters:,} parameters in all, {plan.steps:,} steps each.\n"
+        f"Memory: {plan.memory_gib:.1f} GiB so far, at the most.\n"
+        f"Disk: {plan.disk_gib:.1f} GiB with a checkpoint.\n"
+        f"Time: {plan.seconds / 60:.1f} minutes, from three measured steps."
+    )

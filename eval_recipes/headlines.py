@@ -1,0 +1,133 @@
+"""Metrics by the names people use, and which way is better."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from saereg_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the tidy table: its evaluation, ``category/name``, and a short title."""
+
+    eval: str
+    metric: str
+    title: str
+
+    @property
+    def full_name(self) -> str:
+        """``eval/category/name``, which is unique."""
+        return f"{self.eval}/{self.metric}"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of it is better; judged by the name."""
+        name = self.metric.rsplit("/", 1)[-1]
+        if name.endswith("_score") and "absorption" not in name:
+            return True
+        return not any(word in name for word in _LOWER_IS_BETTER)
+
+
+# Errors, divergences, losses, absorption, and what counts as a side effect.
+_LOWER_IS_BETTER = (
+    "absorption",
+    "mse",
+    "kl_div",
+    "ce_loss",
+    "unintended",
+    "split_features",
+    "seconds",
+)
+
+HEADLINES = (
+    Metric("sparse_probing", "sae/sae_top_1_test_accuracy", "SP"),
+    Metric("scr", "scr_metrics/scr_metric_threshold_10", "SCR@10"),
+    Metric("tpp", "tpp_metrics/tpp_threshold_10_total_metric", "TPP@10"),
+    Metric("core", "model_performance_preservation/ce_loss_score", "CE loss score"),
+)
+"""What the weight-regularisation paper (arXiv 2603.04198) plots against L0; sparse
+probing by SAEBench's headline, the accuracy of a probe on one latent."""
+
+L0 = Metric("core", "sparsity/l0", "L0")
+"""SAEBench's own, which its files and ours hold."""
+
+_SHORT = {metric.title.lower(): metric for metric in (*HEADLINES, L0)}
+
+
+def metrics_of(frame: pd.DataFrame) -> list[Metric]:
+    """Return every metric that a tidy table has a value of."""
+    present = frame.loc[frame["value"].notna(), ["eval", "metric"]].drop_duplicates()
+    pairs = present.itertuples(index=False, name=None)
+    return [Metric(ev, metric, metric.rsplit("/", 1)[-1]) for ev, metric in pairs]
+
+
+def present_headlines(frame: pd.DataFrame) -> list[Metric]:
+    """Return the headlines a tidy table has values of."""
+    names = {metric.full_name for metric in metrics_of(frame)}
+    return [metric for metric in HEADLINES if metric.full_name in names]
+
+
+def choose(frame: pd.DataFrame, names: Iterable[str]) -> list[Metric]:
+    """
+    Return metrics by name, in the order given; without names the headlines.
+
+    A name is a headline's title ("SP", "SCR@10", "TPP@10", "CE loss score"), or the end of
+    ``eval/category/name`` at a slash.
+
+    Raises:
+        InputError: for a name that no result has, with the nearest ones, or that means
+            several metrics, with all of them; or if there is no headline to show.
+    """
+    wanted = list(names)
+    if wanted:
+        return list(dict.fromkeys(_find(frame, name) for name in wanted))
+    found = present_headlines(frame)
+    if not found:
+        evals = ", ".join(sorted(set(frame["eval"]))) or "none"
+        raise InputError(
+            "The results hold none of the headline metrics "
+            f"({', '.join(metric.title for metric in HEADLINES)}); evaluations found: "
+            f"{evals}. Name others with --metric."
+        )
+    return found
+
+
+def _find(frame: pd.DataFrame, name: str) -> Metric:
+    present = metrics_of(frame)
+    short = _SHORT.get(name.lower())
+    if short is not None:
+        if any(metric.full_name == short.full_name for metric in present):
+            return short
+        raise InputError(
+            f"Metric {name!r} is {short.full_name!r}, of which there is no result. "
+            f"Run the evaluation {short.eval!r} into the same folder."
+        )
+    matching = [
+        metric for metric in present if f"/{metric.full_name}".endswith(f"/{name}")
+    ]
+    if not matching:
+        raise InputError(f"No result has a metric {name!r}. {_nearest(present, name)}")
+    if len(matching) > 1:
+        listed = ", ".join(repr(metric.full_name) for metric in matching)
+        raise InputError(f"Metric {name!r} may be {listed}; name one of them.")
+    return matching[0]
+
+
+def _nearest(present: list[Metric], name: str) -> str:
+    """Return a hint with up to five names, compared at the length the user wrote."""
+    depth = name.count("/") + 1
+    spelled: dict[str, list[str]] = {}
+    for metric in present:
+        end = "/".join(metric.full_name.split("/")[-depth:])
+        spelled.setdefault(end.lower(), []).append(metric.full_name)
+    near = difflib.get_close_matches(name.lower(), spelled, n=5, cutoff=0.5)
+    listed = [full for end in near for full in spelled[end]][:5]
+    if listed:
+        return f"Nearest: {', '.join(repr(full) for full in listed)}."
+    evals = sorted({metric.eval for metric in present})
+    return f"The results are of {', '.join(evals) or 'no evaluation'}."

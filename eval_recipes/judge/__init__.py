@@ -1,0 +1,23 @@
+"""Ask a language model behind any OpenAI-compatible server: cached, budgeted, retried."""
+
+from eval_recipes.judge.client import JudgeClient
+from eval_recipes.judge.config import KEY_VARIABLE, JudgeConfig
+from eval_recipes.judge.errors import (
+    BudgetExceeded,
+    JudgeError,
+    JudgeUnavailable,
+    RequestRefused,
+)
+from eval_recipes.judge.messages import Message, Reply
+
+__all__ = [
+    "KEY_VARIABLE",
+    "BudgetExceeded",
+    "JudgeClient",
+    "JudgeConfig",
+    "JudgeError",
+    "JudgeUnavailable",
+    "Message",
+    "Reply",
+    "RequestRefused",
+]

@@ -1,0 +1,120 @@
+"""Which judge is asked, and how hard it is tried."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from saereg_plugin.errors import InputError
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+"""The environment variable with the key: the only place it is taken from."""
+
+URL_VARIABLE = "OPENAI_BASE_URL"
+DEFAULT_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """A judge behind an OpenAI-compatible server; raises InputError for unusable values."""
+
+    model: str
+    """Name of the model, as the server knows it."""
+
+    base_url: str | None = None
+    """Address up to and with ``/v1``; None takes OPENAI_BASE_URL, else OpenAI's own."""
+
+    temperature: float | None = None
+    """Sampling temperature; None leaves it to the server."""
+
+    concurrency: int = 8
+    """Requests under way at once."""
+
+    timeout_seconds: float = 60.0
+    """How long one request may stay silent."""
+
+    attempts: int = 6
+    """How often a request is sent before it counts as failed."""
+
+    backoff_seconds: float = 1.0
+    """Longest wait before the second attempt; doubles with each further one."""
+
+    max_wait_seconds: float = 120.0
+    """Longest wait between attempts; a server that asks for more counts as failed."""
+
+    max_failures: int = 3
+    """Failed requests in a row after which no further one is sent."""
+
+    max_calls: int | None = None
+    """Requests that may be sent, repeated ones included; None is no limit."""
+
+    max_tokens: int | None = None
+    """Tokens that may be used, of requests and replies; None is no limit."""
+
+    seed: int = 0
+    """Seed of the jitter in the waits."""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise InputError(
+                "No judge model was named; expected the name of a model that the server "
+                "at the judge's base URL serves."
+            )
+        for name in ("concurrency", "attempts", "max_failures"):
+            _require(name, getattr(self, name), whole=True, least=1)
+        for name in ("max_calls", "max_tokens"):
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), whole=True, least=1)
+        for name in ("timeout_seconds", "backoff_seconds", "max_wait_seconds"):
+            _require(name, getattr(self, name), whole=False, least=0)
+        if self.temperature is not None:
+            _require("temperature", self.temperature, whole=False, least=0)
+        self._check_url()
+
+    @property
+    def url(self) -> str:
+        """The address requests go to, without a slash at its end."""
+        chosen = self.base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+        return chosen.rstrip("/")
+
+    def _check_url(self) -> None:
+        # The address is stored in results, so nothing secret may stand in it, and it is
+        # not repeated in the message when something may.
+        parts = urlsplit(self.url)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise InputError(
+                "The judge's base URL holds a user name, password or query; expected the "
+                f"plain address. A key belongs into the environment variable {KEY_VARIABLE}."
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(
+                f"The judge's base URL is {self.url!r}; expected an address such as "
+                "'http://127.0.0.1:8000/v1'."
+            )
+
+
+def _require(name: str, value: object, *, whole: bool, least: int) -> None:
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, kinds) and not isinstance(value, bool) and value >= least:
+        return
+    kind = "whole number" if whole else "number"
+    raise InputError(
+        f"Judge setting {name!r} is {value!r}; expected a {kind} of at least {least}."
+    )
+
+
+def read_key() -> str:
+    """
+    Return the key from the environment.
+
+    Raises:
+        InputError: if there is none.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key:
+        raise InputError(
+            f"The environment variable {KEY_VARIABLE} is not set; expected the key of the "
+            "judge's server (any text for a server that asks for none)."
+        )
+    return key

@@ -1,0 +1,115 @@
+"""Labelled texts inside the sae-probes package, cleaned once, before anything is split."""
+
+from __future__ import annotations
+
+import functools
+import html
+import importlib.util
+import re
+from pathlib import Path
+from typing import cast
+
+import pandas as pd
+
+from saereg_plugin.errors import InputError, suggest
+
+PREFIX = "embedded/"
+"""What the name of every embedded set begins with, so that no score is taken for another's."""
+
+LAYOUT = 1
+"""Raised whenever a set's texts or draws change; part of the key of what is kept of them."""
+
+HEAD = 300
+"""
+Characters by which texts are told apart when a set is built. A context of 128 tokens holds
+little more, and source files that share a licence's head look the same to the model.
+"""
+
+_AMAZON_TEMPLATE = re.compile(r"\ATitle: .*?\nReview: ", re.DOTALL)
+_LINE_BREAK = re.compile(r"<br\s*/?>|\\r|\\n")
+_ESCAPED_CHARACTER = re.compile(r"\\u([0-9a-fA-F]{4})")
+# Texts are cut off at some length, so a tag may lack its end.
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*(?:>|\Z)|\[\[(?:VIDEOID|ASIN)[^\]]*(?:\]\]|\Z)")
+
+
+def read_set(name: str) -> pd.DataFrame:
+    """
+    Return one of sae-probes' data sets without duplicates.
+
+    Its rows were drawn with replacement (arXiv 2502.16681's data as shipped), so the same
+    text stands in it up to several times. A text is kept once, where it first stands; one
+    that carries different targets is dropped. The order is the file's.
+
+    Args:
+        name: file name without ``.csv.zst``, such as ``92_glue_sst2``.
+
+    Returns:
+        Columns ``prompt`` (without white space at its ends, never empty) and ``target``,
+        both text, and a fresh index.
+
+    Raises:
+        InputError: if the package or the set does not exist.
+    """
+    return _read(name).copy()
+
+
+@functools.lru_cache(maxsize=32)
+def _read(name: str) -> pd.DataFrame:
+    folder = _folder()
+    path = folder / f"{name}.csv.zst"
+    if not path.is_file():
+        known = [
+            file.name.removesuffix(".csv.zst") for file in folder.glob("*.csv.zst")
+        ]
+        raise InputError(
+            f"sae-probes has no data set {name!r}. {suggest(name, sorted(known))}"
+        )
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return deduplicated(cast("pd.DataFrame", rows[["prompt", "target"]]))
+
+
+def deduplicated(rows: pd.DataFrame, head: int | None = None) -> pd.DataFrame:
+    """
+    Return rows (``prompt``, ``target``) with every text once; see :func:`read_set`.
+
+    Texts with the same first ``head`` characters count as one text.
+
+    >>> rows = pd.DataFrame({"prompt": ["a", "a ", "b", "b"], "target": list("0001")})
+    >>> deduplicated(rows).to_dict("list")
+    {'prompt': ['a'], 'target': ['0']}
+    """
+    rows = rows.assign(prompt=rows["prompt"].str.strip())
+    rows = rows.loc[rows["prompt"] != ""]
+    key = rows["prompt"].str.slice(0, head)
+    targets = rows["target"].groupby(key).transform("nunique")
+    return rows.loc[(targets == 1) & ~key.duplicated()].reset_index(drop=True)
+
+
+def strip_template(text: str) -> str:
+    """
+    Return a review as running text, without what shows from which file it came.
+
+    Amazon's begin ``Title: ...\\nReview:`` (the title goes too: Yelp has none) and hold
+    HTML; in Yelp's, line breaks, quotes and accents are escape sequences.
+
+    >>> strip_template("Title: Nice\\nReview: Good bag.<br /><br />I&#34;d buy it")
+    'Good bag. I"d buy it'
+    >>> strip_template('A \\\\"caf\\\\u00e9\\\\".\\\\n\\\\nBye')
+    'A "café". Bye'
+    """
+    text = _AMAZON_TEMPLATE.sub("", text)
+    text = _LINE_BREAK.sub(" ", html.unescape(text))
+    text = _ESCAPED_CHARACTER.sub(lambda found: chr(int(found[1], 16)), text)
+    text = _TAG.sub(" ", text).replace('\\"', '"').replace("\\", " ")
+    return " ".join(text.split())
+
+
+def _folder() -> Path:
+    # Found without importing sae_probes, whose modules import whole model loaders.
+    package = importlib.util.find_spec("sae_probes")
+    if package is None or not package.submodule_search_locations:
+        raise InputError(
+            "Package sae-probes, whose texts the embedded sets are, is not installed; "
+            "run `pip install sae-probes`."
+        )
+    return Path(package.submodule_search_locations[0], "data", "cleaned_data")

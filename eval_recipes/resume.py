@@ -1,0 +1,179 @@
+"""What a result depends on, as a key in its file; which results a resumed run must redo."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from eval_recipes.artifacts import weights_hash
+from eval_recipes.context import RunContext, Subject
+from eval_recipes.frame import saereg_block
+from eval_recipes.heldout import HeldOutTable
+from eval_recipes.plain import plain
+from eval_recipes.registry import Recipe
+from eval_recipes.results import read_result, result_path
+from saereg_plugin.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# A new version of any of these may compute other values.
+_PACKAGES = (
+    "saereg-plugin",
+    "sae-bench",
+    "sae-lens",
+    "sae-probes",
+    "transformer-lens",
+    "torch",
+)
+
+Hashes = Mapping[Subject, str | None]
+
+
+def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
+    """Return a hash of each SAE's weights, None for one that cannot be loaded."""
+    hashes: dict[Subject, str | None] = {}
+    for subject in context.subjects:
+        try:
+            hashes[subject] = weights_hash(subject.load())
+        except Exception:
+            # its evaluation reports why; without a key it is tried again each time
+            logger.debug("%s cannot be loaded", subject.sae_id, exc_info=True)
+            hashes[subject] = None
+    return hashes
+
+
+def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Path, str]:
+    """
+    Return the key of each subject's result by the path of its file.
+
+    It covers the evaluation, its options, data and text, sizes, data type, device, seed,
+    thread count, the versions of the packages that compute, and the SAE's weights, group and
+    seed; of an evaluation over groups those of every SAE of the run. It leaves out what only
+    bounds memory. An SAE that cannot be loaded has none.
+    """
+    everyone = sorted(_facts(subject, hashes) for subject in context.subjects)
+    common = {
+        "eval": recipe.name,
+        "options": context.options.get(recipe.name, {}),
+        "data": context.data,
+        "corpus": context.corpus,
+        "heldout_tokens": context.heldout_tokens,
+        "context_size": context.context_size,
+        "dtype": context.dtype,
+        "device": context.device,
+        "seed": context.seed,
+        "threads": torch.get_num_threads(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "others": everyone if recipe.over_groups else None,
+    }
+    return {
+        _path(recipe, context, subject): _digest(
+            {**common, "sae": _facts(subject, hashes)}
+        )
+        for subject in context.subjects
+        if hashes[subject] is not None
+    }
+
+
+def _facts(subject: Subject, hashes: Hashes) -> str:
+    return json.dumps([*dataclasses.astuple(subject), hashes[subject]])
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(plain(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _path(recipe: Recipe, context: RunContext, subject: Subject) -> Path:
+    return result_path(context.out, recipe.name, subject.release, subject.sae_id)
+
+
+@dataclass(frozen=True)
+class Todo:
+    """What is left of one evaluation: subjects to evaluate, and why each."""
+
+    recipe: Recipe
+    subjects: list[Subject]
+    reasons: dict[str, int]
+    """Number of SAEs by reason."""
+
+    n_subjects: int
+
+    @property
+    def kept(self) -> int:
+        """SAEs whose result is kept."""
+        return self.n_subjects - len(self.subjects)
+
+    def text(self) -> str:
+        """Say what is kept and what is done again."""
+        if not self.subjects:
+            return f"{self.recipe.name}: all {self.kept} results are current; kept."
+        causes = ", ".join(
+            f"{count} {reason}" for reason, count in self.reasons.items()
+        )
+        return f"{self.recipe.name}: {self.kept} results are current; {len(self.subjects)} to do ({causes})."
+
+
+def todo(recipe: Recipe, context: RunContext, keys: Mapping[Path, str]) -> Todo:
+    """Return the subjects whose result is missing, damaged or of another configuration."""
+    states = {
+        subject: _state(recipe, context, subject, keys) for subject in context.subjects
+    }
+    left = {subject: state for subject, state in states.items() if state is not None}
+    if left and recipe.over_groups:
+        depend = "depends on those"
+        left = {subject: state or depend for subject, state in states.items()}
+    found = list(left.values())
+    reasons = {reason: found.count(reason) for reason in dict.fromkeys(found)}
+    return Todo(recipe, list(left), reasons, len(context.subjects))
+
+
+def _state(
+    recipe: Recipe, context: RunContext, subject: Subject, keys: Mapping[Path, str]
+) -> str | None:
+    """Return why a result must be made again, or None if it is current."""
+    path = _path(recipe, context, subject)
+    if not path.exists():
+        return "missing"
+    try:
+        block = saereg_block(read_result(path)) or {}
+    except InputError:
+        return "damaged"
+    key = keys.get(path)
+    if key is None or block.get("key") != key:
+        return "of another configuration"
+    return None
+
+
+@dataclass
+class PartContext(RunContext):
+    """The context of a few of a run's subjects; held-out figures are those of the whole."""
+
+    whole: RunContext = field(kw_only=True)
+
+    @cached_property
+    @override
+    def heldout(self) -> HeldOutTable:
+        return self.whole.heldout
+
+
+def part_of(whole: RunContext, subjects: list[Subject]) -> RunContext:
+    """Return a context with these subjects that shares model and held-out figures."""
+    if subjects == whole.subjects:
+        return whole
+    fields: dict[str, Any] = {
+        item.name: getattr(whole, item.name) for item in dataclasses.fields(whole)
+    }
+    fields["subjects"] = subjects
+    return PartContext(**fields, whole=whole)

@@ -1,0 +1,185 @@
+"""Probe accuracies on one draw for all: the same texts for every SAE, model and k."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sae_bench.evals.sparse_probing import probe_training
+from torch import Tensor
+
+from eval_recipes.saebench.upstream import preserved_state, seed_everything
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Features = Mapping[str, Tensor]
+"""One vector a text, shape (texts, features), by class."""
+
+FIT_SHARE = 0.8
+"""Share of the train texts a probe on all features is fitted on; the rest picks the epoch."""
+
+
+class Side(NamedTuple):
+    """Texts one probe sees: numbers within the set (classes in order), and 1 or 0 for each."""
+
+    texts: Ints
+    labels: Ints
+
+
+class Draw(NamedTuple):
+    """What the probe of one class is trained and tested on."""
+
+    train: Side
+    test: Side
+
+
+Draws = Mapping[str, Draw]
+Correct = dict[str, Bools]
+"""By class, whether the probe was right on each of its test texts."""
+
+
+def stable_seed(*parts: object) -> int:
+    """Return a seed of 32 bits that depends on ``parts`` only, in every process."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def draw(
+    sizes: Mapping[str, tuple[int, int]],
+    left_out: Mapping[str, Bools],
+    *,
+    dataset_name: str,
+    seed: int,
+) -> Draws:
+    """
+    Draw for each class its own texts and as many of the other classes, evenly.
+
+    Upstream's ``probe_training.prepare_probe_data`` draws from the global generator, whose
+    state depends on the SAE scored before: here the draw depends on set, class and seed.
+
+    Args:
+        sizes: train and test texts by class.
+        left_out: by class, True for test texts that must not be used, shape (test texts,).
+        dataset_name: enters the seed.
+        seed: enters the seed.
+    """
+    names = list(sizes)
+    kept: dict[str, list[Ints]] = {"train": [], "test": []}
+    train_start = test_start = 0
+    for name in names:
+        n_train, n_test = sizes[name]
+        kept["train"].append(train_start + np.arange(n_train))
+        kept["test"].append(test_start + np.flatnonzero(~left_out[name]))
+        train_start, test_start = train_start + n_train, test_start + n_test
+    return {
+        name: Draw(
+            *(
+                _side(kept[side], index, (seed, dataset_name, name, side))
+                for side in ("train", "test")
+            )
+        )
+        for index, name in enumerate(names)
+    }
+
+
+def _side(texts: list[Ints], index: int, seed: tuple[object, ...]) -> Side:
+    generator = np.random.default_rng(stable_seed(*seed))
+    positives = texts[index]
+    others = [own for i, own in enumerate(texts) if i != index]
+    share = math.ceil(len(positives) / len(others))
+    pool = np.concatenate([generator.permutation(own)[:share] for own in others])
+    negatives = generator.permutation(pool)[: len(positives)]
+    chosen = np.concatenate([positives, negatives])
+    labels = np.concatenate([np.ones_like(positives), np.zeros_like(negatives)])
+    order = generator.permutation(len(chosen))
+    return Side(chosen[order], labels[order])
+
+
+def score(
+    train: Features, test: Features, draws: Draws, k: int | None, *, seed: int
+) -> Correct:
+    """
+    Train a probe for each class and return where it is right on the test texts.
+
+    Args:
+        train: features of the train texts.
+        test: features of the test texts, classes in the same order.
+        draws: which texts each probe sees.
+        k: how many features the probe may use, chosen by the difference of the classes'
+            means on the train texts; None for all features.
+        seed: seed of a probe on all features.
+    """
+    all_train, all_test = (
+        torch.cat(list(train.values())),
+        torch.cat(list(test.values())),
+    )
+    correct: Correct = {}
+    for name, (seen, asked) in draws.items():
+        x = all_train[torch.from_numpy(seen.texts)]
+        x_test = all_test[torch.from_numpy(asked.texts)]
+        y, y_test = (torch.from_numpy(side.labels).int() for side in (seen, asked))
+        if k is None:
+            right = _all_features(x, y, x_test, y_test, seed=stable_seed(seed, name))
+        else:
+            right = _top_k(x, y, x_test, y_test, k)
+        correct[name] = right
+    return correct
+
+
+def _top_k(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, k: int) -> Bools:
+    unused = probe_training.get_top_k_mean_diff_mask(x, y.to(x.device), k)
+    x = probe_training.apply_topk_mask_reduce_dim(x, unused)
+    x_test = probe_training.apply_topk_mask_reduce_dim(x_test, unused)
+    probe, _ = probe_training.train_sklearn_probe(x, y, x_test, y_test)
+    return np.equal(probe.predict(x_test.float().cpu().numpy()), y_test.numpy())
+
+
+def _all_features(
+    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, seed: int
+) -> Bools:
+    """
+    Score a probe on all features whose epoch the test texts did not choose.
+
+    Upstream's ``train_probe_gpu`` keeps the epoch that is best on what it is given to test
+    on; it is given a part of the train texts here.
+    """
+    n_fit = int(FIT_SHARE * len(x))
+    y, y_test = y.to(x.device), y_test.to(x.device)
+    with preserved_state():
+        seed_everything(seed)
+        torch.set_grad_enabled(True)
+        probe, _ = probe_training.train_probe_gpu(
+            x[:n_fit],
+            y[:n_fit],
+            x[n_fit:],
+            y[n_fit:],
+            dim=x.shape[1],
+            batch_size=250,
+            epochs=100,
+            lr=1e-2,
+        )
+    with torch.no_grad():
+        return ((probe(x_test) > 0) == (y_test == 1)).cpu().numpy()
+
+
+def accuracies(
+    weights: NDArray[np.float64], draws: Draws, correct: Correct
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """
+    Yield for each class its accuracy under weights of the set's test texts.
+
+    Args:
+        weights: shape (weightings, test texts of the set).
+
+    Yields:
+        Accuracies (weightings,), and whether any text has weight; 0 where none has.
+    """
+    for name, right in correct.items():
+        w = weights[:, draws[name].test.texts]
+        total = w.sum(1)
+        yield (w @ right) / np.maximum(total, 1), total > 0

@@ -1,0 +1,149 @@
+"""
+Explanations without any language model: a latent's tokens, and a scorer of the same shape.
+
+Both halves see what a judge would see: the explainer the marked examples, the scorer the
+explanation's text and the unmarked sequences. How well a list of words predicts activity
+says nothing about how well people or language models understand the latent: the scores
+are not comparable with a judge's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+N_TOKENS = 10
+N_NEAR = 5
+NEAR_WINDOW = 3
+NEAR_NEEDED = 2
+LEAST_SHARE = 0.02
+
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_LIST = rf"{_QUOTED}(?:, {_QUOTED})*"
+_PATTERN = re.compile(rf"the tokens ({_LIST})(?:; near ({_LIST}))?")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One example: its tokens as text, and the latent's activation on each."""
+
+    tokens: Sequence[str]
+    activations: Sequence[float]
+
+
+def normalised(token: str) -> str:
+    """
+    Return a token without case and surrounding blanks, unless it holds nothing else.
+
+    >>> normalised(" Policy"), normalised("  ")
+    ('policy', '  ')
+    """
+    return token.strip().lower() or token
+
+
+def explain(examples: Sequence[Marked], background: Mapping[str, float]) -> str:
+    """
+    Return an explanation such as ``the tokens "policy", "law"; near "public"``.
+
+    A token's share p is its part of the activation, each example scaled to a maximum of 1;
+    its share q of all text comes from ``background``. Listed are the tokens with p of at
+    least .02 and the largest p * log(p / q), then the tokens up to three positions before
+    an active one, over-represented in the same way, that two examples or more have.
+
+    Args:
+        examples: where the latent is active.
+        background: share of each normalised token in the text.
+    """
+    mass: defaultdict[str, float] = defaultdict(float)
+    near: Counter[str] = Counter()
+    supporters: Counter[str] = Counter()
+    for example in examples:
+        names = [normalised(token) for token in example.tokens]
+        top = max(example.activations, default=0.0)
+        if top <= 0:
+            continue
+        before: set[str] = set()
+        for position, activation in enumerate(example.activations):
+            if activation <= 0:
+                continue
+            mass[names[position]] += activation / top
+            nearby = names[max(0, position - NEAR_WINDOW) : position]
+            near.update(nearby)
+            before.update(nearby)
+        supporters.update(before)
+    tokens = _distinctive(mass, background, N_TOKENS)
+    # Something must stand there even for a latent on nothing but common words.
+    tokens = tokens or sorted(mass, key=lambda name: (-mass[name], name))[:1]
+    candidates = Counter(
+        {
+            name: count
+            for name, count in near.items()
+            if supporters[name] > 1 and name not in tokens and name.strip()
+        }
+    )
+    context = _distinctive(candidates, background, N_NEAR)
+    if not tokens:
+        return ""
+    text = f"the tokens {_listed(tokens)}"
+    return f"{text}; near {_listed(context)}" if context else text
+
+
+def predict(explanation: str, sequences: Sequence[Sequence[str]]) -> list[int]:
+    """
+    Return the numbers, from 1, of the sequences that should activate the latent.
+
+    Those that hold one of the explanation's tokens, or two of the words near them.
+
+    Raises:
+        ValueError: if the text is none of ``explain``'s.
+    """
+    tokens, near = _read(explanation)
+    chosen: list[int] = []
+    for number, sequence in enumerate(sequences, start=1):
+        names = {normalised(token) for token in sequence}
+        if names & tokens or len(names & near) >= NEAR_NEEDED:
+            chosen.append(number)
+    return chosen
+
+
+def background_shares(counts: Mapping[str, int]) -> dict[str, float]:
+    """Return the share of each normalised token, from counts of tokens as they are."""
+    merged: Counter[str] = Counter()
+    for token, count in counts.items():
+        merged[normalised(token)] += count
+    total = merged.total()
+    return {token: count / total for token, count in merged.items()}
+
+
+def _distinctive(
+    mass: Mapping[str, float], background: Mapping[str, float], most: int
+) -> list[str]:
+    total = math.fsum(mass.values())
+    # A token that the text lacks counts as rare as the rarest.
+    rarest = min(background.values(), default=1.0)
+    scored: list[tuple[float, str]] = []
+    for token, amount in mass.items():
+        share = amount / total
+        gain = share * math.log(share / background.get(token, rarest))
+        if share >= LEAST_SHARE and gain > 0:
+            scored.append((-gain, token))
+    return [token for _, token in sorted(scored)[:most]]
+
+
+def _listed(tokens: Sequence[str]) -> str:
+    return ", ".join(json.dumps(token, ensure_ascii=False) for token in tokens)
+
+
+def _read(explanation: str) -> tuple[set[str], set[str]]:
+    match = _PATTERN.fullmatch(explanation)
+    if match is None:
+        raise ValueError(f"{explanation!r} is no explanation of the token explainer")
+    tokens, near = (
+        {json.loads(quoted) for quoted in re.findall(_QUOTED, group or "")}
+        for group in match.groups()
+    )
+    return tokens, near

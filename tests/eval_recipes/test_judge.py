@@ -1,0 +1,413 @@
+"""The judge's client against a real server on loopback, well and badly behaved."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval_recipes.artifacts import clean_artifacts
+from eval_recipes.judge import (
+    KEY_VARIABLE,
+    BudgetExceeded,
+    JudgeClient,
+    JudgeConfig,
+    JudgeError,
+    JudgeUnavailable,
+    RequestRefused,
+)
+from eval_recipes.judge.retry import backoff, retry_after
+from saereg_plugin.errors import InputError
+from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+Make = Callable[..., JudgeClient]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    with serving() as judge:
+        judge.reply = lambda messages: f"echo {messages[-1]['content']}"
+        yield judge
+
+
+@pytest.fixture
+def make(server: JudgeServer, tmp_path: Path) -> Iterator[Make]:
+    """Make clients of the server that wait hardly at all."""
+    made: list[JudgeClient] = []
+
+    def build(**settings: Any) -> JudgeClient:
+        chosen = {
+            "model": "judge",
+            "base_url": server.url,
+            "backoff_seconds": 0.01,
+            "timeout_seconds": 5,
+            **settings,
+        }
+        made.append(JudgeClient(JudgeConfig(**chosen), tmp_path))
+        return made[-1]
+
+    yield build
+    for client in made:
+        client.close()
+
+
+def chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_reply_parameters_and_usage(server: JudgeServer, make: Make):
+    reply = make(temperature=0).ask(chat("one two"), max_tokens=7)
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == (
+        "echo one two",
+        2,
+        3,
+    )
+    (sent,) = server.chats
+    assert (sent["model"], sent["max_tokens"], sent["temperature"]) == ("judge", 7, 0)
+    make().ask(chat("no temperature"), max_tokens=7)
+    assert "temperature" not in server.chats[-1]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["429", "429:0.05", "500", "page", "no json", "no choices", "half", "cut"],
+)
+def test_passing_faults_are_tried_again(server: JudgeServer, make: Make, fault: str):
+    server.faults.extend([fault, fault])
+    client = make()
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    assert len(server.chats) == 3
+    assert (client.retries, client.budget.calls, client.budget.tokens) == (2, 3, 3)
+    assert make().ask(HELLO, max_tokens=5).text == "echo Hello"
+    assert len(server.chats) == 3, "only the good reply is kept, and it is"
+
+
+def test_silence_ends_in_a_time_out(server: JudgeServer, make: Make):
+    server.faults.append("slow")
+    client = make(timeout_seconds=0.2)
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    assert client.retries == 1
+
+
+def test_retry_after_is_honoured(server: JudgeServer, make: Make):
+    server.faults.append("429:1")
+    make().ask(HELLO, max_tokens=5)
+    first, second = server.times
+    assert second - first >= 1
+
+
+def test_a_wait_that_is_too_long_fails_at_once(server: JudgeServer, make: Make):
+    server.always = "429:3600"
+    started = time.monotonic()
+    with pytest.raises(JudgeUnavailable, match="slow down"):
+        make().ask(HELLO, max_tokens=5)
+    assert time.monotonic() - started < 5
+    assert len(server.chats) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "3"}, 3),
+        ({"retry-after": formatdate(1030, usegmt=True)}, 30),
+        ({"retry-after": formatdate(970, usegmt=True)}, 0),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after": "soon"}, 0),
+        ({"retry-after": "nan"}, 0),
+        ({}, 0),
+    ],
+)
+def test_forms_of_retry_after(headers: dict[str, str], seconds: float):
+    assert retry_after(headers, now=1000) == seconds
+
+
+def test_waits_grow_are_seeded_and_capped():
+    config = JudgeConfig(model="m", backoff_seconds=1, max_wait_seconds=10, seed=3)
+    waits = [backoff(config, "key", attempt) for attempt in range(1, 8)]
+    assert waits == [backoff(config, "key", attempt) for attempt in range(1, 8)]
+    for wait, longest in zip(waits, [1, 2, 4, 8, 10, 10, 10], strict=True):
+        assert longest / 2 <= wait <= longest
+    assert waits[0] != backoff(config, "other", 1)
+    other = JudgeConfig(model="m", backoff_seconds=1, max_wait_seconds=10, seed=4)
+    assert waits[0] != backoff(other, "key", 1)
+
+
+def test_a_refused_request_does_not_stop_others(server: JudgeServer, make: Make):
+    client = make()
+    server.faults.extend(["400"] * 4)
+    for number in range(4):
+        with pytest.raises(RequestRefused, match="moderation"):
+            client.ask(chat(str(number)), max_tokens=5)
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    assert client.retries == 0
+
+
+@pytest.mark.parametrize("fault", ["401", "404", "quota"])
+def test_what_no_attempt_can_mend_stops_at_once(
+    server: JudgeServer, make: Make, fault: str
+):
+    client = make()
+    server.faults.append(fault)
+    with pytest.raises(JudgeUnavailable):
+        client.ask(HELLO, max_tokens=5)
+    with pytest.raises(JudgeUnavailable, match="not asked any more"):
+        client.ask(HELLO, max_tokens=5)
+    assert len(server.chats) == 1
+
+
+def test_a_dead_server_is_given_up_after_a_few_requests(
+    server: JudgeServer, make: Make
+):
+    client = make(attempts=2, max_failures=2)
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    server.always = "cut"
+    for number in range(5):
+        with pytest.raises(JudgeUnavailable):
+            client.ask(chat(str(number)), max_tokens=5)
+    assert len(server.chats) == 1 + 2 * 2
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello", "from the cache"
+
+
+def test_the_newer_name_of_the_limit_is_found(server: JudgeServer, make: Make):
+    server.always = "rename"
+    client = make()
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    assert client.ask(chat("again"), max_tokens=5).text == "echo again"
+    assert [("max_tokens" in body) for body in server.chats] == [True, False, False]
+    assert server.chats[-1]["max_completion_tokens"] == 5
+
+
+def test_cache_is_keyed_by_everything_that_determines_a_reply(
+    server: JudgeServer, make: Make
+):
+    variants: list[dict[str, Any]] = [
+        {},
+        {"model": "other"},
+        {"temperature": 0},
+        {"temperature": 1},
+        {"base_url": server.url.replace("127.0.0.1", "localhost")},
+    ]
+    clients = [make(**settings) for settings in variants]
+    asked = list(itertools.product(clients, ["a", "b"], [5, 6]))
+    keys = {
+        client.ask(chat(text), max_tokens=limit).key for client, text, limit in asked
+    }
+    assert len(keys) == len(server.chats) == len(asked)
+    same = make(seed=1, concurrency=1, timeout_seconds=7)
+    assert same.ask(chat("a"), max_tokens=5).key in keys
+    assert len(server.chats) == len(asked)
+
+
+def test_a_damaged_reply_is_fetched_again(
+    server: JudgeServer, make: Make, tmp_path: Path
+):
+    reply = make().ask(HELLO, max_tokens=5)
+    (file,) = tmp_path.rglob(f"{reply.key}.json")
+    for damaged in (file.read_text()[:10], "[]", '{"text": 3}', ""):
+        file.write_text(damaged)
+        assert make().ask(HELLO, max_tokens=5) == reply
+    assert len(server.chats) == 5
+    clean_artifacts(tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_the_same_request_at_once_is_sent_once(server: JudgeServer, make: Make):
+    server.pause = 0.1
+    client = make()
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: client.ask(HELLO, max_tokens=5), range(8)))
+    assert len(set(replies)) == len(server.chats) == 1
+    assert client.cache_hits == 7
+
+
+def test_requests_at_once_are_limited(server: JudgeServer, make: Make):
+    server.pause = 0.05
+    client = make(concurrency=3)
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda n: client.ask(chat(str(n)), max_tokens=5), range(12)))
+    assert server.most_at_once == 3
+
+
+def test_a_budget_in_calls_holds_across_threads_and_resumes(
+    server: JudgeServer, make: Make
+):
+    def ask(client: JudgeClient, number: int) -> str | None:
+        try:
+            return client.ask(chat(str(number)), max_tokens=5).text
+        except BudgetExceeded as error:
+            assert "4 of 4 calls" in str(error)
+            assert "larger budget" in str(error)
+            return None
+
+    client = make(max_calls=4)
+    with ThreadPoolExecutor(6) as pool:
+        texts = list(pool.map(lambda n: ask(client, n), range(6)))
+    assert sum(text is not None for text in texts) == len(server.chats) == 4
+    rest = make(max_calls=2)
+    texts = [ask(rest, number) for number in range(6)]
+    assert texts == [f"echo {number}" for number in range(6)]
+    assert len(server.chats) == 6
+
+
+def test_a_budget_in_tokens_is_never_exceeded(server: JudgeServer, make: Make):
+    server.pause = 0.05
+    client = make(max_tokens=40)
+    done = 0
+    lock = threading.Lock()
+
+    def ask(number: int) -> None:
+        nonlocal done
+        try:
+            # 1 estimated token and up to 9 of reply are set aside, 3 are used
+            client.ask(chat(str(number)), max_tokens=9)
+        except BudgetExceeded:
+            return
+        with lock:
+            done += 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(30)))
+    assert done == len(server.chats)
+    assert client.budget.tokens == 3 * done <= 40
+    assert done >= 4
+
+
+def test_missing_usage_is_estimated(server: JudgeServer, make: Make):
+    server.counts_tokens = False
+    client = make()
+    reply = client.ask(HELLO, max_tokens=5)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
+    assert client.budget.tokens == 5
+
+
+def test_a_reply_without_text_is_empty(server: JudgeServer, make: Make):
+    server.reply = lambda _: None
+    assert make().ask(HELLO, max_tokens=5).text == ""
+
+
+def test_stop_ends_waiting_and_sends_nothing_more(server: JudgeServer, make: Make):
+    server.always = "500"
+    client = make(backoff_seconds=60)
+    threading.Timer(0.3, client.stop).start()
+    started = time.monotonic()
+    with pytest.raises(JudgeUnavailable, match="interrupted"):
+        client.ask(HELLO, max_tokens=5)
+    assert time.monotonic() - started < 10
+    assert len(server.chats) == 1
+
+
+def test_the_key_is_nowhere(
+    server: JudgeServer,
+    make: Make,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level(logging.DEBUG)
+    client = make(attempts=2)
+    server.reply = lambda _: f"your key is {KEY}"
+    assert client.ask(HELLO, max_tokens=5).text == "your key is ***"
+    told: list[str] = [repr(client.config), str(vars(client.config))]
+    for fault in ("500", "401"):
+        server.always = fault
+        with pytest.raises(JudgeError) as caught:
+            client.ask(chat(fault), max_tokens=5)
+        assert "***" in str(caught.value)
+        told.append("".join(traceback.format_exception(caught.value)))
+    with pytest.raises(InputError) as refused:
+        make(model="unlisted").check()
+    told.append("".join(traceback.format_exception(refused.value)))
+    assert "refuses the key" in str(refused.value)
+    told.append(caplog.text)
+    told += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(told) > 6
+    assert not [text for text in told if KEY in text]
+
+
+def test_check_passes_with_the_model_in_the_list_and_sends_no_chat(
+    server: JudgeServer, make: Make
+):
+    make().check()
+    assert not server.chats
+
+
+@pytest.mark.parametrize("models", [None, ["other"]])
+def test_check_asks_the_model_itself_where_the_list_does_not_tell(
+    server: JudgeServer, make: Make, models: list[str] | None
+):
+    server.models = models
+    make().check()
+    assert server.chats[0]["max_tokens"] == 1
+    server.always = "500"
+    make().check()
+    server.always = "404"
+    with pytest.raises(InputError, match="does not serve the model 'judge'"):
+        make().check()
+
+
+def test_check_refuses_an_absent_server_within_seconds(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    started = time.monotonic()
+    with pytest.raises(InputError, match="No judge answers at http://127.0.0.1:9/v1"):
+        make(base_url="http://127.0.0.1:9/v1").check()
+    assert time.monotonic() - started < 5
+    monkeypatch.setenv(KEY_VARIABLE, " ")
+    with pytest.raises(InputError, match=KEY_VARIABLE):
+        make()
+
+
+def test_address_comes_from_the_setting_then_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://judge.example/v1/")
+    assert JudgeConfig(model="m").url == "http://judge.example/v1"
+    assert JudgeConfig(model="m", base_url="http://a/v1").url == "http://a/v1"
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    assert JudgeConfig(model="m").url == "https://api.openai.com/v1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": ""}, "No judge model"),
+        ({"concurrency": 0}, "'concurrency' is 0"),
+        ({"attempts": True}, "'attempts' is True"),
+        ({"max_calls": 0}, "'max_calls' is 0"),
+        ({"max_tokens": 1.5}, "'max_tokens' is 1.5"),
+        ({"timeout_seconds": -1}, "'timeout_seconds' is -1"),
+        ({"temperature": "hot"}, "'temperature' is 'hot'"),
+        ({"base_url": "127.0.0.1:8000"}, "expected an address"),
+        ({"base_url": "ftp://a/v1"}, "expected an address"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        JudgeConfig(**{"model": "m", **settings})
+
+
+@pytest.mark.parametrize(
+    "secret", ["http://me:pw-secret@a/v1", "http://a/v1?k=pw-secret"]
+)
+def test_secrets_in_the_address_are_refused_and_not_repeated(secret: str):
+    with pytest.raises(InputError) as caught:
+        JudgeConfig(model="m", base_url=secret)
+    assert "pw-secret" not in str(caught.value)
+
+
+def test_replies_on_disk_are_strict_json(make: Make, tmp_path: Path):
+    reply = make().ask(HELLO, max_tokens=5)
+    (file,) = tmp_path.rglob(f"{reply.key}.json")
+    assert json.loads(file.read_text())["text"] == reply.text
