@@ -66,6 +66,36 @@ _ENTRIES = (
         over_groups=True,
     ),
     Recipe(
+        "sparse_probing",
+        "how well labelled concepts can be read off few latents",
+        f"{_SAEBENCH}.sparse_probing",
+    ),
+    Recipe(
+        "sae_probes",
+        "sparse probing on sae-probes' sets, with deduplicated scores beside upstream's",
+        f"{_SAEBENCH}.sae_probes",
+    ),
+    Recipe(
+        "scr",
+        "whether ablating few latents removes a spurious correlation from a probe",
+        f"{_SAEBENCH}.scr",
+    ),
+    Recipe(
+        "tpp",
+        "whether ablating few latents disturbs one class's probe and no other's",
+        f"{_SAEBENCH}.tpp",
+    ),
+    Recipe(
+        "absorption",
+        "how often a latent for a word's first letter is absorbed by more special ones",
+        f"{_SAEBENCH}.absorption",
+    ),
+    Recipe(
+        "autointerp",
+        "how well explanations of latents predict where they fire, judged by an LLM or by tokens",
+        f"{_SAEBENCH}.autointerp",
+    ),
+    Recipe(
         "meta_structure",
         "how well a smaller SAE compresses the decoder, beside a random decoder",
         f"{_SAEBENCH}.meta_structure",

@@ -45,7 +45,13 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def make_cfg(architecture: str = "topk", **fields: Any) -> Any:
-    """Configuration of the regularised architecture of that base name."""
+    """
+    Configuration of the regularised architecture of that base name.
+
+    Its steps are dense, bit for bit SAELens' own, unless ``sparse_step`` says otherwise.
+    """
+    if architecture in RESCALED_ARCHITECTURES:
+        fields = {"sparse_step": "never", **fields}
     return _cfg(f"regularized_{architecture}", architecture, fields)
 
 

@@ -83,7 +83,7 @@ class AuxKLoss(torch.autograd.Function):
     @override
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grads
         grad_x, encoder, bias, decoder, center = ctx.saved_tensors
         latents = ctx.dead.latents

@@ -51,7 +51,7 @@ class NestedDecode(torch.autograd.Function):
     @override
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         acts, W_dec = ctx.saved_tensors
         selected: Selected = ctx.selected
         # a latent of level i takes part in the reconstructions from i on

@@ -46,7 +46,7 @@ class SelectedPreActivations(torch.autograd.Function):
     @override
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grads
         x, W_enc, b_dec = ctx.saved_tensors
         selected: Selected = ctx.selected

@@ -20,9 +20,6 @@ from tests.training import (
     run_steps,
 )
 
-DENSE = {name: {"sparse_step": "never"} for name in RESCALED_ARCHITECTURES}
-"""A sparse step is SAELens' up to rounding only."""
-
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_two_hundred_steps_equal_saelens_own(
@@ -30,7 +27,7 @@ def test_two_hundred_steps_equal_saelens_own(
 ) -> None:
     stock = make_stock_sae(architecture)
     start = stock.W_enc.detach().clone()
-    ours = make_sae(architecture, **DENSE.get(architecture, {}))
+    ours = make_sae(architecture)
     for sae in (stock, ours):
         make_trainer(sae, batches(activations), steps=200).fit()
     assert_same_state(ours, stock)
@@ -78,11 +75,7 @@ def test_zero_coefficient_trains_as_none(
     architecture: str, activations: torch.Tensor
 ) -> None:
     stock = make_stock_sae(architecture)
-    ours = make_sae(
-        architecture,
-        regularizers=[{"name": "weight_penalty"}],
-        **DENSE.get(architecture, {}),
-    )
+    ours = make_sae(architecture, regularizers=[{"name": "weight_penalty"}])
     for sae in (stock, ours):
         run_steps(make_trainer(sae, batches(activations)), 20)
     assert_same_state(ours, stock)
@@ -93,10 +86,7 @@ def test_logged_losses_and_metrics_are_those_of_saelens(
 ) -> None:
     outputs = [
         run_steps(make_trainer(sae, batches(activations)), 8)[-1]
-        for sae in (
-            make_sae("batchtopk", sparse_step="never"),
-            make_stock_sae("batchtopk"),
-        )
+        for sae in (make_sae("batchtopk"), make_stock_sae("batchtopk"))
     ]
     ours, stock = outputs
     assert ours.losses.keys() == stock.losses.keys()
