@@ -63,6 +63,22 @@ def run(
         Path | None,
         typer.Option(help="YAML file of settings by evaluation; --option wins."),
     ] = None,
+    judge_model: Annotated[
+        str | None,
+        typer.Option(help="autointerp: chat model that explains and judges."),
+    ] = None,
+    judge_base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="autointerp: OpenAI-compatible server; the key is read from OPENAI_API_KEY."
+        ),
+    ] = None,
+    explainer: Annotated[
+        str | None,
+        typer.Option(
+            help="autointerp: 'judge', or 'tokens' for explanations without any server."
+        ),
+    ] = None,
     artifacts: Annotated[
         Path | None,
         typer.Option(
@@ -100,7 +116,16 @@ def run(
 
     console = Console()
     names = [name.strip() for name in evals.split(",") if name.strip()]
-    given = [*([str(options)] if options else []), *(option or [])]
+    flags = {
+        "judge_model": judge_model,
+        "judge_base_url": judge_base_url,
+        "explainer": explainer,
+    }
+    given = [
+        *([str(options)] if options else []),
+        *(f"autointerp.{name}={value}" for name, value in flags.items() if value),
+        *(option or []),
+    ]
     context = RunContext(
         subjects=subjects_of(sae_release, patterns=sae_id or (), group_by=group_by),
         out=out,
