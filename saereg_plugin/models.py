@@ -171,7 +171,11 @@ def register_names() -> None:
 def fast_dtype(device: str) -> str:
     """Return "bfloat16" where the device multiplies it in hardware, else "float32"."""
     if torch.device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return (
+            "bfloat16"
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else "float32"
+        )
     # since torch 2.10
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     has = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")

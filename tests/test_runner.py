@@ -210,6 +210,16 @@ def test_multi_runner_resumes(model: HookedTransformer, tmp_path: Path) -> None:
     assert (row_norms(resumed["a"]) - 1).abs().max() < 1e-6
 
 
+def test_compiled_sae_takes_sparse_steps(model: HookedTransformer) -> None:
+    fields = {**FIELDS, "regularizers": [PENALTY], "sparse_step": "always"}
+    start = build(make_cfg(**fields))
+    trained = run(model, make_cfg(**fields), compile_sae=True)
+    assert trained.took_sparse_step
+    assert trained.step_index == 10
+    assert (trained.W_enc - start.W_enc).abs().max() > 1e-3
+    assert (row_norms(trained) - 1).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("architecture", ["topk", "standard"])
 def test_compiled_sae_trains(architecture: str, model: HookedTransformer) -> None:
     start = build(make_cfg(architecture, **FIELDS))

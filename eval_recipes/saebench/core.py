@@ -90,7 +90,9 @@ def run(context: RunContext) -> list[Failure]:
     check_unique_paths(context.subjects)
     # Fails here, before any work, if the corpus cannot be read.
     text = corpora.load(context.corpus, "heldout", streaming=True)
-    passes = SharedPasses(context.memory_gib)
+    # one SAE has nobody to share with; the SAE's own activations need memory, too
+    several = len(context.subjects) > 1
+    passes = SharedPasses(context.memory_gib / 2 if several else 0.0)
     failures: list[Failure] = []
     for subject in tqdm(context.subjects, desc=EVAL):
         try:

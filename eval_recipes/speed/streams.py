@@ -41,8 +41,9 @@ def stream_rows(config: SpeedConfig) -> Iterator[Row]:
     """
     Measure sweeps of 1, 2 and 6 SAEs of the demo's shape.
 
-    The reference is the sweep; "steps + one model" is what it cannot be faster than
-    without overlap, "one by one" computes the language model anew for every SAE.
+    The reference is the sweep; the others are sums of its measured parts: "steps + one model"
+    is what it cannot be faster than without overlap, "one by one" runs the language model
+    anew for every SAE.
     """
     for count in _COUNTS:
         sweep = replace(DEMO_SWEEP, groups={"sae": {}}, seeds=tuple(range(count)))
@@ -50,8 +51,8 @@ def stream_rows(config: SpeedConfig) -> Iterator[Row]:
         whole = count * times.step + times.model
         alternatives = {
             "saereg sweep": times.sweep,
-            "steps + one model": whole,
-            "one by one": count * (times.step + times.model),
+            "computed: steps + one model": whole,
+            "computed: one by one": count * (times.step + times.model),
         }
         for name, seconds in alternatives.items():
             yield Row(
@@ -75,15 +76,18 @@ def measure(sweep: SweepConfig, *, steps: int) -> StreamTimes:
     """
     with tempfile.TemporaryDirectory() as folder:
         trainer = open_trainer(sweep, expand(sweep), Path(folder))
-        trainer.train(StopFlag(), steps=2)
-        sweep_seconds, step_seconds = 0.0, []
-        for _ in range(4):
-            in_model = trainer.stream.model_seconds
-            started = time.perf_counter()
-            trainer.train(StopFlag(), steps=steps // 4)
-            elapsed = time.perf_counter() - started
-            sweep_seconds += elapsed - (trainer.stream.model_seconds - in_model)
-            step_seconds += _single_steps(trainer, steps // 4)
+        try:
+            trainer.train(StopFlag(), steps=2)
+            sweep_seconds, step_seconds = 0.0, []
+            for _ in range(4):
+                in_model = trainer.stream.model_seconds
+                started = time.perf_counter()
+                trainer.train(StopFlag(), steps=steps // 4)
+                elapsed = time.perf_counter() - started
+                sweep_seconds += elapsed - (trainer.stream.model_seconds - in_model)
+                step_seconds += _single_steps(trainer, steps // 4)
+        finally:
+            trainer.stream.close()
         model = trainer.stream.seconds_per_token * sweep.batch_size
     return StreamTimes(
         sweep=sweep_seconds / steps + model,

@@ -69,11 +69,22 @@ def variant_rows(config: SpeedConfig) -> Iterator[Row]:
 
 
 def growth_rows(config: SpeedConfig) -> Iterator[Row]:
-    """Measure how our step and SAELens' grow with k and batch (shapes give d_sae)."""
+    """Measure how our step and SAELens' grow with d_sae, k and batch from the first shape."""
     base = config.shapes[0]
-    for k in (base.k // 4, base.k * 4):
-        yield from _measured(config, _with(base, k=max(1, k)), [OURS, SAE_LENS])
-    yield from _measured(config, _with(base, batch=base.batch // 4), [OURS, SAE_LENS])
+    for changes in (
+        {},
+        {"d_sae": base.d_sae // 4},
+        {"d_sae": base.d_sae * 2},
+        {"k": base.k // 4},
+        {"k": base.k * 4},
+        {"batch": base.batch // 4},
+    ):
+        sizes = {**vars(base), **changes}
+        # a small first shape has no quarter
+        if min(sizes.values()) >= 1 and sizes["k"] <= sizes["d_sae"]:
+            yield from _measured(
+                config, Shape(**sizes), [OURS, SAE_LENS], suite="growth"
+            )
 
 
 def _measured(
@@ -132,7 +143,3 @@ def _row(
 
 def _case(shape: Shape, autocast: bool) -> str:
     return f"{shape} {'autocast' if autocast else 'float32'}"
-
-
-def _with(shape: Shape, **changes: int) -> Shape:
-    return Shape(**{**vars(shape), **changes})

@@ -24,6 +24,14 @@ from saereg_plugin.kernels import (
     select_top_k,
 )
 
+_REPLACED = (
+    "encode_with_hidden_pre",
+    "decode",
+    "calculate_aux_loss",
+    "get_activation_fn",
+)
+"""Methods of SAELens whose work a sparse step does itself."""
+
 _Base = TopKTrainingSAE if TYPE_CHECKING else object
 
 
@@ -55,16 +63,16 @@ class SparseStepMixin(_Base):
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        self.took_sparse_step = self._takes_sparse_step()
+        self.took_sparse_step = self._takes_sparse_step(step_input.sae_in)
         if not self.took_sparse_step:
             return super().training_forward_pass(step_input)
         return self._sparse_pass(step_input)
 
-    def _takes_sparse_step(self) -> bool:
+    def _takes_sparse_step(self, sae_in: torch.Tensor) -> bool:
         cfg: TopKFieldsMixin = self.cfg
         if cfg.sparse_step == "never":
             return False
-        obstacle = self._obstacle()
+        obstacle = self._obstacle(sae_in)
         if obstacle is None:
             autocast = torch.is_autocast_enabled(self.W_enc.device.type)
             return cfg.sparse_step == "always" or cfg.sparse_step_wins(
@@ -76,8 +84,13 @@ class SparseStepMixin(_Base):
             )
         return False
 
-    def _obstacle(self) -> str | None:
+    def _obstacle(self, sae_in: torch.Tensor) -> str | None:
         """Return why this SAE's step has to be dense, if it has."""
+        if sae_in.ndim != 2:
+            return f"it takes activations [batch, d_in], these have {sae_in.ndim} dimensions"
+        for name in _REPLACED:
+            if not getattr(type(self), name).__module__.startswith("sae_lens."):
+                return f"{type(self).__name__} overrides {name}, which it does not call"
         if self.W_enc.dtype not in (torch.float32, torch.float64):
             return f"it needs float32 or float64 weights, these are {self.W_enc.dtype}"
         if self.W_enc.device.type not in ("cpu", "cuda"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch.nn import functional
@@ -124,16 +124,15 @@ class Selected:
             left: [batch, d].
             right: [d_sae, d].
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-            pattern = torch.sparse_csr_tensor(
-                self.row_offsets,
-                self.latents,
-                left.new_zeros(self.latents.numel()),
-                (self.batch, self.d_sae),
-                check_invariants=False,
-            )
-            return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+        _hear_the_warning_once()
+        pattern = torch.sparse_csr_tensor(
+            self.row_offsets,
+            self.latents,
+            left.new_zeros(self.latents.numel()),
+            (self.batch, self.d_sae),
+            check_invariants=False,
+        )
+        return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
 
     def latent_sums(self, weights: torch.Tensor) -> torch.Tensor:
         """Return the sum of each latent's ``weights`` [n], as [d_sae]."""
@@ -148,6 +147,14 @@ class Selected:
             check_invariants=False,
             is_coalesced=True,
         )
+
+
+@cache
+def _hear_the_warning_once() -> None:
+    """Let torch say, once in a process and unheard, that CSR tensors are in beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.eye(1).to_sparse_csr()
 
 
 def select_rows(latents: torch.Tensor, d_sae: int) -> Selected:

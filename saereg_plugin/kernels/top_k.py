@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 _GROUP = 8
-_BATCH_GROUP = 32
+_BATCH_GROUPS = (32, 16, 8, 4)
 
 
 def top_k(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,12 +55,12 @@ def top_k_of_all(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tens
         Values and positions, at most k of each, in no order.
     """
     batch, n = values.shape
-    group = _BATCH_GROUP if n % _BATCH_GROUP == 0 else 1
+    group = _group_of_all(values, k)
+    if group == 1:
+        return _positive(*values.view(-1).topk(min(k, values.numel()), sorted=False))
     groups = n // group
     maxima = values.view(batch, group, groups).amax(dim=1).view(-1)
-    bound = values.new_zeros(())
-    if k < maxima.numel():
-        bound = maxima.topk(k, sorted=False).values.min().clamp(min=0)
+    bound = maxima.topk(k, sorted=False).values.min().clamp(min=0)
     # the bound itself counts unless it is 0
     reached = ((maxima >= bound) & (maxima > 0)).nonzero().squeeze(1)
     first = reached + (reached // groups) * (n - groups)
@@ -73,3 +73,19 @@ def top_k_of_all(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tens
         return candidates, positions
     top = candidates.topk(k, sorted=False)
     return top.values, positions[top.indices]
+
+
+def _group_of_all(values: torch.Tensor, k: int) -> int:
+    """Return the largest size of groups that leaves four groups for each wanted entry."""
+    # with fewer, most groups would be read again, through positions of 8 bytes each
+    for group in _BATCH_GROUPS:
+        if values.shape[1] % group == 0 and values.numel() >= 4 * k * group:
+            return group
+    return 1
+
+
+def _positive(
+    values: torch.Tensor, positions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    kept = values > 0
+    return values[kept], positions[kept]

@@ -171,8 +171,13 @@ def latent_mask(mask: Mask, step: Step) -> torch.Tensor | None:
     if mask == "none":
         return None
     if mask == "batch_active":
-        acts = step.feature_acts.detach()
-        return ((acts.to_dense() if acts.is_sparse else acts) > 0).any(dim=0)
+        if step.active is None:
+            return (step.feature_acts.detach() > 0).any(dim=0)
+        fired = step.active.selected.latents[step.active.acts.detach() > 0]
+        mask_of_fired = torch.zeros(
+            step.sae.cfg.d_sae, dtype=torch.bool, device=fired.device
+        )
+        return mask_of_fired.index_fill_(0, fired, True)
     return None if step.dead_mask is None else ~step.dead_mask
 
 

@@ -61,7 +61,7 @@ class SweepConfig:
     """Begin each context with the BOS token."""
     llm_dtype: str = "auto"
     """Data type of the language model; "auto" is bfloat16 where the hardware has it, else
-    float32, and is recorded as what it became."""
+    float32. A folder records what it became, and a resumed run keeps to that."""
     autocast: bool = False
     """Train the SAEs with bfloat16 products."""
     lr: float = 3e-4
@@ -83,8 +83,6 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         self._require_types()
-        if self.llm_dtype == "auto":
-            object.__setattr__(self, "llm_dtype", models.fast_dtype(self.device))
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise InputError(
                 f"seeds are {list(self.seeds)}; expected different seeds, at least one."

@@ -13,13 +13,11 @@ T = TypeVar("T")
 _CORES_FOR_TWO = 4
 
 
-def default_depth() -> int:
-    """
-    Return how many results to compute ahead here: one, or none on few cores.
-
-    Two computations share the cores; below four, neither gains and both lose.
-    """
-    return 1 if (os.cpu_count() or 1) >= _CORES_FOR_TWO else 0
+def has_cores_for_two() -> bool:
+    """Return whether this process may use enough cores for two computations at once."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) >= _CORES_FOR_TWO
+    return (os.cpu_count() or 1) >= _CORES_FOR_TWO
 
 
 class Prefetch(Generic[T]):

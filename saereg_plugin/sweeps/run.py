@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def run_sweep(
     """
     members = expand(sweep)
     require_writable(folder)
+    sweep = settled(sweep, folder)
     require_same_sweep(sweep, folder)
     if (folder / MANIFEST).is_file():
         release = read_release(folder)
@@ -116,11 +117,25 @@ def open_trainer(
     sweep: SweepConfig, members: list[Member], folder: Path
 ) -> SweepTrainer:
     """Load the language model and the text, and make the trainer."""
+    sweep = settled(sweep, folder)
     torch.manual_seed(sweep.seed)
     corpora.ensure(sweep.corpus, "train")
     model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
     store = open_store(model, sweep, members[0].cfg.d_in)
     return SweepTrainer(sweep, members, ActivationStream(store, sweep), folder)
+
+
+def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
+    """Return the sweep with the data type that its folder records, or that is fast here."""
+    if sweep.llm_dtype != "auto":
+        return sweep
+    path = folder / SWEEP_FILE
+    recorded = (
+        json.loads(path.read_text(encoding="utf-8")).get("llm_dtype")
+        if path.is_file()
+        else None
+    )
+    return replace(sweep, llm_dtype=recorded or models.fast_dtype(sweep.device))
 
 
 def claim_folder(sweep: SweepConfig, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 from saereg_plugin import corpora
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.prefetch import Prefetch, default_depth
+from saereg_plugin.sweeps.prefetch import Prefetch, has_cores_for_two
 
 
 class _Pass(NamedTuple):
@@ -39,7 +40,8 @@ class ActivationStream(Iterator[torch.Tensor]):
     Args:
         store: SAELens' source of tokens and activations; used by one thread at a time.
         sweep: what is trained.
-        prefetch: passes computed ahead; None as ``default_depth`` finds best.
+        prefetch: passes computed ahead; None is those of one refill of the buffer, or
+            none where there are not the cores for it.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class ActivationStream(Iterator[torch.Tensor]):
         self._contexts = 0
         self.model_seconds = 0.0
         self._model_tokens = 0
-        depth = default_depth() if prefetch is None else prefetch
+        depth = _depth(sweep) if prefetch is None else prefetch
         self._passes = Prefetch(self._run_model, depth)
 
     @property
@@ -129,6 +131,14 @@ class ActivationStream(Iterator[torch.Tensor]):
         if self._special is not None:
             acts = acts[~torch.isin(tokens.reshape(-1), self._special)]
         return _Pass(acts, tokens.shape[0], time.perf_counter() - started)
+
+
+def _depth(sweep: SweepConfig) -> int:
+    """Return how many passes of the language model to compute ahead."""
+    if not has_cores_for_two():
+        return 0
+    refill = sweep.buffer_tokens * (1 - sweep.mixing_fraction)
+    return math.ceil(refill / (sweep.prompts_per_pass * sweep.context_size))
 
 
 def open_store(

@@ -160,7 +160,6 @@ def test_command_prints_the_table(tmp_path: Path) -> None:
             *arguments,
             "--repeats",
             "3",
-            "--no-memory",
             "--out",
             str(tmp_path / "s.json"),
         ],
