@@ -26,6 +26,8 @@ from saereg_plugin.errors import InputError
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import absorption_oracle as oracle
 
+pytestmark = pytest.mark.slow
+
 HOOK = "blocks.0.hook_resid_post"
 OPTIONS = {
     "words_per_letter": 10,

@@ -40,6 +40,8 @@ from tests.eval_recipes.openai_server import KEY, JudgeServer, good_reply, servi
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import autointerp_oracle as oracle
 
+pytestmark = pytest.mark.slow
+
 LATENTS = (4, 9, 30, 77)
 OPTIONS: dict[str, Any] = {
     "latents": LATENTS,

@@ -30,6 +30,8 @@ from eval_recipes.judge.retry import backoff, retry_after
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
 
+pytestmark = pytest.mark.slow
+
 HELLO = [{"role": "user", "content": "Hello"}]
 
 Make = Callable[..., JudgeClient]

@@ -21,6 +21,8 @@ from eval_recipes.labelled.probing import (
 from eval_recipes.labelled.table import embedded_sets
 from saereg_plugin.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 DOMAIN = "embedded/domain_sentiment"
 COMMONSENSE = "embedded/cm_correct_isshort"
 

@@ -37,6 +37,8 @@ from saereg_plugin.errors import InputError
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 from tests.oracles import meta_structure_oracle
 
+pytestmark = pytest.mark.slow
+
 HOOK = "blocks.2.hook_resid_post"
 D_IN = 32
 OPTIONS = {"train_steps": 30, "train_batch_size": 64, "learning_rate": 0.02}

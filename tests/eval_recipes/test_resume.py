@@ -24,6 +24,8 @@ from tests.conftest import HOOK_NAME
 from tests.eval_recipes import counting_recipe
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 
+pytestmark = pytest.mark.slow
+
 MODULE = "tests.eval_recipes.counting_recipe"
 SINGLE = Recipe("counting", "a throwaway", MODULE)
 OVER_GROUPS = Recipe("counting", "a throwaway", MODULE, over_groups=True)

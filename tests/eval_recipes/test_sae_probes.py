@@ -42,6 +42,8 @@ from saereg_plugin.errors import InputError
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import sae_probes_oracle as oracle
 
+pytestmark = pytest.mark.slow
+
 HOOK = "blocks.0.hook_resid_post"
 # 371 distinct texts of ten tokens; 92 % of upstream's test rows are trained on.
 SET = "130_temp_cat_Frequency"

@@ -43,6 +43,8 @@ from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import scr_and_tpp_oracle as oracle
 
+pytestmark = pytest.mark.slow
+
 N_VALUES = [2, 100]
 SETS = {"scr": "embedded/cm_correct_isshort", "tpp": "embedded/ag_news"}
 RECIPES = {"scr": scr, "tpp": tpp}

@@ -13,6 +13,8 @@ from transformer_lens import HookedTransformer
 from eval_recipes.saebench.shared_passes import SharedPasses
 from tests.conftest import HOOK_NAME
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {"return_type": "both", "loss_per_token": True}
 
 

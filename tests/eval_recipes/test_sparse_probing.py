@@ -39,6 +39,8 @@ from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 from tests.oracles import sparse_probing_oracle as oracle
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("embedded/sst2", "embedded/country")
 OPTIONS = {
     "dataset_names": NAMES,

@@ -99,11 +99,13 @@ def test_memory_is_measured_in_a_process_of_its_own() -> None:
     assert ours < dense / 2
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_other_process_is_told() -> None:
     with pytest.raises(RuntimeError, match="memory of nonsense failed: KeyError"):
         peak_of("nonsense", SMALL, autocast=False, device="cpu", seed=0)
 
 
+@pytest.mark.slow
 def test_rows_are_complete_and_written_with_the_machine(tmp_path: Path) -> None:
     config = SpeedConfig(shapes=(SMALL,), repeats=3)
     out = tmp_path / "speed.json"
@@ -152,6 +154,7 @@ def test_command_refuses_before_it_measures() -> None:
     assert "repeats is 1" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_command_prints_the_table(tmp_path: Path) -> None:
     arguments = ["speed", "--suite", "training", "--shape", "16,256,4,32"]
     result = CliRunner().invoke(
@@ -169,6 +172,7 @@ def test_command_prints_the_table(tmp_path: Path) -> None:
     assert "sae_lens" in result.output
 
 
+@pytest.mark.slow
 def test_parts_of_a_sweep_are_measured_apart() -> None:
     sweep = replace(tiny_sweep(), groups={"sae": {}}, seeds=(0, 1), tokens=40 * 256)
     times = measure(sweep, steps=8)
