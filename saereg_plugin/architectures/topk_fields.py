@@ -37,7 +37,8 @@ class TopKFieldsMixin(RegularizedConfigMixin):
     """
 
     rescale_acts_by_decoder_norm: bool = auto_field(parse_bool)
-    sparse_step: SparseStep = "auto"
+    # a built-in type: SAELens' command-line parser resolves names in another module
+    sparse_step: str = "auto"
 
     @override
     def validate(self) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import random
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -192,7 +193,7 @@ def test_warm_alone_and_upstreams_own_loop_give_the_same_figures(
 def upstream_directly(
     name: str, sae: SAE[Any], model: HookedTransformer, folder: Path, model_name: str
 ) -> dict[str, Any]:
-    """What upstream gives by itself for the same settings, on its own warm cache."""
+    """What upstream gives by itself for the same settings, from what is in ``folder``."""
     config = ScrAndTppEvalConfig(
         random_seed=3,
         dataset_names=[SETS[name]],
@@ -229,7 +230,11 @@ def test_upstreams_values_are_untouched(
     model: HookedTransformer,
     model_name: str,
     tmp_path: Path,
+    context: RunContext,
 ):
+    # the same inputs: activations and probes of the first run
+    (activations,) = context.artifacts.glob(f"{name}/*/*_activations.pt")
+    shutil.copytree(activations.parent, tmp_path, dirs_exist_ok=True)
     theirs = upstream_directly(name, saes["a"], model, tmp_path, model_name)
     ours = metrics(records[name]["a"], f"{name}_metrics")
     assert ours == pytest.approx(theirs, abs=1e-6)
