@@ -46,9 +46,9 @@ def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
     for subject in context.subjects:
         try:
             hashes[subject] = weights_hash(subject.load())
-        except Exception:
-            # its evaluation reports why; without a key it is tried again each time
-            logger.debug("%s cannot be loaded", subject.sae_id, exc_info=True)
+        except Exception as error:
+            # its evaluation fails with the same error; without a key it is tried each time
+            logger.warning("SAE %s cannot be loaded: %s", subject.sae_id, error)
             hashes[subject] = None
     return hashes
 
