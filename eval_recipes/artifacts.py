@@ -61,7 +61,7 @@ def weights_hash(sae: SAE[Any]) -> str:
     for name, tensor in sorted(sae.state_dict().items()):
         digest.update(name.encode())
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     digest.update(json.dumps(plain(sae.cfg.to_dict()), sort_keys=True).encode())
     return digest.hexdigest()
 

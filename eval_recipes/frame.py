@@ -66,6 +66,8 @@ def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for metric, value in metrics.items():
             if metric in companions or isinstance(value, (str, list, dict)):
                 continue
+            if _is_no_score(record, category):
+                continue
             interval = {
                 column: metrics.get(metric + suffix)
                 for suffix, column in _COMPANIONS.items()
@@ -76,6 +78,18 @@ def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "value": value,
                 **interval,
             }
+
+
+def _is_no_score(record: dict[str, Any], category: str) -> bool:
+    """
+    Return whether a category only fills upstream's format.
+
+    Without a language model autointerp has none of upstream's scores, and the format no
+    place for "none": -1 stands there.
+    """
+    extra = record.get("eval_result_unstructured")
+    judged = not isinstance(extra, dict) or extra.get("comparable_with_llm_scores")
+    return category == "autointerp" and judged is False
 
 
 def frame_of(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

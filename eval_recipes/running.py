@@ -35,6 +35,7 @@ from eval_recipes.resume import (
 from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import require_writable
+from saereg_plugin.hook_shapes import hook_shape
 from saereg_plugin.releases import open_release, verify_files
 
 logger = logging.getLogger(__name__)
@@ -183,9 +184,7 @@ def check_sources(context: RunContext) -> None:
         if source in checked or not all(source):
             continue
         model, hook, d_in = source
-        width = models.hook_shape(
-            model, hook, hook_head_index=metadata.get("hook_head_index")
-        )
+        width = hook_shape(model, hook, hook_head_index=metadata.get("hook_head_index"))
         if width != d_in:
             raise InputError(
                 f"SAE {subject.sae_id!r} has d_in={d_in}, but {hook!r} of model {model!r} has "

@@ -13,10 +13,10 @@ from sae_lens import (
 )
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 
-from saereg_plugin import models
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable
+from saereg_plugin.hook_shapes import hook_shape
 
 UNPROBED_CLASSES = ("HookedMamba",)
 """Models that SAELens can load and whose hooks are not known without their weights."""
@@ -73,7 +73,7 @@ def check_hook(
     """Refuse an unknown model or hook, and a d_in that is not the hook's width."""
     if cfg.model_class_name in UNPROBED_CLASSES:
         return
-    width = models.hook_shape(
+    width = hook_shape(
         cfg.model_name,
         hook_name,
         hook_head_index=head,

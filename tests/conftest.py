@@ -10,11 +10,14 @@ from transformer_lens import HookedTransformer
 
 from saereg_plugin import corpora, models
 from saereg_plugin.assets import fetch_archive
+from saereg_plugin.releases import Release, register_release
+from saereg_plugin.sweeps import SweepConfig, run_sweep
 
 CONTEXT_SIZE = 128
 N_ACTIVATIONS = 8192
 HOOK_LAYER = 2
 HOOK_NAME = f"blocks.{HOOK_LAYER}.hook_resid_post"
+TRAINED_HOOK = "blocks.1.hook_resid_post"
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +77,36 @@ def activations(model: HookedTransformer, contexts: torch.Tensor) -> torch.Tenso
     kept = cache[HOOK_NAME][~torch.isin(contexts, special)]
     assert len(kept) >= N_ACTIVATIONS
     return kept[:N_ACTIVATIONS].clone()
+
+
+@pytest.fixture(scope="session")
+def trained_release(
+    tmp_path_factory: pytest.TempPathFactory, model_name: str
+) -> Release:
+    """Two seeds of a small regularised SAE, trained on the embedded model and registered."""
+    sweep = SweepConfig(
+        model=model_name,
+        hook_name=TRAINED_HOOK,
+        sae={
+            "architecture": "regularized_topk",
+            "d_sae": 256,
+            "k": 16,
+            "decoder_constraint": "unit_norm",
+            "normalize_activations": "expected_average_only_in",
+            "regularizers": [{"name": "weight_penalty", "coefficient": 1e-3}],
+        },
+        seeds=(0, 1),
+        tokens=80 * 256,
+        batch_size=256,
+        context_size=64,
+        buffer_tokens=2048,
+        lr=3e-3,
+    )
+    result = run_sweep(sweep, tmp_path_factory.mktemp("end-to-end") / "e2e")
+    assert result.stopped == []
+    assert result.release is not None
+    assert result.release.folder is not None
+    return register_release(result.release.folder)
 
 
 @pytest.fixture

@@ -30,15 +30,12 @@ from saereg_plugin.releases import (
     Entry,
     Release,
     file_hashes,
-    register_release,
     write_release,
 )
-from saereg_plugin.sweeps import SweepConfig, run_sweep
+from tests.conftest import TRAINED_HOOK
 
 pytestmark = pytest.mark.slow
 
-MODEL = "smollm2-135m-instruct"
-HOOK = "blocks.1.hook_resid_post"
 IDS = ["sae-seed0", "sae-seed1"]
 BROKEN = "sae-seed2"
 SCHEMAS = {
@@ -48,36 +45,9 @@ SCHEMAS = {
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory, model_name: str) -> Release:
-    sweep = SweepConfig(
-        model=model_name,
-        hook_name=HOOK,
-        sae={
-            "architecture": "regularized_topk",
-            "d_sae": 256,
-            "k": 16,
-            "decoder_constraint": "unit_norm",
-            "normalize_activations": "expected_average_only_in",
-            "regularizers": [{"name": "weight_penalty", "coefficient": 1e-3}],
-        },
-        seeds=(0, 1),
-        tokens=80 * 256,
-        batch_size=256,
-        context_size=64,
-        buffer_tokens=2048,
-        lr=3e-3,
-    )
-    result = run_sweep(sweep, tmp_path_factory.mktemp("end-to-end") / "e2e")
-    assert result.stopped == []
-    assert result.release is not None
-    assert result.release.folder is not None
-    return register_release(result.release.folder)
-
-
-@pytest.fixture(scope="module")
-def folder(release: Release) -> Path:
-    assert release.folder is not None
-    return release.folder
+def folder(trained_release: Release) -> Path:
+    assert trained_release.folder is not None
+    return trained_release.folder
 
 
 @dataclass(frozen=True)
@@ -88,7 +58,7 @@ class Evaluated:
 
 
 @pytest.fixture(scope="module")
-def with_a_broken_seed(release: Release, folder: Path) -> Path:
+def with_a_broken_seed(trained_release: Release, folder: Path) -> Path:
     """A copy with a third seed whose weights are NaN and whose hashes match."""
     target = folder.parent / "broken"
     shutil.copytree(folder, target)
@@ -98,8 +68,8 @@ def with_a_broken_seed(release: Release, folder: Path) -> Path:
     weights["W_dec"][3] = torch.nan
     save_file(weights, sae / "sae_weights.safetensors")
     entry = Entry(BROKEN, f"saes/{BROKEN}", "sae", 2, file_hashes(sae))
-    entries = (*release.entries, entry)
-    write_release(Release("e2e-broken", release.model, entries, target))
+    entries = (*trained_release.entries, entry)
+    write_release(Release("e2e-broken", trained_release.model, entries, target))
     return target
 
 
@@ -191,7 +161,7 @@ def test_results_are_strict_json_in_the_shipped_schema(
         adapter.validate_python(record)
         assert set(schema["required"]) <= set(record) <= set(schema["properties"])
         assert record["eval_type_id"] == name
-        assert record["sae_cfg_dict"]["metadata"]["hook_name"] == HOOK
+        assert record["sae_cfg_dict"]["metadata"]["hook_name"] == TRAINED_HOOK
     broken = {**found[0], "eval_result_metrics": {}}
     with pytest.raises(ValueError, match="eval_result_metrics"):
         adapter.validate_python(broken)

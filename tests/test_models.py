@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from saereg_plugin import models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
+from saereg_plugin.hook_shapes import hook_shape
 
 TEXT = "The capital of France is"
 
@@ -101,7 +102,7 @@ _WIDTHS = [
 def test_hook_shape(
     model_name: str, hook_name: str, head: int | None, width: int
 ) -> None:
-    assert models.hook_shape(model_name, hook_name, head) == width
+    assert hook_shape(model_name, hook_name, head) == width
 
 
 def test_hook_shapes_are_those_of_the_real_model(model: HookedTransformer) -> None:
@@ -117,9 +118,7 @@ def test_hook_shapes_are_those_of_the_real_model(model: HookedTransformer) -> No
     [("model.layers.3", 576), ("model.layers.3.mlp.gate_proj", 1536)],
 )
 def test_hook_shape_by_module_name(model_name: str, hook_name: str, width: int) -> None:
-    found = models.hook_shape(
-        model_name, hook_name, model_class_name="AutoModelForCausalLM"
-    )
+    found = hook_shape(model_name, hook_name, model_class_name="AutoModelForCausalLM")
     assert found == width
 
 
@@ -143,7 +142,7 @@ def test_hook_shape_refuses(
     model_name: str, arguments: tuple[str], message: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        models.hook_shape(model_name, *arguments)
+        hook_shape(model_name, *arguments)
     assert message in str(error.value)
 
 
@@ -171,7 +170,7 @@ def test_a_local_folder_loads_by_its_path(
         torch.testing.assert_close(
             cache["blocks.1.hook_resid_post"], expected["blocks.1.hook_resid_post"]
         )
-    assert models.hook_shape(relative, "blocks.1.hook_resid_post") == 576
+    assert hook_shape(relative, "blocks.1.hook_resid_post") == 576
 
 
 def test_bfloat16_by_choice(small_folder: Path) -> None:

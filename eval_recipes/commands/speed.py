@@ -19,7 +19,8 @@ def speed(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="training, memory, variants, growth or streams; repeat for several; all if none is named."
+            help="training, memory, variants, growth, streams or evaluations; repeat for "
+            "several; all if none is named."
         ),
     ] = None,
     repeats: Annotated[

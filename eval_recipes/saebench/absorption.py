@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sae_bench.evals.absorption import main as upstream_main
 from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
-from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
 from sae_lens import SAE
 
 from eval_recipes.artifacts import artifact_folder
@@ -27,7 +19,7 @@ from eval_recipes.results import (
     unstructured,
     write_result,
 )
-from eval_recipes.saebench.absorption_figures import corrected_metrics
+from eval_recipes.saebench.absorption_figures import corrected_metrics, detail
 from eval_recipes.saebench.absorption_options import (
     EVAL,
     HOOK,
@@ -36,17 +28,19 @@ from eval_recipes.saebench.absorption_options import (
     options,
 )
 from eval_recipes.saebench.absorption_output import (
-    AbsorptionDetail,
     CorrectedAbsorptionCategories,
-    CorrectedAbsorptionMetrics,
     CorrectedAbsorptionOutput,
 )
-from eval_recipes.saebench.absorption_probes import (
-    Memory,
-    ensure_probes,
-    quiet,
-    stopping_after,
-    upstream_words,
+from eval_recipes.saebench.absorption_probes import Memory, ensure_probes
+from eval_recipes.saebench.absorption_rescaled import (
+    UnitDecoder,
+    is_unit,
+    norm_deviation,
+)
+from eval_recipes.saebench.absorption_scored import (
+    Given,
+    refuse_non_finite,
+    score,
 )
 from eval_recipes.saebench.absorption_words import (
     POSITION,
@@ -54,13 +48,10 @@ from eval_recipes.saebench.absorption_words import (
     sample_words,
     word_tokens,
 )
-from eval_recipes.saebench.recipe import each_subject, read_upstream
-from eval_recipes.saebench.upstream import (
-    UpstreamError,
-    folded_copy,
-    patched,
-    upstream,
-)
+from eval_recipes.saebench.recipe import each_subject
+from eval_recipes.saebench.upstream import folded_copy
+
+__all__ = ["EVAL", "AbsorptionOptions", "Shared", "check", "evaluate", "run"]
 
 
 @dataclass(frozen=True)
@@ -74,18 +65,21 @@ class Shared:
     """Activations on upstream's prompts, by folder of the probes."""
 
 
-def run(context: RunContext) -> list[Failure]:
+def run(context: RunContext, shared: Shared | None = None) -> list[Failure]:
     """
     Evaluate every subject and write its result file; return those that failed.
+
+    Args:
+        shared: what an earlier run computed and this one may use and add to.
 
     Raises:
         InputError: for options nothing could run with, or a hook it cannot serve.
     """
     check(context)
     chosen = options(context)
-    shared = Shared()
+    kept = Shared() if shared is None else shared
     return each_subject(
-        EVAL, context, lambda subject: evaluate(context, subject, chosen, shared)
+        EVAL, context, lambda subject: evaluate(context, subject, chosen, kept)
     )
 
 
@@ -97,10 +91,50 @@ def evaluate(
 
     Raises:
         InputError: if the tokenizer's vocabulary does not hold words of every letter.
-        UpstreamError: if upstream failed or left no result.
+        UpstreamError: if upstream failed or left no result, or the SAE's latents are NaN.
         NonFiniteError: if a metric is NaN or infinite.
     """
     sae = subject.load(context.device)
+    given = _given(context, sae, chosen, shared)
+    folded = folded_copy(sae)
+    refuse_non_finite(given, subject, folded)
+    measured = score(given, subject, sae)
+    exact = measured
+    if not is_unit(folded):
+        # Upstream's projections take the norms as 1, and its probes depend on the scale.
+        exact = score(given, subject, cast("SAE[Any]", UnitDecoder(folded)))
+    metrics = corrected_metrics(
+        exact.output.eval_result_details,
+        exact.probe_f1,
+        norm_deviation=norm_deviation(folded),
+        n_vocabulary=len(given.words),
+        seed=context.seed,
+    )
+    output = CorrectedAbsorptionOutput(
+        **base_fields(subject, sae),
+        eval_config=measured.output.eval_config,
+        eval_result_metrics=CorrectedAbsorptionCategories(
+            mean=measured.output.eval_result_metrics.mean, corrected=metrics
+        ),
+        eval_result_details=[
+            detail(theirs, ours, exact.probe_f1)
+            for theirs, ours in zip(
+                measured.output.eval_result_details,
+                exact.output.eval_result_details,
+                strict=True,
+            )
+        ],
+        # The words are the tokenizer's own, whatever `data` says.
+        eval_result_unstructured=unstructured(subject, data="vocabulary"),
+    )
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return write_result(path, output)
+
+
+def _given(
+    context: RunContext, sae: SAE[Any], chosen: AbsorptionOptions, shared: Shared
+) -> Given:
+    """Prepare what upstream is given besides the SAE; train the probes if there are none."""
     source = source_of(sae, context_size=context.context_size)
     match = HOOK.fullmatch(source.hook_name)
     assert match is not None, "check() lets no other hook through"
@@ -147,103 +181,9 @@ def evaluate(
         **settings,
     )
     memory = shared.prompts.setdefault(probes, {})
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with (
-            upstream(EVAL, subject, sae, model, seed=context.seed) as captured,
-            quiet(),
-            upstream_words(words),
-            stopping_after(model, layer, memory),
-            _folders(folder, probes),
-        ):
-            # Upstream creates no output folder, and writes below the working one.
-            (folder / "out").mkdir()
-            os.chdir(folder)
-            # Not the release's name: it may be a path, which upstream would write to.
-            selected: Any = [("release", subject.sae_id)]
-            upstream_main.run_eval(
-                config, selected, context.device, str(folder / "out")
-            )
-        f1 = _probe_f1(folder)
-        if "Cannot evaluate absorption" in captured.printed.getvalue():
-            good = sum(value > chosen.min_GT_probe_f1 for value in f1.values())
-            raise UpstreamError(
-                f"{EVAL} of SAE {subject.sae_id!r} has no result: {good} of 26 letters have a "
-                f"probe on {source.hook_name!r} with an F1 above {chosen.min_GT_probe_f1}, and "
-                f"min_feats_for_eval asks for {chosen.min_feats_for_eval}. Use more "
-                "words_per_letter or a later layer."
-            )
-        measured = read_upstream(
-            folder / "out", AbsorptionEvalOutput, eval=EVAL, subject=subject
-        )
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    metrics = corrected_metrics(
-        measured.eval_result_details,
-        f1,
-        sae=folded_copy(sae),
-        n_vocabulary=len(words),
-        seed=context.seed,
-    )
-    return write_result(path, corrected(measured, metrics, f1, subject, sae))
+    return Given(config, model, layer, context.device, words, probes, memory)
 
 
 def _fits(n_words: int, sae: SAE[Any], memory_gib: float) -> bool:
     """Whether the latents of all words, as float32, take less than half the memory."""
     return 4 * n_words * int(sae.cfg.d_sae) < memory_gib * 2**30 / 2
-
-
-@contextmanager
-def _folders(folder: Path, probes: Path) -> Iterator[None]:
-    """
-    Send what upstream keeps elsewhere than into the installed package.
-
-    Its folders are default arguments bound at import. An SAE's own results go to
-    ``folder``, which does not outlive it: upstream knows them by names only.
-    """
-    sparse = folder / "k_sparse_probing"
-    seams = {
-        "run_k_sparse_probing_experiment": {"experiment_dir": sparse},
-        "run_feature_absortion_experiment": {
-            "experiment_dir": folder / "feature_absorption",
-            "sparse_probing_experiment_dir": sparse,
-        },
-    }
-    with ExitStack() as stack:
-        for name, folders in seams.items():
-            function = getattr(upstream_main, name)
-            replaced = partial(function, probes_dir=probes, **folders)
-            stack.enter_context(patched(upstream_main, name, replaced))
-        yield
-
-
-def _probe_f1(folder: Path) -> dict[str, float]:
-    """Return the F1 of each letter's probe, from what upstream leaves beside its result."""
-    (path,) = (folder / "artifacts" / "absorption").rglob("*_k_sparse_probing.json")
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return {row["letter"]: float(row["f1_probe"]) for row in rows}
-
-
-def corrected(
-    measured: AbsorptionEvalOutput,
-    metrics: CorrectedAbsorptionMetrics,
-    f1: Mapping[str, float],
-    subject: Subject,
-    sae: SAE[Any],
-) -> CorrectedAbsorptionOutput:
-    """Return upstream's output under the SAE's true ids, with our category."""
-    return CorrectedAbsorptionOutput(
-        **base_fields(subject, sae),
-        eval_config=measured.eval_config,
-        eval_result_metrics=CorrectedAbsorptionCategories(
-            mean=measured.eval_result_metrics.mean, corrected=metrics
-        ),
-        eval_result_details=[
-            AbsorptionDetail(
-                **dataclasses.asdict(detail),  # pyright: ignore[reportArgumentType]
-                probe_f1=f1[detail.first_letter],
-            )
-            for detail in measured.eval_result_details
-        ],
-        # The words are the tokenizer's own, whatever `data` says.
-        eval_result_unstructured=unstructured(subject, data="vocabulary"),
-    )

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sae_lens import SAE
+from sae_bench.evals.absorption.eval_output import AbsorptionResultDetail
 
 from eval_recipes.bootstrap import bootstrap
-from eval_recipes.saebench.absorption_output import CorrectedAbsorptionMetrics
+from eval_recipes.saebench.absorption_output import (
+    AbsorptionDetail,
+    CorrectedAbsorptionMetrics,
+)
 
 
 def corrected_metrics(
-    details: Sequence[Any],
+    details: Sequence[AbsorptionResultDetail],
     f1: Mapping[str, float],
     *,
-    sae: SAE[Any],
+    norm_deviation: float,
     n_vocabulary: int,
     seed: int,
 ) -> CorrectedAbsorptionMetrics:
     """
-    Return upstream's means with intervals over letters, and what they rest on.
+    Return means over letters with intervals, and what they rest on.
 
     Args:
-        details: upstream's figures of each letter with a good enough probe.
+        details: upstream's figures of each letter with a good enough probe, of the SAE
+            with decoder rows of norm 1.
         f1: F1 of every letter's probe.
-        sae: as upstream scored it.
+        norm_deviation: of the SAE that upstream scored.
     """
     figures = {
         "absorption_fraction": [d.mean_absorption_fraction for d in details],
@@ -46,11 +51,32 @@ def corrected_metrics(
             f"{name}_ci_high": estimate.high,
             f"{name}_n": n,
         }
-    norms = sae.W_dec.detach().double().norm(dim=-1)
     return CorrectedAbsorptionMetrics(
         **values,
         letters_with_probe=len(details),
         n_words=sum(d.num_probe_true_positives for d in details),
         n_vocabulary=n_vocabulary,
-        max_decoder_norm_deviation=float((norms - 1).abs().max()),
+        max_decoder_norm_deviation=norm_deviation,
+    )
+
+
+def detail(
+    theirs: AbsorptionResultDetail,
+    ours: AbsorptionResultDetail,
+    f1: Mapping[str, float],
+) -> AbsorptionDetail:
+    """
+    Return upstream's figures of a letter with the corrected ones beside them.
+
+    Args:
+        theirs: of the SAE as upstream scores it.
+        ours: of the same letter, with decoder rows of norm 1.
+        f1: F1 of every letter's probe.
+    """
+    return AbsorptionDetail(
+        **dataclasses.asdict(theirs),  # pyright: ignore[reportArgumentType]
+        corrected_absorption_fraction=ours.mean_absorption_fraction,
+        corrected_full_absorption_rate=ours.full_absorption_rate,
+        corrected_num_split_features=ours.num_split_features,
+        probe_f1=f1[ours.first_letter],
     )

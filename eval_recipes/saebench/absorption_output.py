@@ -33,7 +33,12 @@ _SPLITS = "Additional Split Latents"
 
 @dataclass(kw_only=True)
 class CorrectedAbsorptionMetrics(BaseMetrics):
-    """Upstream's means with intervals over letters, and what they rest on."""
+    """
+    Means over letters with intervals, and what they rest on.
+
+    They are upstream's where the decoder's norms could be folded, else those of the same
+    SAE with rows of norm 1 (``absorption_rescaled``).
+    """
 
     absorption_fraction: float = Field(
         title=_FRACTION,
@@ -79,7 +84,7 @@ class CorrectedAbsorptionMetrics(BaseMetrics):
     )
     max_decoder_norm_deviation: float = Field(
         title="Largest Decoder Norm Deviation",
-        description="Largest distance of a decoder norm from 1; upstream's projections take them as 1",
+        description="Largest distance of a decoder norm from 1 in the SAE that upstream scored, whose projections take norms as 1: beyond rounding its own figures are wrong, and ours are of the same SAE with rows of norm 1",
     )
 
 
@@ -89,13 +94,29 @@ class CorrectedAbsorptionCategories(AbsorptionMetricCategories):
 
     corrected: CorrectedAbsorptionMetrics = Field(
         title="Corrected",
-        description="Upstream's means with counts and intervals, and what they rest on",
+        description="Means with counts and intervals, on decoder rows of norm 1, and what they rest on",
     )
 
 
 @dataclass
 class AbsorptionDetail(AbsorptionResultDetail):
-    """Upstream's figures of one letter, and the F1 of its probe."""
+    """Upstream's figures of one letter, the corrected ones, and the F1 of its probe."""
+
+    corrected_absorption_fraction: float | None = Field(
+        default=None,
+        title="Mean Absorption Fraction, Corrected",
+        description="Mean over words, on decoder rows of norm 1",
+    )
+    corrected_full_absorption_rate: float | None = Field(
+        default=None,
+        title="Rate of Full Absorption, Corrected",
+        description="Share of words, on decoder rows of norm 1",
+    )
+    corrected_num_split_features: int | None = Field(
+        default=None,
+        title="Num Split Features, Corrected",
+        description="Latents that detect the letter, the first included, on decoder rows of norm 1",
+    )
 
     probe_f1: float | None = Field(
         default=None,

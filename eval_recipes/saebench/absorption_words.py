@@ -40,12 +40,14 @@ def word_tokens(tokenizer: Any) -> list[str]:
     """
     words = get_alpha_tokens(tokenizer)
     found: list[tuple[int, str]] = []
+    (head,) = tokenizer(["\n"], add_special_tokens=False)["input_ids"]
     for start in range(0, len(words), _CHUNK):
         chunk = words[start : start + _CHUNK]
         prompts = ["\n" + TEMPLATE.format(word=word) for word in chunk]
-        rows = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        heads = tokenizer(["\n"] * len(chunk), add_special_tokens=False)["input_ids"]
-        for word, ids, head in zip(chunk, rows, heads, strict=True):
+        rows = tokenizer(
+            prompts, add_special_tokens=False, return_attention_mask=False
+        )["input_ids"]
+        for word, ids in zip(chunk, rows, strict=True):
             whole = len(ids) == len(head) - POSITION
             if whole and tokenizer.decode([ids[POSITION]]).strip() == word.strip():
                 found.append((ids[POSITION], word))

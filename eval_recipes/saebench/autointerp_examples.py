@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -33,7 +34,7 @@ def latent_seed(seed: int, latent: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-class SeededAutoInterp(AutoInterp):
+class SeededAutoInterp(AutoInterp, ABC):
     """
     Upstream's eval of one SAE, latent by latent.
 
@@ -174,6 +175,7 @@ class SeededAutoInterp(AutoInterp):
         finally:
             random.setstate(kept)
 
+    @abstractmethod
     async def run_single_feature(
         self,
         executor: ThreadPoolExecutor,
@@ -183,7 +185,6 @@ class SeededAutoInterp(AutoInterp):
         explanation_override: str | None = None,
     ) -> dict[str, Any] | None:
         """Score one latent: defined by the two ways of explaining."""
-        raise NotImplementedError
 
 
 def _as_given(examples: list[Example]) -> Examples:

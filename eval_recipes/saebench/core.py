@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from sae_bench.evals.core import main as upstream_core
 from sae_bench.evals.core.eval_output import CoreEvalOutput
 from sae_lens import SAE, ActivationsStore
 from sae_lens.config import HfDataset
-from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.heldout import HeldOut, check_hook, source_of
@@ -33,10 +30,16 @@ from eval_recipes.saebench.core_output import (
     CorrectedMetrics,
     FeatureMetric,
 )
+from eval_recipes.saebench.recipe import (
+    each_subject,
+    options_of,
+    read_upstream,
+    without_bar,
+)
 from eval_recipes.saebench.shared_passes import SharedPasses
-from eval_recipes.saebench.upstream import UpstreamError, patched, upstream
+from eval_recipes.saebench.upstream import patched, upstream
 from saereg_plugin import corpora
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.errors import InputError
 
 EVAL = "core"
 
@@ -68,15 +71,13 @@ def core_options(context: RunContext) -> CoreOptions:
         InputError: for an unknown name or a value that is no positive integer.
     """
     given = context.options.get(EVAL, {})
-    known = [field.name for field in dataclasses.fields(CoreOptions)]
+    options = options_of(EVAL, CoreOptions, given)
     for name, value in given.items():
-        if name not in known:
-            raise InputError(f"Unknown core option {name!r}. {suggest(name, known)}")
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(
                 f"Core option {name!r} is {value!r}; expected a positive integer."
             )
-    return CoreOptions(**given)
+    return options
 
 
 def run(context: RunContext) -> list[Failure]:
@@ -93,14 +94,11 @@ def run(context: RunContext) -> list[Failure]:
     # one SAE has nobody to share with; the SAE's own activations need memory, too
     several = len(context.subjects) > 1
     passes = SharedPasses(context.memory_gib / 2 if several else 0.0)
-    failures: list[Failure] = []
-    for subject in tqdm(context.subjects, desc=EVAL):
-        try:
-            evaluate(context, subject, options, text=text, passes=passes)
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            failures.append(Failure(EVAL, subject.sae_id, cause))
-    return failures
+    return each_subject(
+        EVAL,
+        context,
+        lambda subject: evaluate(context, subject, options, text=text, passes=passes),
+    )
 
 
 def evaluate(
@@ -137,7 +135,7 @@ def evaluate(
             patched(upstream_core, "replace_nans_with_negative_one", _unchanged),
             patched(ActivationsStore, "from_sae", _store_of(text)),
             # Its progress bar counts to one for every SAE.
-            patched(upstream_core, "tqdm", _without_bar),
+            patched(upstream_core, "tqdm", without_bar),
         ):
             upstream_core.multiple_evals(
                 selected_saes=[(subject.release, subject.sae_id)],
@@ -153,7 +151,9 @@ def evaluate(
                 dtype=context.dtype,
                 device=context.device,
             )
-        measured = _read_upstream(Path(folder), subject)
+        measured = read_upstream(
+            Path(folder), CoreEvalOutput, eval=EVAL, subject=subject
+        )
     path = result_path(context.out, EVAL, subject.release, subject.sae_id)
     return write_result(path, corrected(measured, heldout, subject, sae))
 
@@ -168,34 +168,8 @@ def _store_of(text: HfDataset) -> Callable[..., ActivationsStore]:
     return lambda *args, **kwargs: from_sae(*args, **{**kwargs, "dataset": text})
 
 
-def _without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    return items
-
-
 def _unchanged(value: Any) -> Any:
     return value
-
-
-def _read_upstream(folder: Path, subject: Subject) -> CoreEvalOutput:
-    """
-    Read the one result upstream left in a folder.
-
-    Raises:
-        UpstreamError: if there is not exactly one, or it does not parse.
-    """
-    files = list(folder.glob("*.json"))
-    if len(files) != 1:
-        raise UpstreamError(
-            f"{EVAL} of SAE {subject.sae_id!r} left {len(files)} result files "
-            "and no error; expected one."
-        )
-    try:
-        record = json.loads(files[0].read_text(encoding="utf-8"))
-        return TypeAdapter(CoreEvalOutput).validate_python(record)
-    except ValueError as error:
-        raise UpstreamError(
-            f"{EVAL} of SAE {subject.sae_id!r} left a broken result: {error}"
-        ) from error
 
 
 def corrected(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from eval_recipes.results import (
     result_path,
     write_result,
 )
-from eval_recipes.saebench.recipe import each_subject, read_upstream
+from eval_recipes.saebench.recipe import each_subject, read_upstream, without_bar
 from eval_recipes.saebench.sae_probes_data import ensure_activations
 from eval_recipes.saebench.sae_probes_measure import measure
 from eval_recipes.saebench.sae_probes_options import (
@@ -187,9 +187,5 @@ def _without_bars() -> Iterator[None]:
         # By its full name: the package has a function that is called like its module.
         modules = ("sae_probes.run_sae_evals", "sae_probes.run_baselines")
         for module in (upstream_main, *map(import_module, modules)):
-            stack.enter_context(patched(module, "tqdm", _without_bar))
+            stack.enter_context(patched(module, "tqdm", without_bar))
         yield
-
-
-def _without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    return items

@@ -27,7 +27,7 @@ from eval_recipes.results import (
 )
 from eval_recipes.saebench.ablation_step import AblationStep
 from eval_recipes.saebench.masked_ablation import Sampled, averaged
-from eval_recipes.saebench.recipe import each_subject, read_upstream
+from eval_recipes.saebench.recipe import each_subject, read_upstream, without_bar
 from eval_recipes.saebench.scr_and_tpp_cache import warmed
 from eval_recipes.saebench.scr_and_tpp_check import check
 from eval_recipes.saebench.scr_and_tpp_kind import Kind, ScrAndTppOptions, eval_config
@@ -77,7 +77,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         with (
             upstream(kind.eval, subject, sae, model, seed=context.seed),
-            _data(context),
+            data_sets(context.data),
         ):
             tokenizer: Any = model.tokenizer
             tokenizer.padding_side = tokenizer.truncation_side = "right"
@@ -94,7 +94,7 @@ def evaluate(
                     _measuring(context, kind, options, measured),
                 ),
                 # Its progress bar counts to one for every SAE.
-                patched(upstream_main, "tqdm", _without_bar),
+                patched(upstream_main, "tqdm", without_bar),
             ):
                 upstream_main.run_eval(
                     config,
@@ -125,14 +125,14 @@ def sae_batch_size(
 
 
 @contextmanager
-def _data(context: RunContext) -> Iterator[None]:
+def data_sets(data: str) -> Iterator[None]:
     """Let upstream find the embedded data sets, or with hub data its own alone."""
     # Upstream knows a second attribute for two sets only and looks it up for TPP, too.
     known = dict.fromkeys(dataset_info.chosen_classes_per_dataset, None)
     pairs: dict[str, Any] = {**known, **upstream_main.COLUMN2_VALS_LOOKUP}
     classes = dict(dataset_info.chosen_classes_per_dataset)
     with ExitStack() as stack:
-        if context.data == "embedded":
+        if data == "embedded":
             classes |= probing_sets()
             pairs |= dict.fromkeys(probing_sets())
             pairs |= {name: item.column2_vals for name, item in crossed_sets().items()}
@@ -227,7 +227,3 @@ def _measuring(
             return original(*given)
 
     return ablate
-
-
-def _without_bar(items: Any, **_: Any) -> Any:
-    return items

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from eval_recipes.results import (
     write_result,
 )
 from eval_recipes.saebench import sparse_probing_cache as cache
-from eval_recipes.saebench.recipe import each_subject, read_upstream
+from eval_recipes.saebench.recipe import each_subject, read_upstream, without_bar
 from eval_recipes.saebench.sparse_probing_check import (
     EVAL,
     SparseProbingOptions,
@@ -122,7 +122,7 @@ def evaluate(
             # Only the batch that is encoded is in memory.
             patched(torch, "load", partial(torch.load, mmap=True)),
             # Its progress bar counts to one for every SAE.
-            patched(upstream_main, "tqdm", _without_bar),
+            patched(upstream_main, "tqdm", without_bar),
         ):
             upstream_main.run_eval(
                 config,
@@ -138,10 +138,6 @@ def evaluate(
     output = corrected(measured, results, context, subject, sae)
     path = result_path(context.out, EVAL, subject.release, subject.sae_id)
     return write_result(path, output)
-
-
-def _without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    return items
 
 
 def _config(

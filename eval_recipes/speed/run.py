@@ -51,6 +51,12 @@ def _streams(config: SpeedConfig) -> Iterator[Row]:
     return stream_rows(config)
 
 
+def _evaluations(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.evaluations import evaluation_rows
+
+    return evaluation_rows(config)
+
+
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         "training": _training,
@@ -58,6 +64,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "variants": _variants,
         "growth": _growth,
         "streams": _streams,
+        "evaluations": _evaluations,
     }
 )
 """Suites by name; each yields its rows as they are measured."""

@@ -13,10 +13,11 @@ from typing import Any
 
 from sae_lens import TrainingSAEConfig
 
-from saereg_plugin import corpora, models
+from saereg_plugin import corpora
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import read_yaml
+from saereg_plugin.hook_shapes import hook_shape
 from saereg_plugin.registration import training_classes
 
 
@@ -210,7 +211,7 @@ def expand(sweep: SweepConfig) -> list[Member]:
             is missing or contradicts another, a hook the model does not have, or a d_in
             that does not fit it.
     """
-    d_in = models.hook_shape(sweep.model, sweep.hook_name)
+    d_in = hook_shape(sweep.model, sweep.hook_name)
     members: list[Member] = []
     combinations = list(itertools.product(*sweep.grid.values()))
     for group, overrides in sweep.groups.items():

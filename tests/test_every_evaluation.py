@@ -1,0 +1,187 @@
+"""Every evaluation of trained SAEs by the command; the same figures in every process and order."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from pydantic import TypeAdapter
+from sae_bench.evals.base_eval_output import BaseEvalOutput
+from transformer_lens import HookedTransformer
+
+from eval_recipes.context import RunContext
+from eval_recipes.judge import KEY_VARIABLE
+from eval_recipes.results import load_results, read_result, result_files
+from eval_recipes.running import run_evals, subjects_of
+from saereg_plugin.releases import Release
+from tests.eval_recipes import every_eval
+from tests.eval_recipes.every_eval import EVALS, OPTIONS, figures, write_options
+from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
+
+pytestmark = pytest.mark.slow
+
+IDS = ["sae-seed0", "sae-seed1"]
+TOKENS = {"explainer": "tokens"}
+JUDGE = {"judge_model": "judge", "judge_backoff_seconds": 0.01}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Folders of results of the same SAEs."""
+
+    command: Path
+    """By the command, in a process of its own, nothing kept from before."""
+    reversed: Path
+    """In another process with another artefact folder, the SAEs in the other order."""
+    alone: Path
+    """After that in the same process: one SAE alone, everything kept from before."""
+    judged: Path
+    """autointerp with a judge, in that process."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[JudgeServer]:
+    with serving() as judge:
+        yield judge
+
+
+@pytest.fixture(scope="module")
+def release_folder(trained_release: Release) -> Path:
+    assert trained_release.folder is not None
+    return trained_release.folder
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    release_folder: Path,
+    server: JudgeServer,
+) -> Runs:
+    folder = tmp_path_factory.mktemp("every-evaluation")
+    found = Runs(
+        *(folder / name for name in ("command", "reversed", "alone", "judged"))
+    )
+    environment = {
+        **os.environ,
+        # Sums depend on the number of threads.
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "OPENAI_BASE_URL": server.url,
+        KEY_VARIABLE: KEY,
+    }
+    command = [
+        *("run", "--sae-release", release_folder, "--evals", ",".join(EVALS)),
+        *("--out", found.command, "--artifacts", folder / "a", "--data", "embedded"),
+        *("--heldout-tokens", every_eval.HELDOUT_TOKENS, "--explainer", "tokens"),
+        *("--options", write_options(folder / "options.yaml")),
+    ]
+    entry = "from eval_recipes.cli import main; main()"
+    _run([sys.executable, "-c", entry, *map(str, command)], environment)
+    common = {"release": str(release_folder), "artifacts": str(folder / "b")}
+    both, single = EVALS, [name for name in EVALS if name != "cross_seed"]
+    settings = [
+        {
+            "evals": both,
+            "sae_ids": IDS[::-1],
+            "out": found.reversed,
+            "autointerp": TOKENS,
+        },
+        {"evals": single, "sae_ids": IDS[:1], "out": found.alone, "autointerp": TOKENS},
+        {
+            "evals": ["autointerp"],
+            "sae_ids": IDS,
+            "out": found.judged,
+            "autointerp": JUDGE,
+        },
+    ]
+    path = folder / "runs.json"
+    path.write_text(json.dumps([{**common, **one} for one in settings], default=str))
+    module = [sys.executable, "-m", "tests.eval_recipes.every_eval", str(path)]
+    _run(module, environment)
+    return found
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_every_evaluation_of_every_sae_has_a_valid_result(runs: Runs) -> None:
+    records = {
+        (path.parent.name, record["sae_lens_id"]): record
+        for path in result_files(runs.command)
+        for record in [read_result(path)]
+    }
+    assert set(records) == {(name, sae_id) for name in EVALS for sae_id in IDS}
+    upstream = TypeAdapter(BaseEvalOutput[Any, Any, Any])
+    for (name, _), record in records.items():
+        upstream.validate_python(record)
+        stem = "autointerp_tokens" if name == "autointerp" else name
+        room = "cross_seed" if name == "cross_seed" else "saebench"
+        schema = files("eval_recipes") / room / f"eval_output_schema_{stem}.json"
+        jsonschema.validate(record, json.loads(schema.read_text()))
+        assert record["sae_lens_release_id"] == "e2e"
+
+
+def test_figures_are_those_of_trained_saes(runs: Runs) -> None:
+    frame = load_results(runs.command)
+    values = frame.groupby("metric")["value"].mean()
+    # A dictionary that learnt nothing reads a class no better than a coin.
+    assert values["sae/sae_test_accuracy"] > 0.5
+    assert 0 < values["corrected/explained_variance"] < 1
+
+
+def test_another_process_and_order_give_equal_figures(runs: Runs) -> None:
+    first, second = figures(runs.command), figures(runs.reversed)
+    assert set(first) == {f"{name} {sae_id}" for name in EVALS for sae_id in IDS}
+    assert set(second) == set(first)
+    different = [name for name in first if first[name] != second[name]]
+    assert different == []
+
+
+def test_one_sae_alone_on_warm_caches_has_equal_figures(runs: Runs) -> None:
+    every, alone = figures(runs.command), figures(runs.alone)
+    assert len(alone) == len(EVALS) - 1
+    different = [name for name in alone if alone[name] != every[name]]
+    assert different == []
+
+
+def test_a_deterministic_judge_gives_equal_figures_in_every_process(
+    runs: Runs,
+    release_folder: Path,
+    server: JudgeServer,
+    model: HookedTransformer,
+    model_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    context = RunContext(
+        subjects=subjects_of(str(release_folder))[::-1],
+        out=tmp_path / "out",
+        artifacts=tmp_path / "artifacts",
+        data="embedded",
+        options={"autointerp": {**OPTIONS["autointerp"], **JUDGE}},
+    )
+    context.models.hold(model, model_name, dtype="float32", device="cpu")
+    assert run_evals(["autointerp"], context).failures == []
+    here, there = figures(context.out), figures(runs.judged)
+    assert set(here) == set(there) == {f"autointerp {sae_id}" for sae_id in IDS}
+    assert here == there
