@@ -17,7 +17,9 @@ def run(
         str,
         typer.Option(help="Release folder, public release name, or hub repository."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(
+        "eval_results"
+    ),
     evals: Annotated[
         str,
         typer.Option(

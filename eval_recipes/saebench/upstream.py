@@ -119,6 +119,8 @@ def folded_copy(sae: SAE[Any]) -> SAE[Any]:
     folding would change which latents it picks.
     """
     folded = copy.deepcopy(sae)
+    # A copied closure still notes the input's norm on the SAE it was made for.
+    folded._setup_activation_normalization()
     try:
         folded.fold_W_dec_norm()
     except NotImplementedError:

@@ -181,6 +181,18 @@ def test_folding_keeps_the_reconstruction(subject: Subject, activations: torch.T
     assert folded.W_dec is not sae.W_dec
 
 
+@pytest.mark.parametrize("norm", ["constant_norm_rescale", "layer_norm"])
+def test_a_folded_copy_leaves_no_norm_on_the_callers_sae(
+    norm: str, subject: Subject, activations: torch.Tensor
+):
+    sae = subject.load()
+    sae.cfg.normalize_activations = norm  # pyright: ignore[reportAttributeAccessIssue]
+    sae._setup_activation_normalization()
+    before = set(vars(sae))
+    folded_copy(sae).encode(activations[:4])
+    assert set(vars(sae)) == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
