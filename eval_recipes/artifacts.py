@@ -20,12 +20,29 @@ from saereg_plugin.files import write_json
 KEY_FILE = "key.json"
 
 # A new version of any of these may compute other values.
-_PACKAGES = ("sae-bench", "sae-lens", "sae-probes", "transformer-lens", "torch")
+_PACKAGES = (
+    "saereg-plugin",
+    "sae-bench",
+    "sae-lens",
+    "sae-probes",
+    "transformer-lens",
+    "transformers",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "datasets",
+)
 
 
 def default_artifacts() -> Path:
     """Return the folder of artefacts in the user's cache."""
     return cache_dir() / "artifacts"
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that compute."""
+    return {name: version(name) for name in _PACKAGES}
 
 
 def artifact_folder(root: Path, eval: str, determinants: Mapping[str, Any]) -> Path:
@@ -45,7 +62,7 @@ def artifact_folder(root: Path, eval: str, determinants: Mapping[str, Any]) -> P
     key = {
         **plain(determinants),
         "threads": torch.get_num_threads(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": package_versions(),
     }
     text = json.dumps(key, sort_keys=True)
     folder = root / eval / hashlib.sha256(text.encode()).hexdigest()[:20]

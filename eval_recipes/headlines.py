@@ -30,18 +30,24 @@ class Metric:
         name = self.metric.rsplit("/", 1)[-1]
         if name.endswith("_score") and "absorption" not in name:
             return True
-        return not any(word in name for word in _LOWER_IS_BETTER)
+        return name != "l0" and not any(word in name for word in _LOWER_IS_BETTER)
 
 
-# Errors, divergences, losses, absorption, and what counts as a side effect.
+# Errors, divergences, losses, absorption, and what counts as a side effect or a flaw.
 _LOWER_IS_BETTER = (
     "absorption",
-    "mse",
-    "kl_div",
+    "active_negatives",
     "ce_loss",
-    "unintended",
-    "split_features",
+    "dead",
+    "in_train",
+    "kl_div",
+    "mse",
+    "never_shared",
+    "padding_",
     "seconds",
+    "split_",
+    "unintended",
+    "unparseable",
 )
 
 HEADLINES = (

@@ -25,6 +25,8 @@ class Recipe:
             failures, and the function named ``checker``.
         checker: refuses, before anything is loaded, what the evaluation cannot work on.
         over_groups: whether the result of one SAE depends on the others of the run.
+        reads_model: whether it runs the language model.
+        reads_text: whether it reads held-out text of the run's corpus.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Recipe:
     module: str
     checker: str = "check"
     over_groups: bool = False
+    reads_model: bool = True
+    reads_text: bool = False
 
     def check(self, context: RunContext) -> None:
         """
@@ -46,6 +50,16 @@ class Recipe:
         """Evaluate the subjects and return those that failed."""
         return self._function("run")(context)
 
+    def determinants(self, context: RunContext) -> Any:
+        """
+        Return what decides its results besides what all evaluations share.
+
+        The module's own ``determinants``, if it has one, says which of its options do.
+        """
+        module = import_module(self.module)
+        own = getattr(module, "determinants", None)
+        return own(context) if own else context.options.get(self.name, {})
+
     def _function(self, name: str) -> Any:
         return getattr(import_module(self.module), name)
 
@@ -58,12 +72,14 @@ _ENTRIES = (
         "SAEBench's core metrics, with corrected explained variance beside them",
         f"{_SAEBENCH}.core",
         checker="core_options",
+        reads_text=True,
     ),
     Recipe(
         "cross_seed",
         "how alike SAEs are that differ only in their seed, and groups compared",
         "eval_recipes.cross_seed.main",
         over_groups=True,
+        reads_text=True,
     ),
     Recipe(
         "sparse_probing",
@@ -94,11 +110,13 @@ _ENTRIES = (
         "autointerp",
         "how well explanations of latents predict where they fire, judged by an LLM or by tokens",
         f"{_SAEBENCH}.autointerp",
+        reads_text=True,
     ),
     Recipe(
         "meta_structure",
         "how well a smaller SAE compresses the decoder, beside a random decoder",
         f"{_SAEBENCH}.meta_structure",
+        reads_model=False,
     ),
 )
 
@@ -107,14 +125,14 @@ RECIPES = MappingProxyType({recipe.name: recipe for recipe in _ENTRIES})
 
 def recipes(names: Iterable[str]) -> list[Recipe]:
     """
-    Return recipes by name, in the order given.
+    Return recipes by name, in the order given, each once.
 
     Raises:
         InputError: for an unknown name, with the nearest one, and for one of SAEBench's
             that is unavailable, with the reason.
     """
     chosen: list[Recipe] = []
-    for name in names:
+    for name in dict.fromkeys(names):
         if name in UNAVAILABLE and name not in RECIPES:
             raise InputError(
                 f"Evaluation {name!r} is unavailable: {UNAVAILABLE[name]}. "

@@ -9,43 +9,35 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from typing_extensions import override
 
-from eval_recipes.artifacts import weights_hash
+from eval_recipes.artifacts import package_versions, weights_hash
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.frame import saereg_block
 from eval_recipes.heldout import HeldOutTable
 from eval_recipes.plain import plain
 from eval_recipes.registry import Recipe
 from eval_recipes.results import read_result, result_path
+from saereg_plugin import corpora
 from saereg_plugin.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-# A new version of any of these may compute other values.
-_PACKAGES = (
-    "saereg-plugin",
-    "sae-bench",
-    "sae-lens",
-    "sae-probes",
-    "transformer-lens",
-    "torch",
-)
 
 Hashes = Mapping[Subject, str | None]
 
 
 def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
-    """Return a hash of each SAE's weights, None for one that cannot be loaded."""
+    """Return a hash of each SAE and the model it reads, None for one that cannot be loaded."""
     hashes: dict[Subject, str | None] = {}
     for subject in context.subjects:
         try:
-            hashes[subject] = weights_hash(subject.load())
+            sae = subject.load()
+            model = context.models.identity(str(sae.cfg.metadata.model_name))
+            hashes[subject] = _digest([weights_hash(sae), model])
         except Exception as error:
             # its evaluation fails with the same error; without a key it is tried each time
             logger.warning("SAE %s cannot be loaded: %s", subject.sae_id, error)
@@ -58,23 +50,26 @@ def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Pat
     Return the key of each subject's result by the path of its file.
 
     It covers the evaluation, its options, data and text, sizes, data type, device, seed,
-    thread count, the versions of the packages that compute, and the SAE's weights, group and
-    seed; of an evaluation over groups those of every SAE of the run. It leaves out what only
-    bounds memory. An SAE that cannot be loaded has none.
+    thread count, the versions of the packages that compute, the model, and the SAE's weights,
+    group and seed; of an evaluation over groups those of every SAE of the run. The bound on
+    memory is in it, too: it decides what is computed together, and so the last bits. An SAE
+    that cannot be loaded has none.
     """
     everyone = sorted(_facts(subject, hashes) for subject in context.subjects)
     common = {
         "eval": recipe.name,
-        "options": context.options.get(recipe.name, {}),
+        "options": recipe.determinants(context),
         "data": context.data,
-        "corpus": context.corpus,
+        "corpus": corpora.identity(context.corpus),
         "heldout_tokens": context.heldout_tokens,
         "context_size": context.context_size,
+        "batch_size_prompts": context.batch_size_prompts,
+        "memory_gib": context.memory_gib,
         "dtype": context.dtype,
         "device": context.device,
         "seed": context.seed,
         "threads": torch.get_num_threads(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": package_versions(),
         "others": everyone if recipe.over_groups else None,
     }
     return {

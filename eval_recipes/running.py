@@ -101,7 +101,7 @@ def run_evals(
     # a broken file of an earlier run is named now, not after hours; a resumed run
     # makes its own again
     _check_results(context, chosen if resume else ())
-    check_sources(context)
+    check_sources(context, chosen)
     hashes = subject_hashes(context)
     failures: list[Failure] = []
     plans = [_plan(recipe, context, hashes, resume=resume) for recipe in chosen]
@@ -168,14 +168,21 @@ def _of_this_run(frame: pd.DataFrame, context: RunContext) -> pd.DataFrame:
     return frame.loc[mine]
 
 
-def check_sources(context: RunContext) -> None:
+def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
     """
     Refuse SAEs whose model or hook is unknown or of another width; fetch what is missing.
+
+    Only what one of the evaluations reads is looked at.
 
     Raises:
         InputError: naming the SAE.
     """
     models.torch_dtype(context.dtype)
+    recipes = list(chosen)
+    if any(recipe.reads_text for recipe in recipes):
+        corpora.ensure(context.corpus, "heldout")
+    if not any(recipe.reads_model for recipe in recipes):
+        return
     checked: set[tuple[str, str, int]] = set()
     for subject in context.subjects:
         cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
@@ -192,7 +199,6 @@ def check_sources(context: RunContext) -> None:
             )
         checked.add(source)
         models.ensure(model)
-    corpora.ensure(context.corpus, "heldout")
 
 
 def checked_data(data: str) -> Literal["hub", "embedded"]:

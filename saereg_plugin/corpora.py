@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from saereg_plugin.assets import cache_dir, ensure_folder, require_hub_repo
 from saereg_plugin.errors import InputError
+from saereg_plugin.files import folder_identity
 
 EMBEDDED = "embedded"
 """Name of the corpus that needs no network: the prompts of sae-probes' data sets."""
@@ -69,6 +70,12 @@ def ensure(name_or_path: str, split: Split = "train") -> str:
         _text_column(name_or_path, _own_split(name_or_path, ("train",)))
         return name_or_path
     return str(_ensure_heldout(name_or_path))
+
+
+def identity(name_or_path: str) -> Any:
+    """Return what changes when a local folder's data change; a hub name is its own identity."""
+    folder = Path(name_or_path)
+    return folder_identity(folder) if folder.is_dir() else name_or_path
 
 
 def load(
@@ -163,7 +170,7 @@ def _require_available(name_or_path: str) -> None:
         raise InputError(
             f"Corpus folder {name_or_path!r} does not exist; expected a data set."
         )
-    if not _is_cached(name_or_path):
+    if not is_cached(name_or_path):
         require_hub_repo(
             name_or_path,
             kind="dataset",
@@ -171,7 +178,7 @@ def _require_available(name_or_path: str) -> None:
         )
 
 
-def _is_cached(name: str) -> bool:
+def is_cached(name: str) -> bool:
     """Whether the hub client or ``datasets`` has downloaded this data set before."""
     snapshots = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
     prepared = Path(HF_DATASETS_CACHE, name.replace("/", "___"))
@@ -185,7 +192,7 @@ def _ensure_heldout(name_or_path: str) -> Path:
     own = _own_split(name_or_path, _HELD_OUT_SPLITS)
     column = _text_column(name_or_path, own)
     source = {
-        "corpus": _identity(name_or_path),
+        "corpus": identity(name_or_path),
         "split": own,
         "rows": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
@@ -241,18 +248,6 @@ def _readable(name_or_path: str) -> Iterator[None]:
             f"Corpus {name_or_path!r} cannot be opened ({type(error).__name__}: {error}); "
             "expected data that `datasets.load_dataset` opens, with at least one row."
         ) from error
-
-
-def _identity(name_or_path: str) -> Any:
-    """Return what changes when a local folder's data change; a hub name is its own identity."""
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        return name_or_path
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        str(folder.resolve()),
-        [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files],
-    ]
 
 
 # Storage

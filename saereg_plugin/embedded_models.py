@@ -53,12 +53,19 @@ def ensure_embedded(name: str) -> Path:
     folder = embedded_folder(name)
     require_neutral_path(folder)
     asset = EMBEDDED[name]
-    source = {
+    return ensure_folder(
+        folder, embedded_source(name), lambda target: _convert(asset, target)
+    )
+
+
+def embedded_source(name: str) -> dict[str, Any]:
+    """Return what decides the weights of an embedded model."""
+    asset = EMBEDDED[name]
+    return {
         "archive": asset.sha256,
         "member": asset.member,
         "conversion": _CONVERSION,
     }
-    return ensure_folder(folder, source, lambda target: _convert(asset, target))
 
 
 def _convert(asset: Asset, target: Path) -> None:

@@ -65,6 +65,16 @@ def write_json(target: Path, value: Any, *, indent: int | None = 2) -> None:
     write_text(target, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
+def folder_identity(folder: Path) -> list[Any]:
+    """Return plain JSON that changes when a file of the folder does: names, sizes, times."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    states = [(str(file), file.stat()) for file in files]
+    return [
+        str(folder.resolve()),
+        [[name, state.st_size, state.st_mtime_ns] for name, state in states],
+    ]
+
+
 def require_writable(folder: Path) -> Path:
     """
     Create ``folder`` and prove that files can be written in it.

@@ -13,14 +13,21 @@ from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import make_model_alias_map
 
 from saereg_plugin.assets import require_hub_repo
-from saereg_plugin.embedded_models import EMBEDDED, embedded_folder, ensure_embedded
+from saereg_plugin.embedded_models import (
+    EMBEDDED,
+    embedded_folder,
+    embedded_source,
+    ensure_embedded,
+)
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.files import folder_identity
 from saereg_plugin.model_folders import ensure_model_folder, register
 
 __all__ = [
     "EMBEDDED",
     "ensure",
     "fast_dtype",
+    "identity",
     "ignore_deprecation",
     "load",
     "register_names",
@@ -80,6 +87,23 @@ def load(
         return HookedTransformer.from_pretrained_no_processing(
             name, dtype=numbers, device=device, **from_pretrained_kwargs
         )
+
+
+def identity(name: str) -> Any:
+    """
+    Return plain JSON that changes when the weights behind ``name`` do; loads nothing.
+
+    The archive's hash of an embedded model, names, sizes and times of a local folder's
+    files, the commit of a hub model that is in the cache; otherwise the name itself.
+    """
+    if name in EMBEDDED:
+        return embedded_source(name)
+    if Path(name).is_dir():
+        return folder_identity(Path(name))
+    repo = make_model_alias_map().get(name.lower(), name)
+    cached = try_to_load_from_cache(repo, "config.json")
+    # .../snapshots/<commit>/config.json
+    return [repo, Path(cached).parent.name] if isinstance(cached, str) else repo
 
 
 def register_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -16,13 +17,23 @@ import jsonschema
 import pytest
 import torch
 from pydantic import TypeAdapter
+from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
+from sae_bench.evals.autointerp.eval_output import AutoInterpEvalOutput
 from sae_bench.evals.base_eval_output import BaseEvalOutput
+from sae_bench.evals.core.eval_output import CoreEvalOutput
+from sae_bench.evals.meta_structure.eval_output import MetaStructureEvalOutput
+from sae_bench.evals.scr_and_tpp.eval_output import ScrEvalOutput, TppEvalOutput
+from sae_bench.evals.sparse_probing.eval_output import SparseProbingEvalOutput
+from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
+    SparseProbingSaeProbesEvalOutput,
+)
 from transformer_lens import HookedTransformer
 
 from eval_recipes.context import RunContext
 from eval_recipes.judge import KEY_VARIABLE
 from eval_recipes.results import load_results, read_result, result_files
 from eval_recipes.running import run_evals, subjects_of
+from eval_recipes.saebench.core_output import NULLABLE
 from saereg_plugin.releases import Release
 from tests.eval_recipes import every_eval
 from tests.eval_recipes.every_eval import EVALS, OPTIONS, figures, write_options
@@ -30,6 +41,18 @@ from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
 
 pytestmark = pytest.mark.slow
 
+UPSTREAM: dict[str, Any] = {
+    "core": CoreEvalOutput,
+    "sparse_probing": SparseProbingEvalOutput,
+    "sae_probes": SparseProbingSaeProbesEvalOutput,
+    "scr": ScrEvalOutput,
+    "tpp": TppEvalOutput,
+    "absorption": AbsorptionEvalOutput,
+    "autointerp": AutoInterpEvalOutput,
+    "meta_structure": MetaStructureEvalOutput,
+    # Ours, in SAEBench's format.
+    "cross_seed": BaseEvalOutput[Any, Any, Any],
+}
 IDS = ["sae-seed0", "sae-seed1"]
 TOKENS = {"explainer": "tokens"}
 JUDGE = {"judge_model": "judge", "judge_backoff_seconds": 0.01}
@@ -129,14 +152,51 @@ def test_every_evaluation_of_every_sae_has_a_valid_result(runs: Runs) -> None:
         for record in [read_result(path)]
     }
     assert set(records) == {(name, sae_id) for name in EVALS for sae_id in IDS}
-    upstream = TypeAdapter(BaseEvalOutput[Any, Any, Any])
     for (name, _), record in records.items():
-        upstream.validate_python(record)
-        stem = "autointerp_tokens" if name == "autointerp" else name
-        room = "cross_seed" if name == "cross_seed" else "saebench"
-        schema = files("eval_recipes") / room / f"eval_output_schema_{stem}.json"
-        jsonschema.validate(record, json.loads(schema.read_text()))
+        TypeAdapter(UPSTREAM[name]).validate_python(_filled(record))
+        jsonschema.validate(record, schema_of(name))
         assert record["sae_lens_release_id"] == "e2e"
+
+
+@pytest.mark.parametrize("name", EVALS)
+def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> None:
+    record = read_result(next((runs.command / name).glob("*.json")))
+    schema = schema_of(name)
+    metrics = record["eval_result_metrics"]
+    category = next(iter(metrics))
+    wrong: list[dict[str, Any]] = [
+        {"eval_type_id": "nonsense"},
+        {"surplus": 1},
+        {"eval_result_metrics": {**metrics, "surplus": {}}},
+        {
+            "eval_result_metrics": {
+                **metrics,
+                category: {**metrics[category], "surplus": 1.0},
+            }
+        },
+        {"eval_config": {**record["eval_config"], "surplus": 1}},
+    ]
+    for change in wrong:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**record, **change}, schema)
+
+
+def schema_of(name: str) -> Any:
+    """The schema that ships for an evaluation."""
+    stem = "autointerp_tokens" if name == "autointerp" else name
+    room = "cross_seed" if name == "cross_seed" else "saebench"
+    schema = files("eval_recipes") / room / f"eval_output_schema_{stem}.json"
+    return json.loads(schema.read_text())
+
+
+def _filled(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as upstream would write it: -1 for core's figures without a value."""
+    filled = copy.deepcopy(record)
+    if record["eval_type_id"] == "core":
+        for detail in filled["eval_result_details"]:
+            missing = [name for name in NULLABLE if detail[name] is None]
+            detail.update(dict.fromkeys(missing, -1.0))
+    return filled
 
 
 def test_figures_are_those_of_trained_saes(runs: Runs) -> None:

@@ -88,7 +88,9 @@ def run(
         ),
     ] = None,
     clean_artifacts: Annotated[
-        bool, typer.Option(help="Remove everything kept in that folder after the run.")
+        bool, typer.Option(
+            help="Remove everything kept in that folder after the run, replies of judges too."
+        )
     ] = False,
     memory_gib: Annotated[
         float, typer.Option(help="Bound on activations held in memory, in GiB.")
@@ -141,13 +143,15 @@ def run(
         memory_gib=checked_memory(memory_gib),
         options=read_options(given, names),
     )
-    outcome = run_evals(
-        names,
-        context,
-        resume=resume,
-        progress=lambda line: console.print(line, markup=False),
-    )
-    if clean_artifacts:
-        clean(context.artifacts)
+    try:
+        outcome = run_evals(
+            names,
+            context,
+            resume=resume,
+            progress=lambda line: console.print(line, markup=False),
+        )
+    finally:
+        if clean_artifacts:
+            clean(context.artifacts)
     if print_outcome(outcome, console):
         raise typer.Exit(FAILED)

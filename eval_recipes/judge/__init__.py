@@ -1,7 +1,7 @@
 """Ask a language model behind any OpenAI-compatible server: cached, budgeted, retried."""
 
 from eval_recipes.judge.client import JudgeClient
-from eval_recipes.judge.config import KEY_VARIABLE, JudgeConfig
+from eval_recipes.judge.config import KEY_VARIABLE, JudgeConfig, read_key
 from eval_recipes.judge.errors import (
     BudgetExceeded,
     JudgeError,
@@ -20,4 +20,5 @@ __all__ = [
     "Message",
     "Reply",
     "RequestRefused",
+    "read_key",
 ]

@@ -13,21 +13,27 @@ import openai
 
 from eval_recipes.judge.budget import Budget
 from eval_recipes.judge.cache import ReplyCache
+from eval_recipes.judge.completion import read_completion
 from eval_recipes.judge.config import JudgeConfig, read_key
 from eval_recipes.judge.errors import JudgeError, JudgeUnavailable, RequestRefused
-from eval_recipes.judge.messages import Message, Reply, estimate_tokens, request_key
+from eval_recipes.judge.messages import (
+    Message,
+    Reply,
+    most_tokens,
+    request_key,
+)
 from eval_recipes.judge.reachable import check_reachable
 from eval_recipes.judge.retry import (
-    GarbledReply,
     Verdict,
     backoff,
     retry_after,
     verdict_on,
 )
+from eval_recipes.judge.signals import Signals
 
 logger = logging.getLogger(__name__)
 
-_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+_LIMIT, _NEWER_LIMIT = "max_tokens", "max_completion_tokens"
 
 
 class JudgeClient:
@@ -62,10 +68,10 @@ class JudgeClient:
         self._slots = threading.BoundedSemaphore(config.concurrency)
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._stopped = threading.Event()
+        self._signals = Signals()
         self._failures = 0
         self._fatal: str | None = None
-        self._limit_name = _LIMIT_NAMES[0]
+        self._limit_name = _LIMIT
 
     def check(self) -> None:
         """
@@ -76,21 +82,36 @@ class JudgeClient:
         """
         check_reachable(self._api, self.config, self._redacted)
 
+    def signal(self) -> threading.Event:
+        """
+        Return an event for requests that belong together.
+
+        Once it is set, none of them is sent and none waits any more; others go on.
+        """
+        return self._signals.new()
+
     def stop(self) -> None:
-        """Send nothing more and end the waits: the run was interrupted."""
-        self._stopped.set()
+        """Send nothing more and end the waits, for good: the run was interrupted."""
+        self._signals.stop()
 
     def close(self) -> None:
         """Close the connections."""
         self._api.close()
 
-    def ask(self, messages: Sequence[Message], *, max_tokens: int) -> Reply:
+    def ask(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        signal: threading.Event | None = None,
+    ) -> Reply:
         """
         Return the judge's reply, from the cache if it was given before.
 
         Args:
             messages: the chat.
             max_tokens: longest reply, in tokens.
+            signal: one of ``signal()``, which ends this request when it is set.
 
         Raises:
             BudgetExceeded: before the request is sent.
@@ -107,7 +128,9 @@ class JudgeClient:
         with asking:
             reply = self.cache.get(key)
             if reply is None:
-                reply = self._fetch(key, messages, parameters)
+                reply = self._fetch(
+                    key, messages, parameters, signal or self._signals.stopped
+                )
                 self.cache.put(reply)
             else:
                 with self._lock:
@@ -115,11 +138,15 @@ class JudgeClient:
         return reply
 
     def _fetch(
-        self, key: str, messages: Sequence[Message], parameters: dict[str, Any]
+        self,
+        key: str,
+        messages: Sequence[Message],
+        parameters: dict[str, Any],
+        signal: threading.Event,
     ) -> Reply:
         for attempt in range(1, self.config.attempts + 1):
             try:
-                reply = self._attempt(key, messages, parameters)
+                reply = self._attempt(key, messages, parameters, signal)
             except (openai.OpenAIError, ValueError) as error:
                 wait = self._wait_after(error, key, attempt)
             else:
@@ -128,31 +155,32 @@ class JudgeClient:
                 return reply
             with self._lock:
                 self.retries += 1
-            self._stopped.wait(wait)
+            signal.wait(wait)
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(
-        self, key: str, messages: Sequence[Message], parameters: dict[str, Any]
-    ) -> Reply:
-        prompt = sum(estimate_tokens(message["content"]) for message in messages)
-        reserved = prompt + parameters["max_tokens"]
-        with self._slots:
-            self._require_open()
-            self.budget.reserve(reserved)
-            used = 0
-            try:
-                reply = self._send(key, messages, parameters, prompt)
-                used = reply.tokens
-            finally:
-                self.budget.settle(reserved, used)
-        return reply
-
-    def _send(
         self,
         key: str,
         messages: Sequence[Message],
         parameters: dict[str, Any],
-        prompt: int,
+        signal: threading.Event,
+    ) -> Reply:
+        most = most_tokens(messages) + parameters["max_tokens"]
+        with self._slots:
+            self._require_open(signal)
+            reserved = self.budget.reserve(most)
+            used = 0
+            try:
+                # The budget may have kept it waiting.
+                self._require_open(signal)
+                reply = self._send(key, messages, parameters)
+                used = reply.tokens
+            finally:
+                self.budget.settle(most, reserved, used)
+        return reply
+
+    def _send(
+        self, key: str, messages: Sequence[Message], parameters: dict[str, Any]
     ) -> Reply:
         """Send one request and read its reply."""
         named = dict(parameters)
@@ -164,22 +192,7 @@ class JudgeClient:
             stream=False,
             **named,
         )
-        try:
-            text = completion.choices[0].message.content
-        except (AttributeError, TypeError, IndexError):
-            raise GarbledReply("the reply is no chat completion") from None
-        text = self._redacted("" if text is None else str(text)).strip()
-        usage = getattr(completion, "usage", None)
-        counted = (
-            getattr(usage, "prompt_tokens", None),
-            getattr(usage, "completion_tokens", None),
-        )
-        return Reply(
-            key,
-            text,
-            counted[0] if isinstance(counted[0], int) else prompt,
-            counted[1] if isinstance(counted[1], int) else estimate_tokens(text),
-        )
+        return read_completion(completion, key, messages, self._redacted)
 
     def _wait_after(self, error: Exception, key: str, attempt: int) -> float:
         """
@@ -198,9 +211,8 @@ class JudgeClient:
         asked = 0.0
         if isinstance(error, openai.APIStatusError):
             asked = retry_after(error.response.headers)
-        last = attempt == self.config.attempts
-        too_long = asked > self.config.max_wait_seconds
-        if verdict is Verdict.FATAL or last or too_long:
+        last = attempt == self.config.attempts or asked > self.config.max_wait_seconds
+        if verdict is Verdict.FATAL or last:
             raise self._failed(said, fatal=verdict is Verdict.FATAL) from None
         wait = max(asked, backoff(self.config, key, attempt))
         logger.info("Judge: %s; attempt %d after %.1f s", said, attempt + 1, wait)
@@ -208,11 +220,9 @@ class JudgeClient:
 
     def _renames_limit(self, error: Exception) -> bool:
         """Newer models of OpenAI know the limit of the reply by another name."""
-        asks = isinstance(error, openai.BadRequestError) and (
-            _LIMIT_NAMES[1] in str(error)
-        )
+        asks = isinstance(error, openai.BadRequestError) and _NEWER_LIMIT in str(error)
         if asks:
-            self._limit_name = _LIMIT_NAMES[1]
+            self._limit_name = _NEWER_LIMIT
         return asks
 
     def _failed(self, said: str, *, fatal: bool) -> JudgeError:
@@ -224,9 +234,11 @@ class JudgeClient:
             f"The judge at {self.config.url} gave no usable reply ({said})."
         )
 
-    def _require_open(self) -> None:
-        if self._stopped.is_set():
+    def _require_open(self, signal: threading.Event) -> None:
+        if self._signals.stopped.is_set():
             raise JudgeUnavailable("The run was interrupted.")
+        if signal.is_set():
+            raise JudgeUnavailable("The request was called off.")
         if self._fatal is not None:
             raise JudgeUnavailable(
                 f"The judge at {self.config.url} is not asked any more after "

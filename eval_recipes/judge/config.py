@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -61,6 +62,10 @@ class JudgeConfig:
                 "No judge model was named; expected the name of a model that the server "
                 "at the judge's base URL serves."
             )
+        for name in ("model", "base_url"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise InputError(f"Judge setting {name!r} is {value!r}; expected text.")
         for name in ("concurrency", "attempts", "max_failures"):
             _require(name, getattr(self, name), whole=True, least=1)
         for name in ("max_calls", "max_tokens"):
@@ -96,9 +101,13 @@ class JudgeConfig:
 
 def _require(name: str, value: object, *, whole: bool, least: int) -> None:
     kinds = (int,) if whole else (int, float)
-    if isinstance(value, kinds) and not isinstance(value, bool) and value >= least:
+    if (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and least <= value < math.inf
+    ):
         return
-    kind = "whole number" if whole else "number"
+    kind = "whole number" if whole else "finite number"
     raise InputError(
         f"Judge setting {name!r} is {value!r}; expected a {kind} of at least {least}."
     )

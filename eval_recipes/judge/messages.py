@@ -41,6 +41,19 @@ def request_key(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def most_tokens(messages: Sequence[Message]) -> int:
+    """
+    Return more tokens than a chat should have, whatever the tokenizer.
+
+    A token stands for at least one byte; what a chat template puts around a message is
+    taken to be up to 16 tokens.
+
+    >>> most_tokens([{"role": "user", "content": "abc"}])
+    19
+    """
+    return sum(len(message["content"].encode()) + 16 for message in messages)
+
+
 def estimate_tokens(text: str) -> int:
     """
     Return roughly how many tokens a text has, at four characters each (English prose).

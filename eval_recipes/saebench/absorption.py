@@ -154,6 +154,7 @@ def _given(
     )
     determinants = {
         "model": source.model_name,
+        "model_identity": context.models.identity(source.model_name),
         "model_kwargs": source.model_kwargs,
         "layer": layer,
         "dtype": context.dtype,

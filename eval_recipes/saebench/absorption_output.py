@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.absorption.eval_output import (
     AbsorptionEvalOutput,
@@ -13,6 +12,8 @@ from sae_bench.evals.absorption.eval_output import (
     AbsorptionResultDetail,
 )
 from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
+
+from eval_recipes.schemas import schema_text
 
 
 def _bound(side: str, title: str) -> Any:
@@ -139,5 +140,4 @@ class CorrectedAbsorptionOutput(AbsorptionEvalOutput):
 
 def json_schema() -> str:
     """Return the text of ``eval_output_schema_absorption.json``."""
-    schema = TypeAdapter(CorrectedAbsorptionOutput).json_schema()
-    return json.dumps(schema, indent=2) + "\n"
+    return schema_text(CorrectedAbsorptionOutput)

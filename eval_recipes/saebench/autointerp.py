@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-from sae_bench.evals.autointerp import main as upstream_autointerp
-from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
-from sae_bench.evals.autointerp.eval_output import AutoInterpEvalOutput
-from sae_bench.sae_bench_utils import activation_collection
 from sae_lens import SAE
-from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.heldout import check_hook, source_of
 from eval_recipes.judge import JudgeClient
 from eval_recipes.results import check_unique_paths
+from eval_recipes.saebench.autointerp_check import check
 from eval_recipes.saebench.autointerp_data import (
     HUB_DATASET,
     activations_of,
@@ -29,28 +23,33 @@ from eval_recipes.saebench.autointerp_data import (
 )
 from eval_recipes.saebench.autointerp_examples import SeededAutoInterp
 from eval_recipes.saebench.autointerp_figures import read_explanations
-from eval_recipes.saebench.autointerp_judge import JudgedAutoInterp, pool_of
+from eval_recipes.saebench.autointerp_judge import JudgedAutoInterp
 from eval_recipes.saebench.autointerp_options import (
     EVAL,
     AutoInterpOptions,
     autointerp_options,
-    check,
+    determinants,
     judge_config,
 )
 from eval_recipes.saebench.autointerp_result import (
     IncompleteError,
     output_of,
+    partial_path,
     write_output,
 )
+from eval_recipes.saebench.autointerp_scored import TooFewRepliesError
 from eval_recipes.saebench.autointerp_tokens import TokenAutoInterp, background_of
-from eval_recipes.saebench.recipe import each_subject, read_upstream
-from eval_recipes.saebench.upstream import patched, upstream
+from eval_recipes.saebench.autointerp_upstream import run_upstream, upstream_config
+from eval_recipes.saebench.recipe import each_subject
+from eval_recipes.saebench.upstream import UpstreamError
+from saereg_plugin.errors import InputError
 
 __all__ = [
     "EVAL",
     "AutoInterpOptions",
     "IncompleteError",
     "check",
+    "determinants",
     "evaluate",
     "read_explanations",
     "run",
@@ -63,22 +62,33 @@ def run(context: RunContext) -> list[Failure]:
 
     All SAEs share one budget. An SAE with latents that have no reply yet fails, and what
     is there is written beside the place of its result, ending in ``_partial_results.json``.
+    If the judge cannot be reached, or refuses key or model, all of them fail at once.
 
     Raises:
         InputError: for options, or a missing key.
     """
     options = autointerp_options(context)
     check_unique_paths(context.subjects)
-    client = None
-    if options.explainer == "judge":
-        client = JudgeClient(judge_config(context, options), context.artifacts)
+    for subject in context.subjects:
+        # What an earlier run left must not stand beside another failure of this one.
+        partial_path(context, subject).unlink(missing_ok=True)
+    if options.explainer == "tokens":
+        return each_subject(
+            EVAL, context, lambda subject: evaluate(context, subject, options, None)
+        )
+    client = JudgeClient(judge_config(context, options), context.artifacts)
+    try:
+        client.check()
+    except InputError as error:
+        client.close()
+        cause = f"{type(error).__name__}: {error}"
+        return [Failure(EVAL, subject.sae_id, cause) for subject in context.subjects]
     try:
         return each_subject(
             EVAL, context, lambda subject: evaluate(context, subject, options, client)
         )
     finally:
-        if client is not None:
-            client.close()
+        client.close()
 
 
 def evaluate(
@@ -127,13 +137,14 @@ def evaluate(
         "at_once": latents_at_once(text, context.memory_gib),
     }
     built: list[SeededAutoInterp] = []
+    signal = client.signal() if client is not None else threading.Event()
 
     def build(**arguments: Any) -> SeededAutoInterp:
         if client is None:
             background = background_of(text.tokens, model.tokenizer)
             made = TokenAutoInterp(**arguments, **shared, background=background)
         else:
-            made = JudgedAutoInterp(**arguments, **shared, client=client)
+            made = JudgedAutoInterp(**arguments, **shared, client=client, signal=signal)
         built.append(made)
         return made
 
@@ -145,83 +156,25 @@ def evaluate(
             return torch.zeros(int(scored.cfg.d_sae))
         return activations.frequencies(scored)
 
-    config = _upstream_config(context, options, source.model_name, text.tokens.numel())
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _place_tokens(folder, config, text.tokens)
-        with (
-            upstream(EVAL, subject, sae, model, seed=context.seed),
-            _replaced(build, frequencies, client),
-        ):
-            upstream_autointerp.run_eval(
-                config,
-                [(subject.release, subject.sae_id)],
-                context.device,
-                # Upstream hands it to a client that is not used.
-                api_key="",
-                output_path=str(folder / "results"),
-                artifacts_path=str(folder),
-            )
-        measured = read_upstream(
-            folder / "results", AutoInterpEvalOutput, eval=EVAL, subject=subject
+    config = upstream_config(context, options, source.model_name, text.tokens.numel())
+    try:
+        measured = run_upstream(
+            context,
+            config,
+            subject,
+            sae,
+            model,
+            text.tokens,
+            build=build,
+            frequencies=frequencies,
+            client=client,
+            signal=signal,
         )
-    output = output_of(context, options, subject, sae, measured, built[-1], client)
-    return write_output(context, subject, output, built[-1])
-
-
-def _upstream_config(
-    context: RunContext, options: AutoInterpOptions, model_name: str, total_tokens: int
-) -> AutoInterpEvalConfig:
-    chosen = options.latents
-    return AutoInterpEvalConfig(
-        model_name=model_name,
-        # Upstream's `override_latents` makes a file that upstream refuses to read.
-        n_latents=options.n_latents if chosen is None else len(chosen),
-        dead_latent_threshold=options.dead_latent_threshold,
-        random_seed=context.seed,
-        dataset_name=(
-            f"{context.corpus}/heldout" if options.dataset == "heldout" else HUB_DATASET
-        ),
-        llm_context_size=options.llm_context_size,
-        llm_batch_size=context.batch_size_prompts,
-        llm_dtype=context.dtype,
-        total_tokens=total_tokens,
+    except UpstreamError as error:
+        if not isinstance(error.__cause__, TooFewRepliesError):
+            raise
+        measured = None
+    output = output_of(
+        context, options, config, subject, sae, measured, built[-1], client
     )
-
-
-def _place_tokens(
-    folder: Path, config: AutoInterpEvalConfig, tokens: torch.Tensor
-) -> None:
-    """Put the tokens where upstream looks for them."""
-    model = upstream_autointerp.escape_slash(config.model_name)
-    name = f"{model}_{config.total_tokens}_tokens_{config.llm_context_size}_ctx.pt"
-    target = folder / EVAL / name
-    target.parent.mkdir()
-    torch.save(tokens, target)
-
-
-@contextmanager
-def _replaced(
-    build: Any, frequencies: Any, client: JudgeClient | None
-) -> Iterator[None]:
-    """Replace what upstream builds, computes and shows while it runs."""
-    with ExitStack() as stack:
-        replacements: list[tuple[Any, str, Any]] = [
-            (upstream_autointerp, "AutoInterp", build),
-            (upstream_autointerp, "tqdm", _bar),
-            (activation_collection, "get_feature_activation_sparsity", frequencies),
-        ]
-        if client is not None:
-            replacements.append(
-                (upstream_autointerp, "ThreadPoolExecutor", pool_of(client))
-            )
-        for target, name, value in replacements:
-            stack.enter_context(patched(target, name, value))
-        yield
-
-
-def _bar(items: Iterable[Any], *, desc: str = "", total: int | None = None) -> Any:
-    """Show upstream's progress through the judge's replies, and no other of its bars."""
-    if not desc.startswith("Calling"):
-        return items
-    return tqdm(items, desc=desc, total=total, leave=False)
+    return write_output(context, subject, output, built[-1])

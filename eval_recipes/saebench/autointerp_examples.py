@@ -20,6 +20,7 @@ from eval_recipes.saebench.autointerp_data import Activations
 from eval_recipes.saebench.autointerp_scored import (
     NoScoreError,
     Scored,
+    TooFewRepliesError,
     summary_of,
 )
 from eval_recipes.saebench.upstream import patched
@@ -69,9 +70,11 @@ class SeededAutoInterp(AutoInterp, ABC):
         results = await super().run(explanations_override or {})
         if len(results) < 2:
             # Upstream would go on to a standard deviation that is NaN.
-            raise NoScoreError(
+            scored = list(self.scored.values())
+            unanswered = any(one.unanswered is not None for one in scored)
+            raise (TooFewRepliesError if unanswered else NoScoreError)(
                 f"fewer than two latents have a score ({self.n_latents} chosen; "
-                f"{summary_of(list(self.scored.values()))})"
+                f"{summary_of(scored)})"
             )
         return {latent: results[latent] for latent in self.latents if latent in results}
 
@@ -105,24 +108,31 @@ class SeededAutoInterp(AutoInterp, ABC):
         torch.manual_seed(seed)
 
     def _check(self, latent: int, asked: Examples, acts: Tensor) -> None:
-        """Look up whether the random examples are inactive; replace those that are not."""
+        """
+        Look up whether the random examples are inactive; replace those that are not.
+
+        Active is what upstream calls so where it knows the activations, and marks for the
+        explainer: above 1 % of the latent's largest activation.
+        """
         size, length = self.tokenized_dataset.shape
         buffer, n = self.cfg.buffer, self.cfg.n_random_ex_for_scoring
         # The draws that upstream began with.
         self._seed(latent)
         where = _places(size, length, buffer, n, None)
         tokens = index_with_buffer(self.tokenized_dataset, where, buffer=buffer)
-        active = index_with_buffer(acts, where, buffer=buffer).amax(1) > 0
+        threshold = asked[0].act_threshold
+        active = index_with_buffer(acts, where, buffer=buffer).amax(1) > threshold
         dirty = {tuple(row) for row in tokens[active].tolist()}
         replaced = [
             max(example.acts) <= 0 and tuple(example.toks) in dirty for example in asked
         ]
-        spare = self._inactive(latent, acts, sum(replaced), [e.toks for e in asked])
+        taken = [example.toks for example in asked]
+        spare = self._inactive(latent, acts, threshold, sum(replaced), taken)
         self.checked[latent] = None
         if spare is not None:
             rows = iter(spare)
             self.checked[latent] = [
-                self._negative(next(rows), example) if replace else example
+                self._negative(next(rows), threshold) if replace else example
                 for example, replace in zip(asked, replaced, strict=True)
             ]
         self.scored[latent] = Scored(
@@ -130,9 +140,14 @@ class SeededAutoInterp(AutoInterp, ABC):
         )
 
     def _inactive(
-        self, latent: int, acts: Tensor, n: int, taken: list[list[int]]
+        self,
+        latent: int,
+        acts: Tensor,
+        threshold: float,
+        n: int,
+        taken: list[list[int]],
     ) -> list[list[int]] | None:
-        """Return ``n`` windows without activity, none of them twice; None if too few."""
+        """Return ``n`` inactive windows, none of them twice; None if too few."""
         if n == 0:
             return []
         size, length = self.tokenized_dataset.shape
@@ -141,7 +156,7 @@ class SeededAutoInterp(AutoInterp, ABC):
             latent_seed(self.cfg.random_seed, latent)
         )
         where = _places(size, length, buffer, n * _TRIES, generator)
-        inactive = index_with_buffer(acts, where, buffer=buffer).amax(1) <= 0
+        inactive = index_with_buffer(acts, where, buffer=buffer).amax(1) <= threshold
         tokens = index_with_buffer(
             self.tokenized_dataset, where[inactive], buffer=buffer
         )
@@ -155,14 +170,15 @@ class SeededAutoInterp(AutoInterp, ABC):
                 return found
         return None
 
-    def _negative(self, tokens: list[int], like: Example) -> Example:
+    def _negative(self, tokens: list[int], threshold: float) -> Example:
+        # As upstream has its random examples.
         silent = [0.0] * len(tokens)
-        return Example(tokens, silent, like.act_threshold, self.model)
+        return Example(tokens, silent, threshold, self.model)
 
     def labels(self, latent: int) -> list[bool] | None:
         """Return whether the latent is active in each of its checked examples."""
         examples = self.checked[latent]
-        return None if examples is None else [max(e.acts) > 0 for e in examples]
+        return None if examples is None else [e.is_active for e in examples]
 
     def prompts_for(
         self, latent: int, explanation: str, examples: list[Example]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from eval_recipes.judge import Reply
 from eval_recipes.results import read_result
-from eval_recipes.saebench.autointerp_output import LatentDetail
+from eval_recipes.saebench.autointerp_output import NOT_MEASURED, LatentDetail
 from eval_recipes.saebench.autointerp_scored import (
     NoScoreError,
     Scored,
@@ -22,38 +23,63 @@ from saereg_plugin.errors import InputError
 
 
 def common_figures(
-    scored: Sequence[Scored], *, n_chosen: int, seed: int
+    scored: Sequence[Scored],
+    *,
+    n_chosen: int,
+    n_with_data: int,
+    seed: int,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """
     Return the fields of ``TokenMetrics``.
 
+    Args:
+        scored: the latents with all replies.
+        n_chosen: latents chosen.
+        n_with_data: of these, latents with examples.
+        seed: seed of the bootstrap.
+        partial: put ``NOT_MEASURED`` where nothing has a figure, with an n of 0.
+
     Raises:
-        NoScoreError: if no latent has a checked score.
+        NoScoreError: if no latent has a checked score, unless ``partial``.
     """
     with_score = [one for one in scored if one.hits is not None]
     floors = [
         one.active.count(False) / len(one.active) for one in with_score if one.active
     ]
+    interval = functools.partial(_interval, seed=seed, partial=partial)
     return {
-        **_interval("score", with_score, share_of_right, seed),
-        "floor": sum(floors) / len(floors),
-        **_interval("balanced_accuracy", with_score, balanced_accuracy, seed),
-        **_interval("active_negatives", scored, _dirty, seed),
+        **interval("score", with_score, share_of_right),
+        "floor": sum(floors) / len(floors) if floors else NOT_MEASURED,
+        **interval("balanced_accuracy", with_score, balanced_accuracy),
+        **interval("active_negatives", scored, _dirty),
         "n_latents": n_chosen,
-        "n_latents_without_data": n_chosen - len(scored),
+        "n_latents_without_data": n_chosen - n_with_data,
         "n_latents_without_negatives": sum(not one.checkable for one in scored),
     }
 
 
 def judge_figures(
-    scored: Sequence[Scored], replies: Sequence[Reply], *, seed: int
+    scored: Sequence[Scored],
+    replies: Sequence[Reply],
+    *,
+    n_unanswered: int,
+    seed: int,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """Return the fields that ``CheckedMetrics`` has besides."""
     answered = [one for one in scored if one.refused is None]
     return {
-        **_interval("unparseable_rate", answered, lambda one: one.unparseable, seed),
+        **_interval(
+            "unparseable_rate",
+            answered,
+            lambda one: one.unparseable,
+            seed=seed,
+            partial=partial,
+        ),
         "n_latents_upstream": sum(one.upstream_score is not None for one in scored),
         "n_latents_refused": len(scored) - len(answered),
+        "n_latents_unanswered": n_unanswered,
         "judge_calls": len(replies),
         "judge_tokens": sum(reply.tokens for reply in replies),
     }
@@ -67,20 +93,21 @@ def _interval(
     name: str,
     scored: Sequence[Scored],
     figure: Callable[[Scored], float | None],
+    *,
     seed: int,
+    partial: bool,
 ) -> dict[str, Any]:
     values = [value for one in scored if (value := figure(one)) is not None]
-    if not values:
+    found = (NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, 0)
+    if values:
+        interval = bootstrap_mean_interval([[float(v) for v in values]], seed=seed)
+        found = (interval.value, interval.low, interval.high, interval.n)
+    elif not partial:
         raise NoScoreError(
             f"no latent has a {name.replace('_', ' ')}: {summary_of(scored)}"
         )
-    interval = bootstrap_mean_interval([[float(v) for v in values]], seed=seed)
-    return {
-        name: interval.value,
-        f"{name}_ci_low": interval.low,
-        f"{name}_ci_high": interval.high,
-        f"{name}_n": interval.n,
-    }
+    names = (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")
+    return dict(zip(names, found, strict=True))
 
 
 def detail_of(scored: Scored) -> LatentDetail:

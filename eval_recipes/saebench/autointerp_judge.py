@@ -52,9 +52,16 @@ class JudgedAutoInterp(SeededAutoInterp):
     share one request.
     """
 
-    def __init__(self, *args: Any, client: JudgeClient, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        client: JudgeClient,
+        signal: threading.Event,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.client = client
+        self.signal = signal
         self.replies: dict[str, Reply] = {}
         self._lock = threading.Lock()
 
@@ -101,7 +108,8 @@ class JudgedAutoInterp(SeededAutoInterp):
                 return None
             scored.explanation = explanation
             await self._score_checked(executor, scored)
-            # Asks for the explanation again: the cache has it.
+            # Also asks for the explanation again: the cache has it.
+            await self._read_upstream_reply(executor, scored, scoring_examples)
             result = await super(SeededAutoInterp, self).run_single_feature(
                 executor, latent, generation_examples, scoring_examples
             )
@@ -127,21 +135,41 @@ class JudgedAutoInterp(SeededAutoInterp):
         )
         scored.active = self.labels(scored.latent)
         scored.predictions = parse_predictions(raw, len(examples))
-        scored.unparseable = scored.predictions is None
+        scored.unparseable |= scored.predictions is None
+
+    async def _read_upstream_reply(
+        self, executor: ThreadPoolExecutor, scored: Scored, examples: Examples
+    ) -> None:
+        """Note whether the reply to upstream's own prompt has the form asked for."""
+        prompts = self.prompts_for(
+            scored.latent, scored.explanation or "", examples.examples
+        )
+        raw = await in_thread(
+            executor, self._ask, prompts, self.cfg.max_tokens_in_prediction
+        )
+        scored.unparseable |= parse_predictions(raw, len(examples)) is None
 
     def _ask(self, messages: Any, max_tokens: int) -> str:
-        reply = self.client.ask(messages, max_tokens=max_tokens)
+        reply = self.client.ask(messages, max_tokens=max_tokens, signal=self.signal)
         with self._lock:
             self.replies[reply.key] = reply
         return reply.text
 
 
-def pool_of(client: JudgeClient) -> Callable[..., ThreadPoolExecutor]:
-    """Stand in for upstream's pool: as many threads as set, and none left waiting."""
+def pool_of(
+    client: JudgeClient, signal: threading.Event
+) -> Callable[..., ThreadPoolExecutor]:
+    """
+    Stand in for upstream's pool: as many threads as set, and none left waiting.
+
+    An error calls off the requests of this SAE, ``signal``'s; an interruption all.
+    """
 
     class Pool(ThreadPoolExecutor):
-        def __exit__(self, kind: Any, *_: Any) -> bool | None:
-            if kind is not None:
+        def __exit__(self, kind: type[BaseException] | None, *_: Any) -> bool | None:
+            if kind is not None and issubclass(kind, Exception):
+                signal.set()
+            elif kind is not None:
                 client.stop()
             self.shutdown(wait=True, cancel_futures=True)
             return None

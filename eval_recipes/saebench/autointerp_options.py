@@ -1,22 +1,36 @@
-"""Settings of the recipe ``autointerp``, and what it refuses before anything is loaded."""
+"""Settings of the recipe ``autointerp``, and what follows from them alone."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 
-from eval_recipes.context import RunContext, Subject
-from eval_recipes.judge import JudgeClient, JudgeConfig
-from eval_recipes.results import check_unique_paths
-from eval_recipes.saebench.autointerp_data import HUB_DATASET, hook_layer
+from eval_recipes.context import RunContext
+from eval_recipes.judge import JudgeConfig
+from eval_recipes.saebench.autointerp_data import HUB_DATASET
 from eval_recipes.saebench.recipe import options_of
-from saereg_plugin.assets import require_hub_repo
 from saereg_plugin.errors import InputError
 
 EVAL = "autointerp"
+
+_LEAST = {"n_latents": 2, "total_tokens": 1, "llm_context_size": 22}
+_KNOWN = {"explainer": ("judge", "tokens"), "dataset": ("heldout", "hub")}
+# Options that only limit or pace what is asked.
+_LIMITS = frozenset(
+    f"judge_{name}"
+    for name in (
+        "concurrency",
+        "timeout_seconds",
+        "attempts",
+        "backoff_seconds",
+        "max_calls",
+        "max_tokens",
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,41 +102,53 @@ def autointerp_options(context: RunContext) -> AutoInterpOptions:
         InputError: for an unknown name or an impossible value.
     """
     options = options_of(EVAL, AutoInterpOptions, context.options.get(EVAL, {}))
-    for name, least in (
-        ("n_latents", 2),
-        ("total_tokens", 1),
-        ("llm_context_size", 22),
+    for name, least in _LEAST.items():
+        if not _is_whole(getattr(options, name), least):
+            raise _refusal(options, name, f"a whole number of at least {least}")
+    threshold: Any = options.dead_latent_threshold
+    if not (
+        isinstance(threshold, (int, float))
+        and not isinstance(threshold, bool)
+        and 0 <= threshold < math.inf
     ):
-        value: Any = getattr(options, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(
-                f"{EVAL} option {name!r} is {value!r}; expected a whole number of at "
-                f"least {least}."
-            )
-    for name, known in (
-        ("explainer", ("judge", "tokens")),
-        ("dataset", ("heldout", "hub")),
-    ):
+        raise _refusal(
+            options, "dead_latent_threshold", "a finite number of at least 0"
+        )
+    for name, known in _KNOWN.items():
         if getattr(options, name) not in known:
-            raise InputError(
-                f"{EVAL} option {name!r} is {getattr(options, name)!r}; expected one of "
-                f"{', '.join(map(repr, known))}."
-            )
-    if options.latents is not None:
-        wrong = [x for x in options.latents if not isinstance(x, int) or x < 0]
-        if wrong or len(set(options.latents)) != len(options.latents):
-            raise InputError(
-                f"{EVAL} option 'latents' is {list(options.latents)!r}; expected different "
-                "whole numbers from 0."
-            )
-        if len(options.latents) < 2:
-            raise InputError(
-                f"{EVAL} option 'latents' names {len(options.latents)} latent; expected two "
-                "or more, or upstream's standard deviation has no value."
-            )
-        # Their order must not matter, and sums depend on it.
-        options = dataclasses.replace(options, latents=tuple(sorted(options.latents)))
-    return options
+            raise _refusal(options, name, f"one of {', '.join(map(repr, known))}")
+    if not isinstance(options.save_logs, bool):
+        raise _refusal(options, "save_logs", "true or false")
+    if options.latents is None:
+        return options
+    # Their order must not matter, and sums depend on it.
+    return dataclasses.replace(options, latents=_checked_latents(options))
+
+
+def _checked_latents(options: AutoInterpOptions) -> tuple[int, ...]:
+    given: Any = options.latents
+    if not (
+        isinstance(given, (list, tuple))
+        and all(_is_whole(latent, 0) for latent in given)
+        and len(set(given)) == len(given)
+    ):
+        raise _refusal(options, "latents", "different whole numbers from 0, as a list")
+    if len(given) < 2:
+        raise InputError(
+            f"{EVAL} option 'latents' names {len(given)} latent; expected two or more, or "
+            "upstream's standard deviation has no value."
+        )
+    return tuple(sorted(given))
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _refusal(options: AutoInterpOptions, name: str, expected: str) -> InputError:
+    return InputError(
+        f"{EVAL} option {name!r} is {getattr(options, name)!r}; expected {expected}."
+    )
 
 
 def judge_config(context: RunContext, options: AutoInterpOptions) -> JudgeConfig:
@@ -141,49 +167,45 @@ def judge_config(context: RunContext, options: AutoInterpOptions) -> JudgeConfig
     )
 
 
-def check(context: RunContext) -> None:
+def text_name(context: RunContext, options: AutoInterpOptions) -> str:
+    """Return which text the latents are explained on."""
+    return HUB_DATASET if options.dataset == "hub" else f"{context.corpus}/heldout"
+
+
+def is_as_published(options: AutoInterpOptions) -> bool:
+    """Return whether everything that moves a score is as in SAEBench's published ones."""
+    theirs = AutoInterpEvalConfig()
+    return (
+        (options.dataset, options.explainer) == ("hub", "judge")
+        and options.latents is None
+        and options.judge_model == AutoInterpOptions.judge_model
+        and options.judge_temperature is None
+        and options.total_tokens == theirs.total_tokens
+        and options.llm_context_size == theirs.llm_context_size
+        and options.dead_latent_threshold == theirs.dead_latent_threshold
+    )
+
+
+def determinants(context: RunContext) -> dict[str, Any]:
     """
-    Refuse what cannot work before anything is loaded; ask the judge's server.
+    Return the resolved options that a result depends on.
+
+    The judge's address is the one that requests go to, whether given or taken from the
+    environment. Options that only limit or pace the requests are left out, and so are those
+    that the others make idle.
 
     Raises:
-        InputError: for options, SAEs, text, key or server that nothing could run with.
+        InputError: for an unknown name or an impossible value.
     """
     options = autointerp_options(context)
-    check_unique_paths(context.subjects)
-    for subject in context.subjects:
-        _check_subject(subject, options)
-    if options.dataset == "hub":
-        if context.data != "hub":
-            raise InputError(
-                f"{EVAL} option 'dataset' is 'hub', but the run's data are "
-                f"{context.data!r}; expected 'heldout', or a run on data of the hub."
-            )
-        require_hub_repo(
-            HUB_DATASET,
-            kind="dataset",
-            advice=f"Set {EVAL} option 'dataset' to 'heldout'.",
-        )
+    chosen = {
+        name: value
+        for name, value in dataclasses.asdict(options).items()
+        if name not in _LIMITS
+    }
+    if options.latents is not None:
+        del chosen["n_latents"]
     if options.explainer == "judge":
-        client = JudgeClient(judge_config(context, options), context.artifacts)
-        try:
-            client.check()
-        finally:
-            client.close()
-
-
-def _check_subject(subject: Subject, options: AutoInterpOptions) -> None:
-    cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
-    metadata = cfg.get("metadata") or cfg
-    if hook := metadata.get("hook_name"):
-        hook_layer(hook)
-    if metadata.get("hook_head_index") is not None:
-        raise InputError(
-            f"SAE {subject.sae_id!r} reads a single head, which {EVAL} cannot; expected an "
-            "SAE on a whole hook."
-        )
-    needed = max(options.latents) + 1 if options.latents else options.n_latents
-    if cfg["d_sae"] < needed:
-        raise InputError(
-            f"SAE {subject.sae_id!r} has {cfg['d_sae']} latents, but {EVAL} was told to use "
-            f"{'latent ' + str(needed - 1) if options.latents else needed}; choose fewer."
-        )
+        return {**chosen, "judge_base_url": judge_config(context, options).url}
+    idle = ("judge_model", "judge_base_url", "judge_temperature", "save_logs")
+    return {name: value for name, value in chosen.items() if name not in idle}

@@ -70,7 +70,8 @@ class TokenMetrics(BaseMetrics):
     score: float = Field(
         title="Detection Score, Checked Negatives",
         description="Share of examples predicted rightly, where every negative example is one in "
-        "which the latent really is inactive; mean over latents",
+        "which the latent really is inactive (nowhere above 1 % of its largest activation, "
+        "upstream's threshold); mean over latents",
         json_schema_extra=DEFAULT_DISPLAY,
     )
     score_ci_low: Annotated[float, _bound("low", "Detection Score, Checked Negatives")]
@@ -93,7 +94,8 @@ class TokenMetrics(BaseMetrics):
     balanced_accuracy_n: Annotated[int, _n_latents("Balanced Accuracy")]
     active_negatives: float = Field(
         title="Active Negatives",
-        description="Share of upstream's negative examples in which the latent is active",
+        description="Share of upstream's negative examples in which the latent is active, by "
+        "upstream's own threshold of 1 % of its largest activation",
     )
     active_negatives_ci_low: Annotated[float, _bound("low", "Active Negatives")]
     active_negatives_ci_high: Annotated[float, _bound("high", "Active Negatives")]
@@ -116,7 +118,8 @@ class CheckedMetrics(TokenMetrics):
     unparseable_rate: float = Field(
         title="Unparseable Rate",
         description="Share of the latents whose explanation was empty or whose predictions were "
-        "not of the form asked for; upstream takes an empty reply for None and drops the others",
+        "not of the form asked for, to the checked or to upstream's own prompt; upstream takes "
+        "an empty reply for None and drops the others",
     )
     unparseable_rate_ci_low: Annotated[float, _bound("low", "Unparseable Rate")]
     unparseable_rate_ci_high: Annotated[float, _bound("high", "Unparseable Rate")]
@@ -128,6 +131,10 @@ class CheckedMetrics(TokenMetrics):
     n_latents_refused: int = Field(
         title="Latents Refused",
         description="Latents whose request the server refused, such as by moderation",
+    )
+    n_latents_unanswered: int = Field(
+        title="Latents Unanswered",
+        description="Latents without a reply: none but in a partial result",
     )
     judge_calls: int = Field(
         title="Judge Calls",
@@ -178,10 +185,13 @@ class LatentDetail(BaseResultDetail):
         title="Predictions", description="Numbers, from 1, of the examples chosen"
     )
     checked_active: list[bool] | None = Field(
-        title="Active", description="Whether the latent is active in each example"
+        title="Active",
+        description="Whether the latent is active in each example: above 1 % of its largest "
+        "activation, as upstream has it",
     )
     unparseable: bool = Field(
-        title="Unparseable", description="Whether a reply was not of the form asked for"
+        title="Unparseable",
+        description="Whether a reply was not of the form asked for, be it to upstream's prompt",
     )
     refused: str | None = Field(
         title="Refused", description="Why the server refused the request"

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 from sae_bench.evals.autointerp.eval_output import (
     AutoInterpEvalOutput,
     AutoInterpMetricCategories,
@@ -29,7 +30,12 @@ from eval_recipes.saebench.autointerp_figures import (
     judge_figures,
 )
 from eval_recipes.saebench.autointerp_judge import JudgedAutoInterp
-from eval_recipes.saebench.autointerp_options import EVAL, AutoInterpOptions
+from eval_recipes.saebench.autointerp_options import (
+    EVAL,
+    AutoInterpOptions,
+    is_as_published,
+    text_name,
+)
 from eval_recipes.saebench.autointerp_output import (
     NOT_MEASURED,
     AutoInterpConfig,
@@ -52,57 +58,79 @@ class IncompleteError(RuntimeError):
 def output_of(
     context: RunContext,
     options: AutoInterpOptions,
+    config: AutoInterpEvalConfig,
     subject: Subject,
     sae: SAE[Any],
-    measured: AutoInterpEvalOutput,
+    measured: AutoInterpEvalOutput | None,
     ran: SeededAutoInterp,
     client: JudgeClient | None,
 ) -> JudgedOutput | TokenOutput:
-    """Return upstream's output with the checked figures."""
+    """
+    Return upstream's output with the checked figures.
+
+    Where replies are missing, a figure that no latent has is ``NOT_MEASURED``.
+
+    Args:
+        context: the run.
+        options: the recipe's settings.
+        config: upstream's settings.
+        subject: which SAE.
+        sae: the SAE itself.
+        measured: what upstream left; None if too few latents have replies.
+        ran: what ran in upstream's place.
+        client: the judge, if one was asked.
+
+    Raises:
+        NoScoreError: if all replies are there and no latent has a checked score.
+    """
     done = [one for one in _in_order(ran) if one.unanswered is None]
-    n_chosen = ran.n_latents
-    figures = common_figures(done, n_chosen=n_chosen, seed=context.seed)
-    config = AutoInterpConfig(
-        **dataclasses.asdict(measured.eval_config),  # pyright: ignore[reportArgumentType]
-        explainer=options.explainer,
-        judge_model=None if client is None else client.config.model,
-        judge_base_url=None if client is None else client.config.url,
-        judge_temperature=options.judge_temperature,
-        chosen_latents=None if options.latents is None else list(options.latents),
+    n_unanswered = len(ran.scored) - len(done)
+    shared: dict[str, Any] = {"seed": context.seed, "partial": n_unanswered > 0}
+    figures = common_figures(
+        done, n_chosen=ran.n_latents, n_with_data=len(ran.scored), **shared
     )
     common: dict[str, Any] = {
         **base_fields(subject, sae),
-        "eval_config": config,
+        "eval_config": AutoInterpConfig(
+            **dataclasses.asdict(config),  # pyright: ignore[reportArgumentType]
+            explainer=options.explainer,
+            judge_model=None if client is None else client.config.model,
+            judge_base_url=None if client is None else client.config.url,
+            judge_temperature=None if client is None else options.judge_temperature,
+            chosen_latents=None if options.latents is None else list(options.latents),
+        ),
         "eval_result_details": [detail_of(one) for one in done],
     }
+    marks = {
+        "data": _data(context, options),
+        "text": text_name(context, options),
+        "comparable_with_llm_scores": client is not None,
+        "comparable_with_published": is_as_published(options),
+    }
+    nothing = AutoInterpMetrics(
+        autointerp_score=NOT_MEASURED, autointerp_std_dev=NOT_MEASURED
+    )
     if not isinstance(ran, JudgedAutoInterp) or client is None:
-        nothing = AutoInterpMetrics(
-            autointerp_score=NOT_MEASURED, autointerp_std_dev=NOT_MEASURED
-        )
         return TokenOutput(
             **common,
             eval_result_metrics=TokenCategories(
                 autointerp=nothing, token_explainer=TokenMetrics(**figures)
             ),
-            eval_result_unstructured=unstructured(
-                subject,
-                data=context.data,
-                comparable_with_llm_scores=False,
-            ),
+            eval_result_unstructured=unstructured(subject, **marks),
         )
-    judged = judge_figures(done, list(ran.replies.values()), seed=context.seed)
-    upstream_metrics: AutoInterpMetricCategories = measured.eval_result_metrics
+    judged = judge_figures(
+        done, list(ran.replies.values()), n_unanswered=n_unanswered, **shared
+    )
     return JudgedOutput(
         **common,
         eval_result_metrics=JudgedCategories(
-            autointerp=upstream_metrics.autointerp,
+            autointerp=_upstream_metrics(measured) or nothing,
             checked=CheckedMetrics(**figures, **judged),
         ),
         eval_result_unstructured=unstructured(
             subject,
             **_logs(measured, keep=options.save_logs),
-            data=context.data,
-            comparable_with_llm_scores=True,
+            **marks,
             # What this run sent differs between runs; what the result took does not.
             judge_this_run={
                 "calls": client.budget.calls,
@@ -114,9 +142,24 @@ def output_of(
     )
 
 
-def _logs(measured: AutoInterpEvalOutput, *, keep: bool) -> dict[str, Any]:
+def _data(context: RunContext, options: AutoInterpOptions) -> str:
+    """Return where the text that was used comes from: "hub", "embedded" or its corpus."""
+    return "hub" if options.dataset == "hub" else context.corpus
+
+
+def _upstream_metrics(
+    measured: AutoInterpEvalOutput | None,
+) -> AutoInterpMetrics | None:
+    if measured is None:
+        return None
+    metrics: AutoInterpMetricCategories = measured.eval_result_metrics
+    return metrics.autointerp
+
+
+def _logs(measured: AutoInterpEvalOutput | None, *, keep: bool) -> dict[str, Any]:
     """Return upstream's entry of each latent, by default without the text it saw."""
-    entries: dict[str, Any] = measured.eval_result_unstructured or {}
+    found = None if measured is None else measured.eval_result_unstructured
+    entries: dict[str, Any] = found or {}
     return {
         latent: {name: v for name, v in entry.items() if keep or name != "logs"}
         for latent, entry in entries.items()
@@ -127,21 +170,30 @@ def _in_order(ran: SeededAutoInterp) -> list[Scored]:
     return [ran.scored[latent] for latent in sorted(ran.scored)]
 
 
+def partial_path(context: RunContext, subject: Subject) -> Path:
+    """Return where a result goes that lacks replies."""
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL_SUFFIX)
+
+
 def write_output(
     context: RunContext,
     subject: Subject,
     output: JudgedOutput | TokenOutput,
     ran: SeededAutoInterp,
 ) -> Path:
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    partial = path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL_SUFFIX)
+    """
+    Write the result and return its path.
+
+    Raises:
+        IncompleteError: if latents have no reply; what there is is written elsewhere.
+    """
     missing = [one for one in _in_order(ran) if one.unanswered is not None]
     if missing:
-        write_result(partial, output)
+        partial = write_result(partial_path(context, subject), output)
         raise IncompleteError(
             f"{len(missing)} of {ran.n_latents} latents have no reply. "
             f"{summary_of(missing)}. What there is stands in {partial.name!r}."
         )
-    written = write_result(path, output)
-    partial.unlink(missing_ok=True)
-    return written
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return write_result(path, output)

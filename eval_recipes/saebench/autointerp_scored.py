@@ -19,7 +19,7 @@ class Scored:
     """Examples that upstream took for inactive."""
 
     checkable: bool
-    """Whether enough examples without activity were found."""
+    """Whether enough inactive examples were found."""
 
     explanation: str | None = None
     upstream_score: float | None = None
@@ -30,6 +30,8 @@ class Scored:
     """Whether the latent is active in each checked example; None if too few are inactive."""
 
     unparseable: bool = False
+    """Whether a reply was not of the form asked for, be it to upstream's own prompt."""
+
     refused: str | None = None
     unanswered: str | None = None
 
@@ -46,6 +48,10 @@ class Scored:
 
 class NoScoreError(RuntimeError):
     """No latent has the figure that an SAE's would be the mean of."""
+
+
+class TooFewRepliesError(NoScoreError):
+    """The same, but with replies that are still missing there may be one."""
 
 
 def summary_of(scored: Sequence[Scored]) -> str:

@@ -25,6 +25,7 @@ from eval_recipes.results import (
     write_result,
 )
 from eval_recipes.saebench.core_output import (
+    NULLABLE,
     CorrectedCoreMetricCategories,
     CorrectedCoreOutput,
     CorrectedMetrics,
@@ -203,7 +204,9 @@ def corrected_metrics(heldout: HeldOut) -> CorrectedMetrics:
 
 
 def _feature(values: dict[str, Any]) -> FeatureMetric:
-    name = "consistent_activation_heuristic"
-    if math.isnan(values[name]):
-        values[name] = None
-    return FeatureMetric(**values)
+    return FeatureMetric(
+        **{
+            name: None if name in NULLABLE and math.isnan(value) else value
+            for name, value in values.items()
+        }
+    )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
 from sae_bench.evals.core.eval_output import (
@@ -13,6 +12,8 @@ from sae_bench.evals.core.eval_output import (
     CoreFeatureMetric,
     CoreMetricCategories,
 )
+
+from eval_recipes.schemas import schema_text
 
 
 def _bound(side: str, title: str) -> Any:
@@ -82,13 +83,26 @@ class CorrectedCoreMetricCategories(CoreMetricCategories):
     )
 
 
+NULLABLE = frozenset({"consistent_activation_heuristic", "encoder_decoder_cosine_sim"})
+"""Figures of a latent that may have no value."""
+
+
 @dataclass
 class FeatureMetric(CoreFeatureMetric):
-    """Upstream's figures of one latent; null where it never fired."""
+    """
+    Upstream's figures of one latent; null where they have no value.
+
+    Upstream writes -1 there, which a cosine may be, too: a latent that never fired has no
+    heuristic, one whose weights are all zero no direction.
+    """
 
     consistent_activation_heuristic: float | None = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         title="Consistent Activation Heuristic",
         description="Average number of tokens per prompt that activate the feature; null if none does",
+    )
+    encoder_decoder_cosine_sim: float | None = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        title="Encoder-Decoder Cosine Similarity",
+        description="Cosine of encoder and decoder vector; null if either is zero",
     )
 
 
@@ -106,5 +120,4 @@ class CorrectedCoreOutput(CoreEvalOutput):
 
 def json_schema() -> str:
     """Return the text of ``eval_output_schema_core.json``."""
-    schema = TypeAdapter(CorrectedCoreOutput).json_schema()
-    return json.dumps(schema, indent=2) + "\n"
+    return schema_text(CorrectedCoreOutput)

@@ -17,7 +17,6 @@ from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 from sae_bench.evals.meta_structure.eval_output import MetaStructureEvalOutput
 from sae_lens import SAE
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from eval_recipes.artifacts import artifact_folder
 from eval_recipes.context import Failure, RunContext, Subject
@@ -41,7 +40,6 @@ from eval_recipes.saebench.meta_structure_output import (
 )
 from eval_recipes.saebench.recipe import each_subject, options_of
 from eval_recipes.saebench.upstream import (
-    UpstreamError,
     folded_copy,
     patched,
     upstream,
@@ -233,9 +231,7 @@ def _measure(
         return figures
 
     with ExitStack() as stack:
-        stack.enter_context(
-            upstream(EVAL, subject, sae, _no_model(), seed=context.seed)
-        )
+        stack.enter_context(upstream(EVAL, subject, sae, None, seed=context.seed))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(
             patched(upstream_meta, "_decoder_variance_metrics", with_rows)
@@ -243,15 +239,7 @@ def _measure(
         measured = upstream_meta.run_eval_single_sae(
             subject.release, subject.sae_id, copied, config, context.device
         )
-        return measured, seen[0]
-    raise UpstreamError(f"{EVAL} of SAE {subject.sae_id!r} left no result")
-
-
-def _no_model() -> HookedTransformer:
-    """Stand in for the language model, which an evaluation of weights does not load."""
-    tokenizer = SimpleNamespace(padding_side="right", truncation_side="right")
-    stand_in = SimpleNamespace(tokenizer=tokenizer, reset_hooks=lambda: None)
-    return cast(HookedTransformer, stand_in)
+    return measured, seen[0]
 
 
 def _random_variance(

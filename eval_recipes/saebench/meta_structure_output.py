@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
 from sae_bench.evals.meta_structure.eval_output import (
     MetaStructureEvalOutput,
     MetaStructureMetricCategories,
 )
+
+from eval_recipes.schemas import schema_text
 
 _VARIANCE = "Fraction of Variance Explained"
 _ALIVE = "Fraction of Variance Explained, Alive Latents"
@@ -84,5 +85,4 @@ class CorrectedMetaStructureOutput(MetaStructureEvalOutput):
 
 def json_schema() -> str:
     """Return the text of the JSON schema that ships beside this file."""
-    schema = TypeAdapter(CorrectedMetaStructureOutput).json_schema()
-    return json.dumps(schema, indent=2) + "\n"
+    return schema_text(CorrectedMetaStructureOutput)

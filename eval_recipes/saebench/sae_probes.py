@@ -133,6 +133,7 @@ def _folders(context: RunContext, source: Source) -> tuple[Path, Path]:
     """Return the folders of the activations and of what no SAE changes in the scores."""
     determinants = {
         "model": source.model_name,
+        "model_identity": context.models.identity(source.model_name),
         "model_kwargs": source.model_kwargs,
         "hook": source.hook_name,
         "dtype": context.dtype,

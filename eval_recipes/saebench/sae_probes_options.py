@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from eval_recipes.context import RunContext
 from eval_recipes.results import check_unique_paths
 from eval_recipes.saebench.recipe import options_of
 from eval_recipes.saebench.sae_probes_output import KS
+from eval_recipes.saebench.served import has_heads
 from saereg_plugin.errors import InputError, suggest
 
 EVAL = "sae_probes"
@@ -32,10 +32,6 @@ DEFAULT_DATASETS = (
     "155_athlete_sport_basketball",
 )
 """Ten sets of short texts on unlike subjects, 232,000 SmolLM2 tokens; all 113 have 33 million."""
-
-
-# One activation for each head, which no probe of upstream's can read.
-_PER_HEAD = re.compile(r"\.hook_(z|q|k|v|rot_q|rot_k|result|pattern|attn_scores)$")
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ def check(context: RunContext) -> None:
         cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
         metadata: Mapping[str, Any] = cfg.get("metadata", cfg)
         hook = str(metadata.get("hook_name"))
-        if not hook.startswith("blocks.") or _PER_HEAD.search(hook):
+        if not hook.startswith("blocks.") or has_heads(hook):
             raise InputError(
                 f"sae_probes cannot read hook {hook!r} of SAE {subject.sae_id!r}; expected one "
                 "in a block with one activation a token, such as 'blocks.4.hook_resid_post'."

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
 from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
@@ -14,6 +13,8 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
     SaeProbesResultDetail,
     SparseProbingSaeProbesEvalOutput,
 )
+
+from eval_recipes.schemas import schema_text
 
 KS = (1, 2, 5, 10, 20, 50, 100)
 """The numbers of latents for which upstream's output has fields."""
@@ -174,5 +175,4 @@ class CorrectedSaeProbesOutput(SparseProbingSaeProbesEvalOutput):
 
 def json_schema() -> str:
     """Return the text of ``eval_output_schema_sae_probes.json``."""
-    schema = TypeAdapter(CorrectedSaeProbesOutput).json_schema()
-    return json.dumps(schema, indent=2) + "\n"
+    return schema_text(CorrectedSaeProbesOutput)

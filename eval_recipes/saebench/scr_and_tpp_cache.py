@@ -66,6 +66,7 @@ def determinants(
         "test_set_size": config.test_set_size,
         "context_length": config.context_length,
         "model": source.model_name,
+        "model_identity": context.models.identity(source.model_name),
         "model_kwargs": source.model_kwargs,
         "hook": source.hook_name,
         "dtype": context.dtype,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub.constants import HF_HUB_CACHE
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
 from eval_recipes.context import RunContext, Subject
@@ -16,13 +14,12 @@ from eval_recipes.results import check_unique_paths
 from eval_recipes.saebench.recipe import options_of
 from eval_recipes.saebench.scr_and_tpp_kind import SIZES, Kind, ScrAndTppOptions
 from eval_recipes.saebench.scr_and_tpp_output import PUBLISHED_N
-from saereg_plugin.assets import require_hub_repo
+from eval_recipes.saebench.served import has_heads, require_dataset
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.models import torch_dtype
 
 # Upstream needs one vector a token, and the block's number to stop the model there.
 _SERVED_HOOK = re.compile(r"blocks\.\d+\.")
-_BY_HEAD = re.compile(r"\.attn\.hook_|\.hook_[qkv]_input")
 
 
 def check(context: RunContext, kind: Kind) -> ScrAndTppOptions:
@@ -39,7 +36,7 @@ def check(context: RunContext, kind: Kind) -> ScrAndTppOptions:
     if context.data == "hub":
         repositories = kind.hub_sets()
         for name in {repositories[name] for name in options.dataset_names}:
-            _require_data(name)
+            require_dataset(name)
     return options
 
 
@@ -143,7 +140,7 @@ def _check_subject(
     hook = str(metadata.get("hook_name"))
     head = metadata.get("hook_head_index")
     about = f"SAE {subject.sae_id!r}"
-    if not _SERVED_HOOK.match(hook) or _BY_HEAD.search(hook) or head is not None:
+    if not _SERVED_HOOK.match(hook) or has_heads(hook) or head is not None:
         on_head = "" if head is None else f" (head {head})"
         raise InputError(
             f"{about} reads {hook!r}{on_head}; {kind.eval} expected a hook of a block with one "
@@ -173,14 +170,4 @@ def _check_subject(
             f"{kind.eval} would hold {gib:.1f} GiB of activations ({texts} texts of "
             f"{options.context_length} tokens) and may hold {context.memory_gib:g}. Allow more "
             "memory, or choose a smaller train_set_size, test_set_size or context_length."
-        )
-
-
-def _require_data(name: str) -> None:
-    folder = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
-    if not folder.is_dir():
-        require_hub_repo(
-            name,
-            kind="dataset",
-            advice="Use embedded data (`--data embedded`) offline.",
         )

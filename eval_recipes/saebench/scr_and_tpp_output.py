@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
 
@@ -56,8 +55,3 @@ def metrics_class(
     }
     made: type[BaseMetrics] = type(name, (BaseMetrics,), namespace)
     return cast("type[BaseMetrics]", dataclass(made))
-
-
-def schema_text(output: type[Any]) -> str:
-    """Return the text of an output's JSON schema file."""
-    return json.dumps(TypeAdapter(output).json_schema(), indent=2) + "\n"

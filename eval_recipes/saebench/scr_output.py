@@ -9,7 +9,8 @@ from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseMetrics
 from sae_bench.evals.scr_and_tpp.eval_output import ScrEvalOutput, ScrMetricCategories
 
-from eval_recipes.saebench.scr_and_tpp_output import metrics_class, schema_text
+from eval_recipes.saebench.scr_and_tpp_output import metrics_class
+from eval_recipes.schemas import schema_text
 
 _DOC = "SCR with the latents ablated on real tokens only; intervals over test texts."
 

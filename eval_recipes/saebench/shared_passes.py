@@ -30,12 +30,16 @@ class SharedPasses:
     """
 
     def __init__(self, memory_gib: float):
-        self._left = memory_gib * 2**30
+        self._bytes = self._left = memory_gib * 2**30
+        self._model: HookedTransformer | None = None
         self._kept: dict[tuple[str, ...], _Passed] = {}
 
     @contextmanager
     def on(self, model: HookedTransformer) -> Iterator[None]:
-        """Answer from memory within this block."""
+        """Answer from memory within this block; another model than before starts anew."""
+        if model is not self._model:
+            self._model, self._left = model, self._bytes
+            self._kept.clear()
         forward, with_hooks = model.forward, model.run_with_hooks
         hooked = False
 
@@ -43,7 +47,7 @@ class SharedPasses:
             if hooked or args or kwargs.get("return_type") != "both":
                 return forward(tokens, *args, **kwargs)
             return self._once(
-                (_name(model), "clean", repr(kwargs)),
+                ("clean", repr(kwargs)),
                 tokens,
                 lambda: forward(tokens, **kwargs),
             )
@@ -66,7 +70,7 @@ class SharedPasses:
                 or options.get("return_type") != "both"
             ):
                 return run()
-            key = (_name(model), "ablated", str(hooks[0][0]), repr(options))
+            key = ("ablated", str(hooks[0][0]), repr(options))
             return self._once(key, tokens, run)
 
         with (
@@ -88,8 +92,3 @@ class SharedPasses:
             self._left -= size
             self._kept[key] = passed
         return passed
-
-
-def _name(model: HookedTransformer) -> str:
-    # one model at a time is in memory; a reloaded one is another object
-    return f"{model.cfg.model_name}-{model.cfg.dtype}-{id(model)}"

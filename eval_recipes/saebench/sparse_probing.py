@@ -175,6 +175,7 @@ def _determinants(
         **settings,
         "dataset_name": dataset_name,
         "data": {"from": context.data, "layout": LAYOUT},
+        "model_identity": context.models.identity(source.model_name),
         "hook_name": source.hook_name,
         "model_kwargs": source.model_kwargs,
         "device": context.device,

@@ -6,10 +6,8 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub.constants import HF_HUB_CACHE
 from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
 from sae_bench.sae_bench_utils import dataset_info
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
@@ -17,17 +15,14 @@ from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_hugging
 from eval_recipes.context import RunContext
 from eval_recipes.labelled import probing
 from eval_recipes.saebench.recipe import options_of
+from eval_recipes.saebench.served import has_heads, require_dataset
 from eval_recipes.saebench.sparse_probing_output import K_VALUES
-from saereg_plugin.assets import require_hub_repo
 from saereg_plugin.errors import InputError, suggest
 
 EVAL = "sparse_probing"
 
 SIZES = {"hub": (4000, 1000), "embedded": (400, 200)}
 """Train and test sizes: as published, and what every embedded set and a CPU can serve."""
-
-# Heads stand in a dimension of their own there.
-_BY_HEAD = re.compile(r"\.attn\.hook_|\.hook_[qkv]_input")
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,7 @@ def require_subjects(context: RunContext, options: SparseProbingOptions) -> None
         metadata = cfg.get("metadata", cfg)
         hook = str(metadata.get("hook_name"))
         head = metadata.get("hook_head_index")
-        if head is not None or _BY_HEAD.search(hook) or not re.search(r"\d", hook):
+        if head is not None or has_heads(hook) or not re.search(r"\d", hook):
             raise InputError(
                 f"SAE {subject.sae_id!r} reads {hook!r}, which {EVAL} cannot serve; expected "
                 "a hook of one layer without heads, such as 'blocks.4.hook_resid_post'."
@@ -186,18 +181,5 @@ def require_data(context: RunContext, options: SparseProbingOptions) -> None:
             probing.check_sizes(
                 name, options.probe_train_set_size, options.probe_test_set_size
             )
-        elif not _is_cached(
-            repository := name.split("_class_set")[0].split("_sentiment")[0]
-        ):
-            require_hub_repo(
-                repository,
-                kind="dataset",
-                advice="Data 'embedded' works offline; its scores are not comparable.",
-            )
-
-
-def _is_cached(repository: str) -> bool:
-    folder = Path(
-        HF_HUB_CACHE, f"datasets--{repository.replace('/', '--')}", "snapshots"
-    )
-    return folder.is_dir() and any(folder.iterdir())
+        else:
+            require_dataset(name.split("_class_set")[0].split("_sentiment")[0])

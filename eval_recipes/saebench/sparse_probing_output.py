@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
 from sae_bench.evals.sparse_probing.eval_output import (
@@ -14,6 +13,8 @@ from sae_bench.evals.sparse_probing.eval_output import (
     SparseProbingMetricCategories,
     SparseProbingResultDetail,
 )
+
+from eval_recipes.schemas import schema_text
 
 K_VALUES = (1, 2, 5, 10, 20, 50, 100)
 """The k for which upstream's output has a place."""
@@ -148,5 +149,4 @@ class CorrectedProbingOutput(SparseProbingEvalOutput):
 
 def json_schema() -> str:
     """Return the text of ``eval_output_schema_sparse_probing.json``."""
-    schema = TypeAdapter(CorrectedProbingOutput).json_schema()
-    return json.dumps(schema, indent=2) + "\n"
+    return schema_text(CorrectedProbingOutput)

@@ -94,14 +94,36 @@ def preserved_state() -> Iterator[None]:
 
 @contextmanager
 def preserved_model(model: HookedTransformer) -> Iterator[None]:
-    """Restore the tokenizer's sides and leave no hook on the model."""
+    """
+    Run a block on the model without the caller's hooks; leave hooks and tokenizer as before.
+
+    Upstream takes every hook away that is not permanent, and an evaluation of the SAE should
+    not see the caller's. Permanent ones are part of the model.
+    """
     tokenizer: Any = model.tokenizer
     padding, truncation = tokenizer.padding_side, tokenizer.truncation_side
+    points = list(model.hook_dict.values())
+    hooks = [(list(point.fwd_hooks), list(point.bwd_hooks)) for point in points]
+    torch_hooks = [
+        (dict(point._forward_hooks), dict(point._backward_hooks)) for point in points
+    ]
+    model.reset_hooks()
     try:
         yield
     finally:
         tokenizer.padding_side, tokenizer.truncation_side = padding, truncation
         model.reset_hooks()
+        for point, (forward, backward), (run, run_back) in zip(
+            points, hooks, torch_hooks, strict=True
+        ):
+            point.fwd_hooks, point.bwd_hooks = forward, backward
+            # In place: the caller's handles refer to these dictionaries.
+            for own, before in (
+                (point._forward_hooks, run),
+                (point._backward_hooks, run_back),
+            ):
+                own.clear()
+                own.update(before)
 
 
 def seed_everything(seed: int) -> None:
@@ -154,7 +176,12 @@ def _no_retry(**_: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 @contextmanager
 def upstream(
-    eval: str, subject: Subject, sae: SAE[Any], model: HookedTransformer, *, seed: int
+    eval: str,
+    subject: Subject,
+    sae: SAE[Any],
+    model: HookedTransformer | None,
+    *,
+    seed: int,
 ) -> Iterator[Captured]:
     """
     Run one of upstream's evals on one SAE inside this block.
@@ -162,13 +189,18 @@ def upstream(
     Within it, whatever model upstream loads is ``model``, whatever SAE it loads
     is a decoder-norm-folded copy of ``sae`` under its true id, and the global
     generators are seeded. Afterwards, and after a failure, every global it
-    touched is as before. ``sae`` itself is never changed.
+    touched is as before. ``sae`` itself is never changed. Without a model, an eval that
+    asks for one fails.
 
     Raises:
         UpstreamError: if upstream raised, or logged an error and went on.
     """
 
     def load_model(*_: Any, **__: Any) -> HookedTransformer:
+        if model is None:
+            raise RuntimeError(
+                "it asked for the language model, expected weights alone"
+            )
         return model
 
     def load_sae(*_: Any, **__: Any) -> tuple[str, SAE[Any], None]:
@@ -181,7 +213,8 @@ def upstream(
     try:
         with ExitStack() as stack:
             stack.enter_context(preserved_state())
-            stack.enter_context(preserved_model(model))
+            if model is not None:
+                stack.enter_context(preserved_model(model))
             for target, name, value in (
                 (HookedTransformer, "from_pretrained_no_processing", load_model),
                 (general_utils, "load_and_format_sae", load_sae),

@@ -26,7 +26,7 @@ from saereg_plugin.sweeps import run_sweep
 SUITE = "evaluations"
 OURS, THEIRS = "saereg-bench", "SAEBench"
 
-_TEXTS = {"train_set_size": 160, "test_set_size": 80, "context_length": 64}
+_TEXTS = {"train_set_size": 80, "test_set_size": 40, "context_length": 48}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "core": {"n_eval_sparsity_variance_batches": 4},

@@ -48,6 +48,7 @@ class JudgeServer:
         models: what ``GET /models`` lists; None if there is no such list.
         pause: seconds each good answer takes.
         counts_tokens: whether answers say how many tokens they took.
+        tokens_of: how many tokens a text has; by default its words.
         kill_after: after so many answers every connection is cut without one.
         chats: the bodies of all requests for a chat.
         most_at_once: the largest number of requests under way together.
@@ -61,6 +62,7 @@ class JudgeServer:
         self.kill_after: int | None = None
         self.pause = 0.0
         self.counts_tokens = True
+        self.tokens_of: Callable[[str], int] = lambda text: len(text.split())
         self.chats: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.answered = 0
@@ -113,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         text = self.judge.reply(body["messages"])
         with self.judge.lock:
             self.judge.answered += 1
-        prompt = sum(len(m["content"].split()) for m in body["messages"])
-        said = len((text or "").split())
+        prompt = sum(self.judge.tokens_of(m["content"]) for m in body["messages"])
+        said = self.judge.tokens_of(text or "")
         usage = {
             "prompt_tokens": prompt,
             "completion_tokens": said,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -19,19 +21,29 @@ from sae_bench.evals.autointerp import main as upstream_main
 from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 from sae_bench.evals.autointerp.eval_output import AutoInterpEvalOutput
 from sae_bench.sae_bench_utils import activation_collection, general_utils
+from sae_lens import StandardSAE, StandardSAEConfig
+from sae_lens.saes.sae import SAEMetadata
 from transformer_lens import HookedTransformer
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.judge import KEY_VARIABLE
-from eval_recipes.results import load_results, read_result, result_path
+from eval_recipes.results import (
+    has_embedded_data,
+    load_results,
+    read_result,
+    result_path,
+)
 from eval_recipes.saebench import autointerp
+from eval_recipes.saebench.autointerp_data import Activations
 from eval_recipes.saebench.autointerp_examples import latent_seed
 from eval_recipes.saebench.autointerp_judge import parse_predictions
+from eval_recipes.saebench.autointerp_options import is_as_published
 from eval_recipes.saebench.autointerp_output import (
     JudgedOutput,
     TokenOutput,
     json_schema,
 )
+from eval_recipes.saebench.autointerp_tokens import TokenAutoInterp
 from eval_recipes.saebench.token_explainer import Marked, explain, predict
 from eval_recipes.saebench.upstream import folded_copy
 from saereg_plugin.errors import InputError
@@ -150,7 +162,11 @@ def test_result_is_valid_for_upstream_and_for_us(server: JudgeServer, make: Make
     config = record["eval_config"]
     assert config["dataset_name"] == "embedded/heldout"
     assert (config["explainer"], config["judge_base_url"]) == ("judge", server.url)
-    assert record["eval_result_unstructured"]["data"] == "hub"
+    marks = record["eval_result_unstructured"]
+    assert (marks["data"], marks["text"]) == ("embedded", "embedded/heldout")
+    assert marks["comparable_with_llm_scores"] is True
+    assert marks["comparable_with_published"] is False
+    assert has_embedded_data(context.out)
     assert "logs" not in record["eval_result_unstructured"]["4"]
     assert record["eval_result_metrics"]["checked"]["n_latents"] == len(LATENTS)
     row = load_results(context.out).query("metric == 'checked/score'").iloc[0]
@@ -200,16 +216,60 @@ def test_negatives_are_inactive_where_they_stand_in_the_text(
     )
     for detail in record["eval_result_details"]:
         labels, examples = detail["checked_active"], ran[0].checked[detail["latent"]]
+        threshold = examples[0].act_threshold
         assert len(labels) == len(examples) == 14
         for label, example in zip(labels, examples, strict=True):
             places = oracle.occurrences(tokens, example.toks)
             seen = [
-                bool((latents[row, start : start + 21, detail["latent"]] > 1e-4).any())
+                latents[row, start : start + 21, detail["latent"]].max() > threshold
                 for row, start in places
             ]
             assert label in seen, "as it is where the window stands"
             if len(places) == 1:
                 assert seen == [label]
+
+
+def test_weak_activity_is_none_as_upstream_has_it(
+    model: HookedTransformer, model_name: str
+):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(100, 9000, (64, 64), generator=generator)
+    draw = torch.rand(2, 64, 64, generator=generator)
+    # one position in fifty is strong, the others are below 1 % of the strongest
+    acts = torch.where(draw[0] < 0.02, 1 + 9 * draw[1], 0.05 * draw[1]).bfloat16()
+    metadata = SAEMetadata(model_name=model_name, hook_name=HOOK_NAME, context_size=64)
+    sae = StandardSAE(StandardSAEConfig(d_in=1, d_sae=1, metadata=metadata))
+    sae.W_enc.data, sae.b_dec.data = torch.ones(1, 1), torch.zeros(1)
+    general_utils._standardize_sae_cfg(sae.cfg)
+    ran = TokenAutoInterp(
+        cfg=AutoInterpEvalConfig(n_latents=1),
+        model=model,
+        sae=sae,
+        tokenized_dataset=tokens,
+        sparsity=torch.zeros(1),
+        device="cpu",
+        api_key="",
+        activations=Activations(acts[..., None].float(), tokens > 0, 8),
+        latents=[0],
+        at_once=1,
+        background={},
+    )
+    _, scoring = ran.gather_data()
+
+    def strongest(window: list[int]) -> float:
+        ((row, start),) = oracle.occurrences(tokens, window)
+        return acts[row, start : start + 21].max().item()
+
+    labels, examples = ran.labels(0), ran.checked[0]
+    assert labels is not None and examples is not None
+    found = [strongest(example.toks) for example in examples]
+    limit = 0.01 * acts.max().item()
+    assert labels == [value > limit for value in found]
+    assert labels.count(False) == 10
+    assert 0 < min(found) < limit
+    random_ones = [e.toks for e in scoring[0] if max(e.acts) == 0]
+    dirty = sum(strongest(window) > limit for window in random_ones)
+    assert 0 < dirty == ran.scored[0].n_dirty < len(random_ones) == 10
 
 
 @pytest.mark.usefixtures("server")
@@ -327,6 +387,29 @@ def test_unparseable_replies_are_counted(server: JudgeServer, make: Make):
     assert metrics["score_n"] == n - len(bad) == metrics["n_latents_upstream"]
 
 
+def test_unparseable_replies_to_upstreams_own_prompt_are_counted(
+    server: JudgeServer, make: Make
+):
+    first: dict[str, str] = {}
+
+    def reply(messages: list[dict[str, str]]) -> str:
+        user = messages[1]["content"]
+        if "activating doc" in user:
+            return good_reply(messages)
+        # the checked prompt comes first; upstream's differs where a negative is active
+        seen = first.setdefault(user.partition("\n")[0], user)
+        return good_reply(messages) if seen == user else ""
+
+    server.reply = reply
+    record = run(make(judge_concurrency=1))
+    details = record["eval_result_details"]
+    bad = [d for d in details if d["unparseable"]]
+    assert bad
+    assert all(d["checked_score"] is not None for d in bad)
+    rate = record["eval_result_metrics"]["checked"]["unparseable_rate"]
+    assert rate == len(bad) / len(details)
+
+
 def test_a_refused_latent_leaves_the_others(server: JudgeServer, make: Make):
     server.faults.append("400")
     metrics = run(make(judge_concurrency=1))["eval_result_metrics"]["checked"]
@@ -353,6 +436,139 @@ def test_budget_keeps_partial_results_and_the_next_run_completes(
         assert compared(run(context)) == whole
         assert len(other.chats) == calls
         assert not list(context.out.rglob("*_partial_results.json"))
+
+
+def test_too_few_replies_leave_a_partial_file_until_another_failure(
+    server: JudgeServer, make: Make
+):
+    context = make(latents=(0, 4, 9, 30), judge_max_calls=1)
+    failure = fail(context)
+    assert "3 of 4 latents have no reply" in failure.cause
+    (partial,) = context.out.rglob("*_partial_results.json")
+    record = read_result(partial)
+    jsonschema.validate(record, json.loads(json_schema()))
+    metrics = record["eval_result_metrics"]
+    assert metrics["autointerp"]["autointerp_score"] == -1
+    checked = metrics["checked"]
+    assert (checked["score"], checked["score_n"]) == (-1, 0)
+    assert checked["n_latents_without_data"] == 1, "latent 0 never fires"
+    assert checked["n_latents_unanswered"] == 3
+    server.always = "400"
+    context.options["autointerp"]["judge_max_calls"] = None
+    assert "fewer than two latents" in fail(context).cause
+    assert not list(context.out.rglob("*_partial_results.json"))
+
+
+def test_an_error_of_one_sae_leaves_the_judge_to_the_others(
+    server: JudgeServer, make: Make, artifacts: Path
+):
+    folder = artifacts / "judge" / "replies"
+
+    def replies_of(name: str) -> tuple[RunContext, set[Path]]:
+        before = set(folder.rglob("*.json"))
+        context = make(name)
+        run(context, name)
+        return context, set(folder.rglob("*.json")) - before
+
+    _, first = replies_of("a")
+    alone, second = replies_of("b")
+    taken = {path.parent for path in second}
+    blocked = next(path.parent for path in sorted(first) if path.parent not in taken)
+    for path in first | second:
+        path.unlink()
+    shutil.rmtree(blocked)
+    blocked.touch()
+    calls = len(server.chats)
+    both = make("ab")
+    try:
+        (failure,) = autointerp.run(both)
+    finally:
+        blocked.unlink()
+    assert failure.sae_id == "a"
+    assert "FileExistsError" in failure.cause or "NotADirectory" in failure.cause
+    assert compared(record_of(both, "b")) == compared(record_of(alone, "b"))
+    assert len(server.chats) >= calls + len(second)
+
+
+@pytest.mark.usefixtures("server")
+def test_runs_where_an_event_loop_is_running(make: Make):
+    expected = compared(run(make()))
+
+    async def notebook() -> tuple[Any, ...]:
+        return compared(run(make()))
+
+    assert asyncio.run(notebook()) == expected
+
+
+def test_an_absent_server_fails_every_sae_within_seconds(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    context = make("ab", judge_base_url="http://127.0.0.1:9/v1")
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(InputError, match=KEY_VARIABLE):
+        autointerp.check(context)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    started = time.monotonic()
+    autointerp.check(context)
+    failures = autointerp.run(context)
+    assert time.monotonic() - started < 5
+    assert [failure.sae_id for failure in failures] == ["a", "b"]
+    assert all("No judge answers at http" in failure.cause for failure in failures)
+
+
+def test_determinants_are_what_a_result_depends_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://one.example/v1/")
+    usual = autointerp.determinants(make())
+    assert usual["judge_base_url"] == "http://one.example/v1"
+    json.dumps(usual)
+    paced = make(
+        latents=LATENTS[::-1],
+        judge_concurrency=2,
+        judge_timeout_seconds=5,
+        judge_attempts=9,
+        judge_backoff_seconds=0,
+        judge_max_calls=7,
+        judge_max_tokens=7,
+        judge_base_url="http://one.example/v1",
+    )
+    assert autointerp.determinants(paced) == usual
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://two.example/v1")
+    assert autointerp.determinants(paced) == usual
+    assert autointerp.determinants(make()) != usual
+    tokens = autointerp.determinants(make(explainer="tokens"))
+    other = make(explainer="tokens", judge_model="x", judge_temperature=1)
+    assert autointerp.determinants(other) == tokens
+    for changed in (
+        {"latents": (1, 2)},
+        {"judge_model": "other"},
+        {"judge_temperature": 0},
+        {"save_logs": True},
+        {"total_tokens": 2048},
+    ):
+        context = make(**{"judge_base_url": "http://one.example/v1", **changed})
+        assert autointerp.determinants(context) != usual, changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "comparable"),
+    [
+        ({}, True),
+        ({"n_latents": 1000}, True),
+        ({"dataset": "heldout"}, False),
+        ({"explainer": "tokens"}, False),
+        ({"judge_model": "other"}, False),
+        ({"judge_temperature": 0}, False),
+        ({"latents": (1, 2)}, False),
+        ({"total_tokens": 262_144}, False),
+    ],
+)
+def test_only_upstreams_text_and_judge_are_comparable_with_published_scores(
+    changed: dict[str, Any], comparable: bool
+):
+    options = {"dataset": "hub", "total_tokens": 2_000_000, **changed}
+    assert is_as_published(autointerp.AutoInterpOptions(**options)) is comparable
 
 
 def test_a_server_killed_half_way_loses_nothing(server: JudgeServer, make: Make):
@@ -457,7 +673,16 @@ def test_explanations_are_read_back(make: Make, tmp_path: Path):
         ({"explainer": "magic"}, "'judge', 'tokens'"),
         ({"llm_context_size": 21}, "at least 22"),
         ({"judge_attempts": 0}, "'attempts' is 0"),
-        ({"judge_base_url": "http://127.0.0.1:9/v1"}, "No judge answers"),
+        ({"judge_base_url": "127.0.0.1:8000"}, "expected an address"),
+        ({"latents": 5}, "'latents' is 5; expected different"),
+        ({"latents": "12"}, "'latents' is '12'; expected different"),
+        ({"latents": (True, 3)}, "expected different"),
+        ({"latents": ([1], 3)}, "expected different"),
+        ({"n_latents": 2.5}, "'n_latents' is 2.5; expected a whole"),
+        ({"dead_latent_threshold": "x"}, "'dead_latent_threshold' is 'x'; expected"),
+        ({"dead_latent_threshold": float("nan")}, "'dead_latent_threshold' is nan"),
+        ({"dead_latent_threshold": -1}, "'dead_latent_threshold' is -1"),
+        ({"save_logs": "yes"}, "'save_logs' is 'yes'"),
         ({"judge_model": ""}, "No judge model"),
     ],
 )

@@ -26,6 +26,7 @@ from eval_recipes.judge import (
     JudgeUnavailable,
     RequestRefused,
 )
+from eval_recipes.judge.budget import Budget
 from eval_recipes.judge.retry import backoff, retry_after
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
@@ -273,7 +274,7 @@ def test_a_budget_in_tokens_is_never_exceeded(server: JudgeServer, make: Make):
     def ask(number: int) -> None:
         nonlocal done
         try:
-            # 1 estimated token and up to 9 of reply are set aside, 3 are used
+            # 1 byte, 16 for the template and 9 of reply are set aside, 3 are used
             client.ask(chat(str(number)), max_tokens=9)
         except BudgetExceeded:
             return
@@ -285,6 +286,59 @@ def test_a_budget_in_tokens_is_never_exceeded(server: JudgeServer, make: Make):
     assert done == len(server.chats)
     assert client.budget.tokens == 3 * done <= 40
     assert done >= 4
+
+
+def test_a_server_with_a_token_a_character_cannot_exceed_the_budget(
+    server: JudgeServer, make: Make
+):
+    server.pause = 0.05
+    server.tokens_of = len
+    server.reply = lambda messages: "x" * 20
+    client = make(max_tokens=1000)
+
+    def ask(number: int) -> bool:
+        try:
+            return bool(client.ask(chat(f"{number:0100}"), max_tokens=20).text)
+        except BudgetExceeded as error:
+            assert "of 1000 tokens, up to 136 for the next call" in str(error)
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        done = sum(pool.map(ask, range(30)))
+    assert server.most_at_once > 1
+    assert client.budget.tokens == 120 * done <= 1000
+    assert done == 8, "one that does not fit waits for those under way"
+
+
+def test_a_request_that_took_more_makes_the_next_ones_set_more_aside():
+    budget = Budget(None, 100)
+    assert budget.reserve(10) == budget.reserve(10) == 10
+    budget.settle(10, 10, 30)
+    budget.settle(10, 10, 30)
+    assert (budget.reserve(10), budget.tokens) == (30, 60)
+    budget.settle(10, 30, 10)
+    assert budget.reserve(10) == 30
+    budget.settle(10, 30, 30)
+    with pytest.raises(BudgetExceeded, match="100 of 100 tokens, up to 30"):
+        budget.reserve(10)
+
+
+def test_a_signal_calls_off_its_own_requests_only(server: JudgeServer, make: Make):
+    client = make(backoff_seconds=60)
+    signal = client.signal()
+    server.always = "500"
+    threading.Timer(0.3, signal.set).start()
+    started = time.monotonic()
+    with pytest.raises(JudgeUnavailable, match="called off"):
+        client.ask(HELLO, max_tokens=5, signal=signal)
+    assert time.monotonic() - started < 10
+    assert len(server.chats) == 1
+    server.always = None
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    later = client.signal()
+    assert client.ask(chat("later"), max_tokens=5, signal=later).text == "echo later"
+    client.stop()
+    assert later.is_set() and client.signal().is_set()
 
 
 def test_missing_usage_is_estimated(server: JudgeServer, make: Make):
@@ -390,7 +444,10 @@ def test_address_comes_from_the_setting_then_the_environment(
         ({"max_calls": 0}, "'max_calls' is 0"),
         ({"max_tokens": 1.5}, "'max_tokens' is 1.5"),
         ({"timeout_seconds": -1}, "'timeout_seconds' is -1"),
+        ({"timeout_seconds": float("inf")}, "'timeout_seconds' is inf"),
         ({"temperature": "hot"}, "'temperature' is 'hot'"),
+        ({"model": 4}, "'model' is 4; expected text"),
+        ({"base_url": 80}, "'base_url' is 80; expected text"),
         ({"base_url": "127.0.0.1:8000"}, "expected an address"),
         ({"base_url": "ftp://a/v1"}, "expected an address"),
     ],

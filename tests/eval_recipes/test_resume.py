@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformer_lens import HookedTransformer
 
 from eval_recipes import registry
 from eval_recipes.context import RunContext
 from eval_recipes.heldout import HeldOutTable
+from eval_recipes.model_cache import ModelCache
 from eval_recipes.registry import Recipe
 from eval_recipes.results import keyed, read_result, result_path
 from eval_recipes.resume import part_of, result_keys, subject_hashes
@@ -128,6 +131,8 @@ def test_what_is_missing_or_damaged_is_done_again(
         {"data": "embedded"},
         {"heldout_tokens": 32},
         {"context_size": 16},
+        {"memory_gib": 1.0},
+        {"batch_size_prompts": 8},
         {"options": {"counting": {"factor": 2.0}}},
     ],
 )
@@ -140,18 +145,46 @@ def test_another_configuration_is_another_result(
     assert evaluated(context) == IDS
 
 
-def test_what_only_bounds_memory_or_concerns_others_changes_nothing(
+def test_the_place_of_artefacts_and_what_concerns_others_change_nothing(
     context: RunContext, tmp_path: Path
 ) -> None:
     evaluated(context)
     changed = replace(
         context,
-        memory_gib=1.0,
         artifacts=tmp_path / "elsewhere",
         options={"core": {"eval_batch_size_prompts": 2}},
     )
     assert evaluated(changed) == []
     assert evaluated(replace(context, subjects=context.subjects[:2])) == []
+
+
+def test_another_model_of_the_same_name_is_another_result(
+    context: RunContext, model: HookedTransformer, model_name: str
+) -> None:
+    evaluated(context)
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.blocks[3].mlp.W_in[0, 0] += 0.5  # pyright: ignore[reportIndexIssue]
+    for held in (model, changed):
+        other = replace(context, models=ModelCache())
+        other.models.hold(held, model_name, dtype="float32", device="cpu")
+        assert evaluated(other) == IDS
+        assert evaluated(other) == []
+
+
+def test_another_text_under_the_same_path_is_another_result(
+    context: RunContext, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    for split in ("train", "test"):
+        path = corpus / f"{split}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"text": f"a {split} text"}))
+    own = replace(context, corpus=str(corpus))
+    assert evaluated(own) == IDS
+    assert evaluated(own) == []
+    (corpus / "test.jsonl").write_text(json.dumps({"text": "a longer test text"}))
+    assert evaluated(own) == IDS
 
 
 def test_thread_count_is_in_the_key(context: RunContext) -> None:

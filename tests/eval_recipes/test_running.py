@@ -44,6 +44,22 @@ def test_unknown_evaluation_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_of_weights_asks_for_no_model(tmp_path: Path) -> None:
+    sae = tiny_sae("a-model-nobody-knows", HOOK_NAME, torch.zeros(16), 0)
+    context = RunContext(
+        save_release(tmp_path / "weights", {"s0": sae}),
+        tmp_path / "out",
+        corpus="no/such-corpus",
+        artifacts=tmp_path / "artifacts",
+        options={"meta_structure": {"train_steps": 2, "train_batch_size": 32}},
+    )
+    outcome = run_evals(["meta_structure", "meta_structure"], context)
+    assert outcome.failures == []
+    assert outcome.frame["sae_id"].unique().tolist() == ["s0"]
+    with pytest.raises(InputError, match="'a-model-nobody-knows'"):
+        run_evals(["sae_probes"], context)
+
+
 @pytest.mark.usefixtures("model_name")
 @pytest.mark.parametrize(
     ("changes", "message"),

@@ -39,6 +39,7 @@ from eval_recipes.saebench.sae_probes_scores import (
 )
 from eval_recipes.saebench.upstream import upstream
 from saereg_plugin.errors import InputError
+from saereg_plugin.releases import register_release
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import sae_probes_oracle as oracle
 
@@ -151,6 +152,28 @@ def test_another_order_and_warm_caches_change_nothing(
     subject = again.subjects[0]
     path = result_path(tmp_path, "sae_probes", subject.release, "b")
     assert metrics(read_result(path)) == metrics(records["b"])
+
+
+@pytest.mark.slow
+def test_another_sae_of_the_same_name_gets_its_own_result(
+    context: RunContext,
+    records: dict[str, dict[str, Any]],
+    model_name: str,
+    tmp_path: Path,
+):
+    # The same release, id and artefacts; upstream's own caches know no more than names.
+    bias = torch.zeros(576)
+    folder = tmp_path / context.subjects[0].release
+    try:
+        (subject,) = save_release(folder, {"a": tiny_sae(model_name, HOOK, bias, 1)})
+        assert subject.release == context.subjects[0].release
+        again = replace(context, subjects=[subject], out=tmp_path / "out")
+        assert sae_probes.run(again) == []
+    finally:
+        register_release(context.out.parent)
+    found = read_result(result_path(again.out, "sae_probes", subject.release, "a"))
+    assert metrics(found) == metrics(records["b"])
+    assert metrics(found) != metrics(records["a"])
 
 
 @pytest.mark.slow

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import random
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 from sae_bench.evals.core import main as upstream_core
+from sae_bench.evals.core.eval_output import CoreEvalOutput
 from sae_bench.sae_bench_utils import general_utils
 from sae_lens import ActivationsStore
 from transformer_lens import HookedTransformer
@@ -18,7 +25,7 @@ from transformer_lens import HookedTransformer
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.results import load_results, read_result, result_path
 from eval_recipes.saebench import core
-from eval_recipes.saebench.core_output import json_schema
+from eval_recipes.saebench.core_output import NULLABLE, json_schema
 from eval_recipes.saebench.shared_passes import SharedPasses
 from eval_recipes.saebench.upstream import UpstreamError, folded_copy, upstream
 from saereg_plugin import corpora
@@ -46,10 +53,13 @@ def context(
     mean = activations.mean(0)
     broken = tiny_sae(model_name, HOOK_NAME, mean, 1)
     broken.W_enc.data[0, 5] = torch.nan
+    good = tiny_sae(model_name, HOOK_NAME, mean, 0)
+    # Has no direction, and so no cosine.
+    good.W_dec.data[1] = 0
     saes = {
         "broken": broken,
         "lost": tiny_sae(model_name, HOOK_NAME.replace("post", "pst"), mean, 2),
-        "good": tiny_sae(model_name, HOOK_NAME, mean, 0),
+        "good": good,
     }
     context = RunContext(
         save_release(folder, saes),
@@ -111,6 +121,103 @@ def test_latents_that_never_fire_are_null(record: dict[str, object]):
     fired = [d for d in details if d["feature_density"]]
     assert fired
     assert all(d["consistent_activation_heuristic"] for d in fired)
+    assert [d["index"] for d in details if d["encoder_decoder_cosine_sim"] is None] == [
+        1
+    ]
+
+
+def test_result_is_valid_but_for_the_values_that_upstream_has_no_place_for(
+    record: dict[str, object],
+):
+    schema = json.loads(json_schema())
+    jsonschema.validate(record, schema)
+    with pytest.raises(ValidationError) as error:
+        TypeAdapter(CoreEvalOutput).validate_python(record)
+    assert {found["loc"][-1] for found in error.value.errors()} == NULLABLE
+    # Upstream writes -1 for them; so its validator takes the rest as it is.
+    filled: Any = copy.deepcopy(record)
+    for detail in filled["eval_result_details"]:
+        detail.update({name: -1.0 for name in NULLABLE if detail[name] is None})
+    TypeAdapter(CoreEvalOutput).validate_python(filled)
+
+
+def test_values_are_those_of_upstream_called_directly(
+    context: RunContext,
+    subject: Subject,
+    record: dict[str, object],
+    model: HookedTransformer,
+    tmp_path: Path,
+):
+    (other,) = save_release(
+        tmp_path / "other",
+        {"x": tiny_sae(model.cfg.model_name, HOOK_NAME, torch.zeros(576), 3)},
+    )
+    shared = SharedPasses(1.0)
+    text = corpora.load("embedded", "heldout", streaming=True)
+    # With what another SAE has left in the shared passes, too.
+    again = replace(context, subjects=[subject, other], out=tmp_path / "out")
+    for one in (other, subject):
+        core.evaluate(again, one, core.core_options(again), text=text, passes=shared)
+    warm = read_result(result_path(again.out, "core", subject.release, "good"))
+    with upstream("core", subject, subject.load(), model, seed=0):
+        upstream_core.multiple_evals(
+            [(subject.release, subject.sae_id)],
+            **OPTIONS,
+            compute_featurewise_density_statistics=True,
+            compute_featurewise_weight_based_metrics=True,
+            exclude_special_tokens_from_reconstruction=True,
+            dataset=corpora.ensure("embedded", "heldout"),
+            context_size=32,
+            output_folder=str(tmp_path / "upstream"),
+            device="cpu",
+        )
+    (path,) = (tmp_path / "upstream").glob("*.json")
+    theirs = json.loads(path.read_text())
+    for ours in (record, warm):
+        for category, metrics in theirs["eval_result_metrics"].items():
+            assert ours["eval_result_metrics"][category] == pytest.approx(  # type: ignore[index]
+                metrics, abs=1e-6
+            )
+        for mine, detail in zip(
+            ours["eval_result_details"],  # type: ignore[arg-type]
+            theirs["eval_result_details"],
+            strict=True,
+        ):
+            for name, value in detail.items():
+                if mine[name] is None:
+                    assert value == -1
+                else:
+                    assert mine[name] == pytest.approx(value, abs=1e-6)
+
+
+def test_the_callers_hooks_are_not_seen_and_stay(
+    subject: Subject, model: HookedTransformer
+):
+    seen: list[str] = []
+    tokens = torch.tensor([[1, 2, 3]])
+
+    def note(kept: str) -> Any:
+        return lambda value, hook: seen.append(kept)  # noqa: ARG005
+
+    point = model.hook_dict[HOOK_NAME]
+    model.add_hook(HOOK_NAME, note("caller"))
+    model.add_hook(HOOK_NAME, note("permanent"), is_permanent=True)
+    before = list(point.fwd_hooks)
+    try:
+        with upstream("core", subject, subject.load(), model, seed=0):
+            model(tokens, stop_at_layer=3)
+            assert seen == ["permanent"]
+            model.add_hook(HOOK_NAME, note("upstream"))
+        seen.clear()
+        assert point.fwd_hooks == before
+        model(tokens, stop_at_layer=3)
+        assert seen == ["caller", "permanent"]
+        before[0].hook.remove()
+        seen.clear()
+        model(tokens, stop_at_layer=3)
+        assert seen == ["permanent"]
+    finally:
+        model.reset_hooks(including_permanent=True)
 
 
 def test_rerun_gives_the_same_numbers_and_leaves_no_trace(

@@ -222,6 +222,12 @@ def test_saes_without_l0_are_named_and_left_out(tmp_path: Path) -> None:
         ("core/mse", False),
         ("absorption_first_letter/mean_absorption_fraction_score", False),
         ("core/explained_variance", True),
+        ("core/l0", False),
+        ("autointerp/unparseable_rate", False),
+        ("scr/scr_metric_threshold_10_padding_share", False),
+        ("sparse_probing_sae_probes/test_rows_in_train", False),
+        ("cross_seed/always_shared", True),
+        ("cross_seed/never_shared", False),
     ],
 )
 def test_direction_of_metrics(metric: str, higher: bool) -> None:
