@@ -51,6 +51,18 @@ def _streams(config: SpeedConfig) -> Iterator[Row]:
     return stream_rows(config)
 
 
+def _matching(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.matching import matching_rows
+
+    return matching_rows(config)
+
+
+def _matching_large(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.matching import large_rows
+
+    return large_rows(config)
+
+
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         "training": _training,
@@ -58,6 +70,8 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "variants": _variants,
         "growth": _growth,
         "streams": _streams,
+        "matching": _matching,
+        "matching-large": _matching_large,
     }
 )
 """Suites by name; each yields its rows as they are measured."""
