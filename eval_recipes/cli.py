@@ -16,6 +16,7 @@ from eval_recipes.commands.results import plot, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.status import BAD_INPUT
+from eval_recipes.commands.study import study
 from eval_recipes.commands.train import train
 
 # torch and SAELens take many seconds to import; commands import what they use, so that
@@ -28,6 +29,7 @@ app = typer.Typer(
 for command in (train, run, table, plot, speed, demo):
     app.command()(command)
 app.command("list")(list_)
+app.add_typer(study, name="study")
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -160,6 +160,28 @@ def check_hook(model: HookedTransformer, hook_name: str) -> None:
         )
 
 
+class Tally(Protocol):
+    """What runs along the held-out text for one SAE."""
+
+    sae: SAE[Any]
+
+    def update(self, activations: Tensor, keep: Tensor) -> None:
+        """Add one batch: activations (contexts, tokens, d_in), keep (contexts, tokens)."""
+
+
+class Passed(NamedTuple):
+    """What one pass over the text says of the activations themselves."""
+
+    kept: ContextSums
+    """Of the tokens that are not special."""
+    special: ContextSums
+    context_size: int
+
+
+T = TypeVar("T", bound=Tally)
+R = TypeVar("R")
+
+
 class _Tally:
     """Running figures of one SAE; lists hold one entry a batch of contexts."""
 
@@ -200,14 +222,13 @@ class _Tally:
         if not bool(residual.isfinite().all()):
             raise ValueError("its reconstruction holds NaN or infinity")
         nonzero = torch.cat(counts).view_as(keep)
-        self.residual.append(_per_context(residual, keep))
-        self.residual_special.append(_per_context(residual, ~keep))
-        self.nonzero.append(_per_context(nonzero, keep))
+        self.residual.append(per_context(residual, keep))
+        self.residual_special.append(per_context(residual, ~keep))
+        self.nonzero.append(per_context(nonzero, keep))
 
-    def figures(
-        self, kept: ContextSums, special: ContextSums, *, context_size: int, seed: int
-    ) -> HeldOut:
+    def figures(self, passed: Passed, *, seed: int) -> HeldOut:
         """Turn the sums into figures, given those of the activations themselves."""
+        kept, special, context_size = passed
         residual = np.concatenate(self.residual)
         residual_all = residual + np.concatenate(self.residual_special)
         nonzero = np.concatenate(self.nonzero)
@@ -242,7 +263,7 @@ class _Tally:
         )
 
 
-def _per_context(values: Tensor, keep: Tensor) -> Array:
+def per_context(values: Tensor, keep: Tensor) -> Array:
     """Sum the kept values of each context in float64, shape (contexts,)."""
     return torch.where(keep, values, 0).double().sum(1).numpy()
 
@@ -312,14 +333,14 @@ def _cause(error: Exception) -> str:
 
 
 @torch.no_grad()
-def _measure_source(
+def _tally_source(
     context: RunContext,
     source: Source,
-    saes: dict[str, SAE[Any]],
+    tallies: dict[str, T],
     failures: dict[str, str],
-) -> dict[str, HeldOut]:
+) -> Passed:
     """
-    Measure the SAEs that read the same activations; record those that fail.
+    Run tallies along the activations they share; one that fails is moved to ``failures``.
 
     Raises:
         InputError: if the hook or the held-out text is unusable for all of them.
@@ -331,14 +352,15 @@ def _measure_source(
         model_kwargs=source.model_kwargs,
     )
     check_hook(model, source.hook_name)
-    store = _store(model, next(iter(saes.values())), source, corpus=context.corpus)
+    store = _store(
+        model, next(iter(tallies.values())).sae, source, corpus=context.corpus
+    )
     special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
     contexts = math.ceil(context.heldout_tokens / source.context_size)
     batches = _token_batches(
         store, contexts=contexts, batch_size=context.batch_size_prompts
     )
 
-    tallies = {sae_id: _Tally(sae) for sae_id, sae in saes.items()}
     kept: list[ContextSums] = []
     left_out: list[ContextSums] = []
     n_batches = math.ceil(contexts / context.batch_size_prompts)
@@ -360,15 +382,7 @@ def _measure_source(
             f"{source.context_size} tokens; expected at least one context. Choose "
             "a longer text or a smaller context_size."
         )
-    return {
-        sae_id: tally.figures(
-            concatenate(kept),
-            concatenate(left_out),
-            context_size=source.context_size,
-            seed=context.seed,
-        )
-        for sae_id, tally in tallies.items()
-    }
+    return Passed(concatenate(kept), concatenate(left_out), source.context_size)
 
 
 def _check_unique_ids(subjects: list[Subject]) -> None:
@@ -383,6 +397,54 @@ def _check_unique_ids(subjects: list[Subject]) -> None:
             )
 
 
+def tally_heldout(
+    context: RunContext,
+    subjects: Iterable[Subject],
+    start: Callable[[str, SAE[Any]], T],
+    finish: Callable[[T, Passed], R],
+) -> tuple[dict[str, R], dict[str, str]]:
+    """
+    Run something of one's own along the held-out text; one pass for SAEs on one hook.
+
+    Args:
+        context: text, sizes and model.
+        subjects: the SAEs, whose ids differ.
+        start: makes what runs along the text from ``sae_id`` and SAE.
+        finish: turns it into a result after the last batch.
+
+    Returns:
+        Results by ``sae_id``, and the cause for each SAE that has none.
+    """
+    failures: dict[str, str] = {}
+    sources: dict[Source, dict[str, T]] = {}
+    order: list[str] = []
+    for subject in subjects:
+        order.append(subject.sae_id)
+        try:
+            sae = subject.load(context.device)
+            source = source_of(sae, context_size=context.context_size)
+            tally = start(subject.sae_id, sae)
+        except Exception as error:
+            failures[subject.sae_id] = _cause(error)
+            continue
+        sources.setdefault(source, {})[subject.sae_id] = tally
+    results: dict[str, R] = {}
+    for source in sorted(sources, key=lambda source: source.model_name):
+        # Popped, so that SAEs already measured can be freed.
+        tallies = sources.pop(source)
+        try:
+            passed = _tally_source(context, source, tallies, failures)
+        except Exception as error:
+            failures |= dict.fromkeys(tallies, _cause(error))
+            continue
+        for sae_id, tally in tallies.items():
+            try:
+                results[sae_id] = finish(tally, passed)
+            except Exception as error:
+                failures[sae_id] = _cause(error)
+    return {sae_id: results[sae_id] for sae_id in order if sae_id in results}, failures
+
+
 def measure_heldout(context: RunContext) -> HeldOutTable:
     """
     Measure every subject on the held-out text; one pass for SAEs on one hook.
@@ -395,23 +457,10 @@ def measure_heldout(context: RunContext) -> HeldOutTable:
         InputError: if two subjects have one id.
     """
     _check_unique_ids(context.subjects)
-    failures: dict[str, str] = {}
-    sources: dict[Source, dict[str, SAE[Any]]] = {}
-    for subject in context.subjects:
-        try:
-            sae = subject.load(context.device)
-            source = source_of(sae, context_size=context.context_size)
-        except Exception as error:
-            failures[subject.sae_id] = _cause(error)
-            continue
-        sources.setdefault(source, {})[subject.sae_id] = sae
-    figures: dict[str, HeldOut] = {}
-    for source in sorted(sources, key=lambda source: source.model_name):
-        # Popped, so that SAEs already measured can be freed.
-        saes = sources.pop(source)
-        try:
-            figures |= _measure_source(context, source, saes, failures)
-        except Exception as error:
-            failures |= dict.fromkeys(saes, _cause(error))
-    order = [s.sae_id for s in context.subjects if s.sae_id in figures]
-    return HeldOutTable({sae_id: figures[sae_id] for sae_id in order}, failures)
+    figures, failures = tally_heldout(
+        context,
+        context.subjects,
+        lambda _, sae: _Tally(sae),
+        lambda tally, passed: tally.figures(passed, seed=context.seed),
+    )
+    return HeldOutTable(figures, failures)

@@ -30,6 +30,13 @@ def table(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown.")
     ] = False,
+    widths: Annotated[
+        bool,
+        typer.Option(
+            "--widths",
+            help="Compare regularised groups with their width-matched controls instead.",
+        ),
+    ] = False,
 ) -> None:
     """
     Print one row an SAE with its headline metrics; a star marks the Pareto front against L0.
@@ -41,6 +48,9 @@ def table(
 
     if csv and markdown:
         raise InputError("--csv and --markdown exclude one another.")
+    if widths:
+        _print_widths(results)
+        return
     frame = load_results(results)
     chosen = choose(frame, metric or ())
     if csv or markdown:
@@ -54,6 +64,27 @@ def table(
         )
 
 
+def _print_widths(results: Path) -> None:
+    from eval_recipes.cross_seed.width_control import (
+        comparison_table,
+        compare_widths,
+        write_comparisons,
+    )
+    from saereg_plugin.errors import InputError
+
+    found = compare_widths(results)
+    if not found:
+        raise InputError(
+            f"{str(results)!r} holds cross_seed results of no regularised group with a control; "
+            "train one with 'saereg-bench train --match-alive' and evaluate it into the same "
+            "folder."
+        )
+    console = Console()
+    console.print(comparison_table(found))
+    path = write_comparisons(found, results / "width_control.json")
+    console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
 def plot(
     results: _Results,
     metric: _Metric = None,
@@ -61,6 +92,13 @@ def plot(
         Path | None,
         typer.Option(help="Folder for the plots; by default RESULTS/plots."),
     ] = None,
+    cross_seed: Annotated[
+        bool,
+        typer.Option(
+            "--cross-seed",
+            help="Draw cosine histograms and shared fractions of cross_seed instead.",
+        ),
+    ] = False,
 ) -> None:
     """
     Draw metrics against L0 with the Pareto front of each architecture and penalty.
@@ -73,6 +111,12 @@ def plot(
     from eval_recipes.results import load_results
     from saereg_plugin.files import require_writable
 
+    if cross_seed:
+        from eval_recipes.cross_seed.plots import plot_cross_seed
+
+        for path in plot_cross_seed(results, out or results / "plots"):
+            Console().print(f"Wrote {path}", markup=False, soft_wrap=True)
+        return
     frame = load_results(results)
     chosen = choose(frame, metric or ())
     drawn = points_by_metric(frame, chosen)

@@ -19,8 +19,9 @@ def speed(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="training, memory, variants, growth, streams or evaluations; repeat for "
-            "several; all if none is named."
+            help="training, memory, variants, growth, streams, matching, evaluations (half an "
+            "hour) or matching-large (quarter of an hour); repeat for several; without any all "
+            "but the last two."
         ),
     ] = None,
     repeats: Annotated[

@@ -24,6 +24,13 @@ def train(
             help="YAML file with the fields of SweepConfig; replaces the flags below."
         ),
     ] = None,
+    match_alive: Annotated[
+        str | None,
+        typer.Option(
+            help="Release folder: train for each of its regularised groups unregularised SAEs "
+            "as wide as its alive latents, all else equal; replaces the flags below."
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -86,11 +93,20 @@ def train(
     Every combination of architecture, k and coefficient is a group, trained once per seed.
     Ctrl-C stops between two steps and keeps a checkpoint; the same command goes on.
     """
-    from saereg_plugin.sweeps import plan_sweep, read_sweep, run_sweep, sweep_from
+    from saereg_plugin.sweeps import (
+        matched_sweep,
+        plan_sweep,
+        read_sweep,
+        run_sweep,
+        sweep_from,
+    )
 
     if config is not None:
-        _refuse_flags_beside_config(context)
+        _refuse_flags_beside("config", context)
         sweep = read_sweep(config)
+    elif match_alive is not None:
+        _refuse_flags_beside("match_alive", context)
+        sweep = matched_sweep(match_alive)
     else:
         several, single = _split_grid(
             {"architecture": architecture or ["regularized_topk"], "k": k or []}
@@ -138,10 +154,11 @@ def train(
         raise typer.Exit(FAILED)
 
 
-def _refuse_flags_beside_config(context: typer.Context) -> None:
+def _refuse_flags_beside(whole: str, context: typer.Context) -> None:
+    """Refuse flags beside the one that says everything."""
     from saereg_plugin.errors import InputError
 
-    beside = {"out", "config", "name", "dry_run"}
+    beside = {"out", whole, "name", "dry_run"}
     given = [
         f"--{name.replace('_', '-')}"
         for name in context.params
@@ -149,8 +166,13 @@ def _refuse_flags_beside_config(context: typer.Context) -> None:
         and getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
     ]
     if given:
+        remedy = (
+            "write the value into the YAML file."
+            if whole == "config"
+            else "the control is trained as the release was."
+        )
         raise InputError(
-            f"--config and {', '.join(given)} exclude one another; write the value into the YAML file."
+            f"--{whole.replace('_', '-')} and {', '.join(given)} exclude one another; {remedy}"
         )
 
 

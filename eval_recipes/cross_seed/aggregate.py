@@ -14,16 +14,10 @@ from eval_recipes.cross_seed.pairs import (
     SYMMETRIC,
     PairFigures,
     Side,
-    Weights,
 )
+from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.statistics import Interval, SeedPair, bootstrap_mean_interval
-from saereg_plugin.metrics import (
-    dead_count,
-    encoder_decoder_cosines,
-    row_geometry,
-    row_norms,
-    share_classes,
-)
+from saereg_plugin.metrics import dead_count, row_geometry, share_classes
 
 if TYPE_CHECKING:
     from eval_recipes.heldout import HeldOut
@@ -53,6 +47,27 @@ def _bootstrap(
         n_resamples=config.n_resamples,
         seed=config.random_seed,
     )
+
+
+def figures_of_pair(
+    pair: PairFigures, side: Side, config: CrossSeedEvalConfig
+) -> Figures:
+    """
+    Return every metric of one pair as seen from one side, matched once.
+
+    The bootstrap resamples latents with their partners; metrics that average both
+    sides resample each side's latents on their own.
+    """
+    figures: Figures = {}
+    for metric in PAIR_METRICS:
+        own, other = pair.values[metric][side], pair.values[metric][1 - side]
+        if not len(own):
+            figures[metric] = None
+        elif metric in SYMMETRIC:
+            figures[metric] = _bootstrap([own, other], config)
+        else:
+            figures[metric] = _bootstrap([own], config)
+    return figures
 
 
 def pair_figures(
@@ -90,8 +105,8 @@ def stability_figures(
 ) -> Figures:
     """Return the always, sometimes and never shared latents of one SAE."""
     sides = oriented(pairs, seed)
-    everything = torch.stack([pair.shared[side] for _, pair, side in sides])
-    filtered = torch.stack([pair.shared_alive[side] for _, pair, side in sides])
+    everything = torch.stack([pair.match[side].shared for _, pair, side in sides])
+    filtered = torch.stack([pair.match_alive[side].shared for _, pair, side in sides])
     figures: Figures = {}
     for suffix, shared in (("", everything), ("_alive", filtered[:, alive])):
         for name, mask in share_classes(shared)._asdict().items():
@@ -106,9 +121,9 @@ def _exact(value: float, n: int) -> Interval:
 
 
 def decoder_geometry(dec: Tensor, suffix: str, config: CrossSeedEvalConfig) -> Figures:
-    """Return the cosines between decoder rows; None for fewer than two rows."""
+    """Return the cosines between unit decoder rows; None for fewer than two rows."""
     n = len(dec)
-    geometry = row_geometry(dec) if n > 1 else None
+    geometry = row_geometry(dec, unit=True) if n > 1 else None
     if geometry is None:
         names = ("c_dec", "mean_cos_sim", "max_abs_cos")
         quantiles = ("median_abs_cos", "p90_abs_cos", "p99_abs_cos")
@@ -136,12 +151,11 @@ def geometry_figures(weights: Weights, config: CrossSeedEvalConfig) -> Figures:
         if dead
         else {f"{name}_alive": figure for name, figure in everything.items()}
     )
-    cosines = encoder_decoder_cosines(weights.enc, weights.dec)
     return {
         **everything,
         **alive,
-        "encoder_decoder_cos": _bootstrap([cosines], config),
-        "decoder_norm": _bootstrap([row_norms(weights.dec)], config),
+        "encoder_decoder_cos": _bootstrap([weights.cosines], config),
+        "decoder_norm": _bootstrap([weights.decoder_norms], config),
         "alive_by_weights": _exact(n - dead, n),
         "dead_by_weights": _exact(dead, n),
     }

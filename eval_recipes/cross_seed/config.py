@@ -39,10 +39,29 @@ class CrossSeedEvalConfig(BaseEvalConfig):
         description="A latent is alive if cos(encoder, decoder) exceeds this",
     )
     matching_threads: int = Field(
-        default=2,
+        default=1,
         ge=1,
         title="Matching Threads",
-        description="Pairs matched at a time; each holds one similarity matrix",
+        description="Pairs of SAEs matched at a time; each takes the memory of two matchings",
+    )
+    matching_relative_gap: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Matching Relative Gap",
+        description="A matching may stop when its total is proven to be within this share of the largest; 0 demands the optimum",
+    )
+    stable_minimum: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        title="Stable Minimum",
+        description="A latent is stable if it is shared with at least this share of the other seeds",
+    )
+    reconstruction_shares: bool = Field(
+        default=True,
+        title="Reconstruction Shares",
+        description="Measure on held-out text what stable latents carry; needs the language model",
     )
     corpus: str = Field(
         default="embedded",

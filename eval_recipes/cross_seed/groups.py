@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from eval_recipes.cross_seed.aggregate import Figures, Pairs
+from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.intervals import (
+    FEWEST_SEEDS,
+    difference_over_latents,
+    over_pairs,
+    pair_values,
+    restricted,
+)
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.statistics import (
     Interval,
@@ -13,55 +22,9 @@ from eval_recipes.statistics import (
     paired_difference,
     paired_pair_difference,
     seed_interval,
-    seed_pair_interval,
 )
 
-
-def pair_values(pairs: Pairs, metric: str) -> dict[SeedPair, float]:
-    """Return a metric of every pair, from the side of the lower seed (as published)."""
-    figures = {seeds: pair.figure(metric, 0) for seeds, pair in pairs.items()}
-    return {seeds: figure for seeds, figure in figures.items() if figure is not None}
-
-
-def seed_values(by_seed: Mapping[int, Figures], metric: str) -> dict[int, float]:
-    """Return a metric of every SAE by seed, where it is defined."""
-    found = {seed: figures[metric] for seed, figures in by_seed.items()}
-    return {seed: figure.value for seed, figure in found.items() if figure}
-
-
-def group_figures(
-    pairs: Pairs,
-    stability: Mapping[int, Figures],
-    single: Mapping[int, Figures],
-) -> Figures:
-    """
-    Return the means over a group.
-
-    Args:
-        pairs: every pair of the group's seeds.
-        stability: stability figures by seed.
-        single: figures of one SAE alone (geometry, held-out text) by seed.
-    """
-    figures: Figures = {}
-    for metric in PAIR_METRICS:
-        values = pair_values(pairs, metric)
-        complete = len(values) == len(pairs)
-        figures[metric] = seed_pair_interval(values) if complete else None
-    for metric in next(iter(stability.values())):
-        values = seed_values(stability, metric)
-        reason = (
-            "the figures of SAEs that are matched with each other depend on each other"
-        )
-        figures[metric] = (
-            seed_interval(values)._replace(low=None, high=None, reason=reason)
-            if values
-            else None
-        )
-    for metric in next(iter(single.values())):
-        values = seed_values(single, metric)
-        figures[metric] = seed_interval(values) if values else None
-    return figures
-
+SEEDS_DEPEND = "the SAEs of a group share their pairs, so seeds are no replicates"
 
 HEADLINE_SINGLE = (
     "c_dec",
@@ -74,73 +37,127 @@ HEADLINE_SINGLE = (
     "l0",
     "alive",
 )
+"""Figures of single SAEs whose difference between groups is reported."""
 
 
-STABILITY = (
-    "always_shared",
-    "sometimes_shared",
-    "never_shared",
-    "always_shared_alive",
-    "sometimes_shared_alive",
-    "never_shared_alive",
-)
+@dataclass(frozen=True)
+class GroupFigures:
+    """What is compared of a group: by pair of seeds, or by seed."""
 
-_SEEDS_DEPEND = "the SAEs of a group share their pairs, so seeds are no replicates"
+    pairs: Pairs
+    single: Mapping[int, Figures]
+    """Figures of one SAE alone: geometry, held-out text."""
+    dependent: Mapping[int, Figures]
+    """Figures of one SAE that rest on its pairs: stability, reconstruction shares."""
+    overlaps: Mapping[SeedPair, float]
+    """Overlap of unstable subspaces at the headline rank, where it is defined."""
+
+
+def seed_values(by_seed: Mapping[int, Figures], metric: str) -> dict[int, float]:
+    """Return a metric of every SAE by seed, where it is defined."""
+    found = {seed: figures.get(metric) for seed, figures in by_seed.items()}
+    return {seed: figure.value for seed, figure in found.items() if figure}
+
+
+def group_figures(group: GroupFigures) -> Figures:
+    """Return the means over a group, with intervals over pairs or seeds."""
+    figures: Figures = {}
+    for metric in PAIR_METRICS:
+        values = pair_values(group.pairs, metric)
+        complete = len(values) == len(group.pairs)
+        figures[metric] = over_pairs(values) if complete else None
+    complete = bool(group.overlaps) and len(group.overlaps) == len(group.pairs)
+    figures["unstable_overlap"] = over_pairs(group.overlaps) if complete else None
+    for metric in _names(group.dependent):
+        values = seed_values(group.dependent, metric)
+        figures[metric] = (
+            seed_interval(values)._replace(low=None, high=None, reason=SEEDS_DEPEND)
+            if values
+            else None
+        )
+    for metric in _names(group.single):
+        values = seed_values(group.single, metric)
+        figures[metric] = seed_interval(values) if values else None
+    return figures
 
 
 def group_differences(
-    this: tuple[Pairs, Mapping[int, Figures]],
-    other: tuple[Pairs, Mapping[int, Figures]],
+    this: GroupFigures,
+    other: GroupFigures,
     *,
     other_group: str,
-    stability: tuple[Mapping[int, Figures], Mapping[int, Figures]] = ({}, {}),
+    config: CrossSeedEvalConfig,
 ) -> list[dict[str, Any]]:
     """
     Return this group minus another, metric by metric, over the seeds both have.
 
-    Each group is its pairs and its figures of single SAEs by seed. Fewer than
-    two common seeds give an empty list. ``stability`` holds both groups' shares of
-    always, sometimes and never shared latents by seed.
+    Figures of pairs: with ``FEWEST_SEEDS`` seeds or more an interval over pairs
+    (jackknife), else one over latents, and every pair's difference is listed. Figures of
+    single SAEs: Student's t over seeds. Fewer than two common seeds give an empty list.
     """
-    seeds = sorted(set(this[1]) & set(other[1]))
+    seeds = sorted(set(this.single) & set(other.single))
     if len(seeds) < 2:
         return []
-    n_pairs = len(seeds) * (len(seeds) - 1) // 2
-    differences: Figures = {}
+    rows: list[dict[str, Any]] = []
+    ours, theirs = restricted(this.pairs, seeds), restricted(other.pairs, seeds)
     for metric in PAIR_METRICS:
-        a, b = (
-            {s: v for s, v in pair_values(pairs, metric).items() if {*s} <= {*seeds}}
-            for pairs, _ in (this, other)
-        )
-        defined = len(a) == len(b) == n_pairs
-        differences[metric] = paired_pair_difference(a, b) if defined else None
+        a, b = pair_values(ours, metric), pair_values(theirs, metric)
+        if not len(a) == len(b) == len(seeds) * (len(seeds) - 1) // 2:
+            continue
+        interval = paired_pair_difference(a, b)
+        over = "seed pairs"
+        if len(seeds) < FEWEST_SEEDS:
+            found = difference_over_latents(ours, theirs, metric, config)
+            if found is not None:
+                interval = found._replace(value=interval.value, n=len(a))
+                over = "latents"
+        values = [
+            {"seeds": list(pair), "difference": a[pair] - b[pair]} for pair in sorted(a)
+        ]
+        rows.append(_row(metric, interval, over, values=values))
     for metric in HEADLINE_SINGLE:
         a, b = (
-            {s: v for s, v in seed_values(by_seed, metric).items() if s in seeds}
-            for _, by_seed in (this, other)
+            _of_seeds(seed_values(group.single, metric), seeds)
+            for group in (this, other)
         )
-        defined = len(a) == len(b) == len(seeds)
-        differences[metric] = paired_difference(a, b) if defined else None
-    for metric in STABILITY:
+        if len(a) == len(b) == len(seeds):
+            rows.append(_row(metric, paired_difference(a, b), "seeds"))
+    for metric in _names(this.dependent):
         a, b = (
-            {s: v for s, v in seed_values(by_seed, metric).items() if s in seeds}
-            for by_seed in stability
+            _of_seeds(seed_values(group.dependent, metric), seeds)
+            for group in (this, other)
         )
         if len(a) == len(b) == len(seeds):
             mean = sum(a[s] - b[s] for s in seeds) / len(seeds)
-            differences[metric] = Interval(mean, None, None, len(seeds), _SEEDS_DEPEND)
-    return [
-        {
-            "metric": metric,
-            "other_group": other_group,
-            "seeds": seeds,
-            "difference": difference.value,
-            "ci_low": difference.low,
-            "ci_high": difference.high,
-            "n": difference.n,
-            "distinguishable": difference.distinguishable,
-            "reason": difference.reason,
-        }
-        for metric, difference in differences.items()
-        if difference
-    ]
+            interval = Interval(mean, None, None, len(seeds), SEEDS_DEPEND)
+            rows.append(_row(metric, interval, None))
+    return [{**row, "other_group": other_group, "seeds": seeds} for row in rows]
+
+
+def _row(
+    metric: str,
+    difference: Interval,
+    over: str | None,
+    *,
+    values: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "difference": difference.value,
+        "ci_low": difference.low,
+        "ci_high": difference.high,
+        "n": difference.n,
+        "interval_over": None if difference.low is None else over,
+        "distinguishable": difference.distinguishable,
+        "reason": difference.reason,
+        **({} if values is None else {"values": values}),
+    }
+
+
+def _of_seeds(values: Mapping[int, float], seeds: list[int]) -> dict[int, float]:
+    return {seed: value for seed, value in values.items() if seed in seeds}
+
+
+def _names(by_seed: Mapping[int, Figures]) -> list[str]:
+    """Return the metrics of any seed; one whose text failed may lack some."""
+    return list(dict.fromkeys(name for figures in by_seed.values() for name in figures))

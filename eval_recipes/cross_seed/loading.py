@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from eval_recipes.context import Subject
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
-from eval_recipes.cross_seed.pairs import Weights
+from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.results import BaseFields, base_fields
 from saereg_plugin.errors import InputError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -11,9 +12,15 @@ from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig, make_config
 from eval_recipes.cross_seed.loading import Loaded, check_shapes, load
-from eval_recipes.cross_seed.measure import measure_groups
+from eval_recipes.cross_seed.measure import Measured, measure_groups, with_shares
 from eval_recipes.cross_seed.output import EVAL_TYPE_ID_CROSS_SEED
-from eval_recipes.cross_seed.report import build_output
+from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
+from eval_recipes.cross_seed.report import build_output, report_group
+from eval_recipes.cross_seed.stability_table import (
+    stability_table,
+    table_path,
+    write_table,
+)
 from eval_recipes.results import result_path, write_result
 from saereg_plugin.errors import InputError
 
@@ -75,6 +82,9 @@ def run(context: RunContext) -> list[Failure]:
     """
     groups = check(context)
     config = config_of(context)
+    for subject in context.subjects:
+        # a failed rerun must not leave the table of an earlier one
+        table_path(_path(context, subject)).unlink(missing_ok=True)
     failures: list[Failure] = []
     loaded = _load_all(groups, config, failures)
     check_shapes(loaded)
@@ -82,17 +92,53 @@ def run(context: RunContext) -> list[Failure]:
     usable = [sae for sae in loaded if sae.subject.sae_id in heldout]
     saes = _complete_groups(usable, failures)
     measured = measure_groups(saes, heldout, config)
+    if config.reconstruction_shares:
+        measured = _with_shares(context, measured, failures)
+    lost = {failure.sae_id for failure in failures}
     for name, group in measured.groups.items():
+        report = report_group(measured, name, config)
         for seed, sae in group.saes.items():
             subject = sae.subject
-            path = result_path(
-                context.out, EVAL_TYPE_ID_CROSS_SEED, subject.release, subject.sae_id
-            )
+            if subject.sae_id in lost:
+                continue
+            path = _path(context, subject)
             try:
-                write_result(path, build_output(measured, name, seed, config))
+                # the table first: a result never names a file that is not there
+                table = write_table(path, stability_table(group, seed))
+                output = build_output(
+                    measured, name, seed, config, report=report, stability_table=table
+                )
+                write_result(path, output)
             except Exception as error:
                 failures.append(_failure(subject, error))
     return failures
+
+
+def _path(context: RunContext, subject: Subject) -> Path:
+    return result_path(
+        context.out, EVAL_TYPE_ID_CROSS_SEED, subject.release, subject.sae_id
+    )
+
+
+def _with_shares(
+    context: RunContext, measured: Measured, failures: list[Failure]
+) -> Measured:
+    """Measure what stable latents reconstruct; an SAE whose text fails is a failure."""
+    groups = measured.groups.values()
+    stable = {
+        group.saes[seed].subject.sae_id: mask
+        for group in groups
+        for seed, mask in group.stable.items()
+    }
+    subjects = [sae.subject for group in groups for sae in group.saes.values()]
+    shares, causes = reconstruction_shares(context, stable, subjects)
+    failures += [
+        Failure(EVAL_TYPE_ID_CROSS_SEED, sae_id, f"reconstruction shares: {cause}")
+        for sae_id, cause in causes.items()
+    ]
+    return with_shares(
+        measured, {sae_id: share.figures for sae_id, share in shares.items()}
+    )
 
 
 def _failure(subject: Subject, error: Exception) -> Failure:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from eval_recipes.cross_seed.aggregate import (
     Figures,
     Pairs,
     decoder_geometry,
+    figures_of_pair,
     geometry_figures,
+    oriented,
     pair_figures,
     stability_figures,
 )
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.groups import GroupFigures
 from eval_recipes.cross_seed.loading import Loaded, Shape
-from eval_recipes.cross_seed.pairs import PairFigures, Weights, measure_pair
-from eval_recipes.statistics import SeedPair
+from eval_recipes.cross_seed.pairs import PairFigures, measure_pair
+from eval_recipes.cross_seed.subspaces import headline_overlaps, unstable_overlaps
+from eval_recipes.cross_seed.weights import Weights
+from eval_recipes.statistics import Interval, SeedPair, bootstrap_mean_interval
+from saereg_plugin.metrics import latent_stability, stable_mask
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,27 @@ class Group:
     stability: Mapping[int, Figures]
     geometry: Mapping[int, Figures]
     heldout: Mapping[int, Figures]
+    pair_intervals: Mapping[SeedPair, tuple[Figures, Figures]]
+    """Every pair's figures with intervals over latents, from either side."""
+    latent_stability: Mapping[int, Tensor]
+    """[d_sae] share of the other seeds in which each latent is shared."""
+    stable: Mapping[int, Tensor]
+    """[d_sae] bool: which latents are stable."""
+    overlaps: Mapping[SeedPair, list[float | None]]
+    """Overlap of the unstable subspaces by rank (``subspaces.overlap_ranks``)."""
+    shares: Mapping[int, Figures]
+    """Share of stable latents, and what they reconstruct where that was measured."""
+
+    @property
+    def compared(self) -> GroupFigures:
+        """What groups are compared by."""
+        dependent = {
+            seed: {**self.stability[seed], **self.shares.get(seed, {})}
+            for seed in self.saes
+        }
+        d_in = next(iter(self.saes.values())).shape[1]
+        overlaps = headline_overlaps(self.overlaps, d_in)
+        return GroupFigures(self.pairs, self.single, dependent, overlaps)
 
     @property
     def single(self) -> dict[int, Figures]:
@@ -41,11 +69,20 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """Two random SAEs of one shape, measured as a trained pair is."""
+
+    figures: Figures
+    pair: PairFigures
+    weights: Weights
+
+
+@dataclass(frozen=True)
 class Measured:
     """Everything a run measured."""
 
     groups: Mapping[str, Group]
-    baselines: Mapping[Shape, Figures]
+    baselines: Mapping[Shape, Baseline]
 
 
 def random_weights(
@@ -126,9 +163,10 @@ def _measure_pairs(
 
 def _baseline(
     random: Weights, pair: PairFigures, config: CrossSeedEvalConfig
-) -> Figures:
+) -> Baseline:
     similarity, shared = pair_figures({(0, 1): pair}, 0, config)
-    return {**similarity, **shared, **decoder_geometry(random.dec, "", config)}
+    figures = {**similarity, **shared, **decoder_geometry(random.dec, "", config)}
+    return Baseline(figures, pair, random)
 
 
 def _group(
@@ -137,6 +175,18 @@ def _group(
     heldout: Mapping[str, Figures],
     config: CrossSeedEvalConfig,
 ) -> Group:
+    stability = {
+        seed: latent_stability(
+            torch.stack(
+                [pair.match[side].shared for _, pair, side in oriented(pairs, seed)]
+            )
+        )
+        for seed in saes
+    }
+    stable = {
+        seed: stable_mask(found, minimum=config.stable_minimum)
+        for seed, found in stability.items()
+    }
     return Group(
         saes=saes,
         pairs=pairs,
@@ -148,4 +198,38 @@ def _group(
             seed: geometry_figures(sae.weights, config) for seed, sae in saes.items()
         },
         heldout={seed: heldout[sae.subject.sae_id] for seed, sae in saes.items()},
+        pair_intervals={
+            seeds: (figures_of_pair(pair, 0, config), figures_of_pair(pair, 1, config))
+            for seeds, pair in pairs.items()
+        },
+        latent_stability=stability,
+        stable=stable,
+        overlaps=unstable_overlaps(
+            {seed: sae.weights for seed, sae in saes.items()}, stable
+        ),
+        shares={
+            seed: {"stable_latents": _stable_share(mask, config)}
+            for seed, mask in stable.items()
+        },
     )
+
+
+def _stable_share(mask: Tensor, config: CrossSeedEvalConfig) -> Interval:
+    return bootstrap_mean_interval(
+        [mask.numpy()], n_resamples=config.n_resamples, seed=config.random_seed
+    )
+
+
+def with_shares(measured: Measured, shares: Mapping[str, Figures]) -> Measured:
+    """Return the same with reconstruction shares, given by SAE id."""
+    groups = {
+        name: replace(
+            group,
+            shares={
+                seed: {**found, **shares.get(group.saes[seed].subject.sae_id, {})}
+                for seed, found in group.shares.items()
+            },
+        )
+        for name, group in measured.groups.items()
+    }
+    return replace(measured, groups=groups)

@@ -7,11 +7,11 @@ from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import (
     BaseEvalOutput,
     BaseMetricCategories,
-    BaseResultDetail,
 )
 
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.fields import value
+from eval_recipes.cross_seed.output_detail import CrossSeedPair
 from eval_recipes.cross_seed.output_pairs import (
     SharedMetrics,
     SimilarityMetrics,
@@ -22,6 +22,11 @@ from eval_recipes.cross_seed.output_sae import (
     DecoderGeometryMetrics,
     HeldOutMetrics,
     LatentGeometryMetrics,
+)
+from eval_recipes.cross_seed.output_stable import (
+    RandomSubspaceMetrics,
+    ReconstructionMetrics,
+    SubspaceMetrics,
 )
 
 EVAL_TYPE_ID_CROSS_SEED = "cross_seed"
@@ -35,7 +40,9 @@ class GeometryMetrics(
 
 
 @dataclass
-class BaselineMetrics(DecoderGeometryMetrics, SharedMetrics, SimilarityMetrics):
+class BaselineMetrics(
+    RandomSubspaceMetrics, DecoderGeometryMetrics, SharedMetrics, SimilarityMetrics
+):
     """The same figures for two random dictionaries of the same shape."""
 
     expected_abs_cos: float = value(
@@ -46,6 +53,8 @@ class BaselineMetrics(DecoderGeometryMetrics, SharedMetrics, SimilarityMetrics):
 
 @dataclass
 class GroupMetrics(
+    SubspaceMetrics,
+    ReconstructionMetrics,
     HeldOutMetrics,
     LatentGeometryMetrics,
     AliveDecoderGeometryMetrics,
@@ -83,48 +92,21 @@ class CrossSeedMetricCategories(BaseMetricCategories):
         title="Held-out Text",
         description="Reconstruction and sparsity of this SAE; intervals: bootstrap over contexts",
     )
+    reconstruction: ReconstructionMetrics = Field(
+        title="Reconstruction by Stable Latents",
+        description="What latents that come back in other seeds carry; intervals: bootstrap over contexts; null if it was not measured",
+    )
+    subspaces: SubspaceMetrics = Field(
+        title="Unstable Subspaces",
+        description="This SAE against the other seeds, mean over them; no interval: the subspaces of a resample are others",
+    )
     baseline: BaselineMetrics = Field(
         title="Random Baseline",
         description="The same figures for two random SAEs of this shape, decoder rows and encoder columns drawn independently from a Gaussian; intervals: bootstrap over latents",
     )
     group: GroupMetrics = Field(
         title="Group",
-        description="Means over the group's seeds (Student's t interval) or pairs of seeds (delete-one-seed jackknife); stability has no interval: the SAEs' figures depend on each other",
-    )
-
-
-@dataclass
-class CrossSeedPair(BaseResultDetail):
-    """This SAE (A) and one other seed (B)."""
-
-    sae_ids: list[str] = Field(title="SAEs", description="Ids of A and B")
-    seeds: list[int] = Field(title="Seeds", description="Seeds of A and B")
-    alive_by_weights: list[int] = Field(
-        title="Alive Latents by Weights", description="Of A and B"
-    )
-    mean_max_cos: float = Field(title="Mean Max Cosine", description="Both sides")
-    mean_max_cos_decoder: float = Field(
-        title="Mean Max Cosine, Decoder", description="Both sides"
-    )
-    mean_max_cos_encoder: float = Field(
-        title="Mean Max Cosine, Encoder", description="Both sides"
-    )
-    fraction_paired: float = Field(
-        title="Fraction Paired", description="Latents of A paired in B"
-    )
-    fraction_paired_symmetrised: float = Field(
-        title="Fraction Paired, Symmetrised", description="Mean of both sides"
-    )
-    pw_mcc_signed: float = Field(
-        title="PW-MCC, Signed", description="Mean matched signed decoder cosine"
-    )
-    pw_mcc_absolute: float = Field(
-        title="PW-MCC, Absolute", description="Mean matched |decoder cosine|"
-    )
-    shared: float = Field(title="Shared, All Latents", description="Of all latents")
-    shared_alive: float | None = Field(
-        title="Shared, Alive Latents",
-        description="Over the smaller alive count; null if it is 0",
+        description="Means over the group's seeds (Student's t interval) or pairs of seeds (delete-one-seed jackknife with five seeds or more; with fewer the pairs' values are listed); stability and reconstruction shares have no interval: the SAEs' figures depend on each other",
     )
 
 

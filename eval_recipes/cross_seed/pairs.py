@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.weights import Weights
 from saereg_plugin.metrics import (
-    SharedLatents,
-    alive_mask,
+    Matching,
+    match_many,
     match_rows,
     mean_max_cos,
-    shared_latents,
+    seen_from_b,
+    shared_mask,
+    with_latent_ids,
 )
 
 Side = Literal[0, 1]
@@ -45,24 +47,18 @@ SYMMETRIC = frozenset(
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Vectors of one SAE as rows of float32, [d_sae, d_in], and its alive latents."""
+class Match:
+    """Partners of one SAE's latents in another, by latent id, with what follows."""
 
-    enc: Tensor
-    dec: Tensor
-    alive: Tensor
+    decoder: Matching
+    encoder: Matching
+    shared: Tensor
+    """[d_sae] bool."""
 
     @classmethod
-    def of(cls, W_enc: Tensor, W_dec: Tensor, *, alive_threshold: float) -> Weights:
-        """Take SAELens' ``W_enc`` [d_in, d_sae] and ``W_dec`` [d_sae, d_in]."""
-        enc = W_enc.detach().cpu().float().T.contiguous()
-        dec = W_dec.detach().cpu().float().contiguous()
-        return cls(enc, dec, alive_mask(enc, dec, threshold=alive_threshold))
-
-    @cached_property
-    def alive_ids(self) -> Tensor:
-        """Ids of the alive latents."""
-        return self.alive.nonzero().flatten()
+    def of(cls, decoder: Matching, encoder: Matching, *, threshold: float) -> Match:
+        """Combine two matchings by the same latent ids."""
+        return cls(decoder, encoder, shared_mask(decoder, encoder, threshold=threshold))
 
 
 @dataclass(frozen=True)
@@ -76,9 +72,14 @@ class PairFigures:
     """
 
     values: Mapping[str, tuple[Tensor, Tensor]]
-    shared: tuple[Tensor, Tensor]
-    """[d_sae] bool, by the ids of A and by those of B."""
-    shared_alive: tuple[Tensor, Tensor]
+    match: tuple[Match, Match]
+    """All latents matched, by the ids of A and by those of B."""
+    match_alive: tuple[Match, Match]
+    """Latents that are not alive left out of either SAE before matching."""
+    gaps: Mapping[str, float]
+    """What each matching's total similarity may lack of the optimum, as certified."""
+    relative_gaps: Mapping[str, float]
+    """The same over that total."""
 
     def figure(self, metric: str, side: Side) -> float | None:
         """Return the metric as seen from A (0) or from B (1)."""
@@ -94,70 +95,112 @@ class PairFigures:
 def measure_pair(a: Weights, b: Weights, config: CrossSeedEvalConfig) -> PairFigures:
     """Compute every figure of two SAEs with the same ``d_in``."""
     threshold = config.shared_threshold
-    decoder, encoder = mean_max_cos(a.dec, b.dec), mean_max_cos(a.enc, b.enc)
-    paired = (decoder.a_to_b > threshold, decoder.b_to_a > threshold)
-    everything = shared_latents(a.dec, a.enc, b.dec, b.enc, threshold=threshold)
-    # Filtering nothing cannot change the answer, and matching is what costs time.
-    alive = (
-        everything
-        if a.alive.all() and b.alive.all()
-        else shared_latents(
-            a.dec,
-            a.enc,
-            b.dec,
-            b.enc,
-            ids_a=a.alive_ids,
-            ids_b=b.alive_ids,
-            threshold=threshold,
-        )
-    )
-    signed = match_rows(a.dec, b.dec, absolute=False)
+    best_decoder = mean_max_cos(a.dec, b.dec, unit=True)
+    best_encoder = mean_max_cos(a.enc, b.enc, unit=True)
+    paired = (best_decoder.a_to_b > threshold, best_decoder.b_to_a > threshold)
+    decoder, encoder, decoder_alive, encoder_alive = _match(a, b, config)
+    signed = _signed(a, b, decoder, config)
+    match = _both_sides(decoder, encoder, b, threshold=threshold)
+    match_alive = _both_sides(decoder_alive, encoder_alive, b, threshold=threshold)
     values = {
         "mean_max_cos": (
-            (decoder.a_to_b + encoder.a_to_b) / 2,
-            (decoder.b_to_a + encoder.b_to_a) / 2,
+            (best_decoder.a_to_b + best_encoder.a_to_b) / 2,
+            (best_decoder.b_to_a + best_encoder.b_to_a) / 2,
         ),
-        "mean_max_cos_decoder": tuple(decoder),
-        "mean_max_cos_encoder": tuple(encoder),
+        "mean_max_cos_decoder": tuple(best_decoder),
+        "mean_max_cos_encoder": tuple(best_encoder),
         "fraction_paired": paired,
         "fraction_paired_symmetrised": paired,
-        "pw_mcc_signed": _both_sides(signed.partner, signed.similarity),
-        "pw_mcc_absolute": _both_sides(
-            everything.partner, everything.decoder_similarity
+        "pw_mcc_signed": (
+            signed.similarity,
+            seen_from_b(signed, n_b=len(b.dec)).similarity,
         ),
-        "shared": (everything.shared, everything.shared_b),
-        "shared_alive": _shares_of_smaller(alive, a, b),
+        "pw_mcc_absolute": tuple(side.decoder.similarity for side in match),
+        "shared": tuple(side.shared for side in match),
+        "shared_alive": _shares_of_smaller(match_alive, a, b),
+    }
+    matchings = {
+        "decoder": decoder,
+        "encoder": encoder,
+        "decoder_signed": signed,
+        "decoder_alive": decoder_alive,
+        "encoder_alive": encoder_alive,
     }
     return PairFigures(
         values={
             name: (own.float(), other.float()) for name, (own, other) in values.items()
         },
-        shared=(everything.shared, everything.shared_b),
-        shared_alive=(alive.shared, alive.shared_b),
+        match=match,
+        match_alive=match_alive,
+        gaps={name: found.gap for name, found in matchings.items()},
+        relative_gaps={name: found.relative_gap for name, found in matchings.items()},
     )
 
 
-def _both_sides(partner: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """Return matched similarities by A's latents and by B's, for a square matching."""
-    by_b = torch.empty_like(similarity)
-    by_b[partner] = similarity
-    return similarity, by_b
+def _match(
+    a: Weights, b: Weights, config: CrossSeedEvalConfig
+) -> tuple[Matching, Matching, Matching, Matching]:
+    """Match by |cosine| decoder, encoder, and both again without what is not alive."""
+    rows = [(a.dec, b.dec), (a.enc, b.enc)]
+    gap = config.matching_relative_gap
+    # Filtering nothing cannot change the answer, and matching is what costs time.
+    if a.alive.all() and b.alive.all():
+        decoder, encoder = match_many(rows, relative_gap=gap)
+        return decoder, encoder, decoder, encoder
+    alive = [(of_a[a.alive_ids], of_b[b.alive_ids]) for of_a, of_b in rows]
+    decoder, encoder, *filtered = match_many(rows + alive, relative_gap=gap)
+    decoder_alive, encoder_alive = (
+        with_latent_ids(found, a.alive_ids, b.alive_ids, n_a=len(a.dec))
+        for found in filtered
+    )
+    return decoder, encoder, decoder_alive, encoder_alive
+
+
+def _signed(
+    a: Weights, b: Weights, absolute: Matching, config: CrossSeedEvalConfig
+) -> Matching:
+    """
+    Match decoder rows by signed cosine, given the matching by |cosine|.
+
+    No signed total exceeds the best absolute one. So where every matched cosine is
+    positive, the absolute matching is the signed one, with the same gap.
+    """
+    found = absolute.partner >= 0
+    partners = b.dec[absolute.partner[found]]
+    if bool(((a.dec[found] * partners).sum(dim=1) >= 0).all()):
+        return absolute
+    gap = config.matching_relative_gap
+    return match_rows(a.dec, b.dec, absolute=False, relative_gap=gap)
+
+
+def _both_sides(
+    decoder: Matching, encoder: Matching, b: Weights, *, threshold: float
+) -> tuple[Match, Match]:
+    n_b = len(b.dec)
+    return (
+        Match.of(decoder, encoder, threshold=threshold),
+        Match.of(
+            seen_from_b(decoder, n_b=n_b),
+            seen_from_b(encoder, n_b=n_b),
+            threshold=threshold,
+        ),
+    )
 
 
 def _shares_of_smaller(
-    shared: SharedLatents, a: Weights, b: Weights
+    match: tuple[Match, Match], a: Weights, b: Weights
 ) -> tuple[Tensor, Tensor]:
     """
-    Return arrays over the alive latents of A and of B whose means are ``fraction``.
+    Return arrays over the alive latents of A and of B whose means are the shared share.
 
     Each mean is over that SAE's own alive latents, so it is scaled to the
     smaller count of the two.
     """
-    if shared.denominator == 0:
+    masks = match[0].shared[a.alive].float(), match[1].shared[b.alive].float()
+    denominator = min(len(mask) for mask in masks)
+    if denominator == 0:
         return torch.empty(0), torch.empty(0)
-    mask_a = shared.shared[a.alive].float()
-    mask_b = shared.shared_b[b.alive].float()
     return (
-        mask_a * (len(mask_a) / shared.denominator),
-        mask_b * (len(mask_b) / shared.denominator),
+        masks[0] * (len(masks[0]) / denominator),
+        masks[1] * (len(masks[1]) / denominator),
     )

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from eval_recipes.cross_seed.aggregate import oriented, pair_figures
+from eval_recipes.cross_seed.aggregate import Figures, oriented, pair_figures
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.fields import flat
 from eval_recipes.cross_seed.groups import group_differences, group_figures
+from eval_recipes.cross_seed.histograms import baseline_histograms, sae_histograms
+from eval_recipes.cross_seed.intervals import over_latents
 from eval_recipes.cross_seed.measure import Group, Measured
 from eval_recipes.cross_seed.output import (
     BaselineMetrics,
     CrossSeedEvalOutput,
     CrossSeedMetricCategories,
-    CrossSeedPair,
     GeometryMetrics,
     GroupMetrics,
+)
+from eval_recipes.cross_seed.output_detail import (
+    CrossSeedPair,
+    MatchingGaps,
+    UnstableOverlap,
 )
 from eval_recipes.cross_seed.output_pairs import (
     SharedMetrics,
@@ -26,39 +30,96 @@ from eval_recipes.cross_seed.output_pairs import (
     StabilityMetrics,
 )
 from eval_recipes.cross_seed.output_sae import HeldOutMetrics
+from eval_recipes.cross_seed.output_stable import ReconstructionMetrics, SubspaceMetrics
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.cross_seed.roles import role_of
+from eval_recipes.cross_seed.subspaces import headline_overlaps, headline_rank
 from eval_recipes.results import unstructured
-from saereg_plugin.metrics import (
-    encoder_decoder_cosines,
-    expected_abs_cosine,
-    latent_stability,
-)
+from eval_recipes.statistics import Interval
+from saereg_plugin.metrics import expected_abs_cosine, overlap_ranks, random_overlap
 
-COSINE_BINS = 40
+SHARES = (
+    "explained_variance_stable",
+    "explained_variance_unstable",
+    "variance_share_stable",
+    "contribution_share_stable",
+    "firing_share_stable",
+    "stable_latents",
+)
+SUBSPACES_MOVE = "the subspaces of resampled latents are other subspaces"
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What the files of all SAEs of a group repeat."""
+
+    metrics: GroupMetrics
+    extra: dict[str, Any]
+
+
+def report_group(
+    measured: Measured, name: str, config: CrossSeedEvalConfig
+) -> GroupReport:
+    """Return the figures of a group, its pairs, and its differences from the others."""
+    group = measured.groups[name]
+    return GroupReport(
+        metrics=GroupMetrics(
+            **flat(_shares({}) | group_figures(group.compared)),
+            n_seeds=len(group.saes),
+        ),
+        extra={
+            "seeds": sorted(group.saes),
+            "group_pairs": group_pairs(group),
+            "group_over_latents": group_over_latents(group, config),
+            "group_differences": differences(measured, name, config),
+        },
+    )
 
 
 def build_output(
-    measured: Measured, name: str, seed: int, config: CrossSeedEvalConfig
+    measured: Measured,
+    name: str,
+    seed: int,
+    config: CrossSeedEvalConfig,
+    *,
+    report: GroupReport,
+    stability_table: dict[str, Any],
 ) -> CrossSeedEvalOutput:
-    """Return the result of the SAE with ``seed`` in group ``name``."""
+    """
+    Return the result of the SAE with ``seed`` in group ``name``.
+
+    Args:
+        measured: everything that was measured.
+        name: its group.
+        seed: its seed.
+        config: settings of the run.
+        report: of its group.
+        stability_table: which file beside the result holds its latents' stability.
+    """
     group = measured.groups[name]
     sae = group.saes[seed]
+    d_in = sae.shape[1]
+    baseline = measured.baselines[sae.shape]
     similarity, shared = pair_figures(group.pairs, seed, config)
+    chance = random_overlap(headline_rank(d_in), d_in)
     metrics = CrossSeedMetricCategories(
         similarity=SimilarityMetrics(**flat(similarity)),
         shared=SharedMetrics(**flat(shared)),
         stability=StabilityMetrics(**flat(group.stability[seed])),
         geometry=GeometryMetrics(**flat(group.geometry[seed])),
         heldout=HeldOutMetrics(**flat(group.heldout[seed])),
+        reconstruction=ReconstructionMetrics(**flat(_shares(group.shares[seed]))),
+        subspaces=SubspaceMetrics(**flat({"unstable_overlap": _overlap(group, seed)})),
         baseline=BaselineMetrics(
-            **flat(measured.baselines[sae.shape]),
-            expected_abs_cos=expected_abs_cosine(sae.shape[1]),
+            **flat(baseline.figures),
+            expected_abs_cos=expected_abs_cosine(d_in),
+            unstable_overlap_rank=headline_rank(d_in),
+            unstable_overlap_random=chance.mean,
+            unstable_overlap_random_std=chance.std,
         ),
-        group=GroupMetrics(
-            **flat(group_figures(group.pairs, group.stability, group.single)),
-            n_seeds=len(group.saes),
-        ),
+        group=report.metrics,
     )
+    cfg = sae.fields["sae_cfg_dict"] or {}
     return CrossSeedEvalOutput(
         **sae.fields,
         eval_config=config,
@@ -66,21 +127,27 @@ def build_output(
         eval_result_details=pair_details(group, seed),
         eval_result_unstructured=unstructured(
             sae.subject,
-            seeds=sorted(group.saes),
-            group_differences=differences(measured, name),
-            stability_by_latent=latent_stability(shared_masks(group, seed)).tolist(),
-            encoder_decoder_cosine_histogram=cosine_histogram(
-                encoder_decoder_cosines(sae.weights.enc, sae.weights.dec)
-            ),
+            **report.extra,
+            role=asdict(role_of(sae.subject, cfg)),
+            stability_by_latent=group.latent_stability[seed].tolist(),
+            stability_table=stability_table,
+            **sae_histograms(group, seed),
+            baseline_histograms=baseline_histograms(baseline),
         ),
     )
 
 
-def shared_masks(group: Group, seed: int) -> Tensor:
-    """[n_others, d_sae] which latents of this SAE are shared with each other seed."""
-    return torch.stack(
-        [pair.shared[side] for _, pair, side in oriented(group.pairs, seed)]
-    )
+def _shares(found: Figures) -> Figures:
+    return {name: found.get(name) for name in SHARES}
+
+
+def _overlap(group: Group, seed: int) -> Interval | None:
+    """Return the mean overlap with the other seeds, None if one of them has none."""
+    found = headline_overlaps(group.overlaps, group.saes[seed].shape[1])
+    mine = [value for seeds, value in found.items() if seed in seeds]
+    if len(mine) < len(group.saes) - 1:
+        return None
+    return Interval(sum(mine) / len(mine), None, None, len(mine), SUBSPACES_MOVE)
 
 
 def pair_details(group: Group, seed: int) -> list[CrossSeedPair]:
@@ -88,35 +155,70 @@ def pair_details(group: Group, seed: int) -> list[CrossSeedPair]:
     details: list[CrossSeedPair] = []
     for other, pair, side in oriented(group.pairs, seed):
         both = [group.saes[seed], group.saes[other]]
-        figures: dict[str, Any] = {m: pair.figure(m, side) for m in PAIR_METRICS}
+        seeds = (min(seed, other), max(seed, other))
+        figures: dict[str, Any] = flat(group.pair_intervals[seeds][side])
+        gaps = {
+            f"{name}{suffix}": value
+            for suffix, given in (("", pair.gaps), ("_relative", pair.relative_gaps))
+            for name, value in given.items()
+        }
         details.append(
             CrossSeedPair(
                 sae_ids=[sae.subject.sae_id for sae in both],
                 seeds=[sae.seed for sae in both],
                 alive_by_weights=[int(sae.weights.alive.sum()) for sae in both],
                 **figures,
+                matching_gaps=MatchingGaps(**gaps),
+                unstable_overlap=_overlap_curve(
+                    group.overlaps[seeds], both[0].shape[1]
+                ),
             )
         )
     return details
 
 
-def differences(measured: Measured, name: str) -> list[dict[str, Any]]:
+def _overlap_curve(overlap: list[float | None], d_in: int) -> UnstableOverlap:
+    ranks = overlap_ranks(d_in)
+    chance = [random_overlap(r, d_in) for r in ranks]
+    return UnstableOverlap(
+        ranks=ranks,
+        overlap=overlap,
+        random=[found.mean for found in chance],
+        random_std=[found.std for found in chance],
+    )
+
+
+def group_pairs(group: Group) -> list[dict[str, Any]]:
+    """Return every pair of the group from the side of the lower seed, with its figures."""
+    return [
+        {
+            "seeds": list(seeds),
+            **flat(figures),
+            "unstable_overlap": group.overlaps[seeds],
+        }
+        for seeds, (figures, _) in sorted(
+            group.pair_intervals.items(), key=lambda item: item[0]
+        )
+    ]
+
+
+def group_over_latents(
+    group: Group, config: CrossSeedEvalConfig
+) -> dict[str, float | int | None]:
+    """Return the means over the group's pairs with intervals over latents."""
+    return flat({m: over_latents(group.pairs, m, config) for m in PAIR_METRICS})
+
+
+def differences(
+    measured: Measured, name: str, config: CrossSeedEvalConfig
+) -> list[dict[str, Any]]:
     """Return this group minus every other, metric by metric."""
-    this = measured.groups[name]
+    this = measured.groups[name].compared
     return [
         row
         for other_name, other in measured.groups.items()
         if other_name != name
         for row in group_differences(
-            (this.pairs, this.single),
-            (other.pairs, other.single),
-            other_group=other_name,
-            stability=(this.stability, other.stability),
+            this, other.compared, other_group=other_name, config=config
         )
     ]
-
-
-def cosine_histogram(cosines: Tensor) -> dict[str, Any]:
-    """Return counts of cosines in equal bins on [-1, 1]."""
-    counts = torch.histc(cosines, COSINE_BINS, -1.0, 1.0)
-    return {"low": -1.0, "high": 1.0, "counts": [int(count) for count in counts]}

@@ -65,12 +65,14 @@ class SpeedConfig:
         repeats: timed steps of each implementation.
         device: torch device.
         seed: of inputs, weights and intervals.
+        release: release folder whose first two SAEs are matched beside planted ones.
     """
 
     shapes: tuple[Shape, ...] = DEFAULT_SHAPES
     repeats: int = 5
     device: str = "cpu"
     seed: int = 0
+    release: str | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 3:

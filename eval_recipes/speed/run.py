@@ -57,6 +57,18 @@ def _evaluations(config: SpeedConfig) -> Iterator[Row]:
     return evaluation_rows(config)
 
 
+def _matching(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.matching import matching_rows
+
+    return matching_rows(config)
+
+
+def _matching_large(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.matching import large_rows
+
+    return large_rows(config)
+
+
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         "training": _training,
@@ -65,19 +77,24 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "growth": _growth,
         "streams": _streams,
         "evaluations": _evaluations,
+        "matching": _matching,
+        "matching-large": _matching_large,
     }
 )
 """Suites by name; each yields its rows as they are measured."""
 
+_BY_NAME_ONLY = frozenset({"evaluations", "matching-large"})
+"""Suites of a quarter of an hour or more, which nobody should start by accident."""
+
 
 def chosen_suites(names: Iterable[str]) -> list[str]:
     """
-    Return the suites to run; all if none is named.
+    Return the suites to run; without names all but the very long ones.
 
     Raises:
         InputError: for an unknown name, with the nearest one.
     """
-    chosen = list(names) or list(SUITES)
+    chosen = list(names) or [name for name in SUITES if name not in _BY_NAME_ONLY]
     for name in chosen:
         if name not in SUITES:
             raise InputError(f"Unknown speed suite {name!r}. {suggest(name, SUITES)}")

@@ -1,10 +1,15 @@
 """Metrics of sparse autoencoders as pure functions on tensors."""
 
+from saereg_plugin.metrics.assignment import Certificate, certify
 from saereg_plugin.metrics.consistency import (
     ShareClasses,
     latent_stability,
     pw_mcc,
+    seen_from_b,
     share_classes,
+    shared_mask,
+    stable_mask,
+    with_latent_ids,
 )
 from saereg_plugin.metrics.geometry import (
     ALIVE_THRESHOLD,
@@ -21,6 +26,7 @@ from saereg_plugin.metrics.matching import (
     Matching,
     SharedLatents,
     hungarian,
+    match_many,
     match_rows,
     shared_latents,
 )
@@ -34,18 +40,30 @@ from saereg_plugin.metrics.similarity import (
     mean_max_cos,
     unit_rows,
 )
+from saereg_plugin.metrics.subspaces import (
+    LeadingDirections,
+    RandomOverlap,
+    leading_directions,
+    overlap_ranks,
+    random_overlap,
+    subspace_overlap,
+)
 
 __all__ = [
     "ALIVE_THRESHOLD",
     "PAIRED_THRESHOLD",
     "SHARED_THRESHOLD",
+    "LeadingDirections",
+    "Certificate",
     "Matching",
     "MaxCosine",
     "Paired",
+    "RandomOverlap",
     "RowGeometry",
     "ShareClasses",
     "SharedLatents",
     "alive_mask",
+    "certify",
     "cosine",
     "cosine_blocks",
     "dead_count",
@@ -54,12 +72,21 @@ __all__ = [
     "fraction_paired",
     "hungarian",
     "latent_stability",
+    "leading_directions",
+    "match_many",
     "match_rows",
     "mean_max_cos",
+    "overlap_ranks",
     "pw_mcc",
+    "random_overlap",
     "row_geometry",
     "row_norms",
+    "seen_from_b",
     "share_classes",
     "shared_latents",
+    "shared_mask",
+    "stable_mask",
+    "subspace_overlap",
     "unit_rows",
+    "with_latent_ids",
 ]

@@ -7,7 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saereg_plugin.metrics.matching import match_rows
+from saereg_plugin.metrics.matching import (
+    SHARED_THRESHOLD,
+    UNMATCHED,
+    Matching,
+    match_rows,
+)
 
 
 class ShareClasses(NamedTuple):
@@ -21,6 +26,58 @@ class ShareClasses(NamedTuple):
     """Shared with none."""
 
 
+def with_latent_ids(
+    matching: Matching, ids_a: Tensor, ids_b: Tensor, *, n_a: int
+) -> Matching:
+    """
+    Translate a matching of the rows ``ids_a`` of A and ``ids_b`` of B into latent ids.
+
+    Latents of A that took no part have no partner. Positions in the output of two
+    matchings of filtered rows can be different latents, so compare ids only. The gap is
+    passed on; so are the prices, which stay those of the rows ``ids_b``.
+    """
+    partner = torch.full((n_a,), UNMATCHED, dtype=torch.int64)
+    similarity = torch.zeros(n_a)
+    found = matching.partner >= 0
+    partner[ids_a[found]] = ids_b[matching.partner[found]]
+    similarity[ids_a] = matching.similarity
+    return matching._replace(partner=partner, similarity=similarity)
+
+
+def seen_from_b(matching: Matching, *, n_b: int) -> Matching:
+    """
+    Return the same matching by the rows of B.
+
+    Gap and prices are passed on as they are.
+
+    >>> seen_from_b(match_rows(torch.eye(3)[1:2], torch.eye(3)), n_b=3).partner.tolist()
+    [-1, 0, -1]
+    """
+    partner = torch.full((n_b,), UNMATCHED, dtype=torch.int64)
+    similarity = torch.zeros(n_b)
+    found = (matching.partner >= 0).nonzero().flatten()
+    partner[matching.partner[found]] = found
+    similarity[matching.partner[found]] = matching.similarity[found]
+    return matching._replace(partner=partner, similarity=similarity)
+
+
+def shared_mask(
+    decoder: Matching, encoder: Matching, *, threshold: float = SHARED_THRESHOLD
+) -> Tensor:
+    """
+    Latents of A with one partner by decoder and encoder, both above ``threshold``.
+
+    [n_a] bool, from two matchings by the same latent ids (arXiv 2603.04198). From
+    ``seen_from_b`` of both it is the mask over B's latents.
+    """
+    return (
+        (decoder.partner >= 0)
+        & (decoder.partner == encoder.partner)
+        & (decoder.similarity > threshold)
+        & (encoder.similarity > threshold)
+    )
+
+
 def latent_stability(shared: Tensor) -> Tensor:
     """
     Share of the other seeds in which each latent is shared, [n] float32.
@@ -32,6 +89,20 @@ def latent_stability(shared: Tensor) -> Tensor:
     if shared.ndim != 2 or len(shared) == 0:
         raise ValueError(f"expected masks [n_others >= 1, n], got {[*shared.shape]}")
     return shared.float().mean(dim=0)
+
+
+def stable_mask(stability: Tensor, *, minimum: float) -> Tensor:
+    """
+    Latents shared with at least the share ``minimum`` of the other seeds, [n] bool.
+
+    A rounding error of float32 does not exclude a latent: 2 of 3 is 2/3.
+
+    >>> stable_mask(torch.tensor([0.0, 0.5, 1.0]), minimum=0.5).tolist()
+    [False, True, True]
+    """
+    if not 0 < minimum <= 1:
+        raise ValueError(f"expected 0 < minimum <= 1, got {minimum}")
+    return stability.double() >= minimum - 1e-6
 
 
 def share_classes(shared: Tensor) -> ShareClasses:

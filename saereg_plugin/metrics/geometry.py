@@ -34,11 +34,11 @@ class RowGeometry(NamedTuple):
     """[n] max over j != i of the signed cosine."""
 
 
-def row_geometry(rows: Tensor) -> RowGeometry:
+def row_geometry(rows: Tensor, *, unit: bool = False) -> RowGeometry:
     """
     Cosines between all pairs of different rows of ``rows`` [n >= 2, d], streamed.
 
-    The n x n matrix is never held. Quantiles are over the n (n - 1) ordered pairs
+    ``unit``: the rows come from ``unit_rows``. The n x n matrix is never held. Quantiles are over the n (n - 1) ordered pairs
     and come from a histogram of |cos| with ``HISTOGRAM_BINS`` equal bins: each is
     the midpoint of the bin that holds it.
     """
@@ -49,7 +49,7 @@ def row_geometry(rows: Tensor) -> RowGeometry:
     row_max = torch.zeros(n)
     row_max_abs = torch.zeros(n)
     histogram = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64)
-    for block_rows, block in cosine_blocks(rows, rows):
+    for block_rows, block in cosine_blocks(rows, rows, unit=unit):
         index = torch.arange(len(block))
         diagonal = index + block_rows.start
         block[index, diagonal] = -2.0

@@ -59,30 +59,35 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return (unit_rows(a) @ unit_rows(b).T).clamp_(-1.0, 1.0)
 
 
-def cosine_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def cosine_blocks(
+    a: Tensor, b: Tensor, *, unit: bool = False
+) -> Iterator[tuple[slice, Tensor]]:
     """
     Yield ``(rows of A, their signed cosines [block, n_b] to B)``, top to bottom.
 
     The caller owns each block and may write into it. Memory is one block of at
     most ``BLOCK_ELEMENTS`` cosines (one row of them if B is wider than that).
+    ``unit`` says that the rows come from ``unit_rows``, so that a dictionary that is
+    compared many times is scaled once.
     """
-    unit_a, unit_b = unit_rows(a), unit_rows(b)
+    unit_a, unit_b = (a, b) if unit else (unit_rows(a), unit_rows(b))
     step = max(1, BLOCK_ELEMENTS // max(1, len(unit_b)))
     for start in range(0, len(unit_a), step):
         rows = slice(start, min(start + step, len(unit_a)))
         yield rows, (unit_a[rows] @ unit_b.T).clamp_(-1.0, 1.0)
 
 
-def mean_max_cos(a: Tensor, b: Tensor) -> MaxCosine:
+def mean_max_cos(a: Tensor, b: Tensor, *, unit: bool = False) -> MaxCosine:
     """
     Best |cos| in both directions between the rows of ``a`` [n_a, d] and ``b`` [n_b, d].
 
     ``.mean`` is the mean max cosine of arXiv 2603.04198 for one pair of
-    dictionaries; its tables average the decoder's and the encoder's.
+    dictionaries; its tables average the decoder's and the encoder's. ``unit``: the rows
+    come from ``unit_rows``.
     """
     a_to_b = torch.zeros(len(a))
     b_to_a = torch.zeros(len(b))
-    for rows, block in cosine_blocks(a, b):
+    for rows, block in cosine_blocks(a, b, unit=unit):
         block.abs_()
         a_to_b[rows] = block.amax(dim=1)
         torch.maximum(b_to_a, block.amax(dim=0), out=b_to_a)

@@ -5,6 +5,7 @@ from saereg_plugin.sweeps.config import (
     read_sweep,
     sweep_from,
 )
+from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.run import (
     Plan,
     SweepResult,
@@ -22,6 +23,7 @@ __all__ = [
     "SweepResult",
     "SweepTrainer",
     "expand",
+    "matched_sweep",
     "open_trainer",
     "plan_sweep",
     "read_sweep",

@@ -81,6 +81,9 @@ class SweepConfig:
     """Steps between training records."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
+    matched_to: Mapping[str, str] = field(default_factory=dict)
+    """Of groups that are as wide as another group's alive latents: that group, as
+    "release/group" (``matched_sweep`` fills it in)."""
 
     def __post_init__(self) -> None:
         self._require_types()
@@ -137,7 +140,7 @@ class SweepConfig:
                 raise InputError(f"{item.name}={value!r}; expected a number.")
         if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
             raise InputError(f"seeds={self.seeds!r}; expected a list.")
-        for name in ("sae", "groups", "grid"):
+        for name in ("sae", "groups", "grid", "matched_to"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"{name}={getattr(self, name)!r}; expected a mapping.")
         # a group without fields is None in YAML
@@ -161,7 +164,11 @@ class SweepConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        # Folders of earlier versions do not have it, and go on.
+        if not values["matched_to"]:
+            del values["matched_to"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -213,41 +220,44 @@ def expand(sweep: SweepConfig) -> list[Member]:
     """
     d_in = hook_shape(sweep.model, sweep.hook_name)
     members: list[Member] = []
-    combinations = list(itertools.product(*sweep.grid.values()))
+    for name, given in group_fields(sweep).items():
+        fields = {"d_in": d_in, **given, "device": sweep.device}
+        if fields["d_in"] != d_in:
+            raise InputError(
+                f"Group {name!r}: d_in={fields['d_in']} does not fit {sweep.hook_name!r} of model "
+                f"{sweep.model!r}, which has {d_in} dimensions. Leave d_in out."
+            )
+        for seed in sweep.seeds:
+            cfg = sae_config(fields, seed=seed, group=name)
+            members.append(Member(f"{name}-seed{seed}", name, seed, cfg))
+    return members
+
+
+def group_fields(sweep: SweepConfig) -> dict[str, dict[str, Any]]:
+    """
+    Return the fields of every group, grid points included, by the name of the group.
+
+    Raises:
+        InputError: for a name that cannot be part of a file's, or that occurs twice.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for group, overrides in sweep.groups.items():
         if re.fullmatch(r"[\w.+-]*\w[\w.+-]*", group) is None:
             raise InputError(
                 f"Group name {group!r} becomes part of file names; expected letters, digits, "
                 "'_', '.', '+' and '-'."
             )
-        for combination in combinations:
+        for combination in itertools.product(*sweep.grid.values()):
             point = dict(zip(sweep.grid, combination))
             name = "-".join(
                 [group, *(f"{key}{_short(value)}" for key, value in point.items())]
             )
-            fields = {
-                "d_in": d_in,
-                **sweep.sae,
-                **overrides,
-                **point,
-                "device": sweep.device,
-            }
-            if fields["d_in"] != d_in:
+            if name in found:
                 raise InputError(
-                    f"Group {name!r}: d_in={fields['d_in']} does not fit {sweep.hook_name!r} of model "
-                    f"{sweep.model!r}, which has {d_in} dimensions. Leave d_in out."
+                    f"Group {name!r} occurs twice; expected different values in the grid."
                 )
-            for seed in sweep.seeds:
-                cfg = sae_config(fields, seed=seed, group=name)
-                members.append(Member(f"{name}-seed{seed}", name, seed, cfg))
-    seen: set[str] = set()
-    for member in members:
-        if member.sae_id in seen:
-            raise InputError(
-                f"SAE {member.sae_id!r} occurs twice; expected different values in the grid."
-            )
-        seen.add(member.sae_id)
-    return members
+            found[name] = {**sweep.sae, **overrides, **point}
+    return found
 
 
 def sae_config(

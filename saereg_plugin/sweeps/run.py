@@ -203,6 +203,7 @@ def save_release(
             "seeds": list(sweep.seeds),
             "stopped": [str(stopped) for stopped in trainer.stopped],
             "sweep": json.loads(json.dumps(sweep.to_dict())),
+            **({"matched_to": dict(sweep.matched_to)} if sweep.matched_to else {}),
         },
     )
     write_text(folder / "README.md", model_card(release))

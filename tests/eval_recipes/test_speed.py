@@ -16,6 +16,15 @@ from eval_recipes.cli import app
 from eval_recipes.speed import Row, Shape, SpeedConfig, run_speed
 from eval_recipes.speed.config import parse_shape
 from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
+from eval_recipes.speed.matching import OURS as OUR_MATCHING
+from eval_recipes.speed.matching import (
+    SCIPY,
+    _timed,
+    by_scipy,
+    matching_rows,
+    planted,
+    trained,
+)
 from eval_recipes.speed.memory import _peak, _reset, peak_of
 from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted
 from eval_recipes.speed.streams import measure
@@ -180,3 +189,38 @@ def test_parts_of_a_sweep_are_measured_apart() -> None:
     assert times.step > 0
     # the sweep makes two of these steps and runs the model
     assert times.sweep > times.model + times.step
+
+
+def test_matching_takes_turns_with_scipy_on_the_same_pairs() -> None:
+    pairs = [planted(96, 8, 0.5, seed=seed) for seed in range(2)]
+    config = SpeedConfig(shapes=(SMALL,), repeats=3)
+    ours, scipy = _timed("case", pairs, config)
+    assert (ours.implementation, scipy.implementation) == (OUR_MATCHING, SCIPY)
+    assert (ours.ratio, ours.n, scipy.n) == (1, 3, 3)
+    assert ours.seconds is not None
+    assert scipy.seconds is not None
+    assert scipy.ratio == pytest.approx(scipy.seconds / ours.seconds)
+    assert ours.throughput == pytest.approx(2 * 96 / ours.seconds)
+
+
+def test_planted_dictionaries_share_what_they_say() -> None:
+    a, b = planted(200, 64, 0.25, seed=0)
+    (total,) = by_scipy([(a, b)])
+    unit_a, unit_b = (rows / rows.norm(dim=1, keepdim=True) for rows in (a, b))
+    best = (unit_a @ unit_b.T).abs().amax(dim=1)
+    assert int((best > 0.8).sum()) == 50
+    assert (best[:50] > 0.8).all()
+    assert 200 > total > best[:50].sum()
+
+
+def test_trained_pair_needs_two_saes(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        trained(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_matching_suite_measures_time_and_memory() -> None:
+    shape = Shape(d_in=16, d_sae=1024, k=4, batch=8)
+    rows = list(matching_rows(SpeedConfig(shapes=(shape,), repeats=3)))
+    assert [row.implementation for row in rows] == [OUR_MATCHING, SCIPY] * 3
+    assert [row.peak_gib is not None for row in rows] == [False] * 4 + [True] * 2

@@ -4,9 +4,14 @@ from torch import Tensor
 
 from saereg_plugin.metrics import (
     latent_stability,
+    match_rows,
     pw_mcc,
+    seen_from_b,
     share_classes,
     shared_latents,
+    shared_mask,
+    stable_mask,
+    with_latent_ids,
 )
 from tests.oracles import cross_seed_oracle as oracle
 
@@ -49,6 +54,56 @@ def test_three_planted_seeds(seed: int) -> None:
         assert set(mask.nonzero().flatten().tolist()) == ids
     stability = latent_stability(masks)
     assert float(stability.sum()) == 4 + EXPECTED[seed][1] / 2
+
+
+def random_pair(seed: int) -> list[Tensor]:
+    """Decoder and encoder of A [9, 4] and of B [7, 4]; many cosines exceed .7."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, 4, generator=generator) for n in (9, 9, 7, 7)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shared_by_matchings_equals_the_oracle(seed: int) -> None:
+    dec_a, enc_a, dec_b, enc_b = random_pair(seed)
+    enc_a, enc_b = dec_a + 0.3 * enc_a, dec_b + 0.3 * enc_b
+    ids_a, ids_b = torch.tensor([0, 2, 3, 5, 7, 8]), torch.tensor([1, 2, 4, 5, 6])
+    decoder, encoder = (
+        with_latent_ids(match_rows(a[ids_a], b[ids_b]), ids_a, ids_b, n_a=9)
+        for a, b in ((dec_a, dec_b), (enc_a, enc_b))
+    )
+    expected = oracle.shared_pairs(
+        *(rows.tolist() for rows in (dec_a, enc_a, dec_b, enc_b)),
+        ids_a.tolist(),
+        ids_b.tolist(),
+    )
+    mask = shared_mask(decoder, encoder)
+    assert {
+        (i, int(decoder.partner[i])) for i in mask.nonzero().flatten().tolist()
+    } == (expected)
+    from_b = shared_mask(seen_from_b(decoder, n_b=7), seen_from_b(encoder, n_b=7))
+    assert set(from_b.nonzero().flatten().tolist()) == {j for _, j in expected}
+    left_out = [i for i in range(9) if i not in ids_a.tolist()]
+    assert (decoder.partner[left_out] == -1).all()
+
+
+def test_a_matching_seen_from_b_and_back_is_itself() -> None:
+    a, _, b, _ = random_pair(0)
+    found = match_rows(a, b)
+    back = seen_from_b(seen_from_b(found, n_b=7), n_b=9)
+    assert back.partner.tolist() == found.partner.tolist()
+    assert back.similarity.tolist() == found.similarity.tolist()
+    assert back.gap == found.gap
+
+
+def test_a_third_is_at_least_a_third() -> None:
+    masks = torch.zeros(3, 4, dtype=torch.bool)
+    masks[:1, 1], masks[:2, 2], masks[:, 3] = True, True, True
+    stability = latent_stability(masks)
+    for minimum, expected in ((1 / 3, [1, 2, 3]), (2 / 3, [2, 3]), (1.0, [3])):
+        chosen = stable_mask(stability, minimum=minimum)
+        assert chosen.nonzero().flatten().tolist() == expected
+    with pytest.raises(ValueError, match="minimum"):
+        stable_mask(stability, minimum=0.0)
 
 
 def test_a_stability_needs_another_seed() -> None:

@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from saereg_plugin.metrics import (
     alive_mask,
@@ -42,6 +45,37 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = row_geometry(rows)
     assert blocks[:6] == pytest.approx(whole[:6], abs=1e-6)
     torch.testing.assert_close(blocks.row_mean_abs, whole.row_mean_abs)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_the_square_matrix_is_never_held() -> None:
+    n = 4000
+    rows = torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
+    with LargestTensor() as seen:
+        row_geometry(rows)
+    assert n < seen.elements <= similarity.BLOCK_ELEMENTS < n * n
+
+
+def test_rows_scaled_before_give_the_same() -> None:
+    rows = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    expected = row_geometry(rows)
+    found = row_geometry(similarity.unit_rows(rows), unit=True)
+    assert found[:6] == expected[:6]
 
 
 @pytest.mark.parametrize("d", [3, 64, 512])

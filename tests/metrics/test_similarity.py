@@ -81,3 +81,11 @@ def test_one_sided_and_symmetrised_differ() -> None:
     paired = fraction_paired(a, torch.eye(4))
     assert (paired.one_sided, paired.symmetrised) == (1.0, 0.625)
     assert not math.isnan(paired.symmetrised)
+
+
+def test_rows_scaled_before_give_the_same() -> None:
+    a, b = gaussian(11, 4, 0), gaussian(7, 4, 1)
+    expected = mean_max_cos(a, b)
+    found = mean_max_cos(unit_rows(a), unit_rows(b), unit=True)
+    assert torch.equal(found.a_to_b, expected.a_to_b)
+    assert torch.equal(found.b_to_a, expected.b_to_a)

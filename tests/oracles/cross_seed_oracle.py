@@ -107,3 +107,31 @@ def classes(shared_with: list[set[int]], n: int) -> tuple[set[int], set[int], se
         else:
             never.add(latent)
     return always, sometimes, never
+
+
+def subspace_overlap(a: list[Vector], b: list[Vector], r: int) -> float:
+    """||U_r' V_r||_F^2 / r from numpy's SVD of the blocks whose columns are the vectors."""
+    u = np.linalg.svd(np.array(a, dtype=np.float64).T)[0][:, :r]
+    v = np.linalg.svd(np.array(b, dtype=np.float64).T)[0][:, :r]
+    return float(sum(np.dot(x, y) ** 2 for x in u.T for y in v.T)) / r
+
+
+def reconstruction_shares(
+    x: list[Vector], z: list[Vector], dec: list[Vector], b: Vector, stable: set[int]
+) -> dict[str, float]:
+    """Shares of the stable latents, token by token in plain numpy."""
+    X, Z, D, B = (np.array(value, dtype=np.float64) for value in (x, z, dec, b))
+    chosen = [j in stable for j in range(len(D))]
+    part, rest = Z[:, chosen] @ D[chosen], Z @ D - Z[:, chosen] @ D[chosen]
+    whole = part + rest + B
+    total = ((X - X.mean(0)) ** 2).sum()
+    centred = whole - whole.mean(0)
+    squares = (Z**2) * (D**2).sum(1)
+    return {
+        "explained_variance_stable": 1 - ((X - B - part) ** 2).sum() / total,
+        "explained_variance_unstable": 1 - ((X - B - rest) ** 2).sum() / total,
+        "variance_share_stable": ((part - part.mean(0)) * centred).sum()
+        / (centred**2).sum(),
+        "contribution_share_stable": squares[:, chosen].sum() / squares.sum(),
+        "firing_share_stable": (Z[:, chosen] != 0).sum() / (Z != 0).sum(),
+    }

@@ -156,7 +156,7 @@ def test_bad_sae_is_refused_with_its_group(sae: dict[str, Any], message: str) ->
             {"model": "smollm2-135m-instrukt"},
             "Unknown model 'smollm2-135m-instrukt'; expected",
         ),
-        ({"grid": {"k": [8, 8]}}, "'plain-k8-seed0' occurs twice"),
+        ({"grid": {"k": [8, 8]}}, "Group 'plain-k8' occurs twice"),
     ],
 )
 def test_sweep_that_does_not_fit_the_model_is_refused(

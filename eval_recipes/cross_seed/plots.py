@@ -1,0 +1,215 @@
+"""Pictures of cross-seed results; what they show stands in the result files."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eval_recipes.cross_seed.result_groups import ResultGroup, read_groups
+from eval_recipes.origin import penalty
+from eval_recipes.plots import _COLOURS
+from saereg_plugin.files import atomic_path, require_writable
+
+_SHARED = {"shared": "all latents", "shared_alive": "alive latents"}
+
+
+def plot_cross_seed(results: Path, out: Path) -> list[Path]:
+    """
+    Draw every cross-seed result below ``results``; write PNG files into ``out``.
+
+    - ``encoder_decoder_cosine.png``: histogram by group, its SAEs together.
+    - ``matched_similarity.png``: |cosine| of matched latents, by decoder and by encoder.
+    - ``shared_fraction.png``: shared latents against k and against the penalty's
+      coefficient; a dot for each pair of seeds, a line through the groups' means.
+    - ``unstable_overlap.png``: overlap of unstable subspaces against their rank.
+
+    Dashed: random dictionaries of the same shape.
+
+    Raises:
+        InputError: if there is no such result (``read_groups``), or ``out`` is not writable.
+    """
+    groups = read_groups(results)
+    folder = require_writable(out)
+    return [
+        _save(_cosines(groups), folder / "encoder_decoder_cosine.png"),
+        _save(_similarities(groups), folder / "matched_similarity.png"),
+        _save(_shared(groups), folder / "shared_fraction.png"),
+        _save(_overlaps(groups), folder / "unstable_overlap.png"),
+    ]
+
+
+def _save(figure: Figure, target: Path) -> Path:
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return target
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _extras(group: ResultGroup) -> list[dict[str, Any]]:
+    return [record["eval_result_unstructured"] for record in group.records]
+
+
+def _density(
+    histograms: Sequence[dict[str, Any]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (density, edges) of histograms over the same bins, added up."""
+    counts = np.sum([found["counts"] for found in histograms], axis=0).astype(float)
+    edges = np.linspace(histograms[0]["low"], histograms[0]["high"], len(counts) + 1)
+    return counts / (max(counts.sum(), 1.0) * np.diff(edges)), edges
+
+
+def _stairs(axes: Axes, histograms: Sequence[dict[str, Any]], **style: Any) -> None:
+    density, edges = _density(histograms)
+    axes.stairs(density, edges, **style)
+
+
+def _dress(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+
+
+def _cosines(groups: Sequence[ResultGroup]) -> Figure:
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    name = "encoder_decoder_cosine_histogram"
+    for index, group in enumerate(groups):
+        found = [extra[name] for extra in _extras(group)]
+        _stairs(axes, found, color=_colour(index), label=group.role.name)
+    baseline = _extras(groups[0])[0]["baseline_histograms"][name]
+    _stairs(axes, [baseline], color="grey", linestyle="--", label="random")
+    _dress(axes, "cosine of encoder and decoder vector", "density of latents")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _similarities(groups: Sequence[ResultGroup]) -> Figure:
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    name = "matched_similarity_histogram"
+    for number, side in enumerate(("decoder", "encoder")):
+        axes = figure.add_subplot(1, 2, number + 1)
+        for index, group in enumerate(groups):
+            found = [extra[name][side] for extra in _extras(group)]
+            _stairs(axes, found, color=_colour(index), label=group.role.name)
+        baseline = _extras(groups[0])[0]["baseline_histograms"][name][side]
+        _stairs(axes, [baseline], color="grey", linestyle="--", label="random")
+        _dress(axes, f"|cosine| of matched latents, {side}", "density of matched pairs")
+    figure.axes[0].legend(fontsize="small")
+    return figure
+
+
+def _shared(groups: Sequence[ResultGroup]) -> Figure:
+    figure = Figure(figsize=(12, 8.4), layout="constrained")
+    for row, (metric, words) in enumerate(_SHARED.items()):
+        axes = figure.add_subplot(2, 2, 2 * row + 1)
+        by_penalty: dict[str, list[tuple[float, ResultGroup]]] = defaultdict(list)
+        for group in groups:
+            if group.role.k is not None:
+                by_penalty[_penalty(group)].append((float(group.role.k), group))
+        _lines(axes, by_penalty, metric)
+        _dress(axes, "k", f"shared, {words}")
+        axes = figure.add_subplot(2, 2, 2 * row + 2)
+        by_k = _families(groups)
+        _lines(axes, by_k, metric)
+        positive = [c for found in by_k.values() for c, _ in found if c > 0]
+        if positive:
+            # logarithmic, with a place for 0
+            axes.set_xscale("symlog", linthresh=min(positive))
+            axes.set_xlim(-min(positive) / 3, max(positive) * 1.5)
+        _dress(axes, "coefficient of the penalty", f"shared, {words}")
+    return figure
+
+
+def _penalty(group: ResultGroup) -> str:
+    name = penalty(group.records[0]["sae_cfg_dict"]) or "unknown"
+    return f"{name}, matched width" if group.role.matched_to else name
+
+
+def _families(
+    groups: Sequence[ResultGroup],
+) -> dict[str, list[tuple[float, ResultGroup]]]:
+    """Return groups that differ in the coefficient only; an unregularised one joins all."""
+    families: dict[str, list[tuple[float, ResultGroup]]] = defaultdict(list)
+    for group in groups:
+        role = group.role
+        if role.coefficient is None or role.matched_to is not None:
+            continue
+        k = "no k" if role.k is None else f"k = {role.k}"
+        kinds = {
+            _norm(other.role.penalty)
+            for other in groups
+            if (other.role.base, other.role.d_sae) == (role.base, role.d_sae)
+            and (not role.coefficient or other.role.penalty == role.penalty)
+            and other.role.coefficient
+        }
+        for kind in sorted(kinds) or ["no penalty"]:
+            label = f"{kind}, {k}, {role.d_sae} latents"
+            families[label].append((role.coefficient, group))
+    return families
+
+
+def _norm(penalty: str | None) -> str:
+    item = json.loads(penalty or "{}")
+    return str(item.get("norm") or item.get("name"))
+
+
+def _lines(
+    axes: Axes, lines: dict[str, list[tuple[float, ResultGroup]]], metric: str
+) -> None:
+    for index, (label, found) in enumerate(sorted(lines.items())):
+        colour = _colour(index)
+        means: list[tuple[float, float]] = []
+        for x, group in sorted(found, key=lambda item: item[0]):
+            values = [
+                v for pair in group.pairs.values() if (v := pair[metric]) is not None
+            ]
+            axes.plot([x] * len(values), values, "o", color=colour, alpha=0.5)
+            if values:
+                means.append((x, sum(values) / len(values)))
+        if means:
+            axes.plot(*zip(*means), "-", color=colour, label=label)
+    baseline = [
+        record["eval_result_metrics"]["baseline"][metric]
+        for found in lines.values()
+        for _, group in found
+        for record in group.records[:1]
+    ]
+    known = [value for value in baseline if value is not None]
+    if known:
+        axes.axhline(max(known), color="grey", linestyle="--", label="random")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+
+
+def _overlaps(groups: Sequence[ResultGroup]) -> Figure:
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for index, group in enumerate(groups):
+        for number, pair in enumerate(group.pairs.values()):
+            curve = pair["unstable_overlap"]
+            ranks = group.records[0]["eval_result_details"][0]["unstable_overlap"][
+                "ranks"
+            ]
+            defined = [(r, v) for r, v in zip(ranks, curve) if v is not None]
+            label = group.role.name if number == 0 else None
+            if defined:
+                axes.plot(
+                    *zip(*defined), "-", color=_colour(index), label=label, alpha=0.7
+                )
+    chance = groups[0].records[0]["eval_result_details"][0]["unstable_overlap"]
+    axes.plot(chance["ranks"], chance["random"], "--", color="grey", label="random")
+    axes.set_xscale("log", base=2)
+    _dress(axes, "rank r", "overlap of unstable subspaces")
+    axes.legend(fontsize="small")
+    return figure

@@ -1,0 +1,170 @@
+"""How much of an SAE's reconstruction its stable latents carry, and its unstable ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sae_lens import SAE
+from torch import Tensor
+
+from eval_recipes.bootstrap import bootstrap
+from eval_recipes.context import RunContext, Subject
+from eval_recipes.cross_seed.aggregate import Figures
+from eval_recipes.heldout import Passed, per_context, tally_heldout
+from eval_recipes.statistics import Interval
+from eval_recipes.variance import Array, explained_variance
+
+# Values of one chunk of latent activations: 2^23 float32 are 32 MiB, held a few times.
+_CHUNK_VALUES = 1 << 23
+
+
+@dataclass(frozen=True)
+class ReconstructionShare:
+    """
+    Shares on held-out text, special tokens left out; each with an interval over contexts.
+
+    With z_j the activation of latent j, d_j its decoder vector, b the decoder's bias, S the
+    stable latents, x_S = b + sum_{j in S} z_j d_j, and x_U the same over all others:
+
+    - ``explained_variance_stable``: 1 - sum ||x - x_S||^2 / sum ||x - mean x||^2, what is left
+      if all other latents are set to zero; ``_unstable`` with x_U. They do not add up, and
+      one can be below zero.
+    - ``variance_share_stable``: sum <x_S - mean x_S, x^ - mean x^> / sum ||x^ - mean x^||^2,
+      x^ the whole reconstruction: the covariance share. Stable and unstable shares add up
+      to 1; one can leave [0, 1] if the two parts cancel one another.
+    - ``contribution_share_stable``: sum_{j in S} ||z_j d_j||^2 over the same sum of all
+      latents; that of the unstable ones is 1 minus it. Under layer norm contributions are
+      taken in the normalised space, in which every token weighs the same.
+
+    Random latents would carry a share equal to their share of all firings.
+    """
+
+    figures: Figures
+    n_tokens: int
+
+
+class _ShareTally:
+    """Sums over each context; lists hold one entry a batch of contexts."""
+
+    def __init__(self, sae: SAE[Any], stable: Tensor) -> None:
+        if sae.hook_z_reshaping_mode:
+            # The activation store has already joined the heads.
+            sae.turn_off_forward_pass_hook_z_reshaping()
+        self.sae = sae
+        self.stable = stable.to(sae.device)
+        self.square_norms = _contribution_norms(sae).square().to(sae.dtype)
+        self.sums: dict[str, list[Array]] = {}
+
+    def update(self, activations: Tensor, keep: Tensor) -> None:
+        """Add one batch: activations (contexts, tokens, d_in), keep (contexts, tokens)."""
+        per_chunk = max(1, _CHUNK_VALUES // (len(self.stable) * keep.shape[1]))
+        for x, kept in zip(
+            activations.split(per_chunk), keep.split(per_chunk), strict=True
+        ):
+            self._update(x, kept)
+
+    def _update(self, activations: Tensor, keep: Tensor) -> None:
+        x = activations.flatten(0, 1).to(self.sae.dtype)
+        z = self.sae.encode(x)
+        of_stable = z * self.stable
+        whole = self._decode(z, x)
+        bias = self._decode(torch.zeros_like(z[:1]), x)
+        part = self._decode(of_stable, x) - bias
+        rest = whole - bias - part
+        exact = x.double()
+        if not bool(whole.isfinite().all()):
+            raise ValueError("its reconstruction holds NaN or infinity")
+        for name, values in {
+            "residual_stable": (exact - bias - part).square().sum(-1),
+            "residual_unstable": (exact - bias - rest).square().sum(-1),
+            "product": (part * whole).sum(-1),
+            "square": whole.square().sum(-1),
+            "contribution": z.square() @ self.square_norms,
+            "contribution_stable": of_stable.square() @ self.square_norms,
+            "active": (z != 0).sum(-1),
+            "active_stable": (of_stable != 0).sum(-1),
+        }.items():
+            summed = per_context(values.cpu().view(keep.shape), keep)
+            self.sums.setdefault(name, []).append(summed)
+        for name, values in (("part", part), ("whole", whole)):
+            by_context = values.cpu().view(*keep.shape, -1) * keep[..., None]
+            self.sums.setdefault(name, []).append(by_context.sum(1).numpy())
+
+    def _decode(self, z: Tensor, x: Tensor) -> Tensor:
+        # Some normalisations are kept by encode and used up by decode.
+        self.sae.run_time_activation_norm_fn_in(x)
+        return self.sae.decode(z).to(x.device).double()
+
+    def result(self, passed: Passed, *, seed: int) -> ReconstructionShare:
+        """Turn the sums into shares."""
+        sums = {name: np.concatenate(parts) for name, parts in self.sums.items()}
+        kept, n = passed.kept, len(sums["square"])
+
+        def interval(statistic: Any) -> Interval | None:
+            if np.isnan(statistic(np.ones((1, n)))).any():
+                return None
+            return Interval(*bootstrap(statistic, n, seed=seed), n)
+
+        def ratio(part: str, whole: str) -> Interval | None:
+            return interval(lambda w: _ratio(w @ sums[part], w @ sums[whole]))
+
+        def covariance(w: Array) -> Array:
+            mean = (w @ sums["whole"]) / (w @ kept.count)[:, None]
+            shared = w @ sums["product"] - ((w @ sums["part"]) * mean).sum(-1)
+            return _ratio(
+                shared, w @ sums["square"] - ((w @ sums["whole"]) * mean).sum(-1)
+            )
+
+        def explained(name: str) -> Interval | None:
+            return interval(lambda w: explained_variance(kept, sums[name], w))
+
+        figures: Figures = {
+            "explained_variance_stable": explained("residual_stable"),
+            "explained_variance_unstable": explained("residual_unstable"),
+            "variance_share_stable": interval(covariance),
+            "contribution_share_stable": ratio("contribution_stable", "contribution"),
+            "firing_share_stable": ratio("active_stable", "active"),
+        }
+        return ReconstructionShare(figures, int(kept.count.sum()))
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """Return part / whole, NaN where the whole is not positive."""
+    ratio = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
+
+
+def _contribution_norms(sae: SAE[Any]) -> Tensor:
+    """Return the norm of what one unit of each latent adds, [d_sae] float64."""
+    norms = sae.W_dec.detach().double().norm(dim=1)
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        # decode divides the activation by the norm of its row
+        return (norms > 0).double()
+    return norms
+
+
+def reconstruction_shares(
+    context: RunContext, stable: Mapping[str, Tensor], subjects: list[Subject]
+) -> tuple[dict[str, ReconstructionShare], dict[str, str]]:
+    """
+    Measure the shares of several SAEs in one pass over the held-out text.
+
+    Args:
+        context: text, sizes and model.
+        stable: [d_sae] bool by ``sae_id``: the stable latents.
+        subjects: the SAEs.
+
+    Returns:
+        Shares by ``sae_id``, and the cause for each SAE that has none.
+    """
+    return tally_heldout(
+        context,
+        subjects,
+        lambda sae_id, sae: _ShareTally(sae, stable[sae_id]),
+        lambda tally, passed: tally.result(passed, seed=context.seed),
+    )

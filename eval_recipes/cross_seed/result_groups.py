@@ -1,0 +1,133 @@
+"""Groups of SAEs as cross-seed results describe them: no weights, no text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval_recipes.cross_seed.comparison import Z
+from eval_recipes.cross_seed.interpolation import Estimate
+from eval_recipes.cross_seed.roles import Role
+from eval_recipes.result_files import read_result, result_files
+from eval_recipes.statistics import SeedPair
+from saereg_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class ResultGroup:
+    """One group of a release."""
+
+    role: Role
+    group: str
+    pairs: Mapping[SeedPair, Mapping[str, Any]]
+    """Figures of every pair of seeds, from the side of the lower seed."""
+    over_latents: Mapping[str, float | None]
+    """Means over the pairs with intervals over latents, as flat fields."""
+    single: Mapping[str, Mapping[int, float]]
+    """Figures of single SAEs, by metric and seed."""
+    variance_errors: Mapping[int, float]
+    """Standard error over contexts of each SAE's explained variance."""
+    records: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    def metric(self, name: str) -> Estimate | None:
+        """Return the mean over pairs of seeds and its standard error over latents."""
+        value = self.over_latents.get(name)
+        if value is None:
+            return None
+        low, high = (self.over_latents[f"{name}_ci_{end}"] for end in ("low", "high"))
+        if low is None or high is None:
+            return Estimate(value)
+        return Estimate(value, (high - low) / (2 * Z))
+
+    @property
+    def explained_variance(self) -> Estimate:
+        """
+        The mean over seeds and its standard error over contexts.
+
+        All SAEs read the same contexts, so their errors go up and down together: the
+        mean's is the mean of theirs, not less.
+        """
+        values, errors = self.single["explained_variance"], self.variance_errors
+        mean = sum(values.values()) / len(values)
+        return Estimate(mean, sum(errors.values()) / len(errors) if errors else None)
+
+
+SINGLE = {
+    "explained_variance": "heldout",
+    "l0": "heldout",
+    "alive": "heldout",
+    "alive_by_weights": "geometry",
+    "c_dec": "geometry",
+}
+"""Figures of single SAEs that are compared, and the category of each."""
+
+
+def read_groups(folder: Path) -> list[ResultGroup]:
+    """
+    Read the groups of all cross-seed results below a folder, by release and name.
+
+    Raises:
+        InputError: if there is none, one is of an older version, or two runs over
+            different seeds are mixed in one group.
+    """
+    by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in result_files(folder):
+        record = read_result(path)
+        if record["eval_type_id"] != "cross_seed":
+            continue
+        extra = record.get("eval_result_unstructured") or {}
+        if "role" not in extra or "group_pairs" not in extra:
+            raise InputError(
+                f"Result {str(path)!r} is of an older version; expected one that says what "
+                "its group is. Run the evaluation 'cross_seed' again."
+            )
+        by_group[extra["role"]["name"]].append(record)
+    if not by_group:
+        raise InputError(
+            f"Folder {str(folder)!r} holds no result of the evaluation 'cross_seed'; "
+            "run it into that folder first."
+        )
+    return [_group(name, by_group[name]) for name in sorted(by_group)]
+
+
+def _group(name: str, records: list[dict[str, Any]]) -> ResultGroup:
+    extras = [record["eval_result_unstructured"] for record in records]
+    if any(extra["seeds"] != extras[0]["seeds"] for extra in extras):
+        raise InputError(
+            f"Results of group {name!r} come from runs over different seeds; expected one "
+            "run. Evaluate all its SAEs together, or into different folders."
+        )
+    by_seed = {
+        extra["saereg"]["seed"]: record["eval_result_metrics"]
+        for extra, record in zip(extras, records, strict=True)
+    }
+    single = {
+        metric: {
+            seed: metrics[category][metric]
+            for seed, metrics in by_seed.items()
+            if metrics[category][metric] is not None
+        }
+        for metric, category in SINGLE.items()
+    }
+    return ResultGroup(
+        role=Role(**extras[0]["role"]),
+        group=extras[0]["saereg"]["group"],
+        pairs={
+            (pair["seeds"][0], pair["seeds"][1]): pair
+            for pair in extras[0]["group_pairs"]
+        },
+        over_latents=extras[0]["group_over_latents"],
+        single=single,
+        variance_errors={
+            seed: _error(metrics["heldout"]) for seed, metrics in by_seed.items()
+        },
+        records=records,
+    )
+
+
+def _error(heldout: Mapping[str, Any]) -> float:
+    low, high = (heldout[f"explained_variance_ci_{end}"] for end in ("low", "high"))
+    return (high - low) / (2 * Z)

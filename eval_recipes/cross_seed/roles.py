@@ -1,0 +1,115 @@
+"""What a group is to the others: its penalty, its strength, and whose width it matches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+from eval_recipes.context import Subject
+from eval_recipes.origin import _acts, architecture
+from saereg_plugin.errors import InputError
+from saereg_plugin.releases import LOADER, read_release
+
+MATCHED_TO = "matched_to"
+"""Field of a release's provenance: group -> "release/group" whose alive count it has as width."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a group of SAEs is in a comparison; ``name`` is "release/group"."""
+
+    name: str
+    base: str
+    """Everything that two groups must have in common to be compared, but the width."""
+    d_sae: int
+    k: int | None
+    penalty: str | None
+    """The regulariser without its coefficient; None for none or several."""
+    coefficient: float | None
+    """0 without regulariser, None with several or one that is annealed from 0."""
+    matched_to: str | None = None
+
+
+def role_of(subject: Subject, cfg: Mapping[str, Any]) -> Role:
+    """
+    Return the role of an SAE's group, from its configuration and its release's record.
+
+    Args:
+        subject: the SAE.
+        cfg: ``sae_cfg_dict`` of its result.
+
+    Raises:
+        InputError: if the release's record of matched widths cannot be read.
+    """
+    metadata = cfg.get("metadata") or {}
+    details = dict(metadata.get("training_architecture_details") or {})
+    given = details.pop("regularizers", None) or []
+    for varying in ("init_seed", "d_sae"):
+        details.pop(varying, None)
+    acting = [item for item in given if _acts(item)]
+    k = cfg.get("k", details.get("k"))
+    penalty = (
+        _text({key: acting[0][key] for key in acting[0] if key != "coefficient"})
+        if len(acting) == 1
+        else None
+    )
+    base = {
+        "architecture": architecture(cfg),
+        "d_in": cfg.get("d_in"),
+        "k": k,
+        "model": metadata.get("model_name"),
+        "hook": metadata.get("hook_name"),
+        "details": details,
+    }
+    return Role(
+        name=f"{subject.release}/{subject.group}",
+        base=_text(base),
+        d_sae=int(cfg["d_sae"]),
+        k=k,
+        penalty=penalty,
+        coefficient=_coefficient(acting),
+        matched_to=matched_to(subject),
+    )
+
+
+def _coefficient(acting: list[Any]) -> float | None:
+    """Return the one coefficient; one that grows from 0 is no single number."""
+    if not acting:
+        return 0.0
+    return (acting[0].get("coefficient") or None) if len(acting) == 1 else None
+
+
+def matched_to(subject: Subject) -> str | None:
+    """
+    Return "release/group" of the group whose alive count this SAE's group has as width.
+
+    Read from the manifest of the SAE's release folder, ``saereg: matched_to: {group: ...}``.
+    None where it says nothing, and for releases that are no folder of this project.
+
+    Raises:
+        InputError: if the field is no mapping of names.
+    """
+    known = get_pretrained_saes_directory().get(subject.release)
+    if known is None or known.conversion_func != LOADER:
+        return None
+    record: Any = read_release(known.repo_id).provenance.get(MATCHED_TO) or {}
+    if not isinstance(record, Mapping):
+        raise InputError(
+            f"Release {subject.release!r} records {MATCHED_TO} = {record!r}; expected a "
+            "mapping of its groups to 'release/group'. Train it again with --match-alive."
+        )
+    target = record.get(subject.group)
+    if target is not None and (not isinstance(target, str) or "/" not in target):
+        raise InputError(
+            f"Release {subject.release!r} records {MATCHED_TO} of group "
+            f"{subject.group!r} as {target!r}; expected 'release/group'."
+        )
+    return target
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

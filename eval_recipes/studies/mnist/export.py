@@ -1,0 +1,44 @@
+"""A trained SAE as SAELens' own ``standard`` architecture, which SAELens alone can load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import StandardSAE, StandardSAEConfig
+from sae_lens.saes.sae import SAEMetadata
+
+from eval_recipes.studies.mnist.weights import Weights
+from saereg_plugin.files import atomic_path
+
+
+def to_saelens(weights: Weights, identity: Mapping[str, Any]) -> StandardSAE:
+    """Return the SAE with the same activations and reconstructions; absent biases are 0."""
+    d_sae, d_in = weights.dec.shape
+    config = StandardSAEConfig(
+        d_in=d_in,
+        d_sae=d_sae,
+        apply_b_dec_to_input=False,
+        metadata=SAEMetadata(
+            model_name="MNIST pixels", hook_name="pixels / 255", study=dict(identity)
+        ),
+    )
+    sae = StandardSAE(config)
+    with torch.no_grad():
+        sae.W_enc.copy_(weights.enc.T)
+        sae.W_dec.copy_(weights.dec)
+        sae.b_dec.zero_()
+        if weights.bias is None:
+            sae.b_enc.zero_()
+        else:
+            sae.b_enc.copy_(weights.bias)
+    return sae
+
+
+def save_sae(weights: Weights, identity: Mapping[str, Any], folder: Path) -> Path:
+    """Write the SAE for ``SAE.load_from_disk(folder)``."""
+    with atomic_path(folder) as temporary:
+        to_saelens(weights, identity).save_model(str(temporary))
+    return folder

@@ -1,0 +1,121 @@
+"""The study's pictures: cosine histograms, shared latents, and what aligned latents carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from eval_recipes.studies.mnist.evaluation import KEPT_SHARES
+from eval_recipes.studies.mnist.report import Group
+from saereg_plugin.files import atomic_path
+from saereg_plugin.metrics import ALIVE_THRESHOLD, encoder_decoder_cosines
+
+SHOWN_LATENTS = 12
+_SIDE = 28
+
+
+def draw_cosine_histograms(groups: Sequence[Group], target: Path) -> Path:
+    """Draw the encoder-decoder cosines of every SAE, one panel a setting."""
+    figure = Figure(figsize=(7, 1.9 * len(groups)), layout="constrained")
+    bins = np.linspace(-1, 1, 101).tolist()
+    for number, group in enumerate(groups):
+        axes = figure.add_subplot(len(groups), 1, number + 1)
+        for one in group.members:
+            cosines = encoder_decoder_cosines(one.weights.enc, one.weights.dec)
+            axes.hist(
+                cosines.numpy(), bins, histtype="step", label=f"seed {one.run.seed}"
+            )
+        axes.axvline(ALIVE_THRESHOLD, color="grey", linestyle=":")
+        axes.set_yscale("log")
+        axes.set_title(group.setting.label, fontsize="medium")
+        axes.set_ylabel("latents")
+        axes.legend(fontsize="small", loc="upper left")
+        if number == len(groups) - 1:
+            axes.set_xlabel("cosine of encoder and decoder (dotted: alive above)")
+    return _save(figure, target)
+
+
+def draw_shared_latents(groups: Sequence[Group], target: Path) -> Path:
+    """
+    Draw the most shared latents' decoder vectors as images, one row a seed.
+
+    Columns are latents of a setting's first seed that all its pairs share, by falling
+    least similarity; below each its partners in the other seeds. Signs are as they are;
+    each image has a scale of its own, symmetric around 0.
+    """
+    heights = [len(group.members) for group in groups]
+    figure = Figure(
+        figsize=(SHOWN_LATENTS * 0.8, 0.9 * sum(heights) + 0.4 * len(groups)),
+        layout="constrained",
+    )
+    grid = figure.add_gridspec(len(groups), 1, height_ratios=heights)
+    for index, group in enumerate(groups):
+        panel = figure.add_subfigure(grid[index])
+        chosen = most_shared(group)
+        panel.suptitle(
+            f"{group.setting.label}: {chosen.shape[0]} shared latents shown",
+            fontsize="medium",
+        )
+        for row, one in enumerate(group.members):
+            for column, partners in enumerate(chosen):
+                number = row * SHOWN_LATENTS + column + 1
+                axes = panel.add_subplot(len(group.members), SHOWN_LATENTS, number)
+                image = one.weights.dec[partners[row]].reshape(_SIDE, _SIDE).numpy()
+                scale = float(np.abs(image).max()) or 1.0
+                axes.imshow(image, cmap="RdBu_r", vmin=-scale, vmax=scale)
+                axes.axis("off")
+    return _save(figure, target)
+
+
+def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
+    """
+    Return latent ids [shown, seeds] of one latent in every seed, most similar first.
+
+    Empty without a pair. Similarity is the least of encoder's and decoder's over the
+    pairs with the first seed.
+    """
+    first = group.members[0].run.seed
+    others = [one.run.seed for one in group.members[1:]]
+    if not others:
+        return torch.empty(0, 1, dtype=torch.int64)
+    matches = [group.pairs[first, other].shared for other in others]
+    shared = torch.stack([match.shared for match in matches]).all(dim=0)
+    least = torch.stack(
+        [torch.minimum(m.decoder_similarity, m.encoder_similarity) for m in matches]
+    ).amin(dim=0)
+    ranked = least.masked_fill(~shared, -1.0).argsort(descending=True, stable=True)
+    chosen = ranked[: min(limit, int(shared.sum()))]
+    return torch.stack([chosen, *(match.partner[chosen] for match in matches)], dim=1)
+
+
+def draw_kept(groups: Sequence[Group], target: Path) -> Path:
+    """Draw the error against the share of best-aligned latents kept, a line a seed."""
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for number, group in enumerate(groups):
+        for one in group.members:
+            axes.plot(
+                KEPT_SHARES,
+                one.evaluation.kept_mse,
+                color=f"C{number}",
+                marker=".",
+                label=group.setting.label if one is group.members[0] else None,
+            )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("share of latents kept, by encoder-decoder cosine")
+    axes.set_ylabel("mean squared error")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return _save(figure, target)
+
+
+def _save(figure: Figure, target: Path) -> Path:
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return target

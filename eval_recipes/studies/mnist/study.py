@@ -1,0 +1,62 @@
+"""Train what is missing of the study, one SAE after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from eval_recipes.studies.mnist.checkpoint import State
+from eval_recipes.studies.mnist.images import Images
+from eval_recipes.studies.mnist.settings import Run, Training
+from eval_recipes.studies.mnist.training import remove_leftovers, train
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import require_writable
+
+logger = logging.getLogger(__name__)
+
+
+def train_all(
+    runs: Sequence[Run], training: Training, images: Images, out: Path
+) -> None:
+    """
+    Train every run to its last epoch, in order; finished ones cost only a look.
+
+    Raises:
+        InputError: if ``out`` is not writable, holds runs with other settings, or is in
+            use by another process.
+    """
+    require_writable(out)
+    lock = FileLock(out / ".lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"Folder {str(out)!r} is in use by another process of this study. Wait for it, "
+            "or choose another --out."
+        ) from error
+    with (
+        held,
+        tqdm(total=len(runs) * training.epochs, unit="epoch") as progress,
+    ):
+        for run in runs:
+            folder = out / run.name
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+            progress.set_description(run.name)
+            before = progress.n
+
+            def report(state: State, before: int = before) -> None:
+                # a resumed run begins with more than one epoch done
+                progress.update(before + state.epoch - progress.n)
+                last = state.history[-1]
+                progress.set_postfix_str(
+                    f"mse {last['mse']:.5f}, density {last['density']:.3f}, "
+                    f"{last['seconds']:.0f} s an epoch"
+                )
+
+            train(run, training, images, folder, on_epoch=report)
+            progress.update(before + training.epochs - progress.n)

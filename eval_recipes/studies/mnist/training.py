@@ -1,0 +1,127 @@
+"""Train one SAE: a plain loop, resumable after every epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eval_recipes.studies.mnist.checkpoint import (
+    State,
+    load_state_,
+    new_state,
+    save_state,
+)
+from eval_recipes.studies.mnist.gradients import step_gradients
+from eval_recipes.studies.mnist.images import Images
+from eval_recipes.studies.mnist.penalties import add_penalty_
+from eval_recipes.studies.mnist.settings import DataOrder, Run, Training
+from eval_recipes.studies.mnist.weights import initial_weights, unit_norm_
+
+CHECKPOINT = "checkpoint.safetensors"
+
+_ORDER_STREAM = 1
+"""Keeps the draws of the data order apart from any other use of the same seed."""
+
+
+def identity(run: Run, training: Training, images: Images) -> dict[str, Any]:
+    """Return what must be equal for a checkpoint to belong to this run."""
+    return {
+        "setting": asdict(run.setting),
+        "seed": run.seed,
+        "training": asdict(training),
+        "images_sha256": images.sha256,
+        "n_images": len(images.pixels),
+    }
+
+
+def train(
+    run: Run,
+    training: Training,
+    images: Images,
+    folder: Path,
+    *,
+    on_epoch: Callable[[State], None] | None = None,
+) -> State:
+    """
+    Train to the last epoch, from the checkpoint in ``folder`` if there is one.
+
+    The result is bit for bit that of an uninterrupted run with as many threads: batches
+    depend on seed and epoch alone. ``on_epoch`` sees the state after every epoch.
+
+    Raises:
+        InputError: if the checkpoint is of a run with other settings.
+    """
+    described = identity(run, training, images)
+    path = folder / CHECKPOINT
+    start = initial_weights(run.setting, training, seed=run.seed)
+    state = new_state(start, training.learning_rate)
+    if path.is_file():
+        load_state_(path, state, described)
+    while state.epoch < training.epochs:
+        state.history.append(_epoch(run, training, images.pixels, state))
+        save_state(path, state, described)
+        if on_epoch is not None:
+            on_epoch(state)
+    return state
+
+
+def epoch_order(n: int, *, seed: int, epoch: int, data_order: DataOrder) -> Tensor:
+    """Return the order [n] of the images in one epoch; ``shared`` is that of seed 0."""
+    key = (_ORDER_STREAM, epoch, seed if data_order == "per-seed" else 0)
+    return torch.from_numpy(np.random.default_rng(key).permutation(n))
+
+
+def _epoch(
+    run: Run, training: Training, pixels: Tensor, state: State
+) -> dict[str, float]:
+    order = epoch_order(
+        len(pixels),
+        seed=run.seed,
+        epoch=state.epoch,
+        data_order=training.data_order,
+    )
+    if training.drop_last:
+        order = order[: len(order) - len(order) % training.batch_size]
+    wall, cpu = time.perf_counter(), time.process_time()
+    sums = np.zeros(3)
+    for chosen in order.split(training.batch_size):
+        x = pixels[chosen].float().div_(255)
+        sums += len(x) * np.array(_step(run, training, state, x))
+    mse, activation, density = (sums / len(order)).tolist()
+    return {
+        "mse": mse,
+        "mean_activation": activation,
+        "density": density,
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+    }
+
+
+def _step(
+    run: Run, training: Training, state: State, x: Tensor
+) -> tuple[float, float, float]:
+    weights = state.weights
+    step = step_gradients(weights, x, activation_l1=training.activation_l1)
+    add_penalty_(run.setting, weights, step.grads)
+    (group,) = state.optimizer.param_groups
+    for parameter, grad in zip(group["params"], step.grads.tensors.values()):
+        parameter.grad = grad
+    state.optimizer.step()
+    if run.setting.tied:
+        unit_norm_(weights.dec)
+    return step.mse, step.mean_activation, step.density
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of a process that was killed while it wrote."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            path.unlink()

@@ -1,0 +1,210 @@
+"""
+How far a matching can be from the best one, from prices and all pairs of rows.
+
+For any prices v_j >= 0 of columns and any one-to-one matching M of weights S_ij,
+
+    sum_M S_ij <= sum_i max(0, max_j (S_ij - v_j)) + sum_j v_j,
+
+since every row gets at most its largest profit, and every price is paid at most once.
+The right-hand side is therefore a bound on the best total, whoever proposed the prices
+and by whatever method; what it exceeds a matching's total by is that matching's gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.metrics.assignment.heap import Ints, Longs
+from saereg_plugin.metrics.assignment.scan import NONE, scan_rows
+from saereg_plugin.metrics.assignment.search import SINGLE
+from saereg_plugin.metrics.assignment.weights import (
+    LARGEST,
+    RowWeights,
+    Weights,
+    in_parts,
+)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """
+    What prices prove about a matching.
+
+    Attributes:
+        total: similarity of all matched pairs.
+        gap: the best total is at most this much larger; 0 proves the matching optimal.
+        similarity: [n_a] of each row to its partner, 0 for none.
+    """
+
+    total: float
+    gap: float
+    similarity: NDArray[np.float64]
+
+    @property
+    def relative_gap(self) -> float:
+        """``gap`` over |``total``|; 0 if both are, infinite if only the total is."""
+        return relative(self.gap, self.total)
+
+
+def relative(gap: float, total: float) -> float:
+    """Return ``gap / |total|``, and 0 without a gap."""
+    if gap == 0:
+        return 0.0
+    return gap / abs(total) if total else float("inf")
+
+
+class Check(NamedTuple):
+    """
+    One pass over all pairs, in whole weights.
+
+    Attributes:
+        total: sum of the matched pairs' weights.
+        bound: no matching's total is above this.
+        weight: [n_a] weight of each row's pair, 0 for none.
+        pair: row * n_b + column of pairs more profitable than rows were promised.
+        pair_weight: weights of those.
+    """
+
+    total: int
+    bound: int
+    weight: Ints
+    pair: Longs
+    pair_weight: Ints
+
+
+def check(
+    weights: Weights,
+    partner: Ints,
+    prices: Longs,
+    promised: Longs | None = None,
+    *,
+    room: int = 1,
+) -> Check:
+    """
+    Look at every pair once.
+
+    Args:
+        weights: of all pairs [n_a, n_b].
+        partner: [n_a] column of each row, ``SINGLE`` for none.
+        prices: [n_b] whole numbers from 0 to ``LARGEST``.
+        promised: [n_a] profits that rows are said to have at the most; pairs above
+            them are listed. By default none is.
+        room: pairs to list of each row, the most profitable ones.
+    """
+    n_a, n_b = weights.shape
+    price = prices.astype(np.int32)
+    floor = np.full(n_a, LARGEST) if promised is None else promised
+    floor = floor.astype(np.int32)
+    best = np.empty(n_a, np.int32)
+    matched = np.zeros(n_a, np.int32)
+    pairs: list[Longs] = []
+    found: list[Ints] = []
+    for rows, block in weights.blocks():
+        column_of = np.empty((len(block), room), np.int32)
+        weight_of = np.empty((len(block), room), np.int32)
+
+        def scan(
+            part: slice,
+            block: Ints = block,
+            first: int = rows.start,
+            column_of: Ints = column_of,
+            weight_of: Ints = weight_of,
+        ) -> None:
+            inside = slice(first + part.start, first + part.stop)
+            scan_rows(
+                block[part],
+                price,
+                floor[inside],
+                inside.start,
+                best[inside],
+                column_of[part],
+                weight_of[part],
+            )
+
+        in_parts(scan, len(block))
+        listed_row, place = np.nonzero(column_of != NONE)
+        column = column_of[listed_row, place].astype(np.int64)
+        pairs.append((listed_row + rows.start) * n_b + column)
+        found.append(weight_of[listed_row, place])
+        (taken,) = np.nonzero(partner[rows] != SINGLE)
+        matched[rows.start + taken] = block[taken, partner[rows][taken]]
+    profit = np.maximum(best.astype(np.int64), 0)
+    return Check(
+        total=int(matched.sum(dtype=np.int64)),
+        bound=int(profit.sum()) + int(prices.sum()),
+        weight=matched,
+        pair=np.concatenate(pairs),
+        pair_weight=np.concatenate(found),
+    )
+
+
+def certify(
+    a: Tensor, b: Tensor, partner: Tensor, prices: Tensor, *, absolute: bool = True
+) -> Certificate:
+    """
+    Prove how good a matching of the rows of ``a`` and ``b`` is, from nothing but prices.
+
+    Computes all similarities anew, in blocks, and shares no result with the solver: a
+    wrong partner lowers the total, a wrong price raises the bound, and either shows as
+    a gap. Prices may be any numbers; they are clipped to what a price can be (0 to
+    ``LARGEST`` steps of the grid) and rounded to it, after which the bound holds.
+
+    Args:
+        a: [n_a, d] rows.
+        b: [n_b, d] rows.
+        partner: [n_a] row of ``b`` matched to each row of ``a``, -1 for none.
+        prices: [n_b] prices of rows of ``b``, in units of similarity (``Matching.prices``).
+        absolute: whether similarity is |cos| or the signed cosine.
+
+    Raises:
+        InputError: if ``partner`` is no one-to-one matching of the whole smaller side,
+            or a matrix cannot be used.
+    """
+    weights = RowWeights(a, b, absolute=absolute, store_bytes=0)
+    columns = _matching(partner, *weights.shape)
+    if tuple(prices.shape) != (weights.shape[1],) or not bool(prices.isfinite().all()):
+        raise InputError(
+            f"prices have shape {[*prices.shape]}; expected {weights.shape[1]} finite "
+            "numbers, one for each row of b."
+        )
+    if 0 in weights.shape:
+        return Certificate(0.0, 0.0, np.zeros(weights.shape[0]))
+    grid = weights.grid
+    steps = np.rint(prices.double().numpy() / grid.step)
+    seen = check(weights, columns, np.clip(steps, 0, LARGEST).astype(np.int64))
+    pairs = min(weights.shape)
+    similarity = np.where(columns == SINGLE, 0.0, grid.similarity(seen.weight))
+    return Certificate(
+        total=(seen.total - pairs * grid.shift) * grid.step,
+        gap=(seen.bound - seen.total) * grid.step,
+        similarity=similarity,
+    )
+
+
+def _matching(partner: Tensor, n_a: int, n_b: int) -> Ints:
+    """Return the partners as an array after checking that they are a full matching."""
+    if tuple(partner.shape) != (n_a,) or partner.dtype != torch.int64:
+        raise InputError(
+            f"partner has shape {[*partner.shape]} and type {partner.dtype}; expected "
+            f"{n_a} numbers of type torch.int64, one for each row of a."
+        )
+    columns = partner.numpy()
+    taken = columns[columns != SINGLE]
+    if len(taken) and not (taken.min() >= 0 and taken.max() < n_b):
+        raise InputError(
+            f"partner names rows {taken.min()} to {taken.max()} of b; expected 0 to "
+            f"{n_b - 1}, or -1 for none."
+        )
+    if len(np.unique(taken)) != min(n_a, n_b) or len(taken) != min(n_a, n_b):
+        raise InputError(
+            f"partner matches {len(taken)} rows of a to {len(np.unique(taken))} rows of "
+            f"b; expected {min(n_a, n_b)} to as many different ones."
+        )
+    return columns.astype(np.int32)

@@ -1,0 +1,159 @@
+"""
+The exact assignment of large dictionaries: candidates, sparse optimum, proof, repeat.
+
+1. A pass over all pairs lists the k largest weights of every row and of every column.
+2. The heaviest matching of that sparse graph is found, with duals (``search``).
+3. A pass over all pairs with the columns' prices bounds the best total of the complete
+   problem (``certificate``) and lists pairs that would be worth more to a row than what
+   it has. If there are none the bound is the matching's total, and it is optimal.
+4. Otherwise the pairs join the graph, which is solved from the prices at hand.
+
+Every round adds a pair, so the rounds end; in practice there are a few.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.metrics.assignment.certificate import Check, check, relative
+from saereg_plugin.metrics.assignment.graph import Edges, State
+from saereg_plugin.metrics.assignment.heap import Ints, Longs
+from saereg_plugin.metrics.assignment.scan import NONE, scan_columns, scan_rows
+from saereg_plugin.metrics.assignment.weights import Grid, Weights, in_parts
+
+CANDIDATES = 16
+"""Pairs that each row and each column proposes in one pass."""
+
+
+_LISTED = 1 << 24
+"""Pairs that one pass may list at the most, for memory: 8 bytes each, twice."""
+
+
+class Assignment(NamedTuple):
+    """A full matching of the smaller side, with its proof."""
+
+    partner: Ints
+    """[n_a] column of each row, -1 for none."""
+    similarity: NDArray[np.float64]
+    """[n_a] float64, 0 for none."""
+    gap: float
+    """The best total is at most this much larger."""
+    prices: NDArray[np.float64]
+    """[n_b] float64, in units of similarity; what ``certify`` needs."""
+    rounds: int
+    """Graphs solved."""
+
+
+def assign(
+    weights: Weights, *, candidates: int = CANDIDATES, relative_gap: float = 0.0
+) -> Assignment:
+    """
+    Match rows to columns so that the total similarity is the largest.
+
+    Args:
+        weights: of all pairs.
+        candidates: pairs that each row and column proposes in a pass.
+        relative_gap: stop once the best total is proven to be above this one's by at
+            most this share of it.
+
+    Raises:
+        InputError: for a number of candidates below 1 or a negative gap.
+    """
+    if candidates < 1:
+        raise InputError(f"candidates is {candidates}; expected 1 or more.")
+    if not relative_gap >= 0:
+        raise InputError(f"relative_gap is {relative_gap}; expected 0 or more.")
+    n_a, n_b = weights.shape
+    if n_a == 0 or n_b == 0:
+        return Assignment(
+            np.full(n_a, NONE, np.int32), np.zeros(n_a), 0.0, np.zeros(n_b), 0
+        )
+    edges = _first_edges(weights, candidates)
+    state = State(n_a, n_b)
+    rounds, room = 0, candidates
+    while True:
+        state.solve(edges)
+        rounds += 1
+        partner = state.completed()
+        seen = check(weights, partner, state.v, state.u, room=room)
+        gap, share = _gap(seen, weights.grid, min(n_a, n_b))
+        more = edges
+        if share > relative_gap:
+            (taken,) = np.nonzero(partner != NONE)
+            pair = np.concatenate([taken * n_b + partner[taken], seen.pair])
+            weight = np.concatenate([seen.weight[taken], seen.pair_weight])
+            more = edges.merged(pair, weight)
+        # a pass that finds nothing new can prove no more
+        if len(more.pair) == len(edges.pair):
+            similarity = weights.grid.similarity(seen.weight)
+            similarity[partner == NONE] = 0
+            prices = state.v.astype(np.float64) * weights.grid.step
+            return Assignment(partner, similarity, gap, prices, rounds)
+        edges = more
+        room = _next_room(seen, room, n_a, n_b)
+
+
+def _next_room(seen: Check, room: int, n_a: int, n_b: int) -> int:
+    """
+    Double the room of rows if most of those that listed pairs ran out of it.
+
+    Many similar rows that want the same columns would need a round for every few.
+    """
+    listed = np.bincount(seen.pair // n_b)
+    listing = int((listed > 0).sum())
+    full = int((listed == room).sum())
+    most = max(room, min(n_b, _LISTED // n_a))
+    return min(2 * room, most) if 2 * full > listing else room
+
+
+def _gap(seen: Check, grid: Grid, pairs: int) -> tuple[float, float]:
+    """Return the absolute and the relative gap of a matching of ``pairs`` pairs."""
+    gap = (seen.bound - seen.total) * grid.step
+    return gap, relative(gap, (seen.total - pairs * grid.shift) * grid.step)
+
+
+def _first_edges(weights: Weights, room: int) -> Edges:
+    """List the largest weights of every row and of every column."""
+    n_b = weights.shape[1]
+    free: Ints = np.zeros(n_b, np.int32)
+    least: Ints = np.full(n_b, -1, np.int32)
+    row_of: Ints = np.full((n_b, room), NONE, np.int32)
+    row_weight: Ints = np.full((n_b, room), -1, np.int32)
+    pairs: list[Longs] = []
+    found: list[Ints] = []
+    for rows, block in weights.blocks():
+        first = rows.start
+        count = len(block)
+        best = np.empty(count, np.int32)
+        floor = np.full(count, -1, np.int32)
+        column_of = np.empty((count, room), np.int32)
+        weight_of = np.empty((count, room), np.int32)
+
+        def by_rows(part: slice) -> None:
+            scan_rows(
+                block[part],
+                free,
+                floor[part],
+                first + part.start,
+                best[part],
+                column_of[part],
+                weight_of[part],
+            )
+
+        def by_columns(part: slice) -> None:
+            scan_columns(block, first, part.start, part.stop, least, row_of, row_weight)
+
+        in_parts(by_rows, count)
+        in_parts(by_columns, n_b)
+        row, place = np.nonzero(column_of != NONE)
+        pairs.append((row + first) * n_b + column_of[row, place])
+        found.append(weight_of[row, place])
+    column, place = np.nonzero(row_of != NONE)
+    pairs.append(row_of[column, place].astype(np.int64) * n_b + column)
+    found.append(row_weight[column, place])
+    nothing = Edges(np.empty(0, np.int64), np.empty(0, np.int32))
+    return nothing.merged(np.concatenate(pairs), np.concatenate(found))

@@ -1,0 +1,214 @@
+"""Training stops anywhere and goes on bit for bit."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from eval_recipes.studies.mnist.checkpoint import State
+from eval_recipes.studies.mnist.images import Images
+from eval_recipes.studies.mnist.settings import (
+    SETTINGS,
+    Run,
+    Setting,
+    Training,
+    schedule,
+)
+from eval_recipes.studies.mnist.study import train_all
+from eval_recipes.studies.mnist.training import CHECKPOINT, epoch_order, train
+from eval_recipes.studies.mnist.weights import initial_weights
+from saereg_plugin.errors import InputError
+from tests.eval_recipes.mnist_images import few_images, write_folder
+
+TRAINING = Training(d_sae=64, epochs=4, batch_size=128)
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+TIED_L1 = Run(BY_NAME["tied-l1"], 0)
+
+
+class Stopped(Exception):
+    """Raised by a test in the middle of training."""
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return few_images()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def stop_after(epochs: int, state: State) -> None:
+    if state.epoch == epochs:
+        raise Stopped
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("name", ["untied-l2", "tied-frobenius"])
+def test_a_resumed_run_is_bit_identical(
+    name: str, images: Images, tmp_path: Path
+) -> None:
+    run = Run(BY_NAME[name], 1)
+    whole = train(run, TRAINING, images, tmp_path / "whole")
+    for epochs in (1, 3):
+        with pytest.raises(Stopped):
+            train(
+                run,
+                TRAINING,
+                images,
+                tmp_path / "parts",
+                on_epoch=lambda state, n=epochs: stop_after(n, state),
+            )
+    seen: list[int] = []
+    parts = train(
+        run,
+        TRAINING,
+        images,
+        tmp_path / "parts",
+        on_epoch=lambda state: seen.append(state.epoch),
+    )
+    assert seen == [4]
+    for key, tensor in whole.weights.tensors.items():
+        assert torch.equal(tensor, parts.weights.tensors[key])
+    for a, b in zip(
+        whole.optimizer.state.values(), parts.optimizer.state.values(), strict=True
+    ):
+        assert all(torch.equal(a[moment], b[moment]) for moment in a)
+    measured = ("mse", "mean_activation", "density")
+    for a, b in zip(whole.history, parts.history, strict=True):
+        assert [a[m] for m in measured] == [b[m] for m in measured]
+
+
+def test_other_settings_are_refused_and_named(images: Images, tmp_path: Path) -> None:
+    short = replace(TRAINING, epochs=1)
+    train(TIED_L1, short, images, tmp_path)
+    with pytest.raises(InputError, match="training.*epochs.*Repeat the settings"):
+        train(TIED_L1, TRAINING, images, tmp_path)
+    with pytest.raises(InputError, match="seed is 0, expected 2"):
+        train(replace(TIED_L1, seed=2), short, images, tmp_path)
+
+
+def test_a_torn_checkpoint_is_refused(images: Images, tmp_path: Path) -> None:
+    short = replace(TRAINING, epochs=1)
+    train(TIED_L1, short, images, tmp_path)
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="no checkpoint of this study"):
+        train(TIED_L1, short, images, tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed(images: Images, tmp_path: Path) -> None:
+    folder = tmp_path / TIED_L1.name
+    folder.mkdir(parents=True)
+    (folder / f".{CHECKPOINT}.0123abcd.tmp").write_bytes(b"half")
+    train_all([TIED_L1], replace(TRAINING, epochs=1), images, tmp_path)
+    assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
+
+
+def test_two_processes_do_not_share_a_folder(images: Images, tmp_path: Path) -> None:
+    holder = (
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        with pytest.raises(InputError, match="in use by another process"):
+            train_all([TIED_L1], TRAINING, images, tmp_path)
+        process.stdin.close()
+
+
+def test_orders_are_permutations_that_differ_between_epochs_and_seeds() -> None:
+    def order(seed: int, epoch: int, shared: bool = False) -> list[int]:
+        kind = "shared" if shared else "per-seed"
+        return epoch_order(50, seed=seed, epoch=epoch, data_order=kind).tolist()
+
+    assert sorted(order(0, 0)) == list(range(50))
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    assert order(1, 3, shared=True) == order(2, 3, shared=True) == order(0, 3)
+    assert order(1, 3, shared=True) != order(1, 4, shared=True)
+
+
+@pytest.mark.parametrize("setting", [BY_NAME["untied"], BY_NAME["tied"]])
+def test_runs_start_as_described(setting: Setting) -> None:
+    training = Training(d_sae=300)
+    weights = initial_weights(setting, training, seed=0)
+    other = initial_weights(setting, training, seed=1)
+    assert not torch.equal(weights.enc, other.enc)
+    if setting.tied:
+        assert torch.equal(weights.enc, weights.dec)
+        assert weights.enc.data_ptr() != weights.dec.data_ptr()
+        norms = weights.dec.norm(dim=1)
+        torch.testing.assert_close(norms, torch.ones(300), rtol=0, atol=1e-6)
+        assert weights.bias is not None
+        assert not weights.bias.any()
+        return
+    assert weights.bias is None
+    for training_, gain in (
+        (training, 6),
+        (replace(training, untied_init="linear"), 1),
+    ):
+        drawn = initial_weights(setting, training_, seed=0)
+        for rows, fan_in in ((drawn.enc, 784), (drawn.dec, 300)):
+            bound = math.sqrt(gain / fan_in)
+            assert 0.999 * bound < float(rows.abs().max()) <= bound
+            assert float(rows.std()) == pytest.approx(bound / math.sqrt(3), rel=0.01)
+
+
+def test_the_last_batch_can_be_left_out(images: Images, tmp_path: Path) -> None:
+    short = replace(TRAINING, epochs=1)  # 400 images: 3 batches of 128, and 16 images
+    kept = train(TIED_L1, short, images, tmp_path / "kept")
+    dropped = train(TIED_L1, replace(short, drop_last=True), images, tmp_path / "not")
+    steps = [
+        {int(moments["step"]) for moments in state.optimizer.state.values()}
+        for state in (kept, dropped)
+    ]
+    assert steps == [{4}, {3}]
+
+
+def test_pairs_of_seeds_come_early() -> None:
+    names = [run.name for run in schedule(SETTINGS, (0, 1, 2))]
+    assert len(set(names)) == len(names) == 21
+    assert not any(name.endswith("seed2") for name in names[:14])
+    assert names[:2] == ["untied/seed0", "untied/seed1"]
+
+
+@pytest.mark.slow
+def test_the_command_survives_kill_9(images: Images, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", images)
+    command = [sys.executable, "-m", "eval_recipes.cli", "study", "mnist"]
+    command += ["--mnist-dir", str(folder), "--setting", "untied-l1", "--seed", "0"]
+    command += ["--d-sae", "600", "--epochs", "60", "--out"]
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    checkpoint = Path("untied-l1", "seed0", CHECKPOINT)
+    process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL)
+    while not (out / checkpoint).is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "report.md").exists()
+    for target in (out, whole):
+        subprocess.run([*command, str(target)], check=True, stderr=subprocess.DEVNULL)
+        assert (target / "report.md").is_file()
+    sae = Path("untied-l1", "seed0", "sae", "sae_weights.safetensors")
+    assert (out / sae).read_bytes() == (whole / sae).read_bytes()

@@ -1,0 +1,140 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from saereg_plugin.metrics import (
+    leading_directions,
+    overlap_ranks,
+    random_overlap,
+    subspace_overlap,
+)
+from tests.oracles import cross_seed_oracle as oracle
+
+
+def gaussian(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator)
+
+
+def rotation(d: int, seed: int) -> Tensor:
+    return torch.linalg.qr(gaussian(d, d, seed=seed).double())[0]
+
+
+def planted(basis: Tensor, n: int, seed: int) -> Tensor:
+    """n rows in the span of the columns of ``basis`` [d, r], falling singular values."""
+    r = basis.shape[1]
+    strength = torch.linspace(2.0, 1.0, r).double()
+    mixing = torch.linalg.qr(gaussian(n, r, seed=seed).double())[0]
+    return ((mixing * strength) @ basis.T).float()
+
+
+@pytest.mark.parametrize("common", [0, 2, 5])
+def test_planted_subspaces_are_recovered(common: int) -> None:
+    """Two blocks of rank 5 in 16 dimensions whose spans share ``common`` directions."""
+    q = rotation(16, 0)
+    a = leading_directions(planted(q[:, :5], 40, 1))
+    own = q[:, 5 : 10 - common]
+    b = leading_directions(planted(torch.cat([q[:, :common], own], dim=1), 30, 2))
+    assert (a.rank, b.rank) == (5, 5)
+    torch.testing.assert_close(
+        a.singular_values, torch.linspace(2.0, 1.0, 5).double(), rtol=1e-6, atol=0
+    )
+    inside, outside = subspace_overlap(a, b, [5, 6])
+    assert inside == pytest.approx(common / 5, abs=1e-6)
+    assert outside is None
+    # each direction in turn: they were planted in the same order of strength
+    for r, found in enumerate(subspace_overlap(a, b, range(1, 6)), start=1):
+        assert found == pytest.approx(min(r, common) / r, abs=1e-5)
+
+
+@given(
+    n_a=st.integers(3, 9),
+    n_b=st.integers(3, 9),
+    d=st.integers(2, 6),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=40)
+def test_equals_a_plain_svd(n_a: int, n_b: int, d: int, seed: int) -> None:
+    a, b = gaussian(n_a, d, seed=seed), gaussian(n_b, d, seed=seed + 1000)
+    ranks = [r for r in range(1, d + 1) if r <= min(n_a, n_b)]
+    found = subspace_overlap(leading_directions(a), leading_directions(b), ranks)
+    for r, value in zip(ranks, found, strict=True):
+        expected = oracle.subspace_overlap(a.tolist(), b.tolist(), r)
+        assert value == pytest.approx(expected, abs=1e-4)
+
+
+@given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_order_sign_scale_and_rotation_do_not_matter(scale: float, seed: int) -> None:
+    a, b = gaussian(9, 5, seed=seed), gaussian(7, 5, seed=seed + 1000)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(9, generator=generator)
+    signs = torch.randint(0, 2, (9, 1), generator=generator) * 2.0 - 1.0
+    turn = rotation(5, seed)
+    ranks = [1, 2, 3]
+    expected = subspace_overlap(leading_directions(a), leading_directions(b), ranks)
+    changed = subspace_overlap(
+        leading_directions((a[order] * signs * scale).double() @ turn),
+        leading_directions(b.double() @ turn),
+        ranks,
+    )
+    assert changed == pytest.approx(expected, abs=1e-4)
+    assert expected == pytest.approx(
+        subspace_overlap(leading_directions(b), leading_directions(a), ranks)
+    )
+
+
+def test_random_subspaces_reach_the_baseline() -> None:
+    """400 random pairs: mean within 4 standard errors, spread within 15 %."""
+    for r, d in ((1, 4), (3, 12), (10, 16)):
+        found = torch.tensor(
+            [
+                subspace_overlap(
+                    leading_directions(gaussian(r, d, seed=2 * i)),
+                    leading_directions(gaussian(r, d, seed=2 * i + 1)),
+                    [r],
+                )
+                for i in range(400)
+            ]
+        )
+        mean, std = random_overlap(r, d)
+        assert mean == pytest.approx(r / d)
+        assert float(found.mean()) == pytest.approx(mean, abs=4 * std / 20)
+        assert float(found.std()) == pytest.approx(std, rel=0.15)
+    assert random_overlap(7, 7) == (1.0, 0.0)
+
+
+def test_float32_rounding_is_no_rank() -> None:
+    rows = planted(rotation(64, 3)[:, :7], 5000, 4)
+    assert leading_directions(rows).rank == 7
+
+
+def test_empty_and_zero_blocks_have_no_directions() -> None:
+    some = leading_directions(gaussian(4, 3, seed=0))
+    for rows in (torch.zeros(0, 3), torch.zeros(5, 3)):
+        none = leading_directions(rows)
+        assert none.rank == 0
+        assert subspace_overlap(none, some, [1, 2]) == [None, None]
+
+
+def test_ranks() -> None:
+    assert overlap_ranks(2) == [1]
+    assert overlap_ranks(16) == [1, 2, 4, 8]
+    assert overlap_ranks(20) == [1, 2, 4, 8, 10]
+
+
+def test_unusable_arguments() -> None:
+    a, b = (leading_directions(gaussian(4, d, seed=0)) for d in (3, 4))
+    with pytest.raises(ValueError, match="3 and 4 dimensions"):
+        subspace_overlap(a, b, [1])
+    with pytest.raises(ValueError, match="at least 1"):
+        subspace_overlap(a, a, [0])
+    with pytest.raises(ValueError, match="1 <= r <= d"):
+        random_overlap(4, 3)
+    with pytest.raises(ValueError, match=r"\[n, d\]"):
+        leading_directions(torch.zeros(3))
+    assert not math.isnan(random_overlap(1, 2).std)
