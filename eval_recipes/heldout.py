@@ -406,6 +406,9 @@ def tally_heldout(
     """
     Run something of one's own along the held-out text; one pass for SAEs on one hook.
 
+    SAEs are in memory until their pass is over; where they would take more than half of the
+    bound on memory together, they go along the text in several passes.
+
     Args:
         context: text, sizes and model.
         subjects: the SAEs, whose ids differ.
@@ -416,8 +419,26 @@ def tally_heldout(
         Results by ``sae_id``, and the cause for each SAE that has none.
     """
     failures: dict[str, str] = {}
+    results: dict[str, R] = {}
     sources: dict[Source, dict[str, T]] = {}
     order: list[str] = []
+    held = 0
+
+    def run_passes() -> None:
+        for source in sorted(sources, key=lambda source: source.model_name):
+            # Popped, so that SAEs already measured can be freed.
+            tallies = sources.pop(source)
+            try:
+                passed = _tally_source(context, source, tallies, failures)
+            except Exception as error:
+                failures.update(dict.fromkeys(tallies, _cause(error)))
+                continue
+            for sae_id, tally in tallies.items():
+                try:
+                    results[sae_id] = finish(tally, passed)
+                except Exception as error:
+                    failures[sae_id] = _cause(error)
+
     for subject in subjects:
         order.append(subject.sae_id)
         try:
@@ -427,21 +448,13 @@ def tally_heldout(
         except Exception as error:
             failures[subject.sae_id] = _cause(error)
             continue
+        size = sum(weight.nbytes for weight in sae.state_dict().values())
+        if sources and held + size > context.memory_gib * 2**30 / 2:
+            run_passes()
+            held = 0
+        held += size
         sources.setdefault(source, {})[subject.sae_id] = tally
-    results: dict[str, R] = {}
-    for source in sorted(sources, key=lambda source: source.model_name):
-        # Popped, so that SAEs already measured can be freed.
-        tallies = sources.pop(source)
-        try:
-            passed = _tally_source(context, source, tallies, failures)
-        except Exception as error:
-            failures |= dict.fromkeys(tallies, _cause(error))
-            continue
-        for sae_id, tally in tallies.items():
-            try:
-                results[sae_id] = finish(tally, passed)
-            except Exception as error:
-                failures[sae_id] = _cause(error)
+    run_passes()
     return {sae_id: results[sae_id] for sae_id in order if sae_id in results}, failures
 
 

@@ -66,8 +66,8 @@ def table(
 
 def _print_widths(results: Path) -> None:
     from eval_recipes.cross_seed.width_control import (
-        comparison_table,
         compare_widths,
+        comparison_table,
         write_comparisons,
     )
     from saereg_plugin.errors import InputError

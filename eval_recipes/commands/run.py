@@ -88,9 +88,10 @@ def run(
         ),
     ] = None,
     clean_artifacts: Annotated[
-        bool, typer.Option(
+        bool,
+        typer.Option(
             help="Remove everything kept in that folder after the run, replies of judges too."
-        )
+        ),
     ] = False,
     memory_gib: Annotated[
         float, typer.Option(help="Bound on activations held in memory, in GiB.")

@@ -26,34 +26,34 @@ from saereg_plugin.sweeps import run_sweep
 SUITE = "evaluations"
 OURS, THEIRS = "saereg-bench", "SAEBench"
 
-_TEXTS = {"train_set_size": 80, "test_set_size": 40, "context_length": 48}
+_TEXTS = {"train_set_size": 60, "test_set_size": 32, "context_length": 32}
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "core": {"n_eval_sparsity_variance_batches": 4},
+    "core": {"n_eval_sparsity_variance_batches": 2, "eval_batch_size_prompts": 4},
     "sparse_probing": {
         "dataset_names": ("embedded/ag_news",),
-        "probe_train_set_size": 160,
-        "probe_test_set_size": 80,
-        "context_length": 64,
+        "probe_train_set_size": 80,
+        "probe_test_set_size": 40,
+        "context_length": 32,
     },
-    "sae_probes": {"datasets": ("105_click_bait",)},
+    "sae_probes": {"datasets": ("5_hist_fig_ismale",)},
     "scr": {"dataset_names": ("embedded/cm_correct_isshort",), **_TEXTS},
     "tpp": {"dataset_names": ("embedded/ag_news",), **_TEXTS},
     "absorption": {
-        "words_per_letter": 20,
-        "k_sparse_probe_num_epochs": 20,
+        "words_per_letter": 10,
+        "k_sparse_probe_num_epochs": 5,
         "min_GT_probe_f1": 0.1,
         "min_feats_for_eval": 2,
     },
-    "meta_structure": {"train_steps": 50},
+    "meta_structure": {"train_steps": 20},
 }
 """The evals that need no server, and what makes a round of them last minutes, not hours."""
 
 # The tokens of core's batches, so that our held-out figures read as many as upstream's.
-_HELDOUT_TOKENS = 4 * 8 * 128
+_HELDOUT_TOKENS = 2 * 4 * 128
 
 # SAEs like the demo's; how well they are trained decides nothing about time.
-_TOKENS = 65_536
+_TOKENS = 16_384
 
 
 def evaluation_rows(config: SpeedConfig) -> Iterator[Row]:

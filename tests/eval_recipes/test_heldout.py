@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,30 @@ def test_figures_equal_a_plain_computation(
     low, high = figures.explained_variance_ci_low, figures.explained_variance_ci_high
     assert low < figures.explained_variance < high
     assert figures.explained_variance_n == TOKENS // figures.context_size
+
+
+def test_saes_that_do_not_fit_together_take_several_passes(
+    context: RunContext,
+    table: HeldOutTable,
+    tmp_path: Path,
+    model: HookedTransformer,
+):
+    first = context.subjects[0]
+    sae = first.load()
+    second = save_release(tmp_path / "second", {"again": sae})[0]
+    size = sum(weight.nbytes for weight in sae.state_dict().values())
+    both = replace(context, subjects=[first, second], memory_gib=2 * 1.5 * size / 2**30)
+    passes: list[int] = []
+    handle = model.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    try:
+        measured = measure_heldout(both)
+        in_two = len(passes)
+        measure_heldout(replace(both, memory_gib=4.0))
+    finally:
+        handle.remove()
+    # The last passes are those of one round for both.
+    assert in_two == 2 * (len(passes) - in_two)
+    assert measured["good"] == measured["again"] == table["good"]
 
 
 def test_one_bad_sae_costs_only_itself(table: HeldOutTable):
