@@ -118,6 +118,7 @@ def run(
         run_evals,
         subjects_of,
     )
+    from saereg_plugin.errors import InputError
 
     console = Console()
     names = [name.strip() for name in evals.split(",") if name.strip()]
@@ -151,8 +152,14 @@ def run(
             resume=resume,
             progress=lambda line: console.print(line, markup=False),
         )
-    finally:
+    except InputError:
+        # nothing ran; what earlier runs keep is not this one's to remove
+        raise
+    except BaseException:
         if clean_artifacts:
             clean(context.artifacts)
+        raise
+    if clean_artifacts:
+        clean(context.artifacts)
     if print_outcome(outcome, console):
         raise typer.Exit(FAILED)

@@ -67,6 +67,10 @@ class UnitDecoder(nn.Module):
         """Return the latents, [..., d_sae], in units of the reconstruction."""
         return self.base.encode(x) * self.norms
 
+    def _setup_activation_normalization(self) -> None:
+        """Bind the run-time normalisation of a copy to the copy, as an SAE does."""
+        self.base._setup_activation_normalization()
+
     def fold_W_dec_norm(self) -> None:
         """Do nothing: it is folded."""
 

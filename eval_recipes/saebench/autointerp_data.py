@@ -88,6 +88,7 @@ def load_text(
         "autointerp",
         {
             "model": source.model_name,
+            "model_identity": context.models.identity(source.model_name),
             "model_kwargs": source.model_kwargs,
             "text": path,
             "total_tokens": total_tokens,

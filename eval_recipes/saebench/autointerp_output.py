@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 from sae_bench.evals.autointerp.eval_output import (
@@ -17,6 +16,8 @@ from sae_bench.evals.base_eval_output import (
     BaseMetrics,
     BaseResultDetail,
 )
+
+from eval_recipes.schemas import schema_text
 
 NOT_MEASURED = -1.0
 """Upstream's score where no language model judged: its format has no place for "none"."""
@@ -226,4 +227,4 @@ class TokenOutput(AutoInterpEvalOutput):
 
 def json_schema(cls: type[AutoInterpEvalOutput] = JudgedOutput) -> str:
     """Return the text of ``eval_output_schema_autointerp.json``, or of ``..._tokens.json``."""
-    return json.dumps(TypeAdapter(cls).json_schema(), indent=2) + "\n"
+    return schema_text(cls)

@@ -63,11 +63,19 @@ def options(context: RunContext) -> SaeProbesOptions:
         given = dataclasses.replace(given, datasets=tuple(DATASETS))
     if isinstance(given.datasets, str):
         given = dataclasses.replace(given, datasets=(given.datasets,))
+    if not isinstance(given.datasets, (list, tuple)):
+        raise InputError(
+            f"sae_probes option 'datasets' is {given.datasets!r}; expected a list of names."
+        )
     for name in given.datasets:
         if name not in DATASETS:
             raise InputError(
                 f"Unknown sae_probes set {name!r}. {suggest(name, DATASETS)}"
             )
+    if not isinstance(given.ks, (list, tuple)):
+        raise InputError(
+            f"sae_probes option 'ks' is {given.ks!r}; expected a list such as [1, 2, 5]."
+        )
     for kind, values in (("set", given.datasets), ("k", given.ks)):
         if not values or len(set(values)) != len(values):
             raise InputError(

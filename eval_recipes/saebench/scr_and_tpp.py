@@ -102,6 +102,8 @@ def evaluate(
                     context.device,
                     folder,
                     force_rerun=True,
+                    # Each data set's folder is given above; upstream makes this one.
+                    artifacts_path=str(Path(folder, "artifacts")),
                 )
         result = read_upstream(
             Path(folder), kind.upstream_output, eval=kind.eval, subject=subject

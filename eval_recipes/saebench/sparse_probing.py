@@ -29,6 +29,7 @@ from eval_recipes.results import (
 )
 from eval_recipes.saebench import sparse_probing_cache as cache
 from eval_recipes.saebench.recipe import each_subject, read_upstream, without_bar
+from eval_recipes.saebench.sae_probes_scores import quiet_sklearn
 from eval_recipes.saebench.sparse_probing_check import (
     EVAL,
     SparseProbingOptions,
@@ -101,7 +102,11 @@ def evaluate(
     }
     for name, folder in folders.items():
         # One block a set: the random numbers of one do not depend on the others.
-        with upstream(EVAL, subject, sae, model, seed=context.seed), cache.repaired():
+        with (
+            upstream(EVAL, subject, sae, model, seed=context.seed),
+            cache.repaired(),
+            quiet_sklearn(),
+        ):
             _, copied, _ = general_utils.load_and_format_sae("", "", context.device)  # pyright: ignore[reportGeneralTypeIssues]
             cache.ensure(
                 folder,
@@ -118,6 +123,7 @@ def evaluate(
         with (
             upstream(EVAL, subject, sae, model, seed=context.seed),
             cache.repaired(),
+            quiet_sklearn(),
             patched(upstream_main, "run_eval_single_dataset", score_set),
             # Only the batch that is encoded is in memory.
             patched(torch, "load", partial(torch.load, mmap=True)),

@@ -106,7 +106,9 @@ def _all_names(data: str) -> tuple[str, ...]:
 
 
 def _strings(values: Any) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+    if not isinstance(values, (list, tuple)) or not all(
+        isinstance(value, str) for value in values
+    ):
         raise InputError(
             f"Option 'dataset_names' of {EVAL} is {values!r}; expected a list of names."
         )

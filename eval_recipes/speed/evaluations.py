@@ -77,7 +77,7 @@ def evaluation_rows(config: SpeedConfig) -> Iterator[Row]:
             seed=config.seed,
             options=OPTIONS,
         )
-        seconds = _rounds(context, Path(folder), config.repeats)
+        seconds = rounds(context, Path(folder), config.repeats)
     n_saes = len(context.subjects)
     for eval in (*OPTIONS, "all"):
         timings = {
@@ -105,7 +105,7 @@ def evaluation_rows(config: SpeedConfig) -> Iterator[Row]:
             )
 
 
-def _rounds(
+def rounds(
     context: RunContext, folder: Path, repeats: int
 ) -> dict[str, list[dict[str, float]]]:
     """Return seconds by eval, by round, by implementation."""

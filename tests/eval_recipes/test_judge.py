@@ -293,7 +293,7 @@ def test_a_server_with_a_token_a_character_cannot_exceed_the_budget(
 ):
     server.pause = 0.05
     server.tokens_of = len
-    server.reply = lambda messages: "x" * 20
+    server.reply = lambda _: "x" * 20
     client = make(max_tokens=1000)
 
     def ask(number: int) -> bool:

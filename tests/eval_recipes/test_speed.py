@@ -13,8 +13,14 @@ import torch
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
+from eval_recipes.context import RunContext
+from eval_recipes.registry import RECIPES
+from eval_recipes.running import subjects_of
 from eval_recipes.speed import Row, Shape, SpeedConfig, run_speed
 from eval_recipes.speed.config import parse_shape
+from eval_recipes.speed.evaluations import OPTIONS, rounds
+from eval_recipes.speed.evaluations import OURS as OUR_COMMAND
+from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
 from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
 from eval_recipes.speed.matching import OURS as OUR_MATCHING
 from eval_recipes.speed.matching import (
@@ -29,7 +35,9 @@ from eval_recipes.speed.memory import _peak, _reset, peak_of
 from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted
 from eval_recipes.speed.streams import measure
 from eval_recipes.speed.timing import Timing, interleaved, matmul_rate, ratio
+from eval_recipes.speed.upstream_evals import UPSTREAM
 from saereg_plugin.errors import InputError
+from saereg_plugin.releases import Release
 from tests.sweeps.tiny import tiny_sweep
 
 SMALL = Shape(d_in=32, d_sae=512, k=4, batch=64)
@@ -224,3 +232,47 @@ def test_matching_suite_measures_time_and_memory() -> None:
     rows = list(matching_rows(SpeedConfig(shapes=(shape,), repeats=3)))
     assert [row.implementation for row in rows] == [OUR_MATCHING, SCIPY] * 3
     assert [row.peak_gib is not None for row in rows] == [False] * 4 + [True] * 2
+
+
+@pytest.mark.slow
+def test_evaluations_do_the_same_work(trained_release: Release, tmp_path: Path) -> None:
+    """A round of core, timed on both sides: upstream's own entry point gives our figures."""
+    context = RunContext(
+        subjects=subjects_of(str(trained_release.folder))[:1],
+        out=tmp_path,
+        heldout_tokens=256,
+        data="embedded",
+        options={
+            "core": {
+                "n_eval_sparsity_variance_batches": 1,
+                "eval_batch_size_prompts": 2,
+            }
+        },
+    )
+    seconds = rounds(context, tmp_path, 1)
+    assert {who: [*times[0]] for who, times in seconds.items()} == {
+        OUR_COMMAND: ["core"],
+        SAEBENCH: ["core"],
+    }
+    assert all(times[0]["core"] > 0 for times in seconds.values())
+    place = tmp_path / "round0"
+    (ours,), (theirs,) = (
+        [
+            json.loads(path.read_text())["eval_result_metrics"]
+            for path in (place / side).rglob("*_eval_results.json")
+        ]
+        for side in ("out", "results")
+    )
+    assert len(theirs) == 6
+    for category, metrics in theirs.items():
+        assert ours[category] == pytest.approx(metrics, abs=1e-6)
+
+
+def test_long_suites_run_by_name_only() -> None:
+    assert "evaluations" not in chosen_suites(())
+    assert chosen_suites(["evaluations"]) == ["evaluations"]
+
+
+def test_what_upstream_needs_to_run_is_there_for_every_offline_eval() -> None:
+    assert set(UPSTREAM) == set(OPTIONS)
+    assert set(OPTIONS) < set(RECIPES)
