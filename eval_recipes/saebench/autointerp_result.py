@@ -192,7 +192,8 @@ def write_output(
     if missing:
         partial = write_result(partial_path(context, subject), output)
         raise IncompleteError(
-            f"{len(missing)} of {ran.n_latents} latents have no reply. "
+            f"{EVAL} of SAE {subject.sae_id!r} failed: {len(missing)} of {ran.n_latents} "
+            "latents have no reply. "
             f"{summary_of(missing)}. What there is stands in {partial.name!r}."
         )
     path = result_path(context.out, EVAL, subject.release, subject.sae_id)

@@ -204,9 +204,8 @@ def corrected_metrics(heldout: HeldOut) -> CorrectedMetrics:
 
 
 def _feature(values: dict[str, Any]) -> FeatureMetric:
-    return FeatureMetric(
-        **{
-            name: None if name in NULLABLE and math.isnan(value) else value
-            for name, value in values.items()
-        }
-    )
+    restored: dict[str, Any] = {
+        name: None if name in NULLABLE and math.isnan(value) else value
+        for name, value in values.items()
+    }
+    return FeatureMetric(**restored)
