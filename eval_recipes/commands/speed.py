@@ -29,6 +29,10 @@ def speed(
     ] = 5,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of inputs and intervals.")] = 0,
+    release: Annotated[
+        str | None,
+        typer.Option(help="Release whose first two SAEs are matched, too."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="JSON file for rows and machine facts.")
     ] = None,
@@ -49,6 +53,7 @@ def speed(
         repeats=repeats,
         device=device,
         seed=seed,
+        release=release,
     )
     if out is not None:
         require_writable(out.parent)
