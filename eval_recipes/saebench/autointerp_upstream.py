@@ -124,9 +124,8 @@ def without_loop(
     with ThreadPoolExecutor(1) as pool:
         try:
             return pool.submit(function).result()
-        except Exception:
-            raise
-        except BaseException:
+        except (KeyboardInterrupt, SystemExit):
+            # The thread goes on by itself; it must not send further requests.
             interrupted()
             raise
 
