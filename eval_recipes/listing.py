@@ -11,7 +11,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from eval_recipes.registry import RECIPES
 from eval_recipes.unavailable import UNAVAILABLE
 from saereg_plugin.models import EMBEDDED
-from saereg_plugin.registration import ARCHITECTURES, REGULARIZERS
+from saereg_plugin.registration import ARCHITECTURES, MECHANICS, REGULARIZERS
 
 Rows = list[tuple[str, ...]]
 
@@ -24,10 +24,8 @@ def sections(*, public_releases: bool = False) -> dict[str, Rows]:
             (name, f"saved as SAELens' {_saved_as(cfg)}")
             for name, (_, cfg) in ARCHITECTURES.items()
         ],
-        "Regularisers": [
-            (name, ", ".join(field.name for field in dataclasses.fields(cfg)))
-            for name, cfg in REGULARIZERS.items()
-        ],
+        "Regularisers": [(name, _fields(cfg)) for name, cfg in REGULARIZERS.items()],
+        "Training mechanics": [(name, _fields(cfg)) for name, cfg in MECHANICS.items()],
         "Evaluations": [(recipe.name, recipe.summary) for recipe in RECIPES.values()],
         "Unavailable evaluations": list(UNAVAILABLE.items()),
         "Embedded models": [
@@ -40,6 +38,10 @@ def sections(*, public_releases: bool = False) -> dict[str, Rows]:
     if public_releases:
         found["Releases"] = [(name, entry.model) for name, entry in directory.items()]
     return found
+
+
+def _fields(cfg: type[Any]) -> str:
+    return ", ".join(field.name for field in dataclasses.fields(cfg))
 
 
 def _saved_as(cfg: type[Any]) -> str:

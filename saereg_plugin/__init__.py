@@ -25,10 +25,32 @@ from saereg_plugin.checking import check
 from saereg_plugin.checkpoints import regularize_checkpoint
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
+from saereg_plugin.mechanics import (
+    ActivationRateScaling,
+    DeadLatentResampling,
+    GradientClipping,
+    KAnnealing,
+    MechanicConfig,
+    WeightDecay,
+)
 from saereg_plugin.mechanics.optimizer_steps import register_hooks
 from saereg_plugin.mechanics.schedules import Schedule
-from saereg_plugin.registration import register_architecture, register_regularizer
-from saereg_plugin.regularizers import RegularizerConfig, WeightPenalty
+from saereg_plugin.registration import (
+    register_architecture,
+    register_mechanic,
+    register_regularizer,
+)
+from saereg_plugin.regularizers import (
+    FrequencyWeightedL1,
+    L1L2Ratio,
+    MutualFeatures,
+    OffSupportL1,
+    Orthogonality,
+    RegularizerConfig,
+    TemporalDifference,
+    VocabularyAnchor,
+    WeightPenalty,
+)
 from saereg_plugin.releases import register_release
 
 register_architecture(
@@ -50,8 +72,18 @@ register_hooks()
 models.register_names()
 
 __all__ = [
+    "ActivationRateScaling",
     "Component",
+    "DeadLatentResampling",
+    "FrequencyWeightedL1",
+    "GradientClipping",
     "InputError",
+    "KAnnealing",
+    "L1L2Ratio",
+    "MechanicConfig",
+    "MutualFeatures",
+    "OffSupportL1",
+    "Orthogonality",
     "RegularizedBatchTopKTrainingSAE",
     "RegularizedBatchTopKTrainingSAEConfig",
     "RegularizedConfigMixin",
@@ -69,11 +101,15 @@ __all__ = [
     "RegularizerConfig",
     "Schedule",
     "Step",
+    "TemporalDifference",
+    "VocabularyAnchor",
+    "WeightDecay",
     "WeightPenalty",
     "check",
     "corpora",
     "models",
     "register_architecture",
+    "register_mechanic",
     "register_regularizer",
     "register_release",
     "regularize_checkpoint",

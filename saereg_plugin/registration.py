@@ -1,5 +1,5 @@
 """
-The tables of this package: regularisers by name, architectures by name.
+The tables of this package: regularisers, mechanics and architectures by name.
 
 Registering an architecture also enters it in SAELens' public registry, under
 which its runners and loaders find it.
@@ -13,29 +13,82 @@ from sae_lens import TrainingSAE, TrainingSAEConfig, register_sae_training_class
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.regularizers.base import RegularizerConfig
-from saereg_plugin.regularizers.weight_penalty import WeightPenalty
+from saereg_plugin.mechanics.base import MechanicConfig
+from saereg_plugin.mechanics.gradient_clipping import GradientClipping
+from saereg_plugin.mechanics.gradient_scaling import ActivationRateScaling
+from saereg_plugin.mechanics.k_annealing import KAnnealing
+from saereg_plugin.mechanics.resampling import DeadLatentResampling
+from saereg_plugin.mechanics.weight_decay import WeightDecay
+from saereg_plugin.regularizers import (
+    FrequencyWeightedL1,
+    L1L2Ratio,
+    MutualFeatures,
+    OffSupportL1,
+    Orthogonality,
+    RegularizerConfig,
+    TemporalDifference,
+    VocabularyAnchor,
+    WeightPenalty,
+)
 
-T = TypeVar("T", bound=RegularizerConfig)
+R = TypeVar("R", bound=RegularizerConfig)
+M = TypeVar("M", bound=MechanicConfig)
+T = TypeVar("T")
 
-REGULARIZERS: dict[str, type[RegularizerConfig]] = {WeightPenalty.name: WeightPenalty}
+REGULARIZERS: dict[str, type[RegularizerConfig]] = {
+    cls.name: cls
+    for cls in (
+        WeightPenalty,
+        OffSupportL1,
+        L1L2Ratio,
+        FrequencyWeightedL1,
+        TemporalDifference,
+        VocabularyAnchor,
+        MutualFeatures,
+        Orthogonality,
+    )
+}
+MECHANICS: dict[str, type[MechanicConfig]] = {
+    cls.name: cls
+    for cls in (
+        KAnnealing,
+        ActivationRateScaling,
+        GradientClipping,
+        WeightDecay,
+        DeadLatentResampling,
+    )
+}
 ARCHITECTURES: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {}
 
 
-def register_regularizer(cls: type[T]) -> type[T]:
+def register_regularizer(cls: type[R]) -> type[R]:
     """
     Make a regulariser's configuration class known by its ``name`` (a decorator).
 
     Raises:
         InputError: if another class has that name.
     """
-    known = REGULARIZERS.get(cls.name)
+    return _register(cls, cls.name, REGULARIZERS, "regulariser")
+
+
+def register_mechanic(cls: type[M]) -> type[M]:
+    """
+    Make a mechanic's configuration class known by its ``name`` (a decorator).
+
+    Raises:
+        InputError: if another class has that name.
+    """
+    return _register(cls, cls.name, MECHANICS, "mechanic")
+
+
+def _register(cls: T, name: str, table: dict[str, Any], kind: str) -> T:
+    known = table.get(name)
     if known is not None and known is not cls:
         raise InputError(
-            f"A regulariser named {cls.name!r} is registered already ({known.__qualname__}); "
+            f"A {kind} named {name!r} is registered already ({known.__qualname__}); "
             "choose another name."
         )
-    REGULARIZERS[cls.name] = cls
+    table[name] = cls
     return cls
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from eval_recipes.commands.status import FAILED, INTERRUPTED
 
 study = typer.Typer(
     help="Train a paper's grid and set its table beside the published one.",
@@ -111,10 +114,63 @@ def mnist(
     )
 
 
-for command in (mnist,):
-    study.command()(command)
+class _Scale(str, Enum):
+    small = "small"
+    paper = "paper"
 
 
-@study.callback()
-def _group() -> None:
-    """Keep the name of the study in the command while there is only one."""
+_SUMMARIES = {
+    "frequency-weighted": "FreqSAE: a plain L1 against one that grows with how often a latent fires.",
+    "temporal": "TemporalSAE: three baselines against the paper's four runs, tokens in order.",
+    "topk-regularizers": "Off-support L1 and L1/L2 ratio (arXiv 2606.27321) on TopK, k 32, 64, 128.",
+    "weight-regularization": "Weight penalties (arXiv 2603.04198) on TopK: are latents the same in every seed?",
+    "vocabulary": "VASAE (arXiv 2606.27941): decoder rows with and without a pull to token embeddings.",
+}
+
+
+def _grid_study(name: str, summary: str) -> Callable[..., None]:
+    def command(
+        out: Annotated[
+            Path, typer.Option(help="Folder for releases, results and table.")
+        ],
+        scale: Annotated[
+            _Scale,
+            typer.Option(
+                help="small: the embedded model, at most 30 minutes on two cores; paper: the "
+                "paper's model and data from the hub."
+            ),
+        ] = _Scale.small,
+    ) -> None:
+        from eval_recipes.studies.catalogue import study_named
+        from eval_recipes.studies.report import verdicts_of, write_report
+        from eval_recipes.studies.running import run_study
+        from eval_recipes.studies.verdicts import summary as summary_of
+
+        console = Console(soft_wrap=True)
+        run = run_study(
+            study_named(name),
+            scale.value,
+            out,
+            progress=lambda line: console.print(line, markup=False),
+        )
+        if not run.finished:
+            console.print(
+                f"Interrupted; the same command goes on from {out}.", markup=False
+            )
+            raise typer.Exit(INTERRUPTED)
+        table = write_report(run, out)
+        console.print(table.read_text(encoding="utf-8"), markup=False)
+        console.print(f"{summary_of(verdicts_of(run))} Table: {table}", markup=False)
+        if run.failures or run.stopped:
+            raise typer.Exit(FAILED)
+
+    command.__doc__ = (
+        f"{summary}\n\nIt can be interrupted at any time: the same command goes on. Writes "
+        "release folders, results, table.md, results.json and results.csv."
+    )
+    return command
+
+
+study.command("mnist")(mnist)
+for _name, _summary in _SUMMARIES.items():
+    study.command(_name)(_grid_study(_name, _summary))

@@ -1,1 +1,1 @@
-"""Studies: one package a paper, each runs its grid and sets its table beside the published one."""
+"""Studies: a paper's grid, trained and set beside its table; one command, `saereg-bench study`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+import zlib
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -204,8 +205,10 @@ def build_components(cfg: RegularizedConfigMixin) -> list[Component]:
     """
     Make the components of a configuration, in the order in which they act.
 
-    Regularisers change gradients before the projection onto the tangent, and the
-    rows are renormalised after everything else has moved them.
+    Regularisers come first, so that what mechanics do to gradients concerns theirs too.
+    Mechanics follow by their ``order``, with unit norm at its own place among them: after
+    those that change single gradients (its projection) or weights (its normalisation),
+    before resampling, which sets rows of norm 1 itself.
     """
     base_seed = torch.initial_seed() if cfg.init_seed is None else cfg.init_seed
     components: list[Component] = []
@@ -214,11 +217,21 @@ def build_components(cfg: RegularizedConfigMixin) -> list[Component]:
     if cfg.b_dec_init != "zero":
         components.append(BDecFromFirstBatch(label="b_dec_init", method=cfg.b_dec_init))
     for number, (label, regularizer) in enumerate(cfg.labelled_regularizers().items()):
-        seed = (base_seed * 1_000_003 + number) % 2**63
+        seed = _seed(base_seed, number)
         components.append(regularizer.build(cfg, label=label, seed=seed))
+    ordered: list[tuple[int, Component]] = []
+    for mechanic in cfg.mechanics:
+        # by name: the seed must not depend on the order in the list
+        seed = _seed(base_seed, zlib.crc32(mechanic.name.encode()))
+        ordered.append((mechanic.order, mechanic.build(cfg, seed=seed)))
     if cfg.unit_norm:
-        components.append(UnitNormDecoder(label="unit_norm"))
-    return components
+        ordered.append((UnitNormDecoder.order, UnitNormDecoder(label="unit_norm")))
+    ordered.sort(key=lambda pair: pair[0])
+    return components + [component for _, component in ordered]
+
+
+def _seed(base_seed: int, number: int) -> int:
+    return (base_seed * 1_000_003 + number) % 2**63
 
 
 def _on_gradient(

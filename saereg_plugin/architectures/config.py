@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args
 
 from sae_lens import SAEConfig, TrainingSAEConfig
 from simple_parsing.helpers import field
@@ -14,8 +14,9 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.mechanics.base import MechanicConfig, mechanic_from
 from saereg_plugin.mechanics.initialization import BDecInit, Initialization
-from saereg_plugin.registration import REGULARIZERS
+from saereg_plugin.registration import MECHANICS, REGULARIZERS
 from saereg_plugin.regularizers.base import RegularizerConfig, regularizer_from
 
 DecoderConstraint = Literal["none", "unit_norm"]
@@ -36,6 +37,8 @@ RESERVED_LABELS = frozenset(
 """Names in the logs and in the state dict that a regulariser may not take."""
 
 _Base = TrainingSAEConfig if TYPE_CHECKING else object
+
+T = TypeVar("T")
 
 
 def auto_or(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -65,8 +68,17 @@ def parse_bool(text: str) -> bool:
 
 def one_regularizer(text: Any) -> RegularizerConfig:
     """Read one regulariser from the command line: a JSON object."""
+    return _for_argparse(regularizer_from, text, REGULARIZERS)
+
+
+def one_mechanic(text: Any) -> MechanicConfig:
+    """Read one mechanic from the command line: a JSON object."""
+    return _for_argparse(mechanic_from, text, MECHANICS)
+
+
+def _for_argparse(read: Callable[[Any, Any], T], text: Any, known: Any) -> T:
     try:
-        return regularizer_from(text, REGULARIZERS)
+        return read(text, known)
     except InputError as error:
         # argparse shows the text of this error class only
         raise argparse.ArgumentTypeError(str(error)) from error
@@ -80,6 +92,8 @@ class RegularizedConfigMixin(_Base):
     Args:
         regularizers: any number of regulariser configurations (or their dictionaries,
             or JSON on the command line); their penalties add up.
+        mechanics: training mechanics, given like the regularisers; each at most once.
+            Their order in the list means nothing.
         decoder_constraint: "unit_norm" keeps the decoder's rows at norm 1 in training
             and in the saved SAE.
         initialization: "tied" starts as SAELens does, with the encoder the transpose of
@@ -97,6 +111,7 @@ class RegularizedConfigMixin(_Base):
     regularizers: list[Any] = field(
         default_factory=list, type=one_regularizer, nargs="*"
     )
+    mechanics: list[Any] = field(default_factory=list, type=one_mechanic, nargs="*")
     decoder_constraint: DecoderConstraint = "none"
     initialization: Initialization = "tied"
     b_dec_init: BDecInit = "zero"
@@ -112,6 +127,7 @@ class RegularizedConfigMixin(_Base):
         self.regularizers = [
             regularizer_from(value, REGULARIZERS) for value in self.regularizers
         ]
+        self.mechanics = [mechanic_from(value, MECHANICS) for value in self.mechanics]
         self._require_choice("decoder_constraint", get_args(DecoderConstraint))
         self._require_choice("initialization", get_args(Initialization))
         self._require_choice("b_dec_init", get_args(BDecInit))
@@ -136,21 +152,28 @@ class RegularizedConfigMixin(_Base):
             labelled[label] = regularizer
         return labelled
 
+    def mechanic(self, name: str) -> MechanicConfig | None:
+        """Return the mechanic of that name, if there is one."""
+        return next((each for each in self.mechanics if each.name == name), None)
+
     @override
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "regularizers": self._regularizer_dicts()}
+        return {**super().to_dict(), **self._lists()}
 
     @override
     def get_training_architecture_details(self) -> dict[str, Any]:
         details = super().get_training_architecture_details()
-        return {**details, "regularizers": self._regularizer_dicts()}
+        return {**details, **self._lists()}
 
     @override
     def get_inference_config_class(self) -> type[SAEConfig]:
         return self.inference_config
 
-    def _regularizer_dicts(self) -> list[dict[str, Any]]:
-        return [regularizer.to_dict() for regularizer in self.regularizers]
+    def _lists(self) -> dict[str, list[dict[str, Any]]]:
+        return {
+            "regularizers": [each.to_dict() for each in self.regularizers],
+            "mechanics": [each.to_dict() for each in self.mechanics],
+        }
 
     def _require_choice(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)
@@ -211,10 +234,20 @@ class RegularizedConfigMixin(_Base):
             raise InputError(
                 f"init_seed={self.init_seed}; expected 0 or more, or None."
             )
+        self._check_labels()
+        for part in (*self.regularizers, *self.mechanics):
+            part.check(self)
+
+    def _check_labels(self) -> None:
+        names = [mechanic.name for mechanic in self.mechanics]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(
+                    f"The mechanic {name!r} is given {names.count(name)} times; expected once at most."
+                )
         for label in self.labelled_regularizers():
-            if label in RESERVED_LABELS or hasattr(nn.ModuleDict, label):
+            taken = label in RESERVED_LABELS or label in MECHANICS or label in names
+            if taken or hasattr(nn.ModuleDict, label):
                 raise InputError(
                     f"label={label!r} is taken by this package or SAELens; choose another name."
                 )
-        for regularizer in self.regularizers:
-            regularizer.check(self)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
-from sae_lens import BatchTopKTrainingSAE, TopKTrainingSAE
+from sae_lens import BatchTopKTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
+from saereg_plugin.architectures.scaled_auxk import (
+    ScaledAuxKMixin,
+    ScaledMatryoshkaAuxKMixin,
+)
 from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
 from saereg_plugin.errors import InputError
 from saereg_plugin.kernels import (
@@ -23,6 +27,7 @@ from saereg_plugin.kernels import (
     select_batch_top_k,
     select_top_k,
 )
+from saereg_plugin.mechanics.auxk import auxk_scale, rectifies
 
 _REPLACED = (
     "encode_with_hidden_pre",
@@ -31,8 +36,6 @@ _REPLACED = (
     "get_activation_fn",
 )
 """Methods of SAELens whose work a sparse step does itself."""
-
-_Base = TopKTrainingSAE if TYPE_CHECKING else object
 
 
 @dataclass
@@ -47,7 +50,7 @@ class SparseStepOutput(TrainStepOutput):
     active: ActiveLatents | None = None
 
 
-class SparseStepMixin(_Base):
+class SparseStepMixin(ScaledAuxKMixin):
     """
     Put before SAELens' TopK, BatchTopK or Matryoshka training class to make its step sparse.
 
@@ -60,6 +63,11 @@ class SparseStepMixin(_Base):
 
     took_sparse_step: bool = False
     """Whether the last training step was sparse."""
+
+    @property
+    def current_k(self) -> float:
+        """The k of this pass; ``cfg.k`` unless a mechanic anneals it."""
+        return cast(Any, self.activation_fn).k
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
@@ -76,7 +84,7 @@ class SparseStepMixin(_Base):
         if obstacle is None:
             autocast = torch.is_autocast_enabled(self.W_enc.device.type)
             return cfg.sparse_step == "always" or cfg.sparse_step_wins(
-                autocast=autocast
+                self.current_k, autocast=autocast
             )
         if cfg.sparse_step == "always":
             raise InputError(
@@ -161,7 +169,7 @@ class SparseStepMixin(_Base):
             ]
 
     def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
-        return select_top_k(pre, self.cfg.k)
+        return select_top_k(pre, int(self.current_k))
 
     def _widths(self) -> tuple[int, ...]:
         return (self.cfg.d_sae,)
@@ -186,7 +194,7 @@ class SparseStepMixin(_Base):
         dtype: torch.dtype,
         dead_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Return SAELens' auxiliary loss of the dead latents."""
+        """Return the auxiliary loss of the dead latents, scaled as configured."""
         total = levels.new_zeros(())
         if dead_mask is None:
             return total
@@ -195,6 +203,7 @@ class SparseStepMixin(_Base):
             if part.numel() == 0:
                 continue
             k_aux = x.shape[-1] // 2
+            scaling = self.cfg.auxk_scaling
             loss = AuxKLoss.apply(
                 x,
                 self.W_enc,
@@ -202,11 +211,15 @@ class SparseStepMixin(_Base):
                 self.W_dec,
                 center,
                 residual,
-                DeadLatents(part, min(k_aux, part.numel()), norms, dtype),
+                DeadLatents(
+                    part, min(k_aux, part.numel()), norms, dtype, rectifies(scaling)
+                ),
             )
             assert isinstance(loss, torch.Tensor)
-            # as in SAELens: fewer than k_aux dead latents count for less
-            total = total + min(part.numel() / k_aux, 1.0) * loss
+            n_dead = part.numel()
+            total = total + loss * auxk_scale(
+                scaling, n_dead=n_dead, k_aux=k_aux, x=x, residual=residual
+            )
         return self.cfg.aux_loss_coefficient * total
 
     def _dead_by_level(
@@ -257,7 +270,7 @@ class SparseBatchTopKMixin(SparseStepMixin):
 
     @override
     def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
-        return select_batch_top_k(pre, int(self.cfg.k * pre.sae_in.shape[0]))
+        return select_batch_top_k(pre, int(self.current_k * pre.sae_in.shape[0]))
 
     @override
     def _after(self, output: SparseStepOutput) -> None:
@@ -268,7 +281,7 @@ class SparseBatchTopKMixin(SparseStepMixin):
         output.metrics["topk_threshold"] = self.topk_threshold
 
 
-class SparseMatryoshkaMixin(SparseBatchTopKMixin):
+class SparseMatryoshkaMixin(SparseBatchTopKMixin, ScaledMatryoshkaAuxKMixin):
     """The sparse step of Matryoshka BatchTopK: one reconstruction for each width."""
 
     @override

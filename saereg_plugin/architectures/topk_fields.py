@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from typing_extensions import override
 
@@ -13,6 +13,7 @@ from saereg_plugin.architectures.config import (
     parse_bool,
 )
 from saereg_plugin.errors import InputError
+from saereg_plugin.mechanics.auxk import AuxKScaling
 
 SparseStep = Literal["auto", "always", "never"]
 
@@ -34,16 +35,28 @@ class TopKFieldsMixin(RegularizedConfigMixin):
             results are those of SAELens' dense step up to rounding. "auto" where it
             wins and nothing needs all pre-activations, "always" (an error where it is
             impossible), "never" (bit for bit SAELens' step).
+        auxk_scaling: how the auxiliary loss of dead latents is scaled before
+            ``aux_loss_coefficient``: "sae_lens" (SAELens' own), "openai",
+            "dictionary_learning" or "sparsify" (see ``mechanics.auxk``).
     """
 
     rescale_acts_by_decoder_norm: bool = auto_field(parse_bool)
     # a built-in type: SAELens' command-line parser resolves names in another module
     sparse_step: str = "auto"
+    auxk_scaling: str = "sae_lens"
 
     @override
     def validate(self) -> None:
         super().validate()
         self._require_choice("sparse_step", get_args(SparseStep))
+        self._require_choice("auxk_scaling", get_args(AuxKScaling))
+        unknown = self.normalize_activations in ("constant_norm_rescale", "layer_norm")
+        if unknown and self.auxk_scaling != "sae_lens":
+            raise InputError(
+                f"auxk_scaling={self.auxk_scaling!r} cannot be used with normalize_activations="
+                f"{self.normalize_activations!r}, for which the auxiliary loss is not defined (SAELens "
+                "refuses it, too). Use normalize_activations='expected_average_only_in'."
+            )
         obstacle = self.sparse_step_obstacle()
         if self.sparse_step == "always" and obstacle is not None:
             raise InputError(
@@ -61,8 +74,7 @@ class TopKFieldsMixin(RegularizedConfigMixin):
                 )
         return None
 
-    def sparse_step_wins(self, *, autocast: bool) -> bool:
-        """Whether the dictionary is wide enough for a sparse step to be faster."""
-        k: Any = getattr(self, "k")
+    def sparse_step_wins(self, k: float, *, autocast: bool) -> bool:
+        """Whether the dictionary is wide enough for a sparse step with k to be faster."""
         least = _LEAST_WIDTH_PER_K_AUTOCAST if autocast else _LEAST_WIDTH_PER_K
         return self.d_sae >= least * k

@@ -25,12 +25,14 @@ class DeadLatents:
         norms: of the decoder's rows, [d_sae], by which pre-activations are ranked,
             or None for ones.
         dtype: of the matrix products.
+        rectified: whether they answer with ``relu`` of their pre-activations.
     """
 
     latents: torch.Tensor
     k: int
     norms: torch.Tensor | None
     dtype: torch.dtype
+    rectified: bool = False
 
 
 class AuxKLoss(torch.autograd.Function):
@@ -111,6 +113,7 @@ class _Work:
     ):
         latents = dead.latents
         self.k = dead.k
+        self.rectified = dead.rectified
         self.encoder_full = W_enc[:, latents]
         self.encoder = self.encoder_full.to(dead.dtype)
         self.decoder = W_dec[latents].to(dead.dtype)
@@ -141,8 +144,11 @@ class _Work:
         return grad_hidden.to(self.bias.dtype)
 
     def _kept(self, hidden: torch.Tensor) -> torch.Tensor | None:
+        """Return which latents answer, bool [rows, m], or None for all."""
+        positive = hidden > 0 if self.rectified else None
         if self.k >= hidden.shape[1]:
-            return None
+            return positive
         ranked = hidden if self.norms is None else hidden * self.norms
         columns = top_k(ranked, self.k)[1]
-        return torch.zeros_like(hidden, dtype=torch.bool).scatter_(1, columns, True)
+        chosen = torch.zeros_like(hidden, dtype=torch.bool).scatter_(1, columns, True)
+        return chosen if positive is None else chosen & positive

@@ -22,6 +22,9 @@ class UnitNormDecoder(Component):
     float32 and as exactly as bfloat16 can say it (4e-3).
     """
 
+    order = 45
+    """Its place among the mechanics; see ``build_components``."""
+
     @override
     def setup(self, sae: TrainingSAE[Any]) -> None:
         # A checkpoint from elsewhere may not have unit rows yet. Rows that have norm 1 are

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.mechanics.schedules import Schedule
+from saereg_plugin.named import config_from, fields_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class RegularizerConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, Mapping):
-            object.__setattr__(self, "schedule", _from_fields(Schedule, self.schedule))
+            object.__setattr__(self, "schedule", fields_from(Schedule, self.schedule))
         if not isinstance(self.coefficient, int | float) or not (
             math.isfinite(self.coefficient) and self.coefficient >= 0
         ):
@@ -80,43 +80,15 @@ def regularizer_from(
     known: Mapping[str, type[RegularizerConfig]],
 ) -> RegularizerConfig:
     """
-    Return the configuration that ``value`` describes.
+    Return the configuration that ``value`` describes: see ``named.config_from``.
 
-    Args:
-        value: a configuration, its dictionary, or that dictionary as JSON text.
-        known: configuration classes by name.
-
-    Raises:
-        InputError: if the text is no JSON object, or names an unknown regulariser or field.
+    A configuration need not be registered.
     """
     if isinstance(value, RegularizerConfig):
         return value
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"Regulariser {value!r} is not JSON ({error}); expected for example "
-                '\'{"name": "weight_penalty", "coefficient": 1e-5}\'.'
-            ) from error
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise InputError(
-            f"Regulariser {value!r} has no name; expected for example "
-            '{"name": "weight_penalty", "coefficient": 1e-5}.'
-        )
-    name: str = value["name"]
-    if name not in known:
-        raise InputError(f"Unknown regulariser {name!r}. {suggest(name, known)}")
-    return _from_fields(
-        known[name], {key: item for key, item in value.items() if key != "name"}
+    return config_from(
+        value,
+        known,
+        kind="regulariser",
+        example='{"name": "weight_penalty", "coefficient": 1e-5}',
     )
-
-
-def _from_fields(cls: type[Any], values: Mapping[str, Any]) -> Any:
-    names = [field.name for field in dataclasses.fields(cls)]
-    for key in values:
-        if key not in names:
-            raise InputError(
-                f"{cls.__name__} has no field {key!r}. {suggest(key, names)}"
-            )
-    return cls(**values)

@@ -127,7 +127,11 @@ def identity(x: torch.Tensor, *_: Any) -> torch.Tensor:
 
 
 def test_several_saes_step_independently(activations: torch.Tensor) -> None:
-    fields = [FIELDS, {}, {"regularizers": [DecoderDrift(coefficient=0.1)]}]
+    fields: list[dict[str, Any]] = [
+        FIELDS,
+        {},
+        {"regularizers": [DecoderDrift(coefficient=0.1)]},
+    ]
     alone = [make_sae(**field) for field in fields]
     for sae in alone:
         run_steps(make_trainer(sae, batches(activations)), 4)

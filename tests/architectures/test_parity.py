@@ -99,6 +99,7 @@ def test_defaults_are_those_of_saelens(architecture: str) -> None:
     ours, stock = make_cfg(architecture), make_stock_cfg(architecture)
     own = {
         "regularizers",
+        "mechanics",
         "decoder_constraint",
         "initialization",
         "b_dec_init",
@@ -106,7 +107,7 @@ def test_defaults_are_those_of_saelens(architecture: str) -> None:
         "max_norm_multiple",
     }
     if architecture in RESCALED_ARCHITECTURES:
-        own.add("sparse_step")
+        own |= {"sparse_step", "auxk_scaling"}
     ours_dict, stock_dict = ours.to_dict(), stock.to_dict()
     assert ours_dict.keys() - stock_dict.keys() == own
     assert ours.d_sae == D_SAE

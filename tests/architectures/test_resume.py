@@ -113,7 +113,8 @@ def test_resumed_training_equals_uninterrupted(
 def test_step_and_schedule_go_on_although_saelens_counter_is_one_low(
     tmp_path: Path, activations: torch.Tensor
 ) -> None:
-    fields = {"regularizers": [sr.WeightPenalty(coefficient=1.0, schedule=SCHEDULE)]}
+    penalty = sr.WeightPenalty(coefficient=1.0, schedule=SCHEDULE)
+    fields: dict[str, Any] = {"regularizers": [penalty]}
     sae = make_sae(**fields)
     checkpointed_trainer(sae, tmp_path, batches(activations)).fit()
     resumed = make_sae(seed=1, **fields)

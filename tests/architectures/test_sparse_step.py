@@ -406,7 +406,7 @@ def test_unit_norm_and_weight_penalty_act_as_in_the_dense_step(
 def test_resumed_training_equals_uninterrupted(
     kind: str, tmp_path: Path, activations: torch.Tensor
 ) -> None:
-    fields = {**KINDS[kind][1], "sparse_step": "always"}
+    fields: dict[str, Any] = {**KINDS[kind][1], "sparse_step": "always"}
     fields["regularizers"] = [sr.WeightPenalty(coefficient=0.1)]
     whole = make_trainer(make_sae(KINDS[kind][0], **fields), batches(activations))
     run_steps(whole, 8)

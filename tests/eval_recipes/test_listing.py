@@ -10,17 +10,23 @@ from eval_recipes.listing import sections
 from eval_recipes.registry import RECIPES
 from eval_recipes.unavailable import UNAVAILABLE
 from saereg_plugin.models import EMBEDDED
-from saereg_plugin.registration import ARCHITECTURES, REGULARIZERS
+from saereg_plugin.registration import ARCHITECTURES, MECHANICS, REGULARIZERS
 
 
 def names(title: str) -> list[str]:
     return [row[0] for row in sections()[title]]
 
 
+def described(title: str) -> dict[str, str]:
+    return {row[0]: row[1] for row in sections()[title]}
+
+
 def test_sections_hold_every_registered_name() -> None:
     assert names("Architectures") == list(ARCHITECTURES)
     assert len(ARCHITECTURES) >= 6
     assert names("Regularisers") == list(REGULARIZERS)
+    assert names("Training mechanics") == list(MECHANICS)
+    assert {"resampling", "k_annealing"} < set(MECHANICS)
     assert names("Evaluations") == list(RECIPES)
     assert names("Unavailable evaluations") == list(UNAVAILABLE)
     assert not set(UNAVAILABLE) & set(RECIPES)
@@ -28,16 +34,22 @@ def test_sections_hold_every_registered_name() -> None:
 
 
 def test_architecture_says_what_saelens_loads_it_as() -> None:
-    rows = dict(sections()["Architectures"])  # type: ignore[arg-type]
+    rows = described("Architectures")
     assert rows["regularized_topk"] == "saved as SAELens' topk"
     assert rows["regularized_batchtopk"] == "saved as SAELens' jumprelu"
     assert rows["regularized_gated"] == "saved as SAELens' gated"
 
 
 def test_regularizer_says_which_fields_it_takes() -> None:
-    rows = dict(sections()["Regularisers"])  # type: ignore[arg-type]
+    rows = described("Regularisers")
     for field in ("coefficient", "norm", "target", "schedule"):
         assert field in rows["weight_penalty"]
+
+
+def test_mechanic_says_which_fields_it_takes() -> None:
+    rows = described("Training mechanics")
+    assert rows["gradient_clipping"] == "max_norm"
+    assert rows["weight_decay"] == "decay, target"
 
 
 def test_releases_are_counted_or_listed() -> None:
@@ -50,5 +62,6 @@ def test_releases_are_counted_or_listed() -> None:
 def test_command_prints_every_name() -> None:
     result = CliRunner().invoke(app, ["list"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    printed = [*ARCHITECTURES, *REGULARIZERS, *RECIPES, *UNAVAILABLE, *EMBEDDED]
+    printed = [*ARCHITECTURES, *REGULARIZERS, *MECHANICS, *RECIPES]
+    printed += [*UNAVAILABLE, *EMBEDDED]
     assert [name for name in printed if name not in result.output] == []

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy.optimize import minimize
 
 import saereg_plugin as sr
+from saereg_plugin.mechanics.initialization import BDecInit
 from tests.training import (
     ARCHITECTURES,
     BATCH,
@@ -26,6 +29,8 @@ from tests.training import (
     row_norms,
     run_steps,
 )
+
+Vector = npt.NDArray[np.float64]
 
 
 def is_uniform(values: torch.Tensor, bound: float) -> bool:
@@ -53,8 +58,8 @@ def test_untied_weights_are_independent_kaiming_uniform(architecture: str) -> No
 
 
 def test_tied_encoder_is_the_transpose_of_the_decoder() -> None:
-    for fields in ({}, {"decoder_constraint": "unit_norm"}):
-        sae = make_sae(**fields)
+    for constraint in ("none", "unit_norm"):
+        sae = make_sae(decoder_constraint=constraint)
         assert torch.equal(sae.W_enc, sae.W_dec.T)
 
 
@@ -112,7 +117,7 @@ def test_geometric_median_minimises_the_summed_distance(
 ) -> None:
     points = activations[:BATCH, :24].double().numpy()
 
-    def total(center: np.ndarray) -> tuple[float, np.ndarray]:
+    def total(center: Vector) -> tuple[float, Vector]:
         offsets = center - points
         distances = np.linalg.norm(offsets, axis=1)
         return distances.sum(), (offsets / distances[:, None]).sum(axis=0)
@@ -132,7 +137,7 @@ def test_geometric_median_minimises_the_summed_distance(
     assert total(points.mean(axis=0))[0] > oracle.fun * (1 + 1e-4)
 
 
-def build_narrow(method: str) -> sr.RegularizedTopKTrainingSAE:
+def build_narrow(method: BDecInit) -> sr.RegularizedTopKTrainingSAE:
     return sr.RegularizedTopKTrainingSAE(
         sr.RegularizedTopKTrainingSAEConfig(d_in=24, d_sae=32, k=4, b_dec_init=method)
     )
@@ -174,6 +179,6 @@ def test_b_dec_of_a_stock_checkpoint_is_kept(
         ({"init_seed": -1}, "init_seed=-1; expected 0 or more, or None"),
     ],
 )
-def test_bad_choices_are_refused(fields: dict[str, object], message: str) -> None:
+def test_bad_choices_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(sr.InputError, match=message):
         make_cfg(**fields)

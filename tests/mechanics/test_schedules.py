@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import saereg_plugin as sr
+from saereg_plugin.mechanics.schedules import Anneal
 
 coefficients = st.floats(0, 1e3, allow_subnormal=False)
 lengths = st.integers(1, 10_000)
@@ -32,7 +33,7 @@ def test_annealing_follows_its_closed_form(
     start = warm_up + gap
     step = start + int(where * length)
     progress = min(1.0, (step - start) / length)
-    mixtures = {
+    mixtures: dict[Anneal, float] = {
         "linear": 1 - progress,
         "cosine": math.cos(math.pi * progress / 2) ** 2,
     }

@@ -112,7 +112,7 @@ def test_saved_rows_have_norm_one(
 def test_without_the_constraint_the_fold_is_saelens_own(
     activations: torch.Tensor,
 ) -> None:
-    fields = {"normalize_activations": "expected_average_only_in"}
+    fields: dict[str, Any] = {"normalize_activations": "expected_average_only_in"}
     saes = [make_sae("batchtopk", **fields), make_stock_sae("batchtopk", **fields)]
     for sae in saes:
         make_trainer(sae, batches(activations), steps=12).fit()

@@ -1,0 +1,199 @@
+"""Groups of SAEs compared by their steering: read from results, every test beside the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval_recipes.result_files import result_files
+from eval_recipes.results import read_result
+from eval_recipes.statistics import Interval
+from eval_recipes.steering.association import interaction, restricted
+from eval_recipes.steering.clustered import Array, Trials, success_rate
+from eval_recipes.steering.config import EVAL
+from eval_recipes.steering.figures import (
+    Links,
+    Rates,
+    arm,
+    fluency_loss,
+    links,
+    of_latents,
+    rates,
+    trials_of,
+    with_verdict,
+)
+from eval_recipes.steering.group_tests import (
+    GroupComparison,
+    compare_groups,
+    rate_over_seeds,
+)
+from eval_recipes.steering.logistic import LogisticFit
+from eval_recipes.steering.texts import read_texts
+from saereg_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class SteeredGroup:
+    """
+    The SAEs of one group and all their texts.
+
+    Attributes:
+        name: of the group.
+        records: result records, one an SAE.
+        texts: theirs together; ``sae`` tells them apart, ``seed`` is the SAE's.
+    """
+
+    name: str
+    records: tuple[dict[str, Any], ...]
+    texts: pd.DataFrame
+
+
+def read_groups(results: Path) -> list[SteeredGroup]:
+    """
+    Read every steering result below a folder, group by group.
+
+    Raises:
+        InputError: if there is none, or its texts cannot be read.
+    """
+    records: dict[str, list[dict[str, Any]]] = {}
+    frames: dict[str, list[pd.DataFrame]] = {}
+    for path in result_files(results):
+        record = read_result(path)
+        if record["eval_type_id"] != EVAL:
+            continue
+        block = record["eval_result_unstructured"]["saereg"]
+        name = str(block["group"])
+        records.setdefault(name, []).append(record)
+        own = read_texts(path).assign(
+            sae=f"{record['sae_lens_release_id']}/{record['sae_lens_id']}",
+            seed=block["seed"],
+        )
+        frames.setdefault(name, []).append(own)
+    if not records:
+        raise InputError(
+            f"Folder {str(results)!r} has no result of the evaluation 'steering'; expected one "
+            "or more. Run it into this folder."
+        )
+    return [
+        SteeredGroup(name, tuple(found), pd.concat(frames[name], ignore_index=True))
+        for name, found in records.items()
+    ]
+
+
+@dataclass(frozen=True)
+class GroupRates:
+    """One group at one strength in the eyes of one judge; SAEs together, latents as clusters."""
+
+    rates: Rates
+    over_seeds: Interval | None
+    """Mean of the SAEs' rates, Student's t over seeds."""
+    loss: Interval | None
+    links: Links
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """Two groups at one strength in the eyes of one judge."""
+
+    tests: GroupComparison
+    interaction: LogisticFit | None
+    """Whether success follows the interp score differently; None without scores."""
+
+
+def group_rates(
+    group: SteeredGroup, judge: str, amount: float, *, max_ratio: float, seed: int
+) -> GroupRates:
+    """Return the figures of a group."""
+    return GroupRates(
+        rates=rates(group.texts, judge, amount, max_ratio=max_ratio, seed=seed),
+        over_seeds=rate_over_seeds(seed_rates(group, judge, amount)),
+        loss=fluency_loss(group.texts, "steered", amount, seed=seed),
+        links=links(group.texts, judge, amount, seed=seed),
+    )
+
+
+def seed_rates(group: SteeredGroup, judge: str, amount: float) -> dict[int, float]:
+    """Return the success rate of each SAE by training seed; SAEs without a seed have none."""
+    rows = with_verdict(arm(group.texts, judge, "steered", amount), judge)
+    found: dict[int, float] = {}
+    for seed, part in rows.groupby("seed"):
+        rate = success_rate(trials_of(part, judge), seed=0, n_resamples=1)
+        if rate is not None:
+            found[int(seed)] = rate.value  # pyright: ignore[reportArgumentType]
+    return found
+
+
+def difference(
+    a: SteeredGroup, b: SteeredGroup, judge: str, amount: float, *, seed: int
+) -> GroupDifference:
+    """Compare the success of group ``a`` with that of group ``b`` at one strength."""
+    trials_a, scores_a = _scored(a, judge, amount)
+    trials_b, scores_b = _scored(b, judge, amount)
+    tests = compare_groups(
+        trials_a,
+        trials_b,
+        seed=seed,
+        seeds_a=seed_rates(a, judge, amount),
+        seeds_b=seed_rates(b, judge, amount),
+    )
+    known = [np.isfinite(scores) for scores in (scores_a, scores_b)]
+    if not all(mask.any() for mask in known):
+        return GroupDifference(tests, None)
+    part_a, kept_a = restricted(trials_a, known[0])
+    part_b, kept_b = restricted(trials_b, known[1])
+    fit = interaction(part_a, scores_a[kept_a], part_b, scores_b[kept_b])
+    return GroupDifference(tests, fit)
+
+
+def stability_over_groups(
+    groups: Sequence[SteeredGroup], judge: str, amount: float, *, seed: int
+) -> Links:
+    """
+    Relate success to stability and interp score over the latents of all groups together.
+
+    What the title of arXiv 2603.04198 claims. Within one group stability may vary too little.
+    """
+    joined = pd.concat([group.texts for group in groups], ignore_index=True)
+    return links(joined, judge, amount, seed=seed)
+
+
+def common_judges(groups: Sequence[SteeredGroup]) -> list[str]:
+    """Return the judges that every SAE of the groups was judged by."""
+    names = [
+        record["eval_config"]["judges"] for group in groups for record in group.records
+    ]
+    return [name for name in names[0] if all(name in others for others in names)]
+
+
+def config_value(groups: Sequence[SteeredGroup], name: str) -> Any:
+    """
+    Return a setting that all results have in common.
+
+    Raises:
+        InputError: if they differ.
+    """
+    found: list[Any] = [
+        record["eval_config"][name] for group in groups for record in group.records
+    ]
+    if any(value != found[0] for value in found):
+        raise InputError(
+            f"Steering results differ in {name!r} ({found[0]!r} and others); expected one "
+            "setting. Evaluate all SAEs in the same way to compare them."
+        )
+    return found[0]
+
+
+def _scored(group: SteeredGroup, judge: str, amount: float) -> tuple[Trials, Array]:
+    rows = with_verdict(arm(group.texts, judge, "steered", amount), judge)
+    trials = trials_of(rows, judge)
+    return trials, of_latents(rows, trials, "interp_score")
+
+
+def by_group(groups: Sequence[SteeredGroup]) -> Mapping[str, SteeredGroup]:
+    """Return groups by name."""
+    return {group.name: group for group in groups}

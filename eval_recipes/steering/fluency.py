@@ -1,0 +1,46 @@
+"""Fluency: is the steered text still one that the model would write?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval_recipes.steering.backend import Backend
+from eval_recipes.steering.judges.protocol import Pair
+from eval_recipes.steering.scoring import Written, score_texts
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """
+    Perplexities under the unsteered model; NaN for a text without tokens.
+
+    Attributes:
+        original: of the unsteered text.
+        steered: of the steered one.
+    """
+
+    original: float
+    steered: float
+
+    @property
+    def loss(self) -> float:
+        """ln(steered / original): nats a token that steering costs; negative for a gain."""
+        return math.log(self.steered / self.original)
+
+
+def fluency(
+    backend: Backend, pairs: Sequence[Pair], *, batch_size: int = 16
+) -> list[Fluency]:
+    """Return the fluency of each pair's texts, given their prompt; equal texts are read once."""
+    texts = [
+        Written(pair.prompt, text.tokens)
+        for pair in pairs
+        for text in (pair.original, pair.steered)
+    ]
+    scores = score_texts(backend, texts, batch_size=batch_size)
+    return [
+        Fluency(original.perplexity, steered.perplexity)
+        for original, steered in zip(scores[::2], scores[1::2], strict=True)
+    ]

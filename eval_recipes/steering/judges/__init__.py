@@ -1,0 +1,1 @@
+"""Judges of steering: did the text move towards the concept?"""

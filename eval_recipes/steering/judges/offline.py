@@ -1,0 +1,73 @@
+"""What judges without a server have in common: a score and a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from eval_recipes.steering.judges.protocol import Pair, Status, Verdict
+from eval_recipes.steering.judges.threshold import Threshold, calibrate
+from saereg_plugin.errors import InputError
+
+
+class ThresholdJudge:
+    """
+    A judge whose verdict is a score above a threshold.
+
+    Args:
+        threshold: which score is a success; None until ``calibrate`` found one.
+    """
+
+    name = "threshold"
+
+    def __init__(self, threshold: Threshold | None) -> None:
+        self.threshold = threshold
+
+    def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
+        """Return each pair's score; None for one that cannot be scored."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the scores, as plain JSON."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that decides its verdicts, as plain JSON."""
+        threshold = None if self.threshold is None else asdict(self.threshold)
+        return {"judge": self.name, **self.settings(), "threshold": threshold}
+
+    def calibrate(self, unsteered: Sequence[Pair], *, rate: float) -> Threshold:
+        """
+        Set the threshold by pairs of unsteered texts with independent random numbers.
+
+        Raises:
+            InputError: if too few of them can be scored.
+        """
+        scored = [score for score in self.scores(unsteered) if score is not None]
+        self.threshold = calibrate(scored, rate)
+        return self.threshold
+
+    def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        """
+        Return a verdict for each pair.
+
+        Raises:
+            InputError: if there is no threshold yet.
+        """
+        threshold = self.threshold
+        if threshold is None:
+            raise InputError(
+                f"The {self.name} judge has no threshold; expected one from elsewhere, or "
+                "`calibrate` with unsteered pairs first."
+            )
+        return [
+            Verdict(Status.NOT_APPLICABLE, reason=self.why_not(pair))
+            if score is None
+            else Verdict(Status.JUDGED, score, threshold.passed(score))
+            for pair, score in zip(pairs, self.scores(pairs), strict=True)
+        ]
+
+    def why_not(self, pair: Pair) -> str:
+        """Return why a pair has no score."""
+        raise NotImplementedError

@@ -1,0 +1,127 @@
+"""Verdicts of every judge on every pair, and the fluency of the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval_recipes.judge import JudgeClient
+from eval_recipes.steering.arms import Trial
+from eval_recipes.steering.config import JudgeName, SteeringEvalConfig
+from eval_recipes.steering.fluency import Fluency, fluency
+from eval_recipes.steering.judges.chat import ChatJudge
+from eval_recipes.steering.judges.embedding import EmbeddingJudge
+from eval_recipes.steering.judges.log_probability import LogProbabilityJudge
+from eval_recipes.steering.judges.offline import ThresholdJudge
+from eval_recipes.steering.judges.protocol import Judge, Pair, Status, Verdict
+from eval_recipes.steering.judges.sentences import SentenceModel
+from eval_recipes.steering.language_model import LanguageModel
+from eval_recipes.steering.prompts import Prompt
+
+
+class UnansweredError(RuntimeError):
+    """Pairs have no verdict yet; the message says how many and why."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """
+    Pairs with everything that was said of them.
+
+    Attributes:
+        trials: the pairs without those of the calibration.
+        verdicts: of each judge, one a trial.
+        fluency: of each trial.
+        judges: what decides each judge's verdicts, its threshold included.
+    """
+
+    trials: list[Trial]
+    verdicts: dict[JudgeName, list[Verdict]]
+    fluency: list[Fluency]
+    judges: dict[JudgeName, dict[str, Any]]
+
+
+class Judges:
+    """
+    Makes judges; the sentence model is loaded at most once.
+
+    Args:
+        config: which ones.
+        client: the chat model, if one is asked.
+    """
+
+    def __init__(self, config: SteeringEvalConfig, client: JudgeClient | None) -> None:
+        self.config = config
+        self.client = client
+        self._sentences: SentenceModel | None = None
+
+    @property
+    def sentences(self) -> SentenceModel:
+        """The sentence embeddings."""
+        if self._sentences is None:
+            self._sentences = SentenceModel()
+        return self._sentences
+
+    def make(self, name: JudgeName, model: LanguageModel) -> Judge:
+        """Return a judge, a threshold of its own still to be learned."""
+        if name == "embedding":
+            return EmbeddingJudge(self.sentences)
+        if name == "embedding_published":
+            return EmbeddingJudge.published(self.sentences)
+        if name == "log_probability":
+            return LogProbabilityJudge(model.backend, model.tokenizer)
+        assert self.client is not None
+        return ChatJudge(self.client)
+
+
+def judge_trials(
+    trials: Sequence[Trial],
+    concepts: Mapping[int, str],
+    prompts: Sequence[Prompt],
+    model: LanguageModel,
+    judges: Judges,
+) -> Judged:
+    """
+    Let every judge look at every pair; thresholds come from the calibration's pairs.
+
+    Args:
+        trials: all arms.
+        concepts: explanation of each latent.
+        prompts: the prompts.
+        model: the language model, unsteered.
+        judges: the judges.
+
+    Raises:
+        InputError: if the calibration has too few pairs.
+        UnansweredError: if the chat model left pairs without a reply. Replies are kept, so
+            the next run asks for the others only.
+    """
+
+    def pair(trial: Trial) -> Pair:
+        return Pair(
+            concepts[trial.latent], prompts[trial.prompt], trial.original, trial.other
+        )
+
+    calibration = [pair(trial) for trial in trials if trial.arm == "calibration"]
+    kept = [trial for trial in trials if trial.arm != "calibration"]
+    pairs = [pair(trial) for trial in kept]
+    verdicts: dict[JudgeName, list[Verdict]] = {}
+    described: dict[JudgeName, dict[str, Any]] = {}
+    for name in judges.config.judges:
+        judge = judges.make(name, model)
+        if isinstance(judge, ThresholdJudge) and judge.threshold is None:
+            judge.calibrate(calibration, rate=judges.config.false_positive_rate)
+        verdicts[name] = judge.judge(pairs)
+        described[name] = judge.describe()
+        _require_answers(name, verdicts[name])
+    return Judged(kept, verdicts, fluency(model.backend, pairs), described)
+
+
+def _require_answers(name: str, verdicts: Sequence[Verdict]) -> None:
+    missing = [one for one in verdicts if one.status is Status.UNANSWERED]
+    if missing:
+        raise UnansweredError(
+            f"{len(missing)} of {len(verdicts)} pairs have no verdict of the judge {name!r}: "
+            f"{missing[0].reason}. What it said is kept: the same run goes on from there."
+        )

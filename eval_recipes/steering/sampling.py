@@ -1,0 +1,160 @@
+"""
+Choose tokens from logits: greedily, or by inverse CDF over the nucleus.
+
+The nucleus is the shortest list of the likeliest tokens, sorted by probability and, where
+equal, by id, that holds a probability of ``top_p`` or more (arXiv 1904.09751). A uniform
+number u picks the token whose interval of the nucleus' CDF holds it. The CDF runs in the
+order of ids: the order of probabilities could change with the last bit of a logit, and
+with it every interval.
+
+Rounding differs between batches of different sizes. A choice that a change of 1e-4 in the
+quantile could turn into another is a near tie; near ties are counted.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+NEAR = 1e-4
+"""Distance in the sampled quantile, or in log-probability, below which a choice is a near tie."""
+
+# Below this, tokens are looked at only where those above hold too little probability.
+_LIKELY = 1e-4
+_ROWS_IN_CACHE = 8
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Choose the likeliest tokens; of equal ones the smallest id.
+
+    Args:
+        logits: [batch, vocabulary].
+
+    Returns:
+        Tokens [batch] and whether each is a near tie [batch]: the second likeliest has a
+        log-probability within 1e-4.
+    """
+    best = logits.topk(2, dim=1).values.float()
+    # topk may name any of equal tokens
+    tokens = (logits >= best[:, :1]).int().argmax(dim=1)
+    return tokens, best[:, 0] - best[:, 1] < NEAR
+
+
+def sample(
+    logits: Tensor, u: Tensor, *, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """
+    Choose tokens by inverse CDF over each row's nucleus.
+
+    Args:
+        logits: [batch, vocabulary].
+        u: float64 [batch], in [0, 1).
+        temperature: what logits are divided by, first.
+        top_p: probability that the nucleus holds at least.
+
+    Returns:
+        Tokens [batch] and whether each is a near tie [batch].
+    """
+    log_p, ids = _candidates(logits, temperature, top_p)
+    order = log_p.sort(dim=1, descending=True, stable=True).indices
+    sorted_p = log_p.gather(1, order).exp()
+    reached = sorted_p.cumsum(1)
+    # Rounding may leave the sum of all below 1: what fills rows up is never inside.
+    inside = (reached - sorted_p < top_p) & (sorted_p > 0)
+    # back in the order of ids
+    member = torch.zeros_like(inside).scatter(1, order, inside)
+    weights = torch.where(member, log_p.exp(), 0.0)
+    total = weights.sum(1, keepdim=True)
+    cdf = weights.cumsum(1) / total
+    place = torch.searchsorted(cdf, u[:, None].contiguous(), right=True)
+    # Rounding may leave the last value of the CDF below u.
+    last = _last_member(member)
+    place = torch.minimum(place, last)
+    high = cdf.gather(1, place)
+    low = high - weights.gather(1, place) / total
+    margin = NEAR + _uncertain(sorted_p, reached, inside, top_p) / total
+    first = member.int().argmax(1, keepdim=True)
+    below = (u[:, None] - low < margin) & (place > first)
+    above = (high - u[:, None] < margin) & (place < last)
+    return ids.gather(1, place)[:, 0], (below | above)[:, 0]
+
+
+def _candidates(
+    logits: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """
+    Return log-probabilities (float64) and ids of all tokens that the nucleus can hold.
+
+    [batch, most candidates of a row + 1], in the order of ids, filled up with -inf: a nucleus
+    always has a token after it.
+    """
+    # Sorting the vocabulary would take longer than the model, and passes over all rows at
+    # once leave the processor's cache.
+    at_once = _ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
+    parts = [
+        _likely(part, temperature, top_p) for part in logits.split(max(1, at_once))
+    ]
+    counts = torch.cat([part[0] for part in parts])
+    log_p = torch.cat([part[1] for part in parts])
+    columns = torch.cat([part[2] for part in parts])
+    rows = torch.arange(len(logits), device=logits.device).repeat_interleave(counts)
+    starts = counts.cumsum(0) - counts
+    places = torch.arange(len(rows), device=logits.device) - starts[rows]
+    shape = (len(logits), int(counts.max()) + 1)
+    values = torch.full(shape, -math.inf, dtype=torch.float64, device=logits.device)
+    ids = torch.zeros(shape, dtype=torch.long, device=logits.device)
+    values[rows, places] = log_p
+    ids[rows, places] = columns
+    return values, ids
+
+
+def _likely(
+    logits: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many tokens each row keeps [row], and their log-probabilities and ids."""
+    scaled = logits.float() / temperature
+    norm = scaled.logsumexp(1, keepdim=True)
+    kept = scaled >= norm + math.log(_LIKELY)
+    mass = scaled.new_zeros(len(scaled), dtype=torch.float64)
+    rows, columns = kept.nonzero(as_tuple=True)
+    log_p = (scaled[rows, columns] - norm[rows, 0]).double()
+    mass.index_add_(0, rows, log_p.exp())
+    short = mass < top_p + NEAR
+    if bool(short.any()):
+        # Tokens below this hold at most (1 - top_p) / 2 together.
+        least = (1 - top_p) / (2 * scaled.shape[1])
+        cut = math.log(least) if least > 0 else -math.inf
+        kept = torch.where(short[:, None], scaled >= norm + cut, kept)
+        rows, columns = kept.nonzero(as_tuple=True)
+        log_p = (scaled[rows, columns] - norm[rows, 0]).double()
+    return kept.sum(1), log_p, columns
+
+
+def _last_member(member: Tensor) -> Tensor:
+    places = torch.arange(member.shape[1], device=member.device)
+    return torch.where(member, places, 0).amax(1, keepdim=True)
+
+
+def _uncertain(
+    sorted_p: Tensor, reached: Tensor, inside: Tensor, top_p: float
+) -> Tensor:
+    """
+    Return the probability [batch, 1] of tokens that might as well be in or out of the nucleus.
+
+    By so much the CDF of a nearly equal row can be shifted.
+    """
+    last = _last_member(inside)
+    following = last + 1
+    p_last = sorted_p.gather(1, last)
+    p_following = sorted_p.gather(1, following)
+    would_drop = reached.gather(1, last) - p_last > top_p - NEAR
+    would_join = reached.gather(1, last) < top_p + NEAR
+    equal = inside & (sorted_p < p_following * math.exp(NEAR))
+    return (
+        torch.where(would_drop, p_last, 0.0)
+        + torch.where(would_join, p_following, 0.0)
+        + torch.where(equal, sorted_p, 0.0).sum(1, keepdim=True)
+    )

@@ -1,0 +1,172 @@
+"""Every text beside its result, as parquet: one row a pair, for people and for statistics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eval_recipes.context import Subject
+from eval_recipes.result_files import SUFFIX, read_result
+from eval_recipes.saebench.autointerp_figures import Explanation
+from eval_recipes.steering.candidates import interp_score
+from eval_recipes.steering.judging import Judged
+from eval_recipes.steering.prompts import Prompt
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path, sha256
+
+TEXTS_SUFFIX = "_texts.parquet"
+_METADATA = b"saereg"
+
+COLUMNS = {
+    "latent": pa.int64(),
+    "explanation": pa.string(),
+    "interp_score": pa.float64(),
+    "stability": pa.float64(),
+    "arm": pa.string(),
+    "amount": pa.float64(),
+    "strength": pa.float64(),
+    "prompt": pa.string(),
+    "repeat": pa.int64(),
+    "original": pa.string(),
+    "text": pa.string(),
+    "original_perplexity": pa.float64(),
+    "perplexity": pa.float64(),
+    "near_ties": pa.int64(),
+}
+"""
+Columns but those of the judges, ``<judge>_score``, ``_success``, ``_status``, ``_reason``.
+
+``text`` is steered in the arms ``steered`` and ``random``, and another unsteered one in the arm
+``unsteered``; null stands where a latent has no score or stability, or nothing was added.
+"""
+
+
+def texts_path(result: Path) -> Path:
+    """
+    Return where the texts beside a result file lie.
+
+    >>> texts_path(Path("steering/lab_run_k32_eval_results.json")).name
+    'lab_run_k32_texts.parquet'
+    """
+    return result.with_name(result.name.removesuffix(SUFFIX) + TEXTS_SUFFIX)
+
+
+def texts_table(
+    judged: Judged,
+    explanations: Mapping[int, Explanation],
+    stability: Mapping[int, float],
+    prompts: Sequence[Prompt],
+    subject: Subject,
+) -> Any:
+    """Return the ``pyarrow.Table`` of one SAE, a row for each pair, arm by arm."""
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for trial, fluent in zip(judged.trials, judged.fluency, strict=True):
+        explanation = explanations[trial.latent]
+        row = {
+            "latent": trial.latent,
+            "explanation": explanation.text,
+            "interp_score": interp_score(explanation),
+            "stability": stability.get(trial.latent),
+            "arm": trial.arm,
+            "amount": trial.amount,
+            "strength": trial.strength,
+            "prompt": prompts[trial.prompt].text,
+            "repeat": trial.repeat,
+            "original": trial.original.text,
+            "text": trial.other.text,
+            "original_perplexity": _known(fluent.original),
+            "perplexity": _known(fluent.steered),
+            "near_ties": trial.original.near_ties + trial.other.near_ties,
+        }
+        for name, value in row.items():
+            columns[name].append(value)
+    arrays = {name: pa.array(columns[name], kind) for name, kind in COLUMNS.items()}
+    for judge, verdicts in judged.verdicts.items():
+        arrays |= {
+            f"{judge}_score": pa.array([v.score for v in verdicts], pa.float64()),
+            f"{judge}_success": pa.array([v.success for v in verdicts], pa.bool_()),
+            f"{judge}_status": pa.array([v.status.value for v in verdicts]),
+            f"{judge}_reason": pa.array(
+                [v.reason or None for v in verdicts], pa.string()
+            ),
+        }
+    about = {
+        "release": subject.release,
+        "sae_id": subject.sae_id,
+        "group": subject.group,
+        "seed": subject.seed,
+        "judges": list(judged.verdicts),
+    }
+    table = pa.table(arrays)
+    return table.replace_schema_metadata({_METADATA: json.dumps(about).encode()})
+
+
+def write_texts(result: Path, table: Any) -> dict[str, Any]:
+    """Write the texts beside ``result``, atomically; return what the result says of them."""
+    target = texts_path(result)
+    with atomic_path(target) as temporary:
+        pq.write_table(table, temporary)
+    return {"file": target.name, "rows": table.num_rows, "sha256": sha256(target)}
+
+
+def read_texts(path: str | Path) -> pd.DataFrame:
+    """
+    Read the texts of one SAE, given their own path or that of the result that names them.
+
+    Raises:
+        InputError: if there are none, they are damaged, or they are not the result's.
+    """
+    path = Path(path)
+    if path.name.endswith(SUFFIX):
+        path = _named_by(path)
+    try:
+        # a path that is no file would be read as a data set of several
+        with path.open("rb") as file:
+            table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"Texts {str(path)!r} cannot be read ({error}); expected the parquet file that the "
+            "evaluation 'steering' writes. Run it again."
+        ) from error
+    missing = set(COLUMNS) - set(table.column_names)
+    if missing:
+        raise InputError(
+            f"{str(path)!r} lacks the columns {', '.join(sorted(missing))}; expected the texts "
+            "that the evaluation 'steering' writes."
+        )
+    return table.to_pandas()
+
+
+def judges_of(texts: pd.DataFrame) -> list[str]:
+    """Return the judges of a table of texts, in their order."""
+    ends = "_status"
+    return [name.removesuffix(ends) for name in texts.columns if name.endswith(ends)]
+
+
+def _named_by(result: Path) -> Path:
+    record = read_result(result)
+    extra = record.get("eval_result_unstructured")
+    named = extra.get("texts") if isinstance(extra, dict) else None
+    if record["eval_type_id"] != "steering" or not isinstance(named, dict):
+        raise InputError(
+            f"Result {str(result)!r} names no texts; expected a result of the evaluation "
+            "'steering'."
+        )
+    path = result.with_name(str(named["file"]))
+    if path.is_file() and sha256(path) != named["sha256"]:
+        raise InputError(
+            f"Texts {str(path)!r} are not those that {str(result)!r} was written with (their "
+            "SHA-256 differs). Run the evaluation 'steering' again."
+        )
+    return path
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,191 @@
+"""Train and evaluate a study stage by stage; whatever is finished is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from eval_recipes.context import Failure, RunContext
+from eval_recipes.frame import COLUMNS
+from eval_recipes.model_cache import ModelCache
+from eval_recipes.report import GroupDifference
+from eval_recipes.running import run_evals, subjects_of
+from eval_recipes.studies.choice import Choice
+from eval_recipes.studies.measures import measure
+from eval_recipes.studies.model import Plan, Scale, Stage, Study
+from saereg_plugin import corpora, models
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import read_yaml, require_writable, write_json
+from saereg_plugin.sweeps import SweepConfig, run_sweep
+
+Progress = Callable[[str], None]
+_MARK = "study.json"
+
+
+@dataclass
+class StudyRun:
+    """
+    What a study gave.
+
+    Attributes:
+        finished: False if training was interrupted; the same call goes on.
+        frame: tidy results of all stages, with a further column ``stage``.
+        differences: between groups, as the cross-seed evaluation gives them.
+        choices: made by the stages.
+        failures: evaluations without a result.
+        stopped: SAEs taken out of training, one line each.
+        training_seconds: of the finished stages, as their releases record it (since the
+            last interruption).
+    """
+
+    study: Study
+    scale: Scale
+    plan: Plan
+    finished: bool = False
+    frame: pd.DataFrame = field(default_factory=lambda: _empty())
+    differences: list[GroupDifference] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    training_seconds: float = 0.0
+
+    @property
+    def table_frame(self) -> pd.DataFrame:
+        """The rows of the stages that are in the study's table."""
+        shown = [stage.name for stage in self.plan.stages if stage.in_table]
+        rows: Any = self.frame.loc[self.frame["stage"].isin(shown)]
+        return rows
+
+
+def run_study(
+    study: Study, scale: Scale, out: Path, *, progress: Progress = lambda _: None
+) -> StudyRun:
+    """
+    Run a study into ``out``; an interrupted one goes on.
+
+    Each stage is a release folder ``out/releases/<stage>`` and results in
+    ``out/results/<stage>``.
+
+    Args:
+        study: what to train and measure.
+        scale: "small" or "paper".
+        out: folder of this study at this scale, and of nothing else.
+        progress: is told what is done next.
+
+    Raises:
+        InputError: before anything is loaded, if model or text are out of reach, or the
+            folder is not writable, in use, or of another study.
+    """
+    plan = study.plan(scale)
+    require_writable(out)
+    _require_same_study(study, scale, out)
+    lock = FileLock(out / ".lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"Folder {str(out)!r} is in use by another process of this study. Wait for it, "
+            "or choose another --out."
+        ) from error
+    with held:
+        return _run_stages(StudyRun(study, scale, plan), out, progress)
+
+
+def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
+    shared = ModelCache()
+    first = run.plan.stages[0]
+    _require_sources(first.sweep(run.frame))
+    # the first stage says which study the folder holds
+    _mark(run, out)
+    for number, stage in enumerate(run.plan.stages, start=1):
+        sweep = stage.sweep(run.frame)
+        progress(
+            f"Stage {number} of {len(run.plan.stages)}, {stage.name}: "
+            f"{len(sweep.groups)} groups, {len(sweep.seeds)} seeds, {sweep.steps} steps."
+        )
+        if not _train(run, stage, sweep, out):
+            return run
+        progress(f"Evaluating {stage.name}.")
+        _evaluate(run, stage, out, shared, progress)
+    run.finished = True
+    return run
+
+
+def _train(run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path) -> bool:
+    """Train a stage; return False if it was interrupted."""
+    name = f"{run.study.name}-{run.scale}-{stage.name}"
+    result = run_sweep(sweep, out / "releases" / stage.name, name=name)
+    run.stopped += result.stopped
+    if result.release is None:
+        return False
+    # as recorded, so that a finished study says it again
+    run.training_seconds += result.release.provenance["training_seconds"]
+    return True
+
+
+def _evaluate(
+    run: StudyRun, stage: Stage, out: Path, shared: ModelCache, progress: Progress
+) -> None:
+    plan = run.plan
+    context = RunContext(
+        subjects=subjects_of(str(out / "releases" / stage.name)),
+        out=out / "results" / stage.name,
+        corpus=plan.corpus,
+        heldout_tokens=plan.heldout_tokens,
+        dtype=plan.llm_dtype,
+        device=plan.device,
+        data=plan.data,
+        options={
+            name: dict(settings)
+            for name, settings in plan.options.items()
+            if name in stage.evals
+        },
+        models=shared,
+    )
+    frames: list[pd.DataFrame] = []
+    if stage.evals:
+        outcome = run_evals(stage.evals, context, resume=True, progress=progress)
+        frames.append(outcome.frame)
+        run.differences += outcome.differences
+        run.failures += outcome.failures
+    figures, failures = measure(context, context.out / "figures.json")
+    frames.append(figures)
+    run.failures += failures
+    own = pd.concat(frames, ignore_index=True).assign(stage=stage.name)
+    run.frame = own if run.frame.empty else pd.concat([run.frame, own])
+    run.frame = run.frame.reset_index(drop=True)
+    if stage.choice is not None:
+        found: Sequence[Choice] = stage.choice(run.frame)
+        run.choices += found
+
+
+def _require_sources(sweep: SweepConfig) -> None:
+    """Fail within seconds if model or text cannot be had."""
+    models.ensure(sweep.model)
+    corpora.ensure(sweep.corpus, "train")
+
+
+def _mark(run: StudyRun, out: Path) -> None:
+    if not (out / _MARK).is_file():
+        write_json(out / _MARK, {"study": run.study.name, "scale": run.scale})
+
+
+def _require_same_study(study: Study, scale: Scale, out: Path) -> None:
+    if not (out / _MARK).is_file():
+        return
+    found: Any = read_yaml(out / _MARK)
+    wanted = {"study": study.name, "scale": scale}
+    if found != wanted:
+        raise InputError(
+            f"Folder {str(out)!r} holds the study {found.get('study')!r} at scale "
+            f"{found.get('scale')!r}, not {study.name!r} at {scale!r}. Choose another --out."
+        )
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame(columns=pd.Index([*COLUMNS, "stage"]))

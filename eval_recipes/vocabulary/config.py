@@ -1,0 +1,77 @@
+"""Settings of the vocabulary evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from sae_bench.evals.base_eval_output import BaseEvalConfig
+
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.metrics import ALIVE_THRESHOLD
+from saereg_plugin.metrics.vocabulary import ALIGNED_THRESHOLD
+
+EVAL = "vocabulary"
+
+
+@dataclass
+class VocabularyEvalConfig(BaseEvalConfig):
+    """Settings of one run; the same for all its SAEs."""
+
+    random_seed: int = Field(
+        default=0,
+        title="Random Seed",
+        description="Seed of the bootstrap and of the random dictionary",
+    )
+    n_resamples: int = Field(
+        default=1000,
+        ge=1,
+        title="Bootstrap Resamples",
+        description="Resamples behind each interval",
+    )
+    aligned_threshold: float = Field(
+        default=ALIGNED_THRESHOLD,
+        gt=0,
+        le=1,
+        title="Aligned Threshold",
+        description="A latent is aligned if its largest cosine to an embedding is at least this",
+    )
+    alive_threshold: float = Field(
+        default=ALIVE_THRESHOLD,
+        title="Alive Threshold",
+        description="A latent is alive if cos(encoder, decoder) exceeds this",
+    )
+    embeddings: str | None = Field(
+        default=None,
+        title="Embeddings",
+        description="A safetensors file, path or path::tensor; null takes each SAE's own model",
+    )
+
+
+def make_config(options: dict[str, Any], *, random_seed: int) -> VocabularyEvalConfig:
+    """
+    Build the settings from a recipe's options.
+
+    Raises:
+        InputError: if an option is unknown or has an unusable value.
+    """
+    known = [field.name for field in fields(VocabularyEvalConfig)]
+    for name in options:
+        if name not in known or name == "random_seed":
+            raise InputError(
+                f"Unknown vocabulary option {name!r}. {suggest(name, known[1:])}"
+            )
+    values = {"random_seed": random_seed, **options}
+    try:
+        return TypeAdapter(VocabularyEvalConfig).validate_python(values, strict=False)
+    except ValidationError as error:
+        causes = "; ".join(
+            f"{item['loc'][0]} = {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise InputError(
+            f"Options of evaluation 'vocabulary' cannot be used ({causes}). "
+            "Correct them or leave them out."
+        ) from error

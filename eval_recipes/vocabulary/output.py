@@ -1,0 +1,113 @@
+"""The result file of the vocabulary evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from sae_bench.evals.base_eval_output import (
+    BaseEvalOutput,
+    BaseMetricCategories,
+    BaseMetrics,
+    BaseResultDetail,
+)
+
+from eval_recipes.cross_seed.fields import high, low, value
+from eval_recipes.schemas import schema_text
+from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig
+
+_ALIGNED = "Aligned Fraction"
+_ALIVE = "Aligned Fraction, Alive Latents"
+_COSINE = "Mean Max Cosine"
+_COVERAGE = "Token Coverage"
+
+
+def _n(title: str, what: str) -> Any:
+    return Field(title=f"{title} (n)", description=f"{what} behind the figure")
+
+
+@dataclass
+class AlignmentMetrics(BaseMetrics):
+    """Figures of one dictionary against one vocabulary."""
+
+    aligned_fraction: float = value(
+        _ALIGNED,
+        "Share of latents with max_j cos(dec_i, e_j) of at least the threshold (arXiv 2606.27941)",
+        display=True,
+    )
+    aligned_fraction_ci_low: float | None = low(_ALIGNED)
+    aligned_fraction_ci_high: float | None = high(_ALIGNED)
+    aligned_fraction_n: int = _n(_ALIGNED, "Latents")
+    mean_max_cos: float = value(
+        _COSINE,
+        "Mean over latents of the largest signed cosine to an embedding",
+        display=True,
+    )
+    mean_max_cos_ci_low: float | None = low(_COSINE)
+    mean_max_cos_ci_high: float | None = high(_COSINE)
+    mean_max_cos_n: int = _n(_COSINE, "Latents")
+    token_coverage: float = value(
+        _COVERAGE,
+        "Share of the vocabulary's tokens that are the nearest one of an aligned latent; interval over tokens",
+        display=True,
+    )
+    token_coverage_ci_low: float | None = low(_COVERAGE)
+    token_coverage_ci_high: float | None = high(_COVERAGE)
+    token_coverage_n: int = _n(_COVERAGE, "Tokens")
+
+
+@dataclass
+class VocabularyMetrics(AlignmentMetrics):
+    """Figures of the SAE."""
+
+    aligned_fraction_alive: float | None = value(
+        _ALIVE,
+        "The same share among latents that are alive by weights; null if none is",
+    )
+    aligned_fraction_alive_ci_low: float | None = low(_ALIVE)
+    aligned_fraction_alive_ci_high: float | None = high(_ALIVE)
+    aligned_fraction_alive_n: int = _n(_ALIVE, "Alive latents")
+    above_random: float = value(
+        "Above Random",
+        "Aligned fraction minus that of the random dictionary",
+        display=True,
+    )
+
+
+@dataclass
+class VocabularyMetricCategories(BaseMetricCategories):
+    """Categories of the metrics."""
+
+    vocabulary: VocabularyMetrics = Field(
+        title="Vocabulary Alignment",
+        description="Decoder rows against token embeddings; intervals: bootstrap over latents (coverage: over tokens)",
+    )
+    baseline: AlignmentMetrics = Field(
+        title="Random Baseline",
+        description="The same figures for a dictionary of this shape in uniformly random directions",
+    )
+
+
+@dataclass(config=ConfigDict(title="Vocabulary Alignment"))
+class VocabularyEvalOutput(
+    BaseEvalOutput[VocabularyEvalConfig, VocabularyMetricCategories, BaseResultDetail]
+):
+    """
+    How near decoder rows lie to the model's token embeddings (arXiv 2606.27941).
+    """
+
+    eval_config: VocabularyEvalConfig
+    eval_id: str
+    datetime_epoch_millis: int
+    eval_result_metrics: VocabularyMetricCategories
+    eval_type_id: str = Field(
+        default=EVAL,
+        title="Eval Type ID",
+        description="The type of the evaluation",
+    )
+
+
+def json_schema() -> str:
+    """Return the text of the JSON schema that ships beside this file."""
+    return schema_text(VocabularyEvalOutput)

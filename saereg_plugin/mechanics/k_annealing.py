@@ -1,0 +1,90 @@
+"""k falls from d_in to its final value (arXiv 2603.04198)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from typing_extensions import override
+
+from saereg_plugin.component import Component, Step
+from saereg_plugin.errors import InputError
+from saereg_plugin.mechanics.base import MechanicConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class KAnnealing(MechanicConfig):
+    """
+    Train with ``int(d_in (1 - r) + k r)`` active latents, ``r = t / steps``, then with k.
+
+    arXiv 2603.04198, language-model runs, over the first 1 % of steps; t is the number of
+    completed steps. Never more than d_sae. Only training passes use it: ``cfg.k``, the
+    saved SAE and everything else has the final k.
+
+    Args:
+        steps: length of the annealing, 1 or more.
+    """
+
+    name: ClassVar[str] = "k_annealing"
+    order: ClassVar[int] = 0
+
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        self.require_count("steps")
+
+    @override
+    def check(self, sae_cfg: Any) -> None:
+        if getattr(sae_cfg, "k", None) is None:
+            raise InputError(
+                f"k_annealing: {sae_cfg.architecture()} has no k to anneal. "
+                "Use regularized_topk, regularized_batchtopk or regularized_matryoshka_batchtopk."
+            )
+
+    @override
+    def build(self, sae_cfg: Any, *, seed: int) -> KAnnealingModule:
+        return KAnnealingModule(self)
+
+
+class KAnnealingModule(Component):
+    """
+    The annealing at work: k is set for a forward pass and taken back after it.
+
+    Dense and sparse steps both read it from the SAE's activation function.
+    """
+
+    def __init__(self, cfg: KAnnealing):
+        super().__init__(label=cfg.name)
+        self.cfg = cfg
+        self._k = 0.0
+
+    @override
+    def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
+        sae = cast(Any, self.sae)
+        self._k = annealed_k(
+            sae.step_index,
+            steps=self.cfg.steps,
+            d_in=sae.cfg.d_in,
+            d_sae=sae.cfg.d_sae,
+            k=sae.cfg.k,
+        )
+        sae.activation_fn.k = self._k
+        return sae_in
+
+    @override
+    def loss(self, step: Step) -> None:
+        activation_fn = cast(Any, step.sae.activation_fn)
+        activation_fn.k = step.sae.cfg.k
+
+    @override
+    def metrics(self) -> dict[str, torch.Tensor | float]:
+        return {"k": float(self._k)}
+
+
+def annealed_k(step: int, *, steps: int, d_in: int, d_sae: int, k: float) -> float:
+    """Return k after ``step`` completed steps; the final k (an integer or not) at the end."""
+    if step >= steps:
+        return k
+    r = step / steps
+    return min(max(int(d_in * (1 - r) + k * r), 1), d_sae)

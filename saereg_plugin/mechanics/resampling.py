@@ -1,0 +1,174 @@
+"""Dead latents start anew where the reconstruction is worst (TemporalSAE)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from typing_extensions import override
+
+from saereg_plugin.component import Step
+from saereg_plugin.errors import InputError
+from saereg_plugin.mechanics.base import MechanicConfig
+from saereg_plugin.mechanics.firing_rate import FiringRateComponent
+from saereg_plugin.mechanics.restart import reset_optimizer_state_, restart_latents_
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLatentResampling(MechanicConfig):
+    """
+    Latents with a running firing rate below ``threshold`` start anew on badly reconstructed rows.
+
+    TemporalSAE. After step t (counted from 1), for t a multiple of ``every`` up to
+    ``until``, then every ``then_every`` steps: encoder column and decoder row of each
+    such latent become ``norm * x_k / ||x_k||``; rows x_k of the step's batch are drawn with a
+    probability in proportion to their squared error, each at most once, for the
+    latents of the lowest rates first (if rows run out, the others wait). Their optimiser
+    state becomes 0. Our choices: encoder bias 0; gated b_gate, b_mag and r_mag 0, jumprelu
+    threshold as at the start; the rate is not touched.
+
+    Args:
+        decay: weight of the past in the rate, which starts at 0.
+        threshold: rate below which a latent counts as dead, in (0, 1).
+        every: steps between resamplings at first.
+        until: last step of that.
+        then_every: steps between resamplings from then on.
+        stop: last step at which latents are resampled; None never stops.
+        subtract_b_dec: take ``x_k - b_dec``, what the encoder sees, for ``x_k``.
+        norm: of the new columns and rows. None takes 1 with unit norm, else the
+            ``decoder_init_norm``, else 1.
+    """
+
+    name: ClassVar[str] = "resampling"
+    order: ClassVar[int] = 50
+
+    decay: float = 0.99
+    threshold: float = 0.005
+    every: int = 100
+    until: int = 1000
+    then_every: int = 500
+    stop: int | None = None
+    subtract_b_dec: bool = False
+    norm: float | None = None
+
+    def __post_init__(self) -> None:
+        self.require_number("decay", lambda v: 0 <= v < 1, "a number in [0, 1)")
+        self.require_number("threshold", lambda v: 0 < v < 1, "a number in (0, 1)")
+        self.require_count("every")
+        self.require_count("until", least=0)
+        self.require_count("then_every")
+        if self.stop is not None:
+            self.require_count("stop", least=0)
+        self.require("subtract_b_dec", isinstance(self.subtract_b_dec, bool), "a bool")
+        if self.norm is not None:
+            self.require_number("norm", lambda v: v > 0, "a number above 0, or None")
+
+    @override
+    def check(self, sae_cfg: Any) -> None:
+        k = getattr(sae_cfg, "k", None)
+        if k is not None and k / sae_cfg.d_sae <= self.threshold:
+            raise InputError(
+                f"resampling: threshold is {self.threshold}, but with k={k} of d_sae={sae_cfg.d_sae} "
+                f"latents the mean firing rate is {k / sae_cfg.d_sae:.2g}: most latents would count as "
+                "dead for ever. Choose a threshold well below that."
+            )
+        if sae_cfg.unit_norm and self.norm not in (None, 1.0):
+            raise InputError(
+                f"resampling: norm is {self.norm}, but decoder_constraint='unit_norm' keeps rows at "
+                "norm 1. Leave it at None."
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Whether latents are resampled after step ``step``, counted from 1."""
+        if self.stop is not None and step > self.stop:
+            return False
+        if step <= self.until:
+            return step % self.every == 0
+        return (step - self.until) % self.then_every == 0
+
+    def start_norm(self, sae_cfg: Any) -> float:
+        """Return the norm of new columns and rows."""
+        if self.norm is not None:
+            return self.norm
+        norm = sae_cfg.decoder_init_norm
+        return 1.0 if sae_cfg.unit_norm or norm is None else norm
+
+    @override
+    def build(self, sae_cfg: Any, *, seed: int) -> DeadLatentResamplingModule:
+        norm = self.start_norm(sae_cfg)
+        return DeadLatentResamplingModule(self, sae_cfg.d_sae, norm=norm, seed=seed)
+
+
+class DeadLatentResamplingModule(FiringRateComponent):
+    """The resampling at work."""
+
+    draws = True
+
+    def __init__(
+        self, cfg: DeadLatentResampling, d_sae: int, *, norm: float, seed: int
+    ):
+        super().__init__(d_sae, decay=cfg.decay, label=cfg.name, seed=seed)
+        self.cfg = cfg
+        self.norm = norm
+        self._batch: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._resampled = 0
+
+    @override
+    def loss(self, step: Step) -> None:
+        self.update_rate(step)
+        # the batch is kept only where it is needed
+        self._batch = None
+        if self.cfg.is_due(step.index + 1):
+            x = step.sae_in.detach()
+            error = (step.sae_out.detach() - x).float().square().sum(dim=-1)
+            self._batch = x, error
+
+    @override
+    def metrics(self) -> dict[str, torch.Tensor | float]:
+        below = (self.rate < self.cfg.threshold).sum()
+        return {"below_threshold": below, "last_resampled": float(self._resampled)}
+
+    @override
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._batch is None:
+            return
+        (x, error), self._batch = self._batch, None
+        dead = dead_latents(self.rate, self.cfg.threshold)
+        rows = draw_rows(error, len(dead), self.generator)
+        latents = dead[: len(rows)].to(x.device)
+        self._resampled = len(latents)
+        if len(latents) == 0:
+            return
+        directions = x[rows.to(x.device)]
+        if self.cfg.subtract_b_dec:
+            directions = directions - self.sae.b_dec
+        restart_latents_(self.sae, latents, directions, norm=self.norm)
+        reset_optimizer_state_(optimizer, self.sae, latents)
+
+
+def dead_latents(rate: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Return the latents of a rate below ``threshold``, the lowest first, int64 [n]."""
+    order = rate.argsort(stable=True)
+    return order[rate[order] < threshold]
+
+
+def draw_rows(
+    error: torch.Tensor, count: int, generator: torch.Generator
+) -> torch.Tensor:
+    """
+    Draw at most ``count`` different rows, with probabilities in proportion to ``error``.
+
+    Args:
+        error: squared error of each row, [batch].
+        count: how many; fewer come if fewer rows have an error above 0.
+        generator: on the CPU.
+
+    Returns:
+        Row numbers, int64 [n], in the order in which they were drawn.
+    """
+    weights = torch.nan_to_num(error.double().cpu(), nan=0.0, posinf=0.0)
+    count = min(count, int((weights > 0).sum()))
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64)
+    return weights.multinomial(count, replacement=False, generator=generator)

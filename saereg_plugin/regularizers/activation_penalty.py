@@ -1,0 +1,113 @@
+"""What the penalties on activations before the sparsifier share (arXiv 2606.27321)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from sae_lens import StandardTrainingSAEConfig
+from typing_extensions import override
+
+from saereg_plugin.component import Component, Step
+from saereg_plugin.errors import InputError
+from saereg_plugin.regularizers.base import RegularizerConfig
+
+ActivationMask = Literal["batch_active", "none"]
+BatchReduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationPenalty(RegularizerConfig):
+    """
+    A penalty on ``a = relu(hidden_pre)``, row by row, of latents that a mask keeps.
+
+    Args:
+        mask: ``batch_active`` (the paper's) keeps the latents with ``z_j > 0`` for at
+            least one row of this batch, without a gradient through it. ``none`` keeps all.
+        reduction: over the rows: ``mean``, or ``sum`` (the paper's, whose strength
+            grows with the batch).
+    """
+
+    mask: ActivationMask = "batch_active"
+    reduction: BatchReduction = "mean"
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_choice("mask", self.mask, get_args(ActivationMask))
+        self.require_choice("reduction", self.reduction, get_args(BatchReduction))
+
+    @override
+    def check(self, sae_cfg: Any) -> None:
+        if isinstance(sae_cfg, StandardTrainingSAEConfig):
+            raise InputError(
+                f"{self.name} on {sae_cfg.architecture()}: {self.reason_on_standard()} "
+                "Use an architecture that selects latents after the ReLU, for example "
+                "regularized_topk."
+            )
+
+    def reason_on_standard(self) -> str:
+        """Return why the penalty has no place on SAELens' standard architecture."""
+        raise NotImplementedError
+
+
+class ActivationPenaltyModule(Component):
+    """Logs and schedules a penalty; a subclass computes its sum over the rows."""
+
+    def __init__(self, cfg: ActivationPenalty, *, label: str):
+        super().__init__(label=label)
+        self.cfg = cfg
+        self._logged: dict[str, torch.Tensor | float] = {}
+
+    def sum_over_rows(
+        self, hidden_pre: torch.Tensor, acts: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Return the penalty summed over the rows, a scalar with a graph to ``hidden_pre``.
+
+        Args:
+            hidden_pre: pre-activations, [batch, d_sae].
+            acts: activations after the sparsifier, without gradients, [batch, d_sae].
+            mask: which latents count, bool [d_sae]; None for all.
+        """
+        raise NotImplementedError
+
+    def further_metrics(
+        self, acts: torch.Tensor, total: torch.Tensor
+    ) -> dict[str, torch.Tensor | float]:
+        """Return what else to log, from the penalty's sum over the rows."""
+        return {}
+
+    @override
+    def loss(self, step: Step) -> torch.Tensor:
+        coefficient = self.cfg.schedule.value(self.cfg.coefficient, step.index)
+        acts = dense(step.feature_acts.detach())
+        mask = active_latents(acts)
+        total = self.sum_over_rows(
+            step.hidden_pre, acts, mask if self.cfg.mask == "batch_active" else None
+        )
+        rows = step.hidden_pre.shape[0] if self.cfg.reduction == "mean" else 1
+        penalty = total / rows
+        self._logged = {
+            "coefficient": coefficient,
+            "penalty": penalty.detach(),
+            "active_latents": mask.sum(),
+            **self.further_metrics(acts, total.detach()),
+        }
+        return coefficient * penalty
+
+    @override
+    def metrics(self) -> dict[str, torch.Tensor | float]:
+        return self._logged
+
+
+def active_latents(acts: torch.Tensor) -> torch.Tensor:
+    """Return which latents of ``acts`` [batch, d_sae] fire in at least one row, bool [d_sae]."""
+    # the largest value of a column: no matrix of comparisons
+    return acts.amax(dim=0) > 0
+
+
+def dense(acts: torch.Tensor) -> torch.Tensor:
+    """Return SAELens' activations as a dense matrix (``use_sparse_activations`` makes others)."""
+    return acts.to_dense() if acts.is_sparse else acts

@@ -1,0 +1,189 @@
+"""Decoder rows pulled to token embeddings (VASAE, arXiv 2606.27941)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from sae_lens import TrainingSAE
+from typing_extensions import override
+
+from saereg_plugin.component import Step
+from saereg_plugin.embeddings import (
+    ALIGNED_THRESHOLD,
+    Vocabulary,
+    find_embeddings,
+    read_vocabulary,
+    require_embeddings,
+)
+from saereg_plugin.errors import InputError
+from saereg_plugin.regularizers.anchor_search import (
+    AnchorMode,
+    nearest_tokens,
+    score_tokens,
+)
+from saereg_plugin.regularizers.cosines import Directions, cosine_gradient_
+from saereg_plugin.regularizers.directional import DirectionalConfig, DirectionalPenalty
+
+SearchDtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyAnchor(DirectionalConfig):
+    """
+    ``- coefficient * mean_i s_i``, with s_i how near dec_i is to a token's embedding.
+
+    arXiv 2606.27941. Over the ``top`` embeddings e_j of largest cosine to dec_i, ``s_i`` is
+    ``max_j cos(dec_i, e_j)`` (nearest), ``t log sum_j exp(cos / t)`` (logsumexp) or
+    ``sum_j softmax(cos / t)_j cos_j`` (softmax), t the temperature. The embeddings are
+    frozen, neither parameters nor state.
+
+    Args:
+        mode: nearest | logsumexp | softmax.
+        top: tokens kept for each latent.
+        embeddings: a safetensors file (``path`` or ``path::tensor``); None takes the
+            model in ``cfg.metadata.model_name``.
+        refresh_every: steps between exact searches over the vocabulary. Between them the
+            cosines to the kept tokens are exact, and another token is not noticed; 1
+            searches in every step.
+        search_dtype: of the search's products; the kept tokens' cosines are exact in
+            either.
+        temperature: t, above 0.
+        every: apply the penalty in every n-th step only, n times as strong.
+
+    The paper's coefficients, 1e-4 (GPT-2) and 5e-3 (Llama), are for the squared error
+    averaged over d_in: under SAELens' sum they are d_in times as large.
+    """
+
+    name: ClassVar[str] = "vocabulary_anchor"
+
+    mode: AnchorMode = "nearest"
+    top: int = 10
+    embeddings: str | None = None
+    refresh_every: int = 50
+    search_dtype: SearchDtype = "float32"
+    temperature: float = 1.0
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_choice("mode", self.mode, get_args(AnchorMode))
+        self.require_choice("search_dtype", self.search_dtype, get_args(SearchDtype))
+        self.require_count("top", self.top)
+        self.require_count("refresh_every", self.refresh_every)
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(
+                f"{self.name}: temperature is {self.temperature!r}; expected a finite number above 0."
+            )
+
+    def check_model(
+        self,
+        model_name: str | None,
+        d_in: int,
+        *,
+        model_class_name: str = "HookedTransformer",
+    ) -> None:
+        """
+        Prove within seconds that the embeddings can be had; reads no weights.
+
+        Raises:
+            InputError: if they cannot, are of another width than d_in, or fewer than ``top``.
+        """
+        file = find_embeddings(
+            model_name, self.embeddings, model_class_name=model_class_name
+        )
+        self.require_tokens(require_embeddings(file, d_in))
+
+    def require_tokens(self, tokens: int) -> None:
+        """Refuse a vocabulary of fewer tokens than are to be kept."""
+        if tokens < self.top:
+            raise InputError(
+                f"{self.name}: top is {self.top}, but there are {tokens} embeddings; expected at "
+                f"most as many. Set top={tokens} or less."
+            )
+
+    def refreshes(self, step: int) -> bool:
+        """Whether the search is due in ``step``, one in which the penalty acts."""
+        return step // self.refresh_every != (step - self.every) // self.refresh_every
+
+    @override
+    def build(self, sae_cfg: Any, *, label: str, seed: int) -> VocabularyAnchorModule:
+        return VocabularyAnchorModule(self, sae_cfg.d_sae, label=label)
+
+
+class VocabularyAnchorModule(DirectionalPenalty):
+    """The anchor at work. Of its state only the kept tokens are in checkpoints."""
+
+    cfg: VocabularyAnchor
+    kept_tokens: torch.Tensor
+
+    def __init__(self, cfg: VocabularyAnchor, d_sae: int, *, label: str):
+        super().__init__(cfg, label=label)
+        # bytes: SAELens casts what it loads to the SAE's type, and bfloat16 rounds ids
+        nobody = torch.full((d_sae, cfg.top), -1, dtype=torch.int32)
+        self.register_buffer("kept_tokens", nobody.view(torch.uint8))
+        self._vocabulary: Vocabulary | None = None
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_vocabulary": None}
+
+    @override
+    def setup(self, sae: TrainingSAE[Any]) -> None:
+        self._vocabulary = self._read(sae)
+
+    @override
+    def measure(
+        self, step: Step, own: Directions
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        vocabulary = self.vocabulary
+        tokens = self.tokens
+        if self.cfg.refreshes(step.index) or bool((tokens < 0).any()):
+            tokens = self._search(own.unit, vocabulary)
+        anchored = score_tokens(
+            own.unit,
+            vocabulary,
+            tokens,
+            self.cfg.mode,
+            temperature=self.cfg.temperature,
+        )
+        self.logged = {
+            "mean_max_cos": anchored.max_cosine.mean(),
+            "aligned": (anchored.max_cosine >= ALIGNED_THRESHOLD).float().mean(),
+        }
+        gradient = cosine_gradient_(
+            own, anchored.pull, anchored.along, -1 / len(tokens)
+        )
+        return -anchored.score.mean(), gradient
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The kept tokens, int64 [d_sae, top]; -1 before the first search."""
+        return self.kept_tokens.view(torch.int32).long()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The embeddings, on the SAE's device."""
+        if self._vocabulary is None:
+            self._vocabulary = self._read(self.sae)
+        return self._vocabulary
+
+    def _search(self, unit: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+        half = self.cfg.search_dtype == "bfloat16"
+        tokens = nearest_tokens(
+            unit, vocabulary, self.cfg.top, dtype=torch.bfloat16 if half else None
+        )
+        self.kept_tokens.copy_(tokens.int().view(torch.uint8))
+        return tokens
+
+    def _read(self, sae: TrainingSAE[Any]) -> Vocabulary:
+        metadata = sae.cfg.metadata
+        file = find_embeddings(
+            metadata.model_name,
+            self.cfg.embeddings,
+            model_class_name=metadata.model_class_name or "HookedTransformer",
+        )
+        self.cfg.require_tokens(require_embeddings(file, sae.cfg.d_in))
+        return read_vocabulary(file, sae.cfg.d_in, sae.W_dec.device)

@@ -1,0 +1,307 @@
+"""The steering evaluation from SAE to result file, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from eval_recipes.context import RunContext
+from eval_recipes.judge import KEY_VARIABLE
+from eval_recipes.model_cache import ModelCache
+from eval_recipes.registry import Recipe
+from eval_recipes.results import keyed, load_results, read_result
+from eval_recipes.resume import result_keys, subject_hashes, todo
+from eval_recipes.statistics import Interval
+from eval_recipes.steering.compare import difference, group_rates, read_groups
+from eval_recipes.steering.figures import rates
+from eval_recipes.steering.main import check, determinants, run
+from eval_recipes.steering.output import json_schema
+from eval_recipes.steering.plots import plot_steering
+from eval_recipes.steering.prompts import PUBLISHED_PROMPTS
+from eval_recipes.steering.texts import COLUMNS, read_texts, texts_path
+from saereg_plugin.errors import InputError
+from tests.conftest import HOOK_NAME
+from tests.eval_recipes.openai_server import KEY, serving
+from tests.eval_recipes.tiny_saes import save_release, tiny_sae
+
+SCHEMA = json.loads(
+    files("eval_recipes.steering")
+    .joinpath("eval_output_schema_steering.json")
+    .read_text()
+)
+RECIPE = Recipe("steering", "", "eval_recipes.steering.main")
+OPTIONS: dict[str, Any] = {
+    "n_latents": 6,
+    "explainer_tokens": 4096,
+    "new_tokens": 5,
+    "unsteered_samples": 3,
+    "amounts": [40.0, 5.0],
+    "false_positive_rate": 0.1,
+    "judges": ["log_probability"],
+    "batch_size": 64,
+}
+
+Make = Callable[..., RunContext]
+
+
+@pytest.fixture(scope="module")
+def make(
+    tmp_path_factory: pytest.TempPathFactory,
+    model: HookedTransformer,
+    model_name: str,
+    activations: torch.Tensor,
+) -> Make:
+    """Two seeds of a small SAE, the model in memory and one folder of artefacts."""
+    folder = tmp_path_factory.mktemp("steering")
+    mean = activations.mean(0)
+    saes = {f"s{i}": tiny_sae(model_name, HOOK_NAME, mean, i) for i in range(2)}
+    subjects = save_release(folder / "steer-release", saes)
+    models = ModelCache()
+    models.hold(model, model_name, dtype="float32", device="cpu")
+
+    def context(out: Path, n: int = 1, **options: Any) -> RunContext:
+        return RunContext(
+            subjects=subjects[:n],
+            out=out,
+            artifacts=folder / "artifacts",
+            options={"steering": {**OPTIONS, "backend": "hooked", **options}},
+            models=models,
+        )
+
+    return context
+
+
+@pytest.fixture(scope="module")
+def done(make: Make, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
+    """Both SAEs evaluated."""
+    context = make(tmp_path_factory.mktemp("steered"), 2)
+    assert run(context) == []
+    return context
+
+
+def result(context: RunContext, sae_id: str = "s0") -> Path:
+    name = f"{context.subjects[0].release}_{sae_id}_eval_results.json"
+    return context.out / "steering" / name
+
+
+def test_a_result_is_in_saebenchs_format(done: RunContext) -> None:
+    record = json.loads(result(done).read_text())
+    jsonschema.validate(record, SCHEMA)
+    assert json.dumps(SCHEMA, indent=2) + "\n" == json_schema()
+    metrics = record["eval_result_metrics"]
+    judged = metrics["log_probability"]
+    assert judged["pairs"] + judged["pairs_without_verdict"] == 18
+    assert judged["success_n"] <= 6 and 0 <= judged["success"] <= 1
+    assert judged["success_fluent"] <= judged["success"]
+    assert judged["threshold"] is not None
+    assert metrics["embedding"]["success"] is metrics["chat"]["slope"] is None
+    assert metrics["latents"]["candidates"] == 6
+    assert (
+        metrics["latents"]["steered"] + metrics["latents"]["without_explanation"] == 6
+    )
+    assert metrics["strength"]["strength"] == 40.0
+    assert metrics["strength"]["ratio"] == pytest.approx(
+        40 / metrics["strength"]["norm"]
+    )
+    points = record["eval_result_details"]
+    assert [(p["judge"], p["amount"]) for p in points] == [
+        ("log_probability", 40.0),
+        ("log_probability", 5.0),
+    ]
+    assert points[0]["success"] == judged["success"]
+    # stronger steering costs more
+    assert points[0]["loss"] > points[1]["loss"]
+    extra = record["eval_result_unstructured"]
+    assert extra["near_ties"]["of"] == 18 * 5
+    assert extra["judges"]["log_probability"]["threshold"]["rate"] == 0.1
+    frame = load_results(done.out)
+    assert "log_probability/success" in set(frame["metric"])
+
+
+def test_texts_stand_beside_the_result(done: RunContext) -> None:
+    texts = read_texts(result(done))
+    assert list(texts.columns[: len(COLUMNS)]) == list(COLUMNS)
+    counts = texts.groupby("arm").size().to_dict()
+    assert counts == {"steered": 36, "random": 36, "unsteered": 18}
+    assert set(texts["prompt"]) == set(PUBLISHED_PROMPTS)
+    assert texts["explanation"].str.startswith("the tokens ").all()
+    # one original for steered, random and unsteered text of a latent and prompt
+    originals = texts.groupby(["latent", "prompt"])["original"].nunique()
+    assert (originals == 1).all()
+    unsteered = texts.loc[texts["arm"] == "unsteered"]
+    assert unsteered["strength"].isna().all()
+    assert (unsteered["text"] != unsteered["original"]).mean() > 0.8
+    # what is calibrated on unsteered pairs does not find many of them successful
+    assert unsteered["log_probability_success"].astype(float).mean() < 0.4
+    found = rates(texts, "log_probability", 40.0, max_ratio=2.0, seed=0)
+    record = read_result(result(done))["eval_result_metrics"]["log_probability"]
+    assert isinstance(found.success, Interval)
+    assert record["success"] == found.success.value
+    assert record["success_ci_low"] == found.success.low
+    texts_path(result(done)).rename(texts_path(result(done)).with_suffix(".moved"))
+    with pytest.raises(InputError, match="cannot be read"):
+        read_texts(result(done))
+    texts_path(result(done)).with_suffix(".moved").rename(texts_path(result(done)))
+
+
+def test_the_same_run_gives_the_same_result(
+    done: RunContext, make: Make, tmp_path: Path
+) -> None:
+    kept = sorted((done.artifacts / "steering_texts").rglob("texts.parquet"))
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    again = make(tmp_path)
+    assert run(again) == []
+    first, second = (read_result(result(context)) for context in (done, again))
+    assert first["eval_result_metrics"] == second["eval_result_metrics"]
+    assert first["eval_result_details"] == second["eval_result_details"]
+    # no text was written again
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert sorted((done.artifacts / "steering_texts").rglob("texts.parquet")) == kept
+    # a damaged one is
+    kept[0].write_bytes(b"cut short")
+    assert run(replace(again, out=tmp_path / "more")) == []
+    assert kept[0].stat().st_size > 1000
+
+
+def test_strength_zero_changes_no_text(make: Make, tmp_path: Path) -> None:
+    context = make(tmp_path, amounts=[0.0], false_positive_rate=0.2)
+    assert run(context) == []
+    texts = read_texts(result(context))
+    steered = texts.loc[texts["arm"].isin(["steered", "random"])]
+    assert (steered["text"] == steered["original"]).all()
+    assert not steered["log_probability_success"].astype(bool).any()
+    metrics = read_result(result(context))["eval_result_metrics"]
+    assert metrics["log_probability"]["success"] == 0.0
+    assert metrics["fluency"]["loss"] == pytest.approx(0.0, abs=1e-6)
+    reasons = read_result(result(context))["eval_result_unstructured"][
+        "why_there_is_no_figure"
+    ]
+    assert "no trial succeeded" in reasons["log_probability"]["slope"]
+
+
+def test_plain_transformers_write_the_same_texts(
+    done: RunContext, make: Make, tmp_path: Path
+) -> None:
+    context = make(
+        tmp_path, backend="auto", amounts=[40.0], n_latents=2, unsteered_samples=12
+    )
+    assert run(context) == []
+    other = make(tmp_path / "hooked", amounts=[40.0], n_latents=2, unsteered_samples=12)
+    assert run(other) == []
+    plain, hooked = (read_texts(result(one)) for one in (context, other))
+    sure = (plain["near_ties"] == 0) & (hooked["near_ties"] == 0)
+    assert sure.mean() > 0.8
+    assert (plain["text"] == hooked["text"])[sure].all()
+    assert np.allclose(plain["perplexity"][sure], hooked["perplexity"][sure], rtol=1e-3)
+    kinds = [
+        read_result(result(one))["eval_result_unstructured"]["backend"]
+        for one in (context, other)
+    ]
+    assert kinds == ["plain", "hooked"]
+
+
+def test_strength_in_median_norms(make: Make, tmp_path: Path) -> None:
+    context = make(tmp_path, strength_mode="norm_ratio", amounts=[0.25])
+    assert run(context) == []
+    strength = read_result(result(context))["eval_result_metrics"]["strength"]
+    assert strength["ratio"] == pytest.approx(0.25)
+    assert strength["strength"] == pytest.approx(0.25 * strength["norm"])
+    assert strength["norm_ci_low"] < strength["norm"] < strength["norm_ci_high"]
+    assert math.isclose(strength["norm"], 89, rel_tol=0.2) or HOOK_NAME != (
+        "blocks.4.hook_resid_post"
+    )
+
+
+def test_a_resumed_run_keeps_what_is_current(done: RunContext, make: Make) -> None:
+    hashes = subject_hashes(done)
+    keys = result_keys(RECIPE, done, hashes)
+    with keyed(keys):
+        assert run(done) == []
+    assert todo(RECIPE, done, keys).subjects == []
+    changed = make(done.out, 2, amounts=[40.0])
+    left = todo(RECIPE, changed, result_keys(RECIPE, changed, hashes))
+    assert len(left.subjects) == 2
+    paced = make(done.out, 2, judge_concurrency=3, judge_model="other")
+    assert determinants(paced) == determinants(done)
+
+
+def test_groups_are_compared_from_their_files(done: RunContext, tmp_path: Path) -> None:
+    groups = read_groups(done.out)
+    assert [group.name for group in groups] == ["tiny"]
+    found = group_rates(groups[0], "log_probability", 40.0, max_ratio=2.0, seed=0)
+    assert found.rates.success is not None and found.rates.success.n > 6
+    assert found.over_seeds is not None and found.over_seeds.n == 2
+    same = difference(groups[0], groups[0], "log_probability", 40.0, seed=0)
+    assert same.tests.difference is not None and same.tests.difference.value == 0
+    assert same.tests.permutation.p_value == 1.0
+    (picture,) = plot_steering(done.out, tmp_path)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_paid_replies_are_not_asked_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    with serving() as server:
+        server.reply = lambda messages: "4" if "the" in messages[-1]["content"] else "3"
+        server.kill_after = 10
+        chat = {
+            "judges": ["chat"],
+            "judge_model": "judge",
+            "judge_base_url": server.url,
+            "judge_attempts": 1,
+            "judge_backoff_seconds": 0.01,
+            "judge_concurrency": 2,
+            "n_latents": 3,
+            "amounts": [40.0],
+            "unsteered_samples": 9,
+        }
+        context = make(tmp_path, **chat)
+        (failure,) = run(context)
+        assert "have no verdict of the judge 'chat'" in failure.cause
+        assert not result(context).exists() and not texts_path(result(context)).exists()
+        paid = server.answered
+        assert paid == 10
+        server.kill_after = None
+        server.chats.clear()
+        assert run(context) == []
+        texts = read_texts(result(context))
+        asked = texts.drop_duplicates(["explanation", "prompt", "original", "text"])
+        assert server.answered == len(asked)
+        assert len(server.chats) == len(asked) - paid
+        assert {chat["temperature"] for chat in server.chats} == {0.0}
+        assert set(texts["chat_score"]) <= {3.0, 4.0}
+        metrics = read_result(result(context))["eval_result_metrics"]["chat"]
+        assert metrics["threshold"] is None and metrics["pairs"] == 9
+        assert metrics["unsteered"] is not None and metrics["random"] is not None
+        assert KEY not in result(context).read_text()
+
+
+def test_what_cannot_work_is_refused_first(make: Make, tmp_path: Path) -> None:
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "unknown": ({"amount": 5}, "Did you mean 'amounts'"),
+        "id": ({"latents": [0, 256]}, r"Latents \[256\] were asked for"),
+        "twice": ({"latents": [1, 1]}, "different ids"),
+        "sets": ({"select": "contrast"}, "the two files"),
+        "result": ({"explanations": str(tmp_path)}, "has 0 results of autointerp"),
+        "stable": ({"select": "stable"}, "'stability'"),
+        "table": ({"stability": str(tmp_path)}, "has 0 results of cross_seed"),
+        "mode": ({"strength_mode": "big"}, "strength_mode = 'big'"),
+        "amounts": ({"amounts": []}, "amounts"),
+        "key": ({"judges": ["chat"]}, KEY_VARIABLE),
+        "file": ({"select": "contrast", "contrast": ["a", "b"]}, "cannot be read"),
+    }
+    for options, message in cases.values():
+        with pytest.raises(InputError, match=message):
+            check(make(tmp_path, **options))

@@ -1,0 +1,254 @@
+"""Presets: conversions against the papers' losses in plain code, and who decided what."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.errors import InputError
+from saereg_plugin.presets import (
+    PRESETS,
+    PaperLoss,
+    Preset,
+    freq_sae,
+    loss_factor,
+    off_support_topk,
+    sae_lens_coefficient,
+    temporal_sae,
+    vasae,
+    weight_regularized_mnist,
+    weight_regularized_topk,
+)
+from saereg_plugin.sweeps import SweepConfig
+
+D_IN, D_SAE, BATCH = 6, 10, 5
+
+
+def random_sae(seed: int) -> dict[str, torch.Tensor]:
+    """Weights of a ReLU SAE and a batch, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "x": (BATCH, D_IN),
+        "W_enc": (D_IN, D_SAE),
+        "W_dec": (D_SAE, D_IN),
+        "b_enc": (D_SAE,),
+        "b_dec": (D_IN,),
+    }
+    return {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+
+
+def forward(sae: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations and residual."""
+    z = torch.relu((sae["x"] - sae["b_dec"]) @ sae["W_enc"] + sae["b_enc"])
+    return z, sae["x"] - (z @ sae["W_dec"] + sae["b_dec"])
+
+
+def scaled(sae: dict[str, torch.Tensor], by: float) -> dict[str, torch.Tensor]:
+    """The same SAE for activations ``by`` times as large: weights stay, biases grow."""
+    return {
+        name: tensor if name.startswith("W_") else tensor * by
+        for name, tensor in sae.items()
+    }
+
+
+def penalty_of(
+    degree: int, sae: dict[str, torch.Tensor], z: torch.Tensor
+) -> torch.Tensor:
+    """A penalty that grows with the power ``degree`` of activations."""
+    if degree == 0:
+        return sae["W_enc"].square().sum() + sae["W_dec"].abs().sum()
+    return z.sum(-1).mean() if degree == 1 else (z[1:] - z[:-1]).square().mean()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    degree=st.sampled_from([0, 1, 2]),
+    error=st.sampled_from(["sum", "mean"]),
+    scale=st.sampled_from(["unit_mean_square", "as_trained"]),
+    coefficient=st.floats(1e-5, 1.0),
+)
+def test_sae_lens_loss_is_the_papers_times_the_factor(
+    seed: int, degree: int, error: Any, scale: Any, coefficient: float
+) -> None:
+    paper = PaperLoss(error=error, scale=scale)
+    theirs = random_sae(seed)
+    z, residual = forward(theirs)
+    squares = residual.square()
+    reconstruction = squares.sum(-1).mean() if error == "sum" else squares.mean()
+    published = reconstruction + coefficient * penalty_of(degree, theirs, z)
+
+    ours = scaled(theirs, D_IN**0.5 if scale == "unit_mean_square" else 1.0)
+    z, residual = forward(ours)
+    converted = sae_lens_coefficient(coefficient, paper=paper, degree=degree, d_in=D_IN)
+    loss = residual.square().sum(-1).mean() + converted * penalty_of(degree, ours, z)
+    torch.testing.assert_close(loss, published * loss_factor(paper, d_in=D_IN))
+
+
+def test_refuses_what_has_no_conversion() -> None:
+    with pytest.raises(InputError, match="degree=3; expected 0, 1 or 2"):
+        sae_lens_coefficient(1.0, paper=PaperLoss(), degree=3, d_in=4)
+    with pytest.raises(InputError, match="d_in=0; expected at least 1"):
+        sae_lens_coefficient(1.0, paper=PaperLoss(), degree=1, d_in=0)
+    wrong: Any = "median"
+    with pytest.raises(InputError, match="error is 'median'"):
+        PaperLoss(error=wrong)
+
+
+def coefficient_of(preset: Preset, index: int = 0, **widths: int) -> float:
+    return preset.sae_fields(**widths)["regularizers"][index]["coefficient"]
+
+
+def test_coefficients_at_the_papers_widths() -> None:
+    assert coefficient_of(weight_regularized_topk()) == pytest.approx(1e-4 * 512)
+    assert coefficient_of(freq_sae()) == pytest.approx(0.04 * 48)
+    assert coefficient_of(vasae()) == pytest.approx(1e-4 * 768)
+    assert coefficient_of(temporal_sae()) == 1e-4
+    assert temporal_sae().sae_fields()["l1_coefficient"] == pytest.approx(
+        0.04 * 2048**0.5
+    )
+    assert coefficient_of(off_support_topk(coefficient=1.0)) == pytest.approx(768**0.5)
+    assert coefficient_of(weight_regularized_topk(), d_in=576) == pytest.approx(0.0576)
+
+
+@pytest.mark.parametrize("penalty", ["none", "l1", "l2", "frobenius"])
+def test_mnist_loss_is_d_in_times_the_papers(penalty: Any) -> None:
+    sae = random_sae(3)
+    z, residual = forward(sae)
+    weights = [sae["W_enc"], sae["W_dec"]]
+    strength, norm = {
+        "none": (0.0, lambda w: w.sum() * 0),
+        "l1": (1e-3, lambda w: w.abs().mean()),
+        "l2": (1e-5, lambda w: w.square().sum()),
+        "frobenius": (1e-5, lambda w: w.norm()),
+    }[penalty]
+    paper = (
+        residual.square().mean()
+        + 0.1 * z.abs().mean()
+        + strength * sum(norm(w) for w in weights)
+    )
+
+    fields = weight_regularized_mnist(penalty=penalty).sae_fields(
+        d_in=D_IN, d_sae=D_SAE
+    )
+    assert fields["l1_coefficient"] == 0
+    activations, *others = fields["regularizers"]
+    assert activations["beta"] == 0
+    ours = residual.square().sum(-1).mean()
+    ours = ours + activations["coefficient"] * z.sum(-1).mean()
+    assert len(others) == (penalty != "none")
+    for other in others:
+        assert (other["norm"], other["target"]) == (penalty, "both")
+        reduce = {
+            ("l1", "mean"): lambda w: w.abs().mean(),
+            ("l2", "sum"): lambda w: w.square().sum(),
+            ("frobenius", "sum"): lambda w: w.norm(),
+        }[other["norm"], other["reduction"]]
+        ours = ours + other["coefficient"] * sum(reduce(w) for w in weights)
+    torch.testing.assert_close(ours, D_IN * paper)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_field_is_stated_or_chosen_and_chosen_ones_are_in_the_docstring(
+    name: str,
+) -> None:
+    make = PRESETS[name]
+    preset = make()
+    assert preset.name == name
+    decided = {*preset.stated, *preset.chosen}
+    run = {item.name for item in dataclasses.fields(preset.run)}
+    fields = {*preset.sae_fields()} - {"architecture"}
+    assert run | fields | {"d_in"} <= decided | {
+        # parts of a penalty or mechanic are listed one by one
+        part.split(".")[0]
+        for part in decided
+    }
+    text = make.__doc__ or ""
+    assert "Stated:" in text
+    assert "Our choices" in text
+    assert [field for field in preset.chosen if f"``{field}``" not in text] == []
+    if preset.paper[0].isdigit():
+        assert preset.paper in text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_config_takes_the_widths_given_and_survives_json(name: str) -> None:
+    preset = PRESETS[name]()
+    cfg = preset.sae(d_in=32, d_sae=64 * 4)
+    assert isinstance(cfg, RegularizedConfigMixin)
+    assert (cfg.d_in, cfg.d_sae) == (32, 256)
+    assert cfg.architecture() == preset.architecture
+    fields = preset.sae_fields(d_in=32, d_sae=256)
+    assert json.loads(json.dumps(fields)) == fields
+    again = type(cfg).from_dict(json.loads(json.dumps(cfg.to_dict())))
+    assert again == cfg
+    paper = preset.sae()
+    assert (paper.d_in, paper.d_sae) == (preset.d_in, preset.d_sae)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_sweep_fields_make_a_sweep(name: str) -> None:
+    preset = PRESETS[name]()
+    given: dict[str, Any] = {"model": "gpt2", "hook_name": "blocks.1.hook_resid_post", "corpus": "c"}
+    sweep = SweepConfig(**preset.sweep_fields(d_in=768, **given, seeds=(0,)))
+    assert sweep.model == "gpt2"
+    assert sweep.seeds == (0,)
+    assert sweep.lr == preset.run.lr
+    assert sweep.steps == preset.run.steps
+    assert sweep.sae["d_sae"] == preset.d_sae
+
+
+def test_images_need_a_model_of_yours() -> None:
+    with pytest.raises(InputError, match="give model, hook_name, corpus, and d_in"):
+        weight_regularized_mnist().sweep_fields()
+
+
+def test_single_fields_may_be_replaced_and_unknown_ones_are_refused() -> None:
+    preset = weight_regularized_topk(k=40)
+    cfg: Any = preset.sae(k=20, init_seed=3)
+    assert (cfg.k, cfg.init_seed) == (20, 3)
+    assert preset.sweep_fields(sae={"k": 7})["sae"]["k"] == 7
+    with pytest.raises(InputError, match="'regularized_topk' has no field 'kk'"):
+        preset.sae(kk=3)
+
+
+def test_the_weight_regularized_run_is_the_papers() -> None:
+    run = weight_regularized_topk().run
+    assert run.steps == 24_414
+    assert run.dead_feature_window == 4883
+    mechanics = weight_regularized_topk().sae_fields()["mechanics"]
+    assert [mechanics[0][key] for key in ("name", "steps")] == ["k_annealing", 244]
+    assert temporal_sae().run.steps == 4882
+
+
+def test_temporal_runs_differ_in_their_mechanics_only() -> None:
+    def names(**switches: bool) -> list[str]:
+        fields = temporal_sae(**switches).sae_fields()
+        return [mechanic["name"] for mechanic in fields["mechanics"]]
+
+    off = {"clipping": False, "resampling": False, "gradient_scaling": False}
+    assert names(**off) == ["weight_decay"]
+    assert names() == [
+        *("weight_decay", "gradient_clipping"),
+        *("resampling", "activation_rate_scaling"),
+    ]
+    fields = [temporal_sae(**switches).sae_fields() for switches in (off, {})]
+    for one in fields:
+        del one["mechanics"]
+    assert fields[0] == fields[1]
+
+
+def test_a_field_cannot_be_both_stated_and_chosen() -> None:
+    preset = freq_sae()
+    with pytest.raises(InputError, match=r"lists \['corpus'\] as stated and as chosen"):
+        dataclasses.replace(preset, stated=(*preset.stated, "corpus"))
