@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from transformer_lens.loading_from_pretrained import make_model_alias_map
 
@@ -243,6 +243,11 @@ def _hub_file(repo: str, name: str) -> Path | None:
         return Path(hf_hub_download(repo, name))
     except EntryNotFoundError:
         return None
+    except (OSError, HfHubHTTPError) as error:
+        raise InputError(
+            f"{name!r} of the model {repo!r} cannot be fetched ({type(error).__name__}: {error}). "
+            f"Try again. Or: {_ADVICE}"
+        ) from error
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -199,7 +199,11 @@ def test_config_takes_the_widths_given_and_survives_json(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_sweep_fields_make_a_sweep(name: str) -> None:
     preset = PRESETS[name]()
-    given: dict[str, Any] = {"model": "gpt2", "hook_name": "blocks.1.hook_resid_post", "corpus": "c"}
+    given: dict[str, Any] = {
+        "model": "gpt2",
+        "hook_name": "blocks.1.hook_resid_post",
+        "corpus": "c",
+    }
     sweep = SweepConfig(**preset.sweep_fields(d_in=768, **given, seeds=(0,)))
     assert sweep.model == "gpt2"
     assert sweep.seeds == (0,)

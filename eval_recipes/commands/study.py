@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from eval_recipes.commands.status import FAILED, INTERRUPTED
+from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 
 study = typer.Typer(
     help="Train a paper's grid and set its table beside the published one.",
@@ -119,15 +120,6 @@ class _Scale(str, Enum):
     paper = "paper"
 
 
-_SUMMARIES = {
-    "frequency-weighted": "FreqSAE: a plain L1 against one that grows with how often a latent fires.",
-    "temporal": "TemporalSAE: three baselines against the paper's four runs, tokens in order.",
-    "topk-regularizers": "Off-support L1 and L1/L2 ratio (arXiv 2606.27321) on TopK, k 32, 64, 128.",
-    "weight-regularization": "Weight penalties (arXiv 2603.04198) on TopK: are latents the same in every seed?",
-    "vocabulary": "VASAE (arXiv 2606.27941): decoder rows with and without a pull to token embeddings.",
-}
-
-
 def _grid_study(name: str, summary: str) -> Callable[..., None]:
     def command(
         out: Annotated[
@@ -141,7 +133,6 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
             ),
         ] = _Scale.small,
     ) -> None:
-        from eval_recipes.studies.catalogue import study_named
         from eval_recipes.studies.report import verdicts_of, write_report
         from eval_recipes.studies.running import run_study
         from eval_recipes.studies.verdicts import summary as summary_of
@@ -172,5 +163,5 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
 
 
 study.command("mnist")(mnist)
-for _name, _summary in _SUMMARIES.items():
-    study.command(_name)(_grid_study(_name, _summary))
+for _name, _entry in GRID_STUDIES.items():
+    study.command(_name)(_grid_study(_name, _entry.summary))

@@ -54,7 +54,9 @@ ONE_BY_ONE = Work(texts=1, new_tokens=20)
 """One text at a time takes long; its speed does not depend on how many follow."""
 
 
-def steering_rows(config: SpeedConfig) -> Iterator[Row]:
+def steering_rows(
+    config: SpeedConfig, *, batched: Work = BATCHED, one_by_one: Work = ONE_BY_ONE
+) -> Iterator[Row]:
     """
     Sample steered texts with the embedded model, by all implementations in turns.
 
@@ -72,21 +74,21 @@ def steering_rows(config: SpeedConfig) -> Iterator[Row]:
             folder, local_files_only=True, dtype=models.torch_dtype(dtype)
         )
         plain.to(config.device).eval()  # pyright: ignore[reportArgumentType]
-        steering = _steering(plain.config.hidden_size, BATCHED.texts, config.seed)
-        ours = f"{OURS}, {dtype}, {BATCHED.texts} at a time"
+        steering = _steering(plain.config.hidden_size, batched.texts, config.seed)
+        ours = f"{OURS}, {dtype}, {batched.texts} at a time"
         loop = f"transformers generate, {dtype}, one at a time"
-        calls[ours] = _ours(backend_for(plain), tokenizer, prompts, steering, BATCHED)
+        calls[ours] = _ours(backend_for(plain), tokenizer, prompts, steering, batched)
         calls[loop] = _plain_loop(
-            plain, prompts[0], steering.vectors[0], ONE_BY_ONE, config.seed
+            plain, prompts[0], steering.vectors[0], one_by_one, config.seed
         )
-        work |= {ours: BATCHED, loop: ONE_BY_ONE}
+        work |= {ours: batched, loop: one_by_one}
     hooked = models.load(MODEL, device=config.device)
     steering = _steering(hooked.cfg.d_model, 1, config.seed)
     name = "HookedTransformer.generate, float32, one at a time"
     calls[name] = _hooked_loop(
-        hooked, prompts[0], steering.vectors[0], ONE_BY_ONE, config.seed
+        hooked, prompts[0], steering.vectors[0], one_by_one, config.seed
     )
-    work[name] = ONE_BY_ONE
+    work[name] = one_by_one
     timed = interleaved(
         calls, repeats=config.repeats, warm_up=0, device=config.device, label=SUITE
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -22,7 +22,7 @@ What the second text of a pair is.
 
 - ``steered``: along the latent's direction, with the first text's random numbers.
 - ``random``: the same strength along a random direction, judged by the latent's explanation.
-- ``unsteered``: nothing added, other random numbers.
+- ``unsteered``: nothing added, other random numbers; sampled even if the others are greedy.
 - ``calibration``: the same with further random numbers; only thresholds are learned from it.
 """
 
@@ -107,23 +107,36 @@ def make_trials(
     controls = random_directions(
         len(latents.ids), model.backend.d_model, seed=config.random_seed
     )
-    requests = list(
-        dict.fromkeys(request for one in plan for request in (one.original, one.other))
+    steering = Steering(
+        hook_name=latents.hook_name,
+        vectors=torch.cat([latents.directions, controls]),
+        positions=config.positions,
     )
-    texts = generate(
-        model.backend,
-        model.tokenizer,
-        prompts,
-        requests,
-        steering=Steering(
-            hook_name=latents.hook_name,
-            vectors=torch.cat([latents.directions, controls]),
-            positions=config.positions,
-        ),
-        decoding=decoding_of(config),
-        batch_size=config.batch_size,
+    decoding = decoding_of(config)
+
+    def write(wanted: Iterable[Request], how: Decoding) -> dict[Request, Continuation]:
+        requests = list(dict.fromkeys(wanted))
+        texts = generate(
+            model.backend,
+            model.tokenizer,
+            prompts,
+            requests,
+            steering=steering,
+            decoding=how,
+            batch_size=config.batch_size,
+        )
+        return dict(zip(requests, texts, strict=True))
+
+    pushed = [one for one in plan if one.amount is not None]
+    left = [one for one in plan if one.amount is None]
+    written = write(
+        [r for one in pushed for r in (one.original, one.other)]
+        + [one.original for one in left],
+        decoding,
     )
-    written = dict(zip(requests, texts, strict=True))
+    # greedy texts have no random numbers: without sampling the controls would be no texts
+    # of their own
+    written |= write([one.other for one in left], replace(decoding, greedy=False))
     return [
         Trial(
             arm=one.arm,

@@ -58,6 +58,9 @@ def explain(
     others = [latent for latent in pool if latent not in set(latents)]
     chosen = sorted([*latents, *others[: max(0, _FEWEST - len(latents))]])
     options = _options(chosen, config)
+    if config.explainer == "tokens":
+        # it may be there as a judge
+        client = None
     folder = artifact_folder(
         context.artifacts,
         "steering_explanations",

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from eval_recipes.steering.backend import Backend
 from eval_recipes.steering.decoding import Continuation, Decoding, Request, Steering
+from eval_recipes.steering.layout import Layout
 from eval_recipes.steering.prompts import Prompt, decode_continuation
 from eval_recipes.steering.sampling import greedy, sample
 from eval_recipes.steering.uniforms import uniforms
@@ -34,7 +35,6 @@ Observer = Callable[[int, Tensor], None]
 """Is given the number of a batch's first request and logits [step, row, vocabulary]."""
 
 _PROMPTS_AT_ONCE = 8
-_WIDTH_STEP = 16
 
 
 def generate(
@@ -66,7 +66,7 @@ def generate(
     """
     decoding = decoding or Decoding()
     _check(backend, prompts, requests, steering, batch_size)
-    layout = _Layout.of(backend, prompts)
+    layout = Layout.of(backend, prompts)
     added = steering.offsets(list(requests)) if steering is not None else None
     texts: list[Continuation] = []
     with torch.no_grad():
@@ -102,46 +102,6 @@ def generate(
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """
-    Prompts as tensors.
-
-    Attributes:
-        body: all tokens of each prompt but the last, padded behind [prompt, width].
-        mask: 1 at its tokens [prompt, width]; None if nothing is padded.
-        last: each prompt's last token [prompt].
-        lengths: of the bodies [prompt].
-    """
-
-    body: Tensor
-    mask: Tensor | None
-    last: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def of(cls, backend: Backend, prompts: Sequence[Prompt]) -> _Layout:
-        lengths = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
-        width = int(lengths.max())
-        if backend.dtype != torch.float32:
-            width = -(-width // _WIDTH_STEP) * _WIDTH_STEP
-        body = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            body[row, : lengths[row]] = torch.tensor(
-                prompt.tokens[:-1], dtype=torch.long
-            )
-        mask = (torch.arange(width) < lengths[:, None]).long()
-        padded = not bool(mask.all()) or backend.dtype != torch.float32
-        last = torch.tensor([prompt.tokens[-1] for prompt in prompts])
-        device = backend.device
-        return cls(
-            body.to(device),
-            mask.to(device) if padded else None,
-            last.to(device),
-            lengths.to(device),
-        )
-
-
-@dataclass(frozen=True)
 class _Batch:
     """Prompt [row], random numbers [row, step] and added vectors [row, d_model]."""
 
@@ -150,7 +110,7 @@ class _Batch:
     added: Tensor | None
 
 
-def _read_prompts(backend: Backend, layout: _Layout) -> list[Any]:
+def _read_prompts(backend: Backend, layout: Layout) -> list[Any]:
     """Return states of all prompts, as many in each: what a prompt gets is its own affair."""
     states: list[Any] = []
     for start in range(0, len(layout.body), _PROMPTS_AT_ONCE):
@@ -160,14 +120,14 @@ def _read_prompts(backend: Backend, layout: _Layout) -> list[Any]:
     return states
 
 
-def _read(backend: Backend, layout: _Layout, rows: Tensor) -> Any:
+def _read(backend: Backend, layout: Layout, rows: Tensor) -> Any:
     mask = None if layout.mask is None else layout.mask[rows]
     return backend.read(layout.body[rows], mask)
 
 
 def _continue(
     backend: Backend,
-    layout: _Layout,
+    layout: Layout,
     batch: _Batch,
     shared: list[Any] | None,
     steering: Steering | None,

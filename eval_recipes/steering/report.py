@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,16 @@ from eval_recipes.statistics import Interval, bootstrap_mean_interval
 from eval_recipes.steering.candidates import Candidates, Explained
 from eval_recipes.steering.config import SteeringEvalConfig
 from eval_recipes.steering.figures import (
-    Links,
-    Rates,
-    figure_of,
     fluency_loss,
     links,
     rates,
 )
-from eval_recipes.steering.logistic import Coefficient, LogisticFit
+from eval_recipes.steering.filling import (
+    link_fields,
+    nothing,
+    rate_fields,
+    readable,
+)
 from eval_recipes.steering.output import (
     ContrastMetrics,
     FluencyMetrics,
@@ -84,7 +86,7 @@ def build_output(
         eval_config=config,
         eval_result_metrics=SteeringMetricCategories(
             **{
-                name: judged[name][0] if name in judged else JudgeMetrics(**_nothing())
+                name: judged[name][0] if name in judged else JudgeMetrics(**nothing())
                 for name in JUDGES
             },
             latents=_latents(measured, headline, seed),
@@ -122,7 +124,7 @@ def _judge(
     measured: Measured, name: str, amount: float, config: SteeringEvalConfig
 ) -> tuple[JudgeMetrics, dict[str, str]]:
     found = links(measured.texts, name, amount, seed=config.random_seed)
-    linked, reasons = _links(found)
+    linked, reasons = link_fields(found)
     return JudgeMetrics(**_rates(measured, name, amount, config), **linked), reasons
 
 
@@ -137,74 +139,7 @@ def _rates(
         seed=config.random_seed,
     )
     threshold = measured.judges[name].get("threshold") or {}
-    return {**_rate_fields(found), "threshold": threshold.get("value")}
-
-
-def _rate_fields(found: Rates) -> dict[str, Any]:
-    return {
-        **flat(
-            {
-                "success": found.success,
-                "success_fluent": found.fluent,
-                "unsteered": found.unsteered,
-                "random": found.random,
-                "over_unsteered": found.over_unsteered,
-                "over_random": found.over_random,
-            }
-        ),
-        "pairs": found.n_pairs,
-        "pairs_without_verdict": found.n_without_verdict,
-    }
-
-
-def _links(found: Links) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the fields of ``LinkMetrics``, and why those without a value have none."""
-    interp, stability = found.interp, found.stability
-    spearman = figure_of(interp.spearman if interp else None)
-    biserial = figure_of(interp.point_biserial if interp else None)
-    fits: dict[str, tuple[LogisticFit | None, str]] = {
-        "slope": (interp.slope if interp else None, "score"),
-        "stability_slope": (stability.alone if stability else None, "stability"),
-        "stability_slope_adjusted": (
-            stability.adjusted if stability else None,
-            "stability",
-        ),
-    }
-    reasons: dict[str, str | None] = {
-        "spearman": interp.spearman.reason if interp else "no interp score",
-        "point_biserial": interp.point_biserial.reason if interp else "no interp score",
-    }
-    intervals: dict[str, Interval | None] = {
-        "spearman": spearman,
-        "point_biserial": biserial,
-    }
-    slope: Coefficient | None = None
-    for name, (fit, predictor) in fits.items():
-        coefficient = fit.coefficients.get(predictor) if fit else None
-        intervals[name] = _interval(fit, coefficient)
-        reasons[name] = fit.reason if fit else "no latent has what it is fitted on"
-        if name == "slope":
-            slope = coefficient
-    linked = flat(intervals) | {
-        "slope_se": slope.se if slope else None,
-        "slope_se_clustered": slope.se_clustered if slope else None,
-    }
-    return linked, {name: why for name, why in reasons.items() if why}
-
-
-def _interval(
-    fit: LogisticFit | None, coefficient: Coefficient | None
-) -> Interval | None:
-    if fit is None or coefficient is None:
-        return None
-    return Interval(coefficient.value, coefficient.low, coefficient.high, fit.n_latents)
-
-
-def _nothing() -> dict[str, Any]:
-    """Return the fields of a judge that was not asked."""
-    none = Rates(None, None, None, None, None, None, 0, 0)
-    linked, _ = _links(Links(None, None))
-    return {**_rate_fields(none), **linked, "threshold": None}
+    return {**rate_fields(found), "threshold": threshold.get("value")}
 
 
 def _point(
@@ -268,16 +203,3 @@ def _ratio(measured: Measured, amount: float) -> float | None:
 def _near_ties(texts: pd.DataFrame) -> dict[str, int]:
     """Count pairs in which rounding might have turned a choice into another."""
     return {"pairs": int((texts["near_ties"] > 0).sum()), "of": len(texts)}
-
-
-def readable(value: Any) -> Any:
-    """Return dataclasses and intervals as nested dicts, fields by name."""
-    if isinstance(value, Interval):
-        return value._asdict()
-    if is_dataclass(value):
-        return {
-            item.name: readable(getattr(value, item.name)) for item in fields(value)
-        }
-    if isinstance(value, (tuple, list)):
-        return [readable(item) for item in value]
-    return value

@@ -1,23 +1,55 @@
-"""Every study on a language model by name: the one table that command line and tests read."""
+"""Every study by name: the one table that command line and tests read; imports nothing heavy."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from eval_recipes.studies.model import Study
-from saereg_plugin.errors import InputError, suggest
+if TYPE_CHECKING:
+    from eval_recipes.studies.model import Study
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    A study that trains a grid on a language model.
+
+    Attributes:
+        module: of this package, with ``STUDY``; imported when used, since torch takes seconds.
+        summary: one line for the command line.
+    """
+
+    module: str
+    summary: str
+
 
 GRID_STUDIES = MappingProxyType(
     {
-        "frequency-weighted": "frequency_weighted",
-        "temporal": "temporal",
-        "topk-regularizers": "topk_regularizers",
-        "weight-regularization": "weight_regularization",
-        "vocabulary": "vocabulary",
+        "weight-regularization": Entry(
+            "weight_regularization",
+            "Weight penalties on TopK (arXiv 2603.04198): are latents the same in every seed?",
+        ),
+        "topk-regularizers": Entry(
+            "topk_regularizers",
+            "Off-support L1 and L1/L2 ratio (arXiv 2606.27321) on TopK, k 32, 64, 128.",
+        ),
+        "frequency-weighted": Entry(
+            "frequency_weighted",
+            "FreqSAE: a plain L1 against one that grows with how often a latent fires.",
+        ),
+        "temporal": Entry(
+            "temporal",
+            "TemporalSAE: three baselines against the paper's four runs, tokens in order.",
+        ),
+        "vocabulary": Entry(
+            "vocabulary",
+            "VASAE (arXiv 2606.27941): decoder rows with and without a pull to token embeddings.",
+        ),
     }
 )
-"""Name -> module of this package with ``STUDY``; imported when used, since torch takes seconds."""
+"""Studies that one framework runs; ``mnist`` has a loop and a command of its own."""
 
 
 def study_named(name: str) -> Study:
@@ -27,6 +59,8 @@ def study_named(name: str) -> Study:
     Raises:
         InputError: for an unknown name, with the nearest one.
     """
+    from saereg_plugin.errors import InputError, suggest
+
     if name not in GRID_STUDIES:
         raise InputError(f"Unknown study {name!r}. {suggest(name, GRID_STUDIES)}")
-    return import_module(f"eval_recipes.studies.{GRID_STUDIES[name]}").STUDY
+    return import_module(f"eval_recipes.studies.{GRID_STUDIES[name].module}").STUDY

@@ -50,7 +50,7 @@ def layer_table(folder: Path) -> pd.DataFrame:
         if record.get("eval_type_id") == EVAL:
             groups[_key(record)].append(record["eval_result_metrics"])
     rows = [_row(key, found) for key, found in groups.items()]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
     return frame.sort_values(
         ["model", "layer", "hook_name", "release", "group"], ignore_index=True
     )

@@ -61,6 +61,8 @@ class GradientClippingModule(Component):
             for parameter in self.sae.parameters()
             if parameter.grad is not None
         ]
+        if not gradients:
+            return
         factor = clip_factor(total_norm(gradients), self.max_norm)
         for gradient in gradients:
             gradient.mul_(factor.to(gradient.device))

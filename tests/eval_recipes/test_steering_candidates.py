@@ -24,7 +24,7 @@ from eval_recipes.steering.candidates import (
     stable_pool,
     with_explanations,
 )
-from eval_recipes.steering.config import make_config, uses_chat
+from eval_recipes.steering.settings import make_config, uses_chat
 from saereg_plugin.errors import InputError
 
 SUBJECT = Subject("lab/run", "k32/s0", "k32", 0)
@@ -126,6 +126,8 @@ def test_options_are_checked_together() -> None:
         ({"latents": [-1]}, "ids from 0 on"),
         ({"top_p": 0}, "top_p = 0"),
         ({"contrast": ["a"]}, "contrast"),
+        ({"samples_per_prompt": 33}, "at most unsteered_samples = 32"),
+        ({"latents": [1], "unsteered_samples": 6}, "18 unsteered pairs"),
     ):
         with pytest.raises(InputError, match=message):
             make_config(options)

@@ -316,9 +316,9 @@ def test_replies_that_are_no_score_are_told_apart(
     server: JudgeServer, tmp_path: Path
 ) -> None:
     judge = ChatJudge(client(server, tmp_path, concurrency=1, attempts=2))
-    server.reply = lambda messages: "B is nicer"
+    server.reply = lambda _: "B is nicer"
     assert judge.judge([pair("one")])[0].status is Status.UNPARSEABLE
-    server.reply = lambda messages: "4"
+    server.reply = lambda _: "4"
     server.always = "400"
     refused = judge.judge([pair("two")])[0]
     assert (refused.status, refused.success) == (Status.REFUSED, None)

@@ -190,9 +190,7 @@ def test_strength_zero_changes_no_text(make: Make, tmp_path: Path) -> None:
     assert "no trial succeeded" in reasons["log_probability"]["slope"]
 
 
-def test_plain_transformers_write_the_same_texts(
-    done: RunContext, make: Make, tmp_path: Path
-) -> None:
+def test_plain_transformers_write_the_same_texts(make: Make, tmp_path: Path) -> None:
     context = make(
         tmp_path, backend="auto", amounts=[40.0], n_latents=2, unsteered_samples=12
     )
@@ -209,6 +207,15 @@ def test_plain_transformers_write_the_same_texts(
         for one in (context, other)
     ]
     assert kinds == ["plain", "hooked"]
+
+
+def test_greedy_texts_have_sampled_controls(make: Make, tmp_path: Path) -> None:
+    context = make(tmp_path, greedy=True, amounts=[40.0], n_latents=3)
+    assert run(context) == []
+    texts = read_texts(result(context))
+    assert texts.groupby("prompt")["original"].nunique().eq(1).all()
+    unsteered = texts.loc[texts["arm"] == "unsteered"]
+    assert (unsteered["text"] != unsteered["original"]).mean() > 0.8
 
 
 def test_strength_in_median_norms(make: Make, tmp_path: Path) -> None:

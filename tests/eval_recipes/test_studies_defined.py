@@ -30,7 +30,7 @@ def candidates() -> pd.DataFrame:
     sweep = topk_regularizers.STUDY.plan("small").stages[0].sweep(pd.DataFrame())
     variances = {
         name: 0.8
-        if "lambda" not in name or float(name.split("lambda")[1]) < 5e-3
+        if "lambda" not in name or float(name.split("lambda")[1]) < 5e-4
         else 0.7
         for name in sweep.groups
     }
@@ -117,7 +117,7 @@ def test_paper_scale_of_weight_regularization_is_the_whole_grid() -> None:
 def test_lambda_is_chosen_from_the_first_stage_and_trained_in_the_second() -> None:
     found = topk_regularizers.choices(candidates())
     assert {choice.name: choice.coefficient for choice in found} == {
-        f"k{k}-{method}": 1e-3
+        f"k{k}-{method}": 3e-4
         for k in (32, 64, 128)
         for method in ("off-support", "ratio")
     }
@@ -128,17 +128,17 @@ def test_lambda_is_chosen_from_the_first_stage_and_trained_in_the_second() -> No
     (off,), (ratio,) = (
         fields[f"k64-{method}"]["regularizers"] for method in ("off-support", "ratio")
     )
-    assert off["coefficient"] == pytest.approx(1e-3 * 24)
-    assert ratio["coefficient"] == pytest.approx(1e-3 * 576)
+    assert off["coefficient"] == pytest.approx(3e-4 * 24)
+    assert ratio["coefficient"] == pytest.approx(3e-4 * 576)
     (unmasked,) = fields["k64-off-support-unmasked"]["regularizers"]
     assert {**unmasked, "mask": "batch_active"} == off
 
 
 def test_a_candidate_without_a_figure_is_named() -> None:
     frame: Any = candidates()
-    frame = frame.loc[frame["group"] != "k64-ratio-lambda0.01"]
+    frame = frame.loc[frame["group"] != "k64-ratio-lambda0.001"]
     with pytest.raises(
-        InputError, match="'k64-ratio-lambda0.01' has no explained variance"
+        InputError, match="'k64-ratio-lambda0.001' has no explained variance"
     ):
         topk_regularizers.choices(frame)
 
@@ -150,7 +150,7 @@ def test_vision_study_refuses_the_scale_it_cannot_run() -> None:
 
 def test_every_study_is_a_command() -> None:
     names = {command.name for command in commands.registered_commands}
-    assert names == {"mnist", *GRID_STUDIES}
+    assert names >= {"mnist", *GRID_STUDIES}
     with pytest.raises(
         InputError, match="Unknown study 'temporl'. Did you mean 'temporal'"
     ):

@@ -267,4 +267,4 @@ def test_vocabulary_groups_differ_in_the_anchor_only() -> None:
         sum(penalty["coefficient"] for penalty in fields["regularizers"])
         for fields in groups.values()
     ]
-    assert strengths == pytest.approx([0, 0.0576, 2.88, 288])
+    assert strengths == pytest.approx([0, 0.0576, 2.88, 288, 2880])

@@ -22,7 +22,7 @@ def random_rows(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def small_sae(*regularizers: Any, seed: int = 0, **fields: Any) -> Any:
-    values = {"d_in": WIDTH, "d_sae": LATENTS, "k": 4, **fields}
+    values: dict[str, Any] = {"d_in": WIDTH, "d_sae": LATENTS, "k": 4, **fields}
     return make_sae(seed=seed, regularizers=list(regularizers), **values)
 
 

@@ -211,14 +211,13 @@ def test_peers_are_no_part_of_an_sae() -> None:
     saes = members("a", "b")
     rounds(multi_trainer(saes), 2)
     plain = small_sae()
-    for sae in saes.values():
-        assert [n for n, _ in sae.named_parameters()] == [
+    for name in saes:
+        assert [n for n, _ in saes[name].named_parameters()] == [
             n for n, _ in plain.named_parameters()
         ]
-        assert set(sae.state_dict()) == set(plain.state_dict())
-        assert len(list(sae.modules())) == len(list(plain.modules())) + 1
-    other = saes.pop("b")
-    del other, sae
+        assert set(saes[name].state_dict()) == set(plain.state_dict())
+        assert len(list(saes[name].modules())) == len(list(plain.modules())) + 1
+    del saes["b"]
     gc.collect()
     with pytest.raises(sr.InputError, match="'b' was linked .* and deleted since"):
         run_steps(small_trainer(saes["a"]), 1)

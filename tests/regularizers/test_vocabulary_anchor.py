@@ -190,7 +190,7 @@ def test_refresh_every_1_is_exact_in_every_step(file: str) -> None:
     trainer = small_trainer(sae, lr=0.05)
     for _ in range(8):
         expected = exact_mean(sae)
-        (output,) = run_steps(trainer, 1)
+        output: Any = run_steps(trainer, 1)[0]
         assert float(output.losses[LABEL]) == pytest.approx(-2 * expected, rel=1e-5)
         assert float(output.metrics[f"{LABEL}_mean_max_cos"]) == pytest.approx(
             expected, rel=1e-5
@@ -209,7 +209,7 @@ def test_anchored_latents_reach_their_tokens(mode: Any, file: str) -> None:
             refresh_every=10,
         )
         sae = small_sae(penalty, decoder_constraint="unit_norm")
-        outputs = run_steps(small_trainer(sae, lr=0.01), 200)
+        outputs: list[Any] = run_steps(small_trainer(sae, lr=0.01), 200)
         cosine = nearest_token(sae.W_dec.detach(), embeddings()).cosine
         share = float((cosine >= ALIGNED_THRESHOLD).float().mean())
         last = float(outputs[-1].metrics[f"{LABEL}_aligned"])

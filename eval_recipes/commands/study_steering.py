@@ -1,0 +1,123 @@
+"""``saereg-bench study steering``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from eval_recipes.commands.status import FAILED, INTERRUPTED
+
+
+class _Scale(str, Enum):
+    small = "small"
+    paper = "paper"
+
+
+def steering(
+    out: Annotated[Path, typer.Option(help="Folder for SAEs, results and table.")],
+    scale: Annotated[
+        _Scale,
+        typer.Option(
+            help="small: the embedded model and text; paper: pythia-70m-deduped and the Pile."
+        ),
+    ] = _Scale.small,
+    sae_release: Annotated[
+        str | None,
+        typer.Option(help="Release to steer with, instead of training one."),
+    ] = None,
+    group: Annotated[str, typer.Option(help="Its regularised group.")] = "l2",
+    baseline: Annotated[str, typer.Option(help="Its unregularised group.")] = "none",
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Regular expression with (?P<seed>...), or YAML file."),
+    ] = None,
+    latents: Annotated[int, typer.Option(help="Candidates of each SAE.", min=1)] = 300,
+    paper_norm: Annotated[
+        float | None,
+        typer.Option(
+            help="Median residual norm of the paper's model; without it several ratios are run."
+        ),
+    ] = None,
+    grid: Annotated[
+        bool,
+        typer.Option(
+            "--grid",
+            help="Run the paper's grid of decoding, positions and strengths, too.",
+        ),
+    ] = False,
+    grid_latents: Annotated[
+        int, typer.Option(help="Candidates of each SAE in the grid.", min=1)
+    ] = 50,
+    llm_dtype: Annotated[
+        str, typer.Option(help="Data type of the language model.")
+    ] = "float32",
+    judge_model: Annotated[
+        str | None,
+        typer.Option(help="Chat model that judges, too; the paper's is gpt-5.1."),
+    ] = None,
+    judge_base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible server; the key is read from OPENAI_API_KEY."
+        ),
+    ] = None,
+    explainer: Annotated[
+        str, typer.Option(help="'tokens' (no server), or 'judge': the chat model.")
+    ] = "tokens",
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what is kept between runs."),
+    ] = None,
+) -> None:
+    """
+    Weight regularisation and steering (arXiv 2603.04198): do regularised latents steer better?
+
+    It can be interrupted at any time: the same command goes on, and nothing that was paid for
+    is asked again. Writes results, their texts, table.md and results.json.
+    """
+    from eval_recipes.studies.steering import run_steering_study
+    from eval_recipes.studies.steering_report import write_steering_report
+    from eval_recipes.studies.steering_runs import SteeringStudy
+
+    judges = ["embedding", "embedding_published", "log_probability"]
+    settings: dict[str, Any] = {"judges": judges, "explainer": explainer}
+    if judge_model is not None:
+        settings |= {"judges": ["chat", *judges], "judge_model": judge_model}
+    if judge_base_url is not None:
+        settings["judge_base_url"] = judge_base_url
+    console = Console(soft_wrap=True)
+    outcome = run_steering_study(
+        SteeringStudy(
+            scale=scale.value,
+            release=sae_release,
+            group=group,
+            baseline=baseline,
+            group_by=group_by,
+            n_latents=latents,
+            paper_norm=paper_norm,
+            grid=grid,
+            grid_latents=grid_latents,
+            settings=settings,
+            dtype=llm_dtype,
+        ),
+        out,
+        artifacts=artifacts,
+        progress=lambda line: console.print(line, markup=False),
+    )
+    if not outcome.finished:
+        console.print(
+            f"Interrupted; the same command goes on from {out}.", markup=False
+        )
+        raise typer.Exit(INTERRUPTED)
+    for failure in outcome.failures:
+        console.print(
+            f"failed {failure.eval} of {failure.sae_id}: {failure.cause}", markup=False
+        )
+    table = write_steering_report(outcome, out)
+    console.print(table.read_text(encoding="utf-8"), markup=False)
+    if outcome.failures:
+        raise typer.Exit(FAILED)

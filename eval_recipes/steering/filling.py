@@ -1,0 +1,91 @@
+"""Fields of the output from figures, and why those without a value have none."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from eval_recipes.cross_seed.fields import flat
+from eval_recipes.statistics import Interval
+from eval_recipes.steering.figures import Links, Rates, figure_of
+from eval_recipes.steering.logistic import Coefficient, LogisticFit
+
+
+def rate_fields(found: Rates) -> dict[str, Any]:
+    return {
+        **flat(
+            {
+                "success": found.success,
+                "success_fluent": found.fluent,
+                "unsteered": found.unsteered,
+                "random": found.random,
+                "over_unsteered": found.over_unsteered,
+                "over_random": found.over_random,
+            }
+        ),
+        "pairs": found.n_pairs,
+        "pairs_without_verdict": found.n_without_verdict,
+    }
+
+
+def link_fields(found: Links) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the fields of ``LinkMetrics``, and why those without a value have none."""
+    interp, stability = found.interp, found.stability
+    spearman = figure_of(interp.spearman if interp else None)
+    biserial = figure_of(interp.point_biserial if interp else None)
+    fits: dict[str, tuple[LogisticFit | None, str]] = {
+        "slope": (interp.slope if interp else None, "score"),
+        "stability_slope": (stability.alone if stability else None, "stability"),
+        "stability_slope_adjusted": (
+            stability.adjusted if stability else None,
+            "stability",
+        ),
+    }
+    reasons: dict[str, str | None] = {
+        "spearman": interp.spearman.reason if interp else "no interp score",
+        "point_biserial": interp.point_biserial.reason if interp else "no interp score",
+    }
+    intervals: dict[str, Interval | None] = {
+        "spearman": spearman,
+        "point_biserial": biserial,
+    }
+    slope: Coefficient | None = None
+    for name, (fit, predictor) in fits.items():
+        coefficient = fit.coefficients.get(predictor) if fit else None
+        intervals[name] = _interval(fit, coefficient)
+        reasons[name] = fit.reason if fit else "no latent has what it is fitted on"
+        if name == "slope":
+            slope = coefficient
+    linked = flat(intervals) | {
+        "slope_se": slope.se if slope else None,
+        "slope_se_clustered": slope.se_clustered if slope else None,
+    }
+    return linked, {name: why for name, why in reasons.items() if why}
+
+
+def _interval(
+    fit: LogisticFit | None, coefficient: Coefficient | None
+) -> Interval | None:
+    if fit is None or coefficient is None:
+        return None
+    return Interval(coefficient.value, coefficient.low, coefficient.high, fit.n_latents)
+
+
+def nothing() -> dict[str, Any]:
+    """Return the fields of a judge that was not asked."""
+    none = Rates(None, None, None, None, None, None, 0, 0)
+    linked, _ = link_fields(Links(None, None))
+    return {**rate_fields(none), **linked, "threshold": None}
+
+
+def readable(value: Any) -> Any:
+    """Return dataclasses and intervals as nested dicts, fields by name."""
+    if isinstance(value, Interval):
+        return value._asdict()
+    if is_dataclass(value):
+        return {
+            item.name: readable(getattr(value, item.name)) for item in fields(value)
+        }
+    if isinstance(value, (tuple, list)):
+        return [readable(item) for item in value]
+    return value

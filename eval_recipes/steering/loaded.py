@@ -1,0 +1,57 @@
+"""The language model of a run, and what is measured of it once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sae_lens import SAE
+
+from eval_recipes.context import RunContext
+from eval_recipes.statistics import Interval
+from eval_recipes.steering.config import SteeringEvalConfig
+from eval_recipes.steering.language_model import (
+    NORM_TEXTS,
+    LanguageModel,
+    corpus_texts,
+    language_model,
+    median_norm,
+)
+from eval_recipes.steering.latents import Latents
+
+
+class Models:
+    """Keeps the last language model, and the median norms that were measured with it."""
+
+    def __init__(self, context: RunContext, config: SteeringEvalConfig) -> None:
+        self.context = context
+        self.config = config
+        self._key: Any = None
+        self._model: LanguageModel | None = None
+        self._norms: dict[Any, Interval] = {}
+
+    def get(self, sae: SAE[Any]) -> LanguageModel:
+        """Return the model that an SAE was trained on."""
+        metadata = sae.cfg.metadata
+        kwargs = metadata.model_from_pretrained_kwargs
+        key = (metadata.model_name, str(kwargs), metadata.hook_name)
+        if self._model is None or key != self._key:
+            # dropped first, so that two models are never in memory together
+            self._model = None
+            self._model, self._key = (
+                language_model(self.context, sae, self.config),
+                key,
+            )
+        return self._model
+
+    def norm(self, sae: SAE[Any], latents: Latents) -> Interval:
+        """Return the median residual norm at an SAE's hook."""
+        model = self.get(sae)
+        key = (self._key, latents.prepend_bos)
+        if key not in self._norms:
+            self._norms[key] = median_norm(
+                model,
+                latents.hook_name,
+                corpus_texts(self.config.corpus, NORM_TEXTS),
+                prepend_bos=latents.prepend_bos,
+            )
+        return self._norms[key]

@@ -1,0 +1,82 @@
+"""Strengths and texts of one SAE, kept among the artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sae_lens import SAE
+
+from eval_recipes.artifacts import artifact_folder, weights_hash
+from eval_recipes.context import RunContext
+from eval_recipes.steering.arms import Trial, make_trials
+from eval_recipes.steering.config import SteeringEvalConfig
+from eval_recipes.steering.language_model import LanguageModel
+from eval_recipes.steering.latents import Latents
+from eval_recipes.steering.prompts import Prompt
+from eval_recipes.steering.stored import stored_trials
+from eval_recipes.steering.strengths import StrengthRule, strengths
+from saereg_plugin.errors import InputError
+
+
+def strengths_by_amount(
+    model: LanguageModel,
+    latents: Latents,
+    prompts: Sequence[Prompt],
+    norm: float,
+    config: SteeringEvalConfig,
+) -> tuple[dict[float, list[float]], dict[float, tuple[int, ...]]]:
+    """Return the strength of each latent by amount, and the latents without one by amount."""
+    values: dict[float, list[float]] = {}
+    without: dict[float, tuple[int, ...]] = {}
+    for amount in config.amounts:
+        mode = config.strength_mode
+        rule = (
+            StrengthRule(mode="fixed", amount=amount * norm)
+            if mode == "norm_ratio"
+            else StrengthRule(mode=mode, amount=amount)
+        )
+        found = strengths(rule, latents, backend=model.backend, prompts=prompts)
+        values[amount] = found.values.tolist()
+        without[amount] = (*found.near_zero, *found.opposed)
+    if all(len(ids) == len(latents.ids) for ids in without.values()):
+        raise InputError(
+            f"No latent can reach a target pre-activation (cosines of encoder and decoder "
+            f"below .01 for all {len(latents.ids)}); choose another strength_mode."
+        )
+    return values, without
+
+
+def written_trials(
+    context: RunContext,
+    sae: SAE[Any],
+    model: LanguageModel,
+    latents: Latents,
+    prompts: Sequence[Prompt],
+    by_amount: dict[float, list[float]],
+    config: SteeringEvalConfig,
+) -> list[Trial]:
+    """Return every pair of texts, from the artefacts if they were written before."""
+    folder = artifact_folder(
+        context.artifacts,
+        "steering_texts",
+        {
+            "sae": weights_hash(sae),
+            "model": context.models.identity(model.name),
+            "backend": model.kind,
+            "latents": latents.ids,
+            "strengths": by_amount,
+            "prompts": config.prompts,
+            "positions": config.positions,
+            "new_tokens": config.new_tokens,
+            "decoding": [config.greedy, config.temperature, config.top_p],
+            "samples": [config.samples_per_prompt, config.unsteered_samples],
+            "batch_size": config.batch_size,
+            "dtype": context.dtype,
+            "device": context.device,
+            "seed": config.random_seed,
+        },
+    )
+    return stored_trials(
+        folder, lambda: make_trials(model, latents, prompts, by_amount, config)
+    )

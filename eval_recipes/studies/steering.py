@@ -1,0 +1,171 @@
+"""Steering with regularised and unregularised SAEs: the comparison of arXiv 2603.04198."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eval_recipes.artifacts import default_artifacts
+from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.model_cache import ModelCache
+from eval_recipes.running import run_evals, subjects_of
+from eval_recipes.studies.scales import device, paper_sweep, small_sweep
+from eval_recipes.studies.steering_runs import (
+    Scale,
+    SteeringRun,
+    SteeringStudy,
+    runs_of,
+)
+from eval_recipes.studies.weight_regularization import fields, small_groups
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import require_writable
+from saereg_plugin.presets import weight_regularized_topk
+from saereg_plugin.releases import open_release
+from saereg_plugin.sweeps import SweepConfig, run_sweep
+
+Progress = Callable[[str], None]
+
+PAPER_K = 40
+
+
+@dataclass
+class SteeringOutcome:
+    """What the study gave; ``finished`` is False if training was interrupted."""
+
+    study: SteeringStudy
+    runs: list[SteeringRun]
+    finished: bool = False
+    failures: list[Failure] = field(default_factory=list[Failure])
+
+
+def run_steering_study(
+    study: SteeringStudy,
+    out: Path,
+    *,
+    artifacts: Path | None = None,
+    progress: Progress = lambda _: None,
+) -> SteeringOutcome:
+    """
+    Run the study into ``out``; an interrupted one goes on, and asks nothing twice.
+
+    ``out/release`` holds the SAEs if they are trained here, ``out/results/stability`` the
+    cross-seed results, ``out/results/<run>`` those of each way of steering.
+
+    Args:
+        study: what is run.
+        out: folder of this study.
+        artifacts: what is kept between runs; by default in the user's cache.
+        progress: is told what is done next.
+
+    Raises:
+        InputError: before anything is loaded, if groups, text or options cannot be used.
+    """
+    require_writable(out)
+    outcome = SteeringOutcome(study, runs_of(study))
+    name = study.release
+    if name is None:
+        progress("Training the SAEs.")
+        if not _train(study, out / "release"):
+            return outcome
+        name = str(out / "release")
+    subjects = _subjects(name, study)
+    shared = ModelCache()
+    stability = _stability(study, subjects, out, shared, artifacts, progress, outcome)
+    for number, run in enumerate(outcome.runs, start=1):
+        progress(f"Run {number} of {len(outcome.runs)}: {run.name}.")
+        chosen = [
+            subject
+            for subject in subjects
+            if run.seeds is None or subject.seed in run.seeds
+        ]
+        context = _context(study, chosen, out / "results" / run.name, shared, artifacts)
+        context.options = {"steering": {**study.settings, **run.options, **stability}}
+        found = run_evals(["steering"], context, resume=True, progress=progress)
+        outcome.failures += found.failures
+    outcome.finished = True
+    return outcome
+
+
+def sweep_of(scale: Scale) -> SweepConfig:
+    """Return the training of both groups in three seeds."""
+    if scale == "paper":
+        preset = weight_regularized_topk(k=PAPER_K)
+        size = {"d_in": preset.d_in, "d_sae": preset.d_sae}
+        groups = {name: fields(name, PAPER_K, **size) for name in ("none", "l2")}
+        return paper_sweep(preset, groups)
+    groups = small_groups()
+    return small_sweep(
+        {name: groups[name] for name in ("none", "l2")},
+        hook_name="blocks.4.hook_resid_post",
+        # the paper calls a latent dead after a fifth of its tokens
+        dead_feature_window=60,
+    )
+
+
+def _train(study: SteeringStudy, folder: Path) -> bool:
+    """Train the SAEs; return False if it was interrupted."""
+    result = run_sweep(sweep_of(study.scale), folder, name=f"steering-{study.scale}")
+    return result.release is not None
+
+
+def _subjects(name: str, study: SteeringStudy) -> list[Subject]:
+    subjects = subjects_of(name, group_by=study.group_by)
+    groups = {subject.group for subject in subjects}
+    for wanted in (study.group, study.baseline):
+        if wanted not in groups:
+            raise InputError(
+                f"Release {open_release(name).name!r} has no group {wanted!r}; it has "
+                f"{', '.join(map(repr, sorted(groups)))}. Name the groups to compare."
+            )
+    return [
+        subject
+        for subject in subjects
+        if subject.group in (study.group, study.baseline)
+    ]
+
+
+def _stability(
+    study: SteeringStudy,
+    subjects: Sequence[Subject],
+    out: Path,
+    shared: ModelCache,
+    artifacts: Path | None,
+    progress: Progress,
+    outcome: SteeringOutcome,
+) -> dict[str, str]:
+    """Measure which latents other seeds share; return the option that names the results."""
+    seeds = {
+        group: {s.seed for s in subjects if s.group == group}
+        for group in (study.group, study.baseline)
+    }
+    if any(len(found) < 2 or None in found for found in seeds.values()):
+        progress("A group has a single seed: stability is not measured.")
+        return {}
+    folder = out / "results" / "stability"
+    context = _context(study, list(subjects), folder, shared, artifacts)
+    context.options = {"cross_seed": {"reconstruction_shares": False}}
+    found = run_evals(["cross_seed"], context, resume=True, progress=progress)
+    outcome.failures += found.failures
+    return {} if found.failures else {"stability": str(folder)}
+
+
+def _context(
+    study: SteeringStudy,
+    subjects: list[Subject],
+    out: Path,
+    shared: ModelCache,
+    artifacts: Path | None,
+) -> RunContext:
+    paper = study.scale == "paper"
+    return RunContext(
+        subjects=subjects,
+        out=out,
+        corpus=study.corpus or ("monology/pile-uncopyrighted" if paper else "embedded"),
+        heldout_tokens=study.heldout_tokens,
+        dtype=study.dtype,
+        device=device() if paper else "cpu",
+        data="hub" if paper else "embedded",
+        artifacts=artifacts or default_artifacts(),
+        models=shared,
+    )

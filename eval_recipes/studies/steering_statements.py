@@ -1,0 +1,126 @@
+"""What held of the steering study, said from intervals and p-values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from eval_recipes.report import digits
+from eval_recipes.statistics import Interval
+from eval_recipes.steering.compare import GroupDifference, GroupRates
+from eval_recipes.steering.figures import Links
+from eval_recipes.steering.group_tests import PValue
+from eval_recipes.steering.logistic import Coefficient, LogisticFit
+from eval_recipes.studies.steering_runs import SteeringStudy
+from eval_recipes.studies.verdicts import Claim, judge
+
+
+def statements(
+    study: SteeringStudy,
+    rates: Sequence[GroupRates],
+    against: GroupDifference,
+    pooled: Links,
+) -> list[str]:
+    """Say what held, computed from intervals and p-values alone."""
+    return [
+        *_success(study, against),
+        *_controls(study, rates),
+        _interaction(study, against),
+        stability_sentence(pooled),
+    ]
+
+
+def _success(study: SteeringStudy, against: GroupDifference) -> Iterator[str]:
+    claim = Claim(
+        figure="success",
+        group=study.group,
+        other=study.baseline,
+        direction="higher",
+        source="paper",
+    )
+    tests = against.tests
+    odds = tests.odds_ratio.coefficients.get("group")
+    shown = "none" if odds is None else f"{digits(odds.value)} {_ends(odds)}"
+    yield (
+        f"{judge(claim, tests.difference).sentence} Chi-square (takes texts for independent) "
+        f"{_p(tests.chi_square)}; whole latents permuted {_p(tests.permutation)}; log odds ratio "
+        f"clustered by latent {shown}."
+    )
+    if tests.over_seeds is not None:
+        yield f"With seeds as replicates: {judge(claim, tests.over_seeds).sentence}"
+
+
+def _controls(study: SteeringStudy, rates: Sequence[GroupRates]) -> Iterator[str]:
+    for name, found in zip((study.baseline, study.group), rates, strict=True):
+        for figure, control in (
+            (found.rates.over_unsteered, "unsteered texts"),
+            (found.rates.over_random, "random directions"),
+        ):
+            claim = Claim(
+                figure=f"success of {name}",
+                group="its latents",
+                other=control,
+                direction="higher",
+            )
+            yield judge(claim, figure).sentence
+
+
+def _interaction(study: SteeringStudy, against: GroupDifference) -> str:
+    fit = against.interaction
+    claim = Claim(
+        figure="slope of success on interp score",
+        group=study.group,
+        other=study.baseline,
+        direction="higher",
+        source="paper",
+    )
+    found = None if fit is None else interval_of(fit, "score:group")
+    reason = f" ({fit.reason})" if fit is not None and fit.reason else ""
+    return judge(claim, found).sentence + reason
+
+
+def stability_sentence(pooled: Links) -> str:
+    link = pooled.stability
+    if link is None:
+        return "Not measured here: whether stability predicts success."
+    found = interval_of(link.alone, "stability")
+    if found is None:
+        return f"Not decided here: whether stability predicts success ({link.alone.reason})."
+    adjusted = interval_of(link.adjusted, "stability") if link.adjusted else None
+    outcome = (
+        "Held here: more stable latents steer better"
+        if (found.low or 0) > 0
+        else "The opposite held here: more stable latents steer worse"
+        if (found.high or 0) < 0
+        else "Not decided here: whether more stable latents steer better"
+    )
+    return (
+        f"{outcome} (log odds for stability 1 against 0, both groups: {cell(found)}, "
+        f"{found.n} latents; with interp score in the fit: {cell(adjusted)})."
+    )
+
+
+def interval_of(fit: LogisticFit, name: str) -> Interval | None:
+    """Return a coefficient with its clustered interval; None if there is no fit."""
+    found = fit.coefficients.get(name)
+    if found is None:
+        return None
+    return Interval(found.value, found.low, found.high, fit.n_latents)
+
+
+def cell(figure: Interval | None) -> str:
+    """Return a figure and its interval in few characters."""
+    if figure is None:
+        return "-"
+    if figure.low is None or figure.high is None:
+        return digits(figure.value)
+    return f"{digits(figure.value)} [{digits(figure.low)}, {digits(figure.high)}]"
+
+
+def _ends(found: Coefficient) -> str:
+    return f"[{digits(found.low)}, {digits(found.high)}]"
+
+
+def _p(test: PValue) -> str:
+    return (
+        f"none ({test.reason})" if test.p_value is None else f"p = {test.p_value:.2g}"
+    )
