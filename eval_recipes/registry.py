@@ -118,6 +118,12 @@ _ENTRIES = (
         f"{_SAEBENCH}.meta_structure",
         reads_model=False,
     ),
+    Recipe(
+        "vocabulary",
+        "how near decoder rows lie to the model's token embeddings, beside random rows",
+        "eval_recipes.vocabulary.main",
+        reads_model=False,
+    ),
 )
 
 RECIPES = MappingProxyType({recipe.name: recipe for recipe in _ENTRIES})

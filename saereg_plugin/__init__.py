@@ -25,6 +25,7 @@ from saereg_plugin.checking import check
 from saereg_plugin.checkpoints import regularize_checkpoint
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
+from saereg_plugin.linking import link_saes
 from saereg_plugin.mechanics import (
     ActivationRateScaling,
     DeadLatentResampling,
@@ -107,6 +108,7 @@ __all__ = [
     "WeightPenalty",
     "check",
     "corpora",
+    "link_saes",
     "models",
     "register_architecture",
     "register_mechanic",

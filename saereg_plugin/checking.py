@@ -17,6 +17,7 @@ from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable
 from saereg_plugin.hook_shapes import hook_shape
+from saereg_plugin.regularizers import MutualFeatures, VocabularyAnchor
 
 UNPROBED_CLASSES = ("HookedMamba",)
 """Models that SAELens can load and whose hooks are not known without their weights."""
@@ -40,8 +41,11 @@ def check(
             check_sae(sae)
             head = cfg.hook_head_indices_per_sae[name]
             check_hook(cfg, cfg.hook_names_per_sae[name], sae.d_in, head)
+            check_anchors(cfg, sae)
     else:
         check_sae(cfg.sae)
+        check_anchors(cfg, cfg.sae)
+        check_alone(cfg.sae)
         check_hook(cfg, cfg.hook_name, cfg.sae.d_in, cfg.hook_head_index)
         check_starting_point(cfg)
     if cfg.training_tokens < cfg.train_batch_size_tokens:
@@ -83,6 +87,31 @@ def check_hook(
         raise InputError(
             f"d_in={d_in} does not fit {hook_name!r} of model {cfg.model_name!r}, which has "
             f"{width} dimensions. Set d_in={width}."
+        )
+
+
+def check_anchors(
+    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
+    sae: TrainingSAEConfig,
+) -> None:
+    """Refuse a vocabulary anchor whose token embeddings cannot be had or do not fit."""
+    for regularizer in getattr(sae, "regularizers", ()):
+        if isinstance(regularizer, VocabularyAnchor):
+            regularizer.check_model(
+                cfg.model_name, sae.d_in, model_class_name=cfg.model_class_name
+            )
+
+
+def check_alone(sae: TrainingSAEConfig) -> None:
+    """Refuse mutual_features for an SAE that is trained by itself."""
+    if any(
+        isinstance(regularizer, MutualFeatures)
+        for regularizer in getattr(sae, "regularizers", ())
+    ):
+        raise InputError(
+            "mutual_features links SAEs that are trained side by side, and this run trains one. "
+            "Use MultiSAETrainingRunner(cfg, override_saes=saereg_plugin.link_saes(saes)), or "
+            "'saereg-bench train' with two seeds or more."
         )
 
 

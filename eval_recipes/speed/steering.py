@@ -63,7 +63,7 @@ def steering_rows(
     The reference is ours in the dtype that the device is fastest in; peers run in float32,
     and the plain loop in the fast dtype, too.
     """
-    folder = models.ensure(MODEL)
+    folder = models.ensure(MODEL) or MODEL
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     prompts = encode_prompts(tokenizer, PUBLISHED_PROMPTS, prepend_bos=True)
     calls: dict[str, Callable[[], object]] = {}

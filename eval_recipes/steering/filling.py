@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -79,13 +80,16 @@ def nothing() -> dict[str, Any]:
 
 
 def readable(value: Any) -> Any:
-    """Return dataclasses and intervals as nested dicts, fields by name."""
-    if isinstance(value, Interval):
-        return value._asdict()
+    """Return dataclasses and named tuples, such as intervals, as nested dicts."""
     if is_dataclass(value):
         return {
             item.name: readable(getattr(value, item.name)) for item in fields(value)
         }
+    as_dict: Any = getattr(value, "_asdict", None)
+    if as_dict is not None:
+        return readable(as_dict())
+    if isinstance(value, Mapping):
+        return {str(name): readable(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [readable(item) for item in value]
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,10 @@ def encoded(
     return tokens, mask
 
 
+class _Reached(Exception):
+    """The hook was reached, so the model may stop."""
+
+
 @torch.no_grad()
 def residuals(
     model: LanguageModel,
@@ -137,10 +142,11 @@ def residuals(
 
         def keep(residual: Tensor) -> Tensor:
             kept.append(residual.float().cpu())
-            return residual
+            raise _Reached
 
         device = model.backend.device
-        with model.backend.intervene(hook_name, keep):
+        # the layers behind the hook, most of the work, are left out
+        with model.backend.intervene(hook_name, keep), suppress(_Reached):
             model.backend.read(tokens.to(device), mask.to(device))
         yield kept[0], mask.bool() & ~torch.isin(tokens, special)
 

@@ -91,8 +91,10 @@ def sweep_of(scale: Scale) -> SweepConfig:
     """Return the training of both groups in three seeds."""
     if scale == "paper":
         preset = weight_regularized_topk(k=PAPER_K)
-        size = {"d_in": preset.d_in, "d_sae": preset.d_sae}
-        groups = {name: fields(name, PAPER_K, **size) for name in ("none", "l2")}
+        groups = {
+            name: fields(name, PAPER_K, d_in=preset.d_in, d_sae=preset.d_sae)
+            for name in ("none", "l2")
+        }
         return paper_sweep(preset, groups)
     groups = small_groups()
     return small_sweep(

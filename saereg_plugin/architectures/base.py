@@ -214,11 +214,12 @@ def build_components(cfg: RegularizedConfigMixin) -> list[Component]:
     components: list[Component] = []
     if cfg.max_norm_multiple is not None:
         components.append(NormMask(label="norm_mask", multiple=cfg.max_norm_multiple))
-    if cfg.b_dec_init != "zero":
-        components.append(BDecFromFirstBatch(label="b_dec_init", method=cfg.b_dec_init))
     for number, (label, regularizer) in enumerate(cfg.labelled_regularizers().items()):
         seed = _seed(base_seed, number)
         components.append(regularizer.build(cfg, label=label, seed=seed))
+    if cfg.b_dec_init != "zero":
+        # after those that leave rows out of the batch
+        components.append(BDecFromFirstBatch(label="b_dec_init", method=cfg.b_dec_init))
     ordered: list[tuple[int, Component]] = []
     for mechanic in cfg.mechanics:
         # by name: the seed must not depend on the order in the list

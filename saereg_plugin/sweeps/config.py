@@ -18,7 +18,9 @@ from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import read_yaml
 from saereg_plugin.hook_shapes import hook_shape
+from saereg_plugin.linking import require_peers
 from saereg_plugin.registration import training_classes
+from saereg_plugin.regularizers import VocabularyAnchor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,9 @@ class SweepConfig:
     """Leave out special tokens: position 0 alone can hold over a third of the variance."""
     prepend_bos: bool = True
     """Begin each context with the BOS token."""
+    disable_concat_sequences: bool = False
+    """Take each context from one document (shorter ones are dropped) instead of filling it
+    with several."""
     llm_dtype: str = "auto"
     """Data type of the language model; "auto" is bfloat16 where the hardware has it, else
     float32. A folder records what it became, and a resumed run keeps to that."""
@@ -165,9 +170,10 @@ class SweepConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
         values = dataclasses.asdict(self)
-        # Folders of earlier versions do not have it, and go on.
-        if not values["matched_to"]:
-            del values["matched_to"]
+        # Folders of earlier versions do not have these, and go on.
+        for name in ("matched_to", "disable_concat_sequences"):
+            if not values[name]:
+                del values[name]
         return values
 
 
@@ -230,6 +236,14 @@ def expand(sweep: SweepConfig) -> list[Member]:
         for seed in sweep.seeds:
             cfg = sae_config(fields, seed=seed, group=name)
             members.append(Member(f"{name}-seed{seed}", name, seed, cfg))
+    require_peers((member.group, member.cfg) for member in members)
+    for regularizer in {
+        regularizer
+        for member in members
+        for regularizer in getattr(member.cfg, "regularizers", ())
+        if isinstance(regularizer, VocabularyAnchor)
+    }:
+        regularizer.check_model(sweep.model, d_in)
     return members
 
 

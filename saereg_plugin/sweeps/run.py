@@ -32,6 +32,7 @@ from saereg_plugin.sweeps.config import Member, SweepConfig, expand
 from saereg_plugin.sweeps.interruption import StopFlag, stop_on_signal
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import SweepTrainer
+from saereg_plugin.vocabulary_table import write_vocabulary_alignment
 
 SWEEP_FILE = "sweep.json"
 
@@ -162,10 +163,12 @@ def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
         return
     wanted = json.loads(json.dumps(sweep.to_dict()))
     found = json.loads(path.read_text(encoding="utf-8"))
-    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
+    differing = sorted(
+        key for key in {*wanted, *found} if wanted.get(key) != found.get(key)
+    )
     if differing:
         shown = "; ".join(
-            f"{key} is {found.get(key)!r} there, {wanted[key]!r} here"
+            f"{key} is {found.get(key)!r} there, {wanted.get(key)!r} here"
             for key in differing
         )
         raise InputError(
@@ -184,6 +187,9 @@ def save_release(
         for sae_id, sae_trainer in trainer.trainers.items()
     ]
     sweep = trainer.sweep
+    alignment = write_vocabulary_alignment(
+        {name: trained.sae for name, trained in trainer.trainers.items()}, folder
+    )
     release = Release(
         name=name,
         model=sweep.model,
@@ -204,6 +210,7 @@ def save_release(
             "stopped": [str(stopped) for stopped in trainer.stopped],
             "sweep": json.loads(json.dumps(sweep.to_dict())),
             **({"matched_to": dict(sweep.matched_to)} if sweep.matched_to else {}),
+            **({"vocabulary_alignment": alignment} if alignment else {}),
         },
     )
     write_text(folder / "README.md", model_card(release))

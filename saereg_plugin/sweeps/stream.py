@@ -160,6 +160,7 @@ def open_store(
             store_batch_size_prompts=sweep.prompts_per_pass,
             train_batch_size_tokens=sweep.batch_size,
             prepend_bos=sweep.prepend_bos,
+            disable_concat_sequences=sweep.disable_concat_sequences,
             device=sweep.device,
             dataset_trust_remote_code=False,
         )

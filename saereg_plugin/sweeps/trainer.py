@@ -17,6 +17,7 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
 from saereg_plugin.files import atomic_path
+from saereg_plugin.linking import link_groups, unlink
 from saereg_plugin.registration import training_classes
 from saereg_plugin.sweeps.config import Member, SweepConfig
 from saereg_plugin.sweeps.interruption import StopFlag
@@ -79,6 +80,10 @@ class SweepTrainer:
             },
             hook_names={member.sae_id: self.sweep.hook_name for member in self.members},
             data_provider=iter(()),
+        )
+        link_groups(
+            self._trainer.saes,
+            {member.sae_id: member.group for member in self.members},
         )
         self._gradient_norms = {
             name: GradientNorm(trainer.sae) for name, trainer in self.trainers.items()
@@ -177,6 +182,8 @@ class SweepTrainer:
             return False
         state = torch.load(folder / _STREAM, weights_only=True)
         self.stopped = [Stopped(**stopped) for stopped in state["stopped"]]
+        for stopped in self.stopped:
+            unlink(self._trainer.saes[stopped.sae_id])
         for name, trainer in self.trainers.items():
             trainer.load_trainer_state(folder / name)
             trainer.sae.load_weights_from_checkpoint(folder / name)
@@ -251,6 +258,7 @@ class SweepTrainer:
                 shutil.copytree(last_good, temporary)
         stopped = Stopped(name, step, loss, self._checkpoint_step)
         self.stopped.append(stopped)
+        unlink(self._trainer.saes[name])
         append_record(
             self._record_file(name),
             {"step": step, "event": "stopped", "reason": str(stopped)},
@@ -275,7 +283,7 @@ def build_sae(member: Member, sweep: SweepConfig) -> TrainingSAE[Any]:
         "prepend_bos": sweep.prepend_bos,
         "exclude_special_tokens": sweep.exclude_special_tokens,
         "sequence_separator_token": "bos",
-        "disable_concat_sequences": False,
+        "disable_concat_sequences": sweep.disable_concat_sequences,
     }.items():
         sae.cfg.metadata[key] = value
     return sae

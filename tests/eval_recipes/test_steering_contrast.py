@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval_recipes.steering.arms import Trial
+from eval_recipes.steering.arms import Arm, Trial
 from eval_recipes.steering.contrast import (
     NO_VARIANCE,
     PERFECT,
@@ -134,10 +134,11 @@ def test_a_report_has_every_strength_and_its_control() -> None:
     def text(words: str) -> Continuation:
         return Continuation((1,), words)
 
+    arms: dict[Arm, str] = {"steered": "the sea", "random": "the law"}
     trials = [
         Trial(arm, 1, 0, repeat, amount, amount, text("the law"), text(other))
         for amount in (5.0, 9.0)
-        for arm, other in (("steered", "the sea"), ("random", "the law"))
+        for arm, other in arms.items()
         for repeat in range(3)
     ]
     found = contrast_report(trials, best, probe, (16, 16), (9.0, 5.0), seed=0)

@@ -101,7 +101,7 @@ def texts(
     model: HookedTransformer, backend: Backend, prompts: list[Prompt]
 ) -> dict[str, list[Continuation]]:
     """By kind and sample, a text for each prompt: planted, random and unsteered."""
-    token = model.to_single_token(f" {WORD}")
+    token = int(model.to_single_token(f" {WORD}"))
     planted = model.W_U[:, token].detach()
     vectors = torch.stack(
         [planted / planted.norm(), random_directions(1, 576, seed=1)[0]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
@@ -25,8 +24,7 @@ from eval_recipes.resume import result_keys, subject_hashes, todo
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.compare import difference, group_rates, read_groups
 from eval_recipes.steering.figures import rates
-from eval_recipes.steering.main import check, determinants, run
-from eval_recipes.steering.output import json_schema
+from eval_recipes.steering.main import determinants, run
 from eval_recipes.steering.plots import plot_steering
 from eval_recipes.steering.prompts import PUBLISHED_PROMPTS
 from eval_recipes.steering.texts import COLUMNS, read_texts, texts_path
@@ -40,6 +38,8 @@ SCHEMA = json.loads(
     .joinpath("eval_output_schema_steering.json")
     .read_text()
 )
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe("steering", "", "eval_recipes.steering.main")
 OPTIONS: dict[str, Any] = {
     "n_latents": 6,
@@ -75,7 +75,7 @@ def make(
             subjects=subjects[:n],
             out=out,
             artifacts=folder / "artifacts",
-            options={"steering": {**OPTIONS, "backend": "hooked", **options}},
+            options={"steering": {**OPTIONS, **options}},
             models=models,
         )
 
@@ -98,7 +98,6 @@ def result(context: RunContext, sae_id: str = "s0") -> Path:
 def test_a_result_is_in_saebenchs_format(done: RunContext) -> None:
     record = json.loads(result(done).read_text())
     jsonschema.validate(record, SCHEMA)
-    assert json.dumps(SCHEMA, indent=2) + "\n" == json_schema()
     metrics = record["eval_result_metrics"]
     judged = metrics["log_probability"]
     assert judged["pairs"] + judged["pairs_without_verdict"] == 18
@@ -168,10 +167,11 @@ def test_the_same_run_gives_the_same_result(
     # no text was written again
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert sorted((done.artifacts / "steering_texts").rglob("texts.parquet")) == kept
-    # a damaged one is
-    kept[0].write_bytes(b"cut short")
+    # a damaged one is; the other SAE's stays as it is
+    for path in kept:
+        path.write_bytes(b"cut short")
     assert run(replace(again, out=tmp_path / "more")) == []
-    assert kept[0].stat().st_size > 1000
+    assert sum(path.stat().st_size > 1000 for path in kept) == 1
 
 
 def test_strength_zero_changes_no_text(make: Make, tmp_path: Path) -> None:
@@ -191,16 +191,20 @@ def test_strength_zero_changes_no_text(make: Make, tmp_path: Path) -> None:
 
 
 def test_plain_transformers_write_the_same_texts(make: Make, tmp_path: Path) -> None:
-    context = make(
-        tmp_path, backend="auto", amounts=[40.0], n_latents=2, unsteered_samples=12
-    )
+    context = make(tmp_path, amounts=[40.0], n_latents=2, unsteered_samples=12)
     assert run(context) == []
-    other = make(tmp_path / "hooked", amounts=[40.0], n_latents=2, unsteered_samples=12)
+    other = make(
+        tmp_path / "hooked",
+        backend="hooked",
+        amounts=[40.0],
+        n_latents=2,
+        unsteered_samples=12,
+    )
     assert run(other) == []
     plain, hooked = (read_texts(result(one)) for one in (context, other))
-    sure = (plain["near_ties"] == 0) & (hooked["near_ties"] == 0)
+    sure: Any = (plain["near_ties"] == 0) & (hooked["near_ties"] == 0)
     assert sure.mean() > 0.8
-    assert (plain["text"] == hooked["text"])[sure].all()
+    assert plain.loc[sure, "text"].tolist() == hooked.loc[sure, "text"].tolist()
     assert np.allclose(plain["perplexity"][sure], hooked["perplexity"][sure], rtol=1e-3)
     kinds = [
         read_result(result(one))["eval_result_unstructured"]["backend"]
@@ -213,7 +217,7 @@ def test_greedy_texts_have_sampled_controls(make: Make, tmp_path: Path) -> None:
     context = make(tmp_path, greedy=True, amounts=[40.0], n_latents=3)
     assert run(context) == []
     texts = read_texts(result(context))
-    assert texts.groupby("prompt")["original"].nunique().eq(1).all()
+    assert texts.groupby("prompt")["original"].nunique().tolist() == [1, 1, 1]
     unsteered = texts.loc[texts["arm"] == "unsteered"]
     assert (unsteered["text"] != unsteered["original"]).mean() > 0.8
 
@@ -225,9 +229,6 @@ def test_strength_in_median_norms(make: Make, tmp_path: Path) -> None:
     assert strength["ratio"] == pytest.approx(0.25)
     assert strength["strength"] == pytest.approx(0.25 * strength["norm"])
     assert strength["norm_ci_low"] < strength["norm"] < strength["norm_ci_high"]
-    assert math.isclose(strength["norm"], 89, rel_tol=0.2) or HOOK_NAME != (
-        "blocks.4.hook_resid_post"
-    )
 
 
 def test_a_resumed_run_keeps_what_is_current(done: RunContext, make: Make) -> None:
@@ -293,22 +294,3 @@ def test_paid_replies_are_not_asked_again(
         assert metrics["threshold"] is None and metrics["pairs"] == 9
         assert metrics["unsteered"] is not None and metrics["random"] is not None
         assert KEY not in result(context).read_text()
-
-
-def test_what_cannot_work_is_refused_first(make: Make, tmp_path: Path) -> None:
-    cases: dict[str, tuple[dict[str, Any], str]] = {
-        "unknown": ({"amount": 5}, "Did you mean 'amounts'"),
-        "id": ({"latents": [0, 256]}, r"Latents \[256\] were asked for"),
-        "twice": ({"latents": [1, 1]}, "different ids"),
-        "sets": ({"select": "contrast"}, "the two files"),
-        "result": ({"explanations": str(tmp_path)}, "has 0 results of autointerp"),
-        "stable": ({"select": "stable"}, "'stability'"),
-        "table": ({"stability": str(tmp_path)}, "has 0 results of cross_seed"),
-        "mode": ({"strength_mode": "big"}, "strength_mode = 'big'"),
-        "amounts": ({"amounts": []}, "amounts"),
-        "key": ({"judges": ["chat"]}, KEY_VARIABLE),
-        "file": ({"select": "contrast", "contrast": ["a", "b"]}, "cannot be read"),
-    }
-    for options, message in cases.values():
-        with pytest.raises(InputError, match=message):
-            check(make(tmp_path, **options))
