@@ -24,12 +24,11 @@ from saereg_plugin.metrics.geometry import (
 from saereg_plugin.metrics.matching import (
     SHARED_THRESHOLD,
     Matching,
-    SharedLatents,
     hungarian,
     match_many,
     match_rows,
-    shared_latents,
 )
+from saereg_plugin.metrics.shared import SharedLatents, shared_latents
 from saereg_plugin.metrics.similarity import (
     PAIRED_THRESHOLD,
     MaxCosine,
