@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saereg_plugin.metrics.consistency import shared_mask, with_latent_ids
-from saereg_plugin.metrics.matching import SHARED_THRESHOLD, match_many
+from saereg_plugin.metrics.consistency import shared_mask
+from saereg_plugin.metrics.many import match_many
+from saereg_plugin.metrics.matching import SHARED_THRESHOLD, with_latent_ids
 
 
 class SharedLatents(NamedTuple):
