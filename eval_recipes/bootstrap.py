@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eval_recipes.interval import Interval, percentile_interval
 
 Array = NDArray[np.float64]
 
@@ -24,28 +25,20 @@ def resampled_weights(n: int, *, resamples: int, seed: int) -> Iterator[Array]:
         yield generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
 
 
-class Estimate(NamedTuple):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 def bootstrap(
     statistic: Callable[[Array], Array],
     n: int,
     *,
     resamples: int = N_RESAMPLES,
     seed: int,
-) -> Estimate:
+) -> Interval:
     """
     Return a statistic of ``n`` contexts with its percentile bootstrap interval.
 
-    ``statistic`` maps weights of shape (weightings, n) to (weightings,).
+    ``statistic`` maps weights of shape (weightings, n) to (weightings,). There is no
+    interval, but a reason, where a resample has no value.
     """
     draws = np.concatenate(
         [statistic(w) for w in resampled_weights(n, resamples=resamples, seed=seed)]
     )
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(float(statistic(np.ones((1, n)))[0]), float(low), float(high))
+    return percentile_interval(float(statistic(np.ones((1, n)))[0]), draws, n)

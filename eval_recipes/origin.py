@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from saereg_plugin.registration import REGULARIZERS
+from saereg_plugin.regularizers import acts
 
 _PREFIX = "regularized_"
 # Spellings of SAEBench's and dictionary_learning's files, and SAELens' own.
@@ -77,7 +78,7 @@ def penalty(cfg: Any) -> str | None:
         given = cfg.get("regularizers")
     if given is None:
         return "none" if metadata.get("training_architecture") else None
-    parts = [_regularizer(item) for item in given if _acts(item)]
+    parts = [_regularizer(item) for item in given if acts(item)]
     return " + ".join(parts) or "none"
 
 
@@ -89,15 +90,6 @@ def _metadata(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
 def _trainer(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     trainer = cfg.get("trainer")
     return trainer if isinstance(trainer, Mapping) else {}
-
-
-def _acts(item: Any) -> bool:
-    """Whether a regulariser had any weight at any step."""
-    if not isinstance(item, Mapping):
-        return False
-    schedule = item.get("schedule")
-    final = schedule.get("final_coefficient") if isinstance(schedule, Mapping) else 0
-    return bool(item.get("coefficient") or final)
 
 
 def _regularizer(item: Mapping[str, Any]) -> str:

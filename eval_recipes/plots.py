@@ -16,8 +16,7 @@ from eval_recipes.pareto import KIND, kind_label, points
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_text
 
-# Colours that stay apart for most colour-blind readers (Okabe and Ito).
-_COLOURS = (
+COLOURS = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -27,6 +26,8 @@ _COLOURS = (
     "#000000",
     "#999999",
 )
+"""Colours that stay apart for most colour-blind readers (Okabe and Ito)."""
+
 _MARKERS = "osD^vPX*"
 _COLUMNS = 2
 
@@ -161,7 +162,7 @@ def _by_kind(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _style(index: int) -> tuple[str, int]:
-    return _COLOURS[index % len(_COLOURS)], index % len(_MARKERS)
+    return COLOURS[index % len(COLOURS)], index % len(_MARKERS)
 
 
 def _bars(rows: pd.DataFrame) -> tuple[list[float], list[float]] | None:

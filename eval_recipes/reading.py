@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eval_recipes.report import GroupDifference, digits
+from eval_recipes.differences import GroupDifference
+from eval_recipes.report import digits, listed, over
 
 _SENTENCES = {
     "shared": "share of latents that two seeds have in common",
@@ -26,7 +27,8 @@ def read_differences(
     """
     Return one sentence for each headline difference of ``group`` minus ``other``.
 
-    A difference counts only if its interval leaves 0 out.
+    A difference counts only if its interval is over seeds or pairs of seeds and leaves 0
+    out. Without such an interval every pair's difference is told, and no verdict.
     """
     oriented = [
         item if item.group == group else item.reversed()
@@ -57,9 +59,13 @@ def read_differences(
 def _sentence(words: str, item: GroupDifference, *, group: str, other: str) -> str:
     if item.ci_low is None or item.ci_high is None:
         return f"The {words}: no interval (n = {item.n}), so {group} and {other} are not distinguishable."
-    interval = (
-        f"95 % interval {digits(item.ci_low)} to {digits(item.ci_high)}, n = {item.n}"
-    )
+    interval = f"95 % interval {digits(item.ci_low)} to {digits(item.ci_high)} over {over(item)}"
+    if not item.decidable:
+        pairs = f"; pair by pair {listed(item)}" if item.values else ""
+        return (
+            f"The {words}: {group} minus {other} is {digits(item.difference)}{pairs} ({interval}). "
+            "These are too few seeds for a verdict: an interval over latents says nothing about other seeds."
+        )
     if not item.distinguishable:
         return (
             f"The {words} is not distinguishable between {group} and {other} "

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from eval_recipes.results import read_result, result_files
+from eval_recipes.differences import GroupDifference
 from eval_recipes.statistics import seed_interval
 
 HEADLINES: dict[tuple[str, str], str] = {
@@ -40,38 +39,6 @@ HEADLINE_DIFFERENCES = (
     "alive",
 )
 """Differences between groups that the table shows; the result files hold all."""
-
-
-@dataclass(frozen=True)
-class GroupDifference:
-    """``difference`` is ``group`` minus ``other``; its 95 % interval may be missing."""
-
-    metric: str
-    group: str
-    other: str
-    difference: float
-    ci_low: float | None
-    ci_high: float | None
-    n: int | None
-
-    def reversed(self) -> GroupDifference:
-        """Return ``other`` minus ``group``."""
-        return GroupDifference(
-            metric=self.metric,
-            group=self.other,
-            other=self.group,
-            difference=-self.difference,
-            ci_low=None if self.ci_high is None else -self.ci_high,
-            ci_high=None if self.ci_low is None else -self.ci_low,
-            n=self.n,
-        )
-
-    @property
-    def distinguishable(self) -> bool:
-        """Whether there is an interval and zero lies outside it."""
-        if self.ci_low is None or self.ci_high is None:
-            return False
-        return self.ci_low > 0 or self.ci_high < 0
 
 
 @dataclass(frozen=True)
@@ -108,46 +75,6 @@ def digits(value: float) -> str:
     return f"{value:.3f}".replace("0.", ".", 1)
 
 
-def load_group_differences(
-    folder: Path, releases: Collection[str] | None = None
-) -> list[GroupDifference]:
-    """
-    Return the differences between groups that results below ``folder`` carry.
-
-    ``releases`` restricts them to results of these releases.
-
-    Every result of a group repeats them, and the other group's results hold them
-    with the opposite sign: each is returned once, as it was found first.
-
-    Raises:
-        InputError: if a result file is broken.
-    """
-    found: dict[tuple[str, frozenset[str]], GroupDifference] = {}
-    for path in result_files(folder):
-        record = read_result(path)
-        extra: Any = record.get("eval_result_unstructured")
-        release = record.get("sae_lens_release_id")
-        if isinstance(extra, dict) and (releases is None or release in releases):
-            own = extra.get("saereg", {}).get("group")
-            for item in extra.get("group_differences") or []:
-                difference = _difference(item, own)
-                pair = frozenset((difference.group, difference.other))
-                found.setdefault((difference.metric, pair), difference)
-    return list(found.values())
-
-
-def _difference(item: dict[str, Any], group: str) -> GroupDifference:
-    return GroupDifference(
-        metric=item["metric"],
-        group=group,
-        other=item["other_group"],
-        difference=item["difference"],
-        ci_low=item.get("ci_low"),
-        ci_high=item.get("ci_high"),
-        n=item.get("n"),
-    )
-
-
 def headline_metrics(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """Return the headlines a frame has, or its first metrics if it has none."""
     present = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
@@ -168,9 +95,9 @@ def group_figure(rows: pd.DataFrame, key: tuple[str, str]) -> Figure | None:
     that one is taken: pairs of seeds are not independent, and it accounts for it.
     """
     own = _select(rows, (key[0], f"group/{key[1].rsplit('/', 1)[-1]}"))
-    own = own.loc[own["value"].notna()]
     if len(own):
-        return _own_figure(own)
+        own = own.loc[own["value"].notna()]
+        return _own_figure(own) if len(own) else None
     values = _select(rows, key)["value"].dropna()
     if values.empty:
         return None
@@ -218,7 +145,11 @@ def sae_table(frame: pd.DataFrame) -> Table:
 def group_table(frame: pd.DataFrame) -> Table:
     """Return a table with one row a group: the mean over its SAEs, its interval."""
     keys = headline_metrics(frame)
-    table = _table("Groups: mean \\[95 % interval over seeds]", ["group", "SAEs"], keys)
+    table = _table(
+        "Groups: mean \\[95 % interval over seeds or, from five seeds on, their pairs]",
+        ["group", "SAEs"],
+        keys,
+    )
     by_group = frame.groupby(["release", "group"], dropna=False, sort=True)
     for _, rows in by_group:
         group = rows["group"].iloc[0]
@@ -230,14 +161,20 @@ def group_table(frame: pd.DataFrame) -> Table:
 
 
 def difference_table(differences: Iterable[GroupDifference]) -> Table:
-    """Return a table of the differences between groups, each with its verdict."""
+    """
+    Return a table of the differences between groups, each with its verdict.
+
+    Where the interval says nothing about other seeds there is none: each pair of seeds is
+    listed instead.
+    """
     table = Table(
         title="Differences \\[95 % interval]",
         title_justify="left",
         box=None,
         pad_edge=False,
     )
-    for name in ("metric", "groups", "difference", "n", "verdict"):
+    table.add_column("metric", min_width=len("explained_variance"), overflow="fold")
+    for name in ("groups", "difference", "interval over", "verdict"):
         table.add_column(name, overflow="fold")
     for item in differences:
         if item.metric.rsplit("/", 1)[-1] not in HEADLINE_DIFFERENCES:
@@ -247,10 +184,30 @@ def difference_table(differences: Iterable[GroupDifference]) -> Table:
             item.metric.rsplit("/", 1)[-1],
             f"{_text(item.group)} - {_text(item.other)}",
             figure.text(),
-            _text(item.n),
-            "differs" if item.distinguishable else "not distinguishable",
+            over(item),
+            _verdict(item),
         )
     return table
+
+
+def over(item: GroupDifference) -> str:
+    """Return what an interval is over and of how many, or how many values there are."""
+    if item.n is None:
+        return "-"
+    return f"{item.n} {item.interval_over}" if item.interval_over else f"n = {item.n}"
+
+
+def listed(item: GroupDifference) -> str:
+    """Return the difference in every seed or pair of seeds, in their order."""
+    return ", ".join(digits(value) for _, value in item.values)
+
+
+def _verdict(item: GroupDifference) -> str:
+    if item.distinguishable:
+        return "differs"
+    if item.decidable or not item.has_interval:
+        return "not distinguishable"
+    return f"too few seeds; pairs: {listed(item)}" if item.values else "too few seeds"
 
 
 def _text(value: Any) -> str:

@@ -13,8 +13,8 @@ import pandas as pd
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
 from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.differences import GroupDifference, load_group_differences
 from eval_recipes.registry import Recipe, recipes
-from eval_recipes.report import GroupDifference, load_group_differences
 from eval_recipes.results import (
     check_unique_paths,
     keyed,

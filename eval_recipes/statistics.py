@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
+
+from eval_recipes.interval import (
+    NO_VARIATION,
+    Interval,
+    percentile_interval,
+    unseen,
+)
 
 BOOTSTRAP_CHUNK_ELEMENTS = 1 << 18
 """Values drawn at a time: few enough to stay in the processor's cache."""
@@ -20,32 +26,12 @@ FEW_LEVELS = 32
 SeedPair = tuple[int, int]
 """Two different seeds; (s, t) and (t, s) are the same pair."""
 
-NO_VARIATION = "all values are equal, so their spread cannot be estimated"
-
-
-class Interval(NamedTuple):
-    """An estimate and its confidence interval."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    """How many latents, seeds or seed pairs the estimate averages."""
-    reason: str | None = None
-    """Why there is no interval."""
-
-    @property
-    def distinguishable(self) -> bool:
-        """Whether the interval excludes 0; never so without an interval."""
-        if self.low is None or self.high is None:
-            return False
-        return self.low > 0 or self.high < 0
-
 
 def bootstrap_mean_interval(
     values: Sequence[ArrayLike],
     *,
     weights: Sequence[float] | None = None,
+    caps: Sequence[float] | None = None,
     n_resamples: int = 1000,
     seed: int,
     level: float = 0.95,
@@ -55,33 +41,60 @@ def bootstrap_mean_interval(
 
     The arrays are independent samples (say the latents of different SAEs): each
     is resampled on its own. ``n`` is the length of the first. The same arguments
-    give the same interval. A constant array (a share of 0 or 1) gives an interval
-    of width 0, which says nothing about rarer values than 1 in n.
+    give the same interval.
+
+    Resampling equal values (a share of 0 or 1) shows no spread at all. Where ``caps`` bound
+    the values, arrays of equal ones widen the interval by what ``unseen`` allows; without,
+    there is no interval if no array varies.
 
     Args:
         values: one or more arrays of finite numbers, [n_k] each, not empty.
         weights: one a array; 1 / number of arrays by default.
+        caps: one an array, whose values cannot leave [0, cap]; 1 for shares.
         n_resamples: bootstrap resamples.
         seed: seed of the resampling.
         level: coverage of the interval.
 
     >>> bootstrap_mean_interval([[1.0, 1.0], [3.0]], seed=0)[:4]
-    (2.0, 2.0, 2.0, 2)
+    (2.0, None, None, 2)
+    >>> [round(x, 4) for x in bootstrap_mean_interval([[0.0] * 10], caps=[1], seed=0)[:3]]
+    [0.0, 0.0, 0.3689]
     """
     arrays = [np.asarray(array, dtype=np.float64).ravel() for array in values]
     if not arrays or any(array.size == 0 for array in arrays):
         raise ValueError("expected one or more arrays, none of them empty")
     weighted = [1 / len(arrays)] * len(arrays) if weights is None else list(weights)
-    if len(weighted) != len(arrays):
-        raise ValueError(f"{len(weighted)} weights for {len(arrays)} arrays")
+    for given, name in ((weighted, "weights"), (caps, "caps")):
+        if given is not None and len(given) != len(arrays):
+            raise ValueError(f"{len(given)} {name} for {len(arrays)} arrays")
     generator = np.random.default_rng(seed)
-    value = 0.0
+    value, n = 0.0, arrays[0].size
     resampled = np.zeros(n_resamples)
     for array, weight in zip(arrays, weighted, strict=True):
         value += weight * float(array.mean())
         resampled += weight * _resampled_means(array, n_resamples, generator)
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), arrays[0].size)
+    constant = [array.min() == array.max() for array in arrays]
+    if all(constant) and caps is None:
+        return Interval(value, None, None, n, NO_VARIATION)
+    # All constant, the resamples are the value itself but for rounding.
+    interval = (
+        Interval(value, value, value, n)
+        if all(constant)
+        else percentile_interval(value, resampled, n, level=level)
+    )
+    if caps is None or interval.low is None or interval.high is None:
+        return interval
+    below, above = unseen(
+        [
+            (weight, float(array[0]), cap, array.size)
+            for array, weight, cap, same in zip(
+                arrays, weighted, caps, constant, strict=True
+            )
+            if same
+        ],
+        level=level,
+    )
+    return interval._replace(low=interval.low - below, high=interval.high + above)
 
 
 def _resampled_means(

@@ -19,9 +19,9 @@ def speed(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="training, memory, variants, growth, streams, matching, evaluations (half an "
-            "hour) or matching-large (quarter of an hour); repeat for several; without any all "
-            "but the last two."
+            help="training, memory, variants, growth, streams; and by name only: evaluations "
+            "(half an hour), matching (half an hour), matching-large (quarter of an hour). "
+            "Repeat for several."
         ),
     ] = None,
     repeats: Annotated[

@@ -12,6 +12,7 @@ from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import (
     PAIR_METRICS,
     SYMMETRIC,
+    UNBOUNDED,
     PairFigures,
     Side,
 )
@@ -40,10 +41,12 @@ def _bootstrap(
     arrays: Sequence[Tensor],
     config: CrossSeedEvalConfig,
     weights: Sequence[float] | None = None,
+    caps: Sequence[float] | None = None,
 ) -> Interval:
     return bootstrap_mean_interval(
         [array.numpy() for array in arrays],
         weights=weights,
+        caps=caps,
         n_resamples=config.n_resamples,
         seed=config.random_seed,
     )
@@ -59,14 +62,15 @@ def figures_of_pair(
     sides resample each side's latents on their own.
     """
     figures: Figures = {}
+    other: Side = 0 if side else 1
     for metric in PAIR_METRICS:
-        own, other = pair.values[metric][side], pair.values[metric][1 - side]
-        if not len(own):
+        sides: list[Side] = [side, other] if metric in SYMMETRIC else [side]
+        arrays = [pair.values[metric][item] for item in sides]
+        if not len(arrays[0]):
             figures[metric] = None
-        elif metric in SYMMETRIC:
-            figures[metric] = _bootstrap([own, other], config)
-        else:
-            figures[metric] = _bootstrap([own], config)
+            continue
+        caps = None if metric in UNBOUNDED else [pair.cap(metric, s) for s in sides]
+        figures[metric] = _bootstrap(arrays, config, caps=caps)
     return figures
 
 
@@ -81,21 +85,25 @@ def pair_figures(
     """
     figures: Figures = {}
     for metric in PAIR_METRICS:
-        sides = [
-            (pair.values[metric][side], pair.values[metric][1 - side])
+        sides: list[tuple[PairFigures, Side]] = [
+            (pair, side)
             for _, pair, side in oriented(pairs, seed)
             if len(pair.values[metric][side])
         ]
         if not sides:
             figures[metric] = None
             continue
-        own = torch.stack([own for own, _ in sides]).mean(dim=0)
+        own = [pair.values[metric][side] for pair, side in sides]
+        arrays = [torch.stack(own).mean(dim=0)]
+        caps = [sum(pair.cap(metric, side) for pair, side in sides) / len(sides)]
+        weights = [1.0]
         if metric in SYMMETRIC:
-            others = [other for _, other in sides]
-            weights = [0.5] + [0.5 / len(others)] * len(others)
-            figures[metric] = _bootstrap([own, *others], config, weights)
-        else:
-            figures[metric] = _bootstrap([own], config)
+            arrays += [pair.values[metric][1 - side] for pair, side in sides]
+            caps += [1.0] * len(sides)
+            weights = [0.5] + [0.5 / len(sides)] * len(sides)
+        figures[metric] = _bootstrap(
+            arrays, config, weights, None if metric in UNBOUNDED else caps
+        )
     shared = {name: figures.pop(name) for name in ("shared", "shared_alive")}
     return figures, shared
 
@@ -111,7 +119,7 @@ def stability_figures(
     for suffix, shared in (("", everything), ("_alive", filtered[:, alive])):
         for name, mask in share_classes(shared)._asdict().items():
             figures[f"{name}_shared{suffix}"] = (
-                _bootstrap([mask.float()], config) if len(mask) else None
+                _bootstrap([mask.float()], config, caps=[1.0]) if len(mask) else None
             )
     return figures
 

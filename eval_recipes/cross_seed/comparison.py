@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from eval_recipes.statistics import SeedPair
-
 Z = 1.959964
 """Standard errors in half a 95 % interval."""
 
@@ -17,7 +15,8 @@ class Comparison:
 
     kind: str
     """"regularised - matched", "regularised - wide", "matched - wide", or with "at equal
-    explained variance": there the regularised family is interpolated to that of ``other``."""
+    explained variance": there the family of ``group``, which differs in the coefficient
+    only, is interpolated to the explained variance of ``other``."""
     group: str
     other: str
     metric: str
@@ -26,8 +25,10 @@ class Comparison:
     high: float | None
     interval_over: str | None
     """"seed pairs", "seeds", or "latents" (and contexts, where interpolated)."""
-    values: Mapping[SeedPair, float]
-    """The difference of every pair of seeds."""
+    n: int
+    """How many of ``interval_over``, of both groups if latents; without an interval how many ``values``."""
+    values: Mapping[tuple[int, ...], float]
+    """The difference in every pair of seeds, or in every (seed,) for figures of single SAEs."""
     explained_variance: float | None = None
     between: tuple[float, float] | None = None
     """Coefficients between which the family was interpolated."""
@@ -36,8 +37,8 @@ class Comparison:
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON."""
         values = [
-            {"seeds": list(pair), "difference": value}
-            for pair, value in self.values.items()
+            {"seeds": list(seeds), "difference": value}
+            for seeds, value in self.values.items()
         ]
         return {
             **{name: value for name, value in vars(self).items() if name != "values"},

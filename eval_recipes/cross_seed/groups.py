@@ -9,6 +9,7 @@ from typing import Any
 from eval_recipes.cross_seed.aggregate import Figures, Pairs
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.intervals import (
+    FEW_SEEDS,
     FEWEST_SEEDS,
     difference_over_latents,
     over_pairs,
@@ -16,13 +17,8 @@ from eval_recipes.cross_seed.intervals import (
     restricted,
 )
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
-from eval_recipes.statistics import (
-    Interval,
-    SeedPair,
-    paired_difference,
-    paired_pair_difference,
-    seed_interval,
-)
+from eval_recipes.interval import OVER_SEEDS, Interval
+from eval_recipes.statistics import SeedPair, paired_difference, seed_interval
 
 SEEDS_DEPEND = "the SAEs of a group share their pairs, so seeds are no replicates"
 
@@ -92,8 +88,10 @@ def group_differences(
     Return this group minus another, metric by metric, over the seeds both have.
 
     Figures of pairs: with ``FEWEST_SEEDS`` seeds or more an interval over pairs
-    (jackknife), else one over latents, and every pair's difference is listed. Figures of
-    single SAEs: Student's t over seeds. Fewer than two common seeds give an empty list.
+    (jackknife), else one over latents. Figures of single SAEs: Student's t over seeds.
+    Every pair's or seed's difference is listed. ``distinguishable`` needs an interval over
+    seeds or pairs of them: one over latents says nothing about other seeds. Fewer than two
+    common seeds give an empty list.
     """
     seeds = sorted(set(this.single) & set(other.single))
     if len(seeds) < 2:
@@ -104,33 +102,32 @@ def group_differences(
         a, b = pair_values(ours, metric), pair_values(theirs, metric)
         if not len(a) == len(b) == len(seeds) * (len(seeds) - 1) // 2:
             continue
-        interval = paired_pair_difference(a, b)
-        over = "seed pairs"
+        values = {pair: a[pair] - b[pair] for pair in sorted(a)}
+        interval, over = over_pairs(values), "seed pairs"
         if len(seeds) < FEWEST_SEEDS:
             found = difference_over_latents(ours, theirs, metric, config)
             if found is not None:
-                interval = found._replace(value=interval.value, n=len(a))
+                interval = found._replace(value=interval.value, reason=FEW_SEEDS)
                 over = "latents"
-        values = [
-            {"seeds": list(pair), "difference": a[pair] - b[pair]} for pair in sorted(a)
-        ]
-        rows.append(_row(metric, interval, over, values=values))
+        rows.append(_row(metric, interval, over, values))
     for metric in HEADLINE_SINGLE:
         a, b = (
             _of_seeds(seed_values(group.single, metric), seeds)
             for group in (this, other)
         )
         if len(a) == len(b) == len(seeds):
-            rows.append(_row(metric, paired_difference(a, b), "seeds"))
+            values = {(seed,): a[seed] - b[seed] for seed in seeds}
+            rows.append(_row(metric, paired_difference(a, b), "seeds", values))
     for metric in _names(this.dependent):
         a, b = (
             _of_seeds(seed_values(group.dependent, metric), seeds)
             for group in (this, other)
         )
         if len(a) == len(b) == len(seeds):
-            mean = sum(a[s] - b[s] for s in seeds) / len(seeds)
+            values = {(seed,): a[seed] - b[seed] for seed in seeds}
+            mean = sum(values.values()) / len(seeds)
             interval = Interval(mean, None, None, len(seeds), SEEDS_DEPEND)
-            rows.append(_row(metric, interval, None))
+            rows.append(_row(metric, interval, None, values))
     return [{**row, "other_group": other_group, "seeds": seeds} for row in rows]
 
 
@@ -138,8 +135,7 @@ def _row(
     metric: str,
     difference: Interval,
     over: str | None,
-    *,
-    values: list[dict[str, Any]] | None = None,
+    values: Mapping[tuple[int, ...], float],
 ) -> dict[str, Any]:
     return {
         "metric": metric,
@@ -148,9 +144,12 @@ def _row(
         "ci_high": difference.high,
         "n": difference.n,
         "interval_over": None if difference.low is None else over,
-        "distinguishable": difference.distinguishable,
+        "distinguishable": over in OVER_SEEDS and difference.distinguishable,
         "reason": difference.reason,
-        **({} if values is None else {"values": values}),
+        "values": [
+            {"seeds": list(seeds), "difference": value}
+            for seeds, value in values.items()
+        ],
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import Pairs
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
-from eval_recipes.cross_seed.pairs import SYMMETRIC, PairFigures
+from eval_recipes.cross_seed.pairs import SYMMETRIC, UNBOUNDED, PairFigures, Side
 from eval_recipes.statistics import (
     Interval,
     SeedPair,
@@ -41,16 +42,26 @@ def over_pairs(values: Mapping[SeedPair, float]) -> Interval:
     return interval
 
 
-def latent_parts(pairs: Pairs, metric: str) -> list[Tensor] | None:
+class Part(NamedTuple):
+    """What one SAE adds to a mean over pairs: its values' mean."""
+
+    values: Tensor
+    """[n_latents] float64."""
+    cap: float
+    """What no value exceeds, unless the metric is in ``UNBOUNDED``; none is below 0."""
+
+
+def latent_parts(pairs: Pairs, metric: str) -> list[Part] | None:
     """
-    Return one array an SAE, over its latents, whose means add up to the mean over pairs.
+    Return one part an SAE, over its latents, whose means add up to the mean over pairs.
 
     So a resample of one SAE's latents moves all its pairs together, each matched latent
     with its partners. None if a pair lacks the metric.
     """
-    parts: dict[int, Tensor] = {}
+    parts: dict[int, Part] = {}
+    both: tuple[Side, Side] = (0, 1)
     for seeds, pair in pairs.items():
-        for side, seed in enumerate(seeds):
+        for side, seed in zip(both, seeds, strict=True):
             values = pair.values[metric][side]
             if len(values) == 0:
                 return None
@@ -61,8 +72,11 @@ def latent_parts(pairs: Pairs, metric: str) -> list[Tensor] | None:
             else:
                 continue
             # float64: a mean of a sum must not drift from the sum of means
-            part = values.double() * share
-            parts[seed] = parts[seed] + part if seed in parts else part
+            part = Part(values.double() * share, pair.cap(metric, side) * share)
+            if seed in parts:
+                before = parts[seed]
+                part = Part(before.values + part.values, before.cap + part.cap)
+            parts[seed] = part
     return [parts[seed] for seed in sorted(parts)]
 
 
@@ -75,7 +89,9 @@ def over_latents(
     It says how much the figure depends on the latents, not how it varies over seeds.
     """
     parts = latent_parts(pairs, metric)
-    return None if parts is None else _bootstrap(parts, [1.0] * len(parts), config)
+    if parts is None:
+        return None
+    return _bootstrap(parts, [1.0] * len(parts), config, bounded=_bounded(metric))
 
 
 def difference_over_latents(
@@ -86,19 +102,28 @@ def difference_over_latents(
     if plus is None or minus is None:
         return None
     weights = [1.0] * len(plus) + [-1.0] * len(minus)
-    return _bootstrap([*plus, *minus], weights, config)
+    return _bootstrap([*plus, *minus], weights, config, bounded=_bounded(metric))
+
+
+def _bounded(metric: str) -> bool:
+    return metric not in UNBOUNDED
 
 
 def _bootstrap(
-    parts: list[Tensor], weights: list[float], config: CrossSeedEvalConfig
+    parts: Sequence[Part],
+    weights: list[float],
+    config: CrossSeedEvalConfig,
+    *,
+    bounded: bool,
 ) -> Interval:
     interval = bootstrap_mean_interval(
-        [part.numpy() for part in parts],
+        [part.values.numpy() for part in parts],
         weights=weights,
+        caps=[part.cap for part in parts] if bounded else None,
         n_resamples=config.n_resamples,
         seed=config.random_seed,
     )
-    return interval._replace(n=sum(len(part) for part in parts))
+    return interval._replace(n=sum(len(part.values) for part in parts))
 
 
 def restricted(pairs: Pairs, seeds: list[int]) -> dict[SeedPair, PairFigures]:

@@ -82,9 +82,6 @@ def run(context: RunContext) -> list[Failure]:
     """
     groups = check(context)
     config = config_of(context)
-    for subject in context.subjects:
-        # a failed rerun must not leave the table of an earlier one
-        table_path(_path(context, subject)).unlink(missing_ok=True)
     failures: list[Failure] = []
     loaded = _load_all(groups, config, failures)
     check_shapes(loaded)
@@ -111,7 +108,23 @@ def run(context: RunContext) -> list[Failure]:
                 write_result(path, output)
             except Exception as error:
                 failures.append(_failure(subject, error))
+    _remove_stale(context, failures)
     return failures
+
+
+def _remove_stale(context: RunContext, failures: list[Failure]) -> None:
+    """
+    Remove what an earlier run left of SAEs that failed now.
+
+    Only at the end: an interrupted run leaves results and tables as they were. The result
+    goes first, so that none ever names a table that is not there.
+    """
+    failed = {failure.sae_id for failure in failures}
+    for subject in context.subjects:
+        if subject.sae_id in failed:
+            path = _path(context, subject)
+            path.unlink(missing_ok=True)
+            table_path(path).unlink(missing_ok=True)
 
 
 def _path(context: RunContext, subject: Subject) -> Path:

@@ -216,7 +216,10 @@ def _group(
 
 def _stable_share(mask: Tensor, config: CrossSeedEvalConfig) -> Interval:
     return bootstrap_mean_interval(
-        [mask.numpy()], n_resamples=config.n_resamples, seed=config.random_seed
+        [mask.numpy()],
+        caps=[1.0],
+        n_resamples=config.n_resamples,
+        seed=config.random_seed,
     )
 
 

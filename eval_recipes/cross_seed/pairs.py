@@ -13,12 +13,10 @@ from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.weights import Weights
 from saereg_plugin.metrics import (
     Matching,
-    match_many,
+    match_many_twice,
     match_rows,
-    mean_max_cos,
     seen_from_b,
     shared_mask,
-    with_latent_ids,
 )
 
 Side = Literal[0, 1]
@@ -44,6 +42,9 @@ SYMMETRIC = frozenset(
     }
 )
 """Metrics that average both sides; the others are those of one side's latents."""
+
+UNBOUNDED = frozenset({"pw_mcc_signed"})
+"""Metrics whose values can be negative; all others are shares or |cosines|."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,25 @@ class PairFigures:
             return (mean + float(other.double().mean())) / 2
         return mean
 
+    def cap(self, metric: str, side: Side) -> float:
+        """Return what no value of the metric exceeds on that side; none is below 0."""
+        n = [len(values) for values in self.values[metric]]
+        # its masks are scaled to the smaller count
+        return n[side] / min(n) if metric == "shared_alive" else 1.0
+
 
 def measure_pair(a: Weights, b: Weights, config: CrossSeedEvalConfig) -> PairFigures:
     """Compute every figure of two SAEs with the same ``d_in``."""
     threshold = config.shared_threshold
-    best_decoder = mean_max_cos(a.dec, b.dec, unit=True)
-    best_encoder = mean_max_cos(a.enc, b.enc, unit=True)
+    (decoder, decoder_alive), (encoder, encoder_alive) = match_many_twice(
+        [(a.dec, b.dec), (a.enc, b.enc)],
+        a.alive_ids,
+        b.alive_ids,
+        relative_gap=config.matching_relative_gap,
+        unit=True,
+    )
+    best_decoder, best_encoder = decoder.best, encoder.best
     paired = (best_decoder.a_to_b > threshold, best_decoder.b_to_a > threshold)
-    decoder, encoder, decoder_alive, encoder_alive = _match(a, b, config)
     signed = _signed(a, b, decoder, config)
     match = _both_sides(decoder, encoder, b, threshold=threshold)
     match_alive = _both_sides(decoder_alive, encoder_alive, b, threshold=threshold)
@@ -137,25 +149,6 @@ def measure_pair(a: Weights, b: Weights, config: CrossSeedEvalConfig) -> PairFig
     )
 
 
-def _match(
-    a: Weights, b: Weights, config: CrossSeedEvalConfig
-) -> tuple[Matching, Matching, Matching, Matching]:
-    """Match by |cosine| decoder, encoder, and both again without what is not alive."""
-    rows = [(a.dec, b.dec), (a.enc, b.enc)]
-    gap = config.matching_relative_gap
-    # Filtering nothing cannot change the answer, and matching is what costs time.
-    if a.alive.all() and b.alive.all():
-        decoder, encoder = match_many(rows, relative_gap=gap)
-        return decoder, encoder, decoder, encoder
-    alive = [(of_a[a.alive_ids], of_b[b.alive_ids]) for of_a, of_b in rows]
-    decoder, encoder, *filtered = match_many(rows + alive, relative_gap=gap)
-    decoder_alive, encoder_alive = (
-        with_latent_ids(found, a.alive_ids, b.alive_ids, n_a=len(a.dec))
-        for found in filtered
-    )
-    return decoder, encoder, decoder_alive, encoder_alive
-
-
 def _signed(
     a: Weights, b: Weights, absolute: Matching, config: CrossSeedEvalConfig
 ) -> Matching:
@@ -170,7 +163,7 @@ def _signed(
     if bool(((a.dec[found] * partners).sum(dim=1) >= 0).all()):
         return absolute
     gap = config.matching_relative_gap
-    return match_rows(a.dec, b.dec, absolute=False, relative_gap=gap)
+    return match_rows(a.dec, b.dec, absolute=False, relative_gap=gap, unit=True)
 
 
 def _both_sides(

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from eval_recipes.cross_seed.result_groups import ResultGroup, read_groups
 from eval_recipes.origin import penalty
-from eval_recipes.plots import _COLOURS
+from eval_recipes.plots import COLOURS
 from saereg_plugin.files import atomic_path, require_writable
+
+_DASHES = ("--", ":", "-.", (0, (1, 4)), (0, (8, 4)))
 
 _SHARED = {"shared": "all latents", "shared_alive": "alive latents"}
 
@@ -28,10 +30,11 @@ def plot_cross_seed(results: Path, out: Path) -> list[Path]:
     - ``encoder_decoder_cosine.png``: histogram by group, its SAEs together.
     - ``matched_similarity.png``: |cosine| of matched latents, by decoder and by encoder.
     - ``shared_fraction.png``: shared latents against k and against the penalty's
-      coefficient; a dot for each pair of seeds, a line through the groups' means.
+      coefficient; a dot for each pair of seeds, a line through the means of groups of one
+      width that differ in nothing else.
     - ``unstable_overlap.png``: overlap of unstable subspaces against their rank.
 
-    Dashed: random dictionaries of the same shape.
+    Grey, dashed or dotted: random dictionaries, one line for each shape of SAE.
 
     Raises:
         InputError: if there is no such result (``read_groups``), or ``out`` is not writable.
@@ -53,7 +56,7 @@ def _save(figure: Figure, target: Path) -> Path:
 
 
 def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
+    return COLOURS[index % len(COLOURS)]
 
 
 def _extras(group: ResultGroup) -> list[dict[str, Any]]:
@@ -74,6 +77,29 @@ def _stairs(axes: Axes, histograms: Sequence[dict[str, Any]], **style: Any) -> N
     axes.stairs(density, edges, **style)
 
 
+def _d_in(group: ResultGroup) -> int:
+    return int(group.records[0]["sae_cfg_dict"]["d_in"])
+
+
+def _baselines(
+    groups: Sequence[ResultGroup],
+) -> list[tuple[Any, str, ResultGroup]]:
+    """
+    Return for each shape of SAE a line style, a label, and a group that has its baseline.
+
+    Random dictionaries of another width reach other cosines.
+    """
+    by_shape = {(g.role.d_sae, _d_in(g)): g for g in groups}
+    return [
+        (_DASHES[index % len(_DASHES)], f"random, {shape[0]} x {shape[1]}", group)
+        for index, (shape, group) in enumerate(sorted(by_shape.items(), key=_first))
+    ]
+
+
+def _first(item: tuple[tuple[int, int], ResultGroup]) -> tuple[int, int]:
+    return item[0]
+
+
 def _dress(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -87,8 +113,9 @@ def _cosines(groups: Sequence[ResultGroup]) -> Figure:
     for index, group in enumerate(groups):
         found = [extra[name] for extra in _extras(group)]
         _stairs(axes, found, color=_colour(index), label=group.role.name)
-    baseline = _extras(groups[0])[0]["baseline_histograms"][name]
-    _stairs(axes, [baseline], color="grey", linestyle="--", label="random")
+    for style, label, group in _baselines(groups):
+        found = _extras(group)[0]["baseline_histograms"][name]
+        _stairs(axes, [found], color="grey", linestyle=style, label=label)
     _dress(axes, "cosine of encoder and decoder vector", "density of latents")
     axes.legend(fontsize="small")
     return figure
@@ -102,8 +129,9 @@ def _similarities(groups: Sequence[ResultGroup]) -> Figure:
         for index, group in enumerate(groups):
             found = [extra[name][side] for extra in _extras(group)]
             _stairs(axes, found, color=_colour(index), label=group.role.name)
-        baseline = _extras(groups[0])[0]["baseline_histograms"][name][side]
-        _stairs(axes, [baseline], color="grey", linestyle="--", label="random")
+        for style, label, group in _baselines(groups):
+            found = _extras(group)[0]["baseline_histograms"][name][side]
+            _stairs(axes, [found], color="grey", linestyle=style, label=label)
         _dress(axes, f"|cosine| of matched latents, {side}", "density of matched pairs")
     figure.axes[0].legend(fontsize="small")
     return figure
@@ -133,7 +161,8 @@ def _shared(groups: Sequence[ResultGroup]) -> Figure:
 
 def _penalty(group: ResultGroup) -> str:
     name = penalty(group.records[0]["sae_cfg_dict"]) or "unknown"
-    return f"{name}, matched width" if group.role.matched_to else name
+    matched = ", matched width" if group.role.matched_to else ""
+    return f"{name}{matched}, {group.role.d_sae} latents"
 
 
 def _families(
@@ -179,15 +208,11 @@ def _lines(
                 means.append((x, sum(values) / len(values)))
         if means:
             axes.plot(*zip(*means), "-", color=colour, label=label)
-    baseline = [
-        record["eval_result_metrics"]["baseline"][metric]
-        for found in lines.values()
-        for _, group in found
-        for record in group.records[:1]
-    ]
-    known = [value for value in baseline if value is not None]
-    if known:
-        axes.axhline(max(known), color="grey", linestyle="--", label="random")
+    shown = [group for found in lines.values() for _, group in found]
+    for style, label, group in _baselines(shown):
+        value = group.records[0]["eval_result_metrics"]["baseline"][metric]
+        if value is not None:
+            axes.axhline(value, color="grey", linestyle=style, label=label)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
 
@@ -207,8 +232,18 @@ def _overlaps(groups: Sequence[ResultGroup]) -> Figure:
                 axes.plot(
                     *zip(*defined), "-", color=_colour(index), label=label, alpha=0.7
                 )
-    chance = groups[0].records[0]["eval_result_details"][0]["unstable_overlap"]
-    axes.plot(chance["ranks"], chance["random"], "--", color="grey", label="random")
+    for index, d_in in enumerate(sorted({_d_in(group) for group in groups})):
+        group = next(group for group in groups if _d_in(group) == d_in)
+        chance = group.records[0]["eval_result_details"][0]["unstable_overlap"]
+        style = _DASHES[index % len(_DASHES)]
+        label = f"random, d_in {d_in}"
+        axes.plot(
+            chance["ranks"],
+            chance["random"],
+            linestyle=style,
+            color="grey",
+            label=label,
+        )
     axes.set_xscale("log", base=2)
     _dress(axes, "rank r", "overlap of unstable subspaces")
     axes.legend(fontsize="small")

@@ -15,7 +15,7 @@ from eval_recipes.bootstrap import bootstrap
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.cross_seed.aggregate import Figures
 from eval_recipes.heldout import Passed, per_context, tally_heldout
-from eval_recipes.statistics import Interval
+from eval_recipes.interval import NO_VARIATION, Interval
 from eval_recipes.variance import Array, explained_variance
 
 # Values of one chunk of latent activations: 2^23 float32 are 32 MiB, held a few times.
@@ -40,7 +40,9 @@ class ReconstructionShare:
       latents; that of the unstable ones is 1 minus it. Under layer norm contributions are
       taken in the normalised space, in which every token weighs the same.
 
-    Random latents would carry a share equal to their share of all firings.
+    Random latents would carry a share equal to their share of all firings. A share has no
+    interval where it is undefined in a resample of the contexts (latents that fire in few
+    of them), or the same in all.
     """
 
     figures: Figures
@@ -107,7 +109,7 @@ class _ShareTally:
         def interval(statistic: Any) -> Interval | None:
             if np.isnan(statistic(np.ones((1, n)))).any():
                 return None
-            return Interval(*bootstrap(statistic, n, seed=seed), n)
+            return _spread(bootstrap(statistic, n, seed=seed))
 
         def ratio(part: str, whole: str) -> Interval | None:
             return interval(lambda w: _ratio(w @ sums[part], w @ sums[whole]))
@@ -130,6 +132,15 @@ class _ShareTally:
             "firing_share_stable": ratio("active_stable", "active"),
         }
         return ReconstructionShare(figures, int(kept.count.sum()))
+
+
+def _spread(found: Interval) -> Interval:
+    """Return the same without an interval of no width, such as that of a share of 0."""
+    if found.low is None or found.high is None:
+        return found
+    if found.high - found.low > 1e-12 * max(1.0, abs(found.value)):
+        return found
+    return Interval(found.value, None, None, found.n, NO_VARIATION)
 
 
 def _ratio(part: Array, whole: Array) -> Array:

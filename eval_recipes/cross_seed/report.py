@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,6 +55,7 @@ class GroupReport:
     """What the files of all SAEs of a group repeat."""
 
     metrics: GroupMetrics
+    figures: Figures
     extra: dict[str, Any]
 
 
@@ -62,11 +64,10 @@ def report_group(
 ) -> GroupReport:
     """Return the figures of a group, its pairs, and its differences from the others."""
     group = measured.groups[name]
+    figures = _shares({}) | group_figures(group.compared)
     return GroupReport(
-        metrics=GroupMetrics(
-            **flat(_shares({}) | group_figures(group.compared)),
-            n_seeds=len(group.saes),
-        ),
+        metrics=GroupMetrics(**flat(figures), n_seeds=len(group.saes)),
+        figures=figures,
         extra={
             "seeds": sorted(group.saes),
             "group_pairs": group_pairs(group),
@@ -102,14 +103,23 @@ def build_output(
     baseline = measured.baselines[sae.shape]
     similarity, shared = pair_figures(group.pairs, seed, config)
     chance = random_overlap(headline_rank(d_in), d_in)
+    figures: dict[str, Figures] = {
+        "similarity": similarity,
+        "shared": shared,
+        "stability": dict(group.stability[seed]),
+        "geometry": dict(group.geometry[seed]),
+        "heldout": dict(group.heldout[seed]),
+        "reconstruction": _shares(group.shares[seed]),
+        "subspaces": {"unstable_overlap": _overlap(group, seed)},
+    }
     metrics = CrossSeedMetricCategories(
-        similarity=SimilarityMetrics(**flat(similarity)),
-        shared=SharedMetrics(**flat(shared)),
-        stability=StabilityMetrics(**flat(group.stability[seed])),
-        geometry=GeometryMetrics(**flat(group.geometry[seed])),
-        heldout=HeldOutMetrics(**flat(group.heldout[seed])),
-        reconstruction=ReconstructionMetrics(**flat(_shares(group.shares[seed]))),
-        subspaces=SubspaceMetrics(**flat({"unstable_overlap": _overlap(group, seed)})),
+        similarity=SimilarityMetrics(**flat(figures["similarity"])),
+        shared=SharedMetrics(**flat(figures["shared"])),
+        stability=StabilityMetrics(**flat(figures["stability"])),
+        geometry=GeometryMetrics(**flat(figures["geometry"])),
+        heldout=HeldOutMetrics(**flat(figures["heldout"])),
+        reconstruction=ReconstructionMetrics(**flat(figures["reconstruction"])),
+        subspaces=SubspaceMetrics(**flat(figures["subspaces"])),
         baseline=BaselineMetrics(
             **flat(baseline.figures),
             expected_abs_cos=expected_abs_cosine(d_in),
@@ -129,12 +139,23 @@ def build_output(
             sae.subject,
             **report.extra,
             role=asdict(role_of(sae.subject, cfg)),
+            without_interval=_reasons({**figures, "group": report.figures}),
             stability_by_latent=group.latent_stability[seed].tolist(),
             stability_table=stability_table,
             **sae_histograms(group, seed),
             baseline_histograms=baseline_histograms(baseline),
         ),
     )
+
+
+def _reasons(figures: Mapping[str, Figures]) -> dict[str, str]:
+    """Return by "category/metric" why a figure has no interval, where something says so."""
+    return {
+        f"{category}/{name}": figure.reason
+        for category, found in figures.items()
+        for name, figure in found.items()
+        if figure is not None and figure.low is None and figure.reason is not None
+    }
 
 
 def _shares(found: Figures) -> Figures:

@@ -29,7 +29,7 @@ class ResultGroup:
     single: Mapping[str, Mapping[int, float]]
     """Figures of single SAEs, by metric and seed."""
     variance_errors: Mapping[int, float]
-    """Standard error over contexts of each SAE's explained variance."""
+    """Standard error over contexts of each SAE's explained variance, where it is known."""
     records: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def metric(self, name: str) -> Estimate | None:
@@ -42,17 +42,31 @@ class ResultGroup:
             return Estimate(value)
         return Estimate(value, (high - low) / (2 * Z))
 
+    def n_latents(self, name: str) -> int:
+        """Return how many latents the error of ``metric(name)`` rests on."""
+        return int(self.over_latents.get(f"{name}_n") or 0)
+
     @property
-    def explained_variance(self) -> Estimate:
+    def seeds(self) -> list[int]:
+        """The seeds of its pairs."""
+        return sorted({seed for pair in self.pairs for seed in pair})
+
+    @property
+    def explained_variance(self) -> Estimate | None:
         """
-        The mean over seeds and its standard error over contexts.
+        The mean over seeds and its standard error over contexts; None if a seed lacks it.
 
         All SAEs read the same contexts, so their errors go up and down together: the
         mean's is the mean of theirs, not less.
         """
-        values, errors = self.single["explained_variance"], self.variance_errors
+        values = self.single["explained_variance"]
+        if not values or set(values) != set(self.seeds):
+            return None
         mean = sum(values.values()) / len(values)
-        return Estimate(mean, sum(errors.values()) / len(errors) if errors else None)
+        errors = self.variance_errors
+        if set(errors) != set(values):
+            return Estimate(mean)
+        return Estimate(mean, sum(errors.values()) / len(errors))
 
 
 SINGLE = {
@@ -122,12 +136,14 @@ def _group(name: str, records: list[dict[str, Any]]) -> ResultGroup:
         over_latents=extras[0]["group_over_latents"],
         single=single,
         variance_errors={
-            seed: _error(metrics["heldout"]) for seed, metrics in by_seed.items()
+            seed: error
+            for seed, metrics in by_seed.items()
+            if (error := _error(metrics["heldout"])) is not None
         },
         records=records,
     )
 
 
-def _error(heldout: Mapping[str, Any]) -> float:
+def _error(heldout: Mapping[str, Any]) -> float | None:
     low, high = (heldout[f"explained_variance_ci_{end}"] for end in ("low", "high"))
-    return (high - low) / (2 * Z)
+    return None if low is None or high is None else (high - low) / (2 * Z)

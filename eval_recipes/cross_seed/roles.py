@@ -10,8 +10,9 @@ from typing import Any
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.context import Subject
-from eval_recipes.origin import _acts, architecture
+from eval_recipes.origin import architecture
 from saereg_plugin.errors import InputError
+from saereg_plugin.regularizers import acts
 from saereg_plugin.releases import LOADER, read_release
 
 MATCHED_TO = "matched_to"
@@ -50,7 +51,7 @@ def role_of(subject: Subject, cfg: Mapping[str, Any]) -> Role:
     given = details.pop("regularizers", None) or []
     for varying in ("init_seed", "d_sae"):
         details.pop(varying, None)
-    acting = [item for item in given if _acts(item)]
+    acting = [item for item in given if acts(item)]
     k = cfg.get("k", details.get("k"))
     penalty = (
         _text({key: acting[0][key] for key in acting[0] if key != "coefficient"})

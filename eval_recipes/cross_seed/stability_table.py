@@ -16,7 +16,7 @@ from eval_recipes.cross_seed.measure import Group
 from eval_recipes.result_files import SUFFIX, read_result
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, sha256
-from saereg_plugin.metrics import latent_stability
+from saereg_plugin.metrics import latent_stability, stable_mask
 
 TABLE_SUFFIX = "_stability.parquet"
 _METADATA = b"saereg"
@@ -114,10 +114,10 @@ def stable_latents(
             "latents shared with at least half of the other seeds."
         )
     table = read_stability(path)
-    chosen = table["stability"] >= minimum - 1e-6
+    chosen = stable_mask(torch.tensor(table["stability"].to_numpy()), minimum=minimum)
     if alive_only:
-        chosen &= table["alive"]
-    return [int(latent) for latent in table.loc[chosen, "latent"]]
+        chosen &= torch.tensor(table["alive"].to_numpy())
+    return [int(latent) for latent in table.loc[chosen.numpy(), "latent"]]
 
 
 def _named_by(result: Path) -> Path:

@@ -9,21 +9,28 @@ from pathlib import Path
 from rich.table import Table
 
 from eval_recipes.cross_seed.comparison import Comparison, Z
+from eval_recipes.cross_seed.controls import (
+    family_of,
+    matched_control,
+    warn_of_controls_without_group,
+    wide_control,
+)
 from eval_recipes.cross_seed.equal_variance import at_equal_variance
-from eval_recipes.cross_seed.intervals import FEWEST_SEEDS
+from eval_recipes.cross_seed.intervals import FEW_SEEDS, FEWEST_SEEDS, over_pairs
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.cross_seed.result_groups import SINGLE, ResultGroup, read_groups
-from eval_recipes.report import Figure
-from eval_recipes.statistics import (
-    Interval,
-    SeedPair,
-    paired_difference,
-    paired_pair_difference,
-)
+from eval_recipes.interval import OVER_SEEDS, Interval
+from eval_recipes.report import Figure, digits
+from eval_recipes.statistics import SeedPair, paired_difference
 from saereg_plugin.files import write_json
 
 SHOWN = ("shared", "shared_alive", "mean_max_cos", "fraction_paired", *SINGLE)
 """What the table shows; the file holds all."""
+
+OTHER_SEEDS = (
+    "the groups have different seeds: errors over latents are known for all pairs of a group "
+    "only, not for those that both have"
+)
 
 
 def compare_widths(folder: Path) -> list[Comparison]:
@@ -32,65 +39,29 @@ def compare_widths(folder: Path) -> list[Comparison]:
 
     The matched control is the group whose release says so (``matched_to``); the wide one
     is unregularised, of the same configuration and width. Runs into one folder may be
-    several: a figure needs the results alone.
+    several: a figure needs the results alone. A control whose group is not there is logged.
 
     Raises:
-        InputError: see ``read_groups``.
+        InputError: see ``read_groups``; if a group has several controls of one kind.
     """
     groups = read_groups(folder)
+    warn_of_controls_without_group(groups)
     found: list[Comparison] = []
     for group in groups:
         if not group.role.coefficient:
             continue
-        wide, matched = _wide(group, groups), _matched(group, groups)
+        wide, matched = wide_control(group, groups), matched_control(group, groups)
         if matched is not None:
             found += _compare("regularised - matched", group, matched)
-            family = _family(group, groups)
-            found += [at_equal_variance(family, matched, m) for m in PAIR_METRICS]
+            family = family_of(group, groups, wide)
+            found += [
+                at_equal_variance(group, family, matched, m) for m in PAIR_METRICS
+            ]
         if wide is not None:
             found += _compare("regularised - wide", group, wide)
         if matched is not None and wide is not None:
             found += _compare("matched - wide", matched, wide)
     return found
-
-
-def _wide(group: ResultGroup, groups: Sequence[ResultGroup]) -> ResultGroup | None:
-    """Return the unregularised group of the same configuration and width."""
-    found = [
-        other
-        for other in groups
-        if other.role.coefficient == 0
-        and other.role.matched_to is None
-        and (other.role.base, other.role.d_sae) == (group.role.base, group.role.d_sae)
-    ]
-    release = group.role.name.removesuffix(group.group)
-    # of several the one of the same release, which shares its data
-    found.sort(key=lambda other: not other.role.name.startswith(release))
-    return found[0] if found else None
-
-
-def _matched(group: ResultGroup, groups: Sequence[ResultGroup]) -> ResultGroup | None:
-    for other in groups:
-        if other.role.matched_to == group.role.name:
-            return other
-    return None
-
-
-def _family(group: ResultGroup, groups: Sequence[ResultGroup]) -> list[ResultGroup]:
-    """Return the groups that differ from this one in the coefficient only, 0 among them."""
-    role = group.role
-    own = role.coefficient or 0.0
-    wide = _wide(group, groups)
-    family = {
-        other.role.coefficient: other
-        for other in groups
-        if other.role.coefficient
-        and (other.role.base, other.role.d_sae, other.role.penalty)
-        == (role.base, role.d_sae, role.penalty)
-    } | {own: group}
-    if wide is not None:
-        family[0.0] = wide
-    return [family[coefficient] for coefficient in sorted(family)]
 
 
 def _compare(kind: str, group: ResultGroup, other: ResultGroup) -> list[Comparison]:
@@ -101,17 +72,18 @@ def _compare(kind: str, group: ResultGroup, other: ResultGroup) -> list[Comparis
         if not common or not len(a) == len(b) == len(common):
             continue
         values = {pair: a[pair] - b[pair] for pair in common}
-        interval, over = paired_pair_difference(a, b), "seed pairs"
+        interval, over = over_pairs(values), "seed pairs"
         if len({seed for pair in common for seed in pair}) < FEWEST_SEEDS:
-            interval, over = _independent(interval.value, group, other, metric)
+            interval, over = _independent(interval, group, other, metric), "latents"
         rows.append(_row(kind, group, other, metric, interval, over, values))
     for metric in SINGLE:
-        seeds = set(group.single[metric]) & set(other.single[metric])
+        seeds = sorted(set(group.single[metric]) & set(other.single[metric]))
         if len(seeds) < 2:
             continue
         sides = [{s: side.single[metric][s] for s in seeds} for side in (group, other)]
         interval = paired_difference(sides[0], sides[1])
-        rows.append(_row(kind, group, other, metric, interval, "seeds", {}))
+        values = {(s,): sides[0][s] - sides[1][s] for s in seeds}
+        rows.append(_row(kind, group, other, metric, interval, "seeds", values))
     return rows
 
 
@@ -123,15 +95,17 @@ def _defined(
 
 
 def _independent(
-    value: float, group: ResultGroup, other: ResultGroup, metric: str
-) -> tuple[Interval, str]:
-    """Return an interval from both groups' standard errors over latents."""
+    difference: Interval, group: ResultGroup, other: ResultGroup, metric: str
+) -> Interval:
+    """Return an interval from both groups' standard errors over latents, if there can be one."""
+    if group.seeds != other.seeds:
+        return difference._replace(reason=OTHER_SEEDS)
     a, b = group.metric(metric), other.metric(metric)
-    n = len(group.pairs)
     if a is None or b is None or a.error is None or b.error is None:
-        return Interval(value, None, None, n, "no interval over latents"), "latents"
+        return difference._replace(reason="no interval over latents in a group")
     half = Z * math.hypot(a.error, b.error)
-    return Interval(value, value - half, value + half, n), "latents"
+    value, n = difference.value, group.n_latents(metric) + other.n_latents(metric)
+    return Interval(value, value - half, value + half, n, FEW_SEEDS)
 
 
 def _row(
@@ -141,7 +115,7 @@ def _row(
     metric: str,
     interval: Interval,
     over: str,
-    values: Mapping[SeedPair, float],
+    values: Mapping[tuple[int, ...], float],
 ) -> Comparison:
     return Comparison(
         kind=kind,
@@ -152,26 +126,32 @@ def _row(
         low=interval.low,
         high=interval.high,
         interval_over=None if interval.low is None else over,
+        n=interval.n,
         values=values,
         reason=interval.reason,
     )
 
 
 def write_comparisons(comparisons: Sequence[Comparison], target: Path) -> Path:
-    """Write every comparison, with the value of every pair of seeds, as strict JSON."""
+    """Write every comparison, with the value of every seed or pair of seeds, as strict JSON."""
     write_json(target, [found.to_dict() for found in comparisons])
     return target
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Return the comparisons in the metrics of ``SHOWN``, one row each."""
+    """
+    Return the comparisons in the metrics of ``SHOWN``, one row each.
+
+    The values by seed or pair stand where the interval is not over seeds or pairs.
+    """
     table = Table(
         title="Width-matched control \\[95 % interval]",
         title_justify="left",
         box=None,
         pad_edge=False,
     )
-    for name in ("comparison", "groups", "metric", "difference", "interval over"):
+    columns = ("comparison", "groups", "metric", "difference", "interval over", "each")
+    for name in columns:
         table.add_column(name, overflow="fold")
     for item in comparisons:
         if item.metric in SHOWN:
@@ -181,7 +161,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
                 else Figure(item.difference, item.low, item.high).text()
             )
             groups = f"{item.group} - {item.other}".replace("[", "\\[")
-            table.add_row(
-                item.kind, groups, item.metric, figure, item.interval_over or "-"
+            over = f"{item.n} {item.interval_over}" if item.interval_over else "-"
+            each = (
+                "-"
+                if item.interval_over in OVER_SEEDS
+                else ", ".join(map(digits, item.values.values()))
             )
+            table.add_row(item.kind, groups, item.metric, figure, over, each)
     return table

@@ -47,8 +47,8 @@ def corrected_metrics(
         )
         values |= {
             name: estimate.value,
-            f"{name}_ci_low": estimate.low,
-            f"{name}_ci_high": estimate.high,
+            f"{name}_ci_low": estimate.ends[0],
+            f"{name}_ci_high": estimate.ends[1],
             f"{name}_n": n,
         }
     return CorrectedAbsorptionMetrics(

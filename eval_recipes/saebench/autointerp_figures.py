@@ -100,7 +100,10 @@ def _interval(
     values = [value for one in scored if (value := figure(one)) is not None]
     found = (NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, 0)
     if values:
-        interval = bootstrap_mean_interval([[float(v) for v in values]], seed=seed)
+        # every figure is a share: equal ones must not give an interval of width 0
+        interval = bootstrap_mean_interval(
+            [[float(v) for v in values]], caps=[1.0], seed=seed
+        )
         found = (interval.value, interval.low, interval.high, interval.n)
     elif not partial:
         raise NoScoreError(

@@ -299,8 +299,8 @@ def corrected_metrics(
     )
     return CorrectedMetaStructureMetrics(
         fraction_variance_explained=every.value,
-        fraction_variance_explained_ci_low=every.low,
-        fraction_variance_explained_ci_high=every.high,
+        fraction_variance_explained_ci_low=every.ends[0],
+        fraction_variance_explained_ci_high=every.ends[1],
         fraction_variance_explained_n=len(mask),
         fraction_variance_explained_alive=None if living is None else living.value,
         fraction_variance_explained_alive_ci_low=None if living is None else living.low,

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval_recipes.bootstrap import Estimate, bootstrap
+from eval_recipes.bootstrap import bootstrap
+from eval_recipes.interval import Interval
 
 Array = NDArray[np.float64]
 
@@ -51,7 +52,7 @@ def row_errors(meta: Any, decoder: Tensor, *, batch_size: int) -> RowErrors:
     return RowErrors(decoder.double().cpu().numpy(), torch.cat(errors).cpu().numpy())
 
 
-def variance_explained(errors: RowErrors, *, seed: int) -> Estimate:
+def variance_explained(errors: RowErrors, *, seed: int) -> Interval:
     """
     Return 1 - sum error / sum ||row - mean row||^2, with its interval over rows.
 

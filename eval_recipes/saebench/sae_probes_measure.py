@@ -122,7 +122,7 @@ def _scores(predictions: Predictions) -> dict[str, float]:
 
 
 def _deduplicated(probes: Mapping[str, Mapping[str, Predictions]], *, seed: int) -> Any:
-    values: dict[str, float | int] = {}
+    values: dict[str, float | int | None] = {}
     for probe, by_dataset in probes.items():
         for score, estimate in mean_scores(by_dataset, seed=seed).items():
             name = f"{probe}_{score}"

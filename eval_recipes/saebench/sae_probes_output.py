@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     class DeduplicatedMetrics(BaseMetrics):
         """As made below; a type checker cannot see those fields."""
 
-        def __init__(self, **values: float | int) -> None: ...
+        def __init__(self, **values: float | int | None) -> None: ...
 
 else:
     DeduplicatedMetrics = dataclass(

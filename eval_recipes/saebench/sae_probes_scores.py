@@ -16,7 +16,8 @@ from sae_probes.utils_training import find_best_reg
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from eval_recipes.bootstrap import N_RESAMPLES, Array, Estimate, resampled_weights
+from eval_recipes.bootstrap import N_RESAMPLES, Array, resampled_weights
+from eval_recipes.interval import Interval, percentile_interval
 from eval_recipes.saebench.sae_probes_data import Rows, Split
 
 # Latents held at once while encoding, as float32: 2^26 are 256 MiB.
@@ -139,7 +140,7 @@ STATISTICS = {"test_accuracy": weighted_accuracy, "test_auc": weighted_auc}
 
 def mean_scores(
     by_dataset: Mapping[str, Predictions], *, seed: int
-) -> dict[str, Estimate]:
+) -> dict[str, Interval]:
     """
     Return accuracy and AUC, averaged over the sets, with 95 % intervals.
 
@@ -162,11 +163,8 @@ def mean_scores(
             start = stop
         for name, statistic in STATISTICS.items():
             values[name] += float(statistic(predictions, np.ones((1, n)))[0])
-    sets = len(by_dataset)
+    sets, texts = len(by_dataset), sum(len(p.labels) for p in by_dataset.values())
     return {
-        name: Estimate(
-            values[name] / sets,
-            *map(float, np.percentile(draws[name] / sets, [2.5, 97.5])),
-        )
+        name: percentile_interval(values[name] / sets, draws[name] / sets, texts)
         for name in STATISTICS
     }

@@ -9,6 +9,7 @@ from typing import Any
 from sae_bench.evals.sparse_probing.eval_output import SparseProbingResultDetail
 
 from eval_recipes.cross_seed.fields import flat
+from eval_recipes.interval import Interval
 from eval_recipes.saebench.sparse_probing_intervals import macro_accuracy, wilson
 from eval_recipes.saebench.sparse_probing_output import (
     ClassAccuracy,
@@ -16,7 +17,6 @@ from eval_recipes.saebench.sparse_probing_output import (
     CorrectedProbingMetrics,
 )
 from eval_recipes.saebench.sparse_probing_score import SetScores
-from eval_recipes.statistics import Interval
 
 
 def corrected_metrics(results: Sequence[SetScores], *, seed: int) -> Any:

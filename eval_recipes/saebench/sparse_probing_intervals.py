@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from eval_recipes.bootstrap import bootstrap
+from eval_recipes.interval import Interval
 from eval_recipes.saebench.sparse_probing_paired import Correct, Draws, accuracies
-from eval_recipes.statistics import Interval
 
 Array = NDArray[np.float64]
 
@@ -62,8 +62,7 @@ def macro_accuracy(
         total = np.sum(values, axis=0)
         return total / np.maximum(np.sum(present, axis=0), 1)
 
-    estimate = bootstrap(statistic, n, seed=seed)
-    return Interval(estimate.value, estimate.low, estimate.high, n)
+    return bootstrap(statistic, n, seed=seed)
 
 
 def _used(scored: Scored) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from eval_recipes.speed.config import SpeedConfig
-from eval_recipes.speed.memory import _peak, _reset
+from eval_recipes.speed.memory import peak_gib, reset_peak
 from eval_recipes.speed.rows import Row
 from eval_recipes.speed.timing import Timing, interleaved, ratio
 from saereg_plugin.errors import InputError
@@ -199,7 +199,7 @@ def _measure(
     name: str, count: int, n: int, d: int, shared: float, seed: int
 ) -> dict[str, float]:
     match_many([planted(64, 8, 0.5, seed=0)])
-    before = _reset("cpu")
+    before = reset_peak("cpu")
     pairs = [planted(n, d, shared, seed=seed + number) for number in range(count)]
     started = time.perf_counter()
     gap = 0.0
@@ -208,7 +208,7 @@ def _measure(
     else:
         gap = max(one.relative_gap for one in match_many(pairs))
     seconds = time.perf_counter() - started
-    peak = _peak("cpu")
+    peak = peak_gib("cpu")
     return {
         "seconds": seconds,
         "peak_gib": peak - before,

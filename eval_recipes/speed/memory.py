@@ -50,14 +50,14 @@ def _measure(
     # a step of the smallest size imports and initialises what is loaded lazily
     small = Shape(d_in=8, d_sae=64, k=2, batch=8)
     build_step(name, small, autocast=autocast, device=device, seed=seed)()
-    before = _reset(device)
+    before = reset_peak(device)
     step = build_step(name, shape, autocast=autocast, device=device, seed=seed)
     for _ in range(_STEPS):
         step()
-    return _peak(device) - before
+    return peak_gib(device) - before
 
 
-def _reset(device: str) -> float:
+def reset_peak(device: str) -> float:
     """Forget earlier peaks where the system can; return the memory in use, in GiB."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -68,7 +68,8 @@ def _reset(device: str) -> float:
     return psutil.Process().memory_info().rss / 2**30
 
 
-def _peak(device: str) -> float:
+def peak_gib(device: str) -> float:
+    """Return the most memory that the process had since ``reset_peak``, in GiB."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path("/proc/self/status")

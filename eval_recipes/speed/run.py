@@ -83,7 +83,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
 )
 """Suites by name; each yields its rows as they are measured."""
 
-_BY_NAME_ONLY = frozenset({"evaluations", "matching-large"})
+BY_NAME_ONLY = frozenset({"evaluations", "matching", "matching-large"})
 """Suites of a quarter of an hour or more, which nobody should start by accident."""
 
 
@@ -94,7 +94,7 @@ def chosen_suites(names: Iterable[str]) -> list[str]:
     Raises:
         InputError: for an unknown name, with the nearest one.
     """
-    chosen = list(names) or [name for name in SUITES if name not in _BY_NAME_ONLY]
+    chosen = list(names) or [name for name in SUITES if name not in BY_NAME_ONLY]
     for name in chosen:
         if name not in SUITES:
             raise InputError(f"Unknown speed suite {name!r}. {suggest(name, SUITES)}")
@@ -109,7 +109,7 @@ def run_speed(
 
     Args:
         config: what to measure.
-        suites: names of suites; all if there are none.
+        suites: names of suites; without any all but ``BY_NAME_ONLY``.
         out: JSON file, written anew after every row, so that an interrupted run keeps
             what it measured.
     """

@@ -5,11 +5,9 @@ from saereg_plugin.metrics.consistency import (
     ShareClasses,
     latent_stability,
     pw_mcc,
-    seen_from_b,
     share_classes,
     shared_mask,
     stable_mask,
-    with_latent_ids,
 )
 from saereg_plugin.metrics.geometry import (
     ALIVE_THRESHOLD,
@@ -21,15 +19,16 @@ from saereg_plugin.metrics.geometry import (
     row_geometry,
     row_norms,
 )
+from saereg_plugin.metrics.many import match_many, match_many_twice
 from saereg_plugin.metrics.matching import (
     SHARED_THRESHOLD,
     Matching,
-    SharedLatents,
     hungarian,
-    match_many,
     match_rows,
-    shared_latents,
+    seen_from_b,
+    with_latent_ids,
 )
+from saereg_plugin.metrics.shared import SharedLatents, shared_latents
 from saereg_plugin.metrics.similarity import (
     PAIRED_THRESHOLD,
     MaxCosine,
@@ -74,6 +73,7 @@ __all__ = [
     "latent_stability",
     "leading_directions",
     "match_many",
+    "match_many_twice",
     "match_rows",
     "mean_max_cos",
     "overlap_ranks",

@@ -7,12 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saereg_plugin.metrics.matching import (
-    SHARED_THRESHOLD,
-    UNMATCHED,
-    Matching,
-    match_rows,
-)
+from saereg_plugin.metrics.matching import SHARED_THRESHOLD, Matching, match_rows
 
 
 class ShareClasses(NamedTuple):
@@ -24,41 +19,6 @@ class ShareClasses(NamedTuple):
     """Shared with some, not all."""
     never: Tensor
     """Shared with none."""
-
-
-def with_latent_ids(
-    matching: Matching, ids_a: Tensor, ids_b: Tensor, *, n_a: int
-) -> Matching:
-    """
-    Translate a matching of the rows ``ids_a`` of A and ``ids_b`` of B into latent ids.
-
-    Latents of A that took no part have no partner. Positions in the output of two
-    matchings of filtered rows can be different latents, so compare ids only. The gap is
-    passed on; so are the prices, which stay those of the rows ``ids_b``.
-    """
-    partner = torch.full((n_a,), UNMATCHED, dtype=torch.int64)
-    similarity = torch.zeros(n_a)
-    found = matching.partner >= 0
-    partner[ids_a[found]] = ids_b[matching.partner[found]]
-    similarity[ids_a] = matching.similarity
-    return matching._replace(partner=partner, similarity=similarity)
-
-
-def seen_from_b(matching: Matching, *, n_b: int) -> Matching:
-    """
-    Return the same matching by the rows of B.
-
-    Gap and prices are passed on as they are.
-
-    >>> seen_from_b(match_rows(torch.eye(3)[1:2], torch.eye(3)), n_b=3).partner.tolist()
-    [-1, 0, -1]
-    """
-    partner = torch.full((n_b,), UNMATCHED, dtype=torch.int64)
-    similarity = torch.zeros(n_b)
-    found = (matching.partner >= 0).nonzero().flatten()
-    partner[matching.partner[found]] = found
-    similarity[matching.partner[found]] = matching.similarity[found]
-    return matching._replace(partner=partner, similarity=similarity)
 
 
 def shared_mask(

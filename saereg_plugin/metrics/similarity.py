@@ -43,13 +43,17 @@ def unit_rows(rows: Tensor) -> Tensor:
     """
     Return the rows [n, d] in float32, scaled to norm 1; a zero row stays zero.
 
+    Finite rows of float64 may be beyond float32's range: they are scaled first.
+
     >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    rows = rows.detach().float()
+    rows = rows.detach()
+    if rows.dtype != torch.float64:
+        rows = rows.float()
     # By the largest entry first: squares of very small or large rows leave float32.
     largest = rows.abs().amax(dim=1, keepdim=True)
-    rows = rows / torch.where(largest > 0, largest, 1.0)
+    rows = (rows / torch.where(largest > 0, largest, 1.0)).float()
     norm = rows.norm(dim=1, keepdim=True)
     return rows / torch.where(norm > 0, norm, 1.0)
 

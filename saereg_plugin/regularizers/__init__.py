@@ -1,3 +1,4 @@
+from saereg_plugin.regularizers.acting import acts
 from saereg_plugin.regularizers.base import RegularizerConfig
 from saereg_plugin.regularizers.frequency_weighted_l1 import FrequencyWeightedL1
 from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio
@@ -18,4 +19,5 @@ __all__ = [
     "TemporalDifference",
     "VocabularyAnchor",
     "WeightPenalty",
+    "acts",
 ]

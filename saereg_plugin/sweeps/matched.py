@@ -12,6 +12,7 @@ from sae_lens import SAE
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import alive_mask
+from saereg_plugin.regularizers import acts
 from saereg_plugin.releases import Entry, Release, open_release, register_release
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
 
@@ -31,8 +32,8 @@ def matched_sweep(name: str) -> SweepConfig:
         name: folder of a release that ``run_sweep`` trained.
 
     Raises:
-        InputError: if the release does not say how it was trained, has no regularised group,
-            or one with fewer alive latents than its k.
+        InputError: if the release does not say how it was trained, has no regularised group
+            (a coefficient of 0 is none), or one with fewer alive latents than its k.
     """
     release = open_release(name)
     recorded = release.provenance.get("sweep")
@@ -49,7 +50,7 @@ def matched_sweep(name: str) -> SweepConfig:
     groups: dict[str, dict[str, Any]] = {}
     matched_to: dict[str, str] = {}
     for group, fields in group_fields(sweep).items():
-        if not fields.get("regularizers") or group not in entries:
+        if group not in entries or not any(map(acts, fields.get("regularizers") or [])):
             continue
         control = group + SUFFIX
         width = _median_alive(release, entries[group])

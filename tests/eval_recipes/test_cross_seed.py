@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass, field, fields
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import eval_recipes.cross_seed as package
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.cross_seed.main import check, run
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
+from eval_recipes.differences import load_group_differences
 from eval_recipes.heldout import HeldOut
+from eval_recipes.reading import read_differences
 from eval_recipes.results import load_results, read_result
 from eval_recipes.schemas import schema_text
 from saereg_plugin.errors import InputError
@@ -122,12 +125,80 @@ def test_planted_groups(tmp_path: Path) -> None:
         {"seeds": pair, "difference": -0.5} for pair in ([0, 1], [0, 2], [1, 2])
     ]
     assert differences["shared"]["interval_over"] == "latents"
+    # one-sided: latents of the lower seeds 0 and 1 of both groups
+    assert differences["shared"]["n"] == 4 * 12
+    assert "fewer than 5 seeds" in differences["shared"]["reason"]
     low, high = (differences["shared"][f"ci_{end}"] for end in ("low", "high"))
     assert -0.9 < low < -0.5 < high < -0.1
-    assert differences["shared"]["distinguishable"]
+    # latents say nothing about other seeds
+    assert not differences["shared"]["distinguishable"]
     assert differences["explained_variance"]["difference"] == pytest.approx(-0.1)
     assert differences["explained_variance"]["n"] == 3
     assert not differences["c_dec"]["distinguishable"]
+    assert [value["seeds"] for value in differences["c_dec"]["values"]] == [
+        [0],
+        [1],
+        [2],
+    ]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_few_seeds_end_in_values_and_no_verdict(tmp_path: Path, n: int) -> None:
+    """From planted SAEs to the sentence: 90 of 120 latents shared against 40."""
+    subjects = seeds("l2", n, common=90, d_sae=120) + seeds(
+        "none", n, common=40, d_sae=120
+    )
+    assert run(make_context(subjects, tmp_path)) == []
+    loaded = load_group_differences(tmp_path)
+    (shared,) = [item for item in loaded if item.metric == "shared"]
+    shared = shared if shared.group == "l2" else shared.reversed()
+    assert shared.difference == pytest.approx(50 / 120)
+    assert shared.ci_low is not None and shared.ci_low > 0.2
+    assert (shared.interval_over, shared.n) == ("latents", 2 * 120 * (n - 1))
+    assert not shared.distinguishable
+    assert [pair for pair, _ in shared.values] == [*combinations(range(n), 2)]
+    sentence = read_differences(loaded, group="l2", other="none")[0]
+    pairs = ", ".join([".417"] * len(shared.values))
+    assert f"l2 minus none is .417; pair by pair {pairs} (95 %" in sentence
+    assert f"over {2 * 120 * (n - 1)} latents" in sentence
+    assert "too few seeds for a verdict" in sentence
+    assert "higher" not in sentence
+
+
+def test_five_seeds_end_in_a_verdict(tmp_path: Path) -> None:
+    """Seed 4 of either group shares less, so that the pairs differ."""
+    subjects: list[Planted] = []
+    for group, common in (("l2", 90), ("none", 30)):
+        most = seeds(group, 5, common=common, d_sae=120)
+        subjects += [*most[:4], seeds(group, 5, common=common // 2, d_sae=120)[4]]
+    assert run(make_context(subjects, tmp_path)) == []
+    loaded = load_group_differences(tmp_path)
+    (shared,) = [item for item in loaded if item.metric == "shared"]
+    assert (shared.interval_over, shared.n) == ("seed pairs", 10)
+    assert shared.distinguishable
+    sentence = read_differences(loaded, group="l2", other="none")[0]
+    assert "is higher with l2 than with none" in sentence
+    assert "over 10 seed pairs" in sentence
+
+
+def test_nothing_shared_is_no_certainty(tmp_path: Path) -> None:
+    """No latent of 60 shared: up to 3.69 / 60 of others may be."""
+    assert run(make_context(seeds("g", 2, common=0, d_sae=60), tmp_path)) == []
+    record = results(tmp_path)["g/seed_0"]
+    metrics = record["eval_result_metrics"]
+    for name in ("shared", "shared_alive"):
+        assert metrics["shared"][f"{name}_ci_low"] == 0
+        assert metrics["shared"][f"{name}_ci_high"] == pytest.approx(3.688879 / 60)
+    assert metrics["stability"]["never_shared_ci_low"] == pytest.approx(
+        1 - 3.688879 / 60
+    )
+    assert metrics["stability"]["never_shared_ci_high"] == 1
+    extra = record["eval_result_unstructured"]
+    assert extra["group_over_latents"]["shared_ci_high"] == pytest.approx(3.688879 / 60)
+    # norms are bounded by nothing: equal ones have no interval, and a reason
+    assert metrics["geometry"]["decoder_norm_ci_low"] is None
+    assert "all values are equal" in extra["without_interval"]["geometry/decoder_norm"]
+    assert "fewer than 5 seeds" in extra["without_interval"]["group/shared"]
 
 
 def test_table_reads_back(tmp_path: Path) -> None:

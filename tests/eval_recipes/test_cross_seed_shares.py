@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sae_lens import SAE, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
+from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -18,13 +19,14 @@ from eval_recipes.cross_seed.reconstruction_share import (
     reconstruction_shares,
 )
 from eval_recipes.heldout import Passed, _context_sums, measure_heldout
+from eval_recipes.interval import NO_VARIATION
 from eval_recipes.variance import concatenate
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 from tests.oracles import cross_seed_oracle as oracle
 
 
-def measured(sae: SAE, x: Tensor, stable: Tensor, keep: Tensor) -> ReconstructionShare:
+def measured(sae: Any, x: Tensor, stable: Tensor, keep: Tensor) -> ReconstructionShare:
     """Shares over activations [contexts, tokens, d_in], given in two batches."""
     tally = _ShareTally(sae, stable)
     kept, special = [], []
@@ -38,7 +40,7 @@ def measured(sae: SAE, x: Tensor, stable: Tensor, keep: Tensor) -> Reconstructio
     )
 
 
-def topk(*, rescale: bool = False, normalize: str = "none") -> SAE:
+def topk(*, rescale: bool = False, normalize: str = "none") -> Any:
     cfg = TopKSAEConfig(
         d_in=6,
         d_sae=12,
@@ -116,9 +118,10 @@ def test_planted_shares_are_recovered() -> None:
         "firing_share_stable": 0.5,
     }.items():
         figure = figures[name]
-        # the contexts are equal: so is every resample
         assert figure is not None
-        assert [*figure[:3]] == pytest.approx([value] * 3, abs=1e-6), name
+        assert figure.value == pytest.approx(value, abs=1e-6), name
+        # the contexts are equal: so is every resample, which shows no spread
+        assert figure[1:] == (None, None, 4, NO_VARIATION), name
 
 
 def test_all_and_none_stable() -> None:
@@ -172,6 +175,23 @@ def test_nothing_fires() -> None:
     assert figures["explained_variance_stable"] is not None
 
 
+def test_latents_that_fire_in_few_contexts_have_no_interval() -> None:
+    """Everything fires in 2 of 5 contexts: (3/5)^5 = 8 % of resamples hold neither."""
+    sae, (x, keep) = topk(), text()
+    sae.b_enc.data.fill_(-50.0)
+    x[:2] += 100 * sae.W_dec.data[0]
+    figures = measured(sae, x, torch.arange(12) % 2 == 0, keep).figures
+    for name in ("contribution_share_stable", "firing_share_stable"):
+        figure = figures[name]
+        assert figure is not None and 0 < figure.value < 1
+        assert (figure.low, figure.high) == (None, None), name
+        assert figure.reason is not None
+        count = int(figure.reason.removesuffix(" of 1000 resamples have no value"))
+        assert 40 < count < 130
+    whole = figures["explained_variance_stable"]
+    assert whole is not None and whole.low is not None
+
+
 def test_one_pass_on_a_real_model(
     tmp_path: Path, model_name: str, model: HookedTransformer, activations: Tensor
 ) -> None:
@@ -197,4 +217,4 @@ def test_one_pass_on_a_real_model(
     assert shares["s0"].n_tokens == heldout["s0"].n_tokens
     part = shares["s1"].figures["contribution_share_stable"]
     assert part is not None and 0 < part.value < 1
-    assert np.isfinite([part.low, part.high]).all()
+    assert np.isfinite(part.ends).all()

@@ -59,7 +59,7 @@ def test_planted_stability_is_recovered(tmp_path: Path) -> None:
     assert run(make_context(subjects, tmp_path)) == []
     table = read_stability(table_path(path_of(tmp_path, 0)))
     assert table["latent"].tolist() == list(range(12))
-    assert table["alive"].all()
+    assert table["alive"].to_numpy().all()
     for latent, concept in enumerate(concepts[0]):
         row = table.loc[latent]
         expected = 1.0 if concept < 4 else 0.5 if concept < 6 else 0.0
@@ -92,7 +92,7 @@ def test_dead_latents_are_marked(tmp_path: Path) -> None:
     assert run(make_context([a, b], tmp_path)) == []
     table = read_stability(path_of(tmp_path, 0))
     assert table["alive"].tolist() == [True] * 8 + [False] * 4
-    assert not table["shared_alive_1"][8:].any()
+    assert not any(table["shared_alive_1"].tolist()[8:])
     assert stable_latents(path_of(tmp_path, 0)) == list(range(8))
     # B has four latents that are without a partner once A's dead ones are left out
     other = read_stability(path_of(tmp_path, 1))
@@ -124,6 +124,47 @@ def test_a_failed_rerun_leaves_no_table(tmp_path: Path) -> None:
     run(make_context(subjects, tmp_path))
     tables = {path.name for path in (tmp_path / "cross_seed").glob("*.parquet")}
     assert tables == {"lab_s0_stability.parquet", "lab_s1_stability.parquet"}
+
+
+def test_a_failed_rerun_leaves_no_stale_result(tmp_path: Path) -> None:
+    subjects, _ = planted()
+    run(make_context(subjects, tmp_path))
+    subjects[2].vectors[0][0, 0] = float("nan")
+    assert len(run(make_context(subjects, tmp_path))) == 1
+    assert set(results(tmp_path)) == {"s0", "s1"}
+    record = read_result(path_of(tmp_path, 0))
+    assert record["eval_result_unstructured"]["seeds"] == [0, 1]
+
+
+class Interrupted(Planted):
+    def load(self, device: str = "cpu") -> Any:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_rerun_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    subjects, _ = planted()
+    run(make_context(subjects, tmp_path))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "cross_seed").iterdir()}
+    assert len(before) == 6
+    last = subjects[2]
+    stopped = Interrupted(
+        last.release, last.sae_id, last.group, last.seed, last.vectors
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(make_context([*subjects[:2], stopped], tmp_path))
+    after = {p.name: p.read_bytes() for p in (tmp_path / "cross_seed").iterdir()}
+    assert after == before
+    assert stable_latents(path_of(tmp_path, 2), minimum=1.0)
+
+
+def test_two_of_three_seeds_are_two_thirds(tmp_path: Path) -> None:
+    """float32's 2/3 lies below the double: the table's reader must not lose the latent."""
+    eye = torch.eye(48)
+    rows = [eye[:12], eye[:12], eye[:12], torch.cat([eye[:6], eye[30:36]])]
+    subjects = [Planted("lab", f"s{i}", "g", i, (r, r)) for i, r in enumerate(rows)]
+    assert run(make_context(subjects, tmp_path)) == []
+    assert stable_latents(path_of(tmp_path, 0), minimum=2 / 3) == list(range(12))
+    assert stable_latents(path_of(tmp_path, 0), minimum=0.7) == list(range(6))
 
 
 def test_gaps_pairs_and_overlaps_stand_in_the_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from PIL import Image
 from sae_lens import SAE
 from sae_lens.saes.sae import SAEMetadata
 
 from eval_recipes.context import RunContext
+from eval_recipes.cross_seed.equal_variance import KIND
 from eval_recipes.cross_seed.interpolation import (
     Estimate,
     Point,
     at_explained_variance,
 )
+from eval_recipes.cross_seed.intervals import FEW_SEEDS
 from eval_recipes.cross_seed.main import run
-from eval_recipes.cross_seed.plots import plot_cross_seed
+from eval_recipes.cross_seed.plots import (
+    _cosines,
+    _overlaps,
+    _shared,
+    _similarities,
+    plot_cross_seed,
+)
+from eval_recipes.cross_seed.result_groups import read_groups
 from eval_recipes.cross_seed.roles import matched_to
 from eval_recipes.cross_seed.width_control import (
     Comparison,
@@ -123,8 +134,12 @@ COEFFICIENT = {"none": 0.0, "weak": 1e-5, "strong": 1e-4, "matched": 0.0}
 VARIANCE = {"none": 0.8, "weak": 0.7, "strong": 0.5, "matched": 0.6}
 
 
-def evaluate(tmp_path: Path, n: int = 3) -> Path:
-    """Two releases evaluated into one folder, the second matched to strong in the first."""
+def evaluate(tmp_path: Path, n: int = 3, n_matched: int | None = None) -> Path:
+    """
+    Two releases evaluated into one folder, the second matched to strong in the first.
+
+    ``n`` seeds each; ``n_matched`` of them in the second.
+    """
     releases = {"lab-wide": ("none", "weak", "strong"), "lab-matched": ("matched",)}
     out = tmp_path / "out"
     for release, names in releases.items():
@@ -138,7 +153,8 @@ def evaluate(tmp_path: Path, n: int = 3) -> Path:
         subjects: list[Trained] = []
         for name in names:
             d_sae = MATCHED_WIDTH if name == "matched" else WIDTH
-            for s in seeds(name, n, common=SHARED[name], d_sae=d_sae):
+            count = n_matched or n if name == "matched" else n
+            for s in seeds(name, count, common=SHARED[name], d_sae=d_sae):
                 subjects.append(
                     Trained(
                         release, s.sae_id, name, s.seed, s.vectors, COEFFICIENT[name]
@@ -177,7 +193,7 @@ def test_planted_controls_are_found_and_compared(tmp_path: Path) -> None:
         ("regularised - wide", "lab-wide/strong", "lab-wide/none"),
         ("regularised - matched", "lab-wide/strong", "lab-matched/matched"),
         ("matched - wide", "lab-matched/matched", "lab-wide/none"),
-        (at_equal, "family of lab-wide/strong", "lab-matched/matched"),
+        (at_equal, "lab-wide/strong", "lab-matched/matched"),
     }
     shared = one(found, "regularised - matched", "strong", "shared")
     assert shared.difference == pytest.approx(8 / 12 - 2 / 8)
@@ -185,8 +201,14 @@ def test_planted_controls_are_found_and_compared(tmp_path: Path) -> None:
     assert shared.low is not None and shared.high is not None
     assert shared.low < 8 / 12 - 2 / 8 < shared.high
     assert list(shared.values) == [(0, 1), (0, 2), (1, 2)]
+    # latents of the lower seeds 0 and 1 of either
+    assert shared.n == 2 * WIDTH + 2 * MATCHED_WIDTH
+    assert shared.reason == FEW_SEEDS
     variance = one(found, "matched - wide", "matched", "explained_variance")
     assert variance.difference == pytest.approx(-0.2)
+    assert variance.n == 3
+    assert list(variance.values) == [(0,), (1,), (2,)]
+    assert list(variance.values.values()) == pytest.approx([-0.2] * 3)
     # .6 lies half-way from weak to strong: (4 + 8) / 2 of 12 shared, less 2 of 8
     equal = one(found, at_equal, "strong", "shared")
     assert equal.difference == pytest.approx(0.5 - 0.25)
@@ -196,10 +218,181 @@ def test_planted_controls_are_found_and_compared(tmp_path: Path) -> None:
     assert equal.low is not None and equal.high is not None
     assert equal.low < 0.25 < equal.high
     assert list(equal.values.values()) == pytest.approx([0.25] * 3)
+    assert equal.n == 4 * WIDTH + 2 * MATCHED_WIDTH
+    assert equal.reason == FEW_SEEDS
     target = write_comparisons(found, tmp_path / "widths.json")
     written = json.loads(target.read_text(), parse_constant=pytest.fail)
     assert len(written) == len(found)
-    assert comparison_table(found).row_count > 10
+    assert all(item["n"] > 0 for item in written)
+    singles = [item for item in written if item["metric"] == "explained_variance"]
+    assert [value["seeds"] for value in singles[0]["values"]] == [[0], [1], [2]]
+    table = comparison_table(found)
+    assert table.row_count > 10
+    each = {str(cell) for cell in table.columns[-1].cells}
+    assert ".417, .417, .417" in each
+
+
+def edit_records(out: Path, sae_ids: str, change: Callable[[Any], None]) -> None:
+    """Change result files as an older or odder run would have written them."""
+    paths = [*(out / "cross_seed").glob(f"{sae_ids}*.json")]
+    assert paths
+    for path in paths:
+        record = read_result(path)
+        change(record)
+        path.write_text(json.dumps(record))
+
+
+def copy_matched(out: Path, change: Callable[[Any], None]) -> None:
+    """Add copies of the matched group's results, changed, to the folder."""
+    for path in [*(out / "cross_seed").glob("lab-matched*.json")]:
+        record = read_result(path)
+        change(record)
+        target = path.with_name(path.name.replace("lab-matched", "lab-copied"))
+        target.write_text(json.dumps(record))
+
+
+def rename(name: str) -> Callable[[Any], None]:
+    def change(record: Any) -> None:
+        record["eval_result_unstructured"]["role"]["name"] = name
+
+    return change
+
+
+def test_groups_with_different_seeds_have_no_interval_over_latents(
+    tmp_path: Path,
+) -> None:
+    found = compare_widths(evaluate(tmp_path, 3, n_matched=2))
+    for kind in ("regularised - matched", KIND):
+        shared = one(found, kind, "strong", "shared")
+        assert list(shared.values) == [(0, 1)]
+        assert shared.difference == pytest.approx(shared.values[0, 1])
+        assert (shared.low, shared.interval_over, shared.n) == (None, None, 1)
+        assert shared.reason is not None and "different seeds" in shared.reason
+    equal = one(found, KIND, "strong", "shared")
+    # the mean over seeds 0 and 1 only
+    assert equal.explained_variance == pytest.approx(0.6005)
+    variance = one(found, "regularised - matched", "strong", "explained_variance")
+    assert (variance.n, list(variance.values)) == (2, [(0,), (1,)])
+
+
+def test_five_seeds_are_interpolated_pair_by_pair(tmp_path: Path) -> None:
+    out = evaluate(tmp_path, 5)
+
+    def vary(record: Any) -> None:
+        for pair in record["eval_result_unstructured"]["group_pairs"]:
+            pair["shared"] += 0.01 * sum(pair["seeds"])
+
+    edit_records(out, "lab-wide_strong", vary)
+    equal = one(compare_widths(out), KIND, "strong", "shared")
+    assert (equal.interval_over, equal.n, equal.reason) == ("seed pairs", 10, None)
+    assert equal.low is not None and equal.high is not None
+    # half of a mean sum of 2 * 2 hundredths on top of .25
+    assert equal.difference == pytest.approx(0.25 + 0.02)
+    assert equal.low < 0.27 < equal.high
+
+    def out_of_range(record: Any) -> None:
+        if record["eval_result_unstructured"]["saereg"]["seed"] == 0:
+            record["eval_result_metrics"]["heldout"]["explained_variance"] = 0.3
+
+    edit_records(out, "lab-matched", out_of_range)
+    fallen = one(compare_widths(out), KIND, "strong", "shared")
+    assert fallen.interval_over == "latents and contexts"
+    assert fallen.reason is not None
+    assert "4 of 10 pairs of seeds have no value" in fallen.reason
+    assert len(fallen.values) == 6
+
+
+def test_missing_explained_variance_is_a_reason(tmp_path: Path) -> None:
+    out = evaluate(tmp_path, 2)
+
+    def lose_ends(record: Any) -> None:
+        for end in ("low", "high"):
+            record["eval_result_metrics"]["heldout"][f"explained_variance_ci_{end}"] = (
+                None
+            )
+
+    edit_records(out, "lab-matched", lose_ends)
+    equal = one(compare_widths(out), KIND, "strong", "shared")
+    assert equal.difference == pytest.approx(0.25)
+    assert (equal.low, equal.interval_over, equal.n) == (None, None, 1)
+    assert equal.reason is not None and "no interval over latents" in equal.reason
+
+    def lose(record: Any) -> None:
+        record["eval_result_metrics"]["heldout"]["explained_variance"] = None
+
+    edit_records(out, "lab-matched", lose)
+    equal = one(compare_widths(out), KIND, "strong", "shared")
+    assert equal.difference is None
+    assert equal.reason is not None and "not defined everywhere" in equal.reason
+
+
+def test_several_controls_are_refused(tmp_path: Path) -> None:
+    out = evaluate(tmp_path, 2)
+    copy_matched(out, rename("lab-copied/matched"))
+    with pytest.raises(InputError) as caught:
+        compare_widths(out)
+    for part in (
+        "'lab-wide/strong' has several width-matched controls",
+        "'lab-copied/matched', 'lab-matched/matched'",
+        "folder of its own",
+    ):
+        assert part in str(caught.value)
+
+
+def test_several_wide_groups_are_refused_unless_one_is_of_the_release(
+    tmp_path: Path,
+) -> None:
+    out = evaluate(tmp_path, 2)
+
+    def to_wide(name: str) -> Callable[[Any], None]:
+        def change(record: Any) -> None:
+            rename(name)(record)
+            role = record["eval_result_unstructured"]["role"]
+            role["d_sae"], role["matched_to"] = WIDTH, None
+
+        return change
+
+    copy_matched(out, to_wide("other/none"))
+    wide = {c.other for c in compare_widths(out) if c.kind == "regularised - wide"}
+    assert wide == {"lab-wide/none"}
+    edit_records(out, "lab-wide_none", rename("another/none"))
+    with pytest.raises(InputError, match="several unregularised groups of its width"):
+        compare_widths(out)
+
+
+def test_a_control_of_a_renamed_release_is_not_passed_over_silently(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = evaluate(tmp_path, 2)
+    for name in ("none", "weak", "strong"):
+        edit_records(out, f"lab-wide_{name}", rename(f"renamed/{name}"))
+    kinds = {c.kind for c in compare_widths(out)}
+    assert kinds == {"regularised - wide"}
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert (
+        "'lab-matched/matched' is the width-matched control of 'lab-wide/strong'"
+        in (message)
+    )
+
+
+def labels(axes: Axes) -> list[str]:
+    return axes.get_legend_handles_labels()[1]
+
+
+def test_each_shape_has_its_line_and_its_baseline(tmp_path: Path) -> None:
+    groups = read_groups(evaluate(tmp_path, 2))
+    random = [f"random, {width} x 48" for width in (MATCHED_WIDTH, WIDTH)]
+    (cosines,) = _cosines(groups).axes
+    assert labels(cosines)[-2:] == random
+    for axes in _similarities(groups).axes[:1]:
+        assert labels(axes)[-2:] == random
+    by_k = labels(_shared(groups).axes[0])
+    assert by_k[-2:] == random
+    # without a penalty there are two widths: no line joins them
+    assert "none, 12 latents" in by_k
+    assert "none, matched width, 8 latents" in by_k
+    (overlaps,) = _overlaps(groups).axes
+    assert labels(overlaps)[-1] == "random, d_in 48"
 
 
 def test_plots_need_results_only(tmp_path: Path) -> None:

@@ -69,9 +69,12 @@ def test_anything_else_is_refused(content: bytes, message: str) -> None:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Leave --mnist-dir out"):
         load_images(tmp_path)
-    (tmp_path / f"{IMAGES_FILE}.gz").write_bytes(b"no gzip")
-    with pytest.raises(InputError, match="cannot be read"):
-        load_images(tmp_path)
+    packed = gzip.compress(bytes(range(256)) * 40)
+    damaged = packed[:12] + b"\xff" * 8 + packed[20:]
+    for content in (b"no gzip", packed[:-9], damaged):
+        (tmp_path / f"{IMAGES_FILE}.gz").write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            load_images(tmp_path)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,12 @@ from eval_recipes.studies.mnist.export import save_sae
 from eval_recipes.studies.mnist.figures import most_shared
 from eval_recipes.studies.mnist.finished import Finished
 from eval_recipes.studies.mnist.images import Images
-from eval_recipes.studies.mnist.pairs import by_position, measure_pair
+from eval_recipes.studies.mnist.pairs import measure_pair
 from eval_recipes.studies.mnist.report import group_runs
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Training
 from eval_recipes.studies.mnist.training import train
 from eval_recipes.studies.mnist.weights import Weights, initial_weights
-from saereg_plugin.metrics import encoder_decoder_cosines, shared_latents
+from saereg_plugin.metrics import encoder_decoder_cosines
 from tests.eval_recipes.mnist_images import few_images, write_folder
 from tests.oracles import mnist_oracle
 
@@ -92,17 +93,6 @@ def test_two_seeds_against_a_plain_computation(trained: Weights) -> None:
     assert figure.high is not None
     assert figure.low <= figure.value <= figure.high
     assert figure.n == 60
-
-
-def test_by_position_undercounts_where_a_has_more_latents() -> None:
-    a = torch.eye(4)
-    # latents 1 and 2 of A are 0 and 1 of B; its latent 2 decodes to A's 3, encodes A's 0
-    decoder, encoder = a[[1, 2, 3]], a[[1, 2, 0]]
-    found = shared_latents(a, a, decoder, encoder)
-    assert found.fraction == pytest.approx(2 / 3)
-    assert by_position(found) == 0
-    turned = shared_latents(decoder, encoder, a, a)
-    assert by_position(turned) == turned.fraction == pytest.approx(2 / 3)
 
 
 def test_evaluation_against_a_plain_computation(
@@ -195,11 +185,14 @@ def test_the_command_reports_on_what_is_finished(command: Callable[..., Path]) -
     assert report["images"] == {**report["images"], "n": 400, "is_mnist": False}
     weights = out / "tied-l1" / "seed1" / "sae" / "sae_weights.safetensors"
     before = weights.stat().st_mtime_ns
+    removed = out / "untied" / "seed0" / "sae"
+    shutil.rmtree(removed)
     command(*choice, "--report-only")
     report = json.loads((out / "report.json").read_text())
     assert not report["complete"]
     assert report["missing_runs"] == ["tied-l1/seed2", "untied/seed2"]
     assert weights.stat().st_mtime_ns == before
+    assert (removed / "sae_weights.safetensors").is_file()
     text = (out / "report.md").read_text()
     assert text.startswith("**Partial report.** 4 of 6 SAEs")
     assert "| 54.86% |" not in text
@@ -208,6 +201,19 @@ def test_the_command_reports_on_what_is_finished(command: Callable[..., Path]) -
     assert [pair["seeds"] for pair in tied["figures"]["shared"]["pairs"]] == [[0, 1]]
     assert tied["published"]["shared_alive"] == 0.1410
     assert len(tied["saes"][0]["mse_by_epoch"]) == 2
+    assert [pair["seeds"] for pair in tied["matching_gaps"]] == [[0, 1]]
+    assert tied["matching_gaps"][0]["encoder_alive"] == 0
+    named = {one["name"]: one for one in report["baselines"]}
+    assert set(named) == {"random", "untied-start", "tied-start"}
+    (pair,) = named["random"]["figures"]["mean_max_cos"]["pairs"]
+    assert 0 < pair["low"] < pair["value"] < pair["high"] < 0.2
+    assert pair["n_latents"] == 40
+    tables = text.split("\n\n")
+    for table in (tables[1], tables[3]):
+        assert "| random directions | " in table
+        assert "| tied, before training | " in table
+    rows = [line.split(" | ") for line in tables[3].splitlines()[2:]]
+    assert [row[-1] for row in rows] == ["0 |"] * 5
     for name in ("encoder-decoder-cosines", "shared-latents", "kept-latents"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -27,6 +27,7 @@ from eval_recipes.studies.mnist.settings import (
 from eval_recipes.studies.mnist.study import train_all
 from eval_recipes.studies.mnist.training import CHECKPOINT, epoch_order, train
 from eval_recipes.studies.mnist.weights import initial_weights
+from eval_recipes.studies.mnist.write import write_report
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.mnist_images import few_images, write_folder
 
@@ -111,12 +112,30 @@ def test_a_torn_checkpoint_is_refused(images: Images, tmp_path: Path) -> None:
         train(TIED_L1, short, images, tmp_path)
 
 
+def leave_behind(folder: Path) -> None:
+    """What processes leave that are killed while they write a file or replace a folder."""
+    (folder / f".{CHECKPOINT}.0123abcd.tmp").write_bytes(b"half")
+    for name in (".sae.0123abcd.tmp", ".sae.89abcdef.old"):
+        (folder / name).mkdir()
+        (folder / name / "cfg.json").write_text("{}")
+
+
 def test_what_a_killed_process_left_is_removed(images: Images, tmp_path: Path) -> None:
     folder = tmp_path / TIED_L1.name
     folder.mkdir(parents=True)
-    (folder / f".{CHECKPOINT}.0123abcd.tmp").write_bytes(b"half")
-    train_all([TIED_L1], replace(TRAINING, epochs=1), images, tmp_path)
+    leave_behind(folder)
+    short = replace(TRAINING, epochs=1)
+    train_all([TIED_L1], short, images, tmp_path)
     assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
+    leave_behind(folder)
+    (tmp_path / ".report.json.0123abcd.tmp").write_text("{")
+    write_report([TIED_L1], short, images, tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        CHECKPOINT,
+        "evaluation.json",
+        "sae",
+    ]
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
 
 
 def test_two_processes_do_not_share_a_folder(images: Images, tmp_path: Path) -> None:
@@ -134,6 +153,8 @@ def test_two_processes_do_not_share_a_folder(images: Images, tmp_path: Path) -> 
         process.stdout.readline()
         with pytest.raises(InputError, match="in use by another process"):
             train_all([TIED_L1], TRAINING, images, tmp_path)
+        with pytest.raises(InputError, match="in use by another process"):
+            write_report([TIED_L1], TRAINING, images, tmp_path)
         process.stdin.close()
 
 

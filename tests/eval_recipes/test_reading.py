@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from eval_recipes.differences import GroupDifference
 from eval_recipes.reading import read_differences
-from eval_recipes.report import GroupDifference
 
-HIGHER = GroupDifference("shared/shared", "l2", "none", 0.25, 0.125, 0.375, 3)
-LOWER = GroupDifference("explained_variance", "l2", "none", -0.01, -0.02, -0.005, 3)
-UNCLEAR = GroupDifference("similarity/mean_max_cos", "l2", "none", 0.02, -0.01, 0.05, 3)
+PAIRS, SEEDS = "seed pairs", "seeds"
+HIGHER = GroupDifference("shared/shared", "l2", "none", 0.25, 0.125, 0.375, 10, PAIRS)
+LOWER = GroupDifference(
+    "explained_variance", "l2", "none", -0.01, -0.02, -0.005, 5, SEEDS
+)
+UNCLEAR = GroupDifference(
+    "similarity/mean_max_cos", "l2", "none", 0.02, -0.01, 0.05, 10, PAIRS
+)
 NO_INTERVAL = GroupDifference("alive", "l2", "none", 12.0, None, None, 1)
 
 
@@ -19,17 +24,17 @@ NO_INTERVAL = GroupDifference("alive", "l2", "none", 12.0, None, None, 1)
         (
             HIGHER,
             "The share of latents that two seeds have in common is higher with l2 than "
-            "with none (difference .250, 95 % interval .125 to .375, n = 3).",
+            "with none (difference .250, 95 % interval .125 to .375 over 10 seed pairs).",
         ),
         (
             LOWER,
             "The explained variance on held-out text is lower with l2 than with none "
-            "(difference -.010, 95 % interval -.020 to -.005, n = 3).",
+            "(difference -.010, 95 % interval -.020 to -.005 over 5 seeds).",
         ),
         (
             UNCLEAR,
             "The mean best cosine between two seeds' latents is not distinguishable between "
-            "l2 and none (difference .020, 95 % interval -.010 to .050, n = 3).",
+            "l2 and none (difference .020, 95 % interval -.010 to .050 over 10 seed pairs).",
         ),
         (
             NO_INTERVAL,
@@ -43,7 +48,7 @@ def test_sentence(difference: GroupDifference, sentence: str) -> None:
 
 
 def test_lower_reconstruction_and_fewer_latents_qualify_the_rest() -> None:
-    fewer = GroupDifference("alive", "l2", "none", -600.0, -700.0, -500.0, 3)
+    fewer = GroupDifference("alive", "l2", "none", -600.0, -700.0, -500.0, 5, SEEDS)
     last = read_differences([HIGHER, LOWER, fewer], group="l2", other="none")[-1]
     assert last.startswith("l2 reconstructs less and uses fewer latents than none")
     assert "equal width" in last
@@ -55,7 +60,7 @@ def test_lower_reconstruction_and_fewer_latents_qualify_the_rest() -> None:
 def test_interval_that_touches_zero_is_not_distinguishable(
     low: float, high: float
 ) -> None:
-    item = GroupDifference("shared", "l2", "none", 0.25, low, high, 3)
+    item = GroupDifference("shared", "l2", "none", 0.25, low, high, 10, PAIRS)
     (sentence,) = read_differences([item], group="l2", other="none")
     assert "is not distinguishable" in sentence
 
@@ -69,8 +74,8 @@ def test_difference_the_other_way_round_is_turned() -> None:
 
 
 def test_order_is_fixed_and_other_groups_and_metrics_are_left_out() -> None:
-    other = GroupDifference("shared", "l1", "none", 0.9, 0.8, 1.0, 3)
-    unread = GroupDifference("geometry/c_dec", "l2", "none", 0.9, 0.8, 1.0, 3)
+    other = GroupDifference("shared", "l1", "none", 0.9, 0.8, 1.0, 10, PAIRS)
+    unread = GroupDifference("geometry/c_dec", "l2", "none", 0.9, 0.8, 1.0, 10, PAIRS)
     sentences = read_differences(
         [NO_INTERVAL, other, unread, LOWER, HIGHER], group="l2", other="none"
     )
@@ -82,3 +87,28 @@ def test_order_is_fixed_and_other_groups_and_metrics_are_left_out() -> None:
     ]
     assert ".900" not in "".join(sentences)
     assert read_differences([], group="l2", other="none") == []
+
+
+def test_an_interval_over_latents_gives_no_verdict() -> None:
+    values = (((0, 1), 0.25), ((0, 2), 0.125), ((1, 2), 0.5))
+    item = GroupDifference(
+        "shared", "l2", "none", 0.29, 0.28, 0.3, 6144, "latents", values
+    )
+    assert not item.distinguishable
+    (sentence,) = read_differences([item], group="l2", other="none")
+    assert sentence == (
+        "The share of latents that two seeds have in common: l2 minus none is .290; pair by pair "
+        ".250, .125, .500 (95 % interval .280 to .300 over 6144 latents). These are too few seeds "
+        "for a verdict: an interval over latents says nothing about other seeds."
+    )
+    (turned,) = read_differences([item.reversed()], group="none", other="l2")
+    assert "none minus l2 is -.290; pair by pair -.250, -.125, -.500" in turned
+    # nor does one of which nobody knows what it is over
+    unknown = GroupDifference("shared", "l2", "none", 0.29, 0.28, 0.3, 3)
+    assert not unknown.distinguishable
+
+
+def test_few_latents_qualify_nothing_without_a_verdict() -> None:
+    fewer = GroupDifference("alive", "l2", "none", -9.0, -10.0, -8.0, 50, "latents")
+    (sentence,) = read_differences([fewer], group="l2", other="none")
+    assert "uses fewer latents" not in sentence

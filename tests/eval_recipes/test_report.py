@@ -7,7 +7,8 @@ import io
 import pandas as pd
 from rich.console import Console
 
-from eval_recipes.report import GroupDifference, digits, print_table
+from eval_recipes.differences import GroupDifference
+from eval_recipes.report import digits, print_table
 from eval_recipes.results import SUMMARY_COLUMNS
 
 
@@ -60,13 +61,44 @@ def test_a_figure_of_the_whole_group_takes_precedence():
 
 def test_differences_carry_a_verdict():
     differences = [
-        GroupDifference("shared", "l2", "base", 0.1, 0.05, 0.15, 3),
-        GroupDifference("mean_max_cos", "l2", "base", 0.1, -0.05, 0.25, 3),
+        GroupDifference("shared", "l2", "base", 0.1, 0.05, 0.15, 10, "seed pairs"),
+        GroupDifference("c_dec", "l2", "base", 0.1, -0.05, 0.25, 5, "seeds"),
         GroupDifference("l0", "l2", "base", 0.1, None, None, None),
     ]
     lines = printed(frame([row("a0", "base", 0, 0.8)]), differences).splitlines()
     verdicts = [line for line in lines if "l2 - base" in line]
     assert ["not distinguishable" in line for line in verdicts] == [False, True, True]
+
+
+def test_too_few_seeds_list_their_pairs():
+    values = (((0, 1), 0.125), ((0, 2), 0.25), ((1, 2), 0.5))
+    difference = GroupDifference(
+        "shared", "l2", "base", 0.29, 0.28, 0.3, 6144, "latents", values
+    )
+    text = printed(frame([row("a0", "base", 0, 0.8)]), [difference])
+    words = " ".join(text.split())
+    for part in ("6144 latents", "too few seeds", ".125", ".250", ".500"):
+        assert part in words
+    assert "differs" not in text
+
+
+def test_a_group_figure_that_is_not_defined_is_not_made_of_its_saes():
+    metrics = [("shared/shared", 0.2), ("group/shared", float("nan"))]
+    rows = [
+        (
+            *columns_of("base", seed, f"a{seed}"),
+            "cross_seed",
+            name,
+            value,
+            None,
+            None,
+            3,
+        )
+        for seed in (0, 1)
+        for name, value in metrics
+    ]
+    groups = printed(frame(rows)).split("Groups")[1]
+    assert ".200" not in groups
 
 
 def test_an_empty_folder_says_so():

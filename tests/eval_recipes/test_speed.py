@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,14 @@ from eval_recipes.speed.matching import (
     planted,
     trained,
 )
-from eval_recipes.speed.memory import _peak, _reset, peak_of
-from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted
+from eval_recipes.speed.memory import peak_gib, peak_of, reset_peak
+from eval_recipes.speed.run import (
+    BY_NAME_ONLY,
+    HEADINGS,
+    SUITES,
+    chosen_suites,
+    formatted,
+)
 from eval_recipes.speed.streams import measure
 from eval_recipes.speed.timing import Timing, interleaved, matmul_rate, ratio
 from eval_recipes.speed.upstream_evals import UPSTREAM
@@ -100,10 +107,10 @@ def test_every_implementation_trains(name: str) -> None:
 
 
 def test_memory_counts_what_was_given_back() -> None:
-    before = _reset("cpu")
+    before = reset_peak("cpu")
     held = torch.ones(64 * 2**20)
     del held
-    assert 0.2 < _peak("cpu") - before < 0.4
+    assert 0.2 < peak_gib("cpu") - before < 0.4
 
 
 @pytest.mark.slow
@@ -268,9 +275,22 @@ def test_evaluations_do_the_same_work(trained_release: Release, tmp_path: Path) 
         assert ours[category] == pytest.approx(metrics, abs=1e-6)
 
 
-def test_long_suites_run_by_name_only() -> None:
-    assert "evaluations" not in chosen_suites(())
-    assert chosen_suites(["evaluations"]) == ["evaluations"]
+@pytest.mark.parametrize("name", ["evaluations", "matching", "matching-large"])
+def test_long_suites_run_by_name_only(name: str) -> None:
+    assert name not in chosen_suites(())
+    assert chosen_suites([name]) == [name]
+
+
+def test_the_help_names_every_suite_and_which_run_by_name_only() -> None:
+    assert {*chosen_suites(())} == {*SUITES} - BY_NAME_ONLY
+    # without the table's borders and wherever its lines are broken
+    shown = CliRunner().invoke(app, ["speed", "--help"]).output
+    words = " ".join(re.sub("[│|]", " ", shown).split())
+    usual, rare = words.split("training, ")[1].split("by name only:")
+    assert all(
+        re.search(rf"\b{name}\b", "training, " + usual) for name in chosen_suites(())
+    )
+    assert all(re.search(rf"{name} \(", rare) for name in BY_NAME_ONLY)
 
 
 def test_what_upstream_needs_to_run_is_there_for_every_offline_eval() -> None:

@@ -1,10 +1,13 @@
 import math
+import re
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from eval_recipes import statistics
+from eval_recipes.bootstrap import Array, bootstrap
+from eval_recipes.interval import NO_VARIATION, unseen
 from eval_recipes.statistics import (
     bootstrap_mean_interval,
     paired_difference,
@@ -52,6 +55,71 @@ def test_a_wider_level_gives_a_wider_interval() -> None:
     narrow = bootstrap_mean_interval([values], seed=3, level=0.5)
     wide = bootstrap_mean_interval([values], seed=3, level=0.99)
     assert wide.low is not None and narrow.low is not None and wide.low < narrow.low
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.0, 20), (1.0, 20), (0.0, 1536)])
+def test_shares_of_0_and_1_are_no_certainty(share: float, n: int) -> None:
+    """Against the exact binomial interval, which is narrower by a term of order 1 / n^2."""
+    found = bootstrap_mean_interval([[share] * n], caps=[1.0], seed=0)
+    exact = stats.binomtest(round(share * n), n).proportion_ci(method="exact")
+    assert found.low is not None and found.high is not None
+    assert (found.low <= exact.low, found.high >= exact.high) == (True, True)
+    assert found.low == pytest.approx(exact.low, abs=0.02)
+    assert found.high == pytest.approx(exact.high, abs=0.02)
+    assert min(abs(found.low - share), abs(found.high - share)) == 0
+
+
+def test_equal_values_without_bounds_have_no_interval() -> None:
+    found = bootstrap_mean_interval([[2.0, 2.0], [3.0]], seed=0)
+    assert found == (2.5, None, None, 2, NO_VARIATION)
+    with pytest.raises(ValueError, match="2 has no interval: all values are equal"):
+        _ = found.ends
+    with pytest.raises(ValueError, match="1 caps for 2"):
+        bootstrap_mean_interval([[2.0], [3.0]], caps=[1.0], seed=0)
+
+
+def test_bounds_of_unseen_values_cover_as_often_as_they_say() -> None:
+    """A difference of shares of two samples, of which neither ever shows a case."""
+    generator = np.random.default_rng(0)
+    # the rate at which samples of 300 and 100 show nothing in one of 40
+    p, n, weights = np.log(40) / 300, (300, 100), (1.0, -1.0)
+    low, high = unseen([(w, 0.0, 1.0, k) for w, k in zip(weights, n, strict=True)])
+    assert (low, high) == pytest.approx((np.log(40) / 100, np.log(40) / 300))
+    blind = (generator.random((4000, n[0])) < p).sum(axis=1) == 0
+    assert 0.015 < blind.mean() < 0.035
+    # a value of .25 can go down by .25 and up by .75, weighted by 2
+    assert unseen([(2.0, 0.25, 1.0, 1000)]) == pytest.approx(
+        (2 * 0.25 * 3.688879e-3, 2 * 0.75 * 3.688879e-3)
+    )
+    # never beyond what is possible
+    assert unseen([(1.0, 0.0, 1.0, 2), (0.5, 1.0, 1.0, 1)]) == (0.5, 1.0)
+
+
+def test_a_sample_without_variation_widens_the_interval_of_the_others() -> None:
+    values = (np.random.default_rng(0).random(500) < 0.2).astype(float)
+    alone = bootstrap_mean_interval([values, [0.0] * 50], weights=[1, -1], seed=0)
+    bounded = bootstrap_mean_interval(
+        [values, [0.0] * 50], weights=[1, -1], caps=[1, 1], seed=0
+    )
+    assert alone.low is not None and bounded.low is not None
+    assert bounded.high == alone.high
+    assert bounded.low == pytest.approx(alone.low - np.log(40) / 50)
+
+
+def test_a_resample_without_a_value_takes_the_interval() -> None:
+    def share(weights: Array) -> Array:
+        """Of two contexts out of 40 that have anything."""
+        whole = weights[:, 0] + weights[:, 1]
+        ratio = np.full(len(weights), np.nan)
+        return np.divide(weights[:, 0], whole, out=ratio, where=whole > 0)
+
+    found = bootstrap(share, 40, seed=0)
+    assert found[:4] == (0.5, None, None, 40)
+    # (1 - 2 / 40)^40 = 12.9 % of 1,000 resamples
+    assert found.reason is not None
+    undefined = re.fullmatch(r"(\d+) of 1000 resamples have no value", found.reason)
+    assert undefined is not None and 90 < int(undefined[1]) < 170
+    assert bootstrap(lambda w: w[:, 0] / w.sum(1), 40, seed=0).low == 0.0
 
 
 @pytest.mark.parametrize("values", [[], [[]], [[1.0], []]])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.metrics import Certificate, certify
-from saereg_plugin.metrics.assignment import Assignment, RowWeights
+from saereg_plugin.metrics.assignment import Assignment, Weights
 
 KINDS = ("random", "ties", "duplicates", "zeros", "plane", "planted")
 ROUNDING = 1e-6
@@ -35,7 +35,7 @@ def problem(kind: str, n_a: int, n_b: int, d: int, seed: int) -> tuple[Tensor, T
     )
 
 
-def whole(weights: RowWeights) -> NDArray[np.int64]:
+def whole(weights: Weights) -> NDArray[np.int64]:
     return np.concatenate([block.copy() for _, block in weights.blocks()]).astype(
         np.int64
     )

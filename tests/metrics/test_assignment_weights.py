@@ -8,11 +8,11 @@ import torch
 
 from eval_recipes.speed.matching import OURS, SCIPY, apart
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics import match_rows
-from saereg_plugin.metrics.assignment import RowWeights, assign
-from saereg_plugin.metrics.assignment import weights as weights_module
+from saereg_plugin.metrics import match_rows, unit_rows
+from saereg_plugin.metrics.assignment import RowWeights, assign, blocks
+from saereg_plugin.metrics.assignment.weights import LARGEST
 from saereg_plugin.metrics.matching import hungarian
-from tests.metrics.assignment_problems import problem, whole
+from tests.metrics.assignment_problems import ROUNDING, problem, whole
 from tests.oracles import assignment_oracle as oracle
 
 
@@ -47,7 +47,7 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
 def test_many_blocks_and_threads_change_nothing(
     monkeypatch: pytest.MonkeyPatch, store_bytes: int, threads: int
 ) -> None:
-    monkeypatch.setattr(weights_module, "BLOCK_ELEMENTS", 10_000)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 10_000)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -72,7 +72,49 @@ def test_weights_are_the_float32_cosines_themselves() -> None:
     rounded = shown.astype(np.float32).astype(np.float64)
     assert np.array_equal(shown[shown >= 2**-7], rounded[shown >= 2**-7])
     assert whole(weights).min() >= 0
-    assert whole(weights).max() <= weights_module.LARGEST
+    assert whole(weights).max() <= LARGEST
+
+
+@pytest.mark.parametrize("factor", [1e39, 1e300, 1e-40, 1e-300])
+def test_float64_rows_may_be_beyond_float32(factor: float) -> None:
+    a, b = problem("random", 30, 40, 8, 3)
+    found = match_rows(a.double() * factor, b)
+    plain = match_rows(a, b)
+    assert torch.equal(found.partner, plain.partner)
+    assert float((found.similarity - plain.similarity).abs().max()) < 1e-6
+    assert found.gap == 0
+
+
+@pytest.mark.parametrize("store_bytes", [0, 1 << 30])
+@pytest.mark.parametrize("seen", [False, True])
+def test_some_rows_and_columns_have_the_weights_they_had(
+    monkeypatch: pytest.MonkeyPatch, store_bytes: int, seen: bool
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 1000)
+    a, b = problem("planted", 90, 70, 20, 7)
+    weights = RowWeights(a, b, absolute=True, store_bytes=store_bytes)
+    # no row of the second and third block
+    ids_a = torch.tensor([0, 3, *range(50, 90)])
+    ids_b = torch.arange(1, 70, 2)
+    expected = whole(RowWeights(a, b, absolute=True))[ids_a][:, ids_b]
+    before = whole(weights) if seen else None
+    taken = weights.take(ids_a, ids_b)
+    assert taken.shape == (42, 35)
+    kept = seen and store_bytes > 0
+    # products of other shapes may differ in their last bits
+    slack = 0 if kept else ROUNDING * LARGEST
+    assert np.abs(whole(taken) - expected).max() <= slack
+    assert np.array_equal(whole(taken), whole(taken))
+    assert assign(taken).gap == 0
+    assert before is None or np.array_equal(whole(weights), before)
+
+
+@pytest.mark.parametrize("d", [16, 20])
+def test_rows_scaled_before_give_the_same_weights(d: int) -> None:
+    a, b = problem("random", 40, 50, d, 1)
+    plain = RowWeights(a, b, absolute=False)
+    scaled = RowWeights(unit_rows(a), unit_rows(b), absolute=False, unit=True)
+    assert np.array_equal(whole(plain), whole(scaled))
 
 
 @pytest.mark.slow

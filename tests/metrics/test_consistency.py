@@ -72,7 +72,10 @@ def test_shared_by_matchings_equals_the_oracle(seed: int) -> None:
         for a, b in ((dec_a, dec_b), (enc_a, enc_b))
     )
     expected = oracle.shared_pairs(
-        *(rows.tolist() for rows in (dec_a, enc_a, dec_b, enc_b)),
+        dec_a.tolist(),
+        enc_a.tolist(),
+        dec_b.tolist(),
+        enc_b.tolist(),
         ids_a.tolist(),
         ids_b.tolist(),
     )
@@ -93,6 +96,7 @@ def test_a_matching_seen_from_b_and_back_is_itself() -> None:
     assert back.partner.tolist() == found.partner.tolist()
     assert back.similarity.tolist() == found.similarity.tolist()
     assert back.gap == found.gap
+    assert all(map(torch.equal, back.best, found.best))
 
 
 def test_a_third_is_at_least_a_third() -> None:

@@ -76,6 +76,20 @@ def test_zero_rows_have_cosine_zero(dtype: torch.dtype) -> None:
     assert fraction_paired(a, a).one_sided == 0.75
 
 
+@pytest.mark.parametrize("factor", [1e39, 1e300, 1e-40, 1e-300, 5e-324])
+def test_float64_rows_are_scaled_before_they_become_float32(factor: float) -> None:
+    rows = torch.tensor([[3.0, -4.0], [0.0, 0.0]], dtype=torch.float64)
+    if factor > 1e-320:
+        rows *= factor
+        assert unit_rows(rows).tolist() == [
+            pytest.approx([0.6, -0.8], abs=1e-7),
+            [0.0, 0.0],
+        ]
+    tiny = unit_rows(torch.tensor([[0.0, -factor]], dtype=torch.float64))
+    assert tiny.dtype == torch.float32
+    assert tiny.tolist() == [[0.0, -1.0]]
+
+
 def test_one_sided_and_symmetrised_differ() -> None:
     a = torch.eye(4)[:1]
     paired = fraction_paired(a, torch.eye(4))

@@ -81,5 +81,7 @@ def test_what_cannot_be_matched_is_refused(trained_release: Release, tmp_path: P
     assert "does not record how it was trained" in refused("silent")
     plain = {**sae, "regularizers": []}
     assert "has no regularised group" in refused("plain", sae=plain)
+    idle = {**sae, "regularizers": [{"name": "weight_penalty", "coefficient": 0.0}]}
+    assert "has no regularised group" in refused("idle", sae=idle)
     wide = {**sae, "k": 300, "d_sae": 512}
     assert "fewer than k=300" in refused("wide", sae=wide)

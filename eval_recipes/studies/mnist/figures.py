@@ -83,14 +83,16 @@ def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
     others = [one.run.seed for one in group.members[1:]]
     if not others:
         return torch.empty(0, 1, dtype=torch.int64)
-    matches = [group.pairs[first, other].shared for other in others]
+    matches = [group.pairs[first, other].match for other in others]
     shared = torch.stack([match.shared for match in matches]).all(dim=0)
     least = torch.stack(
-        [torch.minimum(m.decoder_similarity, m.encoder_similarity) for m in matches]
+        [torch.minimum(m.decoder.similarity, m.encoder.similarity) for m in matches]
     ).amin(dim=0)
     ranked = least.masked_fill(~shared, -1.0).argsort(descending=True, stable=True)
     chosen = ranked[: min(limit, int(shared.sum()))]
-    return torch.stack([chosen, *(match.partner[chosen] for match in matches)], dim=1)
+    return torch.stack(
+        [chosen, *(match.decoder.partner[chosen] for match in matches)], dim=1
+    )
 
 
 def draw_kept(groups: Sequence[Group], target: Path) -> Path:

@@ -58,7 +58,8 @@ def _finished(
     if state.epoch < training.epochs:
         return None
     checkpoint = sha256(path)
-    if _stored(folder / EVALUATION, checkpoint) is None:
+    saved = (folder / SAE_FOLDER).is_dir()
+    if not saved or _stored(folder / EVALUATION, checkpoint) is None:
         _publish(weights, described, checkpoint, images.pixels, folder)
     evaluation = _stored(folder / EVALUATION, checkpoint)
     assert evaluation is not None

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import logging
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -107,7 +108,7 @@ def _read(path: Path) -> Images:
             if path.suffix == ".gz"
             else path.read_bytes()
         )
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"File {str(path)!r} cannot be read ({error}); expected MNIST's training images. "
             "Copy or download it again."

@@ -40,8 +40,8 @@ def _status(report: Mapping[str, Any]) -> str:
 
 def _beside_published(report: Mapping[str, Any]) -> str:
     rows: list[list[str]] = []
-    for setting in report["settings"]:
-        published = setting["published"]
+    for setting in _compared(report):
+        published = setting.get("published")
         row = [setting["label"], str(len(setting["figures"]["shared"]["pairs"]))]
         for name in COLUMNS:
             row.append(_show(name, setting["figures"][name]["mean"]))
@@ -55,8 +55,9 @@ def _beside_published(report: Mapping[str, Any]) -> str:
 
 def _pairs(report: Mapping[str, Any]) -> str:
     rows: list[list[str]] = []
-    for setting in report["settings"]:
+    for setting in _compared(report):
         figures = setting["figures"]
+        gaps = {tuple(pair["seeds"]): pair for pair in setting["matching_gaps"]}
         by_seeds = {
             name: {tuple(pair["seeds"]): pair for pair in figures[name]["pairs"]}
             for name in COLUMNS
@@ -65,9 +66,20 @@ def _pairs(report: Mapping[str, Any]) -> str:
             cells = [
                 _with_interval(name, by_seeds[name].get(seeds)) for name in COLUMNS
             ]
-            rows.append([setting["label"], f"{seeds[0]}, {seeds[1]}", *cells])
-    heads = ["setting", "seeds", *(_TITLES[name] for name in COLUMNS)]
-    return "Each pair, with its 95 % interval over latents:\n\n" + _table(heads, rows)
+            gap = max(gaps[seeds][name] for name in gaps[seeds] if name != "seeds")
+            named = [setting["label"], f"{seeds[0]}, {seeds[1]}"]
+            rows.append([*named, *cells, f"{gap:.1e}" if gap else "0"])
+    heads = ["setting", "seeds", *(_TITLES[name] for name in COLUMNS), "matching gap"]
+    return (
+        "Each pair, with its 95 % interval over latents, and the most that the total similarity "
+        "of any of its matchings can be below the optimum (0: proven optimal):\n\n"
+        + _table(heads, rows)
+    )
+
+
+def _compared(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the settings, and below them what untrained SAEs of the same shape give."""
+    return [*report["settings"], *report["baselines"]]
 
 
 def _saes(report: Mapping[str, Any]) -> str:

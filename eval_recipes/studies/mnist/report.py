@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import fmean
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from eval_recipes.statistics import Interval
+from eval_recipes.studies.mnist.baselines import Baseline, Seeds, measure_baselines
 from eval_recipes.studies.mnist.evaluation import KEPT_SHARES
 from eval_recipes.studies.mnist.finished import Finished
 from eval_recipes.studies.mnist.images import IMAGES_SHA256, Images
@@ -22,8 +23,6 @@ from eval_recipes.studies.mnist.pairs import (
     measure_pair,
 )
 from eval_recipes.studies.mnist.settings import PUBLISHED, Run, Setting, Training
-
-Seeds = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,18 @@ def group_runs(finished: Sequence[Finished]) -> list[Group]:
     return groups
 
 
+def group_baselines(groups: Sequence[Group], training: Training) -> list[Baseline]:
+    """Match untrained SAEs of the same shape, by the pairs of seeds that there are."""
+    pairs = sorted({seeds for group in groups for seeds in group.pairs})
+    return measure_baselines([group.setting for group in groups], pairs, training)
+
+
 def build_report(
-    groups: Sequence[Group], runs: Sequence[Run], training: Training, images: Images
+    groups: Sequence[Group],
+    baselines: Sequence[Baseline],
+    runs: Sequence[Run],
+    training: Training,
+    images: Images,
 ) -> dict[str, Any]:
     """
     Return the report; ``complete`` is false while any of ``runs`` is missing.
@@ -81,29 +90,43 @@ def build_report(
         },
         "kept_shares": KEPT_SHARES,
         "settings": [_setting(group) for group in groups],
+        "baselines": [
+            {"name": one.name, "label": one.label, **_compared(one.pairs)}
+            for one in baselines
+        ],
     }
 
 
 def _setting(group: Group) -> dict[str, Any]:
     published = PUBLISHED.get(group.setting.name)
-    columns = (*COLUMNS, *EXTRA_COLUMNS)
     return {
         **asdict(group.setting),
         "label": group.setting.label,
         "seeds": [one.run.seed for one in group.members],
         "published": None if published is None else published._asdict(),
-        "figures": {name: _column(group, name) for name in columns},
-        "shared_alive_by_position": _mean(
-            [pair.by_position for pair in group.pairs.values()]
-        ),
+        **_compared(group.pairs),
         "saes": [_sae(one) for one in group.members],
     }
 
 
-def _column(group: Group, name: str) -> dict[str, Any]:
+def _compared(pairs: Mapping[Seeds, Pair]) -> dict[str, Any]:
+    """Return what pairs of SAEs say: columns, and how exact the matchings are."""
+    columns = (*COLUMNS, *EXTRA_COLUMNS)
+    return {
+        "figures": {name: _column(pairs, name) for name in columns},
+        "shared_alive_by_position": _mean(
+            [pair.by_position for pair in pairs.values()]
+        ),
+        "matching_gaps": [
+            {"seeds": list(seeds), **pair.gaps} for seeds, pair in pairs.items()
+        ],
+    }
+
+
+def _column(pairs: Mapping[Seeds, Pair], name: str) -> dict[str, Any]:
     found = {
         seeds: pair.figures[name]
-        for seeds, pair in group.pairs.items()
+        for seeds, pair in pairs.items()
         if name in pair.figures
     }
     return {

@@ -6,15 +6,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from eval_recipes.studies.mnist.checkpoint import State
+from eval_recipes.studies.mnist.folder import only_user, remove_leftovers
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import Run, Training
-from eval_recipes.studies.mnist.training import remove_leftovers, train
-from saereg_plugin.errors import InputError
-from saereg_plugin.files import require_writable
+from eval_recipes.studies.mnist.training import train
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +27,8 @@ def train_all(
         InputError: if ``out`` is not writable, holds runs with other settings, or is in
             use by another process.
     """
-    require_writable(out)
-    lock = FileLock(out / ".lock")
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"Folder {str(out)!r} is in use by another process of this study. Wait for it, "
-            "or choose another --out."
-        ) from error
     with (
-        held,
+        only_user(out),
         tqdm(total=len(runs) * training.epochs, unit="epoch") as progress,
     ):
         for run in runs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -118,10 +117,3 @@ def _step(
     if run.setting.tied:
         unit_norm_(weights.dec)
     return step.mse, step.mean_activation, step.density
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of a process that was killed while it wrote."""
-    for path in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):
-            path.unlink()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.metrics.assignment.blocks import in_parts
 from saereg_plugin.metrics.assignment.heap import Ints, Longs
 from saereg_plugin.metrics.assignment.scan import NONE, scan_rows
 from saereg_plugin.metrics.assignment.search import SINGLE
@@ -28,7 +29,6 @@ from saereg_plugin.metrics.assignment.weights import (
     LARGEST,
     RowWeights,
     Weights,
-    in_parts,
 )
 
 
@@ -146,7 +146,13 @@ def check(
 
 
 def certify(
-    a: Tensor, b: Tensor, partner: Tensor, prices: Tensor, *, absolute: bool = True
+    a: Tensor,
+    b: Tensor,
+    partner: Tensor,
+    prices: Tensor,
+    *,
+    absolute: bool = True,
+    unit: bool = False,
 ) -> Certificate:
     """
     Prove how good a matching of the rows of ``a`` and ``b`` is, from nothing but prices.
@@ -162,12 +168,13 @@ def certify(
         partner: [n_a] row of ``b`` matched to each row of ``a``, -1 for none.
         prices: [n_b] prices of rows of ``b``, in units of similarity (``Matching.prices``).
         absolute: whether similarity is |cos| or the signed cosine.
+        unit: the rows come from ``unit_rows``.
 
     Raises:
         InputError: if ``partner`` is no one-to-one matching of the whole smaller side,
             or a matrix cannot be used.
     """
-    weights = RowWeights(a, b, absolute=absolute, store_bytes=0)
+    weights = RowWeights(a, b, absolute=absolute, unit=unit, store_bytes=0)
     columns = _matching(partner, *weights.shape)
     if tuple(prices.shape) != (weights.shape[1],) or not bool(prices.isfinite().all()):
         raise InputError(

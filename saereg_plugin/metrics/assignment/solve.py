@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.metrics.assignment.blocks import in_parts
 from saereg_plugin.metrics.assignment.certificate import Check, check, relative
 from saereg_plugin.metrics.assignment.graph import Edges, State
 from saereg_plugin.metrics.assignment.heap import Ints, Longs
 from saereg_plugin.metrics.assignment.scan import NONE, scan_columns, scan_rows
-from saereg_plugin.metrics.assignment.weights import Grid, Weights, in_parts
+from saereg_plugin.metrics.assignment.weights import Grid, Weights
 
 CANDIDATES = 16
 """Pairs that each row and each column proposes in one pass."""
@@ -46,6 +47,10 @@ class Assignment(NamedTuple):
     """[n_b] float64, in units of similarity; what ``certify`` needs."""
     rounds: int
     """Graphs solved."""
+    row_best: NDArray[np.float64]
+    """[n_a] float64 largest similarity of each row, matched or not."""
+    column_best: NDArray[np.float64]
+    """[n_b] float64 largest similarity of each column."""
 
 
 def assign(
@@ -70,9 +75,15 @@ def assign(
     n_a, n_b = weights.shape
     if n_a == 0 or n_b == 0:
         return Assignment(
-            np.full(n_a, NONE, np.int32), np.zeros(n_a), 0.0, np.zeros(n_b), 0
+            partner=np.full(n_a, NONE, np.int32),
+            similarity=np.zeros(n_a),
+            gap=0.0,
+            prices=np.zeros(n_b),
+            rounds=0,
+            row_best=np.zeros(n_a),
+            column_best=np.zeros(n_b),
         )
-    edges = _first_edges(weights, candidates)
+    edges, row_best, column_best = _first_edges(weights, candidates)
     state = State(n_a, n_b)
     rounds, room = 0, candidates
     while True:
@@ -92,7 +103,15 @@ def assign(
             similarity = weights.grid.similarity(seen.weight)
             similarity[partner == NONE] = 0
             prices = state.v.astype(np.float64) * weights.grid.step
-            return Assignment(partner, similarity, gap, prices, rounds)
+            return Assignment(
+                partner,
+                similarity,
+                gap,
+                prices,
+                rounds,
+                weights.grid.similarity(row_best),
+                weights.grid.similarity(column_best),
+            )
         edges = more
         room = _next_room(seen, room, n_a, n_b)
 
@@ -116,9 +135,10 @@ def _gap(seen: Check, grid: Grid, pairs: int) -> tuple[float, float]:
     return gap, relative(gap, (seen.total - pairs * grid.shift) * grid.step)
 
 
-def _first_edges(weights: Weights, room: int) -> Edges:
-    """List the largest weights of every row and of every column."""
-    n_b = weights.shape[1]
+def _first_edges(weights: Weights, room: int) -> tuple[Edges, Ints, Ints]:
+    """List the largest weights of rows and columns; return the very largest, too."""
+    n_a, n_b = weights.shape
+    row_best = np.empty(n_a, np.int32)
     free: Ints = np.zeros(n_b, np.int32)
     least: Ints = np.full(n_b, -1, np.int32)
     row_of: Ints = np.full((n_b, room), NONE, np.int32)
@@ -128,7 +148,7 @@ def _first_edges(weights: Weights, room: int) -> Edges:
     for rows, block in weights.blocks():
         first = rows.start
         count = len(block)
-        best = np.empty(count, np.int32)
+        best = row_best[rows]
         floor = np.full(count, -1, np.int32)
         column_of = np.empty((count, room), np.int32)
         weight_of = np.empty((count, room), np.int32)
@@ -156,4 +176,5 @@ def _first_edges(weights: Weights, room: int) -> Edges:
     pairs.append(row_of[column, place].astype(np.int64) * n_b + column)
     found.append(row_weight[column, place])
     nothing = Edges(np.empty(0, np.int64), np.empty(0, np.int32))
-    return nothing.merged(np.concatenate(pairs), np.concatenate(found))
+    edges = nothing.merged(np.concatenate(pairs), np.concatenate(found))
+    return edges, row_best, row_weight.max(axis=1)

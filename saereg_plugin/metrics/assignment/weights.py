@@ -11,7 +11,6 @@ these weights is optimal exactly, and duals, totals and gaps are sums of integer
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,15 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.metrics.assignment.blocks import in_parts, row_blocks
 from saereg_plugin.metrics.assignment.compiled import compiled
 from saereg_plugin.metrics.assignment.heap import Ints
 from saereg_plugin.metrics.similarity import unit_rows
 
 LARGEST = 1 << 30
 """No weight is above this, so that differences of two fit 32 bits."""
-
-BLOCK_ELEMENTS = 1 << 24
-"""Weights in one block: 64 MiB, twice (the product and its whole numbers)."""
 
 STORE_BYTES = 2 << 30
 """Weights up to this size (23,170 x 23,170) are kept, larger ones recomputed."""
@@ -58,8 +55,15 @@ class Grid:
 class Weights(Protocol):
     """The weights of every pair of n_a rows and n_b columns, block by block."""
 
-    shape: tuple[int, int]
-    grid: Grid
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_a, n_b)."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """What the weights stand for."""
+        ...
 
     def blocks(self) -> Iterator[tuple[slice, Ints]]:
         """
@@ -80,6 +84,7 @@ class RowWeights:
         b: Tensor,
         *,
         absolute: bool,
+        unit: bool = False,
         store_bytes: int = STORE_BYTES,
         products: AbstractContextManager[object] | None = None,
     ) -> None:
@@ -89,6 +94,8 @@ class RowWeights:
         Args:
             a, b: rows; they need not have norm 1.
             absolute: |cos| instead of the signed cosine.
+            unit: the rows come from ``unit_rows``, so that a dictionary that is matched
+                many times is scaled once. They may not change while this is in use.
             store_bytes: weights that need at most this are computed once and kept.
             products: entered around every product, a lock for instance, so that
                 several matchings do not compute products at the same time.
@@ -96,8 +103,8 @@ class RowWeights:
         Raises:
             InputError: for rows of different lengths, and for NaN or infinity.
         """
-        _check(a, "a")
-        _check(b, "b")
+        require_finite(a, "a")
+        require_finite(b, "b")
         if a.shape[1] == 0:
             raise InputError("Rows of a have no entries; expected one or more.")
         if a.shape[1] != b.shape[1]:
@@ -109,8 +116,12 @@ class RowWeights:
         self.absolute = absolute
         half = 0 if absolute else LARGEST // 2
         self.grid = Grid(step=1.0 / (LARGEST - half), shift=half)
-        self._a, self._b = _aligned(unit_rows(a)), _aligned(unit_rows(b))
+        scaled = (
+            (a.detach().float(), b.detach().float()) if unit else map(unit_rows, (a, b))
+        )
+        self._a, self._b = map(_aligned, scaled)
         self._products = products if products is not None else nullcontext()
+        self._store_bytes = store_bytes
         self._keep = 4 * len(a) * len(b) <= store_bytes
         self._kept: list[Ints] = []
 
@@ -130,6 +141,37 @@ class RowWeights:
                 self._kept.append(weights)
             yield rows, weights
 
+    def take(self, ids_a: Tensor, ids_b: Tensor) -> Weights:
+        """
+        Return the weights of some rows and columns, as they are here where they are kept.
+
+        Kept weights move over block by block, so that no memory is needed for both; a
+        later pass here computes them anew.
+
+        Args:
+            ids_a, ids_b: numbers of rows and of columns, ascending.
+        """
+        cut = row_blocks(*self.shape)
+        if len(self._kept) < len(cut):
+            return RowWeights(
+                self._a[ids_a],
+                self._b[ids_b],
+                absolute=self.absolute,
+                unit=True,
+                store_bytes=self._store_bytes,
+                products=self._products,
+            )
+        taken: list[tuple[slice, Ints]] = []
+        start = 0
+        for rows in cut:
+            block = torch.from_numpy(self._kept.pop(0))
+            inside = ids_a[(ids_a >= rows.start) & (ids_a < rows.stop)] - rows.start
+            if len(inside):
+                part = block.index_select(0, inside).index_select(1, ids_b)
+                taken.append((slice(start, start + len(inside)), part.numpy()))
+                start += len(inside)
+        return KeptWeights((len(ids_a), len(ids_b)), self.grid, taken)
+
     def _block(self, rows: slice) -> Ints:
         with self._products:
             product = (self._a[rows] @ self._b.T).numpy()
@@ -143,45 +185,17 @@ class RowWeights:
         return out
 
 
-class DenseWeights:
-    """Weights of a given similarity matrix, scaled to the grid by a power of two."""
+@dataclass(frozen=True)
+class KeptWeights:
+    """Weights that are in memory, see ``Weights``."""
 
-    def __init__(self, similarity: Tensor) -> None:
-        """
-        Take a matrix [n_a, n_b] of any range.
-
-        Raises:
-            InputError: if it is no matrix, or holds NaN or infinity.
-        """
-        _check(similarity, "similarity")
-        self._matrix = similarity.detach().cpu().float().contiguous()
-        self.shape = (similarity.shape[0], similarity.shape[1])
-        low, high = (
-            (float(bound) for bound in torch.aminmax(self._matrix))
-            if self._matrix.numel()
-            else (0.0, 0.0)
-        )
-        half = 0 if low >= 0 else LARGEST // 2
-        largest = max(-low, high)
-        # 2^exponent is the least power of two that is at least the largest entry
-        mantissa, exponent = np.frexp(largest)
-        exponent = int(exponent) - int(mantissa == 0.5) if largest else 0
-        self._exponent = exponent
-        self.grid = Grid(step=2.0**exponent / (LARGEST - half), shift=half)
+    shape: tuple[int, int]
+    grid: Grid
+    kept: list[tuple[slice, Ints]]
 
     def blocks(self) -> Iterator[tuple[slice, Ints]]:
         """Yield the blocks, see ``Weights``."""
-        for rows in row_blocks(*self.shape):
-            # in float64: a power of two may be outside of float32's range
-            scaled = self._matrix[rows].double() * 2.0**-self._exponent
-            weights = (scaled * (LARGEST - self.grid.shift)).to(torch.int32)
-            yield rows, (weights + self.grid.shift).numpy()
-
-
-def row_blocks(n_a: int, n_b: int) -> list[slice]:
-    """Cut n_a rows of n_b weights into blocks of at most ``BLOCK_ELEMENTS``."""
-    step = max(1, BLOCK_ELEMENTS // max(1, n_b))
-    return [slice(first, min(first + step, n_a)) for first in range(0, n_a, step)]
+        yield from self.kept
 
 
 @compiled
@@ -203,23 +217,13 @@ def to_grid(
                 out[row, column] = np.int32(np.int32(cosine * factor) + added)
 
 
-class _Part(Protocol):
-    def __call__(self, part: slice, /) -> None: ...
+def require_finite(matrix: Tensor, name: str) -> None:
+    """
+    Refuse what is no matrix of finite numbers.
 
-
-def in_parts(work: _Part, length: int) -> None:
-    """Call ``work`` on equal slices of ``range(length)``, one for each torch thread."""
-    threads = min(torch.get_num_threads(), max(1, length))
-    bounds = np.linspace(0, length, threads + 1).astype(int).tolist()
-    parts = [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
-    if threads == 1:
-        work(parts[0])
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
-
-
-def _check(matrix: Tensor, name: str) -> None:
+    Raises:
+        InputError: names the first row that holds NaN or infinity.
+    """
     if matrix.ndim != 2:
         raise InputError(
             f"{name} has shape {[*matrix.shape]}; expected a matrix of two dimensions."
@@ -234,6 +238,10 @@ def _check(matrix: Tensor, name: str) -> None:
 
 
 def _aligned(rows: Tensor) -> Tensor:
-    """Append zero columns, so that every row begins at a multiple of 64 bytes."""
+    """Let every row begin at a multiple of 64 bytes, by zero columns if need be."""
+    rows = rows.cpu()
     missing = -rows.shape[1] % _ALIGNMENT
-    return torch.nn.functional.pad(rows.cpu(), (0, missing)).contiguous()
+    begins = rows.data_ptr() % (_ALIGNMENT * rows.element_size()) == 0
+    if missing == 0 and begins and rows.is_contiguous():
+        return rows
+    return torch.nn.functional.pad(rows, (0, missing)).contiguous()
