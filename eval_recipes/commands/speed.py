@@ -19,7 +19,7 @@ def speed(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="training, memory, variants, growth, streams; and by name only: evaluations "
+            help="training, memory, variants, growth, streams, steering; and by name only: evaluations "
             "(half an hour), matching (half an hour), matching-large (quarter of an hour). "
             "Repeat for several."
         ),

@@ -69,6 +69,12 @@ def _matching_large(config: SpeedConfig) -> Iterator[Row]:
     return large_rows(config)
 
 
+def _steering(config: SpeedConfig) -> Iterator[Row]:
+    from eval_recipes.speed.steering import steering_rows
+
+    return steering_rows(config)
+
+
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         "training": _training,
@@ -79,6 +85,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "evaluations": _evaluations,
         "matching": _matching,
         "matching-large": _matching_large,
+        "steering": _steering,
     }
 )
 """Suites by name; each yields its rows as they are measured."""

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval_recipes.plots import _COLOURS
+from eval_recipes.plots import COLOURS
 from eval_recipes.result_files import result_files
 from eval_recipes.results import read_result
 from eval_recipes.steering.config import EVAL
@@ -66,11 +66,11 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
                 if point["judge"] == judge and point["success"] is not None
             ]
             points.sort(key=lambda point: point["strength"])
-            colour = _COLOURS[groups.index(_group(record)) % len(_COLOURS)]
+            colour = COLOURS[groups.index(_group(record)) % len(COLOURS)]
             if points:
                 _against_loss(left, points, colour)
                 _against_ratio(right, points, colour)
-        for group, colour in zip(groups, _COLOURS):
+        for group, colour in zip(groups, COLOURS):
             left.plot([], [], color=colour, label=group)
         for style, name in (
             ("-", "success"),

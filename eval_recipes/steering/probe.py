@@ -66,7 +66,7 @@ def train_probe(
     return Probe(
         model=model,
         embed=embed,
-        accuracy=bootstrap_mean_interval([right], seed=seed),
+        accuracy=bootstrap_mean_interval([right], caps=[1], seed=seed),
         auroc=auroc(scores_a, scores_b),
     )
 

@@ -23,6 +23,7 @@ EVALS = (
     "absorption",
     "autointerp",
     "meta_structure",
+    "vocabulary",
 )
 
 HELDOUT_TOKENS = 1024

@@ -101,6 +101,8 @@ def test_the_best_latent_is_found_and_measured_on_other_texts() -> None:
 def test_a_probe_tells_texts_and_steering_apart() -> None:
     probe = train_probe(SEA, LAW, words, seed=0)
     assert probe.accuracy.value == 1.0 and probe.accuracy.n == 16
+    # rightly classified texts, however few, do not prove that all others are
+    assert probe.accuracy.low is not None and 0.7 < probe.accuracy.low < 1
     assert probe.auroc.value == 1.0
     chances = probe.chances(["the ship on the sea", "the law of the court"])
     assert chances[0] > 0.8 and chances[1] < 0.2
@@ -110,7 +112,7 @@ def test_a_probe_tells_texts_and_steering_apart() -> None:
     assert found.change.value == pytest.approx(found.after - found.before)
     assert found.change.n == 4
     same = effect(probe, plain, plain, seed=0).change
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert (same.value, same.low) == (0.0, None) and same.reason
     with pytest.raises(ValueError, match="1 unsteered, 2 steered"):
         effect(probe, ["a"], ["b", "c"], seed=0)
 

@@ -231,6 +231,37 @@ def test_strength_in_median_norms(make: Make, tmp_path: Path) -> None:
     assert strength["norm_ci_low"] < strength["norm"] < strength["norm_ci_high"]
 
 
+def test_latents_that_separate_two_files_are_steered_with(
+    make: Make, tmp_path: Path
+) -> None:
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    sea, law = ("ship", "wave", "sail", "tide"), ("judge", "court", "law", "crime")
+    a.write_text(
+        "\n".join(f"The {x} and the {y} of the sea." for x in sea for y in sea)
+    )
+    b.write_text(
+        "\n".join(f"The {x} and the {y} of the city." for x in law for y in law)
+    )
+    context = make(
+        tmp_path,
+        select="contrast",
+        contrast=[str(a), str(b)],
+        n_latents=2,
+        samples_per_prompt=3,
+        amounts=[40.0],
+    )
+    assert run(context) == []
+    record = read_result(result(context))
+    found = record["eval_result_unstructured"]["contrast"]
+    contrast = record["eval_result_metrics"]["contrast"]
+    assert (found["texts_a"], found["texts_b"]) == (16, 16)
+    assert contrast["probe_accuracy"] > 0.9 and contrast["probe_accuracy_n"] == 16
+    assert contrast["auroc"] == found["latents"][0]["measured"]["value"] > 0.6
+    assert contrast["change_n"] == 9
+    assert contrast["change"] == found["latents"][0]["steered"][0]["change"]["value"]
+    assert contrast["change_random"] is not None
+
+
 def test_a_resumed_run_keeps_what_is_current(done: RunContext, make: Make) -> None:
     hashes = subject_hashes(done)
     keys = result_keys(RECIPE, done, hashes)
