@@ -32,6 +32,8 @@ _PACKAGES = (
     "scipy",
     "scikit-learn",
     "datasets",
+    "pandas",
+    "pyarrow",
 )
 
 

@@ -14,6 +14,7 @@ from eval_recipes.commands.demo import demo
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.results import plot, table
 from eval_recipes.commands.run import run
+from eval_recipes.commands.show import show
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.status import BAD_INPUT
 from eval_recipes.commands.study import study
@@ -30,6 +31,7 @@ for command in (train, run, table, plot, speed, demo):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(study, name="study")
+app.add_typer(show, name="show")
 
 
 def main() -> None:

@@ -124,6 +124,12 @@ _ENTRIES = (
         "eval_recipes.vocabulary.main",
         reads_model=False,
     ),
+    Recipe(
+        "steering",
+        "whether adding a latent's direction does what its explanation says",
+        "eval_recipes.steering.main",
+        reads_text=True,
+    ),
 )
 
 RECIPES = MappingProxyType({recipe.name: recipe for recipe in _ENTRIES})

@@ -52,6 +52,7 @@ UPSTREAM: dict[str, Any] = {
     "meta_structure": MetaStructureEvalOutput,
     # Ours, in SAEBench's format.
     "cross_seed": BaseEvalOutput[Any, Any, Any],
+    "vocabulary": BaseEvalOutput[Any, Any, Any],
 }
 IDS = ["sae-seed0", "sae-seed1"]
 TOKENS = {"explainer": "tokens"}
@@ -184,7 +185,7 @@ def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> No
 def schema_of(name: str) -> Any:
     """The schema that ships for an evaluation."""
     stem = "autointerp_tokens" if name == "autointerp" else name
-    room = "cross_seed" if name == "cross_seed" else "saebench"
+    room = name if name in ("cross_seed", "vocabulary") else "saebench"
     schema = files("eval_recipes") / room / f"eval_output_schema_{stem}.json"
     return json.loads(schema.read_text())
 

@@ -99,6 +99,12 @@ def plot(
             help="Draw cosine histograms and shared fractions of cross_seed instead.",
         ),
     ] = False,
+    steering: Annotated[
+        bool,
+        typer.Option(
+            "--steering", help="Draw success against fluency of steering instead."
+        ),
+    ] = False,
 ) -> None:
     """
     Draw metrics against L0 with the Pareto front of each architecture and penalty.
@@ -111,11 +117,15 @@ def plot(
     from eval_recipes.results import load_results
     from saereg_plugin.files import require_writable
 
-    if cross_seed:
+    if cross_seed or steering:
         from eval_recipes.cross_seed.plots import plot_cross_seed
+        from eval_recipes.steering.plots import plot_steering
 
-        for path in plot_cross_seed(results, out or results / "plots"):
-            Console().print(f"Wrote {path}", markup=False, soft_wrap=True)
+        folder = out or results / "plots"
+        wanted = ((cross_seed, plot_cross_seed), (steering, plot_steering))
+        for draw in (draw for asked, draw in wanted if asked):
+            for path in draw(results, folder):
+                Console().print(f"Wrote {path}", markup=False, soft_wrap=True)
         return
     frame = load_results(results)
     chosen = choose(frame, metric or ())

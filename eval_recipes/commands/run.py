@@ -67,18 +67,27 @@ def run(
     ] = None,
     judge_model: Annotated[
         str | None,
-        typer.Option(help="autointerp: chat model that explains and judges."),
+        typer.Option(help="autointerp, steering: chat model that explains and judges."),
     ] = None,
     judge_base_url: Annotated[
         str | None,
         typer.Option(
-            help="autointerp: OpenAI-compatible server; the key is read from OPENAI_API_KEY."
+            help="autointerp, steering: OpenAI-compatible server; the key is read from "
+            "OPENAI_API_KEY."
         ),
     ] = None,
     explainer: Annotated[
         str | None,
         typer.Option(
             help="autointerp: 'judge', or 'tokens' for explanations without any server."
+        ),
+    ] = None,
+    select: Annotated[
+        tuple[str, str, str] | None,
+        typer.Option(
+            metavar="contrast A.txt B.txt",
+            help="steering: steer with the latents that best separate two files of texts, one a "
+            "line, towards the first.",
         ),
     ] = None,
     artifacts: Annotated[
@@ -122,14 +131,17 @@ def run(
 
     console = Console()
     names = [name.strip() for name in evals.split(",") if name.strip()]
-    flags = {
-        "judge_model": judge_model,
-        "judge_base_url": judge_base_url,
-        "explainer": explainer,
-    }
     given = [
         *([str(options)] if options else []),
-        *(f"autointerp.{name}={value}" for name, value in flags.items() if value),
+        *judge_flags(
+            names,
+            {
+                "judge_model": judge_model,
+                "judge_base_url": judge_base_url,
+                "explainer": explainer,
+            },
+        ),
+        *contrast_flag(select),
         *(option or []),
     ]
     context = RunContext(
@@ -163,3 +175,39 @@ def run(
         clean(context.artifacts)
     if print_outcome(outcome, console):
         raise typer.Exit(FAILED)
+
+
+def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
+    """Return the flags of a judge as options of the evaluations that have one."""
+    judged = [name for name in ("autointerp", "steering") if name in names]
+    return [
+        f"{name}.{flag}={value}"
+        for name in judged or ["autointerp"]
+        for flag, value in flags.items()
+        if value
+    ]
+
+
+def contrast_flag(select: tuple[str, str, str] | None) -> list[str]:
+    """
+    Return ``--select contrast A.txt B.txt`` as options of steering.
+
+    Raises:
+        InputError: for another word than ``contrast``.
+    """
+    import json
+
+    from saereg_plugin.errors import InputError
+
+    if select is None:
+        return []
+    how, towards, away = select
+    if how != "contrast":
+        raise InputError(
+            f"--select {how!r}; expected 'contrast' and two files of texts. Other choices are "
+            "options: --option steering.select=stable."
+        )
+    return [
+        "steering.select=contrast",
+        f"steering.contrast={json.dumps([towards, away])}",
+    ]

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from eval_recipes.commands.status import FAILED, INTERRUPTED
+from eval_recipes.commands.study_steering import steering
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 
 study = typer.Typer(
@@ -163,5 +164,6 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
 
 
 study.command("mnist")(mnist)
+study.command("steering")(steering)
 for _name, _entry in GRID_STUDIES.items():
     study.command(_name)(_grid_study(_name, _entry.summary))
