@@ -33,9 +33,12 @@ def alignment_figures(
 
 
 def mean_of(values: Tensor, config: VocabularyEvalConfig) -> Interval:
-    """Return a mean with its bootstrap interval."""
+    """Return a mean with its bootstrap interval; a share of 0 or 1 with its bound."""
     return bootstrap_mean_interval(
-        [values.numpy()], n_resamples=config.n_resamples, seed=config.random_seed
+        [values.numpy()],
+        caps=[1.0] if values.dtype == torch.bool else None,
+        n_resamples=config.n_resamples,
+        seed=config.random_seed,
     )
 
 

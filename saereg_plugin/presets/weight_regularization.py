@@ -56,7 +56,8 @@ def weight_regularized_topk(
     - ``weight_penalty.mode``: coupled, in the loss.
 
     The stored L2 trainers skip the decoder's normalisation though the paper states it:
-    ``unit_norm=False`` is that reading.
+    ``unit_norm=False`` is that reading: it changes nothing else (rows start at norm 1, and
+    latents are ranked by plain activations).
 
     Args:
         d_in: width of the activations.
@@ -93,6 +94,10 @@ def weight_regularized_topk(
             "mechanics": [KAnnealing(steps=annealed).to_dict()],
             "decoder_constraint": "unit_norm" if unit_norm else "none",
             "initialization": "tied",
+            # as with unit norm: by default SAELens would rank by rescaled activations, and
+            # an L2 on both matrices would become a group lasso on their products
+            "decoder_init_norm": 1.0,
+            "rescale_acts_by_decoder_norm": False,
             "b_dec_init": "geometric_median",
             "max_norm_multiple": 10.0,
             "normalize_activations": "expected_average_only_in",
@@ -121,6 +126,8 @@ def weight_regularized_topk(
         ),
         chosen={
             "initialization": "not stated; SAELens' own",
+            "decoder_init_norm": "rows start at norm 1, free or not",
+            "rescale_acts_by_decoder_norm": "the paper ranks latents by plain activations",
             "b_dec_init": "not stated; what the public training code does",
             "normalize_activations": "SAELens' scale; the coefficient is converted",
             "aux_loss_coefficient": "1 in the paper's scale, times d_in in SAELens'",
