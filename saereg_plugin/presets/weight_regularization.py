@@ -45,6 +45,8 @@ def weight_regularized_topk(
     Our choices (the paper does not say, or its code differs):
 
     - ``initialization``: tied, as in SAELens.
+    - ``decoder_init_norm`` and ``rescale_acts_by_decoder_norm``: rows start at norm 1, and
+      latents are ranked by plain activations, also with a free decoder.
     - ``b_dec_init``: geometric median of the first batch.
     - ``normalize_activations``: SAELens' E||x|| = sqrt(d_in); the coefficient is converted.
     - ``aux_loss_coefficient``: d_in. AuxK is over a variance and does not grow with
