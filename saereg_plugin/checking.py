@@ -17,7 +17,12 @@ from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable
 from saereg_plugin.hook_shapes import hook_shape
-from saereg_plugin.regularizers import MutualFeatures, VocabularyAnchor
+from saereg_plugin.regularizers import (
+    MutualFeatures,
+    OrderSettings,
+    TemporalDifference,
+    VocabularyAnchor,
+)
 
 UNPROBED_CLASSES = ("HookedMamba",)
 """Models that SAELens can load and whose hooks are not known without their weights."""
@@ -31,7 +36,8 @@ def check(
 
     Checks the SAE's fields, that the model is known, the hook exists and has the SAE's
     d_in, the output folder is writable, a starting checkpoint has the SAE's
-    architecture, and the batch makes sense.
+    architecture, tokens come in order where a regulariser needs that, and the batch
+    makes sense.
 
     Raises:
         InputError: naming the value, what was expected and what to do.
@@ -39,11 +45,13 @@ def check(
     if isinstance(cfg, MultiSAETrainingRunnerConfig):
         for name, sae in cfg.saes.items():
             check_sae(sae)
+            check_order(cfg, sae)
             head = cfg.hook_head_indices_per_sae[name]
             check_hook(cfg, cfg.hook_names_per_sae[name], sae.d_in, head)
             check_anchors(cfg, sae)
     else:
         check_sae(cfg.sae)
+        check_order(cfg, cfg.sae)
         check_anchors(cfg, cfg.sae)
         check_alone(cfg.sae)
         check_hook(cfg, cfg.hook_name, cfg.sae.d_in, cfg.hook_head_index)
@@ -88,6 +96,25 @@ def check_hook(
             f"d_in={d_in} does not fit {hook_name!r} of model {cfg.model_name!r}, which has "
             f"{width} dimensions. Set d_in={width}."
         )
+
+
+def check_order(
+    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
+    sae: TrainingSAEConfig,
+) -> None:
+    """Refuse settings that shuffle tokens or cut contexts under temporal_difference."""
+    for regularizer in getattr(sae, "regularizers", ()):
+        if isinstance(regularizer, TemporalDifference):
+            regularizer.check_order(
+                OrderSettings(
+                    context_size=cfg.context_size,
+                    batch_size=cfg.train_batch_size_tokens,
+                    mixing_fraction=cfg.activations_mixing_fraction,
+                    prepend_bos=cfg.prepend_bos,
+                    exclude_special_tokens=cfg.exclude_special_tokens,
+                    seqpos_slice=cfg.seqpos_slice,
+                )
+            )
 
 
 def check_anchors(

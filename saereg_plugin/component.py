@@ -7,13 +7,20 @@ In each training step the SAE calls, in this order and for every component:
 1. ``setup(sae)``: once, before the first step of this process;
 2. ``prepare(sae_in)``: may inspect the batch or return fewer rows of it;
 3. ``loss(step)``: after the forward pass, in float32 with autocast off;
-4. ``gradient(name, parameter)``: when autograd has written ``parameter.grad``,
+4. ``end_pass()``: when the pass is over, also if it raised an error;
+5. ``gradient(name, parameter)``: when autograd has written ``parameter.grad``,
    before SAELens clips it;
-5. ``before_step(lr)``: before the optimiser's step, after clipping;
-6. ``after_step(optimizer)``: after the optimiser's step.
+6. ``before_step(lr)``: before the optimiser's step, after clipping;
+7. ``after_step(optimizer)``: after the optimiser's step.
 
-Steps 4 to 6 run without gradient tracking: a gradient changed in place with
+Steps 5 to 7 run without gradient tracking: a gradient changed in place with
 tracking on would keep the graph of every step alive.
+
+A step is one forward pass, one backward pass and one optimiser step, as in SAELens'
+trainers. A second backward pass onto the gradients of the first is refused: a
+component changes the sum of gradients as it stands, so the first pass's part would be
+changed twice. Forward passes without an optimiser step may come in between, so state
+that counts steps is computed in ``loss`` and committed in ``after_step``.
 """
 
 from __future__ import annotations
@@ -121,6 +128,9 @@ class Component(nn.Module):
         """Return further values to log for this step."""
         return {}
 
+    def end_pass(self) -> None:
+        """Undo what was changed for the forward pass alone; called even if it failed."""
+
     def gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Change ``parameter.grad`` of the SAE's parameter ``name`` in place."""
 
@@ -129,6 +139,9 @@ class Component(nn.Module):
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Act after the optimiser's step."""
+
+    def restarted(self, latents: torch.Tensor) -> None:
+        """Forget what was kept of ``latents`` (int64 [n]), which were just set anew."""
 
     @property
     def generator(self) -> torch.Generator:

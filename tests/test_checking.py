@@ -129,3 +129,35 @@ def test_impossible_k_is_refused_when_configured(architecture: str, k: int) -> N
     ):
         make_cfg(architecture, k=k)
     assert make_cfg(architecture, k=D_SAE).d_in == D_IN
+
+
+TEMPORAL = {"name": "temporal_difference", "coefficient": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "fraction of 0.5 .*Set activations_mixing_fraction=0"),
+        ({"prepend_bos": False}, "Set prepend_bos=True"),
+        ({"exclude_special_tokens": True}, "Set exclude_special_tokens=False"),
+        ({"seqpos_slice": (0, 8)}, r"seqpos_slice is \(0, 8\)"),
+        ({"train_batch_size_tokens": 80}, "80 rows, which is no multiple of context_s"),
+    ],
+)
+def test_settings_that_break_the_order_of_tokens_are_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    sae = make_cfg(regularizers=[TEMPORAL])
+    mixing = {"activations_mixing_fraction": 0.0 if fields else 0.5}
+    with pytest.raises(sr.InputError, match=message):
+        sr.check(runner_cfg(sae, **mixing, **fields))
+    saes = {"a": make_cfg(), "b": sae}
+    with pytest.raises(sr.InputError, match=message):
+        sr.check(multi_cfg(saes, context_size=32, **mixing, **fields))
+
+
+def test_tokens_in_order_pass() -> None:
+    sae = make_cfg(regularizers=[TEMPORAL])
+    sr.check(runner_cfg(sae, activations_mixing_fraction=0.0))
+    in_order = {"context_size": 32, "activations_mixing_fraction": 0.0}
+    sr.check(multi_cfg({"a": sae}, **in_order))

@@ -67,7 +67,10 @@ def run(
     ] = None,
     judge_model: Annotated[
         str | None,
-        typer.Option(help="autointerp, steering: chat model that explains and judges."),
+        typer.Option(
+            help="autointerp, steering: chat model that explains and judges; in steering it "
+            "judges first, before the offline judges, unless steering.judges says who does."
+        ),
     ] = None,
     judge_base_url: Annotated[
         str | None,
@@ -79,7 +82,8 @@ def run(
     explainer: Annotated[
         str | None,
         typer.Option(
-            help="autointerp: 'judge', or 'tokens' for explanations without any server."
+            help="autointerp, steering: 'judge', or 'tokens' for explanations without any server "
+            "(steering's default)."
         ),
     ] = None,
     select: Annotated[

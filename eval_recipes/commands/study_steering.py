@@ -36,10 +36,17 @@ def steering(
         typer.Option(help="Regular expression with (?P<seed>...), or YAML file."),
     ] = None,
     latents: Annotated[int, typer.Option(help="Candidates of each SAE.", min=1)] = 300,
+    ratio_latents: Annotated[
+        int,
+        typer.Option(
+            help="Candidates of each SAE at strengths in residual norms.", min=1
+        ),
+    ] = 50,
     paper_norm: Annotated[
         float | None,
         typer.Option(
-            help="Median residual norm of the paper's model; without it several ratios are run."
+            help="Median residual norm of the paper's model, above 0; without it several ratios "
+            "are run."
         ),
     ] = None,
     grid: Annotated[
@@ -53,8 +60,11 @@ def steering(
         int, typer.Option(help="Candidates of each SAE in the grid.", min=1)
     ] = 50,
     llm_dtype: Annotated[
-        str, typer.Option(help="Data type of the language model.")
-    ] = "float32",
+        str,
+        typer.Option(
+            help="Data type of the language model; auto: the fastest of the device."
+        ),
+    ] = "auto",
     judge_model: Annotated[
         str | None,
         typer.Option(help="Chat model that judges, too; the paper's is gpt-5.1."),
@@ -83,12 +93,7 @@ def steering(
     from eval_recipes.studies.steering_report import write_steering_report
     from eval_recipes.studies.steering_runs import SteeringStudy
 
-    judges = ["embedding", "embedding_published", "log_probability"]
-    settings: dict[str, Any] = {"judges": judges, "explainer": explainer}
-    if judge_model is not None:
-        settings |= {"judges": ["chat", *judges], "judge_model": judge_model}
-    if judge_base_url is not None:
-        settings["judge_base_url"] = judge_base_url
+    settings = judge_settings(judge_model, judge_base_url, explainer)
     console = Console(soft_wrap=True)
     outcome = run_steering_study(
         SteeringStudy(
@@ -98,6 +103,7 @@ def steering(
             baseline=baseline,
             group_by=group_by,
             n_latents=latents,
+            ratio_latents=ratio_latents,
             paper_norm=paper_norm,
             grid=grid,
             grid_latents=grid_latents,
@@ -121,3 +127,15 @@ def steering(
     console.print(table.read_text(encoding="utf-8"), markup=False)
     if outcome.failures:
         raise typer.Exit(FAILED)
+
+
+def judge_settings(
+    judge_model: str | None, judge_base_url: str | None, explainer: str
+) -> dict[str, Any]:
+    """Return options of steering: the offline judges, and first the chat model if one is named."""
+    judges = ["embedding", "embedding_published", "log_probability"]
+    settings: dict[str, Any] = {"judges": judges, "explainer": explainer}
+    if judge_model is not None or judge_base_url is not None:
+        settings["judges"] = ["chat", *judges]
+    named = {"judge_model": judge_model, "judge_base_url": judge_base_url}
+    return settings | {name: value for name, value in named.items() if value}

@@ -1,11 +1,10 @@
-"""Every text of one SAE: steered, and both controls, as requests to the language model."""
+"""Every text of one SAE: steered, and the controls, written by the language model."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from pathlib import Path
 
 import torch
 
@@ -13,23 +12,13 @@ from eval_recipes.steering.config import SteeringEvalConfig
 from eval_recipes.steering.decoding import Continuation, Decoding, Request, Steering
 from eval_recipes.steering.generation import generate
 from eval_recipes.steering.language_model import LanguageModel
-from eval_recipes.steering.latents import Latents, random_directions
+from eval_recipes.steering.latents import Latents
+from eval_recipes.steering.plan import ARMS, Arm, plan_pairs
 from eval_recipes.steering.prompts import Prompt
+from eval_recipes.steering.stored import kept_texts
+from eval_recipes.steering.streams import Streams
 
-Arm = Literal["steered", "random", "unsteered", "calibration"]
-"""
-What the second text of a pair is.
-
-- ``steered``: along the latent's direction, with the first text's random numbers.
-- ``random``: the same strength along a random direction, judged by the latent's explanation.
-- ``unsteered``: nothing added, other random numbers; sampled even if the others are greedy.
-- ``calibration``: the same with further random numbers; only thresholds are learned from it.
-"""
-
-ARMS = get_args(Arm)
-
-CALIBRATION_PAIRS = 3000
-"""Pairs that thresholds are learned from, as far as random numbers allow."""
+__all__ = ["ARMS", "Arm", "Trial", "decoding_of", "make_trials"]
 
 
 @dataclass(frozen=True)
@@ -69,29 +58,20 @@ def decoding_of(config: SteeringEvalConfig) -> Decoding:
     )
 
 
-@dataclass(frozen=True)
-class _Planned:
-    arm: Arm
-    latent: int
-    prompt: int
-    repeat: int
-    amount: float | None
-    original: Request
-    other: Request
-
-
 def make_trials(
     model: LanguageModel,
     latents: Latents,
     prompts: Sequence[Prompt],
     strengths: dict[float, list[float]],
     config: SteeringEvalConfig,
+    *,
+    weights: str,
+    folder: Path,
 ) -> list[Trial]:
     """
     Write every text and return the pairs, arm by arm.
 
-    A latent without a strength (NaN, see ``strengths``) is left out at that amount. Equal
-    requests are written once.
+    Equal requests are written once. Each batch is kept as soon as it is written.
 
     Args:
         model: the language model.
@@ -99,120 +79,72 @@ def make_trials(
         prompts: what is continued.
         strengths: of each latent, by amount.
         config: samples and decoding.
+        weights: hash of the SAE; random numbers and control directions follow from it.
+        folder: where batches are kept: an artefact folder.
     """
-    plan = [
-        *_steered(len(latents.ids), len(prompts), strengths, config),
-        *_unsteered(len(latents.ids), len(prompts), config),
+    streams = Streams(config.random_seed, weights)
+    plan = plan_pairs(latents.ids, len(prompts), strengths, config, streams)
+    controls = [
+        streams.direction(latent, repeat, model.backend.d_model)
+        for latent in latents.ids
+        for repeat in range(config.samples_per_prompt)
     ]
-    controls = random_directions(
-        len(latents.ids), model.backend.d_model, seed=config.random_seed
-    )
     steering = Steering(
         hook_name=latents.hook_name,
-        vectors=torch.cat([latents.directions, controls]),
+        vectors=torch.cat([latents.directions, torch.stack(controls)]),
         positions=config.positions,
     )
     decoding = decoding_of(config)
 
-    def write(wanted: Iterable[Request], how: Decoding) -> dict[Request, Continuation]:
-        requests = list(dict.fromkeys(wanted))
-        texts = generate(
-            model.backend,
-            model.tokenizer,
-            prompts,
-            requests,
-            steering=steering,
-            decoding=how,
+    def write(
+        name: str, wanted: Iterable[Request], how: Decoding
+    ) -> dict[Request, Continuation]:
+        return kept_texts(
+            folder,
+            name,
+            list(dict.fromkeys(wanted)),
+            lambda batch: generate(
+                model.backend,
+                model.tokenizer,
+                prompts,
+                batch,
+                steering=steering,
+                decoding=how,
+                batch_size=config.batch_size,
+            ),
             batch_size=config.batch_size,
         )
-        return dict(zip(requests, texts, strict=True))
 
-    pushed = [one for one in plan if one.amount is not None]
-    left = [one for one in plan if one.amount is None]
-    written = write(
-        [r for one in pushed for r in (one.original, one.other)]
-        + [one.original for one in left],
-        decoding,
-    )
-    # greedy texts have no random numbers: without sampling the controls would be no texts
-    # of their own
-    written |= write([one.other for one in left], replace(decoding, greedy=False))
-    return [
-        Trial(
-            arm=one.arm,
-            latent=latents.ids[one.latent],
-            prompt=one.prompt,
-            repeat=one.repeat,
-            amount=one.amount,
-            strength=one.other.strength if one.amount is not None else None,
-            original=written[one.original],
-            other=written[one.other],
-        )
+    pushed = [
+        text
         for one in plan
+        for text in (one.original, one.other)
+        if one.amount is not None
     ]
-
-
-def _steered(
-    n_latents: int,
-    n_prompts: int,
-    strengths: dict[float, list[float]],
-    config: SteeringEvalConfig,
-) -> list[_Planned]:
-    arms: tuple[Arm, Arm] = ("steered", "random")
-    return [
-        _Planned(
-            arm,
-            latent,
-            prompt,
-            repeat,
-            amount,
-            Request(prompt, _stream(latent, repeat, config)),
-            Request(
-                prompt,
-                _stream(latent, repeat, config),
-                latent + n_latents * (arm == "random"),
-                values[latent],
-            ),
+    left = [
+        text for one in plan for text in (one.original, one.other) if one.amount is None
+    ]
+    sampled = replace(decoding, greedy=False)
+    if config.greedy:
+        by_greed, by_chance = (
+            write("greedy", pushed, decoding),
+            write("sampled", left, sampled),
         )
-        for amount, values in strengths.items()
-        for arm in arms
-        for latent in range(n_latents)
-        if math.isfinite(values[latent])
-        for prompt in range(n_prompts)
-        for repeat in range(config.samples_per_prompt)
-    ]
-
-
-def _unsteered(
-    n_latents: int, n_prompts: int, config: SteeringEvalConfig
-) -> list[_Planned]:
-    plan: list[_Planned] = []
-    streams = config.unsteered_samples
-    wanted = math.ceil(CALIBRATION_PAIRS / (n_latents * n_prompts))
-    repeats: dict[Arm, int] = {
-        "unsteered": config.samples_per_prompt,
-        "calibration": min(streams, max(1, wanted)),
-    }
-    for offset, (arm, most) in enumerate(repeats.items(), start=1):
-        for latent in range(n_latents):
-            for prompt in range(n_prompts):
-                for repeat in range(most):
-                    stream = _stream(latent, repeat, config)
-                    plan.append(
-                        _Planned(
-                            arm,
-                            latent,
-                            prompt,
-                            repeat,
-                            None,
-                            Request(prompt, stream),
-                            # streams of their own, so that no text is both
-                            Request(prompt, stream + offset * streams),
-                        )
-                    )
-    return plan
-
-
-def _stream(latent: int, repeat: int, config: SteeringEvalConfig) -> int:
-    """Return which random numbers a latent's text takes: in turn, so that few texts serve all."""
-    return (latent * config.samples_per_prompt + repeat) % config.unsteered_samples
+    else:
+        by_greed = by_chance = write("sampled", [*pushed, *left], sampled)
+    trials: list[Trial] = []
+    for one in plan:
+        written = by_chance if one.amount is None else by_greed
+        trials.append(
+            Trial(
+                arm=one.arm,
+                latent=latents.ids[one.latent],
+                prompt=one.prompt,
+                repeat=one.repeat,
+                amount=one.amount,
+                strength=None if one.amount is None else one.other.strength,
+                original=written[one.original],
+                other=written[one.other],
+            )
+        )
+    return trials

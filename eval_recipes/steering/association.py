@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from eval_recipes.statistics import Interval
+from eval_recipes.interval import Interval, percentile_interval
 from eval_recipes.steering.clustered import (
     N_RESAMPLES,
     ONE_LATENT,
     Array,
     Trials,
-    interval_of,
     over_latents,
 )
 from eval_recipes.steering.group_tests import joined_trials
@@ -79,7 +78,7 @@ def spearman(trials: Trials, scores: ArrayLike, *, seed: int) -> Figure:
     rows = np.random.default_rng(seed).integers(n, size=(N_RESAMPLES, n))
     value = float(_pearson_rows(rankdata(score)[None], rankdata(rate)[None])[0])
     draws = _pearson_rows(rankdata(score[rows], axis=1), rankdata(rate[rows], axis=1))
-    return Figure(interval_of(value, draws, n))
+    return Figure(percentile_interval(value, draws, n))
 
 
 def point_biserial(trials: Trials, scores: ArrayLike, *, seed: int) -> Figure:

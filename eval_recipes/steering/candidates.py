@@ -30,12 +30,10 @@ class Candidates:
     Attributes:
         ids: the latents, in the order in which they were chosen.
         pool: how many there were to choose from.
-        asked: how many were asked for; more than there are if the pool is small.
     """
 
     ids: tuple[int, ...]
     pool: int
-    asked: int
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def draw(pool: Sequence[int], n: int, *, seed: int) -> Candidates:
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pool), generator=generator)[:n].tolist()
-    return Candidates(tuple(pool[place] for place in order), len(pool), n)
+    return Candidates(tuple(pool[place] for place in order), len(pool))
 
 
 def given(latents: Sequence[int], *, d_sae: int) -> Candidates:
@@ -101,7 +99,7 @@ def given(latents: Sequence[int], *, d_sae: int) -> Candidates:
             f"Latents {wrong[:MOST_NAMED]} were asked for, but the SAE has {d_sae}; expected "
             f"ids below {d_sae}."
         )
-    return Candidates(tuple(latents), len(latents), len(latents))
+    return Candidates(tuple(latents), len(latents))
 
 
 def stability_of(folder: Path, subject: Subject) -> dict[int, float]:
@@ -117,6 +115,26 @@ def stability_of(folder: Path, subject: Subject) -> dict[int, float]:
     """
     table = read_stability(find_result(folder, subject, eval="cross_seed"))
     return dict(zip(table["latent"].tolist(), table["stability"].tolist(), strict=True))
+
+
+def partners_of(folder: Path, subject: Subject) -> dict[int, dict[int, int]]:
+    """
+    Return, of each latent of an SAE, the latents of other seeds that it is shared with, by seed.
+
+    Raises:
+        InputError: as ``stability_of``.
+    """
+    table = read_stability(find_result(folder, subject, eval="cross_seed"))
+    found: dict[int, dict[int, int]] = {int(latent): {} for latent in table["latent"]}
+    front = "decoder_partner_"
+    for column in table.columns:
+        seed = str(column).removeprefix(front)
+        if seed == column or f"shared_{seed}" not in table.columns:
+            continue
+        shared = table.loc[table[f"shared_{seed}"].astype(bool) & table[column].notna()]
+        for latent, partner in zip(shared["latent"], shared[column], strict=True):
+            found[int(latent)][int(seed)] = int(partner)
+    return found
 
 
 def stable_pool(

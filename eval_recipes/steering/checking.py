@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,15 @@ from typing import Any
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
 from eval_recipes.context import RunContext, Subject
+from eval_recipes.cross_seed.stability_table import read_stability
 from eval_recipes.judge import JudgeConfig, read_key
-from eval_recipes.results import check_unique_paths
+from eval_recipes.results import check_unique_paths, read_result
+from eval_recipes.saebench.autointerp import read_explanations
 from eval_recipes.steering import contrast_data
 from eval_recipes.steering.backend import parse_hook
 from eval_recipes.steering.candidates import find_result, given
 from eval_recipes.steering.config import EVAL, SteeringEvalConfig
 from eval_recipes.steering.settings import CHAT_ONLY, PACING, make_config, uses_chat
-from saereg_plugin.files import sha256
 
 
 def config_of(context: RunContext) -> SteeringEvalConfig:
@@ -29,6 +32,11 @@ def config_of(context: RunContext) -> SteeringEvalConfig:
 
 def judge_config(context: RunContext, config: SteeringEvalConfig) -> JudgeConfig:
     """Return the chat model's settings; raises InputError for an impossible one."""
+    return judge_settings(config, seed=context.seed)
+
+
+def judge_settings(config: SteeringEvalConfig, *, seed: int) -> JudgeConfig:
+    """Return the chat model's settings; raises InputError for an impossible one."""
     return JudgeConfig(
         model=config.judge_model,
         base_url=config.judge_base_url,
@@ -39,7 +47,7 @@ def judge_config(context: RunContext, config: SteeringEvalConfig) -> JudgeConfig
         backoff_seconds=config.judge_backoff_seconds,
         max_calls=config.judge_max_calls,
         max_tokens=config.judge_max_tokens,
-        seed=context.seed,
+        seed=seed,
     )
 
 
@@ -84,7 +92,8 @@ def determinants(context: RunContext) -> dict[str, Any]:
     Return the resolved options that a result depends on, and the files it reads.
 
     Options that only limit or pace requests are left out, and the chat model's where none is
-    asked.
+    asked. What is read of other results stands there for each of the context's SAEs: ask for
+    one SAE alone to have a key that others cannot change.
 
     Raises:
         InputError: for an unusable option or a file that is missing.
@@ -100,9 +109,26 @@ def determinants(context: RunContext) -> dict[str, Any]:
         chosen["judge_base_url"] = judge_config(context, config).url
     if config.contrast is not None:
         chosen["contrast"] = contrast_data.identity(config.contrast)
+    for name in ("stability", "explanations"):
+        # where they lie decides nothing; what is in them does
+        chosen[name] = chosen[name] is not None
     chosen["read"] = {
-        f"{subject.release}/{subject.sae_id}/{name}": sha256(path)
+        f"{subject.release}/{subject.sae_id}/{name}": _contents(name, path)
         for subject in context.subjects
         for name, path in _results(subject, config).items()
     }
     return chosen
+
+
+def _contents(name: str, path: Path) -> str:
+    """Return a hash of what is read of a result, which has a date and an id besides."""
+    if name == "cross_seed":
+        # refuses a table that is not the result's
+        read_stability(path)
+        named = read_result(path)["eval_result_unstructured"]["stability_table"]
+        return str(named["sha256"])
+    read = {
+        str(latent): dataclasses.asdict(one)
+        for latent, one in sorted(read_explanations(path).items())
+    }
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()

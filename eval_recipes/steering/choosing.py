@@ -17,6 +17,7 @@ from eval_recipes.steering.candidates import (
     draw,
     explanations_of,
     given,
+    partners_of,
     stability_of,
     stable_pool,
 )
@@ -56,7 +57,7 @@ def choose(
         )
         best = best_latents(a, b, pool, config.n_latents, seed=config.random_seed)
         ids = tuple(one.latent for one in best)
-        return Chosen(Candidates(ids, len(pool), config.n_latents), pool, best, sets)
+        return Chosen(Candidates(ids, len(pool)), pool, best, sets)
     of_choice = pool
     if config.select == "stable":
         of_choice = stable_pool(pool, stability, minimum=config.stable_minimum)
@@ -68,6 +69,23 @@ def choose(
     return Chosen(drawn, pool, [], None)
 
 
-def known_stability(subject: Subject, config: SteeringEvalConfig) -> dict[int, float]:
-    folder = config.stability
-    return {} if folder is None else stability_of(Path(folder), subject)
+@dataclass(frozen=True)
+class KnownStability:
+    """
+    What cross_seed found of an SAE's latents; empty where it was not asked.
+
+    Attributes:
+        shares: share of the other seeds that have the latent.
+        partners: which latents these are, by seed.
+    """
+
+    shares: Mapping[int, float]
+    partners: Mapping[int, Mapping[int, int]]
+
+
+def known_stability(subject: Subject, config: SteeringEvalConfig) -> KnownStability:
+    """Return what the folder ``stability`` says of an SAE."""
+    if config.stability is None:
+        return KnownStability({}, {})
+    folder = Path(config.stability)
+    return KnownStability(stability_of(folder, subject), partners_of(folder, subject))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval_recipes.statistics import Interval
+from eval_recipes.interval import Interval, percentile_interval, unseen
 
 Array = NDArray[np.float64]
 
@@ -17,9 +17,6 @@ NO_TRIALS = "there is no trial"
 ONE_LATENT = "one latent has no spread"
 NO_SUCCESS = "no trial succeeded, so the spread cannot be estimated"
 ALL_SUCCESS = "every trial succeeded, so the spread cannot be estimated"
-UNDEFINED = "the figure is undefined in more than 5 % of the resamples"
-
-_LARGEST_UNDEFINED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Trials:
 
     @property
     def no_variation(self) -> str | None:
-        """Why a rate has no interval and no model a fit; None if it may have."""
+        """Why a model has no fit and a correlation no value; None if it may have."""
         if not self.success.size:
             return NO_TRIALS
         if not self.success.any():
@@ -89,15 +86,18 @@ def success_rate(
     """
     Return the share of trials that succeeded, with a bootstrap interval over latents.
 
-    A resample draws latents with all their trials. ``n`` is the number of latents. None if
-    there is no trial; no interval for one latent, or if all trials have one outcome.
+    A resample draws latents with all their trials. ``n`` is the number of latents. A rate of 0
+    or 1, which resamples cannot move, has the interval that so many equal latents leave open
+    (``interval.unseen``). None if there is no trial; no interval for one latent.
     """
     if not trials.success.size:
         return None
     rate = float(trials.success.mean())
-    reason = trials.no_variation or (ONE_LATENT if trials.n_latents == 1 else None)
-    if reason:
-        return Interval(rate, None, None, trials.n_latents, reason)
+    if trials.n_latents == 1:
+        return Interval(rate, None, None, 1, ONE_LATENT)
+    if trials.no_variation:
+        below, above = unseen([(1.0, rate, 1.0, trials.n_latents)], level=level)
+        return Interval(rate, rate - below, rate + above, trials.n_latents)
     wins, counts = trials.by_latent()
     return over_latents(
         lambda w: (w @ wins) / (w @ counts),
@@ -114,23 +114,22 @@ def rate_difference(
     """
     Return the success rate of ``a`` minus that of ``b``, for different latents.
 
-    Latents of each are drawn on their own; ``n`` is the number of both. None if one has no
-    trial; no interval if neither has any spread.
+    Latents of each are drawn on their own; ``n`` is the number of both. A rate of 0 or 1 widens
+    the interval by what so many equal latents leave open. None if one has no trial; no
+    interval if one has a single latent.
     """
     if not (a.success.size and b.success.size):
         return None
     value = float(a.success.mean()) - float(b.success.mean())
     n = a.n_latents + b.n_latents
-    reason = a.no_variation and b.no_variation
-    if reason or min(a.n_latents, b.n_latents) == 1:
-        return Interval(value, None, None, n, reason or ONE_LATENT)
+    if min(a.n_latents, b.n_latents) == 1:
+        return Interval(value, None, None, n, ONE_LATENT)
     generators = np.random.default_rng(seed).spawn(2)
     draws = [
         _rates(trials, generator, n_resamples)
         for trials, generator in zip((a, b), generators, strict=True)
     ]
-    low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
-    return Interval(value, float(low), float(high), n)
+    return _widened(percentile_interval(value, draws[0] - draws[1], n), a, b)
 
 
 def paired_difference(
@@ -139,7 +138,9 @@ def paired_difference(
     """
     Return the rate of ``steered`` minus that of ``control`` on the same latents.
 
-    Latents are drawn with the trials of both. None if one has no trial.
+    Latents are drawn with the trials of both. If one side is all success or none, or if every
+    latent has the same difference, the interval has what so many equal latents leave open.
+    None if one has no trial.
 
     Raises:
         ValueError: if the latents are not the same.
@@ -149,16 +150,22 @@ def paired_difference(
     if steered.n_latents != control.n_latents:
         raise ValueError(f"{steered.n_latents} and {control.n_latents} latents")
     value = float(steered.success.mean()) - float(control.success.mean())
-    reason = steered.no_variation and control.no_variation
-    if reason or steered.n_latents == 1:
-        return Interval(value, None, None, steered.n_latents, reason or ONE_LATENT)
+    n = steered.n_latents
+    if n == 1:
+        return Interval(value, None, None, 1, ONE_LATENT)
     (wins, counts), (theirs, their_counts) = steered.by_latent(), control.by_latent()
-    return over_latents(
+    each = wins / counts - theirs / their_counts
+    if np.ptp(each) < 1e-12:
+        # differences lie in [-1, 1]
+        below, above = unseen([(1.0, value + 1.0, 2.0, n)])
+        return Interval(value, value - below, value + above, n)
+    found = over_latents(
         lambda w: (w @ wins) / (w @ counts) - (w @ theirs) / (w @ their_counts),
-        steered.n_latents,
+        n,
         seed=seed,
         n_resamples=n_resamples,
     )
+    return _widened(found, steered, control)
 
 
 def over_latents(
@@ -172,8 +179,8 @@ def over_latents(
     """
     Return a statistic with its percentile bootstrap interval over ``n`` latents.
 
-    Resamples in which it is not finite are left out; if they are more than 5 % there is no
-    interval.
+    No interval if it is not finite in a resample: leaving that out would hide that the figure
+    rests on so little.
 
     Args:
         statistic: from weights, shape (resamples, n), to values, shape (resamples,).
@@ -187,16 +194,24 @@ def over_latents(
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(np.ones((1, n)))[0])
         draws = statistic(weights.astype(np.float64))
-    return interval_of(value, draws, n, level=level)
+    draws = np.where(np.isfinite(draws), draws, np.nan)
+    return percentile_interval(value, draws, n, level=level)
 
 
-def interval_of(value: float, draws: Array, n: int, *, level: float = 0.95) -> Interval:
-    """Return the percentile interval of resampled values, or why there is none."""
-    usable = draws[np.isfinite(draws)]
-    if usable.size < (1 - _LARGEST_UNDEFINED_SHARE) * draws.size:
-        return Interval(value, None, None, n, UNDEFINED)
-    low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), n)
+def _widened(found: Interval, a: Trials, b: Trials) -> Interval:
+    """Widen the interval of a rate of ``a`` less one of ``b`` by what equal outcomes hide."""
+    if found.low is None or found.high is None:
+        return found
+    below, above = unseen(
+        [
+            (weight, float(trials.success[0]), 1.0, trials.n_latents)
+            for weight, trials in ((1.0, a), (-1.0, b))
+            if trials.no_variation
+        ]
+    )
+    return found._replace(
+        low=max(-1.0, found.low - below), high=min(1.0, found.high + above)
+    )
 
 
 def _rates(trials: Trials, generator: np.random.Generator, n_resamples: int) -> Array:

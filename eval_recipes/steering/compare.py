@@ -33,6 +33,7 @@ from eval_recipes.steering.group_tests import (
     rate_over_seeds,
 )
 from eval_recipes.steering.logistic import LogisticFit
+from eval_recipes.steering.matched import PooledStability, pooled_stability
 from eval_recipes.steering.texts import read_texts
 from saereg_plugin.errors import InputError
 
@@ -151,15 +152,18 @@ def difference(
 
 
 def stability_over_groups(
-    groups: Sequence[SteeredGroup], judge: str, amount: float, *, seed: int
-) -> Links:
+    groups: Sequence[SteeredGroup], judge: str, amount: float
+) -> PooledStability | None:
     """
-    Relate success to stability and interp score over the latents of all groups together.
+    Relate success to stability over the latents of all groups together.
 
-    What the title of arXiv 2603.04198 claims. Within one group stability may vary too little.
+    What the title of arXiv 2603.04198 claims. None where stability is not known.
     """
-    joined = pd.concat([group.texts for group in groups], ignore_index=True)
-    return links(joined, judge, amount, seed=seed)
+    joined = pd.concat(
+        [group.texts.assign(group=group.name) for group in groups], ignore_index=True
+    )
+    rows = with_verdict(arm(joined, judge, "steered", amount), judge)
+    return pooled_stability(rows, f"{judge}_success")
 
 
 def common_judges(groups: Sequence[SteeredGroup]) -> list[str]:

@@ -111,10 +111,11 @@ class SteeringEvalConfig(BaseEvalConfig):
     samples_per_prompt: int = _setting(
         1, "Samples per Prompt", "Texts of one latent and prompt", ge=1
     )
-    unsteered_samples: int = _setting(
-        32,
-        "Unsteered Samples",
-        "Streams of random numbers a prompt; latents take them in turn",
+    calibration_pairs: int = _setting(
+        300,
+        "Calibration Pairs",
+        "Pairs of unsteered texts that thresholds are learned from, each in both orders; rounded "
+        "up to as many for each latent",
         ge=1,
     )
     batch_size: int = _setting(128, "Batch Size", "Texts made at a time", ge=1)

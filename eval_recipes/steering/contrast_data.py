@@ -33,7 +33,8 @@ class TextSets:
             InputError: if one cannot be read, has too few texts, or shares one with the other.
         """
         a, b = (_lines(Path(path)) for path in paths)
-        both = [text for text in a if text in set(b)]
+        others = set(b)
+        both = [text for text in a if text in others]
         if both:
             raise InputError(
                 f"{len(both)} texts stand in {str(paths[0])!r} and in {str(paths[1])!r}, such "

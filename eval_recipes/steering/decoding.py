@@ -65,7 +65,7 @@ class Request:
 
     Attributes:
         prompt: index of its prompt.
-        sample: which of the prompt's streams of random numbers it uses.
+        sample: which of the prompt's streams of random numbers it uses; any whole number.
         vector: index of the direction that is added; None for none.
         strength: what the direction is multiplied by.
     """

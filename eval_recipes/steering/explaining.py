@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,31 @@ from eval_recipes.artifacts import artifact_folder, weights_hash
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.judge import JudgeClient
 from eval_recipes.result_files import SUFFIX
-from eval_recipes.results import result_path
+from eval_recipes.results import read_result, result_path
 from eval_recipes.saebench.autointerp import evaluate, read_explanations
 from eval_recipes.saebench.autointerp_figures import Explanation
 from eval_recipes.saebench.autointerp_options import AutoInterpOptions
-from eval_recipes.steering.candidates import explanations_of
+from eval_recipes.steering.candidates import find_result
 from eval_recipes.steering.config import SteeringEvalConfig
+from eval_recipes.steering.loaded import Models
 from saereg_plugin import corpora
 
 _FEWEST = 16
 """Latents that are explained together at least: an SAE's figures need two with a score."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    Explanations, and what made them.
+
+    Attributes:
+        explanations: by latent.
+        explainer: "tokens", or the name of the language model.
+    """
+
+    explanations: dict[int, Explanation]
+    explainer: str
 
 
 def explain(
@@ -33,7 +49,8 @@ def explain(
     pool: Sequence[int],
     config: SteeringEvalConfig,
     client: JudgeClient | None,
-) -> dict[int, Explanation]:
+    models: Models,
+) -> Found:
     """
     Return the explanations that there are, by latent.
 
@@ -47,6 +64,7 @@ def explain(
         pool: others that may be explained along, where there are few.
         config: where explanations come from.
         client: the chat model, if it explains.
+        models: the language model that is steered, which makes room for the explainer's.
 
     Raises:
         InputError: if the given folder holds no result of this SAE.
@@ -54,7 +72,7 @@ def explain(
         NoScoreError: if fewer than two latents fire often enough.
     """
     if config.explanations is not None:
-        return explanations_of(Path(config.explanations), subject)
+        return _read(find_result(Path(config.explanations), subject, eval="autointerp"))
     others = [latent for latent in pool if latent not in set(latents)]
     chosen = sorted([*latents, *others[: max(0, _FEWEST - len(latents))]])
     options = _options(chosen, config)
@@ -80,14 +98,35 @@ def explain(
             "seed": context.seed,
         },
     )
-    # results of the run's own folder are not mixed with these
-    own = dataclasses.replace(context, subjects=[subject], out=folder, options={})
     path = result_path(folder, "autointerp", subject.release, subject.sae_id)
     if not path.is_file():
+        own = dataclasses.replace(
+            context,
+            subjects=[subject],
+            # results of the run's own folder are not mixed with these
+            out=folder,
+            options={},
+            models=models.for_explaining(sae),
+        )
         path = evaluate(own, subject, options, client)
     assert path.name.endswith(SUFFIX)
-    found = read_explanations(path)
-    return {latent: found[latent] for latent in latents if latent in found}
+    found = _read(path)
+    return dataclasses.replace(
+        found,
+        explanations={
+            latent: found.explanations[latent]
+            for latent in latents
+            if latent in found.explanations
+        },
+    )
+
+
+def _read(path: Path) -> Found:
+    settings = read_result(path)["eval_config"]
+    # SAEBench's own results name no explainer: a language model was asked
+    made = settings.get("explainer", "judge")
+    name = str(settings.get("judge_model") or "language model")
+    return Found(read_explanations(path), made if made == "tokens" else name)
 
 
 def _options(latents: Sequence[int], config: SteeringEvalConfig) -> AutoInterpOptions:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,22 @@ LATENT = ["sae", "latent"]
 
 
 @dataclass(frozen=True)
+class Counts:
+    """
+    What a rate of one arm rests on.
+
+    Attributes:
+        pairs: pairs of texts with a verdict.
+        without_verdict: pairs without.
+        distinct: different pairs of texts among those with a verdict.
+    """
+
+    pairs: int = 0
+    without_verdict: int = 0
+    distinct: int = 0
+
+
+@dataclass(frozen=True)
 class Rates:
     """
     Success at one strength in the eyes of one judge, controls beside it.
@@ -43,20 +58,18 @@ class Rates:
         fluent: share that succeed without losing more fluency than allowed.
         unsteered: the same for pairs of unsteered texts with independent random numbers.
         random: the same for a random direction, judged by the latent's explanation.
-        over_unsteered: success less unsteered, on latents that have both.
-        over_random: success less random, on latents that have both.
-        n_pairs: steered pairs with a verdict.
-        n_without_verdict: steered pairs without.
+        over_unsteered: success less unsteered, on pairs that have both verdicts.
+        over_random: success less random, on pairs that have both verdicts.
+        counts: by arm.
     """
 
-    success: Interval | None
-    fluent: Interval | None
-    unsteered: Interval | None
-    random: Interval | None
-    over_unsteered: Interval | None
-    over_random: Interval | None
-    n_pairs: int
-    n_without_verdict: int
+    success: Interval | None = None
+    fluent: Interval | None = None
+    unsteered: Interval | None = None
+    random: Interval | None = None
+    over_unsteered: Interval | None = None
+    over_random: Interval | None = None
+    counts: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
 
 
 def rates(
@@ -72,31 +85,37 @@ def rates(
         max_ratio: steered over unsteered perplexity up to which a text is fluent.
         seed: of the resamples.
     """
-    rows = arm(texts, judge, "steered", amount)
-    judged = with_verdict(rows, judge)
-    steered = trials_of(judged, judge)
-    fluent = Trials(steered.success & is_fluent(judged, max_ratio), steered.latent)
-    controls = {
-        "unsteered": with_verdict(arm(texts, judge, "unsteered", None), judge),
-        "random": with_verdict(arm(texts, judge, "random", amount), judge),
+    rows = {
+        name: arm(texts, judge, name, None if name == "unsteered" else amount)
+        for name in ("steered", "unsteered", "random")
     }
+    judged = {name: with_verdict(part, judge) for name, part in rows.items()}
+    steered = trials_of(judged["steered"], judge)
+    fluent = is_fluent(judged["steered"], max_ratio)
 
-    def over(control: pd.DataFrame) -> Interval | None:
-        both = [trials_of(part, judge) for part in _common(judged, control)]
-        return paired_difference(both[0], both[1], seed=seed)
-
-    def rate(trials: Trials) -> Interval | None:
-        return success_rate(trials, seed=seed)
+    def over(control: str) -> Interval | None:
+        both = _common(judged["steered"], judged[control])
+        return paired_difference(*(trials_of(part, judge) for part in both), seed=seed)
 
     return Rates(
-        success=rate(steered),
-        fluent=rate(fluent),
-        unsteered=rate(trials_of(controls["unsteered"], judge)),
-        random=rate(trials_of(controls["random"], judge)),
-        over_unsteered=over(controls["unsteered"]),
-        over_random=over(controls["random"]),
-        n_pairs=len(judged),
-        n_without_verdict=len(rows) - len(judged),
+        success=success_rate(steered, seed=seed),
+        fluent=success_rate(
+            Trials(steered.success & fluent, steered.latent), seed=seed
+        ),
+        unsteered=success_rate(trials_of(judged["unsteered"], judge), seed=seed),
+        random=success_rate(trials_of(judged["random"], judge), seed=seed),
+        over_unsteered=over("unsteered"),
+        over_random=over("random"),
+        counts={
+            name: Counts(
+                pairs=len(judged[name]),
+                without_verdict=len(part) - len(judged[name]),
+                distinct=len(
+                    judged[name][["prompt", "original", "text"]].drop_duplicates()
+                ),
+            )
+            for name, part in rows.items()
+        },
     )
 
 
@@ -205,18 +224,9 @@ def figure_of(found: Figure | None) -> Interval | None:
     return None if found is None else found.interval
 
 
-def amounts_of(texts: pd.DataFrame) -> list[float]:
-    """Return the strengths of a table of texts, in their order."""
-    given = texts.loc[texts["arm"] == "steered", "amount"]
-    return [float(amount) for amount in dict.fromkeys(given)]
-
-
-def _common(a: pd.DataFrame, b: pd.DataFrame) -> Sequence[pd.DataFrame]:
-    """Return the rows of latents that are in both, latents in the same order."""
-    shared = reduce(set.intersection, (set(keys_of(rows)) for rows in (a, b)))
-    found: list[pd.DataFrame] = []
-    for rows in (a, b):
-        kept = rows.loc[[key in shared for key in keys_of(rows)]]
-        present = [name for name in LATENT if name in rows.columns]
-        found.append(kept.sort_values(present, kind="stable"))
-    return found
+def _common(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of both whose latent, prompt and repeat are in both, in one order."""
+    keys = [*(name for name in LATENT if name in a.columns), "prompt", "repeat"]
+    left, right = (rows.set_index(keys).sort_index() for rows in (a, b))
+    shared = left.index.intersection(right.index)
+    return left.loc[shared].reset_index(), right.loc[shared].reset_index()

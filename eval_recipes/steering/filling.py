@@ -8,7 +8,7 @@ from typing import Any
 
 from eval_recipes.cross_seed.fields import flat
 from eval_recipes.statistics import Interval
-from eval_recipes.steering.figures import Links, Rates, figure_of
+from eval_recipes.steering.figures import Counts, Links, Rates, figure_of
 from eval_recipes.steering.logistic import Coefficient, LogisticFit
 
 
@@ -24,9 +24,25 @@ def rate_fields(found: Rates) -> dict[str, Any]:
                 "over_random": found.over_random,
             }
         ),
-        "pairs": found.n_pairs,
-        "pairs_without_verdict": found.n_without_verdict,
+        **_count_fields(found),
     }
+
+
+def _count_fields(found: Rates) -> dict[str, int]:
+    """Return ``pairs`` and so on of the steered arm, ``random_pairs`` and so on of controls."""
+    fields: dict[str, int] = {}
+    for name, front in (
+        ("steered", ""),
+        ("unsteered", "unsteered_"),
+        ("random", "random_"),
+    ):
+        counts = found.counts.get(name, Counts())
+        fields |= {
+            f"{front}pairs": counts.pairs,
+            f"{front}pairs_distinct": counts.distinct,
+            f"{front}pairs_without_verdict": counts.without_verdict,
+        }
+    return fields
 
 
 def link_fields(found: Links) -> tuple[dict[str, Any], dict[str, str]]:
@@ -74,9 +90,8 @@ def _interval(
 
 def nothing() -> dict[str, Any]:
     """Return the fields of a judge that was not asked."""
-    none = Rates(None, None, None, None, None, None, 0, 0)
     linked, _ = link_fields(Links(None, None))
-    return {**rate_fields(none), **linked, "threshold": None}
+    return {**rate_fields(Rates()), **linked, "threshold": None}
 
 
 def readable(value: Any) -> Any:

@@ -27,7 +27,7 @@ from eval_recipes.steering.backend import Backend
 from eval_recipes.steering.decoding import Continuation, Decoding, Request, Steering
 from eval_recipes.steering.layout import Layout
 from eval_recipes.steering.prompts import Prompt, decode_continuation
-from eval_recipes.steering.sampling import greedy, sample
+from eval_recipes.steering.sampling import greedy, require_numbers, sample
 from eval_recipes.steering.uniforms import uniforms
 from saereg_plugin.errors import InputError
 
@@ -166,6 +166,7 @@ def _continue(
             steered = step > 0 or positions != "generation"
             seen = None if mask is None else mask[:, : layout.body.shape[1] + step + 1]
             logits = backend.step(state, tokens[-1], seen, layout.lengths[rows] + step)
+            require_numbers(logits, batch.added)
             if keep_logits:
                 kept.append(logits)
             chosen, ties = (

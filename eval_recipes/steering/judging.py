@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval_recipes.judge import JudgeClient
@@ -18,6 +18,8 @@ from eval_recipes.steering.judges.protocol import Judge, Pair, Status, Verdict
 from eval_recipes.steering.judges.sentences import SentenceModel
 from eval_recipes.steering.language_model import LanguageModel
 from eval_recipes.steering.prompts import Prompt
+
+_UNEXPLAINED = Verdict(Status.NOT_APPLICABLE, reason="the latent has no explanation")
 
 
 class UnansweredError(RuntimeError):
@@ -87,7 +89,7 @@ def judge_trials(
 
     Args:
         trials: all arms.
-        concepts: explanation of each latent.
+        concepts: explanation of each latent; there is no verdict on one without.
         prompts: the prompts.
         model: the language model, unsteered.
         judges: the judges.
@@ -100,19 +102,40 @@ def judge_trials(
 
     def pair(trial: Trial) -> Pair:
         return Pair(
-            concepts[trial.latent], prompts[trial.prompt], trial.original, trial.other
+            concepts.get(trial.latent, ""),
+            prompts[trial.prompt],
+            trial.original,
+            trial.other,
         )
 
-    calibration = [pair(trial) for trial in trials if trial.arm == "calibration"]
+    # either text might have been the first, so both orders are: what one gains the other loses
+    calibration = [
+        trial
+        for one in trials
+        if one.arm == "calibration" and one.latent in concepts
+        for trial in (one, replace(one, original=one.other, other=one.original))
+    ]
     kept = [trial for trial in trials if trial.arm != "calibration"]
     pairs = [pair(trial) for trial in kept]
+    explained = [pair(trial) for trial in kept if trial.latent in concepts]
     verdicts: dict[JudgeName, list[Verdict]] = {}
     described: dict[JudgeName, dict[str, Any]] = {}
     for name in judges.config.judges:
         judge = judges.make(name, model)
-        if isinstance(judge, ThresholdJudge) and judge.threshold is None:
-            judge.calibrate(calibration, rate=judges.config.false_positive_rate)
-        verdicts[name] = judge.judge(pairs)
+        if (
+            explained
+            and isinstance(judge, ThresholdJudge)
+            and judge.threshold is None
+        ):
+            judge.calibrate(
+                [pair(trial) for trial in calibration],
+                rate=judges.config.false_positive_rate,
+                clusters=[trial.latent for trial in calibration],
+            )
+        said = iter(judge.judge(explained) if explained else ())
+        verdicts[name] = [
+            next(said) if trial.latent in concepts else _UNEXPLAINED for trial in kept
+        ]
         described[name] = judge.describe()
         _require_answers(name, verdicts[name])
     return Judged(kept, verdicts, fluency(model.backend, pairs), described)

@@ -14,13 +14,14 @@ from sae_lens import SAE
 from sae_lens.util import get_special_token_ids
 from torch import Tensor
 from transformer_lens.loading_from_pretrained import make_model_alias_map
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from eval_recipes.context import RunContext
-from eval_recipes.heldout import check_hook, source_of
+from eval_recipes.heldout import Source, check_hook, source_of
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.backend import Backend, backend_for
 from eval_recipes.steering.config import SteeringEvalConfig
+from eval_recipes.steering.plain_backend import knows_layers
 from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
 
@@ -48,18 +49,11 @@ def language_model(
     """
     Load the model that an SAE was trained on.
 
-    ``auto`` takes plain transformers where it computes what the SAE read: the metadata name no
-    further argument of the loader, and the hook begins or ends a layer.
-
     Raises:
         InputError: if the metadata name no model or hook, or the model has not that hook.
     """
-    # the context's length does not matter here
-    source = source_of(sae, context_size=sae.cfg.metadata.context_size or TEXT_TOKENS)
-    kind = config.backend
-    if kind == "auto":
-        ends = source.hook_name.endswith(("hook_resid_pre", "hook_resid_post"))
-        kind = "plain" if source.model_kwargs == "{}" and ends else "hooked"
+    source = _source(sae)
+    kind = kind_of(sae, config)
     if kind == "plain" and source.model_kwargs != "{}":
         raise InputError(
             f"The SAE was trained with {source.model_kwargs}, which plain transformers do not "
@@ -79,10 +73,45 @@ def language_model(
     return _plain(source.model_name, dtype=context.dtype, device=context.device)
 
 
-def _plain(name: str, *, dtype: str, device: str) -> LanguageModel:
+def kind_of(sae: SAE[Any], config: SteeringEvalConfig) -> str:
+    """
+    Return "plain" or "hooked".
+
+    ``auto`` takes plain transformers where it computes what the SAE read: the metadata name no
+    further argument of the loader, the hook begins or ends a layer, and the layers of the model
+    are at a known place.
+
+    Raises:
+        InputError: if the metadata name no model or hook.
+    """
+    if config.backend != "auto":
+        return config.backend
+    source = _source(sae)
+    ends = source.hook_name.endswith(("hook_resid_pre", "hook_resid_post"))
+    if source.model_kwargs != "{}" or not ends:
+        return "hooked"
+    path, local = _place(source.model_name)
+    with torch.device("meta"):
+        empty: Any = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(path, **local)
+        )
+    return "plain" if knows_layers(empty) else "hooked"
+
+
+def _source(sae: SAE[Any]) -> Source:
+    # the context's length does not matter here
+    return source_of(sae, context_size=sae.cfg.metadata.context_size or TEXT_TOKENS)
+
+
+def _place(name: str) -> tuple[str, dict[str, Any]]:
+    """Return where transformers find a model, and the loader's arguments for that."""
     folder = models.ensure(name)
     path = str(folder or make_model_alias_map().get(name.lower(), name))
-    local: dict[str, Any] = {"local_files_only": folder is not None}
+    return path, {"local_files_only": folder is not None}
+
+
+def _plain(name: str, *, dtype: str, device: str) -> LanguageModel:
+    path, local = _place(name)
     with warnings.catch_warnings():
         models.ignore_deprecation()
         model: Any = AutoModelForCausalLM.from_pretrained(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from sae_lens import SAE
 
 from eval_recipes.context import RunContext
+from eval_recipes.model_cache import ModelCache
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.config import SteeringEvalConfig
 from eval_recipes.steering.language_model import (
     NORM_TEXTS,
     LanguageModel,
     corpus_texts,
+    kind_of,
     language_model,
     median_norm,
 )
 from eval_recipes.steering.latents import Latents
+from saereg_plugin import models
 
 
 class Models:
@@ -36,12 +40,33 @@ class Models:
         key = (metadata.model_name, str(kwargs), metadata.hook_name)
         if self._model is None or key != self._key:
             # dropped first, so that two models are never in memory together
-            self._model = None
+            self._drop()
             self._model, self._key = (
                 language_model(self.context, sae, self.config),
                 key,
             )
         return self._model
+
+    def for_explaining(self, sae: SAE[Any]) -> ModelCache:
+        """
+        Return where the explainer finds its model.
+
+        That is a HookedTransformer. Where a plain model is steered, it gets a cache of its own,
+        which goes when it is done, and the plain one goes before. A model that the run's caller
+        holds, or that is steered itself, is used as it is.
+        """
+        name = str(sae.cfg.metadata.model_name)
+        shared = self.context.models
+        held = shared.identity(name) != models.identity(name)
+        if held or kind_of(sae, self.config) == "hooked":
+            return shared
+        self._drop()
+        return ModelCache()
+
+    def _drop(self) -> None:
+        self._model = self._key = None
+        # hooks make cycles of references
+        gc.collect()
 
     def norm(self, sae: SAE[Any], latents: Latents) -> Interval:
         """Return the median residual norm at an SAE's hook."""

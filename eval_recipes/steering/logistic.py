@@ -23,6 +23,11 @@ SEPARATED = (
 )
 CONSTANT = "the predictors do not vary independently of each other"
 FEW_LATENTS = "there are not more latents than coefficients"
+NOT_CONVERGED = f"the fit did not converge in {MAX_STEPS} steps"
+NO_CLUSTERED_ERROR = "the scores of the latents cancel, so the clustered standard error is 0 or no number"
+
+_LEAST_VARIANCE = 1e-10
+"""Robust over plain variance, below which a robust one is rounding."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def fit_logistic(
 
     Returns:
         The fit. Without variation in the outcome, with separation (found exactly, by a
-        linear programme) or with collinear predictors it has no coefficients and a reason.
+        linear programme), with collinear predictors, without convergence or where the
+        clustered variance vanishes it has no coefficients and a reason.
 
     Raises:
         ValueError: if a predictor has another length or is not finite.
@@ -108,11 +114,17 @@ def fit_logistic(
     outcome = trials.success.astype(np.float64)
     if is_separated(scaled, trials.success):
         return none(SEPARATED)
-    beta, information = _newton(scaled, outcome)
+    estimate = _newton(scaled, outcome)
+    if estimate is None:
+        return none(NOT_CONVERGED)
+    beta, information = estimate
     inverse = np.linalg.inv(information)
     sandwich = inverse @ _meat(scaled, outcome, beta, trials) @ inverse
     back = _back(centre, scale)
     beta, plain, robust = back @ beta, back @ inverse @ back.T, back @ sandwich @ back.T
+    usable = np.diag(robust) > _LEAST_VARIANCE * np.diag(plain)
+    if not (np.isfinite(robust).all() and usable.all()):
+        return none(NO_CLUSTERED_ERROR)
     freedom = trials.n_latents - 1
     quantile = float(student_t.ppf((1 + level) / 2, freedom))
     fitted: dict[str, Coefficient] = {}
@@ -151,23 +163,23 @@ def is_separated(design: Array, success: NDArray[np.bool_]) -> bool:
     return bool(-found.fun > 1e-7)
 
 
-def _newton(design: Array, outcome: Array) -> tuple[Array, Array]:
-    """Return the maximum likelihood estimate and the information there."""
+def _newton(design: Array, outcome: Array) -> tuple[Array, Array] | None:
+    """Return the maximum likelihood estimate and the information there; None if it fails."""
     beta = np.zeros(design.shape[1])
     for _ in range(MAX_STEPS):
         chance = expit(design @ beta)
         information = (design * (chance * (1 - chance))[:, None]).T @ design
-        step = np.linalg.solve(information, design.T @ (outcome - chance))
+        try:
+            step = np.linalg.solve(information, design.T @ (outcome - chance))
+        except np.linalg.LinAlgError:
+            return None
         # a step too long would leave the region in which Newton's method converges
         step *= min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-300))
         beta = beta + step
         if float(np.abs(step).max()) < TOLERANCE:
             break
     else:
-        raise ArithmeticError(
-            f"the logistic fit did not converge in {MAX_STEPS} steps although the outcomes "
-            "are not separated"
-        )
+        return None
     chance = expit(design @ beta)
     return beta, (design * (chance * (1 - chance))[:, None]).T @ design
 

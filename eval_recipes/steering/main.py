@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.judge import JudgeClient
 from eval_recipes.results import base_fields, result_path, write_result
-from eval_recipes.saebench.autointerp_figures import Explanation
 from eval_recipes.saebench.recipe import each_subject
 from eval_recipes.steering.arms import Trial
 from eval_recipes.steering.candidates import with_explanations
@@ -20,6 +19,7 @@ from eval_recipes.steering.judging import Judges, judge_trials
 from eval_recipes.steering.latents import read_latents
 from eval_recipes.steering.loaded import Models
 from eval_recipes.steering.probe import train_probe
+from eval_recipes.steering.published import differences
 from eval_recipes.steering.report import Measured, build_output
 from eval_recipes.steering.settings import uses_chat
 from eval_recipes.steering.steered_contrast import ContrastReport, contrast_report
@@ -85,12 +85,13 @@ def evaluate(
     Evaluate one SAE and return the path of its result.
 
     Raises:
-        InputError: if no candidate has an explanation, or nothing can be steered.
+        InputError: if no candidate has an explanation (but with ``select=contrast``), or nothing
+            can be steered.
         UnansweredError: if the chat model left pairs without a reply.
     """
     sae = subject.load(context.device)
     stability = known_stability(subject, config)
-    chosen = choose(subject, sae, config, stability, models)
+    chosen = choose(subject, sae, config, stability.shares, models)
     found = explain(
         context,
         subject,
@@ -99,16 +100,19 @@ def evaluate(
         chosen.pool,
         config,
         judges.client,
+        models,
     )
-    explained = with_explanations(chosen.candidates, found)
-    if not explained.ids:
+    explained = with_explanations(chosen.candidates, found.explanations)
+    # the classifier of a contrast needs no explanation
+    steered = explained.ids if chosen.sets is None else chosen.candidates.ids
+    if not steered:
         raise InputError(
             f"None of {len(chosen.candidates.ids)} candidates of SAE {subject.sae_id!r} has an "
             "explanation; expected one or more. Choose other latents, or explain them on more "
             "text (explainer_tokens)."
         )
     model = models.get(sae)
-    latents = read_latents(sae, explained.ids)
+    latents = read_latents(sae, steered)
     prompts = latents.prompts(model.tokenizer, config.prompts)
     norm = models.norm(sae, latents)
     by_amount, without = strengths_by_amount(
@@ -121,6 +125,7 @@ def evaluate(
     table = texts_table(judged, explained.explanations, stability, prompts, subject)
     # the texts first: a result never names a file that is not there
     stored = write_texts(path, table)
+    unlike = differences(sae, config, found.explainer)
     measured = Measured(
         texts=read_texts(texts_path(path)),
         stored=stored,
@@ -129,13 +134,15 @@ def evaluate(
         explained=explained,
         without_strength=without,
         norm=norm,
-        contrast=_contrast(
-            judged.trials, chosen, explained.explanations, config, judges
-        ),
+        contrast=_contrast(judged.trials, chosen, config, judges),
         extra={
             "backend": model.kind,
-            "explainer": config.explanations or config.explainer,
-            "comparable_with_published": False,
+            "model": model.name,
+            "dtype": str(model.backend.dtype).removeprefix("torch."),
+            "explainer": found.explainer,
+            "explanations_from": "result" if config.explanations else "this run",
+            "comparable_with_published": not unlike,
+            "unlike_published": unlike,
         },
     )
     output = build_output(measured, subject, base_fields(subject, sae), config)
@@ -145,7 +152,6 @@ def evaluate(
 def _contrast(
     trials: Sequence[Trial],
     chosen: Chosen,
-    explanations: Mapping[int, Explanation],
     config: SteeringEvalConfig,
     judges: Judges,
 ) -> ContrastReport | None:
@@ -155,8 +161,7 @@ def _contrast(
     probe = train_probe(a, b, judges.sentences.embed, seed=config.random_seed)
     return contrast_report(
         trials,
-        # a latent without explanation was not steered with
-        [one for one in chosen.separating if one.latent in explanations],
+        chosen.separating,
         probe,
         (len(a), len(b)),
         config.amounts,

@@ -32,7 +32,7 @@ class LatentMetrics(BaseMetrics):
     pool: int = value("Pool", "Latents that there were to choose from")
     without_explanation: int = value(
         "Without Explanation",
-        "Candidates left out since they have no valid explanation",
+        "Candidates without a valid explanation; left out, but with select=contrast",
     )
     without_strength: int = value(
         "Without Strength",
@@ -106,14 +106,14 @@ class ContrastMetrics(BaseMetrics):
     probe_accuracy_n: int = value(f"{_PROBE} (n)", "Texts behind the figure")
     change: float | None = value(
         _CHANGE,
-        "Mean change of the classifier's chance from unsteered to steered text, latent ranked first, headline's strength; interval over pairs of texts",
+        "Mean change of the classifier's chance from unsteered to steered text, latent ranked first, headline's strength; interval over pairs of texts, within prompts",
     )
     change_ci_low: float | None = low(_CHANGE)
     change_ci_high: float | None = high(_CHANGE)
     change_n: int = value(f"{_CHANGE} (n)", "Pairs of texts behind the figure")
     change_random: float | None = value(
         f"{_CHANGE}, Random Direction",
-        "The same for a random direction of the same norm",
+        "The same for random directions of the same norm",
     )
     change_random_ci_low: float | None = low(f"{_CHANGE}, Random Direction")
     change_random_ci_high: float | None = high(f"{_CHANGE}, Random Direction")

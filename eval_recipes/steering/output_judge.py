@@ -18,6 +18,8 @@ _BISERIAL = "Point-biserial, Interp Score"
 _SLOPE = "Slope, Interp Score"
 _STABILITY = "Slope, Stability"
 _ADJUSTED = "Slope, Stability, Adjusted"
+_DISTINCT = "Different pairs of texts among them"
+_WITHOUT = "Pairs without: refused, not of the form asked for, or nothing to judge by"
 
 
 @dataclass(kw_only=True)
@@ -57,21 +59,35 @@ class SuccessMetrics(BaseMetrics):
     random_ci_high: float | None = high(_RANDOM)
     random_n: int = count(_RANDOM)
     over_unsteered: float | None = value(
-        _OVER_UNSTEERED, "Success less the unsteered control, paired by latent"
+        _OVER_UNSTEERED,
+        "Success less the unsteered control, paired by latent, prompt and repeat",
     )
     over_unsteered_ci_low: float | None = low(_OVER_UNSTEERED)
     over_unsteered_ci_high: float | None = high(_OVER_UNSTEERED)
     over_unsteered_n: int = count(_OVER_UNSTEERED)
     over_random: float | None = value(
-        _OVER_RANDOM, "Success less the random-direction control, paired by latent"
+        _OVER_RANDOM,
+        "Success less the random-direction control, paired by latent, prompt and repeat",
     )
     over_random_ci_low: float | None = low(_OVER_RANDOM)
     over_random_ci_high: float | None = high(_OVER_RANDOM)
     over_random_n: int = count(_OVER_RANDOM)
     pairs: int = value("Pairs", "Steered texts with a verdict")
-    pairs_without_verdict: int = value(
-        "Pairs without Verdict",
-        "Steered texts without: refused, not of the form asked for, or nothing to judge by",
+    pairs_distinct: int = value("Distinct Pairs", _DISTINCT)
+    pairs_without_verdict: int = value("Pairs without Verdict", _WITHOUT)
+    unsteered_pairs: int = value(
+        f"{_UNSTEERED}, Pairs", "Pairs of unsteered texts with a verdict"
+    )
+    unsteered_pairs_distinct: int = value(f"{_UNSTEERED}, Distinct Pairs", _DISTINCT)
+    unsteered_pairs_without_verdict: int = value(
+        f"{_UNSTEERED}, Pairs without Verdict", _WITHOUT
+    )
+    random_pairs: int = value(
+        f"{_RANDOM}, Pairs", "Texts of random directions with a verdict"
+    )
+    random_pairs_distinct: int = value(f"{_RANDOM}, Distinct Pairs", _DISTINCT)
+    random_pairs_without_verdict: int = value(
+        f"{_RANDOM}, Pairs without Verdict", _WITHOUT
     )
     threshold: float | None = value(
         "Threshold",

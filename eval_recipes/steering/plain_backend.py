@@ -163,17 +163,29 @@ def _positions(tokens: Tensor, mask: Tensor | None) -> Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
+def knows_layers(model: PreTrainedModel) -> bool:
+    """Return whether a model's layers are at one of the known places."""
+    return _found_layers(model) is not None
+
+
 def _layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    found = _found_layers(model)
+    if found is not None:
+        return found
+    raise InputError(
+        f"Cannot find the layers of a {type(model).__name__}; expected a causal language model "
+        f"that keeps them at {', '.join(LAYOUTS)}. Load it as a HookedTransformer instead."
+    )
+
+
+def _found_layers(model: PreTrainedModel) -> nn.ModuleList | None:
     for path in LAYOUTS:
         found: Any = model
         for name in path.split("."):
             found = getattr(found, name, None)
         if isinstance(found, nn.ModuleList):
             return found
-    raise InputError(
-        f"Cannot find the layers of a {type(model).__name__}; expected a causal language model "
-        f"that keeps them at {', '.join(LAYOUTS)}. Load it as a HookedTransformer instead."
-    )
+    return None
 
 
 def _changed_input(change: Change) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,14 +80,27 @@ class Effect:
     after: float
     """Mean chance of the steered texts."""
     change: Interval
-    """Mean of after - before over pairs of texts, bootstrap over pairs."""
+    """Mean of after - before over pairs of texts, bootstrap over pairs within each prompt."""
 
 
 def effect(
-    probe: Probe, unsteered: Sequence[str], steered: Sequence[str], *, seed: int
+    probe: Probe,
+    unsteered: Sequence[str],
+    steered: Sequence[str],
+    *,
+    prompts: Sequence[Hashable] | None = None,
+    seed: int,
 ) -> Effect:
     """
     Return the effect on pairs of texts that share prompt and random numbers.
+
+    Args:
+        probe: the classifier.
+        unsteered: texts before.
+        steered: texts after.
+        prompts: which prompt each pair continues. Pairs are drawn within prompts, which were
+            chosen and are not a sample, where each has two or more.
+        seed: of the resamples.
 
     Raises:
         ValueError: if there are not as many of the one as of the other, or none.
@@ -95,8 +108,24 @@ def effect(
     if len(unsteered) != len(steered) or not steered:
         raise ValueError(f"{len(unsteered)} unsteered, {len(steered)} steered texts")
     before, after = probe.chances(unsteered), probe.chances(steered)
+    change = after - before
+    parts = _by_prompt(change, prompts)
+    interval = bootstrap_mean_interval(
+        parts, weights=[len(part) / len(change) for part in parts], seed=seed
+    )
     return Effect(
         before=float(before.mean()),
         after=float(after.mean()),
-        change=bootstrap_mean_interval([after - before], seed=seed),
+        change=interval._replace(n=len(change)),
     )
+
+
+def _by_prompt(change: Array, prompts: Sequence[Hashable] | None) -> list[Array]:
+    if prompts is None:
+        return [change]
+    places: dict[Hashable, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(place)
+    if min(map(len, places.values())) < 2:
+        return [change]
+    return [change[of] for of in places.values()]

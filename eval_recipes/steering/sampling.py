@@ -18,12 +18,37 @@ import math
 import torch
 from torch import Tensor
 
+from saereg_plugin.errors import InputError
+
 NEAR = 1e-4
 """Distance in the sampled quantile, or in log-probability, below which a choice is a near tie."""
 
 # Below this, tokens are looked at only where those above hold too little probability.
 _LIKELY = 1e-4
 _ROWS_IN_CACHE = 8
+
+
+def require_numbers(logits: Tensor, added: Tensor | None) -> None:
+    """
+    Refuse logits that are NaN: steering has driven the model out of its range.
+
+    Args:
+        logits: [batch, vocabulary].
+        added: what was added to each row's residual stream [batch, d_model].
+
+    Raises:
+        InputError: naming the strength and the data type.
+    """
+    bad = logits.isnan().any(dim=1).cpu()
+    if not bool(bad.any()):
+        return
+    strengths = torch.zeros(len(bad)) if added is None else added.norm(dim=1).cpu()
+    dtype = str(logits.dtype).removeprefix("torch.")
+    raise InputError(
+        f"The model's logits are no numbers in {int(bad.sum())} of {len(bad)} texts, from "
+        f"strength {float(strengths[bad].min()):.4g} on in {dtype}; expected numbers. Steer "
+        "less, or in a data type of larger range."
+    )
 
 
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,17 @@ PACING = frozenset(
 CALIBRATED = ("embedding", "log_probability")
 """Judges whose threshold is learned from unsteered pairs."""
 
+FROM_RUN = {"random_seed": "--seed", "corpus": "--corpus"}
+"""Settings that a run's other evaluations and their artefacts share, and their flags."""
+
 CHAT_ONLY = ("judge_model", "judge_base_url", "judge_temperature")
 
 
 def make_config(options: dict[str, Any], **shared: Any) -> SteeringEvalConfig:
     """
     Build the settings from a recipe's options and those it shares with others.
+
+    A chat model that is named judges, too, unless ``judges`` say who does.
 
     Raises:
         InputError: if an option is unknown, has an unusable value, or lacks what it needs.
@@ -44,8 +49,16 @@ def make_config(options: dict[str, Any], **shared: Any) -> SteeringEvalConfig:
                 f"Option {name!r} of evaluation {EVAL!r} does not exist. "
                 f"{suggest(name, known)}"
             )
+        if name in FROM_RUN:
+            raise InputError(
+                f"Option {name!r} of evaluation {EVAL!r} would hold for a part of the run only; "
+                f"expected it for all of it: {FROM_RUN[name]} (RunContext."
+                f"{FROM_RUN[name].strip('-')})."
+            )
     try:
-        config = TypeAdapter(SteeringEvalConfig).validate_python({**shared, **options})
+        config = TypeAdapter(SteeringEvalConfig).validate_python(
+            {**shared, **_with_chat(options)}
+        )
     except ValidationError as error:
         causes = "; ".join(
             f"{item['loc'][0]} = {item['input']!r}: {item['msg']}"
@@ -57,6 +70,14 @@ def make_config(options: dict[str, Any], **shared: Any) -> SteeringEvalConfig:
         ) from error
     _check_together(config)
     return config
+
+
+def _with_chat(options: dict[str, Any]) -> dict[str, Any]:
+    """Let the chat model judge first where one is named and no judges are."""
+    named = any(options.get(name) for name in ("judge_model", "judge_base_url"))
+    if not named or "judges" in options:
+        return options
+    return {**options, "judges": ["chat", *SteeringEvalConfig().judges]}
 
 
 def uses_chat(config: SteeringEvalConfig) -> bool:
@@ -77,10 +98,9 @@ def _check_together(config: SteeringEvalConfig) -> None:
             raise refuse(name, "each value once")
     if not all(map(math.isfinite, config.amounts)):
         raise refuse("amounts", "finite numbers")
-    if config.samples_per_prompt > config.unsteered_samples:
+    if config.greedy and config.samples_per_prompt > 1:
         raise refuse(
-            "samples_per_prompt",
-            f"at most unsteered_samples = {config.unsteered_samples}, or texts would repeat",
+            "samples_per_prompt", "1 with greedy decoding, whose texts are all the same"
         )
     _check_calibration(config)
     if config.latents is not None:
@@ -88,6 +108,10 @@ def _check_together(config: SteeringEvalConfig) -> None:
             raise refuse("latents", "one or more different ids")
         if min(config.latents) < 0:
             raise refuse("latents", "ids from 0 on")
+        if config.select == "contrast":
+            raise refuse(
+                "latents", "none with select=contrast, which chooses them itself"
+            )
     elif config.select == "contrast" and config.contrast is None:
         raise refuse("select", "another, or the two files of texts in 'contrast'")
     elif config.select == "explained" and config.explanations is None:
@@ -99,12 +123,13 @@ def _check_together(config: SteeringEvalConfig) -> None:
 def _check_calibration(config: SteeringEvalConfig) -> None:
     """Refuse settings under which no unsteered pair could be a false positive."""
     learning = [name for name in config.judges if name in CALIBRATED]
-    n_latents = config.n_latents if config.latents is None else len(config.latents)
-    pairs = n_latents * len(config.prompts) * config.unsteered_samples
-    if learning and pairs * config.false_positive_rate < 1:
+    # both orders of a pair are judged
+    scores = 2 * config.calibration_pairs
+    # products such as .05 * 60 may fall just short of a whole number
+    if learning and scores * config.false_positive_rate < 1 - 1e-9:
+        least = math.ceil(1 / (2 * config.false_positive_rate) - 1e-9)
         raise InputError(
-            f"{pairs} unsteered pairs (latents x prompts x unsteered_samples) are too few to "
-            f"calibrate the judge {learning[0]!r} to a false-positive rate of "
-            f"{config.false_positive_rate}; expected {math.ceil(1 / config.false_positive_rate)} "
-            "or more. Raise unsteered_samples."
+            f"{config.calibration_pairs} calibration pairs are too few to calibrate the judge "
+            f"{learning[0]!r} to a false-positive rate of {config.false_positive_rate}; "
+            f"expected {least} or more. Raise calibration_pairs."
         )

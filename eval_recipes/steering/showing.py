@@ -91,7 +91,9 @@ def latent_lines(
     if not controls:
         rows = rows.loc[rows["arm"] == "steered"]
     first = rows.iloc[0]
-    lines = [f"Latent {latent}: {first['explanation']}", _about(first), ""]
+    concept = first["explanation"]
+    said = concept if isinstance(concept, str) else "(no explanation)"
+    lines = [f"Latent {latent}: {said}", _about(first), ""]
     judges = judges_of(texts)
     for _, row in rows.iterrows():
         lines += [*_pair(row, judges), ""]

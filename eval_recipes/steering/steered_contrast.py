@@ -30,7 +30,7 @@ class ContrastLatent:
     measured: Interval
     steered: tuple[AmountEffect, ...]
     random: tuple[AmountEffect, ...]
-    """A random direction of the same norm in its place."""
+    """Random directions of the same norm in its place, another for each repeat."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def contrast_report(
                     probe,
                     [trial.original.text for trial in pairs],
                     [trial.other.text for trial in pairs],
+                    prompts=[trial.prompt for trial in pairs],
                     seed=seed,
                 )
                 found.append(

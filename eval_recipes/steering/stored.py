@@ -1,48 +1,75 @@
-"""Texts that were written, kept among the artefacts: an interrupted run writes none twice."""
+"""Texts kept batch by batch among the artefacts: an interrupted run writes none twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm.auto import tqdm
 
-from eval_recipes.steering.arms import Trial
-from eval_recipes.steering.decoding import Continuation
+from eval_recipes.steering.decoding import Continuation, Request
 from saereg_plugin.files import atomic_path
 
-_FILE = "texts.parquet"
-_SIDES = ("original", "other")
-_PLAIN = ("arm", "latent", "prompt", "repeat", "amount", "strength")
 
-
-def stored_trials(folder: Path, write: Callable[[], list[Trial]]) -> list[Trial]:
+def kept_texts(
+    folder: Path,
+    name: str,
+    requests: Sequence[Request],
+    write: Callable[[list[Request]], list[Continuation]],
+    *,
+    batch_size: int,
+) -> dict[Request, Continuation]:
     """
-    Return the trials kept in a folder; if there are none, make and keep them.
+    Return a text for each request; batches that are kept are read, the others written and kept.
 
-    A file that cannot be read counts as absent.
+    Batches are cut at the same places every time, so a run that goes on makes the texts that
+    an uninterrupted one would have made. A file that cannot be read counts as absent.
 
     Args:
         folder: an artefact folder: what is in it follows from its determinants.
-        write: makes the trials.
+        name: of these texts, where a folder holds several kinds.
+        requests: all different.
+        write: writes a batch.
+        batch_size: texts in a batch.
     """
-    path = folder / _FILE
+    texts: dict[Request, Continuation] = {}
+    starts = range(0, len(requests), batch_size)
+    for number, start in enumerate(
+        tqdm(starts, desc=f"{name} texts", leave=False, disable=None)
+    ):
+        batch = list(requests[start : start + batch_size])
+        path = folder / f"{name}-{number:05d}.parquet"
+        found = _read(path)
+        if found is None or len(found) != len(batch):
+            found = write(batch)
+            _keep(path, found)
+        texts |= zip(batch, found, strict=True)
+    return texts
+
+
+def _read(path: Path) -> list[Continuation] | None:
     try:
         # a path that is no file would be read as a data set of several
         with path.open("rb") as file:
-            return _trials(pq.read_table(file).to_pylist())
+            rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+        return [
+            Continuation(
+                tokens=tuple(row["tokens"]),
+                text=row["text"],
+                near_ties=row["near_ties"],
+                first_near_tie=row["first_near_tie"],
+            )
+            for row in rows
+        ]
     except (OSError, pa.ArrowException, KeyError):
-        trials = write()
-    rows = [_row(trial) for trial in trials]
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), temporary)
-    return trials
+        return None
 
 
-def _schema() -> Any:
-    side = pa.struct(
+def _keep(path: Path, texts: Sequence[Continuation]) -> None:
+    schema = pa.schema(
         [
             ("tokens", pa.list_(pa.int64())),
             ("text", pa.string()),
@@ -50,40 +77,14 @@ def _schema() -> Any:
             ("first_near_tie", pa.int64()),
         ]
     )
-    kinds = [pa.string(), *[pa.int64()] * 3, *[pa.float64()] * 2]
-    return pa.schema(
-        [*zip(_PLAIN, kinds, strict=True), *((name, side) for name in _SIDES)]
-    )
-
-
-def _row(trial: Trial) -> dict[str, Any]:
-    sides = {name: getattr(trial, name) for name in _SIDES}
-    return {name: getattr(trial, name) for name in _PLAIN} | {
-        name: {
+    rows = [
+        {
             "tokens": list(text.tokens),
             "text": text.text,
             "near_ties": text.near_ties,
             "first_near_tie": text.first_near_tie,
         }
-        for name, text in sides.items()
-    }
-
-
-def _trials(rows: list[dict[str, Any]]) -> list[Trial]:
-    return [
-        Trial(
-            **{name: row[name] for name in _PLAIN},
-            original=_continuation(row["original"]),
-            other=_continuation(row["other"]),
-        )
-        for row in rows
+        for text in texts
     ]
-
-
-def _continuation(row: dict[str, Any]) -> Continuation:
-    return Continuation(
-        tokens=tuple(row["tokens"]),
-        text=row["text"],
-        near_ties=row["near_ties"],
-        first_near_tie=row["first_near_tie"],
-    )
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)

@@ -16,6 +16,7 @@ from eval_recipes.context import Subject
 from eval_recipes.result_files import SUFFIX, read_result
 from eval_recipes.saebench.autointerp_figures import Explanation
 from eval_recipes.steering.candidates import interp_score
+from eval_recipes.steering.choosing import KnownStability
 from eval_recipes.steering.judging import Judged
 from eval_recipes.steering.prompts import Prompt
 from saereg_plugin.errors import InputError
@@ -29,6 +30,7 @@ COLUMNS = {
     "explanation": pa.string(),
     "interp_score": pa.float64(),
     "stability": pa.float64(),
+    "shared_with": pa.string(),
     "arm": pa.string(),
     "amount": pa.float64(),
     "strength": pa.float64(),
@@ -43,8 +45,8 @@ COLUMNS = {
 """
 Columns but those of the judges, ``<judge>_score``, ``_success``, ``_status``, ``_reason``.
 
-``text`` is steered in the arms ``steered`` and ``random``, and another unsteered one in the arm
-``unsteered``; null stands where a latent has no score or stability, or nothing was added.
+``shared_with``: the latents of other seeds that match, JSON, by seed. ``text`` is steered in the arms ``steered`` and ``random``, and another unsteered one in the arm
+``unsteered``; null stands where a latent has no explanation, score or stability, or nothing was added.
 """
 
 
@@ -61,19 +63,25 @@ def texts_path(result: Path) -> Path:
 def texts_table(
     judged: Judged,
     explanations: Mapping[int, Explanation],
-    stability: Mapping[int, float],
+    stability: KnownStability,
     prompts: Sequence[Prompt],
     subject: Subject,
 ) -> Any:
     """Return the ``pyarrow.Table`` of one SAE, a row for each pair, arm by arm."""
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    shared_with = {
+        trial.latent: json.dumps(dict(stability.partners[trial.latent]), sort_keys=True)
+        for trial in judged.trials
+        if trial.latent in stability.partners
+    }
     for trial, fluent in zip(judged.trials, judged.fluency, strict=True):
-        explanation = explanations[trial.latent]
+        explanation = explanations.get(trial.latent)
         row = {
             "latent": trial.latent,
-            "explanation": explanation.text,
-            "interp_score": interp_score(explanation),
-            "stability": stability.get(trial.latent),
+            "explanation": explanation.text if explanation else None,
+            "interp_score": interp_score(explanation) if explanation else None,
+            "stability": stability.shares.get(trial.latent),
+            "shared_with": shared_with.get(trial.latent),
             "arm": trial.arm,
             "amount": trial.amount,
             "strength": trial.strength,

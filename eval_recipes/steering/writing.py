@@ -14,7 +14,6 @@ from eval_recipes.steering.config import SteeringEvalConfig
 from eval_recipes.steering.language_model import LanguageModel
 from eval_recipes.steering.latents import Latents
 from eval_recipes.steering.prompts import Prompt
-from eval_recipes.steering.stored import stored_trials
 from eval_recipes.steering.strengths import StrengthRule, strengths
 from saereg_plugin.errors import InputError
 
@@ -56,12 +55,13 @@ def written_trials(
     by_amount: dict[float, list[float]],
     config: SteeringEvalConfig,
 ) -> list[Trial]:
-    """Return every pair of texts, from the artefacts if they were written before."""
+    """Return every pair of texts; batches that were written before come from the artefacts."""
+    weights = weights_hash(sae)
     folder = artifact_folder(
         context.artifacts,
         "steering_texts",
         {
-            "sae": weights_hash(sae),
+            "sae": weights,
             "model": context.models.identity(model.name),
             "backend": model.kind,
             "latents": latents.ids,
@@ -70,13 +70,13 @@ def written_trials(
             "positions": config.positions,
             "new_tokens": config.new_tokens,
             "decoding": [config.greedy, config.temperature, config.top_p],
-            "samples": [config.samples_per_prompt, config.unsteered_samples],
+            "samples": [config.samples_per_prompt, config.calibration_pairs],
             "batch_size": config.batch_size,
             "dtype": context.dtype,
             "device": context.device,
             "seed": config.random_seed,
         },
     )
-    return stored_trials(
-        folder, lambda: make_trials(model, latents, prompts, by_amount, config)
+    return make_trials(
+        model, latents, prompts, by_amount, config, weights=weights, folder=folder
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from eval_recipes.report import GroupDifference, group_figure
 from eval_recipes.statistics import Interval, paired_difference, seed_interval
+from eval_recipes.studies.comparison import Beside, Difference, holm
 from eval_recipes.studies.model import Column
 from eval_recipes.studies.verdicts import Claim, Verdict, judge
 
@@ -56,7 +58,7 @@ def difference_of(
     claim: Claim,
     column: Column,
     differences: Iterable[GroupDifference],
-) -> Interval | None:
+) -> Difference | None:
     """
     Return ``group - other`` of a claim, paired by the seeds that both have.
 
@@ -68,24 +70,33 @@ def difference_of(
     seeds = sorted(set(a) & set(b))
     if not seeds:
         return None
-    return paired_difference({s: a[s] for s in seeds}, {s: b[s] for s in seeds})
+    found = paired_difference({s: a[s] for s in seeds}, {s: b[s] for s in seeds})
+    return Difference(found, tuple(((s,), a[s] - b[s]) for s in seeds))
 
 
 def _cross_seed_difference(
     claim: Claim, column: Column, differences: Iterable[GroupDifference]
-) -> Interval | None:
+) -> Difference | None:
+    """
+    Return the difference as the evaluation gives it, without an interval over latents.
+
+    Such an interval says how much the figure depends on the latents of these SAEs, not what
+    other seeds would give: it decides nothing here.
+    """
     name = column.metric.rsplit("/", 1)[-1]
+    pair = {claim.group, claim.other}
     for item in differences:
-        if item.metric != name or {item.group, item.other} != {
-            claim.group,
-            claim.other,
-        }:
+        if item.metric != name or {item.group, item.other} != pair:
             continue
         found = item if item.group == claim.group else item.reversed()
-        reason = "pairs have no interval" if found.ci_low is None else None
-        return Interval(
-            found.difference, found.ci_low, found.ci_high, found.n or 0, reason
-        )
+        if found.decidable:
+            low, high, reason = found.ci_low, found.ci_high, None
+        else:
+            low = high = None
+            reason = found.reason or "there is none over seeds or pairs of seeds"
+        n = len(found.values)
+        interval = Interval(found.difference, low, high, n, reason)
+        return Difference(interval, found.values)
     return None
 
 
@@ -96,13 +107,47 @@ def judge_all(
     differences: Sequence[GroupDifference] = (),
 ) -> list[Verdict]:
     """
-    Judge every claim by the table.
+    Judge every claim by the table, p-values corrected (Holm) over those that have one.
 
     Raises:
         KeyError: if a claim names a figure that is no column.
     """
     by_title = {column.title: column for column in columns}
+    verdicts: list[Verdict] = []
+    for claim in claims:
+        found = difference_of(frame, claim, by_title[claim.figure], differences)
+        if found is None:
+            verdicts.append(judge(claim, None))
+            continue
+        beside = None
+        if claim.beside is not None:
+            beside = _beside(frame, claim, by_title[claim.beside], differences)
+        verdicts.append(
+            judge(
+                claim,
+                found.interval,
+                values=found.values,
+                beside=beside,
+                p=found.p_value(claim.bound),
+            )
+        )
+    corrected = iter(holm([v.p for v in verdicts if v.p is not None]))
     return [
-        judge(claim, difference_of(frame, claim, by_title[claim.figure], differences))
-        for claim in claims
+        v if v.p is None else replace(v, p_corrected=next(corrected)) for v in verdicts
     ]
+
+
+def _beside(
+    frame: pd.DataFrame,
+    claim: Claim,
+    column: Column,
+    differences: Sequence[GroupDifference],
+) -> Beside | None:
+    """Return in what else the groups differ; None if either lacks that figure."""
+    found = difference_of(frame, claim, column, differences)
+    group, other = (
+        figure_of(frame, name, column) for name in (claim.group, claim.other)
+    )
+    if found is None or group is None or other is None:
+        return None
+    return Beside(column.title, group.value, other.value, found.interval)

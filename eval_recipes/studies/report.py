@@ -71,6 +71,7 @@ def to_json(
         "choices": [choice.to_dict() for choice in run.choices],
         "verdicts": [verdict.to_dict() for verdict in verdicts],
         "summary": summary(verdicts),
+        "pairs_across_documents": run.pairs_across_documents,
         "stopped": run.stopped,
         "failures": [vars(failure) for failure in run.failures],
     }
@@ -86,6 +87,7 @@ def to_markdown(
         f"{study.summary} Paper: {study.paper}. {run.plan.settings}",
         _provenance(facts),
         _table(run),
+        *_crossing(run),
         *([_choices(run)] if run.choices else []),
         _published(run),
         _verdicts(verdicts),
@@ -132,6 +134,18 @@ def _table(run: StudyRun) -> str:
     return f"{text}\n\n{markdown_table(heads, rows)}"
 
 
+def _crossing(run: StudyRun) -> list[str]:
+    """Say how many pairs of neighbouring training tokens span two documents."""
+    lines = [
+        f"stage {stage}: {counts['crossing']} of {counts['pairs']}"
+        + (f" ({counts['crossing'] / counts['pairs']:.2%})" if counts["pairs"] else "")
+        for stage, counts in run.pairs_across_documents.items()
+    ]
+    if not lines:
+        return []
+    return [f"Pairs of neighbouring tokens across documents, {'; '.join(lines)}."]
+
+
 def _published(run: StudyRun) -> str:
     numbers = run.study.published
     if not numbers:
@@ -163,9 +177,11 @@ def _choices(run: StudyRun) -> str:
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:
     lines = [f"- {verdict.sentence}" for verdict in verdicts]
+    tests = sum(verdict.p is not None for verdict in verdicts)
     said = (
-        "A statement held if the whole 95 % interval of the difference lies on its side; intervals "
-        "are not corrected for the number of statements."
+        "A statement held if the whole 95 % interval of the difference lies on its side. p-values "
+        "(two-sided, Student's t over seeds) are corrected by Holm's method for the "
+        f"{tests} statements that have an interval."
     )
     return "\n".join([f"What held. {summary(verdicts)} {said}", "", *lines])
 

@@ -41,6 +41,8 @@ class StudyRun:
         stopped: SAEs taken out of training, one line each.
         training_seconds: of the finished stages, as their releases record it (since the
             last interruption).
+        pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
+            training tokens, where its release counts them.
     """
 
     study: Study
@@ -53,6 +55,9 @@ class StudyRun:
     failures: list[Failure] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     training_seconds: float = 0.0
+    pairs_across_documents: dict[str, dict[str, int]] = field(
+        default_factory=lambda: {}
+    )
 
     @property
     def table_frame(self) -> pd.DataFrame:
@@ -124,7 +129,10 @@ def _train(run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path) -> bool:
     if result.release is None:
         return False
     # as recorded, so that a finished study says it again
-    run.training_seconds += result.release.provenance["training_seconds"]
+    provenance = result.release.provenance
+    run.training_seconds += provenance["training_seconds"]
+    if "pairs_across_documents" in provenance:
+        run.pairs_across_documents[stage.name] = provenance["pairs_across_documents"]
     return True
 
 
@@ -154,9 +162,9 @@ def _evaluate(
         run.differences += outcome.differences
         run.failures += outcome.failures
     figures, failures = measure(context, context.out / "figures.json")
-    frames.append(figures)
     run.failures += failures
-    own = pd.concat(frames, ignore_index=True).assign(stage=stage.name)
+    # these first: they name the groups in the order in which they were trained
+    own = pd.concat([figures, *frames], ignore_index=True).assign(stage=stage.name)
     run.frame = own if run.frame.empty else pd.concat([run.frame, own])
     run.frame = run.frame.reset_index(drop=True)
     if stage.choice is not None:

@@ -18,6 +18,11 @@ SHARED = Column("cross_seed", "shared/shared", "shared")
 SHARED_ALIVE = Column("cross_seed", "shared/shared_alive", "shared of alive")
 MEAN_MAX_COS = Column("cross_seed", "similarity/mean_max_cos", "mean max cos")
 
+ABSORPTION = Column("absorption", "mean/mean_absorption_fraction_score", "absorption")
+PROBING = Column(
+    "sparse_probing", "sae/sae_top_1_test_accuracy", "sparse probing, top 1"
+)
+
 Groups = Mapping[str, Mapping[str, Any]]
 
 

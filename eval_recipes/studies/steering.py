@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+
 from eval_recipes.artifacts import default_artifacts
 from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.judge import read_key
 from eval_recipes.model_cache import ModelCache
 from eval_recipes.running import run_evals, subjects_of
+from eval_recipes.steering.checking import judge_settings
+from eval_recipes.steering.settings import make_config, uses_chat
 from eval_recipes.studies.scales import device, paper_sweep, small_sweep
 from eval_recipes.studies.steering_runs import (
     Scale,
@@ -18,6 +23,7 @@ from eval_recipes.studies.steering_runs import (
     runs_of,
 )
 from eval_recipes.studies.weight_regularization import fields, small_groups
+from saereg_plugin import models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable
 from saereg_plugin.presets import weight_regularized_topk
@@ -37,6 +43,8 @@ class SteeringOutcome:
     runs: list[SteeringRun]
     finished: bool = False
     failures: list[Failure] = field(default_factory=list[Failure])
+    by_run: dict[str, list[Failure]] = field(default_factory=dict[str, list[Failure]])
+    """Failures of steering by the name of the run."""
 
 
 def run_steering_study(
@@ -62,18 +70,23 @@ def run_steering_study(
         InputError: before anything is loaded, if groups, text or options cannot be used.
     """
     require_writable(out)
-    outcome = SteeringOutcome(study, runs_of(study))
+    _check(study)
     name = study.release
     if name is None:
         progress("Training the SAEs.")
         if not _train(study, out / "release"):
-            return outcome
+            return SteeringOutcome(study, [])
         name = str(out / "release")
     subjects = _subjects(name, study)
+    runs = runs_of(study, _model_of(subjects[0]), grid_seed=_grid_seed(study, subjects))
+    outcome = SteeringOutcome(study, runs)
+    # a cache of its own: steering loads another kind of model
+    stability = _stability(
+        study, subjects, out, ModelCache(), artifacts, progress, outcome
+    )
     shared = ModelCache()
-    stability = _stability(study, subjects, out, shared, artifacts, progress, outcome)
-    for number, run in enumerate(outcome.runs, start=1):
-        progress(f"Run {number} of {len(outcome.runs)}: {run.name}.")
+    for number, run in enumerate(runs, start=1):
+        progress(f"Run {number} of {len(runs)}: {run.name}.")
         chosen = [
             subject
             for subject in subjects
@@ -83,8 +96,55 @@ def run_steering_study(
         context.options = {"steering": {**study.settings, **run.options, **stability}}
         found = run_evals(["steering"], context, resume=True, progress=progress)
         outcome.failures += found.failures
+        outcome.by_run[run.name] = found.failures
     outcome.finished = True
     return outcome
+
+
+def _check(study: SteeringStudy) -> None:
+    """
+    Refuse what no run could be done with, before anything is trained.
+
+    Raises:
+        InputError: for groups that are not there, options, or a missing key.
+    """
+    if study.release is not None:
+        model = _model_of(_subjects(study.release, study)[0])
+    else:
+        sweep = sweep_of(study.scale)
+        model = sweep.model
+        for wanted in (study.group, study.baseline):
+            if wanted not in sweep.groups:
+                raise InputError(
+                    f"The study trains no group {wanted!r}, but "
+                    f"{', '.join(map(repr, sweep.groups))}; expected one of these. Name other "
+                    "groups with a release of your own (--sae-release)."
+                )
+    if study.group == study.baseline:
+        raise InputError(
+            f"Both groups are {study.group!r}; expected two different ones."
+        )
+    models.torch_dtype(_dtype(study))
+    for run in runs_of(study, model):
+        config = make_config({**study.settings, **run.options})
+        if uses_chat(config):
+            judge_settings(config, seed=0)
+            read_key()
+
+
+def _model_of(subject: Subject) -> str:
+    """Return the name of the language model that an SAE was trained on."""
+    cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
+    return str((cfg.get("metadata") or cfg).get("model_name"))
+
+
+def _grid_seed(study: SteeringStudy, subjects: Sequence[Subject]) -> int | None:
+    """Return the lowest seed that both groups have; None if there is none."""
+    seeds = [
+        {s.seed for s in subjects if s.group == group and s.seed is not None}
+        for group in (study.group, study.baseline)
+    ]
+    return min(seeds[0] & seeds[1], default=None)
 
 
 def sweep_of(scale: Scale) -> SweepConfig:
@@ -152,6 +212,11 @@ def _stability(
     return {} if found.failures else {"stability": str(folder)}
 
 
+def _dtype(study: SteeringStudy) -> str:
+    where = device() if study.scale == "paper" else "cpu"
+    return models.fast_dtype(where) if study.dtype == "auto" else study.dtype
+
+
 def _context(
     study: SteeringStudy,
     subjects: list[Subject],
@@ -165,7 +230,7 @@ def _context(
         out=out,
         corpus=study.corpus or ("monology/pile-uncopyrighted" if paper else "embedded"),
         heldout_tokens=study.heldout_tokens,
-        dtype=study.dtype,
+        dtype=_dtype(study),
         device=device() if paper else "cpu",
         data="hub" if paper else "embedded",
         artifacts=artifacts or default_artifacts(),

@@ -49,12 +49,10 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     """
     Write ``table.md`` and ``results.json`` into ``out``; return the table's path.
 
-    Raises:
-        InputError: if a run has no result, or its results do not fit together.
+    A run that lacks a group, or whose results do not fit together, has a section that says so.
     """
     sections = [
-        _section(outcome.study, run.name, out / "results" / run.name)
-        for run in outcome.runs
+        _written(outcome, run.name, out / "results" / run.name) for run in outcome.runs
     ]
     write_json(
         out / RESULTS,
@@ -85,14 +83,31 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     return out / TABLE
 
 
+def _written(outcome: SteeringOutcome, name: str, results: Path) -> dict[str, Any]:
+    """Return one run as Markdown and as JSON; what is missing is said in both."""
+    failed = [one.sae_id for one in outcome.by_run.get(name, [])]
+    missing = f"Without {', '.join(failed)}, which failed (see Trouble)."
+    try:
+        section = _section(outcome.study, name, results)
+    except InputError as error:
+        return {
+            "markdown": f"## {name}\n\nNot complete: {error}",
+            "json": {"run": name, "failed": failed, "not_complete": str(error)},
+        }
+    if failed:
+        section["markdown"] += f"\n\n{missing}"
+    section["json"]["failed"] = failed
+    return section
+
+
 def _section(study: SteeringStudy, name: str, results: Path) -> dict[str, Any]:
-    """Return one run as Markdown and as JSON."""
+    """Return one run as Markdown and as JSON; raises InputError if a group is missing."""
     found = by_group(read_groups(results))
     missing = [group for group in (study.baseline, study.group) if group not in found]
     if missing:
         raise InputError(
             f"Results {str(results)!r} hold nothing of group {missing[0]!r}; expected both groups. "
-            "All of its SAEs failed: see the lines above, then run the same command again."
+            "All of its SAEs failed: see Trouble, then run the same command again."
         )
     groups = [found[study.baseline], found[study.group]]
     amounts: list[float] = config_value(groups, "amounts")
@@ -109,7 +124,7 @@ def _section(study: SteeringStudy, name: str, results: Path) -> dict[str, Any]:
                 for group in groups
             ]
             against = difference(groups[1], groups[0], judge_name, amount, seed=seed)
-            pooled = stability_over_groups(groups, judge_name, amount, seed=seed)
+            pooled = stability_over_groups(groups, judge_name, amount)
             where = f"{judge_name}, {mode} {amount:g}"
             rows += [
                 _row(where, group, figures, _ratio(group, judge_name, amount))
@@ -138,11 +153,21 @@ def _section(study: SteeringStudy, name: str, results: Path) -> dict[str, Any]:
         *("over seeds", "Spearman", "point-biserial", "slope (clustered SE)"),
     ]
     text = (
-        f"## {name}\n\nSuccess over all SAEs of a group [95 % interval, latents drawn]; "
+        f"## {name}\n\n{_about(groups)} Success over all SAEs of a group [95 % interval, latents drawn]; "
         f"fluent: perplexity at most {ratio:g} x the unsteered one.\n\n"
         f"{markdown_table(heads, rows)}\n\nWhat held:\n\n" + "\n".join(said)
     )
     return {"markdown": text, "json": {"run": name, "mode": mode, "figures": data}}
+
+
+def _about(groups: list[SteeredGroup]) -> str:
+    """Say what was steered and how much of it."""
+    record = groups[0].records[0]
+    extra, settings = record["eval_result_unstructured"], record["eval_config"]
+    return (
+        f"{extra['model']} in {extra['dtype']}, {settings['n_latents']} candidates an SAE, "
+        f"explained by {extra['explainer']}."
+    )
 
 
 def _row(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from saereg_plugin.errors import InputError
 
 Scale = Literal["small", "paper"]
 
@@ -12,8 +15,14 @@ PAPER_ALPHA = 5.0
 PUBLISHED = "published"
 RATIO = "norm_ratio"
 
-RATIOS = (0.06, 0.25, 0.5, 1.0)
-"""Strengths over the median residual norm, tried where the paper's own ratio is not known."""
+PAPER_MODEL = "pythia-70m-deduped"
+
+RATIOS = (0.25, 0.5, 1.0)
+"""
+Strengths over the median residual norm, tried where the paper's own ratio is not known.
+
+Alpha 5 is .06 of it at layer 4 of the embedded model: the published run covers that end.
+"""
 
 GRID_AMOUNTS = {
     "fixed": [5.0, 10.0, 20.0],
@@ -35,13 +44,16 @@ class SteeringStudy:
         baseline: its unregularised group.
         group_by: how groups and seeds are read from the release's ids, if it does not say.
         n_latents: candidates of each SAE.
+        ratio_latents: candidates of each SAE at the ratio strengths, the first of the
+            ``n_latents``; fewer, since these are several strengths.
         paper_norm: median residual norm of the paper's model at its hook; None leaves the
-            ratio open, and ``RATIOS`` are run.
-        grid: run the paper's grid, too: decoding x positions x strengths, seed 0.
+            ratio open, and on another model than the paper's ``RATIOS`` are run.
+        grid: run the paper's grid, too: decoding x positions x strengths, on the lowest seed
+            that both groups have.
         grid_latents: candidates of each SAE in the grid.
         settings: options of the evaluation that all runs share, such as judges.
         corpus: text of explanations; None takes the scale's.
-        dtype: data type of the language model.
+        dtype: data type of the language model; "auto" is the one that the device is fastest in.
         heldout_tokens: held-out text that stability's evaluation reads.
     """
 
@@ -51,13 +63,22 @@ class SteeringStudy:
     baseline: str = "none"
     group_by: str | None = None
     n_latents: int = 300
+    ratio_latents: int = 50
     paper_norm: float | None = None
     grid: bool = False
     grid_latents: int = 50
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     corpus: str | None = None
-    dtype: str = "float32"
+    dtype: str = "auto"
     heldout_tokens: int = 32_768
+
+    def __post_init__(self) -> None:
+        norm = self.paper_norm
+        if norm is not None and not (math.isfinite(norm) and norm > 0):
+            raise InputError(
+                f"The paper's median residual norm is {norm}; expected a number above 0. Leave "
+                "it out (--paper-norm) if it is not known."
+            )
 
 
 @dataclass(frozen=True)
@@ -70,12 +91,22 @@ class SteeringRun:
     """None is all."""
 
 
-def runs_of(study: SteeringStudy) -> list[SteeringRun]:
-    """Return every way of steering, the published setting first."""
+def runs_of(
+    study: SteeringStudy, model: str, *, grid_seed: int | None = 0
+) -> list[SteeringRun]:
+    """
+    Return every way of steering, the published setting first.
+
+    Args:
+        study: what is asked for.
+        model: name of the language model.
+        grid_seed: seed of the SAEs that the grid is run on; None for all.
+    """
     runs = [
         SteeringRun(PUBLISHED, {"n_latents": study.n_latents, "amounts": [PAPER_ALPHA]})
     ]
-    if study.paper_norm is not None or study.scale == "small":
+    papers = model.rpartition("/")[2] == PAPER_MODEL
+    if study.paper_norm is not None or not papers:
         amounts = (
             list(RATIOS)
             if study.paper_norm is None
@@ -85,16 +116,16 @@ def runs_of(study: SteeringStudy) -> list[SteeringRun]:
             SteeringRun(
                 RATIO,
                 {
-                    "n_latents": study.n_latents,
+                    "n_latents": min(study.ratio_latents, study.n_latents),
                     "strength_mode": "norm_ratio",
                     "amounts": amounts,
                 },
             )
         )
-    return [*runs, *(_grid(study) if study.grid else [])]
+    return [*runs, *(_grid(study, grid_seed) if study.grid else [])]
 
 
-def _grid(study: SteeringStudy) -> list[SteeringRun]:
+def _grid(study: SteeringStudy, seed: int | None) -> list[SteeringRun]:
     """Return the paper's grid: two ways of decoding, two of positions, three of strength."""
     return [
         SteeringRun(
@@ -106,7 +137,7 @@ def _grid(study: SteeringStudy) -> list[SteeringRun]:
                 "greedy": greedy,
                 "positions": positions,
             },
-            seeds=(0,),
+            seeds=None if seed is None else (seed,),
         )
         for mode, amounts in GRID_AMOUNTS.items()
         for greedy in (True, False)

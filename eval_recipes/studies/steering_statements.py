@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from eval_recipes.report import digits
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.compare import GroupDifference, GroupRates
-from eval_recipes.steering.figures import Links
 from eval_recipes.steering.group_tests import PValue
 from eval_recipes.steering.logistic import Coefficient, LogisticFit
+from eval_recipes.steering.matched import PooledStability
 from eval_recipes.studies.steering_runs import SteeringStudy
 from eval_recipes.studies.verdicts import Claim, judge
 
@@ -18,7 +18,7 @@ def statements(
     study: SteeringStudy,
     rates: Sequence[GroupRates],
     against: GroupDifference,
-    pooled: Links,
+    pooled: PooledStability | None,
 ) -> list[str]:
     """Say what held, computed from intervals and p-values alone."""
     return [
@@ -78,14 +78,21 @@ def _interaction(study: SteeringStudy, against: GroupDifference) -> str:
     return judge(claim, found).sentence + reason
 
 
-def stability_sentence(pooled: Links) -> str:
-    link = pooled.stability
-    if link is None:
+def stability_sentence(pooled: PooledStability | None) -> str:
+    """
+    Say whether more stable latents steer better, within groups.
+
+    The fit without groups stands beside it: it also answers to whatever else sets them apart.
+    """
+    if pooled is None:
         return "Not measured here: whether stability predicts success."
-    found = interval_of(link.alone, "stability")
+    found = interval_of(pooled.within, "stability")
     if found is None:
-        return f"Not decided here: whether stability predicts success ({link.alone.reason})."
-    adjusted = interval_of(link.adjusted, "stability") if link.adjusted else None
+        return (
+            "Not decided here: whether stability predicts success within groups "
+            f"({pooled.within.reason})."
+        )
+    adjusted = interval_of(pooled.adjusted, "stability") if pooled.adjusted else None
     outcome = (
         "Held here: more stable latents steer better"
         if (found.low or 0) > 0
@@ -94,8 +101,10 @@ def stability_sentence(pooled: Links) -> str:
         else "Not decided here: whether more stable latents steer better"
     )
     return (
-        f"{outcome} (log odds for stability 1 against 0, both groups: {cell(found)}, "
-        f"{found.n} latents; with interp score in the fit: {cell(adjusted)})."
+        f"{outcome} (log odds for stability 1 against 0, within groups: {cell(found)}; with "
+        f"interp score in the fit, too: {cell(adjusted)}; without groups: "
+        f"{cell(interval_of(pooled.alone, 'stability'))}; {found.n} latents, those that match "
+        "across seeds counted once)."
     )
 
 

@@ -8,10 +8,14 @@ from typing import Any, Literal
 
 from eval_recipes.report import digits
 from eval_recipes.statistics import Interval
+from eval_recipes.studies.comparison import Beside, Values, values_text
 
 Direction = Literal["higher", "lower", "not_lower", "not_higher"]
 Outcome = Literal["held", "opposite", "undecided", "missing"]
-Source = Literal["paper", "ours"]
+Source = Literal["paper", "adapted", "ours"]
+
+LEVEL = 0.05
+"""Two-sided, of intervals (95 %) and of corrected p-values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,10 @@ class Claim:
         direction: what is claimed of ``group - other``. ``not_lower`` and ``not_higher``
             allow for ``margin``.
         margin: difference that does not count, 0 or more.
-        source: ``paper``, or ``ours`` for what the mechanism lets one expect.
+        source: ``paper``; ``adapted`` for the paper's statement at a coefficient that is
+            ours; or ``ours`` for what the mechanism lets one expect.
+        beside: title of the column that would have to be equal in both groups and need not
+            be (say L0): its difference is said with the verdict.
     """
 
     figure: str
@@ -35,6 +42,7 @@ class Claim:
     direction: Direction
     margin: float = 0.0
     source: Source = "ours"
+    beside: str | None = None
 
     @property
     def text(self) -> str:
@@ -45,6 +53,18 @@ class Claim:
         by_more = f" by more than {digits(self.margin)}" if self.margin else ""
         return f"{self.figure} is not {way} with {self.group} than with {self.other}{by_more}"
 
+    @property
+    def upwards(self) -> bool:
+        """Whether a larger difference speaks for it."""
+        return self.direction in ("higher", "not_lower")
+
+    @property
+    def bound(self) -> float:
+        """What ``group - other`` must exceed (``upwards``) or stay below."""
+        if self.direction in ("higher", "lower"):
+            return 0.0
+        return -self.margin if self.direction == "not_lower" else self.margin
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -54,11 +74,29 @@ class Verdict:
     outcome: Outcome
     difference: Interval | None
     """``group - other``; None if a group or the figure is missing."""
+    values: Values = ()
+    """The difference in each seed or pair of seeds alone."""
+    beside: Beside | None = None
+    p: float | None = None
+    """Two-sided, of a difference equal to the claim's bound; None without an interval."""
+    p_corrected: float | None = None
+    """The same, corrected for the study's number of statements."""
+
+    @property
+    def survives(self) -> bool | None:
+        """Whether the outcome holds after correction; None if there is nothing to correct."""
+        if self.p_corrected is None or self.outcome not in ("held", "opposite"):
+            return None
+        return self.p_corrected < LEVEL
 
     @property
     def sentence(self) -> str:
         """The claim, what came of it, and the numbers."""
-        return f"{_WORDS[self.outcome]}: {self.claim.text} ({_numbers(self)})."
+        word = _WORDS[self.outcome]
+        if self.survives is False:
+            word += ", but not after correction"
+        beside = "" if self.beside is None else f" {self.beside.sentence}"
+        return f"{word}: {self.claim.text} ({_numbers(self)}).{beside}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -73,6 +111,14 @@ class Verdict:
             "source": self.claim.source,
             "outcome": self.outcome,
             "difference": None if found is None else found._asdict(),
+            "values": [
+                {"seeds": list(seeds), "difference": value}
+                for seeds, value in self.values
+            ],
+            "p": self.p,
+            "p_corrected": self.p_corrected,
+            "survives_correction": self.survives,
+            "beside": None if self.beside is None else self.beside.to_dict(),
             "sentence": self.sentence,
         }
 
@@ -85,40 +131,54 @@ _WORDS: dict[Outcome, str] = {
 }
 
 
-def judge(claim: Claim, difference: Interval | None) -> Verdict:
+def judge(
+    claim: Claim,
+    difference: Interval | None,
+    *,
+    values: Values = (),
+    beside: Beside | None = None,
+    p: float | None = None,
+) -> Verdict:
     """
     Judge a claim by the interval of ``group - other``.
 
     It holds if the whole interval is on its side (of 0, or of the margin), is the opposite
     if the whole interval is on the other side, and is undecided if the interval crosses or
-    there is none.
+    there is none. ``values``, ``beside`` and ``p`` are only passed on.
     """
     if difference is None:
         return Verdict(claim, "missing", None)
+    outcome = _outcome(claim, difference)
+    return Verdict(claim, outcome, difference, values, beside, p)
+
+
+def _outcome(claim: Claim, difference: Interval) -> Outcome:
     low, high = difference.low, difference.high
     if low is None or high is None:
-        return Verdict(claim, "undecided", difference)
-    if claim.direction in ("lower", "not_higher"):
-        low, high = -high, -low
-    # from here on "higher" is claimed, of what must exceed the bound
-    bound = 0.0 if claim.direction in ("higher", "lower") else -claim.margin
-    if low > bound:
-        return Verdict(claim, "held", difference)
-    return Verdict(claim, "opposite" if high < bound else "undecided", difference)
+        return "undecided"
+    above, below = low > claim.bound, high < claim.bound
+    if above or below:
+        return "held" if above == claim.upwards else "opposite"
+    return "undecided"
 
 
 def summary(verdicts: Iterable[Verdict]) -> str:
     """Return how many claims held, in one sentence."""
-    counts: dict[Outcome, int] = dict.fromkeys(_WORDS, 0)
-    for verdict in verdicts:
-        counts[verdict.outcome] += 1
-    total = sum(counts.values())
-    if total == 0:
+    given = list(verdicts)
+    if not given:
         return "Nothing was claimed."
-    missing = f", {counts['missing']} not measured" if counts["missing"] else ""
+
+    def count(outcome: Outcome) -> str:
+        same = [verdict for verdict in given if verdict.outcome == outcome]
+        left = sum(verdict.survives is True for verdict in same)
+        tested = any(verdict.survives is not None for verdict in same)
+        return f"{len(same)}" + (f" ({left} after correction)" if tested else "")
+
+    lacking = any(verdict.outcome == "missing" for verdict in given)
+    missing = f", {count('missing')} not measured" if lacking else ""
     return (
-        f"Of {total} statements {counts['held']} held here, of {counts['opposite']} the opposite, "
-        f"{counts['undecided']} could not be decided{missing}."
+        f"Of {len(given)} statements {count('held')} held here, of {count('opposite')} the "
+        f"opposite, {count('undecided')} could not be decided{missing}."
     )
 
 
@@ -128,5 +188,18 @@ def _numbers(verdict: Verdict) -> str:
         return "no result of one of the two"
     value = f"difference {digits(found.value)}"
     if found.low is None or found.high is None:
-        return f"{value}, n = {found.n}, no interval: {found.reason}"
-    return f"{value}, 95 % interval {digits(found.low)} to {digits(found.high)}, n = {found.n}"
+        shown = f"{value}, n = {found.n}, no interval: {found.reason}"
+        if not verdict.values:
+            return shown
+        claim = verdict.claim
+        on_side = sum((v > claim.bound) == claim.upwards for _, v in verdict.values)
+        return (
+            f"{shown}; {values_text(verdict.values)}; {on_side} of {len(verdict.values)} on the "
+            "claimed side"
+        )
+    text = f"{value}, 95 % interval {digits(found.low)} to {digits(found.high)}, n = {found.n}"
+    if verdict.p is None:
+        return text
+    corrected = verdict.p_corrected
+    after = "" if corrected is None else f", corrected {corrected:.2g}"
+    return f"{text}, p = {verdict.p:.2g}{after}"

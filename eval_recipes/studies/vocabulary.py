@@ -19,7 +19,7 @@ from eval_recipes.studies.model import (
     Study,
 )
 from eval_recipes.studies.scales import D_IN, Groups, device, paper_sweep, small_sweep
-from eval_recipes.studies.verdicts import Claim
+from eval_recipes.studies.verdicts import Claim, Source
 from saereg_plugin.presets import vasae
 from saereg_plugin.sweeps import SweepConfig
 
@@ -28,8 +28,10 @@ COSINE = Column("vocabulary", "vocabulary/mean_max_cos", "cosine to nearest toke
 COVERAGE = Column("vocabulary", "vocabulary/token_coverage", "token coverage")
 
 PAPER_LAYERS = (0, 6, 11)
-SMALL_COEFFICIENTS = (1e-4, 5e-3, 5e-1, 5.0)
-"""The paper's for GPT-2 and for Llama; a hundred and a thousand times the second."""
+PAPER_COEFFICIENTS = (1e-4, 5e-3)
+"""For GPT-2 and for Llama."""
+SMALL_COEFFICIENTS = (*PAPER_COEFFICIENTS, 5e-1, 5.0)
+"""The paper's, and a hundred and a thousand times the second."""
 
 _EVALS = ("core", "vocabulary")
 
@@ -82,22 +84,28 @@ def _plan(scale: Scale) -> Plan:
 
 
 def _claims(scale: Scale) -> Sequence[Claim]:
+    def source(value: float) -> Source:
+        return "paper" if value in PAPER_COEFFICIENTS else "adapted"
+
+    pairs: list[tuple[str, str, Source]]
     if scale == "small":
-        pairs = [(f"anchor{value:g}", "none") for value in SMALL_COEFFICIENTS]
+        pairs = [
+            (f"anchor{value:g}", "none", source(value)) for value in SMALL_COEFFICIENTS
+        ]
     else:
         pairs = [
-            (f"anchor0.0001-layer{layer}", f"none-layer{layer}")
+            (f"anchor0.0001-layer{layer}", f"none-layer{layer}", "paper")
             for layer in PAPER_LAYERS
         ]
     found: list[Claim] = []
-    for group, other in pairs:
+    for group, other, whose in pairs:
         found += [
             Claim(
                 figure=column.title,
                 group=group,
                 other=other,
                 direction="higher",
-                source="paper",
+                source=whose,
             )
             for column in (ALIGNED, COSINE, COVERAGE)
         ]

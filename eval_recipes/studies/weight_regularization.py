@@ -221,6 +221,8 @@ STUDY = Study(
         "factor is varied at a time.",
         "A penalty that costs explained variance or latents can raise agreement by that alone: see "
         "the width-matched control ('saereg-bench train --match-alive').",
-        "With fewer than five seeds the intervals of figures of pairs are over latents.",
+        "With fewer than five seeds figures of pairs (shared, shared of alive, mean max cos) have no "
+        "interval over seeds, so no statement on them is decided: the differences of the pairs are "
+        "listed instead.",
     ),
 )

@@ -42,6 +42,17 @@ def mean_of(values: Tensor, config: VocabularyEvalConfig) -> Interval:
     )
 
 
+def share_difference(a: Tensor, b: Tensor, config: VocabularyEvalConfig) -> Interval:
+    """Return the share of True in ``a`` minus that in ``b``, both resampled on their own."""
+    return bootstrap_mean_interval(
+        [a.numpy(), b.numpy()],
+        weights=[1.0, -1.0],
+        caps=[1.0, 1.0],
+        n_resamples=config.n_resamples,
+        seed=config.random_seed,
+    )
+
+
 def random_alignment(
     shape: tuple[int, int], tokens: Tensor, *, seed: int
 ) -> TokenAlignment:

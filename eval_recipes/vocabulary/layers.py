@@ -16,20 +16,15 @@ from eval_recipes.vocabulary.config import EVAL
 from saereg_plugin.files import atomic_path
 
 LAYERS_FILE = "layers.csv"
+FIGURES = ("aligned_fraction", "mean_max_cos", "token_coverage")
+RANDOM = "random_aligned_fraction"
 COLUMNS: tuple[str, ...] = (
-    "model",
-    "layer",
-    "hook_name",
-    "release",
-    "group",
-    "saes",
-    "aligned_fraction",
-    "aligned_fraction_low",
-    "aligned_fraction_high",
-    "interval_over",
-    "mean_max_cos",
-    "token_coverage",
-    "random_aligned_fraction",
+    *("model", "layer", "hook_name", "release", "group", "saes", "interval_over"),
+    *(
+        f"{figure}{part}"
+        for figure in (*FIGURES, RANDOM)
+        for part in ("", "_low", "_high", "_n")
+    ),
 )
 
 
@@ -37,9 +32,9 @@ def layer_table(folder: Path) -> pd.DataFrame:
     """
     Return the per-layer table of the vocabulary results below ``folder``.
 
-    SAEs of one model, hook, release and group share a row. The aligned fraction's interval
-    is Student's t over them, or with a single SAE its own, over latents; the other figures
-    are means.
+    SAEs of one model, hook, release and group share a row. Intervals are Student's t over
+    them (n SAEs), or with a single SAE its own, over latents (of coverage: tokens). The
+    random dictionary is the same for all SAEs of one shape: its interval is over its latents.
 
     Raises:
         InputError: if a result file is broken.
@@ -81,30 +76,20 @@ def _key(record: dict[str, Any]) -> tuple[Any, ...]:
 
 def _row(key: tuple[Any, ...], found: list[dict[str, Any]]) -> dict[str, Any]:
     own = [metrics["vocabulary"] for metrics in found]
-    fractions = dict(enumerate(metrics["aligned_fraction"] for metrics in own))
-    if len(own) == 1:
-        only = own[0]
-        interval = Interval(
-            only["aligned_fraction"],
-            only["aligned_fraction_ci_low"],
-            only["aligned_fraction_ci_high"],
-            only["aligned_fraction_n"],
-        )
-    else:
-        interval = seed_interval(fractions)
+    baselines = [metrics["baseline"] for metrics in found]
+    parts = [_over_saes(own, figure) for figure in FIGURES]
+    over = "latents" if len(own) == 1 else "SAEs"
+    first = "aligned_fraction"
+    same = all(baseline[first] == baselines[0][first] for baseline in baselines)
+    parts.append(_over_saes(baselines[:1] if same else baselines, first))
+    ends = [value for part in parts for value in part[:4]]
+    return dict(zip(COLUMNS, (*key, len(own), over, *ends), strict=True))
 
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values)
 
-    values = (
-        *key,
-        len(own),
-        interval.value,
-        interval.low,
-        interval.high,
-        "latents" if len(own) == 1 else "SAEs",
-        mean([metrics["mean_max_cos"] for metrics in own]),
-        mean([metrics["token_coverage"] for metrics in own]),
-        mean([metrics["baseline"]["aligned_fraction"] for metrics in found]),
-    )
-    return dict(zip(COLUMNS, values, strict=True))
+def _over_saes(metrics: list[dict[str, Any]], figure: str) -> Interval:
+    """Return a figure's mean over SAEs with an interval over them; of one SAE its own."""
+    if len(metrics) > 1:
+        return seed_interval({i: each[figure] for i, each in enumerate(metrics)})
+    (only,) = metrics
+    low, high, n = (only[f"{figure}_{end}"] for end in ("ci_low", "ci_high", "n"))
+    return Interval(only[figure], low, high, n)

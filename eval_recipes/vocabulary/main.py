@@ -25,6 +25,7 @@ from eval_recipes.vocabulary.figures import (
     alignment_figures,
     mean_of,
     random_alignment,
+    share_difference,
 )
 from eval_recipes.vocabulary.layers import write_layer_table
 from eval_recipes.vocabulary.output import (
@@ -96,6 +97,14 @@ class Tokens(NamedTuple):
     """How they are spelled; None for embeddings from a file."""
 
 
+class Baseline(NamedTuple):
+    """The random dictionary's figures."""
+
+    metrics: AlignmentMetrics
+    aligned: Tensor
+    """[d_sae] which of its rows are aligned."""
+
+
 class Evaluation:
     """One run; keeps the last vocabulary and random dictionary, which SAEs mostly share."""
 
@@ -133,7 +142,8 @@ class Evaluation:
         figures["aligned_fraction_alive"] = (
             mean_of(aligned[alive], self.config) if bool(alive.any()) else None
         )
-        baseline = self.baseline(model, d_sae, d_in)
+        random = self.baseline(model, d_sae, d_in)
+        figures["above_random"] = share_difference(aligned, random.aligned, self.config)
         own = flat(figures)
         saved = alignment_table(
             subject.sae_id,
@@ -147,11 +157,7 @@ class Evaluation:
             **base_fields(subject, sae),
             eval_config=self.config,
             eval_result_metrics=VocabularyMetricCategories(
-                vocabulary=VocabularyMetrics(
-                    **own,
-                    above_random=own["aligned_fraction"] - baseline.aligned_fraction,
-                ),
-                baseline=baseline,
+                vocabulary=VocabularyMetrics(**own), baseline=random.metrics
             ),
             eval_result_details=[],
             eval_result_unstructured=unstructured(
@@ -172,11 +178,13 @@ class Evaluation:
         texts = token_texts(str(model), len(rows)) if own else None
         return Tokens(unit_rows(rows), texts)
 
-    def _baseline(self, model: str | None, d_sae: int, d_in: int) -> AlignmentMetrics:
+    def _baseline(self, model: str | None, d_sae: int, d_in: int) -> Baseline:
         tokens = self.tokens(model, d_in).unit
         alignment = random_alignment(
             (d_sae, d_in), tokens, seed=self.config.random_seed
         )
-        return AlignmentMetrics(
-            **flat(alignment_figures(alignment, len(tokens), self.config))
+        figures = alignment_figures(alignment, len(tokens), self.config)
+        return Baseline(
+            AlignmentMetrics(**flat(figures)),
+            aligned_mask(alignment, threshold=self.config.aligned_threshold),
         )

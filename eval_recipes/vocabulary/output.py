@@ -21,6 +21,7 @@ _ALIGNED = "Aligned Fraction"
 _ALIVE = "Aligned Fraction, Alive Latents"
 _COSINE = "Mean Max Cosine"
 _COVERAGE = "Token Coverage"
+_ABOVE = "Above Random"
 
 
 def _n(title: str, what: str) -> Any:
@@ -69,10 +70,13 @@ class VocabularyMetrics(AlignmentMetrics):
     aligned_fraction_alive_ci_high: float | None = high(_ALIVE)
     aligned_fraction_alive_n: int = _n(_ALIVE, "Alive latents")
     above_random: float = value(
-        "Above Random",
-        "Aligned fraction minus that of the random dictionary",
+        _ABOVE,
+        "Aligned fraction minus that of the random dictionary; interval over the latents of both",
         display=True,
     )
+    above_random_ci_low: float | None = low(_ABOVE)
+    above_random_ci_high: float | None = high(_ABOVE)
+    above_random_n: int = _n(_ABOVE, "Latents of each dictionary")
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-import zlib
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,18 +14,15 @@ from sae_lens.util import temporary_seed
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.architectures.components import build_components
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.sparse_step import SparseStepMixin
 from saereg_plugin.architectures.state import decode_count, encode_count
 from saereg_plugin.component import Component, Step
+from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.fused_adam import use_fused_adam
-from saereg_plugin.mechanics.initialization import (
-    BDecFromFirstBatch,
-    initialize_untied_,
-)
-from saereg_plugin.mechanics.norm_mask import NormMask
+from saereg_plugin.mechanics.initialization import initialize_untied_
 from saereg_plugin.mechanics.optimizer_steps import claim
-from saereg_plugin.mechanics.unit_norm import UnitNormDecoder
 
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
 
@@ -54,6 +50,8 @@ class RegularizedMixin(_Base):
         self.register_buffer("completed_steps", encode_count(0))
         self._step_index: int | None = None
         self._is_set_up = False
+        self._has_gradients = False
+        self._accumulates = False
 
     @override
     def initialize_weights(self) -> None:
@@ -77,13 +75,21 @@ class RegularizedMixin(_Base):
         self.bind()
         if not self.components:
             return super().training_forward_pass(step_input)
+        self._accumulates = self._has_gradients and any(
+            parameter.grad is not None and bool(parameter.grad.any())
+            for parameter in self.parameters()
+        )
         sae_in = step_input.sae_in
-        for component in self._each():
-            sae_in = component.prepare(sae_in)
-        if sae_in is not step_input.sae_in:
-            step_input = replace(step_input, sae_in=sae_in)
-        output = super().training_forward_pass(step_input)
-        self._add_losses(output, step_input)
+        try:
+            for component in self._each():
+                sae_in = component.prepare(sae_in)
+            if sae_in is not step_input.sae_in:
+                step_input = replace(step_input, sae_in=sae_in)
+            output = super().training_forward_pass(step_input)
+            self._add_losses(output, step_input)
+        finally:
+            for component in self._each():
+                component.end_pass()
         return output
 
     def bind(self) -> None:
@@ -106,7 +112,19 @@ class RegularizedMixin(_Base):
 
     @torch.no_grad()
     def on_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Called when autograd has written a parameter's gradient, before clipping."""
+        """
+        Called when autograd has written a parameter's gradient, before clipping.
+
+        Raises:
+            InputError: if the pass adds to gradients that were there before it.
+        """
+        if self._accumulates:
+            raise InputError(
+                "A second backward pass before the optimiser's step: regularisers and mechanics act on "
+                "the sum of gradients, so the first pass's part would be changed twice. Take one "
+                "backward pass a step (a larger batch instead of accumulated gradients)."
+            )
+        self._has_gradients = bool(self.components)
         for component in self._each():
             component.gradient(name, parameter)
 
@@ -120,6 +138,7 @@ class RegularizedMixin(_Base):
 
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called by the optimiser hooks, without gradient tracking."""
+        self._has_gradients = False
         for component in self._each():
             component.after_step(optimizer)
         self._step_index = self.step_index + 1
@@ -199,40 +218,6 @@ class RegularizedMixin(_Base):
                         output.loss = output.loss + value
                 for name, metric in component.metrics().items():
                     output.metrics[f"{component.label}_{name}"] = metric
-
-
-def build_components(cfg: RegularizedConfigMixin) -> list[Component]:
-    """
-    Make the components of a configuration, in the order in which they act.
-
-    Regularisers come first, so that what mechanics do to gradients concerns theirs too.
-    Mechanics follow by their ``order``, with unit norm at its own place among them: after
-    those that change single gradients (its projection) or weights (its normalisation),
-    before resampling, which sets rows of norm 1 itself.
-    """
-    base_seed = torch.initial_seed() if cfg.init_seed is None else cfg.init_seed
-    components: list[Component] = []
-    if cfg.max_norm_multiple is not None:
-        components.append(NormMask(label="norm_mask", multiple=cfg.max_norm_multiple))
-    for number, (label, regularizer) in enumerate(cfg.labelled_regularizers().items()):
-        seed = _seed(base_seed, number)
-        components.append(regularizer.build(cfg, label=label, seed=seed))
-    if cfg.b_dec_init != "zero":
-        # after those that leave rows out of the batch
-        components.append(BDecFromFirstBatch(label="b_dec_init", method=cfg.b_dec_init))
-    ordered: list[tuple[int, Component]] = []
-    for mechanic in cfg.mechanics:
-        # by name: the seed must not depend on the order in the list
-        seed = _seed(base_seed, zlib.crc32(mechanic.name.encode()))
-        ordered.append((mechanic.order, mechanic.build(cfg, seed=seed)))
-    if cfg.unit_norm:
-        ordered.append((UnitNormDecoder.order, UnitNormDecoder(label="unit_norm")))
-    ordered.sort(key=lambda pair: pair[0])
-    return components + [component for _, component in ordered]
-
-
-def _seed(base_seed: int, number: int) -> int:
-    return (base_seed * 1_000_003 + number) % 2**63
 
 
 def _on_gradient(

@@ -13,7 +13,8 @@ from simple_parsing.helpers import field
 from torch import nn
 from typing_extensions import override
 
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.checks import require_choice
+from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig, mechanic_from
 from saereg_plugin.mechanics.initialization import BDecInit, Initialization
 from saereg_plugin.registration import MECHANICS, REGULARIZERS
@@ -128,9 +129,12 @@ class RegularizedConfigMixin(_Base):
             regularizer_from(value, REGULARIZERS) for value in self.regularizers
         ]
         self.mechanics = [mechanic_from(value, MECHANICS) for value in self.mechanics]
-        self._require_choice("decoder_constraint", get_args(DecoderConstraint))
-        self._require_choice("initialization", get_args(Initialization))
-        self._require_choice("b_dec_init", get_args(BDecInit))
+        for name, choices in (
+            ("decoder_constraint", get_args(DecoderConstraint)),
+            ("initialization", get_args(Initialization)),
+            ("b_dec_init", get_args(BDecInit)),
+        ):
+            require_choice(name, getattr(self, name), choices)
         self._resolve_decoder_init_norm()
         self._resolve_rescaling()
         super().__post_init__()
@@ -174,11 +178,6 @@ class RegularizedConfigMixin(_Base):
             "regularizers": [each.to_dict() for each in self.regularizers],
             "mechanics": [each.to_dict() for each in self.mechanics],
         }
-
-    def _require_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise InputError(f"{name} is {value!r}. {suggest(str(value), choices)}")
 
     def _resolve_decoder_init_norm(self) -> None:
         if cast(Any, self.decoder_init_norm) == "auto":

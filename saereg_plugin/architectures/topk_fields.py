@@ -12,6 +12,7 @@ from saereg_plugin.architectures.config import (
     auto_field,
     parse_bool,
 )
+from saereg_plugin.checks import require_choice
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.auxk import AuxKScaling
 
@@ -48,8 +49,8 @@ class TopKFieldsMixin(RegularizedConfigMixin):
     @override
     def validate(self) -> None:
         super().validate()
-        self._require_choice("sparse_step", get_args(SparseStep))
-        self._require_choice("auxk_scaling", get_args(AuxKScaling))
+        require_choice("sparse_step", self.sparse_step, get_args(SparseStep))
+        require_choice("auxk_scaling", self.auxk_scaling, get_args(AuxKScaling))
         unknown = self.normalize_activations in ("constant_norm_rescale", "layer_norm")
         if unknown and self.auxk_scaling != "sae_lens":
             raise InputError(

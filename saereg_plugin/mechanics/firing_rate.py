@@ -1,10 +1,48 @@
-"""How often each latent fires: in a batch, and on a running average."""
+"""A running average of how often each latent fires."""
 
 from __future__ import annotations
 
 import torch
+from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
+from saereg_plugin.firing import firing_counts
+
+
+class FiringRateComponent(Component):
+    """
+    A component that keeps ``h <- decay h + (1 - decay) f``, f the batch's firing rate.
+
+    The average starts at 0 and is not corrected for that: after t steps a latent of
+    constant rate f has ``h = (1 - decay^t) f``. A forward pass computes the new average,
+    the optimiser's step makes it the old one: passes without a step count nothing.
+
+    Args:
+        d_sae: number of latents.
+        decay: weight of the past, in [0, 1).
+    """
+
+    rate: torch.Tensor
+    """h after the last optimiser step, float32 [d_sae]; checkpointed."""
+
+    def __init__(self, d_sae: int, *, decay: float, label: str, seed: int = 0):
+        super().__init__(label=label, seed=seed)
+        self.decay = decay
+        self.register_buffer("rate", torch.zeros(d_sae))
+        self._next_rate: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def new_rate(self, step: Step) -> torch.Tensor:
+        """Return h with the activations of ``step`` in it, float32 [d_sae]."""
+        fired = batch_firing_rate(step).to(self.rate.device)
+        self._next_rate = (self.rate * self.decay).add_(fired, alpha=1 - self.decay)
+        return self._next_rate
+
+    @override
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._next_rate is not None:
+            self.rate.copy_(self._next_rate)
+            self._next_rate = None
 
 
 def batch_firing_rate(step: Step) -> torch.Tensor:
@@ -14,43 +52,4 @@ def batch_firing_rate(step: Step) -> torch.Tensor:
     A dense and a sparse step of the same activations give the same numbers: both divide
     a whole count by the number of rows.
     """
-    d_sae = step.sae.cfg.d_sae
-    if step.active is not None:
-        fired = step.active.selected.latents[step.active.acts.detach() > 0]
-        counts = torch.bincount(fired, minlength=d_sae)
-    else:
-        acts = step.feature_acts.detach()
-        if acts.is_sparse:
-            acts = acts.coalesce()
-            fired = acts.indices()[-1][acts.values() > 0]
-            counts = torch.bincount(fired, minlength=d_sae)
-        else:
-            counts = (acts > 0).reshape(-1, d_sae).sum(dim=0)
-    return counts.float() / step.sae_in.shape[:-1].numel()
-
-
-class FiringRateComponent(Component):
-    """
-    A component that keeps ``h <- decay h + (1 - decay) f``, f the batch's firing rate.
-
-    The average starts at 0 and is not corrected for that: after t steps a latent of
-    constant rate f has ``h = (1 - decay^t) f``.
-
-    Args:
-        d_sae: number of latents.
-        decay: weight of the past, in [0, 1).
-    """
-
-    rate: torch.Tensor
-    """h, float32 [d_sae]; checkpointed."""
-
-    def __init__(self, d_sae: int, *, decay: float, label: str, seed: int = 0):
-        super().__init__(label=label, seed=seed)
-        self.decay = decay
-        self.register_buffer("rate", torch.zeros(d_sae))
-
-    @torch.no_grad()
-    def update_rate(self, step: Step) -> None:
-        """Take a step's activations into the average."""
-        fired = batch_firing_rate(step).to(self.rate.device)
-        self.rate.mul_(self.decay).add_(fired, alpha=1 - self.decay)
+    return firing_counts(step).float() / step.sae_in.shape[:-1].numel()

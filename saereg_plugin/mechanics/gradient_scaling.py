@@ -63,8 +63,8 @@ class ActivationRateScalingModule(FiringRateComponent):
 
     @override
     def loss(self, step: Step) -> None:
-        self.update_rate(step)
-        self._factors = rate_factors(self.rate, self.cfg.least, self.cfg.most)
+        rate = self.new_rate(step)
+        self._factors = rate_factors(rate, self.cfg.least, self.cfg.most)
 
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from typing_extensions import override
 
-from saereg_plugin.component import Component, Step
+from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig
 
@@ -73,9 +73,10 @@ class KAnnealingModule(Component):
         return sae_in
 
     @override
-    def loss(self, step: Step) -> None:
-        activation_fn = cast(Any, step.sae.activation_fn)
-        activation_fn.k = step.sae.cfg.k
+    def end_pass(self) -> None:
+        # also after a pass that failed: all but training passes has the final k
+        sae = cast(Any, self.sae)
+        sae.activation_fn.k = sae.cfg.k
 
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:

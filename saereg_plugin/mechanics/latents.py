@@ -1,4 +1,4 @@
-"""Which part of each of SAELens' parameters belongs to one latent."""
+"""SAELens' parameters: weight matrices, and which part of each belongs to one latent."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ _AXES: dict[str, int] = {
     "r_mag": 0,
     "threshold": 0,
 }
+
+
+WEIGHTS: dict[str, tuple[str, ...]] = {
+    "encoder": ("W_enc",),
+    "decoder": ("W_dec",),
+    "both": ("W_enc", "W_dec"),
+}
+"""Names of the weight matrices that a ``target`` stands for."""
 
 
 def latent_axis(name: str) -> int | None:

@@ -15,7 +15,7 @@ class NormMask(Component):
 
     The paper drops activations of more than 10 times the median; SAELens has no
     such filter. The running median is an exponential average of the batches'
-    medians. Dropped rows do not enter the loss and count as not firing (SAELens
+    medians, one update in an optimiser step, this batch included. Dropped rows do not enter the loss and count as not firing (SAELens
     divides by the whole batch).
 
     Args:
@@ -31,6 +31,7 @@ class NormMask(Component):
         self.decay = decay
         # 0 stands for "no batch seen yet": a NaN would not survive as an SAE's metadata
         self.register_buffer("running_median", torch.tensor(0.0))
+        self._next_median: torch.Tensor | None = None
         self._dropped = 0
 
     @override
@@ -38,18 +39,27 @@ class NormMask(Component):
         norms = row_norms(sae_in)
         median = norms.median()
         past = torch.where(self.running_median > 0, self.running_median, median)
-        self.running_median.copy_(self.decay * past + (1 - self.decay) * median)
-        keep = norms <= self.multiple * self.running_median
+        running = self.decay * past + (1 - self.decay) * median
+        keep = norms <= self.multiple * running
         kept = int(keep.sum())
         self._dropped = sae_in.shape[0] - kept
         if kept == 0:
             raise RuntimeError(
                 f"{self.label}: every activation of the batch exceeds {self.multiple} x the running "
-                f"median norm {float(self.running_median):.4g} (this batch's median is "
+                f"median norm {float(running):.4g} (this batch's median is "
                 f"{float(median):.4g}). The scale of the activations changed during training."
             )
+        self._next_median = running
         return sae_in if self._dropped == 0 else sae_in[keep]
 
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {"dropped": float(self._dropped), "running_median": self.running_median}
+        pending = self._next_median
+        running = self.running_median if pending is None else pending
+        return {"dropped": float(self._dropped), "running_median": running}
+
+    @override
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._next_median is not None:
+            self.running_median.copy_(self._next_median)
+            self._next_median = None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 
-from saereg_plugin.component import Step
+from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.mechanics.firing_rate import FiringRateComponent
@@ -112,11 +112,12 @@ class DeadLatentResamplingModule(FiringRateComponent):
         self.cfg = cfg
         self.norm = norm
         self._batch: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._below = torch.tensor(0)
         self._resampled = 0
 
     @override
     def loss(self, step: Step) -> None:
-        self.update_rate(step)
+        self._below = (self.new_rate(step) < self.cfg.threshold).sum()
         # the batch is kept only where it is needed
         self._batch = None
         if self.cfg.is_due(step.index + 1):
@@ -126,11 +127,14 @@ class DeadLatentResamplingModule(FiringRateComponent):
 
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:
-        below = (self.rate < self.cfg.threshold).sum()
-        return {"below_threshold": below, "last_resampled": float(self._resampled)}
+        return {
+            "below_threshold": self._below,
+            "last_resampled": float(self._resampled),
+        }
 
     @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().after_step(optimizer)
         if self._batch is None:
             return
         (x, error), self._batch = self._batch, None
@@ -145,6 +149,9 @@ class DeadLatentResamplingModule(FiringRateComponent):
             directions = directions - self.sae.b_dec
         restart_latents_(self.sae, latents, directions, norm=self.norm)
         reset_optimizer_state_(optimizer, self.sae, latents)
+        for part in self.sae.modules():
+            if isinstance(part, Component):
+                part.restarted(latents)
 
 
 def dead_latents(rate: torch.Tensor, threshold: float) -> torch.Tensor:

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.checks import require_choice
+from saereg_plugin.errors import InputError
 
 Anneal = Literal["none", "linear", "cosine"]
 
@@ -39,10 +40,7 @@ class Schedule:
     """Value at the end of the annealing and after it."""
 
     def __post_init__(self) -> None:
-        if self.anneal not in get_args(Anneal):
-            raise InputError(
-                f"Unknown annealing {self.anneal!r}. {suggest(str(self.anneal), get_args(Anneal))}"
-            )
+        require_choice("anneal", self.anneal, get_args(Anneal))
         if self.warm_up_steps < 0 or self.anneal_start < 0 or self.anneal_steps < 0:
             raise InputError(
                 f"A schedule counts steps from 0, got warm_up_steps={self.warm_up_steps}, "
@@ -54,6 +52,7 @@ class Schedule:
                 f"final_coefficient is {self.final_coefficient}; expected a finite number, 0 or more."
             )
         if self.anneal == "none":
+            self._require_no_annealing()
             return
         if self.anneal_steps == 0:
             raise InputError(
@@ -63,6 +62,14 @@ class Schedule:
             raise InputError(
                 f"anneal_start={self.anneal_start} lies in the warm-up of "
                 f"{self.warm_up_steps} steps; start the annealing at its end or later."
+            )
+
+    def _require_no_annealing(self) -> None:
+        """Refuse a final value that would never be reached."""
+        if self.final_coefficient != 0:
+            raise InputError(
+                f"final_coefficient is {self.final_coefficient}, but anneal is 'none', so the coefficient "
+                "never gets there. Set anneal to 'linear' or 'cosine' and anneal_steps."
             )
 
     def value(self, coefficient: float, step: int) -> float:

@@ -10,14 +10,9 @@ from typing_extensions import override
 from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig
+from saereg_plugin.mechanics.latents import WEIGHTS
 
 DecayTarget = Literal["all", "both", "encoder", "decoder"]
-
-_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "both": ("W_enc", "W_dec"),
-    "encoder": ("W_enc",),
-    "decoder": ("W_dec",),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,4 +68,4 @@ class WeightDecayModule(Component):
                 parameter.mul_(1 - lr * self.cfg.decay)
 
     def _decays(self, name: str) -> bool:
-        return self.cfg.target == "all" or name in _PARAMETERS[self.cfg.target]
+        return self.cfg.target == "all" or name in WEIGHTS[self.cfg.target]

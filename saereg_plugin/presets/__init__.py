@@ -14,13 +14,13 @@ from saereg_plugin.presets.conversion import (
     loss_factor,
     sae_lens_coefficient,
 )
-from saereg_plugin.presets.dictionary import mutual_feature, ort_sae, vasae
-from saereg_plugin.presets.sparsity import freq_sae, temporal_sae
+from saereg_plugin.presets.dictionary import mutual_feature, ort_sae
+from saereg_plugin.presets.frequency import freq_sae
+from saereg_plugin.presets.mnist import weight_regularized_mnist
+from saereg_plugin.presets.temporal import temporal_sae
 from saereg_plugin.presets.topk_regularizers import l1_l2_ratio_topk, off_support_topk
-from saereg_plugin.presets.weight_regularization import (
-    weight_regularized_mnist,
-    weight_regularized_topk,
-)
+from saereg_plugin.presets.vasae import vasae
+from saereg_plugin.presets.weight_regularization import weight_regularized_topk
 
 PRESETS: Mapping[str, Callable[..., Preset]] = MappingProxyType(
     {

@@ -55,6 +55,18 @@ class Run:
         return self.tokens // self.batch_size
 
 
+def open_run(model: str, hook_name: str) -> Run:
+    """Return a run of which only model and hook are given; the rest is ours."""
+    return Run(
+        model=model,
+        hook_name=hook_name,
+        corpus="monology/pile-uncopyrighted",
+        tokens=50_000_000,
+        batch_size=2048,
+        lr=3e-4,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """
@@ -69,7 +81,7 @@ class Preset:
         run: what belongs to the run.
         stated: fields that the paper states, as far as we have it; a setting inside a
             regulariser or mechanic is ``name.field``.
-        chosen: every other field, and why it is as it is.
+        chosen: every other field that can change what is learned, and why it is as it is.
     """
 
     name: str

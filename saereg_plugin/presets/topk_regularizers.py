@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from saereg_plugin.presets.base import Fields, MakeFields, Preset, Run, Widths
 from saereg_plugin.presets.conversion import PaperLoss, sae_lens_coefficient
+from saereg_plugin.presets.defaults import CONSTANT, IMAGES, NOT_STATED, TOPK
 from saereg_plugin.regularizers import L1L2Ratio, OffSupportL1
 from saereg_plugin.regularizers.activation_penalty import ActivationMask
 
@@ -13,28 +14,30 @@ _LOSS = PaperLoss(error="sum", scale="unit_mean_square")
 _RUN = Run(
     model=None, hook_name=None, corpus=None, tokens=10_000_000, batch_size=2048, lr=3e-4
 )
-_STATED = ("d_sae", "k", "regularizers", "mask")
+_STATED = ("d_sae", "k", "regularizers")
+_VISION = "CLIP on ImageNet: no language model"
 _CHOSEN = {
-    "coefficient": "found by the paper's rule: the largest lambda whose R^2 is at least the baseline's",
-    "reduction": "mean over the batch, which does not depend on its size; the paper sums",
+    **TOPK,
+    **IMAGES,
+    "architecture": "TopK as SAELens has it",
     "d_in": "the width of CLIP's embedding depends on the tower; 768",
-    "model": "CLIP on ImageNet: no language model",
-    "hook_name": "CLIP on ImageNet: no language model",
-    "corpus": "CLIP on ImageNet: no language model",
+    "model": _VISION,
+    "hook_name": _VISION,
+    "corpus": _VISION,
     "decoder_constraint": "unit_norm: activations are then in units of the input",
     "normalize_activations": "SAELens' E||x|| = sqrt(d_in)",
-    "tokens": "not stated",
-    "batch_size": "not stated",
-    "lr": "not stated",
-    "lr_warm_up_steps": "not stated",
-    "lr_decay_fraction": "not stated",
-    "seeds": "not stated",
+    "tokens": NOT_STATED,
+    "batch_size": NOT_STATED,
+    "lr": NOT_STATED,
+    "lr_warm_up_steps": NOT_STATED,
+    "lr_decay_fraction": NOT_STATED,
+    "seeds": NOT_STATED,
     "dead_feature_window": "SAELens' default",
-    "context_size": "of no use on images",
-    "exclude_special_tokens": "of no use on images",
-    "prepend_bos": "of no use on images",
-    "buffer_tokens": "of no use on images",
-    "mixing_fraction": "of no use on images",
+}
+_OF_PENALTY = {
+    "coefficient": "found by the paper's rule: the largest lambda whose R^2 is at least the baseline's",
+    "reduction": "mean over the batch, which does not depend on its size; the paper sums",
+    "schedule": CONSTANT,
 }
 
 
@@ -58,9 +61,13 @@ def off_support_topk(
 
     Stated: d_sae, k, the penalty and its mask.
 
-    Our choices (the paper does not say, or states a rule): ``coefficient``, ``reduction``,
+    Our choices (the paper does not say, or states a rule): ``off_support_l1.coefficient``,
+    ``off_support_l1.reduction``, ``off_support_l1.schedule``, ``architecture``,
     ``d_in``, ``decoder_constraint``, ``normalize_activations``, ``tokens``, ``batch_size``,
-    ``lr``, ``lr_warm_up_steps``, ``lr_decay_fraction``, ``seeds``, ``dead_feature_window``; on
+    ``lr``, ``lr_warm_up_steps``, ``lr_decay_fraction``, ``seeds``, ``dead_feature_window``; left
+    as SAELens has them ``initialization``, ``b_dec_init``, ``decoder_init_norm``,
+    ``apply_b_dec_to_input``, ``max_norm_multiple``, ``mechanics``,
+    ``rescale_acts_by_decoder_norm``, ``aux_loss_coefficient``, ``auxk_scaling``; on
     images ``model``, ``hook_name``, ``corpus``, ``context_size``, ``exclude_special_tokens``,
     ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction`` are of no use. ``Preset.chosen``
     has the reasons.
@@ -79,7 +86,7 @@ def off_support_topk(
         )
         return _fields(k, OffSupportL1(coefficient=scaled, mask=mask).to_dict())
 
-    return _preset("off_support_topk", d_in, d_sae, make)
+    return _preset("off_support_topk", OffSupportL1.name, d_in, d_sae, make)
 
 
 def l1_l2_ratio_topk(
@@ -98,9 +105,13 @@ def l1_l2_ratio_topk(
 
     Stated: d_sae, k, the penalty and its mask.
 
-    Our choices (the paper does not say, or states a rule): ``coefficient``, ``reduction``,
+    Our choices (the paper does not say, or states a rule): ``l1_l2_ratio.coefficient``,
+    ``l1_l2_ratio.reduction``, ``l1_l2_ratio.schedule``, ``architecture``,
     ``d_in``, ``decoder_constraint``, ``normalize_activations``, ``tokens``, ``batch_size``,
-    ``lr``, ``lr_warm_up_steps``, ``lr_decay_fraction``, ``seeds``, ``dead_feature_window``; on
+    ``lr``, ``lr_warm_up_steps``, ``lr_decay_fraction``, ``seeds``, ``dead_feature_window``; left
+    as SAELens has them ``initialization``, ``b_dec_init``, ``decoder_init_norm``,
+    ``apply_b_dec_to_input``, ``max_norm_multiple``, ``mechanics``,
+    ``rescale_acts_by_decoder_norm``, ``aux_loss_coefficient``, ``auxk_scaling``; on
     images ``model``, ``hook_name``, ``corpus``, ``context_size``, ``exclude_special_tokens``,
     ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction`` are of no use. ``Preset.chosen``
     has the reasons.
@@ -119,7 +130,7 @@ def l1_l2_ratio_topk(
         )
         return _fields(k, L1L2Ratio(coefficient=scaled, mask=mask).to_dict())
 
-    return _preset("l1_l2_ratio_topk", d_in, d_sae, make)
+    return _preset("l1_l2_ratio_topk", L1L2Ratio.name, d_in, d_sae, make)
 
 
 def _fields(k: int, regularizer: Fields) -> Fields:
@@ -131,7 +142,7 @@ def _fields(k: int, regularizer: Fields) -> Fields:
     }
 
 
-def _preset(name: str, d_in: int, d_sae: int, make: MakeFields) -> Preset:
+def _preset(name: str, penalty: str, d_in: int, d_sae: int, make: MakeFields) -> Preset:
     return Preset(
         name=name,
         paper=PAPER,
@@ -140,6 +151,9 @@ def _preset(name: str, d_in: int, d_sae: int, make: MakeFields) -> Preset:
         d_sae=d_sae,
         run=_RUN,
         make=make,
-        stated=_STATED,
-        chosen=_CHOSEN,
+        stated=(*_STATED, f"{penalty}.mask"),
+        chosen={
+            **_CHOSEN,
+            **{f"{penalty}.{field}": why for field, why in _OF_PENALTY.items()},
+        },
     )

@@ -6,6 +6,7 @@ from saereg_plugin.regularizers.mutual_features import MutualFeatures
 from saereg_plugin.regularizers.off_support import OffSupportL1
 from saereg_plugin.regularizers.orthogonality import Orthogonality
 from saereg_plugin.regularizers.temporal_difference import TemporalDifference
+from saereg_plugin.regularizers.temporal_order import OrderSettings
 from saereg_plugin.regularizers.vocabulary_anchor import VocabularyAnchor
 from saereg_plugin.regularizers.weight_penalty import WeightPenalty
 
@@ -14,6 +15,7 @@ __all__ = [
     "L1L2Ratio",
     "MutualFeatures",
     "OffSupportL1",
+    "OrderSettings",
     "Orthogonality",
     "RegularizerConfig",
     "TemporalDifference",

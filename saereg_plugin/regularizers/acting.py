@@ -18,7 +18,8 @@ def acts(regularizer: Any) -> bool:
 
     >>> acts({"name": "weight_penalty", "coefficient": 0.0})
     False
-    >>> acts({"name": "weight_penalty", "schedule": {"final_coefficient": 1e-3}})
+    >>> schedule = {"anneal": "linear", "anneal_steps": 9, "final_coefficient": 1e-3}
+    >>> acts({"name": "weight_penalty", "schedule": schedule})
     True
     >>> acts({"name": "orthogonality"})  # its coefficient is .25 unless said otherwise
     True
@@ -30,5 +31,11 @@ def acts(regularizer: Any) -> bool:
     known = REGULARIZERS.get(str(regularizer.get("name")))
     default = 0.0 if known is None else known.coefficient
     schedule = regularizer.get("schedule")
-    final = schedule.get("final_coefficient") if isinstance(schedule, Mapping) else 0
+    final = _final(schedule) if isinstance(schedule, Mapping) else 0
     return bool(regularizer.get("coefficient", default) or final)
+
+
+def _final(schedule: Mapping[str, Any]) -> Any:
+    """Return what a schedule anneals to; 0 if it does not anneal."""
+    anneals = schedule.get("anneal", "none") != "none"
+    return schedule.get("final_coefficient", 0) if anneals else 0

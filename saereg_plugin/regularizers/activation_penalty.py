@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
+from saereg_plugin.firing import dense, fired_latents
 from saereg_plugin.regularizers.base import RegularizerConfig
 
 ActivationMask = Literal["batch_active", "none"]
@@ -35,8 +36,8 @@ class ActivationPenalty(RegularizerConfig):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_choice("mask", self.mask, get_args(ActivationMask))
-        self.require_choice("reduction", self.reduction, get_args(BatchReduction))
+        self.require_choice("mask", get_args(ActivationMask))
+        self.require_choice("reduction", get_args(BatchReduction))
 
     @override
     def check(self, sae_cfg: Any) -> None:
@@ -83,7 +84,7 @@ class ActivationPenaltyModule(Component):
     def loss(self, step: Step) -> torch.Tensor:
         coefficient = self.cfg.schedule.value(self.cfg.coefficient, step.index)
         acts = dense(step.feature_acts.detach())
-        mask = active_latents(acts)
+        mask = fired_latents(step)
         total = self.sum_over_rows(
             step.hidden_pre, acts, mask if self.cfg.mask == "batch_active" else None
         )
@@ -100,14 +101,3 @@ class ActivationPenaltyModule(Component):
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:
         return self._logged
-
-
-def active_latents(acts: torch.Tensor) -> torch.Tensor:
-    """Return which latents of ``acts`` [batch, d_sae] fire in at least one row, bool [d_sae]."""
-    # the largest value of a column: no matrix of comparisons
-    return acts.amax(dim=0) > 0
-
-
-def dense(acts: torch.Tensor) -> torch.Tensor:
-    """Return SAELens' activations as a dense matrix (``use_sparse_activations`` makes others)."""
-    return acts.to_dense() if acts.is_sparse else acts

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from saereg_plugin.checks import FieldChecks
 from saereg_plugin.component import Component
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.schedules import Schedule
 from saereg_plugin.named import config_from, fields_from
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegularizerConfig:
+class RegularizerConfig(FieldChecks):
     """
     Configuration of one regulariser: frozen, comparable, and plain in JSON.
 
@@ -27,7 +27,6 @@ class RegularizerConfig:
         label: name in the logs; None takes ``name`` (numbered if it occurs twice).
     """
 
-    name: ClassVar[str]
     needs_all_pre_activations: ClassVar[bool] = True
     """Whether it reads the activations of latents that were not selected. False lets TopK
     kinds take a sparse step, in which ``Step.hidden_pre`` is empty and ``Step.active`` has
@@ -40,12 +39,9 @@ class RegularizerConfig:
     def __post_init__(self) -> None:
         if isinstance(self.schedule, Mapping):
             object.__setattr__(self, "schedule", fields_from(Schedule, self.schedule))
-        if not isinstance(self.coefficient, int | float) or not (
-            math.isfinite(self.coefficient) and self.coefficient >= 0
-        ):
-            raise InputError(
-                f"{self.name}: coefficient is {self.coefficient!r}; expected a finite number, 0 or more."
-            )
+        self.require_number(
+            "coefficient", lambda v: v >= 0, "a finite number, 0 or more"
+        )
         if self.label is not None and not self.label.isidentifier():
             raise InputError(
                 f"{self.name}: label is {self.label!r}; expected letters, digits and underscores."
@@ -66,13 +62,6 @@ class RegularizerConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON with ``name`` first."""
         return {"name": self.name, **dataclasses.asdict(self)}
-
-    def require_choice(self, name: str, value: str, choices: tuple[str, ...]) -> None:
-        """Refuse a value of the field ``name`` outside ``choices``."""
-        if value not in choices:
-            raise InputError(
-                f"{self.name}: {name} is {value!r}. {suggest(str(value), choices)}"
-            )
 
 
 def regularizer_from(

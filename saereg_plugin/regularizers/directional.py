@@ -10,7 +10,6 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
-from saereg_plugin.errors import InputError
 from saereg_plugin.regularizers.base import RegularizerConfig
 from saereg_plugin.regularizers.cosines import Directions
 
@@ -32,14 +31,7 @@ class DirectionalConfig(RegularizerConfig):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_count("every", self.every)
-
-    def require_count(self, name: str, value: object, least: int = 1) -> None:
-        """Refuse a value of the field ``name`` that is no integer of at least ``least``."""
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(
-                f"{self.name}: {name} is {value!r}; expected a whole number, {least} or more."
-            )
+        self.require_count("every")
 
     def strength(self, step: int) -> float:
         """Return the factor of the penalty after ``step`` completed steps; 0 if it rests."""

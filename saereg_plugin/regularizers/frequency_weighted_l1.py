@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
-from saereg_plugin.regularizers.activation_penalty import dense
+from saereg_plugin.firing import dense, firing_counts
 from saereg_plugin.regularizers.base import RegularizerConfig
 
 _FREQUENT = 0.1
@@ -50,19 +49,9 @@ class FrequencyWeightedL1(RegularizerConfig):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.beta) and self.beta >= 0):
-            raise InputError(
-                f"{self.name}: beta is {self.beta!r}; expected a finite number, 0 or more."
-            )
-        if self.beta_warm_up_steps < 0:
-            raise InputError(
-                f"{self.name}: beta_warm_up_steps is {self.beta_warm_up_steps!r}; expected "
-                "0 or more optimiser steps."
-            )
-        if not 0 <= self.decay < 1:
-            raise InputError(
-                f"{self.name}: decay is {self.decay!r}; expected at least 0 and below 1."
-            )
+        self.require_number("beta", lambda v: v >= 0, "a finite number, 0 or more")
+        self.require_count("beta_warm_up_steps", least=0)
+        self.require_number("decay", lambda v: 0 <= v < 1, "at least 0 and below 1")
 
     @override
     def check(self, sae_cfg: Any) -> None:
@@ -155,10 +144,10 @@ def activation_sums(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         first is also the sum of their absolute values.
     """
     if step.active is not None:
-        selected, values = step.active.selected, step.active.values
-        fired = (step.active.acts.detach() > 0).to(values.dtype)
-        return selected.latent_sums(values), selected.latent_sums(fired)
-    acts = dense(step.feature_acts)
-    dtype = torch.promote_types(acts.dtype, torch.float32)
-    # summed first and weighted after: no second [batch, d_sae] matrix
-    return acts.sum(dim=0, dtype=dtype), (acts.detach() > 0).sum(dim=0).to(dtype)
+        sums = step.active.selected.latent_sums(step.active.values)
+    else:
+        acts = dense(step.feature_acts)
+        # summed first and weighted after: no second [batch, d_sae] matrix
+        dtype = torch.promote_types(acts.dtype, torch.float32)
+        sums = acts.sum(dim=0, dtype=dtype)
+    return sums, firing_counts(step).to(sums.dtype)

@@ -46,8 +46,8 @@ class Orthogonality(DirectionalConfig):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_count("chunk_size", self.chunk_size, least=2)
-        self.require_choice("similarity", self.similarity, get_args(Similarity))
+        self.require_count("chunk_size", least=2)
+        self.require_choice("similarity", get_args(Similarity))
 
     @override
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> OrthogonalityModule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -12,10 +11,13 @@ from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
-from saereg_plugin.regularizers.activation_penalty import BatchReduction, dense
+from saereg_plugin.firing import dense
+from saereg_plugin.regularizers.activation_penalty import BatchReduction
 from saereg_plugin.regularizers.base import RegularizerConfig
 from saereg_plugin.regularizers.temporal_order import (
+    OrderSettings,
     context_size_of,
+    require_order_settings,
     require_token_order,
     without_starts,
 )
@@ -65,16 +67,10 @@ class TemporalDifference(RegularizerConfig):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_choice("average_start", self.average_start, get_args(AverageStart))
-        self.require_choice("reduction", self.reduction, get_args(BatchReduction))
-        if not 0 <= self.decay < 1:
-            raise InputError(
-                f"{self.name}: decay is {self.decay!r}; expected at least 0 and below 1."
-            )
-        if not (math.isfinite(self.sharpness) and self.sharpness >= 0):
-            raise InputError(
-                f"{self.name}: sharpness is {self.sharpness!r}; expected a finite number, 0 or more."
-            )
+        self.require_choice("average_start", get_args(AverageStart))
+        self.require_choice("reduction", get_args(BatchReduction))
+        self.require_number("decay", lambda v: 0 <= v < 1, "at least 0 and below 1")
+        self.require_number("sharpness", lambda v: v >= 0, "a finite number, 0 or more")
 
     @override
     def check(self, sae_cfg: Any) -> None:
@@ -92,6 +88,15 @@ class TemporalDifference(RegularizerConfig):
                 f"{self.name} is given twice; each would leave out position 0 of what the other "
                 "left. Add their coefficients."
             )
+
+    def check_order(self, settings: OrderSettings) -> None:
+        """
+        Refuse a run whose settings shuffle tokens or cut contexts; needs no model.
+
+        Raises:
+            InputError: naming the setting.
+        """
+        require_order_settings(settings, self.context_size, self.label or self.name)
 
     @override
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> TemporalDifferenceModule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,13 +18,52 @@ _MOST_SPREAD = 0.05
 is 0 in order and about 1 if shuffled; rounding costs 1e-5 (whitening) to 0.03 (bfloat16)."""
 
 
+@dataclass(frozen=True)
+class OrderSettings:
+    """What a run's settings say about the order of its tokens, before there are any."""
+
+    context_size: int
+    batch_size: int
+    """Tokens of a training batch."""
+    mixing_fraction: float
+    """Share of the activation buffer kept back for shuffling; 0 serves them in order."""
+    prepend_bos: bool = True
+    exclude_special_tokens: bool | list[int] = False
+    seqpos_slice: tuple[int | None, ...] = (None,)
+
+
+def require_order_settings(
+    settings: OrderSettings, given: int | None, name: str
+) -> None:
+    """
+    Refuse a run whose settings already say that its batches are not contexts in order.
+
+    ``require_token_order`` proves the same from the data, once the model is loaded.
+
+    Args:
+        settings: of the run.
+        given: the regulariser's own ``context_size``.
+        name: of the regulariser, for messages.
+
+    Raises:
+        InputError: naming the setting that is wrong.
+    """
+    size = context_size_of(settings, given, name)
+    _require_whole_contexts(settings.batch_size, size, name)
+    if settings.mixing_fraction != 0:
+        raise InputError(
+            f"{name}: tokens would not come in order: a fraction of {settings.mixing_fraction} of the "
+            f"activations is kept back and shuffled. {_IN_ORDER}"
+        )
+
+
 def context_size_of(metadata: Any, given: int | None, name: str) -> int:
     """
     Return the context size, if contexts are whole and begin with BOS.
 
     Args:
-        metadata: the SAE's, as SAELens' runner fills it; what it lacks is not held
-            against it.
+        metadata: the SAE's, as SAELens' runner fills it (what it lacks is not held
+            against it), or ``OrderSettings``.
         given: the size to take if the metadata has none.
         name: of the regulariser, for messages.
 
@@ -84,19 +124,11 @@ def require_token_order(sae_in: torch.Tensor, context_size: int, name: str) -> N
     Raises:
         InputError: naming the batch size or ``activations_mixing_fraction``.
     """
-    batch = sae_in.shape[0]
-    if sae_in.ndim != 2 or batch % context_size != 0:
+    if sae_in.ndim != 2:
         raise InputError(
-            f"{name}: a batch has {batch} rows, which is no multiple of context_size="
-            f"{context_size}, so contexts would be cut at its end. Set train_batch_size_tokens to "
-            f"a multiple of {context_size}, for example {max(2, round(batch / context_size)) * context_size}."
+            f"{name}: activations have the shape {tuple(sae_in.shape)}; expected [batch, d_in]."
         )
-    if batch == context_size:
-        raise InputError(
-            f"{name}: a batch is a single context of {context_size} tokens, from which the order of "
-            "tokens cannot be proved. Set train_batch_size_tokens to "
-            f"{2 * context_size} or a larger multiple of {context_size}."
-        )
+    _require_whole_contexts(sae_in.shape[0], context_size, name)
     spread = start_spread(sae_in, context_size)
     # written so that NaN is refused
     if not spread <= _MOST_SPREAD:
@@ -105,6 +137,23 @@ def require_token_order(sae_in: torch.Tensor, context_size: int, name: str) -> N
             "batch must be the same activation, that of BOS; they differ by "
             f"{spread:.3g} x the distance between neighbouring tokens. {_IN_ORDER} "
             "Contexts of a pretokenised data set must begin with BOS."
+        )
+
+
+def _require_whole_contexts(batch: int, context_size: int, name: str) -> None:
+    """Refuse a batch of ``batch`` rows that is not two contexts or more."""
+    if batch % context_size != 0:
+        raise InputError(
+            f"{name}: a batch has {batch} rows, which is no multiple of context_size="
+            f"{context_size}, so contexts would be cut at its end. Set train_batch_size_tokens "
+            f"(batch_size in `saereg-bench train`) to a multiple of {context_size}, for example "
+            f"{max(2, round(batch / context_size)) * context_size}."
+        )
+    if batch == context_size:
+        raise InputError(
+            f"{name}: a batch is a single context of {context_size} tokens, from which the order of "
+            "tokens cannot be proved. Set train_batch_size_tokens (batch_size in `saereg-bench train`) "
+            f"to {2 * context_size} or a larger multiple of {context_size}."
         )
 
 
@@ -145,5 +194,16 @@ def crossing_pairs(contexts: torch.Tensor, separator: int) -> tuple[int, int]:
         How many pairs (t - 1, t) with t >= 2 have the separator at t, and how many pairs
         there are: position 0 is in none.
     """
-    later = contexts[:, 2:]
-    return int((later == separator).sum()), later.numel()
+    crossing = crosses_documents(contexts, separator)
+    return int(crossing.sum()), contexts.shape[0] * max(contexts.shape[1] - 2, 0)
+
+
+def crosses_documents(contexts: torch.Tensor, separator: int) -> torch.Tensor:
+    """
+    Return at which tokens t the pair (t - 1, t) lies in two documents, bool [n, context_size].
+
+    Positions 0 and 1 begin no pair: see ``crossing_pairs``.
+    """
+    crossing = contexts == separator
+    crossing[:, :2] = False
+    return crossing

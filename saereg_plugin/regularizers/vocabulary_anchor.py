@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -69,14 +68,11 @@ class VocabularyAnchor(DirectionalConfig):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_choice("mode", self.mode, get_args(AnchorMode))
-        self.require_choice("search_dtype", self.search_dtype, get_args(SearchDtype))
-        self.require_count("top", self.top)
-        self.require_count("refresh_every", self.refresh_every)
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise InputError(
-                f"{self.name}: temperature is {self.temperature!r}; expected a finite number above 0."
-            )
+        self.require_choice("mode", get_args(AnchorMode))
+        self.require_choice("search_dtype", get_args(SearchDtype))
+        self.require_count("top")
+        self.require_count("refresh_every")
+        self.require_number("temperature", lambda v: v > 0, "a finite number above 0")
 
     def check_model(
         self,
@@ -139,9 +135,7 @@ class VocabularyAnchorModule(DirectionalPenalty):
         self, step: Step, own: Directions
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         vocabulary = self.vocabulary
-        tokens = self.tokens
-        if self.cfg.refreshes(step.index) or bool((tokens < 0).any()):
-            tokens = self._search(own.unit, vocabulary)
+        tokens = self._current_tokens(step.index, own.unit)
         anchored = score_tokens(
             own.unit,
             vocabulary,
@@ -170,13 +164,37 @@ class VocabularyAnchorModule(DirectionalPenalty):
             self._vocabulary = self._read(self.sae)
         return self._vocabulary
 
-    def _search(self, unit: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
-        half = self.cfg.search_dtype == "bfloat16"
-        tokens = nearest_tokens(
-            unit, vocabulary, self.cfg.top, dtype=torch.bfloat16 if half else None
-        )
-        self.kept_tokens.copy_(tokens.int().view(torch.uint8))
+    def _current_tokens(self, step: int, unit: torch.Tensor) -> torch.Tensor:
+        """Return the tokens to score in ``step``; search for those that are due or unknown."""
+        tokens = self.tokens
+        stale = (tokens < 0).any(dim=1) | self.cfg.refreshes(step)
+        if bool(stale.all()):
+            tokens = self._search(unit)
+        elif bool(stale.any()):
+            tokens[stale] = self._search(unit[stale])
+        else:
+            return tokens
+        self._keep(tokens)
         return tokens
+
+    def _search(self, unit: torch.Tensor) -> torch.Tensor:
+        half = self.cfg.search_dtype == "bfloat16"
+        return nearest_tokens(
+            unit,
+            self.vocabulary,
+            self.cfg.top,
+            dtype=torch.bfloat16 if half else None,
+        )
+
+    def _keep(self, tokens: torch.Tensor) -> None:
+        self.kept_tokens.copy_(tokens.int().view(torch.uint8))
+
+    @override
+    def restarted(self, latents: torch.Tensor) -> None:
+        # their kept tokens are those of the old direction: search for them in the next step
+        tokens = self.tokens
+        tokens[latents.to(tokens.device)] = -1
+        self._keep(tokens)
 
     def _read(self, sae: TrainingSAE[Any]) -> Vocabulary:
         metadata = sae.cfg.metadata

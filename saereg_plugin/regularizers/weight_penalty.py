@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -12,20 +11,20 @@ from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
-from saereg_plugin.kernels.blocks import row_blocks, row_norms
+from saereg_plugin.firing import fired_latents
+from saereg_plugin.mechanics.latents import WEIGHTS
 from saereg_plugin.regularizers.base import RegularizerConfig
+from saereg_plugin.regularizers.weight_norms import (
+    Norm,
+    Reduction,
+    add_penalty_gradient,
+    penalty,
+    shrink_,
+)
 
-Norm = Literal["l1", "l2", "frobenius"]
 Target = Literal["encoder", "decoder", "both"]
-Reduction = Literal["sum", "mean"]
 Mode = Literal["coupled", "decoupled"]
 Mask = Literal["none", "batch_active", "alive"]
-
-_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "encoder": ("W_enc",),
-    "decoder": ("W_dec",),
-    "both": ("W_enc", "W_dec"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +67,11 @@ class WeightPenalty(RegularizerConfig):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_choice("norm", self.norm, get_args(Norm))
-        self.require_choice("target", self.target, get_args(Target))
-        self.require_choice("reduction", self.reduction, get_args(Reduction))
-        self.require_choice("mode", self.mode, get_args(Mode))
-        self.require_choice("mask", self.mask, get_args(Mask))
+        self.require_choice("norm", get_args(Norm))
+        self.require_choice("target", get_args(Target))
+        self.require_choice("reduction", get_args(Reduction))
+        self.require_choice("mode", get_args(Mode))
+        self.require_choice("mask", get_args(Mask))
 
     @override
     def check(self, sae_cfg: Any) -> None:
@@ -116,7 +115,7 @@ class WeightPenaltyModule(Component):
         self._coefficient = self.cfg.schedule.value(self.cfg.coefficient, step.index)
         self._mask = latent_mask(self.cfg.mask, step)
         self._value = torch.zeros((), device=step.sae.W_enc.device)
-        for name in _PARAMETERS[self.cfg.target]:
+        for name in WEIGHTS[self.cfg.target]:
             weight = getattr(step.sae, name).detach()
             mask = _broadcast(self._mask, name)
             self._value = self._value + penalty(
@@ -130,7 +129,7 @@ class WeightPenaltyModule(Component):
 
     @override
     def gradient(self, name: str, parameter: nn.Parameter) -> None:
-        if self.cfg.mode == "decoupled" or name not in _PARAMETERS[self.cfg.target]:
+        if self.cfg.mode == "decoupled" or name not in WEIGHTS[self.cfg.target]:
             return
         if parameter.grad is None or self._coefficient == 0:
             return
@@ -155,7 +154,7 @@ class WeightPenaltyModule(Component):
             self._shrink()
 
     def _shrink(self) -> None:
-        for name in _PARAMETERS[self.cfg.target]:
+        for name in WEIGHTS[self.cfg.target]:
             shrink_(
                 getattr(self.sae, name),
                 norm=self.cfg.norm,
@@ -171,125 +170,8 @@ def latent_mask(mask: Mask, step: Step) -> torch.Tensor | None:
     if mask == "none":
         return None
     if mask == "batch_active":
-        if step.active is None:
-            return (step.feature_acts.detach() > 0).any(dim=0)
-        fired = step.active.selected.latents[step.active.acts.detach() > 0]
-        mask_of_fired = torch.zeros(
-            step.sae.cfg.d_sae, dtype=torch.bool, device=fired.device
-        )
-        return mask_of_fired.index_fill_(0, fired, True)
+        return fired_latents(step)
     return None if step.dead_mask is None else ~step.dead_mask
-
-
-def penalty(
-    weight: torch.Tensor,
-    *,
-    norm: Norm,
-    reduction: Reduction,
-    mask: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """
-    Return R(weight) as a float32 scalar.
-
-    Args:
-        weight: a weight matrix.
-        mask: bool, broadcastable to ``weight``; what it leaves out counts as absent.
-    """
-    kept = weight if mask is None else weight * mask
-    count = kept_count(weight, mask)
-    if norm == "l1":
-        total = _entrywise_norm(kept, 1)
-        return total if reduction == "sum" else total / max(count, 1)
-    length = _entrywise_norm(kept, 2)
-    if norm == "l2":
-        return length**2 if reduction == "sum" else length**2 / max(count, 1)
-    return length if reduction == "sum" else length / math.sqrt(max(count, 1))
-
-
-def add_penalty_gradient(
-    gradient: torch.Tensor,
-    weight: torch.Tensor,
-    *,
-    norm: Norm,
-    reduction: Reduction,
-    mask: torch.Tensor | None,
-    coefficient: float,
-) -> None:
-    """Add ``coefficient * dR/dweight`` to ``gradient`` in place."""
-    scale = coefficient
-    if norm == "frobenius":
-        kept = weight if mask is None else weight * mask
-        length = float(_entrywise_norm(kept, 2))
-        if length == 0:
-            return
-        scale /= length
-    if reduction == "mean":
-        count = max(kept_count(weight, mask), 1)
-        scale /= math.sqrt(count) if norm == "frobenius" else count
-    if norm == "l2":
-        scale *= 2
-    if mask is not None:
-        direction = weight.sign() if norm == "l1" else weight
-        gradient.addcmul_(direction, mask.to(direction.dtype), value=scale)
-        return
-    for part, own in row_blocks(gradient, weight):
-        part.add_(own.sign() if norm == "l1" else own, alpha=scale)
-
-
-def shrink_(
-    weight: torch.Tensor,
-    *,
-    norm: Norm,
-    reduction: Reduction,
-    mask: torch.Tensor | None,
-    coefficient: float,
-    lr: float,
-) -> None:
-    """
-    Take one step of size ``lr`` on the penalty alone, in place.
-
-    l2 is a gradient step, ``w *= 1 - 2 lr coefficient``, as AdamW decays; l1 and
-    frobenius are proximal steps.
-    """
-    count = max(kept_count(weight, mask), 1)
-    if norm == "l2":
-        decay = 2 * coefficient if reduction == "sum" else 2 * coefficient / count
-        factor = 1 - lr * decay
-    elif norm == "l1":
-        threshold = lr * coefficient if reduction == "sum" else lr * coefficient / count
-        if mask is not None:
-            weight.copy_(torch.where(mask, _soft_threshold(weight, threshold), weight))
-        else:
-            weight.copy_(_soft_threshold(weight, threshold))
-        return
-    else:
-        kept = weight if mask is None else weight * mask
-        length = float(_entrywise_norm(kept, 2))
-        if length == 0:
-            return
-        root = 1.0 if reduction == "sum" else math.sqrt(count)
-        factor = max(0.0, 1 - lr * coefficient / (root * length))
-    if mask is None:
-        weight.mul_(factor)
-    else:
-        weight.mul_(torch.where(mask, factor, 1.0).to(weight.dtype))
-
-
-def kept_count(weight: torch.Tensor, mask: torch.Tensor | None) -> int:
-    """Return how many entries of ``weight`` the mask keeps."""
-    if mask is None:
-        return weight.numel()
-    return int(mask.sum()) * (weight.numel() // mask.numel())
-
-
-def _entrywise_norm(weight: torch.Tensor, order: int) -> torch.Tensor:
-    # row by row: one float32 sum over ten million entries is 0.7 % off on the CPU
-    rows = row_norms(weight, order)
-    return rows.sum() if order == 1 else rows.square().sum().sqrt()
-
-
-def _soft_threshold(weight: torch.Tensor, threshold: float) -> torch.Tensor:
-    return weight.sign() * (weight.abs() - threshold).clamp(min=0)
 
 
 def _broadcast(mask: torch.Tensor | None, name: str) -> torch.Tensor | None:

@@ -1,11 +1,6 @@
-from saereg_plugin.sweeps.config import (
-    Member,
-    SweepConfig,
-    expand,
-    read_sweep,
-    sweep_from,
-)
+from saereg_plugin.sweeps.config import SweepConfig, read_sweep, sweep_from
 from saereg_plugin.sweeps.matched import matched_sweep
+from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.run import (
     Plan,
     SweepResult,
@@ -13,7 +8,8 @@ from saereg_plugin.sweeps.run import (
     plan_sweep,
     run_sweep,
 )
-from saereg_plugin.sweeps.trainer import Stopped, SweepTrainer
+from saereg_plugin.sweeps.stopped import Stopped
+from saereg_plugin.sweeps.trainer import SweepTrainer
 
 __all__ = [
     "Member",

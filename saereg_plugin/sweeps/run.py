@@ -8,31 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from sae_lens import SAETrainer, TrainingSAE
-from sae_lens.constants import SPARSITY_FILENAME
-from safetensors.torch import save_file
 
 from saereg_plugin import corpora, models, provenance
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, require_writable, write_json, write_text
-from saereg_plugin.model_card import model_card
-from saereg_plugin.releases import (
-    MANIFEST,
-    Entry,
-    Release,
-    file_hashes,
-    read_release,
-    write_release,
-)
-from saereg_plugin.sweeps.config import Member, SweepConfig, expand
+from saereg_plugin.files import require_writable, write_json
+from saereg_plugin.releases import MANIFEST, Release, read_release
+from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.interruption import StopFlag, stop_on_signal
+from saereg_plugin.sweeps.members import Member, expand, needs_token_order
+from saereg_plugin.sweeps.saving import save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import SweepTrainer
-from saereg_plugin.vocabulary_table import write_vocabulary_alignment
 
 SWEEP_FILE = "sweep.json"
 
@@ -78,11 +67,16 @@ def _train(
 ) -> SweepResult:
     started = time.perf_counter()
     trainer = open_trainer(sweep, members, folder)
-    claim_folder(sweep, folder)
+    is_new = claim_folder(sweep, folder)
     trainer.resume()
     try:
         with stop_on_signal() as stop:
             finished = trainer.train(stop)
+    except InputError:
+        if is_new and trainer.step == 0:
+            # refused in its first step: the folder stays free for what is put right
+            (folder / SWEEP_FILE).unlink()
+        raise
     finally:
         trainer.stream.close()
     trainer.take_out_broken()
@@ -123,7 +117,10 @@ def open_trainer(
     corpora.ensure(sweep.corpus, "train")
     model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
     store = open_store(model, sweep, members[0].cfg.d_in)
-    return SweepTrainer(sweep, members, ActivationStream(store, sweep), folder)
+    stream = ActivationStream(
+        store, sweep, count_pairs=any(map(needs_token_order, members))
+    )
+    return SweepTrainer(sweep, members, stream, folder)
 
 
 def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
@@ -139,11 +136,13 @@ def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
     return replace(sweep, llm_dtype=recorded or models.fast_dtype(sweep.device))
 
 
-def claim_folder(sweep: SweepConfig, folder: Path) -> None:
-    """Write the sweep's configuration into its folder, unless it is there."""
+def claim_folder(sweep: SweepConfig, folder: Path) -> bool:
+    """Write the sweep's configuration into its folder; return False if it was there."""
     require_same_sweep(sweep, folder)
-    if not (folder / SWEEP_FILE).is_file():
-        write_json(folder / SWEEP_FILE, sweep.to_dict())
+    if (folder / SWEEP_FILE).is_file():
+        return False
+    write_json(folder / SWEEP_FILE, sweep.to_dict())
+    return True
 
 
 def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
@@ -175,76 +174,6 @@ def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
             f"Folder {str(folder)!r} holds another sweep: {shown}. Choose another output folder, "
             "or run the command it was started with to go on."
         )
-
-
-def save_release(
-    trainer: SweepTrainer, folder: Path, *, name: str, seconds: float
-) -> Release:
-    """Fold, save every SAE as SAELens' inference architecture, and write manifest and card."""
-    members = {member.sae_id: member for member in trainer.members}
-    entries = [
-        save_sae(members[sae_id], sae_trainer, folder)
-        for sae_id, sae_trainer in trainer.trainers.items()
-    ]
-    sweep = trainer.sweep
-    alignment = write_vocabulary_alignment(
-        {name: trained.sae for name, trained in trainer.trainers.items()}, folder
-    )
-    release = Release(
-        name=name,
-        model=sweep.model,
-        entries=tuple(entries),
-        folder=folder,
-        provenance={
-            "created": provenance.now(),
-            "command": provenance.command(),
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
-            "training_seconds": round(seconds, 1),
-            "model_tokens_per_second": round(
-                1 / max(trainer.stream.seconds_per_token, 1e-9)
-            ),
-            "peak_memory_gib": round(provenance.peak_memory_gib(), 2),
-            "tokens": sweep.steps * sweep.batch_size,
-            "seeds": list(sweep.seeds),
-            "stopped": [str(stopped) for stopped in trainer.stopped],
-            "sweep": json.loads(json.dumps(sweep.to_dict())),
-            **({"matched_to": dict(sweep.matched_to)} if sweep.matched_to else {}),
-            **({"vocabulary_alignment": alignment} if alignment else {}),
-        },
-    )
-    write_text(folder / "README.md", model_card(release))
-    write_release(release)
-    return release
-
-
-def save_sae(member: Member, trainer: SAETrainer[Any, Any], folder: Path) -> Entry:
-    """Save one trained SAE under ``saes/<sae_id>``; return its entry in the manifest."""
-    sae: TrainingSAE[Any] = trainer.sae
-    scaler = trainer.activation_scaler
-    if scaler.scaling_factor is not None:
-        sae.fold_activation_norm_scaling_factor(scaler.scaling_factor)
-    if scaler.whitening is not None:
-        sae.fold_activation_whitening(
-            mean=scaler.whitening.mean,
-            whitening_matrix=scaler.whitening.matrix,
-            unwhitening_matrix=scaler.whitening.inverse_matrix,
-        )
-    trainer.set_final_sae_metadata()
-    path = f"saes/{member.sae_id}"
-    with atomic_path(folder / path) as temporary:
-        sae.save_inference_model(temporary)
-        save_file(
-            {"sparsity": trainer.log_feature_sparsity}, temporary / SPARSITY_FILENAME
-        )
-    return Entry(
-        sae_id=member.sae_id,
-        path=path,
-        group=member.group,
-        seed=member.seed,
-        files=file_hashes(folder / path),
-        l0=sae.cfg.metadata.l0,
-    )
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,28 @@ from typing import Any, NamedTuple
 
 import torch
 from sae_lens import ActivationsStore
+from sae_lens.pretokenize_runner import get_special_token_from_cfg
 from sae_lens.util import get_special_token_ids
 from transformer_lens import HookedTransformer
 
 from saereg_plugin import corpora
+from saereg_plugin.errors import InputError
+from saereg_plugin.regularizers.temporal_order import crosses_documents
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.prefetch import Prefetch, has_cores_for_two
 
 
 class _Pass(NamedTuple):
-    """Activations [n, d_in] of one pass, its contexts, and the time it took."""
+    """
+    Activations [n, d_in] of one pass, its contexts, and the time it took.
+
+    With counting of pairs also, for each row t, whether (t - 1, t) crosses documents.
+    """
 
     activations: torch.Tensor
     contexts: int
     seconds: float
+    crossing: torch.Tensor | None
 
 
 class ActivationStream(Iterator[torch.Tensor]):
@@ -42,6 +50,8 @@ class ActivationStream(Iterator[torch.Tensor]):
         sweep: what is trained.
         prefetch: passes computed ahead; None is those of one refill of the buffer, or
             none where there are not the cores for it.
+        count_pairs: count the pairs of neighbouring tokens that are served, and those
+            among them that lie in two documents; tokens must come in whole contexts.
     """
 
     def __init__(
@@ -50,9 +60,13 @@ class ActivationStream(Iterator[torch.Tensor]):
         sweep: SweepConfig,
         *,
         prefetch: int | None = None,
+        count_pairs: bool = False,
     ):
         self._store = store
         self._sweep = sweep
+        self._separator = _separator(store) if count_pairs else None
+        self._crossing = torch.empty(0, dtype=torch.bool, device=store.device)
+        self._pairs = self._crossing_pairs = 0
         self._special = special_tokens(store) if sweep.exclude_special_tokens else None
         self._generator = torch.Generator().manual_seed(sweep.seed)
         self._pool = torch.empty(0, store.d_in, device=store.device)
@@ -70,9 +84,26 @@ class ActivationStream(Iterator[torch.Tensor]):
 
     def __next__(self) -> torch.Tensor:
         self._refill()
-        batch = self._pool[self._served : self._served + self._sweep.batch_size]
-        self._served += self._sweep.batch_size
+        end = self._served + self._sweep.batch_size
+        batch = self._pool[self._served : end]
+        if self._separator is not None:
+            contexts = self._sweep.batch_size // self._sweep.context_size
+            self._pairs += contexts * max(self._sweep.context_size - 2, 0)
+            self._crossing_pairs += int(self._crossing[self._served : end].sum())
+        self._served = end
         return batch
+
+    def pairs_across_documents(self) -> dict[str, Any] | None:
+        """
+        Return how many pairs of neighbouring tokens were served, and how many of them cross.
+
+        None if they are not counted. ``share`` is None before the first batch. A pair is
+        (t - 1, t) within a context with t >= 2: position 0 is in none.
+        """
+        if self._separator is None:
+            return None
+        share = self._crossing_pairs / self._pairs if self._pairs else None
+        return {"crossing": self._crossing_pairs, "pairs": self._pairs, "share": share}
 
     def close(self) -> None:
         """End the second thread: nothing uses the language model after this."""
@@ -85,14 +116,31 @@ class ActivationStream(Iterator[torch.Tensor]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on with the same batches."""
-        return {
+        state: dict[str, Any] = {
             "pool": self._pool[self._served :].clone(),
             "generator": self._generator.get_state(),
             "contexts": self._contexts,
         }
+        if self._separator is not None:
+            state["crossing"] = self._crossing[self._served :].clone()
+            state["pairs"] = (self._pairs, self._crossing_pairs)
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken; text before it is skipped, not computed."""
+        """
+        Go on where ``state_dict`` was taken; text before it is skipped, not computed.
+
+        Raises:
+            InputError: if pairs are to be counted and were not.
+        """
+        if self._separator is not None:
+            if "pairs" not in state:
+                raise InputError(
+                    "The checkpoint comes from a version that did not count the pairs of tokens across "
+                    "documents. Train into another folder."
+                )
+            self._crossing = state["crossing"]
+            self._pairs, self._crossing_pairs = state["pairs"]
         self._pool = state["pool"]
         self._served = 0
         self._generator.set_state(state["generator"])
@@ -105,21 +153,24 @@ class ActivationStream(Iterator[torch.Tensor]):
         if left - self._sweep.batch_size >= kept:
             return
         parts = [self._pool[self._served :]]
+        crossing = [self._crossing[self._served :]]
         while left < self._sweep.buffer_tokens:
             part = self._next_activations()
-            parts.append(part)
-            left += part.shape[0]
-        pool = torch.cat(parts)
+            parts.append(part.activations)
+            if part.crossing is not None:
+                crossing.append(part.crossing)
+            left += part.activations.shape[0]
+        pool, self._crossing = torch.cat(parts), torch.cat(crossing)
         if self._sweep.mixing_fraction > 0:
             pool = pool[torch.randperm(pool.shape[0], generator=self._generator)]
         self._pool, self._served = pool, 0
 
-    def _next_activations(self) -> torch.Tensor:
+    def _next_activations(self) -> _Pass:
         one = self._passes.take()
         self._contexts += one.contexts
         self.model_seconds += one.seconds
         self._model_tokens += one.activations.shape[0]
-        return one.activations
+        return one
 
     def _run_model(self) -> _Pass:
         """Make the next pass of the language model, perhaps in another thread."""
@@ -130,7 +181,10 @@ class ActivationStream(Iterator[torch.Tensor]):
         acts = acts.reshape(-1, self._store.d_in).float()
         if self._special is not None:
             acts = acts[~torch.isin(tokens.reshape(-1), self._special)]
-        return _Pass(acts, tokens.shape[0], time.perf_counter() - started)
+        crossing = None
+        if self._separator is not None:
+            crossing = crosses_documents(tokens, self._separator).reshape(-1)
+        return _Pass(acts, tokens.shape[0], time.perf_counter() - started, crossing)
 
 
 def _depth(sweep: SweepConfig) -> int:
@@ -164,6 +218,18 @@ def open_store(
             device=sweep.device,
             dataset_trust_remote_code=False,
         )
+
+
+def _separator(store: ActivationsStore) -> int:
+    """Return the id of the token that SAELens puts before each further document of a context."""
+    tokenizer: Any = store.model.tokenizer
+    separator = get_special_token_from_cfg(store.sequence_separator_token, tokenizer)
+    if separator is None:
+        raise InputError(
+            "Pairs of tokens across documents cannot be counted: the store separates documents by no "
+            "token (sequence_separator_token=None)."
+        )
+    return separator
 
 
 def special_tokens(store: ActivationsStore) -> torch.Tensor:

@@ -4,53 +4,34 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import LoggingConfig, SAETrainer, TrainingSAE
-from sae_lens.config import SAETrainerConfig
+from sae_lens import SAETrainer
 from sae_lens.saes.sae import TrainStepOutput
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
 from saereg_plugin.files import atomic_path
 from saereg_plugin.linking import link_groups, unlink
-from saereg_plugin.registration import training_classes
-from saereg_plugin.sweeps.config import Member, SweepConfig
+from saereg_plugin.sweeps.building import build_sae, trainer_config
+from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.interruption import StopFlag
+from saereg_plugin.sweeps.members import Member
 from saereg_plugin.sweeps.records import (
     GradientNorm,
     append_record,
     step_record,
     truncate_records,
 )
+from saereg_plugin.sweeps.scaling import scale_activations
+from saereg_plugin.sweeps.stopped import STOPPED, Stopped, non_finite_loss
 from saereg_plugin.sweeps.stream import ActivationStream
 
 CHECKPOINT = "checkpoint"
-STOPPED = "stopped"
 _STREAM = "stream.pt"
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """Why an SAE was taken out of a sweep."""
-
-    sae_id: str
-    step: int
-    loss: str
-    checkpoint_step: int | None
-
-    def __str__(self) -> str:
-        last = (
-            "no checkpoint was written before"
-            if self.checkpoint_step is None
-            else f"its last good checkpoint, of step {self.checkpoint_step}, is kept in "
-            f"{STOPPED}/{self.sae_id}"
-        )
-        return f"{self.sae_id}: {self.loss} is not finite in step {self.step}; {last}"
 
 
 @dataclass
@@ -105,24 +86,8 @@ class SweepTrainer:
         return self._trainer.n_training_steps
 
     def scale_activations(self) -> None:
-        """Estimate the factor of ``expected_average_only_in`` from the waiting activations."""
-        for name, trainer in self.trainers.items():
-            if trainer.sae.cfg.normalize_activations == "covariance_whitening":
-                trainer.activation_scaler.estimate_whitening(
-                    trainer.sae.cfg.d_in,
-                    iter([self.stream.peek()]),
-                    n_batches_for_norm_estimate=1,
-                )
-            elif trainer.sae.cfg.normalize_activations == "expected_average_only_in":
-                known = _known_factor(self.trainers, name)
-                if known is not None:
-                    trainer.activation_scaler.scaling_factor = known
-                else:
-                    trainer.activation_scaler.estimate_scaling_factor(
-                        trainer.sae.cfg.d_in,
-                        iter([self.stream.peek()]),
-                        n_batches_for_norm_estimate=1,
-                    )
+        """Estimate how activations are to be scaled from those that are waiting."""
+        scale_activations(self.trainers, self.stream)
 
     def train(self, stop: StopFlag, *, steps: int | None = None) -> bool:
         """
@@ -266,67 +231,3 @@ class SweepTrainer:
 
     def _record_file(self, name: str) -> Path:
         return self.folder / "records" / f"{name}.jsonl"
-
-
-def build_sae(member: Member, sweep: SweepConfig) -> TrainingSAE[Any]:
-    """Make one training SAE; its metadata says what SAELens' runner would say."""
-    sae = training_classes(member.cfg.architecture())[0](member.cfg).to(sweep.device)
-    for key, value in {
-        "dataset_path": sweep.corpus,
-        "hook_name": sweep.hook_name,
-        "model_name": sweep.model,
-        "model_class_name": "HookedTransformer",
-        "hook_head_index": None,
-        "context_size": sweep.context_size,
-        "seqpos_slice": (None,),
-        "model_from_pretrained_kwargs": {},
-        "prepend_bos": sweep.prepend_bos,
-        "exclude_special_tokens": sweep.exclude_special_tokens,
-        "sequence_separator_token": "bos",
-        "disable_concat_sequences": sweep.disable_concat_sequences,
-    }.items():
-        sae.cfg.metadata[key] = value
-    return sae
-
-
-def trainer_config(sweep: SweepConfig, folder: Path) -> SAETrainerConfig:
-    """Return SAELens' trainer configuration of a sweep."""
-    return SAETrainerConfig(
-        n_checkpoints=0,
-        checkpoint_path=str(folder),
-        save_final_checkpoint=False,
-        total_training_samples=sweep.steps * sweep.batch_size,
-        device=sweep.device,
-        autocast=sweep.autocast,
-        lr=sweep.lr,
-        lr_end=sweep.lr / 10,
-        lr_scheduler_name="constant",
-        lr_warm_up_steps=sweep.lr_warm_up_steps,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        lr_decay_steps=int(sweep.lr_decay_fraction * sweep.steps),
-        n_restart_cycles=1,
-        train_batch_size_samples=sweep.batch_size,
-        dead_feature_window=sweep.dead_feature_window,
-        feature_sampling_window=2000,
-        logger=LoggingConfig(log_to_wandb=False),
-        n_batches_for_norm_estimate=1,
-    )
-
-
-def non_finite_loss(output: TrainStepOutput) -> str | None:
-    """Return the name of the first loss that is NaN or infinite, if any is."""
-    for name, value in {**output.losses, "loss": output.loss}.items():
-        if not torch.isfinite(value):
-            return name
-    return None
-
-
-def _known_factor(
-    trainers: Mapping[str, SAETrainer[Any, Any]], name: str
-) -> float | None:
-    """Return the factor that another SAE of the same stream has already."""
-    for other, trainer in trainers.items():
-        if other != name and trainer.activation_scaler.scaling_factor is not None:
-            return trainer.activation_scaler.scaling_factor
-    return None

@@ -20,8 +20,17 @@ from tests.training import (
     run_steps,
 )
 
+QUICK = ("standard", "topk")
+"""Those whose 200 steps are in the fast tests."""
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in ARCHITECTURES
+    ],
+)
 def test_two_hundred_steps_equal_saelens_own(
     architecture: str, activations: torch.Tensor
 ) -> None:

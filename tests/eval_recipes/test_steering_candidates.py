@@ -13,13 +13,13 @@ import torch
 
 from eval_recipes.context import Subject
 from eval_recipes.saebench.autointerp_figures import Explanation
-from eval_recipes.steering.arms import _steered, _unsteered
 from eval_recipes.steering.candidates import (
     alive_pool,
     draw,
     explanations_of,
     given,
     interp_score,
+    partners_of,
     stability_of,
     stable_pool,
     with_explanations,
@@ -57,11 +57,11 @@ def test_a_draw_belongs_to_its_seed() -> None:
     first = draw(pool, 10, seed=3)
     assert first == draw(pool, 10, seed=3) != draw(pool, 10, seed=4)
     assert len(set(first.ids)) == 10 and set(first.ids) <= set(pool)
-    assert (first.pool, first.asked) == (100, 10)
+    assert first.pool == 100
     # more latents are further latents
     assert draw(pool, 30, seed=3).ids[:10] == first.ids
     every = draw(pool, 300, seed=3)
-    assert sorted(every.ids) == pool and every.asked == 300
+    assert sorted(every.ids) == pool
     before = torch.get_rng_state()
     draw(pool, 5, seed=0)
     assert torch.equal(before, torch.get_rng_state())
@@ -96,7 +96,15 @@ def test_explanations_and_stability_are_read_from_results(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="0 results of cross_seed"):
         stability_of(tmp_path, SUBJECT)
     table = pa.table(
-        {"latent": [0, 1, 2], "alive": [True] * 3, "stability": [1.0, 1 / 3, 0.0]}
+        {
+            "latent": [0, 1, 2],
+            "alive": [True] * 3,
+            "stability": [1.0, 1 / 3, 0.0],
+            "decoder_partner_1": [7, 8, None],
+            "shared_1": [True, False, False],
+            "decoder_partner_2": [4, 3, 1],
+            "shared_2": [True, True, False],
+        }
     )
     path = tmp_path / "cross_seed" / "lab_run_k32_s0_stability.parquet"
     path.parent.mkdir()
@@ -111,6 +119,8 @@ def test_explanations_and_stability_are_read_from_results(tmp_path: Path) -> Non
     )
     stability = stability_of(tmp_path, SUBJECT)
     assert stability == {0: 1.0, 1: pytest.approx(1 / 3), 2: 0.0}
+    # a partner that is not shared is none
+    assert partners_of(tmp_path, SUBJECT) == {0: {1: 7, 2: 4}, 1: {2: 3}, 2: {}}
     assert stable_pool([2, 1, 0, 9], stability, minimum=1 / 3) == [1, 0]
     assert stable_pool([1, 0], stability, minimum=0.5) == [0]
     with pytest.raises(InputError, match="'k32/s0' of release 'lab/run'"):
@@ -126,37 +136,24 @@ def test_options_are_checked_together() -> None:
         ({"latents": [-1]}, "ids from 0 on"),
         ({"top_p": 0}, "top_p = 0"),
         ({"contrast": ["a"]}, "contrast"),
-        ({"samples_per_prompt": 33}, "at most unsteered_samples = 32"),
-        ({"latents": [1], "unsteered_samples": 6}, "18 unsteered pairs"),
+        ({"greedy": True, "samples_per_prompt": 2}, "1 with greedy decoding"),
+        ({"calibration_pairs": 9}, "9 calibration pairs are too few .* expected 10"),
+        ({"random_seed": 3}, "for a part of the run only; .* --seed"),
+        ({"corpus": "x"}, r"--corpus \(RunContext.corpus\)"),
+        (
+            {"latents": [3], "select": "contrast", "contrast": ["a", "b"]},
+            "none with select=contrast",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             make_config(options)
+    # .05 of both orders of 10 pairs is one, whatever rounding makes of it
+    assert make_config({"calibration_pairs": 10}).calibration_pairs == 10
     assert not uses_chat(make_config({}))
+    named = make_config({"judge_model": "m"})
+    assert named.judges == ["chat", "embedding", "log_probability"]
+    assert uses_chat(make_config({"judge_base_url": "http://x"}))
+    # who says which judges means it
+    assert not uses_chat(make_config({"judge_model": "m", "judges": ["embedding"]}))
     assert uses_chat(make_config({"explainer": "judge"}))
     assert not uses_chat(make_config({"explainer": "judge", "explanations": "x"}))
-
-
-def test_every_steered_text_has_its_controls() -> None:
-    config = make_config({"unsteered_samples": 4, "samples_per_prompt": 2})
-    nan = float("nan")
-    steered = _steered(3, 2, {5.0: [5.0, nan, 5.0]}, config)
-    assert len(steered) == 2 * 2 * 2 * 2
-    assert {one.latent for one in steered} == {0, 2}
-    for one in steered:
-        # common random numbers, and the same strength in both arms
-        assert one.original.sample == one.other.sample < 4
-        assert one.original.prompt == one.other.prompt == one.prompt
-        assert one.original.vector is None and one.other.strength == 5.0
-        assert one.other.vector == one.latent + 3 * (one.arm == "random")
-    others = _unsteered(3, 2, config)
-    control = [one for one in others if one.arm == "unsteered"]
-    learned = [one for one in others if one.arm == "calibration"]
-    assert len(control) == 3 * 2 * 2 and len(learned) == 3 * 2 * 4
-    assert {one.other.sample for one in control} == set(range(4, 8))
-    assert {one.other.sample for one in learned} == set(range(8, 12))
-    assert all(one.other.vector is None for one in others)
-    key = {(one.latent, one.prompt, one.repeat): one.original for one in steered}
-    # the control is against the same original text
-    for one in control:
-        if one.latent != 1:
-            assert key[one.latent, one.prompt, one.repeat] == one.original

@@ -22,7 +22,6 @@ from eval_recipes.steering.association import (
     stability_link,
 )
 from eval_recipes.steering.clustered import (
-    ALL_SUCCESS,
     NO_SUCCESS,
     ONE_LATENT,
     Trials,
@@ -40,6 +39,7 @@ from eval_recipes.steering.group_tests import (
 from eval_recipes.steering.logistic import (
     CONSTANT,
     FEW_LATENTS,
+    NO_CLUSTERED_ERROR,
     SEPARATED,
     fit_logistic,
     is_separated,
@@ -102,15 +102,38 @@ def test_a_rate_is_resampled_by_latent() -> None:
 
 def test_a_rate_without_spread_has_a_reason() -> None:
     assert success_rate(make_trials([], []), seed=0) is None
-    none = success_rate(constant(9, False), seed=0)
-    every = success_rate(constant(9, True), seed=0)
     one = success_rate(make_trials([True, False], [3, 3]), seed=0)
-    assert none is not None and every is not None and one is not None
-    assert (none.value, none.low, none.n, none.reason) == (0.0, None, 9, NO_SUCCESS)
-    assert (every.value, every.high, every.reason) == (1.0, None, ALL_SUCCESS)
+    assert one is not None
     assert (one.value, one.low, one.reason) == (0.5, None, ONE_LATENT)
     with pytest.raises(ValueError, match="2 outcomes for 1 latents"):
         make_trials([True, False], [1])
+
+
+def test_a_rate_of_0_or_1_has_what_so_many_latents_leave_open() -> None:
+    for n in (9, 300):
+        none = success_rate(constant(n, False), seed=0)
+        every = success_rate(constant(n, True), seed=0)
+        # by the binomial law a share of p stays unseen in n latents with (1 - p)^n
+        bound = min(1.0, np.log(2 / 0.05) / n)
+        assert none is not None and every is not None
+        assert none == (0.0, 0.0, pytest.approx(bound), n, None)
+        assert every == (1.0, pytest.approx(1 - bound), 1.0, n, None)
+        # three prompts of a latent are no three latents
+        thrice = Trials(np.zeros(3 * n, dtype=bool), np.repeat(np.arange(n), 3))
+        assert success_rate(thrice, seed=0) == none
+
+
+def test_an_interval_of_equal_latents_covers_the_rate() -> None:
+    # latents that succeed once in 400: most samples of 100 show none of them
+    generator = np.random.default_rng(0)
+    covered = 0
+    for repeat in range(200):
+        success = np.repeat(generator.random(100) < 0.0025, 3)
+        trials = Trials(success, np.repeat(np.arange(100), 3))
+        found = success_rate(trials, seed=repeat, n_resamples=200)
+        assert found is not None and found.low is not None and found.high is not None
+        covered += found.low <= 0.0025 <= found.high
+    assert covered >= 190
 
 
 def test_the_interval_covers_the_rate() -> None:
@@ -137,7 +160,9 @@ def test_differences_of_rates() -> None:
     other = rate_difference(b, a, seed=0)
     assert other is not None and other.value == -found.value
     same = paired_difference(a, a, seed=0)
-    assert same is not None and (same.low, same.high) == (0.0, 0.0)
+    assert same is not None and same.low is not None
+    assert same.value == 0.0 and same.high == pytest.approx(np.log(40) / 120)
+    assert same.low == pytest.approx(-np.log(40) / 120)
     # what is paired by latent has less spread than what is not
     control = Trials(a.success & (np.arange(a.success.size) % 5 > 0), a.latent)
     paired = paired_difference(a, control, seed=0)
@@ -147,9 +172,22 @@ def test_differences_of_rates() -> None:
     assert apart.low is not None and apart.high is not None
     assert paired.high - paired.low < (apart.high - apart.low) / 2
     nothing = rate_difference(constant(5, False), constant(6, False), seed=0)
-    assert nothing is not None and nothing.low is None and nothing.reason == NO_SUCCESS
-    one_sided = rate_difference(a, constant(6, False), seed=0)
+    assert nothing is not None and nothing.low is not None and nothing.high is not None
+    # of two samples without success either may hide some
+    assert nothing.low == pytest.approx(-np.log(40) / 6)
+    assert nothing.high == pytest.approx(np.log(40) / 5)
+    one_sided = rate_difference(a, constant(60, False), seed=0)
+    alone = success_rate(a, seed=0)
     assert one_sided is not None and one_sided.low is not None
+    assert alone is not None and alone.low is not None
+    # lower by what 60 latents without success leave open
+    assert one_sided.low == pytest.approx(alone.low - np.log(40) / 60, abs=0.01)
+    against_none = paired_difference(a, Trials(a.success & False, a.latent), seed=0)
+    assert against_none is not None and against_none.low is not None
+    assert against_none.low == pytest.approx(alone.low - np.log(40) / 120, abs=0.01)
+    single = make_trials([True, False], [0, 0])
+    lonely = rate_difference(a, single, seed=0)
+    assert lonely is not None and (lonely.low, lonely.reason) == (None, ONE_LATENT)
     assert rate_difference(a, make_trials([], []), seed=0) is None
     with pytest.raises(ValueError, match="120 and 80 latents"):
         paired_difference(a, b, seed=0)
@@ -216,6 +254,31 @@ def test_what_has_no_fit_says_why() -> None:
         fit_logistic(trials, {"x": [np.nan] * 12})
     with pytest.raises(ValueError, match=r"shape \(12,\)"):
         fit_logistic(trials, {"x": [1.0]})
+
+
+def test_errors_that_cancel_within_latents_are_no_interval() -> None:
+    # every latent has the same share at each value: the scores of each sum to 0
+    x = np.tile([0.0, 0.0, 1.0, 1.0, 1.0], 20)
+    success = [False, True, False, True, True] * 20
+    trials = make_trials(success, np.repeat(np.arange(20), 5).tolist())
+    found = fit_logistic(trials, {"x": x})
+    assert found.coefficients == {} and found.reason == NO_CLUSTERED_ERROR
+    # one latent that differs is enough
+    success[0] = True
+    other = make_trials(success, np.repeat(np.arange(20), 5).tolist())
+    assert fit_logistic(other, {"x": x}).coefficients["x"].se_clustered > 0
+
+
+def test_a_figure_that_resamples_lack_has_no_interval() -> None:
+    # one of 40 latents succeeds: a third of the resamples has none
+    trials = make_trials([True] + [False] * 39, list(range(40)))
+    score = np.arange(40.0)
+    for found in (
+        point_biserial(trials, score, seed=0),
+        spearman(trials, score, seed=0),
+    ):
+        assert found.interval is not None and found.interval.low is None
+        assert "of 2000 resamples have no value" in (found.interval.reason or "")
 
 
 @settings(max_examples=60, deadline=None)

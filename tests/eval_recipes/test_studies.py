@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student_t
+from scipy.stats import ttest_1samp
 
 from eval_recipes.context import Failure
 from eval_recipes.report import GroupDifference
 from eval_recipes.statistics import Interval
 from eval_recipes.studies import report
 from eval_recipes.studies.choice import largest_without_loss
+from eval_recipes.studies.comparison import holm
 from eval_recipes.studies.figures import (
     difference_of,
     figure_of,
@@ -59,8 +61,21 @@ def test_equal_variance_counts_as_no_loss() -> None:
     assert (choice.coefficient, choice.within) == (0.1, True)
     assert choice.text() == (
         "k32: 0.1, the largest whose explained variance is at least the baseline's "
-        "(0.8000; 0.1: 0.8000, 1: 0.8000)."
+        "(0.8000; 0.1: 0.8000, 1: 0.8000; of one seed, without interval)."
     )
+    assert not choice.at_edge
+
+
+def test_says_so_if_the_largest_candidate_is_chosen() -> None:
+    choice = largest_without_loss("k32", 0.8, {0.1: 0.8, 1.0: 0.81}, n_seeds=3)
+    assert (choice.coefficient, choice.at_edge) == (1.0, True)
+    assert choice.text().endswith(
+        "of 3 seeds, without interval); it is at the edge of the grid: larger ones were not tried."
+    )
+    assert choice.to_dict()["at_edge"] is True
+    alone = largest_without_loss("k32", 0.8, {0.1: 0.7})
+    # no candidate passes: it is not the grid's upper edge that decided
+    assert not alone.at_edge
 
 
 def test_says_so_if_every_lambda_costs_variance() -> None:
@@ -172,10 +187,11 @@ def test_differences_are_paired_by_seed() -> None:
     )
     found = difference_of(frame, claim("higher"), L0, [])
     assert found is not None
-    assert found.n == 3
-    assert found.value == pytest.approx(1.0)
+    assert found.interval.n == 3
+    assert found.interval.value == pytest.approx(1.0)
+    assert [seeds for seeds, _ in found.values] == [(0,), (1,), (2,)]
     # unpaired, spreads of 10 would hide it
-    assert judge(claim("higher"), found).outcome == "held"
+    assert judge(claim("higher"), found.interval).outcome == "held"
     missing: Any = frame.loc[frame["group"] == "a"]
     assert difference_of(missing, claim("higher"), L0, []) is None
 
@@ -185,16 +201,169 @@ def test_values_that_are_missing_are_not_counted() -> None:
     assert values_of(frame, "a", L0) == {0: 1.0, 2: 3.0}
 
 
-def test_figures_of_pairs_take_the_cross_seed_differences() -> None:
+PAIRS = (((0, 1), -0.1), ((0, 2), -0.15), ((1, 2), 0.05))
+
+
+def cross_seed(over: str | None, ends: tuple[float, float] | None) -> GroupDifference:
+    """A difference "b" - "a" as the cross-seed evaluation gives it."""
+    low, high = (None, None) if ends is None else ends
+    return GroupDifference(
+        "shared", "b", "a", -0.15, low, high, 900, over, PAIRS, "fewer than 5 seeds"
+    )
+
+
+SHARED_HIGHER = Claim(figure=SHARED.title, group="a", other="b", direction="higher")
+
+
+@pytest.mark.parametrize(
+    ("over", "ends"), [("latents", (-0.16, -0.14)), (None, None), (None, (-0.2, -0.1))]
+)
+def test_intervals_that_are_not_over_seeds_decide_nothing(
+    over: str | None, ends: tuple[float, float] | None
+) -> None:
+    item = cross_seed(over, ends)
     frame = planted_frame({"a": {SHARED: [0.2, 0.3]}, "b": {SHARED: [0.1, 0.1]}})
-    shared = Claim(figure=SHARED.title, group="a", other="b", direction="higher")
-    item = GroupDifference("shared", "b", "a", -0.15, -0.2, -0.1, 1)
-    other = GroupDifference("shared", "b", "c", 9.0, 8.0, 10.0, 1)
-    found = difference_of(frame, shared, SHARED, [other, item])
-    assert found == Interval(0.15, 0.1, 0.2, 1)
-    (verdict,) = judge_all(frame, [shared], [SHARED], [item])
+    found = difference_of(frame, SHARED_HIGHER, SHARED, [item])
+    assert found is not None
+    assert found.interval == Interval(0.15, None, None, 3, "fewer than 5 seeds")
+    assert found.values == (((0, 1), 0.1), ((0, 2), 0.15), ((1, 2), -0.05))
+    (verdict,) = judge_all(frame, [SHARED_HIGHER], [SHARED], [item])
+    assert (verdict.outcome, verdict.p, verdict.p_corrected) == (
+        "undecided",
+        None,
+        None,
+    )
+    assert verdict.sentence == (
+        "Not decided here: shared is higher with a than with b (difference .150, n = 3, no interval: "
+        "fewer than 5 seeds; pairs of seeds: 0-1: .100, 0-2: .150, 1-2: -.050; 2 of 3 on the claimed "
+        "side)."
+    )
+    assert verdict.to_dict()["values"][2] == {"seeds": [1, 2], "difference": -0.05}
+
+
+def test_intervals_over_pairs_of_seeds_decide() -> None:
+    frame = planted_frame({"a": {SHARED: [0.2, 0.3]}, "b": {SHARED: [0.1, 0.1]}})
+    item = cross_seed("seed pairs", (-0.2, -0.1))
+    other = GroupDifference("shared", "b", "c", 9.0, 8.0, 10.0, 3, "seed pairs", PAIRS)
+    found = difference_of(frame, SHARED_HIGHER, SHARED, [other, item])
+    assert found is not None
+    assert found.interval == Interval(0.15, 0.1, 0.2, 3)
+    # three pairs, but three seeds: two degrees of freedom
+    assert found.freedom == 2
+    (verdict,) = judge_all(frame, [SHARED_HIGHER], [SHARED], [item])
     assert verdict.outcome == "held"
-    assert difference_of(frame, shared, SHARED, [other]) is None
+    error = 0.05 / float(student_t.ppf(0.975, 2))
+    expected = 2 * float(student_t.sf(0.15 / error, 2))
+    assert verdict.p == pytest.approx(expected)
+    assert difference_of(frame, SHARED_HIGHER, SHARED, [other]) is None
+
+
+# p-values and their correction
+
+
+@given(
+    values=st.lists(st.floats(-1, 1), min_size=2, max_size=6),
+    bound=st.floats(-0.5, 0.5),
+)
+def test_p_value_is_that_of_the_t_test(values: list[float], bound: float) -> None:
+    frame = planted_frame(
+        {"a": {L0: [value + 7 for value in values]}, "b": {L0: [7.0] * len(values)}}
+    )
+    found = difference_of(frame, claim("higher"), L0, [])
+    assert found is not None
+    p, (_, low, high, *_) = found.p_value(bound), found.interval
+    if low is None or high is None or high - low < 1e-6:
+        return
+    assert p is not None
+    test: Any = ttest_1samp(values, bound)
+    assert p == pytest.approx(float(test.pvalue), rel=1e-4, abs=1e-9)
+    if abs(bound - low) > 1e-6 and abs(bound - high) > 1e-6:
+        assert (p < 0.05) == (not low < bound < high)
+
+
+@given(st.lists(st.floats(0, 1), max_size=7))
+def test_holm_is_the_step_down_of_its_definition(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    assert len(corrected) == len(p_values)
+    for level in (0.01, 0.05, 0.5):
+        # reject the smallest as long as it is below level / number left
+        left, rejected = sorted(range(len(p_values)), key=lambda i: p_values[i]), set()
+        while left and p_values[left[0]] * len(left) < level:
+            rejected.add(left.pop(0))
+        assert {i for i, p in enumerate(corrected) if p < level} == rejected
+
+
+def test_outcomes_that_do_not_survive_correction_say_so() -> None:
+    frame = planted_frame(
+        {
+            # differences of mean 1: t of 5.0 and of 57.7 on two degrees of freedom
+            "weak": {L0: [0.6, 1.1, 1.3], VARIANCE: [0.6, 1.1, 1.3]},
+            "strong": {L0: [0.97, 1.0, 1.03], VARIANCE: [-1.0, 0.1, 1.0]},
+            "plain": {L0: [0.0, 0.0, 0.0], VARIANCE: [0.0, 0.0, 0.0]},
+        }
+    )
+    claims = [
+        Claim(figure=figure.title, group=group, other="plain", direction="higher")
+        for figure in (L0, VARIANCE)
+        for group in ("weak", "strong")
+    ]
+    verdicts = judge_all(frame, claims, [L0, VARIANCE])
+    assert [verdict.outcome for verdict in verdicts] == [
+        *("held", "held"),
+        *("held", "undecided"),
+    ]
+    assert [verdict.survives for verdict in verdicts] == [False, True, False, None]
+    weak, strong = verdicts[:2]
+    assert weak.p is not None
+    assert weak.p_corrected is not None
+    assert weak.p_corrected == pytest.approx(3 * weak.p)
+    assert 0.02 < weak.p < 0.05 < weak.p_corrected
+    assert weak.sentence.startswith(
+        "Held here, but not after correction: L0 is higher with weak"
+    )
+    assert strong.sentence.startswith("Held here: L0 is higher with strong")
+    assert re.search(r"p = 0\.0003, corrected 0\.0012\)\.$", strong.sentence)
+    assert summary(verdicts) == (
+        "Of 4 statements 3 (1 after correction) held here, of 0 the opposite, 1 could not be decided."
+    )
+    found = weak.to_dict()
+    assert found["survives_correction"] is False
+    assert found["p_corrected"] == weak.p_corrected
+
+
+# Groups that are not matched
+
+
+def test_a_claim_says_in_what_else_the_groups_differ() -> None:
+    frame = planted_frame(
+        {
+            "a": {VARIANCE: [0.7, 0.72, 0.71], L0: [100.0, 104.0, 102.0]},
+            "b": {VARIANCE: [0.6, 0.61, 0.62], L0: [150.0, 152.0, 154.0]},
+            "c": {VARIANCE: [0.5, 0.51, 0.53], L0: [100.0, 104.2, 102.0]},
+        }
+    )
+    unmatched, matched = (
+        Claim(
+            figure=VARIANCE.title,
+            group="a",
+            other=other,
+            direction="higher",
+            beside=L0.title,
+        )
+        for other in ("b", "c")
+    )
+    first, second = judge_all(frame, [unmatched, matched], [VARIANCE, L0])
+    assert first.outcome == second.outcome == "held"
+    assert re.search(
+        r"\)\. Unmatched: L0 differs by -50 \(102 against 152, 95 % interval -55\.0 to -45\.0\), "
+        r"which alone can move the figure\.$",
+        first.sentence,
+    )
+    assert second.sentence.endswith("Matched: L0 is equal within 1% (102 against 102).")
+    assert [v.to_dict()["beside"]["matched"] for v in (first, second)] == [False, True]
+    missing: Any = frame.loc[frame["metric"] != L0.metric]
+    (alone,) = judge_all(missing, [unmatched], [VARIANCE, L0])
+    assert (alone.outcome, alone.beside) == ("held", None)
 
 
 # The page
@@ -232,6 +401,7 @@ def planted_run(frame: pd.DataFrame) -> StudyRun:
     run = StudyRun(study, "small", plan, finished=True, frame=frame)
     run.choices.append(largest_without_loss("k32", 0.8, {0.1: 0.9}))
     run.stopped.append("x-seed0: stopped")
+    run.pairs_across_documents["saes"] = {"crossing": 5, "pairs": 400}
     run.failures.append(Failure("core", "y-seed0", "why"))
     return run
 
@@ -251,17 +421,23 @@ def test_page_has_table_published_numbers_verdicts_and_where_it_comes_from(
         in text
     )
     assert "| elsewhere | KL score | .900 | - |  |" in text
-    assert "Of 1 statements 1 held here" in text
+    assert "Of 1 statements 1 (1 after correction) held here" in text
     assert "Held here: explained variance is higher with better than with plain" in text
     assert "k32: 0.1, the largest" in text
     assert "stopped: x-seed0" in text
     assert "core of y-seed0: why" in text
     assert "It is small." in text
+    assert "Holm's method for the 1 statements that have an interval" in text
+    assert (
+        "Pairs of neighbouring tokens across documents, stage saes: 5 of 400 (1.25%)."
+        in text
+    )
     assert re.search(r"\d{4}-\d\d-\d\dT[\d:+]+, `.+`; python 3", text)
 
     found: Any = read_yaml(tmp_path / report.RESULTS)
     assert found["verdicts"][0]["outcome"] == "held"
     assert found["versions"]["sae-lens"]
+    assert found["pairs_across_documents"]["saes"] == {"crossing": 5, "pairs": 400}
     figure = found["groups"][0]["figures"]["explained variance"]
     assert [value["value"] for value in figure["values"]] == [0.8, 0.81, 0.82]
     assert len(pd.read_csv(tmp_path / report.CSV)) == len(run.frame)
@@ -273,5 +449,5 @@ def test_page_has_table_published_numbers_verdicts_and_where_it_comes_from(
 def test_words_turn_with_the_numbers(tmp_path: Path) -> None:
     swapped = planted_frame({"plain": PLANTED["better"], "better": PLANTED["plain"]})
     text = report.write_report(planted_run(swapped), tmp_path).read_text()
-    assert "Of 1 statements 0 held here, of 1 the opposite" in text
+    assert "Of 1 statements 0 held here, of 1 (1 after correction) the opposite" in text
     assert "Did not hold here, the opposite did: explained variance is higher" in text

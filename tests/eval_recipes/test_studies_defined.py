@@ -10,7 +10,13 @@ import torch
 from sae_lens import TopKSAE
 
 from eval_recipes.commands.study import study as commands
-from eval_recipes.studies import topk_regularizers, weight_regularization
+from eval_recipes.studies import (
+    frequency_weighted,
+    temporal,
+    topk_regularizers,
+    vocabulary,
+    weight_regularization,
+)
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 from eval_recipes.studies.latent_figures import LatentTally
 from eval_recipes.studies.model import L0, VARIANCE, Scale, Study
@@ -87,23 +93,86 @@ def test_claims_are_about_groups_and_figures_that_exist(
         assert {claim.group, claim.other} <= groups
         assert claim.group != claim.other
         assert claim.figure in titles
+        assert claim.beside is None or claim.beside in titles
     texts = [claim.text for claim in claims]
     assert len(set(texts)) == len(texts)
 
 
+@pytest.mark.usefixtures("model_name")
 def test_weight_regularization_varies_one_factor_at_a_time() -> None:
     ((_, sweep),) = sweeps_of(weight_regularization.STUDY, "small")
     groups = group_fields(sweep)
     assert len(groups) * len(sweep.seeds) <= 21
+    # as they are built: what a field given as "auto" becomes may depend on another
+    built: dict[str, dict[str, Any]] = {}
+    for member in expand(sweep):
+        cfg = member.cfg.to_dict()
+        details = cfg.pop("metadata")["training_architecture_details"]
+        if member.seed == 0:
+            built[member.group] = {**cfg, **details}
 
     def differing(a: str, b: str) -> set[str]:
-        return {key for key in groups[a] if groups[a][key] != groups[b][key]}
+        return {key for key in built[a] if built[a][key] != built[b][key]}
 
+    assert built["none"]["k"] == 32
+    assert built["none"]["rescale_acts_by_decoder_norm"] is False
+    assert {cfg["decoder_init_norm"] for cfg in built.values()} == {1.0}
     assert differing("l1", "none") == differing("l2", "none") == {"regularizers"}
     assert differing("l2-decoupled", "l2") == {"regularizers"}
     assert differing("l2-free", "l2") == {"decoder_constraint"}
     assert differing("l2-k64", "l2") == differing("none-k64", "none") == {"k"}
     assert differing("l2-k64", "none-k64") == {"regularizers"}
+
+
+@pytest.mark.parametrize(
+    ("study", "scale"),
+    [
+        (frequency_weighted.STUDY, "small"),
+        (temporal.STUDY, "small"),
+        (temporal.STUDY, "paper"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_claims_at_unequal_l0_say_so(study: Study, scale: Scale) -> None:
+    for claim in study.claims(scale):
+        assert claim.beside == (None if claim.figure == L0.title else L0.title)
+
+
+def test_only_claims_at_the_papers_coefficients_are_called_the_papers() -> None:
+    claims = vocabulary.STUDY.claims("small")
+    assert {claim.group for claim in claims if claim.source == "paper"} == {
+        *("anchor0.0001", "anchor0.005")
+    }
+    assert {claim.group for claim in claims if claim.source == "adapted"} == {
+        *("anchor0.5", "anchor5")
+    }
+    assert {claim.source for claim in topk_regularizers.STUDY.claims("small")} == {
+        *("adapted", "ours")
+    }
+
+
+@pytest.mark.parametrize("study", PAPER, ids=lambda study: study.name)
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_every_evaluation_that_is_run_is_shown(study: Study, scale: Scale) -> None:
+    shown = {column.eval for column in study.columns}
+    for stage in study.plan(scale).stages:
+        assert set(stage.evals) <= shown
+
+
+@pytest.mark.parametrize("study", SMALL, ids=lambda study: study.name)
+def test_published_numbers_stand_beside_a_row_and_a_column(study: Study) -> None:
+    groups = {name for _, sweep in sweeps_of(study, "small") for name in sweep.groups}
+    titles = {column.title for column in study.columns}
+    for number in study.published:
+        assert number.group in groups
+        assert number.column in titles
+
+
+def test_temporal_training_has_one_document_a_context() -> None:
+    for scale in ("small", "paper"):
+        for _, sweep in sweeps_of(temporal.STUDY, scale):
+            assert sweep.disable_concat_sequences
+            assert sweep.mixing_fraction == 0
 
 
 def test_paper_scale_of_weight_regularization_is_the_whole_grid() -> None:

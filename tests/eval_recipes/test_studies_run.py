@@ -33,7 +33,7 @@ from eval_recipes.studies.report import TABLE, verdicts_of, write_report
 from eval_recipes.studies.running import StudyRun, run_study
 from eval_recipes.studies.verdicts import Claim
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import read_yaml
+from saereg_plugin.files import read_yaml, write_json
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
 from saereg_plugin.sweeps.config import group_fields
 from saereg_plugin.sweeps.interruption import StopFlag
@@ -62,6 +62,7 @@ def tiny_groups(study: Study, frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_order", [False, True])
 def test_every_group_of_every_study_trains(
     model: HookedTransformer, tmp_path: Path, in_order: bool
@@ -72,7 +73,11 @@ def test_every_group_of_every_study_trains(
         if (study is temporal.STUDY) == in_order:
             frame = candidates() if study is topk_regularizers.STUDY else pd.DataFrame()
             groups |= tiny_groups(study, frame)
-    order: dict[str, Any] = {"exclude_special_tokens": False, "mixing_fraction": 0.0}
+    order: dict[str, Any] = {
+        "exclude_special_tokens": False,
+        "mixing_fraction": 0.0,
+        "disable_concat_sequences": True,
+    }
     sweep = tiny_sweep(
         sae={}, groups=groups, seeds=[0], log_every=1, **(order if in_order else {})
     )
@@ -150,6 +155,7 @@ def finished(model_name: str, out: Path) -> StudyRun:
     return run_study(TINY, "small", out)
 
 
+@pytest.mark.slow
 def test_second_stage_trains_what_the_first_chose(
     finished: StudyRun, out: Path
 ) -> None:
@@ -175,6 +181,7 @@ def test_second_stage_trains_what_the_first_chose(
     assert finished.training_seconds > 0
 
 
+@pytest.mark.slow
 def test_finished_study_is_not_done_again(finished: StudyRun, out: Path) -> None:
     write_report(finished, out)
     kept = sorted(path for path in out.rglob("*.json") if "results" in path.parts)
@@ -204,13 +211,14 @@ def test_damaged_figures_are_measured_again(finished: StudyRun, out: Path) -> No
     pd.testing.assert_frame_equal(again.frame, finished.frame)
 
 
-def test_folder_of_another_study_is_refused(finished: StudyRun, out: Path) -> None:
-    assert finished.finished
+def test_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "study.json", {"study": "tiny", "scale": "small"})
     other = dataclasses.replace(TINY, name="other")
     with pytest.raises(InputError, match="holds the study 'tiny' at scale 'small'"):
-        run_study(other, "small", out)
+        run_study(other, "small", tmp_path)
     with pytest.raises(InputError, match="not 'tiny' at 'paper'"):
-        run_study(TINY, "paper", out)
+        run_study(TINY, "paper", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
 
 
 @pytest.mark.slow

@@ -129,6 +129,12 @@ def test_planted_rows_are_found(records: dict[str, dict[str, Any]]) -> None:
     assert near["aligned_fraction_alive"] == pytest.approx(PLANTED / 2 / alive)
     assert far["aligned_fraction"] == 0
     assert near["above_random"] == near["aligned_fraction"]
+    assert 0 < near["above_random_ci_low"] < near["above_random"]
+    assert near["above_random"] < near["above_random_ci_high"] < 1
+    assert near["above_random_n"] == D_SAE
+    # neither has an aligned latent: either may have a rare one, which the interval allows
+    assert far["above_random"] == 0
+    assert -0.05 < far["above_random_ci_low"] < 0 < far["above_random_ci_high"] < 0.05
 
 
 def test_baseline_is_a_random_dictionary_of_the_seed(
@@ -190,6 +196,25 @@ def test_layers_stand_in_one_table(
     assert table["aligned_fraction_low"][0] < 0 < table["aligned_fraction_high"][0]
     later = records["later"]["eval_result_metrics"]["vocabulary"]
     assert table["mean_max_cos"][1] == pytest.approx(later["mean_max_cos"])
+    own = [
+        records[name]["eval_result_metrics"]["vocabulary"] for name in ("near", "far")
+    ]
+    for figure in ("aligned_fraction", "mean_max_cos", "token_coverage"):
+        a, b = (metrics[figure] for metrics in own)
+        # Student's t of two values: one degree of freedom
+        half = 12.7062 * abs(a - b) / 2
+        assert table[figure][0] == pytest.approx((a + b) / 2)
+        assert table[f"{figure}_low"][0] == pytest.approx((a + b) / 2 - half, rel=1e-4)
+        assert table[f"{figure}_high"][0] == pytest.approx((a + b) / 2 + half, rel=1e-4)
+        for end in ("ci_low", "ci_high", "n"):
+            expected = later[f"{figure}_{end}"]
+            shown = table[f"{figure}_{end.removeprefix('ci_')}"][1]
+            assert shown == pytest.approx(expected)
+    assert table["mean_max_cos_n"].tolist() == [2, D_SAE]
+    assert table["token_coverage_n"].tolist() == [2, TOKENS]
+    # one random dictionary stands beside all SAEs of a shape
+    assert table["random_aligned_fraction_n"].tolist() == [D_SAE, D_SAE]
+    assert (table["random_aligned_fraction_high"] > 0).all()
     assert layer_table(context.out).shape == table.shape
 
 

@@ -43,14 +43,34 @@ def test_sparse_step_and_sparse_tensor_count_as_the_dense_step(
         {"sparse_step": "always"},
         {"sparse_step": "never", "use_sparse_activations": True},
     ]
-    saes = [small_sae(architecture, mechanics=[SCALING], **each) for each in variants]
-    outputs = [forward(sae, data(1)[0]) for sae in saes]
+    # SAELens' sparse activations do not train with rescaling
+    fields = {"mechanics": [SCALING], "rescale_acts_by_decoder_norm": False}
+    saes = [small_sae(architecture, **fields, **each) for each in variants]
+    outputs: list[Any] = []
+    for sae in saes:
+        train(sae, data(1), each=outputs.append)
     dense, sparse, tensor = (rate(sae) for sae in saes)
     assert saes[1].took_sparse_step
     assert outputs[2].feature_acts.is_sparse or architecture != "topk"
     assert dense.any()
     assert torch.equal(sparse, dense)
     assert torch.equal(tensor, dense)
+
+
+@pytest.mark.parametrize("name", ["activation_rate_scaling", "resampling"])
+def test_passes_without_an_optimiser_step_count_nothing(name: str) -> None:
+    mechanic = {"name": name, "decay": 0.75}
+    mechanic |= {"threshold": 0.1} if name == "resampling" else {}
+    first, second = data(2)
+    sae, plain = (small_sae(mechanics=[mechanic]) for _ in range(2))
+    forward(sae, first)
+    assert not component(sae, name).rate.any()
+    train(sae, [second])
+    train(plain, [second])
+    assert torch.equal(component(sae, name).rate, component(plain, name).rate)
+    before = component(sae, name).rate.clone()
+    forward(sae, first)
+    assert torch.equal(component(sae, name).rate, before)
 
 
 def test_rows_that_are_left_out_do_not_count() -> None:

@@ -160,6 +160,25 @@ def test_architecture_without_k_is_refused(architecture: str) -> None:
 @pytest.mark.parametrize("steps", [0, -1, 1.5, "10", True])
 def test_bad_length_is_refused(steps: Any) -> None:
     with pytest.raises(
-        sr.InputError, match=f"k_annealing: steps is {steps!r}; expected an integer, 1"
+        sr.InputError,
+        match=f"k_annealing: steps is {steps!r}; expected a whole number, 1",
     ):
         sr.KAnnealing(steps=steps)
+
+
+@pytest.mark.parametrize("sparse_step", ["never", "always"])
+def test_a_pass_that_fails_leaves_the_final_k(sparse_step: str) -> None:
+    sae = small_sae(mechanics=[sr.KAnnealing(steps=100)], sparse_step=sparse_step)
+    (batch,) = data(1)
+    with pytest.raises(RuntimeError, match="shape|size"):
+        forward(sae, batch[:, :-1])
+    assert sae.activation_fn.k == 4
+    # refused by a component that comes before the annealing, after it was set up
+    sae = small_sae(
+        mechanics=[sr.KAnnealing(steps=100)],
+        regularizers=[sr.TemporalDifference(context_size=5)],
+        sparse_step=sparse_step,
+    )
+    with pytest.raises(sr.InputError, match="no multiple of context_size=5"):
+        forward(sae, batch)
+    assert sae.activation_fn.k == 4

@@ -34,13 +34,26 @@ def test_rows_above_the_running_median_are_dropped() -> None:
         ((4.0, 4.0, 4.05, 1.0, 9.0), 0.99 * 2 + 0.01 * 4, (4.0, 4.0, 1.0)),
         ((1.0, 1.0, 1.0), 0.99 * 2.02 + 0.01, (1.0, 1.0, 1.0)),
     ]
+    trainer = make_trainer(sae, iter([rows_of_norm(*norms) for norms, _, _ in steps]))
     for norms, median, kept in steps:
-        x = rows_of_norm(*norms)
-        output = forward(sae, x)
+        (output,) = run_steps(trainer, 1)
         mask = component(sae, "norm_mask")
         assert float(mask.running_median) == pytest.approx(median, rel=1e-6)
         assert tuple(output.sae_in.norm(dim=-1).tolist()) == pytest.approx(kept)
         assert output.metrics["norm_mask_dropped"] == len(norms) - len(kept)
+        assert output.metrics["norm_mask_running_median"] == pytest.approx(median)
+
+
+def test_passes_without_an_optimiser_step_do_not_move_the_median() -> None:
+    sae = make_sae(max_norm_multiple=2.0)
+    median = component(sae, "norm_mask").running_median
+    output = forward(sae, rows_of_norm(1.0, 2.0, 3.0))
+    assert output.metrics["norm_mask_running_median"] == 2
+    assert median == 0
+    run_steps(make_trainer(sae, iter([rows_of_norm(4.0, 5.0, 6.0)])), 1)
+    assert median == 5
+    forward(sae, rows_of_norm(7.0, 8.0, 9.0))
+    assert median == 5
 
 
 def test_dropped_rows_leave_no_trace(activations: torch.Tensor) -> None:

@@ -271,6 +271,7 @@ def test_batch_is_let_go() -> None:
     sae = kill(small_sae("standard", mechanics=[EVERY_STEP]))
     backward(sae, data(1)[0])
     assert module(sae)._batch is not None
+    sae.zero_grad()
     train(sae, data(2))
     assert module(sae)._batch is None
 
@@ -280,10 +281,10 @@ def test_batch_is_let_go() -> None:
     [
         ({"threshold": 0.0}, r"threshold is 0.0; expected a number in \(0, 1\)"),
         ({"decay": -0.1}, r"decay is -0.1; expected a number in \[0, 1\)"),
-        ({"every": 0}, "every is 0; expected an integer, 1 or more"),
-        ({"until": -1}, "until is -1; expected an integer, 0 or more"),
-        ({"then_every": 2.5}, "then_every is 2.5; expected an integer"),
-        ({"stop": -5}, "stop is -5; expected an integer, 0 or more"),
+        ({"every": 0}, "every is 0; expected a whole number, 1 or more"),
+        ({"until": -1}, "until is -1; expected a whole number, 0 or more"),
+        ({"then_every": 2.5}, "then_every is 2.5; expected a whole number"),
+        ({"stop": -5}, "stop is -5; expected a whole number, 0 or more"),
         ({"norm": 0.0}, "norm is 0.0; expected a number above 0, or None"),
         ({"subtract_b_dec": "yes"}, "subtract_b_dec is 'yes'; expected a bool"),
     ],

@@ -67,7 +67,11 @@ def test_default_schedule_is_constant(coefficient: float, step: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"anneal": "expo"}, "Unknown annealing 'expo'"),
+        ({"anneal": "expo"}, "anneal is 'expo'. Known: "),
+        (
+            {"final_coefficient": 1e-4},
+            "final_coefficient is 0.0001, but anneal is 'none'.* Set anneal to",
+        ),
         ({"anneal": "linea"}, "Did you mean 'linear'?"),
         ({"warm_up_steps": -1}, "warm_up_steps=-1.*0 or more"),
         ({"anneal_start": -2}, "anneal_start=-2"),

@@ -21,7 +21,11 @@ NAME = {"name": "weight_penalty", "norm": "l2"}
         (NAME, False),
         ({**NAME, "coefficient": None, "schedule": None}, False),
         ({**NAME, "schedule": {"warm_up_steps": 5, "final_coefficient": 0.0}}, False),
-        ({**NAME, "coefficient": 0.0, "schedule": {"final_coefficient": 1e-4}}, True),
+        ({**NAME, "schedule": {"anneal": "linear", "final_coefficient": 1e-4}}, True),
+        ({**NAME, "schedule": {"anneal": "cosine"}}, False),
+        # without annealing the coefficient never gets there
+        ({**NAME, "schedule": {"final_coefficient": 1e-4}}, False),
+        ({**NAME, "schedule": {"anneal": "none", "final_coefficient": 1e-4}}, False),
         ("weight_penalty", False),
         (None, False),
     ],

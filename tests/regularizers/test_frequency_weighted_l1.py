@@ -218,7 +218,10 @@ def test_saelens_own_l1_is_refused() -> None:
     [
         ({"beta": -0.1}, "beta is -0.1; expected a finite number, 0 or more"),
         ({"beta": float("nan")}, "beta is nan"),
-        ({"beta_warm_up_steps": -1}, "beta_warm_up_steps is -1; expected 0 or more"),
+        (
+            {"beta_warm_up_steps": -1},
+            "beta_warm_up_steps is -1; expected a whole number, 0 or more",
+        ),
         ({"decay": 1.0}, "decay is 1.0; expected at least 0 and below 1"),
         ({"decay": -0.5}, "decay is -0.5"),
     ],

@@ -187,6 +187,7 @@ def test_different_rests_do_not_break_the_link() -> None:
     assert all(float(each["b"]) > 0 for each in losses)
 
 
+@pytest.mark.slow
 def test_it_raises_mmcs() -> None:
     def similarity(coefficient: float) -> float:
         saes = members("a", "b", coefficient=coefficient)

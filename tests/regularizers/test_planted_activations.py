@@ -21,6 +21,8 @@ from tests.regularizers.synthetic import (
 )
 from tests.training import forward, make_trainer, run_steps
 
+pytestmark = pytest.mark.slow
+
 
 def trained(
     architecture: str,

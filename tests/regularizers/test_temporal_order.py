@@ -10,6 +10,7 @@ import torch
 from sae_lens import TrainingSAE
 
 import saereg_plugin as sr
+from saereg_plugin.regularizers import OrderSettings
 from saereg_plugin.regularizers.temporal_order import crossing_pairs, start_spread
 from tests.regularizers.synthetic import CONTEXT, in_batches, small_sae, token_data
 from tests.training import (
@@ -93,6 +94,36 @@ def test_settings_that_break_contexts_are_refused(
     metadata: dict[str, Any], message: str
 ) -> None:
     refused_unchanged(ordered_sae(**metadata), token_data(8), message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"mixing_fraction": 0.5},
+            "a fraction of 0.5 .* shuffled.* Set activations_mix",
+        ),
+        ({"batch_size": 65}, "65 rows, which is no multiple of context_size=8"),
+        ({"batch_size": 8}, "a single context of 8 tokens"),
+        ({"context_size": 2}, "context_size is 2; expected at least 3"),
+        ({"prepend_bos": False}, "Set prepend_bos=True"),
+        ({"exclude_special_tokens": True}, "Set exclude_special_tokens=False"),
+        ({"seqpos_slice": (0, 4)}, r"seqpos_slice is \(0, 4\)"),
+    ],
+)
+def test_settings_are_refused_before_there_are_tokens(
+    changes: dict[str, Any], message: str
+) -> None:
+    good = {"context_size": CONTEXT, "batch_size": BATCH, "mixing_fraction": 0.0}
+    regularizer = sr.TemporalDifference(label="slow")
+    regularizer.check_order(OrderSettings(**good))
+    with pytest.raises(sr.InputError, match=f"^slow: .*{message}"):
+        regularizer.check_order(OrderSettings(**{**good, **changes}))
+    other = sr.TemporalDifference(context_size=CONTEXT + 1)
+    with pytest.raises(
+        sr.InputError, match="context_size is 9, but the SAE's metadata"
+    ):
+        other.check_order(OrderSettings(**good))
 
 
 @pytest.mark.parametrize("seqpos_slice", [None, (None,), [None], (0, None), (CONTEXT,)])

@@ -184,6 +184,36 @@ def test_between_searches_kept_tokens_are_scored_exactly(file: str) -> None:
     assert stale > 0
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_latent_that_starts_anew_is_searched_for_at_once(
+    every: int, file: str
+) -> None:
+    penalty = VocabularyAnchor(
+        coefficient=1.0, embeddings=file, refresh_every=100, top=3, every=every
+    )
+    resampling = {"name": "resampling", "threshold": 0.1, "decay": 0.0}
+    sae = small_sae(
+        penalty, mechanics=[{**resampling, "every": 3, "until": 3, "stop": 3}]
+    )
+    trainer = small_trainer(sae, lr=0.01)
+    run_steps(trainer, 2)
+    before = component(sae, LABEL).tokens
+    assert (before >= 0).all()
+    run_steps(trainer, 1)
+    after = component(sae, LABEL).tokens
+    fresh = (after < 0).all(dim=1)
+    assert component(sae, "resampling").metrics()["last_resampled"] == fresh.sum() > 0
+    assert torch.equal(after[~fresh], before[~fresh])
+    if every == 2:
+        run_steps(trainer, 1)  # the penalty rests in step 3
+        assert torch.equal(component(sae, LABEL).tokens, after)
+    rows = sae.W_dec.detach().clone()
+    run_steps(trainer, 1)
+    found = component(sae, LABEL).tokens
+    assert torch.equal(found[~fresh], before[~fresh])
+    assert torch.equal(found[fresh, 0], nearest_token(rows, embeddings()).token[fresh])
+
+
 def test_refresh_every_1_is_exact_in_every_step(file: str) -> None:
     penalty = VocabularyAnchor(coefficient=2.0, embeddings=file, refresh_every=1, top=1)
     sae = small_sae(penalty)

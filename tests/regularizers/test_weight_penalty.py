@@ -10,7 +10,7 @@ import torch
 from sae_lens.training.optim import get_lr_scheduler
 
 import saereg_plugin as sr
-from saereg_plugin.regularizers.weight_penalty import penalty
+from saereg_plugin.regularizers.weight_norms import add_penalty_gradient, penalty
 from tests.training import (
     ARCHITECTURES,
     D_SAE,
@@ -108,6 +108,91 @@ def test_value_and_gradient_are_those_of_the_formula(
             torch.testing.assert_close(added, expected, rtol=1e-5, atol=2e-7 * largest)
         else:
             assert torch.equal(gradient, parameter.grad), name
+
+
+@pytest.mark.parametrize(
+    ("norm", "reduction", "masked"),
+    list(itertools.product(NORMS, REDUCTIONS, (False, True))),
+)
+def test_gradient_is_that_of_finite_differences(
+    norm: Any, reduction: Any, masked: bool
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    # no entry within a step of 0, where |w| has a corner
+    weight += 0.1 * weight.sign()
+    mask = torch.tensor([True, False, True, True, False, True, True])[:, None]
+    choices: dict[str, Any] = {
+        "norm": norm,
+        "reduction": reduction,
+        "mask": mask if masked else None,
+    }
+    gradient = torch.full_like(weight, 2.0)
+    add_penalty_gradient(gradient, weight, coefficient=0.3, **choices)
+    h = 1e-6
+    for row, column in itertools.product(range(7), range(5)):
+        ends: list[torch.Tensor] = []
+        for sign in (1, -1):
+            moved = weight.clone()
+            moved[row, column] += sign * h
+            ends.append(penalty(moved, **choices))
+        slope = float(ends[0] - ends[1]) / (2 * h)
+        added = float(gradient[row, column]) - 2
+        assert added == pytest.approx(0.3 * slope, rel=1e-6, abs=1e-8)
+        assert (added == 0) == (masked and not mask[row])
+
+
+@pytest.mark.parametrize(
+    ("norm", "target", "reduction", "mask"),
+    list(itertools.product(NORMS, TARGETS, REDUCTIONS, MASKS)),
+)
+def test_whole_step_agrees_with_finite_differences_in_float64(
+    norm: str, target: str, reduction: str, mask: str
+) -> None:
+    """The value that is logged, moved weight by weight; TopK's choice must not change."""
+    sae = make_sae(
+        d_in=6,
+        d_sae=9,
+        k=2,
+        dtype="float64",
+        regularizers=[
+            sr.WeightPenalty(
+                coefficient=0.3,
+                norm=norm,
+                target=target,
+                reduction=reduction,
+                mask=mask,
+            )
+        ],
+    )
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
+    dead = torch.arange(9) % 3 == 0
+
+    def value() -> float:
+        return float(forward(sae, x, dead).losses["weight_penalty"])
+
+    plain = make_stock_sae(d_in=6, d_sae=9, k=2, dtype="float64")
+    plain.load_state_dict(sae.state_dict(), strict=False)
+    forward(plain, x, dead).loss.backward()
+    forward(sae, x, dead).loss.backward()
+    h, moved_any = 1e-6, False
+    for name in ("W_enc", "W_dec"):
+        parameter = sae.get_parameter(name)
+        added = parameter.grad - plain.get_parameter(name).grad
+        for position in range(0, parameter.numel(), 5):
+            flat = parameter.data.view(-1)
+            start = float(flat[position])
+            ends: list[float] = []
+            for sign in (1, -1):
+                flat[position] = start + sign * h
+                ends.append(value())
+            flat[position] = start
+            slope = (ends[0] - ends[1]) / (2 * h)
+            assert float(added.reshape(-1)[position]) == pytest.approx(
+                slope, rel=1e-5, abs=1e-8
+            )
+            moved_any |= slope != 0
+    assert moved_any
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -11,9 +11,17 @@ import torch
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, sweep_from
-from saereg_plugin.sweeps.config import Member, sae_config
-from saereg_plugin.sweeps.trainer import build_sae
-from tests.sweeps.tiny import D_IN, HOOK, PENALTY, SAE, fields, tiny_sweep
+from saereg_plugin.sweeps.building import build_sae
+from saereg_plugin.sweeps.members import Member, needs_token_order, sae_config
+from tests.sweeps.tiny import (
+    D_IN,
+    HOOK,
+    PENALTY,
+    SAE,
+    fields,
+    temporal_fields,
+    tiny_sweep,
+)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +172,30 @@ def test_sweep_that_does_not_fit_the_model_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         expand(tiny_sweep(**changes))
+
+
+@pytest.mark.usefixtures("model_name")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"mixing_fraction": 0.25},
+            "a fraction of 0.25 of the activations is kept back",
+        ),
+        ({"exclude_special_tokens": True}, "Set exclude_special_tokens=False"),
+        ({"prepend_bos": False}, "Set prepend_bos=True"),
+        ({"batch_size": 96}, "96 rows, which is no multiple of context_size=64"),
+        ({"batch_size": 64}, "a batch is a single context of 64 tokens"),
+    ],
+)
+def test_tokens_out_of_order_are_refused_with_the_group(
+    changes: dict[str, Any], message: str
+) -> None:
+    members = expand(SweepConfig(**temporal_fields()))
+    assert [needs_token_order(member) for member in members] == [False, True]
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        expand(SweepConfig(**temporal_fields(**changes)))
+    assert str(caught.value).startswith("Group 'slow': temporal_difference: ")
 
 
 def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:

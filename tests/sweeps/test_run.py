@@ -14,17 +14,26 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from sae_lens import SAE, TopKSAE
 from typer.testing import CliRunner, Result
 
 from eval_recipes.cli import app
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases import register_release, verify_files
-from saereg_plugin.sweeps import read_sweep, run_sweep
+from saereg_plugin.sweeps import SweepConfig, read_sweep, run_sweep
 from saereg_plugin.sweeps.run import claim_folder
 from saereg_plugin.sweeps.trainer import CHECKPOINT
 from tests.sweeps.test_trainer import BURST
-from tests.sweeps.tiny import BATCH, D_IN, PENALTY, fields, records_of, tiny_sweep
+from tests.sweeps.tiny import (
+    BATCH,
+    D_IN,
+    PENALTY,
+    fields,
+    records_of,
+    temporal_fields,
+    tiny_sweep,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -225,6 +234,31 @@ def test_refused_sweep_does_not_claim_the_folder(
     with pytest.raises(InputError, match=re.escape(message)):
         run_sweep(tiny_sweep(**changes), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("model_name")
+def test_pairs_across_documents_are_in_the_release(tmp_path: Path) -> None:
+    result = run_sweep(SweepConfig(**temporal_fields()), tmp_path)
+    assert result.release is not None
+    block = yaml.safe_load((tmp_path / "release.yaml").read_text())
+    counted = block[tmp_path.name]["saereg"]["pairs_across_documents"]
+    assert counted == result.release.provenance["pairs_across_documents"]
+    assert counted["pairs"] == 12 * (BATCH // 64) * 62
+    assert counted["share"] == counted["crossing"] / counted["pairs"] > 0
+
+
+@pytest.mark.usefixtures("model_name")
+def test_sweep_refused_by_its_first_batch_leaves_the_folder_free(
+    tmp_path: Path,
+) -> None:
+    """Pretokenised contexts without BOS: only the activations show it."""
+    corpus = tmp_path / "corpus"
+    rows = [[(7 * i + j) % 1000 + 20 for j in range(64)] for i in range(64)]
+    Dataset.from_dict({"tokens": rows}).save_to_disk(str(corpus))
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="tokens do not come in order"):
+        run_sweep(SweepConfig(**temporal_fields(corpus=str(corpus))), out)
+    assert list(out.iterdir()) == []
 
 
 def test_dry_run_says_what_it_takes_and_leaves_nothing(

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from saereg_plugin.errors import InputError
+from saereg_plugin.sweeps import SweepConfig
 from saereg_plugin.sweeps.stream import open_store
-from tests.sweeps.tiny import BATCH, D_IN, HOOK, open_stream, tiny_sweep
+from tests.sweeps.tiny import (
+    BATCH,
+    D_IN,
+    HOOK,
+    open_stream,
+    temporal_fields,
+    tiny_sweep,
+)
 
 
 def plain_activations(model: HookedTransformer, passes: int) -> torch.Tensor:
@@ -104,3 +114,68 @@ def test_state_is_a_copy(model: HookedTransformer) -> None:
     for _ in range(5):
         next(stream).zero_()
     assert torch.equal(state["pool"], pool)
+
+
+def served_contexts(
+    model: HookedTransformer, sweep: SweepConfig, n: int
+) -> torch.Tensor:
+    """The first n contexts of the text, as the store gives them."""
+    store = open_store(model, sweep, D_IN)
+    parts: list[torch.Tensor] = []
+    while sum(map(len, parts)) < n:
+        parts.append(store.get_batch_tokens())
+    return torch.cat(parts)[:n]
+
+
+@pytest.mark.parametrize("disable_concat_sequences", [False, True])
+def test_pairs_across_documents_are_those_of_the_batches_served(
+    model: HookedTransformer, disable_concat_sequences: bool
+) -> None:
+    sweep = SweepConfig(
+        **temporal_fields(disable_concat_sequences=disable_concat_sequences)
+    )
+    stream = open_stream(model, sweep, count_pairs=True)
+    assert stream.pairs_across_documents() == {
+        "crossing": 0,
+        "pairs": 0,
+        "share": None,
+    }
+    stream.peek()
+    for _ in range(9):
+        next(stream)
+    contexts = served_contexts(model, sweep, 9 * BATCH // 64).tolist()
+    assert model.tokenizer is not None
+    bos = model.tokenizer.bos_token_id
+    pairs = [(row[t - 1], row[t]) for row in contexts for t in range(2, 64)]
+    crossing = sum(later == bos for _, later in pairs)
+    assert (crossing == 0) == disable_concat_sequences
+    assert stream.pairs_across_documents() == {
+        "crossing": crossing,
+        "pairs": len(pairs),
+        "share": crossing / len(pairs),
+    }
+    assert len(pairs) == 36 * 62
+
+
+def test_counting_changes_no_batch_and_goes_on_after_a_checkpoint(
+    model: HookedTransformer,
+) -> None:
+    sweep = SweepConfig(**temporal_fields())
+    plain = open_stream(model, sweep)
+    stream = open_stream(model, sweep, count_pairs=True)
+    for _ in range(3):
+        assert torch.equal(next(stream), next(plain))
+    assert plain.pairs_across_documents() is None
+    state = stream.state_dict()
+    for _ in range(5):
+        next(stream)
+    resumed = open_stream(model, sweep, count_pairs=True)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict()["pairs"] == state["pairs"]
+    for _ in range(5):
+        next(resumed)
+    counted = stream.pairs_across_documents()
+    assert resumed.pairs_across_documents() == counted
+    assert counted is not None and counted["crossing"] > 0
+    with pytest.raises(InputError, match="did not count the pairs of tokens"):
+        resumed.load_state_dict(plain.state_dict())

@@ -29,6 +29,7 @@ from tests.sweeps.tiny import (
     open_trainer,
     records_of,
     state_of,
+    temporal_fields,
     tiny_sweep,
 )
 
@@ -120,6 +121,23 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert resumed.resume()
     assert resumed.step == 7
     assert_same(finish(resumed), uninterrupted)
+
+
+def test_a_sweep_on_tokens_in_order_resumes_with_its_counts(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    sweep = SweepConfig(**temporal_fields())
+    whole = open_trainer(model, sweep, tmp_path / "whole")
+    reference = finish(whole)
+    stop_at(open_trainer(model, sweep, tmp_path / "cut"), 7)
+    resumed = open_trainer(model, sweep, tmp_path / "cut")
+    assert resumed.resume()
+    assert_same(finish(resumed), reference)
+    counted = whole.stream.pairs_across_documents()
+    assert resumed.stream.pairs_across_documents() == counted
+    assert counted is not None
+    assert counted["pairs"] == STEPS * (BATCH // 64) * 62
+    assert 0 < counted["crossing"] < counted["pairs"]
 
 
 def leave_half_written_checkpoint(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from saereg_plugin.sweeps import Member, SweepConfig, SweepTrainer, expand
+from saereg_plugin.sweeps.members import needs_token_order
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 
 HOOK = "blocks.0.hook_resid_post"
@@ -48,14 +49,30 @@ def fields(**changes: Any) -> dict[str, Any]:
     }
 
 
+TEMPORAL = {"name": "temporal_difference", "coefficient": 1e-3}
+
+
+def temporal_fields(**changes: Any) -> dict[str, Any]:
+    """A sweep whose group "slow" looks at neighbouring tokens, which come in order."""
+    values: dict[str, Any] = {
+        "groups": {"plain": {}, "slow": {"regularizers": [TEMPORAL]}},
+        "seeds": [0],
+        "mixing_fraction": 0,
+        "exclude_special_tokens": False,
+    }
+    return fields(**{**values, **changes})
+
+
 def tiny_sweep(**changes: Any) -> SweepConfig:
     """The sweep of ``fields``."""
     return SweepConfig(**fields(**changes))
 
 
-def open_stream(model: HookedTransformer, sweep: SweepConfig) -> ActivationStream:
+def open_stream(
+    model: HookedTransformer, sweep: SweepConfig, **options: Any
+) -> ActivationStream:
     """The stream from its beginning."""
-    return ActivationStream(open_store(model, sweep, D_IN), sweep)
+    return ActivationStream(open_store(model, sweep, D_IN), sweep, **options)
 
 
 @cache
@@ -69,7 +86,9 @@ def open_trainer(
 ) -> SweepTrainer:
     """A fresh trainer, as a new process would make it, on a model in memory."""
     members = copy.deepcopy(_members(json.dumps(sweep.to_dict())))
-    return SweepTrainer(sweep, members, open_stream(model, sweep), folder)
+    count_pairs = any(map(needs_token_order, members))
+    stream = open_stream(model, sweep, count_pairs=count_pairs)
+    return SweepTrainer(sweep, members, stream, folder)
 
 
 def state_of(trainer: SweepTrainer) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -37,15 +37,29 @@ class ThresholdJudge:
         threshold = None if self.threshold is None else asdict(self.threshold)
         return {"judge": self.name, **self.settings(), "threshold": threshold}
 
-    def calibrate(self, unsteered: Sequence[Pair], *, rate: float) -> Threshold:
+    def calibrate(
+        self,
+        unsteered: Sequence[Pair],
+        *,
+        rate: float,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Threshold:
         """
         Set the threshold by pairs of unsteered texts with independent random numbers.
+
+        Args:
+            unsteered: the pairs; none of their texts should be in a pair that is judged.
+            rate: share of them that may succeed.
+            clusters: what each pair belongs to, such as its latent.
 
         Raises:
             InputError: if too few of them can be scored.
         """
-        scored = [score for score in self.scores(unsteered) if score is not None]
-        self.threshold = calibrate(scored, rate)
+        scores = self.scores(unsteered)
+        kept = [place for place, score in enumerate(scores) if score is not None]
+        scored = [score for score in scores if score is not None]
+        of = None if clusters is None else [clusters[place] for place in kept]
+        self.threshold = calibrate(scored, rate, clusters=of)
         return self.threshold
 
     def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:

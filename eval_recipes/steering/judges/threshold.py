@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import beta
 
+from eval_recipes.steering.clustered import make_trials, success_rate
 from saereg_plugin.errors import InputError
 
 
@@ -19,11 +20,12 @@ class Threshold:
     Attributes:
         value: the threshold; success is a score larger than it.
         rate: share of unsteered pairs that may succeed; None for a threshold from elsewhere.
-        n: unsteered pairs it was learned from.
+        n: scores it was learned from.
         achieved: share of them that succeeds.
-        low: lower end of the 95 % Clopper-Pearson interval of that share. It takes the pairs
-            for independent; pairs that share a text or a concept are not quite.
+        low: lower end of the 95 % interval of that share: bootstrap over clusters (latents) if
+            they are known, else Clopper and Pearson's, which takes scores for independent.
         high: upper end.
+        n_clusters: clusters behind the interval; 0 if they are not known.
     """
 
     value: float
@@ -32,19 +34,24 @@ class Threshold:
     achieved: float | None = None
     low: float | None = None
     high: float | None = None
+    n_clusters: int = 0
 
     def passed(self, score: float) -> bool:
         """Return whether a score is a success."""
         return score > self.value
 
 
-def calibrate(scores: Sequence[float], rate: float) -> Threshold:
+def calibrate(
+    scores: Sequence[float], rate: float, *, clusters: Sequence[Hashable] | None = None
+) -> Threshold:
     """
     Return the lowest threshold that at most a share ``rate`` of unsteered pairs exceeds.
 
     Args:
         scores: a judge's scores of unsteered pairs with independent random numbers.
         rate: false-positive rate, between 0 and 1.
+        clusters: what each score belongs to, such as a latent: scores of one cluster are not
+            independent.
 
     Raises:
         InputError: if the rate is none, a score is not finite, or the scores are too few for
@@ -70,7 +77,12 @@ def calibrate(scores: Sequence[float], rate: float) -> Threshold:
             f"{math.ceil(1 / rate)} or more."
         )
     value = sorted(scores, reverse=True)[allowed]
-    successes = sum(score > value for score in scores)
+    passed = [score > value for score in scores]
+    successes = sum(passed)
+    if clusters is not None:
+        found = success_rate(make_trials(passed, clusters), seed=0)
+        assert found is not None
+        return Threshold(value, rate, n, successes / n, found.low, found.high, found.n)
     low = float(beta.ppf(0.025, successes, n - successes + 1)) if successes else 0.0
     high = float(beta.ppf(0.975, successes + 1, n - successes))
     return Threshold(value, rate, n, successes / n, low, high)

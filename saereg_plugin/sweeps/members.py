@@ -1,0 +1,133 @@
+"""The SAEs of a sweep, each with its configuration checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sae_lens import TrainingSAEConfig
+
+from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.hook_shapes import hook_shape
+from saereg_plugin.linking import require_peers
+from saereg_plugin.registration import training_classes
+from saereg_plugin.regularizers import (
+    OrderSettings,
+    TemporalDifference,
+    VocabularyAnchor,
+)
+from saereg_plugin.sweeps.config import SweepConfig, group_fields
+
+
+@dataclass(frozen=True)
+class Member:
+    """One SAE of a sweep."""
+
+    sae_id: str
+    group: str
+    seed: int
+    cfg: TrainingSAEConfig
+
+
+def expand(sweep: SweepConfig) -> list[Member]:
+    """
+    Return every SAE of a sweep, group by group, its configuration checked.
+
+    Raises:
+        InputError: naming the group, for an unknown architecture or field, a field that
+            is missing or contradicts another, a hook the model does not have, a d_in
+            that does not fit it, or tokens out of order where a regulariser needs them.
+    """
+    d_in = hook_shape(sweep.model, sweep.hook_name)
+    members: list[Member] = []
+    for name, given in group_fields(sweep).items():
+        fields = {"d_in": d_in, **given, "device": sweep.device}
+        if fields["d_in"] != d_in:
+            raise InputError(
+                f"Group {name!r}: d_in={fields['d_in']} does not fit {sweep.hook_name!r} of model "
+                f"{sweep.model!r}, which has {d_in} dimensions. Leave d_in out."
+            )
+        for seed in sweep.seeds:
+            cfg = sae_config(fields, seed=seed, group=name)
+            members.append(Member(f"{name}-seed{seed}", name, seed, cfg))
+    _require_order(sweep, members)
+    require_peers((member.group, member.cfg) for member in members)
+    for regularizer in {
+        regularizer
+        for member in members
+        for regularizer in getattr(member.cfg, "regularizers", ())
+        if isinstance(regularizer, VocabularyAnchor)
+    }:
+        regularizer.check_model(sweep.model, d_in)
+    return members
+
+
+def needs_token_order(member: Member) -> bool:
+    """Return whether an SAE looks at neighbouring tokens."""
+    return bool(_temporal(member))
+
+
+def _require_order(sweep: SweepConfig, members: Sequence[Member]) -> None:
+    """Refuse settings that shuffle tokens or cut contexts under temporal_difference."""
+    settings = OrderSettings(
+        context_size=sweep.context_size,
+        batch_size=sweep.batch_size,
+        mixing_fraction=sweep.mixing_fraction,
+        prepend_bos=sweep.prepend_bos,
+        exclude_special_tokens=sweep.exclude_special_tokens,
+    )
+    for member in members:
+        for regularizer in _temporal(member):
+            try:
+                regularizer.check_order(settings)
+            except InputError as error:
+                raise InputError(f"Group {member.group!r}: {error}") from error
+
+
+def _temporal(member: Member) -> list[TemporalDifference]:
+    return [
+        regularizer
+        for regularizer in getattr(member.cfg, "regularizers", ())
+        if isinstance(regularizer, TemporalDifference)
+    ]
+
+
+def sae_config(
+    fields: Mapping[str, Any], *, seed: int, group: str
+) -> TrainingSAEConfig:
+    """Make the configuration of one SAE; errors name its group."""
+    values = dict(fields)
+    architecture = values.pop("architecture", None)
+    if not isinstance(architecture, str):
+        raise InputError(
+            f"Group {group!r} has no architecture; add for example 'regularized_topk'."
+        )
+    sae_class, config_class = training_classes(architecture)
+    if not issubclass(config_class, RegularizedConfigMixin):
+        raise InputError(
+            f"Group {group!r}: {architecture!r} takes no seed of its own. Use "
+            f"'regularized_{architecture}', which without regularisers trains the same SAE."
+        )
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for key in values:
+        if key not in known:
+            raise InputError(
+                f"Group {group!r}: {architecture!r} has no field {key!r}. {suggest(key, known)}"
+            )
+    if "init_seed" in values:
+        raise InputError(
+            f"Group {group!r} sets init_seed, which would make its seeds equal; list them under 'seeds'."
+        )
+    if "d_sae" not in values:
+        raise InputError(f"Group {group!r}: the field 'd_sae' is missing.")
+    try:
+        given: dict[str, Any] = {**values, "init_seed": seed}
+        cfg = config_class(**given)
+        # SAELens checks some fields only when it builds the SAE; this costs no memory
+        sae_class(dataclasses.replace(cfg, device="meta"))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Group {group!r}: {error}") from error
+    return cfg
