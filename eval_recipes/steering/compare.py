@@ -114,7 +114,8 @@ def group_rates(
         rates=rates(group.texts, judge, amount, max_ratio=max_ratio, seed=seed),
         over_seeds=rate_over_seeds(seed_rates(group, judge, amount)),
         loss=fluency_loss(group.texts, "steered", amount, seed=seed),
-        links=links(group.texts, judge, amount, seed=seed),
+        # of stability ``stability_over_groups``, which knows the latents that match
+        links=links(group.texts.assign(stability=np.nan), judge, amount, seed=seed),
     )
 
 

@@ -11,8 +11,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
 from eval_recipes.statistics import Interval
-
-Array = NDArray[np.float64]
+from eval_recipes.steering.clustered import Array
 
 FEWEST_TEXTS = 4
 """Texts of each set: half of them select, half of them measure."""

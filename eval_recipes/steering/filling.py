@@ -69,7 +69,7 @@ def link_fields(found: Links) -> tuple[dict[str, Any], dict[str, str]]:
     slope: Coefficient | None = None
     for name, (fit, predictor) in fits.items():
         coefficient = fit.coefficients.get(predictor) if fit else None
-        intervals[name] = _interval(fit, coefficient)
+        intervals[name] = fit.interval(predictor) if fit else None
         reasons[name] = fit.reason if fit else "no latent has what it is fitted on"
         if name == "slope":
             slope = coefficient
@@ -78,14 +78,6 @@ def link_fields(found: Links) -> tuple[dict[str, Any], dict[str, str]]:
         "slope_se_clustered": slope.se_clustered if slope else None,
     }
     return linked, {name: why for name, why in reasons.items() if why}
-
-
-def _interval(
-    fit: LogisticFit | None, coefficient: Coefficient | None
-) -> Interval | None:
-    if fit is None or coefficient is None:
-        return None
-    return Interval(coefficient.value, coefficient.low, coefficient.high, fit.n_latents)
 
 
 def nothing() -> dict[str, Any]:

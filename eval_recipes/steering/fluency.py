@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eval_recipes.steering.backend import Backend
 from eval_recipes.steering.judges.protocol import Pair
-from eval_recipes.steering.scoring import Written, score_texts
+from eval_recipes.steering.scoring import TextScore, Written, score_texts
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,30 @@ class Fluency:
 
 
 def fluency(
-    backend: Backend, pairs: Sequence[Pair], *, batch_size: int = 16
+    backend: Backend,
+    pairs: Sequence[Pair],
+    *,
+    seen: Mapping[Written, TextScore] | None = None,
+    batch_size: int = 16,
 ) -> list[Fluency]:
-    """Return the fluency of each pair's texts, given their prompt; equal texts are read once."""
+    """
+    Return the fluency of each pair's texts, given their prompt; equal texts are read once.
+
+    Args:
+        backend: the language model, unsteered.
+        pairs: the pairs.
+        seen: texts that are scored already, such as by the log-probability judge.
+        batch_size: texts at a time.
+    """
+    known = dict(seen or {})
     texts = [
         Written(pair.prompt, text.tokens)
         for pair in pairs
         for text in (pair.original, pair.steered)
     ]
-    scores = score_texts(backend, texts, batch_size=batch_size)
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    known |= zip(new, score_texts(backend, new, batch_size=batch_size), strict=True)
+    scores = [known[text] for text in texts]
     return [
         Fluency(original.perplexity, steered.perplexity)
         for original, steered in zip(scores[::2], scores[1::2], strict=True)

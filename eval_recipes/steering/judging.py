@@ -18,6 +18,7 @@ from eval_recipes.steering.judges.protocol import Judge, Pair, Status, Verdict
 from eval_recipes.steering.judges.sentences import SentenceModel
 from eval_recipes.steering.language_model import LanguageModel
 from eval_recipes.steering.prompts import Prompt
+from eval_recipes.steering.scoring import TextScore, Written
 
 _UNEXPLAINED = Verdict(Status.NOT_APPLICABLE, reason="the latent has no explanation")
 
@@ -120,13 +121,10 @@ def judge_trials(
     explained = [pair(trial) for trial in kept if trial.latent in concepts]
     verdicts: dict[JudgeName, list[Verdict]] = {}
     described: dict[JudgeName, dict[str, Any]] = {}
+    seen: dict[Written, TextScore] = {}
     for name in judges.config.judges:
         judge = judges.make(name, model)
-        if (
-            explained
-            and isinstance(judge, ThresholdJudge)
-            and judge.threshold is None
-        ):
+        if explained and isinstance(judge, ThresholdJudge) and judge.threshold is None:
             judge.calibrate(
                 [pair(trial) for trial in calibration],
                 rate=judges.config.false_positive_rate,
@@ -137,8 +135,10 @@ def judge_trials(
             next(said) if trial.latent in concepts else _UNEXPLAINED for trial in kept
         ]
         described[name] = judge.describe()
+        if isinstance(judge, LogProbabilityJudge):
+            seen = judge.seen
         _require_answers(name, verdicts[name])
-    return Judged(kept, verdicts, fluency(model.backend, pairs), described)
+    return Judged(kept, verdicts, fluency(model.backend, pairs, seen=seen), described)
 
 
 def _require_answers(name: str, verdicts: Sequence[Verdict]) -> None:

@@ -11,9 +11,8 @@ from scipy.optimize import linprog
 from scipy.special import expit
 from scipy.stats import t as student_t
 
-from eval_recipes.steering.clustered import Trials
-
-Array = NDArray[np.float64]
+from eval_recipes.interval import Interval
+from eval_recipes.steering.clustered import Array, Trials
 
 MAX_STEPS = 100
 TOLERANCE = 1e-10
@@ -63,6 +62,13 @@ class LogisticFit:
     n_trials: int
     n_latents: int
     reason: str | None = None
+
+    def interval(self, name: str) -> Interval | None:
+        """Return a coefficient with its clustered interval; None if there is no fit."""
+        found = self.coefficients.get(name)
+        if found is None:
+            return None
+        return Interval(found.value, found.low, found.high, self.n_latents)
 
 
 def fit_logistic(

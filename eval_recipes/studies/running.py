@@ -55,7 +55,7 @@ class StudyRun:
     failures: list[Failure] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     training_seconds: float = 0.0
-    pairs_across_documents: dict[str, dict[str, int]] = field(
+    pairs_across_documents: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {}
     )
 

@@ -148,7 +148,8 @@ def _section(study: SteeringStudy, name: str, results: Path) -> dict[str, Any]:
                 }
             )
     heads = [
-        *("judge, strength", "strength / norm", "group", "latents", "success"),
+        *("judge, strength", "strength / norm", "group", "latents", "distinct pairs"),
+        "success",
         *("fluent success", "unsteered", "random direction", "fluency loss"),
         *("over seeds", "Spearman", "point-biserial", "slope (clustered SE)"),
     ]
@@ -181,6 +182,7 @@ def _row(
         "-" if ratio is None else digits(ratio),
         group.name,
         str(latents),
+        str(rates.counts["steered"].distinct),
         cell(rates.success),
         cell(rates.fluent),
         cell(rates.unsteered),

@@ -8,7 +8,7 @@ from eval_recipes.report import digits
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.compare import GroupDifference, GroupRates
 from eval_recipes.steering.group_tests import PValue
-from eval_recipes.steering.logistic import Coefficient, LogisticFit
+from eval_recipes.steering.logistic import Coefficient
 from eval_recipes.steering.matched import PooledStability
 from eval_recipes.studies.steering_runs import SteeringStudy
 from eval_recipes.studies.verdicts import Claim, judge
@@ -73,7 +73,7 @@ def _interaction(study: SteeringStudy, against: GroupDifference) -> str:
         direction="higher",
         source="paper",
     )
-    found = None if fit is None else interval_of(fit, "score:group")
+    found = None if fit is None else fit.interval("score:group")
     reason = f" ({fit.reason})" if fit is not None and fit.reason else ""
     return judge(claim, found).sentence + reason
 
@@ -86,13 +86,13 @@ def stability_sentence(pooled: PooledStability | None) -> str:
     """
     if pooled is None:
         return "Not measured here: whether stability predicts success."
-    found = interval_of(pooled.within, "stability")
+    found = pooled.within.interval("stability")
     if found is None:
         return (
             "Not decided here: whether stability predicts success within groups "
             f"({pooled.within.reason})."
         )
-    adjusted = interval_of(pooled.adjusted, "stability") if pooled.adjusted else None
+    adjusted = pooled.adjusted.interval("stability") if pooled.adjusted else None
     outcome = (
         "Held here: more stable latents steer better"
         if (found.low or 0) > 0
@@ -103,17 +103,9 @@ def stability_sentence(pooled: PooledStability | None) -> str:
     return (
         f"{outcome} (log odds for stability 1 against 0, within groups: {cell(found)}; with "
         f"interp score in the fit, too: {cell(adjusted)}; without groups: "
-        f"{cell(interval_of(pooled.alone, 'stability'))}; {found.n} latents, those that match "
+        f"{cell(pooled.alone.interval('stability'))}; {found.n} latents, those that match "
         "across seeds counted once)."
     )
-
-
-def interval_of(fit: LogisticFit, name: str) -> Interval | None:
-    """Return a coefficient with its clustered interval; None if there is no fit."""
-    found = fit.coefficients.get(name)
-    if found is None:
-        return None
-    return Interval(found.value, found.low, found.high, fit.n_latents)
 
 
 def cell(figure: Interval | None) -> str:

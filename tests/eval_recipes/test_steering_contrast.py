@@ -55,7 +55,7 @@ def test_auroc_is_the_chance_of_the_right_order(a: list[int], b: list[int]) -> N
         v10 = [np.mean([(x > y) + 0.5 * (x == y) for y in b]) for x in a]
         v01 = [np.mean([(x > y) + 0.5 * (x == y) for x in a]) for y in b]
         error = np.sqrt(np.var(v10, ddof=1) / len(a) + np.var(v01, ddof=1) / len(b))
-        half = 1.959964 * error / (expected * (1 - expected))
+        half = 1.959963984540054 * error / (expected * (1 - expected))
         odds = np.log(expected / (1 - expected))
         assert np.log(found.high / (1 - found.high)) == pytest.approx(odds + half)
         assert np.log(found.low / (1 - found.low)) == pytest.approx(odds - half)
@@ -111,6 +111,17 @@ def test_a_probe_tells_texts_and_steering_apart() -> None:
     assert found.after > found.before and found.change.value > 0
     assert found.change.value == pytest.approx(found.after - found.before)
     assert found.change.n == 4
+    # prompts that differ in what steering does are no spread of it
+    texts = ["the law"] * 6, ["the sea"] * 3 + ["the ship of the court"] * 3
+    loose = effect(probe, *texts, seed=0).change
+    prompts = [0] * 3 + [1] * 3
+    within = effect(probe, *texts, prompts=prompts, seed=0).change
+    assert within.value == pytest.approx(loose.value) and within.n == loose.n == 6
+    assert loose.low is not None and loose.low < loose.value - 0.01
+    assert within.low is None and "all values are equal" in (within.reason or "")
+    # a single pair of each prompt has no spread within it
+    single = effect(probe, *texts, prompts=range(6), seed=0).change
+    assert single.low == loose.low
     same = effect(probe, plain, plain, seed=0).change
     assert (same.value, same.low) == (0.0, None) and same.reason
     with pytest.raises(ValueError, match="1 unsteered, 2 steered"):

@@ -81,6 +81,20 @@ def test_thresholds_interval_is_clopper_and_pearsons() -> None:
     assert (found.low, found.high) == pytest.approx((0.0164, 0.1128), abs=1e-4)
 
 
+def test_thresholds_interval_knows_clusters() -> None:
+    scores = [float(n) for n in range(100)]
+    apart = calibrate(scores, 0.1, clusters=range(100))
+    # ten latents of ten scores each: all that pass are of one of them
+    together = calibrate(scores, 0.1, clusters=[n // 10 for n in range(100)])
+    assert (apart.value, apart.achieved) == (together.value, together.achieved)
+    assert (apart.n, apart.n_clusters, together.n_clusters) == (100, 100, 10)
+    for found in (apart, together):
+        assert found.low is not None and found.high is not None
+        assert found.low < 0.1 < found.high
+    assert apart.high is not None and together.high is not None
+    assert together.high - 0.1 > 2 * (apart.high - 0.1)
+
+
 @pytest.mark.parametrize(
     ("scores", "rate", "message"),
     [
@@ -133,6 +147,13 @@ def test_fluency_compares_both_texts_under_the_unsteered_model() -> None:
     assert found[0].loss == pytest.approx(expected[1] - expected[0], abs=1e-5)
     assert found[0].original == found[1].original
     assert math.isnan(found[1].steered)
+    # what the log-probability judge has read is not read again
+    judge = LogProbabilityJudge(backend_for(model), tokenizer(), threshold=Threshold(0))
+    judge.judge([token_pair((3, 4), (5, 6, 7), '"w8"')])
+    assert {text.tokens for text in judge.seen} == {(3, 4), (5, 6, 7)}
+    again = fluency(backend_for(model), [one, none], seen=judge.seen)
+    assert again[0].steered == pytest.approx(found[0].steered, rel=1e-5)
+    assert again[0].original == judge.seen[Written(PROMPTS[0], (3, 4))].perplexity
 
 
 def test_concepts_are_their_words() -> None:

@@ -12,6 +12,8 @@ import torch
 
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.judge import KEY_VARIABLE
+from eval_recipes.speed.steering import ONE_BY_ONE, Work, per_token
+from eval_recipes.speed.timing import Timing
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.figures import Links
 from eval_recipes.steering.filling import link_fields, nothing, readable
@@ -91,3 +93,12 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
                     subjects=[subject], out=tmp_path, options={"steering": options}
                 )
             )
+
+
+def test_speed_is_compared_by_the_token() -> None:
+    timed = {"ours": Timing((2.0, 4.0, 2.0)), "loop": Timing((1.0, 2.0, 1.0))}
+    work = {"ours": Work(texts=10, new_tokens=10), "loop": ONE_BY_ONE}
+    ours, loop = per_token(timed, work, seed=0)
+    assert (ours.seconds, ours.throughput, ours.ratio) == (0.02, 50, 1)
+    assert (loop.seconds, loop.ratio) == (0.05, 2.5)
+    assert ours.suite == "steering"

@@ -45,7 +45,7 @@ OPTIONS: dict[str, Any] = {
     "n_latents": 6,
     "explainer_tokens": 4096,
     "new_tokens": 5,
-    "unsteered_samples": 3,
+    "calibration_pairs": 12,
     "amounts": [40.0, 5.0],
     "false_positive_rate": 0.1,
     "judges": ["log_probability"],
@@ -123,7 +123,17 @@ def test_a_result_is_in_saebenchs_format(done: RunContext) -> None:
     assert points[0]["loss"] > points[1]["loss"]
     extra = record["eval_result_unstructured"]
     assert extra["near_ties"]["of"] == 18 * 5
-    assert extra["judges"]["log_probability"]["threshold"]["rate"] == 0.1
+    threshold = extra["judges"]["log_probability"]["threshold"]
+    # both orders of 12 pairs, 2 of each latent
+    assert (threshold["rate"], threshold["n"], threshold["n_clusters"]) == (0.1, 24, 6)
+    assert judged["pairs"] == judged["pairs_distinct"]
+    assert judged["random_pairs"] + judged["random_pairs_without_verdict"] == 18
+    assert (extra["model"], extra["dtype"]) == ("smollm2-135m-instruct", "float32")
+    assert (
+        extra["explainer"] == "tokens" and extra["comparable_with_published"] is False
+    )
+    assert {"model", "judge", "n_latents"} <= set(extra["unlike_published"])
+    assert "temperature" not in extra["unlike_published"]
     frame = load_results(done.out)
     assert "log_probability/success" in set(frame["metric"])
 
@@ -135,14 +145,16 @@ def test_texts_stand_beside_the_result(done: RunContext) -> None:
     assert counts == {"steered": 36, "random": 36, "unsteered": 18}
     assert set(texts["prompt"]) == set(PUBLISHED_PROMPTS)
     assert texts["explanation"].str.startswith("the tokens ").all()
-    # one original for steered, random and unsteered text of a latent and prompt
+    # one original for steered, random and unsteered text of a latent and prompt, its own
+    assert texts["original"].nunique() == 18
     originals = texts.groupby(["latent", "prompt"])["original"].nunique()
     assert (originals == 1).all()
     unsteered = texts.loc[texts["arm"] == "unsteered"]
     assert unsteered["strength"].isna().all()
     assert (unsteered["text"] != unsteered["original"]).mean() > 0.8
-    # what is calibrated on unsteered pairs does not find many of them successful
-    assert unsteered["log_probability_success"].astype(float).mean() < 0.4
+    # learned from 12 other pairs at .1: that 8 or more of 18 succeed has a chance of 1e-4 even
+    # if the learned threshold lets .15 pass
+    assert unsteered["log_probability_success"].astype(float).sum() < 8
     found = rates(texts, "log_probability", 40.0, max_ratio=2.0, seed=0)
     record = read_result(result(done))["eval_result_metrics"]["log_probability"]
     assert isinstance(found.success, Interval)
@@ -157,7 +169,7 @@ def test_texts_stand_beside_the_result(done: RunContext) -> None:
 def test_the_same_run_gives_the_same_result(
     done: RunContext, make: Make, tmp_path: Path
 ) -> None:
-    kept = sorted((done.artifacts / "steering_texts").rglob("texts.parquet"))
+    kept = sorted((done.artifacts / "steering_texts").rglob("*.parquet"))
     before = {path: path.stat().st_mtime_ns for path in kept}
     again = make(tmp_path)
     assert run(again) == []
@@ -166,12 +178,14 @@ def test_the_same_run_gives_the_same_result(
     assert first["eval_result_details"] == second["eval_result_details"]
     # no text was written again
     assert {path: path.stat().st_mtime_ns for path in kept} == before
-    assert sorted((done.artifacts / "steering_texts").rglob("texts.parquet")) == kept
-    # a damaged one is; the other SAE's stays as it is
+    assert sorted((done.artifacts / "steering_texts").rglob("*.parquet")) == kept
+    # damaged ones are; the other SAE's stay as they are
     for path in kept:
         path.write_bytes(b"cut short")
     assert run(replace(again, out=tmp_path / "more")) == []
-    assert sum(path.stat().st_size > 1000 for path in kept) == 1
+    folders = {path.parent for path in kept if path.stat().st_size > 1000}
+    assert len(folders) == 1
+    assert all(path.stat().st_size > 1000 for path in kept if path.parent in folders)
 
 
 def test_strength_zero_changes_no_text(make: Make, tmp_path: Path) -> None:
@@ -182,7 +196,10 @@ def test_strength_zero_changes_no_text(make: Make, tmp_path: Path) -> None:
     assert (steered["text"] == steered["original"]).all()
     assert not steered["log_probability_success"].astype(bool).any()
     metrics = read_result(result(context))["eval_result_metrics"]
-    assert metrics["log_probability"]["success"] == 0.0
+    judged = metrics["log_probability"]
+    assert judged["success"] == judged["success_ci_low"] == 0.0
+    # no success in 6 latents: 3.69 / 6 of them may still have some
+    assert judged["success_ci_high"] == pytest.approx(np.log(40) / judged["success_n"])
     assert metrics["fluency"]["loss"] == pytest.approx(0.0, abs=1e-6)
     reasons = read_result(result(context))["eval_result_unstructured"][
         "why_there_is_no_figure"
@@ -191,14 +208,13 @@ def test_strength_zero_changes_no_text(make: Make, tmp_path: Path) -> None:
 
 
 def test_plain_transformers_write_the_same_texts(make: Make, tmp_path: Path) -> None:
-    context = make(tmp_path, amounts=[40.0], n_latents=2, unsteered_samples=12)
+    context = make(tmp_path, amounts=[40.0], n_latents=2)
     assert run(context) == []
     other = make(
         tmp_path / "hooked",
         backend="hooked",
         amounts=[40.0],
         n_latents=2,
-        unsteered_samples=12,
     )
     assert run(other) == []
     plain, hooked = (read_texts(result(one)) for one in (context, other))
@@ -217,7 +233,8 @@ def test_greedy_texts_have_sampled_controls(make: Make, tmp_path: Path) -> None:
     context = make(tmp_path, greedy=True, amounts=[40.0], n_latents=3)
     assert run(context) == []
     texts = read_texts(result(context))
-    assert texts.groupby("prompt")["original"].nunique().tolist() == [1, 1, 1]
+    steered = texts.loc[texts["arm"] != "unsteered"]
+    assert steered.groupby("prompt")["original"].nunique().tolist() == [1, 1, 1]
     unsteered = texts.loc[texts["arm"] == "unsteered"]
     assert (unsteered["text"] != unsteered["original"]).mean() > 0.8
 
@@ -260,6 +277,16 @@ def test_latents_that_separate_two_files_are_steered_with(
     assert contrast["change_n"] == 9
     assert contrast["change"] == found["latents"][0]["steered"][0]["change"]["value"]
     assert contrast["change_random"] is not None
+    # all that were ranked are reported and steered with, explained or not
+    texts = read_texts(result(context))
+    assert [one["latent"] for one in found["latents"]] == list(
+        dict.fromkeys(texts["latent"])
+    )
+    assert all(one["steered"] and one["random"] for one in found["latents"])
+    lost = texts.loc[texts["explanation"].isna()]
+    missing = record["eval_result_unstructured"]["latents_without_explanation"]
+    assert set(lost["latent"]) == set(missing)
+    assert lost["log_probability_success"].isna().all()
 
 
 def test_a_resumed_run_keeps_what_is_current(done: RunContext, make: Make) -> None:
@@ -273,6 +300,42 @@ def test_a_resumed_run_keeps_what_is_current(done: RunContext, make: Make) -> No
     assert len(left.subjects) == 2
     paced = make(done.out, 2, judge_concurrency=3, judge_model="other")
     assert determinants(paced) == determinants(done)
+
+
+def test_the_key_holds_what_is_read_and_not_where_it_lies(
+    done: RunContext, make: Make, tmp_path: Path
+) -> None:
+    explained: list[Path] = []
+    for name in ("one", "two"):
+        for number in range(2):
+            folder = tmp_path / name / "autointerp"
+            folder.mkdir(parents=True, exist_ok=True)
+            record = {
+                "eval_type_id": "autointerp",
+                "eval_config": {"explainer": "tokens"},
+                "eval_result_metrics": {},
+                "eval_id": name,
+                "eval_result_details": [
+                    {
+                        "latent": 3,
+                        "explanation": f"sea {number}",
+                        "score": None,
+                        "checked_score": 0.7,
+                    }
+                ],
+            }
+            path = folder / result(done, f"s{number}").name
+            path.write_text(json.dumps(record))
+            explained.append(path)
+    first, second = (
+        make(done.out, 2, explanations=str(tmp_path / name)) for name in ("one", "two")
+    )
+    assert determinants(first) == determinants(second) != determinants(done)
+    alone = [replace(second, subjects=second.subjects[i : i + 1]) for i in range(2)]
+    before = [determinants(context) for context in alone]
+    explained[3].write_text(explained[3].read_text().replace("sea 1", "law"))
+    after = [determinants(context) for context in alone]
+    assert before[0] == after[0] and before[1] != after[1]
 
 
 def test_groups_are_compared_from_their_files(done: RunContext, tmp_path: Path) -> None:
@@ -304,7 +367,6 @@ def test_paid_replies_are_not_asked_again(
             "judge_concurrency": 2,
             "n_latents": 3,
             "amounts": [40.0],
-            "unsteered_samples": 9,
         }
         context = make(tmp_path, **chat)
         (failure,) = run(context)

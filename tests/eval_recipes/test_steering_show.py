@@ -10,18 +10,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from eval_recipes.commands import show as command
+from eval_recipes.commands.results import plot
 from eval_recipes.context import Subject
 from eval_recipes.saebench.autointerp_figures import Explanation
 from eval_recipes.steering.arms import Arm, Trial
+from eval_recipes.steering.choosing import KnownStability
 from eval_recipes.steering.decoding import Continuation
 from eval_recipes.steering.fluency import Fluency
 from eval_recipes.steering.judges.protocol import Status, Verdict
 from eval_recipes.steering.judging import Judged
 from eval_recipes.steering.prompts import Prompt
 from eval_recipes.steering.showing import latent_lines, show_latent, steering_result
-from eval_recipes.steering.stored import stored_trials
 from eval_recipes.steering.texts import read_texts, texts_table, write_texts
 from saereg_plugin.errors import InputError
 
@@ -65,7 +67,13 @@ def write(out: Path, *, sae_id: str = "k32/s0") -> Path:
     }
     name = f"lab_run_{sae_id.replace('/', '_')}_eval_results.json"
     path = out / "steering" / name
-    table = texts_table(judged, explanations, {7: 0.5}, PROMPTS, SUBJECT)
+    table = texts_table(
+        judged,
+        explanations,
+        KnownStability({7: 0.5}, {7: {1: 3}}),
+        PROMPTS,
+        SUBJECT,
+    )
     record = {
         "eval_type_id": "steering",
         "eval_result_metrics": {},
@@ -155,14 +163,34 @@ def test_texts_that_are_not_the_results_are_refused(tmp_path: Path) -> None:
         read_texts(texts)
 
 
-def test_stored_texts_come_back_as_they_were(tmp_path: Path) -> None:
-    written: list[int] = []
+def test_plots_are_drawn_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path)
+    record = json.loads(path.read_text())
+    point = {
+        **{"judge": "chat", "amount": 5.0, "strength": 5.0, "ratio": 0.1},
+        **{"success": 0.5, "success_ci_low": None, "success_ci_high": 0.9},
+        **{"success_fluent": 0.25, "random": 0.1, "loss": 0.3},
+    }
+    record["eval_result_details"] = [point, {**point, "amount": 9.0, "loss": None}]
+    path.write_text(json.dumps(record))
+    app = typer.Typer()
+    app.command()(plot)
+    out = tmp_path / "plots"
+    monkeypatch.setattr(
+        sys, "argv", ["plot", str(tmp_path), "--steering", "--out", str(out)]
+    )
+    with pytest.raises(SystemExit) as caught:
+        app()
+    assert caught.value.code == 0
+    assert "steering.png" in capsys.readouterr().out.replace("\n", "")
+    assert (out / "steering.png").read_bytes().startswith(b"\x89PNG")
 
-    def make() -> list[Trial]:
-        written.append(1)
-        return TRIALS
 
-    assert stored_trials(tmp_path, make) == TRIALS
-    assert stored_trials(tmp_path, make) == TRIALS and len(written) == 1
-    (tmp_path / "texts.parquet").write_bytes(b"cut")
-    assert stored_trials(tmp_path, make) == TRIALS and len(written) == 2
+def test_a_latent_without_explanation_is_shown(tmp_path: Path) -> None:
+    texts = read_texts(write(tmp_path))
+    texts.loc[texts["latent"] == 9, "explanation"] = None
+    assert latent_lines(texts, 9)[0] == "Latent 9: (no explanation)"
+    stored = texts.loc[texts["latent"] == 7, "shared_with"]
+    assert set(stored) == {'{"1": 3}'}

@@ -9,12 +9,16 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from eval_recipes.context import Failure
 from eval_recipes.statistics import Interval
-from eval_recipes.steering.association import Figure, StabilityLink
-from eval_recipes.steering.figures import Links
 from eval_recipes.steering.logistic import SEPARATED, Coefficient, LogisticFit
+from eval_recipes.steering.matched import PooledStability
 from eval_recipes.steering.settings import make_config
-from eval_recipes.studies.steering import run_steering_study, sweep_of
+from eval_recipes.studies.steering import (
+    SteeringOutcome,
+    run_steering_study,
+    sweep_of,
+)
 from eval_recipes.studies.steering_report import write_steering_report
 from eval_recipes.studies.steering_runs import RATIOS, SteeringStudy, runs_of
 from eval_recipes.studies.steering_statements import cell, stability_sentence
@@ -29,24 +33,42 @@ from saereg_plugin.releases import (
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import tiny_sae
 
+SMALL = "smollm2-135m-instruct"
+
 
 def test_the_published_setting_comes_first_and_the_grid_is_the_papers() -> None:
-    published, ratio = runs_of(SteeringStudy())
+    published, ratio = runs_of(SteeringStudy(), SMALL)
     config = make_config(dict(published.options))
     assert (config.strength_mode, config.amounts) == ("fixed", [5.0])
     assert (config.n_latents, len(config.prompts), config.new_tokens) == (300, 3, 30)
     assert (config.greedy, config.positions) == (False, "generation")
     assert (config.temperature, config.top_p) == (0.7, 0.9)
     assert tuple(ratio.options["amounts"]) == RATIOS
-    (_, known) = runs_of(SteeringStudy(paper_norm=10.0))
+    # several strengths, so fewer latents
+    assert ratio.options["n_latents"] == 50
+    (_, few) = runs_of(SteeringStudy(n_latents=6), SMALL)
+    assert few.options["n_latents"] == 6
+    (_, known) = runs_of(SteeringStudy(paper_norm=10.0), SMALL)
     assert known.options["amounts"] == [0.5]
-    # on the paper's own model alpha is the paper's
-    assert len(runs_of(SteeringStudy(scale="paper"))) == 1
-    grid = runs_of(SteeringStudy(grid=True))[2:]
+    # on the paper's own model alpha is the paper's, whatever the scale
+    for name in ("pythia-70m-deduped", "EleutherAI/pythia-70m-deduped"):
+        assert len(runs_of(SteeringStudy(), name)) == 1
+    assert len(runs_of(SteeringStudy(scale="paper"), "gpt2")) == 2
+    grid = runs_of(SteeringStudy(grid=True), SMALL)[2:]
     assert len(grid) == 12 and sum(len(run.options["amounts"]) for run in grid) == 36
     assert len({run.name for run in grid}) == 12
     for run in grid:
         assert make_config(dict(run.options)).n_latents == 50 and run.seeds == (0,)
+    later = runs_of(SteeringStudy(grid=True), SMALL, grid_seed=4)
+    assert later[0].seeds is None and {run.seeds for run in later[2:]} == {(4,)}
+    everyone = runs_of(SteeringStudy(grid=True), SMALL, grid_seed=None)
+    assert {run.seeds for run in everyone} == {None}
+
+
+@pytest.mark.parametrize("norm", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_norm_that_is_none_is_refused(norm: float) -> None:
+    with pytest.raises(InputError, match="expected a number above 0"):
+        SteeringStudy(paper_norm=norm)
 
 
 def test_both_groups_differ_in_the_penalty_alone() -> None:
@@ -61,20 +83,28 @@ def test_both_groups_differ_in_the_penalty_alone() -> None:
         assert groups["none"] == groups["l2"]
 
 
-def link(low: float, high: float) -> Links:
+def fit(low: float, high: float) -> LogisticFit:
     value = (low + high) / 2
     found = Coefficient("stability", value, 0.1, 0.1, low, high, 0.5)
-    fit = LogisticFit({"stability": found}, 30, 10)
-    return Links(None, StabilityLink(fit, None, Figure(None, "x")))
+    return LogisticFit({"stability": found}, 30, 10)
+
+
+def pooled(low: float, high: float) -> PooledStability:
+    # what is found without groups says the opposite, and does not decide
+    return PooledStability(fit(-high, -low), fit(low, high), None)
 
 
 def test_statements_follow_from_intervals() -> None:
-    assert stability_sentence(link(0.2, 0.9)).startswith("Held here: more stable")
-    assert stability_sentence(link(-0.9, -0.2)).startswith("The opposite held here")
-    assert stability_sentence(link(-0.9, 0.2)).startswith("Not decided here")
-    assert stability_sentence(Links(None, None)).startswith("Not measured here")
-    nothing = StabilityLink(LogisticFit({}, 3, 3, SEPARATED), None, Figure(None, "x"))
-    assert SEPARATED in stability_sentence(Links(None, nothing))
+    assert stability_sentence(pooled(0.2, 0.9)).startswith("Held here: more stable")
+    assert "without groups: -.550 [-.900, -.200]" in stability_sentence(
+        pooled(0.2, 0.9)
+    )
+    opposite = stability_sentence(pooled(-0.9, -0.2))
+    assert opposite.startswith("The opposite held here")
+    assert stability_sentence(pooled(-0.9, 0.2)).startswith("Not decided here")
+    assert stability_sentence(None).startswith("Not measured here")
+    nothing = PooledStability(fit(0.1, 0.2), LogisticFit({}, 3, 3, SEPARATED), None)
+    assert SEPARATED in stability_sentence(nothing)
     assert cell(Interval(0.5, None, None, 3)) == ".500" and cell(None) == "-"
     assert cell(Interval(0.5, 0.25, 0.75, 3)) == ".500 [.250, .750]"
 
@@ -115,7 +145,7 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
             "judges": ["log_probability"],
             "explainer_tokens": 4096,
             "new_tokens": 4,
-            "unsteered_samples": 8,
+            "calibration_pairs": 12,
         },
     )
     lines: list[str] = []
@@ -142,6 +172,19 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
     assert sum("results are current; kept" in line for line in lines) == 3
 
 
-def test_groups_that_are_not_there_are_refused(release: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no group 'l1'; it has 'l2', 'none'"):
-        run_steering_study(SteeringStudy(release=release, group="l1"), tmp_path)
+def test_a_run_without_results_costs_no_other_section(tmp_path: Path) -> None:
+    runs = runs_of(SteeringStudy(), SMALL)
+    failure = Failure("steering", "l2-s0", "InputError: nothing to steer")
+    outcome = SteeringOutcome(
+        SteeringStudy(),
+        runs,
+        finished=True,
+        failures=[failure],
+        by_run={"published": [failure]},
+    )
+    table = write_steering_report(outcome, tmp_path).read_text()
+    assert table.count("Not complete: ") == 2 and "## norm_ratio" in table
+    assert "- steering of l2-s0: InputError: nothing to steer" in table
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [run["failed"] for run in found["runs"]] == [["l2-s0"], []]
+    assert "does not exist" in found["runs"][0]["not_complete"]

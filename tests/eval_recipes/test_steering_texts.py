@@ -14,6 +14,7 @@ from eval_recipes.steering.arms import Trial, make_trials
 from eval_recipes.steering.backend import backend_for
 from eval_recipes.steering.decoding import Decoding, Request, Steering
 from eval_recipes.steering.generation import generate
+from eval_recipes.steering.judging import Judges, judge_trials
 from eval_recipes.steering.language_model import LanguageModel
 from eval_recipes.steering.latents import Latents, random_directions
 from eval_recipes.steering.plain_backend import PlainBackend
@@ -266,3 +267,24 @@ def test_a_model_driven_out_of_its_range_is_told() -> None:
             steering=Steering(hook_name=HOOK, vectors=torch.full((1, WIDTH), 1e3)),
             decoding=Decoding(new_tokens=3),
         )
+
+
+def test_a_latent_without_explanation_has_texts_and_no_verdict(
+    backend: Counting, tmp_path: Path
+) -> None:
+    trials = trials_of(backend, tmp_path, 3, 7, calibration_pairs=24)
+    config = make_config({**SETTINGS, "judges": ["log_probability"]})
+    model = LanguageModel("tiny", "plain", backend, tokenizer())
+    found = judge_trials(trials, {3: '"w8"'}, PROMPTS, model, Judges(config, None))
+    verdicts = found.verdicts["log_probability"]
+    assert len(found.trials) == len(verdicts) == len(found.fluency) == 2 * 3 * 2 * 3
+    for trial, verdict in zip(found.trials, verdicts, strict=True):
+        assert (verdict.success is None) is (trial.latent == 7)
+        if trial.latent == 7:
+            assert verdict.reason == "the latent has no explanation"
+    threshold = found.judges["log_probability"]["threshold"]
+    # both orders of the 12 pairs of latent 3
+    assert (threshold["n"], threshold["n_clusters"]) == (24, 1)
+    nobody = judge_trials(trials, {}, PROMPTS, model, Judges(config, None))
+    assert {v.success for v in nobody.verdicts["log_probability"]} == {None}
+    assert nobody.judges["log_probability"]["threshold"] is None

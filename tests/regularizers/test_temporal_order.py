@@ -114,7 +114,11 @@ def test_settings_that_break_contexts_are_refused(
 def test_settings_are_refused_before_there_are_tokens(
     changes: dict[str, Any], message: str
 ) -> None:
-    good = {"context_size": CONTEXT, "batch_size": BATCH, "mixing_fraction": 0.0}
+    good: dict[str, Any] = {
+        "context_size": CONTEXT,
+        "batch_size": BATCH,
+        "mixing_fraction": 0.0,
+    }
     regularizer = sr.TemporalDifference(label="slow")
     regularizer.check_order(OrderSettings(**good))
     with pytest.raises(sr.InputError, match=f"^slow: .*{message}"):

@@ -36,7 +36,7 @@ def by_latent(sae: Any, name: str) -> torch.Tensor:
 
 
 def formula(
-    sae: Any, norm: str, target: str, reduction: str, kept: torch.Tensor
+    sae: Any, norm: Any, target: Any, reduction: Any, kept: torch.Tensor
 ) -> torch.Tensor:
     total = torch.zeros(())
     for name in TARGETS[target]:
@@ -55,7 +55,7 @@ def dead_latents() -> torch.Tensor:
     return torch.arange(D_SAE) % 3 == 0
 
 
-def kept_latents(mask: str, output: Any) -> torch.Tensor:
+def kept_latents(mask: Any, output: Any) -> torch.Tensor:
     if mask == "none":
         return torch.ones(D_SAE, dtype=torch.bool)
     if mask == "alive":
@@ -72,7 +72,7 @@ def with_penalty(architecture: str = "topk", **fields: Any) -> Any:
     list(itertools.product(NORMS, TARGETS, REDUCTIONS, MASKS)),
 )
 def test_value_and_gradient_are_those_of_the_formula(
-    norm: str, target: str, reduction: str, mask: str, activations: torch.Tensor
+    norm: Any, target: Any, reduction: Any, mask: Any, activations: torch.Tensor
 ) -> None:
     plain = make_stock_sae()
     x = activations[:16]
@@ -147,7 +147,7 @@ def test_gradient_is_that_of_finite_differences(
     list(itertools.product(NORMS, TARGETS, REDUCTIONS, MASKS)),
 )
 def test_whole_step_agrees_with_finite_differences_in_float64(
-    norm: str, target: str, reduction: str, mask: str
+    norm: Any, target: Any, reduction: Any, mask: Any
 ) -> None:
     """The value that is logged, moved weight by weight; TopK's choice must not change."""
     sae = make_sae(
@@ -196,7 +196,7 @@ def test_whole_step_agrees_with_finite_differences_in_float64(
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_value_is_exact_for_ten_million_weights(norm: str) -> None:
+def test_value_is_exact_for_ten_million_weights(norm: Any) -> None:
     weight = torch.randn(16_384, 576, generator=torch.Generator().manual_seed(0))
     exact = torch.linalg.vector_norm(weight.double(), ord=1 if norm == "l1" else 2)
     value = penalty(weight, norm=norm, reduction="sum")  # type: ignore[arg-type]
@@ -329,7 +329,7 @@ def test_decoupled_l2_is_adamw_bit_for_bit(
 
 
 def shrink_by_hand(
-    sae: Any, norm: str, target: str, reduction: str, kept: torch.Tensor, step: float
+    sae: Any, norm: Any, target: Any, reduction: Any, kept: torch.Tensor, step: float
 ) -> None:
     """The proximal map of ``step * R``, R the norm of the kept latents' weights."""
     for name in TARGETS[target]:
@@ -358,11 +358,11 @@ def shrink_by_hand(
     ],
 )
 def test_decoupled_l1_and_frobenius_are_proximal_steps(
-    norm: str,
-    reduction: str,
+    norm: Any,
+    reduction: Any,
     coefficient: float,
-    target: str,
-    mask: str,
+    target: Any,
+    mask: Any,
     activations: torch.Tensor,
 ) -> None:
     proximal = sr.WeightPenalty(
@@ -421,7 +421,7 @@ def test_dead_mask_decides_which_latents_decay(activations: torch.Tensor) -> Non
 
 @pytest.mark.parametrize("norm", ["l2", "frobenius"])
 @pytest.mark.parametrize("target", ["decoder", "both"])
-def test_decoupled_decay_of_unit_rows_is_refused(norm: str, target: str) -> None:
+def test_decoupled_decay_of_unit_rows_is_refused(norm: Any, target: Any) -> None:
     void = sr.WeightPenalty(coefficient=1.0, norm=norm, target=target, mode="decoupled")
     with pytest.raises(sr.InputError, match="does nothing to a decoder of unit-norm"):
         make_cfg(decoder_constraint="unit_norm", regularizers=[void])

@@ -254,7 +254,8 @@ def test_sweep_refused_by_its_first_batch_leaves_the_folder_free(
     """Pretokenised contexts without BOS: only the activations show it."""
     corpus = tmp_path / "corpus"
     rows = [[(7 * i + j) % 1000 + 20 for j in range(64)] for i in range(64)]
-    Dataset.from_dict({"tokens": rows}).save_to_disk(str(corpus))
+    corpus.mkdir()
+    Dataset.from_dict({"tokens": rows}).to_parquet(corpus / "train.parquet")
     out = tmp_path / "out"
     with pytest.raises(InputError, match="tokens do not come in order"):
         run_sweep(SweepConfig(**temporal_fields(corpus=str(corpus))), out)

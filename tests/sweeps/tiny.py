@@ -21,7 +21,7 @@ BATCH = 256
 STEPS = 12
 CHECKPOINT_EVERY = 5
 PENALTY = {"name": "weight_penalty", "coefficient": 1e-2}
-SAE = {
+SAE: dict[str, Any] = {
     "architecture": "regularized_topk",
     "d_sae": 128,
     "k": 8,

@@ -12,7 +12,7 @@ from eval_recipes.steering.decoding import Continuation
 from eval_recipes.steering.judges.offline import ThresholdJudge
 from eval_recipes.steering.judges.protocol import Pair
 from eval_recipes.steering.judges.threshold import Threshold
-from eval_recipes.steering.scoring import Concept, Written, score_texts
+from eval_recipes.steering.scoring import Concept, TextScore, Written, score_texts
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -52,6 +52,8 @@ class LogProbabilityJudge(ThresholdJudge):
         super().__init__(threshold)
         self.backend = backend
         self.tokenizer = tokenizer
+        self.seen: dict[Written, TextScore] = {}
+        """What it has scored: perplexities need no second pass."""
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the scores."""
@@ -75,6 +77,7 @@ class LogProbabilityJudge(ThresholdJudge):
             concepts={text: list(wanted[text]) for text in texts},
         )
         found = dict(zip(texts, scored, strict=True))
+        self.seen |= found
         scores: list[float | None] = []
         for pair in pairs:
             if self.why_not(pair):
