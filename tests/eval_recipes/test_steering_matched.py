@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from tests.oracles import steering_statistics_oracle as oracle
 def table(seed: int, *, within: float, between: float, n: int = 200) -> pd.DataFrame:
     """Two groups; stability has an effect within them, and the groups one of their own."""
     generator = np.random.default_rng(seed)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for number, group in enumerate(("none", "l2")):
         for latent in range(n):
             # the second group is more stable
@@ -89,17 +90,16 @@ def test_latents_that_match_count_once() -> None:
 
 
 def test_matches_are_followed_from_seed_to_seed() -> None:
-    rows = pd.DataFrame(
-        [
-            ("a", "s0", 0, 5, '{"1": 6}'),
-            ("a", "s1", 1, 6, '{"0": 5, "2": 7}'),
-            ("a", "s2", 2, 7, '{"1": 6}'),
-            ("a", "s2", 2, 5, "{}"),
-            ("b", "s0", 0, 5, "{}"),
-            ("a", "s9", None, 5, None),
-        ],
-        columns=["group", "sae", "seed", "latent", "shared_with"],
-    )
+    names = ("group", "sae", "seed", "latent", "shared_with")
+    known = [
+        ("a", "s0", 0, 5, '{"1": 6}'),
+        ("a", "s1", 1, 6, '{"0": 5, "2": 7}'),
+        ("a", "s2", 2, 7, '{"1": 6}'),
+        ("a", "s2", 2, 5, "{}"),
+        ("b", "s0", 0, 5, "{}"),
+        ("a", "s9", None, 5, None),
+    ]
+    rows = pd.DataFrame([dict(zip(names, row, strict=True)) for row in known])
     found = matched_latents(rows)
     assert len(set(found[:3])) == 1
     assert len(set(found)) == 4

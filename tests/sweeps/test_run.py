@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import yaml
-from datasets import Dataset
 from sae_lens import SAE, TopKSAE
 from typer.testing import CliRunner, Result
+from typing_extensions import override
 
+import saereg_plugin as sr
 from eval_recipes.cli import app
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases import register_release, verify_files
@@ -247,19 +249,32 @@ def test_pairs_across_documents_are_in_the_release(tmp_path: Path) -> None:
     assert counted["share"] == counted["crossing"] / counted["pairs"] > 0
 
 
+@sr.register_regularizer
+@dataclass(frozen=True, kw_only=True)
+class Picky(sr.RegularizerConfig):
+    """Refuses what only the first batch shows."""
+
+    name: ClassVar[str] = "test_picky"
+
+    @override
+    def build(self, sae_cfg: Any, *, label: str, seed: int) -> sr.Component:
+        return PickyModule(label=label)
+
+
+class PickyModule(sr.Component):
+    @override
+    def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
+        raise InputError("not this batch")
+
+
 @pytest.mark.usefixtures("model_name")
 def test_sweep_refused_by_its_first_batch_leaves_the_folder_free(
     tmp_path: Path,
 ) -> None:
-    """Pretokenised contexts without BOS: only the activations show it."""
-    corpus = tmp_path / "corpus"
-    rows = [[(7 * i + j) % 1000 + 20 for j in range(64)] for i in range(64)]
-    corpus.mkdir()
-    Dataset.from_dict({"tokens": rows}).to_parquet(corpus / "train.parquet")
-    out = tmp_path / "out"
-    with pytest.raises(InputError, match="tokens do not come in order"):
-        run_sweep(SweepConfig(**temporal_fields(corpus=str(corpus))), out)
-    assert list(out.iterdir()) == []
+    picky = {"groups": {"a": {"regularizers": [{"name": "test_picky"}]}}}
+    with pytest.raises(InputError, match="not this batch"):
+        run_sweep(tiny_sweep(**picky), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_says_what_it_takes_and_leaves_nothing(
