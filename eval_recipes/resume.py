@@ -58,7 +58,6 @@ def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Pat
     everyone = sorted(_facts(subject, hashes) for subject in context.subjects)
     common = {
         "eval": recipe.name,
-        "options": recipe.determinants(context),
         "data": context.data,
         "corpus": corpora.identity(context.corpus),
         "heldout_tokens": context.heldout_tokens,
@@ -72,9 +71,15 @@ def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Pat
         "packages": package_versions(),
         "others": everyone if recipe.over_groups else None,
     }
+
+    def options(subject: Subject) -> Any:
+        # of one SAE alone: another's explanations, say, do not touch its result
+        alone = dataclasses.replace(context, subjects=[subject])
+        return recipe.determinants(context if recipe.over_groups else alone)
+
     return {
         _path(recipe, context, subject): _digest(
-            {**common, "sae": _facts(subject, hashes)}
+            {**common, "options": options(subject), "sae": _facts(subject, hashes)}
         )
         for subject in context.subjects
         if hashes[subject] is not None

@@ -31,6 +31,7 @@ HELDOUT_TOKENS = 1024
 OPTIONS: dict[str, dict[str, Any]] = {
     "core": {"n_eval_sparsity_variance_batches": 1, "eval_batch_size_prompts": 2},
     "cross_seed": {"n_resamples": 50},
+    "vocabulary": {"n_resamples": 50},
     "sparse_probing": {
         "dataset_names": ["embedded/emotion"],
         "probe_train_set_size": 40,
