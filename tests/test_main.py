@@ -154,6 +154,7 @@ def run_module(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=cwd,
+        timeout=600,
     )
 
 
