@@ -49,6 +49,11 @@ class ModelCache:
         self._key, self._model = (name, dtype, device, model_kwargs), model
         self._held, self._fingerprint = True, None
 
+    def release(self) -> None:
+        """Drop the model, unless a caller put it in; who asks for it loads it again."""
+        if not self._held:
+            self._key = self._model = self._fingerprint = None
+
     def identity(self, name: str) -> Any:
         """
         Return plain JSON that changes when the weights behind ``name`` do.

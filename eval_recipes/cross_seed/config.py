@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseEvalConfig
 
-from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.metrics import ALIVE_THRESHOLD, SHARED_THRESHOLD
 
 
@@ -73,30 +69,3 @@ class CrossSeedEvalConfig(BaseEvalConfig):
         title="Held-out Tokens",
         description="Tokens of held-out text asked for",
     )
-
-
-def make_config(options: dict[str, Any], **shared: Any) -> CrossSeedEvalConfig:
-    """
-    Build the settings from a recipe's options and those it shares with others.
-
-    Raises:
-        InputError: if an option is unknown or has an unusable value.
-    """
-    known = {field.name for field in fields(CrossSeedEvalConfig)}
-    for name in options:
-        if name not in known:
-            raise InputError(
-                f"Option {name!r} of evaluation 'cross_seed' does not exist. "
-                f"{suggest(name, known)}"
-            )
-    try:
-        return TypeAdapter(CrossSeedEvalConfig).validate_python({**shared, **options})
-    except ValidationError as error:
-        causes = "; ".join(
-            f"{item['loc'][0]} = {item['input']!r}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise InputError(
-            f"Options of evaluation 'cross_seed' cannot be used ({causes}). "
-            "Correct them or leave them out."
-        ) from error

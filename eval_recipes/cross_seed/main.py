@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig, make_config
+from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.loading import Loaded, check_shapes, load
 from eval_recipes.cross_seed.measure import Measured, measure_groups, with_shares
 from eval_recipes.cross_seed.output import EVAL_TYPE_ID_CROSS_SEED
@@ -21,17 +21,22 @@ from eval_recipes.cross_seed.stability_table import (
     table_path,
     write_table,
 )
+from eval_recipes.eval_config import eval_config
 from eval_recipes.results import result_path, write_result
 from saereg_plugin.errors import InputError
 
 
 def config_of(context: RunContext) -> CrossSeedEvalConfig:
     """Return the settings of a run; raises InputError for a wrong option."""
-    return make_config(
+    return eval_config(
+        EVAL_TYPE_ID_CROSS_SEED,
+        CrossSeedEvalConfig,
         context.options.get(EVAL_TYPE_ID_CROSS_SEED, {}),
-        random_seed=context.seed,
-        corpus=context.corpus,
-        heldout_tokens=context.heldout_tokens,
+        shared={
+            "random_seed": context.seed,
+            "corpus": context.corpus,
+            "heldout_tokens": context.heldout_tokens,
+        },
     )
 
 

@@ -40,6 +40,9 @@ class Models:
         key = (metadata.model_name, str(kwargs), metadata.hook_name)
         if self._model is None or key != self._key:
             # dropped first, so that two models are never in memory together
+            if kind_of(sae, self.config) == "plain":
+                # an evaluation before this one may have left a HookedTransformer
+                self.context.models.release()
             self._drop()
             self._model, self._key = (
                 language_model(self.context, sae, self.config),

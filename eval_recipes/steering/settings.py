@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from eval_recipes.eval_config import eval_config
 from eval_recipes.steering.config import EVAL, SteeringEvalConfig
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.errors import InputError
 
 PACING = frozenset(
     f"judge_{name}"
@@ -42,32 +40,14 @@ def make_config(options: dict[str, Any], **shared: Any) -> SteeringEvalConfig:
     Raises:
         InputError: if an option is unknown, has an unusable value, or lacks what it needs.
     """
-    known = {field.name for field in fields(SteeringEvalConfig)}
     for name in options:
-        if name not in known:
-            raise InputError(
-                f"Option {name!r} of evaluation {EVAL!r} does not exist. "
-                f"{suggest(name, known)}"
-            )
         if name in FROM_RUN:
             raise InputError(
                 f"Option {name!r} of evaluation {EVAL!r} would hold for a part of the run only; "
                 f"expected it for all of it: {FROM_RUN[name]} (RunContext."
                 f"{FROM_RUN[name].strip('-')})."
             )
-    try:
-        config = TypeAdapter(SteeringEvalConfig).validate_python(
-            {**shared, **_with_chat(options)}
-        )
-    except ValidationError as error:
-        causes = "; ".join(
-            f"{item['loc'][0]} = {item['input']!r}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise InputError(
-            f"Options of evaluation {EVAL!r} cannot be used ({causes}). "
-            "Correct them or leave them out."
-        ) from error
+    config = eval_config(EVAL, SteeringEvalConfig, _with_chat(options), shared=shared)
     _check_together(config)
     return config
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseEvalConfig
 
-from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.metrics import ALIVE_THRESHOLD
 from saereg_plugin.metrics.vocabulary import ALIGNED_THRESHOLD
 
@@ -48,30 +44,3 @@ class VocabularyEvalConfig(BaseEvalConfig):
         title="Embeddings",
         description="A safetensors file, path or path::tensor; null takes each SAE's own model",
     )
-
-
-def make_config(options: dict[str, Any], *, random_seed: int) -> VocabularyEvalConfig:
-    """
-    Build the settings from a recipe's options.
-
-    Raises:
-        InputError: if an option is unknown or has an unusable value.
-    """
-    known = [field.name for field in fields(VocabularyEvalConfig)]
-    for name in options:
-        if name not in known or name == "random_seed":
-            raise InputError(
-                f"Unknown vocabulary option {name!r}. {suggest(name, known[1:])}"
-            )
-    values = {"random_seed": random_seed, **options}
-    try:
-        return TypeAdapter(VocabularyEvalConfig).validate_python(values, strict=False)
-    except ValidationError as error:
-        causes = "; ".join(
-            f"{item['loc'][0]} = {item['input']!r}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise InputError(
-            f"Options of evaluation 'vocabulary' cannot be used ({causes}). "
-            "Correct them or leave them out."
-        ) from error

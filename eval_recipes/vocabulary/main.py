@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.cross_seed.fields import flat
+from eval_recipes.eval_config import eval_config
 from eval_recipes.result_files import SUFFIX
 from eval_recipes.results import (
     base_fields,
@@ -20,7 +21,7 @@ from eval_recipes.results import (
     write_result,
 )
 from eval_recipes.saebench.recipe import each_subject
-from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig, make_config
+from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig
 from eval_recipes.vocabulary.figures import (
     alignment_figures,
     mean_of,
@@ -45,7 +46,13 @@ TABLE_SUFFIX = "_vocabulary.parquet"
 
 def config_of(context: RunContext) -> VocabularyEvalConfig:
     """Return the settings of a run; raises InputError for a wrong option."""
-    return make_config(context.options.get(EVAL, {}), random_seed=context.seed)
+    return eval_config(
+        EVAL,
+        VocabularyEvalConfig,
+        context.options.get(EVAL, {}),
+        shared={"random_seed": context.seed},
+        fixed={"random_seed"},
+    )
 
 
 def check(context: RunContext) -> None:

@@ -212,7 +212,10 @@ def test_one_language_model_is_in_memory_at_a_time(
     config = SteeringEvalConfig()
     context = RunContext(subjects=[], out=tmp_path, models=ModelCache())
     models = Models(context, config)
+    left = weakref.ref(context.models.get(model_name, dtype="float32", device="cpu"))
     plain = weakref.ref(models.get(sae).backend)
+    # what another evaluation loaded is gone
+    assert left() is None
     own = models.for_explaining(sae)
     # the plain one is gone, and the explainer's goes with its cache
     assert plain() is None and own is not context.models
