@@ -36,7 +36,8 @@ from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import require_writable
 from saereg_plugin.hook_shapes import hook_shape
-from saereg_plugin.releases import open_release, verify_files
+from saereg_plugin.release_hashes import verify_files
+from saereg_plugin.release_opening import open_release
 
 logger = logging.getLogger(__name__)
 

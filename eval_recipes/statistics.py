@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,9 @@ BOOTSTRAP_CHUNK_ELEMENTS = 1 << 18
 
 FEW_LEVELS = 32
 """Arrays with no more distinct values (say indicators) are resampled by value."""
+
+ROUNDING = 1e-12
+"""Standard errors up to this share of the numbers' size are rounding, not variation."""
 
 SeedPair = tuple[int, int]
 """Two different seeds; (s, t) and (t, s) are the same pair."""
@@ -116,16 +120,32 @@ def _resampled_means(
     return means
 
 
-def seed_interval(values: Mapping[int, float], *, level: float = 0.95) -> Interval:
-    """Mean of one value a seed, with Student's t interval."""
+def seed_interval(
+    values: Mapping[int, float], *, level: float = 0.95, scale: float | None = None
+) -> Interval:
+    """
+    Mean of one value a seed, with Student's t interval; none if the values do not vary.
+
+    Args:
+        values: by seed.
+        level: coverage of the interval.
+        scale: size of the numbers that the values were computed from, which says how
+            large their rounding is; by default that of the largest value.
+    """
     numbers = np.array([values[seed] for seed in sorted(values)], dtype=np.float64)
     if numbers.size == 0:
         raise ValueError("expected one or more seeds")
     if numbers.size == 1:
         return Interval(float(numbers[0]), None, None, 1, "one seed has no spread")
     error = float(numbers.std(ddof=1)) / math.sqrt(numbers.size)
+    size = float(np.abs(numbers).max()) if scale is None else scale
     return _t_interval(
-        float(numbers.mean()), error, numbers.size - 1, numbers.size, level
+        float(numbers.mean()),
+        error,
+        freedom=numbers.size - 1,
+        n=numbers.size,
+        level=level,
+        scale=size,
     )
 
 
@@ -140,11 +160,14 @@ def paired_difference(
     """
     if set(a) != set(b):
         raise ValueError(f"seeds differ: {sorted(a)} and {sorted(b)}")
-    return seed_interval({seed: a[seed] - b[seed] for seed in a}, level=level)
+    # a difference is as inexact as the larger of the two, however small it is itself
+    return seed_interval(
+        {seed: a[seed] - b[seed] for seed in a}, level=level, scale=_size(a, b)
+    )
 
 
 def seed_pair_interval(
-    pairs: Mapping[SeedPair, float], *, level: float = 0.95
+    pairs: Mapping[SeedPair, float], *, level: float = 0.95, scale: float | None = None
 ) -> Interval:
     """
     Mean over all pairs of seeds, with a delete-one-seed jackknife interval.
@@ -153,7 +176,7 @@ def seed_pair_interval(
     order 2 over S seeds. With theta_s the mean over the pairs without seed s, its
     variance is (S - 1) / S * sum_s (theta_s - mean_s theta_s)^2, and the interval
     takes Student's t quantile on S - 1 degrees of freedom. Two seeds give one
-    pair, hence no interval.
+    pair, hence no interval. ``scale`` is that of ``seed_interval``.
 
     Raises:
         ValueError: if a pair of the seeds is missing or comes twice.
@@ -176,7 +199,14 @@ def seed_pair_interval(
     )
     count = len(seeds)
     variance = (count - 1) / count * float(((without - without.mean()) ** 2).sum())
-    return _t_interval(mean, math.sqrt(variance), count - 1, len(values), level)
+    return _t_interval(
+        mean,
+        math.sqrt(variance),
+        freedom=count - 1,
+        n=len(values),
+        level=level,
+        scale=_size(values) if scale is None else scale,
+    )
 
 
 def paired_pair_difference(
@@ -195,13 +225,20 @@ def paired_pair_difference(
     b = {(min(pair), max(pair)): value for pair, value in pairs_b.items()}
     if set(a) != set(b):
         raise ValueError(f"seed pairs differ: {sorted(a)} and {sorted(b)}")
-    return seed_pair_interval({pair: a[pair] - b[pair] for pair in a}, level=level)
+    return seed_pair_interval(
+        {pair: a[pair] - b[pair] for pair in a}, level=level, scale=_size(a, b)
+    )
+
+
+def _size(*values: Mapping[Any, float]) -> float:
+    """Return the largest absolute value."""
+    return max((abs(x) for each in values for x in each.values()), default=0.0)
 
 
 def _t_interval(
-    mean: float, error: float, freedom: int, n: int, level: float
+    mean: float, error: float, *, freedom: int, n: int, level: float, scale: float
 ) -> Interval:
-    if error == 0:
+    if error <= ROUNDING * scale:
         # a handful of equal values says nothing about how much they could vary
         return Interval(mean, None, None, n, NO_VARIATION)
     half = float(student_t.ppf((1 + level) / 2, freedom)) * error

@@ -52,7 +52,7 @@ from saereg_plugin.regularizers import (
     VocabularyAnchor,
     WeightPenalty,
 )
-from saereg_plugin.releases import register_release
+from saereg_plugin.release_registration import register_release
 
 register_architecture(
     RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig

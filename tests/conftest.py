@@ -10,7 +10,8 @@ from transformer_lens import HookedTransformer
 
 from saereg_plugin import corpora, models
 from saereg_plugin.assets import fetch_archive
-from saereg_plugin.releases import Release, register_release
+from saereg_plugin.release_registration import register_release
+from saereg_plugin.releases import Release
 from saereg_plugin.sweeps import SweepConfig, run_sweep
 
 CONTEXT_SIZE = 128

@@ -26,12 +26,8 @@ from eval_recipes.cli import app
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
 from eval_recipes.results import SUMMARY_COLUMNS, load_results
 from eval_recipes.saebench import core_output
-from saereg_plugin.releases import (
-    Entry,
-    Release,
-    file_hashes,
-    write_release,
-)
+from saereg_plugin.release_hashes import file_hashes
+from saereg_plugin.releases import Entry, Release, write_release
 from tests.conftest import TRAINED_HOOK
 
 pytestmark = pytest.mark.slow

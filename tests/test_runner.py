@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from sae_lens import (
 from transformer_lens import HookedTransformer
 
 import saereg_plugin as sr
+from saereg_plugin.embeddings import find_embeddings, read_vocabulary
+from saereg_plugin.metrics.vocabulary import nearest_token
 from tests.regularizers.throwaway import NoisyFiring
 from tests.training import (
     BATCH,
@@ -45,7 +48,11 @@ def run(model: HookedTransformer | None, sae_cfg: Any, **fields: Any) -> Any:
 
 
 def run_multi(
-    model: HookedTransformer, saes: dict[str, Any], **fields: Any
+    model: HookedTransformer,
+    saes: dict[str, Any],
+    *,
+    override_saes: dict[str, Any] | None = None,
+    **fields: Any,
 ) -> dict[str, Any]:
     single = runner_cfg(make_cfg())
     shared = (
@@ -63,11 +70,12 @@ def run_multi(
         "checkpoint_path",
         "logger",
     )
-    values = {name: getattr(single, name) for name in shared}
-    cfg = MultiSAETrainingRunnerConfig(
-        saes=saes, **(values | {"hook_names": HOOKS[1]} | fields)
-    )
-    return MultiSAETrainingRunner(cfg, override_model=model).run()
+    values: dict[str, Any] = {name: getattr(single, name) for name in shared}
+    values |= {"hook_names": HOOKS[1], **fields}
+    cfg = MultiSAETrainingRunnerConfig(saes=saes, **values)
+    return MultiSAETrainingRunner(
+        cfg, override_model=model, override_saes=override_saes
+    ).run()
 
 
 def test_run_by_name_saves_an_sae_that_saelens_loads(
@@ -210,8 +218,82 @@ def test_multi_runner_resumes(model: HookedTransformer, tmp_path: Path) -> None:
     assert (row_norms(resumed["a"]) - 1).abs().max() < 1e-6
 
 
+def losses_of(sae: Any) -> list[float]:
+    """The losses of the training passes to come, as they come."""
+    losses: list[float] = []
+    original = sae.training_forward_pass
+
+    def watched(step_input: Any) -> Any:
+        output = original(step_input)
+        losses.append(float(output.loss.detach()))
+        return output
+
+    sae.training_forward_pass = watched
+    return losses
+
+
+def test_linked_saes_are_pulled_together(model: HookedTransformer) -> None:
+    def trained(
+        coefficient: float, *, link: bool = True
+    ) -> tuple[dict[str, Any], list[float]]:
+        """After ten steps on the same activations."""
+        mutual = sr.MutualFeatures(coefficient=coefficient, schedule=sr.Schedule())
+        cfgs = {
+            name: make_cfg(init_seed=seed, regularizers=[mutual] if link else [])
+            for name, seed in (("a", 1), ("b", 2))
+        }
+        saes = {name: build(cfg) for name, cfg in cfgs.items()}
+        losses = [losses_of(sae) for sae in saes.values()]
+        if link:
+            saes = sr.link_saes(saes)
+        torch.manual_seed(0)
+        after = run_multi(model, cfgs, override_saes=saes)
+        assert [len(each) for each in losses] == [10, 10]
+        return after, [value for each in losses for value in each]
+
+    linked, losses = trained(20.0)
+    assert all(math.isfinite(loss) for loss in losses)
+    idle, _ = trained(0.0)
+    unlinked, _ = trained(0.0, link=False)
+    logged: dict[str, list[float]] = {"linked": [], "idle": []}
+    for name, sae in linked.items():
+        assert sae.step_index == 10
+        for run_name, run_saes in (("linked", linked), ("idle", idle)):
+            metrics = component(run_saes[name], "mutual_features").metrics()
+            assert metrics["peers"] == 1
+            logged[run_name].append(float(metrics["mmcs"]))
+        # without weight it is the unlinked run: what differs is the pull
+        assert torch.equal(idle[name].W_dec, unlinked[name].W_dec)
+        assert not torch.equal(sae.W_dec, unlinked[name].W_dec)
+    assert min(logged["linked"]) > max(logged["idle"])
+
+
+def test_vocabulary_anchor_reads_the_runs_own_model(model: HookedTransformer) -> None:
+    def trained(coefficient: float) -> Any:
+        anchor = sr.VocabularyAnchor(coefficient=coefficient)
+        torch.manual_seed(0)
+        return run(model, make_cfg(init_seed=3, regularizers=[anchor]))
+
+    anchored, idle = trained(50.0), trained(0.0)
+    file = find_embeddings("smollm2-135m-instruct")
+    rows = read_vocabulary(file, anchored.cfg.d_in).rows
+    cosines: list[float] = []
+    for sae in (anchored, idle):
+        assert sae.step_index == 10
+        part = component(sae, "vocabulary_anchor")
+        assert torch.equal(part.vocabulary.rows, rows)
+        assert math.isfinite(float(part.metrics()["mean_max_cos"]))
+        exact = nearest_token(sae.W_dec.detach(), rows)
+        cosines.append(float(exact.cosine.mean()))
+    assert cosines[0] > cosines[1] + 0.05
+
+
 def test_compiled_sae_takes_sparse_steps(model: HookedTransformer) -> None:
-    fields = {**FIELDS, "regularizers": [PENALTY], "sparse_step": "always"}
+    fields: dict[str, Any] = {
+        **FIELDS,
+        "regularizers": [PENALTY],
+        "sparse_step": "always",
+    }
     start = build(make_cfg(**fields))
     trained = run(model, make_cfg(**fields), compile_sae=True)
     assert trained.took_sparse_step

@@ -15,7 +15,8 @@ from transformer_lens import HookedTransformer
 import saereg_plugin as sr
 from eval_recipes.context import RunContext
 from eval_recipes.running import run_evals, subjects_of
-from saereg_plugin.releases import Entry, Release, file_hashes, write_release
+from saereg_plugin.release_hashes import file_hashes
+from saereg_plugin.releases import Entry, Release, write_release
 
 pytestmark = pytest.mark.slow
 

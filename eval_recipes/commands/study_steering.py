@@ -125,7 +125,7 @@ def steering(
         )
     table = write_steering_report(outcome, out)
     console.print(table.read_text(encoding="utf-8"), markup=False)
-    if outcome.failures:
+    if outcome.troubled:
         raise typer.Exit(FAILED)
 
 

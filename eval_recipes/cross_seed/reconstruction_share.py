@@ -14,7 +14,7 @@ from torch import Tensor
 from eval_recipes.bootstrap import bootstrap
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.cross_seed.aggregate import Figures
-from eval_recipes.heldout import Passed, per_context, tally_heldout
+from eval_recipes.heldout_pass import Passed, per_context, tally_heldout
 from eval_recipes.interval import NO_VARIATION, Interval
 from eval_recipes.variance import Array, explained_variance
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 from sae_lens import SAE
 
+from eval_recipes.activation_source import source_of
 from eval_recipes.artifacts import artifact_folder
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.heldout import source_of
 from eval_recipes.results import (
     base_fields,
     result_path,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from sae_lens import SAE
 
+from eval_recipes.activation_source import check_hook, source_of
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.heldout import check_hook, source_of
 from eval_recipes.judge import JudgeClient
 from eval_recipes.results import check_unique_paths
 from eval_recipes.saebench.autointerp_check import check

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from eval_recipes.activation_source import Source
 from eval_recipes.artifacts import artifact_folder
 from eval_recipes.context import RunContext
-from eval_recipes.heldout import Source
 from saereg_plugin import corpora
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path

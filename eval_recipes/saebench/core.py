@@ -15,8 +15,9 @@ from sae_bench.evals.core.eval_output import CoreEvalOutput
 from sae_lens import SAE, ActivationsStore
 from sae_lens.config import HfDataset
 
+from eval_recipes.activation_source import check_hook, source_of
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.heldout import HeldOut, check_hook, source_of
+from eval_recipes.heldout import HeldOut
 from eval_recipes.results import (
     base_fields,
     check_unique_paths,

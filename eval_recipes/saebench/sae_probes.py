@@ -19,9 +19,9 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 )
 from sae_probes.run_baselines import get_baseline_save_path
 
+from eval_recipes.activation_source import Source, check_hook, source_of
 from eval_recipes.artifacts import artifact_folder
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.heldout import Source, check_hook, source_of
 from eval_recipes.results import (
     result_path,
     write_result,

@@ -15,8 +15,8 @@ from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 from sae_bench.sae_bench_utils import dataset_info
 from sae_lens import SAE
 
+from eval_recipes.activation_source import check_hook, source_of
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.heldout import check_hook, source_of
 from eval_recipes.labelled.crossed import crossed_sets, crossed_train_test_data
 from eval_recipes.labelled.probing import probing_sets
 from eval_recipes.results import (

@@ -12,9 +12,9 @@ from sae_bench.evals.scr_and_tpp import main as upstream_main
 from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 from transformer_lens import HookedTransformer
 
+from eval_recipes.activation_source import Source
 from eval_recipes.artifacts import artifact_folder
 from eval_recipes.context import RunContext
-from eval_recipes.heldout import Source
 from eval_recipes.labelled.source import LAYOUT
 from eval_recipes.saebench.scr_and_tpp_kind import Kind, Pair
 from eval_recipes.saebench.upstream import patched, seed_everything

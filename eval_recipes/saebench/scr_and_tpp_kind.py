@@ -10,8 +10,8 @@ import numpy as np
 from sae_bench.evals.base_eval_output import BaseEvalOutput
 from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 
+from eval_recipes.activation_source import Source
 from eval_recipes.context import RunContext
-from eval_recipes.heldout import Source
 from eval_recipes.saebench.ablation_step import AblationStep
 from eval_recipes.saebench.masked_ablation import Array, Sampled
 from eval_recipes.saebench.scr_and_tpp_output import PUBLISHED_N

@@ -16,9 +16,9 @@ from sae_bench.evals.sparse_probing.eval_output import SparseProbingEvalOutput
 from sae_bench.sae_bench_utils import general_utils
 from sae_lens import SAE
 
+from eval_recipes.activation_source import Source, check_hook, source_of
 from eval_recipes.artifacts import artifact_folder
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.heldout import Source, check_hook, source_of
 from eval_recipes.labelled.source import LAYOUT
 from eval_recipes.results import (
     base_fields,

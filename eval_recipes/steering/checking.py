@@ -22,6 +22,9 @@ from eval_recipes.steering.candidates import find_result, given
 from eval_recipes.steering.config import EVAL, SteeringEvalConfig
 from eval_recipes.steering.settings import CHAT_ONLY, PACING, make_config, uses_chat
 
+TEXTS_FORMAT = 2
+"""Of the stored texts. 2: with the scores that thresholds were learned from."""
+
 
 def config_of(context: RunContext) -> SteeringEvalConfig:
     """Return the settings of a run; raises InputError for a wrong option."""
@@ -112,6 +115,7 @@ def determinants(context: RunContext) -> dict[str, Any]:
     for name in ("stability", "explanations"):
         # where they lie decides nothing; what is in them does
         chosen[name] = chosen[name] is not None
+    chosen["texts"] = TEXTS_FORMAT
     chosen["read"] = {
         f"{subject.release}/{subject.sae_id}/{name}": _contents(name, path)
         for subject in context.subjects

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eval_recipes.result_files import result_files
-from eval_recipes.results import read_result
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.association import interaction, restricted
 from eval_recipes.steering.clustered import Array, Trials, success_rate
-from eval_recipes.steering.config import EVAL
+from eval_recipes.steering.common_threshold import common_threshold, rejudged
 from eval_recipes.steering.figures import (
     Links,
     Rates,
@@ -27,13 +25,16 @@ from eval_recipes.steering.figures import (
     trials_of,
     with_verdict,
 )
+from eval_recipes.steering.found import SaeKey, key_of, steering_results
 from eval_recipes.steering.group_tests import (
     GroupComparison,
     compare_groups,
     rate_over_seeds,
 )
+from eval_recipes.steering.judges.threshold import Threshold
 from eval_recipes.steering.logistic import LogisticFit
 from eval_recipes.steering.matched import PooledStability, pooled_stability
+from eval_recipes.steering.settings import CALIBRATED
 from eval_recipes.steering.texts import read_texts
 from saereg_plugin.errors import InputError
 
@@ -54,36 +55,60 @@ class SteeredGroup:
     texts: pd.DataFrame
 
 
-def read_groups(results: Path) -> list[SteeredGroup]:
+def read_groups(
+    results: Path, keep: Collection[SaeKey] | None = None
+) -> list[SteeredGroup]:
     """
-    Read every steering result below a folder, group by group.
+    Read the steering results below a folder, group by group.
+
+    Successes are those of each SAE's own threshold: see ``with_common_thresholds``.
+
+    Args:
+        results: the folder.
+        keep: only these SAEs; None is all.
 
     Raises:
         InputError: if there is none, or its texts cannot be read.
     """
     records: dict[str, list[dict[str, Any]]] = {}
     frames: dict[str, list[pd.DataFrame]] = {}
-    for path in result_files(results):
-        record = read_result(path)
-        if record["eval_type_id"] != EVAL:
-            continue
+    for path, record in steering_results(results, keep):
         block = record["eval_result_unstructured"]["saereg"]
         name = str(block["group"])
         records.setdefault(name, []).append(record)
         own = read_texts(path).assign(
-            sae=f"{record['sae_lens_release_id']}/{record['sae_lens_id']}",
+            sae="/".join(key_of(record)),
             seed=block["seed"],
         )
         frames.setdefault(name, []).append(own)
-    if not records:
-        raise InputError(
-            f"Folder {str(results)!r} has no result of the evaluation 'steering'; expected one "
-            "or more. Run it into this folder."
-        )
     return [
         SteeredGroup(name, tuple(found), pd.concat(frames[name], ignore_index=True))
         for name, found in records.items()
     ]
+
+
+def with_common_thresholds(
+    groups: Sequence[SteeredGroup],
+) -> tuple[list[SteeredGroup], dict[str, Threshold]]:
+    """
+    Return groups judged by one threshold a judge, and these thresholds.
+
+    Both are to be used for whatever compares SAEs or takes several together. Of judges that
+    learn no threshold nothing changes.
+
+    Raises:
+        InputError: if false-positive rates differ, or texts lack what thresholds are learned
+            from.
+    """
+    learning = [name for name in common_judges(groups) if name in CALIBRATED]
+    if not learning:
+        return list(groups), {}
+    rate: float = config_value(groups, "false_positive_rate")
+    tables = [group.texts for group in groups]
+    found = {name: common_threshold(tables, name, rate) for name in learning}
+    return [
+        replace(group, texts=rejudged(group.texts, found)) for group in groups
+    ], found
 
 
 @dataclass(frozen=True)
@@ -104,6 +129,8 @@ class GroupDifference:
     tests: GroupComparison
     interaction: LogisticFit | None
     """Whether success follows the interp score differently; None without scores."""
+    by_seed: Mapping[int, float] = field(default_factory=dict[int, float])
+    """Rate of the first group's SAE less that of the second's, for each seed of both."""
 
 
 def group_rates(
@@ -136,20 +163,18 @@ def difference(
     """Compare the success of group ``a`` with that of group ``b`` at one strength."""
     trials_a, scores_a = _scored(a, judge, amount)
     trials_b, scores_b = _scored(b, judge, amount)
+    seeds_a, seeds_b = (seed_rates(group, judge, amount) for group in (a, b))
     tests = compare_groups(
-        trials_a,
-        trials_b,
-        seed=seed,
-        seeds_a=seed_rates(a, judge, amount),
-        seeds_b=seed_rates(b, judge, amount),
+        trials_a, trials_b, seed=seed, seeds_a=seeds_a, seeds_b=seeds_b
     )
+    by_seed = {s: seeds_a[s] - seeds_b[s] for s in sorted(set(seeds_a) & set(seeds_b))}
     known = [np.isfinite(scores) for scores in (scores_a, scores_b)]
     if not all(mask.any() for mask in known):
-        return GroupDifference(tests, None)
+        return GroupDifference(tests, None, by_seed)
     part_a, kept_a = restricted(trials_a, known[0])
     part_b, kept_b = restricted(trials_b, known[1])
     fit = interaction(part_a, scores_a[kept_a], part_b, scores_b[kept_b])
-    return GroupDifference(tests, fit)
+    return GroupDifference(tests, fit, by_seed)
 
 
 def stability_over_groups(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eval_recipes.judge import JudgeClient
@@ -37,12 +37,18 @@ class Judged:
         verdicts: of each judge, one a trial.
         fluency: of each trial.
         judges: what decides each judge's verdicts, its threshold included.
+        calibration: the pairs that thresholds were learned from, each in both orders.
+        calibration_verdicts: of each judge that learned its threshold, one a pair of these.
     """
 
     trials: list[Trial]
     verdicts: dict[JudgeName, list[Verdict]]
     fluency: list[Fluency]
     judges: dict[JudgeName, dict[str, Any]]
+    calibration: list[Trial] = field(default_factory=list[Trial])
+    calibration_verdicts: dict[JudgeName, list[Verdict]] = field(
+        default_factory=dict[JudgeName, list[Verdict]]
+    )
 
 
 class Judges:
@@ -119,17 +125,21 @@ def judge_trials(
     kept = [trial for trial in trials if trial.arm != "calibration"]
     pairs = [pair(trial) for trial in kept]
     explained = [pair(trial) for trial in kept if trial.latent in concepts]
+    unsteered = [pair(trial) for trial in calibration]
     verdicts: dict[JudgeName, list[Verdict]] = {}
+    learned: dict[JudgeName, list[Verdict]] = {}
     described: dict[JudgeName, dict[str, Any]] = {}
     seen: dict[Written, TextScore] = {}
     for name in judges.config.judges:
         judge = judges.make(name, model)
         if explained and isinstance(judge, ThresholdJudge) and judge.threshold is None:
-            judge.calibrate(
-                [pair(trial) for trial in calibration],
+            scores = judge.scores(unsteered)
+            judge.learn(
+                scores,
                 rate=judges.config.false_positive_rate,
                 clusters=[trial.latent for trial in calibration],
             )
+            learned[name] = judge.verdicts(unsteered, scores)
         said = iter(judge.judge(explained) if explained else ())
         verdicts[name] = [
             next(said) if trial.latent in concepts else _UNEXPLAINED for trial in kept
@@ -138,7 +148,14 @@ def judge_trials(
         if isinstance(judge, LogProbabilityJudge):
             seen = judge.seen
         _require_answers(name, verdicts[name])
-    return Judged(kept, verdicts, fluency(model.backend, pairs, seen=seen), described)
+    return Judged(
+        kept,
+        verdicts,
+        fluency(model.backend, pairs, seen=seen),
+        described,
+        calibration=calibration if learned else [],
+        calibration_verdicts=learned,
+    )
 
 
 def _require_answers(name: str, verdicts: Sequence[Verdict]) -> None:

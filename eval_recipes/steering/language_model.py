@@ -16,8 +16,8 @@ from torch import Tensor
 from transformer_lens.loading_from_pretrained import make_model_alias_map
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from eval_recipes.activation_source import Source, check_hook, source_of
 from eval_recipes.context import RunContext
-from eval_recipes.heldout import Source, check_hook, source_of
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.backend import Backend, backend_for
 from eval_recipes.steering.config import SteeringEvalConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,32 @@ def _fit(rows: pd.DataFrame, success: str, *, groups: bool, score: bool) -> Logi
 
 def _trials(rows: pd.DataFrame, success: str) -> Trials:
     return make_trials(rows[success].astype(bool).tolist(), matched_latents(rows))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """How many latents several SAEs of a group have in common."""
+
+    matched: int
+    """Latents that match one of another of these SAEs."""
+    latents: int
+
+
+def count_matches(rows: pd.DataFrame) -> Matches | None:
+    """
+    Count the latents of a group that match a latent of another of its SAEs.
+
+    Args:
+        rows: with columns ``group``, ``sae``, ``seed``, ``latent``, ``shared_with``.
+
+    Returns:
+        The counts; None if matches are not known.
+    """
+    once = rows.drop_duplicates(["sae", "latent"])
+    if not any(isinstance(shared, str) for shared in once["shared_with"]):
+        return None
+    sizes = Counter(matched_latents(once))
+    return Matches(sum(size for size in sizes.values() if size > 1), len(once))
 
 
 def matched_latents(rows: pd.DataFrame) -> Sequence[Hashable]:

@@ -113,12 +113,12 @@ class ContrastMetrics(BaseMetrics):
     change_n: int = value(f"{_CHANGE} (n)", "Pairs of texts behind the figure")
     change_random: float | None = value(
         f"{_CHANGE}, Random Direction",
-        "The same for random directions of the same norm",
+        "The same for random directions of the same norm; interval over directions, one a repeat",
     )
     change_random_ci_low: float | None = low(f"{_CHANGE}, Random Direction")
     change_random_ci_high: float | None = high(f"{_CHANGE}, Random Direction")
     change_random_n: int = value(
-        f"{_CHANGE}, Random Direction (n)", "Pairs of texts behind the figure"
+        f"{_CHANGE}, Random Direction (n)", "Directions behind the figure"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval_recipes.plots import COLOURS
-from eval_recipes.result_files import result_files
-from eval_recipes.results import read_result
-from eval_recipes.steering.config import EVAL
-from saereg_plugin.errors import InputError
+from eval_recipes.steering.found import SaeKey, steering_results
 from saereg_plugin.files import atomic_path, require_writable
 
 
-def plot_steering(results: Path, out: Path) -> list[Path]:
+def plot_steering(
+    results: Path, out: Path, *, keep: Collection[SaeKey] | None = None
+) -> list[Path]:
     """
-    Draw every steering result below ``results``; write ``steering.png`` into ``out``.
+    Draw the steering results below ``results``; write ``steering.png`` into ``out``.
 
     One row a judge. Left: success against the mean fluency loss, a point for each strength,
     with intervals over latents. Right: success, fluent success and random directions against
-    strength over the median residual norm. A line an SAE, a colour a group.
+    strength over the median residual norm. A line an SAE, judged by its own threshold, a
+    colour a group. ``keep``: only these SAEs; None is all.
 
     Raises:
         InputError: if there is no steering result, or ``out`` is not writable.
     """
-    records = [
-        record
-        for path in result_files(results)
-        if (record := read_result(path))["eval_type_id"] == EVAL
-    ]
-    if not records:
-        raise InputError(
-            f"Folder {str(results)!r} has no result of the evaluation 'steering'; expected one "
-            "or more. Run it into this folder."
-        )
+    records = [record for _, record in steering_results(results, keep)]
     target = require_writable(out) / "steering.png"
     figure = draw(records)
     with atomic_path(target) as temporary:

@@ -10,8 +10,12 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from eval_recipes.interval import NO_VARIATION
 from eval_recipes.statistics import Interval, bootstrap_mean_interval
+from eval_recipes.steering.clustered import over_latents
 from eval_recipes.steering.contrast import Array, auroc, halves
+
+ONE_DIRECTION = "one direction has no spread"
 
 Embed = Callable[[Sequence[str]], Tensor]
 """Maps texts to vectors [text, width]."""
@@ -80,7 +84,7 @@ class Effect:
     after: float
     """Mean chance of the steered texts."""
     change: Interval
-    """Mean of after - before over pairs of texts, bootstrap over pairs within each prompt."""
+    """Mean of after - before over pairs of texts, see ``effect`` for what is drawn."""
 
 
 def effect(
@@ -89,6 +93,7 @@ def effect(
     steered: Sequence[str],
     *,
     prompts: Sequence[Hashable] | None = None,
+    directions: Sequence[Hashable] | None = None,
     seed: int,
 ) -> Effect:
     """
@@ -100,6 +105,9 @@ def effect(
         steered: texts after.
         prompts: which prompt each pair continues. Pairs are drawn within prompts, which were
             chosen and are not a sample, where each has two or more.
+        directions: which direction each pair was steered along, if directions are a sample: all
+            pairs of a direction are drawn together, whatever their prompt, and ``n`` counts
+            directions. None if all pairs have the same.
         seed: of the resamples.
 
     Raises:
@@ -109,15 +117,38 @@ def effect(
         raise ValueError(f"{len(unsteered)} unsteered, {len(steered)} steered texts")
     before, after = probe.chances(unsteered), probe.chances(steered)
     change = after - before
+    return Effect(
+        before=float(before.mean()),
+        after=float(after.mean()),
+        change=_over_pairs(change, prompts, seed)
+        if directions is None
+        else _over_directions(change, directions, seed),
+    )
+
+
+def _over_pairs(
+    change: Array, prompts: Sequence[Hashable] | None, seed: int
+) -> Interval:
     parts = _by_prompt(change, prompts)
     interval = bootstrap_mean_interval(
         parts, weights=[len(part) / len(change) for part in parts], seed=seed
     )
-    return Effect(
-        before=float(before.mean()),
-        after=float(after.mean()),
-        change=interval._replace(n=len(change)),
-    )
+    return interval._replace(n=len(change))
+
+
+def _over_directions(
+    change: Array, directions: Sequence[Hashable], seed: int
+) -> Interval:
+    number = {one: place for place, one in enumerate(dict.fromkeys(directions))}
+    n, value = len(number), float(change.mean())
+    if n == 1:
+        return Interval(value, None, None, 1, ONE_DIRECTION)
+    of = np.array([number[one] for one in directions])
+    total = np.bincount(of, weights=change, minlength=n)
+    counts = np.bincount(of, minlength=n).astype(np.float64)
+    if np.ptp(total / counts) < 1e-12:
+        return Interval(value, None, None, n, NO_VARIATION)
+    return over_latents(lambda w: (w @ total) / (w @ counts), n, seed=seed)
 
 
 def _by_prompt(change: Array, prompts: Sequence[Hashable] | None) -> list[Array]:

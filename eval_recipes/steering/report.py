@@ -37,6 +37,7 @@ from eval_recipes.steering.output import (
 )
 from eval_recipes.steering.output_judge import JudgeMetrics
 from eval_recipes.steering.steered_contrast import ContrastReport
+from eval_recipes.steering.texts import results_of
 
 JUDGES = ("embedding", "embedding_published", "log_probability", "chat")
 
@@ -202,4 +203,5 @@ def _ratio(measured: Measured, amount: float) -> float | None:
 
 def _near_ties(texts: pd.DataFrame) -> dict[str, int]:
     """Count pairs in which rounding might have turned a choice into another."""
-    return {"pairs": int((texts["near_ties"] > 0).sum()), "of": len(texts)}
+    rows = results_of(texts)
+    return {"pairs": int((rows["near_ties"] > 0).sum()), "of": len(rows)}

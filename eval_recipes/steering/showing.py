@@ -12,7 +12,7 @@ import pandas as pd
 from eval_recipes.result_files import result_files
 from eval_recipes.results import read_result
 from eval_recipes.steering.config import EVAL
-from eval_recipes.steering.texts import judges_of, read_texts
+from eval_recipes.steering.texts import judges_of, read_texts, results_of
 from saereg_plugin.errors import InputError, suggest
 
 _TITLES = {
@@ -67,12 +67,13 @@ def latent_lines(
         texts: ``texts.read_texts`` of one SAE.
         latent: its id.
         amount: one strength; None for all.
-        controls: show the controls' texts, too.
+        controls: show the controls' texts, too; those of the calibration are never shown.
 
     Raises:
         InputError: if the latent was not steered with, or not at this strength.
     """
-    rows = texts.loc[texts["latent"] == latent]
+    shown_texts = results_of(texts)
+    rows = shown_texts.loc[shown_texts["latent"] == latent]
     if rows.empty:
         known = sorted(set(texts["latent"].tolist()))
         shown = ", ".join(map(str, known[:12]))

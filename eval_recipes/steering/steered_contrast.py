@@ -30,7 +30,8 @@ class ContrastLatent:
     measured: Interval
     steered: tuple[AmountEffect, ...]
     random: tuple[AmountEffect, ...]
-    """Random directions of the same norm in its place, another for each repeat."""
+    """Random directions of the same norm in its place, another for each repeat; whole repeats
+    are drawn."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ def contrast_report(
                     [trial.original.text for trial in pairs],
                     [trial.other.text for trial in pairs],
                     prompts=[trial.prompt for trial in pairs],
+                    # a repeat has one random direction, whatever the prompt
+                    directions=[trial.repeat for trial in pairs]
+                    if arm == "random"
+                    else None,
                     seed=seed,
                 )
                 found.append(

@@ -26,7 +26,8 @@ def kept_texts(
     Return a text for each request; batches that are kept are read, the others written and kept.
 
     Batches are cut at the same places every time, so a run that goes on makes the texts that
-    an uninterrupted one would have made. A file that cannot be read counts as absent.
+    an uninterrupted one would have made. A file that cannot be read, or holds the texts of other
+    requests, counts as absent.
 
     Args:
         folder: an artefact folder: what is in it follows from its determinants.
@@ -42,19 +43,21 @@ def kept_texts(
     ):
         batch = list(requests[start : start + batch_size])
         path = folder / f"{name}-{number:05d}.parquet"
-        found = _read(path)
-        if found is None or len(found) != len(batch):
+        found = _read(path, batch)
+        if found is None:
             found = write(batch)
-            _keep(path, found)
+            _keep(path, batch, found)
         texts |= zip(batch, found, strict=True)
     return texts
 
 
-def _read(path: Path) -> list[Continuation] | None:
+def _read(path: Path, batch: Sequence[Request]) -> list[Continuation] | None:
     try:
         # a path that is no file would be read as a data set of several
         with path.open("rb") as file:
             rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+        if [_request(row) for row in rows] != list(batch):
+            return None
         return [
             Continuation(
                 tokens=tuple(row["tokens"]),
@@ -68,9 +71,17 @@ def _read(path: Path) -> list[Continuation] | None:
         return None
 
 
-def _keep(path: Path, texts: Sequence[Continuation]) -> None:
+def _request(row: dict[str, Any]) -> Request:
+    return Request(row["prompt"], row["sample"], row["vector"], row["strength"])
+
+
+def _keep(path: Path, batch: Sequence[Request], texts: Sequence[Continuation]) -> None:
     schema = pa.schema(
         [
+            ("prompt", pa.int64()),
+            ("sample", pa.int64()),
+            ("vector", pa.int64()),
+            ("strength", pa.float64()),
             ("tokens", pa.list_(pa.int64())),
             ("text", pa.string()),
             ("near_ties", pa.int64()),
@@ -79,12 +90,16 @@ def _keep(path: Path, texts: Sequence[Continuation]) -> None:
     )
     rows = [
         {
+            "prompt": request.prompt,
+            "sample": request.sample,
+            "vector": request.vector,
+            "strength": request.strength,
             "tokens": list(text.tokens),
             "text": text.text,
             "near_ties": text.near_ties,
             "first_near_tie": text.first_near_tie,
         }
-        for text in texts
+        for request, text in zip(batch, texts, strict=True)
     ]
     with atomic_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)

@@ -17,6 +17,7 @@ from eval_recipes.result_files import SUFFIX, read_result
 from eval_recipes.saebench.autointerp_figures import Explanation
 from eval_recipes.steering.candidates import interp_score
 from eval_recipes.steering.choosing import KnownStability
+from eval_recipes.steering.fluency import Fluency
 from eval_recipes.steering.judging import Judged
 from eval_recipes.steering.prompts import Prompt
 from saereg_plugin.errors import InputError
@@ -45,9 +46,14 @@ COLUMNS = {
 """
 Columns but those of the judges, ``<judge>_score``, ``_success``, ``_status``, ``_reason``.
 
-``shared_with``: the latents of other seeds that match, JSON, by seed. ``text`` is steered in the arms ``steered`` and ``random``, and another unsteered one in the arm
-``unsteered``; null stands where a latent has no explanation, score or stability, or nothing was added.
+``shared_with``: the latents of other seeds that match, JSON, by seed. ``text`` is steered in the arms ``steered`` and ``random``, and another unsteered one in the arms
+``unsteered`` and ``calibration``; null stands where a latent has no explanation, score or stability, or nothing was added.
+
+Rows of the arm ``calibration`` are no result: a judge's threshold was learned from their scores. Each
+pair has two, one an order; perplexities, and what judges say that learned no threshold, are null.
 """
+
+CALIBRATION = "calibration"
 
 
 def texts_path(result: Path) -> Path:
@@ -67,14 +73,17 @@ def texts_table(
     prompts: Sequence[Prompt],
     subject: Subject,
 ) -> Any:
-    """Return the ``pyarrow.Table`` of one SAE, a row for each pair, arm by arm."""
+    """Return the ``pyarrow.Table`` of one SAE, a row for each pair, arm by arm, calibration last."""
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     shared_with = {
         trial.latent: json.dumps(dict(stability.partners[trial.latent]), sort_keys=True)
         for trial in judged.trials
         if trial.latent in stability.partners
     }
-    for trial, fluent in zip(judged.trials, judged.fluency, strict=True):
+    unknown = Fluency(math.nan, math.nan)
+    fluency = [*judged.fluency, *(unknown for _ in judged.calibration)]
+    trials = [*judged.trials, *judged.calibration]
+    for trial, fluent in zip(trials, fluency, strict=True):
         explanation = explanations.get(trial.latent)
         row = {
             "latent": trial.latent,
@@ -96,13 +105,19 @@ def texts_table(
         for name, value in row.items():
             columns[name].append(value)
     arrays = {name: pa.array(columns[name], kind) for name, kind in COLUMNS.items()}
-    for judge, verdicts in judged.verdicts.items():
+    for judge, said in judged.verdicts.items():
+        learned = judged.calibration_verdicts.get(judge)
+        verdicts = [*said, *(learned or [None] * len(judged.calibration))]
         arrays |= {
-            f"{judge}_score": pa.array([v.score for v in verdicts], pa.float64()),
-            f"{judge}_success": pa.array([v.success for v in verdicts], pa.bool_()),
-            f"{judge}_status": pa.array([v.status.value for v in verdicts]),
+            f"{judge}_score": pa.array([v and v.score for v in verdicts], pa.float64()),
+            f"{judge}_success": pa.array(
+                [v and v.success for v in verdicts], pa.bool_()
+            ),
+            f"{judge}_status": pa.array(
+                [v and v.status.value for v in verdicts], pa.string()
+            ),
             f"{judge}_reason": pa.array(
-                [v.reason or None for v in verdicts], pa.string()
+                [(v and v.reason) or None for v in verdicts], pa.string()
             ),
         }
     about = {
@@ -150,6 +165,11 @@ def read_texts(path: str | Path) -> pd.DataFrame:
             "that the evaluation 'steering' writes."
         )
     return table.to_pandas()
+
+
+def results_of(texts: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that are results: all but those that thresholds were learned from."""
+    return texts.loc[texts["arm"] != CALIBRATION]
 
 
 def judges_of(texts: pd.DataFrame) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_lens import SAE
@@ -46,6 +47,16 @@ def strengths_by_amount(
     return values, without
 
 
+def strengths_key(
+    by_amount: Mapping[float, Sequence[float]],
+) -> dict[float, list[float | None]]:
+    """Return strengths as a key of artefacts holds them: JSON has no NaN, so None for it."""
+    return {
+        amount: [value if math.isfinite(value) else None for value in values]
+        for amount, values in by_amount.items()
+    }
+
+
 def written_trials(
     context: RunContext,
     sae: SAE[Any],
@@ -65,7 +76,7 @@ def written_trials(
             "model": context.models.identity(model.name),
             "backend": model.kind,
             "latents": latents.ids,
-            "strengths": by_amount,
+            "strengths": strengths_key(by_amount),
             "prompts": config.prompts,
             "positions": config.positions,
             "new_tokens": config.new_tokens,

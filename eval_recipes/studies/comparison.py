@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scipy.stats import t as student_t
 
+from eval_recipes.interval import NO_VARIATION
 from eval_recipes.report import digits
-from eval_recipes.statistics import Interval
+from eval_recipes.statistics import ROUNDING, Interval
 
 Values = tuple[tuple[tuple[int, ...], float], ...]
 """(seed,) or (seed, other seed), and the difference in it alone."""
 
 MATCHED = 0.01
-"""Two groups are called equal in a figure if they differ by at most this share of it."""
+"""Two groups are equal in a figure if they differ by at most this share of the larger value."""
+
+Match = Literal["matched", "unmatched", "not shown"]
 
 
 class Difference(NamedTuple):
@@ -33,12 +36,14 @@ class Difference(NamedTuple):
         Return the two-sided p-value of a difference equal to ``bound``.
 
         It is below .05 where the 95 % interval, from which the standard error comes, leaves
-        ``bound`` out. None without an interval.
+        ``bound`` out. None without an interval, or with one that only rounding widens.
         """
         found = self.interval
         if found.low is None or found.high is None or self.freedom < 1:
             return None
         error = (found.high - found.low) / 2 / float(student_t.ppf(0.975, self.freedom))
+        if error <= ROUNDING * max(abs(found.low), abs(found.high)):
+            return None
         distance = abs(found.value - bound) / error
         return 2 * float(student_t.sf(distance, self.freedom))
 
@@ -52,26 +57,47 @@ class Beside(NamedTuple):
     difference: Interval
 
     @property
-    def matched(self) -> bool:
-        """Whether they are, within ``MATCHED``."""
-        largest = max(abs(self.group), abs(self.other))
-        return abs(self.group - self.other) <= MATCHED * largest
+    def match(self) -> Match:
+        """
+        Whether they are equal within ``MATCHED``, by the whole interval of the difference.
+
+        A difference that does not vary at all (L0 of TopK) has no interval and decides by
+        itself; without an interval for another reason nothing is shown.
+        """
+        found = self.difference
+        allowed = MATCHED * max(abs(self.group), abs(self.other))
+        low, high = found.low, found.high
+        if found.reason == NO_VARIATION:
+            low = high = found.value
+        if low is None or high is None:
+            return "not shown"
+        if -allowed <= low and high <= allowed:
+            return "matched"
+        return "unmatched" if low > allowed or high < -allowed else "not shown"
 
     @property
     def sentence(self) -> str:
-        """Whether the groups are matched, with both values and their difference."""
-        both = f"{digits(self.group)} against {digits(self.other)}"
-        if self.matched:
-            return f"Matched: {self.figure} is equal within {MATCHED:.0%} ({both})."
-        found = self.difference
+        """Whether the groups are matched, with both values, their difference and its interval."""
+        found, share = self.difference, f"{MATCHED:.0%}"
         ends = (
-            ""
+            f"no interval: {found.reason}"
             if found.low is None or found.high is None
-            else f", 95 % interval {digits(found.low)} to {digits(found.high)}"
+            else f"95 % interval {digits(found.low)} to {digits(found.high)}"
         )
+        numbers = (
+            f"{digits(self.group)} against {digits(self.other)}, difference "
+            f"{digits(found.value)}, {ends}"
+        )
+        if self.match == "matched":
+            return f"Matched: {self.figure} is equal within {share} ({numbers})."
+        if self.match == "unmatched":
+            return (
+                f"Unmatched: {self.figure} differs by more than {share} ({numbers}), which alone "
+                "can move the figure."
+            )
         return (
-            f"Unmatched: {self.figure} differs by {digits(found.value)} ({both}{ends}), which "
-            "alone can move the figure."
+            f"Not shown to be matched: {self.figure} may be equal within {share} or not "
+            f"({numbers})."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +107,7 @@ class Beside(NamedTuple):
             "group": self.group,
             "other": self.other,
             "difference": self.difference._asdict(),
-            "matched": self.matched,
+            "match": self.match,
         }
 
 

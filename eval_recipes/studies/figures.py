@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from eval_recipes.cross_seed.groups import SEEDS_DEPEND
+from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.report import GroupDifference, group_figure
 from eval_recipes.statistics import Interval, paired_difference, seed_interval
 from eval_recipes.studies.comparison import Beside, Difference, holm
@@ -49,8 +51,16 @@ def figure_of(frame: pd.DataFrame, group: str, column: Column) -> Interval | Non
     found = group_figure(rows, column.key)
     if found is None:
         return None
-    reason = None if found.low is not None else "few seeds: pairs have no interval"
+    reason = None if found.low is not None else _why_none(column, values)
     return Interval(found.value, found.low, found.high, len(values), reason)
+
+
+def _why_none(column: Column, values: dict[int, float]) -> str:
+    """Return why the cross-seed evaluation gives a group's figure no interval."""
+    if column.metric.rsplit("/", 1)[-1] in (*PAIR_METRICS, "unstable_overlap"):
+        return "few seeds: pairs have no interval"
+    # of single SAEs: none if there is one seed, or they are all equal, or share their pairs
+    return seed_interval(values).reason or SEEDS_DEPEND
 
 
 def difference_of(

@@ -10,7 +10,7 @@ from sae_lens import SAE
 from torch import Tensor
 
 from eval_recipes.context import RunContext
-from eval_recipes.heldout import Passed, tally_heldout
+from eval_recipes.heldout_pass import Passed, tally_heldout
 
 _ROWS = 4096
 

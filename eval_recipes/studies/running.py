@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from eval_recipes.context import Failure, RunContext
 from eval_recipes.frame import COLUMNS
@@ -18,13 +17,11 @@ from eval_recipes.running import run_evals, subjects_of
 from eval_recipes.studies.choice import Choice
 from eval_recipes.studies.measures import measure
 from eval_recipes.studies.model import Plan, Scale, Stage, Study
+from eval_recipes.studies.study_folder import mark_folder, study_folder
 from saereg_plugin import corpora, models
-from saereg_plugin.errors import InputError
-from saereg_plugin.files import read_yaml, require_writable, write_json
 from saereg_plugin.sweeps import SweepConfig, run_sweep
 
 Progress = Callable[[str], None]
-_MARK = "study.json"
 
 
 @dataclass
@@ -87,17 +84,7 @@ def run_study(
             folder is not writable, in use, or of another study.
     """
     plan = study.plan(scale)
-    require_writable(out)
-    _require_same_study(study, scale, out)
-    lock = FileLock(out / ".lock")
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"Folder {str(out)!r} is in use by another process of this study. Wait for it, "
-            "or choose another --out."
-        ) from error
-    with held:
+    with study_folder(out, study.name, scale):
         return _run_stages(StudyRun(study, scale, plan), out, progress)
 
 
@@ -106,7 +93,7 @@ def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
     first = run.plan.stages[0]
     _require_sources(first.sweep(run.frame))
     # the first stage says which study the folder holds
-    _mark(run, out)
+    mark_folder(out, run.study.name, run.scale)
     for number, stage in enumerate(run.plan.stages, start=1):
         sweep = stage.sweep(run.frame)
         progress(
@@ -176,23 +163,6 @@ def _require_sources(sweep: SweepConfig) -> None:
     """Fail within seconds if model or text cannot be had."""
     models.ensure(sweep.model)
     corpora.ensure(sweep.corpus, "train")
-
-
-def _mark(run: StudyRun, out: Path) -> None:
-    if not (out / _MARK).is_file():
-        write_json(out / _MARK, {"study": run.study.name, "scale": run.scale})
-
-
-def _require_same_study(study: Study, scale: Scale, out: Path) -> None:
-    if not (out / _MARK).is_file():
-        return
-    found: Any = read_yaml(out / _MARK)
-    wanted = {"study": study.name, "scale": scale}
-    if found != wanted:
-        raise InputError(
-            f"Folder {str(out)!r} holds the study {found.get('study')!r} at scale "
-            f"{found.get('scale')!r}, not {study.name!r} at {scale!r}. Choose another --out."
-        )
 
 
 def _empty() -> pd.DataFrame:

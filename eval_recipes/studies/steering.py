@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
 from eval_recipes.artifacts import default_artifacts
-from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.context import RunContext, Subject
 from eval_recipes.judge import read_key
 from eval_recipes.model_cache import ModelCache
 from eval_recipes.running import run_evals, subjects_of
 from eval_recipes.steering.checking import judge_settings
 from eval_recipes.steering.settings import make_config, uses_chat
 from eval_recipes.studies.scales import device, paper_sweep, small_sweep
+from eval_recipes.studies.steering_outcome import SteeringOutcome
 from eval_recipes.studies.steering_runs import (
     Scale,
-    SteeringRun,
     SteeringStudy,
     runs_of,
 )
+from eval_recipes.studies.study_folder import mark_folder, study_folder
 from eval_recipes.studies.weight_regularization import fields, small_groups
 from saereg_plugin import models
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import require_writable
 from saereg_plugin.presets import weight_regularized_topk
-from saereg_plugin.releases import open_release
+from saereg_plugin.release_opening import open_release
 from saereg_plugin.sweeps import SweepConfig, run_sweep
 
 Progress = Callable[[str], None]
 
+NAME = "steering"
 PAPER_K = 40
-
-
-@dataclass
-class SteeringOutcome:
-    """What the study gave; ``finished`` is False if training was interrupted."""
-
-    study: SteeringStudy
-    runs: list[SteeringRun]
-    finished: bool = False
-    failures: list[Failure] = field(default_factory=list[Failure])
-    by_run: dict[str, list[Failure]] = field(default_factory=dict[str, list[Failure]])
-    """Failures of steering by the name of the run."""
 
 
 def run_steering_study(
@@ -67,19 +55,34 @@ def run_steering_study(
         progress: is told what is done next.
 
     Raises:
-        InputError: before anything is loaded, if groups, text or options cannot be used.
+        InputError: before anything is loaded, if groups, text or options cannot be used, or
+            the folder is not writable, in use, or of another study.
     """
-    require_writable(out)
-    _check(study)
+    with study_folder(out, NAME, study.scale):
+        _check(study)
+        mark_folder(out, NAME, study.scale)
+        return _run(study, out, artifacts, progress)
+
+
+def _run(
+    study: SteeringStudy, out: Path, artifacts: Path | None, progress: Progress
+) -> SteeringOutcome:
+    outcome = SteeringOutcome(study)
     name = study.release
     if name is None:
         progress("Training the SAEs.")
-        if not _train(study, out / "release"):
-            return SteeringOutcome(study, [])
+        result = run_sweep(
+            sweep_of(study.scale), out / "release", name=f"steering-{study.scale}"
+        )
+        outcome.stopped += result.stopped
+        for line in result.stopped:
+            progress(f"Stopped in training: {line}")
+        if result.release is None:
+            return outcome
         name = str(out / "release")
     subjects = _subjects(name, study)
     runs = runs_of(study, _model_of(subjects[0]), grid_seed=_grid_seed(study, subjects))
-    outcome = SteeringOutcome(study, runs)
+    outcome.runs += runs
     # a cache of its own: steering loads another kind of model
     stability = _stability(
         study, subjects, out, ModelCache(), artifacts, progress, outcome
@@ -92,6 +95,7 @@ def run_steering_study(
             for subject in subjects
             if run.seeds is None or subject.seed in run.seeds
         ]
+        outcome.saes[run.name] = frozenset((one.release, one.sae_id) for one in chosen)
         context = _context(study, chosen, out / "results" / run.name, shared, artifacts)
         context.options = {"steering": {**study.settings, **run.options, **stability}}
         found = run_evals(["steering"], context, resume=True, progress=progress)
@@ -163,12 +167,6 @@ def sweep_of(scale: Scale) -> SweepConfig:
         # the paper calls a latent dead after a fifth of its tokens
         dead_feature_window=60,
     )
-
-
-def _train(study: SteeringStudy, folder: Path) -> bool:
-    """Train the SAEs; return False if it was interrupted."""
-    result = run_sweep(sweep_of(study.scale), folder, name=f"steering-{study.scale}")
-    return result.release is not None
 
 
 def _subjects(name: str, study: SteeringStudy) -> list[Subject]:

@@ -10,8 +10,11 @@ from eval_recipes.steering.compare import GroupDifference, GroupRates
 from eval_recipes.steering.group_tests import PValue
 from eval_recipes.steering.logistic import Coefficient
 from eval_recipes.steering.matched import PooledStability
+from eval_recipes.studies.comparison import Difference, values_text
 from eval_recipes.studies.steering_runs import SteeringStudy
-from eval_recipes.studies.verdicts import Claim, judge
+from eval_recipes.studies.verdicts import Claim, Verdict, judge
+
+NO_SEEDS = "the groups have no training seed in common"
 
 
 def statements(
@@ -19,17 +22,33 @@ def statements(
     rates: Sequence[GroupRates],
     against: GroupDifference,
     pooled: PooledStability | None,
+    verdict: Verdict,
 ) -> list[str]:
-    """Say what held, computed from intervals and p-values alone."""
+    """
+    Say what held, computed from intervals and p-values alone.
+
+    Args:
+        study: which groups.
+        rates: of the baseline and of the group.
+        against: the group against the baseline.
+        pooled: whether stability predicts success.
+        verdict: ``success_verdict``, its p-value corrected.
+    """
     return [
-        *_success(study, against),
+        _success(against, verdict),
         *_controls(study, rates),
         _interaction(study, against),
         stability_sentence(pooled),
     ]
 
 
-def _success(study: SteeringStudy, against: GroupDifference) -> Iterator[str]:
+def success_verdict(study: SteeringStudy, against: GroupDifference) -> Verdict:
+    """
+    Judge whether the group succeeds more often than the baseline, SAEs as replicates.
+
+    An interval over latents says what other latents of these SAEs would give, and nothing of
+    other training seeds: it decides nothing here.
+    """
     claim = Claim(
         figure="success",
         group=study.group,
@@ -38,15 +57,32 @@ def _success(study: SteeringStudy, against: GroupDifference) -> Iterator[str]:
         source="paper",
     )
     tests = against.tests
+    if tests.difference is None:
+        return judge(claim, None)
+    if tests.over_seeds is None:
+        lonely = Interval(tests.difference.value, None, None, 0, NO_SEEDS)
+        return judge(claim, lonely)
+    values = tuple(((seed,), value) for seed, value in against.by_seed.items())
+    found = Difference(tests.over_seeds, values)
+    return judge(claim, found.interval, values=values, p=found.p_value(claim.bound))
+
+
+def _success(against: GroupDifference, verdict: Verdict) -> str:
+    tests = against.tests
     odds = tests.odds_ratio.coefficients.get("group")
     shown = "none" if odds is None else f"{digits(odds.value)} {_ends(odds)}"
-    yield (
-        f"{judge(claim, tests.difference).sentence} Chi-square (takes texts for independent) "
-        f"{_p(tests.chi_square)}; whole latents permuted {_p(tests.permutation)}; log odds ratio "
-        f"clustered by latent {shown}."
+    interval = verdict.difference
+    # without an interval the sentence lists them itself
+    seeds = (
+        f" By {values_text(verdict.values)}."
+        if verdict.values and interval is not None and interval.low is not None
+        else ""
     )
-    if tests.over_seeds is not None:
-        yield f"With seeds as replicates: {judge(claim, tests.over_seeds).sentence}"
+    return (
+        f"{verdict.sentence}{seeds} Over the latents of these SAEs, which says nothing of other "
+        f"seeds: difference {cell(tests.difference)}, permutation {_p(tests.permutation)}, "
+        f"chi-square {_p(tests.chi_square)} (takes texts for independent), log odds ratio {shown}."
+    )
 
 
 def _controls(study: SteeringStudy, rates: Sequence[GroupRates]) -> Iterator[str]:
@@ -65,17 +101,15 @@ def _controls(study: SteeringStudy, rates: Sequence[GroupRates]) -> Iterator[str
 
 
 def _interaction(study: SteeringStudy, against: GroupDifference) -> str:
+    """Give the difference of slopes; it is over latents, so no verdict over seeds."""
     fit = against.interaction
-    claim = Claim(
-        figure="slope of success on interp score",
-        group=study.group,
-        other=study.baseline,
-        direction="higher",
-        source="paper",
-    )
     found = None if fit is None else fit.interval("score:group")
-    reason = f" ({fit.reason})" if fit is not None and fit.reason else ""
-    return judge(claim, found).sentence + reason
+    reason = "no interp score" if fit is None else fit.reason
+    return (
+        "Over the latents of these SAEs: slope of success on interp score with "
+        f"{study.group} less that with {study.baseline} {cell(found)}"
+        + (f" ({reason})." if reason else ".")
+    )
 
 
 def stability_sentence(pooled: PooledStability | None) -> str:

@@ -73,15 +73,15 @@ def groups(d_in: int, d_sae: int, *, k: int) -> Groups:
 
 
 def _small(_: pd.DataFrame) -> SweepConfig:
+    order = temporal_sae().run
     return small_sweep(
         groups(D_IN, 1536, k=32),
         # not a multiple of 100 steps: latents resampled in the last one would be raw
         tokens=350 * 1024,
         batch_size=1024,
-        exclude_special_tokens=False,
-        mixing_fraction=0.0,
-        # no pair of tokens spans two documents
-        disable_concat_sequences=True,
+        exclude_special_tokens=order.exclude_special_tokens,
+        mixing_fraction=order.mixing_fraction,
+        disable_concat_sequences=order.disable_concat_sequences,
         lr_decay_fraction=0.0,
     )
 
@@ -89,7 +89,7 @@ def _small(_: pd.DataFrame) -> SweepConfig:
 def _paper(_: pd.DataFrame) -> SweepConfig:
     preset = temporal_sae()
     found = groups(preset.d_in, preset.d_sae, k=64)
-    return paper_sweep(preset, found, disable_concat_sequences=True)
+    return paper_sweep(preset, found)
 
 
 def _plan(scale: Scale) -> Plan:
@@ -157,7 +157,8 @@ STUDY = Study(
         "steps of resampling and all constants are the paper's.",
         "The paper reads a higher absorption score as better; SAEBench, and this table, as worse.",
         "Each context is the beginning of one document, so that no pair of tokens spans two.",
-        "JumpReLU has SAELens' default L0 coefficient; L0 is matched neither between architectures "
-        "nor between runs, and each statement says by how much it differs.",
+        "JumpReLU has SAELens' default L0 coefficient. Nothing sets L0 equal between architectures or "
+        "runs; each statement gives both L0 and whether they are equal.",
+        "SAELens calls a latent dead after 1,000 steps, more than this run has: AuxK does not act.",
     ),
 )

@@ -20,7 +20,7 @@ from eval_recipes.studies.model import (
     Stage,
     Study,
 )
-from eval_recipes.studies.scales import D_IN, small_sweep
+from eval_recipes.studies.scales import D_IN, Groups, small_sweep
 from eval_recipes.studies.verdicts import Claim
 from saereg_plugin.errors import InputError
 from saereg_plugin.presets import Preset, l1_l2_ratio_topk, off_support_topk
@@ -40,6 +40,8 @@ RATIO = Column("latents", "figures/l1_l2_ratio", "L1 / L2")
 
 _D_SAE = 1024
 _TOKENS = 262_144
+_BATCH = 1024
+_STEPS = _TOKENS // _BATCH
 _CHOICE_SEEDS = (0,)
 _SEEDS = (1, 2, 3)
 """Others than those that choose lambda: a chosen R^2 is too good on its own seeds."""
@@ -66,7 +68,7 @@ def _candidates(_: pd.DataFrame) -> SweepConfig:
         for method in METHODS
         for coefficient in LAMBDAS
     }
-    return small_sweep(groups, seeds=_CHOICE_SEEDS, tokens=_TOKENS)
+    return _sweep(groups, seeds=_CHOICE_SEEDS)
 
 
 def _candidate(method: str, k: int, coefficient: float) -> str:
@@ -107,7 +109,18 @@ def _final(frame: pd.DataFrame) -> SweepConfig:
             name = f"k{k}-{method}"
             groups[name] = regularized(method, k, chosen[name], "batch_active")
             groups[f"{name}-unmasked"] = regularized(method, k, chosen[name], "none")
-    return small_sweep(groups, seeds=_SEEDS, tokens=_TOKENS)
+    return _sweep(groups, seeds=_SEEDS)
+
+
+def _sweep(groups: Groups, seeds: tuple[int, ...]) -> SweepConfig:
+    return small_sweep(
+        groups,
+        seeds=seeds,
+        tokens=_TOKENS,
+        batch_size=_BATCH,
+        # SAELens' 1,000 steps are more than the run has: AuxK would never act
+        dead_feature_window=_STEPS // 5,
+    )
 
 
 def _plan(scale: Scale) -> Plan:
@@ -186,6 +199,7 @@ STUDY = Study(
         "Lambda is chosen by the paper's rule among candidates that are ours, on one seed and "
         "another model's activations: no statement is at a lambda of the paper.",
         "The runs without mask have the lambda that was chosen with it.",
-        "Dead is here what does not fire on held-out text.",
+        "Dead is here what does not fire on held-out text; for AuxK, what has not fired for a fifth of "
+        "the steps.",
     ),
 )

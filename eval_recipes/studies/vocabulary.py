@@ -134,5 +134,6 @@ STUDY = Study(
         "is a mean over latents, which pulls each of fewer latents the more.",
         "b_dec starts at the mean of the first batch.",
         "The third and fourth coefficient are ours.",
+        "SAELens calls a latent dead after 1,000 steps, more than this run has: AuxK does not act.",
     ),
 )

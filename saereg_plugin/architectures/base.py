@@ -52,6 +52,7 @@ class RegularizedMixin(_Base):
         self._is_set_up = False
         self._has_gradients = False
         self._accumulates = False
+        self._written: set[str] = set()
 
     @override
     def initialize_weights(self) -> None:
@@ -79,6 +80,7 @@ class RegularizedMixin(_Base):
             parameter.grad is not None and bool(parameter.grad.any())
             for parameter in self.parameters()
         )
+        self._written.clear()
         sae_in = step_input.sae_in
         try:
             for component in self._each():
@@ -116,15 +118,19 @@ class RegularizedMixin(_Base):
         Called when autograd has written a parameter's gradient, before clipping.
 
         Raises:
-            InputError: if the pass adds to gradients that were there before it.
+            InputError: if the pass adds to gradients that were there before it: those that
+                the forward pass found, or those of another backward pass since.
         """
-        if self._accumulates:
+        if not self.components:
+            return
+        if self._accumulates or name in self._written:
             raise InputError(
                 "A second backward pass before the optimiser's step: regularisers and mechanics act on "
                 "the sum of gradients, so the first pass's part would be changed twice. Take one "
                 "backward pass a step (a larger batch instead of accumulated gradients)."
             )
-        self._has_gradients = bool(self.components)
+        self._has_gradients = True
+        self._written.add(name)
         for component in self._each():
             component.gradient(name, parameter)
 
@@ -139,6 +145,7 @@ class RegularizedMixin(_Base):
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called by the optimiser hooks, without gradient tracking."""
         self._has_gradients = False
+        self._written.clear()
         for component in self._each():
             component.after_step(optimizer)
         self._step_index = self.step_index + 1

@@ -15,8 +15,8 @@ class NormMask(Component):
 
     The paper drops activations of more than 10 times the median; SAELens has no
     such filter. The running median is an exponential average of the batches'
-    medians, one update in an optimiser step, this batch included. Dropped rows do not enter the loss and count as not firing (SAELens
-    divides by the whole batch).
+    medians, one update in an optimiser step, this batch included. Dropped rows do not enter
+    the loss and count as not firing (SAELens divides by the whole batch).
 
     Args:
         multiple: of the running median, above 1.

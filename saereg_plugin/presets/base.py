@@ -47,6 +47,7 @@ class Run:
     prepend_bos: bool = True
     buffer_tokens: int = 65_536
     mixing_fraction: float = 0.5
+    disable_concat_sequences: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
 
     @property

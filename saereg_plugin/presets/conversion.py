@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.checks import require_choice
+from saereg_plugin.errors import InputError
 
 Error = Literal["sum", "mean"]
 Scale = Literal["unit_mean_square", "as_trained"]
@@ -30,11 +31,7 @@ class PaperLoss:
 
     def __post_init__(self) -> None:
         for name, kind in (("error", Error), ("scale", Scale)):
-            value = getattr(self, name)
-            if value not in get_args(kind):
-                raise InputError(
-                    f"{name} is {value!r}. {suggest(str(value), get_args(kind))}"
-                )
+            require_choice(name, getattr(self, name), get_args(kind))
 
 
 def loss_factor(paper: PaperLoss, *, d_in: int) -> float:

@@ -13,6 +13,7 @@ SWEEP = {
     "prepend_bos": _SWEEP,
     "buffer_tokens": _SWEEP,
     "mixing_fraction": _SWEEP,
+    "disable_concat_sequences": _SWEEP,
     "dead_feature_window": _SWEEP,
 }
 """Of a run, shuffled as this package's sweeps do."""
@@ -37,6 +38,7 @@ IMAGES = {
     "prepend_bos": _NO_TEXT,
     "buffer_tokens": _NO_TEXT,
     "mixing_fraction": _NO_TEXT,
+    "disable_concat_sequences": _NO_TEXT,
 }
 """Of a run on images."""
 

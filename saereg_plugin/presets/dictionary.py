@@ -46,7 +46,7 @@ def mutual_feature(
     - ``corpus``, ``tokens``, ``batch_size``, ``context_size``, ``lr``, ``lr_warm_up_steps``,
       ``lr_decay_fraction``, ``seeds``: not stated.
     - ``exclude_special_tokens``, ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction``,
-      ``dead_feature_window``: defaults of this package's sweeps.
+      ``disable_concat_sequences``, ``dead_feature_window``: defaults of this package's sweeps.
 
     Args:
         d_in: width of the activations.
@@ -133,7 +133,7 @@ def ort_sae(
     - ``corpus``, ``tokens``, ``batch_size``, ``context_size``, ``lr``, ``lr_warm_up_steps``,
       ``lr_decay_fraction``, ``seeds``: not stated.
     - ``exclude_special_tokens``, ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction``,
-      ``dead_feature_window``: defaults of this package's sweeps.
+      ``disable_concat_sequences``, ``dead_feature_window``: defaults of this package's sweeps.
 
     Args:
         d_in: width of the activations.
@@ -164,7 +164,7 @@ def ort_sae(
         d_sae=d_sae,
         run=open_run("gemma-2-2b", "blocks.12.hook_resid_post"),
         make=make,
-        stated=(*("regularizers", "orthogonality.chunk_size", "orthogonality.every"),),
+        stated=("regularizers", "orthogonality.chunk_size", "orthogonality.every"),
         chosen={
             **OPEN_RUN,
             **TOPK,

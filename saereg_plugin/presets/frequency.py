@@ -44,7 +44,7 @@ def freq_sae(
     - ``corpus``: the Pile (uncopyrighted).
     - ``lr_warm_up_steps`` 0, ``lr_decay_fraction`` 0, ``seeds`` 0, 1, 2.
     - ``exclude_special_tokens``, ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction``,
-      ``dead_feature_window``: defaults of this package's sweeps.
+      ``disable_concat_sequences``, ``dead_feature_window``: defaults of this package's sweeps.
 
     Args:
         d_in: width of the activations.

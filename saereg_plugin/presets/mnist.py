@@ -61,8 +61,8 @@ def weight_regularized_mnist(
     - ``normalize_activations``: none; pixels are in [0, 1].
     - ``lr_warm_up_steps`` and ``lr_decay_fraction``: 0.
     - ``model``, ``hook_name``, ``corpus``, ``context_size``, ``exclude_special_tokens``,
-      ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction``, ``dead_feature_window``: of no
-      use on images.
+      ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction``, ``disable_concat_sequences``,
+      ``dead_feature_window``: of no use on images.
 
     Args:
         d_in: pixels.

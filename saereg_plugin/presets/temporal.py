@@ -55,7 +55,8 @@ def temporal_sae(
     - ``normalize_activations``: SAELens' E||x|| = sqrt(d_in); lambda_1 is converted.
     - ``corpus``: the Pile (uncopyrighted). ``context_size``: 128.
     - ``mixing_fraction`` 0, ``exclude_special_tokens`` False and ``prepend_bos`` True: the
-      penalty needs tokens in order, from BOS on.
+      penalty needs tokens in order, from BOS on. ``disable_concat_sequences`` True: each
+      context is the beginning of one document, so that no pair of tokens spans two.
     - ``buffer_tokens``, ``dead_feature_window``: defaults of this package's sweeps.
     - ``lr_warm_up_steps`` 0, ``lr_decay_fraction`` 0, ``seeds`` 0, 1, 2.
 
@@ -107,6 +108,7 @@ def temporal_sae(
             lr_decay_fraction=0.0,
             exclude_special_tokens=False,
             mixing_fraction=0.0,
+            disable_concat_sequences=True,
         ),
         make=make,
         stated=(
@@ -141,11 +143,14 @@ def temporal_sae(
             "corpus": "not stated",
             "context_size": "not stated",
             **without(
-                SWEEP, "mixing_fraction", "exclude_special_tokens", "prepend_bos"
+                SWEEP,
+                *("mixing_fraction", "exclude_special_tokens", "prepend_bos"),
+                "disable_concat_sequences",
             ),
             "mixing_fraction": order,
             "exclude_special_tokens": order,
             "prepend_bos": order,
+            "disable_concat_sequences": "no pair of neighbouring tokens spans two documents",
             "lr_warm_up_steps": "not stated",
             "lr_decay_fraction": "not stated",
             "seeds": "not stated",

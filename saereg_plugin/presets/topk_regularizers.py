@@ -69,8 +69,8 @@ def off_support_topk(
     ``apply_b_dec_to_input``, ``max_norm_multiple``, ``mechanics``,
     ``rescale_acts_by_decoder_norm``, ``aux_loss_coefficient``, ``auxk_scaling``; on
     images ``model``, ``hook_name``, ``corpus``, ``context_size``, ``exclude_special_tokens``,
-    ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction`` are of no use. ``Preset.chosen``
-    has the reasons.
+    ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction``, ``disable_concat_sequences`` are of
+    no use. ``Preset.chosen`` has the reasons.
 
     Args:
         d_in: width of the activations.
@@ -113,8 +113,8 @@ def l1_l2_ratio_topk(
     ``apply_b_dec_to_input``, ``max_norm_multiple``, ``mechanics``,
     ``rescale_acts_by_decoder_norm``, ``aux_loss_coefficient``, ``auxk_scaling``; on
     images ``model``, ``hook_name``, ``corpus``, ``context_size``, ``exclude_special_tokens``,
-    ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction`` are of no use. ``Preset.chosen``
-    has the reasons.
+    ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction``, ``disable_concat_sequences`` are of
+    no use. ``Preset.chosen`` has the reasons.
 
     Args:
         d_in: width of the activations.

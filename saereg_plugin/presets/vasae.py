@@ -47,7 +47,7 @@ def vasae(
     - ``corpus``, ``tokens``, ``batch_size``, ``context_size``, ``lr``, ``lr_warm_up_steps``,
       ``lr_decay_fraction``, ``seeds``: not stated.
     - ``exclude_special_tokens``, ``prepend_bos``, ``buffer_tokens``, ``mixing_fraction``,
-      ``dead_feature_window``: defaults of this package's sweeps.
+      ``disable_concat_sequences``, ``dead_feature_window``: defaults of this package's sweeps.
 
     Args:
         d_in: width of the activations.

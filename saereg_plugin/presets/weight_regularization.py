@@ -53,6 +53,7 @@ def weight_regularized_topk(
       1/32 has another denominator.
     - ``prepend_bos``: contexts begin with BOS, which is then left out.
     - ``buffer_tokens`` and ``mixing_fraction``: shuffling of this package's sweeps.
+      ``disable_concat_sequences``: their default, contexts may span documents.
     - ``weight_penalty.mode``: coupled, in the loss. ``weight_penalty.mask`` none,
       ``weight_penalty.schedule`` constant: the paper has neither.
     - ``apply_b_dec_to_input``: SAELens' default, True.
@@ -145,6 +146,7 @@ def weight_regularized_topk(
             "prepend_bos": "BOS is removed from training, not from contexts",
             "buffer_tokens": "shuffling of this package's sweeps",
             "mixing_fraction": "shuffling of this package's sweeps",
+            "disable_concat_sequences": "default of this package's sweeps",
             "weight_penalty.mode": "in the loss; the paper has no other",
             "weight_penalty.mask": "none; the paper has no mask",
             "weight_penalty.schedule": "constant; annealing is future work in the paper",

@@ -13,7 +13,9 @@ from sae_lens import SAE
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import alive_mask
 from saereg_plugin.regularizers import acts
-from saereg_plugin.releases import Entry, Release, open_release, register_release
+from saereg_plugin.release_opening import open_release
+from saereg_plugin.release_registration import register_release
+from saereg_plugin.releases import Entry, Release
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
 
 SUFFIX = "-matched"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from saereg_plugin.sweeps.interruption import StopFlag, stop_on_signal
 from saereg_plugin.sweeps.members import Member, expand, needs_token_order
 from saereg_plugin.sweeps.saving import save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
-from saereg_plugin.sweeps.trainer import SweepTrainer
+from saereg_plugin.sweeps.trainer import RECORDS, SweepTrainer
 
 SWEEP_FILE = "sweep.json"
 
@@ -76,6 +77,7 @@ def _train(
         if is_new and trainer.step == 0:
             # refused in its first step: the folder stays free for what is put right
             (folder / SWEEP_FILE).unlink()
+            shutil.rmtree(folder / RECORDS, ignore_errors=True)
         raise
     finally:
         trainer.stream.close()

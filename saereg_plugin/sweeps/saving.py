@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from saereg_plugin import provenance
 from saereg_plugin.files import atomic_path, write_text
 from saereg_plugin.model_card import model_card
-from saereg_plugin.releases import Entry, Release, file_hashes, write_release
+from saereg_plugin.release_hashes import file_hashes
+from saereg_plugin.releases import Entry, Release, write_release
 from saereg_plugin.sweeps.members import Member
 from saereg_plugin.sweeps.trainer import SweepTrainer
 from saereg_plugin.vocabulary_table import write_vocabulary_alignment

@@ -31,6 +31,7 @@ from saereg_plugin.sweeps.stopped import STOPPED, Stopped, non_finite_loss
 from saereg_plugin.sweeps.stream import ActivationStream
 
 CHECKPOINT = "checkpoint"
+RECORDS = "records"
 _STREAM = "stream.pt"
 
 
@@ -230,4 +231,4 @@ class SweepTrainer:
         )
 
     def _record_file(self, name: str) -> Path:
-        return self.folder / "records" / f"{name}.jsonl"
+        return self.folder / RECORDS / f"{name}.jsonl"

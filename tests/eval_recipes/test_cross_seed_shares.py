@@ -18,7 +18,8 @@ from eval_recipes.cross_seed.reconstruction_share import (
     _ShareTally,
     reconstruction_shares,
 )
-from eval_recipes.heldout import Passed, _context_sums, measure_heldout
+from eval_recipes.heldout import measure_heldout
+from eval_recipes.heldout_pass import Passed, _context_sums
 from eval_recipes.interval import NO_VARIATION
 from eval_recipes.variance import concatenate
 from tests.conftest import HOOK_NAME

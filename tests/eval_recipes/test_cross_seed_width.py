@@ -43,7 +43,8 @@ from eval_recipes.cross_seed.width_control import (
 )
 from eval_recipes.result_files import read_result
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases import Entry, Release, register_release, write_release
+from saereg_plugin.release_registration import register_release
+from saereg_plugin.releases import Entry, Release, write_release
 from tests.eval_recipes.test_cross_seed import Planted, heldout, seeds
 
 FAMILY = [

@@ -10,16 +10,11 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from eval_recipes.activation_source import source_of
 from eval_recipes.bootstrap import bootstrap
 from eval_recipes.context import RunContext, Subject
-from eval_recipes.heldout import (
-    HeldOutError,
-    HeldOutTable,
-    _store,
-    _token_batches,
-    measure_heldout,
-    source_of,
-)
+from eval_recipes.heldout import HeldOutError, HeldOutTable, measure_heldout
+from eval_recipes.heldout_text import heldout_store, token_batches
 from eval_recipes.variance import ContextSums, explained_variance
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
@@ -58,8 +53,10 @@ def test_figures_equal_a_plain_computation(
     context: RunContext, table: HeldOutTable, model: HookedTransformer
 ):
     sae = context.subjects[0].load()
-    store = _store(model, sae, source_of(sae, context_size=None), corpus="embedded")
-    tokens = torch.cat(list(_token_batches(store, contexts=20, batch_size=20)))
+    store = heldout_store(
+        model, sae, source_of(sae, context_size=None), corpus="embedded"
+    )
+    tokens = torch.cat(list(token_batches(store, contexts=20, batch_size=20)))
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens, names_filter=HOOK_NAME)
         x = cache[HOOK_NAME].flatten(0, 1).float()

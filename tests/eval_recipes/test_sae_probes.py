@@ -39,7 +39,7 @@ from eval_recipes.saebench.sae_probes_scores import (
 )
 from eval_recipes.saebench.upstream import upstream
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases import register_release
+from saereg_plugin.release_registration import register_release
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import sae_probes_oracle as oracle
 

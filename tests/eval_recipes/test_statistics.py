@@ -156,6 +156,26 @@ def test_one_seed_has_no_interval() -> None:
     assert found.reason
 
 
+def test_rounding_is_no_variation() -> None:
+    """Equal differences of unequal floats differ by 1e-17 or so."""
+    a, b = {0: 0.3, 1: 0.7, 2: 1000.1}, {0: 0.1, 1: 0.5, 2: 999.9}
+    raw = [a[seed] - b[seed] for seed in a]
+    assert 0 < max(raw) - min(raw) < 1e-12
+    equal = paired_difference(a, b)
+    assert equal.value == pytest.approx(0.2)
+    assert equal[1:] == (None, None, 3, NO_VARIATION)
+    assert seed_interval({0: 0.3, 1: 0.1 + 0.2}).reason == NO_VARIATION
+    # what a figure in float32 gives is variation
+    assert seed_interval({0: 0.3, 1: 0.3 + 1e-7}).low is not None
+    assert seed_interval({0: 0.0, 1: 0.0}).reason == NO_VARIATION
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    plus = {pair: 0.1 + 0.2 for pair in pairs} | {(0, 1): 0.3}
+    assert len(set(plus.values())) == 2
+    assert seed_pair_interval(plus).reason == NO_VARIATION
+    less = dict.fromkeys(pairs, 0.3)
+    assert paired_pair_difference(plus, less).reason == NO_VARIATION
+
+
 def test_jackknife_by_hand() -> None:
     """Delete-one values .5, .3, .1: variance 2/3 * (.04 + 0 + .04)."""
     found = seed_pair_interval({(0, 1): 0.1, (2, 0): 0.3, (1, 2): 0.5})

@@ -22,7 +22,7 @@ from eval_recipes.steering.contrast import (
 )
 from eval_recipes.steering.contrast_data import TextSets, identity
 from eval_recipes.steering.decoding import Continuation
-from eval_recipes.steering.probe import effect, train_probe
+from eval_recipes.steering.probe import ONE_DIRECTION, effect, train_probe
 from eval_recipes.steering.steered_contrast import contrast_report
 from saereg_plugin.errors import InputError
 
@@ -124,6 +124,37 @@ def test_a_probe_tells_texts_and_steering_apart() -> None:
     assert single.low == loose.low
     same = effect(probe, plain, plain, seed=0).change
     assert (same.value, same.low) == (0.0, None) and same.reason
+    # three directions at two prompts each are three draws, not six
+    moved = ["the sea"] * 2 + ["the law"] * 2 + ["the ship of the court"] * 2
+    draws = effect(
+        probe,
+        ["the law"] * 6,
+        moved,
+        prompts=[0, 1] * 3,
+        directions=[0, 0, 1, 1, 2, 2],
+        seed=0,
+    ).change
+    assert draws.n == 3 and draws.low is not None and draws.high is not None
+    pairs = effect(probe, ["the law"] * 6, moved, prompts=[0, 1] * 3, seed=0).change
+    assert pairs.n == 6 and pairs.low is not None and pairs.high is not None
+    assert draws.value == pytest.approx(pairs.value)
+    assert draws.high - draws.low > 1.2 * (pairs.high - pairs.low)
+    # the mean of three draws with replacement, all the same with a chance of 1 / 27 each
+    each = np.array(
+        [
+            found.value
+            for found in [
+                effect(probe, ["the law"], [text], seed=0).change for text in moved[::2]
+            ]
+        ]
+    )
+    assert draws.low == pytest.approx(each.min()) and draws.high == pytest.approx(
+        each.max()
+    )
+    alone = effect(probe, ["the law"] * 2, moved[:2], directions=[4, 4], seed=0).change
+    assert (alone.low, alone.n, alone.reason) == (None, 1, ONE_DIRECTION)
+    equal = effect(probe, plain, plain, directions=[0, 0, 1, 1], seed=0).change
+    assert (equal.value, equal.low, equal.n) == (0.0, None, 2)
     with pytest.raises(ValueError, match="1 unsteered, 2 steered"):
         effect(probe, ["a"], ["b", "c"], seed=0)
 
@@ -160,6 +191,8 @@ def test_a_report_has_every_strength_and_its_control() -> None:
     assert [one.amount for one in latent.steered] == [9.0, 5.0]
     assert all(one.change.value > 0.3 for one in latent.steered)
     assert all(one.change.value == 0.0 for one in latent.random)
+    # a repeat has one direction, a prompt has another text
+    assert [one.change.n for one in latent.random] == [3, 3]
 
 
 def test_text_sets_are_files_of_lines(tmp_path: Path) -> None:

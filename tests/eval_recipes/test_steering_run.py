@@ -19,15 +19,26 @@ from eval_recipes.context import RunContext
 from eval_recipes.judge import KEY_VARIABLE
 from eval_recipes.model_cache import ModelCache
 from eval_recipes.registry import Recipe
-from eval_recipes.results import keyed, load_results, read_result
+from eval_recipes.results import keyed, load_results, read_result, result_path
 from eval_recipes.resume import result_keys, subject_hashes, todo
 from eval_recipes.statistics import Interval
-from eval_recipes.steering.compare import difference, group_rates, read_groups
+from eval_recipes.steering.compare import (
+    difference,
+    group_rates,
+    read_groups,
+    with_common_thresholds,
+)
 from eval_recipes.steering.figures import rates
+from eval_recipes.steering.judges.threshold import calibrate
 from eval_recipes.steering.main import determinants, run
 from eval_recipes.steering.plots import plot_steering
 from eval_recipes.steering.prompts import PUBLISHED_PROMPTS
-from eval_recipes.steering.texts import COLUMNS, read_texts, texts_path
+from eval_recipes.steering.texts import (
+    COLUMNS,
+    read_texts,
+    results_of,
+    texts_path,
+)
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.openai_server import KEY, serving
@@ -142,7 +153,11 @@ def test_texts_stand_beside_the_result(done: RunContext) -> None:
     texts = read_texts(result(done))
     assert list(texts.columns[: len(COLUMNS)]) == list(COLUMNS)
     counts = texts.groupby("arm").size().to_dict()
-    assert counts == {"steered": 36, "random": 36, "unsteered": 18}
+    # both orders of 12 calibration pairs
+    assert counts == {"steered": 36, "random": 36, "unsteered": 18, "calibration": 24}
+    learned = texts.loc[texts["arm"] == "calibration"]
+    assert learned["perplexity"].isna().all()
+    texts = texts.loc[texts["arm"] != "calibration"]
     assert set(texts["prompt"]) == set(PUBLISHED_PROMPTS)
     assert texts["explanation"].str.startswith("the tokens ").all()
     # one original for steered, random and unsteered text of a latent and prompt, its own
@@ -157,6 +172,8 @@ def test_texts_stand_beside_the_result(done: RunContext) -> None:
     assert unsteered["log_probability_success"].astype(float).sum() < 8
     found = rates(texts, "log_probability", 40.0, max_ratio=2.0, seed=0)
     record = read_result(result(done))["eval_result_metrics"]["log_probability"]
+    own = calibrate(learned["log_probability_score"].dropna().tolist(), 0.1)
+    assert own.value == record["threshold"]
     assert isinstance(found.success, Interval)
     assert record["success"] == found.success.value
     assert record["success_ci_low"] == found.success.low
@@ -217,7 +234,7 @@ def test_plain_transformers_write_the_same_texts(make: Make, tmp_path: Path) -> 
         n_latents=2,
     )
     assert run(other) == []
-    plain, hooked = (read_texts(result(one)) for one in (context, other))
+    plain, hooked = (results_of(read_texts(result(one))) for one in (context, other))
     sure: Any = (plain["near_ties"] == 0) & (hooked["near_ties"] == 0)
     assert sure.mean() > 0.8
     assert plain.loc[sure, "text"].tolist() == hooked.loc[sure, "text"].tolist()
@@ -233,7 +250,7 @@ def test_greedy_texts_have_sampled_controls(make: Make, tmp_path: Path) -> None:
     context = make(tmp_path, greedy=True, amounts=[40.0], n_latents=3)
     assert run(context) == []
     texts = read_texts(result(context))
-    steered = texts.loc[texts["arm"] != "unsteered"]
+    steered = texts.loc[texts["amount"].notna()]
     assert steered.groupby("prompt")["original"].nunique().tolist() == [1, 1, 1]
     unsteered = texts.loc[texts["arm"] == "unsteered"]
     assert (unsteered["text"] != unsteered["original"]).mean() > 0.8
@@ -246,6 +263,48 @@ def test_strength_in_median_norms(make: Make, tmp_path: Path) -> None:
     assert strength["ratio"] == pytest.approx(0.25)
     assert strength["strength"] == pytest.approx(0.25 * strength["norm"])
     assert strength["norm_ci_low"] < strength["norm"] < strength["norm_ci_high"]
+
+
+def test_a_latent_without_strength_costs_no_other_latent(
+    make: Make, model_name: str, activations: torch.Tensor, tmp_path: Path
+) -> None:
+    sae = tiny_sae(model_name, HOOK_NAME, activations.mean(0), 0)
+    # latent 1 reads against the direction that it writes
+    for latent, sign in ((0, 1), (1, -1)):
+        sae.W_enc.data[:, latent] = sign * sae.W_dec.data[latent]
+    details = [
+        {"latent": j, "explanation": '"law"', "score": None, "checked_score": 0.5}
+        for j in (0, 1)
+    ]
+    subjects = save_release(tmp_path / "opposed-release", {"s0": sae})
+    given = result_path(tmp_path / "given", "autointerp", subjects[0].release, "s0")
+    given.parent.mkdir(parents=True)
+    record = {
+        "eval_type_id": "autointerp",
+        "eval_config": {"explainer": "tokens"},
+        "eval_result_metrics": {},
+        "eval_result_details": details,
+    }
+    given.write_text(json.dumps(record))
+    context = replace(
+        make(
+            tmp_path / "out",
+            latents=[0, 1],
+            strength_mode="target_preact",
+            amounts=[5.0],
+            explanations=str(tmp_path / "given"),
+        ),
+        subjects=subjects,
+    )
+    assert run(context) == []
+    path = result_path(context.out, "steering", subjects[0].release, "s0")
+    found = read_result(path)
+    latents = found["eval_result_metrics"]["latents"]
+    assert (latents["without_strength"], latents["steered"]) == (1, 1)
+    extra = found["eval_result_unstructured"]
+    assert extra["latents_without_strength"] == {"5.0": [1]}
+    texts = read_texts(path)
+    assert set(texts.loc[texts["arm"] == "steered", "latent"]) == {0}
 
 
 def test_latents_that_separate_two_files_are_steered_with(
@@ -339,8 +398,10 @@ def test_the_key_holds_what_is_read_and_not_where_it_lies(
 
 
 def test_groups_are_compared_from_their_files(done: RunContext, tmp_path: Path) -> None:
-    groups = read_groups(done.out)
+    groups, thresholds = with_common_thresholds(read_groups(done.out))
     assert [group.name for group in groups] == ["tiny"]
+    assert thresholds["log_probability"].n == 48
+    assert thresholds["log_probability"].n_clusters == 12
     found = group_rates(groups[0], "log_probability", 40.0, max_ratio=2.0, seed=0)
     assert found.rates.success is not None and found.rates.success.n > 6
     assert found.over_seeds is not None and found.over_seeds.n == 2

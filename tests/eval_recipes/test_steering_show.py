@@ -24,7 +24,12 @@ from eval_recipes.steering.judges.protocol import Status, Verdict
 from eval_recipes.steering.judging import Judged
 from eval_recipes.steering.prompts import Prompt
 from eval_recipes.steering.showing import latent_lines, show_latent, steering_result
-from eval_recipes.steering.texts import read_texts, texts_table, write_texts
+from eval_recipes.steering.texts import (
+    read_texts,
+    results_of,
+    texts_table,
+    write_texts,
+)
 from saereg_plugin.errors import InputError
 
 PROMPTS = [Prompt("Many people believe that", (1, 2))]
@@ -56,10 +61,18 @@ def write(out: Path, *, sae_id: str = "k32/s0") -> Path:
                 if won is None
                 else Verdict(Status.JUDGED, 4.0 if won else 3.0, won)
                 for won in success
-            ]
+            ],
+            "embedding": [Verdict(Status.JUDGED, 0.5, True)] * 6,
         },
         [Fluency(10.0, 20.0)] * 5 + [Fluency(10.0, float("nan"))],
-        {"chat": {"judge": "chat"}},
+        {"chat": {"judge": "chat"}, "embedding": {"judge": "embedding"}},
+        calibration=[trial("calibration", 7, " rain"), trial("calibration", 3, " x")],
+        calibration_verdicts={
+            "embedding": [
+                Verdict(Status.JUDGED, 0.25, True),
+                Verdict(Status.NOT_APPLICABLE, reason="the concept is empty"),
+            ]
+        },
     )
     explanations = {
         7: Explanation("the sea", 0.8, None),
@@ -100,13 +113,35 @@ def test_a_latent_is_shown_with_everything_that_was_said(tmp_path: Path) -> None
         "  steered: the sea",
         "  perplexity 10 -> 20",
         "  chat: 4, success",
+        "  embedding: 0.5, success",
         "",
         "Many people believe that ...   [steered, strength 50]",
         "  unsteered: the\\nsky",
         "  steered: sea sea",
         "  perplexity 10 -> 20",
         "  chat: 4, success",
+        "  embedding: 0.5, success",
     ]
+
+
+def test_what_thresholds_were_learned_from_is_kept_and_never_shown(
+    tmp_path: Path,
+) -> None:
+    texts = read_texts(write(tmp_path))
+    learned = texts.loc[texts["arm"] == "calibration"]
+    assert learned["text"].tolist() == [" rain", " x"]
+    assert learned["embedding_score"].tolist()[0] == 0.25
+    assert learned["embedding_success"].tolist() == [True, None]
+    assert learned["embedding_reason"].tolist() == [None, "the concept is empty"]
+    # a chat model is not asked, and fluency is not measured
+    nothing = ["chat_score", "chat_success", "chat_status", "chat_reason"]
+    for name in (*nothing, "perplexity", "original_perplexity", "amount", "strength"):
+        assert learned[name].isna().all(), name
+    results = results_of(texts)
+    assert len(results) == len(texts) - 2 == len(TRIALS)
+    assert " rain" not in "".join(latent_lines(texts, 7, controls=True))
+    with pytest.raises(InputError, match="Latent 3 was not steered with"):
+        latent_lines(texts, 3)
 
 
 def test_controls_and_missing_verdicts_are_shown(tmp_path: Path) -> None:

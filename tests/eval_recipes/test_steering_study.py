@@ -14,22 +14,16 @@ from eval_recipes.statistics import Interval
 from eval_recipes.steering.logistic import SEPARATED, Coefficient, LogisticFit
 from eval_recipes.steering.matched import PooledStability
 from eval_recipes.steering.settings import make_config
-from eval_recipes.studies.steering import (
-    SteeringOutcome,
-    run_steering_study,
-    sweep_of,
-)
+from eval_recipes.studies.steering import NAME, run_steering_study, sweep_of
+from eval_recipes.studies.steering_outcome import SteeringOutcome
 from eval_recipes.studies.steering_report import write_steering_report
 from eval_recipes.studies.steering_runs import RATIOS, SteeringStudy, runs_of
 from eval_recipes.studies.steering_statements import cell, stability_sentence
+from eval_recipes.studies.study_folder import mark_folder, study_folder
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases import (
-    Entry,
-    Release,
-    file_hashes,
-    register_release,
-    write_release,
-)
+from saereg_plugin.release_hashes import file_hashes
+from saereg_plugin.release_registration import register_release
+from saereg_plugin.releases import Entry, Release, write_release
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import tiny_sae
 
@@ -154,11 +148,10 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
     )
     assert outcome.finished and outcome.failures == []
     table = write_steering_report(outcome, tmp_path / "out").read_text()
-    for wanted in ("6.3 % (57 of 900)", "## published", "## norm_ratio", "Chi-square"):
+    for wanted in ("6.3 % (57 of 900)", "## published", "## norm_ratio", "chi-square"):
         assert wanted in table
-    assert (
-        "whole latents permuted p = " in table and "With seeds as replicates" in table
-    )
+    assert "permutation p = " in table and "Thresholds, each common" in table
+    assert (tmp_path / "out" / "steering.png").is_file()
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [run["run"] for run in found["runs"]] == ["published", "norm_ratio"]
     (figures,) = found["runs"][1]["figures"]
@@ -170,6 +163,39 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
     )
     assert again.finished
     assert sum("results are current; kept" in line for line in lines) == 3
+    with pytest.raises(InputError, match="holds the study 'steering' at scale 'small'"):
+        run_steering_study(SteeringStudy(scale="paper"), tmp_path / "out")
+
+
+def test_a_folder_is_of_one_study_and_one_process(tmp_path: Path) -> None:
+    mnist = tmp_path / "other"
+    with study_folder(mnist, "temporal", "small"):
+        mark_folder(mnist, "temporal", "small")
+    with pytest.raises(
+        InputError, match="holds the study 'temporal' .* not 'steering'"
+    ):
+        run_steering_study(SteeringStudy(), mnist)
+    busy = tmp_path / "busy"
+    with (
+        study_folder(busy, NAME, "small"),
+        pytest.raises(InputError, match="in use by another process"),
+    ):
+        run_steering_study(SteeringStudy(), busy)
+    # what is refused marks nothing
+    with pytest.raises(InputError, match="trains no group 'l1'"):
+        run_steering_study(SteeringStudy(group="l1"), busy)
+    assert not (busy / "study.json").exists()
+    with study_folder(busy, "temporal", "small"):
+        assert (busy / ".lock").exists()
+
+
+def test_a_stopped_sae_is_told(tmp_path: Path) -> None:
+    line = "l2-seed2: loss is not finite in step 7; no checkpoint was written before"
+    outcome = SteeringOutcome(SteeringStudy(), finished=True, stopped=[line])
+    assert outcome.troubled
+    table = write_steering_report(outcome, tmp_path).read_text()
+    assert f"- stopped in training: {line}" in table
+    assert json.loads((tmp_path / "results.json").read_text())["stopped"] == [line]
 
 
 def test_a_run_without_results_costs_no_other_section(tmp_path: Path) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 
 from eval_recipes.steering.arms import Trial, make_trials
 from eval_recipes.steering.backend import backend_for
-from eval_recipes.steering.decoding import Decoding, Request, Steering
+from eval_recipes.steering.decoding import (
+    Continuation,
+    Decoding,
+    Request,
+    Steering,
+)
 from eval_recipes.steering.generation import generate
+from eval_recipes.steering.judges.threshold import calibrate
 from eval_recipes.steering.judging import Judges, judge_trials
 from eval_recipes.steering.language_model import LanguageModel
 from eval_recipes.steering.latents import Latents, random_directions
@@ -21,7 +29,9 @@ from eval_recipes.steering.plain_backend import PlainBackend
 from eval_recipes.steering.plan import Planned, plan_pairs
 from eval_recipes.steering.sampling import require_numbers
 from eval_recipes.steering.settings import make_config
+from eval_recipes.steering.stored import kept_texts
 from eval_recipes.steering.streams import Streams
+from eval_recipes.steering.writing import strengths_key
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.test_steering import PROMPTS, WIDTH, llama, tokenizer
 
@@ -285,6 +295,59 @@ def test_a_latent_without_explanation_has_texts_and_no_verdict(
     threshold = found.judges["log_probability"]["threshold"]
     # both orders of the 12 pairs of latent 3
     assert (threshold["n"], threshold["n_clusters"]) == (24, 1)
+    # and what it was learned from is kept
+    learned = found.calibration_verdicts["log_probability"]
+    assert {trial.arm for trial in found.calibration} == {"calibration"}
+    assert {trial.latent for trial in found.calibration} == {3}
+    scores = [one.score for one in learned if one.score is not None]
+    assert len(scores) == len(found.calibration) == 24
+    for there, back in zip(found.calibration[::2], found.calibration[1::2]):
+        assert (there.original, there.other) == (back.other, back.original)
+    assert scores[::2] == [-score for score in scores[1::2]]
+    again = calibrate(scores, config.false_positive_rate)
+    assert again.value == threshold["value"]
+    assert [one.success for one in learned] == [again.passed(s) for s in scores]
     nobody = judge_trials(trials, {}, PROMPTS, model, Judges(config, None))
     assert {v.success for v in nobody.verdicts["log_probability"]} == {None}
     assert nobody.judges["log_probability"]["threshold"] is None
+    assert nobody.calibration == [] and nobody.calibration_verdicts == {}
+
+
+def test_a_kept_batch_of_other_requests_is_written_again(tmp_path: Path) -> None:
+    written: list[Request] = []
+
+    def write(batch: list[Request]) -> list[Continuation]:
+        written.extend(batch)
+        return [Continuation((one.sample,), f"{one}") for one in batch]
+
+    def kept(requests: list[Request]) -> int:
+        """Return how many texts had to be written; those that come are the requests'."""
+        before = len(written)
+        found = kept_texts(tmp_path, "sampled", requests, write, batch_size=2)
+        assert found == {one: Continuation((one.sample,), f"{one}") for one in requests}
+        return len(written) - before
+
+    first = [Request(0, 2**62), Request(1, 5, 0, 0.1), Request(0, 6), Request(2, 7)]
+    assert kept(first) == 4 and kept(first) == 0
+    # as many rows, but another order, sample, vector, strength or prompt
+    assert kept([first[1], first[0], *first[2:]]) == 2 and kept(first) == 2
+    for other in (
+        Request(1, 4, 0, 0.1),
+        Request(1, 5, 1, 0.1),
+        Request(1, 5, 0, 0.2),
+        Request(2, 5, 0, 0.1),
+    ):
+        assert kept([first[0], other, *first[2:]]) == 2
+    assert kept(first) == 2 and kept(first) == 0
+    # files of an earlier version say nothing of requests
+    path = tmp_path / "sampled-00001.parquet"
+    table: Any = pq.read_table(path)
+    pq.write_table(table.drop_columns(["sample", "strength"]), path)
+    assert kept(first) == 2
+
+
+def test_a_latent_without_strength_has_no_number_in_the_key() -> None:
+    nan = float("nan")
+    key = strengths_key({5.0: [2.5, nan], 9.0: [nan, nan]})
+    assert key == {5.0: [2.5, None], 9.0: [None, None]}
+    assert json.dumps(key, allow_nan=False)

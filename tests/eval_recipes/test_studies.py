@@ -15,11 +15,12 @@ from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
 from eval_recipes.context import Failure
-from eval_recipes.report import GroupDifference
+from eval_recipes.interval import NO_VARIATION
+from eval_recipes.report import GroupDifference, digits
 from eval_recipes.statistics import Interval
 from eval_recipes.studies import report
 from eval_recipes.studies.choice import largest_without_loss
-from eval_recipes.studies.comparison import holm
+from eval_recipes.studies.comparison import Beside, Difference, holm
 from eval_recipes.studies.figures import (
     difference_of,
     figure_of,
@@ -27,7 +28,15 @@ from eval_recipes.studies.figures import (
     judge_all,
     values_of,
 )
-from eval_recipes.studies.model import L0, VARIANCE, Plan, Published, Stage, Study
+from eval_recipes.studies.model import (
+    L0,
+    VARIANCE,
+    Column,
+    Plan,
+    Published,
+    Stage,
+    Study,
+)
 from eval_recipes.studies.running import StudyRun
 from eval_recipes.studies.scales import SHARED, small_sweep
 from eval_recipes.studies.verdicts import Claim, Direction, Outcome, judge, summary
@@ -340,9 +349,11 @@ def test_a_claim_says_in_what_else_the_groups_differ() -> None:
             "a": {VARIANCE: [0.7, 0.72, 0.71], L0: [100.0, 104.0, 102.0]},
             "b": {VARIANCE: [0.6, 0.61, 0.62], L0: [150.0, 152.0, 154.0]},
             "c": {VARIANCE: [0.5, 0.51, 0.53], L0: [100.0, 104.2, 102.0]},
+            # the means are equal within 1 %, but three seeds do not show it
+            "d": {VARIANCE: [0.5, 0.51, 0.53], L0: [103.0, 103.0, 99.0]},
         }
     )
-    unmatched, matched = (
+    claims = [
         Claim(
             figure=VARIANCE.title,
             group="a",
@@ -350,20 +361,109 @@ def test_a_claim_says_in_what_else_the_groups_differ() -> None:
             direction="higher",
             beside=L0.title,
         )
-        for other in ("b", "c")
-    )
-    first, second = judge_all(frame, [unmatched, matched], [VARIANCE, L0])
-    assert first.outcome == second.outcome == "held"
+        for other in ("b", "c", "d")
+    ]
+    first, second, third = judge_all(frame, claims, [VARIANCE, L0])
+    assert first.outcome == second.outcome == third.outcome == "held"
     assert re.search(
-        r"\)\. Unmatched: L0 differs by -50 \(102 against 152, 95 % interval -55\.0 to -45\.0\), "
-        r"which alone can move the figure\.$",
+        r"\)\. Unmatched: L0 differs by more than 1% \(102 against 152, difference -50, "
+        r"95 % interval -55\.0 to -45\.0\), which alone can move the figure\.$",
         first.sentence,
     )
-    assert second.sentence.endswith("Matched: L0 is equal within 1% (102 against 102).")
-    assert [v.to_dict()["beside"]["matched"] for v in (first, second)] == [False, True]
+    assert second.sentence.endswith(
+        " Matched: L0 is equal within 1% (102 against 102, difference -.067, 95 % interval -.354 "
+        "to .220)."
+    )
+    assert re.search(
+        r" Not shown to be matched: L0 may be equal within 1% or not \(102 against 102, difference "
+        r"\.333, 95 % interval -7\.26 to 7\.92\)\.$",
+        third.sentence,
+    )
+    assert [v.to_dict()["beside"]["match"] for v in (first, second, third)] == [
+        *("unmatched", "matched", "not shown")
+    ]
     missing: Any = frame.loc[frame["metric"] != L0.metric]
-    (alone,) = judge_all(missing, [unmatched], [VARIANCE, L0])
+    (alone,) = judge_all(missing, claims[:1], [VARIANCE, L0])
     assert (alone.outcome, alone.beside) == ("held", None)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "match"),
+    [
+        (-1.0, 1.0, "matched"),
+        (-0.9, 0.1, "matched"),
+        (0.3, 0.9, "matched"),
+        (-1.1, 0.1, "not shown"),
+        (0.1, 1.1, "not shown"),
+        (-3.0, 3.0, "not shown"),
+        (1.1, 2.0, "unmatched"),
+        (-2.0, -1.1, "unmatched"),
+    ],
+)
+def test_the_whole_interval_decides_whether_groups_are_matched(
+    low: float, high: float, match: str
+) -> None:
+    middle = (low + high) / 2
+    found = Beside("L0", 100.0, 100.0 - middle, Interval(middle, low, high, 3))
+    # 1 % of the larger value: the edges hold for 100 against less
+    assert found._replace(other=99.0).match == match
+    assert f"95 % interval {digits(low)} to {digits(high)}" in found.sentence
+
+
+def test_values_that_do_not_vary_are_matched_by_themselves() -> None:
+    """L0 of TopK is k in every seed; one seed, though, shows nothing."""
+    same = Interval(0.0, None, None, 3, NO_VARIATION)
+    found = Beside("L0", 32.0, 32.0, same)
+    assert found.match == "matched"
+    assert found.sentence == (
+        f"Matched: L0 is equal within 1% (32 against 32, difference 0, no interval: {NO_VARIATION})."
+    )
+    assert Beside("L0", 64.0, 32.0, same._replace(value=32.0)).match == "unmatched"
+    one = same._replace(reason="one seed has no spread")
+    assert Beside("L0", 32.0, 32.0, one).match == "not shown"
+
+
+def test_differences_that_only_rounding_makes_vary_decide_nothing() -> None:
+    """.2 in each of three seeds, but for 1e-14: it would give a p of next to 0 for nothing."""
+    a, b = [0.3, 0.7, 1000.1], [0.1, 0.5, 999.9]
+    frame = planted_frame({"a": {L0: a}, "b": {L0: b}})
+    assert len({x - y for x, y in zip(a, b)}) > 1
+    (verdict,) = judge_all(frame, [claim("higher")], [L0])
+    assert verdict.difference is not None
+    assert (verdict.outcome, verdict.p) == ("undecided", None)
+    assert verdict.difference.reason == NO_VARIATION
+    # an interval from elsewhere, too
+    thin = Difference(Interval(1.0, 1.0, 1.0 + 1e-15, 3), PAIRS)
+    assert thin.p_value(0.0) is None
+    assert Difference(Interval(1.0, 1.0, 1.0, 3), PAIRS).p_value(0.0) is None
+
+
+def test_figures_of_the_cross_seed_evaluation_say_why_they_have_no_interval() -> None:
+    alive = Column("cross_seed", "heldout/alive", "alive")
+    stable = Column("cross_seed", "stability/stable_fraction", "stable")
+    frame = planted_frame(
+        {
+            "a": {SHARED: [0.2, 0.3], alive: [256.0, 256.0], stable: [0.1, 0.2]},
+            "b": {alive: [250.0]},
+        }
+    )
+    # as the evaluation writes it: figures of the group, without ends
+    own: Any = frame.drop_duplicates(["group", "metric"]).copy()
+    own["metric"] = "group/" + own["metric"].str.split("/").str[-1]
+    frame = pd.concat([frame, own], ignore_index=True)
+
+    def reason(group: str, column: Column) -> str | None:
+        found = figure_of(frame, group, column)
+        assert found is not None
+        assert (found.low, found.high) == (None, None)
+        return found.reason
+
+    assert reason("a", SHARED) == "few seeds: pairs have no interval"
+    assert reason("a", alive) == NO_VARIATION
+    assert reason("b", alive) == "one seed has no spread"
+    assert reason("a", stable) == (
+        "the SAEs of a group share their pairs, so seeds are no replicates"
+    )
 
 
 # The page

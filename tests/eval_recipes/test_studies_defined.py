@@ -212,6 +212,19 @@ def test_a_candidate_without_a_figure_is_named() -> None:
         topk_regularizers.choices(frame)
 
 
+@pytest.mark.parametrize("study", SMALL, ids=lambda study: study.name)
+def test_studies_whose_auxk_cannot_act_say_so(study: Study) -> None:
+    """SAELens revives latents that have not fired for ``dead_feature_window`` steps."""
+    said = any("AuxK does not act" in note for note in study.notes)
+    for _, sweep in sweeps_of(study, "small"):
+        has_auxk = any(
+            "topk" in fields.get("architecture", "")
+            for fields in group_fields(sweep).values()
+        )
+        acts = sweep.dead_feature_window < sweep.steps
+        assert said == (has_auxk and not acts)
+
+
 def test_vision_study_refuses_the_scale_it_cannot_run() -> None:
     with pytest.raises(InputError, match="has no paper scale.*CLIP"):
         topk_regularizers.STUDY.plan("paper")

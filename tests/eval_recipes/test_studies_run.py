@@ -202,6 +202,33 @@ def test_finished_study_is_not_done_again(finished: StudyRun, out: Path) -> None
 
 
 @pytest.mark.slow
+def test_command_on_a_finished_study_writes_its_table_anew(
+    finished: StudyRun, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that better words reach the table without training or measuring again."""
+    write_report(finished, out)
+    written = {TABLE, "results.json", "results.csv"}
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in out.rglob("*")
+        if path.is_file() and path.name not in (*written, ".lock")
+    }
+    assert any(path.suffix == ".safetensors" for path in kept)
+    (out / TABLE).write_text("old words")
+    (out / "results.csv").unlink()
+    summary = "changed since it was trained"
+    changed = dataclasses.replace(TINY, summary=summary)
+    monkeypatch.setattr("eval_recipes.commands.study.study_named", lambda _: changed)
+    result = CliRunner().invoke(app, ["study", "temporal", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    table = (out / TABLE).read_text(encoding="utf-8")
+    assert summary in table
+    assert table.count("| chosen |") == 1
+    assert (out / "results.csv").is_file()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+@pytest.mark.slow
 def test_damaged_figures_are_measured_again(finished: StudyRun, out: Path) -> None:
     path = out / "results" / "choice" / "figures.json"
     whole = path.read_bytes()

@@ -10,13 +10,9 @@ from sae_lens import TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
 from eval_recipes.context import Subject
-from saereg_plugin.releases import (
-    Entry,
-    Release,
-    file_hashes,
-    register_release,
-    write_release,
-)
+from saereg_plugin.release_hashes import file_hashes
+from saereg_plugin.release_registration import register_release
+from saereg_plugin.releases import Entry, Release, write_release
 
 D_SAE = 256
 

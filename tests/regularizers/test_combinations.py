@@ -1,8 +1,7 @@
-"""Every mechanic trains with every regulariser, and what the page calls refused is refused."""
+"""Every mechanic trains with every regulariser."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from tests.regularizers.synthetic import (
 from tests.regularizers.test_matrix import COEFFICIENTS
 from tests.training import component, make_trainer, run_steps
 
-PAGE = Path(__file__).parents[2] / "docs/methods/matrix.md"
 STEPS = 6
 
 ACTING: dict[str, sr.MechanicConfig] = {
@@ -111,113 +109,3 @@ def test_both_act(name: str, mechanic: str, constraint: str, embeddings: str) ->
     else:
         assert differ(both, mechanic_only)
     assert differ(both, regularizer_only)
-
-
-REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
-    (
-        "`k_annealing` on standard, jumprelu, gated",
-        "jumprelu",
-        {"mechanics": [{"name": "k_annealing"}]},
-        "has no k to anneal",
-    ),
-    (
-        "`resampling` with `threshold` of k / d_sae or more",
-        "topk",
-        {"k": 4, "d_sae": 1024, "mechanics": [{"name": "resampling"}]},
-        "threshold is 0.005, but with k=4 of d_sae=1024",
-    ),
-    (
-        "`resampling` with `norm` other than 1",
-        "topk",
-        {
-            "mechanics": [{"name": "resampling", "norm": 0.1}],
-            "decoder_constraint": "unit_norm",
-        },
-        "keeps rows at norm 1",
-    ),
-    (
-        "`weight_decay` with `target` `decoder` or `both`",
-        "topk",
-        {
-            "mechanics": [{"name": "weight_decay", "target": "both"}],
-            "decoder_constraint": "unit_norm",
-        },
-        "does nothing to a decoder of unit-norm rows",
-    ),
-    (
-        "decoupled `weight_penalty` (l2, frobenius) with `target` `decoder` or `both`",
-        "topk",
-        {
-            "regularizers": [{"name": "weight_penalty", "mode": "decoupled"}],
-            "decoder_constraint": "unit_norm",
-        },
-        "does nothing to a decoder of unit-norm rows",
-    ),
-    (
-        "`frequency_weighted_l1` with SAELens' own L1",
-        "standard",
-        {"regularizers": [{"name": "frequency_weighted_l1"}], "l1_coefficient": 1.0},
-        "charged twice. Set l1_coefficient=0",
-    ),
-    (
-        "`frequency_weighted_l1` with `times_decoder_norm`",
-        "topk",
-        {
-            "regularizers": [
-                {"name": "frequency_weighted_l1", "times_decoder_norm": True}
-            ]
-        },
-        "Set times_decoder_norm=False",
-    ),
-    (
-        "`temporal_difference` with `max_norm_multiple`",
-        "topk",
-        {"regularizers": [{"name": "temporal_difference"}], "max_norm_multiple": 10.0},
-        "Set max_norm_multiple=None",
-    ),
-    (
-        "`temporal_difference` twice",
-        "topk",
-        {
-            "regularizers": [
-                {"name": "temporal_difference"},
-                {"name": "temporal_difference", "label": "again"},
-            ]
-        },
-        "is given twice",
-    ),
-    (
-        '`off_support_l1`, `l1_l2_ratio` with `sparse_step="always"`',
-        "topk",
-        {"regularizers": [{"name": "off_support_l1"}], "sparse_step": "always"},
-        "needs the pre-activations of all latents",
-    ),
-    (
-        "a mechanic twice",
-        "topk",
-        {"mechanics": [{"name": "weight_decay"}, {"name": "weight_decay"}]},
-        "is given 2 times; expected once",
-    ),
-]
-"""First cell of the page's table, architecture, fields, and part of the message."""
-
-
-@pytest.mark.parametrize(
-    ("row", "architecture", "fields", "message"),
-    REFUSED,
-    ids=[row for row, *_ in REFUSED],
-)
-def test_what_the_page_calls_refused_is_refused(
-    row: str, architecture: str, fields: dict[str, Any], message: str
-) -> None:
-    assert f"| {row} " in PAGE.read_text(encoding="utf-8")
-    with pytest.raises(sr.InputError, match=message):
-        small_sae(architecture, **fields)
-    # the same without what makes it impossible
-    assert small_sae(architecture).step_index == 0
-
-
-def test_the_page_lists_no_other() -> None:
-    text = PAGE.read_text(encoding="utf-8").split("## Refused combinations")[1]
-    lines = [line for line in text.split("\n## ")[0].splitlines() if line[:1] == "|"]
-    assert len(lines) - 2 == len(REFUSED)

@@ -115,11 +115,11 @@ def test_configuration_survives_json(architecture: str) -> None:
         max_norm_multiple=10.0,
     )
     values = json.loads(json.dumps(cfg.to_dict(), allow_nan=False))
-    again = TrainingSAEConfig.from_dict(values)
+    again: Any = TrainingSAEConfig.from_dict(values)
     assert type(again) is type(cfg)
     assert again.to_dict() == cfg.to_dict()
     assert again.regularizers == REGULARIZERS
-    sae = TrainingSAE.from_dict(values)
+    sae: Any = TrainingSAE.from_dict(values)
     assert {"norm_mask", "b_dec_init", "sparse_rows", "unit_norm"} < set(sae.components)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -93,6 +93,7 @@ def test_state_loss_and_metrics_of_a_stateful_regularizer(
     part = component(sae, "test_noisy_firing")
     rate = torch.zeros(D_SAE)
     trainer = make_trainer(sae, batches(activations))
+    output: Any = None
     for _ in range(4):
         (output,) = run_steps(trainer, 1)
         acts = output.feature_acts.detach()

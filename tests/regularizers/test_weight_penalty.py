@@ -310,6 +310,7 @@ def test_decoupled_l2_is_adamw_bit_for_bit(
         lr=oracle.cfg.lr,
         betas=(oracle.cfg.adam_beta1, oracle.cfg.adam_beta2),
     )
+    assert oracle.cfg.lr_end is not None
     oracle.lr_scheduler = get_lr_scheduler(
         oracle.cfg.lr_scheduler_name,
         lr=oracle.cfg.lr,

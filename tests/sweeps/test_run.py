@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -21,11 +22,16 @@ from typing_extensions import override
 
 import saereg_plugin as sr
 from eval_recipes.cli import app
+from saereg_plugin.embeddings import find_embeddings, read_vocabulary
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases import register_release, verify_files
+from saereg_plugin.files import sha256
+from saereg_plugin.metrics.vocabulary import nearest_token
+from saereg_plugin.release_hashes import verify_files
+from saereg_plugin.release_registration import register_release
 from saereg_plugin.sweeps import SweepConfig, read_sweep, run_sweep
 from saereg_plugin.sweeps.run import claim_folder
 from saereg_plugin.sweeps.trainer import CHECKPOINT
+from saereg_plugin.vocabulary_table import ALIGNMENT_FILE
 from tests.sweeps.test_trainer import BURST
 from tests.sweeps.tiny import (
     BATCH,
@@ -249,6 +255,38 @@ def test_pairs_across_documents_are_in_the_release(tmp_path: Path) -> None:
     assert counted["share"] == counted["crossing"] / counted["pairs"] > 0
 
 
+@pytest.mark.usefixtures("model_name")
+def test_nearest_tokens_of_anchored_saes_are_in_the_release(tmp_path: Path) -> None:
+    anchor = {"name": "vocabulary_anchor", "coefficient": 50.0}
+    groups: dict[str, Any] = {"plain": {}, "anchored": {"regularizers": [anchor]}}
+    result = run_sweep(tiny_sweep(groups=groups), tmp_path)
+    assert result.release is not None
+    path = tmp_path / ALIGNMENT_FILE
+    block = yaml.safe_load((tmp_path / "release.yaml").read_text())
+    expected = {"file": path.name, "rows": 2 * 128, "sha256": sha256(path)}
+    assert block[tmp_path.name]["saereg"]["vocabulary_alignment"] == expected
+    assert result.release.provenance["vocabulary_alignment"] == expected
+    table = pq.read_table(path).to_pandas()
+    assert len(table) == 2 * 128
+    assert dict(table["sae_id"].value_counts()) == {
+        "anchored-seed0": 128,
+        "anchored-seed1": 128,
+    }
+    vocabulary = read_vocabulary(find_embeddings(result.release.model), D_IN)
+    cosines: dict[str, float] = {}
+    for entry in result.release.entries:
+        saved = SAE.load_from_disk(tmp_path / entry.path)
+        exact = nearest_token(saved.W_dec.detach(), vocabulary.rows)
+        cosines[entry.sae_id] = float(exact.cosine.mean())
+        own = table[table["sae_id"] == entry.sae_id]
+        if entry.group == "anchored":
+            assert own["token_id"].tolist() == exact.token.tolist()
+            assert own["cosine"].tolist() == pytest.approx(exact.cosine.tolist())
+            assert own["token"].str.len().gt(0).all()
+    # it acted
+    assert cosines["anchored-seed0"] > cosines["plain-seed0"] + 0.05
+
+
 @sr.register_regularizer
 @dataclass(frozen=True, kw_only=True)
 class Picky(sr.RegularizerConfig):
@@ -268,12 +306,14 @@ class PickyModule(sr.Component):
 
 
 @pytest.mark.usefixtures("model_name")
+@pytest.mark.parametrize("before", [{}, {"plain": {}}])
 def test_sweep_refused_by_its_first_batch_leaves_the_folder_free(
-    tmp_path: Path,
+    tmp_path: Path, before: dict[str, Any]
 ) -> None:
-    picky = {"groups": {"a": {"regularizers": [{"name": "test_picky"}]}}}
+    """Also where another SAE has recorded that step already."""
+    groups = {**before, "picky": {"regularizers": [{"name": "test_picky"}]}}
     with pytest.raises(InputError, match="not this batch"):
-        run_sweep(tiny_sweep(**picky), tmp_path)
+        run_sweep(tiny_sweep(groups=groups), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

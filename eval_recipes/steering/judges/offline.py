@@ -55,7 +55,21 @@ class ThresholdJudge:
         Raises:
             InputError: if too few of them can be scored.
         """
-        scores = self.scores(unsteered)
+        return self.learn(self.scores(unsteered), rate=rate, clusters=clusters)
+
+    def learn(
+        self,
+        scores: Sequence[float | None],
+        *,
+        rate: float,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Threshold:
+        """
+        Set the threshold by ``scores`` of such pairs; those that are None are left out.
+
+        Raises:
+            InputError: if too few are left.
+        """
         kept = [place for place, score in enumerate(scores) if score is not None]
         scored = [score for score in scores if score is not None]
         of = None if clusters is None else [clusters[place] for place in kept]
@@ -69,18 +83,34 @@ class ThresholdJudge:
         Raises:
             InputError: if there is no threshold yet.
         """
+        self._required()
+        return self.verdicts(pairs, self.scores(pairs))
+
+    def verdicts(
+        self, pairs: Sequence[Pair], scores: Sequence[float | None]
+    ) -> list[Verdict]:
+        """
+        Return a verdict for each pair from its score.
+
+        Raises:
+            InputError: if there is no threshold yet.
+        """
+        threshold = self._required()
+        return [
+            Verdict(Status.NOT_APPLICABLE, reason=self.why_not(pair))
+            if score is None
+            else Verdict(Status.JUDGED, score, threshold.passed(score))
+            for pair, score in zip(pairs, scores, strict=True)
+        ]
+
+    def _required(self) -> Threshold:
         threshold = self.threshold
         if threshold is None:
             raise InputError(
                 f"The {self.name} judge has no threshold; expected one from elsewhere, or "
                 "`calibrate` with unsteered pairs first."
             )
-        return [
-            Verdict(Status.NOT_APPLICABLE, reason=self.why_not(pair))
-            if score is None
-            else Verdict(Status.JUDGED, score, threshold.passed(score))
-            for pair, score in zip(pairs, self.scores(pairs), strict=True)
-        ]
+        return threshold
 
     def why_not(self, pair: Pair) -> str:
         """Return why a pair has no score."""

@@ -1,0 +1,78 @@
+"""Where the activations an SAE reads come from, as its metadata says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from sae_lens import SAE
+from transformer_lens import HookedTransformer
+
+from saereg_plugin.errors import InputError, suggest
+
+
+class Source(NamedTuple):
+    """What decides the activations an SAE reads: SAEs that agree share one pass."""
+
+    model_name: str
+    hook_name: str
+    hook_head_index: int | None
+    context_size: int
+    prepend_bos: bool
+    seqpos_slice: tuple[int | None, ...]
+    disable_concat_sequences: bool
+    sequence_separator_token: int | str | None
+    model_kwargs: str
+    """Further arguments of the model's loader, as JSON."""
+
+
+def source_of(sae: SAE[Any], *, context_size: int | None) -> Source:
+    """
+    Return where the activations of an SAE come from, as its metadata says.
+
+    Raises:
+        InputError: if the metadata does not say it; the message names the field.
+    """
+    metadata = sae.cfg.metadata
+    size = context_size or metadata.context_size
+    required = {
+        "model_name": metadata.model_name,
+        "hook_name": metadata.hook_name,
+        "context_size": size,
+        "prepend_bos": metadata.prepend_bos,
+    }
+    missing = [name for name, value in required.items() if value is None]
+    if missing:
+        raise InputError(
+            f"The SAE's metadata lacks {', '.join(missing)}; expected what SAELens "
+            "stores after training. Add it to the metadata in the SAE's cfg.json."
+        )
+    kwargs = dict(metadata.model_from_pretrained_kwargs or {})
+    if kwargs.get("center_writing_weights") is False:
+        # the default, which SAELens' runner writes down
+        del kwargs["center_writing_weights"]
+    return Source(
+        model_name=metadata.model_name,
+        hook_name=metadata.hook_name,
+        hook_head_index=metadata.hook_head_index,
+        context_size=size,
+        prepend_bos=metadata.prepend_bos,
+        seqpos_slice=tuple(metadata.seqpos_slice or (None,)),
+        disable_concat_sequences=bool(metadata.disable_concat_sequences),
+        sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
+        model_kwargs=json.dumps(kwargs, sort_keys=True),
+    )
+
+
+def check_hook(model: HookedTransformer, hook_name: str) -> None:
+    """
+    Refuse a hook the model does not have.
+
+    Raises:
+        InputError: names the hook and the nearest one.
+    """
+    if hook_name not in model.hook_dict:
+        raise InputError(
+            f"Hook {hook_name!r} is not in the model; expected a TransformerLens "
+            f"hook name. {suggest(hook_name, model.hook_dict)}"
+        )
