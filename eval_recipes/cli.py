@@ -61,5 +61,17 @@ def _quieten() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
 
+def entry() -> None:
+    """Run the process ``saereg-bench``."""
+    try:
+        main()
+    finally:
+        # --help and bad input end before anything could have been streamed
+        if "datasets" in sys.modules:
+            from saereg_plugin.ending import end_process
+
+            end_process(sys.exc_info()[1])
+
+
 if __name__ == "__main__":
-    main()
+    entry()

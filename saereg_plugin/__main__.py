@@ -10,8 +10,6 @@ SAELens alone never imports this package, so its own command does not know them.
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +18,7 @@ from sae_lens.llm_sae_training_runner import _parse_cfg_args
 
 from saereg_plugin import models
 from saereg_plugin.checking import UNPROBED_CLASSES, check
+from saereg_plugin.ending import end_process
 from saereg_plugin.errors import InputError
 
 
@@ -37,11 +36,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
-    # Everything is saved. A streamed dataset that was not read to its end leaves threads that read
-    # ahead through Python files (pyarrow); while the interpreter ends they abort the process or wait
-    # for ever, here in about one run of ten. So it ends without them.
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    try:
+        main(sys.argv[1:])
+    finally:
+        end_process(sys.exc_info()[1])

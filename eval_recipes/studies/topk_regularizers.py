@@ -39,7 +39,7 @@ OFF_SUPPORT = Column("latents", "figures/off_support_share", "off-support share"
 RATIO = Column("latents", "figures/l1_l2_ratio", "L1 / L2")
 
 _D_SAE = 1024
-_TOKENS = 262_144
+_TOKENS = 163_840
 _BATCH = 1024
 _STEPS = _TOKENS // _BATCH
 _CHOICE_SEEDS = (0,)
@@ -136,7 +136,7 @@ def _plan(scale: Scale) -> Plan:
             Stage("choice", _candidates, evals=(), in_table=False, choice=choices),
             Stage("saes", _final, evals=()),
         ),
-        settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, d_sae 1,024, 262,144 tokens in "
+        settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, d_sae 1,024, 163,840 tokens in "
         "batches of 1,024, lr 1e-3; lambda chosen on seed 0, the table from seeds 1 to 3.",
     )
 
