@@ -65,6 +65,12 @@ class Claim:
             return 0.0
         return -self.margin if self.direction == "not_lower" else self.margin
 
+    def fits(self, difference: float) -> bool:
+        """Whether a single difference is on the claimed side."""
+        if difference == self.bound:
+            return self.direction.startswith("not_")
+        return (difference > self.bound) == self.upwards
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -191,8 +197,7 @@ def _numbers(verdict: Verdict) -> str:
         shown = f"{value}, n = {found.n}, no interval: {found.reason}"
         if not verdict.values:
             return shown
-        claim = verdict.claim
-        on_side = sum((v > claim.bound) == claim.upwards for _, v in verdict.values)
+        on_side = sum(verdict.claim.fits(value) for _, value in verdict.values)
         return (
             f"{shown}; {values_text(verdict.values)}; {on_side} of {len(verdict.values)} on the "
             "claimed side"
