@@ -14,6 +14,7 @@ from eval_recipes.model_cache import ModelCache
 
 if TYPE_CHECKING:
     from eval_recipes.heldout import HeldOutTable
+    from eval_recipes.judge import Budget
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class RunContext:
         memory_gib: bound on the activations that an evaluation holds in memory.
         options: settings of single recipes, by recipe name.
         models: the language model in memory, shared by all recipes.
+        judge_budget: of steering's chat model, where several runs share one; None gives each run
+            its own, by its options. It decides no result and is in no key.
     """
 
     subjects: list[Subject]
@@ -80,6 +83,7 @@ class RunContext:
     memory_gib: float = 4.0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: ModelCache = field(default_factory=ModelCache)
+    judge_budget: Budget | None = None
 
     @cached_property
     def heldout(self) -> HeldOutTable:

@@ -147,19 +147,37 @@ def _check_results(context: RunContext, chosen: Iterable[Recipe]) -> None:
 
 
 def _run_recipe(recipe: Recipe, context: RunContext) -> list[Failure]:
-    """Run one recipe; an error that it does not handle fails every SAE, not the others."""
-    for subject in context.subjects:
-        # a failed rerun must not leave the result of an earlier one in its place
-        path = result_path(context.out, recipe.name, subject.release, subject.sae_id)
-        path.unlink(missing_ok=True)
+    """
+    Run one recipe; an error that it does not handle fails every SAE, not the others.
+
+    What an earlier run left is removed at the end, if it was not written anew: a rerun that
+    fails leaves no old result in its place, and one that is interrupted costs none.
+    """
+    paths = [
+        result_path(context.out, recipe.name, subject.release, subject.sae_id)
+        for subject in context.subjects
+    ]
+    before = {path: _written(path) for path in paths}
     try:
-        return recipe.run(context)
+        failures = recipe.run(context)
     except Exception as error:
         logger.exception("Evaluation %s stopped", recipe.name)
         cause = f"{type(error).__name__}: {error}"
-        return [
+        failures = [
             Failure(recipe.name, subject.sae_id, cause) for subject in context.subjects
         ]
+    for path in paths:
+        if _written(path) == before[path]:
+            path.unlink(missing_ok=True)
+    return failures
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """Return what another file of the same name has otherwise; None if there is none."""
+    if not path.exists():
+        return None
+    state = path.stat()
+    return state.st_ino, state.st_mtime_ns
 
 
 def _of_this_run(frame: pd.DataFrame, context: RunContext) -> pd.DataFrame:

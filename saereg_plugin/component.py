@@ -19,8 +19,11 @@ tracking on would keep the graph of every step alive.
 A step is one forward pass, one backward pass and one optimiser step, as in SAELens'
 trainers. A second backward pass onto the gradients of the first is refused: a
 component changes the sum of gradients as it stands, so the first pass's part would be
-changed twice. Forward passes without an optimiser step may come in between, so state
-that counts steps is computed in ``loss`` and committed in ``after_step``.
+changed twice. A component knows the last forward pass only, so a backward pass or an
+optimiser step of an earlier one is refused, too. A forward pass need not be followed by
+a step, so state that counts steps is computed in ``loss`` and committed in
+``after_step``. Forward passes under ``torch.no_grad`` call no component and may come at
+any time.
 """
 
 from __future__ import annotations

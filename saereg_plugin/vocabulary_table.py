@@ -74,11 +74,12 @@ def write_vocabulary_alignment(
 
 
 def anchor_of(sae: TrainingSAE[Any]) -> VocabularyAnchor | None:
-    """Return the first vocabulary anchor of an SAE's configuration, if it has one."""
+    """Return the vocabulary anchor of an SAE's configuration, if it has one."""
     if not isinstance(sae.cfg, RegularizedConfigMixin):
         return None
-    anchors = [r for r in sae.cfg.regularizers if isinstance(r, VocabularyAnchor)]
-    return anchors[0] if anchors else None
+    # a second one is refused when the configuration is made
+    anchors = (r for r in sae.cfg.regularizers if isinstance(r, VocabularyAnchor))
+    return next(anchors, None)
 
 
 def alignment_table(

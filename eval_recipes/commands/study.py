@@ -134,7 +134,7 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
             ),
         ] = _Scale.small,
     ) -> None:
-        from eval_recipes.studies.report import verdicts_of, write_report
+        from eval_recipes.studies.report import verdicts_of
         from eval_recipes.studies.running import run_study
         from eval_recipes.studies.verdicts import summary as summary_of
 
@@ -145,12 +145,12 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
             out,
             progress=lambda line: console.print(line, markup=False),
         )
-        if not run.finished:
+        table = run.table
+        if table is None:
             console.print(
                 f"Interrupted; the same command goes on from {out}.", markup=False
             )
             raise typer.Exit(INTERRUPTED)
-        table = write_report(run, out)
         console.print(table.read_text(encoding="utf-8"), markup=False)
         console.print(f"{summary_of(verdicts_of(run))} Table: {table}", markup=False)
         if run.failures or run.stopped:

@@ -78,6 +78,18 @@ def steering(
     explainer: Annotated[
         str, typer.Option(help="'tokens' (no server), or 'judge': the chat model.")
     ] = "tokens",
+    judge_max_calls: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests to the chat model that all runs together may send.", min=1
+        ),
+    ] = None,
+    judge_max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of the chat model that all runs together may use.", min=1
+        ),
+    ] = None,
     artifacts: Annotated[
         Path | None,
         typer.Option(help="Folder of what is kept between runs."),
@@ -90,10 +102,15 @@ def steering(
     is asked again. Writes results, their texts, table.md and results.json.
     """
     from eval_recipes.studies.steering import run_steering_study
-    from eval_recipes.studies.steering_report import write_steering_report
     from eval_recipes.studies.steering_runs import SteeringStudy
 
-    settings = judge_settings(judge_model, judge_base_url, explainer)
+    settings = judge_settings(
+        judge_model,
+        judge_base_url,
+        explainer,
+        max_calls=judge_max_calls,
+        max_tokens=judge_max_tokens,
+    )
     console = Console(soft_wrap=True)
     outcome = run_steering_study(
         SteeringStudy(
@@ -114,28 +131,33 @@ def steering(
         artifacts=artifacts,
         progress=lambda line: console.print(line, markup=False),
     )
-    if not outcome.finished:
+    if outcome.table is None:
         console.print(
             f"Interrupted; the same command goes on from {out}.", markup=False
         )
         raise typer.Exit(INTERRUPTED)
-    for failure in outcome.failures:
-        console.print(
-            f"failed {failure.eval} of {failure.sae_id}: {failure.cause}", markup=False
-        )
-    table = write_steering_report(outcome, out)
-    console.print(table.read_text(encoding="utf-8"), markup=False)
+    console.print(outcome.table.read_text(encoding="utf-8"), markup=False)
     if outcome.troubled:
         raise typer.Exit(FAILED)
 
 
 def judge_settings(
-    judge_model: str | None, judge_base_url: str | None, explainer: str
+    judge_model: str | None,
+    judge_base_url: str | None,
+    explainer: str,
+    *,
+    max_calls: int | None = None,
+    max_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Return options of steering: the offline judges, and first the chat model if one is named."""
     judges = ["embedding", "embedding_published", "log_probability"]
     settings: dict[str, Any] = {"judges": judges, "explainer": explainer}
     if judge_model is not None or judge_base_url is not None:
         settings["judges"] = ["chat", *judges]
-    named = {"judge_model": judge_model, "judge_base_url": judge_base_url}
+    named = {
+        "judge_model": judge_model,
+        "judge_base_url": judge_base_url,
+        "judge_max_calls": max_calls,
+        "judge_max_tokens": max_tokens,
+    }
     return settings | {name: value for name, value in named.items() if value}

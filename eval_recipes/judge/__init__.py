@@ -1,5 +1,6 @@
 """Ask a language model behind any OpenAI-compatible server: cached, budgeted, retried."""
 
+from eval_recipes.judge.budget import Budget
 from eval_recipes.judge.client import JudgeClient
 from eval_recipes.judge.config import KEY_VARIABLE, JudgeConfig, read_key
 from eval_recipes.judge.errors import (
@@ -12,6 +13,7 @@ from eval_recipes.judge.messages import Message, Reply
 
 __all__ = [
     "KEY_VARIABLE",
+    "Budget",
     "BudgetExceeded",
     "JudgeClient",
     "JudgeConfig",

@@ -14,25 +14,32 @@ class ReplyCache:
     """
     Replies by the hash of their request, ``root/judge/replies/<2 digits>/<hash>.json``.
 
-    A file that cannot be read counts as absent: the request is sent again.
+    A file that cannot be read, or whose text is empty, counts as absent: the request is sent
+    again. An empty reply says nothing, so it is kept in memory only.
     """
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "judge" / "replies"
         self._marked = False
+        self._empty: dict[str, Reply] = {}
 
     def get(self, key: str) -> Reply | None:
         """Return the reply, or None."""
+        if key in self._empty:
+            return self._empty[key]
         try:
             record = json.loads(self._path(key).read_text(encoding="utf-8"))
             text = record["text"]
             tokens = int(record["prompt_tokens"]), int(record["completion_tokens"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Reply(key, text, *tokens) if isinstance(text, str) else None
+        return Reply(key, text, *tokens) if isinstance(text, str) and text else None
 
     def put(self, reply: Reply) -> None:
         """Keep a reply."""
+        if not reply.text:
+            self._empty[reply.key] = reply
+            return
         if not self._marked:
             # The mark by which `clean_artifacts` knows the folder as ours.
             write_json(self.folder / KEY_FILE, {"holds": "replies of judges"})

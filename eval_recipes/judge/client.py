@@ -16,19 +16,9 @@ from eval_recipes.judge.cache import ReplyCache
 from eval_recipes.judge.completion import read_completion
 from eval_recipes.judge.config import JudgeConfig, read_key
 from eval_recipes.judge.errors import JudgeError, JudgeUnavailable, RequestRefused
-from eval_recipes.judge.messages import (
-    Message,
-    Reply,
-    most_tokens,
-    request_key,
-)
+from eval_recipes.judge.messages import Message, Reply, most_tokens, request_key
 from eval_recipes.judge.reachable import check_reachable
-from eval_recipes.judge.retry import (
-    Verdict,
-    backoff,
-    retry_after,
-    verdict_on,
-)
+from eval_recipes.judge.retry import Verdict, backoff, retry_after, verdict_on
 from eval_recipes.judge.signals import Signals
 
 logger = logging.getLogger(__name__)
@@ -40,22 +30,25 @@ class JudgeClient:
     """
     Asks a judge and keeps its replies.
 
-    The same request is sent once, whatever asks for it and in whatever run. The key is read
-    from the environment and stays in the HTTP client; wherever a server repeats it, it is
-    blanked.
+    The same request is sent once, whatever asks for it and in whatever run (one that got an
+    empty reply: once a client). The key is read from the environment and stays in the HTTP
+    client; wherever a server repeats it, it is blanked.
 
     Args:
         config: which judge, and the limits.
         root: folder of artefacts; replies go to ``root/judge/replies``.
+        budget: one that other clients share; None makes one of the config's limits.
 
     Raises:
         InputError: if the environment holds no key.
     """
 
-    def __init__(self, config: JudgeConfig, root: Path) -> None:
+    def __init__(
+        self, config: JudgeConfig, root: Path, *, budget: Budget | None = None
+    ) -> None:
         self.config = config
         self.cache = ReplyCache(root)
-        self.budget = Budget(config.max_calls, config.max_tokens)
+        self.budget = budget or Budget(config.max_calls, config.max_tokens)
         self.cache_hits = 0
         self.retries = 0
         self._key = read_key()
@@ -106,7 +99,7 @@ class JudgeClient:
         signal: threading.Event | None = None,
     ) -> Reply:
         """
-        Return the judge's reply, from the cache if it was given before.
+        Return the judge's reply, from the cache if it was given before; it may be empty.
 
         Args:
             messages: the chat.

@@ -19,7 +19,8 @@ def common_threshold(
 
     An SAE's own threshold has an error that all its latents share: tests over latents would
     take it for a difference of SAEs. A threshold that is common to both sides of a comparison
-    moves both alike.
+    moves both alike, as far as the scores of both spread alike: unsteered texts of concepts
+    whose scores spread more pass it more often, so success is read less its control.
 
     Args:
         tables: texts with a column ``sae``; none twice.

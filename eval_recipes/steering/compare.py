@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from eval_recipes.statistics import Interval
-from eval_recipes.steering.association import interaction, restricted
-from eval_recipes.steering.clustered import Array, Trials, success_rate
+from eval_recipes.steering.clustered import success_rate
 from eval_recipes.steering.common_threshold import common_threshold, rejudged
 from eval_recipes.steering.figures import (
     Links,
@@ -20,22 +19,18 @@ from eval_recipes.steering.figures import (
     arm,
     fluency_loss,
     links,
-    of_latents,
     rates,
     trials_of,
     with_verdict,
 )
 from eval_recipes.steering.found import SaeKey, key_of, steering_results
 from eval_recipes.steering.group_tests import (
-    GroupComparison,
-    compare_groups,
     rate_over_seeds,
 )
 from eval_recipes.steering.judges.threshold import Threshold
-from eval_recipes.steering.logistic import LogisticFit
 from eval_recipes.steering.matched import PooledStability, pooled_stability
 from eval_recipes.steering.settings import CALIBRATED
-from eval_recipes.steering.texts import read_texts
+from eval_recipes.steering.texts import CALIBRATION, read_texts
 from saereg_plugin.errors import InputError
 
 
@@ -118,19 +113,10 @@ class GroupRates:
     rates: Rates
     over_seeds: Interval | None
     """Mean of the SAEs' rates, Student's t over seeds."""
+    passed: Interval | None
+    """Share of the group's own calibration pairs above the threshold; None if it learns none."""
     loss: Interval | None
     links: Links
-
-
-@dataclass(frozen=True)
-class GroupDifference:
-    """Two groups at one strength in the eyes of one judge."""
-
-    tests: GroupComparison
-    interaction: LogisticFit | None
-    """Whether success follows the interp score differently; None without scores."""
-    by_seed: Mapping[int, float] = field(default_factory=dict[int, float])
-    """Rate of the first group's SAE less that of the second's, for each seed of both."""
 
 
 def group_rates(
@@ -140,6 +126,12 @@ def group_rates(
     return GroupRates(
         rates=rates(group.texts, judge, amount, max_ratio=max_ratio, seed=seed),
         over_seeds=rate_over_seeds(seed_rates(group, judge, amount)),
+        passed=success_rate(
+            trials_of(
+                with_verdict(arm(group.texts, judge, CALIBRATION, None), judge), judge
+            ),
+            seed=seed,
+        ),
         loss=fluency_loss(group.texts, "steered", amount, seed=seed),
         # of stability ``stability_over_groups``, which knows the latents that match
         links=links(group.texts.assign(stability=np.nan), judge, amount, seed=seed),
@@ -155,26 +147,6 @@ def seed_rates(group: SteeredGroup, judge: str, amount: float) -> dict[int, floa
         if rate is not None:
             found[int(seed)] = rate.value  # pyright: ignore[reportArgumentType]
     return found
-
-
-def difference(
-    a: SteeredGroup, b: SteeredGroup, judge: str, amount: float, *, seed: int
-) -> GroupDifference:
-    """Compare the success of group ``a`` with that of group ``b`` at one strength."""
-    trials_a, scores_a = _scored(a, judge, amount)
-    trials_b, scores_b = _scored(b, judge, amount)
-    seeds_a, seeds_b = (seed_rates(group, judge, amount) for group in (a, b))
-    tests = compare_groups(
-        trials_a, trials_b, seed=seed, seeds_a=seeds_a, seeds_b=seeds_b
-    )
-    by_seed = {s: seeds_a[s] - seeds_b[s] for s in sorted(set(seeds_a) & set(seeds_b))}
-    known = [np.isfinite(scores) for scores in (scores_a, scores_b)]
-    if not all(mask.any() for mask in known):
-        return GroupDifference(tests, None, by_seed)
-    part_a, kept_a = restricted(trials_a, known[0])
-    part_b, kept_b = restricted(trials_b, known[1])
-    fit = interaction(part_a, scores_a[kept_a], part_b, scores_b[kept_b])
-    return GroupDifference(tests, fit, by_seed)
 
 
 def stability_over_groups(
@@ -216,12 +188,6 @@ def config_value(groups: Sequence[SteeredGroup], name: str) -> Any:
             "setting. Evaluate all SAEs in the same way to compare them."
         )
     return found[0]
-
-
-def _scored(group: SteeredGroup, judge: str, amount: float) -> tuple[Trials, Array]:
-    rows = with_verdict(arm(group.texts, judge, "steered", amount), judge)
-    trials = trials_of(rows, judge)
-    return trials, of_latents(rows, trials, "interp_score")
 
 
 def by_group(groups: Sequence[SteeredGroup]) -> Mapping[str, SteeredGroup]:

@@ -94,8 +94,7 @@ def rates(
     fluent = is_fluent(judged["steered"], max_ratio)
 
     def over(control: str) -> Interval | None:
-        both = _common(judged["steered"], judged[control])
-        return paired_difference(*(trials_of(part, judge) for part in both), seed=seed)
+        return over_control(judged["steered"], judged[control], judge, seed=seed)
 
     return Rates(
         success=success_rate(steered, seed=seed),
@@ -143,6 +142,19 @@ def keys_of(rows: pd.DataFrame) -> list[Any]:
 def trials_of(rows: pd.DataFrame, judge: str) -> Trials:
     """Return outcomes and latents of rows that all have a verdict."""
     return make_trials(rows[f"{judge}_success"].astype(bool).tolist(), keys_of(rows))
+
+
+def over_control(
+    steered: pd.DataFrame, control: pd.DataFrame, judge: str, *, seed: int
+) -> Interval | None:
+    """
+    Return the success of steered pairs less that of a control's.
+
+    On pairs of the same latent, prompt and repeat that both have a verdict; bootstrap over
+    latents, drawn with both. None if there is no such pair.
+    """
+    both = _common(steered, control)
+    return paired_difference(*(trials_of(part, judge) for part in both), seed=seed)
 
 
 def is_fluent(rows: pd.DataFrame, max_ratio: float) -> Any:

@@ -138,7 +138,7 @@ def compare_groups(
         ),
         permutation=permutation_test(a, b, seed=seed, n_permutations=n_permutations),
         odds_ratio=fit_logistic(joined, {"group": group}),
-        over_seeds=_over_seeds(seeds_a or {}, seeds_b or {}),
+        over_seeds=difference_over_seeds(seeds_a or {}, seeds_b or {}),
     )
 
 
@@ -155,7 +155,10 @@ def rate_over_seeds(rates: Mapping[int, float]) -> Interval | None:
     return seed_interval(rates) if rates else None
 
 
-def _over_seeds(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
+def difference_over_seeds(
+    a: Mapping[int, float], b: Mapping[int, float]
+) -> Interval | None:
+    """Return the mean difference at equal seeds, Student's t; None without seeds in common."""
     common = sorted(set(a) & set(b))
     if not common:
         return None

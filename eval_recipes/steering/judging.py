@@ -20,11 +20,16 @@ from eval_recipes.steering.language_model import LanguageModel
 from eval_recipes.steering.prompts import Prompt
 from eval_recipes.steering.scoring import TextScore, Written
 
+_FAILED = (Status.UNPARSEABLE, Status.REFUSED)
 _UNEXPLAINED = Verdict(Status.NOT_APPLICABLE, reason="the latent has no explanation")
 
 
 class UnansweredError(RuntimeError):
     """Pairs have no verdict yet; the message says how many and why."""
+
+
+class NoVerdictError(RuntimeError):
+    """A judge says nothing of any pair; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def judge_trials(
         InputError: if the calibration has too few pairs.
         UnansweredError: if the chat model left pairs without a reply. Replies are kept, so
             the next run asks for the others only.
+        NoVerdictError: if the chat model refuses every pair, or never answers as asked.
     """
 
     def pair(trial: Trial) -> Pair:
@@ -140,14 +146,15 @@ def judge_trials(
                 clusters=[trial.latent for trial in calibration],
             )
             learned[name] = judge.verdicts(unsteered, scores)
-        said = iter(judge.judge(explained) if explained else ())
+        said = judge.judge(explained) if explained else []
+        _require_verdicts(name, said)
+        left = iter(said)
         verdicts[name] = [
-            next(said) if trial.latent in concepts else _UNEXPLAINED for trial in kept
+            next(left) if trial.latent in concepts else _UNEXPLAINED for trial in kept
         ]
         described[name] = judge.describe()
         if isinstance(judge, LogProbabilityJudge):
             seen = judge.seen
-        _require_answers(name, verdicts[name])
     return Judged(
         kept,
         verdicts,
@@ -158,10 +165,20 @@ def judge_trials(
     )
 
 
-def _require_answers(name: str, verdicts: Sequence[Verdict]) -> None:
+def _require_verdicts(name: str, verdicts: Sequence[Verdict]) -> None:
     missing = [one for one in verdicts if one.status is Status.UNANSWERED]
     if missing:
         raise UnansweredError(
             f"{len(missing)} of {len(verdicts)} pairs have no verdict of the judge {name!r}: "
             f"{missing[0].reason}. What it said is kept: the same run goes on from there."
+        )
+    statuses = [one.status for one in verdicts]
+    failed = [one for one in verdicts if one.status in _FAILED]
+    # a pair that a judge cannot look at is no failure of the judge
+    if failed and Status.JUDGED not in statuses:
+        raise NoVerdictError(
+            f"The judge {name!r} has no verdict on any of {len(verdicts)} pairs; expected one or "
+            f"more. The first: {failed[0].reason}. Ask a model that answers at once with a digit "
+            "(judge_model); one that refuses the temperature may answer with "
+            "judge_temperature=null, which leaves it to the server."
         )

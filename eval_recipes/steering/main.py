@@ -39,26 +39,29 @@ def run(context: RunContext) -> list[Failure]:
     """
     Evaluate every subject and write its result and its texts; return those that failed.
 
-    All SAEs share one budget of the chat model. An SAE with pairs that have no reply yet
-    fails; the next run goes on from there.
+    All SAEs share one budget of the chat model, ``context.judge_budget`` if there is one. An SAE
+    with pairs that have no reply yet fails; the next run goes on from there.
 
     Raises:
         InputError: see ``check``.
     """
     check(context)
     config = config_of(context)
-    for subject in context.subjects:
-        # a failed rerun must not leave the texts of an earlier one
-        texts_path(_path(context, subject)).unlink(missing_ok=True)
     client: JudgeClient | None = None
     if uses_chat(config):
-        client = JudgeClient(judge_config(context, config), context.artifacts)
+        client = JudgeClient(
+            judge_config(context, config),
+            context.artifacts,
+            budget=context.judge_budget,
+        )
     try:
         if client is not None:
             try:
                 client.check()
             except InputError as error:
                 cause = f"{type(error).__name__}: {error}"
+                for subject in context.subjects:
+                    _remove(context, subject)
                 return [
                     Failure(EVAL, subject.sae_id, cause) for subject in context.subjects
                 ]
@@ -88,7 +91,9 @@ def evaluate(
         InputError: if no candidate has an explanation (but with ``select=contrast``), or nothing
             can be steered.
         UnansweredError: if the chat model left pairs without a reply.
+        NoVerdictError: if it has no verdict on any pair.
     """
+    _remove(context, subject)
     sae = subject.load(context.device)
     stability = known_stability(subject, config)
     chosen = choose(subject, sae, config, stability.shares, models)
@@ -167,6 +172,14 @@ def _contrast(
         config.amounts,
         seed=config.random_seed,
     )
+
+
+def _remove(context: RunContext, subject: Subject) -> None:
+    """Remove what an earlier run left: a rerun that fails must not leave it in its place."""
+    path = _path(context, subject)
+    # the result first: one never names texts that are not there
+    path.unlink(missing_ok=True)
+    texts_path(path).unlink(missing_ok=True)
 
 
 def _path(context: RunContext, subject: Subject) -> Path:

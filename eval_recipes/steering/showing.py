@@ -12,6 +12,7 @@ import pandas as pd
 from eval_recipes.result_files import result_files
 from eval_recipes.results import read_result
 from eval_recipes.steering.config import EVAL
+from eval_recipes.steering.settings import CALIBRATED
 from eval_recipes.steering.texts import judges_of, read_texts, results_of
 from saereg_plugin.errors import InputError, suggest
 
@@ -106,9 +107,16 @@ def show_latent(
 ) -> str:
     """Return the text of ``latent_lines`` for a result file."""
     record: dict[str, Any] = read_result(result)
-    head = f"SAE {record['sae_lens_id']} of {record['sae_lens_release_id']}"
-    lines = latent_lines(read_texts(result), latent, amount=amount, controls=controls)
-    return "\n".join([head, *lines]).rstrip()
+    head = [f"SAE {record['sae_lens_id']} of {record['sae_lens_release_id']}"]
+    texts = read_texts(result)
+    own = [name for name in judges_of(texts) if name in CALIBRATED]
+    if own:
+        head.append(
+            f"Successes of {', '.join(own)} are those of this SAE's own thresholds; where SAEs are "
+            "compared, all have common ones."
+        )
+    lines = latent_lines(texts, latent, amount=amount, controls=controls)
+    return "\n".join([*head, *lines]).rstrip()
 
 
 def _about(row: Any) -> str:

@@ -40,6 +40,7 @@ class StudyRun:
             last interruption).
         pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
             training tokens, where its release counts them.
+        table: the written page; None if training was interrupted.
     """
 
     study: Study
@@ -55,6 +56,7 @@ class StudyRun:
     pairs_across_documents: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {}
     )
+    table: Path | None = None
 
     @property
     def table_frame(self) -> pd.DataFrame:
@@ -68,10 +70,10 @@ def run_study(
     study: Study, scale: Scale, out: Path, *, progress: Progress = lambda _: None
 ) -> StudyRun:
     """
-    Run a study into ``out``; an interrupted one goes on.
+    Run a study into ``out`` and write its report there; an interrupted one goes on.
 
     Each stage is a release folder ``out/releases/<stage>`` and results in
-    ``out/results/<stage>``.
+    ``out/results/<stage>``; the report is ``table.md``, ``results.json``, ``results.csv``.
 
     Args:
         study: what to train and measure.
@@ -83,9 +85,16 @@ def run_study(
         InputError: before anything is loaded, if model or text are out of reach, or the
             folder is not writable, in use, or of another study.
     """
+    # it knows what a run is, and so imports this module
+    from eval_recipes.studies.report import write_report
+
     plan = study.plan(scale)
     with study_folder(out, study.name, scale):
-        return _run_stages(StudyRun(study, scale, plan), out, progress)
+        run = _run_stages(StudyRun(study, scale, plan), out, progress)
+        if run.finished:
+            # before another process may change what it reports on
+            run.table = write_report(run, out)
+        return run
 
 
 def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:

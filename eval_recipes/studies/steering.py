@@ -5,34 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
-
 from eval_recipes.artifacts import default_artifacts
-from eval_recipes.context import RunContext, Subject
-from eval_recipes.judge import read_key
+from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.judge import Budget, read_key
 from eval_recipes.model_cache import ModelCache
-from eval_recipes.running import run_evals, subjects_of
+from eval_recipes.running import run_evals
 from eval_recipes.steering.checking import judge_settings
 from eval_recipes.steering.settings import make_config, uses_chat
-from eval_recipes.studies.scales import device, paper_sweep, small_sweep
+from eval_recipes.studies.scales import device
 from eval_recipes.studies.steering_outcome import SteeringOutcome
-from eval_recipes.studies.steering_runs import (
-    Scale,
-    SteeringStudy,
-    runs_of,
+from eval_recipes.studies.steering_report import write_steering_report
+from eval_recipes.studies.steering_runs import SteeringStudy, runs_of
+from eval_recipes.studies.steering_saes import (
+    grid_seed,
+    lost_groups,
+    model_of,
+    subjects_of_groups,
+    sweep_of,
 )
 from eval_recipes.studies.study_folder import mark_folder, study_folder
-from eval_recipes.studies.weight_regularization import fields, small_groups
 from saereg_plugin import models
 from saereg_plugin.errors import InputError
-from saereg_plugin.presets import weight_regularized_topk
-from saereg_plugin.release_opening import open_release
-from saereg_plugin.sweeps import SweepConfig, run_sweep
+from saereg_plugin.sweeps import run_sweep
 
 Progress = Callable[[str], None]
 
 NAME = "steering"
-PAPER_K = 40
 
 
 def run_steering_study(
@@ -43,16 +41,18 @@ def run_steering_study(
     progress: Progress = lambda _: None,
 ) -> SteeringOutcome:
     """
-    Run the study into ``out``; an interrupted one goes on, and asks nothing twice.
+    Run the study into ``out`` and write its report there; an interrupted one goes on, and asks
+    nothing twice.
 
     ``out/release`` holds the SAEs if they are trained here, ``out/results/stability`` the
-    cross-seed results, ``out/results/<run>`` those of each way of steering.
+    cross-seed results, ``out/results/<run>`` those of each way of steering, ``out/table.md`` the
+    report. All runs share one budget of the chat model.
 
     Args:
         study: what is run.
         out: folder of this study.
         artifacts: what is kept between runs; by default in the user's cache.
-        progress: is told what is done next.
+        progress: is told what is done next, and what failed.
 
     Raises:
         InputError: before anything is loaded, if groups, text or options cannot be used, or
@@ -61,7 +61,11 @@ def run_steering_study(
     with study_folder(out, NAME, study.scale):
         _check(study)
         mark_folder(out, NAME, study.scale)
-        return _run(study, out, artifacts, progress)
+        outcome = _run(study, out, artifacts, progress)
+        if outcome.finished:
+            # before another process may change what it reports on
+            outcome.table = write_steering_report(outcome, out)
+        return outcome
 
 
 def _run(
@@ -79,15 +83,24 @@ def _run(
             progress(f"Stopped in training: {line}")
         if result.release is None:
             return outcome
+        lost = lost_groups(study, result.release)
+        for group in lost:
+            line = f"every SAE of group {group!r}, so nothing was steered"
+            outcome.stopped.append(line)
+            progress(f"Stopped in training: {line}")
+        if lost:
+            outcome.finished = True
+            return outcome
         name = str(out / "release")
-    subjects = _subjects(name, study)
-    runs = runs_of(study, _model_of(subjects[0]), grid_seed=_grid_seed(study, subjects))
+    subjects = subjects_of_groups(name, study)
+    runs = runs_of(study, model_of(subjects[0]), grid_seed=grid_seed(study, subjects))
     outcome.runs += runs
     # a cache of its own: steering loads another kind of model
     stability = _stability(
         study, subjects, out, ModelCache(), artifacts, progress, outcome
     )
     shared = ModelCache()
+    budget = _budget(study)
     for number, run in enumerate(runs, start=1):
         progress(f"Run {number} of {len(runs)}: {run.name}.")
         chosen = [
@@ -98,11 +111,24 @@ def _run(
         outcome.saes[run.name] = frozenset((one.release, one.sae_id) for one in chosen)
         context = _context(study, chosen, out / "results" / run.name, shared, artifacts)
         context.options = {"steering": {**study.settings, **run.options, **stability}}
+        context.judge_budget = budget
         found = run_evals(["steering"], context, resume=True, progress=progress)
+        _tell(found.failures, progress)
         outcome.failures += found.failures
         outcome.by_run[run.name] = found.failures
     outcome.finished = True
     return outcome
+
+
+def _budget(study: SteeringStudy) -> Budget:
+    """Return the chat model's budget over all runs, from the options that they share."""
+    config = make_config(dict(study.settings))
+    return Budget(config.judge_max_calls, config.judge_max_tokens)
+
+
+def _tell(failures: Sequence[Failure], progress: Progress) -> None:
+    for failure in failures:
+        progress(f"failed {failure.eval} of {failure.sae_id}: {failure.cause}")
 
 
 def _check(study: SteeringStudy) -> None:
@@ -113,7 +139,7 @@ def _check(study: SteeringStudy) -> None:
         InputError: for groups that are not there, options, or a missing key.
     """
     if study.release is not None:
-        model = _model_of(_subjects(study.release, study)[0])
+        model = model_of(subjects_of_groups(study.release, study)[0])
     else:
         sweep = sweep_of(study.scale)
         model = sweep.model
@@ -134,55 +160,6 @@ def _check(study: SteeringStudy) -> None:
         if uses_chat(config):
             judge_settings(config, seed=0)
             read_key()
-
-
-def _model_of(subject: Subject) -> str:
-    """Return the name of the language model that an SAE was trained on."""
-    cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
-    return str((cfg.get("metadata") or cfg).get("model_name"))
-
-
-def _grid_seed(study: SteeringStudy, subjects: Sequence[Subject]) -> int | None:
-    """Return the lowest seed that both groups have; None if there is none."""
-    seeds = [
-        {s.seed for s in subjects if s.group == group and s.seed is not None}
-        for group in (study.group, study.baseline)
-    ]
-    return min(seeds[0] & seeds[1], default=None)
-
-
-def sweep_of(scale: Scale) -> SweepConfig:
-    """Return the training of both groups in three seeds."""
-    if scale == "paper":
-        preset = weight_regularized_topk(k=PAPER_K)
-        groups = {
-            name: fields(name, PAPER_K, d_in=preset.d_in, d_sae=preset.d_sae)
-            for name in ("none", "l2")
-        }
-        return paper_sweep(preset, groups)
-    groups = small_groups()
-    return small_sweep(
-        {name: groups[name] for name in ("none", "l2")},
-        hook_name="blocks.4.hook_resid_post",
-        # the paper calls a latent dead after a fifth of its tokens
-        dead_feature_window=60,
-    )
-
-
-def _subjects(name: str, study: SteeringStudy) -> list[Subject]:
-    subjects = subjects_of(name, group_by=study.group_by)
-    groups = {subject.group for subject in subjects}
-    for wanted in (study.group, study.baseline):
-        if wanted not in groups:
-            raise InputError(
-                f"Release {open_release(name).name!r} has no group {wanted!r}; it has "
-                f"{', '.join(map(repr, sorted(groups)))}. Name the groups to compare."
-            )
-    return [
-        subject
-        for subject in subjects
-        if subject.group in (study.group, study.baseline)
-    ]
 
 
 def _stability(
@@ -206,6 +183,7 @@ def _stability(
     context = _context(study, list(subjects), folder, shared, artifacts)
     context.options = {"cross_seed": {"reconstruction_shares": False}}
     found = run_evals(["cross_seed"], context, resume=True, progress=progress)
+    _tell(found.failures, progress)
     outcome.failures += found.failures
     return {} if found.failures else {"stability": str(folder)}
 

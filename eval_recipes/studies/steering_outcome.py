@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from eval_recipes.context import Failure
 from eval_recipes.steering.found import SaeKey
@@ -24,7 +25,9 @@ class SteeringOutcome:
     )
     """Release and id of the SAEs by the name of the run; the folder may hold others."""
     stopped: list[str] = field(default_factory=list[str])
-    """SAEs taken out of training, one line each."""
+    """SAEs taken out of training, one line each, and groups of which none is left."""
+    table: Path | None = None
+    """The written page; None if training was interrupted."""
 
     @property
     def troubled(self) -> bool:

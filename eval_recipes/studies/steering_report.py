@@ -113,10 +113,11 @@ def _how_to_read(sections: Sequence[Section]) -> list[str]:
         one.verdict.p is not None for section in sections for one in section.compared
     )
     return [
-        "Whether the groups differ in success is judged over training seeds: a statement held if the "
-        "whole 95 % interval of the difference, Student's t over seeds, lies on its side. Its "
-        "p-values are corrected by Holm's method for the "
-        f"{tests} such statements that have an interval. What is said of latents (controls, "
+        "Whether the groups differ is judged over training seeds, by success less that of random "
+        "directions on the same prompts: a statement held if the whole 95 % interval of the "
+        "difference, Student's t over seeds, lies on its side. Its p-values are corrected by Holm's "
+        f"method for the {tests} such statements that have an interval. Success alone, as "
+        "published, stands beside it without a verdict. What is said of latents (controls, "
         "stability) is about the latents of these SAEs, and not corrected."
     ]
 

@@ -7,19 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval_recipes.steering.compare import (
-    GroupDifference,
     GroupRates,
     SteeredGroup,
     by_group,
     common_judges,
     config_value,
-    difference,
     group_rates,
     read_groups,
     stability_over_groups,
     with_common_thresholds,
 )
 from eval_recipes.steering.found import SaeKey
+from eval_recipes.steering.group_difference import GroupDifference, difference
 from eval_recipes.steering.judges.threshold import Threshold
 from eval_recipes.steering.matched import (
     Matches,
@@ -44,7 +43,7 @@ class Compared:
         rates: of the baseline and of the group.
         against: the group against the baseline.
         pooled: whether stability predicts success; None where it is not known.
-        verdict: on success, over seeds.
+        verdict: on success beyond that of random directions, over seeds.
     """
 
     judge: str
@@ -126,14 +125,15 @@ def section_of(
         def rates(of: SteeredGroup) -> GroupRates:
             return group_rates(of, judge, amount, max_ratio=max_ratio, seed=seed)
 
+        both = (rates(baseline), rates(group))
         against = difference(group, baseline, judge, amount, seed=seed)
         return Compared(
             judge,
             amount,
-            (rates(baseline), rates(group)),
+            both,
             against,
             stability_over_groups(groups, judge, amount),
-            success_verdict(study, against),
+            success_verdict(study, both, against),
         )
 
     return Section(

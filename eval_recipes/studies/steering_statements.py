@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from eval_recipes.report import digits
 from eval_recipes.statistics import Interval
-from eval_recipes.steering.compare import GroupDifference, GroupRates
+from eval_recipes.steering.compare import GroupRates
+from eval_recipes.steering.group_difference import GroupDifference
 from eval_recipes.steering.group_tests import PValue
 from eval_recipes.steering.logistic import Coefficient
 from eval_recipes.steering.matched import PooledStability
-from eval_recipes.studies.comparison import Difference, values_text
+from eval_recipes.studies.comparison import Difference, Values, values_text
 from eval_recipes.studies.steering_runs import SteeringStudy
 from eval_recipes.studies.verdicts import Claim, Verdict, judge
 
 NO_SEEDS = "the groups have no training seed in common"
+UNSTEERED = "unsteered texts"
+
+_FEW_TOKENS = "With common random numbers weak steering changes few tokens, and this control all of them."
 
 
 def statements(
@@ -35,60 +40,84 @@ def statements(
         verdict: ``success_verdict``, its p-value corrected.
     """
     return [
-        _success(against, verdict),
-        *_controls(study, rates),
+        _excess(verdict),
+        _published(study, rates, against),
+        *controls(study, rates),
         _interaction(study, against),
         stability_sentence(pooled),
     ]
 
 
-def success_verdict(study: SteeringStudy, against: GroupDifference) -> Verdict:
+def success_verdict(
+    study: SteeringStudy, rates: Sequence[GroupRates], against: GroupDifference
+) -> Verdict:
     """
-    Judge whether the group succeeds more often than the baseline, SAEs as replicates.
+    Judge whether the group's latents succeed more often than the baseline's, beyond any push.
 
-    An interval over latents says what other latents of these SAEs would give, and nothing of
-    other training seeds: it decides nothing here.
+    Of each SAE's success that of random directions is taken off: explanations whose scores
+    scatter more pass a common threshold more often whatever is done to the text. SAEs are the
+    replicates: an interval over latents says what other latents of these SAEs would give, and
+    nothing of other training seeds.
     """
     claim = Claim(
-        figure="success",
+        figure="success beyond that of random directions",
         group=study.group,
         other=study.baseline,
         direction="higher",
-        source="paper",
+        source="adapted",
     )
-    tests = against.tests
-    if tests.difference is None:
+    beyond = [found.rates.over_random for found in rates]
+    if beyond[0] is None or beyond[1] is None:
         return judge(claim, None)
-    if tests.over_seeds is None:
-        lonely = Interval(tests.difference.value, None, None, 0, NO_SEEDS)
-        return judge(claim, lonely)
-    values = tuple(((seed,), value) for seed, value in against.by_seed.items())
-    found = Difference(tests.over_seeds, values)
+    if against.excess is None:
+        value = beyond[1].value - beyond[0].value
+        return judge(claim, Interval(value, None, None, 0, NO_SEEDS))
+    values = _values(against.excess_by_seed)
+    found = Difference(against.excess, values)
     return judge(claim, found.interval, values=values, p=found.p_value(claim.bound))
 
 
-def _success(against: GroupDifference, verdict: Verdict) -> str:
+def _values(by_seed: Mapping[int, float]) -> Values:
+    return tuple(((seed,), value) for seed, value in by_seed.items())
+
+
+def _excess(verdict: Verdict) -> str:
+    interval = verdict.difference
+    # without an interval the sentence lists them itself
+    if not verdict.values or interval is None or interval.low is None:
+        return verdict.sentence
+    return f"{verdict.sentence} By {values_text(verdict.values)}."
+
+
+def _published(
+    study: SteeringStudy, rates: Sequence[GroupRates], against: GroupDifference
+) -> str:
+    """Give the difference of success as it was published: no control taken off, no verdict."""
     tests = against.tests
     odds = tests.odds_ratio.coefficients.get("group")
     shown = "none" if odds is None else f"{digits(odds.value)} {_ends(odds)}"
-    interval = verdict.difference
-    # without an interval the sentence lists them itself
-    seeds = (
-        f" By {values_text(verdict.values)}."
-        if verdict.values and interval is not None and interval.low is not None
-        else ""
+    by_seed = f" ({values_text(_values(against.by_seed))})" if against.by_seed else ""
+    text = (
+        f"Success alone, as published, {study.group} less {study.baseline} (no verdict: "
+        f"unsteered text may succeed more often in one group): {cell(tests.over_seeds)} over "
+        f"seeds{by_seed}; over the latents of these SAEs, which says nothing of other seeds, "
+        f"{cell(tests.difference)}, permutation {_p(tests.permutation)}, chi-square "
+        f"{_p(tests.chi_square)} (takes texts for independent), log odds ratio {shown}."
     )
+    passed = [found.passed for found in rates]
+    if passed[0] is None or passed[1] is None:
+        return text
     return (
-        f"{verdict.sentence}{seeds} Over the latents of these SAEs, which says nothing of other "
-        f"seeds: difference {cell(tests.difference)}, permutation {_p(tests.permutation)}, "
-        f"chi-square {_p(tests.chi_square)} (takes texts for independent), log odds ratio {shown}."
+        f"{text} Of their own unsteered scores {cell(passed[0])} of {study.baseline} and "
+        f"{cell(passed[1])} of {study.group} exceed the common threshold."
     )
 
 
-def _controls(study: SteeringStudy, rates: Sequence[GroupRates]) -> Iterator[str]:
+def controls(study: SteeringStudy, rates: Sequence[GroupRates]) -> Iterator[str]:
+    """Say of the baseline and the group whether success exceeds that of either control."""
     for name, found in zip((study.baseline, study.group), rates, strict=True):
         for figure, control in (
-            (found.rates.over_unsteered, "unsteered texts"),
+            (found.rates.over_unsteered, UNSTEERED),
             (found.rates.over_random, "random directions"),
         ):
             claim = Claim(
@@ -97,7 +126,13 @@ def _controls(study: SteeringStudy, rates: Sequence[GroupRates]) -> Iterator[str
                 other=control,
                 direction="higher",
             )
-            yield judge(claim, figure).sentence
+            verdict = judge(claim, figure)
+            if control == UNSTEERED and verdict.outcome == "opposite":
+                # no evidence against the latents: a weak push changes few tokens, while
+                # this control draws all of them anew
+                yield f"{replace(verdict, outcome='undecided').sentence} {_FEW_TOKENS}"
+            else:
+                yield verdict.sentence
 
 
 def _interaction(study: SteeringStudy, against: GroupDifference) -> str:

@@ -16,21 +16,14 @@ _MARK = "study.json"
 
 
 @contextmanager
-def study_folder(out: Path, study: str, scale: str) -> Iterator[None]:
+def only_user(out: Path) -> Iterator[None]:
     """
-    Hold a study's folder, made if need be, for as long as the block runs.
-
-    Args:
-        out: the folder.
-        study: name of the study.
-        scale: "small" or "paper".
+    Hold a folder, made if need be, for as long as the block runs.
 
     Raises:
-        InputError: if it is not writable, of another study or scale, or in use by another
-            process.
+        InputError: if it is not writable, or in use by another process.
     """
     require_writable(out)
-    _require_same_study(out, study, scale)
     lock = FileLock(out / ".lock")
     try:
         held = lock.acquire(timeout=0)
@@ -40,6 +33,26 @@ def study_folder(out: Path, study: str, scale: str) -> Iterator[None]:
             "or choose another --out."
         ) from error
     with held:
+        yield
+
+
+@contextmanager
+def study_folder(out: Path, study: str, scale: str) -> Iterator[None]:
+    """
+    Hold the folder of a study at one scale; nothing is left in a folder of another.
+
+    Args:
+        out: the folder.
+        study: name of the study.
+        scale: "small" or "paper".
+
+    Raises:
+        InputError: see ``only_user``; and if it is of another study or scale.
+    """
+    _require_same_study(out, study, scale)
+    with only_user(out):
+        # another process may have marked the folder since
+        _require_same_study(out, study, scale)
         yield
 
 
@@ -53,6 +66,12 @@ def _require_same_study(out: Path, study: str, scale: str) -> None:
     if not (out / _MARK).is_file():
         return
     found: Any = read_yaml(out / _MARK)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"File {str(out / _MARK)!r} does not say which study the folder holds; expected "
+            f"{{study: {study}, scale: {scale}}}. Delete it if the folder is this study's, or "
+            "choose another --out."
+        )
     if found != {"study": study, "scale": scale}:
         raise InputError(
             f"Folder {str(out)!r} holds the study {found.get('study')!r} at scale "

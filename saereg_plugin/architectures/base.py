@@ -16,10 +16,10 @@ from typing_extensions import override
 
 from saereg_plugin.architectures.components import build_components
 from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.pass_order import PassOrder
 from saereg_plugin.architectures.sparse_step import SparseStepMixin
 from saereg_plugin.architectures.state import decode_count, encode_count
 from saereg_plugin.component import Component, Step
-from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.fused_adam import use_fused_adam
 from saereg_plugin.mechanics.initialization import initialize_untied_
 from saereg_plugin.mechanics.optimizer_steps import claim
@@ -50,9 +50,7 @@ class RegularizedMixin(_Base):
         self.register_buffer("completed_steps", encode_count(0))
         self._step_index: int | None = None
         self._is_set_up = False
-        self._has_gradients = False
-        self._accumulates = False
-        self._written: set[str] = set()
+        self._passes = PassOrder()
 
     @override
     def initialize_weights(self) -> None:
@@ -73,14 +71,13 @@ class RegularizedMixin(_Base):
     # the inner pass may be compiled (compile_sae=True); hooks and counters are Python
     @torch.compiler.disable(recursive=False)
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        if not torch.is_grad_enabled():
+            # nothing can be trained on it: components keep what they know of the pass that is
+            return super().training_forward_pass(step_input)
         self.bind()
         if not self.components:
             return super().training_forward_pass(step_input)
-        self._accumulates = self._has_gradients and any(
-            parameter.grad is not None and bool(parameter.grad.any())
-            for parameter in self.parameters()
-        )
-        self._written.clear()
+        self._passes.begin(self.parameters())
         sae_in = step_input.sae_in
         try:
             for component in self._each():
@@ -92,6 +89,7 @@ class RegularizedMixin(_Base):
         finally:
             for component in self._each():
                 component.end_pass()
+        self._passes.watch(output.loss)
         return output
 
     def bind(self) -> None:
@@ -118,24 +116,22 @@ class RegularizedMixin(_Base):
         Called when autograd has written a parameter's gradient, before clipping.
 
         Raises:
-            InputError: if the pass adds to gradients that were there before it: those that
-                the forward pass found, or those of another backward pass since.
+            InputError: if it adds to gradients of another backward pass: see ``PassOrder``.
         """
         if not self.components:
             return
-        if self._accumulates or name in self._written:
-            raise InputError(
-                "A second backward pass before the optimiser's step: regularisers and mechanics act on "
-                "the sum of gradients, so the first pass's part would be changed twice. Take one "
-                "backward pass a step (a larger batch instead of accumulated gradients)."
-            )
-        self._has_gradients = True
-        self._written.add(name)
+        self._passes.gradient(name)
         for component in self._each():
             component.gradient(name, parameter)
 
     def before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called by the optimiser hooks, without gradient tracking."""
+        """
+        Called by the optimiser hooks, without gradient tracking.
+
+        Raises:
+            InputError: if the gradients are not those of the last forward pass.
+        """
+        self._passes.before_step()
         if isinstance(self, SparseStepMixin) and self.took_sparse_step:
             use_fused_adam(optimizer)
         lr = float(optimizer.param_groups[0]["lr"])
@@ -144,8 +140,7 @@ class RegularizedMixin(_Base):
 
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called by the optimiser hooks, without gradient tracking."""
-        self._has_gradients = False
-        self._written.clear()
+        self._passes.after_step()
         for component in self._each():
             component.after_step(optimizer)
         self._step_index = self.step_index + 1

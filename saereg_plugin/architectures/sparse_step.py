@@ -62,7 +62,7 @@ class SparseStepMixin(ScaledAuxKMixin):
     cfg: Any
 
     took_sparse_step: bool = False
-    """Whether the last training step was sparse."""
+    """Whether the last training step was sparse; passes under ``torch.no_grad`` are none."""
 
     @property
     def current_k(self) -> float:
@@ -71,8 +71,10 @@ class SparseStepMixin(ScaledAuxKMixin):
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        self.took_sparse_step = self._takes_sparse_step(step_input.sae_in)
-        if not self.took_sparse_step:
+        sparse = self._takes_sparse_step(step_input.sae_in)
+        if torch.is_grad_enabled():
+            self.took_sparse_step = sparse
+        if not sparse:
             return super().training_forward_pass(step_input)
         return self._sparse_pass(step_input)
 

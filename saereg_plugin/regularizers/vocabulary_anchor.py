@@ -74,6 +74,21 @@ class VocabularyAnchor(DirectionalConfig):
         self.require_count("refresh_every")
         self.require_number("temperature", lambda v: v > 0, "a finite number above 0")
 
+    @override
+    def check(self, sae_cfg: Any) -> None:
+        if sae_cfg.normalize_activations == "covariance_whitening":
+            raise InputError(
+                f"{self.name}: with normalize_activations='covariance_whitening' decoder rows are "
+                "directions of whitened activations, embeddings are not: undoing the whitening would "
+                "turn each row away from its token. Use "
+                "normalize_activations='expected_average_only_in'."
+            )
+        if sum(isinstance(each, VocabularyAnchor) for each in sae_cfg.regularizers) > 1:
+            raise InputError(
+                f"{self.name} is given twice; it pulls a row to one vocabulary, and the table of "
+                "nearest tokens in a release has one. Leave one out."
+            )
+
     def check_model(
         self,
         model_name: str | None,

@@ -75,17 +75,14 @@ class WeightPenalty(RegularizerConfig):
 
     @override
     def check(self, sae_cfg: Any) -> None:
-        void = (
-            self.mode == "decoupled"
-            and self.norm in ("l2", "frobenius")
-            and self.target in ("decoder", "both")
-            and sae_cfg.decoder_constraint == "unit_norm"
-        )
-        if void:
+        # such a penalty only shortens rows; coupled, "both" is the paper's and shrinks the encoder
+        only_lengths = self.norm in ("l2", "frobenius") and sae_cfg.unit_norm
+        void = ("decoder",) if self.mode == "coupled" else ("decoder", "both")
+        if only_lengths and self.target in void:
             raise InputError(
-                f"weight_penalty: a decoupled {self.norm} penalty with target={self.target!r} does "
-                "nothing to a decoder of unit-norm rows, which are renormalised after every step. "
-                "Use target='encoder', norm='l1', or decoder_constraint='none'."
+                f"weight_penalty: a {self.mode} {self.norm} penalty with target={self.target!r} does "
+                "nothing to a decoder of unit-norm rows: it only shortens them, and they are kept at "
+                "norm 1. Use target='encoder', norm='l1', or decoder_constraint='none'."
             )
 
     @override

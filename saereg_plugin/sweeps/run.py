@@ -55,17 +55,29 @@ def run_sweep(
     members = expand(sweep)
     require_writable(folder)
     sweep = settled(sweep, folder)
-    require_same_sweep(sweep, folder)
-    if (folder / MANIFEST).is_file():
-        release = read_release(folder)
-        return SweepResult(release, release.provenance.get("stopped", []), 0.0)
+    finished = _finished(sweep, folder)
+    if finished is not None:
+        return finished
     with _only_process(folder):
         return _train(sweep, members, folder, name=name)
+
+
+def _finished(sweep: SweepConfig, folder: Path) -> SweepResult | None:
+    """Return what an earlier run of the same sweep left in ``folder``, if it was finished."""
+    require_same_sweep(sweep, folder)
+    if not (folder / MANIFEST).is_file():
+        return None
+    release = read_release(folder)
+    return SweepResult(release, release.provenance.get("stopped", []), 0.0)
 
 
 def _train(
     sweep: SweepConfig, members: list[Member], folder: Path, *, name: str | None
 ) -> SweepResult:
+    """Train in a folder that no other process has; one may have finished it just before."""
+    earlier = _finished(sweep, folder)
+    if earlier is not None:
+        return earlier
     started = time.perf_counter()
     trainer = open_trainer(sweep, members, folder)
     is_new = claim_folder(sweep, folder)

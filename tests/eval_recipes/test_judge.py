@@ -29,6 +29,7 @@ from eval_recipes.judge import (
 from eval_recipes.judge.budget import Budget
 from eval_recipes.judge.retry import backoff, retry_after
 from saereg_plugin.errors import InputError
+from saereg_plugin.files import write_json
 from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ def make(server: JudgeServer, tmp_path: Path) -> Iterator[Make]:
     made: list[JudgeClient] = []
 
     def build(**settings: Any) -> JudgeClient:
-        chosen = {
+        chosen: dict[str, Any] = {
             "model": "judge",
             "base_url": server.url,
             "backoff_seconds": 0.01,
@@ -349,9 +350,39 @@ def test_missing_usage_is_estimated(server: JudgeServer, make: Make):
     assert client.budget.tokens == 5
 
 
-def test_a_reply_without_text_is_empty(server: JudgeServer, make: Make):
-    server.reply = lambda _: None
-    assert make().ask(HELLO, max_tokens=5).text == ""
+@pytest.mark.parametrize("nothing", [None, "", " \n"])
+def test_an_empty_reply_is_asked_for_again_by_another_client(
+    server: JudgeServer, make: Make, tmp_path: Path, nothing: str | None
+):
+    server.reply = lambda _: nothing
+    client = make()
+    found = [client.ask(HELLO, max_tokens=5) for _ in range(2)]
+    assert found[0].text == "" and found[0] == found[1]
+    assert len(server.chats) == client.budget.calls == 1
+    assert not list(tmp_path.rglob("*.json"))
+    # as an earlier version kept it
+    key = found[0].key
+    record = {"text": "", "prompt_tokens": 1, "completion_tokens": 0}
+    write_json(client.cache.folder / key[:2] / f"{key}.json", record)
+    server.reply = lambda _: "4"
+    assert make().ask(HELLO, max_tokens=5).text == "4"
+    assert make().ask(HELLO, max_tokens=5).text == "4"
+    assert len(server.chats) == 2
+
+
+def test_clients_share_a_budget(server: JudgeServer, make: Make, tmp_path: Path):
+    budget = Budget(3, None)
+    config = make().config
+    for number in range(3):
+        client = JudgeClient(config, tmp_path, budget=budget)
+        assert client.ask(chat(str(number)), max_tokens=5).text == f"echo {number}"
+        client.close()
+    last = JudgeClient(config, tmp_path, budget=budget)
+    with pytest.raises(BudgetExceeded, match="3 of 3 calls"):
+        last.ask(HELLO, max_tokens=5)
+    assert last.ask(chat("0"), max_tokens=5).text == "echo 0", "from the cache"
+    last.close()
+    assert len(server.chats) == budget.calls == 3
 
 
 def test_stop_ends_waiting_and_sends_nothing_more(server: JudgeServer, make: Make):
@@ -454,7 +485,8 @@ def test_address_comes_from_the_setting_then_the_environment(
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
-        JudgeConfig(**{"model": "m", **settings})
+        chosen: dict[str, Any] = {"model": "m", **settings}
+        JudgeConfig(**chosen)
 
 
 @pytest.mark.parametrize(

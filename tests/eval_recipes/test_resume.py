@@ -218,6 +218,34 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(context: RunContext) -> 
     assert evaluated(context) == ["s2"]
 
 
+def test_an_interrupted_rerun_leaves_what_it_did_not_come_to(
+    context: RunContext,
+) -> None:
+    evaluated(context)
+    before = {sae_id: path_of(context, sae_id).read_bytes() for sae_id in IDS}
+    changed = replace(context, options={"counting": {"factor": 2.0}})
+    counting_recipe.STOP_AFTER.append(1)
+    with pytest.raises(counting_recipe.Killed):
+        evaluated(changed)
+    counting_recipe.STOP_AFTER.clear()
+    same = [path_of(context, sae_id).read_bytes() == before[sae_id] for sae_id in IDS]
+    assert same == [False, True, True]
+    assert evaluated(context) == ["s0"]
+
+
+def test_a_failed_rerun_leaves_no_old_result(context: RunContext) -> None:
+    evaluated(context)
+    before = path_of(context, "s0").read_bytes()
+    weights = context.out.parent / "resumed" / "s1" / "sae_weights.safetensors"
+    weights.write_bytes(b"x")
+    outcome = run_evals(["counting"], context)
+    assert [failure.sae_id for failure in outcome.failures] == IDS
+    # written before the error
+    assert path_of(context, "s0").read_bytes() != before
+    assert not path_of(context, "s1").exists() and not path_of(context, "s2").exists()
+    assert outcome.frame["sae_id"].tolist() == ["s0"]
+
+
 def test_an_evaluation_over_groups_is_done_for_all_or_for_none(
     context: RunContext, register: Callable[[Recipe], None]
 ) -> None:

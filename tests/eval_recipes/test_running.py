@@ -11,7 +11,9 @@ import torch
 
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.registry import RECIPES
+from eval_recipes.results import result_path
 from eval_recipes.running import run_evals, subjects_of
+from eval_recipes.saebench.recipe import each_subject
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases import Release, write_release
 from tests.conftest import HOOK_NAME
@@ -102,3 +104,34 @@ def test_release_without_saes_is_refused(tmp_path: Path) -> None:
     write_release(Release("nothing-in-it", "m", (), tmp_path))
     with pytest.raises(InputError, match="Release 'nothing-in-it' holds no SAE"):
         subjects_of(str(tmp_path))
+
+
+def test_an_old_result_goes_when_the_turn_of_its_sae_comes(tmp_path: Path) -> None:
+    subjects = [Subject("rel", f"s{seed}", "g", seed) for seed in range(4)]
+    paths = [result_path(tmp_path, "core", s.release, s.sae_id) for s in subjects]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.write_text("old")
+
+    def evaluate(subject: Subject) -> None:
+        if subject.seed == 0:
+            raise ValueError("no")
+        if subject.seed == 1:
+            paths[1].write_text("new")
+        if subject.seed == 2:
+            raise KeyboardInterrupt
+
+    context = RunContext(subjects, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        each_subject("core", context, evaluate)
+    assert [path.read_text() if path.exists() else None for path in paths] == [
+        None,
+        "new",
+        None,
+        "old",
+    ]
+    # an SAE that failed has no result, the others theirs
+    context.subjects = subjects[:2]
+    (failure,) = each_subject("core", context, evaluate)
+    assert (failure.sae_id, failure.cause) == ("s0", "ValueError: no")
+    assert not paths[0].exists() and paths[1].read_text() == "new"

@@ -75,6 +75,9 @@ def test_the_study_asks_the_chat_model_that_is_named() -> None:
             flags.get("judge_model"), flags.get("judge_base_url"), "judge"
         )
         assert found == {"judges": ["chat", *offline], "explainer": "judge", **flags}
+    limited = judge_settings("m", None, "tokens", max_calls=3, max_tokens=500)
+    config = make_config(limited)
+    assert (config.judge_max_calls, config.judge_max_tokens) == (3, 500)
 
 
 def refusal(command: object, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -109,6 +112,7 @@ def test_the_study_refuses_before_anything_is_trained(
     out = ["--out", str(tmp_path / "study")]
     for arguments, message in (
         (["--judge-model", "m"], KEY_VARIABLE),
+        (["--judge-model", "m", "--judge-max-calls", "5"], KEY_VARIABLE),
         (["--paper-norm", "0"], "norm is 0.0; expected a number above 0"),
         (["--paper-norm", "-3"], "norm is -3.0"),
         (["--group", "l1"], "trains no group 'l1', but 'none', 'l2'"),

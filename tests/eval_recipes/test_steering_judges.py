@@ -339,6 +339,10 @@ def test_replies_that_are_no_score_are_told_apart(
     judge = ChatJudge(client(server, tmp_path, concurrency=1, attempts=2))
     server.reply = lambda _: "B is nicer"
     assert judge.judge([pair("one")])[0].status is Status.UNPARSEABLE
+    server.reply = lambda _: None
+    empty = judge.judge([pair("nothing")])[0]
+    assert (empty.status, empty.success) == (Status.UNPARSEABLE, None)
+    assert "empty: it spent 0 of at most 16 tokens" in empty.reason
     server.reply = lambda _: "4"
     server.always = "400"
     refused = judge.judge([pair("two")])[0]

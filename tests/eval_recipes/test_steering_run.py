@@ -16,19 +16,19 @@ import torch
 from transformer_lens import HookedTransformer
 
 from eval_recipes.context import RunContext
-from eval_recipes.judge import KEY_VARIABLE
+from eval_recipes.judge import KEY_VARIABLE, Budget
 from eval_recipes.model_cache import ModelCache
 from eval_recipes.registry import Recipe
 from eval_recipes.results import keyed, load_results, read_result, result_path
 from eval_recipes.resume import result_keys, subject_hashes, todo
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.compare import (
-    difference,
     group_rates,
     read_groups,
     with_common_thresholds,
 )
 from eval_recipes.steering.figures import rates
+from eval_recipes.steering.group_difference import difference
 from eval_recipes.steering.judges.threshold import calibrate
 from eval_recipes.steering.main import determinants, run
 from eval_recipes.steering.plots import plot_steering
@@ -359,6 +359,9 @@ def test_a_resumed_run_keeps_what_is_current(done: RunContext, make: Make) -> No
     assert len(left.subjects) == 2
     paced = make(done.out, 2, judge_concurrency=3, judge_model="other")
     assert determinants(paced) == determinants(done)
+    limited = make(done.out, 2, judge_max_calls=5, judge_max_tokens=900)
+    limited.judge_budget = Budget(5, 900)
+    assert result_keys(RECIPE, limited, hashes) == keys
 
 
 def test_the_key_holds_what_is_read_and_not_where_it_lies(
@@ -425,7 +428,8 @@ def test_paid_replies_are_not_asked_again(
             "judge_base_url": server.url,
             "judge_attempts": 1,
             "judge_backoff_seconds": 0.01,
-            "judge_concurrency": 2,
+            # of several at once the server may answer one more before it is cut off
+            "judge_concurrency": 1,
             "n_latents": 3,
             "amounts": [40.0],
         }
@@ -448,3 +452,51 @@ def test_paid_replies_are_not_asked_again(
         assert metrics["threshold"] is None and metrics["pairs"] == 9
         assert metrics["unsteered"] is not None and metrics["random"] is not None
         assert KEY not in result(context).read_text()
+
+
+def test_a_judge_without_any_verdict_fails_the_sae(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    small: dict[str, Any] = {"n_latents": 2, "amounts": [40.0]}
+    offline = make(tmp_path, **small)
+    with serving() as server:
+        chat = make(
+            tmp_path,
+            **small,
+            judges=["chat"],
+            judge_model="judge",
+            judge_base_url=server.url,
+        )
+        # the model is in the server's list, so nothing was asked of it before
+        server.always = "400"
+        for said in ("refused by moderation", "it spent 0 of at most 16 tokens"):
+            assert run(offline) == []
+            assert result(offline).exists() and texts_path(result(offline)).exists()
+            (failure,) = run(chat)
+            assert "no verdict on any of 18 pairs" in failure.cause
+            assert said in failure.cause and "judge_temperature" in failure.cause
+            assert not result(chat).exists() and not texts_path(result(chat)).exists()
+            server.always, server.reply = None, lambda _: None
+        asked = len(server.chats)
+        server.reply = lambda _: "4"
+        assert run(chat) == []
+        # what was empty is asked again
+        assert len(server.chats) > asked
+        metrics = read_result(result(chat))["eval_result_metrics"]["chat"]
+        assert metrics["success"] == 1.0
+
+
+def test_a_chat_model_out_of_reach_leaves_no_old_texts(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    context = make(
+        tmp_path, judges=["chat"], judge_base_url="http://127.0.0.1:9/v1", n_latents=2
+    )
+    result(context).parent.mkdir(parents=True)
+    for path in (result(context), texts_path(result(context))):
+        path.write_text("old")
+    (failure,) = run(context)
+    assert "No judge answers" in failure.cause
+    assert list(result(context).parent.iterdir()) == []

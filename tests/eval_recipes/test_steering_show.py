@@ -105,6 +105,8 @@ def test_a_latent_is_shown_with_everything_that_was_said(tmp_path: Path) -> None
     shown = show_latent(write(tmp_path), 7)
     assert shown.splitlines() == [
         "SAE k32/s0 of lab/run",
+        "Successes of embedding are those of this SAE's own thresholds; where SAEs are compared, "
+        "all have common ones.",
         "Latent 7: the sea",
         "interp score 0.80, stability 0.50",
         "",

@@ -10,21 +10,26 @@ import torch
 from transformer_lens import HookedTransformer
 
 from eval_recipes.context import Failure
+from eval_recipes.judge import KEY_VARIABLE
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.logistic import SEPARATED, Coefficient, LogisticFit
 from eval_recipes.steering.matched import PooledStability
 from eval_recipes.steering.settings import make_config
-from eval_recipes.studies.steering import NAME, run_steering_study, sweep_of
+from eval_recipes.studies.steering import NAME, run_steering_study
 from eval_recipes.studies.steering_outcome import SteeringOutcome
 from eval_recipes.studies.steering_report import write_steering_report
 from eval_recipes.studies.steering_runs import RATIOS, SteeringStudy, runs_of
+from eval_recipes.studies.steering_saes import sweep_of
 from eval_recipes.studies.steering_statements import cell, stability_sentence
 from eval_recipes.studies.study_folder import mark_folder, study_folder
 from saereg_plugin.errors import InputError
+from saereg_plugin.files import write_json
 from saereg_plugin.release_hashes import file_hashes
 from saereg_plugin.release_registration import register_release
 from saereg_plugin.releases import Entry, Release, write_release
+from saereg_plugin.sweeps.run import SWEEP_FILE, settled
 from tests.conftest import HOOK_NAME
+from tests.eval_recipes.openai_server import KEY, serving
 from tests.eval_recipes.tiny_saes import tiny_sae
 
 SMALL = "smollm2-135m-instruct"
@@ -103,19 +108,13 @@ def test_statements_follow_from_intervals() -> None:
     assert cell(Interval(0.5, 0.25, 0.75, 3)) == ".500 [.250, .750]"
 
 
-@pytest.fixture(scope="module")
-def release(
-    tmp_path_factory: pytest.TempPathFactory,
-    model: HookedTransformer,
-    model_name: str,
-    activations: torch.Tensor,
+def trained(
+    folder: Path, model_name: str, activations: torch.Tensor, seeds: tuple[int, ...]
 ) -> str:
-    """Two groups of two seeds."""
-    assert model.cfg.d_model == activations.shape[1]
-    folder = tmp_path_factory.mktemp("study") / "steering-study"
+    """Two groups of SAEs that nobody trained."""
     entries: list[Entry] = []
     for number, (group, seed) in enumerate(
-        (g, s) for g in ("none", "l2") for s in (0, 1)
+        (g, s) for g in ("none", "l2") for s in seeds
     ):
         sae_id = f"{group}-s{seed}"
         sae = tiny_sae(model_name, HOOK_NAME, activations.mean(0), number)
@@ -126,6 +125,19 @@ def release(
     write_release(made)
     register_release(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def release(
+    tmp_path_factory: pytest.TempPathFactory,
+    model: HookedTransformer,
+    model_name: str,
+    activations: torch.Tensor,
+) -> str:
+    """Two groups of two seeds."""
+    assert model.cfg.d_model == activations.shape[1]
+    folder = tmp_path_factory.mktemp("study") / "steering-study"
+    return trained(folder, model_name, activations, (0, 1))
 
 
 @pytest.mark.slow
@@ -147,7 +159,8 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
         study, tmp_path / "out", artifacts=tmp_path / "kept", progress=lines.append
     )
     assert outcome.finished and outcome.failures == []
-    table = write_steering_report(outcome, tmp_path / "out").read_text()
+    assert outcome.table == tmp_path / "out" / "table.md"
+    table = (tmp_path / "out" / "table.md").read_text()
     for wanted in ("6.3 % (57 of 900)", "## published", "## norm_ratio", "chi-square"):
         assert wanted in table
     assert "permutation p = " in table and "Thresholds, each common" in table
@@ -165,6 +178,82 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
     assert sum("results are current; kept" in line for line in lines) == 3
     with pytest.raises(InputError, match="holds the study 'steering' at scale 'small'"):
         run_steering_study(SteeringStudy(scale="paper"), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_all_runs_share_one_budget(
+    model_name: str,
+    activations: torch.Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    with serving() as server:
+        server.reply = lambda _: "3"
+        study = SteeringStudy(
+            # of one seed, so that stability is not measured
+            release=trained(tmp_path / "budget-study", model_name, activations, (0,)),
+            n_latents=1,
+            paper_norm=10.0,
+            settings={
+                "judges": ["chat"],
+                "judge_model": "judge",
+                "judge_base_url": server.url,
+                "judge_max_calls": 5,
+                "explainer_tokens": 4096,
+                "new_tokens": 3,
+            },
+        )
+        lines: list[str] = []
+        outcome = run_steering_study(
+            study, tmp_path / "out", artifacts=tmp_path / "kept", progress=lines.append
+        )
+        assert len(server.chats) == 5
+    assert {name: len(found) for name, found in outcome.by_run.items()} == {
+        "published": 2,
+        "norm_ratio": 2,
+    }
+    assert all("5 of 5 calls" in one.cause for one in outcome.failures)
+    assert sum(line.startswith("failed steering of ") for line in lines) == 4
+    assert outcome.table is not None and "Not complete" in outcome.table.read_text()
+
+
+@pytest.mark.usefixtures("model_name")
+@pytest.mark.parametrize("left", [("none",), ()])
+def test_a_group_that_training_lost_ends_in_a_report(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "release"
+    sweep = settled(sweep_of("small"), folder)
+    write_json(folder / SWEEP_FILE, sweep.to_dict())
+    entries = tuple(
+        Entry(f"{group}-seed{seed}", f"saes/{group}-seed{seed}", group=group, seed=seed)
+        for group in left
+        for seed in (0, 1, 2)
+    )
+    line = "l2-seed0: loss is not finite in step 7; no checkpoint was written before"
+    trained = Release(
+        "lost", sweep.model, entries, folder=folder, provenance={"stopped": [line]}
+    )
+    write_release(trained)
+    told: list[str] = []
+    outcome = run_steering_study(SteeringStudy(), tmp_path, progress=told.append)
+    assert outcome.finished and outcome.troubled and outcome.runs == []
+    assert outcome.table is not None
+    table = outcome.table.read_text()
+    assert f"- stopped in training: {line}" in table
+    for group in {"none", "l2"} - set(left):
+        lost = f"every SAE of group '{group}', so nothing was steered"
+        assert f"- stopped in training: {lost}" in table
+        assert f"Stopped in training: {lost}" in told
+    assert len(outcome.stopped) == 3 - len(left)
+
+
+@pytest.mark.parametrize("text", ["", "3", "[steering, small]"])
+def test_a_mark_that_says_nothing_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(InputError, match="does not say which study the folder holds"):
+        run_steering_study(SteeringStudy(), tmp_path)
 
 
 def test_a_folder_is_of_one_study_and_one_process(tmp_path: Path) -> None:

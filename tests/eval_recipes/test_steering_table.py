@@ -17,13 +17,14 @@ from eval_recipes.context import Failure
 from eval_recipes.report import digits
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.clustered import make_trials, success_rate
-from eval_recipes.steering.figures import rates
+from eval_recipes.steering.compare import GroupRates
+from eval_recipes.steering.figures import Links, Rates, rates
 from eval_recipes.steering.texts import COLUMNS
 from eval_recipes.studies.steering_outcome import SteeringOutcome
 from eval_recipes.studies.steering_report import write_steering_report
 from eval_recipes.studies.steering_runs import SteeringRun, SteeringStudy
 from eval_recipes.studies.steering_sections import Section, corrected, section_of
-from eval_recipes.studies.steering_statements import cell
+from eval_recipes.studies.steering_statements import cell, controls
 from eval_recipes.studies.steering_table import section_text
 from saereg_plugin.files import sha256
 from tests.oracles import steering_statistics_oracle as oracle
@@ -276,6 +277,14 @@ def test_every_link_with_the_interp_score(section: Section) -> None:
         assert shown == f"{digits(float(slope))} ({digits(float(error))})"
 
 
+def student(values: Any) -> tuple[float, float, float]:
+    """95 % interval of the mean, and the two-sided p-value of a mean of 0."""
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * error
+    p = 2 * stats.t.sf(abs(values.mean()) / error, len(values) - 1)
+    return values.mean() - half, values.mean() + half, p
+
+
 def test_every_sentence(section: Section) -> None:
     text = section_text(SteeringStudy(), section)
     assert (
@@ -285,22 +294,33 @@ def test_every_sentence(section: Section) -> None:
     assert "Latents that match one of another seed: 2 of 6 of l2." in text
     said = [line for line in text.splitlines() if line.startswith(f"- {JUDGE}, ")]
     weak = [line for line in said if "fixed 5: " in line]
-    assert len(said) == 14 and len(weak) == 7
-    # by seed .5 - .2 and .6 - .1667
-    by_seed = np.array([0.3, 0.6 - 1 / 6])
-    half = stats.t.ppf(0.975, 1) * by_seed.std(ddof=1) / math.sqrt(2)
-    p = 2 * stats.t.sf(by_seed.mean() / (by_seed.std(ddof=1) / math.sqrt(2)), 1)
-    low, high = by_seed.mean() - half, by_seed.mean() + half
-    assert weak[0].startswith(
-        f"- {JUDGE}, fixed 5: Not decided here: success is higher with l2 than with none "
-        f"(difference {digits(by_seed.mean())}, 95 % interval {digits(low)} to {digits(high)}, "
-        f"n = 2, p = {p:.2g}, corrected {p:.2g}). By seeds: 0: .300, 1: .433. Over the latents of "
-        f"these SAEs, which says nothing of other seeds: difference {digits(4 / 11)} ["
+    assert len(said) == 16 and len(weak) == 8
+    # beyond random directions: by seed 3/6 - 0 less 1/5 - 0, and 3/5 - 0 less 1/6 - 1/6
+    by_seed = np.array([0.3, 0.6])
+    low, high, p = student(by_seed)
+    assert weak[0] == (
+        f"- {JUDGE}, fixed 5: Not decided here: success beyond that of random directions is "
+        f"higher with l2 than with none (difference {digits(by_seed.mean())}, 95 % interval "
+        f"{digits(low)} to {digits(high)}, n = 2, p = {p:.2g}, corrected {p:.2g}). By seeds: "
+        "0: .300, 1: .600."
+    )
+    # success alone: .5 - .2 and .6 - .1667
+    alone = np.array([0.3, 0.6 - 1 / 6])
+    low, high, _ = student(alone)
+    assert weak[1].startswith(
+        f"- {JUDGE}, fixed 5: Success alone, as published, l2 less none (no verdict: unsteered "
+        f"text may succeed more often in one group): {digits(alone.mean())} [{digits(low)}, "
+        f"{digits(high)}] over seeds (seeds: 0: .300, 1: .433); over the latents of these SAEs, "
+        f"which says nothing of other seeds, {digits(4 / 11)} ["
     )
     chi: Any = stats.chi2_contingency([[6, 5], [2, 9]], correction=True)
-    assert f"chi-square p = {float(chi.pvalue):.2g} (takes texts for" in weak[0]
+    assert f"chi-square p = {float(chi.pvalue):.2g} (takes texts for" in weak[1]
+    # of both orders of every calibration pair, those above .2
+    for name in ("none", "l2"):
+        above = np.mean([abs(score) > COMMON for score in CALIBRATION[name]]) / 2
+        assert f" {digits(float(above))} [" in weak[1].partition("unsteered scores")[2]
     for line, head in zip(
-        weak[1:5],
+        weak[2:6],
         (
             # 2 of 11 less 1 of the same 11; the control of a steered text without verdict is out
             "success of none is higher with its latents than with unsteered texts (difference "
@@ -315,25 +335,52 @@ def test_every_sentence(section: Section) -> None:
         strict=True,
     ):
         assert head in line
-    assert "Over the latents of these SAEs: slope of success on interp score" in weak[5]
-    assert "with l2 less that with none" in weak[5]
-    assert weak[6].endswith("Not measured here: whether stability predicts success.")
-    strong = next(line for line in said if "fixed 9: " in line)
+    assert "Over the latents of these SAEs: slope of success on interp score" in weak[6]
+    assert "with l2 less that with none" in weak[6]
+    assert weak[7].endswith("Not measured here: whether stability predicts success.")
+    strong, published = [line for line in said if "fixed 9: " in line][:2]
     # no spread over seeds: the direction is told, nothing is decided
-    assert "Not decided here: success is higher with l2 than with none" in strong
+    assert (
+        "Not decided here: success beyond that of random directions is higher" in strong
+    )
     assert "(difference 1, n = 2, no interval: " in strong
     assert "seeds: 0: 1, 1: 1; 2 of 2 on the claimed side)" in strong
-    assert "permutation p = 0." in strong or "permutation p = 1e-04" in strong
+    assert (
+        "l2 less none" in published
+        and " 1 over seeds (seeds: 0: 1, 1: 1); " in published
+    )
+    # 12 latents, 6 of each: two of 924 divisions are as far apart
+    p = float(published.partition("permutation p = ")[2].partition(",")[0])
+    assert p == pytest.approx(2 / 924, abs=0.0015)
+
+
+def test_fewer_successes_than_unsteered_texts_say_nothing_against_the_latents() -> None:
+    """With common random numbers a weak push changes few tokens, this control all of them."""
+    below = Interval(-0.1, -0.2, -0.05, 9)
+    found = Rates(over_unsteered=below, over_random=below)
+    figures = GroupRates(found, None, None, None, Links(None, None))
+    lines = list(controls(SteeringStudy(), [figures, figures]))
+    unsteered, random = lines[:2]
+    assert unsteered.startswith("Not decided here: success of none is higher with its")
+    assert "95 % interval -.200 to -.050" in unsteered and "few tokens" in unsteered
+    assert random.startswith("Did not hold here, the opposite did: success of none")
+    above = Rates(over_unsteered=Interval(0.1, 0.05, 0.2, 9), over_random=below)
+    better = GroupRates(above, None, None, None, Links(None, None))
+    held = next(iter(controls(SteeringStudy(), [better, better])))
+    assert held.startswith("Held here") and "few tokens" not in held
 
 
 def test_each_sae_has_its_own_threshold_until_they_are_compared(folder: Path) -> None:
-    own = section_of(SteeringStudy(), "x", folder, KEEP).groups[0].records
-    assert len(own) == 2
     texts: Any = pq.read_table(next(folder.glob("lab_run_none-s0_*.parquet")))
     alone = rates(texts.to_pandas(), JUDGE, 5.0, max_ratio=2.0, seed=0)
     assert isinstance(alone.success, Interval)
     # .15 is above .1
     assert alone.success.value == 2 / 5
+    compared = section_of(SteeringStudy(), "x", folder, KEEP).groups[0].texts
+    mine = compared.loc[compared["sae"] == "lab/run/none-s0"]
+    together = rates(mine, JUDGE, 5.0, max_ratio=2.0, seed=0)
+    assert isinstance(together.success, Interval)
+    assert together.success.value == 1 / 5
 
 
 def test_p_values_are_corrected_over_all_runs(section: Section) -> None:
@@ -380,6 +427,10 @@ def test_the_report_has_sections_trouble_and_a_plot(folder: Path) -> None:
     assert first["difference"]["by_seed"] == {
         "0": pytest.approx(0.3),
         "1": pytest.approx(0.6 - 1 / 6),
+    }
+    assert first["difference"]["excess_by_seed"] == {
+        "0": pytest.approx(0.3),
+        "1": pytest.approx(0.6),
     }
 
 

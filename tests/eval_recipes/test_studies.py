@@ -131,6 +131,24 @@ def test_verdict_follows_from_the_interval(
     assert found.outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("direction", "fitting"),
+    [
+        ("higher", [0.1]),
+        ("lower", [-0.01, -0.1]),
+        ("not_lower", [0.1, 0.0, -0.01]),
+        ("not_higher", [0.0, -0.01, -0.1]),
+    ],
+)
+def test_a_strict_claim_fits_no_equal_groups(
+    direction: Direction, fitting: list[float]
+) -> None:
+    margin = 0.01 if direction.startswith("not_") else 0.0
+    claim = Claim(figure="f", group="a", other="b", direction=direction, margin=margin)
+    differences = [0.1, 0.0, -0.01, -0.1]
+    assert [value for value in differences if claim.fits(value)] == fitting
+
+
 @given(
     value=st.floats(-1, 1),
     half=st.floats(1e-6, 1),

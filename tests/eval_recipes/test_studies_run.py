@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from transformer_lens import HookedTransformer
 from typer.testing import CliRunner
 
@@ -29,7 +30,7 @@ from eval_recipes.studies.model import (
     Stage,
     Study,
 )
-from eval_recipes.studies.report import TABLE, verdicts_of, write_report
+from eval_recipes.studies.report import TABLE, verdicts_of
 from eval_recipes.studies.running import StudyRun, run_study
 from eval_recipes.studies.verdicts import Claim
 from saereg_plugin.errors import InputError
@@ -182,8 +183,27 @@ def test_second_stage_trains_what_the_first_chose(
 
 
 @pytest.mark.slow
+def test_the_report_is_written_while_the_folder_is_held(
+    finished: StudyRun, out: Path
+) -> None:
+    assert finished.table == out / TABLE
+    refused: list[bool] = []
+
+    def claims(_: Scale) -> list[Claim]:
+        """Ask for the folder, as another process would."""
+        with pytest.raises(Timeout):
+            FileLock(out / ".lock").acquire(timeout=0)
+        refused.append(True)
+        return []
+
+    (out / TABLE).unlink()
+    run = run_study(dataclasses.replace(TINY, claims=claims), "small", out)
+    assert refused and run.table == out / TABLE
+    assert (out / TABLE).is_file()
+
+
+@pytest.mark.slow
 def test_finished_study_is_not_done_again(finished: StudyRun, out: Path) -> None:
-    write_report(finished, out)
     kept = sorted(path for path in out.rglob("*.json") if "results" in path.parts)
     assert kept
     releases = sorted(out.rglob("release.yaml"))
@@ -206,7 +226,7 @@ def test_command_on_a_finished_study_writes_its_table_anew(
     finished: StudyRun, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that better words reach the table without training or measuring again."""
-    write_report(finished, out)
+    assert finished.table == out / TABLE
     written = {TABLE, "results.json", "results.csv"}
     kept = {
         path: path.stat().st_mtime_ns
@@ -265,7 +285,8 @@ def test_interrupted_study_says_so_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr("saereg_plugin.sweeps.trainer.append_record", interrupting)
         stopped = run_study(TINY, "small", tmp_path)
-    assert not stopped.finished
+    assert not stopped.finished and stopped.table is None
+    assert not (tmp_path / TABLE).exists()
     assert len(list(tmp_path.rglob("release.yaml"))) == 1
     resumed = run_study(TINY, "small", tmp_path)
     assert resumed.finished

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 import saereg_plugin as sr
-from tests.regularizers.refused import REFUSED
-from tests.regularizers.synthetic import (
-    CONTEXT,
-    D_IN,
-    in_batches,
-    small_sae,
-    token_data,
-)
-from tests.training import forward, make_trainer, run_steps
+from tests.regularizers.refused import REFUSED, Refused
+from tests.regularizers.refused_later import LATER
+from tests.regularizers.synthetic import small_sae
 
 PAGE = Path(__file__).parents[2] / "docs/methods/matrix.md"
 PACKAGE = Path(sr.__file__).parent
@@ -37,126 +29,45 @@ def assert_on_page(row: str) -> None:
     assert f"| {row} | " in PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("row", "architecture", "fields", "message"),
-    REFUSED,
-    ids=[row for row, *_ in REFUSED],
-)
-def test_what_the_page_calls_refused_is_refused(
-    row: str, architecture: str, fields: dict[str, Any], message: str
-) -> None:
-    assert_on_page(row)
-    assert message in str(refusal(architecture, fields))
-    # the same without what makes it impossible
-    assert small_sae(architecture).step_index == 0
+@pytest.mark.parametrize("case", REFUSED, ids=[case.row for case in REFUSED])
+def test_what_the_page_calls_refused_is_refused(case: Refused) -> None:
+    assert_on_page(case.row)
+    assert case.message in str(refusal(case.architecture, case.fields))
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=[case.row for case in REFUSED])
+def test_what_is_nearest_to_it_is_not(case: Refused) -> None:
+    """A check that refuses more than the row says refuses one of these, too."""
+    assert len(case.allowed) > 1
+    for architecture, fields in case.allowed:
+        assert small_sae(architecture, **fields).step_index == 0
 
 
 # What is refused in the first steps
 
-MUTUAL: dict[str, Any] = {
-    "regularizers": [{"name": "mutual_features", "coefficient": 1.0}]
-}
 
-
-def shuffled(_: Path) -> None:
-    temporal = {"name": "temporal_difference", "context_size": CONTEXT}
-    rows = token_data(8)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    forward(small_sae(regularizers=[temporal]), rows[order])
-
-
-def single(_: Path) -> None:
-    forward(small_sae(**MUTUAL), token_data(2))
-
-
-def linked(**fields: Any) -> dict[str, Any]:
-    saes = {"a": small_sae(**MUTUAL), "b": small_sae(**{**MUTUAL, **fields})}
-    return sr.link_saes(saes)
-
-
-def of_other_width(_: Path) -> None:
-    linked(d_in=D_IN // 2)
-
-
-def of_two_hooks(_: Path) -> None:
-    saes = linked()
-    for name, sae in saes.items():
-        sae.cfg.metadata.hook_name = name
-    forward(saes["a"], token_data(2))
-
-
-def out_of_step(_: Path) -> None:
-    saes = linked()
-    run_steps(make_trainer(saes["a"], in_batches(token_data(8), 32)), 2)
-
-
-def anchored(**settings: Any) -> None:
-    anchor = {"name": "vocabulary_anchor", "top": 2, **settings}
-    forward(small_sae(regularizers=[anchor]), token_data(2))
-
-
-def without_embeddings(_: Path) -> None:
-    anchored()
-
-
-def of_other_embeddings(folder: Path) -> None:
-    path = folder / "narrow.safetensors"
-    save_file({"wte.weight": torch.ones(20, D_IN - 1)}, path)
-    anchored(embeddings=str(path))
-
-
-def second_backward_pass(__: Path) -> None:
-    sae = small_sae(regularizers=[{"name": "weight_penalty", "coefficient": 1.0}])
-    for _ in range(2):
-        forward(sae, token_data(2)).loss.backward()
-
-
-LATER: list[tuple[str, Callable[[Path], None], str]] = [
-    ("`temporal_difference` without tokens in order", shuffled, "do not come in order"),
-    ("`mutual_features` with a single SAE", single, "linked to no other"),
-    ("linked SAEs of different d_in", of_other_width, "have different d_in"),
-    ("linked SAEs of different hooks", of_two_hooks, "expected one hook"),
-    (
-        "linked SAEs that are out of step",
-        out_of_step,
-        "are not trained side by side",
-    ),
-    (
-        "`vocabulary_anchor` without embeddings",
-        without_embeddings,
-        "does not say which model's embeddings to take",
-    ),
-    (
-        "`vocabulary_anchor` with embeddings of another width",
-        of_other_embeddings,
-        "have 15 dimensions, the SAE has d_in=16",
-    ),
-    (
-        "a second backward pass before the optimiser's step",
-        second_backward_pass,
-        "A second backward pass",
-    ),
-]
-"""First cell of the page's second table, what is refused, and part of the message."""
+def later(do: Callable[[Path], None], folder: Path) -> sr.InputError:
+    with pytest.raises(sr.InputError) as caught:
+        do(folder)
+    return caught.value
 
 
 @pytest.mark.parametrize(
-    ("row", "do", "message"), LATER, ids=[row for row, *_ in LATER]
+    ("row", "do", "message"), LATER, ids=[do.__name__ for _, do, _ in LATER]
 )
 def test_what_the_page_calls_refused_in_training_is_refused(
     row: str, do: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
     assert_on_page(row)
-    with pytest.raises(sr.InputError) as caught:
-        do(tmp_path)
-    assert message in str(caught.value)
+    assert message in str(later(do, tmp_path))
 
 
 def test_the_page_lists_no_other() -> None:
     text = PAGE.read_text(encoding="utf-8").split("## Refused combinations")[1]
     lines = [line for line in text.split("\n## ")[0].splitlines() if line[:1] == "|"]
+    rows = {case.row for case in REFUSED} | {row for row, *_ in LATER}
     # two tables, each with a head and a rule
-    assert len(lines) - 4 == len(REFUSED) + len(LATER)
+    assert len(lines) - 4 == len(rows)
 
 
 # What the code refuses
@@ -202,6 +113,11 @@ def refusals() -> Iterator[tuple[tuple[str, int], str]]:
                     )
 
 
+def place_of(error: sr.InputError) -> tuple[str, int | None]:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename, last.lineno
+
+
 def obstacles() -> Iterator[str]:
     """The words of every reason why ``sparse_step="always"`` is refused."""
     path = PACKAGE / "architectures" / "topk_fields.py"
@@ -224,9 +140,8 @@ def words_of(node: ast.Raise | ast.Return) -> str:
 
 def test_every_refusal_of_a_combination_is_on_the_page() -> None:
     raised: set[tuple[str, int | None]] = set()
-    for _, architecture, fields, _ in REFUSED:
-        last = traceback.extract_tb(refusal(architecture, fields).__traceback__)[-1]
-        raised.add((last.filename, last.lineno))
+    for case in REFUSED:
+        raised.add(place_of(refusal(case.architecture, case.fields)))
     found = dict(refusals())
     assert len(found) > 15
     # what is not of one value alone has a row, and every row is one of these
@@ -242,4 +157,58 @@ def test_every_refusal_of_a_combination_is_on_the_page() -> None:
     reasons = list(obstacles())
     assert len(reasons) == 2
     for words in reasons:
-        assert any(message in words for *_, message in REFUSED), words
+        assert any(case.message in words for case in REFUSED), words
+
+
+TOLD_BEFORE = (
+    # of a single value, or a question of the configuration's
+    "expected letters, digits and underscores",
+    # the same as tokens that come out of order, told by the settings of a run
+    "tokens would not come in order: a fraction of",
+    # no combination: a batch of another shape
+    "expected [batch, d_in]",
+)
+"""Refusals in training that need no row of their own."""
+
+
+def later_refusals() -> Iterator[tuple[tuple[str, int], str]]:
+    """
+    File and line of every ``raise InputError`` in training or linking, and its words.
+
+    Those are in all functions of regularisers, mechanics, linking, and what the architectures do
+    in a step; but for ``check`` and the classes of values that it is given.
+    """
+    folders = [PACKAGE / "regularizers", PACKAGE / "mechanics"]
+    paths = [path for folder in folders for path in folder.glob("*.py")]
+    steps = ("base.py", "pass_order.py", "sparse_step.py")
+    paths += [PACKAGE / "architectures" / name for name in steps]
+    for path in (*paths, PACKAGE / "linking.py"):
+        if path.name == "schedules.py":
+            continue
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef) and function.name != "check":
+                yield from (
+                    ((str(path), node.lineno), words_of(node))
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Raise) and names_input_error(node)
+                )
+
+
+def names_input_error(node: ast.Raise) -> bool:
+    return any(
+        isinstance(each, ast.Name) and each.id == "InputError"
+        for each in ast.walk(node)
+    )
+
+
+def test_every_refusal_in_training_is_on_the_page(tmp_path: Path) -> None:
+    raised = {place_of(later(do, tmp_path)) for _, do, _ in LATER}
+    found = dict(later_refusals())
+    assert len(found) > 20
+    assert {
+        words
+        for place, words in found.items()
+        if place not in raised and not any(part in words for part in TOLD_BEFORE)
+    } == set()
+    texts = list(found.values())
+    assert all(any(part in text for text in texts) for part in TOLD_BEFORE)

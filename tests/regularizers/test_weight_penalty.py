@@ -428,6 +428,18 @@ def test_decoupled_decay_of_unit_rows_is_refused(norm: Any, target: Any) -> None
         make_cfg(decoder_constraint="unit_norm", regularizers=[void])
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("norm", ["l2", "frobenius"])
+def test_coupled_penalty_of_unit_rows_alone_is_refused(
+    norm: Any, reduction: Any
+) -> None:
+    void = sr.WeightPenalty(
+        coefficient=1.0, norm=norm, reduction=reduction, target="decoder"
+    )
+    with pytest.raises(sr.InputError, match=f"a coupled {norm} penalty .* nothing"):
+        make_cfg(decoder_constraint="unit_norm", regularizers=[void])
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,8 +28,9 @@ from saereg_plugin.files import sha256
 from saereg_plugin.metrics.vocabulary import nearest_token
 from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.release_registration import register_release
-from saereg_plugin.sweeps import SweepConfig, read_sweep, run_sweep
-from saereg_plugin.sweeps.run import claim_folder
+from saereg_plugin.releases import read_release
+from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, run_sweep
+from saereg_plugin.sweeps.run import _train, claim_folder, settled
 from saereg_plugin.sweeps.trainer import CHECKPOINT
 from saereg_plugin.vocabulary_table import ALIGNMENT_FILE
 from tests.sweeps.test_trainer import BURST
@@ -205,6 +206,24 @@ def test_finished_sweep_is_not_trained_again(
     assert LOADED not in again.output
     assert "Release 'tiny' with 4 SAEs" in " ".join(again.output.split())
     assert (release / "release.yaml").stat().st_mtime_ns == before
+
+
+def test_sweep_that_was_finished_while_the_lock_was_waited_for_is_not_trained_again(
+    release: Path, config: Path
+) -> None:
+    """What a process does that found no release, and then got the lock of one that wrote it."""
+    before = (release / "release.yaml").stat().st_mtime_ns
+    sweep = settled(read_sweep(config), release)
+    found = _train(sweep, expand(sweep), release, name="tiny")
+    assert found.seconds == 0
+    assert found.release == read_release(release)
+    assert [line.split(":")[0] for line in found.stopped] == [
+        "burst-seed0",
+        "burst-seed1",
+    ]
+    assert (release / "release.yaml").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="holds another sweep: lr is"):
+        _train(replace(sweep, lr=2e-3), expand(sweep), release, name="tiny")
 
 
 def test_another_sweep_is_refused_with_the_field_that_differs(

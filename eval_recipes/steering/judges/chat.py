@@ -113,6 +113,12 @@ class ChatJudge:
             return Verdict(Status.REFUSED, reason=str(error))
         except (BudgetExceeded, JudgeUnavailable) as error:
             return Verdict(Status.UNANSWERED, reason=str(error))
+        if not reply.text:
+            return Verdict(
+                Status.UNPARSEABLE,
+                reason=f"the judge's reply is empty: it spent {reply.completion_tokens} of at "
+                f"most {_MOST_TOKENS} tokens before any text, as models do that reason first",
+            )
         score = parse_score(reply.text)
         if score is None:
             return Verdict(

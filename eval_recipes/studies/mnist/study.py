@@ -9,10 +9,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from eval_recipes.studies.mnist.checkpoint import State
-from eval_recipes.studies.mnist.folder import only_user, remove_leftovers
 from eval_recipes.studies.mnist.images import Images
+from eval_recipes.studies.mnist.leftovers import remove_leftovers
 from eval_recipes.studies.mnist.settings import Run, Training
 from eval_recipes.studies.mnist.training import train
+from eval_recipes.studies.study_folder import only_user
 
 logger = logging.getLogger(__name__)
 

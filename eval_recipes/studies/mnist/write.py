@@ -12,8 +12,8 @@ from eval_recipes.studies.mnist.figures import (
     draw_shared_latents,
 )
 from eval_recipes.studies.mnist.finished import find_finished
-from eval_recipes.studies.mnist.folder import only_user, remove_leftovers
 from eval_recipes.studies.mnist.images import Images
+from eval_recipes.studies.mnist.leftovers import remove_leftovers
 from eval_recipes.studies.mnist.markdown import to_markdown
 from eval_recipes.studies.mnist.report import (
     build_report,
@@ -21,6 +21,7 @@ from eval_recipes.studies.mnist.report import (
     group_runs,
 )
 from eval_recipes.studies.mnist.settings import Run, Training
+from eval_recipes.studies.study_folder import only_user
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json, write_text
 
