@@ -202,6 +202,7 @@ def test_all_runs_share_one_budget(
                 "judge_max_calls": 5,
                 "explainer_tokens": 4096,
                 "new_tokens": 3,
+                "calibration_pairs": 1,
             },
         )
         lines: list[str] = []
