@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -48,12 +47,13 @@ def seed_excesses(group: SteeredGroup, judge: str, amount: float) -> dict[int, f
         with_verdict(arm(group.texts, judge, name, amount), judge)
         for name in ("steered", "random")
     )
+    seeds: list[int] = steered["seed"].dropna().astype(int).tolist()
     found: dict[int, float] = {}
-    for seed, part in steered.groupby("seed"):
-        theirs: Any = control.loc[control["seed"] == seed]
-        excess = over_control(part, theirs, judge, seed=0)
+    for seed in dict.fromkeys(seeds):
+        mine, theirs = (rows.loc[rows["seed"] == seed] for rows in (steered, control))
+        excess = over_control(mine, theirs, judge, seed=0)
         if excess is not None:
-            found[int(seed)] = excess.value  # pyright: ignore[reportArgumentType]
+            found[seed] = excess.value
     return found
 
 
