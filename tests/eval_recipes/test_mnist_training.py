@@ -25,7 +25,12 @@ from eval_recipes.studies.mnist.settings import (
     schedule,
 )
 from eval_recipes.studies.mnist.study import train_all
-from eval_recipes.studies.mnist.training import CHECKPOINT, epoch_order, train
+from eval_recipes.studies.mnist.training import (
+    CHECKPOINT,
+    NEGLIGIBLE,
+    epoch_order,
+    train,
+)
 from eval_recipes.studies.mnist.weights import initial_weights
 from eval_recipes.studies.mnist.write import write_report
 from saereg_plugin.errors import InputError
@@ -92,6 +97,21 @@ def test_a_resumed_run_is_bit_identical(
     measured = ("mse", "mean_activation", "density")
     for a, b in zip(whole.history, parts.history, strict=True):
         assert [a[m] for m in measured] == [b[m] for m in measured]
+
+
+def test_numbers_do_not_stay_subnormal(tmp_path: Path) -> None:
+    # only the first image of the epoch has light; then moments decay for 1,999 steps
+    pixels = torch.zeros(2000, 784, dtype=torch.uint8)
+    (lit, *_) = epoch_order(2000, seed=1, epoch=0, data_order="per-seed").tolist()
+    pixels[lit] = few_images().pixels[0]
+    training = Training(d_sae=8, epochs=1, batch_size=1)
+    run = Run(BY_NAME["untied-l2"], 1)
+    state = train(run, training, Images(pixels, "one lit"), tmp_path)
+    moments = [kept["exp_avg"] for kept in state.optimizer.state.values()]
+    for tensor in (*moments, *state.weights.tensors.values()):
+        sizes = tensor.abs()
+        assert bool(((sizes == 0) | (sizes >= NEGLIGIBLE)).all())
+    assert bool((moments[0] == 0).any())
 
 
 def test_other_settings_are_refused_and_named(images: Images, tmp_path: Path) -> None:
