@@ -13,12 +13,15 @@ from eval_recipes.steering.decoding import Continuation, Decoding, Request, Stee
 from eval_recipes.steering.generation import generate
 from eval_recipes.steering.language_model import LanguageModel
 from eval_recipes.steering.latents import Latents
-from eval_recipes.steering.plan import ARMS, Arm, plan_pairs
+from eval_recipes.steering.plan import ARMS, Arm, Planned, plan_pairs
 from eval_recipes.steering.prompts import Prompt
 from eval_recipes.steering.stored import kept_texts
 from eval_recipes.steering.streams import Streams
 
 __all__ = ["ARMS", "Arm", "Trial", "decoding_of", "make_trials"]
+
+
+Written = dict[Request, Continuation]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def make_trials(
     *,
     weights: str,
     folder: Path,
+    unsteered: Path,
 ) -> list[Trial]:
     """
     Write every text and return the pairs, arm by arm.
@@ -80,7 +84,9 @@ def make_trials(
         strengths: of each latent, by amount.
         config: samples and decoding.
         weights: hash of the SAE; random numbers and control directions follow from it.
-        folder: where batches are kept: an artefact folder.
+        folder: where batches of steered texts are kept: an artefact folder.
+        unsteered: the same of texts to which nothing is added. They do not depend on
+            directions, strengths and positions, so runs that differ in these share them.
     """
     streams = Streams(config.random_seed, weights)
     plan = plan_pairs(latents.ids, len(prompts), strengths, config, streams)
@@ -94,47 +100,44 @@ def make_trials(
         vectors=torch.cat([latents.directions, torch.stack(controls)]),
         positions=config.positions,
     )
-    decoding = decoding_of(config)
 
-    def write(
-        name: str, wanted: Iterable[Request], how: Decoding
-    ) -> dict[Request, Continuation]:
-        return kept_texts(
-            folder,
-            name,
-            list(dict.fromkeys(wanted)),
-            lambda batch: generate(
-                model.backend,
-                model.tokenizer,
-                prompts,
-                batch,
-                steering=steering,
-                decoding=how,
+    def write(requests: Iterable[Request], *, greedy: bool) -> Written:
+        wanted = list(dict.fromkeys(requests))
+        how = replace(decoding_of(config), greedy=greedy)
+        found: Written = {}
+        for where, steered in ((unsteered, False), (folder, True)):
+            found |= kept_texts(
+                where,
+                "greedy" if greedy else "sampled",
+                [one for one in wanted if (one.vector is not None) == steered],
+                lambda batch: generate(
+                    model.backend,
+                    model.tokenizer,
+                    prompts,
+                    batch,
+                    steering=steering,
+                    decoding=how,
+                    batch_size=config.batch_size,
+                ),
                 batch_size=config.batch_size,
+            )
+        return found
+
+    def texts_of(*, greedy: bool) -> Written:
+        return write(
+            (
+                text
+                for one in plan
+                if _is_greedy(one, config) == greedy
+                for text in (one.original, one.other)
             ),
-            batch_size=config.batch_size,
+            greedy=greedy,
         )
 
-    pushed = [
-        text
-        for one in plan
-        for text in (one.original, one.other)
-        if one.amount is not None
-    ]
-    left = [
-        text for one in plan for text in (one.original, one.other) if one.amount is None
-    ]
-    sampled = replace(decoding, greedy=False)
-    if config.greedy:
-        by_greed, by_chance = (
-            write("greedy", pushed, decoding),
-            write("sampled", left, sampled),
-        )
-    else:
-        by_greed = by_chance = write("sampled", [*pushed, *left], sampled)
+    written = {greedy: texts_of(greedy=greedy) for greedy in (True, False)}
     trials: list[Trial] = []
     for one in plan:
-        written = by_chance if one.amount is None else by_greed
+        texts = written[_is_greedy(one, config)]
         trials.append(
             Trial(
                 arm=one.arm,
@@ -143,8 +146,13 @@ def make_trials(
                 repeat=one.repeat,
                 amount=one.amount,
                 strength=None if one.amount is None else one.other.strength,
-                original=written[one.original],
-                other=written[one.other],
+                original=texts[one.original],
+                other=texts[one.other],
             )
         )
     return trials
+
+
+def _is_greedy(pair: Planned, config: SteeringEvalConfig) -> bool:
+    """Whether a pair's texts are greedy: there is no second greedy text without steering."""
+    return config.greedy and pair.amount is not None

@@ -68,26 +68,35 @@ def written_trials(
 ) -> list[Trial]:
     """Return every pair of texts; batches that were written before come from the artefacts."""
     weights = weights_hash(sae)
-    folder = artifact_folder(
-        context.artifacts,
-        "steering_texts",
-        {
-            "sae": weights,
-            "model": context.models.identity(model.name),
-            "backend": model.kind,
-            "latents": latents.ids,
-            "strengths": strengths_key(by_amount),
-            "prompts": config.prompts,
-            "positions": config.positions,
-            "new_tokens": config.new_tokens,
-            "decoding": [config.greedy, config.temperature, config.top_p],
-            "samples": [config.samples_per_prompt, config.calibration_pairs],
-            "batch_size": config.batch_size,
-            "dtype": context.dtype,
-            "device": context.device,
-            "seed": config.random_seed,
-        },
+    common = {
+        "sae": weights,
+        "model": context.models.identity(model.name),
+        "backend": model.kind,
+        "latents": latents.ids,
+        "prompts": config.prompts,
+        "new_tokens": config.new_tokens,
+        "decoding": [config.temperature, config.top_p],
+        "samples": [config.samples_per_prompt, config.calibration_pairs],
+        "batch_size": config.batch_size,
+        "dtype": context.dtype,
+        "device": context.device,
+        "seed": config.random_seed,
+    }
+    steered = {
+        "strengths": strengths_key(by_amount),
+        "positions": config.positions,
+    }
+    folder, unsteered = (
+        artifact_folder(context.artifacts, "steering_texts", {**common, **more})
+        for more in (steered, {})
     )
     return make_trials(
-        model, latents, prompts, by_amount, config, weights=weights, folder=folder
+        model,
+        latents,
+        prompts,
+        by_amount,
+        config,
+        weights=weights,
+        folder=folder,
+        unsteered=unsteered,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def trials_of(
     strength: float = 3.0,
     **settings: Any,
 ) -> list[Trial]:
-    folder.mkdir(exist_ok=True)
+    unsteered = folder / "unsteered"
+    unsteered.mkdir(parents=True, exist_ok=True)
     return make_trials(
         LanguageModel("tiny", "plain", backend, tokenizer()),
         latents_of(*ids),
@@ -95,6 +97,7 @@ def trials_of(
         make_config({**SETTINGS, **settings}),
         weights=weights,
         folder=folder,
+        unsteered=unsteered,
     )
 
 
@@ -234,7 +237,7 @@ def test_an_interrupted_run_writes_no_batch_twice(tmp_path: Path) -> None:
     cut.stop_at = 2 * 6 + 3
     with pytest.raises(KeyboardInterrupt):
         trials_of(cut, tmp_path / "cut", 3, 7)
-    assert len(list((tmp_path / "cut").glob("*.parquet"))) == 2
+    assert len(list((tmp_path / "cut").rglob("*.parquet"))) == 2
     rest = fresh()
     assert trials_of(rest, tmp_path / "cut", 3, 7) == expected
     assert rest.steps == 6 * (batches - 2)
@@ -242,16 +245,41 @@ def test_an_interrupted_run_writes_no_batch_twice(tmp_path: Path) -> None:
     again = fresh()
     assert trials_of(again, tmp_path / "cut", 3, 7) == expected and again.steps == 0
     # a damaged batch is written again, the others are not
-    (tmp_path / "cut" / "sampled-00001.parquet").write_bytes(b"cut short")
+    kept = tmp_path / "cut" / "unsteered" / "sampled-00001.parquet"
+    kept.write_bytes(b"cut short")
     assert trials_of(again, tmp_path / "cut", 3, 7) == expected and again.steps == 6
+
+
+def test_texts_to_which_nothing_is_added_are_shared_by_runs(
+    backend: Counting, tmp_path: Path
+) -> None:
+    first = trials_of(backend, tmp_path / "a", 3, 7)
+    shutil.copytree(tmp_path / "a" / "unsteered", tmp_path / "b" / "unsteered")
+    kept = sorted((tmp_path / "b" / "unsteered").iterdir())
+    times = [path.stat().st_mtime_ns for path in kept]
+    settings: dict[str, Any] = {"strength": 4.0, "positions": "all"}
+    mine = trials_of(backend, tmp_path / "b", 3, 7, **settings)
+    assert sorted((tmp_path / "b" / "unsteered").iterdir()) == kept
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    # as if they had been written anew
+    assert mine == trials_of(backend, tmp_path / "c", 3, 7, **settings)
+    for one, other in zip(first, mine, strict=True):
+        assert one.original == other.original
+        assert one.amount is not None or one.other == other.other
 
 
 def test_greedy_and_sampled_texts_are_kept_apart(
     backend: Counting, tmp_path: Path
 ) -> None:
     trials = trials_of(backend, tmp_path, 3, 7, greedy=True, samples_per_prompt=1)
-    names = {path.name.partition("-")[0] for path in tmp_path.glob("*.parquet")}
-    assert names == {"greedy", "sampled"}
+    names = {
+        folder: {path.name.partition("-")[0] for path in folder.glob("*.parquet")}
+        for folder in (tmp_path, tmp_path / "unsteered")
+    }
+    assert names == {
+        tmp_path: {"greedy"},
+        tmp_path / "unsteered": {"greedy", "sampled"},
+    }
     steered = [one for one in trials if one.arm == "steered"]
     for prompt in range(3):
         found = {one.original.tokens for one in steered if one.prompt == prompt}
