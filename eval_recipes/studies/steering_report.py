@@ -9,8 +9,9 @@ from typing import Any
 from eval_recipes.steering.found import SaeKey
 from eval_recipes.steering.plots import plot_steering
 from eval_recipes.studies.report import markdown_table
+from eval_recipes.studies.steering_grid import grid_text
 from eval_recipes.studies.steering_outcome import SteeringOutcome
-from eval_recipes.studies.steering_runs import RATIO
+from eval_recipes.studies.steering_runs import RATIO, SteeringRun
 from eval_recipes.studies.steering_sections import Section, corrected, section_of
 from eval_recipes.studies.steering_table import section_json, section_text
 from saereg_plugin import provenance
@@ -40,32 +41,41 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     Write ``table.md`` and ``results.json`` into ``out``; return the table's path.
 
     A run that lacks a group, or whose results do not fit together, has a section that says so.
-    Beside them stands ``steering.png``, success against fluency of the run at several strengths,
-    if there is one.
+    The grid's runs share one table. Beside them stands ``steering.png``, success against
+    fluency of the run at several strengths, if there is one.
     """
-    found = {run.name: _section(outcome, run.name, out) for run in outcome.runs}
-    whole = [one for one in found.values() if isinstance(one, Section)]
+    found = [(run, _section(outcome, run.name, out)) for run in outcome.runs]
+    whole = [one for _, one in found if isinstance(one, Section)]
     settled = {section.name: section for section in corrected(whole)}
     parts: list[str] = []
     data: list[dict[str, Any]] = []
-    for name, section in found.items():
+    grid: list[tuple[SteeringRun, Section]] = []
+    for run, section in found:
+        name = run.name
         failed = [one.sae_id for one in outcome.by_run.get(name, [])]
         if isinstance(section, InputError):
             parts.append(f"## {name}\n\nNot complete: {section}")
             data.append({"run": name, "failed": failed, "not_complete": str(section)})
             continue
-        parts.append(section_text(outcome.study, settled[name]))
-        if failed:
-            parts.append(f"Without {', '.join(failed)}, which failed (see Trouble).")
         data.append(
             {**section_json(outcome.study, settled[name]), "failed": failed},
         )
-    if isinstance(found.get(RATIO), Section):
+        if run.grid:
+            grid.append((run, settled[name]))
+        else:
+            parts.append(section_text(outcome.study, settled[name]))
+        if failed:
+            parts.append(
+                f"{name} without {', '.join(failed)}, which failed (see Trouble)."
+            )
+    if RATIO in settled:
         keep = _saes(outcome, RATIO)
         (picture,) = plot_steering(out / "results" / RATIO, out, keep=keep)
         parts.append(
             f"Success against fluency of {RATIO}, each SAE by its own threshold: `{picture.name}`."
         )
+    if grid:
+        parts.append(grid_text(outcome.study, grid))
     write_json(
         out / RESULTS,
         {

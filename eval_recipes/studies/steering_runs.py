@@ -89,6 +89,8 @@ class SteeringRun:
     options: Mapping[str, Any]
     seeds: tuple[int, ...] | None = None
     """None is all."""
+    grid: bool = False
+    """Whether it is one of the paper's grid, which is reported in one table."""
 
 
 def runs_of(
@@ -138,6 +140,7 @@ def _grid(study: SteeringStudy, seed: int | None) -> list[SteeringRun]:
                 "positions": positions,
             },
             seeds=None if seed is None else (seed,),
+            grid=True,
         )
         for mode, amounts in GRID_AMOUNTS.items()
         for greedy in (True, False)

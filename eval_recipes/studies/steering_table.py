@@ -142,7 +142,7 @@ def _row(
 ) -> list[str]:
     rates, interp = found.rates, found.links.interp
     slope = interp.slope.coefficients.get("score") if interp else None
-    ratio = _ratio(group, one.judge, one.amount)
+    ratio = strength_ratio(group, one.judge, one.amount)
     return [
         _where(section, one),
         "-" if ratio is None else digits(ratio),
@@ -165,7 +165,7 @@ def _row(
     ]
 
 
-def _ratio(group: SteeredGroup, judge_name: str, amount: float) -> float | None:
+def strength_ratio(group: SteeredGroup, judge_name: str, amount: float) -> float | None:
     """Return strength over median residual norm, of the group's first SAE."""
     for point in group.records[0]["eval_result_details"]:
         if (point["judge"], point["amount"]) == (judge_name, amount):

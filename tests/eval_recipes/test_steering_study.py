@@ -11,15 +11,23 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.context import Failure
 from eval_recipes.judge import KEY_VARIABLE
+from eval_recipes.report import digits
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.logistic import SEPARATED, Coefficient, LogisticFit
 from eval_recipes.steering.matched import PooledStability
 from eval_recipes.steering.settings import make_config
 from eval_recipes.studies.steering import NAME, run_steering_study
+from eval_recipes.studies.steering_grid import grid_text
 from eval_recipes.studies.steering_outcome import SteeringOutcome
 from eval_recipes.studies.steering_report import write_steering_report
-from eval_recipes.studies.steering_runs import RATIOS, SteeringStudy, runs_of
+from eval_recipes.studies.steering_runs import (
+    RATIOS,
+    SteeringRun,
+    SteeringStudy,
+    runs_of,
+)
 from eval_recipes.studies.steering_saes import sweep_of
+from eval_recipes.studies.steering_sections import section_of
 from eval_recipes.studies.steering_statements import cell, stability_sentence
 from eval_recipes.studies.study_folder import mark_folder, study_folder
 from saereg_plugin.errors import InputError
@@ -58,6 +66,7 @@ def test_the_published_setting_comes_first_and_the_grid_is_the_papers() -> None:
     assert len({run.name for run in grid}) == 12
     for run in grid:
         assert make_config(dict(run.options)).n_latents == 50 and run.seeds == (0,)
+        assert run.grid
     later = runs_of(SteeringStudy(grid=True), SMALL, grid_seed=4)
     assert later[0].seeds is None and {run.seeds for run in later[2:]} == {(4,)}
     everyone = runs_of(SteeringStudy(grid=True), SMALL, grid_seed=None)
@@ -140,6 +149,38 @@ def release(
     return trained(folder, model_name, activations, (0, 1))
 
 
+def assert_the_grid_is_one_table(study: SteeringStudy, results: Path) -> None:
+    """The table of a grid of the runs that are there, against their own figures."""
+    options = {"greedy": False, "positions": "all"}
+    names = ("published", "norm_ratio")
+    found = [
+        (SteeringRun(name, options, grid=True), section_of(study, name, results / name))
+        for name in names
+    ]
+    text = grid_text(study, found)
+    rows = [line for line in text.split("\n") if "| sampled | all |" in line]
+    assert len(rows) == 2 and rows[1].startswith("| norm_ratio 0.5 |")
+    for row, (_, section) in zip(rows, found, strict=True):
+        (one,) = section.compared
+        for rates in one.rates:
+            success, beyond = rates.rates.success, rates.rates.over_random
+            assert success is not None
+            assert f"| {digits(success.value)}; {cell(beyond)} |" in row
+            assert f"| {cell(rates.loss)} |" in row
+    exceeding = [
+        sum(
+            beyond is not None and (beyond.low or 0) > 0
+            for _, section in found
+            for beyond in [section.compared[0].rates[k].rates.over_random]
+        )
+        for k in range(2)
+    ]
+    assert "Of 2 ways to steer" in text
+    assert (
+        f"- log_probability: {exceeding[0]} with none, {exceeding[1]} with l2" in text
+    )
+
+
 @pytest.mark.slow
 def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
     study = SteeringStudy(
@@ -170,6 +211,7 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
     (figures,) = found["runs"][1]["figures"]
     assert figures["amount"] == 0.5 and set(figures["groups"]) == {"none", "l2"}
     assert figures["difference"]["tests"]["permutation"] is not None
+    assert_the_grid_is_one_table(study, tmp_path / "out" / "results")
     lines.clear()
     again = run_steering_study(
         study, tmp_path / "out", artifacts=tmp_path / "kept", progress=lines.append

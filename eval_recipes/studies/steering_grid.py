@@ -1,0 +1,100 @@
+"""The paper's grid of ways to steer as one table; all else about it stands in the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval_recipes.report import digits
+from eval_recipes.steering.compare import GroupRates
+from eval_recipes.studies.report import markdown_table
+from eval_recipes.studies.steering_runs import SteeringRun, SteeringStudy
+from eval_recipes.studies.steering_sections import Compared, Section
+from eval_recipes.studies.steering_statements import cell
+from eval_recipes.studies.steering_table import strength_ratio
+
+_FIGURES = ("strength / norm", "fluency loss")
+
+
+def grid_text(
+    study: SteeringStudy, found: Sequence[tuple[SteeringRun, Section]]
+) -> str:
+    """Return the runs of the grid as Markdown: what was done, one table, one count."""
+    names = (study.baseline, study.group)
+    judges = list(
+        dict.fromkeys(one.judge for _, section in found for one in section.compared)
+    )
+    heads = [
+        *("strength", "decoding", "positions"),
+        *(f"{figure}, {name}" for figure in _FIGURES for name in names),
+        *(f"{judge}, {name}" for judge in judges for name in names),
+    ]
+    rows = [
+        _row(run, section, amount, judges)
+        for run, section in found
+        for amount in dict.fromkeys(one.amount for one in section.compared)
+    ]
+    latents = found[0][1].groups[0].records[0]["eval_config"]["n_latents"]
+    return "\n\n".join(
+        [
+            "## grid",
+            f"{latents} candidates of one SAE a group, less those without an explanation or a "
+            "strength. Of each judge: success, and after the semicolon "
+            "success less that of random directions [95 % interval over latents]. One seed says "
+            "nothing of training, so no statement is made; every other figure of these runs stands "
+            "in `results.json`.",
+            markdown_table(heads, rows),
+            f"Of {len(rows)} ways to steer success exceeds that of random directions, with the whole "
+            "interval and without correction (of 40 without any effect one would), in:",
+            "\n".join(f"- {line}" for line in _counts(names, found, judges)),
+        ]
+    )
+
+
+def _row(
+    run: SteeringRun, section: Section, amount: float, judges: Sequence[str]
+) -> list[str]:
+    by_judge = {one.judge: one for one in section.compared if one.amount == amount}
+    first = next(iter(by_judge.values()))
+    ratios = [strength_ratio(group, first.judge, amount) for group in section.groups]
+    return [
+        f"{section.mode} {amount:g}",
+        "greedy" if run.options["greedy"] else "sampled",
+        run.options["positions"],
+        *("-" if ratio is None else digits(ratio) for ratio in ratios),
+        *(cell(rates.loss) for rates in first.rates),
+        *(text for judge in judges for text in _cells(by_judge.get(judge))),
+    ]
+
+
+def _cells(one: Compared | None) -> tuple[str, str]:
+    if one is None:
+        return "-", "-"
+    baseline, group = one.rates
+    return _cell(baseline), _cell(group)
+
+
+def _cell(found: GroupRates) -> str:
+    if found.rates.success is None:
+        return "-"
+    return f"{digits(found.rates.success.value)}; {cell(found.rates.over_random)}"
+
+
+def _counts(
+    names: Sequence[str],
+    found: Sequence[tuple[SteeringRun, Section]],
+    judges: Sequence[str],
+) -> list[str]:
+    compared = [one for _, section in found for one in section.compared]
+    return [
+        f"{judge}: "
+        + ", ".join(
+            f"{sum(_beyond(one.rates[k]) for one in compared if one.judge == judge)} with {name}"
+            for k, name in enumerate(names)
+        )
+        for judge in judges
+    ]
+
+
+def _beyond(found: GroupRates) -> bool:
+    figure = found.rates.over_random
+    return figure is not None and figure.low is not None and figure.low > 0
