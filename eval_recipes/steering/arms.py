@@ -86,7 +86,7 @@ def make_trials(
         weights: hash of the SAE; random numbers and control directions follow from it.
         folder: where batches of steered texts are kept: an artefact folder.
         unsteered: the same of texts to which nothing is added. They do not depend on
-            directions, strengths and positions, so runs that differ in these share them.
+            directions and strengths, so runs that differ in these alone share them.
     """
     streams = Streams(config.random_seed, weights)
     plan = plan_pairs(latents.ids, len(prompts), strengths, config, streams)
@@ -123,11 +123,15 @@ def make_trials(
             )
         return found
 
+    # controls first: they have every latent, so that which texts are unsteered, and their
+    # order, do not depend on which latents have a strength
+    ordered = sorted(plan, key=lambda one: one.amount is not None)
+
     def texts_of(*, greedy: bool) -> Written:
         return write(
             (
                 text
-                for one in plan
+                for one in ordered
                 if _is_greedy(one, config) == greedy
                 for text in (one.original, one.other)
             ),

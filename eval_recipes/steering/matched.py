@@ -16,6 +16,22 @@ from eval_recipes.steering.logistic import LogisticFit, fit_logistic
 
 
 @dataclass(frozen=True)
+class Support:
+    """What a fit on stability rests on: latents that differ from the most common stability."""
+
+    latents: int
+    """Latents of all SAEs, each SAE's for itself."""
+    common: float
+    """The stability that most of them have."""
+    varied: int
+    """Latents with another one."""
+    varied_texts: int
+    varied_successes: int
+    common_texts: int
+    common_successes: int
+
+
+@dataclass(frozen=True)
 class PooledStability:
     """
     Logistic fits of success on a latent's stability, over the SAEs of several groups.
@@ -30,6 +46,8 @@ class PooledStability:
     """On ``stability`` and a constant for each group: stability within groups."""
     adjusted: LogisticFit | None
     """On ``stability``, the groups and ``score``; None if no latent has a score."""
+    support: Support
+    """How many latents differ in stability, and how they fared."""
 
 
 def pooled_stability(rows: pd.DataFrame, success: str) -> PooledStability | None:
@@ -54,6 +72,23 @@ def pooled_stability(rows: pd.DataFrame, success: str) -> PooledStability | None
         adjusted=None
         if scored.empty
         else _fit(scored, success, groups=True, score=True),
+        support=_support(known, success),
+    )
+
+
+def _support(rows: pd.DataFrame, success: str) -> Support:
+    latents = rows.drop_duplicates(["group", "sae", "latent"])
+    common = float(latents["stability"].mode().iloc[0])
+    at_common = rows["stability"] == common
+    won = rows[success].astype(bool)
+    return Support(
+        latents=len(latents),
+        common=common,
+        varied=int((latents["stability"] != common).sum()),
+        varied_texts=int((~at_common).sum()),
+        varied_successes=int((won & ~at_common).sum()),
+        common_texts=int(at_common.sum()),
+        common_successes=int((won & at_common).sum()),
     )
 
 

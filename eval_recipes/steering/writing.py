@@ -57,6 +57,20 @@ def strengths_key(
     }
 
 
+def folder_keys(
+    by_amount: Mapping[float, Sequence[float]], config: SteeringEvalConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what else the texts depend on: steered ones, and those with nothing added."""
+    steered = {"strengths": strengths_key(by_amount), "positions": config.positions}
+    nothing_added = {
+        # which texts there are differs
+        "greedy": config.greedy,
+        # how many prompts are read at a time differs, and with it what low precision rounds
+        "prompts_steered": config.positions == "all",
+    }
+    return steered, nothing_added
+
+
 def written_trials(
     context: RunContext,
     sae: SAE[Any],
@@ -82,13 +96,9 @@ def written_trials(
         "device": context.device,
         "seed": config.random_seed,
     }
-    steered = {
-        "strengths": strengths_key(by_amount),
-        "positions": config.positions,
-    }
     folder, unsteered = (
         artifact_folder(context.artifacts, "steering_texts", {**common, **more})
-        for more in (steered, {})
+        for more in folder_keys(by_amount, config)
     )
     return make_trials(
         model,

@@ -33,21 +33,36 @@ def grid_text(
         for run, section in found
         for amount in dict.fromkeys(one.amount for one in section.compared)
     ]
-    latents = found[0][1].groups[0].records[0]["eval_config"]["n_latents"]
     return "\n\n".join(
         [
-            "## grid",
-            f"{latents} candidates of one SAE a group, less those without an explanation or a "
-            "strength. Of each judge: success, and after the semicolon "
-            "success less that of random directions [95 % interval over latents]. One seed says "
-            "nothing of training, so no statement is made; every other figure of these runs stands "
-            "in `results.json`.",
+            f"{_about(found)} Of each judge: success, and after the semicolon success less that of "
+            "random directions [95 % interval over latents]. Greedy texts, too, are judged by the "
+            "threshold learned from sampled pairs, and differ less from each other than those. No "
+            "statement on groups is made; every other figure of these runs stands in "
+            "`results.json`.",
             markdown_table(heads, rows),
-            f"Of {len(rows)} ways to steer success exceeds that of random directions, with the whole "
-            "interval and without correction (of 40 without any effect one would), in:",
+            "In how many of these ways to steer success exceeds that of random directions, with the "
+            "whole interval and without correction (of 40 without any effect one would):",
             "\n".join(f"- {line}" for line in _counts(names, found, judges)),
         ]
     )
+
+
+def _about(found: Sequence[tuple[SteeringRun, Section]]) -> str:
+    """Say how many SAEs and latents the grid has."""
+    first = found[0][1]
+    asked = first.groups[0].records[0]["eval_config"]["n_latents"]
+    left = [
+        f"{group.name} {len(group.records)} "
+        + ("SAE" if len(group.records) == 1 else "SAEs")
+        + f" and {_latents(rates)} latents"
+        for group, rates in zip(first.groups, first.compared[0].rates, strict=True)
+    ]
+    return f"{asked} candidates of each SAE; with an explanation and a strength: {', '.join(left)}."
+
+
+def _latents(found: GroupRates) -> int:
+    return 0 if found.rates.success is None else found.rates.success.n
 
 
 def _row(
@@ -84,17 +99,14 @@ def _counts(
     found: Sequence[tuple[SteeringRun, Section]],
     judges: Sequence[str],
 ) -> list[str]:
-    compared = [one for _, section in found for one in section.compared]
-    return [
-        f"{judge}: "
-        + ", ".join(
-            f"{sum(_beyond(one.rates[k]) for one in compared if one.judge == judge)} with {name}"
-            for k, name in enumerate(names)
-        )
-        for judge in judges
-    ]
+    def said(judge: str, number: int) -> str:
+        beyond = [
+            one.rates[number].rates.over_random
+            for _, section in found
+            for one in section.compared
+            if one.judge == judge
+        ]
+        lows = [one.low for one in beyond if one is not None and one.low is not None]
+        return f"{sum(low > 0 for low in lows)} of {len(lows)} with {names[number]}"
 
-
-def _beyond(found: GroupRates) -> bool:
-    figure = found.rates.over_random
-    return figure is not None and figure.low is not None and figure.low > 0
+    return [f"{judge}: {said(judge, 0)}, {said(judge, 1)}" for judge in judges]

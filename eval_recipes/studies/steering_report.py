@@ -45,37 +45,44 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     fluency of the run at several strengths, if there is one.
     """
     found = [(run, _section(outcome, run.name, out)) for run in outcome.runs]
-    whole = [one for _, one in found if isinstance(one, Section)]
+    # the grid makes no statements
+    whole = [one for run, one in found if isinstance(one, Section) and not run.grid]
     settled = {section.name: section for section in corrected(whole)}
     parts: list[str] = []
     data: list[dict[str, Any]] = []
     grid: list[tuple[SteeringRun, Section]] = []
+    trouble_of_grid: list[str] = []
     for run, section in found:
         name = run.name
         failed = [one.sae_id for one in outcome.by_run.get(name, [])]
         if isinstance(section, InputError):
-            parts.append(f"## {name}\n\nNot complete: {section}")
+            said = f"Not complete: {section}"
+            if run.grid:
+                trouble_of_grid.append(f"{name}: {said}")
+            else:
+                parts.append(f"## {name}\n\n{said}")
             data.append({"run": name, "failed": failed, "not_complete": str(section)})
             continue
-        data.append(
-            {**section_json(outcome.study, settled[name]), "failed": failed},
-        )
+        section = settled.get(name, section)
+        data.append({**section_json(outcome.study, section), "failed": failed})
         if run.grid:
-            grid.append((run, settled[name]))
+            grid.append((run, section))
         else:
-            parts.append(section_text(outcome.study, settled[name]))
+            parts.append(section_text(outcome.study, section))
         if failed:
-            parts.append(
-                f"{name} without {', '.join(failed)}, which failed (see Trouble)."
-            )
+            said = f"{name} without {', '.join(failed)}, which failed (see Trouble)."
+            (trouble_of_grid if run.grid else parts).append(said)
     if RATIO in settled:
         keep = _saes(outcome, RATIO)
         (picture,) = plot_steering(out / "results" / RATIO, out, keep=keep)
         parts.append(
             f"Success against fluency of {RATIO}, each SAE by its own threshold: `{picture.name}`."
         )
+    if grid or trouble_of_grid:
+        parts.append("## grid")
     if grid:
         parts.append(grid_text(outcome.study, grid))
+    parts += trouble_of_grid
     write_json(
         out / RESULTS,
         {

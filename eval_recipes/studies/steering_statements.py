@@ -19,7 +19,13 @@ from eval_recipes.studies.verdicts import Claim, Verdict, judge
 NO_SEEDS = "the groups have no training seed in common"
 UNSTEERED = "unsteered texts"
 
-_FEW_TOKENS = "With common random numbers weak steering changes few tokens, and this control all of them."
+FEWEST_VARIED = 10
+"""With fewer latents that differ in stability from all others nothing is said of it."""
+
+_SHARED_TEXT = (
+    "With common random numbers a weakly steered text shares its beginning, and more, with its "
+    "original; this control shares nothing."
+)
 
 
 def statements(
@@ -128,9 +134,9 @@ def controls(study: SteeringStudy, rates: Sequence[GroupRates]) -> Iterator[str]
             )
             verdict = judge(claim, figure)
             if control == UNSTEERED and verdict.outcome == "opposite":
-                # no evidence against the latents: a weak push changes few tokens, while
+                # no evidence against the latents: a weakly steered text shares tokens, while
                 # this control draws all of them anew
-                yield f"{replace(verdict, outcome='undecided').sentence} {_FEW_TOKENS}"
+                yield f"{replace(verdict, outcome='undecided').sentence} {_SHARED_TEXT}"
             else:
                 yield verdict.sentence
 
@@ -152,6 +158,8 @@ def stability_sentence(pooled: PooledStability | None) -> str:
     Say whether more stable latents steer better, within groups.
 
     The fit without groups stands beside it: it also answers to whatever else sets them apart.
+    An error robust within latents needs several latents that differ, so fewer than
+    ``FEWEST_VARIED`` decide nothing.
     """
     if pooled is None:
         return "Not measured here: whether stability predicts success."
@@ -159,11 +167,13 @@ def stability_sentence(pooled: PooledStability | None) -> str:
     if found is None:
         return (
             "Not decided here: whether stability predicts success within groups "
-            f"({pooled.within.reason})."
+            f"({pooled.within.reason}). {_support(pooled)}"
         )
     adjusted = pooled.adjusted.interval("stability") if pooled.adjusted else None
     outcome = (
-        "Held here: more stable latents steer better"
+        "Too few to decide here: whether more stable latents steer better"
+        if pooled.support.varied < FEWEST_VARIED
+        else "Held here: more stable latents steer better"
         if (found.low or 0) > 0
         else "The opposite held here: more stable latents steer worse"
         if (found.high or 0) < 0
@@ -173,7 +183,18 @@ def stability_sentence(pooled: PooledStability | None) -> str:
         f"{outcome} (log odds for stability 1 against 0, within groups: {cell(found)}; with "
         f"interp score in the fit, too: {cell(adjusted)}; without groups: "
         f"{cell(pooled.alone.interval('stability'))}; {found.n} latents, those that match "
-        "across seeds counted once)."
+        f"across seeds counted once). {_support(pooled)}"
+    )
+
+
+def _support(pooled: PooledStability) -> str:
+    """Say how many latents a fit on stability rests on, and how they fared."""
+    support = pooled.support
+    return (
+        f"Of {support.latents} latents {support.varied} have another stability than the most "
+        f"common one ({digits(support.common)}); of their texts {support.varied_successes} of "
+        f"{support.varied_texts} succeeded, of the others {support.common_successes} of "
+        f"{support.common_texts}."
     )
 
 

@@ -132,8 +132,8 @@ def _matches(section: Section) -> list[str]:
     if not said:
         return []
     return [
-        f"Latents that match one of another seed: {', '.join(said)}. Rates and tests take them for "
-        "different latents."
+        f"Latents that match one of another seed that was steered with, too: {', '.join(said)}. "
+        "Rates and tests take them for different latents."
     ]
 
 

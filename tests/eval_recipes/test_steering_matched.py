@@ -9,7 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval_recipes.steering.matched import matched_latents, pooled_stability
+from eval_recipes.steering.matched import (
+    Support,
+    matched_latents,
+    pooled_stability,
+)
 from tests.oracles import steering_statistics_oracle as oracle
 
 
@@ -114,6 +118,14 @@ def test_what_has_no_stability_or_one_group_has_no_such_fit() -> None:
     assert set(found.adjusted.coefficients) == {
         *("intercept", "stability", "score", "group l2")
     }
+    # 79 of 80 latents have a stability of their own
+    assert found.support.latents == 80 and found.support.varied == 79
+    assert found.support.varied_texts + found.support.common_texts == len(rows)
+    few = rows.assign(stability=np.where(rows["latent"] < 2, 0.5, 0.0), won=False)
+    few.loc[few["latent"] == 1, "won"] = True
+    sparse = pooled_stability(few, "won")
+    assert sparse is not None
+    assert sparse.support == Support(80, 0.0, 4, 12, 6, 228, 0)
     single = pooled_stability(rows.loc[rows["group"] == "none"], "won")
     assert single is not None
     assert single.within.coefficients == single.alone.coefficients

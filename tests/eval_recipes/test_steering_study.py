@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from eval_recipes.judge import KEY_VARIABLE
 from eval_recipes.report import digits
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.logistic import SEPARATED, Coefficient, LogisticFit
-from eval_recipes.steering.matched import PooledStability
+from eval_recipes.steering.matched import PooledStability, Support
 from eval_recipes.steering.settings import make_config
 from eval_recipes.studies.steering import NAME, run_steering_study
 from eval_recipes.studies.steering_grid import grid_text
@@ -97,9 +98,10 @@ def fit(low: float, high: float) -> LogisticFit:
     return LogisticFit({"stability": found}, 30, 10)
 
 
-def pooled(low: float, high: float) -> PooledStability:
+def pooled(low: float, high: float, varied: int = 10) -> PooledStability:
+    support = Support(90, 0.0, varied, 3 * varied, 7, 3 * (90 - varied), 5)
     # what is found without groups says the opposite, and does not decide
-    return PooledStability(fit(-high, -low), fit(low, high), None)
+    return PooledStability(fit(-high, -low), fit(low, high), None, support)
 
 
 def test_statements_follow_from_intervals() -> None:
@@ -111,8 +113,14 @@ def test_statements_follow_from_intervals() -> None:
     assert opposite.startswith("The opposite held here")
     assert stability_sentence(pooled(-0.9, 0.2)).startswith("Not decided here")
     assert stability_sentence(None).startswith("Not measured here")
-    nothing = PooledStability(fit(0.1, 0.2), LogisticFit({}, 3, 3, SEPARATED), None)
+    empty = LogisticFit({}, 3, 3, SEPARATED)
+    nothing = replace(pooled(0.1, 0.2), within=empty)
+    for said in (stability_sentence(nothing), stability_sentence(pooled(0.2, 0.9))):
+        assert "Of 90 latents 10 have another stability" in said
+        assert "7 of 30 succeeded, of the others 5 of 240." in said
     assert SEPARATED in stability_sentence(nothing)
+    few = stability_sentence(pooled(0.2, 0.9, varied=9))
+    assert few.startswith("Too few to decide here: whether more stable")
     assert cell(Interval(0.5, None, None, 3)) == ".500" and cell(None) == "-"
     assert cell(Interval(0.5, 0.25, 0.75, 3)) == ".500 [.250, .750]"
 
@@ -175,9 +183,13 @@ def assert_the_grid_is_one_table(study: SteeringStudy, results: Path) -> None:
         )
         for k in range(2)
     ]
-    assert "Of 2 ways to steer" in text
     assert (
-        f"- log_probability: {exceeding[0]} with none, {exceeding[1]} with l2" in text
+        f"- log_probability: {exceeding[0]} of 2 with none, {exceeding[1]} of 2 with l2"
+        in text
+    )
+    assert (
+        "6 candidates of each SAE; with an explanation and a strength: none 2 SAEs"
+        in text
     )
 
 
@@ -346,3 +358,9 @@ def test_a_run_without_results_costs_no_other_section(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "results.json").read_text())
     assert [run["failed"] for run in found["runs"]] == [["l2-s0"], []]
     assert "does not exist" in found["runs"][0]["not_complete"]
+    # a run of the grid has no section of its own
+    whole = runs_of(SteeringStudy(grid=True), SMALL)
+    grid = SteeringOutcome(SteeringStudy(grid=True), whole, finished=True)
+    table = write_steering_report(grid, tmp_path).read_text()
+    assert table.count("## grid") == 1 and table.count("Not complete: ") == 14
+    assert "grid-fixed-greedy-all: Not complete: " in table.partition("## grid")[2]

@@ -291,7 +291,10 @@ def test_every_sentence(section: Section) -> None:
         f"- {JUDGE}: success is a score above .200, which .250 [" in text
         and "of 16 unsteered scores of 8 latents exceed (at most .250 asked)." in text
     )
-    assert "Latents that match one of another seed: 2 of 6 of l2." in text
+    assert (
+        "Latents that match one of another seed that was steered with, too: 2 of 6 of l2."
+        in text
+    )
     said = [line for line in text.splitlines() if line.startswith(f"- {JUDGE}, ")]
     weak = [line for line in said if "fixed 5: " in line]
     assert len(said) == 16 and len(weak) == 8
@@ -355,19 +358,19 @@ def test_every_sentence(section: Section) -> None:
 
 
 def test_fewer_successes_than_unsteered_texts_say_nothing_against_the_latents() -> None:
-    """With common random numbers a weak push changes few tokens, this control all of them."""
+    """With common random numbers a weakly steered text shares tokens with its original."""
     below = Interval(-0.1, -0.2, -0.05, 9)
     found = Rates(over_unsteered=below, over_random=below)
     figures = GroupRates(found, None, None, None, Links(None, None))
     lines = list(controls(SteeringStudy(), [figures, figures]))
     unsteered, random = lines[:2]
     assert unsteered.startswith("Not decided here: success of none is higher with its")
-    assert "95 % interval -.200 to -.050" in unsteered and "few tokens" in unsteered
+    assert "95 % interval -.200 to -.050" in unsteered and "shares nothing" in unsteered
     assert random.startswith("Did not hold here, the opposite did: success of none")
     above = Rates(over_unsteered=Interval(0.1, 0.05, 0.2, 9), over_random=below)
     better = GroupRates(above, None, None, None, Links(None, None))
     held = next(iter(controls(SteeringStudy(), [better, better])))
-    assert held.startswith("Held here") and "few tokens" not in held
+    assert held.startswith("Held here") and "shares nothing" not in held
 
 
 def test_each_sae_has_its_own_threshold_until_they_are_compared(folder: Path) -> None:
@@ -410,7 +413,7 @@ def test_the_report_has_sections_trouble_and_a_plot(folder: Path) -> None:
     assert outcome_of(stopped=["x"]).troubled
     table = write_steering_report(outcome, out).read_text()
     assert "for the 1 such statements that have an interval" in table
-    assert "Without l2-s2, which failed (see Trouble)." in table
+    assert "norm_ratio without l2-s2, which failed (see Trouble)." in table
     trouble = table.partition("Trouble:")[2]
     assert "- stopped in training: none-s2: loss is not finite in step 3" in trouble
     assert "- steering of l2-s2: InputError: nothing" in trouble

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ from eval_recipes.steering.sampling import require_numbers
 from eval_recipes.steering.settings import make_config
 from eval_recipes.steering.stored import kept_texts
 from eval_recipes.steering.streams import Streams
-from eval_recipes.steering.writing import strengths_key
+from eval_recipes.steering.writing import folder_keys, strengths_key
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.test_steering import PROMPTS, WIDTH, llama, tokenizer
 
@@ -85,6 +86,7 @@ def trials_of(
     *ids: int,
     weights: str = "sae",
     strength: float = 3.0,
+    without: tuple[int, ...] = (),
     **settings: Any,
 ) -> list[Trial]:
     unsteered = folder / "unsteered"
@@ -93,7 +95,7 @@ def trials_of(
         LanguageModel("tiny", "plain", backend, tokenizer()),
         latents_of(*ids),
         PROMPTS,
-        {strength: [strength] * len(ids)},
+        {strength: [math.nan if one in without else strength for one in ids]},
         make_config({**SETTINGS, **settings}),
         weights=weights,
         folder=folder,
@@ -250,22 +252,42 @@ def test_an_interrupted_run_writes_no_batch_twice(tmp_path: Path) -> None:
     assert trials_of(again, tmp_path / "cut", 3, 7) == expected and again.steps == 6
 
 
-def test_texts_to_which_nothing_is_added_are_shared_by_runs(
-    backend: Counting, tmp_path: Path
+def written_at(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_texts_to_which_nothing_is_added_are_shared_by_strengths(
+    greedy: bool, backend: Counting, tmp_path: Path
 ) -> None:
-    first = trials_of(backend, tmp_path / "a", 3, 7)
+    settings: dict[str, Any] = {"greedy": greedy, "samples_per_prompt": 1}
+    first = trials_of(backend, tmp_path / "a", 3, 7, **settings)
     shutil.copytree(tmp_path / "a" / "unsteered", tmp_path / "b" / "unsteered")
-    kept = sorted((tmp_path / "b" / "unsteered").iterdir())
-    times = [path.stat().st_mtime_ns for path in kept]
-    settings: dict[str, Any] = {"strength": 4.0, "positions": "all"}
+    kept = written_at(tmp_path / "b" / "unsteered")
+    settings |= {"strength": 4.0}
     mine = trials_of(backend, tmp_path / "b", 3, 7, **settings)
-    assert sorted((tmp_path / "b" / "unsteered").iterdir()) == kept
-    assert [path.stat().st_mtime_ns for path in kept] == times
     # as if they had been written anew
     assert mine == trials_of(backend, tmp_path / "c", 3, 7, **settings)
     for one, other in zip(first, mine, strict=True):
         assert one.original == other.original
         assert one.amount is not None or one.other == other.other
+    # neither do they depend on which latents have a strength
+    few = trials_of(backend, tmp_path / "b", 3, 7, without=(3,), **settings)
+    assert few == [one for one in mine if one.amount is None or one.latent != 3]
+    assert written_at(tmp_path / "b" / "unsteered") == kept
+
+
+def test_what_texts_with_nothing_added_depend_on() -> None:
+    def keys(amount: float = 3.0, **settings: Any) -> tuple[Any, Any]:
+        return folder_keys({amount: [amount]}, make_config({**SETTINGS, **settings}))
+
+    steered, unsteered = keys()
+    assert keys(4.0)[0] != steered and keys(4.0)[1] == unsteered
+    at_end = keys(positions="prompt_end")
+    assert at_end[0] != steered and at_end[1] == unsteered
+    # prompts are read in other batches, which rounds differently in bfloat16
+    assert keys(positions="all")[1] != unsteered
+    assert keys(greedy=True, samples_per_prompt=1)[1] != unsteered
 
 
 def test_greedy_and_sampled_texts_are_kept_apart(

@@ -33,7 +33,8 @@ NEGLIGIBLE = 1e-30
 """
 Weights and first moments below this become 0 after an epoch. Those of pixels that are always
 black and of dead latents would decay to subnormal numbers, which processors compute several
-times slower; from here an epoch of Adam's decay does not get there (.9^118 = 4e-6).
+times slower; from here the moments' decay in an epoch of 118 steps does not get there
+(.9^118 = 4e-6).
 """
 
 
