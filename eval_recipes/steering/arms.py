@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +19,6 @@ from eval_recipes.steering.stored import kept_texts
 from eval_recipes.steering.streams import Streams
 
 __all__ = ["ARMS", "Arm", "Trial", "decoding_of", "make_trials"]
-
-
-Written = dict[Request, Continuation]
 
 
 @dataclass(frozen=True)
@@ -101,10 +98,19 @@ def make_trials(
         positions=config.positions,
     )
 
-    def write(requests: Iterable[Request], *, greedy: bool) -> Written:
-        wanted = list(dict.fromkeys(requests))
+    # controls first: they have every latent, so that which texts are unsteered, and their
+    # order, do not depend on which latents have a strength
+    ordered = sorted(plan, key=lambda one: one.amount is not None)
+
+    def texts_of(*, greedy: bool) -> dict[Request, Continuation]:
         how = replace(decoding_of(config), greedy=greedy)
-        found: Written = {}
+        wanted = dict.fromkeys(
+            text
+            for one in ordered
+            if _is_greedy(one, config) == greedy
+            for text in (one.original, one.other)
+        )
+        found: dict[Request, Continuation] = {}
         for where, steered in ((unsteered, False), (folder, True)):
             found |= kept_texts(
                 where,
@@ -122,21 +128,6 @@ def make_trials(
                 batch_size=config.batch_size,
             )
         return found
-
-    # controls first: they have every latent, so that which texts are unsteered, and their
-    # order, do not depend on which latents have a strength
-    ordered = sorted(plan, key=lambda one: one.amount is not None)
-
-    def texts_of(*, greedy: bool) -> Written:
-        return write(
-            (
-                text
-                for one in ordered
-                if _is_greedy(one, config) == greedy
-                for text in (one.original, one.other)
-            ),
-            greedy=greedy,
-        )
 
     written = {greedy: texts_of(greedy=greedy) for greedy in (True, False)}
     trials: list[Trial] = []

@@ -31,8 +31,8 @@ _ORDER_STREAM = 1
 
 NEGLIGIBLE = 1e-30
 """
-Weights and first moments below this become 0 after an epoch. Those of pixels that are always
-black and of dead latents would decay to subnormal numbers, which processors compute several
+Weights and first moments below this become 0 after an epoch. Those of pixels that are rarely
+lit and of dead latents would decay to subnormal numbers, which processors compute several
 times slower; from here the moments' decay in an epoch of 118 steps does not get there
 (.9^118 = 4e-6).
 """
