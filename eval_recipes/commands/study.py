@@ -36,6 +36,11 @@ class _Init(str, Enum):
     linear = "linear"
 
 
+class _BDec(str, Enum):
+    geometric_median = "geometric-median"
+    none = "none"
+
+
 def mnist(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, SAEs and report.")],
     mnist_dir: Annotated[
@@ -58,7 +63,9 @@ def mnist(
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(help="Seed; repeat for several; 0, 1 and 2 if none is named."),
+        typer.Option(
+            help="Seed; repeat for several; 0, 1 and 2 if none is named.", min=0
+        ),
     ] = None,
     data_order: Annotated[
         _Order,
@@ -75,6 +82,13 @@ def mnist(
             help="Bound of untied weights: kaiming sqrt(6 / fan_in), linear 1 / sqrt(fan_in)."
         ),
     ] = _Init.kaiming,
+    tied_b_dec: Annotated[
+        _BDec,
+        typer.Option(
+            help="Decoder bias of tied SAEs: trained from the first batch's geometric "
+            "median, or none."
+        ),
+    ] = _BDec.geometric_median,
     report_only: Annotated[
         bool, typer.Option(help="Train nothing; report on what is finished.")
     ] = False,
@@ -88,6 +102,7 @@ def mnist(
     from eval_recipes.studies.mnist.images import load_images
     from eval_recipes.studies.mnist.settings import (
         SEEDS,
+        SETTINGS,
         Training,
         chosen_settings,
         schedule,
@@ -103,12 +118,15 @@ def mnist(
         data_order=data_order.value,
         drop_last=drop_last,
         untied_init=untied_init.value,
+        tied_b_dec=tied_b_dec.value,
     )
     require_writable(out)
     images = load_images(mnist_dir, mnist_source.value)
     if not report_only:
         train_all(runs, training, images, out)
-    report = write_report(runs, training, images, out)
+    # the report is on the whole folder, whatever was chosen to train now
+    seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs)}))
+    report = write_report(schedule(SETTINGS, seeds), training, images, out)
     state = "complete" if report["complete"] else "PARTIAL"
     Console(soft_wrap=True).print(
         f"{report['finished_runs']} of {report['planned_runs']} SAEs ({state}): {out / REPORT}",

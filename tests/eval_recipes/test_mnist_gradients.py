@@ -39,11 +39,14 @@ def sparser(weights: Weights, dtype: torch.dtype) -> Weights:
     enc[:16] = -enc[:16].abs()
     enc[16:60] -= 0.04
     enc[60:70] = enc[60:70].abs()
-    bias = None
-    if weights.bias is not None:
-        generator = torch.Generator().manual_seed(5)
-        bias = 0.1 * torch.randn(len(enc), generator=generator, dtype=dtype)
-    return Weights(enc, weights.dec.to(dtype, copy=True), bias)
+    generator = torch.Generator().manual_seed(5)
+    biases = [
+        None
+        if bias is None
+        else 0.1 * torch.randn(len(bias), generator=generator, dtype=dtype)
+        for bias in (weights.b_enc, weights.b_dec)
+    ]
+    return Weights(enc, weights.dec.to(dtype, copy=True), *biases)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -54,7 +57,7 @@ def test_gradients_equal_autograd(
     weights = sparser(initial_weights(setting, TRAINING, seed=1), torch.float64)
     x = images.pixels[:200].double() / 255
     step = step_gradients(weights, x, activation_l1=0.1, **way)
-    acts = weights.encode(x)
+    acts = weights.encode(weights.centered(x))
     counts = (acts > 0).sum(dim=0)
     assert 0 < int((counts == 0).sum()) < int((counts < 100).sum()) < len(counts)
     assert step.density == pytest.approx(int(counts.sum()) / acts.numel())
@@ -80,9 +83,10 @@ def test_how_it_is_computed_changes_nothing(
     x = torch.rand(30, 16, generator=generator, dtype=torch.float64)
     # far below 0 no latent fires at all
     bias = torch.full((40,), 8 * shift, dtype=torch.float64)
-    weights = Weights(enc, dec, bias)
+    b_dec = torch.randn(16, generator=generator, dtype=torch.float64)
+    weights = Weights(enc, dec, bias, b_dec)
     step = step_gradients(weights, x, activation_l1=0.1, busy=busy, all_dense=all_dense)
-    expected = mnist_oracle.gradients([enc, dec, bias], x, "none", 0.0)
+    expected = mnist_oracle.gradients([enc, dec, bias, b_dec], x, "none", 0.0)
     for found, wanted in zip(step.grads.tensors.values(), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 

@@ -33,11 +33,11 @@ def test_by_position_undercounts_where_a_has_more_latents() -> None:
 def test_shared_of_alive_is_over_the_smaller_number_of_alive_latents() -> None:
     eye = torch.eye(20)
     # 8 of 12 latents alive in one SAE, all 12 in the other; 6 alive ones are shared
-    few = Weights(torch.cat([eye[:8], eye[12:16]]), eye[:12], None)
+    few = Weights(torch.cat([eye[:8], eye[12:16]]), eye[:12])
     rows = torch.cat([eye[:6], eye[14:20]])
     for pair in (
-        measure_pair(few, Weights(rows, rows, None)),
-        measure_pair(Weights(rows, rows, None), few),
+        measure_pair(few, Weights(rows, rows)),
+        measure_pair(Weights(rows, rows), few),
     ):
         assert pair.figures["shared_alive"].value == 0.75
         assert pair.figures["shared_alive"].n == 8
@@ -48,10 +48,44 @@ def test_shared_of_alive_is_over_the_smaller_number_of_alive_latents() -> None:
 
 def test_nothing_alive_gives_no_share_of_alive() -> None:
     eye = torch.eye(8)
-    dead = Weights(eye[:4], eye[4:], None)
+    dead = Weights(eye[:4], eye[4:])
     pair = measure_pair(dead, dead)
     assert "shared_alive" not in pair.figures
-    assert (pair.figures["shared"].value, pair.by_position) == (1, 0)
+    assert pair.figures["shared"].value == 1
+    assert set(pair.as_published) == {"mean_max_cos", "paired", "shared"}
+
+
+def test_a_vanishing_vector_is_like_nothing_as_published() -> None:
+    eye = torch.eye(20)
+    kept = Weights(eye[:4], eye[:4])
+    scale = torch.tensor([1.0, 1.0, 1e-8, 1e-12])[:, None]
+    pair = measure_pair(kept, Weights(eye[:4] * scale, eye[:4]))
+    assert pair.figures["shared"].value == 1
+    assert pair.figures["mean_max_cos"].value == 1
+    assert pair.figures["shared_alive"].value == 1
+    # cosines of encoders: 1, 1, 1 / 2, 1e-4
+    assert pair.as_published["mean_max_cos"] == pytest.approx((1 + 2.5001 / 4) / 2)
+    assert pair.as_published["shared"] == 0.5
+    assert pair.as_published["paired"] == 1
+    # three of its latents are alive, of which two are shared
+    assert pair.as_published["shared_alive"] == pytest.approx(2 / 3)
+
+
+def test_the_larger_sae_can_be_put_first() -> None:
+    a = torch.eye(16)
+    # latents 1 and 2 of A are 0 and 1 of B, whose latent 2 decodes to A's 3 and encodes to A's 0
+    large = Weights(a[:4], a[:4])
+    small = Weights(
+        torch.cat([a[1:3], 0.9 * a[[0]] + 0.4 * a[[3]]]),
+        torch.cat([a[1:3], 0.4 * a[[0]] + 0.9 * a[[3]]]),
+    )
+    for pair, first in (
+        (measure_pair(large, small), 0),
+        (measure_pair(small, large), 2 / 3),
+    ):
+        assert pair.figures["shared_alive"].value == pytest.approx(2 / 3)
+        assert pair.as_published["shared_alive"] == pytest.approx(first)
+        assert pair.as_published["shared_alive_larger_first"] == 0
 
 
 def mean_max_cos(a: Weights, b: Weights) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sae_lens import SAE
+from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 
 from eval_recipes import cli
-from eval_recipes.studies.mnist.evaluation import KEPT_SHARES, evaluate
+from eval_recipes.studies.mnist.evaluation import (
+    KEPT_SHARES,
+    RANDOM_DRAWS,
+    evaluate,
+)
 from eval_recipes.studies.mnist.export import save_sae
 from eval_recipes.studies.mnist.figures import most_shared
 from eval_recipes.studies.mnist.finished import Finished
@@ -49,7 +54,10 @@ def shuffled(weights: Weights, seed: int) -> tuple[Weights, torch.Tensor]:
     """The same latents in another order, and where each went."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(weights.enc), generator=generator)
-    moved = Weights(weights.enc[order], weights.dec[order], weights.bias)
+    assert weights.b_enc is not None
+    moved = Weights(
+        weights.enc[order], weights.dec[order], weights.b_enc[order], weights.b_dec
+    )
     return moved, order.argsort()
 
 
@@ -64,7 +72,15 @@ def test_the_same_latents_in_another_order_are_all_shared(trained: Weights) -> N
         "mean_max_cos_encoder": 1,
         "paired_encoder": 1,
     }
-    assert pair.by_position == 1
+    assert pair.as_published == pytest.approx(
+        {
+            "mean_max_cos": 1,
+            "paired": 1,
+            "shared": 1,
+            "shared_alive": 1,
+            "shared_alive_larger_first": 1,
+        }
+    )
 
 
 def test_two_seeds_against_a_plain_computation(trained: Weights) -> None:
@@ -101,40 +117,66 @@ def test_evaluation_against_a_plain_computation(
     found = evaluate(trained, images.pixels)
     x = images.pixels.double() / 255
     leaves = [leaf.double() for leaf in trained.tensors.values()]
-    order = encoder_decoder_cosines(trained.enc, trained.dec).argsort(
-        descending=True, stable=True
+    order = (
+        encoder_decoder_cosines(trained.enc, trained.dec)
+        .abs()
+        .argsort(descending=True, stable=True)
     )
-    errors = [
-        mnist_oracle.kept_error(leaves, x, order[: max(1, round(share * 60))])
-        for share in KEPT_SHARES
-    ]
+    counts = [max(1, round(share * 60)) for share in KEPT_SHARES]
+    errors = [mnist_oracle.kept_error(leaves, x, order[:n]) for n in counts]
     assert found.kept_mse == pytest.approx(errors, rel=1e-5)
+    others = [mnist_oracle.kept_error(leaves, x, order[n:]) for n in counts]
+    assert found.without_mse == pytest.approx(others, rel=1e-4)
     assert found.mse == found.kept_mse[-1]
+    assert len(found.random_mse) == RANDOM_DRAWS
+    for draw in found.random_mse:
+        assert draw[-1] == pytest.approx(found.mse, rel=1e-5)
+    # a draw of one latent leaves what some one latent leaves
+    single = [mnist_oracle.kept_error(leaves, x, torch.tensor([j])) for j in range(60)]
+    for draw in found.random_mse:
+        assert min(abs(draw[0] / one - 1) for one in single) < 1e-5
+    assert len({draw[3] for draw in found.random_mse}) > 1
     spread = float(((x - x.mean(dim=0)) ** 2).mean())
     assert found.variance_explained == pytest.approx(1 - errors[-1] / spread, rel=1e-4)
-    acts = torch.relu(x @ leaves[0].T + leaves[2])
+    acts = torch.relu((x - leaves[3]) @ leaves[0].T + leaves[2])
     assert found.density == pytest.approx(float((acts > 0).double().mean()), rel=1e-4)
     assert found.firing == int((acts > 0).any(dim=0).sum())
     cosines = torch.cosine_similarity(leaves[0], leaves[1])
     assert (found.alive, found.alive + found.dead) == (int((cosines > 0.1).sum()), 60)
 
 
+ELSEWHERE = """
+import sys
+sys.modules["saereg_plugin"] = sys.modules["eval_recipes"] = None  # importing them fails
+import torch
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from sae_lens import SAE
+root = Path(sys.argv[1])
+x = load_file(root / "x.safetensors")["x"]
+sae = SAE.load_from_disk(root / "sae")
+assert type(sae).__module__ == "sae_lens.saes.standard_sae", type(sae)
+with torch.no_grad():
+    save_file({"acts": sae.encode(x), "x_hat": sae(x)}, root / "outputs.safetensors")
+"""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tied", "untied"])
 def test_saelens_alone_computes_the_same(
     name: str, trained: Weights, images: Images, tmp_path: Path
 ) -> None:
-    bias = trained.bias if name == "tied" else None
-    weights = Weights(trained.enc, trained.dec, bias)
+    biases = (trained.b_enc, trained.b_dec) if name == "tied" else ()
+    weights = Weights(trained.enc, trained.dec, *biases)
     save_sae(weights, {"name": name}, tmp_path / "sae")
-    sae = SAE.load_from_disk(str(tmp_path / "sae"))
-    assert type(sae).__module__ == "sae_lens.saes.standard_sae"
-    assert sae.cfg.architecture() == "standard"
     x = images.pixels.float() / 255
-    acts = sae.encode(x)
-    torch.testing.assert_close(acts, weights.encode(x), rtol=0, atol=1e-6)
-    torch.testing.assert_close(
-        sae.decode(acts), weights.encode(x) @ weights.dec, rtol=0, atol=1e-5
-    )
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path)], check=True)
+    elsewhere = load_file(tmp_path / "outputs.safetensors")
+    leaves = [*weights.tensors.values()]
+    x_hat, acts = mnist_oracle.encode_decode(leaves, x)
+    torch.testing.assert_close(elsewhere["acts"], acts, rtol=0, atol=1e-5)
+    torch.testing.assert_close(elsewhere["x_hat"], x_hat, rtol=0, atol=1e-5)
 
 
 def test_the_most_shared_latents_are_found_in_every_seed(
@@ -180,21 +222,23 @@ def test_the_command_reports_on_what_is_finished(command: Callable[..., Path]) -
     choice = ("--setting", "tied-l1", "--setting", "untied")
     out = command(*choice, "--seed", "0", "--seed", "1")
     report = json.loads((out / "report.json").read_text())
-    assert report["complete"]
-    assert (report["finished_runs"], report["missing_runs"]) == (4, [])
+    assert not report["complete"]
+    assert (report["finished_runs"], report["planned_runs"]) == (4, 21)
     assert report["images"] == {**report["images"], "n": 400, "is_mnist": False}
     weights = out / "tied-l1" / "seed1" / "sae" / "sae_weights.safetensors"
     before = weights.stat().st_mtime_ns
     removed = out / "untied" / "seed0" / "sae"
     shutil.rmtree(removed)
-    command(*choice, "--report-only")
+    # what is chosen to train does not take the others out of the report
+    command("--setting", "tied-l1", "--seed", "2", "--report-only")
     report = json.loads((out / "report.json").read_text())
-    assert not report["complete"]
-    assert report["missing_runs"] == ["tied-l1/seed2", "untied/seed2"]
+    assert report["finished_runs"] == 4
+    assert len(report["missing_runs"]) == 17
+    assert {"tied-l1/seed2", "untied/seed2", "tied/seed0"} < {*report["missing_runs"]}
     assert weights.stat().st_mtime_ns == before
     assert (removed / "sae_weights.safetensors").is_file()
     text = (out / "report.md").read_text()
-    assert text.startswith("**Partial report.** 4 of 6 SAEs")
+    assert text.startswith("**Partial report.** 4 of 21 SAEs")
     assert "| 54.86% |" not in text
     assert "0.5486" in text
     tied = next(s for s in report["settings"] if s["name"] == "tied-l1")
@@ -209,11 +253,16 @@ def test_the_command_reports_on_what_is_finished(command: Callable[..., Path]) -
     assert 0 < pair["low"] < pair["value"] < pair["high"] < 0.2
     assert pair["n_latents"] == 40
     tables = text.split("\n\n")
-    for table in (tables[1], tables[3]):
+    for table in (tables[1], tables[3], tables[5]):
         assert "| random directions | " in table
         assert "| tied, before training | " in table
-    rows = [line.split(" | ") for line in tables[3].splitlines()[2:]]
+    rows = [line.split(" | ") for line in tables[5].splitlines()[2:]]
     assert [row[-1] for row in rows] == ["0 |"] * 5
+    # no vector vanishes in two epochs, so both ways to measure agree
+    for name in ("mean_max_cos", "paired", "shared"):
+        assert tied["as_published"][name]["mean"] == pytest.approx(
+            tied["figures"][name]["mean"], abs=1e-6
+        )
     for name in ("encoder-decoder-cosines", "shared-latents", "kept-latents"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -224,6 +273,7 @@ def test_the_command_reports_on_what_is_finished(command: Callable[..., Path]) -
         (("--setting", "tied-l3"), "Did you mean 'tied-l"),
         (("--report-only",), "no SAE with all its 2 epochs"),
         (("--mnist-dir", "/nowhere"), "expected MNIST's IDX files"),
+        (("--drop-last",), "400 images and batches have 512"),
     ],
 )
 def test_bad_input_is_one_clear_error(

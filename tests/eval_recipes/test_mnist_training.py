@@ -18,6 +18,8 @@ import torch
 from eval_recipes.studies.mnist.checkpoint import State
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import (
+    PUBLISHED,
+    SEEDS,
     SETTINGS,
     Run,
     Setting,
@@ -35,6 +37,7 @@ from eval_recipes.studies.mnist.weights import initial_weights
 from eval_recipes.studies.mnist.write import write_report
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.mnist_images import few_images, write_folder
+from tests.oracles import mnist_oracle
 
 TRAINING = Training(d_sae=64, epochs=4, batch_size=128)
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -200,10 +203,15 @@ def test_runs_start_as_described(setting: Setting) -> None:
         assert weights.enc.data_ptr() != weights.dec.data_ptr()
         norms = weights.dec.norm(dim=1)
         torch.testing.assert_close(norms, torch.ones(300), rtol=0, atol=1e-6)
-        assert weights.bias is not None
-        assert not weights.bias.any()
+        for bias, size in ((weights.b_enc, 300), (weights.b_dec, 784)):
+            assert bias is not None
+            assert bias.shape == (size,)
+            assert not bias.any()
+        none = initial_weights(setting, replace(training, tied_b_dec="none"), seed=0)
+        assert none.b_dec is None
+        assert torch.equal(none.enc, weights.enc)
         return
-    assert weights.bias is None
+    assert (weights.b_enc, weights.b_dec) == (None, None)
     for training_, gain in (
         (training, 6),
         (replace(training, untied_init="linear"), 1),
@@ -213,6 +221,90 @@ def test_runs_start_as_described(setting: Setting) -> None:
             bound = math.sqrt(gain / fan_in)
             assert 0.999 * bound < float(rows.abs().max()) <= bound
             assert float(rows.std()) == pytest.approx(bound / math.sqrt(3), rel=0.01)
+
+
+def test_tied_runs_start_at_the_first_batchs_median(
+    images: Images, tmp_path: Path
+) -> None:
+    still = replace(TRAINING, epochs=1, learning_rate=0.0)
+    b_dec = train(TIED_L1, still, images, tmp_path / "with").weights.b_dec
+    order = epoch_order(400, seed=0, epoch=0, data_order="per-seed")
+    first = images.pixels[order[:128]].double() / 255
+    expected = mnist_oracle.median(first)
+    assert b_dec is not None
+    assert float((b_dec - expected).norm() / expected.norm()) < 1e-3
+    assert float((first.mean(dim=0) - expected).norm() / expected.norm()) > 0.05
+    none = replace(TRAINING, epochs=1, tied_b_dec="none")
+    weights = train(TIED_L1, none, images, tmp_path / "without").weights
+    assert set(weights.tensors) == {"enc", "dec", "b_enc"}
+
+
+@pytest.mark.parametrize("name", ["untied-l2", "tied-l1"])
+def test_one_epoch_is_what_autograd_trains(
+    name: str, images: Images, tmp_path: Path
+) -> None:
+    run, training = Run(BY_NAME[name], 1), replace(TRAINING, epochs=1)
+    still = train(run, replace(training, learning_rate=0.0), images, tmp_path / "start")
+    leaves = [*still.weights.tensors.values()]
+    order = epoch_order(400, seed=1, epoch=0, data_order="per-seed")
+    # three batches of 128 and the 16 images that are left
+    batches = [images.pixels[ids].float() / 255 for ids in order.split(128)]
+    assert [len(x) for x in batches] == [128, 128, 128, 16]
+    setting = run.setting
+    expected = mnist_oracle.train(
+        leaves, batches, setting.penalty, setting.strength, unit_norm=setting.tied
+    )
+    found = train(run, training, images, tmp_path / "trained")
+    for tensor, wanted, begun in zip(
+        found.weights.tensors.values(), expected, leaves, strict=True
+    ):
+        moved = (wanted - begun).norm()
+        assert float(moved) > 0
+        assert float((tensor - wanted).norm() / moved) < 1e-3
+
+
+def test_settings_without_effect_are_no_part_of_a_run(
+    images: Images, tmp_path: Path
+) -> None:
+    short = replace(TRAINING, epochs=1)
+    untied = Run(BY_NAME["untied"], 0)
+    for run, other, opposite in (
+        (untied, {"tied_b_dec": "none"}, {"untied_init": "linear"}),
+        (TIED_L1, {"untied_init": "linear"}, {"tied_b_dec": "none"}),
+    ):
+        folder = tmp_path / run.name
+        train(run, short, images, folder)
+        assert train(run, replace(short, **other), images, folder).epoch == 1
+        (name,) = opposite
+        with pytest.raises(InputError, match=name):
+            train(run, replace(short, **opposite), images, folder)
+
+
+def test_the_study_is_the_papers() -> None:
+    defaults = Training()
+    assert (defaults.d_sae, defaults.epochs, defaults.batch_size) == (1568, 100, 512)
+    assert (defaults.learning_rate, defaults.activation_l1) == (1e-3, 0.1)
+    assert SEEDS == (0, 1, 2)
+    strengths = {s.name: (s.tied, s.penalty, s.strength) for s in SETTINGS}
+    assert strengths == {
+        "untied": (False, "none", 0.0),
+        "untied-l1": (False, "l1", 1e-3),
+        "untied-l2": (False, "l2", 1e-5),
+        "tied": (True, "none", 0.0),
+        "tied-l1": (True, "l1", 1e-3),
+        "tied-frobenius": (True, "frobenius", 1e-5),
+        "tied-l2": (True, "l2", 1e-5),
+    }
+    tied_l2 = (0.3858, 0.4288, 0.1254, 0.2250)
+    assert {
+        "untied": (0.2400, 0.0357, 0.0, 0.0),
+        "untied-l1": (0.3260, 0.0466, 0.0321, 0.0060),
+        "untied-l2": (0.5061, 0.0738, 0.0491, 0.0290),
+        "tied": (0.4783, 0.4828, 0.0174, 0.0174),
+        "tied-l1": (0.5486, 0.5162, 0.1407, 0.1410),
+        "tied-frobenius": tied_l2,
+        "tied-l2": tied_l2,
+    } == PUBLISHED
 
 
 def test_the_last_batch_can_be_left_out(images: Images, tmp_path: Path) -> None:

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn.functional import linear, mse_loss
 
 ACTIVATION_L1 = 0.1
 
 Leaves = list[Tensor]
-"""Encoder [d_sae, d_in], decoder [d_sae, d_in] and, if there is one, the encoder's bias."""
+"""Encoder [d_sae, d_in], decoder [d_sae, d_in] and, if there are any, b_enc and b_dec."""
+
+
+def encode_decode(leaves: Leaves, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Reconstructions and latents, as a module with ``nn.Linear`` layers has them."""
+    enc, dec = leaves[:2]
+    b_enc = leaves[2] if len(leaves) > 2 else torch.zeros(len(enc), dtype=x.dtype)
+    b_dec = leaves[3] if len(leaves) > 3 else torch.zeros(x.shape[1], dtype=x.dtype)
+    z = torch.relu(linear(x - b_dec, enc, b_enc))
+    return linear(z, dec.T) + b_dec, z
 
 
 def loss(leaves: Leaves, x: Tensor, penalty: str, strength: float) -> Tensor:
     """The objective as the methods' description words it."""
     enc, dec = leaves[:2]
-    z = torch.relu(linear(x, enc, leaves[2] if len(leaves) == 3 else None))
-    total = mse_loss(linear(z, dec.T), x) + ACTIVATION_L1 * z.abs().mean()
+    x_hat, z = encode_decode(leaves, x)
+    total = mse_loss(x_hat, x) + ACTIVATION_L1 * z.abs().mean()
     if penalty == "l1":
         return total + strength * (dec.abs().mean() + enc.abs().mean())
     if penalty == "l2":
@@ -58,7 +70,22 @@ def train(
 
 def kept_error(leaves: Leaves, x: Tensor, kept: Tensor) -> float:
     """Mean squared error with every latent outside ``kept`` [n] set to zero."""
-    z = torch.relu(linear(x, leaves[0], leaves[2] if len(leaves) == 3 else None))
+    _, z = encode_decode(leaves, x)
     mask = torch.zeros(z.shape[1], dtype=z.dtype)
     mask[kept] = 1
-    return float(mse_loss((z * mask) @ leaves[1], x))
+    b_dec = leaves[3] if len(leaves) > 3 else torch.zeros(x.shape[1], dtype=x.dtype)
+    return float(mse_loss((z * mask) @ leaves[1] + b_dec, x))
+
+
+def median(points: Tensor) -> Tensor:
+    """Geometric median: where the mean distance is least, by descent on it."""
+    found = points.mean(dim=0).numpy()
+
+    def distance(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        guess = torch.tensor(at, requires_grad=True)
+        total = (points - guess).norm(dim=1).mean()
+        (gradient,) = torch.autograd.grad(total, guess)
+        return total.item(), gradient.numpy()
+
+    least = minimize(distance, found, jac=True, tol=1e-12)
+    return torch.from_numpy(least.x)

@@ -27,7 +27,7 @@ def random_weights(d_sae: int, *, seed: int) -> Weights:
     """Draw encoder and decoder rows [d_sae, 784] of uniform directions, independently."""
     generator = torch.Generator().manual_seed(seed)
     enc, dec = torch.randn(2, d_sae, PIXELS, generator=generator)
-    return Weights(enc, dec, None)
+    return Weights(enc, dec)
 
 
 def measure_baselines(

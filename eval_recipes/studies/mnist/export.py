@@ -20,7 +20,7 @@ def to_saelens(weights: Weights, identity: Mapping[str, Any]) -> StandardSAE:
     config = StandardSAEConfig(
         d_in=d_in,
         d_sae=d_sae,
-        apply_b_dec_to_input=False,
+        apply_b_dec_to_input=weights.b_dec is not None,
         metadata=SAEMetadata(
             model_name="MNIST pixels", hook_name="pixels / 255", study=dict(identity)
         ),
@@ -29,11 +29,8 @@ def to_saelens(weights: Weights, identity: Mapping[str, Any]) -> StandardSAE:
     with torch.no_grad():
         sae.W_enc.copy_(weights.enc.T)
         sae.W_dec.copy_(weights.dec)
-        sae.b_dec.zero_()
-        if weights.bias is None:
-            sae.b_enc.zero_()
-        else:
-            sae.b_enc.copy_(weights.bias)
+        for target, bias in ((sae.b_enc, weights.b_enc), (sae.b_dec, weights.b_dec)):
+            target.zero_() if bias is None else target.copy_(bias)
     return sae
 
 

@@ -17,6 +17,7 @@ from saereg_plugin.metrics import ALIVE_THRESHOLD, encoder_decoder_cosines
 
 SHOWN_LATENTS = 12
 _SIDE = 28
+_KEPT_COLUMNS = 3
 
 
 def draw_cosine_histograms(groups: Sequence[Group], target: Path) -> Path:
@@ -96,24 +97,33 @@ def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
 
 
 def draw_kept(groups: Sequence[Group], target: Path) -> Path:
-    """Draw the error against the share of best-aligned latents kept, a line a seed."""
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for number, group in enumerate(groups):
+    """Draw the error against the share of latents kept, a panel a setting and a line a seed."""
+    rows = -(-len(groups) // _KEPT_COLUMNS)
+    figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
+    panels = figure.subplots(
+        rows, _KEPT_COLUMNS, sharex=True, sharey=True, squeeze=False
+    ).flatten()
+    for axes, group in zip(panels, groups):
         for one in group.members:
-            axes.plot(
-                KEPT_SHARES,
-                one.evaluation.kept_mse,
-                color=f"C{number}",
-                marker=".",
-                label=group.setting.label if one is group.members[0] else None,
-            )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("share of latents kept, by encoder-decoder cosine")
-    axes.set_ylabel("mean squared error")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+            found = one.evaluation
+            drawn = np.mean(found.random_mse, axis=0)
+            for curve, style, label in (
+                (found.kept_mse, "C0.-", "most aligned"),
+                (drawn, "C1.:", "at random"),
+                (found.without_mse[:-1], "C2.--", "all but the most aligned"),
+            ):
+                shares = KEPT_SHARES[: len(curve)]
+                named = label if one is group.members[0] else None
+                axes.plot(shares, curve, style, linewidth=1, label=named)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        axes.set_title(group.setting.label, fontsize="medium")
+    for axes in panels[len(groups) :]:
+        axes.axis("off")
+    figure.supxlabel("share of latents, by size of the encoder-decoder cosine")
+    figure.supylabel("mean squared error")
+    panels[0].legend(fontsize="small")
     return _save(figure, target)
 
 

@@ -89,8 +89,11 @@ def _stored(path: Path, checkpoint: str) -> Evaluation | None:
     if not path.is_file():
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
-    if stored["checkpoint"] != checkpoint or stored["kept_shares"] != [*KEPT_SHARES]:
-        return None
     figures: dict[str, Any] = stored["figures"]
-    kept = tuple(figures.pop("kept_mse"))
-    return Evaluation(**figures, kept_mse=kept)
+    if (
+        stored["checkpoint"] != checkpoint
+        or stored["kept_shares"] != [*KEPT_SHARES]
+        or {*figures} != {*Evaluation._fields}
+    ):
+        return None
+    return Evaluation(**figures)

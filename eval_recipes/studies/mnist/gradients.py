@@ -49,6 +49,7 @@ def step_gradients(
     ``busy`` and ``all_dense`` decide only how the same numbers are computed. The gradient
     of relu at 0 is 0.
     """
+    x = weights.centered(x)
     acts = weights.encode(x)
     fires = acts > 0
     counts = fires.float().sum(dim=0)  # exact, and much faster than a sum of bools
@@ -59,12 +60,17 @@ def step_gradients(
     flat = residual.reshape(-1)
     mse = float(flat @ flat) / len(flat)
     residual.mul_(2 / len(flat))
-    enc, dec, bias = parts.backward(weights, x, residual, activation_l1 / acts.numel())
+    enc, dec, b_enc = parts.backward(weights, x, residual, activation_l1 / acts.numel())
+    b_dec = None
+    if weights.b_dec is not None:
+        # through the reconstruction, and through what the encoder reads
+        assert b_enc is not None
+        b_dec = residual.sum(dim=0).sub_(b_enc @ weights.enc)
     return Step(
         mse=mse,
         mean_activation=float(acts.mean()),
         density=float(counts.sum(dtype=torch.float64)) / acts.numel(),
-        grads=Weights(enc, dec, bias),
+        grads=Weights(enc, dec, b_enc, b_dec),
     )
 
 
@@ -83,8 +89,8 @@ class _Dense:
         """Return the gradients of encoder, decoder and bias, given that of ``x_hat``."""
         pre = (grad @ weights.dec.T).add_(l1)
         pre = torch.ops.aten.threshold_backward(pre, self.acts, 0)
-        bias = None if weights.bias is None else pre.sum(dim=0)
-        return pre.T @ x, self.acts.T @ grad, bias
+        b_enc = None if weights.b_enc is None else pre.sum(dim=0)
+        return pre.T @ x, self.acts.T @ grad, b_enc
 
 
 class _Split:
@@ -111,14 +117,14 @@ class _Split:
         busy = Weights(
             weights.enc,
             weights.dec.index_select(0, self.index),
-            weights.bias,
+            weights.b_enc,
         )
-        enc, dec, bias = self.dense.backward(busy, x, grad, l1)
+        enc, dec, b_enc = self.dense.backward(busy, x, grad, l1)
         pre = self.pairs.dots(grad, weights.dec).add_(l1)
         whole_enc = self.pairs.weighted_latents(pre, x).index_copy_(0, self.index, enc)
         whole_dec = self.pairs.weighted_latents(self.values, grad)
         whole_dec.index_copy_(0, self.index, dec)
-        if bias is None:
+        if b_enc is None:
             return whole_enc, whole_dec, None
-        sums = self.pairs.latent_sums(pre).index_copy_(0, self.index, bias)
+        sums = self.pairs.latent_sums(pre).index_copy_(0, self.index, b_enc)
         return whole_enc, whole_dec, sums

@@ -6,21 +6,38 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from eval_recipes.studies.mnist.pairs import COLUMNS
+from eval_recipes.studies.mnist.pairs import COLUMNS, LARGER_FIRST
 
 _TITLES = {
     "mean_max_cos": "mean max cos",
     "paired": "paired",
     "shared": "shared of all",
     "shared_alive": "shared of alive",
+    LARGER_FIRST: "of alive, larger first",
+}
+_PAIR_TITLES = {
+    **{name: _TITLES[name] for name in COLUMNS},
+    "mean_max_cos_decoder": "of decoders",
+    "mean_max_cos_encoder": "of encoders",
 }
 _NONE = "-"
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
     """Return the tables of a report: beside the published one, pair by pair, SAE by SAE."""
-    parts = [_status(report), _beside_published(report), _pairs(report), _saes(report)]
-    return "\n\n".join([*parts, _kept(report)]) + "\n"
+    parts = [
+        _status(report),
+        _beside_published(report, "figures"),
+        "The same SAEs measured as the public notebook does: 1e-8 added to norms, so that a "
+        "vanishing vector is like nothing, and partners of alive latents compared by position. "
+        "That miscounts pairs whose first SAE has more alive latents; the last column has "
+        "the larger SAE first in every pair:",
+        _beside_published(report, "as_published", LARGER_FIRST),
+        _pairs(report),
+        _saes(report),
+        _kept(report),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _status(report: Mapping[str, Any]) -> str:
@@ -38,19 +55,19 @@ def _status(report: Mapping[str, Any]) -> str:
     return said
 
 
-def _beside_published(report: Mapping[str, Any]) -> str:
+def _beside_published(report: Mapping[str, Any], measured: str, *extra: str) -> str:
     rows: list[list[str]] = []
     for setting in _compared(report):
         published = setting.get("published")
         row = [setting["label"], str(len(setting["figures"]["shared"]["pairs"]))]
         for name in COLUMNS:
-            row.append(_show(name, setting["figures"][name]["mean"]))
+            row.append(_show(name, setting[measured][name]["mean"]))
             row.append(_show(name, None if published is None else published[name]))
-        rows.append([*row, _show("shared", setting["shared_alive_by_position"])])
+        rows.append([*row, *(_show(n, setting[measured][n]["mean"]) for n in extra)])
     heads = ["setting", "pairs"]
     for name in COLUMNS:
         heads += [_TITLES[name], "published"]
-    return _table([*heads, "of alive, compared by position"], rows)
+    return _table([*heads, *(_TITLES[name] for name in extra)], rows)
 
 
 def _pairs(report: Mapping[str, Any]) -> str:
@@ -60,16 +77,16 @@ def _pairs(report: Mapping[str, Any]) -> str:
         gaps = {tuple(pair["seeds"]): pair for pair in setting["matching_gaps"]}
         by_seeds = {
             name: {tuple(pair["seeds"]): pair for pair in figures[name]["pairs"]}
-            for name in COLUMNS
+            for name in _PAIR_TITLES
         }
         for seeds in by_seeds["shared"]:
             cells = [
-                _with_interval(name, by_seeds[name].get(seeds)) for name in COLUMNS
+                _with_interval(name, by_seeds[name].get(seeds)) for name in _PAIR_TITLES
             ]
             gap = max(gaps[seeds][name] for name in gaps[seeds] if name != "seeds")
             named = [setting["label"], f"{seeds[0]}, {seeds[1]}"]
             rows.append([*named, *cells, f"{gap:.1e}" if gap else "0"])
-    heads = ["setting", "seeds", *(_TITLES[name] for name in COLUMNS), "matching gap"]
+    heads = ["setting", "seeds", *_PAIR_TITLES.values(), "matching gap"]
     return (
         "Each pair, with its 95 % interval over latents, and the most that the total similarity "
         "of any of its matchings can be below the optimum (0: proven optimal):\n\n"
@@ -112,20 +129,22 @@ def _saes(report: Mapping[str, Any]) -> str:
 
 
 def _kept(report: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            setting["label"],
-            *(
-                f"{fmean(values):.5f}"
-                for values in zip(*(sae["kept_mse"] for sae in setting["saes"]))
-            ),
-        ]
-        for setting in report["settings"]
-    ]
-    heads = ["setting", *(f"{share:.0%}" for share in report["kept_shares"])]
+    rows: list[list[str]] = []
+    for setting in report["settings"]:
+        saes = setting["saes"]
+        draws = [draw for sae in saes for draw in sae["random_mse"]]
+        for kept, curves in (
+            ("most aligned", [sae["kept_mse"] for sae in saes]),
+            (f"at random ({len(draws)} draws)", draws),
+            ("all but the most aligned", [sae["without_mse"] for sae in saes]),
+        ):
+            means = [f"{fmean(values):.5f}" for values in zip(*curves, strict=True)]
+            rows.append([setting["label"], kept, *means])
+    heads = ["setting", "kept", *(f"{share:.0%}" for share in report["kept_shares"])]
     return (
-        "MSE when only the share of latents with the largest encoder-decoder cosine is kept "
-        "(mean over seeds):\n\n" + _table(heads, rows)
+        "MSE when only a share of the latents is kept: those of largest encoder-decoder "
+        "cosine by size, as many drawn at random, or all but the former (mean over seeds "
+        "and draws):\n\n" + _table(heads, rows)
     )
 
 

@@ -22,6 +22,11 @@ COLUMNS = ("mean_max_cos", "paired", "shared", "shared_alive")
 EXTRA_COLUMNS = ("mean_max_cos_decoder", "mean_max_cos_encoder", "paired_encoder")
 """What the first two columns are made of, and paired by the encoder."""
 
+LARGER_FIRST = "shared_alive_larger_first"
+
+_PUBLISHED_EPS = 1e-8
+"""What the public notebook adds to a vector's norm before it divides by it."""
+
 _BOTH_SIDES = ("mean_max_cos", "mean_max_cos_decoder", "mean_max_cos_encoder")
 
 
@@ -31,8 +36,12 @@ class Pair:
 
     figures: dict[str, Interval]
     """By column, with 95 % intervals over latents; ``shared_alive`` only if any is alive."""
-    by_position: float
-    """``shared_alive`` as the published notebook computes it; see ``by_position``."""
+    as_published: dict[str, float]
+    """
+    By column, as the public notebook computes it: 1e-8 added to norms, so that a vanishing
+    vector is like nothing, and ``shared_alive`` ``by_position``; that only if any is alive.
+    ``LARGER_FIRST`` is the same with the SAE first that has more alive latents.
+    """
     match: Match
     """All latents matched, by the ids of the first SAE."""
     gaps: Mapping[str, float]
@@ -70,18 +79,43 @@ def measure_pair(
     alive = _of_smaller(found)
     if len(alive):
         figures["shared_alive"] = interval(alive)
-    return Pair(
-        figures,
-        by_position(found.match_alive[0], len(alive)),
-        found.match[0],
-        found.gaps,
-    )
+    return Pair(figures, _as_published(a, b, config), found.match[0], found.gaps)
 
 
 def _directions(weights: Weights, config: CrossSeedEvalConfig) -> Directions:
     return Directions.of(
         weights.enc.T, weights.dec, alive_threshold=config.alive_threshold
     )
+
+
+def _as_published(
+    a: Weights, b: Weights, config: CrossSeedEvalConfig
+) -> dict[str, float]:
+    found = measure_cross_seed(
+        _published_directions(a, config), _published_directions(b, config), config
+    )
+    columns = {
+        "mean_max_cos": found.figure("mean_max_cos", 0),
+        "paired": found.figure("fraction_paired", 0),
+        "shared": found.figure("shared", 0),
+    }
+    alive = len(_of_smaller(found))
+    if alive:
+        own, other = found.values["shared_alive"]
+        larger = found.match_alive[0 if len(own) >= len(other) else 1]
+        columns["shared_alive"] = by_position(found.match_alive[0], alive)
+        columns[LARGER_FIRST] = by_position(larger, alive)
+    return {name: value for name, value in columns.items() if value is not None}
+
+
+def _published_directions(weights: Weights, config: CrossSeedEvalConfig) -> Directions:
+    enc, dec = (
+        rows / (rows.norm(dim=1, keepdim=True) + _PUBLISHED_EPS)
+        for rows in (weights.enc, weights.dec)
+    )
+    cosines = (enc * dec).sum(dim=1)
+    norms = weights.dec.norm(dim=1)
+    return Directions(enc, dec, norms, cosines, cosines > config.alive_threshold)
 
 
 def _of_smaller(found: PairFigures) -> Tensor:

@@ -19,6 +19,7 @@ from eval_recipes.studies.mnist.images import IMAGES_SHA256, Images
 from eval_recipes.studies.mnist.pairs import (
     COLUMNS,
     EXTRA_COLUMNS,
+    LARGER_FIRST,
     Pair,
     measure_pair,
 )
@@ -86,7 +87,6 @@ def build_report(
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
         },
         "kept_shares": KEPT_SHARES,
         "settings": [_setting(group) for group in groups],
@@ -114,9 +114,9 @@ def _compared(pairs: Mapping[Seeds, Pair]) -> dict[str, Any]:
     columns = (*COLUMNS, *EXTRA_COLUMNS)
     return {
         "figures": {name: _column(pairs, name) for name in columns},
-        "shared_alive_by_position": _mean(
-            [pair.by_position for pair in pairs.values()]
-        ),
+        "as_published": {
+            name: _published_column(pairs, name) for name in (*COLUMNS, LARGER_FIRST)
+        },
         "matching_gaps": [
             {"seeds": list(seeds), **pair.gaps} for seeds, pair in pairs.items()
         ],
@@ -132,6 +132,18 @@ def _column(pairs: Mapping[Seeds, Pair], name: str) -> dict[str, Any]:
     return {
         "mean": _mean([figure.value for figure in found.values()]),
         "pairs": [_figure(seeds, figure) for seeds, figure in found.items()],
+    }
+
+
+def _published_column(pairs: Mapping[Seeds, Pair], name: str) -> dict[str, Any]:
+    found = {
+        seeds: pair.as_published[name]
+        for seeds, pair in pairs.items()
+        if name in pair.as_published
+    }
+    return {
+        "mean": _mean([*found.values()]),
+        "pairs": [{"seeds": list(s), "value": value} for s, value in found.items()],
     }
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 from saereg_plugin.errors import InputError, suggest
 
@@ -12,6 +12,8 @@ Penalty = Literal["none", "l1", "l2", "frobenius"]
 DataOrder = Literal["per-seed", "shared"]
 
 UntiedInit = Literal["kaiming", "linear"]
+
+TiedBDec = Literal["geometric-median", "none"]
 
 SEEDS = (0, 1, 2)
 
@@ -24,8 +26,8 @@ class Setting:
     ``tied`` means the start: the encoder begins as the decoder's transpose and is a matrix
     of its own from then on. (Shared weights would make every encoder-decoder cosine 1, yet
     the paper's shares of all and of alive latents differ.) Its decoder rows are scaled to
-    norm 1 after every step, and it has an encoder bias. An untied SAE has no bias at all,
-    and its decoder is free.
+    norm 1 after every step, and it has an encoder and a decoder bias. An untied SAE has no
+    bias at all, and its decoder is free.
     """
 
     name: str
@@ -75,6 +77,16 @@ class Training:
     """Leave out the last, smaller batch of an epoch."""
     untied_init: UntiedInit = "kaiming"
     """Bound of the uniform draws: ``kaiming`` sqrt(6 / fan_in), ``linear`` 1 / sqrt(fan_in)."""
+    tied_b_dec: TiedBDec = "geometric-median"
+    """
+    Decoder bias of tied SAEs: trained, from the geometric median of the first batch, as in
+    the public notebook; or none.
+    """
+
+    def of(self, setting: Setting) -> dict[str, Any]:
+        """Return the fields that make a difference to SAEs of ``setting``."""
+        unused = "untied_init" if setting.tied else "tied_b_dec"
+        return {name: value for name, value in asdict(self).items() if name != unused}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from eval_recipes.studies.mnist.gradients import step_gradients
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.penalties import add_penalty_
 from eval_recipes.studies.mnist.settings import DataOrder, Run, Training
-from eval_recipes.studies.mnist.weights import initial_weights, unit_norm_
+from eval_recipes.studies.mnist.weights import Weights, initial_weights, unit_norm_
+from saereg_plugin.errors import InputError
+from saereg_plugin.mechanics.initialization import geometric_median
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -43,7 +45,7 @@ def identity(run: Run, training: Training, images: Images) -> dict[str, Any]:
     return {
         "setting": asdict(run.setting),
         "seed": run.seed,
-        "training": asdict(training),
+        "training": training.of(run.setting),
         "images_sha256": images.sha256,
         "n_images": len(images.pixels),
     }
@@ -64,11 +66,19 @@ def train(
     depend on seed and epoch alone. ``on_epoch`` sees the state after every epoch.
 
     Raises:
-        InputError: if the checkpoint is of a run with other settings.
+        InputError: if the checkpoint is of a run with other settings, or an epoch has no
+            batch.
     """
+    if training.drop_last and len(images.pixels) < training.batch_size:
+        raise InputError(
+            f"There are {len(images.pixels)} images and batches have {training.batch_size}; "
+            "expected a whole batch. Do not leave out the last one (--drop-last)."
+        )
     described = identity(run, training, images)
     path = folder / CHECKPOINT
     start = initial_weights(run.setting, training, seed=run.seed)
+    if not path.is_file():
+        _center_(start, run, training, images.pixels)
     state = new_state(start, training.learning_rate)
     if path.is_file():
         load_state_(path, state, described)
@@ -87,23 +97,31 @@ def epoch_order(n: int, *, seed: int, epoch: int, data_order: DataOrder) -> Tens
     return torch.from_numpy(np.random.default_rng(key).permutation(n))
 
 
+def _batches(run: Run, training: Training, n: int, *, epoch: int) -> list[Tensor]:
+    """Return the images of each batch of an epoch."""
+    order = epoch_order(n, seed=run.seed, epoch=epoch, data_order=training.data_order)
+    if training.drop_last:
+        order = order[: n - n % training.batch_size]
+    return list(order.split(training.batch_size))
+
+
+def _center_(weights: Weights, run: Run, training: Training, pixels: Tensor) -> None:
+    """Begin the decoder bias, if there is one, at the first batch's geometric median."""
+    if weights.b_dec is not None:
+        first = _batches(run, training, len(pixels), epoch=0)[0]
+        weights.b_dec.copy_(geometric_median(pixels[first].float().div_(255)))
+
+
 def _epoch(
     run: Run, training: Training, pixels: Tensor, state: State
 ) -> dict[str, float]:
-    order = epoch_order(
-        len(pixels),
-        seed=run.seed,
-        epoch=state.epoch,
-        data_order=training.data_order,
-    )
-    if training.drop_last:
-        order = order[: len(order) - len(order) % training.batch_size]
+    batches = _batches(run, training, len(pixels), epoch=state.epoch)
     wall, cpu = time.perf_counter(), time.process_time()
     sums = np.zeros(3)
-    for chosen in order.split(training.batch_size):
+    for chosen in batches:
         x = pixels[chosen].float().div_(255)
         sums += len(x) * np.array(_step(run, training, state, x))
-    mse, activation, density = (sums / len(order)).tolist()
+    mse, activation, density = (sums / sum(map(len, batches))).tolist()
     return {
         "mse": mse,
         "mean_activation": activation,
