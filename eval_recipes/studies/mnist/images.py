@@ -8,6 +8,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.request import Request, urlopen
@@ -164,5 +165,5 @@ def _answers(mirror: str) -> bool:
     try:
         with urlopen(request, timeout=_TIMEOUT_SECONDS):
             return True
-    except OSError:
+    except (OSError, HTTPException):
         return False
