@@ -17,6 +17,7 @@ from eval_recipes.cross_seed.pairs import (
     Side,
 )
 from eval_recipes.cross_seed.weights import Weights
+from eval_recipes.matched_values import bootstrap_matched_interval
 from eval_recipes.statistics import Interval, SeedPair, bootstrap_mean_interval
 from saereg_plugin.metrics import dead_count, row_geometry, share_classes
 
@@ -40,16 +41,44 @@ def oriented(pairs: Pairs, seed: int) -> list[tuple[int, PairFigures, Side]]:
 def _bootstrap(
     arrays: Sequence[Tensor],
     config: CrossSeedEvalConfig,
-    weights: Sequence[float] | None = None,
     caps: Sequence[float] | None = None,
 ) -> Interval:
     return bootstrap_mean_interval(
         [array.numpy() for array in arrays],
-        weights=weights,
         caps=caps,
         n_resamples=config.n_resamples,
         seed=config.random_seed,
     )
+
+
+def share_figure(mask: Tensor, config: CrossSeedEvalConfig) -> Interval:
+    """Return the share of latents for which ``mask``, bool [n], holds."""
+    return _bootstrap([mask], config, caps=[1.0])
+
+
+def partners(pair: PairFigures, metric: str, side: Side) -> Tensor:
+    """Return [n] ids of one side's partners, by the vectors that the metric compares."""
+    match = pair.match[side]
+    by_encoder = metric == "mean_max_cos_encoder"
+    return (match.encoder if by_encoder else match.decoder).partner
+
+
+def with_partners(pair: PairFigures, metric: str, side: Side) -> Tensor:
+    """
+    Return one value a latent of one side, [n], whose mean is the pair's figure.
+
+    Where the metric averages both sides, it is the mean of a latent's value and of its
+    partner's, in float64: nearly the same number twice, which must be drawn as one.
+
+    Raises:
+        ValueError: if it averages both sides, and they do not have equally many latents.
+    """
+    own, other = pair.values[metric][side], pair.values[metric][1 - side]
+    if metric not in SYMMETRIC:
+        return own
+    if len(own) != len(other):
+        raise ValueError(f"{len(own)} and {len(other)} latents: not all have partners")
+    return (own.double() + other.double()[partners(pair, metric, side)]) / 2
 
 
 def figures_of_pair(
@@ -58,19 +87,26 @@ def figures_of_pair(
     """
     Return every metric of one pair as seen from one side, matched once.
 
-    The bootstrap resamples latents with their partners; metrics that average both
-    sides resample each side's latents on their own.
+    The bootstrap resamples latents with their partners, and latents of the larger side that
+    have none on their own.
     """
     figures: Figures = {}
-    other: Side = 0 if side else 1
     for metric in PAIR_METRICS:
-        sides: list[Side] = [side, other] if metric in SYMMETRIC else [side]
-        arrays = [pair.values[metric][item] for item in sides]
-        if not len(arrays[0]):
+        own, other = pair.values[metric][side], pair.values[metric][1 - side]
+        if not len(own):
             figures[metric] = None
-            continue
-        caps = None if metric in UNBOUNDED else [pair.cap(metric, s) for s in sides]
-        figures[metric] = _bootstrap(arrays, config, caps=caps)
+        elif metric in SYMMETRIC:
+            figures[metric] = bootstrap_matched_interval(
+                own.numpy(),
+                other.numpy(),
+                partners(pair, metric, side).numpy(),
+                cap=1.0,
+                n_resamples=config.n_resamples,
+                seed=config.random_seed,
+            )
+        else:
+            caps = None if metric in UNBOUNDED else [pair.cap(metric, side)]
+            figures[metric] = _bootstrap([own], config, caps=caps)
     return figures
 
 
@@ -80,8 +116,7 @@ def pair_figures(
     """
     Return similarity and shared figures of one SAE, each a mean over the others.
 
-    The bootstrap resamples this SAE's latents once for all others, and each other
-    SAE's latents on their own.
+    The bootstrap resamples this SAE's latents once for all others, each with its partners.
     """
     figures: Figures = {}
     for metric in PAIR_METRICS:
@@ -93,19 +128,23 @@ def pair_figures(
         if not sides:
             figures[metric] = None
             continue
-        own = [pair.values[metric][side] for pair, side in sides]
-        arrays = [torch.stack(own).mean(dim=0)]
-        caps = [sum(pair.cap(metric, side) for pair, side in sides) / len(sides)]
-        weights = [1.0]
+        values = [with_partners(pair, metric, side) for pair, side in sides]
+        cap = sum(pair.cap(metric, side) for pair, side in sides) / len(sides)
+        caps = None if metric in UNBOUNDED else [cap]
+        figure = _bootstrap([torch.stack(values).mean(dim=0)], config, caps=caps)
         if metric in SYMMETRIC:
-            arrays += [pair.values[metric][1 - side] for pair, side in sides]
-            caps += [1.0] * len(sides)
-            weights = [0.5] + [0.5 / len(sides)] * len(sides)
-        figures[metric] = _bootstrap(
-            arrays, config, weights, None if metric in UNBOUNDED else caps
-        )
+            figure = figure._replace(value=_mean_of_sides(sides, metric))
+        figures[metric] = figure
     shared = {name: figures.pop(name) for name in ("shared", "shared_alive")}
     return figures, shared
+
+
+def _mean_of_sides(sides: Sequence[tuple[PairFigures, Side]], metric: str) -> float:
+    """Return the figure from the sides themselves: the matching does not touch its rounding."""
+    own = torch.stack([pair.values[metric][side] for pair, side in sides]).mean(dim=0)
+    others = [pair.values[metric][1 - side] for pair, side in sides]
+    means = [float(values.double().numpy().mean()) for values in (own, *others)]
+    return sum((0.5 / len(others) * mean for mean in means[1:]), 0.5 * means[0])
 
 
 def stability_figures(

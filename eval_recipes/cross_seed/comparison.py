@@ -26,7 +26,10 @@ class Comparison:
     interval_over: str | None
     """"seed pairs", "seeds", or "latents" (and contexts, where interpolated)."""
     n: int
-    """How many of ``interval_over``, of both groups if latents; without an interval how many ``values``."""
+    """
+    How many of ``interval_over``; if latents, of one SAE of every group that is in the
+    difference; without an interval how many ``values``.
+    """
     values: Mapping[tuple[int, ...], float]
     """The difference in every pair of seeds, or in every (seed,) for figures of single SAEs."""
     explained_variance: float | None = None

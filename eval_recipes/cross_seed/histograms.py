@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import oriented
-from eval_recipes.cross_seed.measure import Baseline, Group
+from eval_recipes.cross_seed.baseline import Baseline
+from eval_recipes.cross_seed.measure import Group
 from eval_recipes.cross_seed.pairs import Match
 
 BINS = 40

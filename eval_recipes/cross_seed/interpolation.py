@@ -38,8 +38,10 @@ def at_explained_variance(points: Sequence[Point], target: Estimate) -> Interpol
     Between neighbours in the coefficient, metric and explained variance are both taken as
     linear in it, so the metric is linear in the explained variance:
     m = (1 - w) m_1 + w m_2 with w = (e - e_1) / (e_2 - e_1) and slope s = (m_2 - m_1) / (e_2 - e_1).
-    The standard error is that of first order (delta method), all inputs independent:
-    (1 - w)^2 (err m_1^2 + s^2 err e_1^2) + w^2 (err m_2^2 + s^2 err e_2^2) + s^2 err e^2.
+    The standard error is that of first order (delta method). The neighbours are made of the
+    same concepts and read the same contexts, so their errors are added, as if they went up and
+    down together; else inputs are taken as independent. Its square is
+    ((1 - w) err m_1 + w err m_2)^2 + s^2 ((1 - w) err e_1 + w err e_2)^2 + s^2 err e^2.
 
     There is no value, and a reason, where the explained variance lies outside the family's
     range, or the family passes it more than once.
@@ -91,9 +93,7 @@ def _between(first: Point, second: Point, target: Estimate) -> Estimate:
     if any(error is None for error in errors):
         return Estimate(value)
     d1, f1, d2, f2, d = (float(error or 0.0) for error in errors)
-    variance = (
-        (1 - w) ** 2 * (f1**2 + (slope * d1) ** 2)
-        + w**2 * (f2**2 + (slope * d2) ** 2)
-        + (slope * d) ** 2
+    error = math.hypot(
+        (1 - w) * f1 + w * f2, slope * ((1 - w) * d1 + w * d2), slope * d
     )
-    return Estimate(value, math.sqrt(variance))
+    return Estimate(value, error)

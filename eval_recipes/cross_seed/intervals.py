@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor
 
-from eval_recipes.cross_seed.aggregate import Pairs
+from eval_recipes.cross_seed.aggregate import Pairs, with_partners
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import SYMMETRIC, UNBOUNDED, PairFigures, Side
+from eval_recipes.interval import NO_VARIATION, Interval
 from eval_recipes.statistics import (
-    Interval,
     SeedPair,
     bootstrap_mean_interval,
     seed_pair_interval,
@@ -55,15 +56,15 @@ def latent_parts(pairs: Pairs, metric: str) -> list[Part] | None:
     """
     Return one part an SAE, over its latents, whose means add up to the mean over pairs.
 
-    So a resample of one SAE's latents moves all its pairs together, each matched latent
-    with its partners. None if a pair lacks the metric.
+    So a resample of one SAE's latents moves all its pairs together, each latent with its
+    partners: a pair whose metric averages both sides goes half to either SAE. None if a pair
+    lacks the metric.
     """
     parts: dict[int, Part] = {}
     both: tuple[Side, Side] = (0, 1)
     for seeds, pair in pairs.items():
         for side, seed in zip(both, seeds, strict=True):
-            values = pair.values[metric][side]
-            if len(values) == 0:
+            if len(pair.values[metric][side]) == 0:
                 return None
             if metric in SYMMETRIC:
                 share = 0.5 / len(pairs)
@@ -72,7 +73,8 @@ def latent_parts(pairs: Pairs, metric: str) -> list[Part] | None:
             else:
                 continue
             # float64: a mean of a sum must not drift from the sum of means
-            part = Part(values.double() * share, pair.cap(metric, side) * share)
+            values = with_partners(pair, metric, side).double() * share
+            part = Part(values, pair.cap(metric, side) * share)
             if seed in parts:
                 before = parts[seed]
                 part = Part(before.values + part.values, before.cap + part.cap)
@@ -87,43 +89,54 @@ def over_latents(
     Return the mean over pairs with a bootstrap interval over the latents of these SAEs.
 
     It says how much the figure depends on the latents, not how it varies over seeds.
+
+    Each SAE's part is resampled alone, and the ends of all are added, as if the parts went up
+    and down together: the SAEs of a group are made of the same concepts, and that is the
+    widest their sum can be. (To resample one SAE's latents with their partners in all the
+    others would miss what those share with each other but not with it.) So ``n`` is the
+    latents of one SAE, the one with the fewest: further SAEs add none that are independent.
     """
     parts = latent_parts(pairs, metric)
     if parts is None:
         return None
-    return _bootstrap(parts, [1.0] * len(parts), config, bounded=_bounded(metric))
+    found = [_bootstrap(part, metric, config) for part in parts]
+    value, n = sum(part.value for part in found), min(part.n for part in found)
+    if any(part.low is None for part in found):
+        return Interval(value, None, None, n, NO_VARIATION)
+    lows, highs = zip(*(part.ends for part in found), strict=True)
+    return Interval(value, sum(lows), sum(highs), n)
 
 
 def difference_over_latents(
     this: Pairs, other: Pairs, metric: str, config: CrossSeedEvalConfig
 ) -> Interval | None:
-    """Return this group's mean over pairs minus another's, latents resampled."""
-    plus, minus = latent_parts(this, metric), latent_parts(other, metric)
+    """
+    Return this group's mean over pairs minus another's, latents resampled.
+
+    Groups are taken as independent: the distances of their ends add up in squares (the
+    method of variance estimates recovery, MOVER), and ``n`` counts the latents of both.
+    """
+    plus, minus = (over_latents(pairs, metric, config) for pairs in (this, other))
     if plus is None or minus is None:
         return None
-    weights = [1.0] * len(plus) + [-1.0] * len(minus)
-    return _bootstrap([*plus, *minus], weights, config, bounded=_bounded(metric))
+    value, n = plus.value - minus.value, plus.n + minus.n
+    if plus.low is None or minus.low is None:
+        return Interval(value, None, None, n, NO_VARIATION)
+    (below, above), (less, more) = (
+        (figure.value - figure.ends[0], figure.ends[1] - figure.value)
+        for figure in (plus, minus)
+    )
+    low, high = value - math.hypot(below, more), value + math.hypot(above, less)
+    return Interval(value, low, high, n)
 
 
-def _bounded(metric: str) -> bool:
-    return metric not in UNBOUNDED
-
-
-def _bootstrap(
-    parts: Sequence[Part],
-    weights: list[float],
-    config: CrossSeedEvalConfig,
-    *,
-    bounded: bool,
-) -> Interval:
-    interval = bootstrap_mean_interval(
-        [part.values.numpy() for part in parts],
-        weights=weights,
-        caps=[part.cap for part in parts] if bounded else None,
+def _bootstrap(part: Part, metric: str, config: CrossSeedEvalConfig) -> Interval:
+    return bootstrap_mean_interval(
+        [part.values.numpy()],
+        caps=None if metric in UNBOUNDED else [part.cap],
         n_resamples=config.n_resamples,
         seed=config.random_seed,
     )
-    return interval._replace(n=sum(len(part.values) for part in parts))
 
 
 def restricted(pairs: Pairs, seeds: list[int]) -> dict[SeedPair, PairFigures]:

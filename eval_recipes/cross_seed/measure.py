@@ -14,20 +14,20 @@ from tqdm.auto import tqdm
 from eval_recipes.cross_seed.aggregate import (
     Figures,
     Pairs,
-    decoder_geometry,
     figures_of_pair,
     geometry_figures,
     oriented,
-    pair_figures,
+    share_figure,
     stability_figures,
 )
+from eval_recipes.cross_seed.baseline import Baseline, measure_baseline, random_weights
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.groups import GroupFigures
 from eval_recipes.cross_seed.loading import Loaded, Shape
 from eval_recipes.cross_seed.pairs import PairFigures, measure_pair
 from eval_recipes.cross_seed.subspaces import headline_overlaps, unstable_overlaps
 from eval_recipes.cross_seed.weights import Weights
-from eval_recipes.statistics import Interval, SeedPair, bootstrap_mean_interval
+from eval_recipes.statistics import SeedPair
 from saereg_plugin.metrics import latent_stability, stable_mask
 
 
@@ -69,36 +69,11 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """Two random SAEs of one shape, measured as a trained pair is."""
-
-    figures: Figures
-    pair: PairFigures
-    weights: Weights
-
-
-@dataclass(frozen=True)
 class Measured:
     """Everything a run measured."""
 
     groups: Mapping[str, Group]
     baselines: Mapping[Shape, Baseline]
-
-
-def random_weights(
-    shape: Shape, generator: torch.Generator, *, alive_threshold: float
-) -> Weights:
-    """
-    Draw a random SAE: decoder rows and encoder columns independent Gaussian vectors.
-
-    Their directions are uniform, so for cosines they are random unit vectors.
-    """
-    d_sae, d_in = shape
-    return Weights.of(
-        torch.randn(d_in, d_sae, generator=generator),
-        torch.randn(d_sae, d_in, generator=generator),
-        alive_threshold=alive_threshold,
-    )
 
 
 def measure_groups(
@@ -107,7 +82,7 @@ def measure_groups(
     config: CrossSeedEvalConfig,
 ) -> Measured:
     """
-    Measure groups of SAEs, and one pair of random SAEs for each shape.
+    Measure groups of SAEs, and random SAEs of each shape, as many as a group has seeds.
 
     Args:
         saes: two or more SAEs of one shape by seed, by group.
@@ -136,19 +111,33 @@ def measure_groups(
     pairs: dict[str, dict[SeedPair, PairFigures]] = {name: {} for name in saes}
     for (name, seeds), result in zip(keys, results, strict=False):
         pairs[name][seeds] = result
+    shown = tqdm(
+        zip(shapes, random, results[len(keys) :], strict=True),
+        desc="cross-seed: random dictionaries",
+        total=len(shapes),
+    )
+    baselines = {
+        shape: measure_baseline(
+            weights,
+            pair,
+            [by_seed for by_seed in saes.values() if _shape(by_seed) == shape],
+            generator,
+            config,
+        )
+        for shape, (weights, _), pair in shown
+    }
     progress = tqdm(saes.items(), desc="cross-seed: intervals")
     return Measured(
         groups={
             name: _group(by_seed, pairs[name], heldout, config)
             for name, by_seed in progress
         },
-        baselines={
-            shape: _baseline(weights, pair, config)
-            for shape, (weights, _), pair in zip(
-                shapes, random, results[len(keys) :], strict=True
-            )
-        },
+        baselines=baselines,
     )
+
+
+def _shape(saes: Mapping[int, Loaded]) -> Shape:
+    return next(iter(saes.values())).shape
 
 
 def _measure_pairs(
@@ -159,14 +148,6 @@ def _measure_pairs(
         measured = pool.map(lambda job: measure_pair(job[0], job[1], config), jobs)
         progress = tqdm(measured, desc="cross-seed: pairs", total=len(jobs))
         return list(progress)
-
-
-def _baseline(
-    random: Weights, pair: PairFigures, config: CrossSeedEvalConfig
-) -> Baseline:
-    similarity, shared = pair_figures({(0, 1): pair}, 0, config)
-    figures = {**similarity, **shared, **decoder_geometry(random.dec, "", config)}
-    return Baseline(figures, pair, random)
 
 
 def _group(
@@ -208,18 +189,9 @@ def _group(
             {seed: sae.weights for seed, sae in saes.items()}, stable
         ),
         shares={
-            seed: {"stable_latents": _stable_share(mask, config)}
+            seed: {"stable_latents": share_figure(mask, config)}
             for seed, mask in stable.items()
         },
-    )
-
-
-def _stable_share(mask: Tensor, config: CrossSeedEvalConfig) -> Interval:
-    return bootstrap_mean_interval(
-        [mask.numpy()],
-        caps=[1.0],
-        n_resamples=config.n_resamples,
-        seed=config.random_seed,
     )
 
 

@@ -20,12 +20,14 @@ from eval_recipes.cross_seed.output_pairs import (
 from eval_recipes.cross_seed.output_sae import (
     AliveDecoderGeometryMetrics,
     DecoderGeometryMetrics,
+    EncoderDecoderMetrics,
     HeldOutMetrics,
     LatentGeometryMetrics,
 )
 from eval_recipes.cross_seed.output_stable import (
     RandomSubspaceMetrics,
     ReconstructionMetrics,
+    StableLatentMetrics,
     SubspaceMetrics,
 )
 
@@ -41,9 +43,16 @@ class GeometryMetrics(
 
 @dataclass
 class BaselineMetrics(
-    RandomSubspaceMetrics, DecoderGeometryMetrics, SharedMetrics, SimilarityMetrics
+    RandomSubspaceMetrics,
+    StableLatentMetrics,
+    EncoderDecoderMetrics,
+    AliveDecoderGeometryMetrics,
+    DecoderGeometryMetrics,
+    StabilityMetrics,
+    SharedMetrics,
+    SimilarityMetrics,
 ):
-    """The same figures for two random dictionaries of the same shape."""
+    """The same figures for random dictionaries of the same shape."""
 
     expected_abs_cos: float = value(
         "Expected |Cosine|",
@@ -102,7 +111,7 @@ class CrossSeedMetricCategories(BaseMetricCategories):
     )
     baseline: BaselineMetrics = Field(
         title="Random Baseline",
-        description="The same figures for two random SAEs of this shape, decoder rows and encoder columns drawn independently from a Gaussian; intervals: bootstrap over latents",
+        description="The same figures for random SAEs of this shape, decoder rows and encoder columns drawn independently from a Gaussian: one against another, stability and stable latents against as many as this SAE has other seeds; the geometry of alive rows is that of as many random rows as this SAE has alive latents, all other figures of alive latents are of the random SAE's own. Intervals: bootstrap over latents",
     )
     group: GroupMetrics = Field(
         title="Group",

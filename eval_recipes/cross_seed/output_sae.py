@@ -106,8 +106,8 @@ class AliveDecoderGeometryMetrics(BaseMetrics):
 
 
 @dataclass
-class LatentGeometryMetrics(BaseMetrics):
-    """Encoder against decoder, norms, alive latents."""
+class EncoderDecoderMetrics(BaseMetrics):
+    """Encoder against decoder, alive latents."""
 
     encoder_decoder_cos: float | None = value(
         "Encoder-Decoder Cosine",
@@ -116,13 +116,6 @@ class LatentGeometryMetrics(BaseMetrics):
     encoder_decoder_cos_ci_low: float | None = low("Encoder-Decoder Cosine")
     encoder_decoder_cos_ci_high: float | None = high("Encoder-Decoder Cosine")
     encoder_decoder_cos_n: int = count("Encoder-Decoder Cosine")
-    decoder_norm: float | None = value(
-        "Decoder Norm",
-        "Mean norm of the decoder rows, in the units of the weights",
-    )
-    decoder_norm_ci_low: float | None = low("Decoder Norm")
-    decoder_norm_ci_high: float | None = high("Decoder Norm")
-    decoder_norm_n: int = count("Decoder Norm")
     alive_by_weights: float | None = value(
         "Alive Latents by Weights",
         "Latents whose encoder-decoder cosine exceeds the alive threshold; n is all latents",
@@ -137,6 +130,19 @@ class LatentGeometryMetrics(BaseMetrics):
     dead_by_weights_ci_low: float | None = low("Dead Latents by Weights")
     dead_by_weights_ci_high: float | None = high("Dead Latents by Weights")
     dead_by_weights_n: int = count("Dead Latents by Weights")
+
+
+@dataclass
+class LatentGeometryMetrics(EncoderDecoderMetrics):
+    """The same, and norms."""
+
+    decoder_norm: float | None = value(
+        "Decoder Norm",
+        "Mean norm of the decoder rows, in the units of the weights",
+    )
+    decoder_norm_ci_low: float | None = low("Decoder Norm")
+    decoder_norm_ci_high: float | None = high("Decoder Norm")
+    decoder_norm_n: int = count("Decoder Norm")
 
 
 @dataclass

@@ -9,7 +9,20 @@ from eval_recipes.cross_seed.fields import count, high, low, value
 
 
 @dataclass
-class ReconstructionMetrics(BaseMetrics):
+class StableLatentMetrics(BaseMetrics):
+    """How many latents are stable."""
+
+    stable_latents: float | None = value(
+        "Stable Latents",
+        "Share of latents that are stable, of all; intervals: bootstrap over latents",
+    )
+    stable_latents_ci_low: float | None = low("Stable Latents")
+    stable_latents_ci_high: float | None = high("Stable Latents")
+    stable_latents_n: int = count("Stable Latents")
+
+
+@dataclass
+class ReconstructionMetrics(StableLatentMetrics):
     """What stable latents carry of the reconstruction of held-out text."""
 
     explained_variance_stable: float | None = value(
@@ -67,13 +80,6 @@ class ReconstructionMetrics(BaseMetrics):
     firing_share_stable_ci_low: float | None = low("Share of Firings, Stable")
     firing_share_stable_ci_high: float | None = high("Share of Firings, Stable")
     firing_share_stable_n: int = count("Share of Firings, Stable")
-    stable_latents: float | None = value(
-        "Stable Latents",
-        "Share of latents that are stable, of all; intervals: bootstrap over latents",
-    )
-    stable_latents_ci_low: float | None = low("Stable Latents")
-    stable_latents_ci_high: float | None = high("Stable Latents")
-    stable_latents_n: int = count("Stable Latents")
 
 
 @dataclass

@@ -103,6 +103,7 @@ def build_output(
     baseline = measured.baselines[sae.shape]
     similarity, shared = pair_figures(group.pairs, seed, config)
     chance = random_overlap(headline_rank(d_in), d_in)
+    beside = baseline.beside(sae.weights, n_others=len(group.saes) - 1)
     figures: dict[str, Figures] = {
         "similarity": similarity,
         "shared": shared,
@@ -121,7 +122,7 @@ def build_output(
         reconstruction=ReconstructionMetrics(**flat(figures["reconstruction"])),
         subspaces=SubspaceMetrics(**flat(figures["subspaces"])),
         baseline=BaselineMetrics(
-            **flat(baseline.figures),
+            **flat(beside),
             expected_abs_cos=expected_abs_cosine(d_in),
             unstable_overlap_rank=headline_rank(d_in),
             unstable_overlap_random=chance.mean,
@@ -139,7 +140,9 @@ def build_output(
             sae.subject,
             **report.extra,
             role=asdict(role_of(sae.subject, cfg)),
-            without_interval=_reasons({**figures, "group": report.figures}),
+            without_interval=_reasons(
+                {**figures, "baseline": beside, "group": report.figures}
+            ),
             stability_by_latent=group.latent_stability[seed].tolist(),
             stability_table=stability_table,
             **sae_histograms(group, seed),

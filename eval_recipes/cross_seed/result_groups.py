@@ -43,7 +43,7 @@ class ResultGroup:
         return Estimate(value, (high - low) / (2 * Z))
 
     def n_latents(self, name: str) -> int:
-        """Return how many latents the error of ``metric(name)`` rests on."""
+        """Return how many latents the error of ``metric(name)`` rests on: those of one SAE."""
         return int(self.over_latents.get(f"{name}_n") or 0)
 
     @property

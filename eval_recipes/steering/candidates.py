@@ -173,7 +173,7 @@ def find_result(folder: Path, subject: Subject, *, eval: str) -> Path:
         raise InputError(
             f"Folder {str(folder)!r} has {len(found)} results of {eval} for SAE "
             f"{subject.sae_id!r} of release {subject.release!r} ({listed}); expected one. Run "
-            f"'{eval}' into it, or name the folder that holds one."
+            f"'{eval}' into it before, in a command of its own, or name the folder that holds one."
         )
     return found[0]
 

@@ -11,6 +11,7 @@ from typing import Any
 from sae_lens import SAE
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.mechanics import WeightDecay
 from saereg_plugin.metrics import alive_mask
 from saereg_plugin.regularizers import acts
 from saereg_plugin.release_opening import open_release
@@ -29,13 +30,18 @@ def matched_sweep(name: str) -> SweepConfig:
     by themselves: what arXiv 2603.04198 leaves open. The control has no regulariser and as
     many latents as the group has alive ones (median over its seeds, alive by
     cos(encoder, decoder) > .1); all else, seeds and order of tokens included, is the group's.
+    Of Matryoshka levels those narrower than the control stay, and its width is the last one.
+
+    The mechanic ``weight_decay`` is a regulariser, too, and the control goes without it. But
+    where every group decays its weights and some have a regulariser besides, it is part of
+    "all else".
 
     Args:
         name: folder of a release that ``run_sweep`` trained.
 
     Raises:
         InputError: if the release does not say how it was trained, has no regularised group
-            (a coefficient of 0 is none), or one with fewer alive latents than its k.
+            (a coefficient or decay of 0 is none), or one with fewer alive latents than its k.
     """
     release = open_release(name)
     recorded = release.provenance.get("sweep")
@@ -51,8 +57,13 @@ def matched_sweep(name: str) -> SweepConfig:
         entries[entry.group].append(entry)
     groups: dict[str, dict[str, Any]] = {}
     matched_to: dict[str, str] = {}
-    for group, fields in group_fields(sweep).items():
-        if group not in entries or not any(map(acts, fields.get("regularizers") or [])):
+    given = group_fields(sweep)
+    penalised = {group for group, fields in given.items() if _penalises(fields)}
+    decayed = {group for group, fields in given.items() if _decays_weights(fields)}
+    if penalised and len(decayed) == len(given):
+        decayed = set[str]()
+    for group, fields in given.items():
+        if group not in entries or group not in penalised | decayed:
             continue
         control = group + SUFFIX
         width = _median_alive(release, entries[group])
@@ -61,13 +72,40 @@ def matched_sweep(name: str) -> SweepConfig:
                 f"Group {group!r} of release {name!r} has {width} alive latents (median), fewer "
                 f"than k={fields.get('k')}; no SAE of that width can be trained."
             )
-        groups[control] = {**fields, "regularizers": [], "d_sae": width}
+        groups[control] = _control(fields, width, decay=group not in decayed)
         matched_to[control] = f"{release.name}/{group}"
     if not groups:
         raise InputError(
             f"Release {name!r} has no regularised group; there is nothing to match."
         )
     return replace(sweep, sae={}, groups=groups, grid={}, matched_to=matched_to)
+
+
+def _control(fields: Mapping[str, Any], width: int, *, decay: bool) -> dict[str, Any]:
+    """Return a group's fields without regularisers, ``width`` wide; ``decay`` keeps its decay."""
+    control = {**fields, "regularizers": [], "d_sae": width}
+    if levels := fields.get("matryoshka_widths"):
+        control["matryoshka_widths"] = [*(w for w in levels if w < width), width]
+    if not decay:
+        control["mechanics"] = [
+            mechanic for mechanic in fields["mechanics"] if not _is_decay(mechanic)
+        ]
+    return control
+
+
+def _penalises(fields: Mapping[str, Any]) -> bool:
+    return any(map(acts, fields.get("regularizers") or []))
+
+
+def _decays_weights(fields: Mapping[str, Any]) -> bool:
+    return any(
+        _is_decay(mechanic) and bool(mechanic.get("decay", WeightDecay.decay))
+        for mechanic in fields.get("mechanics") or []
+    )
+
+
+def _is_decay(mechanic: Any) -> bool:
+    return isinstance(mechanic, Mapping) and mechanic.get("name") == WeightDecay.name
 
 
 def _median_alive(release: Release, entries: list[Entry]) -> int:

@@ -13,11 +13,14 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from eval_recipes.context import RunContext
+from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.pairs import measure_pair
 from eval_recipes.cross_seed.reconstruction_share import (
     ReconstructionShare,
     _ShareTally,
     reconstruction_shares,
 )
+from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.heldout import measure_heldout
 from eval_recipes.heldout_pass import Passed, _context_sums
 from eval_recipes.interval import NO_VARIATION
@@ -140,7 +143,16 @@ def test_all_and_none_stable() -> None:
         assert every[mine].value == pytest.approx(none[theirs].value)  # type: ignore[union-attr]
 
 
-def test_order_and_sign_of_latents_do_not_matter() -> None:
+def turned(sae: Any, latents: Tensor) -> Any:
+    """The same SAE with encoder and decoder of some latents times -1."""
+    other = topk()
+    signs = torch.where(latents, -1.0, 1.0)
+    other.W_dec.data = sae.W_dec.data * signs[:, None]
+    other.W_enc.data = sae.W_enc.data * signs
+    return other
+
+
+def test_order_of_latents_does_not_matter() -> None:
     sae, (x, keep) = topk(), text()
     stable = torch.arange(12) % 2 == 0
     order = torch.randperm(12, generator=torch.Generator().manual_seed(5))
@@ -151,6 +163,44 @@ def test_order_and_sign_of_latents_do_not_matter() -> None:
     second = measured(other, x, stable[order], keep).figures
     for name, figure in first.items():
         assert second[name][:3] == pytest.approx(figure[:3])  # type: ignore[index]
+
+
+def test_signs_of_another_seeds_latents_do_not_matter() -> None:
+    """
+    Whether a latent is stable is a matter of |cosines|, so its partners may be turned over.
+
+    A latent of the SAE itself may not: turned over it fires on other text.
+    """
+    sae, (x, keep) = topk(), text()
+    seed = topk()
+    seed.W_dec.data[6:] = torch.randn(6, 6, generator=torch.Generator().manual_seed(7))
+    seed.W_enc.data = seed.W_dec.data.T.clone()
+    flipped = torch.arange(12) % 2 == 0
+    own, as_is, turned_over = (
+        Weights.of(one.W_enc, one.W_dec, alive_threshold=0.1)
+        for one in (sae, seed, turned(seed, flipped))
+    )
+    stable = [
+        measure_pair(own, partner, CrossSeedEvalConfig()).match[0].shared
+        for partner in (as_is, turned_over)
+    ]
+    assert torch.equal(*stable) and 6 <= stable[0].sum() < 12
+    first, second = (measured(sae, x, mask, keep).figures for mask in stable)
+    assert first == second
+    third = measured(turned(sae, flipped), x, stable[0], keep).figures
+    assert third["contribution_share_stable"] != first["contribution_share_stable"]
+
+
+def test_signs_of_latents_and_activations_together_do_not_matter() -> None:
+    """All latents turned over fire as before on activations mirrored at the bias."""
+    sae, (x, keep) = topk(), text()
+    stable = torch.arange(12) % 2 == 0
+    first = measured(sae, x, stable, keep).figures
+    every = torch.ones(12, dtype=torch.bool)
+    mirrored = 2 * sae.b_dec.data - x
+    second = measured(turned(sae, every), mirrored, stable, keep).figures
+    for name, figure in first.items():
+        assert second[name][:3] == pytest.approx(figure[:3], rel=1e-4), name  # type: ignore[index]
 
 
 def test_layer_norm_is_undone() -> None:

@@ -175,7 +175,8 @@ def test_gaps_pairs_and_overlaps_stand_in_the_file(tmp_path: Path) -> None:
     for pair in (first, second):
         gaps = pair["matching_gaps"]
         assert len(gaps) == 10
-        assert all(0 <= gap < 1e-3 for gap in gaps.values())
+        # matching_relative_gap is 0: every matching is proven to be the best
+        assert all(gap == 0 for gap in gaps.values())
         low, high = pair["shared_ci_low"], pair["shared_ci_high"]
         assert low < pair["shared"] < high
     assert (first["shared"], second["shared"]) == (0.5, pytest.approx(1 / 3))
@@ -221,8 +222,8 @@ def test_intervals_over_pairs_need_five_seeds(tmp_path: Path) -> None:
     assert group["shared_n"] == 10
 
 
-def test_order_and_sign_of_latents_do_not_matter(tmp_path: Path) -> None:
-    """Seed 1's latents in another order, each turned over with its encoder."""
+def noisy() -> list[Planted]:
+    """Three SAEs of 20 latents in 24 dimensions, half of them common, encoders apart."""
     generator = torch.Generator().manual_seed(0)
     common = torch.randn(10, 24, generator=generator)
     subjects: list[Planted] = []
@@ -231,28 +232,71 @@ def test_order_and_sign_of_latents_do_not_matter(tmp_path: Path) -> None:
         dec = torch.cat([common, own])
         noise = 0.3 * torch.randn(20, 24, generator=generator)
         subjects.append(Planted("lab", f"s{seed}", "g", seed, (dec, dec + noise)))
-    order = torch.randperm(20, generator=generator)
+    return subjects
+
+
+def changed(signs: torch.Tensor, tmp_path: Path) -> tuple[Path, Path, list[int]]:
+    """Evaluate as it is, and with seed 1's latents times ``signs`` in another order."""
+    subjects = noisy()
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    dec, enc = (rows[order] * signs for rows in subjects[1].vectors)
+    others = [subjects[0], replace(subjects[1], vectors=(dec, enc)), subjects[2]]
+    assert run(make_context(subjects, tmp_path / "a")) == []
+    assert run(make_context(others, tmp_path / "b")) == []
+    return tmp_path / "a", tmp_path / "b", order.tolist()
+
+
+def assert_same_figures(
+    first: Path, second: Path, *, but: tuple[str, ...] = ()
+) -> None:
+    """Every figure but those whose names begin so, and but intervals: they see the order."""
+    before, after = results(first), results(second)
+    assert set(before) == set(after) == {"s0", "s1", "s2"}
+    for sae_id, record in before.items():
+        metrics: dict[str, Any] = record["eval_result_metrics"]
+        assert set(metrics) >= {"similarity", "shared", "stability", "geometry"}
+        found = after[sae_id]["eval_result_metrics"]
+        for category, figures in metrics.items():
+            for metric, value in figures.items():
+                if "_ci_" in metric or metric.startswith(but):
+                    continue
+                assert found[category][metric] == pytest.approx(value, abs=1e-5), metric
+
+
+def assert_same_tables(first: Path, second: Path, order: list[int]) -> None:
+    """The tables of seed 1 in that order, and the partners that the others have in it."""
+    before, after = (read_stability(path_of(out, 1)) for out in (first, second))
+    assert 0 < before["stability"].mean() < 1
+    before = before.iloc[order].reset_index(drop=True)
+    names = [name for name in before.columns if name != "latent"]
+    pd.testing.assert_frame_equal(before[names], after[names], atol=1e-5)
+    for seed in (0, 2):
+        before, after = (read_stability(path_of(out, seed)) for out in (first, second))
+        for side in ("decoder", "encoder"):
+            column = f"{side}_partner_1"
+            after[column] = after[column].map(lambda latent: order[int(latent)])
+        pd.testing.assert_frame_equal(before, after, check_dtype=False, atol=1e-5)
+
+
+def test_order_of_latents_does_not_matter(tmp_path: Path) -> None:
+    first, second, order = changed(torch.ones(20, 1), tmp_path)
+    metrics = results(first)["s0"]["eval_result_metrics"]
+    assert 0.3 < metrics["similarity"]["pw_mcc_signed"] < 0.9
+    assert 0 < metrics["geometry"]["mean_cos_sim"] < 1
+    assert_same_figures(first, second)
+    assert_same_tables(first, second, order)
+
+
+def test_sign_of_latents_does_not_matter(tmp_path: Path) -> None:
+    """Latents turned over with their encoders; only signed cosines see it."""
+    generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (20, 1), generator=generator) * 2.0 - 1.0
-    turned = [v[order] * signs for v in subjects[1].vectors]
-    changed = [*subjects]
-    changed[1] = replace(subjects[1], vectors=(turned[0], turned[1]))
-    for name, given in (("a", subjects), ("b", changed)):
-        assert run(make_context(given, tmp_path / name)) == []
-    first, second = (results(tmp_path / name) for name in "ab")
-    for sae_id, record in first.items():
-        before: dict[str, Any] = record["eval_result_metrics"]
-        after = second[sae_id]["eval_result_metrics"]
-        for category in ("similarity", "shared", "stability", "subspaces", "group"):
-            for metric, value in before[category].items():
-                # signed cosines see signs, and bootstraps see the order
-                if "_ci_" in metric or metric in ("pw_mcc_signed", "mean_cos_sim"):
-                    continue
-                if metric.startswith("mean_cos_sim"):
-                    continue
-                assert after[category][metric] == pytest.approx(value, abs=1e-5), metric
-    tables = [read_stability(path_of(tmp_path / name, 1)) for name in "ab"]
-    assert tables[0]["stability"].max() > 0
-    assert (
-        tables[1]["stability"].tolist()
-        == tables[0]["stability"][order.tolist()].tolist()
-    )
+    assert 5 < (signs < 0).sum() < 15
+    first, second, order = changed(signs, tmp_path)
+    assert_same_figures(first, second, but=("pw_mcc_signed", "mean_cos_sim"))
+    assert_same_tables(first, second, order)
+    signed = [
+        results(out)["s0"]["eval_result_metrics"]["similarity"]["pw_mcc_signed"]
+        for out in (first, second)
+    ]
+    assert signed[1] < signed[0] - 0.01

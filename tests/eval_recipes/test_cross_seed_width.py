@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.patches import StepPatch
+from numpy.testing import assert_allclose
 from PIL import Image
 from sae_lens import SAE
 from sae_lens.saes.sae import SAEMetadata
@@ -59,8 +62,8 @@ def test_interpolation_by_hand() -> None:
     assert found.estimate is not None
     assert found.estimate.value == pytest.approx(0.4)
     assert found.between == (1e-5, 1e-4)
-    # slope -2, weights 1/2: (.02^2 + (2 * .01)^2) / 2 + (2 * .03)^2
-    variance = (0.02**2 + 0.02**2) / 2 + 0.06**2
+    # slope -2, weights 1/2, neighbours' errors added: .02^2 + (2 * .01)^2 + (2 * .03)^2
+    variance = 0.02**2 + 0.02**2 + 0.06**2
     assert found.estimate.error == pytest.approx(variance**0.5)
 
 
@@ -202,8 +205,8 @@ def test_planted_controls_are_found_and_compared(tmp_path: Path) -> None:
     assert shared.low is not None and shared.high is not None
     assert shared.low < 8 / 12 - 2 / 8 < shared.high
     assert list(shared.values) == [(0, 1), (0, 2), (1, 2)]
-    # latents of the lower seeds 0 and 1 of either
-    assert shared.n == 2 * WIDTH + 2 * MATCHED_WIDTH
+    # latents of one SAE of either: those of the others are the same concepts
+    assert shared.n == WIDTH + MATCHED_WIDTH
     assert shared.reason == FEW_SEEDS
     variance = one(found, "matched - wide", "matched", "explained_variance")
     assert variance.difference == pytest.approx(-0.2)
@@ -219,7 +222,7 @@ def test_planted_controls_are_found_and_compared(tmp_path: Path) -> None:
     assert equal.low is not None and equal.high is not None
     assert equal.low < 0.25 < equal.high
     assert list(equal.values.values()) == pytest.approx([0.25] * 3)
-    assert equal.n == 4 * WIDTH + 2 * MATCHED_WIDTH
+    assert equal.n == 2 * WIDTH + MATCHED_WIDTH
     assert equal.reason == FEW_SEEDS
     target = write_comparisons(found, tmp_path / "widths.json")
     written = json.loads(target.read_text(), parse_constant=pytest.fail)
@@ -394,6 +397,162 @@ def test_each_shape_has_its_line_and_its_baseline(tmp_path: Path) -> None:
     assert "none, matched width, 8 latents" in by_k
     (overlaps,) = _overlaps(groups).axes
     assert labels(overlaps)[-1] == "random, d_in 48"
+
+
+def group_records(out: Path, name: str) -> list[dict[str, Any]]:
+    """What the files of one group's SAEs say, as they are on disk."""
+    found = [
+        json.loads(path.read_text())
+        for path in sorted((out / "cross_seed").glob(f"{name}_*.json"))
+    ]
+    assert len(found) == 3
+    return found
+
+
+def shared_by_pair(out: Path, name: str, metric: str) -> list[float]:
+    extra = group_records(out, name)[0]["eval_result_unstructured"]
+    return [pair[metric] for pair in extra["group_pairs"]]
+
+
+Points = list[tuple[float, float]]
+
+
+def drawn_points(axes: Axes) -> tuple[Points, dict[str, Points], dict[str, float]]:
+    """The dots, the lines through their means and the baselines of an axes."""
+    dots: Points = []
+    lines: dict[str, Points] = {}
+    baselines: dict[str, float] = {}
+    for line in axes.get_lines():
+        x, y = (np.asarray(values, float).tolist() for values in line.get_data())
+        label = str(line.get_label())
+        if line.get_marker() == "o":
+            dots += zip(x, y, strict=True)
+        elif label.startswith("random"):
+            (baselines[label],) = set(y)
+        else:
+            lines[label] = [*zip(x, y, strict=True)]
+    return sorted(dots), lines, baselines
+
+
+def varied(out: Path) -> Path:
+    """Let every pair of seeds share another part of the latents, in the files."""
+
+    def vary(record: Any) -> None:
+        for pair in record["eval_result_unstructured"]["group_pairs"]:
+            for metric, step in (("shared", 0.01), ("shared_alive", 0.02)):
+                pair[metric] += step * sum(pair["seeds"])
+
+    edit_records(out, "lab-", vary)
+    return out
+
+
+@pytest.mark.parametrize(("row", "metric"), [(0, "shared"), (1, "shared_alive")])
+def test_shared_latents_are_drawn_as_the_files_say(
+    tmp_path: Path, row: int, metric: str
+) -> None:
+    out = varied(evaluate(tmp_path))
+    names = {
+        "none": "lab-wide_none",
+        "weak": "lab-wide_weak",
+        "strong": "lab-wide_strong",
+        "matched": "lab-matched_matched",
+    }
+    pairs = {name: shared_by_pair(out, file, metric) for name, file in names.items()}
+    assert all(len(set(values)) == 3 for values in pairs.values())
+    means = {name: sum(values) / 3 for name, values in pairs.items()}
+    random = {
+        f"random, {width} x 48": group_records(out, names[name])[0][
+            "eval_result_metrics"
+        ]["baseline"][metric]
+        for name, width in (("none", WIDTH), ("matched", MATCHED_WIDTH))
+    }
+    # a random SAE may have no alive latent
+    random = {label: value for label, value in random.items() if value is not None}
+
+    by_coefficient = _shared(read_groups(out)).axes[2 * row + 1]
+    dots, lines, baselines = drawn_points(by_coefficient)
+    family = ("none", "weak", "strong")
+    assert dots == sorted((COEFFICIENT[n], v) for n in family for v in pairs[n])
+    (line,) = lines.values()
+    assert_allclose(line, [(COEFFICIENT[n], means[n]) for n in family])
+    # the matched group has no coefficient to stand at
+    wide = f"random, {WIDTH} x 48"
+    assert baselines == {label: v for label, v in random.items() if label == wide}
+    low, high = by_coefficient.get_xlim()
+    assert low < 0 and high > COEFFICIENT["strong"]
+
+    def at_k_4(record: Any) -> None:
+        """Make the weakly regularised group an unregularised one of another k."""
+        role = record["eval_result_unstructured"]["role"]
+        role["k"], role["coefficient"], role["penalty"] = 4, 0.0, None
+        details = record["sae_cfg_dict"]["metadata"]["training_architecture_details"]
+        details["regularizers"] = []
+
+    edit_records(out, names["weak"], at_k_4)
+    dots, lines, baselines = drawn_points(_shared(read_groups(out)).axes[2 * row])
+    k = {"none": 1.0, "weak": 4.0, "strong": 1.0, "matched": 1.0}
+    assert dots == sorted((k[n], v) for n, values in pairs.items() for v in values)
+    expected = {
+        "none, 12 latents": [(1.0, means["none"]), (4.0, means["weak"])],
+        "l2 0.0001, 12 latents": [(1.0, means["strong"])],
+        "none, matched width, 8 latents": [(1.0, means["matched"])],
+    }
+    assert set(lines) == set(expected)
+    for label, points in expected.items():
+        assert_allclose(lines[label], points)
+    assert baselines == random
+
+
+def drawn_steps(axes: Axes) -> dict[str, tuple[Any, Any]]:
+    """Heights and edges of every histogram of an axes, by label."""
+    steps = [patch for patch in axes.patches if isinstance(patch, StepPatch)]
+    assert len(steps) == len(labels(axes) or steps)
+    return {str(step.get_label()): step.get_data()[:2] for step in steps}
+
+
+@pytest.mark.parametrize("side", ["decoder", "encoder"])
+def test_similarities_are_drawn_as_the_files_say(tmp_path: Path, side: str) -> None:
+    out = evaluate(tmp_path)
+    name = "matched_similarity_histogram"
+    figure = _similarities(read_groups(out))
+    drawn = drawn_steps(figure.axes[("decoder", "encoder").index(side)])
+    files = {
+        "lab-wide/none": "lab-wide_none",
+        "lab-wide/weak": "lab-wide_weak",
+        "lab-wide/strong": "lab-wide_strong",
+        "lab-matched/matched": "lab-matched_matched",
+    }
+    assert set(drawn) == {*files, "random, 12 x 48", "random, 8 x 48"}
+    for label, file in files.items():
+        extras = [r["eval_result_unstructured"] for r in group_records(out, file)]
+        found = [extra[name][side] for extra in extras]
+        counts = [sum(column) for column in zip(*(f["counts"] for f in found))]
+        # three SAEs, each matched with two others
+        width = MATCHED_WIDTH if "matched" in label else WIDTH
+        assert sum(counts) == 6 * width
+        assert counts[-1] == 6 * SHARED[label.split("/")[1]]
+        assert_density(drawn[label], counts, found[0])
+    for label, file in (
+        ("random, 12 x 48", files["lab-wide/none"]),
+        ("random, 8 x 48", files["lab-matched/matched"]),
+    ):
+        extra = group_records(out, file)[0]["eval_result_unstructured"]
+        found = extra["baseline_histograms"][name][side]
+        assert_density(drawn[label], found["counts"], found)
+
+
+def assert_density(
+    drawn: tuple[Any, Any], counts: list[int], histogram: dict[str, Any]
+) -> None:
+    """Bars over equal bins from ``low`` to ``high``, whose areas are the counts' shares."""
+    heights, edges = drawn
+    low, high, n = histogram["low"], histogram["high"], len(counts)
+    assert edges.tolist() == pytest.approx(
+        [low + (high - low) * i / n for i in range(n + 1)]
+    )
+    shares = [count / sum(counts) for count in counts]
+    assert heights.tolist() == pytest.approx([s * n / (high - low) for s in shares])
+    assert (heights * np.diff(edges)).sum() == pytest.approx(1)
 
 
 def test_plots_need_results_only(tmp_path: Path) -> None:

@@ -26,6 +26,25 @@ from tests.oracles import assignment_oracle as oracle
 def test_the_bound_holds_for_any_matching_and_any_prices(
     kind: str, n_a: int, n_b: int, absolute: bool, seed: int
 ) -> None:
+    assert_bound_holds(kind, n_a, n_b, absolute, seed)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("n_a", "n_b"), [(300, 700), (700, 300), (40, 256), (40, 257), (260, 512)]
+)
+def test_the_bound_holds_beyond_one_chunk_of_columns(
+    n_a: int, n_b: int, kind: str, absolute: bool
+) -> None:
+    """A pass looks at 256 columns at a time."""
+    for seed in range(2):
+        assert_bound_holds(kind, n_a, n_b, absolute, seed)
+
+
+def assert_bound_holds(
+    kind: str, n_a: int, n_b: int, absolute: bool, seed: int
+) -> None:
     a, b = problem(kind, n_a, n_b, 5, seed)
     draw = np.random.default_rng(seed)
     partner = np.full(n_a, -1)

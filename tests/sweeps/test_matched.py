@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sae_lens import SAE
+import torch
+from sae_lens import SAE, TopKSAE, TopKSAEConfig
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import alive_mask
-from saereg_plugin.releases import Release, read_release, write_release
-from saereg_plugin.sweeps import expand, matched_sweep, run_sweep, sweep_from
-
-pytestmark = pytest.mark.slow
+from saereg_plugin.releases import Entry, Release, read_release, write_release
+from saereg_plugin.sweeps import (
+    SweepConfig,
+    expand,
+    matched_sweep,
+    run_sweep,
+    sweep_from,
+)
+from saereg_plugin.sweeps.config import group_fields
+from tests.sweeps.tiny import D_IN, PENALTY, fields
+from tests.sweeps.tiny import SAE as TINY
 
 
 def folder_of(release: Release) -> Path:
@@ -21,6 +31,7 @@ def folder_of(release: Release) -> Path:
     return release.folder
 
 
+@pytest.mark.slow
 def test_the_control_is_as_wide_as_the_alive_latents_and_all_else_equal(
     trained_release: Release, tmp_path: Path
 ):
@@ -62,6 +73,7 @@ def test_the_control_is_as_wide_as_the_alive_latents_and_all_else_equal(
     assert written.provenance["matched_to"] == sweep.matched_to
 
 
+@pytest.mark.slow
 def test_what_cannot_be_matched_is_refused(trained_release: Release, tmp_path: Path):
     def refused(name: str, **sweep: object) -> str:
         provenance = {**trained_release.provenance}
@@ -85,3 +97,137 @@ def test_what_cannot_be_matched_is_refused(trained_release: Release, tmp_path: P
     assert "has no regularised group" in refused("idle", sae=idle)
     wide = {**sae, "k": 300, "d_sae": 512}
     assert "fewer than k=300" in refused("wide", sae=wide)
+
+
+def recorded(folder: Path, sweep: Mapping[str, Any], *alive: int) -> str:
+    """A release of every group of a sweep, untrained: one seed for each number alive."""
+    entries: list[Entry] = []
+    for group in group_fields(sweep_from(sweep, source="x")):
+        for seed, count in enumerate(alive):
+            sae = TopKSAE(TopKSAEConfig(d_in=D_IN, d_sae=128, k=1))
+            rows = torch.eye(D_IN)
+            # a dead latent's encoder is orthogonal to its decoder
+            encoder = torch.cat([rows[:count], rows[128 : 256 - count]])
+            sae.W_dec.data, sae.W_enc.data = rows[:128].clone(), encoder.T.contiguous()
+            name = f"{group}-seed{seed}"
+            sae.save_model(str(folder / name))
+            entries.append(Entry(name, name, group, seed))
+    provenance = {"sweep": SweepConfig(**sweep).to_dict()}
+    release = Release(folder.name, "x", tuple(entries), folder, provenance)
+    write_release(release)
+    return str(folder)
+
+
+MATRYOSHKA = {**TINY, "architecture": "regularized_matryoshka_batchtopk"}
+
+
+@pytest.mark.parametrize(
+    ("widths", "alive", "expected"),
+    [
+        ([32, 64, 128], 100, [32, 64, 100]),
+        ([32, 64], 100, [32, 64, 100]),
+        ([32, 64, 128], 64, [32, 64]),
+        ([32, 64, 128], 63, [32, 63]),
+        ([32, 64, 128], 128, [32, 64, 128]),
+        pytest.param(
+            *([64, 128], 40, [40]),
+            marks=pytest.mark.filterwarnings("ignore::UserWarning"),
+        ),
+    ],
+)
+def test_levels_below_the_width_stay(
+    tmp_path: Path,
+    model_name: str,
+    widths: list[int],
+    alive: int,
+    expected: list[int],
+) -> None:
+    sae = {**MATRYOSHKA, "matryoshka_widths": widths}
+    groups = {"none": {}, "l2": {"regularizers": [PENALTY]}}
+    sweep = fields(model=model_name, sae=sae, groups=groups, seeds=[0])
+    control = matched_sweep(recorded(tmp_path / "levels", sweep, alive))
+    assert list(control.groups) == ["l2-matched"]
+    (member,) = expand(control)
+    assert (member.cfg.d_sae, member.cfg.to_dict()["matryoshka_widths"]) == (
+        alive,
+        expected,
+    )
+
+
+@pytest.mark.slow
+def test_a_matryoshka_control_is_trained(tmp_path: Path, model_name: str) -> None:
+    """From the release that a sweep wrote, in which SAELens may have added the last level."""
+    # a part of the latents begins dead, so that the control is narrower
+    sae = {**MATRYOSHKA, "matryoshka_widths": [16, 126], "initialization": "untied"}
+    sweep = fields(
+        model=model_name,
+        sae=sae,
+        groups={"l2": {"regularizers": [{**PENALTY, "coefficient": 1.0}]}},
+        seeds=[0],
+        tokens=40 * 256,
+        lr=1e-2,
+    )
+    with pytest.warns(UserWarning, match="final matryoshka level"):
+        release = run_sweep(sweep_from(sweep, source="x"), tmp_path / "first").release
+    assert release is not None
+    control = matched_sweep(str(folder_of(release)))
+    result = run_sweep(control, tmp_path / "control")
+    assert result.release is not None
+    (entry,) = result.release.entries
+    width = control.groups["l2-matched"]["d_sae"]
+    assert control.groups["l2-matched"]["matryoshka_widths"] == [16, width]
+    trained = SAE.load_from_disk(folder_of(result.release) / entry.path)
+    assert len(trained.W_dec) == width < 126
+
+
+DECAY = {"name": "weight_decay", "decay": 0.1}
+CLIPPING = {"name": "gradient_clipping"}
+L2 = {"regularizers": [PENALTY]}
+
+
+@pytest.mark.parametrize(
+    ("groups", "mechanics"),
+    [
+        # weight decay alone, in the only group and beside others
+        ({"a": {"mechanics": [DECAY]}}, {"a": []}),
+        ({"a": {"mechanics": [{"name": "weight_decay"}]}}, {"a": []}),
+        ({"none": {}, "a": {"mechanics": [CLIPPING, DECAY]}}, {"a": [CLIPPING]}),
+        ({"none": {}, "a": {"mechanics": [DECAY]}, "l2": L2}, {"a": [], "l2": None}),
+        ({"none": {}, "both": {**L2, "mechanics": [DECAY]}}, {"both": []}),
+        # all groups decay their weights: what sets l2 apart is its regulariser
+        (
+            {"none": {"mechanics": [DECAY]}, "l2": {**L2, "mechanics": [DECAY]}},
+            {"l2": [DECAY]},
+        ),
+        ({"l2": {**L2, "mechanics": [DECAY]}}, {"l2": [DECAY]}),
+        # none decays
+        ({"none": {}, "l2": {**L2, "mechanics": [CLIPPING]}}, {"l2": [CLIPPING]}),
+        (
+            {"none": {}, "l2": {**L2, "mechanics": [{**DECAY, "decay": 0.0}]}},
+            {"l2": [{**DECAY, "decay": 0.0}]},
+        ),
+    ],
+)
+def test_weight_decay_regularises(
+    tmp_path: Path,
+    groups: dict[str, dict[str, Any]],
+    mechanics: dict[str, list[Any] | None],
+) -> None:
+    sweep = fields(groups=groups, seeds=[0, 1, 2])
+    control = matched_sweep(recorded(tmp_path / "decay", sweep, 90, 80, 100))
+    assert {
+        name.removesuffix("-matched"): given.get("mechanics")
+        for name, given in control.groups.items()
+    } == mechanics
+    for given in control.groups.values():
+        assert (given["d_sae"], given["regularizers"]) == (90, [])
+    assert control.matched_to == {
+        f"{name}-matched": f"decay/{name}" for name in mechanics
+    }
+
+
+def test_a_decay_of_0_is_no_regulariser(tmp_path: Path) -> None:
+    groups = {"a": {"mechanics": [{**DECAY, "decay": 0}]}, "b": {"mechanics": None}}
+    name = recorded(tmp_path / "idle", fields(groups=groups, seeds=[0]), 90)
+    with pytest.raises(InputError, match="has no regularised group"):
+        matched_sweep(name)

@@ -18,6 +18,7 @@ from saereg_plugin.metrics import ALIVE_THRESHOLD, encoder_decoder_cosines
 SHOWN_LATENTS = 12
 _SIDE = 28
 _KEPT_COLUMNS = 3
+_NO_IMAGES = 0.3
 
 
 def draw_cosine_histograms(groups: Sequence[Group], target: Path) -> Path:
@@ -49,15 +50,19 @@ def draw_shared_latents(groups: Sequence[Group], target: Path) -> Path:
     least similarity; below each its partners in the other seeds. Signs are as they are;
     each image has a scale of its own, symmetric around 0.
     """
-    heights = [len(group.members) for group in groups]
+    shown = [most_shared(group) for group in groups]
+    # a setting without shared latents is one line of text
+    heights = [
+        len(group.members) if len(chosen) else _NO_IMAGES
+        for group, chosen in zip(groups, shown)
+    ]
     figure = Figure(
         figsize=(SHOWN_LATENTS * 0.8, 0.9 * sum(heights) + 0.4 * len(groups)),
         layout="constrained",
     )
     grid = figure.add_gridspec(len(groups), 1, height_ratios=heights)
-    for index, group in enumerate(groups):
+    for index, (group, chosen) in enumerate(zip(groups, shown)):
         panel = figure.add_subfigure(grid[index])
-        chosen = most_shared(group)
         panel.suptitle(
             f"{group.setting.label}: {chosen.shape[0]} shared latents shown",
             fontsize="medium",

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eval_recipes.cross_seed.aggregate import partners
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import Match, PairFigures
 from eval_recipes.cross_seed.pairs import measure_pair as measure_cross_seed
 from eval_recipes.cross_seed.weights import Weights as Directions
+from eval_recipes.matched_values import bootstrap_matched_interval
 from eval_recipes.statistics import Interval, bootstrap_mean_interval
 from eval_recipes.studies.mnist.weights import Weights
 from saereg_plugin.metrics import PAIRED_THRESHOLD, SHARED_THRESHOLD
@@ -55,21 +57,24 @@ def measure_pair(
     Return the figures of SAEs A and B, as the ``cross_seed`` evaluation defines them.
 
     Mean max cosine averages decoder and encoder and both directions; paired is by the
-    decoder, of A's latents. Intervals resample matched latents (A's with their partners),
-    for mean max cosine those of each side on their own.
+    decoder, of A's latents. Intervals resample latents with their partners.
     """
     config = CrossSeedEvalConfig()
     found = measure_cross_seed(_directions(a, config), _directions(b, config), config)
 
-    def interval(*values: Tensor) -> Interval:
+    def interval(values: Tensor) -> Interval:
         return bootstrap_mean_interval(
-            [v.float().numpy() for v in values],
-            caps=[1.0] * len(values),
-            n_resamples=n_resamples,
-            seed=seed,
+            [values.float().numpy()], caps=[1.0], n_resamples=n_resamples, seed=seed
         )
 
-    figures = {name: interval(*found.values[name]) for name in _BOTH_SIDES}
+    def of_both_sides(name: str) -> Interval:
+        own, other = (values.numpy() for values in found.values[name])
+        matched = partners(found, name, 0).numpy()
+        return bootstrap_matched_interval(
+            own, other, matched, cap=1.0, n_resamples=n_resamples, seed=seed
+        )
+
+    figures = {name: of_both_sides(name) for name in _BOTH_SIDES}
     best_encoder = found.values["mean_max_cos_encoder"][0]
     figures |= {
         "paired": interval(found.values["fraction_paired"][0]),

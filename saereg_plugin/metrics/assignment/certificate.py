@@ -92,8 +92,8 @@ def check(
 
     Args:
         weights: of all pairs [n_a, n_b].
-        partner: [n_a] column of each row, ``SINGLE`` for none.
-        prices: [n_b] whole numbers from 0 to ``LARGEST``.
+        partner: [n_a] column of each row, ``SINGLE`` for none; without a ``fault``.
+        prices: [n_b] whole numbers from 0 to ``LARGEST``, see ``clipped``.
         promised: [n_a] profits that rows are said to have at the most; pairs above
             them are listed. By default none is.
         room: pairs to list of each row, the most profitable ones.
@@ -136,13 +136,48 @@ def check(
         (taken,) = np.nonzero(partner[rows] != SINGLE)
         matched[rows.start + taken] = block[taken, partner[rows][taken]]
     profit = np.maximum(best.astype(np.int64), 0)
+    total = int(matched.sum(dtype=np.int64))
+    bound = int(profit.sum()) + int(prices.sum())
+    assert bound >= total, "no matching's total is above a bound"
     return Check(
-        total=int(matched.sum(dtype=np.int64)),
-        bound=int(profit.sum()) + int(prices.sum()),
+        total=total,
+        bound=bound,
         weight=matched,
         pair=np.concatenate(pairs),
         pair_weight=np.concatenate(found),
     )
+
+
+def fault(partner: Longs | Ints, n_a: int, n_b: int) -> str | None:
+    """
+    Return what keeps partners from being a one-to-one matching of the whole smaller side.
+
+    None if they are one. The bound is that of such matchings: it says nothing of others.
+
+    >>> fault(np.array([1, 1]), 2, 2)
+    'partner matches 2 rows of a to 1 rows of b; expected 2 to as many different ones.'
+    """
+    if partner.shape != (n_a,):
+        return f"partner has shape {[*partner.shape]}; expected one for each of {n_a} rows of a."
+    taken = partner[partner != SINGLE]
+    if len(taken) and not (taken.min() >= 0 and taken.max() < n_b):
+        return (
+            f"partner names rows {taken.min()} to {taken.max()} of b; expected 0 to "
+            f"{n_b - 1}, or -1 for none."
+        )
+    different = int(np.count_nonzero(np.bincount(taken)))
+    pairs = min(n_a, n_b)
+    if not len(taken) == different == pairs:
+        return (
+            f"partner matches {len(taken)} rows of a to {different} rows of b; expected "
+            f"{pairs} to as many different ones."
+        )
+    return None
+
+
+def clipped(steps: Longs | NDArray[np.float64]) -> Longs:
+    """Return whole prices that keep the bound true: 0 to ``LARGEST`` steps of the grid."""
+    return np.clip(steps, 0, LARGEST).astype(np.int64)
 
 
 def certify(
@@ -185,7 +220,7 @@ def certify(
         return Certificate(0.0, 0.0, np.zeros(weights.shape[0]))
     grid = weights.grid
     steps = np.rint(prices.double().numpy() / grid.step)
-    seen = check(weights, columns, np.clip(steps, 0, LARGEST).astype(np.int64))
+    seen = check(weights, columns, clipped(steps))
     pairs = min(weights.shape)
     similarity = np.where(columns == SINGLE, 0.0, grid.similarity(seen.weight))
     return Certificate(
@@ -203,15 +238,7 @@ def _matching(partner: Tensor, n_a: int, n_b: int) -> Ints:
             f"{n_a} numbers of type torch.int64, one for each row of a."
         )
     columns = partner.numpy()
-    taken = columns[columns != SINGLE]
-    if len(taken) and not (taken.min() >= 0 and taken.max() < n_b):
-        raise InputError(
-            f"partner names rows {taken.min()} to {taken.max()} of b; expected 0 to "
-            f"{n_b - 1}, or -1 for none."
-        )
-    if len(np.unique(taken)) != min(n_a, n_b) or len(taken) != min(n_a, n_b):
-        raise InputError(
-            f"partner matches {len(taken)} rows of a to {len(np.unique(taken))} rows of "
-            f"b; expected {min(n_a, n_b)} to as many different ones."
-        )
+    wrong = fault(columns, n_a, n_b)
+    if wrong is not None:
+        raise InputError(wrong)
     return columns.astype(np.int32)

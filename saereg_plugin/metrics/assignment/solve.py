@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics.assignment.blocks import in_parts
-from saereg_plugin.metrics.assignment.certificate import Check, check, relative
+from saereg_plugin.metrics.assignment.certificate import (
+    Check,
+    check,
+    clipped,
+    fault,
+    relative,
+)
 from saereg_plugin.metrics.assignment.graph import Edges, State
 from saereg_plugin.metrics.assignment.heap import Ints, Longs
 from saereg_plugin.metrics.assignment.scan import NONE, scan_columns, scan_rows
@@ -67,6 +73,7 @@ def assign(
 
     Raises:
         InputError: for a number of candidates below 1 or a negative gap.
+        RuntimeError: if the search gave what is no matching, which is a bug of its own.
     """
     if candidates < 1:
         raise InputError(f"candidates is {candidates}; expected 1 or more.")
@@ -90,7 +97,10 @@ def assign(
         state.solve(edges)
         rounds += 1
         partner = state.completed()
-        seen = check(weights, partner, state.v, state.u, room=room)
+        # the gap trusts nothing of the search: neither its partners nor its prices
+        _require_matching(partner, n_a, n_b)
+        steps = clipped(state.v)
+        seen = check(weights, partner, steps, state.u, room=room)
         gap, share = _gap(seen, weights.grid, min(n_a, n_b))
         more = edges
         if share > relative_gap:
@@ -102,7 +112,7 @@ def assign(
         if len(more.pair) == len(edges.pair):
             similarity = weights.grid.similarity(seen.weight)
             similarity[partner == NONE] = 0
-            prices = state.v.astype(np.float64) * weights.grid.step
+            prices = steps.astype(np.float64) * weights.grid.step
             return Assignment(
                 partner,
                 similarity,
@@ -114,6 +124,15 @@ def assign(
             )
         edges = more
         room = _next_room(seen, room, n_a, n_b)
+
+
+def _require_matching(partner: Ints, n_a: int, n_b: int) -> None:
+    """Refuse what the bound would say nothing of."""
+    wrong = fault(partner, n_a, n_b)
+    if wrong is not None:
+        raise RuntimeError(
+            f"The assignment's search gave no matching, which is a bug of it: {wrong}"
+        )
 
 
 def _next_room(seen: Check, room: int, n_a: int, n_b: int) -> int:
