@@ -25,7 +25,8 @@ def wide_control(
     found = [
         other
         for other in groups
-        if other.role.coefficient == 0
+        if other is not group
+        and other.role.coefficient == 0
         and other.role.matched_to is None
         and (other.role.base, other.role.d_sae) == (group.role.base, group.role.d_sae)
     ]

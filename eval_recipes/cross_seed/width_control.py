@@ -48,9 +48,11 @@ def compare_widths(folder: Path) -> list[Comparison]:
     warn_of_controls_without_group(groups)
     found: list[Comparison] = []
     for group in groups:
-        if not group.role.coefficient:
+        matched = matched_control(group, groups)
+        # a group that only decays its weights has no coefficient, yet may have a control
+        if not group.role.coefficient and matched is None:
             continue
-        wide, matched = wide_control(group, groups), matched_control(group, groups)
+        wide = wide_control(group, groups)
         if matched is not None:
             found += _compare("regularised - matched", group, matched)
             family = family_of(group, groups, wide)

@@ -236,6 +236,24 @@ def test_planted_controls_are_found_and_compared(tmp_path: Path) -> None:
     assert ".417, .417, .417" in each
 
 
+def test_a_group_without_coefficient_is_compared_with_its_control(
+    tmp_path: Path,
+) -> None:
+    out = evaluate(tmp_path)
+
+    def decay(record: Any) -> None:
+        role = record["eval_result_unstructured"]["role"]
+        role["coefficient"], role["penalty"] = 0.0, None
+        role["base"] += " with weight decay"
+
+    edit_records(out, "lab-wide_strong", decay)
+    found = [c for c in compare_widths(out) if c.group == "lab-wide/strong"]
+    assert {c.kind for c in found} == {"regularised - matched", KIND}
+    shared = one(found, "regularised - matched", "strong", "shared")
+    assert shared.difference == pytest.approx(8 / 12 - 2 / 8)
+    assert one(found, KIND, "strong", "shared").difference is None
+
+
 def edit_records(out: Path, sae_ids: str, change: Callable[[Any], None]) -> None:
     """Change result files as an older or odder run would have written them."""
     paths = [*(out / "cross_seed").glob(f"{sae_ids}*.json")]
