@@ -106,6 +106,7 @@ def mnist(
         Training,
         chosen_settings,
         schedule,
+        seeds_in,
     )
     from eval_recipes.studies.mnist.study import train_all
     from eval_recipes.studies.mnist.write import REPORT, write_report
@@ -125,7 +126,7 @@ def mnist(
     if not report_only:
         train_all(runs, training, images, out)
     # the report is on the whole folder, whatever was chosen to train now
-    seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs)}))
+    seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs), *seeds_in(out)}))
     report = write_report(schedule(SETTINGS, seeds), training, images, out)
     state = "complete" if report["complete"] else "PARTIAL"
     Console(soft_wrap=True).print(

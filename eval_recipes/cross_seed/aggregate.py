@@ -17,7 +17,6 @@ from eval_recipes.cross_seed.pairs import (
     Side,
 )
 from eval_recipes.cross_seed.weights import Weights
-from eval_recipes.matched_values import bootstrap_matched_interval
 from eval_recipes.statistics import Interval, SeedPair, bootstrap_mean_interval
 from saereg_plugin.metrics import dead_count, row_geometry, share_classes
 
@@ -87,27 +86,9 @@ def figures_of_pair(
     """
     Return every metric of one pair as seen from one side, matched once.
 
-    The bootstrap resamples latents with their partners, and latents of the larger side that
-    have none on their own.
+    The bootstrap resamples latents with their partners.
     """
-    figures: Figures = {}
-    for metric in PAIR_METRICS:
-        own, other = pair.values[metric][side], pair.values[metric][1 - side]
-        if not len(own):
-            figures[metric] = None
-        elif metric in SYMMETRIC:
-            figures[metric] = bootstrap_matched_interval(
-                own.numpy(),
-                other.numpy(),
-                partners(pair, metric, side).numpy(),
-                cap=1.0,
-                n_resamples=config.n_resamples,
-                seed=config.random_seed,
-            )
-        else:
-            caps = None if metric in UNBOUNDED else [pair.cap(metric, side)]
-            figures[metric] = _bootstrap([own], config, caps=caps)
-    return figures
+    return {metric: _figure([(pair, side)], metric, config) for metric in PAIR_METRICS}
 
 
 def pair_figures(
@@ -125,18 +106,24 @@ def pair_figures(
             for _, pair, side in oriented(pairs, seed)
             if len(pair.values[metric][side])
         ]
-        if not sides:
-            figures[metric] = None
-            continue
-        values = [with_partners(pair, metric, side) for pair, side in sides]
-        cap = sum(pair.cap(metric, side) for pair, side in sides) / len(sides)
-        caps = None if metric in UNBOUNDED else [cap]
-        figure = _bootstrap([torch.stack(values).mean(dim=0)], config, caps=caps)
-        if metric in SYMMETRIC:
-            figure = figure._replace(value=_mean_of_sides(sides, metric))
-        figures[metric] = figure
+        figures[metric] = _figure(sides, metric, config) if sides else None
     shared = {name: figures.pop(name) for name in ("shared", "shared_alive")}
     return figures, shared
+
+
+def _figure(
+    sides: Sequence[tuple[PairFigures, Side]], metric: str, config: CrossSeedEvalConfig
+) -> Interval | None:
+    """Return one metric of one SAE against others, its latents resampled for all of them."""
+    values = [with_partners(pair, metric, side) for pair, side in sides]
+    if not len(values[0]):
+        return None
+    cap = sum(pair.cap(metric, side) for pair, side in sides) / len(sides)
+    caps = None if metric in UNBOUNDED else [cap]
+    figure = _bootstrap([torch.stack(values).mean(dim=0)], config, caps=caps)
+    if metric in SYMMETRIC:
+        return figure._replace(value=_mean_of_sides(sides, metric))
+    return figure
 
 
 def _mean_of_sides(sides: Sequence[tuple[PairFigures, Side]], metric: str) -> float:

@@ -73,7 +73,7 @@ def measure_baseline(
     d_sae, d_in = random.dec.shape
     similarity, shared = pair_figures({(0, 1): pair}, 0, config)
     geometry = geometry_figures(random, config)
-    # its alive rows are fewer than an SAE's, and its norms are what they were drawn as
+    # it has another number of alive rows than an SAE, and its norms are what they were drawn as
     of_alive = [name for name in geometry if name.endswith("_alive")]
     left_out = {*of_alive, "decoder_norm"}
     own = {name: geometry[name] for name in geometry if name not in left_out}

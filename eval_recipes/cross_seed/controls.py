@@ -17,18 +17,20 @@ def wide_control(
     """
     Return the unregularised group of the same configuration and width.
 
-    Of several the one of the same release, which shares its data.
+    Of a group with a regulariser that is one with all its mechanics; of one that only decays
+    its weights one without that. Of several the one of the same release, which shares its data.
 
     Raises:
         InputError: if several are left.
     """
+    role = group.role
+    base = role.undecayed if role.decays_only else role.base
     found = [
         other
         for other in groups
-        if other is not group
-        and other.role.coefficient == 0
+        if other.role.coefficient == 0
         and other.role.matched_to is None
-        and (other.role.base, other.role.d_sae) == (group.role.base, group.role.d_sae)
+        and (other.role.base, other.role.d_sae) == (base, role.d_sae)
     ]
     release = group.role.name.removesuffix(group.group)
     own = [other for other in found if other.role.name.startswith(release)]

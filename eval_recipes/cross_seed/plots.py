@@ -182,7 +182,8 @@ def _families(
             and (not role.coefficient or other.role.penalty == role.penalty)
             and other.role.coefficient
         }
-        for kind in sorted(kinds) or ["no penalty"]:
+        alone = "weight decay" if role.decays_only else "no penalty"
+        for kind in sorted(kinds) or [alone]:
             label = f"{kind}, {k}, {role.d_sae} latents"
             families[label].append((role.coefficient, group))
     return families

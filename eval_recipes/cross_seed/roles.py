@@ -14,6 +14,7 @@ from eval_recipes.origin import architecture
 from saereg_plugin.errors import InputError
 from saereg_plugin.regularizers import acts
 from saereg_plugin.releases import LOADER, read_release
+from saereg_plugin.sweeps.matched import decays
 
 MATCHED_TO = "matched_to"
 """Field of a release's provenance: group -> "release/group" whose alive count it has as width."""
@@ -33,6 +34,18 @@ class Role:
     coefficient: float | None
     """0 without regulariser, None with several or one that is annealed from 0."""
     matched_to: str | None = None
+    undecayed: str | None = None
+    """``base`` without the mechanic ``weight_decay``; None of a group that has none."""
+
+    @property
+    def regularised(self) -> bool:
+        """Whether it has one coefficient, or no regulariser but decaying weights."""
+        return bool(self.coefficient) or self.decays_only
+
+    @property
+    def decays_only(self) -> bool:
+        """Whether ``weight_decay`` is all that it has of a regulariser."""
+        return self.coefficient == 0 and self.undecayed is not None
 
 
 def role_of(subject: Subject, cfg: Mapping[str, Any]) -> Role:
@@ -66,6 +79,9 @@ def role_of(subject: Subject, cfg: Mapping[str, Any]) -> Role:
         "hook": metadata.get("hook_name"),
         "details": details,
     }
+    mechanics = details.get("mechanics") or []
+    kept = [mechanic for mechanic in mechanics if not decays(mechanic)]
+    undecayed = {**base, "details": {**details, "mechanics": kept}}
     return Role(
         name=f"{subject.release}/{subject.group}",
         base=_text(base),
@@ -74,6 +90,7 @@ def role_of(subject: Subject, cfg: Mapping[str, Any]) -> Role:
         penalty=penalty,
         coefficient=_coefficient(acting),
         matched_to=matched_to(subject),
+        undecayed=_text(undecayed) if len(kept) < len(mechanics) else None,
     )
 
 

@@ -48,11 +48,9 @@ def compare_widths(folder: Path) -> list[Comparison]:
     warn_of_controls_without_group(groups)
     found: list[Comparison] = []
     for group in groups:
-        matched = matched_control(group, groups)
-        # a group that only decays its weights has no coefficient, yet may have a control
-        if not group.role.coefficient and matched is None:
+        if not group.role.regularised:
             continue
-        wide = wide_control(group, groups)
+        wide, matched = wide_control(group, groups), matched_control(group, groups)
         if matched is not None:
             found += _compare("regularised - matched", group, matched)
             family = family_of(group, groups, wide)

@@ -32,7 +32,8 @@ def weight_regularized_mnist(
     ``.1 d_in / d_sae * sum |z|`` (.05 at 784 and 1568), the weight penalties ``d_in`` times
     1e-3 (l1, of means) or 1e-5 (l2, a sum of squares; frobenius, un-squared norms). For the
     paper's row "tied, L2" the public notebook takes un-squared norms
-    (``penalty="frobenius"``), and sums of squares (``penalty="l2"``) for untied SAEs only.
+    (``penalty="frobenius"``), and sums of squares (``penalty="l2"``) for untied SAEs only;
+    the published row is that of ``penalty="l2"`` (docs/studies/mnist.md).
 
     ``saereg-bench study mnist`` trains the paper's runs in a loop of its own; this preset
     is for SAELens' runners, and differs from the paper where SAELens does: it clips

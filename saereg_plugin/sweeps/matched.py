@@ -32,9 +32,9 @@ def matched_sweep(name: str) -> SweepConfig:
     cos(encoder, decoder) > .1); all else, seeds and order of tokens included, is the group's.
     Of Matryoshka levels those narrower than the control stay, and its width is the last one.
 
-    The mechanic ``weight_decay`` is a regulariser, too, and the control goes without it. But
-    where every group decays its weights and some have a regulariser besides, it is part of
-    "all else".
+    The mechanic ``weight_decay`` is a regulariser only where it is all that a group has of one,
+    and not every group decays its weights beside some that have more: the control then goes
+    without it. Else it is part of "all else".
 
     Args:
         name: folder of a release that ``run_sweep`` trained.
@@ -72,7 +72,7 @@ def matched_sweep(name: str) -> SweepConfig:
                 f"Group {group!r} of release {name!r} has {width} alive latents (median), fewer "
                 f"than k={fields.get('k')}; no SAE of that width can be trained."
             )
-        groups[control] = _control(fields, width, decay=group not in decayed)
+        groups[control] = _control(fields, width, decay=group in penalised)
         matched_to[control] = f"{release.name}/{group}"
     if not groups:
         raise InputError(
@@ -88,7 +88,7 @@ def _control(fields: Mapping[str, Any], width: int, *, decay: bool) -> dict[str,
         control["matryoshka_widths"] = [*(w for w in levels if w < width), width]
     if not decay:
         control["mechanics"] = [
-            mechanic for mechanic in fields["mechanics"] if not _is_decay(mechanic)
+            mechanic for mechanic in fields["mechanics"] if not decays(mechanic)
         ]
     return control
 
@@ -98,14 +98,16 @@ def _penalises(fields: Mapping[str, Any]) -> bool:
 
 
 def _decays_weights(fields: Mapping[str, Any]) -> bool:
-    return any(
-        _is_decay(mechanic) and bool(mechanic.get("decay", WeightDecay.decay))
-        for mechanic in fields.get("mechanics") or []
+    return any(map(decays, fields.get("mechanics") or []))
+
+
+def decays(mechanic: Any) -> bool:
+    """Whether a mechanic, given as a mapping of its fields, is a ``weight_decay`` that acts."""
+    return (
+        isinstance(mechanic, Mapping)
+        and mechanic.get("name") == WeightDecay.name
+        and bool(mechanic.get("decay", WeightDecay.decay))
     )
-
-
-def _is_decay(mechanic: Any) -> bool:
-    return isinstance(mechanic, Mapping) and mechanic.get("name") == WeightDecay.name
 
 
 def _median_alive(release: Release, entries: list[Entry]) -> int:

@@ -171,7 +171,7 @@ def test_groups_of_other_sizes_have_their_own(tmp_path: Path) -> None:
 def test_what_cannot_be_shared_is_not_matched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four more random SAEs of 48 dimensions cost products, those of 2 a matching each."""
+    """Three more random SAEs of 48 dimensions cost products, those of 2 a matching each."""
     calls: list[int] = []
     measured = measure.measure_pair
 

@@ -20,7 +20,8 @@ from PIL import Image
 from sae_lens import SAE
 from sae_lens.saes.sae import SAEMetadata
 
-from eval_recipes.context import RunContext
+from eval_recipes.context import RunContext, Subject
+from eval_recipes.cross_seed.controls import wide_control
 from eval_recipes.cross_seed.equal_variance import KIND
 from eval_recipes.cross_seed.interpolation import (
     Estimate,
@@ -36,8 +37,8 @@ from eval_recipes.cross_seed.plots import (
     _similarities,
     plot_cross_seed,
 )
-from eval_recipes.cross_seed.result_groups import read_groups
-from eval_recipes.cross_seed.roles import matched_to
+from eval_recipes.cross_seed.result_groups import ResultGroup, read_groups
+from eval_recipes.cross_seed.roles import Role, matched_to, role_of
 from eval_recipes.cross_seed.width_control import (
     Comparison,
     compare_widths,
@@ -236,22 +237,58 @@ def test_planted_controls_are_found_and_compared(tmp_path: Path) -> None:
     assert ".417, .417, .417" in each
 
 
-def test_a_group_without_coefficient_is_compared_with_its_control(
-    tmp_path: Path,
-) -> None:
+def test_a_group_that_only_decays_its_weights_is_compared(tmp_path: Path) -> None:
     out = evaluate(tmp_path)
 
     def decay(record: Any) -> None:
         role = record["eval_result_unstructured"]["role"]
         role["coefficient"], role["penalty"] = 0.0, None
+        role["undecayed"] = role["base"]
         role["base"] += " with weight decay"
 
     edit_records(out, "lab-wide_strong", decay)
     found = [c for c in compare_widths(out) if c.group == "lab-wide/strong"]
-    assert {c.kind for c in found} == {"regularised - matched", KIND}
+    assert {(c.kind, c.other) for c in found} == {
+        ("regularised - matched", "lab-matched/matched"),
+        ("regularised - wide", "lab-wide/none"),
+        (KIND, "lab-matched/matched"),
+    }
     shared = one(found, "regularised - matched", "strong", "shared")
     assert shared.difference == pytest.approx(8 / 12 - 2 / 8)
     assert one(found, KIND, "strong", "shared").difference is None
+    weak = {c.other for c in compare_widths(out) if c.group == "lab-wide/weak"}
+    assert weak == {"lab-wide/none"}
+
+
+def test_wide_controls_beside_weight_decay() -> None:
+    """Of {none, decay, l2, l2 and decay}: one without the penalty, all else equal."""
+    decay = {"name": "weight_decay", "decay": 0.1}
+    l2 = {"name": "weight_penalty", "norm": "l2", "coefficient": 1e-3}
+
+    def role(name: str, *, penalty: bool, decays: bool) -> Role:
+        details = {
+            "regularizers": [l2] if penalty else [],
+            "mechanics": [decay] if decays else [],
+        }
+        metadata = {"training_architecture_details": details}
+        cfg = {"architecture": "topk", "d_in": 4, "d_sae": 8, "k": 2}
+        subject = Subject(release="unheard of", sae_id=name, group=name, seed=0)
+        return role_of(subject, {**cfg, "metadata": metadata})
+
+    roles = {
+        name: role(name, penalty="l2" in name, decays="decay" in name)
+        for name in ("none", "decay", "l2", "l2-decay")
+    }
+    groups = [ResultGroup(one, name, {}, {}, {}, {}, []) for name, one in roles.items()]
+    wide = {
+        group.group: found.group
+        for group in groups
+        if (found := wide_control(group, groups)) is not None
+    }
+    assert wide == {"none": "none", "decay": "none", "l2": "none", "l2-decay": "decay"}
+    assert [name for name, one in roles.items() if one.regularised] == [
+        *("decay", "l2", "l2-decay")
+    ]
 
 
 def edit_records(out: Path, sae_ids: str, change: Callable[[Any], None]) -> None:

@@ -73,11 +73,12 @@ def test_a_vanishing_vector_is_like_nothing_as_published() -> None:
 
 def test_the_larger_sae_can_be_put_first() -> None:
     a = torch.eye(16)
-    # latents 1 and 2 of A are 0 and 1 of B, whose latent 2 decodes to A's 3 and encodes to A's 0
+    # latents 1 and 2 of A are 0 and 1 of B, whose latent 2 decodes to A's 3 and encodes to A's
+    # 0; its latent 3 is dead
     large = Weights(a[:4], a[:4])
     small = Weights(
-        torch.cat([a[1:3], 0.9 * a[[0]] + 0.4 * a[[3]]]),
-        torch.cat([a[1:3], 0.4 * a[[0]] + 0.9 * a[[3]]]),
+        torch.cat([a[1:3], 0.9 * a[[0]] + 0.4 * a[[3]], a[[5]]]),
+        torch.cat([a[1:3], 0.4 * a[[0]] + 0.9 * a[[3]], a[[6]]]),
     )
     for pair, first in (
         (measure_pair(large, small), 0),

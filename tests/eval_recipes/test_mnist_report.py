@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,13 @@ def test_the_most_shared_latents_are_found_in_every_seed(
     first = chosen[:, 0]
     assert torch.equal(chosen[:, 1], where_second[first])
     assert torch.equal(chosen[:, 2], where_third[first])
+    # what the second and the third do not share is left out
+    other = third.dec.clone()
+    gone = int(where_third[first[0]])
+    other[gone] = torch.eye(784)[0]
+    changed = Weights(third.enc, other, third.b_enc, third.b_dec)
+    (fewer,) = group_runs([*members[:2], replace(members[2], weights=changed)])
+    assert int(first[0]) not in most_shared(fewer)[:, 0].tolist()
     (alone,) = group_runs(members[:1])
     assert most_shared(alone).shape == (0, 1)
 
@@ -235,6 +243,14 @@ def test_the_command_reports_on_what_is_finished(command: Callable[..., Path]) -
     assert report["finished_runs"] == 4
     assert len(report["missing_runs"]) == 17
     assert {"tied-l1/seed2", "untied/seed2", "tied/seed0"} < {*report["missing_runs"]}
+    # nor does a seed that was named before go missing
+    command("--setting", "untied", "--seed", "5")
+    command("--setting", "untied", "--seed", "0", "--report-only")
+    report = json.loads((out / "report.json").read_text())
+    assert (report["finished_runs"], report["planned_runs"]) == (5, 28)
+    shutil.rmtree(out / "untied" / "seed5")
+    command("--report-only")
+    report = json.loads((out / "report.json").read_text())
     assert weights.stat().st_mtime_ns == before
     assert (removed / "sae_weights.safetensors").is_file()
     text = (out / "report.md").read_text()

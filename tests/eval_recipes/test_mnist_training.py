@@ -192,6 +192,16 @@ def test_orders_are_permutations_that_differ_between_epochs_and_seeds() -> None:
     assert order(1, 3, shared=True) != order(1, 4, shared=True)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_start_as_in_the_notebooks(tied: bool) -> None:
+    setting = BY_NAME["tied" if tied else "untied"]
+    for seed in (0, 2):
+        weights = initial_weights(setting, Training(d_sae=300), seed=seed)
+        enc, dec = mnist_oracle.linear_start(300, 784, seed, tied=tied)
+        torch.testing.assert_close(weights.enc, enc, rtol=0, atol=1e-7)
+        torch.testing.assert_close(weights.dec, dec, rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize("setting", [BY_NAME["untied"], BY_NAME["tied"]])
 def test_runs_start_as_described(setting: Setting) -> None:
     training = Training(d_sae=300)

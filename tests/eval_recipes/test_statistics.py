@@ -8,7 +8,6 @@ from scipy import stats
 from eval_recipes import statistics
 from eval_recipes.bootstrap import Array, bootstrap
 from eval_recipes.interval import NO_VARIATION, unseen
-from eval_recipes.matched_values import bootstrap_matched_interval
 from eval_recipes.statistics import (
     bootstrap_mean_interval,
     paired_difference,
@@ -105,72 +104,6 @@ def test_a_sample_without_variation_widens_the_interval_of_the_others() -> None:
     assert alone.low is not None and bounded.low is not None
     assert bounded.high == alone.high
     assert bounded.low == pytest.approx(alone.low - np.log(40) / 50)
-
-
-def test_the_same_values_on_both_sides_are_drawn_once() -> None:
-    generator = np.random.default_rng(0)
-    values, order = generator.random(300), generator.permutation(300)
-    once = bootstrap_mean_interval([values], seed=3)
-    twice = bootstrap_matched_interval(values, values[order], np.argsort(order), seed=3)
-    assert twice == pytest.approx(once[:4] + (None,))
-    apart = bootstrap_mean_interval([values, values[order]], seed=3)
-    ratio = np.diff(once.ends) / np.diff(apart.ends)
-    assert float(ratio[0]) == pytest.approx(math.sqrt(2), rel=0.1)
-
-
-@pytest.mark.parametrize("turned", [False, True])
-def test_values_without_a_partner_are_drawn_alone(turned: bool) -> None:
-    """900 values a side and pairs of 600: the error by hand, from three samples."""
-    generator = np.random.default_rng(0)
-    a, b = generator.normal(1, 2, 900), generator.normal(3, 1, 750)
-    partner = np.full(900, -1)
-    partner[300:] = generator.permutation(750)[:600]
-    b[partner[300:]] += a[300:]
-    alone = np.setdiff1d(np.arange(750), partner)
-    variance = (
-        (a[300:] / 1800 + b[partner[300:]] / 1500).var() * 600
-        + a[:300].var() * 300 / 1800**2
-        + b[alone].var() * 150 / 1500**2
-    )
-    own, other = a, b
-    if turned:
-        own, other, found = b, a, np.full(750, -1)
-        found[partner[300:]] = np.arange(300, 900)
-        partner = found
-    interval = bootstrap_matched_interval(
-        own, other, partner, n_resamples=20_000, seed=1
-    )
-    low, high = interval.ends
-    assert interval.value == pytest.approx((a.mean() + b.mean()) / 2)
-    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(variance), rel=0.03)
-    assert interval.n == 600 + 300 + 150
-
-
-def test_matched_shares_of_0_and_1_are_no_certainty() -> None:
-    both = ([1.0] * 20, [1.0] * 20, range(20))
-    found = bootstrap_matched_interval(*both, cap=1.0, seed=0)
-    assert found.ends == (pytest.approx(1 - np.log(40) / 20), 1.0)
-    unbounded = bootstrap_matched_interval(*both, seed=0)
-    assert unbounded == (1.0, None, None, 20, NO_VARIATION)
-    # nothing matched: two samples, each on its own
-    none = bootstrap_matched_interval([0.2, 0.4], [0.6], [-1, -1], seed=3)
-    assert none == (bootstrap_mean_interval([[0.2, 0.4], [0.6]], seed=3)._replace(n=3))
-
-
-@pytest.mark.parametrize(
-    ("own", "other", "partner", "message"),
-    [
-        ([], [1.0], [], "both sides; got 0 and 1"),
-        ([1.0], [1.0], [0, 0], "or -1 for each of 1"),
-        ([1.0, 2.0], [1.0], [0, 0], "used once"),
-        ([1.0], [1.0], [1], "partner 1 of 1 values"),
-    ],
-)
-def test_partners_must_be_a_matching(
-    own: list[float], other: list[float], partner: list[int], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        bootstrap_matched_interval(own, other, partner, seed=0)
 
 
 def test_a_resample_without_a_value_takes_the_interval() -> None:

@@ -17,6 +17,20 @@ Leaves = list[Tensor]
 """Encoder [d_sae, d_in], decoder [d_sae, d_in] and, if there are any, b_enc and b_dec."""
 
 
+def linear_start(d_sae: int, d_in: int, seed: int, *, tied: bool) -> list[Tensor]:
+    """Encoder and decoder weights as two ``nn.Linear`` layers are initialised by the notebooks."""
+    generator = torch.Generator().manual_seed(seed)
+    encoder = torch.nn.Linear(d_in, d_sae, bias=False)
+    decoder = torch.nn.Linear(d_sae, d_in, bias=False)
+    if not tied:
+        torch.nn.init.kaiming_uniform_(encoder.weight, a=0.0, generator=generator)
+    torch.nn.init.kaiming_uniform_(decoder.weight, a=0.0, generator=generator)
+    dec = decoder.weight.detach()
+    if tied:
+        dec = dec / dec.norm(dim=0, keepdim=True)
+    return [dec.T if tied else encoder.weight.detach(), dec.T]
+
+
 def encode_decode(leaves: Leaves, x: Tensor) -> tuple[Tensor, Tensor]:
     """Reconstructions and latents, as a module with ``nn.Linear`` layers has them."""
     enc, dec = leaves[:2]

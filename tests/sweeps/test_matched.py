@@ -193,7 +193,8 @@ L2 = {"regularizers": [PENALTY]}
         ({"a": {"mechanics": [{"name": "weight_decay"}]}}, {"a": []}),
         ({"none": {}, "a": {"mechanics": [CLIPPING, DECAY]}}, {"a": [CLIPPING]}),
         ({"none": {}, "a": {"mechanics": [DECAY]}, "l2": L2}, {"a": [], "l2": None}),
-        ({"none": {}, "both": {**L2, "mechanics": [DECAY]}}, {"both": []}),
+        # beside a regulariser it is part of what the control shares
+        ({"none": {}, "both": {**L2, "mechanics": [DECAY]}}, {"both": [DECAY]}),
         # all groups decay their weights: what sets l2 apart is its regulariser
         (
             {"none": {"mechanics": [DECAY]}, "l2": {**L2, "mechanics": [DECAY]}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,8 @@ def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
     """
     Return latent ids [shown, seeds] of one latent in every seed, most similar first.
 
-    Empty without a pair. Similarity is the least of encoder's and decoder's over the
-    pairs with the first seed.
+    Its partners in the other seeds are shared between those, too. Empty without a pair.
+    Similarity is the least of encoder's and decoder's over the pairs with the first seed.
     """
     first = group.members[0].run.seed
     others = [one.run.seed for one in group.members[1:]]
@@ -91,6 +92,13 @@ def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
         return torch.empty(0, 1, dtype=torch.int64)
     matches = [group.pairs[first, other].match for other in others]
     shared = torch.stack([match.shared for match in matches]).all(dim=0)
+    partners = dict(zip(others, (match.decoder.partner for match in matches)))
+    for low, high in combinations(others, 2):
+        between = group.pairs[low, high].match
+        mine = partners[low]
+        shared &= between.shared[mine] & (
+            between.decoder.partner[mine] == partners[high]
+        )
     least = torch.stack(
         [torch.minimum(m.decoder.similarity, m.encoder.similarity) for m in matches]
     ).amin(dim=0)
@@ -126,9 +134,11 @@ def draw_kept(groups: Sequence[Group], target: Path) -> Path:
         axes.set_title(group.setting.label, fontsize="medium")
     for axes in panels[len(groups) :]:
         axes.axis("off")
+    for axes in panels[max(0, len(groups) - _KEPT_COLUMNS) : len(groups)]:
+        axes.tick_params(labelbottom=True)
     figure.supxlabel("share of latents, by size of the encoder-decoder cosine")
     figure.supylabel("mean squared error")
-    panels[0].legend(fontsize="small")
+    panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center")
     return _save(figure, target)
 
 

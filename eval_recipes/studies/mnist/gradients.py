@@ -62,9 +62,8 @@ def step_gradients(
     residual.mul_(2 / len(flat))
     enc, dec, b_enc = parts.backward(weights, x, residual, activation_l1 / acts.numel())
     b_dec = None
-    if weights.b_dec is not None:
+    if weights.b_dec is not None and b_enc is not None:
         # through the reconstruction, and through what the encoder reads
-        assert b_enc is not None
         b_dec = residual.sum(dim=0).sub_(b_enc @ weights.enc)
     return Step(
         mse=mse,

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eval_recipes.cross_seed.aggregate import partners
+from eval_recipes.cross_seed.aggregate import figures_of_pair
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import Match, PairFigures
 from eval_recipes.cross_seed.pairs import measure_pair as measure_cross_seed
 from eval_recipes.cross_seed.weights import Weights as Directions
-from eval_recipes.matched_values import bootstrap_matched_interval
 from eval_recipes.statistics import Interval, bootstrap_mean_interval
 from eval_recipes.studies.mnist.weights import Weights
 from saereg_plugin.metrics import PAIRED_THRESHOLD, SHARED_THRESHOLD
@@ -29,7 +28,14 @@ LARGER_FIRST = "shared_alive_larger_first"
 _PUBLISHED_EPS = 1e-8
 """What the public notebook adds to a vector's norm before it divides by it."""
 
-_BOTH_SIDES = ("mean_max_cos", "mean_max_cos_decoder", "mean_max_cos_encoder")
+_METRICS = {
+    "mean_max_cos": "mean_max_cos",
+    "paired": "fraction_paired",
+    "shared": "shared",
+    "mean_max_cos_decoder": "mean_max_cos_decoder",
+    "mean_max_cos_encoder": "mean_max_cos_encoder",
+}
+"""Columns that the cross-seed evaluation has, and what they are there."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def measure_pair(
     Mean max cosine averages decoder and encoder and both directions; paired is by the
     decoder, of A's latents. Intervals resample latents with their partners.
     """
-    config = CrossSeedEvalConfig()
+    config = CrossSeedEvalConfig(n_resamples=n_resamples, random_seed=seed)
     found = measure_cross_seed(_directions(a, config), _directions(b, config), config)
 
     def interval(values: Tensor) -> Interval:
@@ -67,20 +73,14 @@ def measure_pair(
             [values.float().numpy()], caps=[1.0], n_resamples=n_resamples, seed=seed
         )
 
-    def of_both_sides(name: str) -> Interval:
-        own, other = (values.numpy() for values in found.values[name])
-        matched = partners(found, name, 0).numpy()
-        return bootstrap_matched_interval(
-            own, other, matched, cap=1.0, n_resamples=n_resamples, seed=seed
-        )
-
-    figures = {name: of_both_sides(name) for name in _BOTH_SIDES}
-    best_encoder = found.values["mean_max_cos_encoder"][0]
-    figures |= {
-        "paired": interval(found.values["fraction_paired"][0]),
-        "paired_encoder": interval(best_encoder > PAIRED_THRESHOLD),
-        "shared": interval(found.values["shared"][0]),
+    everything = figures_of_pair(found, 0, config)
+    figures = {
+        column: figure
+        for column, metric in _METRICS.items()
+        if (figure := everything[metric]) is not None
     }
+    best_encoder = found.values["mean_max_cos_encoder"][0]
+    figures["paired_encoder"] = interval(best_encoder > PAIRED_THRESHOLD)
     alive = _of_smaller(found)
     if len(alive):
         figures["shared_alive"] = interval(alive)

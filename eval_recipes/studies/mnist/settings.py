@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from saereg_plugin.errors import InputError, suggest
@@ -125,6 +127,13 @@ def schedule(settings: tuple[Setting, ...], seeds: tuple[int, ...]) -> list[Run]
     """
     first = [Run(setting, seed) for setting in settings for seed in seeds[:2]]
     return first + [Run(setting, seed) for seed in seeds[2:] for setting in settings]
+
+
+def seeds_in(out: Path) -> list[int]:
+    """Return the seeds of the runs that there are below a study's folder."""
+    folders = [path for one in SETTINGS for path in (out / one.name).glob("seed*")]
+    found = (re.fullmatch(r"seed(\d+)", path.name) for path in folders)
+    return sorted({int(match[1]) for match in found if match is not None})
 
 
 class Published(NamedTuple):

@@ -28,7 +28,13 @@ class Weights:
     b_enc: Tensor | None = None
     """[d_sae] encoder bias, or none."""
     b_dec: Tensor | None = None
-    """[d_in] decoder bias, which the encoder's input lacks, or none; never without ``b_enc``."""
+    """[d_in] decoder bias, which the encoder's input lacks, or none; not without ``b_enc``."""
+
+    def __post_init__(self) -> None:
+        if self.b_dec is not None and self.b_enc is None:
+            raise ValueError(
+                "a decoder bias needs an encoder bias: pass both, or neither"
+            )
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -97,6 +97,9 @@ def check(
         promised: [n_a] profits that rows are said to have at the most; pairs above
             them are listed. By default none is.
         room: pairs to list of each row, the most profitable ones.
+
+    Raises:
+        RuntimeError: if the bound is below the total, which a ``fault`` can cause.
     """
     n_a, n_b = weights.shape
     price = prices.astype(np.int32)
@@ -138,7 +141,11 @@ def check(
     profit = np.maximum(best.astype(np.int64), 0)
     total = int(matched.sum(dtype=np.int64))
     bound = int(profit.sum()) + int(prices.sum())
-    assert bound >= total, "no matching's total is above a bound"
+    if bound < total:
+        raise RuntimeError(
+            f"The bound {bound} is below the total {total} of a matching, which is a bug: the "
+            "partners are no matching, or the prices no prices."
+        )
     return Check(
         total=total,
         bound=bound,
