@@ -138,7 +138,8 @@ def draw_kept(groups: Sequence[Group], target: Path) -> Path:
         axes.tick_params(labelbottom=True)
     figure.supxlabel("share of latents, by size of the encoder-decoder cosine")
     figure.supylabel("mean squared error")
-    panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center")
+    place = "center" if len(panels) > len(groups) else "best"
+    panels[-1].legend(*panels[0].get_legend_handles_labels(), loc=place)
     return _save(figure, target)
 
 
