@@ -182,8 +182,9 @@ def test_two_hundred_steps_in_float32_end_where_saelens_does(
     """
     Left alone for 200 steps, in float32.
 
-    At this step size no selection is so close to a tie that rounding decides it. At ten
-    times the step size one is, and SAELens' own runs part, too, if one starts 1e-7 away.
+    At this step size hardly any selection is so close to a tie that rounding decides it,
+    whatever the processor: after one that is, ours goes on from SAELens' state. At ten times
+    the step size more are, and SAELens' own runs part, too, if one starts 1e-7 away.
     """
     size, steps, lr = 512, 200, 1e-4
     saes = pair(kind, d_sae=768, k=16, **WIDTHS_OF_768[kind])
@@ -200,11 +201,19 @@ def test_two_hundred_steps_in_float32_end_where_saelens_does(
         for sae in saes
     ]
     start = saes[0].W_dec.detach().clone()
+    ties = 0
     for _ in range(steps):
         (theirs,), (mine,) = (run_steps(trainer, 1) for trainer in trainers)
-        assert_same_losses(mine, theirs, 1e-5)
+        different = fired(mine) != fired(theirs)
+        if different.any():
+            assert_at_the_edge(kind, theirs, different)
+            adopt(trainers[1], trainers[0])
+            ties += 1
+        else:
+            assert_same_losses(mine, theirs, 1e-5)
+            assert_same_weights(saes[1], saes[0], 1e-4)
+    assert ties <= 2
     assert relative(saes[0].W_dec, start) > 0.01
-    assert_same_weights(saes[1], saes[0], 1e-4)
 
 
 @pytest.mark.slow
