@@ -205,6 +205,8 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
             "explainer_tokens": 4096,
             "new_tokens": 4,
             "calibration_pairs": 12,
+            # so many texts succeed that there is something to compare, whatever they say
+            "false_positive_rate": 0.5,
         },
     )
     lines: list[str] = []
