@@ -200,7 +200,9 @@ def test_signs_of_latents_and_activations_together_do_not_matter() -> None:
     mirrored = 2 * sae.b_dec.data - x
     second = measured(turned(sae, every), mirrored, stable, keep).figures
     for name, figure in first.items():
-        assert second[name][:3] == pytest.approx(figure[:3], rel=1e-4), name  # type: ignore[index]
+        other = second[name]
+        assert figure is not None and other is not None
+        assert other[:3] == pytest.approx(figure[:3], rel=1e-4), name
 
 
 def test_layer_norm_is_undone() -> None:

@@ -152,7 +152,8 @@ def test_what_a_killed_process_left_is_removed(images: Images, tmp_path: Path) -
     assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
     leave_behind(folder)
     (tmp_path / ".report.json.0123abcd.tmp").write_text("{")
-    write_report([TIED_L1], short, images, tmp_path)
+    report = write_report([TIED_L1], short, images, tmp_path)
+    assert report["complete"] and report["missing_runs"] == []
     assert sorted(path.name for path in folder.iterdir()) == [
         CHECKPOINT,
         "evaluation.json",
