@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eval_recipes.registry import recipes
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import _YamlLoader, read_yaml
+from saereg_plugin.yaml_text import load_yaml, read_yaml
 
 
 def read_options(
@@ -53,10 +51,7 @@ def _parse(item: str) -> dict[str, dict[str, Any]]:
             f"Option {item!r} is not eval.name=value; expected for example "
             "core.eval_batch_size_prompts=4."
         )
-    try:
-        value = yaml.load(text, Loader=_YamlLoader)
-    except yaml.YAMLError as error:
-        raise InputError(f"Option {item!r}: the value is no YAML ({error}).") from error
+    value = load_yaml(text, source=f"Option {item!r}: the value")
     return {name: {setting: value}}
 
 

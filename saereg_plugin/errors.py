@@ -1,8 +1,9 @@
-"""The one error class for bad input, and the hint that goes with a misspelt name."""
+"""The error class for bad input, and the wording of messages."""
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -12,8 +13,30 @@ class InputError(ValueError):
 
     The message names the value, says what was expected and what to do about it.
     It is raised before any expensive work starts; commands print it and exit
-    with status 2.
+    with status 2. Control characters in it are escaped, since it may repeat what a
+    downloaded file says.
     """
+
+    def __init__(self, message: object):
+        super().__init__(printable(str(message)))
+
+
+def printable(text: str) -> str:
+    r"""
+    Return ``text`` with what a terminal would obey, or cannot encode, written as escapes.
+
+    Line breaks and tabs stay.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs"):
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write to a temporary name, then rename."""
+"""Files that are whole or absent, also after a power cut."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-import yaml
 
 from saereg_plugin.errors import InputError
 
@@ -27,31 +26,101 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """
-    Yield a temporary path beside ``target``; rename it to ``target`` on success.
+    Yield a temporary path next to ``target``; rename it to ``target`` on success.
 
     The block creates a file or a folder at the temporary path. If it raises,
-    what it left is removed and ``target`` stays as it was. An existing target
-    folder is moved aside first, so a reader never sees a mixture.
+    what it left is removed and ``target`` stays as it was. All that the block wrote
+    reaches the disk before the rename, and the rename before this returns, so a power
+    cut leaves the old or the new one whole. An existing target folder is moved aside
+    first and removed last; ``recover`` brings it back after a cut between the two.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
     try:
         yield temporary
-        if target.is_dir():
+        sync_tree(temporary)
+        if target.is_dir() and not target.is_symlink():
             aside = target.with_name(f".{target.name}.{uuid4().hex[:8]}.old")
             target.rename(aside)
             temporary.rename(target)
+            sync_folder(target.parent)
             shutil.rmtree(aside)
         else:
             os.replace(temporary, target)
+            sync_folder(target.parent)
     finally:
-        if temporary.is_dir():
+        if temporary.is_dir() and not temporary.is_symlink():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    if hasattr(os, "O_DIRECTORY"):
+        _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until a file, or a folder with all that it holds, is on the disk."""
+    if path.is_symlink():
+        return
+    if path.is_file():
+        sync_file(path)
+        return
+    for root, _, names in os.walk(path):
+        for name in names:
+            if not (Path(root) / name).is_symlink():
+                sync_file(Path(root) / name)
+        sync_folder(Path(root))
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def recover(target: Path) -> None:
+    """
+    Put right what a process left that was killed inside ``atomic_path(target)``.
+
+    A folder that had been moved aside comes back if nothing replaced it; half-written
+    and replaced ones are removed. No other file is touched.
+    """
+    for path in temporaries(target):
+        if path.suffix == ".old" and not target.exists():
+            path.rename(target)
+            sync_folder(target.parent)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def temporaries(target: Path) -> list[Path]:
+    """Return what ``atomic_path(target)`` left next to ``target``, in order of names."""
+    if not target.parent.is_dir():
+        return []
+    found: list[Path] = []
+    for path in sorted(target.parent.iterdir()):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is not None and match["name"] == target.name:
+            found.append(path)
+    return found
 
 
 def write_text(target: Path, text: str) -> None:
@@ -63,6 +132,54 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any, *, indent: int | None = 2) -> None:
     """Write strict JSON atomically; a NaN or infinity raises ``ValueError``."""
     write_text(target, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+_MAX_BYTES = 1 << 28
+
+
+def read_regular(path: Path, *, remedy: str, max_bytes: int = _MAX_BYTES) -> bytes:
+    """
+    Return the content of a regular file of at most ``max_bytes``.
+
+    Raises:
+        InputError: if it is missing, too large, or no regular file (a pipe would block,
+            a device would not end); the message ends with ``remedy``, a sentence.
+    """
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError(f"{str(path)!r} is no regular file. {remedy}")
+        if state.st_size > max_bytes:
+            raise InputError(
+                f"File {str(path)!r} has {state.st_size:,} bytes; expected at most "
+                f"{max_bytes:,}. {remedy}"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"File {str(path)!r} cannot be read ({error.strerror}). {remedy}"
+        ) from error
+
+
+def read_json(path: Path, *, remedy: str, max_bytes: int = _MAX_BYTES) -> Any:
+    """
+    Read strict JSON from a regular file.
+
+    Raises:
+        InputError: if it cannot be read, is cut short or damaged, or holds NaN or an
+            infinity; the message ends with ``remedy``, a sentence.
+    """
+    content = read_regular(path, remedy=remedy, max_bytes=max_bytes)
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"File {str(path)!r} is damaged: it is no JSON ({error}). {remedy}"
+        ) from error
+
+
+def _refuse_constant(token: str) -> None:
+    raise ValueError(f"{token} is not JSON")
 
 
 def folder_identity(folder: Path) -> list[Any]:
@@ -93,31 +210,3 @@ def require_writable(folder: Path) -> Path:
             "expected a folder in which files can be created. Choose another one."
         ) from error
     return folder
-
-
-class _YamlLoader(yaml.SafeLoader):
-    """YAML as people write it: YAML 1.1 alone reads ``1e-5`` as text."""
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(path: Path) -> Any:
-    """
-    Read a YAML file.
-
-    Raises:
-        InputError: if it does not exist or is no YAML.
-    """
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
-    except OSError as error:
-        raise InputError(
-            f"File {str(path)!r} cannot be read ({error.strerror})."
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"File {str(path)!r} is no YAML: {error}") from error

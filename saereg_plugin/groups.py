@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.files import read_yaml
+from saereg_plugin.yaml_text import read_yaml
 
 Membership = tuple[str, int | None]
 """Group (configuration) and seed of one SAE."""

@@ -1,4 +1,4 @@
-"""Files are whole or absent, JSON is strict, YAML is read as people write it."""
+"""Files are whole or absent, JSON is strict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import (
     atomic_path,
-    read_yaml,
     require_writable,
     sha256,
     write_json,
@@ -86,33 +85,6 @@ def test_file_in_the_way_makes_a_folder_not_writable(tmp_path: Path) -> None:
 def test_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
     folder = require_writable(tmp_path / "a" / "b")
     assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-5", 1e-5),
-        ("-2E+3", -2000.0),
-        ("1.5e3", 1500.0),
-        ("1.e2", 100.0),
-        ("12", 12),
-        ("'1e-5'", "1e-5"),
-        ("k1e5", "k1e5"),
-        ("1e5x", "1e5x"),
-    ],
-)
-def test_yaml_scalar(tmp_path: Path, text: str, value: object) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text(f"x: {text}\n")
-    found = read_yaml(path)["x"]
-    assert (found, type(found)) == (value, type(value))
-
-
-def test_yaml_runs_no_code(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text("!!python/object/apply:os.getcwd []\n")
-    with pytest.raises(InputError, match="is no YAML"):
-        read_yaml(path)
 
 
 @pytest.mark.parametrize(

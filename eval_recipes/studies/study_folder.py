@@ -10,7 +10,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import read_yaml, require_writable, write_json
+from saereg_plugin.files import require_writable, write_json
+from saereg_plugin.yaml_text import read_yaml
 
 _MARK = "study.json"
 

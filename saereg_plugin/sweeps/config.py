@@ -13,7 +13,7 @@ from typing import Any
 
 from saereg_plugin import corpora
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.files import read_yaml
+from saereg_plugin.yaml_text import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ from eval_recipes.studies.model import (
 from eval_recipes.studies.running import StudyRun
 from eval_recipes.studies.scales import SHARED, small_sweep
 from eval_recipes.studies.verdicts import Claim, Direction, Outcome, judge, summary
-from saereg_plugin.files import read_yaml
+from saereg_plugin.yaml_text import read_yaml
 from tests.eval_recipes.planted_studies import planted_frame
 
 # The rule for lambda

@@ -34,11 +34,12 @@ from eval_recipes.studies.report import TABLE, verdicts_of
 from eval_recipes.studies.running import StudyRun, run_study
 from eval_recipes.studies.verdicts import Claim
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import read_yaml, write_json
+from saereg_plugin.files import write_json
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
 from saereg_plugin.sweeps.config import group_fields
 from saereg_plugin.sweeps.interruption import StopFlag
 from saereg_plugin.sweeps.records import append_record
+from saereg_plugin.yaml_text import read_yaml
 from tests.eval_recipes.test_studies_defined import candidates
 from tests.sweeps.tiny import BATCH, PENALTY, open_trainer, records_of, tiny_sweep
 

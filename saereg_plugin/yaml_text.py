@@ -1,0 +1,129 @@
+"""YAML of bounded size, without repeated keys."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import read_regular
+
+MAX_BYTES = 1 << 24
+MAX_NODES = 1_000_000
+"""Values in one document, each alias counted with all that it stands for."""
+MAX_DEPTH = 100
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: YAML 1.1 alone reads ``1e-5`` as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """
+    Read a YAML file.
+
+    Raises:
+        InputError: if it cannot be read, is no YAML, repeats a key, or is too large.
+    """
+    content = read_regular(
+        path, remedy="Give a text file in YAML.", max_bytes=MAX_BYTES
+    )
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"File {str(path)!r} is no YAML: it is not UTF-8 text ({error.reason} at byte "
+            f"{error.start})."
+        ) from error
+    return load_yaml(text, source=f"File {str(path)!r}")
+
+
+def load_yaml(text: str, *, source: str) -> Any:
+    """
+    Return the value of one YAML document; tags that make objects are refused.
+
+    Args:
+        text: the document.
+        source: what errors call it.
+
+    Raises:
+        InputError: if it is no YAML, has a key twice in one mapping, is nested over
+            ``MAX_DEPTH`` deep, or has over ``MAX_NODES`` values once aliases are followed.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, source, {}, 0)
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise InputError(
+            f"{source} is nested too deeply; expected at most {MAX_DEPTH} levels."
+        ) from error
+    # PyYAML lets the errors of numbers and dates that it cannot convert through.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{source} is no YAML: {_one_line(error)}.") from error
+
+
+def _check(node: yaml.Node, source: str, sizes: dict[int, int], depth: int) -> int:
+    """Return how many values a node stands for; ``sizes`` holds those of earlier nodes."""
+    if depth > MAX_DEPTH:
+        raise InputError(
+            f"{source} is nested too deeply; expected at most {MAX_DEPTH} levels."
+        )
+    known = sizes.get(id(node))
+    if known == 0:
+        raise InputError(f"{source}, line {_line(node)}: a value contains itself.")
+    if known is not None:
+        return known
+    sizes[id(node)] = 0
+    size = 1 + sum(_check(child, source, sizes, depth + 1) for child in _children(node))
+    if size > MAX_NODES:
+        raise InputError(
+            f"{source} stands for over {MAX_NODES:,} values once its aliases are followed; "
+            "expected fewer. Write the values out instead of repeating aliases of aliases."
+        )
+    if isinstance(node, yaml.MappingNode):
+        _refuse_repeated_keys(node, source)
+    sizes[id(node)] = size
+    return size
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [item for pair in node.value for item in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode, source: str) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if (key.tag, key.value) in seen:
+            raise InputError(
+                f"{source}, line {_line(key)}: the key {key.value!r} occurs twice; expected each "
+                "key once. Remove one of them."
+            )
+        seen.add((key.tag, key.value))
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
