@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
+    make_folder,
     read_json,
     recover,
     require_writable,
     sync_folder,
+    sync_tree,
     temporaries,
     write_json,
 )
@@ -68,25 +73,81 @@ class OwnedFolder:
         with self._locked():
             listed = self.files()
             gone = set(names) & listed
-            for name in sorted(gone):
-                path = self.path / name
-                recover(path)
-                path.unlink(missing_ok=True)
-                self._remove_empty(path.parent)
+            parents = {(self.path / name).parent for name in gone}
+            for name in gone:
+                recover(self.path / name)
+                (self.path / name).unlink(missing_ok=True)
+            for folder in sorted(parents):
+                # a name may leave the list only when its file is gone from the disk
+                if folder.is_dir():
+                    sync_folder(folder)
+                    self._remove_empty(folder)
             _write_mark(self.path, self.kind, listed - gone)
 
     def recover(self) -> None:
-        """Remove the half-written files that killed processes left under listed names."""
-        for name in sorted(self.files()):
+        """Remove what killed processes left half-written of listed files and their folders."""
+        names = {PurePosixPath(name) for name in self.files()}
+        parents = {parent for name in names for parent in name.parents if parent.name}
+        for name in sorted(names | parents):
             recover(self.path / name)
 
-    def _remove_empty(self, folder: Path) -> None:
-        while folder != self.path and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-            sync_folder(folder.parent)
-            folder = folder.parent
+    @contextmanager
+    def write_folder(self, name: str) -> Iterator[Path]:
+        """
+        Yield a temporary folder; on success its files become those of folder ``name``.
 
-    def _require_own_name(self, name: str, listed: frozenset[str]) -> None:
+        They are on the disk and in the list when this returns. A new folder appears in one
+        rename. In one that exists, listed files are replaced or removed and others stay.
+
+        Raises:
+            InputError: as ``claim``; the files of ``name`` are then as they were.
+        """
+        target = self.path / name
+        temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+        make_folder(target.parent)
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_tree(temporary)
+            written = _files_in(temporary)
+            self.claim(f"{name}/{file}" for file in written)
+            if target.exists():
+                self._merge(temporary, name, written)
+            else:
+                temporary.rename(target)
+            sync_folder(target.parent)
+        finally:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+
+    def _merge(self, source: Path, name: str, written: list[str]) -> None:
+        target = self.path / name
+        for file in written:
+            make_folder((target / file).parent)
+            os.replace(source / file, target / file)
+        for folder in {(target / file).parent for file in written}:
+            sync_folder(folder)
+        kept = {f"{name}/{file}" for file in written}
+        self.remove(
+            listed
+            for listed in self.files() - kept
+            if PurePosixPath(name) in PurePosixPath(listed).parents
+        )
+
+    def abandon(self) -> None:
+        """Remove the files of the list and the mark, so that the folder is free again."""
+        self.remove(self.files())
+        with self._locked():
+            (self.path / MARK).unlink()
+            (self.path / _LOCK).unlink(missing_ok=True)
+
+    def require_plain(self, name: str) -> None:
+        """
+        Refuse a name of which a part is a link, or that leaves the folder.
+
+        Raises:
+            InputError: naming the link.
+        """
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or PurePosixPath(name).is_absolute():
             raise InputError(
@@ -99,6 +160,15 @@ class OwnedFolder:
                     f"{str(part)!r} is a link; expected a plain file or folder there. Remove the "
                     "link, or make the whole output folder a link."
                 )
+
+    def _remove_empty(self, folder: Path) -> None:
+        while folder != self.path and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            sync_folder(folder.parent)
+            folder = folder.parent
+
+    def _require_own_name(self, name: str, listed: frozenset[str]) -> None:
+        self.require_plain(name)
         path = self.path / name
         if path.exists() and name not in listed:
             raise InputError(
@@ -123,9 +193,12 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
     """
     require_owned(folder, kind)
     require_writable(folder)
-    if not (folder / MARK).is_file():
-        _write_mark(folder, kind, frozenset())
-    return OwnedFolder(folder, kind)
+    owned = OwnedFolder(folder, kind)
+    with owned._locked():
+        recover(folder / MARK)
+        if not (folder / MARK).is_file():
+            _write_mark(folder, kind, frozenset())
+    return owned
 
 
 def require_owned(folder: Path, kind: str) -> None:
@@ -160,6 +233,11 @@ def require_owned(folder: Path, kind: str) -> None:
             f"Folder {str(folder)!r} holds files that this package did not write: {shown}{more}. "
             "Choose a new or an empty output folder."
         )
+
+
+def _files_in(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def _require_apart(folder: Path) -> None:
