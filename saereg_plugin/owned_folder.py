@@ -50,7 +50,7 @@ class OwnedFolder:
 
     def files(self) -> frozenset[str]:
         """Return the names in the list, relative to the folder, with "/" between parts."""
-        return frozenset(_read_mark(self.path)["files"])
+        return frozenset(name for name in self._listed() if not _is_folder(name))
 
     def claim(self, names: Iterable[str]) -> None:
         """
@@ -62,34 +62,37 @@ class OwnedFolder:
         """
         wanted = set(names)
         with self._locked():
-            listed = self.files()
+            listed = self._listed()
             for name in sorted(wanted):
                 self._require_own_name(name, listed)
             if not wanted <= listed:
-                _write_mark(self.path, self.kind, listed | wanted)
+                self._write(listed | wanted)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files of the list, and the folders that this leaves empty; others stay."""
         with self._locked():
-            listed = self.files()
+            listed = self._listed()
             gone = set(names) & listed
-            parents = {(self.path / name).parent for name in gone}
             for name in gone:
+                self.require_plain_parents(name)
                 recover(self.path / name)
                 (self.path / name).unlink(missing_ok=True)
-            for folder in sorted(parents):
+            for folder in sorted({(self.path / name).parent for name in gone}):
                 # a name may leave the list only when its file is gone from the disk
                 if folder.is_dir():
                     sync_folder(folder)
                     self._remove_empty(folder)
-            _write_mark(self.path, self.kind, listed - gone)
+            self._write(listed - gone)
 
     def recover(self) -> None:
-        """Remove what killed processes left half-written of listed files and their folders."""
-        names = {PurePosixPath(name) for name in self.files()}
-        parents = {parent for name in names for parent in name.parents if parent.name}
-        for name in sorted(names | parents):
-            recover(self.path / name)
+        """Remove the half-written files and folders that killed processes left."""
+        for name in sorted(self._listed()):
+            self.require_plain_parents(name)
+            if _is_folder(name):
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+            else:
+                recover(self.path / name)
 
     @contextmanager
     def write_folder(self, name: str) -> Iterator[Path]:
@@ -103,10 +106,8 @@ class OwnedFolder:
             InputError: as ``claim``; the files of ``name`` are then as they were.
         """
         target = self.path / name
-        temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
-        make_folder(target.parent)
+        temporary = self._new_folder(target)
         try:
-            temporary.mkdir()
             yield temporary
             sync_tree(temporary)
             written = _files_in(temporary)
@@ -119,6 +120,17 @@ class OwnedFolder:
         finally:
             if temporary.exists():
                 shutil.rmtree(temporary)
+
+    def _new_folder(self, target: Path) -> Path:
+        """Make a listed temporary folder next to ``target``."""
+        folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+        name = folder.relative_to(self.path).as_posix()
+        with self._locked():
+            self.require_plain(name)
+            make_folder(target.parent)
+            _write_mark(self.path, self.kind, self._listed() | {f"{name}/"})
+            folder.mkdir()
+        return folder
 
     def _merge(self, source: Path, name: str, written: list[str]) -> None:
         target = self.path / name
@@ -141,6 +153,12 @@ class OwnedFolder:
             (self.path / MARK).unlink()
             (self.path / _LOCK).unlink(missing_ok=True)
 
+    def require_plain_parents(self, name: str) -> None:
+        """Refuse a name in a folder that is a link, as ``require_plain``."""
+        parent = PurePosixPath(name).parent
+        if parent.name:
+            self.require_plain(parent.as_posix())
+
     def require_plain(self, name: str) -> None:
         """
         Refuse a name of which a part is a link, or that leaves the folder.
@@ -148,11 +166,11 @@ class OwnedFolder:
         Raises:
             InputError: naming the link.
         """
-        parts = PurePosixPath(name).parts
-        if not parts or ".." in parts or PurePosixPath(name).is_absolute():
+        if not _stays_inside(name):
             raise InputError(
                 f"File name {name!r} leaves the folder {str(self.path)!r}."
             )
+        parts = PurePosixPath(name).parts
         for end in range(1, len(parts) + 1):
             part = self.path.joinpath(*parts[:end])
             if part.is_symlink():
@@ -175,6 +193,15 @@ class OwnedFolder:
                 f"{str(path)!r} was not written by this package and would be replaced. Move it "
                 "away, or choose another output folder."
             )
+
+    def _listed(self) -> frozenset[str]:
+        """Return the list with temporary folders, whose names end in "/"."""
+        return frozenset(_read_mark(self.path)["files"])
+
+    def _write(self, names: Iterable[str]) -> None:
+        """Write the list without the temporary folders that are gone."""
+        kept = {n for n in names if not _is_folder(n) or (self.path / n).is_dir()}
+        _write_mark(self.path, self.kind, kept)
 
     def _locked(self) -> FileLock:
         return FileLock(self.path / _LOCK)
@@ -235,6 +262,15 @@ def require_owned(folder: Path, kind: str) -> None:
         )
 
 
+def _is_folder(name: str) -> bool:
+    return name.endswith("/")
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and ".." not in path.parts and not path.is_absolute()
+
+
 def _files_in(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in paths)
@@ -263,7 +299,7 @@ def _read_mark(folder: Path) -> dict[str, Any]:
         not isinstance(found, dict)
         or not isinstance(found.get("kind"), str)
         or not isinstance(found.get("files"), list)
-        or not all(isinstance(name, str) for name in found["files"])
+        or not all(isinstance(n, str) and _stays_inside(n) for n in found["files"])
     ):
         raise InputError(f"File {str(path)!r} is damaged. {remedy}")
     return found

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,8 +24,6 @@ PROGRESS = "progress.json"
 _FORMAT = 1
 _NAME = re.compile(rf"{CHECKPOINT}/step-(?P<step>[0-9]+)/.+", re.DOTALL)
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -36,6 +33,8 @@ class Checkpoint:
     folder: Path
     records: Mapping[str, Mapping[str, Any]]
     """By SAE id, ``bytes`` and ``sha256`` of the training record up to this step."""
+    passed_over: tuple[str, ...] = ()
+    """Why newer ones cannot be used, a sentence each."""
 
 
 def identity(sweep: SweepConfig, sae_ids: Iterable[str]) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def write_checkpoint(
     """
     name = checkpoint_folder(step)
     _remove(owned, lambda other: other == step)
-    owned.claim([f"{name}/{INDEX}", PROGRESS])
+    owned.claim([PROGRESS])
     with owned.write_folder(name) as temporary:
         write(temporary)
         found = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -102,8 +101,6 @@ def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint |
     """
     Return the newest checkpoint of a sweep that is whole; None if none was ever written.
 
-    A log message says why a newer one is passed over.
-
     Raises:
         InputError: if there is none, but there was; names what is missing, damaged or of
             another sweep.
@@ -119,9 +116,7 @@ def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint |
             continue
         found, fault = _open(folder, step, of)
         if found is not None:
-            for earlier in faults:
-                _log.warning("%s Using the older one of step %d.", earlier, step)
-            return found
+            return replace(found, passed_over=tuple(faults))
         faults.append(f"Checkpoint {str(folder)!r} cannot be used: {fault}.")
     if written is not None and not faults:
         faults.append(f"Folder {str(owned.path / CHECKPOINT)!r} is missing.")

@@ -65,7 +65,7 @@ def run_sweep(
     folder: Path,
     *,
     name: str | None = None,
-    progress: Callable[[str], object] = _log.info,
+    progress: Callable[[str], object] = _log.warning,
 ) -> SweepResult:
     """
     Train a sweep into ``folder``; go on with what an interrupted run left there.
@@ -167,8 +167,9 @@ def _train_steps(
         checkpoint = _usable_checkpoint(sweep, members, owned)
         trainer = open_trainer(sweep, members, owned.path)
         claim_folder(sweep, owned)
-        if trainer.resume(checkpoint):
-            progress(f"Resumes at step {trainer.step:,} of {sweep.steps:,}.")
+        if trainer.resume(checkpoint) and checkpoint is not None:
+            resumes = f"Resumes at step {trainer.step:,} of {sweep.steps:,}."
+            progress(" ".join([*checkpoint.passed_over, resumes]))
         with stop_on_signal() as stop:
             return trainer, trainer.train(stop)
     except InputError:

@@ -148,10 +148,16 @@ def test_a_sweep_on_tokens_in_order_resumes_with_its_counts(
     assert 0 < counted["crossing"] < counted["pairs"]
 
 
+KILLED: list[Any] = []
+"""Kept, for the collector would run what comes after a yield."""
+
+
 def leave_half_written_checkpoint(folder: Path) -> None:
-    open_owned(folder, KIND).claim([f"{CHECKPOINT}/step-8/checkpoint.json"])
-    half = folder / CHECKPOINT / ".step-8.0badc0de.tmp"
-    shutil.copytree(folder / CHECKPOINT / "step-5", half)
+    """As a process does that is killed in it: nothing after the yield is run."""
+    writing = open_owned(folder, KIND).write_folder(f"{CHECKPOINT}/step-8")
+    half = writing.__enter__()
+    KILLED.append(writing)
+    shutil.copytree(folder / CHECKPOINT / "step-5", half, dirs_exist_ok=True)
     next(half.glob("*/sae_weights.safetensors")).write_bytes(b"cut")
     (half / "stream.pt").unlink()
 
