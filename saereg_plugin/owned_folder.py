@@ -18,7 +18,6 @@ from saereg_plugin.files import (
     make_folder,
     read_json,
     recover,
-    require_writable,
     sync_folder,
     sync_tree,
     temporaries,
@@ -219,12 +218,18 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
         InputError: as ``require_owned``, or if it cannot be written to.
     """
     require_owned(folder, kind)
-    require_writable(folder)
     owned = OwnedFolder(folder, kind)
-    with owned._locked():
-        recover(folder / MARK)
-        if not (folder / MARK).is_file():
-            _write_mark(folder, kind, frozenset())
+    try:
+        make_folder(folder)
+        with owned._locked():
+            recover(folder / MARK)
+            # also where there is one: this shows that the folder can be written to
+            owned._write(owned._listed() if (folder / MARK).is_file() else ())
+    except OSError as error:
+        raise InputError(
+            f"Output folder {str(folder)!r} is not writable ({error.strerror}); "
+            "expected a folder in which files can be created. Choose another one."
+        ) from error
     return owned
 
 
