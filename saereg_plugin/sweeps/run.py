@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from saereg_plugin import corpora, models, provenance
+from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable, write_json
 from saereg_plugin.releases import MANIFEST, Release, read_release
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import StopFlag, stop_on_signal
+from saereg_plugin.sweeps.interruption import stop_on_signal
 from saereg_plugin.sweeps.members import Member, expand, needs_token_order
 from saereg_plugin.sweeps.saving import save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
@@ -188,53 +188,3 @@ def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
             f"Folder {str(folder)!r} holds another sweep: {shown}. Choose another output folder, "
             "or run the command it was started with to go on."
         )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep would take."""
-
-    saes: int
-    parameters: int
-    memory_gib: float
-    disk_gib: float
-    seconds: float
-    steps: int
-
-
-def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
-    """
-    Measure three steps of a sweep and say what the whole would take; keeps nothing.
-
-    Args:
-        sweep: what would be trained.
-        scratch: an empty temporary folder.
-    """
-    members = expand(sweep)
-    trainer = open_trainer(sweep, members, scratch)
-    # the first fills the buffer and warms up
-    trainer.train(StopFlag(), steps=1)
-    started, before, done = (
-        time.perf_counter(),
-        trainer.stream.model_seconds,
-        trainer.step,
-    )
-    trainer.train(StopFlag(), steps=3)
-    elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
-    step_seconds = elapsed / max(trainer.step - done, 1)
-    pass_seconds = trainer.stream.seconds_per_token * sweep.batch_size
-    parameters = sum(
-        parameter.numel()
-        for t in trainer.trainers.values()
-        for parameter in t.sae.parameters()
-    )
-    return Plan(
-        saes=len(members),
-        parameters=parameters,
-        memory_gib=provenance.peak_memory_gib(),
-        # weights of the release; the checkpoint adds two moments to them and the buffer
-        disk_gib=(parameters * 4 * 4 + sweep.buffer_tokens * members[0].cfg.d_in * 4)
-        / 2**30,
-        seconds=(step_seconds + pass_seconds) * sweep.steps,
-        steps=sweep.steps,
-    )
