@@ -20,6 +20,8 @@ from saereg_plugin.releases import MANIFEST, Release, read_release
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.interruption import stop_on_signal
 from saereg_plugin.sweeps.members import Member, expand, needs_token_order
+from saereg_plugin.sweeps.names import release_name
+from saereg_plugin.sweeps.resources import require_disk, require_memory
 from saereg_plugin.sweeps.saving import save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import RECORDS, SweepTrainer
@@ -49,11 +51,14 @@ def run_sweep(
         name: the release's name; by default that of the folder.
 
     Raises:
-        InputError: before the language model is loaded, if the sweep cannot work, the folder
-            is not writable, or it holds another sweep.
+        InputError: before the language model is loaded, if the sweep cannot work, does not
+            fit memory or disk, the folder is not writable, or it holds another sweep.
     """
+    name = release_name(sweep, folder, name)
     members = expand(sweep)
+    require_memory(sweep, members)
     require_writable(folder)
+    require_disk(sweep, members, folder)
     sweep = settled(sweep, folder)
     finished = _finished(sweep, folder)
     if finished is not None:
@@ -72,7 +77,7 @@ def _finished(sweep: SweepConfig, folder: Path) -> SweepResult | None:
 
 
 def _train(
-    sweep: SweepConfig, members: list[Member], folder: Path, *, name: str | None
+    sweep: SweepConfig, members: list[Member], folder: Path, *, name: str
 ) -> SweepResult:
     """Train in a folder that no other process has; one may have finished it just before."""
     earlier = _finished(sweep, folder)
@@ -98,9 +103,7 @@ def _train(
     stopped = [str(stopped) for stopped in trainer.stopped]
     if not finished:
         return SweepResult(None, stopped, seconds)
-    release = save_release(
-        trainer, folder, name=name or folder.resolve().name, seconds=seconds
-    )
+    release = save_release(trainer, folder, name=name, seconds=seconds)
     trainer.remove_checkpoint()
     return SweepResult(release, stopped, seconds)
 
