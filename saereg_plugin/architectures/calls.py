@@ -20,8 +20,6 @@ _ACTING = ("gradient", "before_step", "after_step")
 """Methods by which a component acts whose loss has no gradients."""
 
 
-# what a component computes may be compiled (compile_sae=True), these checks are Python
-@torch.compiler.disable(recursive=False)
 def call(
     component: Component, method: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
@@ -44,6 +42,7 @@ def call(
         ) from error
 
 
+# what a component computes may be compiled (compile_sae=True), these checks are Python
 @torch.compiler.disable(recursive=False)
 def rows_of(component: Component, sae_in: torch.Tensor) -> torch.Tensor:
     """Return the rows [n, d_in] that a component trains on; refuses anything else."""
