@@ -57,6 +57,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         else:
             os.replace(temporary, target)
             sync_folder(target.parent)
+    except OSError as error:
+        # a failed write does not say of which file
+        error.filename = error.filename or str(target)
+        raise
     finally:
         if temporary.is_dir() and not temporary.is_symlink():
             shutil.rmtree(temporary)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
+
+from eval_recipes.commands.console import open_console
 
 _Results = Annotated[
     Path, typer.Argument(help="Folder of results, ours or SAEBench's own.")
@@ -56,7 +57,7 @@ def table(
     if csv or markdown:
         typer.echo((tables.csv if csv else tables.markdown)(frame, chosen), nl=False)
         return
-    console = Console()
+    console = open_console(soft_wrap=False)
     console.print(tables.rich_table(frame, chosen))
     if has_embedded_data(results):
         console.print(
@@ -79,7 +80,7 @@ def _print_widths(results: Path) -> None:
             "train one with 'saereg-bench train --match-alive' and evaluate it into the same "
             "folder."
         )
-    console = Console()
+    console = open_console(soft_wrap=False)
     console.print(comparison_table(found))
     path = write_comparisons(found, results / "width_control.json")
     console.print(f"Wrote {path}", markup=False, soft_wrap=True)
@@ -125,13 +126,15 @@ def plot(
         wanted = ((cross_seed, plot_cross_seed), (steering, plot_steering))
         for draw in (draw for asked, draw in wanted if asked):
             for path in draw(results, folder):
-                Console().print(f"Wrote {path}", markup=False, soft_wrap=True)
+                open_console(soft_wrap=False).print(
+                    f"Wrote {path}", markup=False, soft_wrap=True
+                )
         return
     frame = load_results(results)
     chosen = choose(frame, metric or ())
     drawn = points_by_metric(frame, chosen)
     folder = require_writable(out or results / "plots")
-    console = Console()
+    console = open_console(soft_wrap=False)
     for path in (
         draw_png(drawn, folder / "pareto.png"),
         draw_html(drawn, folder / "pareto.html"),

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from eval_recipes.commands.console import open_console
 from eval_recipes.commands.outcome import print_outcome
 from eval_recipes.commands.status import FAILED
 
@@ -133,7 +133,7 @@ def run(
     )
     from saereg_plugin.errors import InputError
 
-    console = Console()
+    console = open_console(soft_wrap=False)
     names = [name.strip() for name in evals.split(",") if name.strip()]
     given = [
         *([str(options)] if options else []),

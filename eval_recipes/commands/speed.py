@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from eval_recipes.commands.console import open_console
 
 
 def speed(
@@ -61,4 +62,4 @@ def speed(
     table = Table(*HEADINGS, box=None, pad_edge=False)
     for row in frame.to_dict(orient="records"):
         table.add_row(*(escape(cell) for cell in formatted(row)))
-    Console().print(table)
+    open_console(soft_wrap=False).print(table)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from eval_recipes.commands.console import open_console
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 from eval_recipes.commands.study_steering import steering
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
@@ -129,7 +129,7 @@ def mnist(
     seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs), *seeds_in(out)}))
     report = write_report(schedule(SETTINGS, seeds), training, images, out)
     state = "complete" if report["complete"] else "PARTIAL"
-    Console(soft_wrap=True).print(
+    open_console().print(
         f"{report['finished_runs']} of {report['planned_runs']} SAEs ({state}): {out / REPORT}",
         markup=False,
     )
@@ -157,7 +157,7 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
         from eval_recipes.studies.running import run_study
         from eval_recipes.studies.verdicts import summary as summary_of
 
-        console = Console(soft_wrap=True)
+        console = open_console()
         run = run_study(
             study_named(name),
             scale.value,

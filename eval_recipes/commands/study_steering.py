@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from eval_recipes.commands.console import open_console
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 
 
@@ -111,7 +111,7 @@ def steering(
         max_calls=judge_max_calls,
         max_tokens=judge_max_tokens,
     )
-    console = Console(soft_wrap=True)
+    console = open_console()
     outcome = run_steering_study(
         SteeringStudy(
             scale=scale.value,

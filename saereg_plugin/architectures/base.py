@@ -14,6 +14,7 @@ from sae_lens.util import temporary_seed
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.architectures.calls import call, loss_of, rows_of
 from saereg_plugin.architectures.components import build_components
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.pass_order import PassOrder
@@ -81,7 +82,7 @@ class RegularizedMixin(_Base):
         sae_in = step_input.sae_in
         try:
             for component in self._each():
-                sae_in = component.prepare(sae_in)
+                sae_in = rows_of(component, sae_in)
             if sae_in is not step_input.sae_in:
                 step_input = replace(step_input, sae_in=sae_in)
             output = super().training_forward_pass(step_input)
@@ -108,7 +109,7 @@ class RegularizedMixin(_Base):
         if not self._is_set_up:
             self._is_set_up = True
             for component in self._each():
-                component.setup(self)
+                call(component, component.setup, self)
 
     @torch.no_grad()
     def on_gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -122,7 +123,7 @@ class RegularizedMixin(_Base):
             return
         self._passes.gradient(name)
         for component in self._each():
-            component.gradient(name, parameter)
+            call(component, component.gradient, name, parameter)
 
     def before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """
@@ -136,13 +137,13 @@ class RegularizedMixin(_Base):
             use_fused_adam(optimizer)
         lr = float(optimizer.param_groups[0]["lr"])
         for component in self._each():
-            component.before_step(lr)
+            call(component, component.before_step, lr)
 
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called by the optimiser hooks, without gradient tracking."""
         self._passes.after_step()
         for component in self._each():
-            component.after_step(optimizer)
+            call(component, component.after_step, optimizer)
         self._step_index = self.step_index + 1
         self.completed_steps.copy_(encode_count(self._step_index))
 
@@ -213,12 +214,12 @@ class RegularizedMixin(_Base):
         )
         with torch.autocast(output.loss.device.type, enabled=False):
             for component in self._each():
-                value = component.loss(step)
+                value = loss_of(component, step, self.cfg)
                 if value is not None:
                     output.losses[component.label] = value
                     if component.in_loss:
                         output.loss = output.loss + value
-                for name, metric in component.metrics().items():
+                for name, metric in call(component, component.metrics).items():
                     output.metrics[f"{component.label}_{name}"] = metric
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from saereg_plugin import corpora, models, provenance
+from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json, writing_into
 from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
@@ -30,9 +30,11 @@ from saereg_plugin.sweeps.checkpoint import (
     remove_checkpoints,
 )
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import StopFlag, stop_on_signal
+from saereg_plugin.sweeps.interruption import stop_on_signal
 from saereg_plugin.sweeps.members import Member, expand, needs_token_order
+from saereg_plugin.sweeps.names import release_name
 from saereg_plugin.sweeps.records import require_record
+from saereg_plugin.sweeps.resources import require_disk, require_memory
 from saereg_plugin.sweeps.saving import release_files, save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import (
@@ -78,14 +80,17 @@ def run_sweep(
             finished already.
 
     Raises:
-        InputError: before the language model is loaded, if the sweep cannot work, the folder
-            is not writable or not ours, holds another sweep, or its checkpoint cannot be
-            used; nothing in the folder is changed then.
+        InputError: before the language model is loaded, if the sweep cannot work or does not
+            fit memory or disk, or if the folder is not writable or not ours, holds another
+            sweep, or has a checkpoint that cannot be used; nothing in it is changed then.
         WriteError: if something cannot be written; the last checkpoint is still there then.
     """
     if not _is_readable_release(folder):
         require_owned(folder, KIND)
+    name = release_name(sweep, folder, name)
     members = expand(sweep)
+    require_memory(sweep, members)
+    require_disk(sweep, members, folder)
     sweep = settled(sweep, folder)
     finished = _finished(sweep, folder)
     if finished is None:
@@ -129,7 +134,7 @@ def _train(
     members: list[Member],
     owned: OwnedFolder,
     *,
-    name: str | None,
+    name: str,
     progress: Callable[[str], object],
 ) -> SweepResult:
     """Train in a folder that no other process has; one may have finished it just before."""
@@ -146,9 +151,7 @@ def _train(
         stopped = [str(stopped) for stopped in trainer.stopped]
         if not finished:
             return SweepResult(None, stopped, seconds)
-        release = save_release(
-            trainer, name=name or folder.resolve().name, seconds=seconds
-        )
+        release = save_release(trainer, name=name, seconds=seconds)
         remove_checkpoints(owned)
     return SweepResult(release, stopped, seconds)
 
@@ -301,53 +304,3 @@ def _recorded_sweep(folder: Path) -> Mapping[str, Any]:
             f"File {str(path)!r} is damaged: it holds no mapping. {remedy}"
         )
     return found
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep would take."""
-
-    saes: int
-    parameters: int
-    memory_gib: float
-    disk_gib: float
-    seconds: float
-    steps: int
-
-
-def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
-    """
-    Measure three steps of a sweep and say what the whole would take; keeps nothing.
-
-    Args:
-        sweep: what would be trained.
-        scratch: an empty temporary folder.
-    """
-    members = expand(sweep)
-    trainer = open_trainer(sweep, members, scratch)
-    # the first fills the buffer and warms up
-    trainer.train(StopFlag(), steps=1)
-    started, before, done = (
-        time.perf_counter(),
-        trainer.stream.model_seconds,
-        trainer.step,
-    )
-    trainer.train(StopFlag(), steps=3)
-    elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
-    step_seconds = elapsed / max(trainer.step - done, 1)
-    pass_seconds = trainer.stream.seconds_per_token * sweep.batch_size
-    parameters = sum(
-        parameter.numel()
-        for t in trainer.trainers.values()
-        for parameter in t.sae.parameters()
-    )
-    return Plan(
-        saes=len(members),
-        parameters=parameters,
-        memory_gib=provenance.peak_memory_gib(),
-        # weights of the release; the checkpoint adds two moments to them and the buffer
-        disk_gib=(parameters * 4 * 4 + sweep.buffer_tokens * members[0].cfg.d_in * 4)
-        / 2**30,
-        seconds=(step_seconds + pass_seconds) * sweep.steps,
-        steps=sweep.steps,
-    )
