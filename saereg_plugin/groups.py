@@ -18,7 +18,7 @@ from saereg_plugin.yaml_text import read_yaml
 Membership = tuple[str, int | None]
 """Group (configuration) and seed of one SAE."""
 
-SECONDS = 5
+SECONDS = 2
 """Longest search with an expression, over all ids of a release."""
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
@@ -61,7 +61,7 @@ def _from_regex(ids: list[str], expression: str) -> dict[str, Membership]:
         if not _DIGITS.fullmatch(seed):
             raise InputError(
                 f"--group-by {expression!r} finds the seed {shown(seed)} in {sae_id!r}; expected "
-                "digits, at most 18."
+                "digits. At most 18 of them are read."
             )
         if "group" in pattern.groupindex:
             group = match["group"] or ""

@@ -85,23 +85,26 @@ def require_harmless(given: object, *, trusted: bool, source: str) -> dict[str, 
     return arguments
 
 
+def is_inside(path: object, folder: Path) -> bool:
+    """Whether ``path`` is there and leads into ``folder``, links followed or not."""
+    if not isinstance(path, str) or "\0" in path or not os.path.lexists(path):
+        return False
+    roots = {folder.absolute(), folder.resolve()}
+    spelled = {Path(os.path.abspath(path)), Path(path).resolve()}
+    return any(place.is_relative_to(root) for place in spelled for root in roots)
+
+
 def require_outside(model: object, folder: Path, *, trusted: bool, source: str) -> None:
     """
     Refuse a model that is a folder inside the release that names it.
 
     Raises:
-        InputError: if ``model`` is a path into ``folder``, links followed or not, unless
-            ``trusted``.
+        InputError: if ``model`` is a path into ``folder``, unless ``trusted``.
     """
-    if trusted or not isinstance(model, str) or model in EMBEDDED:
+    if trusted or model in EMBEDDED or not is_inside(model, folder):
         return
-    if "\0" in model or not os.path.lexists(model):
-        return
-    roots = {folder.absolute(), folder.resolve()}
-    spelled = {Path(os.path.abspath(model)), Path(model).resolve()}
-    if any(path.is_relative_to(root) for path in spelled for root in roots):
-        raise InputError(
-            f"{source} reads the language model {shown(model)}, a folder inside the release itself, "
-            "which may hold code; expected a model of your own or a public one. Leave the SAE "
-            f"out, or give {FLAG} if you trust the release."
-        )
+    raise InputError(
+        f"{source} reads the language model {shown(model)}, a folder inside the release itself, "
+        "which may hold code; expected a model of your own or a public one. Leave the SAE "
+        f"out, or give {FLAG} if you trust the release."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from sae_lens.constants import (
@@ -13,7 +14,7 @@ from sae_lens.constants import (
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
-from saereg_plugin.releases import Entry, read_release
+from saereg_plugin.releases import MANIFEST, Entry, read_release
 
 REQUIRED = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
 OPTIONAL = (SPARSITY_FILENAME,)
@@ -60,13 +61,22 @@ def verify_files(
 
 
 def _entry(root: Path, folder_name: str) -> Entry:
-    for entry in read_release(root).entries:
+    path = root / MANIFEST
+    state = path.stat() if path.is_file() else None
+    known = state and (state.st_ino, state.st_size, state.st_mtime_ns)
+    for entry in _entries(root, known):
         if entry.path == folder_name:
             return entry
     raise InputError(
         f"The manifest of {str(root)!r} lists no SAE in {folder_name!r}; expected one. Open the "
         "release again."
     )
+
+
+@lru_cache(maxsize=8)
+def _entries(root: Path, _: tuple[int, int, int] | None) -> tuple[Entry, ...]:
+    """Return a manifest's SAEs; it is parsed again when its file has changed."""
+    return read_release(root).entries
 
 
 def _verify_file(path: Path, expected: str, source: str) -> None:

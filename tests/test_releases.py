@@ -158,12 +158,18 @@ def test_name_of_a_public_release_is_refused(release: Release, folder: Path) -> 
     ("text", "message"),
     [
         (None, f"is no release folder: it has no {MANIFEST}. Expected a folder"),
-        ("a: [", "cannot be read ("),
-        ("[]", "cannot be read ("),
-        ("a: {saes: []}", "cannot be read ('model')"),
-        ("a: {model: m, saes: [{id: x}]}", "cannot be read ("),
-        ("a: {model: m, saes: [{id: x, colour: 3}]}", "'colour'"),
-        ("a: {}\nb: {}", "cannot be read (too many values"),
+        ("a: [", "is no YAML"),
+        ("[]", "cannot be read: it is []; expected one release by its name"),
+        ("a: 1", "cannot be read: 'a' is 1; expected its fields"),
+        ("a: {saes: []}", "release 'a' has the model None; expected text"),
+        ("a: {model: m}", "the field 'saes' is None; expected a list of SAEs"),
+        ("a: {model: m, saes: []}", "has no block 'saereg' after its SAEs"),
+        ("a: {model: m, saes: [{id: x}], saereg: {}}", "has no 'path'; expected one"),
+        (
+            "a: {model: m, saes: [{id: x, colour: 3}], saereg: {}}",
+            "has an unknown field 'colour'",
+        ),
+        ("a: {}\nb: {}", "cannot be read: it is a mapping of 2 keys"),
     ],
 )
 def test_unusable_manifest_is_named(
