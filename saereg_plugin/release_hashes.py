@@ -15,6 +15,7 @@ from sae_lens.constants import (
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 from saereg_plugin.releases import MANIFEST, Entry, read_release
+from saereg_plugin.saved_sae import require_shapes
 
 REQUIRED = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
 OPTIONAL = (SPARSITY_FILENAME,)
@@ -36,7 +37,7 @@ def verify_files(
     Args:
         root: the release's folder.
         folder_name: the SAE's path in it.
-        names: the files to compare; by default all.
+        names: the files to compare; by default all, and the sizes that they say.
 
     Raises:
         InputError: naming the file that is missing, differs, or is read without a hash, or
@@ -58,6 +59,8 @@ def verify_files(
             )
     for name in entry.files if names is None else names:
         _verify_file(folder / name, entry.files[name], source)
+    if names is None:
+        require_shapes(folder)
 
 
 def _entry(root: Path, folder_name: str) -> Entry:

@@ -7,14 +7,12 @@ loaders, so that ``SAE.from_pretrained`` and SAEBench find it; no function is re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens.constants import (
     SAE_CFG_FILENAME,
-    SAE_WEIGHTS_FILENAME,
     SPARSITY_FILENAME,
 )
 from sae_lens.loading.pretrained_sae_loaders import (
@@ -27,13 +25,12 @@ from sae_lens.loading.pretrained_saes_directory import (
     PretrainedSAELookup,
     get_pretrained_saes_directory,
 )
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from saereg_plugin.errors import InputError, shown
-from saereg_plugin.files import read_json
+from saereg_plugin.errors import InputError
 from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.releases import LOADER, MANIFEST, Release, read_release
+from saereg_plugin.saved_sae import read_cfg
 
 
 def register_release(folder: str | Path) -> Release:
@@ -87,7 +84,6 @@ def load_from_folder(
     """Load an SAE of a registered folder (SAELens' loader protocol), its hashes checked."""
     verify_files(Path(repo_id), folder_name)
     folder = Path(repo_id) / folder_name
-    _require_shapes(_read_cfg(folder), folder / SAE_WEIGHTS_FILENAME)
     cfg_dict, state_dict = sae_lens_disk_loader(folder, device, cfg_overrides)
     sparsity = folder / SPARSITY_FILENAME
     log_sparsity = load_file(sparsity)["sparsity"] if sparsity.is_file() else None
@@ -104,43 +100,5 @@ def read_cfg_from_folder(
     """Read an SAE's configuration (SAELens' configuration-getter protocol), its hash checked."""
     verify_files(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
     folder = Path(repo_id) / folder_name
-    _read_cfg(folder)
+    read_cfg(folder)
     return get_sae_lens_config_from_disk(folder, device, cfg_overrides)
-
-
-def _read_cfg(folder: Path) -> Mapping[str, Any]:
-    """Read a configuration strictly, before SAELens does."""
-    path = folder / SAE_CFG_FILENAME
-    cfg = read_json(path, remedy="Restore it from a copy.")
-    if not isinstance(cfg, Mapping) or not isinstance(cfg.get("metadata", {}), Mapping):
-        raise InputError(
-            f"{str(path)!r} is no configuration of an SAE; expected a JSON object with an object "
-            "'metadata', as SAELens writes it. Restore it from a copy."
-        )
-    return cfg
-
-
-def _require_shapes(cfg: Mapping[str, Any], weights: Path) -> None:
-    """Refuse sizes that are not those of the weights, before anything of them is allocated."""
-    try:
-        with safe_open(weights, framework="pt") as opened:
-            names = set(opened.keys())
-            shapes = {
-                name: tuple(opened.get_slice(name).get_shape())
-                for name in names & {"W_enc", "W_dec"}
-            }
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{str(weights)!r} cannot be read as safetensors ({error}). Restore it from a copy."
-        ) from error
-    size = (cfg.get("d_in"), cfg.get("d_sae"))
-    for name, found in (
-        ("W_enc", shapes.get("W_enc", size)),
-        ("W_dec", shapes.get("W_dec", size[::-1])[::-1]),
-    ):
-        # the decoder of a transcoder writes to another space
-        if found[1:] != size[1:] or (name == "W_enc" and found != size):
-            raise InputError(
-                f"{str(weights)!r} has {name} of (d_in, d_sae) {found}; expected {shown(size)}, as "
-                f"{SAE_CFG_FILENAME} says. Restore both from a copy."
-            )

@@ -197,7 +197,7 @@ MANIFESTS = [
     ("message", "l0 is text", _first(l0="4"), r"has l0 '4'; expected a finite number, or null"),
     ("message", "group is null", _first(group=None), r"its group is None"),
     ("message", "cfg.json is no object", _no_object, r"cfg\.json' is no configuration of an SAE"),
-    ("message", "d_sae of cfg.json is not that of the weights", _config(FIRST, lambda c: c.update(d_sae=10**12)), r"(differ in d_sae|has W_enc of)"),
+    ("message", "d_sae of cfg.json is not that of the weights", _config(FIRST, lambda c: c.update(d_sae=10**12)), r"has W_enc of \(d_in, d_sae\) \(16, 64\); expected \(16, 1000000000000\)"),
 ]  # fmt: skip
 
 

@@ -93,6 +93,8 @@ def test_what_cannot_be_matched_is_refused(trained_release: Release, tmp_path: P
 
     sae = trained_release.provenance["sweep"]["sae"]
     assert "does not record how it was trained" in refused("silent")
+    inside = refused("inside", model=str(tmp_path / "inside" / "saes"))
+    assert "inside the release itself and may hold code" in inside
     plain = {**sae, "regularizers": []}
     assert "has no regularised group" in refused("plain", sae=plain)
     idle = {**sae, "regularizers": [{"name": "weight_penalty", "coefficient": 0.0}]}
