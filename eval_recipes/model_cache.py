@@ -9,6 +9,7 @@ from typing import Any
 from transformer_lens import HookedTransformer
 
 from saereg_plugin import models
+from saereg_plugin.model_trust import require_harmless
 
 _Key = tuple[str, str, str, str]
 
@@ -28,9 +29,15 @@ class ModelCache:
     Keeps the language model that was used last: SAEs mostly come in runs on one.
 
     A caller who has the model in memory already puts it in with ``hold``.
+
+    Args:
+        trust_remote_code: let releases decide how their models are loaded, code of theirs
+            included; otherwise only harmless arguments are passed on
+            (``saereg_plugin.model_trust``).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trust_remote_code: bool = False) -> None:
+        self.trust_remote_code = trust_remote_code
         self._key: _Key | None = None
         self._model: HookedTransformer | None = None
         self._fingerprint: str | None = None
@@ -74,12 +81,19 @@ class ModelCache:
         Return the model, loaded at most once as long as nothing else is asked for.
 
         ``model_kwargs`` are further arguments of its loader, as JSON.
+
+        Raises:
+            InputError: for arguments that are not harmless and not trusted.
         """
         key = (name, dtype, device, model_kwargs)
         if self._model is None or self._key != key:
+            options = require_harmless(
+                json.loads(model_kwargs),
+                trusted=self.trust_remote_code,
+                source=f"The SAE of model {name!r}",
+            )
             # Dropped first, so that two models are never in memory together.
             self._model = None
-            options = json.loads(model_kwargs)
             model = models.load(name, dtype=dtype, device=device, **options)
             self._key, self._model = key, model
             self._held, self._fingerprint = False, None

@@ -66,6 +66,7 @@ def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Pat
         "memory_gib": context.memory_gib,
         "dtype": context.dtype,
         "device": context.device,
+        "trust_remote_code": context.models.trust_remote_code,
         "seed": context.seed,
         "threads": torch.get_num_threads(),
         "packages": package_versions(),

@@ -32,6 +32,7 @@ from eval_recipes.resume import (
     subject_hashes,
     todo,
 )
+from eval_recipes.subject_configs import check_configurations
 from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import require_writable
@@ -99,6 +100,7 @@ def run_evals(
     check_unique_paths(context.subjects)
     for recipe in chosen:
         recipe.check(context)
+    check_configurations(context, chosen)
     # a broken file of an earlier run is named now, not after hours; a resumed run
     # makes its own again
     _check_results(context, chosen if resume else ())

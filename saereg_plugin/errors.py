@@ -51,6 +51,21 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """
+    Return a value for a message, cut to ``limit`` characters.
+
+    >>> shown("abcdefghijkl", limit=8)
+    "'abcd..."
+    """
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python refuses to write integers of thousands of digits
+        text = f"a {type(value).__name__} of too many digits"
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """
     Return a hint that names the option nearest to ``name``, or every option.

@@ -1,17 +1,27 @@
-"""Which SAEs of a release differ only in their seed."""
+"""Groups of SAEs that differ only in their seed."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from saereg_plugin.errors import InputError, suggest
+import regex
+
+from saereg_plugin.checks import require_name
+from saereg_plugin.errors import InputError, shown, suggest
+from saereg_plugin.manifest import is_seed
 from saereg_plugin.yaml_text import read_yaml
 
 Membership = tuple[str, int | None]
 """Group (configuration) and seed of one SAE."""
+
+SECONDS = 2
+"""Longest search with an expression, over all ids of a release."""
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def group_saes(sae_ids: Iterable[str], group_by: str | None) -> dict[str, Membership]:
@@ -40,26 +50,18 @@ def group_saes(sae_ids: Iterable[str], group_by: str | None) -> dict[str, Member
 
 
 def _from_regex(ids: list[str], expression: str) -> dict[str, Membership]:
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise InputError(
-            f"--group-by {expression!r} is no regular expression: {error}."
-        ) from error
-    if "seed" not in pattern.groupindex:
-        raise InputError(
-            f"--group-by {expression!r} does not say where the seed is; expected a named group "
-            "such as 'seed(?P<seed>[0-9]+)'."
-        )
+    pattern = _compiled(expression)
+    deadline = time.monotonic() + SECONDS
     members: dict[str, Membership] = {}
     for sae_id in ids:
-        match = pattern.search(sae_id)
+        match = _search(pattern, sae_id, deadline - time.monotonic())
         if match is None:
             continue
         seed = match["seed"] or ""
-        if not seed.isdecimal():
+        if not _DIGITS.fullmatch(seed):
             raise InputError(
-                f"--group-by {expression!r} finds the seed {seed!r} in {sae_id!r}; expected digits."
+                f"--group-by {expression!r} finds the seed {shown(seed)} in {sae_id!r}; expected "
+                "digits. At most 18 of them are read."
             )
         if "group" in pattern.groupindex:
             group = match["group"] or ""
@@ -73,6 +75,36 @@ def _from_regex(ids: list[str], expression: str) -> dict[str, Membership]:
     return members
 
 
+def _compiled(expression: str) -> regex.Pattern[str]:
+    try:
+        # Python's own words for what is wrong; its searches cannot be bounded in time
+        re.compile(expression)
+        pattern = regex.compile(expression)
+    except (re.error, regex.error, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"--group-by {shown(expression)} is no regular expression: {error}."
+        ) from error
+    if "seed" not in pattern.groupindex:
+        raise InputError(
+            f"--group-by {expression!r} does not say where the seed is; expected a named group "
+            "such as 'seed(?P<seed>[0-9]+)'."
+        )
+    return pattern
+
+
+def _search(
+    pattern: regex.Pattern[str], sae_id: str, seconds: float
+) -> regex.Match[str] | None:
+    try:
+        return pattern.search(sae_id, timeout=max(seconds, 1e-3))
+    except TimeoutError as error:
+        raise InputError(
+            f"--group-by {pattern.pattern!r} takes over {SECONDS} seconds on {sae_id!r}; expected "
+            "an expression without repeats inside repeats, such as '(a+)+'. Name the groups in "
+            "a YAML file instead."
+        ) from error
+
+
 def _from_yaml(ids: list[str], path: Path) -> dict[str, Membership]:
     table: Any = read_yaml(path)
     if not isinstance(table, dict):
@@ -83,12 +115,18 @@ def _from_yaml(ids: list[str], path: Path) -> dict[str, Membership]:
     for sae_id, entry in table.items():
         if sae_id not in ids:
             raise InputError(
-                f"{str(path)!r} names the SAE {sae_id!r}. {suggest(str(sae_id), ids)}"
+                f"{str(path)!r} names the SAE {shown(sae_id)}. {suggest(str(sae_id), ids)}"
             )
-        try:
-            members[sae_id] = (str(entry["group"]), int(entry["seed"]))
-        except (KeyError, TypeError, ValueError) as error:
+        if (
+            not isinstance(entry, dict)
+            or set(entry) != {"group", "seed"}
+            or not is_seed(entry["seed"])
+        ):
             raise InputError(
-                f"{str(path)!r}: {sae_id!r} has {entry!r}; expected {{group: name, seed: number}}."
-            ) from error
+                f"{str(path)!r}: {sae_id!r} has {shown(entry)}; expected {{group: name, seed: number}}, "
+                "the number a whole one."
+            )
+        name = f"{str(path)!r}: the group of {sae_id!r}"
+        group = require_name(name, entry["group"], slashes=True)
+        members[sae_id] = (group, entry["seed"])
     return members

@@ -88,7 +88,7 @@ def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
 
 
 def _transformers_shape(name: str, hook_name: str) -> torch.Size:
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     shapes: list[torch.Size] = []
 
     def record(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
@@ -96,7 +96,7 @@ def _transformers_shape(name: str, hook_name: str) -> torch.Size:
         shapes.append(tensor.shape)
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         modules = dict(model.named_modules())
         _require_hook(hook_name, [module for module in modules if module], name)
         with modules[hook_name].register_forward_hook(record):

@@ -1,4 +1,4 @@
-"""Hub repositories of SAEs: whether one can be read and which SAEs it holds."""
+"""Hub repositories of SAEs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.loading.pretrained_saes_directory import PretrainedSAELookup
 
 from saereg_plugin.assets import require_hub_repo
+from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError
 
 
@@ -48,6 +49,10 @@ def hub_lookup(repository: str) -> PretrainedSAELookup:
         ("dictionary_learning_1", "ae.pt", "config.json"),
     ):
         folders = sae_folders(files, weights, config)
+        for folder in folders:
+            require_name(
+                f"The folder of an SAE in {repository!r}", folder, slashes=True
+            )
         if folders:
             return PretrainedSAELookup(
                 release=repository,

@@ -90,7 +90,7 @@ def _name_words_in(path: Path) -> list[str]:
 
 def _require_readable(folder: Path, name: str) -> None:
     try:
-        get_pretrained_model_config(str(folder), device="cpu")
+        get_pretrained_model_config(str(folder), device="cpu", trust_remote_code=False)
     # TransformerLens raises whatever the first missing field of a config.json leads to.
     except Exception as error:
         raise InputError(

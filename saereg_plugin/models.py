@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformer_lens import HookedTransformer
-from transformer_lens.loading_from_pretrained import make_model_alias_map
+from transformer_lens.loading_from_pretrained import (
+    get_official_model_name,
+    get_pretrained_model_config,
+    make_model_alias_map,
+)
+from transformers import AutoTokenizer
 
 from saereg_plugin.assets import require_hub_repo
 from saereg_plugin.embedded_models import (
@@ -76,18 +81,45 @@ def load(
     """
     Return the model as TransformerLens computes it, its weights as published.
 
-    Further arguments go to ``HookedTransformer.from_pretrained_no_processing``.
+    Further arguments go to ``HookedTransformer.from_pretrained_no_processing``. Python
+    files in a local folder are run only with ``trust_remote_code=True``.
 
     Raises:
         InputError: if the name cannot be loaded, see :func:`ensure`.
     """
     numbers = torch_dtype(dtype)
-    ensure(name)
+    folder = ensure(name)
+    if folder is not None and not from_pretrained_kwargs.get("trust_remote_code"):
+        from_pretrained_kwargs |= {
+            "trust_remote_code": False,
+            "tokenizer": _harmless_tokenizer(name),
+        }
     with warnings.catch_warnings():
         ignore_deprecation()
         return HookedTransformer.from_pretrained_no_processing(
             name, dtype=numbers, device=device, **from_pretrained_kwargs
         )
+
+
+def _harmless_tokenizer(name: str) -> Any:
+    """
+    Return a local folder's tokenizer where TransformerLens would run the folder's code for it.
+
+    TransformerLens trusts every folder of some architectures, by the name of the architecture
+    alone. None where it does not.
+    """
+    config = get_pretrained_model_config(
+        get_official_model_name(name), device="cpu", trust_remote_code=False
+    )
+    if not config.trust_remote_code or config.tokenizer_name is None:
+        return None
+    return AutoTokenizer.from_pretrained(
+        config.tokenizer_name,
+        # as TransformerLens does for these architectures
+        add_bos_token=False,
+        use_fast="phi" not in config.tokenizer_name.lower(),
+        trust_remote_code=False,
+    )
 
 
 def identity(name: str) -> Any:

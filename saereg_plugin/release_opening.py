@@ -1,4 +1,4 @@
-"""A release by whatever names it: a folder, SAELens' public table, a hub repository."""
+"""Releases by name: a folder, SAELens' public table, or a hub repository."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.groups import group_saes
 from saereg_plugin.hub_releases import hub_lookup, require_reachable
 from saereg_plugin.release_registration import register_release
-from saereg_plugin.releases import LOADER, Entry, Release
+from saereg_plugin.releases import LOADER, MANIFEST, Entry, Release
 
 
 def open_release(name: str, *, group_by: str | None = None) -> Release:
@@ -41,7 +41,7 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
                 f"No release {name!r}: it is no folder, no hub repository (owner/name), and no "
                 f"public release. {suggest(name, directory)}"
             )
-        require_reachable(name)
+        _require_repository(name)
         directory[name] = hub_lookup(name)
     lookup = directory[name]
     require_reachable(lookup.repo_id)
@@ -49,6 +49,29 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
         Entry(sae_id, path, sae_id, None) for sae_id, path in lookup.saes_map.items()
     )
     return _regroup(Release(name, lookup.model, entries), group_by)
+
+
+def _require_repository(name: str) -> None:
+    """
+    Prove that the hub has a repository that no table lists.
+
+    Raises:
+        InputError: if not; names the release folder that was probably meant.
+    """
+    try:
+        require_reachable(name)
+    except InputError as error:
+        parent = Path(name).parent
+        folders = (
+            [str(path.parent) for path in parent.glob(f"*/{MANIFEST}")]
+            if parent.is_dir()
+            else []
+        )
+        if not folders:
+            raise
+        raise InputError(
+            f"There is no release folder {name!r}. {suggest(name, folders)} As a hub repository: {error}"
+        ) from error
 
 
 def _regroup(release: Release, group_by: str | None) -> Release:

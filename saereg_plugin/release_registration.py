@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens.constants import SPARSITY_FILENAME
+from sae_lens.constants import (
+    SAE_CFG_FILENAME,
+    SPARSITY_FILENAME,
+)
 from sae_lens.loading.pretrained_sae_loaders import (
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
     NAMED_PRETRAINED_SAE_LOADERS,
@@ -27,6 +30,7 @@ from safetensors.torch import load_file
 from saereg_plugin.errors import InputError
 from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.releases import LOADER, MANIFEST, Release, read_release
+from saereg_plugin.saved_sae import read_cfg
 
 
 def register_release(folder: str | Path) -> Release:
@@ -78,8 +82,8 @@ def load_from_folder(
     cfg_overrides: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
     """Load an SAE of a registered folder (SAELens' loader protocol), its hashes checked."""
-    folder = Path(repo_id) / folder_name
     verify_files(Path(repo_id), folder_name)
+    folder = Path(repo_id) / folder_name
     cfg_dict, state_dict = sae_lens_disk_loader(folder, device, cfg_overrides)
     sparsity = folder / SPARSITY_FILENAME
     log_sparsity = load_file(sparsity)["sparsity"] if sparsity.is_file() else None
@@ -93,7 +97,8 @@ def read_cfg_from_folder(
     force_download: bool = False,  # noqa: ARG001
     cfg_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Read an SAE's configuration (SAELens' configuration-getter protocol)."""
-    return get_sae_lens_config_from_disk(
-        Path(repo_id) / folder_name, device, cfg_overrides
-    )
+    """Read an SAE's configuration (SAELens' configuration-getter protocol), its hash checked."""
+    verify_files(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
+    folder = Path(repo_id) / folder_name
+    read_cfg(folder)
+    return get_sae_lens_config_from_disk(folder, device, cfg_overrides)

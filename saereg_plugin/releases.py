@@ -1,5 +1,5 @@
 """
-A folder of trained SAEs as a release: what stands in its manifest.
+A folder of trained SAEs as a release.
 
 The folder holds ``release.yaml`` in the schema of SAELens' ``pretrained_saes.yaml``, with
 for each SAE its group (configuration), its seed and the SHA-256 of its files.
@@ -13,12 +13,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from saereg_plugin import manifest as manifests
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import write_text
+from saereg_plugin.manifest import MANIFEST
+from saereg_plugin.yaml_text import dump_yaml, read_yaml
 
-MANIFEST = "release.yaml"
 LOADER = "saereg_release"
 
 
@@ -83,26 +83,28 @@ def write_release(release: Release) -> Path:
         }
         for entry in release.entries
     ]
-    manifest = {
-        release.name: {
+    manifest = manifests.sealed(
+        release.name,
+        {
             "conversion_func": LOADER,
             "model": release.model,
             "repo_id": release.name,
             "saes": saes,
-            "saereg": dict(release.provenance),
-        }
-    }
+            manifests.BLOCK: dict(release.provenance),
+        },
+    )
     path = release.folder / MANIFEST
-    write_text(path, yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+    write_text(path, dump_yaml(manifest))
     return path
 
 
 def read_release(folder: str | Path) -> Release:
     """
-    Read the manifest of a release folder.
+    Read the manifest of a release folder; files of its SAEs are not looked at.
 
     Raises:
-        InputError: if the folder or its manifest is missing or cannot be read.
+        InputError: if the folder or its manifest is missing, or the manifest cannot be used
+            (``saereg_plugin.manifest``).
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -111,15 +113,9 @@ def read_release(folder: str | Path) -> Release:
             f"{str(folder)!r} is no release folder: it has no {MANIFEST}. "
             "Expected a folder written by 'saereg-bench train'."
         )
-    try:
-        manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
-        ((name, value),) = manifest.items()
-        entries = tuple(
-            Entry(
-                **{"sae_id" if key == "id" else key: item for key, item in sae.items()}
-            )
-            for sae in value["saes"]
-        )
-        return Release(name, value["model"], entries, folder, value.get("saereg", {}))
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"Manifest {str(path)!r} cannot be read ({error}).") from error
+    name, block = manifests.checked(read_yaml(path), f"Manifest {str(path)!r}")
+    entries = tuple(
+        Entry(**{"sae_id" if key == "id" else key: item for key, item in sae.items()})
+        for sae in block["saes"]
+    )
+    return Release(name, block["model"], entries, folder, block[manifests.BLOCK])

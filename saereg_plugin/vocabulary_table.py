@@ -112,7 +112,7 @@ def token_texts(model_name: str, n_tokens: int) -> list[str]:
     """
     folder = models.ensure(model_name)
     source = hub_repository(model_name) if folder is None else str(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(source)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     known = min(n_tokens, len(tokenizer))
     spelled: list[str] = tokenizer.convert_ids_to_tokens(list(range(known)))
     return [text or "" for text in spelled] + [""] * (n_tokens - known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_unusable_expression_is_quoted(expression: str, message: str) -> None:
     assert repr(expression) in str(caught.value)
 
 
+def test_expression_that_takes_exponential_time_ends() -> None:
+    started = time.monotonic()
+    with pytest.raises(InputError, match="takes over 2 seconds on 'aaa.*YAML file"):
+        group_saes(["a" * 80] * 50, "^((a|aa)+)+(?P<seed>[0-9])$")
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("sae_id", ["k\u0661", f"k{'1' * 19}"])
+def test_seed_is_at_most_18_ascii_digits(sae_id: str) -> None:
+    with pytest.raises(InputError, match="expected digits. At most 18"):
+        group_saes([sae_id], "k(?P<seed>.+)")
+
+
 def test_optional_seed_that_matched_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="expected digits"):
         group_saes(["k32"], "k32(?P<seed>[0-9]+)?x?")
@@ -80,6 +94,12 @@ def test_yaml_file_names_group_and_seed(tmp_path: Path) -> None:
         ),
         ("other: {group: a}", "'other' has {'group': 'a'}; expected {group: name,"),
         ("other: {group: a, seed: x}", "expected {group: name, seed: number}"),
+        ("other: {group: a, seed: 1.5}", "expected {group: name, seed: number}"),
+        ("other: {group: a, seed: true}", "expected {group: name, seed: number}"),
+        ("other: {group: a, seed: 1, sed: 2}", "expected {group: name, seed: number}"),
+        ("other: {group: null, seed: 1}", "the group of 'other' is None"),
+        ("other: {group: ../x, seed: 1}", "the group of 'other' '../x' begins with"),
+        ("other: {group: a, seed: 1}\nother: {group: b, seed: 1}", "occurs twice"),
         ("other: 3", "'other' has 3; expected {group: name, seed: number}"),
         ("{", "is no YAML"),
         (None, "cannot be read (No such file or directory)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,12 @@ from transformer_lens.loading_from_pretrained import (
     OFFICIAL_MODEL_NAMES,
     get_official_model_name,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from saereg_plugin import models
 from saereg_plugin.errors import InputError
@@ -345,3 +351,44 @@ def test_devices_that_this_machine_lacks_are_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="'cuda' is not available"):
             models.require_device("cuda")
+
+
+def test_code_in_a_model_folder_is_not_run(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TransformerLens trusts the tokenizer of any folder whose architecture is Qwen3's."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    Qwen3ForCausalLM(config).save_pretrained("lm")
+    tokenizer.save_pretrained("lm")
+    Path("lm/evil.py").write_text(
+        "open('PWNED', 'w')\n"
+        "from transformers import PreTrainedTokenizerFast as F, Qwen3Config as C\n"
+        "from transformers import Qwen3ForCausalLM as M\n"
+        "class T(F): pass\nclass EC(C): pass\nclass EM(M): config_class = EC\n"
+    )
+    for name, auto_map in (
+        ("tokenizer_config.json", {"AutoTokenizer": ["evil.T", "evil.T"]}),
+        (
+            "config.json",
+            {"AutoConfig": "evil.EC", "AutoModelForCausalLM": "evil.EM"},
+        ),
+    ):
+        path = Path("lm") / name
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "auto_map": auto_map}))
+    model = models.load("lm")
+    hook_shape("lm", "blocks.0.hook_resid_post")
+    hook_shape("lm", "model.layers.0", model_class_name="AutoModelForCausalLM")
+    assert not Path("PWNED").exists()
+    assert model.tokenizer is not None
+    assert model.tokenizer.encode("a text") == tokenizer.encode("a text")

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from sae_lens import SAE, StandardSAE, TopKSAE, TopKSAEConfig
+from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.running import subjects_of
@@ -158,12 +159,18 @@ def test_name_of_a_public_release_is_refused(release: Release, folder: Path) -> 
     ("text", "message"),
     [
         (None, f"is no release folder: it has no {MANIFEST}. Expected a folder"),
-        ("a: [", "cannot be read ("),
-        ("[]", "cannot be read ("),
-        ("a: {saes: []}", "cannot be read ('model')"),
-        ("a: {model: m, saes: [{id: x}]}", "cannot be read ("),
-        ("a: {model: m, saes: [{id: x, colour: 3}]}", "'colour'"),
-        ("a: {}\nb: {}", "cannot be read (too many values"),
+        ("a: [", "is no YAML"),
+        ("[]", "cannot be read: it is []; expected one release by its name"),
+        ("a: 1", "cannot be read: 'a' is 1; expected its fields"),
+        ("a: {saes: []}", "release 'a' has the model None; expected text"),
+        ("a: {model: m}", "the field 'saes' is None; expected a list of SAEs"),
+        ("a: {model: m, saes: []}", "has no block 'saereg' after its SAEs"),
+        ("a: {model: m, saes: [{id: x}], saereg: {}}", "has no 'path'; expected one"),
+        (
+            "a: {model: m, saes: [{id: x, colour: 3}], saereg: {}}",
+            "has an unknown field 'colour'",
+        ),
+        ("a: {}\nb: {}", "cannot be read: it is a mapping of 2 keys"),
     ],
 )
 def test_unusable_manifest_is_named(
@@ -214,6 +221,116 @@ def test_damaged_file_is_named_and_the_others_load(
         IDS[0],
         IDS[2],
     ]
+
+
+# The manifest's own hash
+
+
+def _edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / MANIFEST
+    manifest = yaml.safe_load(path.read_text())
+    change(next(iter(manifest.values())))
+    path.write_text(yaml.safe_dump(manifest))
+
+
+def test_every_cut_of_a_manifest_is_refused(folder: Path) -> None:
+    lines = (folder / MANIFEST).read_text().splitlines(keepends=True)
+    for length in range(len(lines)):
+        (folder / MANIFEST).write_text("".join(lines[:length]))
+        with pytest.raises(InputError):
+            read_release(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda block: block.update(model="other"),
+        lambda block: block["saes"][0].update(seed=5),
+        lambda block: block["saes"].reverse(),
+        lambda block: block["saes"][0].update(l0=None),
+        lambda block: block["saereg"].update(tokens=1),
+    ],
+)
+def test_an_edited_manifest_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    _edit(folder, change)
+    with pytest.raises(InputError, match="is damaged or was edited"):
+        read_release(folder)
+
+
+def test_a_manifest_without_its_hash_is_read_with_a_warning(
+    release: Release, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _edit(folder, lambda block: block["saereg"].pop("manifest_sha256"))
+    assert read_release(folder) == read_release(folder) == release
+    (record,) = caplog.records
+    assert "has no manifest_sha256; damage to it goes unseen" in record.getMessage()
+    _edit(folder, lambda block: block["saes"].pop())
+    with pytest.raises(InputError, match="lists 2 SAEs; expected 3, as it says itself"):
+        read_release(folder)
+
+
+def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
+    entry = Entry("1e5", "saes/2.5", "007", 0)
+    release = Release("1e-5", "true", (entry,), tmp_path, {"command": "null"})
+    write_release(release)
+    assert read_release(tmp_path) == release
+
+
+def test_sizes_that_are_not_those_of_the_weights_are_refused(
+    release: Release, folder: Path
+) -> None:
+    path = folder / "saes" / IDS[0] / "cfg.json"
+    path.write_text(path.read_text().replace('"d_sae": 32', '"d_sae": 3200000000000'))
+    hashes = file_hashes(path.parent)
+
+    def change(block: dict[str, Any]) -> None:
+        block["saes"][0]["files"] = hashes
+        del block["saereg"]["manifest_sha256"]
+
+    _edit(folder, change)
+    register_release(folder)
+    with pytest.raises(
+        InputError, match=r"W_enc of \(d_in, d_sae\) \(16, 32\); expected"
+    ):
+        SAE.from_pretrained(release.name, IDS[0])
+
+
+def test_configuration_is_read_with_its_hash_checked(
+    release: Release, folder: Path
+) -> None:
+    register_release(folder)
+    flip_a_byte(folder / "saes" / IDS[0] / "cfg.json")
+    with pytest.raises(InputError, match="cfg.json' is damaged") as caught:
+        load_sae_config_from_huggingface(release.name, IDS[0])
+    found = file_hashes(folder / "saes" / IDS[0])["cfg.json"]
+    assert found[:8] not in str(caught.value)
+
+
+def test_a_folder_whose_name_begins_with_a_dot_opens(
+    release: Release, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = folder.rename(folder.parent / ".x")
+    assert open_release(str(hidden)).entries == release.entries
+    monkeypatch.chdir(hidden.parent)
+    assert open_release(".x").name == release.name
+    (hidden.parent / "sub").mkdir()
+    monkeypatch.chdir(hidden.parent / "sub")
+    assert open_release("../.x").name == release.name
+
+
+@pytest.mark.usefixtures("offline")
+def test_misspelt_release_folder_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.rename(folder.parent / "release")
+    monkeypatch.chdir(folder.parent.parent)
+    name = f"{folder.parent.name}/relase"
+    with pytest.raises(InputError) as caught:
+        open_release(name)
+    message = f"There is no release folder {name!r}. Did you mean '{name[:-6]}release'?"
+    assert str(caught.value).startswith(message)
 
 
 # Choosing and grouping

@@ -106,6 +106,13 @@ def run(
             help="Remove everything kept in that folder after the run, replies of judges too."
         ),
     ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            help="Load the language model as the release says, code of the release included. "
+            "Only for releases whose authors you trust."
+        ),
+    ] = False,
     memory_gib: Annotated[
         float, typer.Option(help="Bound on activations held in memory, in GiB.")
     ] = 4.0,
@@ -124,6 +131,7 @@ def run(
     from eval_recipes.artifacts import clean_artifacts as clean
     from eval_recipes.artifacts import default_artifacts
     from eval_recipes.context import RunContext
+    from eval_recipes.model_cache import ModelCache
     from eval_recipes.options import read_options
     from eval_recipes.running import (
         checked_data,
@@ -160,6 +168,7 @@ def run(
         artifacts=artifacts or default_artifacts(),
         memory_gib=checked_memory(memory_gib),
         options=read_options(given, names),
+        models=ModelCache(trust_remote_code=trust_remote_code),
     )
     try:
         outcome = run_evals(

@@ -8,7 +8,6 @@ from eval_recipes.context import Subject
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.results import BaseFields, base_fields
-from saereg_plugin.errors import InputError
 
 Shape = tuple[int, int]
 """(d_sae, d_in)."""
@@ -51,20 +50,17 @@ def load(subject: Subject, seed: int, config: CrossSeedEvalConfig) -> Loaded:
     return Loaded(subject, seed, weights, base_fields(subject, sae))
 
 
-def check_shapes(saes: list[Loaded]) -> None:
-    """
-    Refuse SAEs of one group that differ in shape.
-
-    Raises:
-        InputError: names the group, two SAEs and their shapes.
-    """
+def unequal_shapes(saes: list[Loaded]) -> dict[str, str]:
+    """Return why a group cannot be compared, by the name of each whose SAEs differ in shape."""
     first: dict[str, Loaded] = {}
+    causes: dict[str, str] = {}
     for sae in saes:
         other = first.setdefault(sae.subject.group, sae)
         if other.shape != sae.shape:
-            raise InputError(
+            causes[sae.subject.group] = (
                 f"SAEs {other.subject.sae_id!r} and {sae.subject.sae_id!r} of group "
                 f"{sae.subject.group!r} have (d_sae, d_in) {other.shape} and "
                 f"{sae.shape}; expected one shape in a group. Put SAEs of different "
                 "width into different groups."
             )
+    return causes

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
-from eval_recipes.cross_seed.loading import Loaded, check_shapes, load
+from eval_recipes.cross_seed.loading import Loaded, load, unequal_shapes
 from eval_recipes.cross_seed.measure import Measured, measure_groups, with_shares
 from eval_recipes.cross_seed.output import EVAL_TYPE_ID_CROSS_SEED
 from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
@@ -83,13 +83,13 @@ def run(context: RunContext) -> list[Failure]:
     SAEs of a group that has fewer than two left.
 
     Raises:
-        InputError: see ``check`` and ``check_shapes``.
+        InputError: see ``check``.
     """
     groups = check(context)
     config = config_of(context)
     failures: list[Failure] = []
     loaded = _load_all(groups, config, failures)
-    check_shapes(loaded)
+    loaded = _of_equal_shapes(loaded, failures)
     heldout = _heldout(context, loaded, failures)
     usable = [sae for sae in loaded if sae.subject.sae_id in heldout]
     saes = _complete_groups(usable, failures)
@@ -177,6 +177,17 @@ def _load_all(
         except Exception as error:
             failures.append(_failure(subject, error))
     return loaded
+
+
+def _of_equal_shapes(loaded: list[Loaded], failures: list[Failure]) -> list[Loaded]:
+    """Return the SAEs of groups that have one shape; those of the others are failures."""
+    causes = unequal_shapes(loaded)
+    failures += [
+        Failure(EVAL_TYPE_ID_CROSS_SEED, sae.subject.sae_id, causes[sae.subject.group])
+        for sae in loaded
+        if sae.subject.group in causes
+    ]
+    return [sae for sae in loaded if sae.subject.group not in causes]
 
 
 def _heldout(

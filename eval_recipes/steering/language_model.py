@@ -93,7 +93,7 @@ def kind_of(sae: SAE[Any], config: SteeringEvalConfig) -> str:
     path, local = _place(source.model_name)
     with torch.device("meta"):
         empty: Any = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(path, **local)
+            AutoConfig.from_pretrained(path, **local), trust_remote_code=False
         )
     return "plain" if knows_layers(empty) else "hooked"
 
@@ -107,7 +107,10 @@ def _place(name: str) -> tuple[str, dict[str, Any]]:
     """Return where transformers find a model, and the loader's arguments for that."""
     folder = models.ensure(name)
     path = str(folder or make_model_alias_map().get(name.lower(), name))
-    return path, {"local_files_only": folder is not None}
+    return path, {
+        "local_files_only": folder is not None,
+        "trust_remote_code": False,
+    }
 
 
 def _plain(name: str, *, dtype: str, device: str) -> LanguageModel:

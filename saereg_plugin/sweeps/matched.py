@@ -13,6 +13,7 @@ from sae_lens import SAE
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics import WeightDecay
 from saereg_plugin.metrics import alive_mask
+from saereg_plugin.model_trust import is_inside
 from saereg_plugin.regularizers import acts
 from saereg_plugin.release_opening import open_release
 from saereg_plugin.release_registration import register_release
@@ -51,6 +52,13 @@ def matched_sweep(name: str) -> SweepConfig:
             "folder of a release that 'saereg-bench train' wrote."
         )
     sweep = sweep_from(recorded, source=f"the sweep of release {name!r}")
+    for path in (sweep.model, sweep.corpus):
+        if is_inside(path, release.folder):
+            raise InputError(
+                f"The sweep of release {name!r} reads {path!r}, which is inside the release itself and "
+                "may hold code; expected a model and a text of your own or public ones. Copy it "
+                "to another folder if you trust it, and name that in the manifest's sweep."
+            )
     register_release(release.folder)
     entries: dict[str, list[Entry]] = defaultdict(list)
     for entry in release.entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from sae_lens import SAE, TopKSAE, TopKSAEConfig
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import alive_mask
+from saereg_plugin.release_hashes import file_hashes
 from saereg_plugin.releases import Entry, Release, read_release, write_release
 from saereg_plugin.sweeps import (
     SweepConfig,
@@ -80,7 +82,7 @@ def test_what_cannot_be_matched_is_refused(trained_release: Release, tmp_path: P
         provenance["sweep"] = {**provenance["sweep"], **sweep} if sweep else None
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "saes").symlink_to(folder_of(trained_release) / "saes")
+        shutil.copytree(folder_of(trained_release) / "saes", folder / "saes")
         release = Release(
             name, trained_release.model, trained_release.entries, folder, provenance
         )
@@ -91,6 +93,8 @@ def test_what_cannot_be_matched_is_refused(trained_release: Release, tmp_path: P
 
     sae = trained_release.provenance["sweep"]["sae"]
     assert "does not record how it was trained" in refused("silent")
+    inside = refused("inside", model=str(tmp_path / "inside" / "saes"))
+    assert "inside the release itself and may hold code" in inside
     plain = {**sae, "regularizers": []}
     assert "has no regularised group" in refused("plain", sae=plain)
     idle = {**sae, "regularizers": [{"name": "weight_penalty", "coefficient": 0.0}]}
@@ -111,7 +115,8 @@ def recorded(folder: Path, sweep: Mapping[str, Any], *alive: int) -> str:
             sae.W_dec.data, sae.W_enc.data = rows[:128].clone(), encoder.T.contiguous()
             name = f"{group}-seed{seed}"
             sae.save_model(str(folder / name))
-            entries.append(Entry(name, name, group, seed))
+            files = file_hashes(folder / name)
+            entries.append(Entry(name, name, group, seed, files))
     provenance = {"sweep": SweepConfig(**sweep).to_dict()}
     release = Release(folder.name, "x", tuple(entries), folder, provenance)
     write_release(release)
