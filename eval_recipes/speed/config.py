@@ -91,12 +91,7 @@ class SpeedConfig:
 
     def __post_init__(self) -> None:
         # a median needs three
-        require_count(
-            "The number of repeats (--repeats)",
-            self.repeats,
-            least=3,
-            most=_MAX_REPEATS,
-        )
+        require_count("repeats", self.repeats, least=3, most=_MAX_REPEATS)
         require_seed(self.seed)
         require_device(self.device)
         for shape in self.shapes:

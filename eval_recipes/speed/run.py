@@ -124,14 +124,20 @@ def require_own_file(out: Path) -> None:
     if os.path.islink(out) or os.path.isdir(out):
         kind = "link" if os.path.islink(out) else "folder"
         raise InputError(f"{str(out)!r} is a {kind}; expected a JSON file. {remedy}")
-    if os.path.exists(out):
-        remedy = f"It would be replaced. {remedy}"
-        found = read_json(out, remedy=remedy)
-        if not isinstance(found, dict) or found.get("written_by") != _WRITTEN_BY:
-            raise InputError(
-                f"File {str(out)!r} was not written by this command. {remedy}"
-            )
+    if os.path.exists(out) and not _is_own(out):
+        raise InputError(
+            f"File {str(out)!r} was not written by this command and would be replaced. {remedy}"
+        )
     require_writable(out.parent)
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file is JSON that ``run_speed`` wrote."""
+    try:
+        found = read_json(path, remedy="")
+    except InputError:
+        return False
+    return isinstance(found, dict) and found.get("written_by") == _WRITTEN_BY
 
 
 def run_speed(
