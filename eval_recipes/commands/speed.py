@@ -46,7 +46,6 @@ def speed(
     """
     from eval_recipes.speed.config import DEFAULT_SHAPES, SpeedConfig, parse_shape
     from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted, run_speed
-    from saereg_plugin.files import require_writable
 
     suites = chosen_suites(suite or ())
     config = SpeedConfig(
@@ -56,8 +55,6 @@ def speed(
         seed=seed,
         release=release,
     )
-    if out is not None:
-        require_writable(out.parent)
     frame = run_speed(config, suites, out=out)
     table = Table(*HEADINGS, box=None, pad_edge=False)
     for row in frame.to_dict(orient="records"):

@@ -14,7 +14,7 @@ from eval_recipes.steering.checking import judge_settings
 from eval_recipes.steering.settings import make_config, uses_chat
 from eval_recipes.studies.scales import device
 from eval_recipes.studies.steering_outcome import SteeringOutcome
-from eval_recipes.studies.steering_report import write_steering_report
+from eval_recipes.studies.steering_report import FILES, write_steering_report
 from eval_recipes.studies.steering_runs import SteeringStudy, runs_of
 from eval_recipes.studies.steering_saes import (
     grid_seed,
@@ -56,9 +56,9 @@ def run_steering_study(
 
     Raises:
         InputError: before anything is loaded, if groups, text or options cannot be used, or
-            the folder is not writable, in use, or of another study.
+            the folder holds the user's files, is not writable, in use, or of another study.
     """
-    with study_folder(out, NAME, study.scale):
+    with study_folder(out, NAME, study.scale, files=FILES):
         _check(study)
         mark_folder(out, NAME, study.scale)
         outcome = _run(study, out, artifacts, progress)
