@@ -31,6 +31,7 @@ __all__ = [
     "ignore_deprecation",
     "load",
     "register_names",
+    "require_device",
     "torch_dtype",
 ]
 
@@ -128,10 +129,10 @@ def fast_dtype(device: str) -> str:
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """
-    Return a torch dtype by name.
+    Return a floating torch dtype by name.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: if there is none of that name, or models cannot compute in it.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
@@ -139,7 +140,61 @@ def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
             f"Unknown dtype {dtype!r}; expected the name of a torch dtype, such as "
             "'float32' or 'bfloat16'."
         )
+    if not found.is_floating_point or found.itemsize < 2:
+        raise InputError(
+            f"Models cannot compute in dtype {dtype!r}; expected 'float32', 'bfloat16', "
+            "'float16' or 'float64'."
+        )
     return found
+
+
+def require_device(device: str) -> torch.device:
+    """
+    Return a torch device by name, if this machine has it.
+
+    Raises:
+        InputError: if no device has that name, its driver is missing, or its index is
+            too large.
+    """
+    try:
+        found = torch.device(_text(device))
+    except RuntimeError as error:
+        raise InputError(
+            f"Unknown device {device!r}; expected 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        ) from error
+    count = _device_count(found.type)
+    if count == 0:
+        raise InputError(
+            f"Device {device!r} is not available: torch {torch.__version__} finds no "
+            f"{found.type} device on this machine. Use 'cpu', or check the driver."
+        )
+    if (found.index or 0) >= count:
+        raise InputError(
+            f"Device {device!r} does not exist: this machine has {count} {found.type} "
+            f"device{'s' if count > 1 else ''}, counted from 0."
+        )
+    return found
+
+
+def _text(device: object) -> str:
+    # torch takes a number for the index of a GPU
+    if not isinstance(device, str):
+        raise InputError(f"Device {device!r} is no text; expected 'cpu' or 'cuda:1'.")
+    return device
+
+
+def _device_count(kind: str) -> int:
+    """Return how many devices of a type torch can compute on; "meta" has no numbers."""
+    if kind == "cpu":
+        return 1
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    if kind == "meta":
+        return 0
+    module = getattr(torch, kind, None)
+    if module is None or not module.is_available():
+        return 0
+    return int(module.device_count())
 
 
 def _ensure_hub(name: str, model_class_name: str) -> None:

@@ -320,3 +320,28 @@ def test_two_processes_convert_once(archive: Path, tmp_path: Path) -> None:
     assert sum("Converting and de-quantizing" in output for output in outputs) == 1
     left = {path.name for path in (tmp_path / "models").iterdir()}
     assert left - {"smollm2-135m-instruct.lock"} == {"smollm2-135m-instruct"}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool", "complex64", "float8_e4m3fn"])
+def test_dtypes_that_models_cannot_compute_in_are_refused(dtype: str) -> None:
+    with pytest.raises(InputError, match=f"cannot compute in dtype '{dtype}'"):
+        models.torch_dtype(dtype)
+
+
+@pytest.mark.parametrize("device", ["tpu9", "gpu", "", "cpu:x", "cuda:-1"])
+def test_unknown_devices_are_refused(device: str) -> None:
+    with pytest.raises(InputError, match="Unknown device"):
+        models.require_device(device)
+
+
+def test_devices_that_this_machine_lacks_are_refused() -> None:
+    assert models.require_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="has 1 cpu device, counted from 0"):
+        models.require_device("cpu:7")
+    with pytest.raises(InputError, match="'meta' is not available"):
+        models.require_device("meta")
+    with pytest.raises(InputError, match="cuda:99"):
+        models.require_device("cuda:99")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="'cuda' is not available"):
+            models.require_device("cuda")
