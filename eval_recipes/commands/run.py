@@ -125,12 +125,8 @@ def run(
     from eval_recipes.artifacts import default_artifacts
     from eval_recipes.context import RunContext
     from eval_recipes.options import read_options
-    from eval_recipes.running import (
-        checked_data,
-        checked_memory,
-        run_evals,
-        subjects_of,
-    )
+    from eval_recipes.run_check import checked_data
+    from eval_recipes.running import run_evals, subjects_of
     from saereg_plugin.errors import InputError
 
     console = Console()
@@ -158,7 +154,7 @@ def run(
         seed=seed,
         data=checked_data(data),
         artifacts=artifacts or default_artifacts(),
-        memory_gib=checked_memory(memory_gib),
+        memory_gib=memory_gib,
         options=read_options(given, names),
     )
     try:

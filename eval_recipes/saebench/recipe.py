@@ -13,7 +13,6 @@ from pydantic import TypeAdapter
 from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.results import result_path
 from eval_recipes.saebench.upstream import UpstreamError
 from saereg_plugin.errors import InputError, suggest
 
@@ -43,13 +42,11 @@ def each_subject(
     """
     Evaluate every subject; an error fails that subject, and the others go on.
 
-    What an earlier run left of an SAE goes when its turn comes: a rerun that fails leaves no old
-    result in its place, and one that is interrupted leaves those it did not come to.
+    An earlier result stays until its successor takes its place; ``run_evals`` records those
+    whose SAE failed.
     """
     failures: list[Failure] = []
     for subject in tqdm(context.subjects, desc=eval):
-        path = result_path(context.out, eval, subject.release, subject.sae_id)
-        path.unlink(missing_ok=True)
         try:
             evaluate(subject)
         except Exception as error:
