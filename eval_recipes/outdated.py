@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def note_attempts(
     """
     before = _read(folder)
     gone = {path.relative_to(folder).as_posix() for path in current}
-    date = datetime.now(UTC).isoformat(timespec="seconds")
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     added = {
         path.relative_to(folder).as_posix(): Attempt(_eval_id(path), cause, date)
         for path, cause in failed.items()

@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pandas as pd
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from transformer_lens.loading_from_pretrained import (
     get_official_model_name,
@@ -112,14 +111,12 @@ def _check_text(context: RunContext) -> None:
 
 def _most_tokens(file: Path) -> int:
     """Return an upper bound of a text's tokens: a token is a byte or more."""
-    table = pq.read_table(file)
-    column = table.column(0)
-    length = (
-        pc.binary_length if table.column_names == ["text"] else pc.list_value_length
+    (values,) = pd.read_parquet(file).to_numpy().T
+    size = sum(
+        len(value.encode() if isinstance(value, str) else value) for value in values
     )
-    size = pc.sum(length(column)).as_py() or 0
     # each text may get a separator and a space, and each context a token of its own
-    return 2 * (size + 2 * table.num_rows)
+    return 2 * (size + 2 * len(values))
 
 
 def _check_context_size(

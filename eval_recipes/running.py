@@ -39,7 +39,6 @@ from saereg_plugin.owned_folder import require_owned
 from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.release_opening import open_release
 
-_IDENTITY = ("eval_type_id", "sae_lens_release_id", "sae_lens_id")
 logger = logging.getLogger(__name__)
 
 
@@ -180,11 +179,17 @@ def _check_results(
     }
     paths = set(own.values())
     for path, record in read_results(context.out, without=paths):
-        identity = tuple(map(record.get, _IDENTITY))
-        if identity in own:
+        target = own.get(
+            (
+                record["eval_type_id"],
+                record.get("sae_lens_release_id") or "",
+                record.get("sae_lens_id") or "",
+            )
+        )
+        if target is not None:
             raise InputError(
                 f"File {str(path)!r} holds a result that this run writes into "
-                f"{str(own[identity])!r}; expected one result of an SAE in a folder. Move the "
+                f"{str(target)!r}; expected one result of an SAE in a folder. Move the "
                 "file away, or choose another --out."
             )
     if not resume:

@@ -99,6 +99,7 @@ def _print_widths(results: Path) -> None:
         comparison_table,
         write_comparisons,
     )
+    from eval_recipes.outdated import outdated_notes
     from eval_recipes.results_folder import own_folder
     from saereg_plugin.errors import InputError
 
@@ -114,6 +115,7 @@ def _print_widths(results: Path) -> None:
         folder.claim([_WIDTHS])
     console = Console()
     console.print(comparison_table(found))
+    _print_notes(outdated_notes(results), console)
     if folder is None:
         say = f"Not written: {str(results)!r} is no folder of 'saereg-bench run'."
     else:

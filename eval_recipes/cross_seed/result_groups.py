@@ -11,6 +11,7 @@ from typing import Any
 from eval_recipes.cross_seed.comparison import Z
 from eval_recipes.cross_seed.interpolation import Estimate
 from eval_recipes.cross_seed.roles import Role
+from eval_recipes.outdated import outdated_results
 from eval_recipes.results import read_results
 from eval_recipes.statistics import SeedPair
 from saereg_plugin.errors import InputError
@@ -81,14 +82,17 @@ SINGLE = {
 
 def read_groups(folder: Path) -> list[ResultGroup]:
     """
-    Read the groups of all cross-seed results below a folder, by release and name.
+    Read the groups of the cross-seed results below a folder, by release and name.
+
+    Outdated results (``eval_recipes.outdated``) are left out.
 
     Raises:
         InputError: if there is none, one is of an older version, or two runs over
             different seeds are mixed in one group.
     """
     by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path, record in read_results(folder):
+    # a result of an earlier run has other groups and seeds than its group now
+    for path, record in read_results(folder, without=outdated_results(folder)):
         if record["eval_type_id"] != "cross_seed":
             continue
         extra = record.get("eval_result_unstructured") or {}
