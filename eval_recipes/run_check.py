@@ -16,13 +16,11 @@ from transformer_lens.loading_from_pretrained import (
 )
 
 from eval_recipes.context import RunContext
+from eval_recipes.eval_config import MOST_AT_ONCE
 from eval_recipes.registry import Recipe
 from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.hook_shapes import hook_shape
-
-MAX_BATCH = 1 << 16
-"""Most contexts in one pass of the language model."""
 
 _MAX_SEED = (1 << 32) - 1
 _CONTEXT_OPTIONS = ("context_length", "llm_context_size")
@@ -36,7 +34,7 @@ def check_settings(context: RunContext) -> None:
         InputError: naming the setting and what was expected.
     """
     _require_whole("heldout_tokens", context.heldout_tokens, 1, 10**15)
-    _require_whole("batch_size_prompts", context.batch_size_prompts, 1, MAX_BATCH)
+    _require_whole("batch_size_prompts", context.batch_size_prompts, 1, MOST_AT_ONCE)
     _require_whole("seed", context.seed, 0, _MAX_SEED)
     if context.context_size is not None:
         _require_whole("context_size", context.context_size, 2, 1 << 30)

@@ -212,7 +212,9 @@ def _run_recipe(recipe: Recipe, context: RunContext) -> list[Failure]:
     try:
         failures = recipe.run(context)
     except Exception as error:
-        logger.exception("Evaluation %s stopped", recipe.name)
+        # an input error says all there is to say
+        trace = not isinstance(error, InputError)
+        logger.error("Evaluation %s stopped", recipe.name, exc_info=trace)
         cause = f"{type(error).__name__}: {error}"
         failures = [
             Failure(recipe.name, subject.sae_id, cause) for subject in context.subjects

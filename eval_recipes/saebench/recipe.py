@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
+from eval_recipes.eval_config import check_sizes
 from eval_recipes.saebench.upstream import UpstreamError
 from saereg_plugin.errors import InputError, suggest
 
@@ -27,12 +28,13 @@ def options_of(eval: str, cls: type[Options], given: Mapping[str, Any]) -> Optio
     Return a recipe's settings, a dataclass, from ``RunContext.options[eval]``.
 
     Raises:
-        InputError: for an unknown name; names the nearest.
+        InputError: for an unknown name, with the nearest one, or an absurd size.
     """
     known = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
     for name in given:
         if name not in known:
             raise InputError(f"Unknown {eval} option {name!r}. {suggest(name, known)}")
+    check_sizes(eval, given)
     return cls(**given)
 
 
