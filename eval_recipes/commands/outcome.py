@@ -15,8 +15,18 @@ def print_outcome(outcome: Any, console: Console) -> bool:
 
     print_table(outcome.frame, console, outcome.differences)
     console.print(f"\nAll figures: {shown(outcome.summary)}")
+    if outcome.kept:
+        console.print(
+            f"Kept from earlier runs: {outcome.kept} results that are current."
+        )
+    if outcome.outdated:
+        console.print(
+            f"Outdated, in the folder but not in these tables: {len(outcome.outdated)} earlier "
+            "results whose successors failed."
+        )
     for failure in outcome.failures:
         console.print(
-            f"[red]failed[/] {failure.eval} of {shown(failure.sae_id)}: {shown(failure.cause)}"
+            f"[red]failed[/] {failure.eval} of {shown(failure.sae_id)}: {shown(failure.cause)}",
+            soft_wrap=True,
         )
     return bool(outcome.failures)

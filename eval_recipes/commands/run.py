@@ -133,12 +133,8 @@ def run(
     from eval_recipes.context import RunContext
     from eval_recipes.model_cache import ModelCache
     from eval_recipes.options import read_options
-    from eval_recipes.running import (
-        checked_data,
-        checked_memory,
-        run_evals,
-        subjects_of,
-    )
+    from eval_recipes.run_check import checked_data
+    from eval_recipes.running import run_evals, subjects_of
     from saereg_plugin.errors import InputError
 
     console = open_console(soft_wrap=False)
@@ -166,7 +162,7 @@ def run(
         seed=seed,
         data=checked_data(data),
         artifacts=artifacts or default_artifacts(),
-        memory_gib=checked_memory(memory_gib),
+        memory_gib=memory_gib,
         options=read_options(given, names),
         models=ModelCache(trust_remote_code=trust_remote_code),
     )
@@ -180,6 +176,13 @@ def run(
     except InputError:
         # nothing ran; what earlier runs keep is not this one's to remove
         raise
+    except OSError as error:
+        console.print(
+            f"error: {error}. Results that were written stay; run again with --resume.",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(FAILED) from error
     except BaseException:
         if clean_artifacts:
             clean(context.artifacts)
