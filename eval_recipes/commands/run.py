@@ -121,8 +121,8 @@ def run(
 
     A failed evaluation is reported and the others go on; the exit status is then 1.
     """
-    from eval_recipes.artifacts import clean_artifacts as clean
-    from eval_recipes.artifacts import default_artifacts
+    from eval_recipes.artifact_space import clean_artifacts as clean
+    from eval_recipes.artifacts import default_artifacts, open_artifacts
     from eval_recipes.context import RunContext
     from eval_recipes.options import read_options
     from eval_recipes.running import (
@@ -157,7 +157,7 @@ def run(
         device=device,
         seed=seed,
         data=checked_data(data),
-        artifacts=artifacts or default_artifacts(),
+        artifacts=open_artifacts(artifacts or default_artifacts()),
         memory_gib=checked_memory(memory_gib),
         options=read_options(given, names),
     )
