@@ -196,7 +196,9 @@ def _about(key: Any) -> str:
         ("dataset_name", "data_set", "text"),
         ("what", "kind"),
     )
-    values = [next((key[n] for n in group if key.get(n)), None) for group in names]
+    values = [
+        next((key[n] for n in group if key.get(n) is not None), None) for group in names
+    ]
     return ", ".join(str(value) for value in values if value is not None)
 
 

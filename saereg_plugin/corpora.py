@@ -292,7 +292,7 @@ def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
     """Whether a copy holds the same rows as the parquet file, read in parts."""
     try:
         copy = datasets.load_dataset(str(folder), split="train")
-        table: pa.Table = cast("datasets.Dataset", copy).data.table
+        table: Any = cast("datasets.Dataset", copy).data.table
         table.validate(full=True)
         return _equal_rows(pq.ParquetFile(folder / _FILE), table)
     # Damaged Arrow, or damaged JSON beside it, raises the errors of many libraries.
@@ -301,7 +301,7 @@ def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
         return False
 
 
-def _equal_rows(file: pq.ParquetFile, table: pa.Table) -> bool:
+def _equal_rows(file: pq.ParquetFile, table: Any) -> bool:
     start = 0
     for batch in file.iter_batches(_ROWS):
         part = table.slice(start, len(batch))
