@@ -8,6 +8,7 @@ import warnings
 
 import typer
 
+from eval_recipes.commands.artifacts import artifacts
 from eval_recipes.commands.console import keep_printing, open_console, shown
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.list_ import list_
@@ -27,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (train, run, table, plot, speed, demo):
+for command in (train, run, table, plot, speed, demo, artifacts):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(study, name="study")

@@ -233,6 +233,22 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
     return owned
 
 
+def adopt(folder: Path, kind: str) -> OwnedFolder:
+    """
+    Make a folder ours because of where it lies, such as in the cache, whatever it holds.
+
+    What is in it does not enter the list.
+
+    Raises:
+        InputError: if it has the mark of another kind, or cannot be written to.
+    """
+    if (folder / MARK).is_file():
+        return open_owned(folder, kind)
+    require_writable(folder)
+    _write_mark(folder, kind, frozenset())
+    return OwnedFolder(folder, kind)
+
+
 def require_owned(folder: Path, kind: str) -> None:
     """
     Refuse a folder that is not ours to write into; writes nothing.

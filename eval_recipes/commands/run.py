@@ -128,8 +128,8 @@ def run(
 
     A failed evaluation is reported and the others go on; the exit status is then 1.
     """
-    from eval_recipes.artifacts import clean_artifacts as clean
-    from eval_recipes.artifacts import default_artifacts
+    from eval_recipes.artifact_space import clean_artifacts as clean
+    from eval_recipes.artifacts import default_artifacts, open_artifacts
     from eval_recipes.context import RunContext
     from eval_recipes.model_cache import ModelCache
     from eval_recipes.options import read_options
@@ -161,7 +161,7 @@ def run(
         device=device,
         seed=seed,
         data=checked_data(data),
-        artifacts=artifacts or default_artifacts(),
+        artifacts=open_artifacts(artifacts or default_artifacts()),
         memory_gib=memory_gib,
         options=read_options(given, names),
         models=ModelCache(trust_remote_code=trust_remote_code),

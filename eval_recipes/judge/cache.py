@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from eval_recipes.artifacts import KEY_FILE
+from eval_recipes.artifacts import KEY_FILE, open_artifacts
 from eval_recipes.judge.messages import Reply
 from saereg_plugin.files import write_json
 
@@ -19,6 +19,7 @@ class ReplyCache:
     """
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self.folder = root / "judge" / "replies"
         self._marked = False
         self._empty: dict[str, Reply] = {}
@@ -41,6 +42,7 @@ class ReplyCache:
             self._empty[reply.key] = reply
             return
         if not self._marked:
+            open_artifacts(self._root)
             # The mark by which `clean_artifacts` knows the folder as ours.
             write_json(self.folder / KEY_FILE, {"holds": "replies of judges"})
             self._marked = True

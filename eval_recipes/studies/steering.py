@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval_recipes.artifacts import default_artifacts
+from eval_recipes.artifacts import default_artifacts, open_artifacts
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.judge import Budget, read_key
 from eval_recipes.model_cache import ModelCache
@@ -60,6 +60,7 @@ def run_steering_study(
     """
     with study_folder(out, NAME, study.scale, files=FILES):
         _check(study)
+        open_artifacts(artifacts or default_artifacts())
         mark_folder(out, NAME, study.scale)
         outcome = _run(study, out, artifacts, progress)
         if outcome.finished:

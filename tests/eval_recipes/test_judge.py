@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from eval_recipes.artifacts import clean_artifacts
+from eval_recipes.artifact_space import clean_artifacts
 from eval_recipes.judge import (
     KEY_VARIABLE,
     BudgetExceeded,
