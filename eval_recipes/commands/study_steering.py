@@ -160,4 +160,6 @@ def judge_settings(
         "judge_max_calls": max_calls,
         "judge_max_tokens": max_tokens,
     }
-    return settings | {name: value for name, value in named.items() if value}
+    return settings | {
+        name: value for name, value in named.items() if value is not None
+    }

@@ -41,6 +41,17 @@ logger = logging.getLogger(__name__)
 _LIMIT, _NEWER_LIMIT = "max_tokens", "max_completion_tokens"
 
 
+def check_judge(config: JudgeConfig) -> None:
+    """
+    Prove within seconds that a judge answers and knows key and model.
+
+    Raises:
+        InputError: if it does not, or the environment holds no usable key.
+    """
+    # a check keeps no reply, so any folder will do
+    JudgeClient(config, Path()).check()
+
+
 class JudgeClient:
     """
     Asks a judge and keeps its replies.

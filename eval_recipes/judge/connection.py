@@ -102,7 +102,7 @@ class BoundedConnection(HTTPConnection):
             )
 
     def _secured(self, opened: socket.socket) -> ssl.SSLSocket:
-        secured = _tls().wrap_socket(
+        secured = tls().wrap_socket(
             opened, server_hostname=self.host, do_handshake_on_connect=False
         )
         # the socket is now its own; what was `opened` is detached
@@ -206,7 +206,7 @@ def _credentials(proxy: SplitResult) -> dict[str, str]:
 
 
 @cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """Return the system's certificates and, as bare systems have none, certifi's."""
     context = ssl.create_default_context()
     if "SSL_CERT_FILE" not in os.environ:

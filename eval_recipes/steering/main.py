@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.judge import JudgeClient
+from eval_recipes.judge import JudgeClient, check_judge
 from eval_recipes.results import base_fields, result_path, write_result
 from eval_recipes.saebench.recipe import each_subject
 from eval_recipes.steering.arms import Trial
@@ -32,7 +32,19 @@ from eval_recipes.steering.texts import (
 from eval_recipes.steering.writing import strengths_by_amount, written_trials
 from saereg_plugin.errors import InputError
 
-__all__ = ["check", "determinants", "evaluate", "run"]
+__all__ = ["check", "check_server", "determinants", "evaluate", "run"]
+
+
+def check_server(context: RunContext) -> None:
+    """
+    Prove that the chat model answers and knows key and model, if one is asked.
+
+    Raises:
+        InputError: if it does not.
+    """
+    config = config_of(context)
+    if uses_chat(config):
+        check_judge(judge_config(context, config))
 
 
 def run(context: RunContext) -> list[Failure]:
