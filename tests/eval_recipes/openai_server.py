@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def good_reply(messages: Chat) -> str:
         if any(word in line.partition(".")[2].lower() for word in words)
     ]
     return ", ".join(chosen) or "None"
+
+
+@cache
+def bomb() -> bytes:
+    """Return a good answer of 100 MB, compressed to .1 MB."""
+    pack = zlib.compressobj(9, wbits=31)
+    part = b"x" * (HUGE // 10)
+    body = pack.compress(b'{"choices": [{"message": {"content": "')
+    body += b"".join(pack.compress(part) for _ in range(10))
+    return body + pack.compress(b'"}}]}') + pack.flush()
 
 
 class JudgeServer:
@@ -216,7 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "long error":
             self._flood(400)
         elif fault == "gzip":
-            self._bomb()
+            headers = {"Content-Encoding": "gzip"}
+            self._send(200, bomb(), "application/json", headers=headers)
         elif fault == "brotli":
             self._send(200, b"x", "text/plain", headers={"Content-Encoding": "br"})
         elif fault == "negative chunk":
@@ -243,16 +255,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(head)
         while self.judge.sent < HUGE:
             self.judge.sent += self.connection.send(b"x" * 65536)
-
-    def _bomb(self) -> None:
-        """Send a good answer of 100 MB, compressed to .1 MB."""
-        pack = zlib.compressobj(9, wbits=31)
-        part = b"x" * (HUGE // 10)
-        body = pack.compress(b'{"choices": [{"message": {"content": "')
-        body += b"".join(pack.compress(part) for _ in range(10))
-        body += pack.compress(b'"}}]}') + pack.flush()
-        headers = {"Content-Encoding": "gzip"}
-        self._send(200, body, "application/json", headers=headers)
 
     def _error(
         self,

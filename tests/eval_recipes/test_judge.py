@@ -37,7 +37,7 @@ from eval_recipes.judge.messages import Reply, most_bytes
 from eval_recipes.judge.retry import backoff, retry_after
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
-from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
+from tests.eval_recipes.openai_server import KEY, JudgeServer, bomb, serving
 
 pytestmark = pytest.mark.slow
 
@@ -444,6 +444,7 @@ def test_stop_ends_every_wait_and_keeps_what_came(
 def test_a_reply_that_is_too_long_fails_unread_and_is_not_kept(
     server: JudgeServer, make: Make, tmp_path: Path, fault: str
 ):
+    bomb()
     server.always = fault
     client = make(max_tokens=1000)
     tracemalloc.start()
