@@ -75,14 +75,19 @@ def _reply(key: str, record: Any) -> Reply | None:
     """Return what a file holds; None if it is not what was written."""
     if not isinstance(record, dict):
         return None
-    text = record.get("text")
-    tokens = [record.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    if not (isinstance(text, str) and all(type(n) is int and n >= 0 for n in tokens)):
+    text: Any = record.get("text")
+    prompt: Any = record.get("prompt_tokens")
+    said: Any = record.get("completion_tokens")
+    if not (isinstance(text, str) and _is_count(prompt) and _is_count(said)):
         return None
-    reply = Reply(key, clean_text(text), *tokens)
+    reply = Reply(key, clean_text(text), prompt, said)
     # version 0.1.0 wrote no hash
     known = record.get("sha256")
     return reply if known is None or known == _digest(reply) else None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _digest(reply: Reply) -> str:

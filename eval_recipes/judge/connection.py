@@ -187,15 +187,15 @@ def find_proxy(url: SplitResult) -> SplitResult | None:
         return None
     try:
         proxy = urlsplit(named if "://" in named else f"http://{named}")
-        known = proxy.scheme == "http" and proxy.hostname and proxy.port != 0
+        if proxy.scheme == "http" and proxy.hostname and proxy.port != 0:
+            return proxy
     except ValueError:
-        known = False
-    if not known:
-        raise Unreachable(
-            f"the environment names a proxy for {url.scheme} that is none of the form "
-            "http://host:port"
-        )
-    return proxy
+        # no address at all
+        pass
+    raise Unreachable(
+        f"the environment names a proxy for {url.scheme} that is none of the form "
+        "http://host:port"
+    )
 
 
 def _credentials(proxy: SplitResult) -> dict[str, str]:
