@@ -80,6 +80,19 @@ class Recipe:
         own = getattr(module, "determinants", None)
         return own(context) if own else context.options.get(self.name, {})
 
+    def check_server(self, context: RunContext) -> None:
+        """
+        Ask the server that the evaluation needs, if it needs any, whether it will answer.
+
+        Called only where something is left to evaluate.
+
+        Raises:
+            InputError: if it will not: nobody answers, or key or model are refused.
+        """
+        own = getattr(import_module(self.module), "check_server", None)
+        if own is not None:
+            own(context)
+
     def _function(self, name: str) -> Any:
         return getattr(import_module(self.module), name)
 

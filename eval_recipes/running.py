@@ -123,6 +123,9 @@ def run_evals(
     hashes = subject_hashes(context)
     failures: list[Failure] = []
     plans = [_plan(recipe, context, hashes, resume=resume) for recipe in chosen]
+    for plan in plans:
+        if plan.subjects:
+            plan.recipe.check_server(context)
     wanted = {subject for plan in plans for subject in plan.subjects}
     left = [subject for subject in context.subjects if subject in wanted]
     # so that held-out figures are measured once, and of no SAE that needs none

@@ -195,12 +195,15 @@ def run(
 
 def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
     """Return the flags of a judge as options of the evaluations that have one."""
+    import json
+
     judged = [name for name in ("autointerp", "steering") if name in names]
     return [
-        f"{name}.{flag}={value}"
+        # nothing would be YAML's null, and so the default
+        f"{name}.{flag}={value or json.dumps(value)}"
         for name in judged or ["autointerp"]
         for flag, value in flags.items()
-        if value
+        if value is not None
     ]
 
 

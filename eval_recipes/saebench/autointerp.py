@@ -11,7 +11,7 @@ from sae_lens import SAE
 
 from eval_recipes.activation_source import check_hook, source_of
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.judge import JudgeClient
+from eval_recipes.judge import JudgeClient, check_judge
 from eval_recipes.results import check_unique_paths
 from eval_recipes.saebench.autointerp_check import check
 from eval_recipes.saebench.autointerp_data import (
@@ -51,6 +51,7 @@ __all__ = [
     "AutoInterpOptions",
     "IncompleteError",
     "check",
+    "check_server",
     "determinants",
     "evaluate",
     "read_explanations",
@@ -59,6 +60,18 @@ __all__ = [
 
 SIDE_FILES = (PARTIAL_SUFFIX,)
 """Endings of what is written next to each result."""
+
+
+def check_server(context: RunContext) -> None:
+    """
+    Prove that the judge answers and knows key and model, if one is asked.
+
+    Raises:
+        InputError: if it does not.
+    """
+    options = autointerp_options(context)
+    if options.explainer == "judge":
+        check_judge(judge_config(context, options))
 
 
 def run(context: RunContext) -> list[Failure]:

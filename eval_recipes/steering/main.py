@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.judge import JudgeClient
+from eval_recipes.judge import JudgeClient, check_judge
 from eval_recipes.results import base_fields, result_path
 from eval_recipes.saebench.recipe import each_subject
 from eval_recipes.side_tables import StoredTable, write_with_table
@@ -29,10 +29,29 @@ from eval_recipes.steering.texts import TEXTS_SUFFIX, read_texts, texts_table
 from eval_recipes.steering.writing import strengths_by_amount, written_trials
 from saereg_plugin.errors import InputError
 
-__all__ = ["SIDE_FILES", "check", "determinants", "evaluate", "run"]
+__all__ = [
+    "SIDE_FILES",
+    "check",
+    "check_server",
+    "determinants",
+    "evaluate",
+    "run",
+]
 
 SIDE_FILES = (TEXTS_SUFFIX,)
 """Endings of what is written next to each result."""
+
+
+def check_server(context: RunContext) -> None:
+    """
+    Prove that the chat model answers and knows key and model, if one is asked.
+
+    Raises:
+        InputError: if it does not.
+    """
+    config = config_of(context)
+    if uses_chat(config):
+        check_judge(judge_config(context, config))
 
 
 def run(context: RunContext) -> list[Failure]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
+from eval_recipes.judge import KEY_VARIABLE
+from tests.eval_recipes.openai_server import KEY, serving
 from tests.faults.fault import RUN, TRAIN, Place
 
 
@@ -35,9 +38,12 @@ def place(
     pristine: Path,
     small_model: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Place:
-    """Copies of release and results in a new current folder."""
+) -> Iterator[Place]:
+    """Copies of release and results in a new current folder, and a chat model."""
     for name in ("release", "results"):
         shutil.copytree(pristine / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    return Place(tmp_path, small_model, tmp_path / "release", tmp_path / "results")
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    release, results = tmp_path / "release", tmp_path / "results"
+    with serving() as judge:
+        yield Place(tmp_path, small_model, release, results, judge)
