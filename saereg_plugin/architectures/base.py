@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,10 @@ from saereg_plugin.architectures.calls import call, loss_of, rows_of
 from saereg_plugin.architectures.components import build_components
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.pass_order import PassOrder
+from saereg_plugin.architectures.saving import (
+    point_vanished_rows_,
+    require_finite_output,
+)
 from saereg_plugin.architectures.sparse_step import SparseStepMixin
 from saereg_plugin.architectures.state import decode_count, encode_count
 from saereg_plugin.component import Component, Step
@@ -27,6 +32,8 @@ from saereg_plugin.mechanics.optimizer_steps import claim
 
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
 
+_STEPS = "completed_steps"
+"""Key of the step count in state dicts."""
 _BIASES = ("b_enc", "b_gate", "b_mag", "b_dec", "threshold", "topk_threshold")
 
 
@@ -41,15 +48,15 @@ class RegularizedMixin(_Base):
     """
 
     cfg: RegularizedConfigMixin
-    completed_steps: torch.Tensor
+    step_index: int
+    """Completed optimiser steps, over all resumptions; in state dicts, but no buffer."""
 
     def __init__(self, cfg: Any, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
         self.components = nn.ModuleDict(
             {component.label: component for component in build_components(cfg)}
         )
-        self.register_buffer("completed_steps", encode_count(0))
-        self._step_index: int | None = None
+        self.step_index = 0
         self._is_set_up = False
         self._passes = PassOrder()
 
@@ -60,13 +67,6 @@ class RegularizedMixin(_Base):
         if self.cfg.initialization == "untied":
             with temporary_seed(self.cfg.init_seed):
                 initialize_untied_(self)
-
-    @property
-    def step_index(self) -> int:
-        """Completed optimiser steps, over all resumptions."""
-        if self._step_index is None:
-            self._step_index = decode_count(self.completed_steps)
-        return self._step_index
 
     @override
     # the inner pass may be compiled (compile_sae=True); hooks and counters are Python
@@ -144,8 +144,7 @@ class RegularizedMixin(_Base):
         self._passes.after_step()
         for component in self._each():
             call(component, component.after_step, optimizer)
-        self._step_index = self.step_index + 1
-        self.completed_steps.copy_(encode_count(self._step_index))
+        self.step_index += 1
 
     @override
     @torch.no_grad()
@@ -174,25 +173,67 @@ class RegularizedMixin(_Base):
         super().process_state_dict_for_saving_inference(state_dict)
         for key in self._own_keys():
             state_dict.pop(key, None)
+        if getattr(self.cfg, "rescale_acts_by_decoder_norm", False):
+            point_vanished_rows_(state_dict["W_dec"], self.W_dec, self.W_enc)
+
+    @override
+    def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:
+        """
+        Save as SAELens does, if the saved SAE computes finite numbers.
+
+        Raises:
+            InputError: before anything is written.
+        """
+        state = self.state_dict()
+        self.process_state_dict_for_saving_inference(state)
+        require_finite_output(self.cfg.get_inference_sae_cfg_dict(), state)
+        return super().save_inference_model(path)
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
         """Fill in what a stock SAELens checkpoint lacks; undo SAELens' cast of our buffers."""
         super().process_state_dict_for_loading(state_dict)
         own = self.state_dict()
-        from_stock = "completed_steps" not in state_dict
+        from_stock = _STEPS not in state_dict
         for key in self._own_keys():
             if key not in state_dict:
                 state_dict[key] = own[key]
                 if from_stock and key.endswith(".initialized"):
                     state_dict[key] = torch.ones_like(own[key])
             state_dict[key] = state_dict[key].to(own[key].dtype)
-        self._step_index = None
         self._is_set_up = False
+
+    # A buffer would be a tensor that belongs to nobody but us among the SAE's own: SAELens'
+    # tests, for one, draw random numbers into all of them.
+    @override
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + _STEPS] = encode_count(self.step_index)
+
+    @override
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *lists: list[str],
+    ) -> None:
+        count = state_dict.pop(prefix + _STEPS, None)
+        if count is not None:
+            self.step_index = decode_count(count)
+        elif strict:
+            missing_keys.append(prefix + _STEPS)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, *lists
+        )
 
     def _own_keys(self) -> list[str]:
         return [
-            "completed_steps",
+            _STEPS,
             *(f"components.{key}" for key in self.components.state_dict()),
         ]
 

@@ -27,6 +27,7 @@ RESERVED_LABELS = frozenset(
     {
         "unit_norm",
         "norm_mask",
+        "row_floor",
         "b_dec_init",
         "mse_loss",
         "l1_loss",
