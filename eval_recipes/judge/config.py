@@ -14,6 +14,10 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 URL_VARIABLE = "OPENAI_BASE_URL"
 DEFAULT_URL = "https://api.openai.com/v1"
+_ACCOUNT = {
+    "OpenAI-Organization": "OPENAI_ORG_ID",
+    "OpenAI-Project": "OPENAI_PROJECT_ID",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +154,29 @@ def read_key() -> str:
             f"The environment variable {KEY_VARIABLE} is not set; expected the key of the "
             "judge's server (any text for a server that asks for none)."
         )
-    if not (key.isascii() and key.isprintable()):
-        raise InputError(
-            f"The environment variable {KEY_VARIABLE} holds a line break, or another character "
-            "that no key has; expected one line of printable ASCII. Copy the key again."
-        )
+    _require_plain(KEY_VARIABLE, key)
     return key
+
+
+def read_account() -> dict[str, str]:
+    """
+    Return the headers that say who pays at OpenAI, as the environment has it.
+
+    Raises:
+        InputError: if one cannot stand in the head of a request.
+    """
+    found = {
+        header: os.environ.get(variable, "").strip()
+        for header, variable in _ACCOUNT.items()
+    }
+    for header, value in found.items():
+        _require_plain(_ACCOUNT[header], value)
+    return {header: value for header, value in found.items() if value}
+
+
+def _require_plain(variable: str, value: str) -> None:
+    if not (value.isascii() and value.isprintable()):
+        raise InputError(
+            f"The environment variable {variable} holds a line break, or another character that "
+            "no key has; expected one line of printable ASCII. Copy it again."
+        )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from eval_recipes.judge.config import read_account
 from eval_recipes.judge.connection import BoundedConnection
 from eval_recipes.judge.deadline import Deadline
 from eval_recipes.judge.errors import (
@@ -23,10 +23,6 @@ from eval_recipes.judge.errors import (
 _CHUNK = 1 << 16
 _MOST_OF_ERROR = 1 << 16
 _MOST_OF_HEAD = 1 << 20
-_ACCOUNT = {
-    "OpenAI-Organization": "OPENAI_ORG_ID",
-    "OpenAI-Project": "OPENAI_PROJECT_ID",
-}
 
 
 class Server:
@@ -49,10 +45,8 @@ class Server:
             "Accept-Encoding": "identity",
             "Connection": "close",
             "User-Agent": "saereg-plugin",
+            **read_account(),
         }
-        for name, variable in _ACCOUNT.items():
-            if value := os.environ.get(variable):
-                self._headers[name] = value
 
     def get(self, path: str, *, deadline: Deadline, max_bytes: int) -> Any:
         """Return the JSON at ``path``; raises as ``post`` does."""

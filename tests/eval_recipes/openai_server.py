@@ -65,6 +65,7 @@ class JudgeServer:
         moved: where redirects lead.
         sent: bytes of answers that are too long.
         paths: what was asked for, whole addresses as a proxy gets them.
+        accounts: of OpenAI that requests for a chat named.
         reply: maps a chat to the text of the answer.
         models: what ``GET /models`` lists; None if there is no such list.
         pause: seconds each good answer takes.
@@ -84,6 +85,7 @@ class JudgeServer:
         self.moved = "http://elsewhere.invalid/v1/chat"
         self.sent = 0
         self.paths: list[str] = []
+        self.accounts: list[str | None] = []
         self.reply: Callable[[Chat], str | None] = good_reply
         self.models: list[str] | None = ["judge", "gpt-4o-mini"]
         self.kill_after: int | None = None
@@ -130,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.judge.paths.append(self.path)
+        self.judge.accounts.append(self.headers["OpenAI-Organization"])
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fault = self.judge.next_fault(body)
         try:

@@ -636,6 +636,18 @@ def make_certificate(folder: Path) -> Path:
     return both
 
 
+def test_the_account_of_the_environment_is_named(
+    server: JudgeServer, make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    make().ask(HELLO, max_tokens=5)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    make().ask(chat("other"), max_tokens=5)
+    assert server.accounts == [None, "org-1"]
+    monkeypatch.setenv("OPENAI_ORG_ID", "org\n1")
+    with pytest.raises(InputError, match="OPENAI_ORG_ID holds a line break"):
+        make()
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
 def test_tls_is_checked_and_ends_with_the_deadline(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
