@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -268,7 +269,7 @@ def _with_sound_copy(folder: Path) -> str:
     ``datasets`` converts a parquet file to Arrow in a cache of its own and never checks it
     again. A copy that differs from the checked parquet file is made anew.
     """
-    copies = Path(datasets.load_dataset_builder(str(folder)).cache_dir)
+    copies = _copies_of(folder)
     if copies.is_dir() and not _is_sound(folder, copies, _identities(copies)):
         logger.warning(
             "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
@@ -277,6 +278,14 @@ def _with_sound_copy(folder: Path) -> str:
         )
         shutil.rmtree(copies)
     return str(folder)
+
+
+def _copies_of(folder: Path) -> Path:
+    """Return where ``datasets`` keeps its copy, without reading what is there."""
+    with tempfile.TemporaryDirectory() as empty:
+        builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
+        place = Path(builder.cache_dir).relative_to(empty)
+    return Path(datasets.config.HF_DATASETS_CACHE, place)
 
 
 def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
