@@ -21,10 +21,11 @@ def open_console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
 
 
 def shown(value: object) -> str:
-    """Return what a user or a file gave as text that is shown literally."""
+    """Return what a user or a file gave as text that is shown literally; no "[" may follow."""
     from saereg_plugin.errors import printable
 
-    return escape(printable(str(value)))
+    # escape would double a backslash at the end, for the sake of markup that follows
+    return escape(f"{printable(str(value))}.")[:-1]
 
 
 def keep_printing() -> None:

@@ -165,7 +165,7 @@ FAULTS = [
     Fault(
         name="deeply nested sweep.yaml",
         row="message",
-        arrange=_text("sae: " + "[" * 5000),
+        arrange=_text("sae: " + "[" * 200 + "]" * 200),
         command=FROM_FILE,
         status=2,
         words=r"nested too deeply",
