@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import psutil
 import torch
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.machine import memory_bytes
 
 MAX_SEED = 2**32 - 1
 """Largest seed that torch, numpy and scikit-learn all take."""
@@ -45,15 +45,9 @@ def require_memory(what: str, needed: int, device: str = "cpu") -> None:
     Raises:
         InputError: with what is needed and what there is, in GiB.
     """
-    found = _total_memory(device)
+    found = memory_bytes(torch.device(device))
     if needed > found:
         raise InputError(
             f"{what} needs at least {needed / 2**30:,.1f} GiB of memory; {device} has "
             f"{found / 2**30:,.1f}. Choose a smaller size."
         )
-
-
-def _total_memory(device: str) -> int:
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total
