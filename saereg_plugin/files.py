@@ -192,6 +192,10 @@ def folder_identity(folder: Path) -> list[Any]:
     ]
 
 
+PROBE = "write-test"
+"""Of this name a temporary file is made to prove that a folder can be written to."""
+
+
 def require_writable(folder: Path) -> Path:
     """
     Create ``folder`` and prove that files can be written in it.
@@ -199,11 +203,13 @@ def require_writable(folder: Path) -> Path:
     Raises:
         InputError: if it cannot be created or written to.
     """
-    probe = folder / f".write-test-{uuid4().hex[:8]}"
+    probe = folder / f".{PROBE}.{uuid4().hex[:8]}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
+        # of a process that was killed in between
+        recover(folder / PROBE)
     except OSError as error:
         raise InputError(
             f"Output folder {str(folder)!r} is not writable ({error.strerror}); "

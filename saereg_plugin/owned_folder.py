@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
+    PROBE,
     read_json,
     recover,
     require_writable,
@@ -151,7 +152,8 @@ def require_owned(folder: Path, kind: str) -> None:
                 f"one that holds {kind!r}. Choose another output folder."
             )
         return
-    own = {*temporaries(folder / MARK), folder / _LOCK}
+    left = [*temporaries(folder / MARK), *temporaries(folder / PROBE)]
+    own = {*left, folder / _LOCK}
     others = sorted(path.name for path in folder.iterdir() if path not in own)
     if others:
         shown = ", ".join(repr(name) for name in others[:_SHOWN])
