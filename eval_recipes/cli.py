@@ -16,7 +16,7 @@ from eval_recipes.commands.results import plot, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.show import show
 from eval_recipes.commands.speed import speed
-from eval_recipes.commands.status import BAD_INPUT
+from eval_recipes.commands.status import BAD_INPUT, FAILED
 from eval_recipes.commands.study import study
 from eval_recipes.commands.train import train
 
@@ -35,18 +35,18 @@ app.add_typer(show, name="show")
 
 
 def main() -> None:
-    """Run the command; bad input ends with one clear error and status 2."""
+    """Run the command; bad input ends with one clear error and status 2, a full disk with 1."""
     _quieten()
     try:
         app()
-    except ValueError as error:
-        from saereg_plugin.errors import InputError
+    except (ValueError, RuntimeError) as error:
+        from saereg_plugin.errors import InputError, WriteError
 
-        if not isinstance(error, InputError):
+        if not isinstance(error, InputError | WriteError):
             raise
         console = Console(stderr=True, soft_wrap=True)
         console.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(BAD_INPUT)
+        sys.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
 
 
 def _quieten() -> None:

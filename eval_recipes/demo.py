@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from eval_recipes.context import RunContext
@@ -46,9 +47,9 @@ DEMO_SWEEP = SweepConfig(
 DEMO_EVALS = ("core", "cross_seed")
 
 
-def train_demo(out: Path) -> SweepResult:
+def train_demo(out: Path, progress: Callable[[str], object]) -> SweepResult:
     """Train the demo's SAEs into ``out/release``; an interrupted demo goes on."""
-    return run_sweep(DEMO_SWEEP, out / "release", name="saereg-demo")
+    return run_sweep(DEMO_SWEEP, out / "release", name="saereg-demo", progress=progress)
 
 
 def evaluate_demo(out: Path) -> Outcome:

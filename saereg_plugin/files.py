@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from saereg_plugin.errors import InputError
+from safetensors import SafetensorError
+
+from saereg_plugin.errors import InputError, WriteError
 
 
 def sha256(path: Path) -> str:
@@ -40,7 +43,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     cut leaves the old or the new one whole. An existing target folder is moved aside
     first and removed last; ``recover`` brings it back after a cut between the two.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
     try:
         yield temporary
@@ -59,6 +62,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents; their names are on the disk when this returns."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:
@@ -134,6 +145,41 @@ def write_json(target: Path, value: Any, *, indent: int | None = 2) -> None:
     write_text(target, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_TORCH = re.compile("inline_container|PytorchStreamWriter")
+
+
+@contextmanager
+def writing_into(folder: Path, *, remedy: str) -> Iterator[None]:
+    """
+    Turn what a full or broken disk raises in the block into ``WriteError``.
+
+    Torch and safetensors have errors of their own for it. ``remedy`` is a sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN:
+            raise
+        place = error.filename or str(folder)
+        raise WriteError(
+            f"{place!r} cannot be written ({error.strerror}). {remedy}"
+        ) from error
+    except SafetensorError as error:
+        if "I/O error" not in str(error):
+            raise
+        raise _write_error(folder, error, remedy) from error
+    except RuntimeError as error:
+        if isinstance(error, WriteError) or _TORCH.search(str(error)) is None:
+            raise
+        raise _write_error(folder, error, remedy) from error
+
+
+def _write_error(folder: Path, error: Exception, remedy: str) -> WriteError:
+    said = str(error).splitlines()[0]
+    return WriteError(f"A file in {str(folder)!r} cannot be written ({said}). {remedy}")
+
+
 _MAX_BYTES = 1 << 28
 
 
@@ -192,10 +238,6 @@ def folder_identity(folder: Path) -> list[Any]:
     ]
 
 
-PROBE = "write-test"
-"""Of this name a temporary file is made to prove that a folder can be written to."""
-
-
 def require_writable(folder: Path) -> Path:
     """
     Create ``folder`` and prove that files can be written in it.
@@ -203,13 +245,11 @@ def require_writable(folder: Path) -> Path:
     Raises:
         InputError: if it cannot be created or written to.
     """
-    probe = folder / f".{PROBE}.{uuid4().hex[:8]}.tmp"
+    probe = folder / f".write-test-{uuid4().hex[:8]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         probe.touch()
-        probe.unlink(missing_ok=True)
-        # of a process that was killed in between
-        recover(folder / PROBE)
+        probe.unlink()
     except OSError as error:
         raise InputError(
             f"Output folder {str(folder)!r} is not writable ({error.strerror}); "

@@ -30,7 +30,7 @@ def demo(
 
     console = Console()
     started = time.perf_counter()
-    trained = train_demo(out)
+    trained = train_demo(out, lambda line: console.print(escape(line)))
     if trained.release is None:
         console.print("Interrupted; 'saereg-bench demo' goes on from the checkpoint.")
         raise typer.Exit(INTERRUPTED)

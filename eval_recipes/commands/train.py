@@ -139,7 +139,9 @@ def train(
         with tempfile.TemporaryDirectory() as scratch:
             _print_plan(plan_sweep(sweep, Path(scratch)), console)
         return
-    result = run_sweep(sweep, out, name=name)
+    result = run_sweep(
+        sweep, out, name=name, progress=lambda line: console.print(escape(line))
+    )
     for stopped in result.stopped:
         console.print(f"[red]stopped[/] {escape(stopped)}")
     if result.release is None:

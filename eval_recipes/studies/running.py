@@ -109,7 +109,7 @@ def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
             f"Stage {number} of {len(run.plan.stages)}, {stage.name}: "
             f"{len(sweep.groups)} groups, {len(sweep.seeds)} seeds, {sweep.steps} steps."
         )
-        if not _train(run, stage, sweep, out):
+        if not _train(run, stage, sweep, out, progress):
             return run
         progress(f"Evaluating {stage.name}.")
         _evaluate(run, stage, out, shared, progress)
@@ -117,10 +117,13 @@ def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
     return run
 
 
-def _train(run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path) -> bool:
+def _train(
+    run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path, progress: Progress
+) -> bool:
     """Train a stage; return False if it was interrupted."""
     name = f"{run.study.name}-{run.scale}-{stage.name}"
-    result = run_sweep(sweep, out / "releases" / stage.name, name=name)
+    folder = out / "releases" / stage.name
+    result = run_sweep(sweep, folder, name=name, progress=progress)
     run.stopped += result.stopped
     if result.release is None:
         return False

@@ -76,7 +76,10 @@ def _run(
     if name is None:
         progress("Training the SAEs.")
         result = run_sweep(
-            sweep_of(study.scale), out / "release", name=f"steering-{study.scale}"
+            sweep_of(study.scale),
+            out / "release",
+            name=f"steering-{study.scale}",
+            progress=progress,
         )
         outcome.stopped += result.stopped
         for line in result.stopped:

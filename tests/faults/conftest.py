@@ -1,4 +1,4 @@
-"""A language model of two small layers, a release trained on it, and its results."""
+"""A release trained on a language model of two small layers, and its results."""
 
 from __future__ import annotations
 
@@ -7,34 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
 from tests.faults.fault import RUN, TRAIN, Place
-
-
-@pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
-    """A random model of two layers with the tokenizer of the embedded one."""
-    folder = tmp_path_factory.mktemp("small") / "lm"
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
