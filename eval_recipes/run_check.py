@@ -153,13 +153,16 @@ def require_space(folder: Path, needed: int) -> None:
     Refuse to start what the disk has no room for.
 
     Args:
-        folder: exists; where it will be written.
+        folder: where it will be written; it may be missing.
         needed: bytes, at the least.
 
     Raises:
         InputError: if fewer are free.
     """
-    free = shutil.disk_usage(folder).free
+    existing = next(
+        path for path in (folder, *folder.absolute().parents) if path.exists()
+    )
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise InputError(
             f"The results take {needed / 2**30:.1f} GiB or more, and the disk of "

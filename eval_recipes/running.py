@@ -35,12 +35,16 @@ from eval_recipes.resume import (
 from eval_recipes.run_check import check_settings, check_sources
 from eval_recipes.subject_configs import check_configurations
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import require_writable
+from saereg_plugin.files import writing_into
 from saereg_plugin.owned_folder import require_owned
 from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.release_opening import open_release
 
 logger = logging.getLogger(__name__)
+
+_NO_ROOM = (
+    "What was written before is still there. Make room and run again with --resume."
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ def run_evals(
     """
     Run evaluations one after the other; a failed one does not stop the others.
 
-    Writes ``summary.csv`` over everything in the results folder.
+    An earlier result stays until its successor takes its place, and for good if its SAE
+    fails: then it is listed in ``outdated.json``. Writes ``summary.csv`` over everything in the
+    results folder.
 
     Args:
         evals: names of evaluations.
@@ -106,11 +112,11 @@ def run_evals(
 
     Raises:
         InputError: before anything is computed, if one of them cannot work.
+        WriteError: if the disk is full; results that were written stay.
     """
     chosen = recipes(evals)
     check_settings(context)
     require_owned(context.out, KIND)
-    require_writable(context.out)
     check_unique_paths(context.subjects)
     for recipe in chosen:
         recipe.check(context)
@@ -119,7 +125,18 @@ def run_evals(
     # makes its own again
     _check_results(context, chosen, resume=resume)
     check_sources(context, chosen)
-    claim_results(context.out, chosen, context.subjects)
+    with writing_into(context.out, remedy=_NO_ROOM):
+        claim_results(context.out, chosen, context.subjects)
+        return _run(chosen, context, resume=resume, progress=progress)
+
+
+def _run(
+    chosen: Sequence[Recipe],
+    context: RunContext,
+    *,
+    resume: bool,
+    progress: Callable[[str], None] | None,
+) -> Outcome:
     hashes = subject_hashes(context)
     failures: list[Failure] = []
     plans = [_plan(recipe, context, hashes, resume=resume) for recipe in chosen]
@@ -183,6 +200,8 @@ def _check_results(
         for subject in context.subjects
     }
     paths = set(own.values())
+    if not context.out.exists():
+        return
     for path, record in read_results(context.out, without=paths):
         target = own.get(
             (

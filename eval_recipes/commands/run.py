@@ -176,13 +176,6 @@ def run(
     except InputError:
         # nothing ran; what earlier runs keep is not this one's to remove
         raise
-    except OSError as error:
-        console.print(
-            f"error: {error}. Results that were written stay; run again with --resume.",
-            markup=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(FAILED) from error
     except BaseException:
         if clean_artifacts:
             clean(context.artifacts)
