@@ -74,6 +74,7 @@ class SweepTrainer:
     stopped: list[Stopped] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.owned.claim(record_name(member.sae_id) for member in self.members)
         self._trainer = MultiSAETrainer(
             cfg=trainer_config(self.sweep, self.owned.path),
             saes={
