@@ -166,12 +166,17 @@ def temporaries(target: Path) -> list[Path]:
     """Return what ``atomic_path(target)`` left next to ``target``, in order of names."""
     if not target.parent.is_dir():
         return []
-    found: list[Path] = []
-    for path in sorted(target.parent.iterdir()):
-        match = _TEMPORARY.fullmatch(path.name)
-        if match is not None and match["name"] == target.name:
-            found.append(path)
-    return found
+    return [
+        path
+        for path in sorted(target.parent.iterdir())
+        if is_temporary(path.name, of=target.name)
+    ]
+
+
+def is_temporary(name: str, *, of: str) -> bool:
+    """Return whether ``atomic_path`` makes files of that name for a target named ``of``."""
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and match["name"] == of
 
 
 def write_text(target: Path, text: str) -> None:
@@ -278,6 +283,10 @@ def folder_identity(folder: Path) -> list[Any]:
     ]
 
 
+PROBE = "write-test"
+"""File that is made and removed to prove that a folder can be written to."""
+
+
 def require_writable(
     folder: Path, *, what: str = "Output folder", remedy: str = "Choose another one."
 ) -> Path:
@@ -292,7 +301,7 @@ def require_writable(
     Raises:
         InputError: if it cannot be created or written to.
     """
-    probe = folder / f".write-test-{uuid4().hex[:8]}"
+    probe = folder / f".{PROBE}.{uuid4().hex[:8]}.tmp"
     try:
         make_folder(folder)
         probe.touch()

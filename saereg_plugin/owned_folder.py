@@ -15,12 +15,13 @@ from filelock import FileLock
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
+    PROBE,
+    is_temporary,
     make_folder,
     read_json,
     recover,
     sync_folder,
     sync_tree,
-    temporaries,
     write_json,
 )
 
@@ -272,8 +273,7 @@ def require_owned(folder: Path, kind: str) -> None:
                 f"one that holds {kind!r}. Choose another output folder."
             )
         return
-    own = {*temporaries(folder / MARK), folder / _LOCK}
-    others = sorted(path.name for path in folder.iterdir() if path not in own)
+    others = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
     if others:
         shown = ", ".join(repr(name) for name in others[:_SHOWN])
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
@@ -281,6 +281,12 @@ def require_owned(folder: Path, kind: str) -> None:
             f"Folder {str(folder)!r} holds files that this package did not write: {shown}{more}. "
             "Choose a new or an empty output folder."
         )
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether another process that makes the folder ours may just have made a file."""
+    made = any(is_temporary(name, of=target) for target in (MARK, PROBE))
+    return made or name in (MARK, _LOCK)
 
 
 def _is_folder(name: str) -> bool:

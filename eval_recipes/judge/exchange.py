@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import httpcore
+
 from eval_recipes.judge.config import read_account
-from eval_recipes.judge.connection import BoundedConnection
+from eval_recipes.judge.connection import open_pool
 from eval_recipes.judge.deadline import Deadline
 from eval_recipes.judge.errors import (
     GarbledReply,
@@ -20,9 +21,15 @@ from eval_recipes.judge.errors import (
     Unreachable,
 )
 
-_CHUNK = 1 << 16
 _MOST_OF_ERROR = 1 << 16
 _MOST_OF_HEAD = 1 << 20
+_BROKEN = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+)
 
 
 class Server:
@@ -76,22 +83,21 @@ class Server:
         deadline: Deadline,
         max_bytes: int,
     ) -> Any:
-        url = urlsplit(self.url + path)
+        url = self.url + path
         most = _MOST_OF_HEAD + max(max_bytes, _MOST_OF_ERROR)
-        connection = BoundedConnection(url, deadline, most)
-        headers = {**self._headers, **connection.proxy_headers}
+        headers = self._headers
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers = {**headers, "Content-Type": "application/json"}
         try:
-            connection.request(method, connection.target + url.path, body, headers)
-            response = connection.getresponse()
-            if not 200 <= response.status < 300:
-                raise self._failure(response)
-            content, whole = read_body(response, max_bytes)
-        except (OSError, HTTPException, UnicodeError) as error:
+            with (
+                open_pool(urlsplit(url), deadline, most) as pool,
+                pool.stream(method, url, headers=headers, content=body) as response,
+            ):
+                if not 200 <= response.status < 300:
+                    raise self._failure(response)
+                content, whole = read_body(response, max_bytes)
+        except (OSError, UnicodeError, *_BROKEN) as error:
             raise Unreachable(f"{type(error).__name__}: {error}") from None
-        finally:
-            connection.hang_up()
         if not whole:
             raise ReplyTooLong(
                 f"the reply has more than {max_bytes:,} bytes, the most that one to this "
@@ -99,8 +105,8 @@ class Server:
             )
         return _parse(content)
 
-    def _failure(self, response: HTTPResponse) -> StatusError | Redirected:
-        headers = {name.lower(): value for name, value in response.getheaders()}
+    def _failure(self, response: httpcore.Response) -> StatusError | Redirected:
+        headers = _headers_of(response)
         place = headers.get("location")
         if 300 <= response.status < 400 and place:
             return Redirected(
@@ -112,40 +118,43 @@ class Server:
         return StatusError(response.status, message, code, headers)
 
 
-def read_body(response: HTTPResponse, most: int) -> tuple[bytes, bool]:
+def read_body(response: httpcore.Response, most: int) -> tuple[bytes, bool]:
     """
     Return at most ``most`` bytes of an answer, decompressed, and whether that is all.
 
     No more than that and one chunk are ever in memory.
 
     Raises:
-        GarbledReply: if it is cut short, or compressed in a way that was not asked for.
+        GarbledReply: if it is compressed badly, or in a way that was not asked for.
     """
-    unpack = _unpacker(response)
+    unpack = _unpacker(_headers_of(response).get("content-encoding", "identity"))
     kept = bytearray()
-    while chunk := response.read(_CHUNK):
+    for chunk in response.iter_stream():
         try:
             kept += unpack(chunk, most + 1 - len(kept))
         except zlib.error as error:
             raise GarbledReply(f"the reply is badly compressed ({error})") from None
         if len(kept) > most:
             return bytes(kept[:most]), False
-    if response.length:
-        raise Unreachable(
-            f"the last {response.length:,} bytes of the reply are missing"
-        )
     return bytes(kept), True
 
 
-def _unpacker(response: HTTPResponse) -> Callable[[bytes, int], bytes]:
+def _headers_of(response: httpcore.Response) -> dict[str, str]:
+    """Return the headers, names in lower case."""
+    return {
+        name.decode("latin-1").lower(): value.decode("latin-1")
+        for name, value in response.headers
+    }
+
+
+def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
     """Return what decompresses a chunk to at most so many bytes."""
-    encoding = (response.getheader("Content-Encoding") or "identity").strip().lower()
+    encoding = encoding.strip().lower()
     if encoding == "identity":
         return lambda chunk, most: chunk[:most]
     if encoding in ("gzip", "x-gzip"):
         # 16 more than the largest window: with the head of gzip
-        stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        return stream.decompress
+        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress
     raise GarbledReply(
         f"the reply is compressed by {encoding!r}, which was not asked for"
     )
