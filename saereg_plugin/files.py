@@ -80,7 +80,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
             sync_folder(target.parent)
     except OSError as error:
         # a failed write does not say of which file
-        error.filename = error.filename or str(target)
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)
         raise
     finally:
         if temporary.is_dir() and not temporary.is_symlink():

@@ -20,6 +20,7 @@ from saereg_plugin.files import (
     make_folder,
     read_json,
     recover,
+    require_writable,
     sync_folder,
     sync_tree,
     write_json,
