@@ -37,7 +37,7 @@ def test_an_interrupted_demo_resumes_and_a_finished_one_is_kept(
         patch.setattr("saereg_plugin.sweeps.trainer.append_record", interrupting)
         assert train_demo(tmp_path).release is None
     assert train_demo(tmp_path).release is not None
-    files = [path for path in tmp_path.rglob("*") if path.suffix == ".safetensors"]
+    files = list(tmp_path.rglob("sae_weights.safetensors"))
     before = [path.stat().st_mtime_ns for path in files]
     assert train_demo(tmp_path).seconds == 0
     assert len(files) == 4 and [path.stat().st_mtime_ns for path in files] == before
