@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 EVAL = "vocabulary"
 IDS = ("s0",)
-FEWEST = 100
+FEWEST = 60
 
 
 @pytest.fixture(scope="module")
