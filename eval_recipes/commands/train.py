@@ -142,7 +142,7 @@ def train(
             _print_plan(plan_sweep(sweep, Path(scratch)), console)
         return
     result = run_sweep(
-        sweep, out, name=name, progress=lambda line: console.print(escape(line))
+        sweep, out, name=name, progress=lambda line: console.print(shown(line))
     )
     for stopped in result.stopped:
         console.print(f"[red]stopped[/] {shown(stopped)}")
