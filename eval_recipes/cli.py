@@ -7,16 +7,17 @@ import sys
 import warnings
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from eval_recipes.commands.artifacts import artifacts
+from eval_recipes.commands.console import keep_printing, open_console, shown
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.list_ import list_
+from eval_recipes.commands.machine_failure import machine_failure
 from eval_recipes.commands.results import plot, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.show import show
 from eval_recipes.commands.speed import speed
-from eval_recipes.commands.status import BAD_INPUT
+from eval_recipes.commands.status import BAD_INPUT, FAILED
 from eval_recipes.commands.study import study
 from eval_recipes.commands.train import train
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (train, run, table, plot, speed, demo):
+for command in (train, run, table, plot, speed, demo, artifacts):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(study, name="study")
@@ -35,18 +36,33 @@ app.add_typer(show, name="show")
 
 
 def main() -> None:
-    """Run the command; bad input ends with one clear error and status 2."""
+    """
+    Run the command.
+
+    Bad input ends with one clear error and status 2, full memory or a full disk with one
+    and status 1; other errors are faults of ours and show where they were raised.
+    """
     _quieten()
     try:
         app()
-    except ValueError as error:
-        from saereg_plugin.errors import InputError
-
-        if not isinstance(error, InputError):
+    except Exception as error:
+        status, message = _told(error)
+        if message is None:
             raise
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(BAD_INPUT)
+        open_console(stderr=True).print(f"[bold red]error:[/] {shown(message)}")
+        sys.exit(status)
+
+
+def _told(error: Exception) -> tuple[int, str | None]:
+    """Return exit status and message of an error that is not a fault of ours."""
+    if isinstance(error, ValueError | RuntimeError):
+        from saereg_plugin.errors import InputError, WriteError
+
+        if isinstance(error, InputError):
+            return BAD_INPUT, str(error)
+        if isinstance(error, WriteError):
+            return FAILED, str(error)
+    return FAILED, machine_failure(error)
 
 
 def _quieten() -> None:
@@ -63,6 +79,7 @@ def _quieten() -> None:
 
 def entry() -> None:
     """Run the process ``saereg-bench``."""
+    keep_printing()
     try:
         main()
     finally:

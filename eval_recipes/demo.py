@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from eval_recipes.context import RunContext
 from eval_recipes.running import Outcome, run_evals, subjects_of
+from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.sweeps import SweepConfig, SweepResult, run_sweep
 
 PLAIN = "none"
@@ -46,9 +48,16 @@ DEMO_SWEEP = SweepConfig(
 DEMO_EVALS = ("core", "cross_seed")
 
 
-def train_demo(out: Path) -> SweepResult:
-    """Train the demo's SAEs into ``out/release``; an interrupted demo goes on."""
-    return run_sweep(DEMO_SWEEP, out / "release", name="saereg-demo")
+def train_demo(out: Path, progress: Callable[[str], object]) -> SweepResult:
+    """
+    Train the demo's SAEs into ``out/release``; an interrupted demo resumes.
+
+    Raises:
+        InputError: if ``out`` holds the user's files.
+    """
+    # release and results have marks of their own
+    open_owned(out, "demo")
+    return run_sweep(DEMO_SWEEP, out / "release", name="saereg-demo", progress=progress)
 
 
 def evaluate_demo(out: Path) -> Outcome:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.interval import OVER_SEEDS
-from eval_recipes.result_files import read_result, result_files
+from eval_recipes.results import read_results
+from saereg_plugin.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,15 @@ class GroupDifference:
 
 
 def load_group_differences(
-    folder: Path, releases: Collection[str] | None = None
+    folder: Path,
+    releases: Collection[str] | None = None,
+    *,
+    without: Collection[Path] = (),
 ) -> list[GroupDifference]:
     """
     Return the differences between groups that results below ``folder`` carry.
 
-    ``releases`` restricts them to results of these releases.
+    ``releases`` restricts them to results of these releases; files ``without`` are left out.
 
     Every result of a group repeats them, and the other group's results hold them
     with the opposite sign: each is returned once, as it was found first.
@@ -80,17 +84,26 @@ def load_group_differences(
         InputError: if a result file is broken.
     """
     found: dict[tuple[str, frozenset[str]], GroupDifference] = {}
-    for path in result_files(folder):
-        record = read_result(path)
+    for path, record in read_results(folder, without=without):
         extra: Any = record.get("eval_result_unstructured")
         release = record.get("sae_lens_release_id")
         if isinstance(extra, dict) and (releases is None or release in releases):
-            own = extra.get("saereg", {}).get("group")
-            for item in extra.get("group_differences") or []:
-                difference = _difference(item, own)
+            for difference in _differences(path, extra):
                 pair = frozenset((difference.group, difference.other))
                 found.setdefault((difference.metric, pair), difference)
     return list(found.values())
+
+
+def _differences(path: Path, extra: dict[str, Any]) -> list[GroupDifference]:
+    try:
+        own = extra.get("saereg", {}).get("group")
+        items = extra.get("group_differences") or []
+        return [_difference(item, own) for item in items]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"Result file {str(path)!r} is damaged: its group_differences lack something "
+            f"({type(error).__name__}: {error}). Delete it and run that evaluation again."
+        ) from error
 
 
 def _difference(item: dict[str, Any], group: str) -> GroupDifference:

@@ -14,6 +14,37 @@ from saereg_plugin.errors import InputError, suggest
 Config = TypeVar("Config", bound=BaseEvalConfig)
 
 
+MOST_AT_ONCE = 1 << 16
+"""Largest batch, of texts, rows or contexts."""
+
+_MOST_OF_ALL = 10**9
+_MOST = {
+    "n_resamples": 10**6,
+    "n_eval_reconstruction_batches": 10**5,
+    "n_eval_sparsity_variance_batches": 10**5,
+    "matching_threads": 1024,
+    "judge_concurrency": 1024,
+}
+
+
+def check_sizes(eval: str, options: Mapping[str, Any]) -> None:
+    """
+    Refuse options that are no finite numbers, or larger than anything could serve.
+
+    Raises:
+        InputError: naming the option and its largest value.
+    """
+    for name, value in options.items():
+        most = _MOST.get(name, MOST_AT_ONCE if "batch_size" in name else _MOST_OF_ALL)
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, (int, float)) and not abs(number) <= most:
+                shown = str(number)[:40]
+                raise InputError(
+                    f"Option {eval}.{name} is {shown}; expected a number of at most {most:,}. "
+                    "Choose a smaller one."
+                )
+
+
 def eval_config(
     eval: str,
     cls: type[Config],
@@ -39,6 +70,7 @@ def eval_config(
     for name in options:
         if name not in known:
             raise InputError(f"Unknown {eval} option {name!r}. {suggest(name, known)}")
+    check_sizes(eval, options)
     try:
         return TypeAdapter(cls).validate_python({**shared, **options})
     except ValidationError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from eval_recipes.origin import architecture, penalty
+from saereg_plugin.errors import printable
 
 COLUMNS = [
     "release",
@@ -43,18 +44,35 @@ def data_of(record: dict[str, Any]) -> str:
     return str(block.get("data") or given or "hub")
 
 
+def shown(name: Any) -> str | None:
+    r"""
+    Return a name as tables show it, in one line and with control characters escaped.
+
+    >>> shown("a\nb\x1b[2J"), shown(None)
+    ('a\\nb\\x1b[2J', None)
+    """
+    if name is None:
+        return None
+    text = printable(str(name))
+    return text.replace("\n", "\\n").replace("\t", "\\t")
+
+
 def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield one tidy row a metric; a metric's companions fill its low, high and n."""
+    """
+    Yield one tidy row a metric; a metric's companions fill its low, high and n.
+
+    Names are as ``shown``: a downloaded file may hold what a terminal would obey.
+    """
     block = saereg_block(record) or {}
     cfg = record.get("sae_cfg_dict")
     common = {
-        "release": record.get("sae_lens_release_id"),
-        "group": block.get("group"),
+        "release": shown(record.get("sae_lens_release_id")),
+        "group": shown(block.get("group")),
         "seed": block.get("seed"),
-        "sae_id": record.get("sae_lens_id"),
-        "architecture": architecture(cfg),
-        "penalty": penalty(cfg),
-        "eval": record["eval_type_id"],
+        "sae_id": shown(record.get("sae_lens_id")),
+        "architecture": shown(architecture(cfg)),
+        "penalty": shown(penalty(cfg)),
+        "eval": shown(record["eval_type_id"]),
     }
     for category, metrics in record["eval_result_metrics"].items():
         companions = {
@@ -74,7 +92,7 @@ def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
             yield {
                 **common,
-                "metric": f"{category}/{metric}",
+                "metric": shown(f"{category}/{metric}"),
                 "value": value,
                 **interval,
             }

@@ -51,6 +51,10 @@ def _parse(item: str) -> dict[str, dict[str, Any]]:
             f"Option {item!r} is not eval.name=value; expected for example "
             "core.eval_batch_size_prompts=4."
         )
+    if not text.strip():
+        raise InputError(
+            f"Option {item!r} has no value; expected one after '='. Write null for none."
+        )
     value = load_yaml(text, source=f"Option {item!r}: the value")
     return {name: {setting: value}}
 

@@ -78,8 +78,20 @@ def penalty(cfg: Any) -> str | None:
         given = cfg.get("regularizers")
     if given is None:
         return "none" if metadata.get("training_architecture") else None
+    if not isinstance(given, (list, tuple)) or not all(map(_is_regularizer, given)):
+        return None
     parts = [_regularizer(item) for item in given if acts(item)]
     return " + ".join(parts) or "none"
+
+
+def _is_regularizer(item: Any) -> bool:
+    """Return whether an entry of a configuration can be read as a regulariser."""
+    if not isinstance(item, Mapping):
+        return False
+    coefficient = item.get("coefficient")
+    return coefficient is None or (
+        isinstance(coefficient, (int, float)) and abs(coefficient) < 1e300
+    )
 
 
 def _metadata(cfg: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
+from eval_recipes.frame import shown
 from eval_recipes.headlines import L0, Metric
 from eval_recipes.pareto import KIND, kind_label, points
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_text
+from saereg_plugin.owned_folder import open_owned
 
 COLOURS = (
     "#0072B2",
@@ -30,6 +32,23 @@ COLOURS = (
 
 _MARKERS = "osD^vPX*"
 _COLUMNS = 2
+
+
+def open_plots(folder: Path, names: Iterable[str]) -> Path:
+    """
+    Return a folder for plots, its files claimed.
+
+    Raises:
+        InputError: if it holds something else, or a file of such a name that is not ours.
+    """
+    open_owned(folder, "plots").claim(names)
+    return folder
+
+
+def label_text(name: str) -> str:
+    """Return a name as matplotlib shows it: not as a formula, nor left out of the legend."""
+    text = (shown(name) or "").replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def points_by_metric(
@@ -68,14 +87,14 @@ def draw_png(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
                 fmt=_MARKERS[marker],
                 color=colour,
                 alpha=0.7,
-                label=label,
+                label=label_text(label),
             )
             front = points_[points_["front"]]
             axes.plot(front["l0"], front["value"], "-", color=colour)
         if _is_wide(rows):
             axes.set_xscale("log")
         axes.set_xlabel(L0.title)
-        axes.set_ylabel(_title(metric))
+        axes.set_ylabel(label_text(_title(metric)))
         axes.grid(alpha=0.3)
         if number == 0:
             axes.legend(fontsize="small")

@@ -27,6 +27,9 @@ class Recipe:
         over_groups: whether the result of one SAE depends on the others of the run.
         reads_model: whether it runs the language model.
         reads_text: whether it reads held-out text of the run's corpus.
+        type_id: ``eval_type_id`` of its results, where upstream has another name.
+        bytes_per_latent: what a result holds for each latent at the least; 0 if its size does
+            not grow with the SAE.
     """
 
     name: str
@@ -36,6 +39,23 @@ class Recipe:
     over_groups: bool = False
     reads_model: bool = True
     reads_text: bool = False
+    type_id: str = ""
+    bytes_per_latent: int = 0
+
+    @property
+    def eval_type_id(self) -> str:
+        """What its results say they are."""
+        return self.type_id or self.name
+
+    @property
+    def side_files(self) -> tuple[str, ...]:
+        """Endings of the files that it writes next to a result, as its module says."""
+        return getattr(import_module(self.module), "SIDE_FILES", ())
+
+    @property
+    def folder_files(self) -> tuple[str, ...]:
+        """Names of the files that it writes over all its results, as its module says."""
+        return getattr(import_module(self.module), "FOLDER_FILES", ())
 
     def check(self, context: RunContext) -> None:
         """
@@ -60,6 +80,19 @@ class Recipe:
         own = getattr(module, "determinants", None)
         return own(context) if own else context.options.get(self.name, {})
 
+    def check_server(self, context: RunContext) -> None:
+        """
+        Ask the server that the evaluation needs, if it needs any, whether it will answer.
+
+        Called only where something is left to evaluate.
+
+        Raises:
+            InputError: if it will not: nobody answers, or key or model are refused.
+        """
+        own = getattr(import_module(self.module), "check_server", None)
+        if own is not None:
+            own(context)
+
     def _function(self, name: str) -> Any:
         return getattr(import_module(self.module), name)
 
@@ -73,6 +106,7 @@ _ENTRIES = (
         f"{_SAEBENCH}.core",
         checker="core_options",
         reads_text=True,
+        bytes_per_latent=200,
     ),
     Recipe(
         "cross_seed",
@@ -80,6 +114,7 @@ _ENTRIES = (
         "eval_recipes.cross_seed.main",
         over_groups=True,
         reads_text=True,
+        bytes_per_latent=10,
     ),
     Recipe(
         "sparse_probing",
@@ -90,6 +125,7 @@ _ENTRIES = (
         "sae_probes",
         "sparse probing on sae-probes' sets, with deduplicated scores beside upstream's",
         f"{_SAEBENCH}.sae_probes",
+        type_id="sparse_probing_sae_probes",
     ),
     Recipe(
         "scr",
@@ -105,6 +141,7 @@ _ENTRIES = (
         "absorption",
         "how often a latent for a word's first letter is absorbed by more special ones",
         f"{_SAEBENCH}.absorption",
+        type_id="absorption_first_letter",
     ),
     Recipe(
         "autointerp",
@@ -117,12 +154,14 @@ _ENTRIES = (
         "how well a smaller SAE compresses the decoder, beside a random decoder",
         f"{_SAEBENCH}.meta_structure",
         reads_model=False,
+        type_id="meta_structure_decoder_variance",
     ),
     Recipe(
         "vocabulary",
         "how near decoder rows lie to the model's token embeddings, beside random rows",
         "eval_recipes.vocabulary.main",
         reads_model=False,
+        bytes_per_latent=10,
     ),
     Recipe(
         "steering",

@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from eval_recipes.differences import GroupDifference
+from eval_recipes.frame import shown
 from eval_recipes.statistics import seed_interval
 
 HEADLINES: dict[tuple[str, str], str] = {
@@ -121,7 +123,7 @@ def _table(title: str, first: Sequence[str], keys: Iterable[tuple[str, str]]) ->
     for name in first:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     for key in keys:
-        table.add_column(heading(key), justify="right")
+        table.add_column(escape(heading(key)), justify="right")
     return table
 
 
@@ -214,7 +216,7 @@ def _text(value: Any) -> str:
     """Return a table cell: names are shown as they are, never read as markup."""
     if value is None or pd.isna(value):
         return "-"
-    return str(value).replace("[", "\\[")
+    return escape(shown(value) or "")
 
 
 def print_table(

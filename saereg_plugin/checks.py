@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, cast
 
 from saereg_plugin.errors import InputError, suggest
 
@@ -14,6 +16,114 @@ def require_choice(field: str, value: object, choices: Sequence[str]) -> None:
     """Refuse a value outside ``choices``; ``field`` is what it is called in the message."""
     if value not in choices:
         raise InputError(f"{field} is {value!r}. {suggest(str(value), choices)}")
+
+
+def whole_number(value: object) -> int | None:
+    """
+    Return a whole number as an int, or None for anything else; rounds nothing.
+
+    ``1e6``, a float in YAML, is one; True is not.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None
+
+
+def is_finite(value: object) -> bool:
+    """Return whether a value is a finite number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "None": "nothing",
+}
+
+
+def require_field_types(config: Any) -> None:
+    """
+    Refuse fields of a dataclass that are not of their plain type.
+
+    Only fields typed int, float, bool, str, or one of these "or None" are looked at. A
+    whole float in an int field becomes an int, numbers of numpy become Python's.
+
+    Raises:
+        InputError: naming the field, its value and what was expected.
+    """
+    for item in dataclasses.fields(config):
+        kinds = _kinds(item.type)
+        value = getattr(config, item.name)
+        if not kinds or (value is None and "None" in kinds):
+            continue
+        kind = kinds[0]
+        settled = _settled(value, kind)
+        if settled is None:
+            raise InputError(f"{item.name}={value!r}; expected {_EXPECTED[kind]}.")
+        if settled is not value:
+            object.__setattr__(config, item.name, settled)
+
+
+def _kinds(annotation: object) -> list[str]:
+    """Return the names in a field's type; none if it is not a plain one."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    names = [part.strip() for part in text.split("|")]
+    plain = all(name in _EXPECTED for name in names) and names[0] != "None"
+    return names if plain and len(names) - ("None" in names) == 1 else []
+
+
+def _settled(value: object, kind: str) -> object:
+    """Return a value as its field holds it, or None if it is of another kind."""
+    if kind == "int":
+        return whole_number(value)
+    if kind == "bool":
+        return value if isinstance(value, bool) else None
+    if kind == "str":
+        return value if isinstance(value, str) else None
+    if isinstance(value, float):
+        return value
+    if not is_finite(value):
+        return None
+    return value if isinstance(value, int) else float(cast(Real, value))
+
+
+def require_plain(where: str, value: object) -> None:
+    """
+    Refuse what JSON cannot hold: other objects, NaN, keys that are no text.
+
+    Args:
+        where: what errors call the value.
+        value: what YAML, JSON or a Python program gave.
+    """
+    if isinstance(value, str):
+        if any(unicodedata.category(character) == "Cs" for character in value):
+            raise InputError(f"{where} is {value!r}; expected text in UTF-8.")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InputError(
+                    f"{where} has the key {key!r}; expected text. Put it in quotes."
+                )
+            require_plain(f"{where}, {key!r}", item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value, 1):
+            require_plain(f"{where}, entry {number}", item)
+    elif not (value is None or isinstance(value, bool | int) or is_finite(value)):
+        raise InputError(
+            f"{where} is {value!r} ({type(value).__name__}); expected a finite number, text, "
+            "true, false, a list or a mapping."
+        )
 
 
 MAX_NAME_BYTES = 200
@@ -51,7 +161,7 @@ def require_name(what: str, value: object, *, slashes: bool = False) -> str:
 def _fault_of_name(name: str, *, slashes: bool) -> str | None:
     """Return what is wrong with a name, as the end of a sentence, or None."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        return "has characters that cannot be shown"
+        return "has control characters or is no text in UTF-8"
     if not name.strip():
         return "is empty"
     if name.startswith("."):
@@ -99,5 +209,4 @@ class FieldChecks:
     ) -> None:
         """Refuse a value of a field that is not finite or for which not ``holds``."""
         value = getattr(self, field)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        self.require(field, number and math.isfinite(value) and holds(value), expected)
+        self.require(field, is_finite(value) and holds(value), expected)

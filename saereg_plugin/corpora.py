@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import logging
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import sha256 as hash_bytes
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +43,11 @@ Split: TypeAlias = Literal["train", "heldout"]
 _HELD_OUT_SPLITS = ("validation", "test")
 _LAYOUT = 1
 """Raised whenever the stored texts change, so that older ones are redone."""
+_FILE = "train.parquet"
+_ROWS = 10_000
+"""Rows of a group: few enough for a streaming reader to hold them in memory."""
+
+logger = logging.getLogger(__name__)
 
 
 def ensure(name_or_path: str, split: Split = "train") -> str:
@@ -64,12 +73,12 @@ def ensure(name_or_path: str, split: Split = "train") -> str:
     if split not in ("train", "heldout"):
         raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
     if name_or_path == EMBEDDED:
-        return str(_ensure_embedded(seed=0) / split)
+        return _with_sound_copy(_ensure_embedded(seed=0) / split)
     _require_available(name_or_path)
     if split == "train":
         _text_column(name_or_path, _own_split(name_or_path, ("train",)))
         return name_or_path
-    return str(_ensure_heldout(name_or_path))
+    return _with_sound_copy(_ensure_heldout(name_or_path))
 
 
 def identity(name_or_path: str) -> Any:
@@ -101,8 +110,8 @@ def embedded_text(split: Split = "train", seed: int = 0) -> datasets.Dataset:
     held-out texts overlap with the train split of seed 0. The first call for a
     seed takes about ten seconds; its result is kept in the cache folder.
     """
-    folder = _ensure_embedded(seed) / split
-    return cast("datasets.Dataset", datasets.load_dataset(str(folder), split="train"))
+    folder = _with_sound_copy(_ensure_embedded(seed) / split)
+    return cast("datasets.Dataset", datasets.load_dataset(folder, split="train"))
 
 
 # The embedded corpus
@@ -250,6 +259,68 @@ def _readable(name_or_path: str) -> Iterator[None]:
         ) from error
 
 
+# The copy that datasets keeps
+
+
+def _with_sound_copy(folder: Path) -> str:
+    """
+    Return a folder of this cache, as text, once the copy that ``datasets`` keeps is sound.
+
+    ``datasets`` converts a parquet file to Arrow in a cache of its own and never checks it
+    again. A copy that differs from the checked parquet file is made anew.
+    """
+    copies = _copies_of(folder)
+    if copies.is_dir() and not _is_sound(folder, copies, _identities(copies)):
+        logger.warning(
+            "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
+            folder,
+            copies,
+        )
+        shutil.rmtree(copies)
+    return str(folder)
+
+
+def _copies_of(folder: Path) -> Path:
+    """Return where ``datasets`` keeps its copy, without reading what is there."""
+    with tempfile.TemporaryDirectory() as empty:
+        builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
+        place = Path(builder.cache_dir).relative_to(empty)
+    return Path(datasets.config.HF_DATASETS_CACHE, place)
+
+
+def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    states = [(path, path.stat()) for path in sorted(folder.iterdir())]
+    return tuple(
+        (path.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        for path, state in states
+    )
+
+
+@lru_cache(maxsize=64)
+def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
+    """Whether a copy holds the same rows as the parquet file, read in parts."""
+    try:
+        copy = datasets.load_dataset(str(folder), split="train")
+        table: Any = cast("datasets.Dataset", copy).data.table
+        table.validate(full=True)
+        return _equal_rows(pq.ParquetFile(folder / _FILE), table)
+    # Damaged Arrow, or damaged JSON beside it, raises the errors of many libraries.
+    except Exception as error:
+        logger.debug("%s: %s", copies, error)
+        return False
+
+
+def _equal_rows(file: pq.ParquetFile, table: Any) -> bool:
+    start = 0
+    for batch in file.iter_batches(_ROWS):
+        part = table.slice(start, len(batch))
+        expected = pa.Table.from_batches([batch]).cast(part.schema)
+        if not part.equals(expected):
+            return False
+        start += len(batch)
+    return start == len(table)
+
+
 # Storage
 
 
@@ -261,8 +332,7 @@ def _folder(source: dict[str, Any]) -> Path:
 def _write(folder: Path, column: str, values: Iterable[Any]) -> None:
     folder.mkdir(parents=True)
     table = pa.table({column: pa.array(values)})
-    # Groups small enough for a streaming reader to hold one in memory.
-    pq.write_table(table, folder / "train.parquet", row_group_size=10_000)
+    pq.write_table(table, folder / _FILE, row_group_size=_ROWS)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -70,9 +70,11 @@ def embedded_source(name: str) -> dict[str, Any]:
 
 def _convert(asset: Asset, target: Path) -> None:
     """Write the GGUF's weights, in float32, as an ordinary Hugging Face folder."""
+    target.mkdir()
     logger.info("Converting %s, once; later loads read the result.", asset.member)
     with (
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch,
+        # Inside the folder that is built: what a killed process leaves goes with it.
+        tempfile.TemporaryDirectory(dir=target) as scratch,
         # Initial weights are drawn and then overwritten: the user's seed must not notice.
         torch.random.fork_rng(devices=[]),
     ):

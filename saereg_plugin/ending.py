@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 INTERRUPTED = 130
 """Exit status of a process that Ctrl-C ended, as shells give it."""
@@ -24,11 +24,13 @@ def end_process(error: BaseException | None) -> NoReturn:
     status = _report(error)
     atexit._run_exitfuncs()
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[TextIO | None, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
         try:
-            stream.flush()
-        except BrokenPipeError:
-            # whoever read it has left: `saereg-bench ... | head`
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            # whoever read it has left (`saereg-bench ... | head`), or its disk is full
             status = status or 1
     os._exit(status)
 

@@ -1,4 +1,4 @@
-"""The error class for bad input, and the wording of messages."""
+"""The error classes that commands print, and the wording of messages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ class InputError(ValueError):
     It is raised before any expensive work starts; commands print it and exit
     with status 2. Control characters in it are escaped, since it may repeat what a
     downloaded file says.
+    """
+
+    def __init__(self, message: object):
+        super().__init__(printable(str(message)))
+
+
+class WriteError(RuntimeError):
+    """
+    A file could not be written, for example on a full disk.
+
+    The message names the file or its folder and says what to do about it. What was
+    written before is still there; commands print the message and exit with status 1.
     """
 
     def __init__(self, message: object):

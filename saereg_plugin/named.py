@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from saereg_plugin.checks import require_field_types
 from saereg_plugin.errors import InputError, suggest
 
 T = TypeVar("T")
@@ -56,12 +57,23 @@ def fields_from(cls: type[T], values: Mapping[str, Any]) -> T:
     Return ``cls(**values)``.
 
     Raises:
-        InputError: if a key is no field of the dataclass ``cls``; names the nearest.
+        InputError: if a key is no field of the dataclass ``cls`` (names the nearest), a
+            field without a default is missing, or one is not of its type.
     """
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    known = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in known]
     for key in values:
         if key not in names:
             raise InputError(
-                f"{cls.__name__} has no field {key!r}. {suggest(key, names)}"
+                f"{cls.__name__} has no field {key!r}. {suggest(str(key), names)}"
             )
-    return cls(**values)
+    for field in known:
+        optional = (field.default, field.default_factory) != (
+            dataclasses.MISSING,
+            dataclasses.MISSING,
+        )
+        if not optional and field.name not in values:
+            raise InputError(f"{cls.__name__} needs the field {field.name!r}.")
+    made = cls(**values)
+    require_field_types(made)
+    return made

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
+    make_folder,
     read_json,
     recover,
-    require_writable,
     sync_folder,
+    sync_tree,
     temporaries,
     write_json,
 )
@@ -45,7 +49,7 @@ class OwnedFolder:
 
     def files(self) -> frozenset[str]:
         """Return the names in the list, relative to the folder, with "/" between parts."""
-        return frozenset(_read_mark(self.path)["files"])
+        return frozenset(name for name in self._listed() if not _is_folder(name))
 
     def claim(self, names: Iterable[str]) -> None:
         """
@@ -57,28 +61,122 @@ class OwnedFolder:
         """
         wanted = set(names)
         with self._locked():
-            listed = self.files()
+            listed = self._listed()
             for name in sorted(wanted):
                 self._require_own_name(name, listed)
             if not wanted <= listed:
-                _write_mark(self.path, self.kind, listed | wanted)
+                self._write(listed | wanted)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files of the list, and the folders that this leaves empty; others stay."""
         with self._locked():
-            listed = self.files()
+            listed = self._listed()
             gone = set(names) & listed
-            for name in sorted(gone):
-                path = self.path / name
-                recover(path)
-                path.unlink(missing_ok=True)
-                self._remove_empty(path.parent)
-            _write_mark(self.path, self.kind, listed - gone)
+            for name in gone:
+                self.require_plain_parents(name)
+                recover(self.path / name)
+                (self.path / name).unlink(missing_ok=True)
+            for folder in sorted({(self.path / name).parent for name in gone}):
+                # a name may leave the list only when its file is gone from the disk
+                if folder.is_dir():
+                    sync_folder(folder)
+                    self._remove_empty(folder)
+            self._write(listed - gone)
 
     def recover(self) -> None:
-        """Remove the half-written files that killed processes left under listed names."""
-        for name in sorted(self.files()):
-            recover(self.path / name)
+        """Remove the half-written files and folders that killed processes left."""
+        for name in sorted(self._listed()):
+            self.require_plain_parents(name)
+            if _is_folder(name):
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+            else:
+                recover(self.path / name)
+
+    @contextmanager
+    def write_folder(self, name: str) -> Iterator[Path]:
+        """
+        Yield a temporary folder; on success its files become those of folder ``name``.
+
+        They are on the disk and in the list when this returns. A new folder appears in one
+        rename. In one that exists, listed files are replaced or removed and others stay.
+
+        Raises:
+            InputError: as ``claim``; the files of ``name`` are then as they were.
+        """
+        target = self.path / name
+        temporary = self._new_folder(target)
+        try:
+            yield temporary
+            sync_tree(temporary)
+            written = _files_in(temporary)
+            self.claim(f"{name}/{file}" for file in written)
+            if target.exists():
+                self._merge(temporary, name, written)
+            else:
+                temporary.rename(target)
+            sync_folder(target.parent)
+        finally:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+
+    def _new_folder(self, target: Path) -> Path:
+        """Make a listed temporary folder next to ``target``."""
+        folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+        name = folder.relative_to(self.path).as_posix()
+        with self._locked():
+            self.require_plain(name)
+            make_folder(target.parent)
+            _write_mark(self.path, self.kind, self._listed() | {f"{name}/"})
+            folder.mkdir()
+        return folder
+
+    def _merge(self, source: Path, name: str, written: list[str]) -> None:
+        target = self.path / name
+        for file in written:
+            make_folder((target / file).parent)
+            os.replace(source / file, target / file)
+        for folder in {(target / file).parent for file in written}:
+            sync_folder(folder)
+        kept = {f"{name}/{file}" for file in written}
+        self.remove(
+            listed
+            for listed in self.files() - kept
+            if PurePosixPath(name) in PurePosixPath(listed).parents
+        )
+
+    def abandon(self) -> None:
+        """Remove the files of the list and the mark, so that the folder is free again."""
+        self.remove(self.files())
+        with self._locked():
+            (self.path / MARK).unlink()
+            (self.path / _LOCK).unlink(missing_ok=True)
+
+    def require_plain_parents(self, name: str) -> None:
+        """Refuse a name in a folder that is a link, as ``require_plain``."""
+        parent = PurePosixPath(name).parent
+        if parent.name:
+            self.require_plain(parent.as_posix())
+
+    def require_plain(self, name: str) -> None:
+        """
+        Refuse a name of which a part is a link, or that leaves the folder.
+
+        Raises:
+            InputError: naming the link.
+        """
+        if not _stays_inside(name):
+            raise InputError(
+                f"File name {name!r} leaves the folder {str(self.path)!r}."
+            )
+        parts = PurePosixPath(name).parts
+        for end in range(1, len(parts) + 1):
+            part = self.path.joinpath(*parts[:end])
+            if part.is_symlink():
+                raise InputError(
+                    f"{str(part)!r} is a link; expected a plain file or folder there. Remove the "
+                    "link, or make the whole output folder a link."
+                )
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.path and folder.is_dir() and not any(folder.iterdir()):
@@ -87,24 +185,22 @@ class OwnedFolder:
             folder = folder.parent
 
     def _require_own_name(self, name: str, listed: frozenset[str]) -> None:
-        parts = PurePosixPath(name).parts
-        if not parts or ".." in parts or PurePosixPath(name).is_absolute():
-            raise InputError(
-                f"File name {name!r} leaves the folder {str(self.path)!r}."
-            )
-        for end in range(1, len(parts) + 1):
-            part = self.path.joinpath(*parts[:end])
-            if part.is_symlink():
-                raise InputError(
-                    f"{str(part)!r} is a link; expected a plain file or folder there. Remove the "
-                    "link, or make the whole output folder a link."
-                )
+        self.require_plain(name)
         path = self.path / name
         if path.exists() and name not in listed:
             raise InputError(
                 f"{str(path)!r} was not written by this package and would be replaced. Move it "
                 "away, or choose another output folder."
             )
+
+    def _listed(self) -> frozenset[str]:
+        """Return the list with temporary folders, whose names end in "/"."""
+        return frozenset(_read_mark(self.path)["files"])
+
+    def _write(self, names: Iterable[str]) -> None:
+        """Write the list without the temporary folders that are gone."""
+        kept = {n for n in names if not _is_folder(n) or (self.path / n).is_dir()}
+        _write_mark(self.path, self.kind, kept)
 
     def _locked(self) -> FileLock:
         return FileLock(self.path / _LOCK)
@@ -122,9 +218,34 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
         InputError: as ``require_owned``, or if it cannot be written to.
     """
     require_owned(folder, kind)
+    owned = OwnedFolder(folder, kind)
+    try:
+        make_folder(folder)
+        with owned._locked():
+            recover(folder / MARK)
+            # also where there is one: this shows that the folder can be written to
+            owned._write(owned._listed() if (folder / MARK).is_file() else ())
+    except OSError as error:
+        raise InputError(
+            f"Output folder {str(folder)!r} is not writable ({error.strerror}); "
+            "expected a folder in which files can be created. Choose another one."
+        ) from error
+    return owned
+
+
+def adopt(folder: Path, kind: str) -> OwnedFolder:
+    """
+    Make a folder ours because of where it lies, such as in the cache, whatever it holds.
+
+    What is in it does not enter the list.
+
+    Raises:
+        InputError: if it has the mark of another kind, or cannot be written to.
+    """
+    if (folder / MARK).is_file():
+        return open_owned(folder, kind)
     require_writable(folder)
-    if not (folder / MARK).is_file():
-        _write_mark(folder, kind, frozenset())
+    _write_mark(folder, kind, frozenset())
     return OwnedFolder(folder, kind)
 
 
@@ -162,6 +283,20 @@ def require_owned(folder: Path, kind: str) -> None:
         )
 
 
+def _is_folder(name: str) -> bool:
+    return name.endswith("/")
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and ".." not in path.parts and not path.is_absolute()
+
+
+def _files_in(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
 def _require_apart(folder: Path) -> None:
     """Refuse the folders that an unset variable or a slip would name."""
     resolved = folder.resolve()
@@ -185,7 +320,7 @@ def _read_mark(folder: Path) -> dict[str, Any]:
         not isinstance(found, dict)
         or not isinstance(found.get("kind"), str)
         or not isinstance(found.get("files"), list)
-        or not all(isinstance(name, str) for name in found["files"])
+        or not all(isinstance(n, str) and _stays_inside(n) for n in found["files"])
     ):
         raise InputError(f"File {str(path)!r} is damaged. {remedy}")
     return found

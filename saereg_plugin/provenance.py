@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import torch
 
+from saereg_plugin.errors import printable
+
 _PACKAGES = (
     "saereg-plugin",
     "sae-lens",
@@ -44,8 +46,12 @@ def hardware() -> dict[str, Any]:
 
 
 def command() -> str:
-    """Return the command line of this process, without the interpreter's path."""
-    return " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    """
+    Return the command line of this process, without the interpreter's path.
+
+    What is no UTF-8 in it is written as escapes, so that it can be stored.
+    """
+    return printable(" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))
 
 
 def now() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformer_lens import HookedTransformer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from saereg_plugin import corpora, models
 from saereg_plugin.assets import fetch_archive
@@ -34,6 +35,28 @@ def model_folder(model_name: str) -> Path:
     """Its folder in the cache, of which tests work on copies."""
     folder = models.ensure(model_name)
     assert folder is not None
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A random model of two layers with the tokenizer of the embedded one."""
+    folder = tmp_path_factory.mktemp("small") / "lm"
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,8 +138,27 @@ def test_an_unwritable_cache_is_refused(
     (tmp_path / "file").touch()
     monkeypatch.setenv("SAEREG_CACHE", str(tmp_path / "file"))
 
-    with pytest.raises(InputError, match="is not writable"):
-        fetch_archive(ASSET)
+    for use in (
+        lambda: fetch_archive(ASSET),
+        lambda: ensure_folder(cache_dir() / "models" / "a", {}, _refuse),
+    ):
+        with pytest.raises(
+            InputError, match=r"Cache folder .* is not writable .* SAEREG_CACHE"
+        ):
+            use()
+
+
+@pytest.mark.usefixtures("cache", "only_from")
+def test_what_a_killed_download_left_is_removed() -> None:
+    left = archives_dir() / f".{ASSET.archive}.0123abcd.tmp"
+    left.mkdir(parents=True)
+    (left / "half").touch()
+    mine = archives_dir() / ".download-mine"
+    mine.mkdir()
+
+    fetch_archive(ASSET)
+    assert not left.exists()
+    assert mine.is_dir()
 
 
 def _write(text: str) -> Callable[[Path], None]:
@@ -208,6 +229,27 @@ def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="interrupted"):
         ensure_folder(tmp_path / "kept", {}, fail)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def _build_and_die(folder: Path) -> None:
+    def build(target: Path) -> None:
+        _write("half")(target)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ensure_folder(folder, {}, build)
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    process = multiprocessing.get_context("fork").Process(
+        target=_build_and_die, args=(folder,)
+    )
+    process.start()
+    process.join(60)
+    assert any(path.suffix == ".tmp" for path in tmp_path.iterdir())
+
+    ensure_folder(folder, {}, _write("whole"))
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "kept.lock"}
 
 
 def _ensure_and_check(folder: Path, log: Path) -> None:

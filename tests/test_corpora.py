@@ -99,6 +99,38 @@ def test_a_damaged_corpus_is_redone_and_the_same(
         assert sha256(copy / file) == sha256(first.parent / file)
 
 
+@pytest.mark.parametrize("damage", ["text", "header", "info"])
+def test_a_damaged_copy_of_the_text_is_said_and_made_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    heldout: list[str],
+    damage: str,
+) -> None:
+    """``datasets`` reads its own copy of a parquet file and never checks it."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    opened = corpora.embedded_text("heldout")
+    arrow = Path(opened.cache_files[0]["filename"])
+    assert arrow.is_relative_to(tmp_path)
+    content = arrow.read_bytes()
+    if damage == "text":
+        place = content.index(heldout[5000].encode())
+        content = content[:place] + b"?" + content[place + 1 :]
+        arrow.write_bytes(content)
+    elif damage == "header":
+        arrow.write_bytes(bytes(64) + content[64:])
+    else:
+        (arrow.parent / "dataset_info.json").write_text("{")
+
+    path = corpora.ensure("embedded", "heldout")
+    assert "is damaged; it is built again" in caplog.text
+    again = datasets.load_dataset(path, split="train")
+    assert again["text"] == heldout
+    caplog.clear()
+    assert corpora.embedded_text("heldout")["text"] == heldout
+    assert caplog.text == ""
+
+
 @pytest.mark.slow
 def test_another_seed_is_another_order_of_the_same_texts(
     tmp_path: Path,

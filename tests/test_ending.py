@@ -55,6 +55,23 @@ def test_status_and_message_are_the_interpreters(
     assert bool(ended.stderr.strip()) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status"), [(">&-", 0), (">/dev/full", 1), ("2>&-", 0)]
+)
+def test_stream_that_takes_nothing_ends_the_process(
+    redirection: str, status: int
+) -> None:
+    code = ENDING.format(ending=ending.__file__, before="", body="pass")
+    ended = subprocess.run(
+        ["bash", "-c", f'exec "$0" -c "$1" {redirection}', sys.executable, code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (status, "")
+
+
 def test_stream_that_was_not_read_to_its_end_holds_nothing_up() -> None:
     """Without ``end_process`` this aborts or hangs nearly every time."""
     folder = corpora.ensure("embedded")

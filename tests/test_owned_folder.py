@@ -8,7 +8,7 @@ import pytest
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, recover, write_text
-from saereg_plugin.owned_folder import MARK, open_owned, require_owned
+from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
 
 
 @pytest.fixture
@@ -100,3 +100,68 @@ def test_what_a_killed_process_left_is_put_right(apart: Path) -> None:
     with atomic_path(apart / "folder") as temporary:
         temporary.mkdir()
     assert list((apart / "folder").iterdir()) == []
+
+
+def write(folder: OwnedFolder, name: str, **files: str) -> None:
+    with folder.write_folder(name) as temporary:
+        for file, text in files.items():
+            (temporary / file).write_text(text)
+
+
+def test_folder_is_replaced_file_by_file_and_the_users_stay(apart: Path) -> None:
+    owned = open_owned(apart / "out", "release")
+    write(owned, "a/b", one="1", two="1")
+    assert owned.files() == {"a/b/one", "a/b/two"}
+    (apart / "out" / "a" / "b" / "mine").write_text("mine")
+    write(owned, "a/b", one="2")
+    found = {p.name: p.read_text() for p in (apart / "out" / "a" / "b").iterdir()}
+    assert found == {"one": "2", "mine": "mine"}
+    assert owned.files() == {"a/b/one"}
+    with pytest.raises(InputError, match="mine' was not written by this package"):
+        write(owned, "a/b", mine="ours")
+    found = {p.name: p.read_text() for p in (apart / "out" / "a" / "b").iterdir()}
+    assert found == {"one": "2", "mine": "mine"}
+    assert [path.name for path in (apart / "out" / "a").iterdir()] == ["b"]
+
+
+def test_folder_that_a_killed_process_was_writing_goes_and_the_users_stay(
+    apart: Path,
+) -> None:
+    owned = open_owned(apart / "out", "release")
+    killed = owned.write_folder("a/b")
+    half = killed.__enter__()
+    (half / "one").write_text("cut")
+    users = half.with_name(".b.0badc0de.tmp")
+    users.mkdir()
+    open_owned(apart / "out", "release").recover()
+    assert not half.exists()
+    assert users.is_dir()
+    assert owned.files() == frozenset()
+
+
+def test_abandoned_folder_is_free_but_for_the_users_files(apart: Path) -> None:
+    owned = open_owned(apart / "out", "release")
+    write(owned, "a/b", one="1")
+    owned.abandon()
+    assert list((apart / "out").iterdir()) == []
+
+
+def test_list_that_names_files_elsewhere_is_damaged(apart: Path) -> None:
+    owned = open_owned(apart / "out", "release")
+    (apart / "precious").write_text("mine")
+    (apart / "out" / MARK).write_text(
+        '{"kind": "release", "files": ["a/../../precious"]}'
+    )
+    with pytest.raises(InputError, match="is damaged"):
+        owned.remove(["a/../../precious"])
+    assert (apart / "precious").exists()
+
+
+def test_nothing_is_removed_through_a_link(apart: Path) -> None:
+    owned = open_owned(apart / "out", "release")
+    write(owned, "a", one="1")
+    (apart / "out" / "a").rename(apart / "elsewhere")
+    (apart / "out" / "a").symlink_to(apart / "elsewhere")
+    with pytest.raises(InputError, match="is a link"):
+        owned.remove(["a/one"])
+    assert (apart / "elsewhere" / "one").exists()

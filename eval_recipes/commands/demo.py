@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from eval_recipes.commands.console import open_console
 from eval_recipes.commands.outcome import print_outcome
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 
@@ -28,9 +28,9 @@ def demo(
     from eval_recipes.reading import read_differences
     from saereg_plugin.provenance import peak_memory_gib
 
-    console = Console()
+    console = open_console(soft_wrap=False)
     started = time.perf_counter()
-    trained = train_demo(out)
+    trained = train_demo(out, lambda line: console.print(escape(line)))
     if trained.release is None:
         console.print("Interrupted; 'saereg-bench demo' goes on from the checkpoint.")
         raise typer.Exit(INTERRUPTED)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from eval_recipes.commands.console import open_console
 
 
 def list_(
@@ -19,7 +20,7 @@ def list_(
     import saereg_plugin  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
     from eval_recipes.listing import sections
 
-    console = Console()
+    console = open_console(soft_wrap=False)
     for title, rows in sections(public_releases=releases).items():
         table = Table(
             title=title,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+
+from eval_recipes.commands.console import shown
 
 
 def print_outcome(outcome: Any, console: Console) -> bool:
@@ -13,9 +14,19 @@ def print_outcome(outcome: Any, console: Console) -> bool:
     from eval_recipes.report import print_table
 
     print_table(outcome.frame, console, outcome.differences)
-    console.print(f"\nAll figures: {outcome.summary}")
+    console.print(f"\nAll figures: {shown(outcome.summary)}")
+    if outcome.kept:
+        console.print(
+            f"Kept from earlier runs: {outcome.kept} results that are current."
+        )
+    if outcome.outdated:
+        console.print(
+            f"Outdated, in the folder but not in these tables: {len(outcome.outdated)} earlier "
+            "results whose successors failed."
+        )
     for failure in outcome.failures:
         console.print(
-            f"[red]failed[/] {failure.eval} of {escape(failure.sae_id)}: {escape(failure.cause)}"
+            f"[red]failed[/] {failure.eval} of {shown(failure.sae_id)}: {shown(failure.cause)}",
+            soft_wrap=True,
         )
     return bool(outcome.failures)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from eval_recipes.commands.console import open_console
+
+_NOTES = 5
+_WIDTHS = "width_control.json"
 _Results = Annotated[
     Path, typer.Argument(help="Folder of results, ours or SAEBench's own.")
 ]
@@ -43,7 +47,9 @@ def table(
     """
     from eval_recipes import table as tables
     from eval_recipes.headlines import choose
-    from eval_recipes.results import has_embedded_data, load_results
+    from eval_recipes.outdated import outdated_notes
+    from eval_recipes.results import has_embedded_data
+    from eval_recipes.side_tables import damaged_notes
     from saereg_plugin.errors import InputError
 
     if csv and markdown:
@@ -51,17 +57,42 @@ def table(
     if widths:
         _print_widths(results)
         return
-    frame = load_results(results)
+    frame = _load(results)
     chosen = choose(frame, metric or ())
+    notes = [*outdated_notes(results), *damaged_notes(results)]
     if csv or markdown:
         typer.echo((tables.csv if csv else tables.markdown)(frame, chosen), nl=False)
+        _print_notes(notes, open_console(stderr=True))
         return
-    console = Console()
+    console = open_console(soft_wrap=False)
     console.print(tables.rich_table(frame, chosen))
+    _print_notes(notes, console)
     if has_embedded_data(results):
         console.print(
             "Some results are from embedded data sets: not comparable with published ones."
         )
+
+
+def _load(results: Path) -> Any:
+    """Return the tidy table of a folder; raises InputError if it holds no result."""
+    from eval_recipes.result_files import SUFFIX
+    from eval_recipes.results import load_results
+    from saereg_plugin.errors import InputError
+
+    frame = load_results(results)
+    if frame.empty:
+        raise InputError(
+            f"Folder {str(results)!r} holds no results; expected files named '*{SUFFIX}', in it "
+            "or in folders below. Write some with 'saereg-bench run --out'."
+        )
+    return frame
+
+
+def _print_notes(notes: list[str], console: Console) -> None:
+    for note in notes[:_NOTES]:
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+    if len(notes) > _NOTES:
+        console.print(f"and {len(notes) - _NOTES} more results like these.")
 
 
 def _print_widths(results: Path) -> None:
@@ -70,6 +101,8 @@ def _print_widths(results: Path) -> None:
         comparison_table,
         write_comparisons,
     )
+    from eval_recipes.outdated import outdated_notes
+    from eval_recipes.results_folder import own_folder
     from saereg_plugin.errors import InputError
 
     found = compare_widths(results)
@@ -79,10 +112,17 @@ def _print_widths(results: Path) -> None:
             "train one with 'saereg-bench train --match-alive' and evaluate it into the same "
             "folder."
         )
-    console = Console()
+    folder = own_folder(results)
+    if folder is not None:
+        folder.claim([_WIDTHS])
+    console = open_console(soft_wrap=False)
     console.print(comparison_table(found))
-    path = write_comparisons(found, results / "width_control.json")
-    console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    _print_notes(outdated_notes(results), console)
+    if folder is None:
+        say = f"Not written: {str(results)!r} is no folder of 'saereg-bench run'."
+    else:
+        say = f"Wrote {write_comparisons(found, results / _WIDTHS)}"
+    console.print(say, markup=False, soft_wrap=True)
 
 
 def plot(
@@ -112,11 +152,11 @@ def plot(
     Writes pareto.png and pareto.html, an interactive page that needs no network.
     """
     from eval_recipes.headlines import choose
+    from eval_recipes.outdated import outdated_notes
     from eval_recipes.pareto import without_l0
-    from eval_recipes.plots import draw_html, draw_png, points_by_metric
-    from eval_recipes.results import load_results
-    from saereg_plugin.files import require_writable
+    from eval_recipes.plots import draw_html, draw_png, open_plots, points_by_metric
 
+    console = open_console(soft_wrap=False)
     if cross_seed or steering:
         from eval_recipes.cross_seed.plots import plot_cross_seed
         from eval_recipes.steering.plots import plot_steering
@@ -125,13 +165,13 @@ def plot(
         wanted = ((cross_seed, plot_cross_seed), (steering, plot_steering))
         for draw in (draw for asked, draw in wanted if asked):
             for path in draw(results, folder):
-                Console().print(f"Wrote {path}", markup=False, soft_wrap=True)
+                console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+        _print_notes(outdated_notes(results), console)
         return
-    frame = load_results(results)
+    frame = _load(results)
     chosen = choose(frame, metric or ())
     drawn = points_by_metric(frame, chosen)
-    folder = require_writable(out or results / "plots")
-    console = Console()
+    folder = open_plots(out or results / "plots", ["pareto.png", "pareto.html"])
     for path in (
         draw_png(drawn, folder / "pareto.png"),
         draw_html(drawn, folder / "pareto.html"),
@@ -144,3 +184,4 @@ def plot(
                 f"{escape(item.title)}: {len(left_out)} SAEs without L0 are left out; "
                 "evaluate them with 'core'."
             )
+    _print_notes(outdated_notes(results), console)

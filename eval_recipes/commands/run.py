@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from eval_recipes.commands.console import open_console
 from eval_recipes.commands.outcome import print_outcome
 from eval_recipes.commands.status import FAILED
 
@@ -128,20 +128,16 @@ def run(
 
     A failed evaluation is reported and the others go on; the exit status is then 1.
     """
-    from eval_recipes.artifacts import clean_artifacts as clean
-    from eval_recipes.artifacts import default_artifacts
+    from eval_recipes.artifact_space import clean_artifacts as clean
+    from eval_recipes.artifacts import default_artifacts, open_artifacts
     from eval_recipes.context import RunContext
     from eval_recipes.model_cache import ModelCache
     from eval_recipes.options import read_options
-    from eval_recipes.running import (
-        checked_data,
-        checked_memory,
-        run_evals,
-        subjects_of,
-    )
+    from eval_recipes.run_check import checked_data
+    from eval_recipes.running import run_evals, subjects_of
     from saereg_plugin.errors import InputError
 
-    console = Console()
+    console = open_console(soft_wrap=False)
     names = [name.strip() for name in evals.split(",") if name.strip()]
     given = [
         *([str(options)] if options else []),
@@ -165,8 +161,8 @@ def run(
         device=device,
         seed=seed,
         data=checked_data(data),
-        artifacts=artifacts or default_artifacts(),
-        memory_gib=checked_memory(memory_gib),
+        artifacts=open_artifacts(artifacts or default_artifacts()),
+        memory_gib=memory_gib,
         options=read_options(given, names),
         models=ModelCache(trust_remote_code=trust_remote_code),
     )
@@ -192,12 +188,15 @@ def run(
 
 def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
     """Return the flags of a judge as options of the evaluations that have one."""
+    import json
+
     judged = [name for name in ("autointerp", "steering") if name in names]
     return [
-        f"{name}.{flag}={value}"
+        # nothing would be YAML's null, and so the default
+        f"{name}.{flag}={value or json.dumps(value)}"
         for name in judged or ["autointerp"]
         for flag, value in flags.items()
-        if value
+        if value is not None
     ]
 
 

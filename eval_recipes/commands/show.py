@@ -29,9 +29,10 @@ def steering(
 ) -> None:
     """Print a steered latent's concept, its prompts, both texts of each, and their scores."""
     from eval_recipes.steering.showing import show_latent, steering_result
+    from saereg_plugin.errors import printable
 
     path = steering_result(results, sae_id)
-    typer.echo(show_latent(path, latent, amount=amount, controls=controls))
+    typer.echo(printable(show_latent(path, latent, amount=amount, controls=controls)))
 
 
 show.command("steering")(steering)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from eval_recipes.commands.console import open_console
 
 
 def speed(
@@ -45,7 +46,6 @@ def speed(
     """
     from eval_recipes.speed.config import DEFAULT_SHAPES, SpeedConfig, parse_shape
     from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted, run_speed
-    from saereg_plugin.files import require_writable
 
     suites = chosen_suites(suite or ())
     config = SpeedConfig(
@@ -55,10 +55,8 @@ def speed(
         seed=seed,
         release=release,
     )
-    if out is not None:
-        require_writable(out.parent)
     frame = run_speed(config, suites, out=out)
     table = Table(*HEADINGS, box=None, pad_edge=False)
     for row in frame.to_dict(orient="records"):
         table.add_row(*(escape(cell) for cell in formatted(row)))
-    Console().print(table)
+    open_console(soft_wrap=False).print(table)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from eval_recipes.commands.console import open_console
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 from eval_recipes.commands.study_steering import steering
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
@@ -64,15 +64,15 @@ def mnist(
     seed: Annotated[
         list[int] | None,
         typer.Option(
-            help="Seed; repeat for several; 0, 1 and 2 if none is named.", min=0
+            help="Seed, 0 or more; repeat for several; 0, 1 and 2 if none is named."
         ),
     ] = None,
     data_order: Annotated[
         _Order,
         typer.Option(help="Whether seeds differ in the order of the images, too."),
     ] = _Order.per_seed,
-    epochs: Annotated[int, typer.Option(help="Epochs of each SAE.", min=1)] = 100,
-    d_sae: Annotated[int, typer.Option(help="Latents of each SAE.", min=2)] = 1568,
+    epochs: Annotated[int, typer.Option(help="Epochs of each SAE.")] = 100,
+    d_sae: Annotated[int, typer.Option(help="Latents of each SAE.")] = 1568,
     drop_last: Annotated[
         bool, typer.Option(help="Leave out the last, smaller batch of an epoch.")
     ] = False,
@@ -103,6 +103,7 @@ def mnist(
     from eval_recipes.studies.mnist.settings import (
         SEEDS,
         SETTINGS,
+        STUDY,
         Training,
         chosen_settings,
         schedule,
@@ -110,7 +111,7 @@ def mnist(
     )
     from eval_recipes.studies.mnist.study import train_all
     from eval_recipes.studies.mnist.write import REPORT, write_report
-    from saereg_plugin.files import require_writable
+    from eval_recipes.studies.study_folder import require_study_folder
 
     runs = schedule(chosen_settings(setting or ()), tuple(dict.fromkeys(seed or SEEDS)))
     training = Training(
@@ -121,7 +122,7 @@ def mnist(
         untied_init=untied_init.value,
         tied_b_dec=tied_b_dec.value,
     )
-    require_writable(out)
+    require_study_folder(out, *STUDY)
     images = load_images(mnist_dir, mnist_source.value)
     if not report_only:
         train_all(runs, training, images, out)
@@ -129,7 +130,7 @@ def mnist(
     seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs), *seeds_in(out)}))
     report = write_report(schedule(SETTINGS, seeds), training, images, out)
     state = "complete" if report["complete"] else "PARTIAL"
-    Console(soft_wrap=True).print(
+    open_console().print(
         f"{report['finished_runs']} of {report['planned_runs']} SAEs ({state}): {out / REPORT}",
         markup=False,
     )
@@ -157,7 +158,7 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
         from eval_recipes.studies.running import run_study
         from eval_recipes.studies.verdicts import summary as summary_of
 
-        console = Console(soft_wrap=True)
+        console = open_console()
         run = run_study(
             study_named(name),
             scale.value,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from eval_recipes.commands.console import open_console
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 
 
@@ -35,12 +35,10 @@ def steering(
         str | None,
         typer.Option(help="Regular expression with (?P<seed>...), or YAML file."),
     ] = None,
-    latents: Annotated[int, typer.Option(help="Candidates of each SAE.", min=1)] = 300,
+    latents: Annotated[int, typer.Option(help="Candidates of each SAE.")] = 300,
     ratio_latents: Annotated[
         int,
-        typer.Option(
-            help="Candidates of each SAE at strengths in residual norms.", min=1
-        ),
+        typer.Option(help="Candidates of each SAE at strengths in residual norms."),
     ] = 50,
     paper_norm: Annotated[
         float | None,
@@ -57,7 +55,7 @@ def steering(
         ),
     ] = False,
     grid_latents: Annotated[
-        int, typer.Option(help="Candidates of each SAE in the grid.", min=1)
+        int, typer.Option(help="Candidates of each SAE in the grid.")
     ] = 50,
     llm_dtype: Annotated[
         str,
@@ -111,7 +109,7 @@ def steering(
         max_calls=judge_max_calls,
         max_tokens=judge_max_tokens,
     )
-    console = Console(soft_wrap=True)
+    console = open_console()
     outcome = run_steering_study(
         SteeringStudy(
             scale=scale.value,
@@ -160,4 +158,6 @@ def judge_settings(
         "judge_max_calls": max_calls,
         "judge_max_tokens": max_tokens,
     }
-    return settings | {name: value for name, value in named.items() if value}
+    return settings | {
+        name: value for name, value in named.items() if value is not None
+    }

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from eval_recipes.commands.console import open_console, shown
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 
 
@@ -97,6 +97,7 @@ def train(
         matched_sweep,
         plan_sweep,
         read_sweep,
+        release_name,
         run_sweep,
         sweep_from,
     )
@@ -134,21 +135,25 @@ def train(
             },
             source="the flags",
         )
-    console = Console()
+    console = open_console()
     if dry_run:
+        release_name(sweep, out, name)
         with tempfile.TemporaryDirectory() as scratch:
             _print_plan(plan_sweep(sweep, Path(scratch)), console)
         return
-    result = run_sweep(sweep, out, name=name)
+    result = run_sweep(
+        sweep, out, name=name, progress=lambda line: console.print(escape(line))
+    )
     for stopped in result.stopped:
-        console.print(f"[red]stopped[/] {escape(stopped)}")
+        console.print(f"[red]stopped[/] {shown(stopped)}")
     if result.release is None:
         console.print(
-            f"Interrupted; the same command goes on from the checkpoint in {out}."
+            f"Interrupted; the same command goes on from the checkpoint in {shown(out)}."
         )
         raise typer.Exit(INTERRUPTED)
     console.print(
-        f"Release {result.release.name!r} with {len(result.release.entries)} SAEs is in {out}."
+        f"Release {shown(repr(result.release.name))} with {len(result.release.entries)} SAEs is in "
+        f"{shown(out)}."
     )
     if result.stopped:
         raise typer.Exit(FAILED)
@@ -207,7 +212,8 @@ def _penalty_groups(norm: str, coefficients: list[float]) -> dict[str, dict[str,
 def _print_plan(plan: Any, console: Console) -> None:
     console.print(
         f"{plan.saes} SAEs, {plan.parameters:,} parameters in all, {plan.steps:,} steps each.\n"
-        f"Memory: {plan.memory_gib:.1f} GiB so far, at the most.\n"
-        f"Disk: {plan.disk_gib:.1f} GiB with a checkpoint.\n"
+        f"Memory: {plan.memory_gib:.1f} GiB in three steps, by arithmetic at least "
+        f"{plan.least_memory_gib:.1f} GiB; {plan.has_memory_gib:.1f} GiB are there.\n"
+        f"Disk: {plan.disk_gib:.1f} GiB with checkpoints.\n"
         f"Time: {plan.seconds / 60:.1f} minutes, from three measured steps."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -13,17 +14,20 @@ from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.loading import Loaded, load, unequal_shapes
 from eval_recipes.cross_seed.measure import Measured, measure_groups, with_shares
-from eval_recipes.cross_seed.output import EVAL_TYPE_ID_CROSS_SEED
-from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
-from eval_recipes.cross_seed.report import build_output, report_group
-from eval_recipes.cross_seed.stability_table import (
-    stability_table,
-    table_path,
-    write_table,
+from eval_recipes.cross_seed.output import (
+    EVAL_TYPE_ID_CROSS_SEED,
+    CrossSeedEvalOutput,
 )
+from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
+from eval_recipes.cross_seed.report import GroupReport, build_output, report_group
+from eval_recipes.cross_seed.stability_table import TABLE_SUFFIX, stability_table
 from eval_recipes.eval_config import eval_config
-from eval_recipes.results import result_path, write_result
+from eval_recipes.results import result_path
+from eval_recipes.side_tables import StoredTable, write_with_table
 from saereg_plugin.errors import InputError
+
+SIDE_FILES = (TABLE_SUFFIX,)
+"""Endings of what is written next to each result."""
 
 
 def config_of(context: RunContext) -> CrossSeedEvalConfig:
@@ -103,33 +107,29 @@ def run(context: RunContext) -> list[Failure]:
             subject = sae.subject
             if subject.sae_id in lost:
                 continue
-            path = _path(context, subject)
             try:
-                # the table first: a result never names a file that is not there
-                table = write_table(path, stability_table(group, seed))
-                output = build_output(
-                    measured, name, seed, config, report=report, stability_table=table
+                write_with_table(
+                    _path(context, subject),
+                    TABLE_SUFFIX,
+                    stability_table(group, seed),
+                    partial(_output, measured, name, seed, config, report),
                 )
-                write_result(path, output)
             except Exception as error:
                 failures.append(_failure(subject, error))
-    _remove_stale(context, failures)
     return failures
 
 
-def _remove_stale(context: RunContext, failures: list[Failure]) -> None:
-    """
-    Remove what an earlier run left of SAEs that failed now.
-
-    Only at the end: an interrupted run leaves results and tables as they were. The result
-    goes first, so that none ever names a table that is not there.
-    """
-    failed = {failure.sae_id for failure in failures}
-    for subject in context.subjects:
-        if subject.sae_id in failed:
-            path = _path(context, subject)
-            path.unlink(missing_ok=True)
-            table_path(path).unlink(missing_ok=True)
+def _output(
+    measured: Measured,
+    name: str,
+    seed: int,
+    config: CrossSeedEvalConfig,
+    report: GroupReport,
+    table: StoredTable,
+) -> CrossSeedEvalOutput:
+    return build_output(
+        measured, name, seed, config, report=report, stability_table=table.about
+    )
 
 
 def _path(context: RunContext, subject: Subject) -> Path:

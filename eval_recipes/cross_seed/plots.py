@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from eval_recipes.cross_seed.result_groups import ResultGroup, read_groups
 from eval_recipes.origin import penalty
-from eval_recipes.plots import COLOURS
-from saereg_plugin.files import atomic_path, require_writable
+from eval_recipes.plots import COLOURS, label_text, open_plots
+from saereg_plugin.files import atomic_path
 
 _DASHES = ("--", ":", "-.", (0, (1, 4)), (0, (8, 4)))
 
@@ -37,16 +37,17 @@ def plot_cross_seed(results: Path, out: Path) -> list[Path]:
     Grey, dashed or dotted: random dictionaries, one line for each shape of SAE.
 
     Raises:
-        InputError: if there is no such result (``read_groups``), or ``out`` is not writable.
+        InputError: if there is no such result (``read_groups``), or ``out`` is not ours to write into.
     """
     groups = read_groups(results)
-    folder = require_writable(out)
-    return [
-        _save(_cosines(groups), folder / "encoder_decoder_cosine.png"),
-        _save(_similarities(groups), folder / "matched_similarity.png"),
-        _save(_shared(groups), folder / "shared_fraction.png"),
-        _save(_overlaps(groups), folder / "unstable_overlap.png"),
-    ]
+    drawn = {
+        "encoder_decoder_cosine.png": _cosines,
+        "matched_similarity.png": _similarities,
+        "shared_fraction.png": _shared,
+        "unstable_overlap.png": _overlaps,
+    }
+    folder = open_plots(out, drawn)
+    return [_save(draw(groups), folder / name) for name, draw in drawn.items()]
 
 
 def _save(figure: Figure, target: Path) -> Path:
@@ -112,7 +113,7 @@ def _cosines(groups: Sequence[ResultGroup]) -> Figure:
     name = "encoder_decoder_cosine_histogram"
     for index, group in enumerate(groups):
         found = [extra[name] for extra in _extras(group)]
-        _stairs(axes, found, color=_colour(index), label=group.role.name)
+        _stairs(axes, found, color=_colour(index), label=label_text(group.role.name))
     for style, label, group in _baselines(groups):
         found = _extras(group)[0]["baseline_histograms"][name]
         _stairs(axes, [found], color="grey", linestyle=style, label=label)
@@ -128,7 +129,9 @@ def _similarities(groups: Sequence[ResultGroup]) -> Figure:
         axes = figure.add_subplot(1, 2, number + 1)
         for index, group in enumerate(groups):
             found = [extra[name][side] for extra in _extras(group)]
-            _stairs(axes, found, color=_colour(index), label=group.role.name)
+            _stairs(
+                axes, found, color=_colour(index), label=label_text(group.role.name)
+            )
         for style, label, group in _baselines(groups):
             found = _extras(group)[0]["baseline_histograms"][name][side]
             _stairs(axes, [found], color="grey", linestyle=style, label=label)
@@ -208,7 +211,7 @@ def _lines(
             if values:
                 means.append((x, sum(values) / len(values)))
         if means:
-            axes.plot(*zip(*means), "-", color=colour, label=label)
+            axes.plot(*zip(*means), "-", color=colour, label=label_text(label))
     shown = [group for found in lines.values() for _, group in found]
     for style, label, group in _baselines(shown):
         value = group.records[0]["eval_result_metrics"]["baseline"][metric]
@@ -228,7 +231,7 @@ def _overlaps(groups: Sequence[ResultGroup]) -> Figure:
                 "ranks"
             ]
             defined = [(r, v) for r, v in zip(ranks, curve) if v is not None]
-            label = group.role.name if number == 0 else None
+            label = label_text(group.role.name) if number == 0 else None
             if defined:
                 axes.plot(
                     *zip(*defined), "-", color=_colour(index), label=label, alpha=0.7

@@ -11,7 +11,8 @@ from typing import Any
 from eval_recipes.cross_seed.comparison import Z
 from eval_recipes.cross_seed.interpolation import Estimate
 from eval_recipes.cross_seed.roles import Role
-from eval_recipes.result_files import read_result, result_files
+from eval_recipes.outdated import outdated_results
+from eval_recipes.results import read_results
 from eval_recipes.statistics import SeedPair
 from saereg_plugin.errors import InputError
 
@@ -81,15 +82,17 @@ SINGLE = {
 
 def read_groups(folder: Path) -> list[ResultGroup]:
     """
-    Read the groups of all cross-seed results below a folder, by release and name.
+    Read the groups of the cross-seed results below a folder, by release and name.
+
+    Outdated results (``eval_recipes.outdated``) are left out.
 
     Raises:
         InputError: if there is none, one is of an older version, or two runs over
             different seeds are mixed in one group.
     """
     by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in result_files(folder):
-        record = read_result(path)
+    # a result of an earlier run has other groups and seeds than its group now
+    for path, record in read_results(folder, without=outdated_results(folder)):
         if record["eval_type_id"] != "cross_seed":
             continue
         extra = record.get("eval_result_unstructured") or {}
@@ -98,13 +101,35 @@ def read_groups(folder: Path) -> list[ResultGroup]:
                 f"Result {str(path)!r} is of an older version; expected one that says what "
                 "its group is. Run the evaluation 'cross_seed' again."
             )
-        by_group[extra["role"]["name"]].append(record)
+        by_group[_group_name(path, extra)].append(record)
     if not by_group:
         raise InputError(
             f"Folder {str(folder)!r} holds no result of the evaluation 'cross_seed'; "
             "run it into that folder first."
         )
-    return [_group(name, by_group[name]) for name in sorted(by_group)]
+    return [_checked_group(folder, name, by_group[name]) for name in sorted(by_group)]
+
+
+def _group_name(path: Path, extra: Mapping[str, Any]) -> str:
+    role = extra["role"]
+    if not isinstance(role, dict) or not isinstance(role.get("name"), str):
+        raise InputError(
+            f"Result {str(path)!r} is damaged: its role is {role!r}; expected a group's name "
+            "among others. Run the evaluation 'cross_seed' again."
+        )
+    return role["name"]
+
+
+def _checked_group(
+    folder: Path, name: str, records: list[dict[str, Any]]
+) -> ResultGroup:
+    try:
+        return _group(name, records)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"A result of group {name!r} in {str(folder)!r} is damaged "
+            f"({type(error).__name__}: {error}). Run the evaluation 'cross_seed' again."
+        ) from error
 
 
 def _group(name: str, records: list[dict[str, Any]]) -> ResultGroup:

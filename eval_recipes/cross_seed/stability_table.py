@@ -8,17 +8,17 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from eval_recipes.cross_seed.aggregate import oriented
 from eval_recipes.cross_seed.measure import Group
 from eval_recipes.result_files import SUFFIX, read_result
+from eval_recipes.side_tables import named_path, read_table, side_path
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, sha256
 from saereg_plugin.metrics import latent_stability, stable_mask
 
 TABLE_SUFFIX = "_stability.parquet"
+_EVAL = "cross_seed"
 _METADATA = b"saereg"
 
 
@@ -29,7 +29,7 @@ def table_path(result: Path) -> Path:
     >>> table_path(Path("cross_seed/lab_run_k32_eval_results.json")).name
     'lab_run_k32_stability.parquet'
     """
-    return result.with_name(result.name.removesuffix(SUFFIX) + TABLE_SUFFIX)
+    return side_path(result, TABLE_SUFFIX)
 
 
 def stability_table(group: Group, seed: int) -> Any:
@@ -73,14 +73,6 @@ def stability_table(group: Group, seed: int) -> Any:
     return table.replace_schema_metadata({_METADATA: json.dumps(about).encode()})
 
 
-def write_table(result: Path, table: Any) -> dict[str, Any]:
-    """Write the table beside ``result``, atomically; return what the result says of it."""
-    target = table_path(result)
-    with atomic_path(target) as temporary:
-        pq.write_table(table, temporary)
-    return {"file": target.name, "rows": table.num_rows, "sha256": sha256(target)}
-
-
 def read_stability(path: str | Path) -> pd.DataFrame:
     """
     Read a stability table, given its own path or that of the result that names it.
@@ -89,9 +81,12 @@ def read_stability(path: str | Path) -> pd.DataFrame:
         InputError: if there is none, it is damaged, or it is another one than the result's.
     """
     path = Path(path)
-    if path.name.endswith(SUFFIX):
-        return _read(_named_by(path))
-    return _read(path)
+    return read_table(
+        _named_by(path) if path.name.endswith(SUFFIX) else path,
+        what="Stability table",
+        eval=_EVAL,
+        columns=("latent", "alive", "stability"),
+    )
 
 
 def stable_latents(
@@ -128,29 +123,4 @@ def _named_by(result: Path) -> Path:
             f"Result {str(result)!r} names no stability table; expected a result of the "
             "evaluation 'cross_seed'. Give such a result, or run the evaluation again."
         )
-    path = result.with_name(str(named["file"]))
-    if path.is_file() and sha256(path) != named["sha256"]:
-        raise InputError(
-            f"Stability table {str(path)!r} is not the one that {str(result)!r} was written "
-            "with (its SHA-256 differs). Run the evaluation 'cross_seed' again."
-        )
-    return path
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        # A path that is no file would be read as a data set of several.
-        with path.open("rb") as file:
-            table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(
-            f"Stability table {str(path)!r} cannot be read ({error}); expected the parquet "
-            "file that the evaluation 'cross_seed' writes. Run it again."
-        ) from error
-    missing = {"latent", "alive", "stability"} - set(table.column_names)
-    if missing:
-        raise InputError(
-            f"{str(path)!r} lacks the columns {', '.join(sorted(missing))}; expected the "
-            "stability table that the evaluation 'cross_seed' writes."
-        )
-    return table.to_pandas()
+    return named_path(result, named, what="Stability table", eval=_EVAL)

@@ -1,7 +1,7 @@
 """Ask a language model behind any OpenAI-compatible server: cached, budgeted, retried."""
 
 from eval_recipes.judge.budget import Budget
-from eval_recipes.judge.client import JudgeClient
+from eval_recipes.judge.client import JudgeClient, check_judge
 from eval_recipes.judge.config import KEY_VARIABLE, JudgeConfig, read_key
 from eval_recipes.judge.errors import (
     BudgetExceeded,
@@ -22,5 +22,6 @@ __all__ = [
     "Message",
     "Reply",
     "RequestRefused",
+    "check_judge",
     "read_key",
 ]

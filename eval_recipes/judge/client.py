@@ -7,23 +7,49 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import openai
+from typing import Any, NoReturn
 
 from eval_recipes.judge.budget import Budget
 from eval_recipes.judge.cache import ReplyCache
 from eval_recipes.judge.completion import read_completion
 from eval_recipes.judge.config import JudgeConfig, read_key
-from eval_recipes.judge.errors import JudgeError, JudgeUnavailable, RequestRefused
-from eval_recipes.judge.messages import Message, Reply, most_tokens, request_key
+from eval_recipes.judge.deadline import Deadline
+from eval_recipes.judge.errors import (
+    AttemptError,
+    CalledOff,
+    JudgeError,
+    JudgeUnavailable,
+    ReplyTooLong,
+    RequestRefused,
+    StatusError,
+)
+from eval_recipes.judge.exchange import Server
+from eval_recipes.judge.messages import (
+    Message,
+    Reply,
+    most_bytes,
+    most_tokens,
+    request_key,
+)
 from eval_recipes.judge.reachable import check_reachable
 from eval_recipes.judge.retry import Verdict, backoff, retry_after, verdict_on
 from eval_recipes.judge.signals import Signals
+from saereg_plugin.errors import printable
 
 logger = logging.getLogger(__name__)
 
 _LIMIT, _NEWER_LIMIT = "max_tokens", "max_completion_tokens"
+
+
+def check_judge(config: JudgeConfig) -> None:
+    """
+    Prove within seconds that a judge answers and knows key and model.
+
+    Raises:
+        InputError: if it does not, or the environment holds no usable key.
+    """
+    # a check keeps no reply, so any folder will do
+    JudgeClient(config, Path()).check()
 
 
 class JudgeClient:
@@ -31,8 +57,8 @@ class JudgeClient:
     Asks a judge and keeps its replies.
 
     The same request is sent once, whatever asks for it and in whatever run (one that got an
-    empty reply: once a client). The key is read from the environment and stays in the HTTP
-    client; wherever a server repeats it, it is blanked.
+    empty reply: once a client). The key is read from the environment and stays in memory;
+    wherever a server repeats it, it is blanked.
 
     Args:
         config: which judge, and the limits.
@@ -40,7 +66,7 @@ class JudgeClient:
         budget: one that other clients share; None makes one of the config's limits.
 
     Raises:
-        InputError: if the environment holds no key.
+        InputError: if the environment holds no usable key.
     """
 
     def __init__(
@@ -52,12 +78,7 @@ class JudgeClient:
         self.cache_hits = 0
         self.retries = 0
         self._key = read_key()
-        self._api = openai.OpenAI(
-            api_key=self._key,
-            base_url=config.url,
-            timeout=config.timeout_seconds,
-            max_retries=0,
-        )
+        self._server = Server(config.url, self._key)
         self._slots = threading.BoundedSemaphore(config.concurrency)
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -73,23 +94,25 @@ class JudgeClient:
         Raises:
             InputError: if it does not.
         """
-        check_reachable(self._api, self.config, self._redacted)
+        check_reachable(
+            self._server, self.config, self._signals.stopped, self._redacted
+        )
 
     def signal(self) -> threading.Event:
         """
         Return an event for requests that belong together.
 
-        Once it is set, none of them is sent and none waits any more; others go on.
+        Once it is set, none of them is sent, and those under way end; others go on.
         """
         return self._signals.new()
 
     def stop(self) -> None:
-        """Send nothing more and end the waits, for good: the run was interrupted."""
+        """Send nothing more and end what is under way, for good: the run was interrupted."""
         self._signals.stop()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._api.close()
+        """End the client; whatever is still under way ends, too."""
+        self.stop()
 
     def ask(
         self,
@@ -140,7 +163,9 @@ class JudgeClient:
         for attempt in range(1, self.config.attempts + 1):
             try:
                 reply = self._attempt(key, messages, parameters, signal)
-            except (openai.OpenAIError, ValueError) as error:
+            except CalledOff:
+                self._end(signal)
+            except AttemptError as error:
                 wait = self._wait_after(error, key, attempt)
             else:
                 with self._lock:
@@ -166,28 +191,40 @@ class JudgeClient:
             try:
                 # The budget may have kept it waiting.
                 self._require_open(signal)
-                reply = self._send(key, messages, parameters)
+                reply = self._send(key, messages, parameters, signal)
                 used = reply.tokens
+            except ReplyTooLong:
+                # paid for, but not counted by anyone
+                used = most
+                raise
             finally:
                 self.budget.settle(most, reserved, used)
         return reply
 
     def _send(
-        self, key: str, messages: Sequence[Message], parameters: dict[str, Any]
+        self,
+        key: str,
+        messages: Sequence[Message],
+        parameters: dict[str, Any],
+        signal: threading.Event,
     ) -> Reply:
         """Send one request and read its reply."""
         named = dict(parameters)
         named[self._limit_name] = named.pop("max_tokens")
-        create: Any = self._api.chat.completions.create
-        completion = create(
-            model=self.config.model,
-            messages=[dict(message) for message in messages],
-            stream=False,
-            **named,
+        completion = self._server.post(
+            "/chat/completions",
+            {
+                "model": self.config.model,
+                "messages": [dict(message) for message in messages],
+                "stream": False,
+                **named,
+            },
+            deadline=Deadline(self.config.timeout_seconds, signal),
+            max_bytes=most_bytes(parameters["max_tokens"]),
         )
         return read_completion(completion, key, messages, self._redacted)
 
-    def _wait_after(self, error: Exception, key: str, attempt: int) -> float:
+    def _wait_after(self, error: AttemptError, key: str, attempt: int) -> float:
         """
         Return how long to wait before the next attempt.
 
@@ -195,25 +232,26 @@ class JudgeClient:
             JudgeError: if there should be none; without the failure as its cause, which
                 may repeat the key.
         """
-        said = f"{type(error).__name__}: {self._redacted(str(error))}"[:500]
+        said = printable(self._redacted(str(error)))[:500]
         verdict = verdict_on(error)
         if attempt < self.config.attempts and self._renames_limit(error):
             return 0.0
         if verdict is Verdict.REFUSED:
             raise RequestRefused(f"The judge refused a request ({said}).") from None
         asked = 0.0
-        if isinstance(error, openai.APIStatusError):
-            asked = retry_after(error.response.headers)
+        if isinstance(error, StatusError):
+            asked = retry_after(error.headers)
         last = attempt == self.config.attempts or asked > self.config.max_wait_seconds
-        if verdict is Verdict.FATAL or last:
+        if last or verdict in (Verdict.FATAL, Verdict.LAST):
             raise self._failed(said, fatal=verdict is Verdict.FATAL) from None
         wait = max(asked, backoff(self.config, key, attempt))
         logger.info("Judge: %s; attempt %d after %.1f s", said, attempt + 1, wait)
         return wait
 
-    def _renames_limit(self, error: Exception) -> bool:
+    def _renames_limit(self, error: AttemptError) -> bool:
         """Newer models of OpenAI know the limit of the reply by another name."""
-        asks = isinstance(error, openai.BadRequestError) and _NEWER_LIMIT in str(error)
+        refused = isinstance(error, StatusError) and error.status == 400
+        asks = refused and _NEWER_LIMIT in str(error)
         if asks:
             self._limit_name = _NEWER_LIMIT
         return asks
@@ -226,6 +264,10 @@ class JudgeClient:
         return JudgeUnavailable(
             f"The judge at {self.config.url} gave no usable reply ({said})."
         )
+
+    def _end(self, signal: threading.Event) -> NoReturn:
+        self._require_open(signal)
+        raise AssertionError("only a signal calls an attempt off")
 
     def _require_open(self, signal: threading.Event) -> None:
         if self._signals.stopped.is_set():

@@ -1,12 +1,14 @@
-"""What a server answered, read as a reply."""
+"""A chat completion, read as a reply."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eval_recipes.judge.messages import Message, Reply, estimate_tokens
-from eval_recipes.judge.retry import GarbledReply
+from eval_recipes.judge.errors import GarbledReply
+from eval_recipes.judge.messages import Message, Reply, clean_text, estimate_tokens
+
+_MOST_TOKENS = 10**9
 
 
 def read_completion(
@@ -16,7 +18,10 @@ def read_completion(
     redacted: Callable[[str], str],
 ) -> Reply:
     """
-    Return the reply in a chat completion; tokens are estimated if the server tells none.
+    Return the reply in a chat completion.
+
+    Its tokens are what the server counted or our estimate from the characters, whichever is
+    larger: a budget must hold for a server that counts nothing, or wrongly.
 
     Args:
         completion: what came back, of whatever form.
@@ -28,15 +33,25 @@ def read_completion(
         GarbledReply: if it is no chat completion.
     """
     try:
-        text = completion.choices[0].message.content
-    except (AttributeError, TypeError, IndexError):
+        said = completion["choices"][0]["message"]["content"]
+    except (KeyError, TypeError, IndexError):
         raise GarbledReply("the reply is no chat completion") from None
-    text = redacted("" if text is None else str(text)).strip()
-    usage = getattr(completion, "usage", None)
-    prompt = getattr(usage, "prompt_tokens", None)
-    said = getattr(usage, "completion_tokens", None)
-    if not isinstance(prompt, int):
-        prompt = sum(estimate_tokens(message["content"]) for message in messages)
-    if not isinstance(said, int):
-        said = estimate_tokens(text)
-    return Reply(key, text, prompt, said)
+    if not isinstance(said, str | None):
+        raise GarbledReply("the reply is no chat completion: its content is no text")
+    text = redacted(clean_text(said or "")).strip()
+    usage = completion.get("usage")
+    prompt = sum(estimate_tokens(message["content"]) for message in messages)
+    return Reply(
+        key,
+        text,
+        max(prompt, _counted(usage, "prompt_tokens")),
+        max(estimate_tokens(text), _counted(usage, "completion_tokens")),
+    )
+
+
+def _counted(usage: Any, name: str) -> int:
+    """Return what a server says it counted; 0 if that cannot be a number of tokens."""
+    value = usage.get(name) if isinstance(usage, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return value if value < _MOST_TOKENS else 0

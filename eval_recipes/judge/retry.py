@@ -1,4 +1,4 @@
-"""Which failures pass, and how long to wait for that."""
+"""Verdicts on failures, and waits before further attempts."""
 
 from __future__ import annotations
 
@@ -8,33 +8,39 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
-import openai
-
 from eval_recipes.judge.config import JudgeConfig
-
-
-class GarbledReply(ValueError):
-    """The server answered with something that is no chat completion."""
+from eval_recipes.judge.errors import (
+    AttemptError,
+    Redirected,
+    ReplyTooLong,
+    StatusError,
+)
 
 
 class Verdict(Enum):
     """What a failure means for the request and for others."""
 
     AGAIN = "worth another attempt"
+    LAST = "not worth another attempt now"
     REFUSED = "this request is refused for good"
     FATAL = "no request will succeed"
 
 
-def verdict_on(error: Exception) -> Verdict:
+def verdict_on(error: AttemptError) -> Verdict:
     """
     Return what a failure means.
 
     429 means wait, except where the account has no money left; 403 is how some servers
-    moderate one request; 404 is an unknown model.
+    moderate one request; 404 is an unknown model. A server whose reply is too long does not
+    heed the limit it was given, and each attempt costs as much.
     """
-    if not isinstance(error, openai.APIStatusError):
+    if isinstance(error, Redirected):
+        return Verdict.FATAL
+    if isinstance(error, ReplyTooLong):
+        return Verdict.LAST
+    if not isinstance(error, StatusError):
         return Verdict.AGAIN
-    status = error.status_code
+    status = error.status
     if status == 401 or status == 404 or error.code == "insufficient_quota":
         return Verdict.FATAL
     if status in (408, 409, 425, 429) or status >= 500:

@@ -181,7 +181,7 @@ def _given(
         precalc_k_sparse_probe_sae_acts=_fits(len(words), sae, context.memory_gib),
         **settings,
     )
-    memory = shared.prompts.setdefault(probes, {})
+    memory = shared.prompts.setdefault(probes.path, {})
     return Given(config, model, layer, context.device, words, probes, memory)
 
 

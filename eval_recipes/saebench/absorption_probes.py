@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+import numpy as np
+import safetensors.torch
 import torch
 from sae_bench.evals.absorption import (
     common,
@@ -22,10 +22,12 @@ from sae_bench.evals.absorption import (
     probing,
     util,
 )
+from sae_bench.evals.absorption.probing import LinearProbe
 from sklearn.exceptions import UndefinedMetricWarning
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.saebench.absorption_words import POSITION, TEMPLATE
 from eval_recipes.saebench.upstream import (
     patched,
@@ -37,6 +39,11 @@ from eval_recipes.saebench.upstream import (
 # Activations at POSITION, shaped as upstream reads them, by prompts.
 Memory = dict[tuple[str, ...], Tensor]
 
+
+PROBE = "probe.safetensors"
+DATA = "data.npz"
+_TABLES = (DATA, "train_df.csv", "test_df.csv")
+_ARRAYS = ("X_train", "X_test", "y_train", "y_test")
 
 _WITH_BARS: tuple[Any, ...] = (
     common,
@@ -50,7 +57,7 @@ _WITH_BARS: tuple[Any, ...] = (
 
 
 def ensure_probes(
-    folder: Path,
+    folder: ArtifactFolder,
     model: HookedTransformer,
     words: Sequence[str],
     *,
@@ -61,23 +68,21 @@ def ensure_probes(
     """
     Train upstream's first-letter probes on the residual stream, unless ``folder`` has them.
 
-    Writes ``folder/<model>/layer_<layer>``: upstream looks nowhere else, and
-    neither template nor words are in its path. Seeded on their own, so that the
-    SAE that happens to come first is scored like any other.
+    Seeded on their own, so that the SAE that happens to come first is scored like any other.
     """
-    name = str(model.cfg.model_name)
-    target = folder / name / f"layer_{layer}"
-    if (target / "probe.pth").is_file():
-        return
-    building = folder / f".{uuid4().hex[:8]}.tmp"
-    try:
+    with folder.locked():
+        # All are looked at, so that each damaged file is named.
+        if None not in [folder.read(name) for name in (PROBE, *_TABLES)]:
+            return
         with (
+            folder.scratch() as scratch,
             preserved_state(),
             preserved_model(model),
             redirect_stdout(io.StringIO()),
             quiet(),
             upstream_words(words),
             stopping_after(model, layer),
+            patched(common, "save_probe_and_data", _save_probe_and_data),
         ):
             torch.set_grad_enabled(True)
             seed_everything(seed)
@@ -86,15 +91,68 @@ def ensure_probes(
                 [layer],
                 base_template=TEMPLATE,
                 pos_idx=POSITION,
-                probes_dir=building,
+                probes_dir=scratch,
                 device=device,
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A folder that another process has finished meanwhile holds the same.
-        if not target.exists():
-            (building / name / f"layer_{layer}").rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            made = scratch / str(model.cfg.model_name) / f"layer_{layer}"
+            for name in (PROBE, *_TABLES):
+                with folder.write(name) as temporary:
+                    (made / name).replace(temporary)
+
+
+def _save_probe_and_data(
+    probe: LinearProbe, probe_data: Mapping[str, Tensor], probing_path: Path
+) -> None:
+    """Stand in for upstream's function of that name, which pickles the probe."""
+    probing_path.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in probe.state_dict().items()}
+    safetensors.torch.save_file(state, probing_path / PROBE)
+    arrays = {name: probe_data[name].cpu().detach().numpy() for name in _ARRAYS}
+    np.savez(probing_path / DATA, **arrays)
+
+
+def load_probe(folder: ArtifactFolder, device: str) -> LinearProbe:
+    """Return the first-letter probe that ``ensure_probes`` left, in float32."""
+    state = safetensors.torch.load_file(folder.require(PROBE))
+    outputs, inputs = state["fc.weight"].shape
+    # Initial weights are drawn and then overwritten: upstream's draws must not notice.
+    with torch.random.fork_rng(devices=[]):
+        probe = LinearProbe(inputs, outputs)
+    probe.load_state_dict(state)
+    return probe.to(device, common.DEFAULT_DTYPE)
+
+
+@contextmanager
+def stored_probes(
+    folder: ArtifactFolder, model: HookedTransformer, layer: int, private: Path
+) -> Iterator[None]:
+    """
+    Let upstream read the probes' texts in a private folder, and the probe from ``folder``.
+
+    It would unpickle the probe, so whoever can write to the folder could run code here.
+    """
+    place = private / str(model.cfg.model_name) / f"layer_{layer}"
+    place.mkdir(parents=True)
+    for name in _TABLES:
+        (place / name).symlink_to(folder.require(name).absolute())
+
+    def load(
+        *_: Any, dtype: torch.dtype = common.DEFAULT_DTYPE, device: str, **__: Any
+    ) -> LinearProbe:
+        return load_probe(folder, device).to(dtype=dtype)
+
+    def load_data(
+        model: HookedTransformer, *, base_template: str, pos_idx: int, **rest: Any
+    ) -> Any:
+        assert (base_template, pos_idx) == (TEMPLATE, POSITION)
+        return common.load_probe_data_split(model, **rest)
+
+    with (
+        patched(k_sparse_probing, "load_or_train_probe", load),
+        patched(k_sparse_probing, "load_probe_data_split_or_train", load_data),
+        patched(feature_absorption, "load_probe", load),
+    ):
+        yield
 
 
 @contextmanager

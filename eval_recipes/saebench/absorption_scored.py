@@ -21,13 +21,16 @@ from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
 from sae_lens import SAE
 from transformer_lens import HookedTransformer
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.context import Subject
 from eval_recipes.saebench.absorption_binary import METRICS
 from eval_recipes.saebench.absorption_options import EVAL
 from eval_recipes.saebench.absorption_probes import (
+    DATA,
     Memory,
     quiet,
     stopping_after,
+    stored_probes,
     upstream_words,
 )
 from eval_recipes.saebench.recipe import read_upstream
@@ -48,8 +51,8 @@ class Given:
     device: str
     words: list[str]
 
-    probes: Path
-    """Folder of the first-letter probes (``absorption_probes.ensure_probes``)."""
+    probes: ArtifactFolder
+    """The first-letter probes (``absorption_probes.ensure_probes``)."""
 
     memory: Memory
     """Activations on prompts that were run before; filled."""
@@ -75,8 +78,7 @@ def refuse_non_finite(given: Given, subject: Subject, sae: SAE[Any]) -> None:
     Raises:
         UpstreamError: naming the SAE.
     """
-    folder = given.probes / str(given.model.cfg.model_name) / f"layer_{given.layer}"
-    with np.load(folder / "data.npz") as data:
+    with np.load(given.probes.require(DATA), allow_pickle=False) as data:
         words = torch.from_numpy(data["X_test"])
     with torch.no_grad():
         finite = bool(sae.W_dec.isfinite().all()) and all(
@@ -107,7 +109,8 @@ def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
             patched(k_sparse_probing, "metrics", METRICS),
             upstream_words(given.words),
             stopping_after(given.model, given.layer, given.memory),
-            _folders(folder, given.probes),
+            stored_probes(given.probes, given.model, given.layer, folder / "probes"),
+            _folders(folder, folder / "probes"),
         ):
             # Upstream creates no output folder, and writes below the working one.
             (folder / "out").mkdir()

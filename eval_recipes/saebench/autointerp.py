@@ -11,7 +11,7 @@ from sae_lens import SAE
 
 from eval_recipes.activation_source import check_hook, source_of
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.judge import JudgeClient
+from eval_recipes.judge import JudgeClient, check_judge
 from eval_recipes.results import check_unique_paths
 from eval_recipes.saebench.autointerp_check import check
 from eval_recipes.saebench.autointerp_data import (
@@ -32,6 +32,7 @@ from eval_recipes.saebench.autointerp_options import (
     judge_config,
 )
 from eval_recipes.saebench.autointerp_result import (
+    PARTIAL_SUFFIX,
     IncompleteError,
     output_of,
     partial_path,
@@ -46,14 +47,31 @@ from saereg_plugin.errors import InputError
 
 __all__ = [
     "EVAL",
+    "SIDE_FILES",
     "AutoInterpOptions",
     "IncompleteError",
     "check",
+    "check_server",
     "determinants",
     "evaluate",
     "read_explanations",
     "run",
 ]
+
+SIDE_FILES = (PARTIAL_SUFFIX,)
+"""Endings of what is written next to each result."""
+
+
+def check_server(context: RunContext) -> None:
+    """
+    Prove that the judge answers and knows key and model, if one is asked.
+
+    Raises:
+        InputError: if it does not.
+    """
+    options = autointerp_options(context)
+    if options.explainer == "judge":
+        check_judge(judge_config(context, options))
 
 
 def run(context: RunContext) -> list[Failure]:
@@ -69,12 +87,11 @@ def run(context: RunContext) -> list[Failure]:
     """
     options = autointerp_options(context)
     check_unique_paths(context.subjects)
-    for subject in context.subjects:
-        # What an earlier run left must not stand beside another failure of this one.
-        partial_path(context, subject).unlink(missing_ok=True)
     if options.explainer == "tokens":
         return each_subject(
-            EVAL, context, lambda subject: evaluate(context, subject, options, None)
+            EVAL,
+            context,
+            lambda subject: _evaluate_anew(context, subject, options, None),
         )
     client = JudgeClient(judge_config(context, options), context.artifacts)
     try:
@@ -85,10 +102,32 @@ def run(context: RunContext) -> list[Failure]:
         return [Failure(EVAL, subject.sae_id, cause) for subject in context.subjects]
     try:
         return each_subject(
-            EVAL, context, lambda subject: evaluate(context, subject, options, client)
+            EVAL,
+            context,
+            lambda subject: _evaluate_anew(context, subject, options, client),
         )
     finally:
         client.close()
+
+
+def _evaluate_anew(
+    context: RunContext,
+    subject: Subject,
+    options: AutoInterpOptions,
+    client: JudgeClient | None,
+) -> Path:
+    """Evaluate one SAE; remove the partial result of an earlier run that this one outdates."""
+    partial = partial_path(context, subject)
+    try:
+        path = evaluate(context, subject, options, client)
+    except IncompleteError:
+        # it was written anew
+        raise
+    except Exception:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.unlink(missing_ok=True)
+    return path
 
 
 def evaluate(

@@ -19,11 +19,10 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from eval_recipes.activation_source import Source
-from eval_recipes.artifacts import artifact_folder
+from eval_recipes.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.context import RunContext
 from saereg_plugin import corpora
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +38,10 @@ _CHUNK_VALUES = 1 << 25
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens, and the folder in which upstream looks for them."""
+    """Tokens, the folder that keeps them, and the folder of all artefacts."""
 
-    folder: Path
+    root: Path
+    folder: ArtifactFolder
     tokens: Tensor
     """Shape (contexts, context_size); each context starts with BOS."""
 
@@ -95,8 +95,8 @@ def load_text(
             "context_size": context_size,
         },
     )
-    stored = folder / "tokens.pt"
-    if not stored.is_file():
+
+    def make(stored: Path) -> None:
         corpus, split = (context.corpus, "heldout") if heldout else (dataset, "train")
         texts = _read_texts(corpus, split, total_tokens * _CHARACTERS_A_TOKEN)
         tokens = tokenize_and_concat_dataset(
@@ -114,9 +114,10 @@ def load_text(
             )
         if tokens.numel() < total_tokens // context_size * context_size:
             logger.warning("The text ended after %d tokens", tokens.numel())
-        with atomic_path(stored) as temporary:
-            torch.save(tokens, temporary)
-    return Text(folder, torch.load(stored))
+        torch.save(tokens, stored)
+
+    stored = folder.ensure("tokens.pt", make)
+    return Text(context.artifacts, folder, torch.load(stored, weights_only=True))
 
 
 def _read_texts(corpus: str, split: Any, characters: int) -> list[str]:
@@ -153,31 +154,28 @@ def load_residuals(
     first SAE reads the same file as all others.
     """
     layer = hook_layer(hook_name)
-    root = text.folder.parents[1]
     determinants = {
-        "text": text.folder.name,
+        "text": text.folder.path.name,
         "hook": hook_name,
         "dtype": dtype,
         "batch_size": batch_size,
         "device": str(model.cfg.device),
     }
-    file = artifact_folder(root, "autointerp", determinants) / "activations.bin"
     rows, length = text.tokens.shape
     width = _width(model, hook_name, layer, text.tokens[:1])
     size = rows * length * width
     kind: torch.dtype = model.cfg.dtype
-    if not file.is_file() or file.stat().st_size != size * kind.itemsize:
-        with atomic_path(file) as temporary:
-            mapped = torch.from_file(
-                str(temporary), shared=True, size=size, dtype=kind
-            ).view(rows, length, width)
-            starts = range(0, rows, batch_size)
-            for start in tqdm(starts, desc="autointerp activations"):
-                batch = text.tokens[start : start + batch_size]
-                mapped[start : start + batch_size] = _run(
-                    model, hook_name, layer, batch
-                )
-            del mapped
+
+    def make(path: Path) -> None:
+        mapped = torch.from_file(str(path), shared=True, size=size, dtype=kind).view(
+            rows, length, width
+        )
+        for start in tqdm(range(0, rows, batch_size), desc="autointerp activations"):
+            batch = text.tokens[start : start + batch_size]
+            mapped[start : start + batch_size] = _run(model, hook_name, layer, batch)
+
+    folder = artifact_folder(text.root, "autointerp", determinants)
+    file = folder.ensure("activations.bin", make)
     return torch.from_file(str(file), size=size, dtype=kind).view(rows, length, width)
 
 

@@ -76,7 +76,7 @@ class AutoInterpOptions:
     """Requests under way at once."""
 
     judge_timeout_seconds: float = 60.0
-    """How long one request may stay silent."""
+    """How long one attempt may take, from the start to the last byte of the reply."""
 
     judge_attempts: int = 6
     """How often a request is sent before it counts as failed."""

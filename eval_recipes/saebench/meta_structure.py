@@ -257,8 +257,8 @@ def _random_variance(
         "device": context.device,
     }
     folder = artifact_folder(context.artifacts, EVAL, determinants)
-    path = folder / "random_decoder.json"
-    if not path.is_file():
+
+    def make(path: Path) -> None:
         rows = random_rows(*shape, seed=context.seed)
         subject = Subject("random", "random decoder", "random", None)
         stand_in = _RandomSAE(rows)
@@ -267,6 +267,8 @@ def _random_variance(
         )
         value = variance_explained(errors, seed=context.seed).value
         write_json(path, {"fraction_variance_explained": value})
+
+    path = folder.ensure("random_decoder.json", make)
     return float(
         json.loads(path.read_text(encoding="utf-8"))["fraction_variance_explained"]
     )

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from tqdm.auto import tqdm
 
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.results import result_path
+from eval_recipes.eval_config import check_sizes
 from eval_recipes.saebench.upstream import UpstreamError
 from saereg_plugin.errors import InputError, suggest
 
@@ -28,12 +28,13 @@ def options_of(eval: str, cls: type[Options], given: Mapping[str, Any]) -> Optio
     Return a recipe's settings, a dataclass, from ``RunContext.options[eval]``.
 
     Raises:
-        InputError: for an unknown name; names the nearest.
+        InputError: for an unknown name, with the nearest one, or an absurd size.
     """
     known = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
     for name in given:
         if name not in known:
             raise InputError(f"Unknown {eval} option {name!r}. {suggest(name, known)}")
+    check_sizes(eval, given)
     return cls(**given)
 
 
@@ -43,13 +44,11 @@ def each_subject(
     """
     Evaluate every subject; an error fails that subject, and the others go on.
 
-    What an earlier run left of an SAE goes when its turn comes: a rerun that fails leaves no old
-    result in its place, and one that is interrupted leaves those it did not come to.
+    An earlier result stays until its successor takes its place; ``run_evals`` records those
+    whose SAE failed.
     """
     failures: list[Failure] = []
     for subject in tqdm(context.subjects, desc=eval):
-        path = result_path(context.out, eval, subject.release, subject.sae_id)
-        path.unlink(missing_ok=True)
         try:
             evaluate(subject)
         except Exception as error:

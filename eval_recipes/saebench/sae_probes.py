@@ -20,14 +20,14 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 from sae_probes.run_baselines import get_baseline_save_path
 
 from eval_recipes.activation_source import Source, check_hook, source_of
-from eval_recipes.artifacts import artifact_folder
+from eval_recipes.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.results import (
     result_path,
     write_result,
 )
 from eval_recipes.saebench.recipe import each_subject, read_upstream, without_bar
-from eval_recipes.saebench.sae_probes_data import ensure_activations
+from eval_recipes.saebench.sae_probes_data import ensure_activations, link_for_upstream
 from eval_recipes.saebench.sae_probes_measure import measure
 from eval_recipes.saebench.sae_probes_options import (
     EVAL,
@@ -42,7 +42,6 @@ from eval_recipes.saebench.upstream import (
     patched,
     upstream,
 )
-from saereg_plugin.files import atomic_path
 
 _BASELINE = "logreg"
 
@@ -83,12 +82,15 @@ def evaluate(context: RunContext, subject: Subject, chosen: SaeProbesOptions) ->
     ensure_activations(
         cache,
         model,
-        source.model_name,
         chosen.datasets,
         source.hook_name,
         memory_gib=context.memory_gib,
     )
     with tempfile.TemporaryDirectory() as folder:
+        private = Path(folder, "activations")
+        link_for_upstream(
+            cache, private, source.model_name, chosen.datasets, source.hook_name
+        )
         config = SparseProbingSaeProbesEvalConfig(
             model_name=source.model_name,
             random_seed=context.seed,
@@ -98,7 +100,7 @@ def evaluate(context: RunContext, subject: Subject, chosen: SaeProbesOptions) ->
             ks=list(chosen.ks),
             # Results of an SAE are never kept: upstream knows them by names only.
             results_path=str(Path(folder) / "results"),
-            model_cache_path=str(cache),
+            model_cache_path=str(private),
             baseline_method=_BASELINE,
         )
         with (
@@ -117,8 +119,6 @@ def evaluate(context: RunContext, subject: Subject, chosen: SaeProbesOptions) ->
     ours = measure(
         folded_copy(sae),
         chosen.datasets,
-        model_name=source.model_name,
-        hook=source.hook_name,
         ks=chosen.ks,
         penalty=chosen.reg_type,
         seed=context.seed,
@@ -129,7 +129,9 @@ def evaluate(context: RunContext, subject: Subject, chosen: SaeProbesOptions) ->
     return write_result(path, corrected(measured, ours, subject, sae))
 
 
-def _folders(context: RunContext, source: Source) -> tuple[Path, Path]:
+def _folders(
+    context: RunContext, source: Source
+) -> tuple[ArtifactFolder, ArtifactFolder]:
     """Return the folders of the activations and of what no SAE changes in the scores."""
     determinants = {
         "model": source.model_name,
@@ -159,26 +161,29 @@ def _run_upstream(
     source: Source,
     device: str,
     folder: str,
-    baselines: Path,
+    baselines: ArtifactFolder,
 ) -> None:
     """Run upstream's eval into ``folder/out``, baselines taken from and kept in a folder."""
     kept = {
         get_baseline_save_path(
             dataset, source.hook_name, _BASELINE, config.model_name, config.results_path
-        ): baselines / f"{dataset}.json"
+        ): f"{dataset}.json"
         for dataset in config.dataset_names
     }
-    for here, there in kept.items():
-        if there.is_file():
+    missing: dict[Path, str] = {}
+    for here, name in kept.items():
+        there = baselines.read(name)
+        if there is None:
+            missing[here] = name
+        else:
             here.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(there, here)
     # Not the release's name: it may be a path, which upstream would write to.
     selected: Any = [("release", subject.sae_id)]
     upstream_main.run_eval(config, selected, device, f"{folder}/out")
-    for here, there in kept.items():
-        if not there.is_file():
-            with atomic_path(there) as temporary:
-                shutil.copyfile(here, temporary)
+    for here, name in missing.items():
+        with baselines.write(name) as temporary:
+            shutil.copyfile(here, temporary)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from sae_probes.utils_data import (
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.saebench.upstream import patched, preserved_model
-from saereg_plugin.files import atomic_path
 
 # Importing sae-probes reads every set and would keep 100 MB of text for good.
 read_dataset_df.cache_clear()
@@ -108,36 +108,52 @@ def rows_in_train(texts: Sequence[str], split: Split) -> int:
     return sum(texts[row] in trained for row in split.test)
 
 
-def activations_path(folder: Path, model_name: str, dataset: str, hook: str) -> Path:
-    """Return where upstream looks for the activations of a set."""
-    return folder / f"model_activations_{model_name}" / f"{dataset}_{hook}.pt"
+def load_activations(folder: ArtifactFolder, dataset: str) -> Tensor:
+    """Return what ``ensure_activations`` left of a set, (rows, d_in) float32."""
+    return torch.load(folder.require(_name(dataset)), weights_only=True)
+
+
+def _name(dataset: str) -> str:
+    return f"{dataset}.pt"
+
+
+def link_for_upstream(
+    folder: ArtifactFolder,
+    private: Path,
+    model_name: str,
+    datasets: Sequence[str],
+    hook: str,
+) -> None:
+    """Fill a private folder with links to sound activations, where upstream looks for them."""
+    for dataset in datasets:
+        link = private / f"model_activations_{model_name}" / f"{dataset}_{hook}.pt"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder.require(_name(dataset)).absolute())
 
 
 def ensure_activations(
-    folder: Path,
+    folder: ArtifactFolder,
     model: HookedTransformer,
-    model_name: str,
     datasets: Sequence[str],
     hook: str,
     *,
     memory_gib: float,
 ) -> None:
     """
-    Fill upstream's activation cache: the last token of each text, (rows, d_in) float32.
+    Fill a folder with the last token's activations of each text, (rows, d_in) float32.
 
     Upstream's own function computes, on distinct texts sorted by length: a text
     that stands in many rows is read once, and little is spent on padding.
     """
     for dataset in datasets:
-        path = activations_path(folder, model_name, dataset, hook)
-        if path.is_file():
-            continue
-        texts = read_numbered_dataset_df(dataset)["prompt"].tolist()
-        with preserved_model(model):
-            acts = last_token_activations(model, texts, hook, memory_gib=memory_gib)
-        # An interrupted write would otherwise be taken for a finished one.
-        with atomic_path(path) as temporary:
-            torch.save(acts, temporary)
+
+        def make(path: Path, dataset: str = dataset) -> None:
+            texts = read_numbered_dataset_df(dataset)["prompt"].tolist()
+            with preserved_model(model):
+                acts = last_token_activations(model, texts, hook, memory_gib=memory_gib)
+            torch.save(acts, path)
+
+        folder.ensure(_name(dataset), make)
 
 
 def last_token_activations(

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sae_lens import SAE
+from torch import Tensor
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.saebench.sae_probes_data import (
+    Rows,
     Split,
     Texts,
-    activations_path,
     deduplicated_split,
     distinct_rows,
+    load_activations,
     read_texts,
     rows_in_train,
     upstream_split,
@@ -47,13 +49,11 @@ def measure(
     sae: SAE[Any],
     datasets: Sequence[str],
     *,
-    model_name: str,
-    hook: str,
     ks: Sequence[int],
     penalty: str,
     seed: int,
-    cache: Path,
-    baselines: Path,
+    cache: ArtifactFolder,
+    baselines: ArtifactFolder,
 ) -> Measured:
     """
     Probe the SAE on splits by text, and count upstream's overlap.
@@ -69,16 +69,22 @@ def measure(
     by_dataset: dict[str, dict[str, Any]] = {}
     for dataset in datasets:
         data = read_texts(dataset)
-        activations = torch.load(
-            activations_path(cache, model_name, dataset, hook), weights_only=True
-        )[: len(data.labels)]
+        activations = load_activations(cache, dataset)[: len(data.labels)]
         split = deduplicated_split(data.texts, data.labels, seed=seed)
-        kept = baselines / f"{dataset}_deduplicated.json"
-        if not kept.is_file():
-            found = probe_activations(activations, data.labels, split, seed=seed)
-            _write_predictions(kept, found)
+
+        def make(
+            path: Path,
+            activations: Tensor = activations,
+            labels: Rows = data.labels,
+            split: Split = split,
+        ) -> None:
+            found = probe_activations(activations, labels, split, seed=seed)
+            _write_predictions(path, found)
+
         # Read back also when just made, so that a warm run sees the same.
-        llm[dataset] = _read_predictions(kept)
+        llm[dataset] = _read_predictions(
+            baselines.ensure(f"{dataset}_deduplicated.json", make)
+        )
         probes = probe_latents(
             encode(sae, activations),
             data.labels,

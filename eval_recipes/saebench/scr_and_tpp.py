@@ -16,6 +16,7 @@ from sae_bench.sae_bench_utils import dataset_info
 from sae_lens import SAE
 
 from eval_recipes.activation_source import check_hook, source_of
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.labelled.crossed import crossed_sets, crossed_train_test_data
 from eval_recipes.labelled.probing import probing_sets
@@ -28,7 +29,7 @@ from eval_recipes.results import (
 from eval_recipes.saebench.ablation_step import AblationStep
 from eval_recipes.saebench.masked_ablation import Sampled, averaged
 from eval_recipes.saebench.recipe import each_subject, read_upstream, without_bar
-from eval_recipes.saebench.scr_and_tpp_cache import warmed
+from eval_recipes.saebench.scr_and_tpp_cache import in_upstreams_layout, warmed
 from eval_recipes.saebench.scr_and_tpp_check import check
 from eval_recipes.saebench.scr_and_tpp_kind import Kind, ScrAndTppOptions, eval_config
 from eval_recipes.saebench.upstream import patched, seed_everything, upstream
@@ -151,7 +152,7 @@ def data_sets(data: str) -> Iterator[None]:
         yield
 
 
-def _in(folders: dict[Any, Path]) -> Callable[..., Any]:
+def _in(folders: dict[Any, ArtifactFolder]) -> Callable[..., Any]:
     """Stand in for ``run_eval_single_dataset`` with each data set's own artefact folder."""
     original = upstream_main.run_eval_single_dataset
 
@@ -168,18 +169,19 @@ def _in(folders: dict[Any, Path]) -> Callable[..., Any]:
         column1_vals: Any = None,
     ) -> Any:
         pair = None if column1_vals is None else tuple(column1_vals)
-        return original(
-            name,
-            config,
-            sae,
-            model,
-            layer,
-            hook_point,
-            device,
-            str(folders[name, pair]),
-            save_activations,
-            column1_vals,
-        )
+        with in_upstreams_layout(folders[name, pair], name, pair) as private:
+            return original(
+                name,
+                config,
+                sae,
+                model,
+                layer,
+                hook_point,
+                device,
+                str(private),
+                save_activations,
+                column1_vals,
+            )
 
     return run_single
 

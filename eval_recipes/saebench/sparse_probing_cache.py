@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import torch
@@ -21,13 +18,13 @@ from sae_lens import SAE
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.labelled.probing import get_multi_label_train_test_data, probing_sets
 from eval_recipes.saebench.sparse_probing_paired import Draws, draw, score
 from eval_recipes.saebench.upstream import patched
-from saereg_plugin.files import atomic_path
 
 PAIRED_FILE = "paired.pt"
-"""What corrected figures need of the language model; written last, so it marks a folder whole."""
+"""What corrected figures need of the language model."""
 
 
 class Activations(TypedDict):
@@ -49,19 +46,20 @@ class Paired(TypedDict):
     """By reader and class, whether the probe was right on each of its test texts."""
 
 
-def activations_path(folder: Path, dataset_name: str) -> Path:
-    """Return where upstream looks for the activations of a data set."""
-    return folder / f"{dataset_name}_activations.pt".replace("/", "_")
+def activations_name(dataset_name: str) -> str:
+    """Return what upstream calls the activations of a data set."""
+    return f"{dataset_name}_activations.pt".replace("/", "_")
 
 
-def load_activations(folder: Path, dataset_name: str) -> Activations:
+def load_activations(folder: ArtifactFolder, dataset_name: str) -> Activations:
     """Return the activations, mapped into memory: only what is being read takes any."""
-    return torch.load(activations_path(folder, dataset_name), mmap=True)
+    path = folder.require(activations_name(dataset_name))
+    return torch.load(path, mmap=True, weights_only=True)
 
 
-def load_paired(folder: Path) -> Paired:
+def load_paired(folder: ArtifactFolder) -> Paired:
     """Return what ``ensure`` left in a folder."""
-    return torch.load(folder / PAIRED_FILE)
+    return torch.load(folder.require(PAIRED_FILE), weights_only=True)
 
 
 def draws_of(paired: Paired, dataset_name: str, seed: int) -> Draws:
@@ -107,7 +105,7 @@ class _WarmError(Exception):
 
 
 def ensure(
-    folder: Path,
+    folder: ArtifactFolder,
     dataset_name: str,
     config: SparseProbingEvalConfig,
     sae: SAE[Any],
@@ -123,8 +121,28 @@ def ensure(
     from its file, with other random numbers; so the file is always made first, without an
     SAE. ``sae`` only says where the activations are read.
     """
-    if (folder / PAIRED_FILE).is_file():
-        return
+    activations = activations_name(dataset_name)
+    with folder.locked():
+        if None in (folder.read(activations), folder.read(PAIRED_FILE)):
+            tokens = _write_activations(
+                folder, dataset_name, config, sae, model, device=device, data=data
+            )
+            paired = _paired(folder, dataset_name, config, *tokens)
+            with folder.write(PAIRED_FILE) as path:
+                torch.save(paired, path)
+
+
+def _write_activations(
+    folder: ArtifactFolder,
+    dataset_name: str,
+    config: SparseProbingEvalConfig,
+    sae: SAE[Any],
+    model: HookedTransformer,
+    *,
+    device: str,
+    data: str,
+) -> list[dict[str, Tensor]]:
+    """Let upstream write the activations; return the token ids of train and test texts."""
     tokens: list[dict[str, Tensor]] = []
     tokenize = dataset_utils.tokenize_data_dictionary
 
@@ -136,7 +154,7 @@ def ensure(
     def stop(*_: Any, **__: Any) -> None:
         raise _WarmError
 
-    with tempfile.TemporaryDirectory(dir=folder) as temporary, ExitStack() as stack:
+    with folder.scratch() as scratch, ExitStack() as stack:
         for target, name, value in (
             (dataset_utils, "tokenize_data_dictionary", recorded),
             (activation_collection, "get_sae_meaned_activations", stop),
@@ -152,22 +170,17 @@ def ensure(
                 sae.cfg.hook_layer,
                 sae.cfg.hook_name,
                 device,
-                temporary,
+                str(scratch),
                 save_activations=True,
             )
-        # Whole, or not at all: a file cut short would fail every later run.
-        os.replace(
-            activations_path(Path(temporary), dataset_name),
-            activations_path(folder, dataset_name),
-        )
-    train, test = tokens
-    paired = _paired(folder, dataset_name, config, train, test)
-    with atomic_path(folder / PAIRED_FILE) as path:
-        torch.save(paired, path)
+        made = activations_name(dataset_name)
+        with folder.write(made) as path:
+            (scratch / made).replace(path)
+    return tokens
 
 
 def _paired(
-    folder: Path,
+    folder: ArtifactFolder,
     dataset_name: str,
     config: SparseProbingEvalConfig,
     train: Mapping[str, Tensor],

@@ -13,6 +13,7 @@ from sae_bench.sae_bench_utils import activation_collection
 from sae_lens import SAE
 from torch import Tensor
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.saebench import sparse_probing_cache as cache
 from eval_recipes.saebench.sparse_probing_intervals import Scored
 from eval_recipes.saebench.sparse_probing_paired import (
@@ -27,7 +28,6 @@ from eval_recipes.saebench.sparse_probing_random import (
     random_features,
 )
 from eval_recipes.saebench.upstream import patched, preserved_state
-from saereg_plugin.files import atomic_path
 
 Features = Mapping[str, Tensor]
 
@@ -40,7 +40,10 @@ class SetScores(NamedTuple):
 
 
 def scorer(
-    folders: Mapping[str, Path], results: dict[str, SetScores], *, random_baseline: bool
+    folders: Mapping[str, ArtifactFolder],
+    results: dict[str, SetScores],
+    *,
+    random_baseline: bool,
 ) -> Callable[..., tuple[dict[str, float], dict[str, Any]]]:
     """
     Stand in for upstream's ``run_eval_single_dataset``, which does the work.
@@ -78,7 +81,7 @@ def scorer(
                 layer,
                 hook_point,
                 device,
-                str(folder),
+                str(folder.path),
                 save_activations,
             )
         # Upstream goes on with the next set: its random numbers stay its own.
@@ -97,7 +100,7 @@ def scorer(
 
 
 def _paired(
-    folder: Path,
+    folder: ArtifactFolder,
     dataset_name: str,
     config: SparseProbingEvalConfig,
     sae: SAE[Any],
@@ -133,7 +136,7 @@ def _paired(
 
 
 def _random(
-    folder: Path,
+    folder: ArtifactFolder,
     dataset_name: str,
     config: SparseProbingEvalConfig,
     draws: Draws,
@@ -142,13 +145,32 @@ def _random(
     l0: int,
 ) -> dict[str, Correct]:
     """Score a random dictionary; SAEs of one width and sparsity share the result."""
-    path = folder / f"random_{d_sae}_{l0}_{config.sae_batch_size}.pt"
-    if path.is_file():
-        stored: dict[str, dict[str, Tensor]] = torch.load(path)
-        return {
-            reader: {name: right.numpy() for name, right in by_class.items()}
-            for reader, by_class in stored.items()
+
+    def make(path: Path) -> None:
+        correct = _score_random(folder, dataset_name, config, draws, d_sae=d_sae, l0=l0)
+        stored = {
+            reader: {name: torch.from_numpy(right) for name, right in by_class.items()}
+            for reader, by_class in correct.items()
         }
+        torch.save(stored, path)
+
+    path = folder.ensure(f"random_{d_sae}_{l0}_{config.sae_batch_size}.pt", make)
+    stored: dict[str, dict[str, Tensor]] = torch.load(path, weights_only=True)
+    return {
+        reader: {name: right.numpy() for name, right in by_class.items()}
+        for reader, by_class in stored.items()
+    }
+
+
+def _score_random(
+    folder: ArtifactFolder,
+    dataset_name: str,
+    config: SparseProbingEvalConfig,
+    draws: Draws,
+    *,
+    d_sae: int,
+    l0: int,
+) -> dict[str, Correct]:
     activations = cache.load_activations(folder, dataset_name)
     means = activation_collection.create_meaned_model_activations(activations["train"])
     centre = torch.cat(list(means.values())).float().mean(0)
@@ -159,14 +181,7 @@ def _random(
         random_features(texts, directions, centre, l0, batch_size=config.sae_batch_size)
         for texts in (activations["train"], activations["test"])
     )
-    correct = {
+    return {
         f"random_top_{k}": score(train, test, draws, k, seed=config.random_seed)
         for k in config.k_values
     }
-    with atomic_path(path) as temporary:
-        stored = {
-            reader: {name: torch.from_numpy(right) for name, right in by_class.items()}
-            for reader, by_class in correct.items()
-        }
-        torch.save(stored, temporary)
-    return correct

@@ -174,6 +174,11 @@ def _no_retry(**_: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return lambda function: function
 
 
+def _weights_only(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``torch.load`` without its way to run code from a file."""
+    return lambda *args, **kwargs: load(*args, **{**kwargs, "weights_only": True})
+
+
 @contextmanager
 def upstream(
     eval: str,
@@ -190,7 +195,7 @@ def upstream(
     is a decoder-norm-folded copy of ``sae`` under its true id, and the global
     generators are seeded. Afterwards, and after a failure, every global it
     touched is as before. ``sae`` itself is never changed. Without a model, an eval that
-    asks for one fails.
+    asks for one fails. ``torch.load`` unpickles nothing but tensors and plain values.
 
     Raises:
         UpstreamError: if upstream raised, or logged an error and went on.
@@ -219,6 +224,7 @@ def upstream(
                 (HookedTransformer, "from_pretrained_no_processing", load_model),
                 (general_utils, "load_and_format_sae", load_sae),
                 (general_utils, "retry_with_exponential_backoff", _no_retry),
+                (torch, "load", _weights_only(torch.load)),
             ):
                 stack.enter_context(patched(target, name, value))
             stack.enter_context(_capture(captured))

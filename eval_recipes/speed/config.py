@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
+from saereg_plugin.bounds import require_count, require_memory, require_seed
 from saereg_plugin.errors import InputError
+from saereg_plugin.models import require_device
+
+_MAX_REPEATS = 1_000_000
+_MAX_DIGITS = 12
+_COPIES = 4
+"""Of every weight in memory: itself, its gradient and Adam's two moments."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,12 @@ class Shape:
         """Operations of the encoder's dense product, which every implementation makes."""
         return 2.0 * self.batch * self.d_in * self.d_sae
 
+    @property
+    def bytes(self) -> int:
+        """Memory of a step in float32, at least: weights, batch and dense activations."""
+        weights = 2 * self.d_in * self.d_sae * _COPIES
+        return 4 * (weights + self.batch * (self.d_in + self.d_sae))
+
     def __str__(self) -> str:
         return f"{self.d_in}-{self.d_sae}-k{self.k}-b{self.batch}"
 
@@ -44,11 +55,15 @@ def parse_shape(text: str) -> Shape:
         InputError: if it is not four positive integers.
     """
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+    if len(parts) != 4 or not all(_is_size(part.strip()) for part in parts):
         raise InputError(
             f"--shape is {text!r}; expected d_in,d_sae,k,batch, for example 576,16384,32,4096."
         )
     return Shape(*(int(part) for part in parts))
+
+
+def _is_size(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 DEFAULT_SHAPES = (Shape(), Shape(d_sae=4096), Shape(d_sae=32_768))
@@ -75,9 +90,9 @@ class SpeedConfig:
     release: str | None = None
 
     def __post_init__(self) -> None:
-        if self.repeats < 3:
-            raise InputError(
-                f"repeats is {self.repeats}; expected 3 or more for a median."
-            )
-        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-            raise InputError("device is 'cuda', but this torch sees no GPU; use 'cpu'.")
+        # a median needs three
+        require_count("repeats", self.repeats, least=3, most=_MAX_REPEATS)
+        require_seed(self.seed)
+        require_device(self.device)
+        for shape in self.shapes:
+            require_memory(f"A step of shape {shape}", shape.bytes, self.device)

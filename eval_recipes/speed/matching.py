@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,25 +96,27 @@ def planted(n: int, d: int, shared: float, *, seed: int) -> tuple[Tensor, Tensor
     return a, b[torch.randperm(n, generator=generator)]
 
 
-def trained(release: str) -> Pairs:
+def first_two(release: str) -> list[Path]:
     """
-    Read the decoders and the encoders of a release's first two SAEs.
+    Return the folders of a release's first two SAEs.
 
     Raises:
-        InputError: if it has fewer than two.
+        InputError: if it has fewer than two, or is no local folder.
     """
-    from sae_lens import SAE
-
     opened = open_release(release)
     if opened.folder is None or len(opened.entries) < 2:
         raise InputError(
             f"Release {release!r} has {len(opened.entries)} SAEs in a local folder; "
             "expected two or more."
         )
-    first, second = (
-        SAE.load_from_disk(str(opened.folder / entry.path))
-        for entry in opened.entries[:2]
-    )
+    return [opened.folder / entry.path for entry in opened.entries[:2]]
+
+
+def trained(release: str) -> Pairs:
+    """Read the decoders and the encoders of a release's first two SAEs."""
+    from sae_lens import SAE
+
+    first, second = (SAE.load_from_disk(str(path)) for path in first_two(release))
     return [
         (first.W_dec.detach(), second.W_dec.detach()),
         (first.W_enc.detach().T, second.W_enc.detach().T),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from eval_recipes.speed.rows import Row
 from eval_recipes.speed.timing import matmul_rate
 from saereg_plugin import provenance
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.files import write_json
+from saereg_plugin.files import read_json, recover, require_writable, write_json
 
 Suite = Callable[[SpeedConfig], Iterator[Row]]
 
@@ -108,6 +109,37 @@ def chosen_suites(names: Iterable[str]) -> list[str]:
     return chosen
 
 
+_WRITTEN_BY = "saereg-bench speed"
+
+
+def require_own_file(out: Path) -> None:
+    """
+    Refuse a file that ``run_speed`` may not write; make its folder if need be.
+
+    Raises:
+        InputError: if there is a file that it did not write, a folder or a link, or no file
+            can be written.
+    """
+    remedy = "Choose another --out, the name of a new file such as 'speed.json'."
+    if os.path.islink(out) or os.path.isdir(out):
+        kind = "link" if os.path.islink(out) else "folder"
+        raise InputError(f"{str(out)!r} is a {kind}; expected a JSON file. {remedy}")
+    if os.path.exists(out) and not _is_own(out):
+        raise InputError(
+            f"File {str(out)!r} was not written by this command and would be replaced. {remedy}"
+        )
+    require_writable(out.parent)
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file is JSON that ``run_speed`` wrote."""
+    try:
+        found = read_json(path, remedy="")
+    except InputError:
+        return False
+    return isinstance(found, dict) and found.get("written_by") == _WRITTEN_BY
+
+
 def run_speed(
     config: SpeedConfig, suites: Iterable[str] = (), *, out: Path | None = None
 ) -> pd.DataFrame:
@@ -119,9 +151,23 @@ def run_speed(
         suites: names of suites; without any all but ``BY_NAME_ONLY``.
         out: JSON file, written anew after every row, so that an interrupted run keeps
             what it measured.
+
+    Raises:
+        InputError: for an unknown suite, a release that cannot be matched, or a file that
+            this function did not write.
     """
+    chosen = chosen_suites(suites)
+    if config.release is not None:
+        from eval_recipes.speed.matching import first_two
+
+        first_two(config.release)
+    if out is not None:
+        require_own_file(out)
+        # a killed run's
+        recover(out)
     rows: list[Row] = []
     facts = {
+        "written_by": _WRITTEN_BY,
         "date": provenance.now(),
         "command": provenance.command(),
         "hardware": provenance.hardware(),
@@ -133,7 +179,7 @@ def run_speed(
         },
         "config": dataclasses.asdict(config),
     }
-    for name in chosen_suites(suites):
+    for name in chosen:
         for row in SUITES[name](config):
             rows.append(row)
             if out is not None:

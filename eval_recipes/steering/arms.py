@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.steering.config import SteeringEvalConfig
 from eval_recipes.steering.decoding import Continuation, Decoding, Request, Steering
 from eval_recipes.steering.generation import generate
@@ -66,8 +66,8 @@ def make_trials(
     config: SteeringEvalConfig,
     *,
     weights: str,
-    folder: Path,
-    unsteered: Path,
+    folder: ArtifactFolder,
+    unsteered: ArtifactFolder,
 ) -> list[Trial]:
     """
     Write every text and return the pairs, arm by arm.

@@ -155,7 +155,7 @@ class SteeringEvalConfig(BaseEvalConfig):
     )
     judge_concurrency: int = _setting(8, "Judge Concurrency", "Requests at once", ge=1)
     judge_timeout_seconds: float = _setting(
-        60.0, "Judge Timeout", "How long one request may stay silent"
+        60.0, "Judge Timeout", "How long one attempt may take"
     )
     judge_attempts: int = _setting(
         6, "Judge Attempts", "How often a request is sent before it failed", ge=1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from eval_recipes.artifacts import artifact_folder, weights_hash
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.judge import JudgeClient
 from eval_recipes.result_files import SUFFIX
-from eval_recipes.results import read_result, result_path
+from eval_recipes.results import read_result
 from eval_recipes.saebench.autointerp import evaluate, read_explanations
 from eval_recipes.saebench.autointerp_figures import Explanation
 from eval_recipes.saebench.autointerp_options import AutoInterpOptions
@@ -98,18 +100,20 @@ def explain(
             "seed": context.seed,
         },
     )
-    path = result_path(folder, "autointerp", subject.release, subject.sae_id)
-    if not path.is_file():
-        own = dataclasses.replace(
-            context,
-            subjects=[subject],
-            # results of the run's own folder are not mixed with these
-            out=folder,
-            options={},
-            models=models.for_explaining(sae),
-        )
-        path = evaluate(own, subject, options, client)
-    assert path.name.endswith(SUFFIX)
+
+    def make(path: Path) -> None:
+        with tempfile.TemporaryDirectory() as out:
+            own = dataclasses.replace(
+                context,
+                subjects=[subject],
+                # results of the run's own folder are not mixed with these
+                out=Path(out),
+                options={},
+                models=models.for_explaining(sae),
+            )
+            shutil.copyfile(evaluate(own, subject, options, client), path)
+
+    path = folder.ensure(f"explanations{SUFFIX}", make)
     found = _read(path)
     return dataclasses.replace(
         found,

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.judge import JudgeClient
-from eval_recipes.results import base_fields, result_path, write_result
+from eval_recipes.judge import JudgeClient, check_judge
+from eval_recipes.results import base_fields, result_path
 from eval_recipes.saebench.recipe import each_subject
+from eval_recipes.side_tables import StoredTable, write_with_table
 from eval_recipes.steering.arms import Trial
 from eval_recipes.steering.candidates import with_explanations
 from eval_recipes.steering.checking import check, config_of, determinants, judge_config
@@ -18,21 +19,39 @@ from eval_recipes.steering.explaining import explain
 from eval_recipes.steering.judging import Judges, judge_trials
 from eval_recipes.steering.latents import read_latents
 from eval_recipes.steering.loaded import Models
+from eval_recipes.steering.output import SteeringEvalOutput
 from eval_recipes.steering.probe import train_probe
 from eval_recipes.steering.published import differences
 from eval_recipes.steering.report import Measured, build_output
 from eval_recipes.steering.settings import uses_chat
 from eval_recipes.steering.steered_contrast import ContrastReport, contrast_report
-from eval_recipes.steering.texts import (
-    read_texts,
-    texts_path,
-    texts_table,
-    write_texts,
-)
+from eval_recipes.steering.texts import TEXTS_SUFFIX, read_texts, texts_table
 from eval_recipes.steering.writing import strengths_by_amount, written_trials
 from saereg_plugin.errors import InputError
 
-__all__ = ["check", "determinants", "evaluate", "run"]
+__all__ = [
+    "SIDE_FILES",
+    "check",
+    "check_server",
+    "determinants",
+    "evaluate",
+    "run",
+]
+
+SIDE_FILES = (TEXTS_SUFFIX,)
+"""Endings of what is written next to each result."""
+
+
+def check_server(context: RunContext) -> None:
+    """
+    Prove that the chat model answers and knows key and model, if one is asked.
+
+    Raises:
+        InputError: if it does not.
+    """
+    config = config_of(context)
+    if uses_chat(config):
+        check_judge(judge_config(context, config))
 
 
 def run(context: RunContext) -> list[Failure]:
@@ -60,8 +79,6 @@ def run(context: RunContext) -> list[Failure]:
                 client.check()
             except InputError as error:
                 cause = f"{type(error).__name__}: {error}"
-                for subject in context.subjects:
-                    _remove(context, subject)
                 return [
                     Failure(EVAL, subject.sae_id, cause) for subject in context.subjects
                 ]
@@ -93,7 +110,6 @@ def evaluate(
         UnansweredError: if the chat model left pairs without a reply.
         NoVerdictError: if it has no verdict on any pair.
     """
-    _remove(context, subject)
     sae = subject.load(context.device)
     stability = known_stability(subject, config)
     chosen = choose(subject, sae, config, stability.shares, models)
@@ -126,32 +142,33 @@ def evaluate(
     trials = written_trials(context, sae, model, latents, prompts, by_amount, config)
     concepts = {latent: one.text for latent, one in explained.explanations.items()}
     judged = judge_trials(trials, concepts, prompts, model, judges)
-    path = _path(context, subject)
     table = texts_table(judged, explained.explanations, stability, prompts, subject)
-    # the texts first: a result never names a file that is not there
-    stored = write_texts(path, table)
     unlike = differences(sae, config, found.explainer)
-    measured = Measured(
-        texts=read_texts(texts_path(path)),
-        stored=stored,
-        judges=judged.judges,
-        candidates=chosen.candidates,
-        explained=explained,
-        without_strength=without,
-        norm=norm,
-        contrast=_contrast(judged.trials, chosen, config, judges),
-        extra={
-            "backend": model.kind,
-            "model": model.name,
-            "dtype": str(model.backend.dtype).removeprefix("torch."),
-            "explainer": found.explainer,
-            "explanations_from": "result" if config.explanations else "this run",
-            "comparable_with_published": not unlike,
-            "unlike_published": unlike,
-        },
-    )
-    output = build_output(measured, subject, base_fields(subject, sae), config)
-    return write_result(path, output)
+
+    def build(texts: StoredTable) -> SteeringEvalOutput:
+        measured = Measured(
+            texts=read_texts(texts.path),
+            stored=texts.about,
+            judges=judged.judges,
+            candidates=chosen.candidates,
+            explained=explained,
+            without_strength=without,
+            norm=norm,
+            contrast=_contrast(judged.trials, chosen, config, judges),
+            extra={
+                "backend": model.kind,
+                "model": model.name,
+                "dtype": str(model.backend.dtype).removeprefix("torch."),
+                "explainer": found.explainer,
+                "explanations_from": "result" if config.explanations else "this run",
+                "comparable_with_published": not unlike,
+                "unlike_published": unlike,
+            },
+        )
+        return build_output(measured, subject, base_fields(subject, sae), config)
+
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return write_with_table(path, TEXTS_SUFFIX, table, build)
 
 
 def _contrast(
@@ -172,15 +189,3 @@ def _contrast(
         config.amounts,
         seed=config.random_seed,
     )
-
-
-def _remove(context: RunContext, subject: Subject) -> None:
-    """Remove what an earlier run left: a rerun that fails must not leave it in its place."""
-    path = _path(context, subject)
-    # the result first: one never names texts that are not there
-    path.unlink(missing_ok=True)
-    texts_path(path).unlink(missing_ok=True)
-
-
-def _path(context: RunContext, subject: Subject) -> Path:
-    return result_path(context.out, EVAL, subject.release, subject.sae_id)

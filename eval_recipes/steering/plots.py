@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval_recipes.plots import COLOURS
+from eval_recipes.plots import COLOURS, label_text, open_plots
 from eval_recipes.steering.found import SaeKey, steering_results
-from saereg_plugin.files import atomic_path, require_writable
+from saereg_plugin.files import atomic_path
 
 
 def plot_steering(
@@ -26,10 +26,10 @@ def plot_steering(
     colour a group. ``keep``: only these SAEs; None is all.
 
     Raises:
-        InputError: if there is no steering result, or ``out`` is not writable.
+        InputError: if there is no steering result, or ``out`` is not ours to write into.
     """
     records = [record for _, record in steering_results(results, keep)]
-    target = require_writable(out) / "steering.png"
+    target = open_plots(out, ["steering.png"]) / "steering.png"
     figure = draw(records)
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
@@ -62,7 +62,7 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
                 _against_loss(left, points, colour)
                 _against_ratio(right, points, colour)
         for group, colour in zip(groups, COLOURS):
-            left.plot([], [], color=colour, label=group)
+            left.plot([], [], color=colour, label=label_text(group))
         for style, name in (
             ("-", "success"),
             ("--", "fluent"),

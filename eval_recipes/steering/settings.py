@@ -54,7 +54,8 @@ def make_config(options: dict[str, Any], **shared: Any) -> SteeringEvalConfig:
 
 def _with_chat(options: dict[str, Any]) -> dict[str, Any]:
     """Let the chat model judge first where one is named and no judges are."""
-    named = any(options.get(name) for name in ("judge_model", "judge_base_url"))
+    flags = ("judge_model", "judge_base_url")
+    named = any(options.get(name) is not None for name in flags)
     if not named or "judges" in options:
         return options
     return {**options, "judges": ["chat", *SteeringEvalConfig().judges]}

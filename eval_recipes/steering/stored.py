@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.steering.decoding import Continuation, Request
-from saereg_plugin.files import atomic_path
 
 
 def kept_texts(
-    folder: Path,
+    folder: ArtifactFolder,
     name: str,
     requests: Sequence[Request],
     write: Callable[[list[Request]], list[Continuation]],
@@ -26,7 +26,7 @@ def kept_texts(
     Return a text for each request; batches that are kept are read, the others written and kept.
 
     Batches are cut at the same places every time, so a run that goes on makes the texts that
-    an uninterrupted one would have made. A file that cannot be read, or holds the texts of other
+    an uninterrupted one would have made. A file that is damaged, or holds the texts of other
     requests, counts as absent.
 
     Args:
@@ -38,37 +38,36 @@ def kept_texts(
     """
     texts: dict[Request, Continuation] = {}
     starts = range(0, len(requests), batch_size)
-    for number, start in enumerate(
-        tqdm(starts, desc=f"{name} texts", leave=False, disable=None)
-    ):
-        batch = list(requests[start : start + batch_size])
-        path = folder / f"{name}-{number:05d}.parquet"
-        found = _read(path, batch)
-        if found is None:
-            found = write(batch)
-            _keep(path, batch, found)
-        texts |= zip(batch, found, strict=True)
+    with folder.locked():
+        for number, start in enumerate(
+            tqdm(starts, desc=f"{name} texts", leave=False, disable=None)
+        ):
+            batch = list(requests[start : start + batch_size])
+            file = f"{name}-{number:05d}.parquet"
+            found = _read(folder.read(file), batch)
+            if found is None:
+                found = write(batch)
+                with folder.write(file) as temporary:
+                    _keep(temporary, batch, found)
+            texts |= zip(batch, found, strict=True)
     return texts
 
 
-def _read(path: Path, batch: Sequence[Request]) -> list[Continuation] | None:
-    try:
-        # a path that is no file would be read as a data set of several
-        with path.open("rb") as file:
-            rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
-        if [_request(row) for row in rows] != list(batch):
-            return None
-        return [
-            Continuation(
-                tokens=tuple(row["tokens"]),
-                text=row["text"],
-                near_ties=row["near_ties"],
-                first_near_tie=row["first_near_tie"],
-            )
-            for row in rows
-        ]
-    except (OSError, pa.ArrowException, KeyError):
+def _read(path: Path | None, batch: Sequence[Request]) -> list[Continuation] | None:
+    if path is None:
         return None
+    rows: list[dict[str, Any]] = pq.ParquetFile(path).read().to_pylist()
+    if [_request(row) for row in rows] != list(batch):
+        return None
+    return [
+        Continuation(
+            tokens=tuple(row["tokens"]),
+            text=row["text"],
+            near_ties=row["near_ties"],
+            first_near_tie=row["first_near_tie"],
+        )
+        for row in rows
+    ]
 
 
 def _request(row: dict[str, Any]) -> Request:
@@ -101,5 +100,4 @@ def _keep(path: Path, batch: Sequence[Request], texts: Sequence[Continuation]) -
         }
         for request, text in zip(batch, texts, strict=True)
     ]
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)

@@ -10,18 +10,18 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eval_recipes.context import Subject
 from eval_recipes.result_files import SUFFIX, read_result
 from eval_recipes.saebench.autointerp_figures import Explanation
+from eval_recipes.side_tables import named_path, read_table, side_path
 from eval_recipes.steering.candidates import interp_score
 from eval_recipes.steering.choosing import KnownStability
+from eval_recipes.steering.config import EVAL
 from eval_recipes.steering.fluency import Fluency
 from eval_recipes.steering.judging import Judged
 from eval_recipes.steering.prompts import Prompt
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, sha256
 
 TEXTS_SUFFIX = "_texts.parquet"
 _METADATA = b"saereg"
@@ -63,7 +63,7 @@ def texts_path(result: Path) -> Path:
     >>> texts_path(Path("steering/lab_run_k32_eval_results.json")).name
     'lab_run_k32_texts.parquet'
     """
-    return result.with_name(result.name.removesuffix(SUFFIX) + TEXTS_SUFFIX)
+    return side_path(result, TEXTS_SUFFIX)
 
 
 def texts_table(
@@ -131,14 +131,6 @@ def texts_table(
     return table.replace_schema_metadata({_METADATA: json.dumps(about).encode()})
 
 
-def write_texts(result: Path, table: Any) -> dict[str, Any]:
-    """Write the texts beside ``result``, atomically; return what the result says of them."""
-    target = texts_path(result)
-    with atomic_path(target) as temporary:
-        pq.write_table(table, temporary)
-    return {"file": target.name, "rows": table.num_rows, "sha256": sha256(target)}
-
-
 def read_texts(path: str | Path) -> pd.DataFrame:
     """
     Read the texts of one SAE, given their own path or that of the result that names them.
@@ -149,22 +141,7 @@ def read_texts(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if path.name.endswith(SUFFIX):
         path = _named_by(path)
-    try:
-        # a path that is no file would be read as a data set of several
-        with path.open("rb") as file:
-            table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"Texts {str(path)!r} cannot be read ({error}); expected the parquet file that the "
-            "evaluation 'steering' writes. Run it again."
-        ) from error
-    missing = set(COLUMNS) - set(table.column_names)
-    if missing:
-        raise InputError(
-            f"{str(path)!r} lacks the columns {', '.join(sorted(missing))}; expected the texts "
-            "that the evaluation 'steering' writes."
-        )
-    return table.to_pandas()
+    return read_table(path, what="Texts", eval=EVAL, columns=COLUMNS)
 
 
 def results_of(texts: pd.DataFrame) -> pd.DataFrame:
@@ -182,18 +159,11 @@ def _named_by(result: Path) -> Path:
     record = read_result(result)
     extra = record.get("eval_result_unstructured")
     named = extra.get("texts") if isinstance(extra, dict) else None
-    if record["eval_type_id"] != "steering" or not isinstance(named, dict):
+    if record["eval_type_id"] != EVAL or not isinstance(named, dict):
         raise InputError(
-            f"Result {str(result)!r} names no texts; expected a result of the evaluation "
-            "'steering'."
+            f"Result {str(result)!r} names no texts; expected a result of the evaluation {EVAL!r}."
         )
-    path = result.with_name(str(named["file"]))
-    if path.is_file() and sha256(path) != named["sha256"]:
-        raise InputError(
-            f"Texts {str(path)!r} are not those that {str(result)!r} was written with (their "
-            "SHA-256 differs). Run the evaluation 'steering' again."
-        )
-    return path
+    return named_path(result, named, what="Texts", eval=EVAL)
 
 
 def _known(value: float) -> float | None:

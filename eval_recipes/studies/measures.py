@@ -16,9 +16,9 @@ from eval_recipes.context import Failure, RunContext
 from eval_recipes.frame import COLUMNS
 from eval_recipes.plain import plain
 from eval_recipes.resume import subject_hashes
+from eval_recipes.studies.kept_figures import read_figures, write_figures
 from eval_recipes.studies.latent_figures import latent_figures
 from saereg_plugin import corpora
-from saereg_plugin.files import write_json
 
 HELDOUT = "heldout"
 LATENTS = "latents"
@@ -34,7 +34,7 @@ def measure(
     """
     Return held-out and latent figures of the subjects as tidy rows, and what failed.
 
-    They are read from ``target`` if it was written for the same SAEs, text and settings.
+    They are read from ``target`` if it is whole and of the same SAEs, text and settings.
 
     Args:
         context: the subjects and the text.
@@ -42,12 +42,12 @@ def measure(
         latents: whether to measure the latent figures.
     """
     key = _key(context, latents=latents)
-    kept = _read(target, key)
+    kept = read_figures(target, key)
     if kept is not None:
         return _frame(context, kept), []
     figures, failures = _measure(context, latents=latents)
     if not failures:
-        write_json(target, {"key": key, "figures": figures})
+        write_figures(target, key, figures)
     return _frame(context, figures), failures
 
 
@@ -83,19 +83,6 @@ def _key(context: RunContext, *, latents: bool) -> str:
     }
     text = json.dumps(plain(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read(target: Path, key: str) -> Figures | None:
-    """Return the figures of an earlier run; None if there are none, or other or broken ones."""
-    if not target.is_file():
-        return None
-    try:
-        kept: Any = json.loads(target.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    if not isinstance(kept, dict) or kept.get("key") != key:
-        return None
-    return kept["figures"]
 
 
 def _frame(context: RunContext, figures: Figures) -> pd.DataFrame:

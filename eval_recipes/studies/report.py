@@ -18,6 +18,8 @@ from saereg_plugin.files import atomic_path, write_json, write_text
 TABLE = "table.md"
 RESULTS = "results.json"
 CSV = "results.csv"
+FILES = (TABLE, RESULTS, CSV)
+"""What ``write_report`` writes."""
 
 _NONE = "-"
 

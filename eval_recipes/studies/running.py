@@ -72,8 +72,9 @@ def run_study(
     """
     Run a study into ``out`` and write its report there; an interrupted one goes on.
 
-    Each stage is a release folder ``out/releases/<stage>`` and results in
-    ``out/results/<stage>``; the report is ``table.md``, ``results.json``, ``results.csv``.
+    Each stage is a release folder ``out/releases/<stage>``, results in
+    ``out/results/<stage>`` and further figures in ``out/figures/<stage>.json``; the report is
+    ``table.md``, ``results.json``, ``results.csv``.
 
     Args:
         study: what to train and measure.
@@ -83,13 +84,14 @@ def run_study(
 
     Raises:
         InputError: before anything is loaded, if model or text are out of reach, or the
-            folder is not writable, in use, or of another study.
+            folder holds the user's files, is not writable, in use, or of another study.
     """
     # it knows what a run is, and so imports this module
-    from eval_recipes.studies.report import write_report
+    from eval_recipes.studies.report import FILES, write_report
 
     plan = study.plan(scale)
-    with study_folder(out, study.name, scale):
+    files = [*FILES, *(_figures_file(stage) for stage in plan.stages)]
+    with study_folder(out, study.name, scale, files=files):
         run = _run_stages(StudyRun(study, scale, plan), out, progress)
         if run.finished:
             # before another process may change what it reports on
@@ -109,7 +111,7 @@ def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
             f"Stage {number} of {len(run.plan.stages)}, {stage.name}: "
             f"{len(sweep.groups)} groups, {len(sweep.seeds)} seeds, {sweep.steps} steps."
         )
-        if not _train(run, stage, sweep, out):
+        if not _train(run, stage, sweep, out, progress):
             return run
         progress(f"Evaluating {stage.name}.")
         _evaluate(run, stage, out, shared, progress)
@@ -117,10 +119,13 @@ def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
     return run
 
 
-def _train(run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path) -> bool:
+def _train(
+    run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path, progress: Progress
+) -> bool:
     """Train a stage; return False if it was interrupted."""
     name = f"{run.study.name}-{run.scale}-{stage.name}"
-    result = run_sweep(sweep, out / "releases" / stage.name, name=name)
+    folder = out / "releases" / stage.name
+    result = run_sweep(sweep, folder, name=name, progress=progress)
     run.stopped += result.stopped
     if result.release is None:
         return False
@@ -157,7 +162,7 @@ def _evaluate(
         frames.append(outcome.frame)
         run.differences += outcome.differences
         run.failures += outcome.failures
-    figures, failures = measure(context, context.out / "figures.json")
+    figures, failures = measure(context, out / _figures_file(stage))
     run.failures += failures
     # these first: they name the groups in the order in which they were trained
     own = pd.concat([figures, *frames], ignore_index=True).assign(stage=stage.name)
@@ -166,6 +171,11 @@ def _evaluate(
     if stage.choice is not None:
         found: Sequence[Choice] = stage.choice(run.frame)
         run.choices += found
+
+
+def _figures_file(stage: Stage) -> str:
+    # apart from the results, whose folder has an owner of its own
+    return f"figures/{stage.name}.json"
 
 
 def _require_sources(sweep: SweepConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval_recipes.artifacts import default_artifacts
+from eval_recipes.artifacts import default_artifacts, open_artifacts
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.judge import Budget, read_key
 from eval_recipes.model_cache import ModelCache
@@ -14,7 +14,7 @@ from eval_recipes.steering.checking import judge_settings
 from eval_recipes.steering.settings import make_config, uses_chat
 from eval_recipes.studies.scales import device
 from eval_recipes.studies.steering_outcome import SteeringOutcome
-from eval_recipes.studies.steering_report import write_steering_report
+from eval_recipes.studies.steering_report import FILES, write_steering_report
 from eval_recipes.studies.steering_runs import SteeringStudy, runs_of
 from eval_recipes.studies.steering_saes import (
     grid_seed,
@@ -56,10 +56,11 @@ def run_steering_study(
 
     Raises:
         InputError: before anything is loaded, if groups, text or options cannot be used, or
-            the folder is not writable, in use, or of another study.
+            the folder holds the user's files, is not writable, in use, or of another study.
     """
-    with study_folder(out, NAME, study.scale):
+    with study_folder(out, NAME, study.scale, files=FILES):
         _check(study)
+        open_artifacts(artifacts or default_artifacts())
         mark_folder(out, NAME, study.scale)
         outcome = _run(study, out, artifacts, progress)
         if outcome.finished:
@@ -76,7 +77,10 @@ def _run(
     if name is None:
         progress("Training the SAEs.")
         result = run_sweep(
-            sweep_of(study.scale), out / "release", name=f"steering-{study.scale}"
+            sweep_of(study.scale),
+            out / "release",
+            name=f"steering-{study.scale}",
+            progress=progress,
         )
         outcome.stopped += result.stopped
         for line in result.stopped:

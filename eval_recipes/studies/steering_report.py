@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_recipes.steering.found import SaeKey
-from eval_recipes.steering.plots import plot_steering
+from eval_recipes.steering.found import SaeKey, steering_results
+from eval_recipes.steering.plots import draw
 from eval_recipes.studies.report import markdown_table
 from eval_recipes.studies.steering_grid import grid_text
 from eval_recipes.studies.steering_outcome import SteeringOutcome
@@ -16,10 +16,13 @@ from eval_recipes.studies.steering_sections import Section, corrected, section_o
 from eval_recipes.studies.steering_table import section_json, section_text
 from saereg_plugin import provenance
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import write_json, write_text
+from saereg_plugin.files import atomic_path, write_json, write_text
 
 TABLE = "table.md"
 RESULTS = "results.json"
+PICTURE = "steering.png"
+FILES = (TABLE, RESULTS, PICTURE)
+"""What ``write_steering_report`` writes."""
 
 PUBLISHED_ROWS = (
     ("none", "success", "6.3 % (57 of 900)"),
@@ -73,10 +76,9 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
             said = f"{name} without {', '.join(failed)}, which failed (see Trouble)."
             (trouble_of_grid if run.grid else parts).append(said)
     if RATIO in settled:
-        keep = _saes(outcome, RATIO)
-        (picture,) = plot_steering(out / "results" / RATIO, out, keep=keep)
+        _write_picture(out, _saes(outcome, RATIO))
         parts.append(
-            f"Success against fluency of {RATIO}, each SAE by its own threshold: `{picture.name}`."
+            f"Success against fluency of {RATIO}, each SAE by its own threshold: `{PICTURE}`."
         )
     if grid or trouble_of_grid:
         parts.append("## grid")
@@ -106,6 +108,12 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     ]
     write_text(out / TABLE, "\n\n".join([*head, *parts, *_troubles(outcome)]) + "\n")
     return out / TABLE
+
+
+def _write_picture(out: Path, keep: frozenset[SaeKey] | None) -> None:
+    records = [record for _, record in steering_results(out / "results" / RATIO, keep)]
+    with atomic_path(out / PICTURE) as temporary:
+        draw(records).savefig(temporary, format="png", dpi=150)
 
 
 def _saes(outcome: SteeringOutcome, run: str) -> frozenset[SaeKey] | None:

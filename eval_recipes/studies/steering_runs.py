@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from saereg_plugin.bounds import require_count
 from saereg_plugin.errors import InputError
 
 Scale = Literal["small", "paper"]
+
+_MAX_LATENTS = 1 << 27
+_MAX_TOKENS = 1 << 40
 
 PAPER_ALPHA = 5.0
 PUBLISHED = "published"
@@ -73,6 +77,9 @@ class SteeringStudy:
     heldout_tokens: int = 32_768
 
     def __post_init__(self) -> None:
+        for name in ("n_latents", "ratio_latents", "grid_latents"):
+            require_count(name, getattr(self, name), most=_MAX_LATENTS)
+        require_count("heldout_tokens", self.heldout_tokens, most=_MAX_TOKENS)
         norm = self.paper_norm
         if norm is not None and not (math.isfinite(norm) and norm > 0):
             raise InputError(

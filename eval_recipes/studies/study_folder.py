@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,65 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import require_writable, write_json
-from saereg_plugin.yaml_text import read_yaml
+from saereg_plugin.files import read_json, write_json
+from saereg_plugin.owned_folder import OwnedFolder, open_owned, require_owned
+
+KIND = "study"
+"""Kind of a study's folder in its mark."""
 
 _MARK = "study.json"
+_LOCK = ".lock"
 
 
 @contextmanager
-def only_user(out: Path) -> Iterator[None]:
+def study_folder(
+    out: Path, study: str, scale: str, *, files: Sequence[str] = ()
+) -> Iterator[OwnedFolder]:
     """
-    Hold a folder, made if need be, for as long as the block runs.
+    Hold the folder of a study at one scale; write nothing in a folder of another.
+
+    What killed processes left half-written under names of the folder's list is removed.
+
+    Args:
+        out: new, empty, or this study's.
+        study: name of the study.
+        scale: "small" or "paper".
+        files: what the study will write at the end, relative to ``out``.
 
     Raises:
-        InputError: if it is not writable, or in use by another process.
+        InputError: if the folder holds the user's files, another study or scale, is not
+            writable, or is in use by another process.
     """
-    require_writable(out)
-    lock = FileLock(out / ".lock")
+    require_study_folder(out, study, scale)
+    folder = open_owned(out, KIND)
+    folder.claim([_MARK, _LOCK, *files])
+    with _only_user(out):
+        # another process may have marked the folder since
+        _require_same_study(out, study, scale)
+        folder.recover()
+        yield folder
+
+
+def require_study_folder(out: Path, study: str, scale: str) -> None:
+    """
+    Refuse a folder that a study may not write into; write nothing.
+
+    Raises:
+        InputError: if it holds the user's files, or another study or scale.
+    """
+    require_owned(out, KIND)
+    _require_same_study(out, study, scale)
+
+
+def mark_folder(out: Path, study: str, scale: str) -> None:
+    """Write down which study a folder holds, unless that is written there already."""
+    if not (out / _MARK).is_file():
+        write_json(out / _MARK, {"study": study, "scale": scale})
+
+
+@contextmanager
+def _only_user(out: Path) -> Iterator[None]:
+    lock = FileLock(out / _LOCK)
     try:
         held = lock.acquire(timeout=0)
     except Timeout as error:
@@ -37,42 +80,17 @@ def only_user(out: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def study_folder(out: Path, study: str, scale: str) -> Iterator[None]:
-    """
-    Hold the folder of a study at one scale; nothing is left in a folder of another.
-
-    Args:
-        out: the folder.
-        study: name of the study.
-        scale: "small" or "paper".
-
-    Raises:
-        InputError: see ``only_user``; and if it is of another study or scale.
-    """
-    _require_same_study(out, study, scale)
-    with only_user(out):
-        # another process may have marked the folder since
-        _require_same_study(out, study, scale)
-        yield
-
-
-def mark_folder(out: Path, study: str, scale: str) -> None:
-    """Write down which study a folder holds, if that does not stand there yet."""
-    if not (out / _MARK).is_file():
-        write_json(out / _MARK, {"study": study, "scale": scale})
-
-
 def _require_same_study(out: Path, study: str, scale: str) -> None:
-    if not (out / _MARK).is_file():
+    path = out / _MARK
+    if not path.is_file():
         return
-    found: Any = read_yaml(out / _MARK)
+    remedy = (
+        f"It says which study the folder holds; expected {{study: {study}, scale: {scale}}}. "
+        "Delete the file if the folder is this study's, or choose another --out."
+    )
+    found: Any = read_json(path, remedy=remedy)
     if not isinstance(found, dict):
-        raise InputError(
-            f"File {str(out / _MARK)!r} does not say which study the folder holds; expected "
-            f"{{study: {study}, scale: {scale}}}. Delete it if the folder is this study's, or "
-            "choose another --out."
-        )
+        raise InputError(f"File {str(path)!r} is damaged. {remedy}")
     if found != {"study": study, "scale": scale}:
         raise InputError(
             f"Folder {str(out)!r} holds the study {found.get('study')!r} at scale "

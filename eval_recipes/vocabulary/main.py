@@ -6,21 +6,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.cross_seed.fields import flat
 from eval_recipes.eval_config import eval_config
-from eval_recipes.result_files import SUFFIX
 from eval_recipes.results import (
     base_fields,
     check_unique_paths,
     result_path,
     unstructured,
-    write_result,
 )
 from eval_recipes.saebench.recipe import each_subject
+from eval_recipes.side_tables import StoredTable, write_with_table
 from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig
 from eval_recipes.vocabulary.figures import (
     alignment_figures,
@@ -28,7 +26,7 @@ from eval_recipes.vocabulary.figures import (
     random_alignment,
     share_difference,
 )
-from eval_recipes.vocabulary.layers import write_layer_table
+from eval_recipes.vocabulary.layers import LAYERS_FILE, write_layer_table
 from eval_recipes.vocabulary.output import (
     AlignmentMetrics,
     VocabularyEvalOutput,
@@ -36,12 +34,16 @@ from eval_recipes.vocabulary.output import (
     VocabularyMetrics,
 )
 from saereg_plugin.embeddings import embedding_shape, find_embeddings, read_vocabulary
-from saereg_plugin.files import atomic_path, sha256
+from saereg_plugin.files import sha256
 from saereg_plugin.metrics import alive_mask, unit_rows
 from saereg_plugin.metrics.vocabulary import aligned_mask, nearest_token
 from saereg_plugin.vocabulary_table import alignment_table, token_texts
 
 TABLE_SUFFIX = "_vocabulary.parquet"
+SIDE_FILES = (TABLE_SUFFIX,)
+"""Endings of what is written next to each result."""
+FOLDER_FILES = (LAYERS_FILE,)
+"""What is written over all results of the folder."""
 
 
 def config_of(context: RunContext) -> VocabularyEvalConfig:
@@ -129,10 +131,6 @@ class Evaluation:
             InputError: if the embeddings cannot be had or have another width.
             ValueError: if the weights are not finite.
         """
-        path = result_path(self.context.out, EVAL, subject.release, subject.sae_id)
-        table = path.with_name(path.name.removesuffix(SUFFIX) + TABLE_SUFFIX)
-        # a failed rerun must not leave the table of an earlier one
-        table.unlink(missing_ok=True)
         sae = subject.load()
         rows = sae.W_dec.detach()
         if not bool(rows.isfinite().all()):
@@ -158,25 +156,20 @@ class Evaluation:
             tokens.texts,
             threshold=self.config.aligned_threshold,
         ).append_column("alive", [alive.numpy()])
-        with atomic_path(table) as temporary:
-            pq.write_table(saved, temporary)
-        output = VocabularyEvalOutput(
-            **base_fields(subject, sae),
-            eval_config=self.config,
-            eval_result_metrics=VocabularyMetricCategories(
-                vocabulary=VocabularyMetrics(**own), baseline=random.metrics
-            ),
-            eval_result_details=[],
-            eval_result_unstructured=unstructured(
-                subject,
-                latents={
-                    "file": table.name,
-                    "rows": saved.num_rows,
-                    "sha256": sha256(table),
-                },
-            ),
-        )
-        return write_result(path, output)
+
+        def build(table: StoredTable) -> VocabularyEvalOutput:
+            return VocabularyEvalOutput(
+                **base_fields(subject, sae),
+                eval_config=self.config,
+                eval_result_metrics=VocabularyMetricCategories(
+                    vocabulary=VocabularyMetrics(**own), baseline=random.metrics
+                ),
+                eval_result_details=[],
+                eval_result_unstructured=unstructured(subject, latents=table.about),
+            )
+
+        path = result_path(self.context.out, EVAL, subject.release, subject.sae_id)
+        return write_with_table(path, TABLE_SUFFIX, saved, build)
 
     def _tokens(self, model: str | None, d_in: int) -> Tokens:
         file = find_embeddings(model, self.config.embeddings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,14 @@ from sae_lens.util import temporary_seed
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.architectures.calls import call, loss_of, rows_of
 from saereg_plugin.architectures.components import build_components
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.pass_order import PassOrder
+from saereg_plugin.architectures.saving import (
+    point_vanished_rows_,
+    require_finite_output,
+)
 from saereg_plugin.architectures.sparse_step import SparseStepMixin
 from saereg_plugin.architectures.state import decode_count, encode_count
 from saereg_plugin.component import Component, Step
@@ -26,6 +32,8 @@ from saereg_plugin.mechanics.optimizer_steps import claim
 
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
 
+_STEPS = "completed_steps"
+"""Key of the step count in state dicts."""
 _BIASES = ("b_enc", "b_gate", "b_mag", "b_dec", "threshold", "topk_threshold")
 
 
@@ -40,15 +48,15 @@ class RegularizedMixin(_Base):
     """
 
     cfg: RegularizedConfigMixin
-    completed_steps: torch.Tensor
+    step_index: int
+    """Completed optimiser steps, over all resumptions; in state dicts, but no buffer."""
 
     def __init__(self, cfg: Any, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
         self.components = nn.ModuleDict(
             {component.label: component for component in build_components(cfg)}
         )
-        self.register_buffer("completed_steps", encode_count(0))
-        self._step_index: int | None = None
+        self.step_index = 0
         self._is_set_up = False
         self._passes = PassOrder()
 
@@ -59,13 +67,6 @@ class RegularizedMixin(_Base):
         if self.cfg.initialization == "untied":
             with temporary_seed(self.cfg.init_seed):
                 initialize_untied_(self)
-
-    @property
-    def step_index(self) -> int:
-        """Completed optimiser steps, over all resumptions."""
-        if self._step_index is None:
-            self._step_index = decode_count(self.completed_steps)
-        return self._step_index
 
     @override
     # the inner pass may be compiled (compile_sae=True); hooks and counters are Python
@@ -81,7 +82,7 @@ class RegularizedMixin(_Base):
         sae_in = step_input.sae_in
         try:
             for component in self._each():
-                sae_in = component.prepare(sae_in)
+                sae_in = rows_of(component, sae_in)
             if sae_in is not step_input.sae_in:
                 step_input = replace(step_input, sae_in=sae_in)
             output = super().training_forward_pass(step_input)
@@ -108,7 +109,7 @@ class RegularizedMixin(_Base):
         if not self._is_set_up:
             self._is_set_up = True
             for component in self._each():
-                component.setup(self)
+                call(component, component.setup, self)
 
     @torch.no_grad()
     def on_gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -122,7 +123,7 @@ class RegularizedMixin(_Base):
             return
         self._passes.gradient(name)
         for component in self._each():
-            component.gradient(name, parameter)
+            call(component, component.gradient, name, parameter)
 
     def before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """
@@ -136,15 +137,14 @@ class RegularizedMixin(_Base):
             use_fused_adam(optimizer)
         lr = float(optimizer.param_groups[0]["lr"])
         for component in self._each():
-            component.before_step(lr)
+            call(component, component.before_step, lr)
 
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called by the optimiser hooks, without gradient tracking."""
         self._passes.after_step()
         for component in self._each():
-            component.after_step(optimizer)
-        self._step_index = self.step_index + 1
-        self.completed_steps.copy_(encode_count(self._step_index))
+            call(component, component.after_step, optimizer)
+        self.step_index += 1
 
     @override
     @torch.no_grad()
@@ -173,25 +173,67 @@ class RegularizedMixin(_Base):
         super().process_state_dict_for_saving_inference(state_dict)
         for key in self._own_keys():
             state_dict.pop(key, None)
+        if getattr(self.cfg, "rescale_acts_by_decoder_norm", False):
+            point_vanished_rows_(state_dict["W_dec"], self.W_dec, self.W_enc)
+
+    @override
+    def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:
+        """
+        Save as SAELens does, if the saved SAE computes finite numbers.
+
+        Raises:
+            InputError: before anything is written.
+        """
+        state = self.state_dict()
+        self.process_state_dict_for_saving_inference(state)
+        require_finite_output(self.cfg.get_inference_sae_cfg_dict(), state)
+        return super().save_inference_model(path)
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
         """Fill in what a stock SAELens checkpoint lacks; undo SAELens' cast of our buffers."""
         super().process_state_dict_for_loading(state_dict)
         own = self.state_dict()
-        from_stock = "completed_steps" not in state_dict
+        from_stock = _STEPS not in state_dict
         for key in self._own_keys():
             if key not in state_dict:
                 state_dict[key] = own[key]
                 if from_stock and key.endswith(".initialized"):
                     state_dict[key] = torch.ones_like(own[key])
             state_dict[key] = state_dict[key].to(own[key].dtype)
-        self._step_index = None
         self._is_set_up = False
+
+    # A buffer would be a tensor that belongs to nobody but us among the SAE's own: SAELens'
+    # tests, for one, draw random numbers into all of them.
+    @override
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + _STEPS] = encode_count(self.step_index)
+
+    @override
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *lists: list[str],
+    ) -> None:
+        count = state_dict.pop(prefix + _STEPS, None)
+        if count is not None:
+            self.step_index = decode_count(count)
+        elif strict:
+            missing_keys.append(prefix + _STEPS)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, *lists
+        )
 
     def _own_keys(self) -> list[str]:
         return [
-            "completed_steps",
+            _STEPS,
             *(f"components.{key}" for key in self.components.state_dict()),
         ]
 
@@ -213,12 +255,12 @@ class RegularizedMixin(_Base):
         )
         with torch.autocast(output.loss.device.type, enabled=False):
             for component in self._each():
-                value = component.loss(step)
+                value = loss_of(component, step, self.cfg)
                 if value is not None:
                     output.losses[component.label] = value
                     if component.in_loss:
                         output.loss = output.loss + value
-                for name, metric in component.metrics().items():
+                for name, metric in call(component, component.metrics).items():
                     output.metrics[f"{component.label}_{name}"] = metric
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from simple_parsing.helpers import field
 from torch import nn
 from typing_extensions import override
 
-from saereg_plugin.checks import require_choice
+from saereg_plugin.checks import require_choice, require_field_types
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig, mechanic_from
 from saereg_plugin.mechanics.initialization import BDecInit, Initialization
@@ -26,6 +27,7 @@ RESERVED_LABELS = frozenset(
     {
         "unit_norm",
         "norm_mask",
+        "row_floor",
         "b_dec_init",
         "mse_loss",
         "l1_loss",
@@ -77,6 +79,13 @@ def one_mechanic(text: Any) -> MechanicConfig:
     return _for_argparse(mechanic_from, text, MECHANICS)
 
 
+def _require_list(field: str, value: object) -> None:
+    if not isinstance(value, list | tuple):
+        raise InputError(
+            f"{field} is {value!r}; expected a list, each entry a mapping with a 'name'."
+        )
+
+
 def _for_argparse(read: Callable[[Any, Any], T], text: Any, known: Any) -> T:
     try:
         return read(text, known)
@@ -125,6 +134,8 @@ class RegularizedConfigMixin(_Base):
 
     @override
     def __post_init__(self) -> None:
+        for name in ("regularizers", "mechanics"):
+            _require_list(name, getattr(self, name))
         self.regularizers = [
             regularizer_from(value, REGULARIZERS) for value in self.regularizers
         ]
@@ -137,6 +148,7 @@ class RegularizedConfigMixin(_Base):
             require_choice(name, getattr(self, name), choices)
         self._resolve_decoder_init_norm()
         self._resolve_rescaling()
+        require_field_types(self)
         super().__post_init__()
         self.validate()
 
@@ -172,6 +184,16 @@ class RegularizedConfigMixin(_Base):
     @override
     def get_inference_config_class(self) -> type[SAEConfig]:
         return self.inference_config
+
+    @override
+    def get_inference_sae_cfg_dict(self) -> dict[str, Any]:
+        # SAELens collects the keys in a set, whose order differs between processes
+        found = super().get_inference_sae_cfg_dict()
+        order = [item.name for item in dataclasses.fields(self.inference_config)]
+        return {
+            **{key: found[key] for key in order if key in found},
+            **{key: value for key, value in found.items() if key not in order},
+        }
 
     def _lists(self) -> dict[str, list[dict[str, Any]]]:
         return {

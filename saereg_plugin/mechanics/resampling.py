@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
+from saereg_plugin.kernels.blocks import row_norms
 from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.mechanics.firing_rate import FiringRateComponent
 from saereg_plugin.mechanics.restart import reset_optimizer_state_, restart_latents_
@@ -24,8 +25,9 @@ class DeadLatentResampling(MechanicConfig):
     ``until``, then every ``then_every`` steps: encoder column and decoder row of each
     such latent become ``norm * x_k / ||x_k||``; rows x_k of the step's batch are drawn with a
     probability in proportion to their squared error, each at most once, for the
-    latents of the lowest rates first (if rows run out, the others wait). Their optimiser
-    state becomes 0. Our choices: encoder bias 0; gated b_gate, b_mag and r_mag 0, jumprelu
+    latents of the lowest rates first (if rows run out, the others wait). A row that is
+    exactly 0, such as padding, has no direction and is never drawn. The latents'
+    optimiser state becomes 0. Our choices: encoder bias 0; gated b_gate, b_mag and r_mag 0, jumprelu
     threshold as at the start; the rate is not touched.
 
     Args:
@@ -139,14 +141,15 @@ class DeadLatentResamplingModule(FiringRateComponent):
             return
         (x, error), self._batch = self._batch, None
         dead = dead_latents(self.rate, self.cfg.threshold)
-        rows = draw_rows(error, len(dead), self.generator)
+        points = x - self.sae.b_dec if self.cfg.subtract_b_dec else x
+        # padding, masked tokens and blank images are no direction
+        usable = (row_norms(x) > 0) & (row_norms(points) > 0)
+        rows = draw_rows(error * usable, len(dead), self.generator)
         latents = dead[: len(rows)].to(x.device)
         self._resampled = len(latents)
         if len(latents) == 0:
             return
-        directions = x[rows.to(x.device)]
-        if self.cfg.subtract_b_dec:
-            directions = directions - self.sae.b_dec
+        directions = points[rows.to(x.device)]
         restart_latents_(self.sae, latents, directions, norm=self.norm)
         reset_optimizer_state_(optimizer, self.sae, latents)
         for part in self.sae.modules():

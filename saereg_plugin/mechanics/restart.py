@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sae_lens import TrainingSAE
 
+from saereg_plugin.kernels.blocks import row_norms
 from saereg_plugin.mechanics.latents import latent_axis
 
 
@@ -26,12 +27,11 @@ def restart_latents_(
     Args:
         sae: any of SAELens' training SAEs.
         latents: int64 [n].
-        directions: [n, d_in]; a zero row gives a zero latent.
+        directions: [n, d_in], none of them 0.
         norm: of each new column and row.
     """
-    lengths = torch.linalg.vector_norm(directions.float(), dim=-1, keepdim=True)
-    tiny = torch.finfo(torch.float32).tiny
-    rows = (norm * directions / lengths.clamp(min=tiny)).to(sae.W_dec.dtype)
+    rows = norm * directions / row_norms(directions)[:, None]
+    rows = rows.to(sae.W_dec.dtype)
     sae.W_dec[latents] = rows
     sae.W_enc[:, latents] = rows.T
     for name, parameter in sae.named_parameters():

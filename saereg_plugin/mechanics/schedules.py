@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from saereg_plugin.checks import require_choice
+from saereg_plugin.checks import require_choice, require_field_types
 from saereg_plugin.errors import InputError
 
 Anneal = Literal["none", "linear", "cosine"]
@@ -40,6 +40,7 @@ class Schedule:
     """Value at the end of the annealing and after it."""
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         require_choice("anneal", self.anneal, get_args(Anneal))
         if self.warm_up_steps < 0 or self.anneal_start < 0 or self.anneal_steps < 0:
             raise InputError(

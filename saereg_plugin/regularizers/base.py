@@ -39,12 +39,16 @@ class RegularizerConfig(FieldChecks):
     def __post_init__(self) -> None:
         if isinstance(self.schedule, Mapping):
             object.__setattr__(self, "schedule", fields_from(Schedule, self.schedule))
+        self.require(
+            "schedule", isinstance(self.schedule, Schedule), "a mapping of its fields"
+        )
         self.require_number(
             "coefficient", lambda v: v >= 0, "a finite number, 0 or more"
         )
-        if self.label is not None and not self.label.isidentifier():
+        label: Any = self.label
+        if label is not None and not (isinstance(label, str) and label.isidentifier()):
             raise InputError(
-                f"{self.name}: label is {self.label!r}; expected letters, digits and underscores."
+                f"{self.name}: label is {label!r}; expected letters, digits and underscores."
             )
 
     def check(self, sae_cfg: Any) -> None:

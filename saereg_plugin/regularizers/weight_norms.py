@@ -12,6 +12,9 @@ from saereg_plugin.kernels.blocks import row_blocks, row_norms
 Norm = Literal["l1", "l2", "frobenius"]
 Reduction = Literal["sum", "mean"]
 
+_LEFT = 2.0**-10
+"""Share of its largest entry, or of its length, that a row keeps for its direction."""
+
 
 def penalty(
     weight: torch.Tensor,
@@ -76,12 +79,15 @@ def shrink_(
     mask: torch.Tensor | None,
     coefficient: float,
     lr: float,
+    keep_directions: bool = False,
 ) -> None:
     """
     Take one step of size ``lr`` on the penalty alone, in place.
 
     l2 is a gradient step, ``w *= 1 - 2 lr coefficient``, as AdamW decays; l1 and
-    frobenius are proximal steps.
+    frobenius are proximal steps. These make rows exactly 0, unless ``keep_directions`` says
+    that the rows of ``weight`` are divided by their norms: then a step that would take all
+    of a row stops just short of it, which leaves (almost) its largest entry alone.
     """
     count = max(kept_count(weight, mask), 1)
     if norm == "l2":
@@ -89,10 +95,8 @@ def shrink_(
         factor = 1 - lr * decay
     elif norm == "l1":
         threshold = lr * coefficient if reduction == "sum" else lr * coefficient / count
-        if mask is not None:
-            weight.copy_(torch.where(mask, _soft_threshold(weight, threshold), weight))
-        else:
-            weight.copy_(_soft_threshold(weight, threshold))
+        shrunk = _soft_threshold(weight, _least(weight, threshold, keep_directions))
+        weight.copy_(shrunk if mask is None else torch.where(mask, shrunk, weight))
         return
     else:
         kept = weight if mask is None else weight * mask
@@ -100,7 +104,8 @@ def shrink_(
         if length == 0:
             return
         root = 1.0 if reduction == "sum" else math.sqrt(count)
-        factor = max(0.0, 1 - lr * coefficient / (root * length))
+        least = _LEFT if keep_directions else 0.0
+        factor = max(least, 1 - lr * coefficient / (root * length))
     if mask is None:
         weight.mul_(factor)
     else:
@@ -120,5 +125,17 @@ def _entrywise_norm(weight: torch.Tensor, order: int) -> torch.Tensor:
     return rows.sum() if order == 1 else rows.square().sum().sqrt()
 
 
-def _soft_threshold(weight: torch.Tensor, threshold: float) -> torch.Tensor:
+def _least(
+    weight: torch.Tensor, threshold: float, keep_directions: bool
+) -> torch.Tensor | float:
+    """Return the threshold, of each row [n, 1] if one may not take all of a row."""
+    if not keep_directions:
+        return threshold
+    largest = weight.abs().amax(dim=1, keepdim=True)
+    return (largest * (1 - _LEFT)).clamp(max=threshold)
+
+
+def _soft_threshold(
+    weight: torch.Tensor, threshold: torch.Tensor | float
+) -> torch.Tensor:
     return weight.sign() * (weight.abs() - threshold).clamp(min=0)

@@ -151,6 +151,8 @@ class WeightPenaltyModule(Component):
             self._shrink()
 
     def _shrink(self) -> None:
+        cfg = self.sae.cfg
+        divided = cfg.unit_norm or getattr(cfg, "rescale_acts_by_decoder_norm", False)
         for name in WEIGHTS[self.cfg.target]:
             shrink_(
                 getattr(self.sae, name),
@@ -159,6 +161,7 @@ class WeightPenaltyModule(Component):
                 mask=_broadcast(self._mask, name),
                 coefficient=self._coefficient,
                 lr=self._lr,
+                keep_directions=divided and name == "W_dec",
             )
 
 

@@ -1,13 +1,9 @@
 from saereg_plugin.sweeps.config import SweepConfig, read_sweep, sweep_from
 from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.members import Member, expand
-from saereg_plugin.sweeps.run import (
-    Plan,
-    SweepResult,
-    open_trainer,
-    plan_sweep,
-    run_sweep,
-)
+from saereg_plugin.sweeps.names import release_name
+from saereg_plugin.sweeps.plan import Plan, plan_sweep
+from saereg_plugin.sweeps.run import SweepResult, open_trainer, run_sweep
 from saereg_plugin.sweeps.stopped import Stopped
 from saereg_plugin.sweeps.trainer import SweepTrainer
 
@@ -23,6 +19,7 @@ __all__ = [
     "open_trainer",
     "plan_sweep",
     "read_sweep",
+    "release_name",
     "run_sweep",
     "sweep_from",
 ]

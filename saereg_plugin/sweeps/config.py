@@ -1,4 +1,4 @@
-"""What a sweep trains: a grid of configurations, each with several seeds."""
+"""Configuration of a sweep: a grid of SAEs, each with several seeds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from saereg_plugin import corpora
+from saereg_plugin.checks import (
+    require_field_types,
+    require_name,
+    require_plain,
+    whole_number,
+)
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.yaml_text import read_yaml
+
+MAX_SAES = 4096
+"""SAEs of one sweep, which are all in memory at once."""
+MAX_COUNT = 10**13
+"""Largest count of tokens or steps."""
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,25 +96,27 @@ class SweepConfig:
     "release/group" (``matched_sweep`` fills it in)."""
 
     def __post_init__(self) -> None:
-        self._require_types()
-        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
-            raise InputError(
-                f"seeds are {list(self.seeds)}; expected different seeds, at least one."
-            )
-        if not self.groups:
-            raise InputError("groups is empty; expected at least one group of SAEs.")
+        require_field_types(self)
+        self._require_containers()
+        self._require_seeds()
+        self._require_few()
         for name in (
             "tokens",
             "batch_size",
             "context_size",
             "prompts_per_pass",
+            "buffer_tokens",
             "dead_feature_window",
             "log_every",
             "checkpoint_every",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}; expected at least 1.")
-        if self.lr_warm_up_steps < 0:
+            if getattr(self, name) > MAX_COUNT:
+                raise InputError(
+                    f"{name}={getattr(self, name)}; expected at most {MAX_COUNT:.0e}."
+                )
+        if not 0 <= self.lr_warm_up_steps <= MAX_COUNT:
             raise InputError(
                 f"lr_warm_up_steps={self.lr_warm_up_steps}; expected 0 or more."
             )
@@ -125,18 +139,9 @@ class SweepConfig:
                 f"lr_decay_fraction={self.lr_decay_fraction}; expected at least 0 and below 1."
             )
 
-    def _require_types(self) -> None:
-        """Refuse what YAML can bring instead of a number, a list or a mapping."""
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if item.type == "int" and isinstance(value, float) and value.is_integer():
-                # 1e6 is a float in YAML
-                object.__setattr__(self, item.name, int(value))
-            elif item.type == "int" and not isinstance(value, int):
-                raise InputError(f"{item.name}={value!r}; expected a whole number.")
-            elif item.type == "float" and not isinstance(value, int | float):
-                raise InputError(f"{item.name}={value!r}; expected a number.")
-        if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
+    def _require_containers(self) -> None:
+        """Refuse what YAML can bring instead of a list or a mapping."""
+        if not isinstance(self.seeds, Sequence) or isinstance(self.seeds, str | bytes):
             raise InputError(f"seeds={self.seeds!r}; expected a list.")
         for name in ("sae", "groups", "grid", "matched_to"):
             if not isinstance(getattr(self, name), Mapping):
@@ -149,11 +154,53 @@ class SweepConfig:
                 raise InputError(
                     f"Group {name!r} is {fields!r}; expected a mapping of fields."
                 )
+            _require_group_name(name)
         for key, values in self.grid.items():
-            if isinstance(values, str) or not isinstance(values, Sequence):
+            if isinstance(values, str | bytes) or not isinstance(values, Sequence):
                 raise InputError(
                     f"grid: {key!r} is {values!r}; expected a list of values."
                 )
+            if not values or any(isinstance(value, list | Mapping) for value in values):
+                raise InputError(
+                    f"grid: {key!r} is {values!r}; expected at least one value, and each a "
+                    "number or text. Lists and mappings go into groups."
+                )
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, str | Mapping):
+                require_plain(item.name, value)
+
+    def _require_seeds(self) -> None:
+        """Refuse seeds that are not whole, too large, or occur twice; rounds nothing."""
+        seeds: list[int] = []
+        for given in self.seeds:
+            seed = whole_number(given)
+            if seed is None or not 0 <= seed <= MAX_SEED:
+                raise InputError(
+                    f"seeds has {given!r}; expected whole numbers from 0 to 2^63 - 1."
+                )
+            seeds.append(seed)
+        if len(set(seeds)) != len(seeds) or not seeds:
+            raise InputError(
+                f"seeds are {seeds}; expected different seeds, at least one."
+            )
+        settled = seeds if isinstance(self.seeds, list) else tuple(seeds)
+        object.__setattr__(self, "seeds", settled)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"seed={self.seed}; expected 0 to 2^63 - 1.")
+
+    def _require_few(self) -> None:
+        """Refuse a grid of no SAE, or of more than can be trained side by side."""
+        if not self.groups:
+            raise InputError("groups is empty; expected at least one group of SAEs.")
+        points = math.prod(len(values) for values in self.grid.values())
+        count = len(self.groups) * points * len(self.seeds)
+        if count > MAX_SAES:
+            raise InputError(
+                f"The sweep has {count:,} SAEs ({len(self.groups)} groups, {points:,} points of "
+                f"the grid, {len(self.seeds)} seeds); expected at most {MAX_SAES:,}, as all are "
+                "in memory at once. Make several sweeps of it."
+            )
 
     @property
     def steps(self) -> int:
@@ -207,22 +254,39 @@ def group_fields(sweep: SweepConfig) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for group, overrides in sweep.groups.items():
-        if re.fullmatch(r"[\w.+-]*\w[\w.+-]*", group) is None:
-            raise InputError(
-                f"Group name {group!r} becomes part of file names; expected letters, digits, "
-                "'_', '.', '+' and '-'."
-            )
         for combination in itertools.product(*sweep.grid.values()):
             point = dict(zip(sweep.grid, combination))
             name = "-".join(
                 [group, *(f"{key}{_short(value)}" for key, value in point.items())]
             )
+            _require_group_name(name)
             if name in found:
                 raise InputError(
                     f"Group {name!r} occurs twice; expected different values in the grid."
                 )
             found[name] = {**sweep.sae, **overrides, **point}
     return found
+
+
+def sae_ids(sweep: SweepConfig) -> list[str]:
+    """Return the ids of all SAEs, group by group; see ``group_fields``."""
+    return [
+        sae_id(group, seed) for group in group_fields(sweep) for seed in sweep.seeds
+    ]
+
+
+def sae_id(group: str, seed: int) -> str:
+    """Return the id of one SAE, in which nothing but letters, digits and "_.+-" occurs."""
+    return f"{group}-seed{seed}"
+
+
+def _require_group_name(name: object) -> None:
+    """Refuse a group's name that cannot be part of a file's."""
+    if re.fullmatch(r"[\w.+-]*\w[\w.+-]*", require_name("Group name", name)) is None:
+        raise InputError(
+            f"Group name {name!r} becomes part of file names; expected letters, digits, "
+            "'_', '.', '+' and '-'."
+        )
 
 
 def _short(value: Any) -> str:

@@ -7,19 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from sae_lens import TrainingSAEConfig
 
+from saereg_plugin import models
 from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.hook_shapes import hook_shape
 from saereg_plugin.linking import require_peers
+from saereg_plugin.model_facts import require_context
 from saereg_plugin.registration import training_classes
 from saereg_plugin.regularizers import (
     OrderSettings,
     TemporalDifference,
     VocabularyAnchor,
 )
-from saereg_plugin.sweeps.config import SweepConfig, group_fields
+from saereg_plugin.sweeps.config import SweepConfig, group_fields, sae_id
+
+MAX_WIDTH = 2**31 - 1
+"""Largest d_sae: latents are counted in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,13 @@ def expand(sweep: SweepConfig) -> list[Member]:
     Raises:
         InputError: naming the group, for an unknown architecture or field, a field that
             is missing or contradicts another, a hook the model does not have, a d_in
-            that does not fit it, or tokens out of order where a regulariser needs them.
+            that does not fit it, contexts longer than the model's, or tokens out of order
+            where a regulariser needs them.
     """
+    if sweep.llm_dtype != "auto":
+        models.torch_dtype(sweep.llm_dtype)
     d_in = hook_shape(sweep.model, sweep.hook_name)
+    require_context(sweep.model, sweep.context_size)
     members: list[Member] = []
     for name, given in group_fields(sweep).items():
         fields = {"d_in": d_in, **given, "device": sweep.device}
@@ -52,7 +63,8 @@ def expand(sweep: SweepConfig) -> list[Member]:
             )
         for seed in sweep.seeds:
             cfg = sae_config(fields, seed=seed, group=name)
-            members.append(Member(f"{name}-seed{seed}", name, seed, cfg))
+            one_id = require_name("SAE id", sae_id(name, seed))
+            members.append(Member(one_id, name, seed, cfg))
     _require_order(sweep, members)
     require_peers((member.group, member.cfg) for member in members)
     for regularizer in {
@@ -126,8 +138,16 @@ def sae_config(
     try:
         given: dict[str, Any] = {**values, "init_seed": seed}
         cfg = config_class(**given)
+        models.torch_dtype(cfg.dtype)
+        if not 1 <= cfg.d_sae <= MAX_WIDTH:
+            raise InputError(f"d_sae={cfg.d_sae}; expected 1 to {MAX_WIDTH}.")
         # SAELens checks some fields only when it builds the SAE; this costs no memory
-        sae_class(dataclasses.replace(cfg, device="meta"))
-    except (TypeError, ValueError) as error:
+        with torch.device("meta"):
+            sae_class(dataclasses.replace(cfg, device="meta"))
+    except TypeError as error:
+        raise InputError(
+            f"Group {group!r}: {architecture!r} cannot be built from its fields: {error}."
+        ) from error
+    except ValueError as error:
         raise InputError(f"Group {group!r}: {error}") from error
     return cfg

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.saes.sae import TrainStepOutput
 
 from saereg_plugin.architectures.base import RegularizedMixin
-from saereg_plugin.files import write_text
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import make_folder, sync_file, sync_folder
+
+_log = logging.getLogger(__name__)
 
 
 class GradientNorm:
@@ -86,22 +92,62 @@ def step_record(
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
     """Append one line to a record file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
-def truncate_records(path: Path, *, last_step: int) -> None:
-    """Drop what was recorded after the step from which a run resumes."""
+def record_size(path: Path) -> dict[str, Any]:
+    """Return ``bytes`` and ``sha256`` of a training record, when it is on the disk."""
     if not path.is_file():
+        return {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+    sync_file(path)
+    sync_folder(path.parent)
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def require_record(path: Path, part: Mapping[str, Any]) -> None:
+    """
+    Refuse a training record that does not begin with what a checkpoint found in it.
+
+    A missing one is only logged: the training itself does not need it.
+
+    Args:
+        path: the record.
+        part: what ``record_size`` returned then.
+
+    Raises:
+        InputError: naming the file and, if there is one, the line that is no JSON.
+    """
+    if not path.is_file():
+        if part["bytes"]:
+            _log.warning("Training record %r is missing; it begins anew.", str(path))
         return
-    kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    with path.open("rb") as file:
+        content = file.read(part["bytes"])
+    if hashlib.sha256(content).hexdigest() == part["sha256"]:
+        return
+    line = _damaged_line(content)
+    where = "its lines were changed" if line is None else f"line {line} is no JSON"
+    raise InputError(
+        f"Training record {str(path)!r} is not as the checkpoint found it: {where}. Put it back, "
+        "or remove it to go on without its earlier lines."
+    )
+
+
+def cut_record(path: Path, size: int) -> None:
+    """Drop what was recorded after the step from which a run resumes."""
+    if path.is_file():
+        with path.open("rb+") as file:
+            file.truncate(size)
+        sync_file(path)
+
+
+def _damaged_line(content: bytes) -> int | None:
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            # only the last line can be half-written, and it is after the checkpoint
-            break
-        if record["step"] <= last_step:
-            kept.append(line)
-    write_text(path, "".join(f"{line}\n" for line in kept))
+            json.loads(line)
+        except ValueError:
+            return number
+    return None

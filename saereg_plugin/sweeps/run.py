@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import json
-import shutil
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from saereg_plugin import corpora, models, provenance
+from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import require_writable, write_json
+from saereg_plugin.files import read_json, write_json, writing_into
+from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
 from saereg_plugin.releases import MANIFEST, Release, read_release
+from saereg_plugin.sweeps.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    differences,
+    has_checkpoints,
+    identity,
+    newest_checkpoint,
+    recorded_sweep,
+    remove_checkpoints,
+)
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import StopFlag, stop_on_signal
+from saereg_plugin.sweeps.interruption import stop_on_signal
 from saereg_plugin.sweeps.members import Member, expand, needs_token_order
-from saereg_plugin.sweeps.saving import save_release
+from saereg_plugin.sweeps.names import release_name
+from saereg_plugin.sweeps.records import require_record
+from saereg_plugin.sweeps.resources import require_disk, require_memory
+from saereg_plugin.sweeps.saving import release_files, save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
-from saereg_plugin.sweeps.trainer import RECORDS, SweepTrainer
+from saereg_plugin.sweeps.trainer import (
+    RECORDS,
+    WRITE_REMEDY,
+    SweepTrainer,
+    record_name,
+)
 
+KIND = "release"
+"""Kind of the folder, in its mark."""
 SWEEP_FILE = "sweep.json"
+_LOCK = ".lock"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,28 +63,61 @@ class SweepResult:
 
 
 def run_sweep(
-    sweep: SweepConfig, folder: Path, *, name: str | None = None
+    sweep: SweepConfig,
+    folder: Path,
+    *,
+    name: str | None = None,
+    progress: Callable[[str], object] = _log.warning,
 ) -> SweepResult:
     """
     Train a sweep into ``folder``; go on with what an interrupted run left there.
 
     Args:
         sweep: what to train.
-        folder: the release folder.
+        folder: the release folder: new, empty, or of an earlier run.
         name: the release's name; by default that of the folder.
+        progress: gets a line that says from which step training resumes, or that it was
+            finished already.
 
     Raises:
-        InputError: before the language model is loaded, if the sweep cannot work, the folder
-            is not writable, or it holds another sweep.
+        InputError: before the language model is loaded, if the sweep cannot work or does not
+            fit memory or disk, or if the folder is not writable or not ours, holds another
+            sweep, or has a checkpoint that cannot be used; nothing in it is changed then.
+        WriteError: if something cannot be written; the last checkpoint is still there then.
     """
+    if not _is_readable_release(folder):
+        require_owned(folder, KIND)
+    name = release_name(sweep, folder, name)
     members = expand(sweep)
-    require_writable(folder)
+    require_memory(sweep, members)
+    require_disk(sweep, members, folder)
     sweep = settled(sweep, folder)
     finished = _finished(sweep, folder)
-    if finished is not None:
-        return finished
-    with _only_process(folder):
-        return _train(sweep, members, folder, name=name)
+    if finished is None:
+        owned = open_owned(folder, KIND)
+        with _only_process(owned):
+            return _train(sweep, members, owned, name=name, progress=progress)
+    if _is_marked(folder) and has_checkpoints(OwnedFolder(folder, KIND)):
+        # a run was killed when all but this was done
+        with _only_process(OwnedFolder(folder, KIND)) as owned:
+            remove_checkpoints(owned)
+    _say_finished(finished, progress)
+    return finished
+
+
+def _is_marked(folder: Path) -> bool:
+    return (folder / MARK).is_file()
+
+
+def _is_readable_release(folder: Path) -> bool:
+    """Return whether a release is there that an earlier version finished, without a mark."""
+    release = (folder / MANIFEST).is_file() and (folder / SWEEP_FILE).is_file()
+    return release and not _is_marked(folder)
+
+
+def _say_finished(result: SweepResult, progress: Callable[[str], object]) -> None:
+    if result.release is not None:
+        progress(f"Release {result.release.name!r} is finished already.")
 
 
 def _finished(sweep: SweepConfig, folder: Path) -> SweepResult | None:
@@ -72,51 +130,103 @@ def _finished(sweep: SweepConfig, folder: Path) -> SweepResult | None:
 
 
 def _train(
-    sweep: SweepConfig, members: list[Member], folder: Path, *, name: str | None
+    sweep: SweepConfig,
+    members: list[Member],
+    owned: OwnedFolder,
+    *,
+    name: str,
+    progress: Callable[[str], object],
 ) -> SweepResult:
     """Train in a folder that no other process has; one may have finished it just before."""
+    folder = owned.path
     earlier = _finished(sweep, folder)
     if earlier is not None:
+        _say_finished(earlier, progress)
         return earlier
     started = time.perf_counter()
-    trainer = open_trainer(sweep, members, folder)
-    is_new = claim_folder(sweep, folder)
-    trainer.resume()
-    try:
-        with stop_on_signal() as stop:
-            finished = trainer.train(stop)
-    except InputError:
-        if is_new and trainer.step == 0:
-            # refused in its first step: the folder stays free for what is put right
-            (folder / SWEEP_FILE).unlink()
-            shutil.rmtree(folder / RECORDS, ignore_errors=True)
-        raise
-    finally:
-        trainer.stream.close()
-    trainer.take_out_broken()
-    seconds = time.perf_counter() - started
-    stopped = [str(stopped) for stopped in trainer.stopped]
-    if not finished:
-        return SweepResult(None, stopped, seconds)
-    release = save_release(
-        trainer, folder, name=name or folder.resolve().name, seconds=seconds
-    )
-    trainer.remove_checkpoint()
+    with writing_into(folder, remedy=WRITE_REMEDY):
+        trainer, finished = _train_steps(sweep, members, owned, progress)
+        trainer.take_out_broken()
+        seconds = time.perf_counter() - started
+        stopped = [str(stopped) for stopped in trainer.stopped]
+        if not finished:
+            return SweepResult(None, stopped, seconds)
+        release = save_release(trainer, name=name, seconds=seconds)
+        remove_checkpoints(owned)
     return SweepResult(release, stopped, seconds)
 
 
+def _train_steps(
+    sweep: SweepConfig,
+    members: list[Member],
+    owned: OwnedFolder,
+    progress: Callable[[str], object],
+) -> tuple[SweepTrainer, bool]:
+    """Return the trainer, and False if a stop was requested."""
+    written = owned.files() - {_LOCK}
+    is_new = not any((owned.path / name).exists() for name in written)
+    trainer = None
+    try:
+        checkpoint = _usable_checkpoint(sweep, members, owned)
+        trainer = open_trainer(sweep, members, owned.path)
+        claim_folder(sweep, owned)
+        if trainer.resume(checkpoint) and checkpoint is not None:
+            resumes = f"Resumes at step {trainer.step:,} of {sweep.steps:,}."
+            progress(" ".join([*checkpoint.passed_over, resumes]))
+        with stop_on_signal() as stop:
+            return trainer, trainer.train(stop)
+    except InputError:
+        if is_new and (trainer is None or trainer.step == 0):
+            # the folder stays free for what is put right
+            owned.abandon()
+        raise
+    finally:
+        if trainer is not None:
+            trainer.stream.close()
+
+
+def _usable_checkpoint(
+    sweep: SweepConfig, members: list[Member], owned: OwnedFolder
+) -> Checkpoint | None:
+    """Return what to resume from; refuse a folder of which a part is damaged or not ours."""
+    sae_ids = [member.sae_id for member in members]
+    owned.require_plain(CHECKPOINT)
+    listed = owned.files()
+    owned.claim([SWEEP_FILE, *release_files(sae_ids)])
+    checkpoint = newest_checkpoint(owned, identity(sweep, sae_ids))
+    if checkpoint is not None:
+        for sae_id in sae_ids:
+            part = checkpoint.records[sae_id]
+            require_record(owned.path / record_name(sae_id), part)
+    elif not (owned.path / SWEEP_FILE).is_file():
+        _require_no_records(owned, listed)
+    return checkpoint
+
+
+def _require_no_records(owned: OwnedFolder, listed: frozenset[str]) -> None:
+    """Refuse training records of a sweep that nothing in the folder names any more."""
+    for name in sorted(listed):
+        if name.startswith(f"{RECORDS}/") and (owned.path / name).is_file():
+            raise InputError(
+                f"Folder {str(owned.path)!r} has training records, but {SWEEP_FILE!r} is missing, so "
+                "it cannot be told of which sweep. Put the file back, or remove the folder to train "
+                "from the start."
+            )
+
+
 @contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
+def _only_process(owned: OwnedFolder) -> Iterator[OwnedFolder]:
     """Refuse a folder in which another process trains."""
-    lock = FileLock(folder / ".lock", timeout=0)
+    owned.claim([_LOCK])
+    lock = FileLock(owned.path / _LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"Another process is training in {str(folder)!r}; wait for it, or choose another folder."
+            f"Another process is training in {str(owned.path)!r}; wait for it, or choose another folder."
         ) from error
     try:
-        yield
+        yield owned
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
@@ -134,29 +244,26 @@ def open_trainer(
     stream = ActivationStream(
         store, sweep, count_pairs=any(map(needs_token_order, members))
     )
-    return SweepTrainer(sweep, members, stream, folder)
+    return SweepTrainer(sweep, members, stream, open_owned(folder, KIND))
 
 
 def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
     """Return the sweep with the data type that its folder records, or that is fast here."""
     if sweep.llm_dtype != "auto":
         return sweep
-    path = folder / SWEEP_FILE
-    recorded = (
-        json.loads(path.read_text(encoding="utf-8")).get("llm_dtype")
-        if path.is_file()
-        else None
-    )
-    return replace(sweep, llm_dtype=recorded or models.fast_dtype(sweep.device))
+    recorded = _recorded_sweep(folder)
+    if not recorded and _is_marked(folder):
+        recorded = recorded_sweep(OwnedFolder(folder, KIND))
+    dtype = recorded.get("llm_dtype") or models.fast_dtype(sweep.device)
+    return replace(sweep, llm_dtype=dtype)
 
 
-def claim_folder(sweep: SweepConfig, folder: Path) -> bool:
-    """Write the sweep's configuration into its folder; return False if it was there."""
-    require_same_sweep(sweep, folder)
-    if (folder / SWEEP_FILE).is_file():
-        return False
-    write_json(folder / SWEEP_FILE, sweep.to_dict())
-    return True
+def claim_folder(sweep: SweepConfig, owned: OwnedFolder) -> None:
+    """Write the sweep's configuration into its folder, if it is not there."""
+    require_same_sweep(sweep, owned.path)
+    if not (owned.path / SWEEP_FILE).is_file():
+        owned.claim([SWEEP_FILE])
+        write_json(owned.path / SWEEP_FILE, sweep.to_dict())
 
 
 def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
@@ -164,10 +271,9 @@ def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
     Refuse a folder that holds another sweep.
 
     Raises:
-        InputError: naming the fields in which it differs.
+        InputError: naming the fields in which it differs, or the file that is damaged.
     """
-    path = folder / SWEEP_FILE
-    if not path.is_file():
+    if not (folder / SWEEP_FILE).is_file():
         if (folder / MANIFEST).is_file():
             raise InputError(
                 f"Folder {str(folder)!r} holds a release that this command did not train "
@@ -175,66 +281,26 @@ def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
             )
         return
     wanted = json.loads(json.dumps(sweep.to_dict()))
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differing = sorted(
-        key for key in {*wanted, *found} if wanted.get(key) != found.get(key)
-    )
+    differing = differences(_recorded_sweep(folder), wanted)
     if differing:
-        shown = "; ".join(
-            f"{key} is {found.get(key)!r} there, {wanted.get(key)!r} here"
-            for key in differing
-        )
         raise InputError(
-            f"Folder {str(folder)!r} holds another sweep: {shown}. Choose another output folder, "
+            f"Folder {str(folder)!r} holds another sweep: {differing}. Choose another output folder, "
             "or run the command it was started with to go on."
         )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep would take."""
-
-    saes: int
-    parameters: int
-    memory_gib: float
-    disk_gib: float
-    seconds: float
-    steps: int
-
-
-def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
-    """
-    Measure three steps of a sweep and say what the whole would take; keeps nothing.
-
-    Args:
-        sweep: what would be trained.
-        scratch: an empty temporary folder.
-    """
-    members = expand(sweep)
-    trainer = open_trainer(sweep, members, scratch)
-    # the first fills the buffer and warms up
-    trainer.train(StopFlag(), steps=1)
-    started, before, done = (
-        time.perf_counter(),
-        trainer.stream.model_seconds,
-        trainer.step,
+def _recorded_sweep(folder: Path) -> Mapping[str, Any]:
+    """Read the sweep's configuration from its folder; empty if it is not there."""
+    path = folder / SWEEP_FILE
+    if not path.is_file():
+        return {}
+    remedy = (
+        "Put it back; or remove it, if the folder has a checkpoint, which knows its sweep; or "
+        "choose another output folder."
     )
-    trainer.train(StopFlag(), steps=3)
-    elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
-    step_seconds = elapsed / max(trainer.step - done, 1)
-    pass_seconds = trainer.stream.seconds_per_token * sweep.batch_size
-    parameters = sum(
-        parameter.numel()
-        for t in trainer.trainers.values()
-        for parameter in t.sae.parameters()
-    )
-    return Plan(
-        saes=len(members),
-        parameters=parameters,
-        memory_gib=provenance.peak_memory_gib(),
-        # weights of the release; the checkpoint adds two moments to them and the buffer
-        disk_gib=(parameters * 4 * 4 + sweep.buffer_tokens * members[0].cfg.d_in * 4)
-        / 2**30,
-        seconds=(step_seconds + pass_seconds) * sweep.steps,
-        steps=sweep.steps,
-    )
+    found = read_json(path, remedy=remedy)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"File {str(path)!r} is damaged: it holds no mapping. {remedy}"
+        )
+    return found

@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sae_lens import SAETrainer, TrainingSAE
-from sae_lens.constants import SPARSITY_FILENAME
+from sae_lens.constants import (
+    ACTIVATION_SCALER_CFG_FILENAME,
+    ACTIVATION_WHITENING_FILENAME,
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
+    TRAINER_STATE_FILENAME,
+)
 from safetensors.torch import save_file
 
 from saereg_plugin import provenance
-from saereg_plugin.files import atomic_path, write_text
+from saereg_plugin.files import write_text
 from saereg_plugin.model_card import model_card
+from saereg_plugin.owned_folder import OwnedFolder
 from saereg_plugin.release_hashes import file_hashes
-from saereg_plugin.releases import Entry, Release, write_release
+from saereg_plugin.releases import MANIFEST, Entry, Release, write_release
 from saereg_plugin.sweeps.members import Member
-from saereg_plugin.sweeps.trainer import SweepTrainer
-from saereg_plugin.vocabulary_table import write_vocabulary_alignment
+from saereg_plugin.sweeps.stopped import STOPPED
+from saereg_plugin.sweeps.trainer import SweepTrainer, record_name
+from saereg_plugin.vocabulary_table import ALIGNMENT_FILE, write_vocabulary_alignment
+
+CARD = "README.md"
+_SAE_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME)
+_TRAINER_FILES = (
+    *_SAE_FILES,
+    TRAINER_STATE_FILENAME,
+    ACTIVATION_SCALER_CFG_FILENAME,
+    ACTIVATION_WHITENING_FILENAME,
+)
 
 
-def save_release(
-    trainer: SweepTrainer, folder: Path, *, name: str, seconds: float
-) -> Release:
+def release_files(sae_ids: Iterable[str]) -> Iterator[str]:
+    """Yield the names of what a sweep writes, checkpoints left out, in the release folder."""
+    yield from (MANIFEST, CARD, ALIGNMENT_FILE)
+    for sae_id in sae_ids:
+        yield record_name(sae_id)
+        yield from (f"{_sae_folder(sae_id)}/{file}" for file in _SAE_FILES)
+        yield from (f"{STOPPED}/{sae_id}/{file}" for file in _TRAINER_FILES)
+
+
+def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release:
     """Fold, save every SAE as SAELens' inference architecture, and write manifest and card."""
+    folder = trainer.folder
+    trainer.sync_records()
     members = {member.sae_id: member for member in trainer.members}
     entries = [
-        save_sae(members[sae_id], sae_trainer, folder)
+        save_sae(members[sae_id], sae_trainer, trainer.owned)
         for sae_id, sae_trainer in trainer.trainers.items()
     ]
     sweep = trainer.sweep
@@ -58,12 +86,14 @@ def save_release(
             **({"pairs_across_documents": crossing} if crossing else {}),
         },
     )
-    write_text(folder / "README.md", model_card(release))
+    write_text(folder / CARD, model_card(release))
     write_release(release)
     return release
 
 
-def save_sae(member: Member, trainer: SAETrainer[Any, Any], folder: Path) -> Entry:
+def save_sae(
+    member: Member, trainer: SAETrainer[Any, Any], owned: OwnedFolder
+) -> Entry:
     """Save one trained SAE under ``saes/<sae_id>``; return its entry in the manifest."""
     sae: TrainingSAE[Any] = trainer.sae
     scaler = trainer.activation_scaler
@@ -76,17 +106,29 @@ def save_sae(member: Member, trainer: SAETrainer[Any, Any], folder: Path) -> Ent
             unwhitening_matrix=scaler.whitening.inverse_matrix,
         )
     trainer.set_final_sae_metadata()
-    path = f"saes/{member.sae_id}"
-    with atomic_path(folder / path) as temporary:
+    path = _sae_folder(member.sae_id)
+    with owned.write_folder(path) as temporary:
         sae.save_inference_model(temporary)
+        _sort_keys(temporary / SAE_CFG_FILENAME)
         save_file(
             {"sparsity": trainer.log_feature_sparsity}, temporary / SPARSITY_FILENAME
         )
+        files = file_hashes(temporary)
     return Entry(
         sae_id=member.sae_id,
         path=path,
         group=member.group,
         seed=member.seed,
-        files=file_hashes(folder / path),
+        files=files,
         l0=sae.cfg.metadata.l0,
     )
+
+
+def _sae_folder(sae_id: str) -> str:
+    return f"saes/{sae_id}"
+
+
+def _sort_keys(path: Path) -> None:
+    """Make equal configurations equal files: the order of SAELens' keys is that of hashes."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(values, sort_keys=True), encoding="utf-8")

@@ -14,25 +14,43 @@ from sae_lens.saes.sae import TrainStepOutput
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
-from saereg_plugin.files import atomic_path
+from saereg_plugin.files import writing_into
 from saereg_plugin.linking import link_groups, unlink
+from saereg_plugin.owned_folder import OwnedFolder
 from saereg_plugin.sweeps.building import build_sae, trainer_config
+from saereg_plugin.sweeps.checkpoint import (
+    STREAM,
+    Checkpoint,
+    checkpoint_folder,
+    identity,
+    newest_checkpoint,
+    write_checkpoint,
+)
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.interruption import StopFlag
 from saereg_plugin.sweeps.members import Member
 from saereg_plugin.sweeps.records import (
     GradientNorm,
     append_record,
+    cut_record,
+    record_size,
+    require_record,
     step_record,
-    truncate_records,
 )
 from saereg_plugin.sweeps.scaling import scale_activations
 from saereg_plugin.sweeps.stopped import STOPPED, Stopped, non_finite_loss
 from saereg_plugin.sweeps.stream import ActivationStream
 
-CHECKPOINT = "checkpoint"
 RECORDS = "records"
-_STREAM = "stream.pt"
+WRITE_REMEDY = (
+    "Free space or raise the limit on file sizes, and run the same command again; it goes on from "
+    "the last checkpoint."
+)
+
+
+def record_name(sae_id: str) -> str:
+    """Return the name of an SAE's training record in the release folder."""
+    return f"{RECORDS}/{sae_id}.jsonl"
 
 
 @dataclass
@@ -41,22 +59,24 @@ class SweepTrainer:
     Drives SAELens' public ``MultiSAETrainer`` step by step.
 
     SAELens' runners leave nothing usable when they are interrupted; here a stop request
-    is honoured between steps, and one checkpoint under a fixed name holds all SAEs at the
-    same step, the stream of activations included.
+    is honoured between steps, and one checkpoint holds all SAEs at the same step, the
+    stream of activations included.
 
     Attributes:
+        owned: the release folder.
         stopped: SAEs taken out because a loss was not finite; the others go on.
     """
 
     sweep: SweepConfig
     members: list[Member]
     stream: ActivationStream
-    folder: Path
+    owned: OwnedFolder
     stopped: list[Stopped] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.owned.claim(record_name(member.sae_id) for member in self.members)
         self._trainer = MultiSAETrainer(
-            cfg=trainer_config(self.sweep, self.folder),
+            cfg=trainer_config(self.sweep, self.owned.path),
             saes={
                 member.sae_id: build_sae(member, self.sweep) for member in self.members
             },
@@ -72,6 +92,11 @@ class SweepTrainer:
         }
         self._checkpoint_step: int | None = None
         self._resumed_at = 0
+
+    @property
+    def folder(self) -> Path:
+        """The release folder's path."""
+        return self.owned.path
 
     @property
     def trainers(self) -> dict[str, SAETrainer[Any, Any]]:
@@ -123,45 +148,62 @@ class SweepTrainer:
         return True
 
     def save_checkpoint(self) -> None:
-        """Write all SAEs, their optimisers and the stream; the old checkpoint goes last."""
+        """
+        Write all SAEs, their optimisers and the stream; the old checkpoint goes last.
+
+        Raises:
+            WriteError: if it cannot be written; the old one is still there then.
+        """
         self.take_out_broken()
-        with atomic_path(self.folder / CHECKPOINT) as temporary:
-            for name, trainer in self.trainers.items():
-                trainer.save_checkpoint(name, base_path=temporary)
-            torch.save(
-                {
-                    "stream": self.stream.state_dict(),
-                    "step": self.step,
-                    "stopped": [vars(stopped) for stopped in self.stopped],
-                },
-                temporary / _STREAM,
+        with writing_into(self.folder, remedy=WRITE_REMEDY):
+            write_checkpoint(
+                self.owned,
+                self.step,
+                of=self._identity,
+                records=self.sync_records(),
+                write=self._write_state,
             )
         self._checkpoint_step = self.step
 
-    def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one; return whether there was."""
-        folder = self.folder / CHECKPOINT
-        self._tidy_checkpoints()
-        if not (folder / _STREAM).is_file():
-            for name in self.trainers:
-                truncate_records(self._record_file(name), last_step=0)
+    def resume(self, checkpoint: Checkpoint | None = None) -> bool:
+        """
+        Go on from a checkpoint, by default the newest; return whether there was one.
+
+        Raises:
+            InputError: if there was one and it cannot be used.
+        """
+        if checkpoint is None:
+            checkpoint = newest_checkpoint(self.owned, self._identity)
+        self.owned.recover()
+        if checkpoint is None:
+            for member in self.members:
+                cut_record(self._record_file(member.sae_id), 0)
             return False
-        state = torch.load(folder / _STREAM, weights_only=True)
+        state = torch.load(checkpoint.folder / STREAM, weights_only=True)
         self.stopped = [Stopped(**stopped) for stopped in state["stopped"]]
         for stopped in self.stopped:
             unlink(self._trainer.saes[stopped.sae_id])
         for name, trainer in self.trainers.items():
-            trainer.load_trainer_state(folder / name)
-            trainer.sae.load_weights_from_checkpoint(folder / name)
-            truncate_records(self._record_file(name), last_step=state["step"])
+            trainer.load_trainer_state(checkpoint.folder / name)
+            trainer.sae.load_weights_from_checkpoint(checkpoint.folder / name)
+        for member in self.members:
+            path, part = (
+                self._record_file(member.sae_id),
+                checkpoint.records[member.sae_id],
+            )
+            require_record(path, part)
+            cut_record(path, part["bytes"])
         self.stream.load_state_dict(state["stream"])
-        self._trainer.n_training_steps = state["step"]
-        self._checkpoint_step = state["step"]
+        self._trainer.n_training_steps = checkpoint.step
+        self._checkpoint_step = checkpoint.step
         return True
 
-    def remove_checkpoint(self) -> None:
-        """Remove the checkpoint of a finished sweep."""
-        shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+    def sync_records(self) -> dict[str, dict[str, Any]]:
+        """Wait until the training records are on the disk; return what a checkpoint notes."""
+        return {
+            member.sae_id: record_size(self._record_file(member.sae_id))
+            for member in self.members
+        }
 
     def take_out_broken(self) -> None:
         """Take out the SAEs that the last step left with a weight that is not finite."""
@@ -169,16 +211,20 @@ class SweepTrainer:
             if not all(bool(p.isfinite().all()) for p in trainer.sae.parameters()):
                 self._take_out(name, "a weight", step=self.step)
 
-    def _tidy_checkpoints(self) -> None:
-        """Remove what a process left that was killed while it wrote a checkpoint."""
-        for path in self.folder.glob(f".{CHECKPOINT}.*.old"):
-            if (self.folder / CHECKPOINT).exists():
-                shutil.rmtree(path)
-            else:
-                # killed between the two renames: this is the last whole checkpoint
-                path.rename(self.folder / CHECKPOINT)
-        for path in self.folder.glob(f".{CHECKPOINT}.*.tmp"):
-            shutil.rmtree(path)
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return identity(self.sweep, [member.sae_id for member in self.members])
+
+    def _write_state(self, folder: Path) -> None:
+        for name, trainer in self.trainers.items():
+            trainer.save_checkpoint(name, base_path=folder)
+        torch.save(
+            {
+                "stream": self.stream.state_dict(),
+                "stopped": [vars(stopped) for stopped in self.stopped],
+            },
+            folder / STREAM,
+        )
 
     def _one_step(self) -> None:
         batch = next(self.stream)
@@ -217,11 +263,11 @@ class SweepTrainer:
         append_record(self._record_file(name), record)
 
     def _take_out(self, name: str, loss: str, *, step: int) -> None:
-        last_good = self.folder / CHECKPOINT / name
-        if last_good.is_dir():
+        if self._checkpoint_step is not None:
             # the next checkpoint will not have this SAE
-            with atomic_path(self.folder / STOPPED / name) as temporary:
-                shutil.copytree(last_good, temporary)
+            last_good = self.folder / checkpoint_folder(self._checkpoint_step) / name
+            with self.owned.write_folder(f"{STOPPED}/{name}") as temporary:
+                shutil.copytree(last_good, temporary, dirs_exist_ok=True)
         stopped = Stopped(name, step, loss, self._checkpoint_step)
         self.stopped.append(stopped)
         unlink(self._trainer.saes[name])
@@ -231,4 +277,4 @@ class SweepTrainer:
         )
 
     def _record_file(self, name: str) -> Path:
-        return self.folder / RECORDS / f"{name}.jsonl"
+        return self.folder / record_name(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -188,3 +189,12 @@ def test_unit_norm_topk_is_saved_without_rescaling(saved: Path) -> None:
     for constraint, rescale in (("none", True), ("unit_norm", False)):
         cfg = json.loads((saved / f"topk-{constraint}" / "cfg.json").read_text())
         assert cfg["rescale_acts_by_decoder_norm"] is rescale
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_keys_of_the_saved_configuration_have_one_order(architecture: str) -> None:
+    """SAELens collects them in a set, whose order depends on PYTHONHASHSEED."""
+    cfg: Any = make_sae(architecture).cfg
+    keys = list(cfg.get_inference_sae_cfg_dict())
+    fields = [item.name for item in dataclasses.fields(cfg.inference_config)]
+    assert keys == [*fields, "architecture"]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 Chat = list[dict[str, str]]
 KEY = "sk-test-0123456789"
+HUGE = 100_000_000
 
 
 def good_reply(messages: Chat) -> str:
@@ -37,6 +42,16 @@ def good_reply(messages: Chat) -> str:
     return ", ".join(chosen) or "None"
 
 
+@cache
+def bomb() -> bytes:
+    """Return a good answer of 100 MB, compressed to .1 MB."""
+    pack = zlib.compressobj(9, wbits=31)
+    part = b"x" * (HUGE // 10)
+    body = pack.compress(b'{"choices": [{"message": {"content": "')
+    body += b"".join(pack.compress(part) for _ in range(10))
+    return body + pack.compress(b'"}}]}') + pack.flush()
+
+
 class JudgeServer:
     """
     What the server does and what it was asked.
@@ -44,6 +59,13 @@ class JudgeServer:
     Attributes:
         faults: what befalls the next requests, one each; the later ones are answered.
         always: what befalls every request.
+        list_fault: what befalls every request for the list of models.
+        drip: seconds between the bytes of a server that drips.
+        usage: what answers say of their tokens, in place of the truth.
+        moved: where redirects lead.
+        sent: bytes of answers that are too long.
+        paths: what was asked for, whole addresses as a proxy gets them.
+        accounts: of OpenAI that requests for a chat named.
         reply: maps a chat to the text of the answer.
         models: what ``GET /models`` lists; None if there is no such list.
         pause: seconds each good answer takes.
@@ -57,6 +79,13 @@ class JudgeServer:
     def __init__(self) -> None:
         self.faults: deque[str] = deque()
         self.always: str | None = None
+        self.list_fault: str | None = None
+        self.drip = 0.1
+        self.usage: Any = None
+        self.moved = "http://elsewhere.invalid/v1/chat"
+        self.sent = 0
+        self.paths: list[str] = []
+        self.accounts: list[str | None] = []
         self.reply: Callable[[Chat], str | None] = good_reply
         self.models: list[str] | None = ["judge", "gpt-4o-mini"]
         self.kill_after: int | None = None
@@ -69,6 +98,7 @@ class JudgeServer:
         self.at_once = 0
         self.most_at_once = 0
         self.lock = threading.Lock()
+        self.closing = threading.Event()
         self.url = ""
 
     def next_fault(self, body: dict[str, Any]) -> str | None:
@@ -90,6 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
+        self.judge.paths.append(self.path)
+        if self.judge.list_fault is not None:
+            self._befall(self.judge.list_fault, {})
+            return
         if self.judge.models is None:
             self._error(404, "no such page")
             return
@@ -97,19 +131,30 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"object": "list", "data": models})
 
     def do_POST(self) -> None:
+        self.judge.paths.append(self.path)
+        self.judge.accounts.append(self.headers["OpenAI-Organization"])
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fault = self.judge.next_fault(body)
+        try:
+            self._befall(fault, body)
+        finally:
+            with self.judge.lock:
+                self.judge.at_once -= 1
+
+    def do_CONNECT(self) -> None:
+        """Stand in for a proxy that refuses tunnels."""
+        self.judge.paths.append(self.path)
+        self._error(403, "no tunnel")
+
+    def _befall(self, fault: str | None, body: dict[str, Any]) -> None:
         try:
             if fault is None:
                 time.sleep(self.judge.pause)
                 self._answer(body)
             else:
                 self._fail(fault, body)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             self.close_connection = True
-        finally:
-            with self.judge.lock:
-                self.judge.at_once -= 1
 
     def _answer(self, body: dict[str, Any]) -> None:
         text = self.judge.reply(body["messages"])
@@ -135,7 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
                         "message": {"role": "assistant", "content": text},
                     }
                 ],
-                "usage": usage if self.judge.counts_tokens else None,
+                "usage": self.judge.usage
+                or (usage if self.judge.counts_tokens else None),
             }
         )
 
@@ -173,8 +219,45 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b'{"choices": [{"mess', "application/json", missing=100)
         elif fault == "cut":
             self.close_connection = True
+        elif fault == "redirect":
+            self._error(307, "moved", headers={"Location": self.judge.moved})
+        elif fault == "drip head":
+            self._drip(b"HTTP/1.0 200 OK\r\nX-")
+        elif fault == "drip body":
+            self._drip(b"HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        elif fault == "long":
+            self._flood(200)
+        elif fault == "long error":
+            self._flood(400)
+        elif fault == "gzip":
+            headers = {"Content-Encoding": "gzip"}
+            self._send(200, bomb(), "application/json", headers=headers)
+        elif fault == "brotli":
+            self._send(200, b"x", "text/plain", headers={"Content-Encoding": "br"})
+        elif fault == "negative chunk":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            self.wfile.write(b"-1\r\n")
+            self._pour(b"x")
         else:
             raise AssertionError(fault)
+
+    def _drip(self, head: bytes) -> None:
+        self.wfile.write(head)
+        while not self.judge.closing.wait(self.judge.drip):
+            self.wfile.write(b" ")
+
+    def _flood(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(HUGE))
+        self.end_headers()
+        self._pour(b'{"choices": [{"message": {"content": "')
+
+    def _pour(self, head: bytes) -> None:
+        """Send text until there is nobody to read it."""
+        self.wfile.write(head)
+        while self.judge.sent < HUGE:
+            self.judge.sent += self.connection.send(b"x" * 65536)
 
     def _error(
         self,
@@ -211,13 +294,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[JudgeServer]:
-    """Serve on a free port of this machine until the block ends."""
+def serving(certificate: Path | None = None) -> Iterator[JudgeServer]:
+    """Serve on a free port of this machine until the block ends, by TLS with a certificate."""
     judge = JudgeServer()
     handler = type("Handler", (_Handler,), {"judge": judge})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    judge.url = f"http://127.0.0.1:{server.server_port}/v1"
+    scheme = "https" if certificate else "http"
+    judge.url = f"{scheme}://127.0.0.1:{server.server_port}/v1"
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.02}
     )
@@ -225,6 +315,7 @@ def serving() -> Iterator[JudgeServer]:
     try:
         yield judge
     finally:
+        judge.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

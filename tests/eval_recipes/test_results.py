@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,56 @@ def test_missing_folder_is_refused_and_empty_folder_is_empty(tmp_path: Path):
     assert load_results(tmp_path).empty
     with pytest.raises(InputError, match="no-such"):
         load_results(tmp_path / "no-such")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"mse": 0.5', '"mse": 1e999', "1e999 is no finite number"),
+        ('"mse": 0.5', '"mse": true', "'corrected/mse' = True; expected a finite n"),
+        ('"mse": 0.5', f'"mse": {"9" * 400}', "'corrected/mse' = 99"),
+        ('"mse": 0.5', f'"mse": {"9" * 9000}', "cannot be read .Exceeds"),
+        ('"mse": 0.5', f'"mse": {"[" * 200_000}', "recursion"),
+        ('_n": 7', '_n": 7.5', "explained_variance_n' = 7.5; expected a whole number"),
+        ('"seed": 3', '"seed": "3"', "'seed' = 3; expected an integer"),
+        ('"sae_lens_id": "layer/k8"', '"sae_lens_id": 8', "'sae_lens_id' = 8; exp"),
+    ],
+)
+def test_what_is_no_finite_number_is_refused_with_the_files_name(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = write_result(result_path(tmp_path, "tiny", "r", "s"), output())
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=message) as caught:
+        load_results(tmp_path)
+    assert path.name in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_a_fifo_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x_eval_results.json")
+    with pytest.raises(InputError, match="x_eval_results.json' is no regular file"):
+        load_results(tmp_path)
+
+
+def test_a_name_with_a_leading_dot_is_read(tmp_path: Path) -> None:
+    write_result(result_path(tmp_path, "tiny", ".r", "s"), output())
+    assert not load_results(tmp_path).empty
+
+
+def test_two_different_results_of_one_sae_are_refused(tmp_path: Path) -> None:
+    first = write_result(tmp_path / "a_eval_results.json", output())
+    second = tmp_path / "b_eval_results.json"
+    second.write_bytes(first.read_bytes())
+    assert load_results(tmp_path)["sae_id"].tolist()[:2] == ["layer/k8"] * 2
+    assert not load_results(tmp_path).duplicated("metric").any()
+    second.write_text(first.read_text().replace("0.25", "0.125"))
+    with pytest.raises(InputError, match=r"a_eval_results.*b_eval_results.*different"):
+        load_results(tmp_path)
+
+
+def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
+    path = write_result(tmp_path / "a_eval_results.json", output())
+    path.write_text(path.read_text().replace('"layer/k8"', r'"a\u001b[2Jb\nc"'))
+    assert load_results(tmp_path)["sae_id"].iloc[0] == r"a\x1b[2Jb\nc"

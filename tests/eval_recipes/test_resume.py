@@ -18,6 +18,7 @@ from eval_recipes import registry
 from eval_recipes.context import RunContext
 from eval_recipes.heldout import HeldOutTable
 from eval_recipes.model_cache import ModelCache
+from eval_recipes.outdated import outdated_notes, outdated_results
 from eval_recipes.registry import Recipe
 from eval_recipes.results import keyed, read_result, result_path
 from eval_recipes.resume import part_of, result_keys, subject_hashes
@@ -233,17 +234,61 @@ def test_an_interrupted_rerun_leaves_what_it_did_not_come_to(
     assert evaluated(context) == ["s0"]
 
 
-def test_a_failed_rerun_leaves_no_old_result(context: RunContext) -> None:
+def test_a_failed_rerun_leaves_and_names_the_old_results(context: RunContext) -> None:
     evaluated(context)
-    before = path_of(context, "s0").read_bytes()
+    before = {sae_id: path_of(context, sae_id).read_bytes() for sae_id in IDS}
     weights = context.out.parent / "resumed" / "s1" / "sae_weights.safetensors"
+    sound = weights.read_bytes()
     weights.write_bytes(b"x")
     outcome = run_evals(["counting"], context)
     assert [failure.sae_id for failure in outcome.failures] == IDS
     # written before the error
-    assert path_of(context, "s0").read_bytes() != before
-    assert not path_of(context, "s1").exists() and not path_of(context, "s2").exists()
+    assert path_of(context, "s0").read_bytes() != before["s0"]
+    old = [path_of(context, sae_id) for sae_id in IDS[1:]]
+    assert [path.read_bytes() for path in old] == [before["s1"], before["s2"]]
+    assert list(outcome.outdated) == list(outdated_results(context.out)) == old
+    assert "is damaged" in outcome.outdated[old[0]].cause
     assert outcome.frame["sae_id"].tolist() == ["s0"]
+    (note, _) = outdated_notes(context.out)
+    assert note.startswith("counting/resumed_s1_eval_results.json is of an earlier run")
+    # of this configuration after all: the weights are again those of the old results
+    weights.write_bytes(sound)
+    assert evaluated(context) == []
+    assert outdated_results(context.out) == {}
+
+
+def test_a_successor_ends_the_note(context: RunContext) -> None:
+    evaluated(context)
+    weights = context.out.parent / "resumed" / "s0" / "sae_weights.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(b"x")
+    assert len(run_evals(["counting"], context).outdated) == 3
+    weights.write_bytes(sound)
+    assert evaluated(context, resume=False) == IDS
+    assert outdated_results(context.out) == {}
+    assert json.loads((context.out / "outdated.json").read_text()) == {}
+    (context.out / "outdated.json").write_text("[1]")
+    with pytest.raises(InputError, match="outdated.json' is damaged"):
+        evaluated(context)
+
+
+def test_a_damaged_result_whose_sae_fails_is_in_no_table(context: RunContext) -> None:
+    evaluated(context)
+    path_of(context, "s0").write_text("{")
+    weights = context.out.parent / "resumed" / "s0" / "sae_weights.safetensors"
+    weights.write_bytes(b"x")
+    outcome = run_evals(["counting"], context, resume=True)
+    assert [failure.sae_id for failure in outcome.failures] == ["s0"]
+    assert sorted(outcome.frame["sae_id"]) == ["s1", "s2"]
+    assert "s0" not in outcome.summary.read_text()
+    assert path_of(context, "s0").read_text() == "{"
+
+
+def test_the_outcome_says_how_many_results_are_kept(context: RunContext) -> None:
+    assert run_evals(["counting"], context, resume=True).kept == 0
+    path_of(context, "s0").unlink()
+    assert run_evals(["counting"], context, resume=True).kept == 2
+    assert run_evals(["counting"], context).kept == 0
 
 
 def test_an_evaluation_over_groups_is_done_for_all_or_for_none(

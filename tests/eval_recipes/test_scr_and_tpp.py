@@ -21,6 +21,7 @@ from sae_bench.evals.scr_and_tpp import dataset_creation
 from sae_bench.evals.scr_and_tpp import main as upstream_main
 from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 from sae_bench.evals.scr_and_tpp.eval_output import ScrEvalOutput, TppEvalOutput
+from sae_bench.evals.sparse_probing.probe_training import Probe
 from sae_bench.sae_bench_utils import dataset_info, general_utils
 from sae_lens import SAE
 from transformer_lens import HookedTransformer
@@ -38,9 +39,16 @@ from eval_recipes.saebench.masked_ablation import (
     stratified,
     text_means,
 )
+from eval_recipes.saebench.scr_and_tpp_cache import (
+    ACTIVATIONS,
+    PROBES,
+    Probes,
+    upstream_names,
+)
 from eval_recipes.saebench.upstream import folded_copy, preserved_state
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
+from tests.eval_recipes.hostile import Hostile
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import scr_and_tpp_oracle as oracle
 
@@ -232,20 +240,30 @@ def test_upstreams_values_are_untouched(
     tmp_path: Path,
     context: RunContext,
 ):
-    # the same inputs: activations and probes of the first run
-    (activations,) = context.artifacts.glob(f"{name}/*/*_activations.pt")
-    shutil.copytree(activations.parent, tmp_path, dirs_exist_ok=True)
+    # the same inputs: activations and probes of the first run, the probes as a pickle
+    activations, probes = stored(context, name)
+    called = upstream_names(SETS[name], PAIR if name == "scr" else None)
+    shutil.copy(activations, tmp_path / called[ACTIVATIONS])
+    with probes.open("rb") as file:
+        (tmp_path / called[PROBES]).write_bytes(pickle.dumps(Probes.load(file)))
     theirs = upstream_directly(name, saes["a"], model, tmp_path, model_name)
     ours = metrics(records[name]["a"], f"{name}_metrics")
     assert ours == pytest.approx(theirs, abs=1e-6)
     assert any(abs(value) > 0.01 for value in theirs.values())
 
 
+def stored(context: RunContext, name: str) -> tuple[Path, Path]:
+    """Where activations and probes of the first run are."""
+    (activations,) = context.artifacts.glob(f"{name}/*/{ACTIVATIONS}")
+    (probes,) = context.artifacts.glob(f"{name}/*/{PROBES}")
+    return activations, probes
+
+
 def kept(context: RunContext, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Activations and probes of the first run."""
-    (acts,) = context.artifacts.glob(f"{name}/*/*_activations.pt")
-    (probes,) = context.artifacts.glob(f"{name}/*/*_probes.pkl")
-    return torch.load(acts), pickle.loads(probes.read_bytes())["llm_probes"]
+    activations, probes = stored(context, name)
+    with probes.open("rb") as file:
+        return torch.load(activations), Probes.load(file)["llm_probes"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -367,12 +385,37 @@ def test_half_made_artefacts_are_made_again(
     tmp_path: Path,
     subjects: dict[str, Subject],
 ):
-    (acts,) = context.artifacts.glob("tpp/*/*_activations.pt")
+    acts, probes = stored(context, "tpp")
+    first = probes.read_bytes()
     acts.unlink()
+    probes.write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
     other = dataclasses.replace(context, out=tmp_path, subjects=[subjects["a"]])
     record = run("tpp", other)["a"]
     assert record["eval_result_metrics"] == records["tpp"]["a"]["eval_result_metrics"]
     assert acts.is_file()
+    assert probes.read_bytes() == first
+    assert not (tmp_path / "ran").exists()
+
+
+def test_stored_probes_are_the_same_and_draw_nothing(tmp_path: Path):
+    classes = ["b", "a"]
+    probes = {name: Probe(5, torch.bfloat16) for name in classes}
+    found = {"llm_probes": probes, "llm_test_accuracies": {"b": 0.1, "a": 1 / 3}}
+    path = tmp_path / "probes"
+    with path.open("wb") as file:
+        Probes.dump(found, file)
+    before = torch.get_rng_state()
+    with path.open("rb") as file:
+        read = Probes.load(file)
+    assert torch.equal(before, torch.get_rng_state())
+    assert list(read["llm_test_accuracies"].items()) == [("b", 0.1), ("a", 1 / 3)]
+    assert list(read["llm_probes"]) == classes
+    for name, probe in read["llm_probes"].items():
+        state = probes[name].state_dict()
+        assert {**probe.state_dict()}.keys() == state.keys()
+        for key, value in probe.state_dict().items():
+            assert value.dtype == torch.bfloat16
+            assert torch.equal(value, state[key])
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -167,6 +167,28 @@ def test_an_interrupted_run_keeps_its_rows(
     assert json.loads(out.read_text())["rows"] == [vars(row)]
 
 
+def test_only_a_file_of_its_own_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Row("x", "case", OURS, seconds=float(n), n=3) for n in (1, 2)]
+    monkeypatch.setattr("eval_recipes.speed.run.SUITES", {"x": lambda _: iter(rows)})
+    out = tmp_path / "new" / "speed.json"
+    run_speed(SpeedConfig(), ["x"], out=out)
+    # a killed run left the first
+    (out.parent / ".speed.json.0123abcd.tmp").write_text("{")
+    (out.parent / ".other.json.0123abcd.tmp").write_text("mine")
+    rows.pop()
+    run_speed(SpeedConfig(), ["x"], out=out)
+    assert len(json.loads(out.read_text())["rows"]) == 1
+    names = {path.name for path in out.parent.iterdir()}
+    assert names == {"speed.json", ".other.json.0123abcd.tmp"}
+    for text in ("", "mine", "[]", '{"rows": []}'):
+        out.write_text(text)
+        with pytest.raises(InputError, match="was not written by this command"):
+            run_speed(SpeedConfig(), ["x"], out=out)
+        assert out.read_text() == text
+
+
 def test_unknown_suite_is_told_the_nearest() -> None:
     with pytest.raises(InputError, match="Unknown speed suite 'trainin'.*training"):
         chosen_suites(["trainin"])

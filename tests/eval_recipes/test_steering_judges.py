@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -331,6 +335,34 @@ def test_an_interrupted_run_goes_on_where_the_budget_ended(
     rest = ChatJudge(client(server, tmp_path)).judge(pairs)
     assert {verdict.status for verdict in rest} == {Status.JUDGED}
     assert len(server.chats) == 5
+
+
+@pytest.mark.parametrize("fault", ["drip body", "drip head", "429:60", "slow"])
+def test_one_ctrl_c_ends_all_waits_and_replies_stay(
+    server: JudgeServer, tmp_path: Path, fault: str
+) -> None:
+    pairs = [pair(f"text {number}") for number in range(20)]
+    judge = ChatJudge(client(server, tmp_path, concurrency=4))
+    assert judge.judge(pairs[:1])[0].score == 3
+    server.always = fault
+    pressed: list[float] = []
+
+    def press() -> None:
+        while server.at_once < 4 and len(server.chats) < 5:
+            time.sleep(0.01)
+        pressed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        judge.judge(pairs)
+    assert time.monotonic() - pressed[0] < 2
+    thread.join()
+    assert all(path.suffix == ".json" for path in tmp_path.rglob("*") if path.is_file())
+    again = client(server, tmp_path, concurrency=4)
+    assert ChatJudge(again).judge(pairs[:1])[0].score == 3
+    assert again.cache_hits == 1
 
 
 def test_replies_that_are_no_score_are_told_apart(

@@ -22,6 +22,7 @@ from eval_recipes.model_cache import ModelCache
 from eval_recipes.registry import Recipe
 from eval_recipes.results import keyed, load_results, read_result, result_path
 from eval_recipes.resume import result_keys, subject_hashes, todo
+from eval_recipes.side_tables import damaged_table
 from eval_recipes.statistics import Interval
 from eval_recipes.steering.compare import (
     group_rates,
@@ -420,7 +421,7 @@ def test_groups_are_compared_from_their_files(done: RunContext, tmp_path: Path) 
     same = difference(groups[0], groups[0], "log_probability", 40.0, seed=0)
     assert same.tests.difference is not None and same.tests.difference.value == 0
     assert same.tests.permutation.p_value == 1.0
-    (picture,) = plot_steering(done.out, tmp_path)
+    (picture,) = plot_steering(done.out, tmp_path / "plots")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -479,13 +480,15 @@ def test_a_judge_without_any_verdict_fails_the_sae(
         )
         # the model is in the server's list, so nothing was asked of it before
         server.always = "400"
+        assert run(offline) == []
+        earlier = result(offline).read_bytes()
         for said in ("refused by moderation", "it spent 0 of at most 16 tokens"):
-            assert run(offline) == []
-            assert result(offline).exists() and texts_path(result(offline)).exists()
             (failure,) = run(chat)
             assert "no verdict on any of 18 pairs" in failure.cause
             assert said in failure.cause and "judge_temperature" in failure.cause
-            assert not result(chat).exists() and not texts_path(result(chat)).exists()
+            # what is there is another run's, and stays whole
+            assert result(chat).read_bytes() == earlier
+            assert damaged_table(result(chat), read_result(result(chat))) is None
             server.always, server.reply = None, lambda _: None
         asked = len(server.chats)
         server.reply = lambda _: "4"
@@ -496,7 +499,7 @@ def test_a_judge_without_any_verdict_fails_the_sae(
         assert metrics["success"] == 1.0
 
 
-def test_a_chat_model_out_of_reach_leaves_no_old_texts(
+def test_a_chat_model_out_of_reach_leaves_the_earlier_result(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
@@ -508,4 +511,5 @@ def test_a_chat_model_out_of_reach_leaves_no_old_texts(
         path.write_text("old")
     (failure,) = run(context)
     assert "No judge answers" in failure.cause
-    assert list(result(context).parent.iterdir()) == []
+    for path in (result(context), texts_path(result(context))):
+        assert path.read_text() == "old"

@@ -27,10 +27,11 @@ from eval_recipes.steering.showing import latent_lines, show_latent, steering_re
 from eval_recipes.steering.texts import (
     read_texts,
     results_of,
+    texts_path,
     texts_table,
-    write_texts,
 )
 from saereg_plugin.errors import InputError
+from saereg_plugin.files import sha256
 
 PROMPTS = [Prompt("Many people believe that", (1, 2))]
 SUBJECT = Subject("lab/run", "k32/s0", "k32", 0)
@@ -49,6 +50,14 @@ TRIALS = [
     trial("unsteered", 7, " clouds"),
     trial("unsteered", 9, " clouds"),
 ]
+
+
+def stored(result: Path, table: Any) -> dict[str, Any]:
+    """Put texts next to a result; return what the result says of them."""
+    texts = texts_path(result)
+    texts.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, texts)
+    return {"file": texts.name, "rows": table.num_rows, "sha256": sha256(texts)}
 
 
 def write(out: Path, *, sae_id: str = "k32/s0") -> Path:
@@ -94,7 +103,7 @@ def write(out: Path, *, sae_id: str = "k32/s0") -> Path:
         "sae_lens_release_id": "lab/run",
         "eval_result_unstructured": {
             "saereg": {"group": "k32", "seed": 0},
-            "texts": write_texts(path, table),
+            "texts": stored(path, table),
         },
     }
     path.write_text(json.dumps(record))

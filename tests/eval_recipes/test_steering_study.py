@@ -30,12 +30,13 @@ from eval_recipes.studies.steering_runs import (
 from eval_recipes.studies.steering_saes import sweep_of
 from eval_recipes.studies.steering_sections import section_of
 from eval_recipes.studies.steering_statements import cell, stability_sentence
-from eval_recipes.studies.study_folder import mark_folder, study_folder
+from eval_recipes.studies.study_folder import KIND, mark_folder, study_folder
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
+from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.release_hashes import file_hashes
 from saereg_plugin.release_registration import register_release
-from saereg_plugin.releases import Entry, Release, write_release
+from saereg_plugin.releases import MANIFEST, Entry, Release, write_release
 from saereg_plugin.sweeps.run import SWEEP_FILE, settled
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.openai_server import KEY, serving
@@ -280,7 +281,8 @@ def test_all_runs_share_one_budget(
 def test_a_group_that_training_lost_ends_in_a_report(
     tmp_path: Path, left: tuple[str, ...]
 ) -> None:
-    folder = tmp_path / "release"
+    folder = open_owned(tmp_path, KIND).path / "release"
+    open_owned(folder, "release").claim([SWEEP_FILE, MANIFEST])
     sweep = settled(sweep_of("small"), folder)
     write_json(folder / SWEEP_FILE, sweep.to_dict())
     entries = tuple(
@@ -308,8 +310,11 @@ def test_a_group_that_training_lost_ends_in_a_report(
 
 @pytest.mark.parametrize("text", ["", "3", "[steering, small]"])
 def test_a_mark_that_says_nothing_is_one_clear_error(tmp_path: Path, text: str) -> None:
-    (tmp_path / "study.json").write_text(text)
-    with pytest.raises(InputError, match="does not say which study the folder holds"):
+    with study_folder(tmp_path, NAME, "small"):
+        (tmp_path / "study.json").write_text(text)
+    with pytest.raises(
+        InputError, match="damaged.* It says which study the folder holds"
+    ):
         run_steering_study(SteeringStudy(), tmp_path)
 
 

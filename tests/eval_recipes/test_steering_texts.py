@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from eval_recipes.artifacts import ArtifactFolder
 from eval_recipes.steering.arms import Trial, make_trials
 from eval_recipes.steering.backend import backend_for
 from eval_recipes.steering.decoding import (
@@ -89,8 +90,6 @@ def trials_of(
     without: tuple[int, ...] = (),
     **settings: Any,
 ) -> list[Trial]:
-    unsteered = folder / "unsteered"
-    unsteered.mkdir(parents=True, exist_ok=True)
     return make_trials(
         LanguageModel("tiny", "plain", backend, tokenizer()),
         latents_of(*ids),
@@ -98,8 +97,8 @@ def trials_of(
         {strength: [math.nan if one in without else strength for one in ids]},
         make_config({**SETTINGS, **settings}),
         weights=weights,
-        folder=folder,
-        unsteered=unsteered,
+        folder=ArtifactFolder(folder, {}),
+        unsteered=ArtifactFolder(folder / "unsteered", {}),
     )
 
 
@@ -373,7 +372,8 @@ def test_a_kept_batch_of_other_requests_is_written_again(tmp_path: Path) -> None
     def kept(requests: list[Request]) -> int:
         """Return how many texts had to be written; those that come are the requests'."""
         before = len(written)
-        found = kept_texts(tmp_path, "sampled", requests, write, batch_size=2)
+        folder = ArtifactFolder(tmp_path, {})
+        found = kept_texts(folder, "sampled", requests, write, batch_size=2)
         assert found == {one: Continuation((one.sample,), f"{one}") for one in requests}
         return len(written) - before
 

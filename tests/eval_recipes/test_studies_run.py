@@ -32,9 +32,9 @@ from eval_recipes.studies.model import (
 )
 from eval_recipes.studies.report import TABLE, verdicts_of
 from eval_recipes.studies.running import StudyRun, run_study
+from eval_recipes.studies.study_folder import mark_folder, study_folder
 from eval_recipes.studies.verdicts import Claim
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import write_json
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
 from saereg_plugin.sweeps.config import group_fields
 from saereg_plugin.sweeps.interruption import StopFlag
@@ -164,7 +164,7 @@ def test_second_stage_trains_what_the_first_chose(
     assert finished.finished
     assert finished.failures == []
     (choice,) = finished.choices
-    measured: Any = read_yaml(out / "results" / "choice" / "figures.json")
+    measured: Any = read_yaml(out / "figures" / "choice.json")
     variances = {
         name: values["heldout"]["explained_variance"]
         for name, values in measured["figures"].items()
@@ -205,7 +205,7 @@ def test_the_report_is_written_while_the_folder_is_held(
 
 @pytest.mark.slow
 def test_finished_study_is_not_done_again(finished: StudyRun, out: Path) -> None:
-    kept = sorted(path for path in out.rglob("*.json") if "results" in path.parts)
+    kept = sorted((out / "figures").iterdir())
     assert kept
     releases = sorted(out.rglob("release.yaml"))
     assert len(releases) == 2
@@ -232,7 +232,9 @@ def test_command_on_a_finished_study_writes_its_table_anew(
     kept = {
         path: path.stat().st_mtime_ns
         for path in out.rglob("*")
-        if path.is_file() and path.name not in (*written, ".lock")
+        if path.is_file()
+        and path.suffix != ".lock"
+        and path.name not in (*written, ".lock")
     }
     assert any(path.suffix == ".safetensors" for path in kept)
     (out / TABLE).write_text("old words")
@@ -251,22 +253,27 @@ def test_command_on_a_finished_study_writes_its_table_anew(
 
 @pytest.mark.slow
 def test_damaged_figures_are_measured_again(finished: StudyRun, out: Path) -> None:
-    path = out / "results" / "choice" / "figures.json"
+    path = out / "figures" / "choice.json"
     whole = path.read_bytes()
-    path.write_bytes(whole[:100])
-    again = run_study(TINY, "small", out)
-    assert path.read_bytes() == whole
-    pd.testing.assert_frame_equal(again.frame, finished.frame)
+    digit = whole.index(b"0.") + 2
+    flipped = whole[:digit] + bytes([whole[digit] ^ 1]) + whole[digit + 1 :]
+    for damaged in (whole[:100], flipped, b"[" * 100_000):
+        path.write_bytes(damaged)
+        again = run_study(TINY, "small", out)
+        assert path.read_bytes() == whole
+        pd.testing.assert_frame_equal(again.frame, finished.frame)
 
 
 def test_folder_of_another_study_is_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "study.json", {"study": "tiny", "scale": "small"})
+    with study_folder(tmp_path, "tiny", "small"):
+        mark_folder(tmp_path, "tiny", "small")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     other = dataclasses.replace(TINY, name="other")
     with pytest.raises(InputError, match="holds the study 'tiny' at scale 'small'"):
         run_study(other, "small", tmp_path)
     with pytest.raises(InputError, match="not 'tiny' at 'paper'"):
         run_study(TINY, "paper", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.slow

@@ -1,40 +1,19 @@
-"""A language model of two small layers, a release trained on it, and its results."""
+"""A release trained on a language model of two small layers, and its results."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
+from eval_recipes.judge import KEY_VARIABLE
+from tests.eval_recipes.openai_server import KEY, serving
 from tests.faults.fault import RUN, TRAIN, Place
-
-
-@pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
-    """A random model of two layers with the tokenizer of the embedded one."""
-    folder = tmp_path_factory.mktemp("small") / "lm"
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +38,12 @@ def place(
     pristine: Path,
     small_model: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Place:
-    """Copies of release and results in a new current folder."""
+) -> Iterator[Place]:
+    """Copies of release and results in a new current folder, and a chat model."""
     for name in ("release", "results"):
         shutil.copytree(pristine / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    return Place(tmp_path, small_model, tmp_path / "release", tmp_path / "results")
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    release, results = tmp_path / "release", tmp_path / "results"
+    with serving() as judge:
+        yield Place(tmp_path, small_model, release, results, judge)

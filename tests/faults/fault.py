@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eval_recipes import cli
+from tests.eval_recipes.openai_server import JudgeServer
 
 TRAIN = (
     "train --model {model} --hook blocks.0.hook_resid_post --d-sae 64 --k 4 "
@@ -38,6 +39,8 @@ class Place:
     """A release of two seeds of one group."""
     results: Path
     """Results of core and cross_seed on it."""
+    judge: JudgeServer
+    """A chat model on loopback; the environment holds its key."""
 
 
 def _nothing(place: Place) -> None:
@@ -53,7 +56,8 @@ class Fault:
     row: str
     """Name of the defect that it stands for, such as "D3", or "message"."""
     command: str
-    """Words of the command after ``saereg-bench``; {here}, {model}, {release}, {results}."""
+    """Words of the command after ``saereg-bench``; {here}, {model}, {release}, {results},
+    {judge}."""
     status: int
     """Exit status that the docs promise."""
     words: str

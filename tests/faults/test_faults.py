@@ -40,6 +40,7 @@ def test_fault_ends_as_promised(
         model=place.model,
         release=place.release,
         results=place.results,
+        judge=place.judge.url,
     )
     status, output = run_command(command, monkeypatch, capfd)
     assert (status, bool(re.search(fault.words, output))) == (fault.status, True), (

@@ -11,7 +11,7 @@ import pytest
 from saereg_plugin.sweeps.interruption import stop_on_signal
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
 def test_first_signal_requests_and_the_second_interrupts(number: int) -> None:
     before = signal.getsignal(number)
     with stop_on_signal() as flag:
@@ -21,6 +21,25 @@ def test_first_signal_requests_and_the_second_interrupts(number: int) -> None:
         with pytest.raises(KeyboardInterrupt, match="second time"):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_terminal_that_hangs_up_twice_requests_once() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    with stop_on_signal() as flag:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert flag.requested
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_nohup_stays_in_force() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as flag:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not flag.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_come_back_after_an_error() -> None:

@@ -26,12 +26,13 @@ from saereg_plugin.embeddings import find_embeddings, read_vocabulary
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 from saereg_plugin.metrics.vocabulary import nearest_token
+from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.release_registration import register_release
 from saereg_plugin.releases import read_release
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, run_sweep
-from saereg_plugin.sweeps.run import _train, claim_folder, settled
-from saereg_plugin.sweeps.trainer import CHECKPOINT
+from saereg_plugin.sweeps.checkpoint import CHECKPOINT
+from saereg_plugin.sweeps.run import KIND, SweepResult, _train, claim_folder, settled
 from saereg_plugin.vocabulary_table import ALIGNMENT_FILE
 from tests.sweeps.test_trainer import BURST
 from tests.sweeps.tiny import (
@@ -95,8 +96,9 @@ def interrupted(
                 break
             time.sleep(0.05)
         output, _ = process.communicate(timeout=120)
-    state = torch.load(release / CHECKPOINT / "stream.pt", weights_only=True)
-    return process.returncode, output, state
+    (index,) = (release / CHECKPOINT).glob("step-*/checkpoint.json")
+    state = torch.load(index.parent / "stream.pt", weights_only=True)
+    return process.returncode, output, {**state, **json.loads(index.read_text())}
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,8 @@ def test_same_command_finishes_with_status_1_for_the_sae_that_was_stopped(
 
 
 def test_release_folder_holds_what_it_should(release: Path) -> None:
-    assert {path.name for path in release.iterdir()} == {
+    assert {path.name for path in release.iterdir()} - {".saereg.lock"} == {
+        ".saereg.json",
         "README.md",
         "records",
         "release.yaml",
@@ -214,7 +217,14 @@ def test_sweep_that_was_finished_while_the_lock_was_waited_for_is_not_trained_ag
     """What a process does that found no release, and then got the lock of one that wrote it."""
     before = (release / "release.yaml").stat().st_mtime_ns
     sweep = settled(read_sweep(config), release)
-    found = _train(sweep, expand(sweep), release, name="tiny")
+    owned = open_owned(release, KIND)
+    told: list[str] = []
+
+    def train(sweep: SweepConfig) -> SweepResult:
+        return _train(sweep, expand(sweep), owned, name="tiny", progress=told.append)
+
+    found = train(sweep)
+    assert told == ["Release 'tiny' is finished already."]
     assert found.seconds == 0
     assert found.release == read_release(release)
     assert [line.split(":")[0] for line in found.stopped] == [
@@ -223,7 +233,7 @@ def test_sweep_that_was_finished_while_the_lock_was_waited_for_is_not_trained_ag
     ]
     assert (release / "release.yaml").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="holds another sweep: lr is"):
-        _train(replace(sweep, lr=2e-3), expand(sweep), release, name="tiny")
+        train(replace(sweep, lr=2e-3))
 
 
 def test_another_sweep_is_refused_with_the_field_that_differs(
@@ -240,9 +250,10 @@ def test_another_sweep_is_refused_with_the_field_that_differs(
 
 
 def test_same_sweep_may_claim_its_folder_again(tmp_path: Path) -> None:
-    claim_folder(tiny_sweep(seeds=(0, 1)), tmp_path)
+    owned = open_owned(tmp_path, KIND)
+    claim_folder(tiny_sweep(seeds=(0, 1)), owned)
     first = (tmp_path / "sweep.json").read_text()
-    claim_folder(tiny_sweep(seeds=[0, 1]), tmp_path)
+    claim_folder(tiny_sweep(seeds=[0, 1]), owned)
     assert (tmp_path / "sweep.json").read_text() == first
     assert json.loads(first)["seeds"] == [0, 1]
 

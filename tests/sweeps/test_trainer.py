@@ -14,9 +14,12 @@ from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput
 from transformer_lens import HookedTransformer
 
+from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
+from saereg_plugin.sweeps.checkpoint import CHECKPOINT, PROGRESS
 from saereg_plugin.sweeps.interruption import StopFlag
-from saereg_plugin.sweeps.trainer import CHECKPOINT, Stopped
+from saereg_plugin.sweeps.run import KIND
+from saereg_plugin.sweeps.stopped import Stopped
 from tests.sweeps.tiny import (
     BATCH,
     CHECKPOINT_EVERY,
@@ -112,11 +115,16 @@ def stop_at(trainer: SweepTrainer, step: int) -> None:
     assert trainer.step == step
 
 
+def shown(folder: Path) -> set[str]:
+    """Names in a folder without those of its mark."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(
     model: HookedTransformer, tmp_path: Path, uninterrupted: Finished
 ) -> None:
     stop_at(open_trainer(model, sweep_of_three(), tmp_path), 7)
-    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, "records"}
+    assert shown(tmp_path) == {CHECKPOINT, PROGRESS, "records"}
     resumed = open_trainer(model, sweep_of_three(), tmp_path)
     assert resumed.resume()
     assert resumed.step == 7
@@ -140,29 +148,44 @@ def test_a_sweep_on_tokens_in_order_resumes_with_its_counts(
     assert 0 < counted["crossing"] < counted["pairs"]
 
 
+KILLED: list[Any] = []
+"""Kept, for the collector would run what comes after a yield."""
+
+
 def leave_half_written_checkpoint(folder: Path) -> None:
-    half = folder / f".{CHECKPOINT}.0badc0de.tmp"
-    shutil.copytree(folder / CHECKPOINT, half)
+    """As a process does that is killed in it: nothing after the yield is run."""
+    writing = open_owned(folder, KIND).write_folder(f"{CHECKPOINT}/step-8")
+    half = writing.__enter__()
+    KILLED.append(writing)
+    shutil.copytree(folder / CHECKPOINT / "step-5", half, dirs_exist_ok=True)
     next(half.glob("*/sae_weights.safetensors")).write_bytes(b"cut")
     (half / "stream.pt").unlink()
 
 
-def stop_between_the_two_renames(folder: Path) -> None:
-    (folder / CHECKPOINT).rename(folder / f".{CHECKPOINT}.0badc0de.old")
+def stop_before_the_rename(folder: Path) -> None:
+    open_owned(folder, KIND).claim([f"{CHECKPOINT}/step-8/checkpoint.json"])
 
 
-def stop_after_the_two_renames(folder: Path) -> None:
-    old = folder / f".{CHECKPOINT}.0badc0de.old"
-    shutil.copytree(folder / CHECKPOINT, old)
-    next(old.glob("*/sae_weights.safetensors")).unlink()
+def stop_while_the_old_one_is_removed(folder: Path) -> None:
+    """Killed after step 5 was written, while step 4 was being removed."""
+    old = folder / CHECKPOINT / "step-4"
+    names = ["stream.pt", "plain-seed1/sae_weights.safetensors", "checkpoint.json"]
+    open_owned(folder, KIND).claim(f"{CHECKPOINT}/step-4/{name}" for name in names)
+    shutil.copytree(folder / CHECKPOINT / "step-5", old)
+    for path in old.glob("*-seed1"):
+        if path.name != "plain-seed1":
+            shutil.rmtree(path)
+    for path in old.rglob("*"):
+        if path.is_file() and path.relative_to(old).as_posix() not in names[:2]:
+            path.unlink()
 
 
 @pytest.mark.parametrize(
     "leave",
     [
         leave_half_written_checkpoint,
-        stop_between_the_two_renames,
-        stop_after_the_two_renames,
+        stop_before_the_rename,
+        stop_while_the_old_one_is_removed,
     ],
 )
 def test_killed_while_writing_a_checkpoint_goes_on_from_the_last_whole_one(
@@ -177,8 +200,8 @@ def test_killed_while_writing_a_checkpoint_goes_on_from_the_last_whole_one(
     assert resumed.resume()
     assert resumed.step == CHECKPOINT_EVERY
     assert_same(finish(resumed), uninterrupted)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {CHECKPOINT, "records"}
+    assert shown(tmp_path) == {CHECKPOINT, PROGRESS, "records"}
+    assert [path.name for path in (tmp_path / CHECKPOINT).iterdir()] == ["step-10"]
 
 
 def test_killed_before_the_first_checkpoint_starts_again(
@@ -324,7 +347,8 @@ def test_sae_left_with_a_broken_weight_never_enters_a_checkpoint(
     assert [(s.sae_id, s.step, s.loss) for s in trainer.stopped] == [
         ("plain-seed0", 1, "a weight")
     ]
-    assert sorted(p.name for p in (tmp_path / CHECKPOINT).iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / CHECKPOINT / "step-1").iterdir()) == [
+        "checkpoint.json",
         "plain-seed1",
         "stream.pt",
     ]

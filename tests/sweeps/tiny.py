@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from transformer_lens import HookedTransformer
 
+from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.sweeps import Member, SweepConfig, SweepTrainer, expand
 from saereg_plugin.sweeps.members import needs_token_order
+from saereg_plugin.sweeps.run import KIND
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 
 HOOK = "blocks.0.hook_resid_post"
@@ -88,7 +90,7 @@ def open_trainer(
     members = copy.deepcopy(_members(json.dumps(sweep.to_dict())))
     count_pairs = any(map(needs_token_order, members))
     stream = open_stream(model, sweep, count_pairs=count_pairs)
-    return SweepTrainer(sweep, members, stream, folder)
+    return SweepTrainer(sweep, members, stream, open_owned(folder, KIND))
 
 
 def state_of(trainer: SweepTrainer) -> dict[str, torch.Tensor]:

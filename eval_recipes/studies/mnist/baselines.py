@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from eval_recipes.studies.mnist.pairs import Pair, measure_pair
-from eval_recipes.studies.mnist.settings import Setting, Training
-from eval_recipes.studies.mnist.weights import PIXELS, Weights, initial_weights
+from eval_recipes.studies.mnist.settings import PIXELS, Setting, Training
+from eval_recipes.studies.mnist.weights import Weights, initial_weights
 
 Seeds = tuple[int, int]
 

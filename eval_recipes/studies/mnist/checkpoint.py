@@ -1,7 +1,8 @@
-"""A training run between two epochs, as one file that is either whole or absent."""
+"""A training run between two epochs, as one file with its own hash."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -55,6 +56,7 @@ def save_state(path: Path, state: State, identity: Mapping[str, Any]) -> None:
         "identity": json.dumps(identity, sort_keys=True),
         "history": json.dumps(state.history),
     }
+    metadata["sha256"] = _hash(tensors, metadata)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -64,29 +66,52 @@ def load_state_(path: Path, state: State, identity: Mapping[str, Any]) -> None:
     Fill ``state`` from a checkpoint, in place.
 
     Raises:
-        InputError: if the file is of a run with other settings, or is no checkpoint.
+        InputError: if the file is of a run with other settings, is damaged, or is no
+            checkpoint.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            tensors: dict[str, Tensor] = {
-                name: file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118
-            }
-        found = json.loads(metadata["identity"])
-        history = json.loads(metadata["history"])
-    except Exception as error:  # safetensors' own error class is not public
-        raise InputError(
-            f"{str(path)!r} is no checkpoint of this study ({error}). Delete its folder to "
-            "train that SAE anew."
-        ) from error
-    require_identity(path, found, identity)
+    tensors, metadata = _read(path)
+    require_identity(path, json.loads(metadata["identity"]), identity)
     for name, parameter in _parameters(state).items():
         parameter.copy_(tensors[name])
         state.optimizer.state[parameter] = {
             moment: tensors[f"{moment}.{name}"] for moment in MOMENTS
         }
-    state.history = history
+    state.history = json.loads(metadata["history"])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and texts of a checkpoint; refuse one whose hash is another."""
+    remedy = "Delete this file to train that SAE anew."
+    if not path.is_file():
+        raise InputError(f"Checkpoint {str(path)!r} is no regular file. {remedy}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors: dict[str, Tensor] = {
+                name: file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"Checkpoint {str(path)!r} is damaged, or no checkpoint of this study ({error}). "
+            f"{remedy}"
+        ) from error
+    if metadata.pop("sha256", None) != _hash(tensors, metadata):
+        raise InputError(
+            f"Checkpoint {str(path)!r} is damaged: its content has another hash than it "
+            f"names. {remedy}"
+        )
+    return tensors, metadata
+
+
+def _hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        shape = [name, str(tensor.dtype), list(tensor.shape)]
+        digest.update(json.dumps(shape).encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def require_identity(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from sae_lens import StandardSAE, StandardSAEConfig
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.saes.sae import SAEMetadata
 
 from eval_recipes.studies.mnist.weights import Weights
 from saereg_plugin.files import atomic_path
+
+SAE_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
+"""What ``save_sae`` writes."""
 
 
 def to_saelens(weights: Weights, identity: Mapping[str, Any]) -> StandardSAE:
@@ -36,6 +42,10 @@ def to_saelens(weights: Weights, identity: Mapping[str, Any]) -> StandardSAE:
 
 def save_sae(weights: Weights, identity: Mapping[str, Any], folder: Path) -> Path:
     """Write the SAE for ``SAE.load_from_disk(folder)``."""
-    with atomic_path(folder) as temporary:
-        to_saelens(weights, identity).save_model(str(temporary))
+    with TemporaryDirectory() as made:
+        to_saelens(weights, identity).save_model(made)
+        # one by one: the folder may hold files of the user's
+        for name in SAE_FILES:
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(Path(made, name), temporary)
     return folder

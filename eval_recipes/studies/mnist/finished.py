@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +13,21 @@ from typing import Any
 
 from torch import Tensor
 
+from eval_recipes.studies.kept_figures import read_figures, write_figures
 from eval_recipes.studies.mnist.checkpoint import load_state_, new_state
 from eval_recipes.studies.mnist.evaluation import KEPT_SHARES, Evaluation, evaluate
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import Run, Training
 from eval_recipes.studies.mnist.training import CHECKPOINT, identity
 from eval_recipes.studies.mnist.weights import Weights, initial_weights
-from saereg_plugin.files import sha256, write_json
+from saereg_plugin.files import sha256
+from saereg_plugin.owned_folder import OwnedFolder
+
+logger = logging.getLogger(__name__)
 
 SAE_FOLDER = "sae"
 EVALUATION = "evaluation.json"
+_FILES = "files"
 
 
 @dataclass(frozen=True)
@@ -33,23 +41,25 @@ class Finished:
 
 
 def find_finished(
-    runs: Sequence[Run], training: Training, images: Images, out: Path
+    runs: Sequence[Run], training: Training, images: Images, owned: OwnedFolder
 ) -> list[Finished]:
     """
-    Return the finished runs; what is missing of their SAE folders and figures is made.
+    Return the finished runs; what is missing or damaged of SAE folders and figures is made.
 
     Raises:
-        InputError: if a checkpoint is of other settings.
+        InputError: if a checkpoint is of other settings or damaged, or a file that must be
+            made would replace one of the user's.
     """
-    found = (_finished(run, training, images, out / run.name) for run in runs)
+    found = (_finished(run, training, images, owned) for run in runs)
     return [run for run in found if run is not None]
 
 
 def _finished(
-    run: Run, training: Training, images: Images, folder: Path
+    run: Run, training: Training, images: Images, owned: OwnedFolder
 ) -> Finished | None:
+    folder = owned.path / run.name
     path = folder / CHECKPOINT
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     described = identity(run, training, images)
     weights = initial_weights(run.setting, training, seed=run.seed)
@@ -57,43 +67,51 @@ def _finished(
     load_state_(path, state, described)
     if state.epoch < training.epochs:
         return None
-    checkpoint = sha256(path)
-    saved = (folder / SAE_FOLDER).is_dir()
-    if not saved or _stored(folder / EVALUATION, checkpoint) is None:
-        _publish(weights, described, checkpoint, images.pixels, folder)
-    evaluation = _stored(folder / EVALUATION, checkpoint)
+    key = _key(sha256(path))
+    if _stored(folder, key) is None:
+        _publish(run, weights, described, key, images.pixels, owned)
+    evaluation = _stored(folder, key)
     assert evaluation is not None
     return Finished(run, weights, evaluation, state.history)
 
 
 def _publish(
+    run: Run,
     weights: Weights,
     described: dict[str, Any],
-    checkpoint: str,
+    key: str,
     pixels: Tensor,
-    folder: Path,
+    owned: OwnedFolder,
 ) -> None:
     """Save the SAE, then its figures: whoever finds the figures finds the SAE."""
     # imports SAELens, which takes long
-    from eval_recipes.studies.mnist.export import save_sae
+    from eval_recipes.studies.mnist.export import SAE_FILES, save_sae
 
+    names = [f"{SAE_FOLDER}/{name}" for name in SAE_FILES]
+    owned.claim(f"{run.name}/{name}" for name in (*names, EVALUATION))
+    folder = owned.path / run.name
     save_sae(weights, described, folder / SAE_FOLDER)
     figures = evaluate(weights, pixels)._asdict()
-    write_json(
-        folder / EVALUATION,
-        {"checkpoint": checkpoint, "kept_shares": KEPT_SHARES, "figures": figures},
-    )
+    files = {name: sha256(folder / name) for name in names}
+    write_figures(folder / EVALUATION, key, {**figures, _FILES: files})
 
 
-def _stored(path: Path, checkpoint: str) -> Evaluation | None:
-    if not path.is_file():
+def _key(checkpoint: str) -> str:
+    """Return what changes when the checkpoint or what is measured does."""
+    parts = [checkpoint, KEPT_SHARES, Evaluation._fields]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _stored(folder: Path, key: str) -> Evaluation | None:
+    """Return the figures; None unless they and the SAE's files are there and whole."""
+    figures = read_figures(folder / EVALUATION, key)
+    if figures is None:
         return None
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    figures: dict[str, Any] = stored["figures"]
-    if (
-        stored["checkpoint"] != checkpoint
-        or stored["kept_shares"] != [*KEPT_SHARES]
-        or {*figures} != {*Evaluation._fields}
-    ):
-        return None
+    for name, expected in figures.pop(_FILES).items():
+        path = folder / name
+        if not path.is_file():
+            return None
+        if sha256(path) != expected:
+            logger.warning("File %r is damaged; it is written again.", str(path))
+            return None
     return Evaluation(**figures)

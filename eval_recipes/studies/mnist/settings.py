@@ -8,6 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from saereg_plugin.bounds import (
+    MAX_SEED,
+    require_count,
+    require_memory,
+    require_seed,
+)
 from saereg_plugin.errors import InputError, suggest
 
 Penalty = Literal["none", "l1", "l2", "frobenius"]
@@ -18,6 +24,15 @@ UntiedInit = Literal["kaiming", "linear"]
 TiedBDec = Literal["geometric-median", "none"]
 
 SEEDS = (0, 1, 2)
+
+PIXELS = 784
+
+STUDY = ("mnist", "paper")
+"""Name and scale that the study's folder is marked with."""
+
+_MAX_EPOCHS = 1_000_000
+_COPIES = 4
+"""Of every weight in memory: itself, its gradient and Adam's two moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +100,15 @@ class Training:
     the public notebook; or none.
     """
 
+    def __post_init__(self) -> None:
+        require_count("The number of epochs (--epochs)", self.epochs, most=_MAX_EPOCHS)
+        if self.d_sae < 2:
+            raise InputError(
+                f"The number of latents (--d-sae) is {self.d_sae}; expected 2 or more."
+            )
+        weights = 2 * self.d_sae * PIXELS * _COPIES
+        require_memory(f"An SAE of {self.d_sae} latents (--d-sae)", 4 * weights)
+
     def of(self, setting: Setting) -> dict[str, Any]:
         """Return the fields that make a difference to SAEs of ``setting``."""
         unused = "untied_init" if setting.tied else "tied_b_dec"
@@ -97,6 +121,9 @@ class Run:
 
     setting: Setting
     seed: int
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
 
     @property
     def name(self) -> str:
@@ -132,8 +159,9 @@ def schedule(settings: tuple[Setting, ...], seeds: tuple[int, ...]) -> list[Run]
 def seeds_in(out: Path) -> list[int]:
     """Return the seeds of the runs that there are below a study's folder."""
     folders = [path for one in SETTINGS for path in (out / one.name).glob("seed*")]
-    found = (re.fullmatch(r"seed(\d+)", path.name) for path in folders)
-    return sorted({int(match[1]) for match in found if match is not None})
+    found = (re.fullmatch(r"seed([0-9]{1,10})", path.name) for path in folders)
+    seeds = {int(match[1]) for match in found if match is not None}
+    return sorted(seed for seed in seeds if seed <= MAX_SEED)
 
 
 class Published(NamedTuple):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from eval_recipes.studies.mnist.checkpoint import State
 from eval_recipes.studies.mnist.images import Images
-from eval_recipes.studies.mnist.leftovers import remove_leftovers
-from eval_recipes.studies.mnist.settings import Run, Training
-from eval_recipes.studies.mnist.training import train
-from eval_recipes.studies.study_folder import only_user
+from eval_recipes.studies.mnist.settings import STUDY, Run, Training
+from eval_recipes.studies.mnist.training import CHECKPOINT, train
+from eval_recipes.studies.study_folder import mark_folder, study_folder
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +25,15 @@ def train_all(
     Train every run to its last epoch, in order; finished ones cost only a look.
 
     Raises:
-        InputError: if ``out`` is not writable, holds runs with other settings, or is in
-            use by another process.
+        InputError: if ``out`` holds the user's files, is not writable, holds runs with other
+            settings, or is in use by another process.
     """
     with (
-        only_user(out),
+        study_folder(out, *STUDY) as owned,
         tqdm(total=len(runs) * training.epochs, unit="epoch") as progress,
     ):
+        mark_folder(out, *STUDY)
         for run in runs:
-            folder = out / run.name
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder)
             progress.set_description(run.name)
             before = progress.n
 
@@ -48,5 +46,13 @@ def train_all(
                     f"{last['seconds']:.0f} s an epoch"
                 )
 
-            train(run, training, images, folder, on_epoch=report)
+            claim = partial(owned.claim, [f"{run.name}/{CHECKPOINT}"])
+            train(
+                run,
+                training,
+                images,
+                out / run.name,
+                before_writing=claim,
+                on_epoch=report,
+            )
             progress.update(before + training.epochs - progress.n)

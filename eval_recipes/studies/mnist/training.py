@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -57,17 +58,19 @@ def train(
     images: Images,
     folder: Path,
     *,
+    before_writing: Callable[[], None] | None = None,
     on_epoch: Callable[[State], None] | None = None,
 ) -> State:
     """
     Train to the last epoch, from the checkpoint in ``folder`` if there is one.
 
     The result is bit for bit that of an uninterrupted run with as many threads: batches
-    depend on seed and epoch alone. ``on_epoch`` sees the state after every epoch.
+    depend on seed and epoch alone. ``before_writing`` is called unless all epochs are done;
+    ``on_epoch`` sees the state after every epoch.
 
     Raises:
-        InputError: if the checkpoint is of a run with other settings, or an epoch has no
-            batch.
+        InputError: if the checkpoint is of a run with other settings, is damaged, or an
+            epoch has no batch.
     """
     if training.drop_last and len(images.pixels) < training.batch_size:
         raise InputError(
@@ -77,11 +80,14 @@ def train(
     described = identity(run, training, images)
     path = folder / CHECKPOINT
     start = initial_weights(run.setting, training, seed=run.seed)
-    if not path.is_file():
+    is_begun = os.path.lexists(path)
+    if not is_begun:
         _center_(start, run, training, images.pixels)
     state = new_state(start, training.learning_rate)
-    if path.is_file():
+    if is_begun:
         load_state_(path, state, described)
+    if state.epoch < training.epochs and before_writing is not None:
+        before_writing()
     while state.epoch < training.epochs:
         state.history.append(_epoch(run, training, images.pixels, state))
         _drop_negligible_(state)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eval_recipes.studies.mnist.settings import Setting, Training
-
-PIXELS = 784
+from eval_recipes.studies.mnist.settings import PIXELS, Setting, Training
 
 
 @dataclass(frozen=True)

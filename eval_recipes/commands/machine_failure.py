@@ -1,0 +1,59 @@
+"""Failures of the machine, in one line: memory or disk is full."""
+
+from __future__ import annotations
+
+import errno
+
+_DISK = {
+    errno.ENOSPC: "No space is left on the disk",
+    errno.EDQUOT: "The disk quota is used up",
+    errno.EFBIG: "The file would be larger than the system allows (ulimit -f)",
+}
+_DISK_WORDS = {
+    # safetensors and torch raise errors of their own
+    "No space left on device": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT,
+    "File too large": errno.EFBIG,
+    "PytorchStreamWriter failed": errno.ENOSPC,
+}
+_MEMORY_WORDS = ("can't allocate memory", "out of memory")
+RESUME = "the same command resumes"
+
+
+def machine_failure(error: BaseException) -> str | None:
+    """Return what to say of an error that full memory or a full disk caused, or None."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        said = _disk(current) or _memory(current)
+        if said is not None:
+            return said
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def _disk(error: BaseException) -> str | None:
+    number = error.errno if isinstance(error, OSError) else None
+    if number not in _DISK:
+        words = [words for words in _DISK_WORDS if words in str(error)]
+        if isinstance(error, OSError) or not words:
+            return None
+        number = _DISK_WORDS[words[0]]
+    name = getattr(error, "filename", None)
+    where = f" while {str(name)!r} was written" if name is not None else ""
+    return f"{_DISK[number]}{where}. Free space; {RESUME}."
+
+
+def _memory(error: BaseException) -> str | None:
+    ours = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in _MEMORY_WORDS)
+    )
+    if not ours:
+        return None
+    first = str(error).strip().split("\n")[0]
+    return (
+        f"Memory is full{f' ({first})' if first else ''}. Use fewer or smaller SAEs or batches, or "
+        f"end other programs; {RESUME}."
+    )

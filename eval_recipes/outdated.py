@@ -1,0 +1,111 @@
+"""Old results that stay in place because the attempt to replace them failed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from eval_recipes.frame import shown
+from eval_recipes.result_files import read_result
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import read_json, write_json
+
+FILE = "outdated.json"
+"""File in a results folder that lists its outdated results."""
+
+_REMEDY = "It lists results whose last attempt failed. Delete it if you know that there are none."
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """
+    The last attempt to replace a result, which failed.
+
+    Attributes:
+        eval_id: of the result that stayed; None if that one cannot be read.
+        cause: why the attempt failed.
+        date: when, UTC.
+    """
+
+    eval_id: str | None
+    cause: str
+    date: str
+
+
+def outdated_results(folder: Path) -> dict[Path, Attempt]:
+    """
+    Return the outdated results in a results folder; a successor makes an entry void.
+
+    Raises:
+        InputError: if the list is damaged.
+    """
+    return {
+        folder / name: attempt
+        for name, attempt in _read(folder).items()
+        if (folder / name).is_file() and _eval_id(folder / name) == attempt.eval_id
+    }
+
+
+def note_attempts(
+    folder: Path, *, failed: Mapping[Path, str], current: Collection[Path]
+) -> None:
+    """
+    Bring the list up to date after an evaluation.
+
+    Args:
+        folder: the results folder.
+        failed: results that stayed, and why their successors failed.
+        current: results that are of the configuration that was asked for.
+
+    Raises:
+        InputError: if the list is damaged.
+    """
+    before = _read(folder)
+    gone = {path.relative_to(folder).as_posix() for path in current}
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    added = {
+        path.relative_to(folder).as_posix(): Attempt(_eval_id(path), cause, date)
+        for path, cause in failed.items()
+    }
+    after = {
+        name: attempt for name, attempt in before.items() if name not in gone
+    } | added
+    if after != before:
+        entries = {name: asdict(attempt) for name, attempt in sorted(after.items())}
+        write_json(folder / FILE, entries)
+
+
+def outdated_notes(folder: Path) -> list[str]:
+    """Return one line for each outdated result: which, since when, why."""
+    return [
+        shown(
+            f"{path.relative_to(folder)} is of an earlier run: the attempt of {attempt.date} "
+            f"failed ({attempt.cause}). Run it again with --resume."
+        )
+        or ""
+        for path, attempt in sorted(outdated_results(folder).items())
+    ]
+
+
+def _read(folder: Path) -> dict[str, Attempt]:
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    entries: Any = read_json(path, remedy=_REMEDY)
+    try:
+        return {str(name): Attempt(**entry) for name, entry in entries.items()}
+    except (AttributeError, TypeError) as error:
+        raise InputError(
+            f"File {str(path)!r} is damaged ({error}). {_REMEDY}"
+        ) from error
+
+
+def _eval_id(path: Path) -> str | None:
+    try:
+        return str(read_result(path).get("eval_id"))
+    except InputError:
+        # a damaged result has none; whoever reads the folder is told
+        return None

@@ -1,0 +1,197 @@
+"""Checks of a run before anything is computed or replaced."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+from transformer_lens.loading_from_pretrained import (
+    get_official_model_name,
+    get_pretrained_model_config,
+)
+
+from eval_recipes.context import RunContext
+from eval_recipes.eval_config import MOST_AT_ONCE
+from eval_recipes.registry import Recipe
+from saereg_plugin import corpora, models
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.hook_shapes import hook_shape
+
+_MAX_SEED = (1 << 32) - 1
+_CONTEXT_OPTIONS = ("context_length", "llm_context_size")
+
+
+def check_settings(context: RunContext) -> None:
+    """
+    Refuse sizes, seed, data type or device that no evaluation could work with.
+
+    Raises:
+        InputError: naming the setting and what was expected.
+    """
+    _require_whole("heldout_tokens", context.heldout_tokens, 1, 10**15)
+    _require_whole("batch_size_prompts", context.batch_size_prompts, 1, MOST_AT_ONCE)
+    _require_whole("seed", context.seed, 0, _MAX_SEED)
+    if context.context_size is not None:
+        _require_whole("context_size", context.context_size, 2, 1 << 30)
+    checked_memory(context.memory_gib)
+    checked_data(context.data)
+    models.torch_dtype(context.dtype)
+    models.require_device(context.device)
+
+
+def _require_whole(name: str, value: Any, least: int, most: int) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not least <= value <= most
+    ):
+        raise InputError(
+            f"{name} is {value!r}; expected an integer from {least:,} to {most:,}. Correct it "
+            "or leave it out."
+        )
+
+
+def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
+    """
+    Refuse SAEs whose model or hook is unknown or of another width; fetch what is missing.
+
+    Only what one of the evaluations reads is looked at.
+
+    Raises:
+        InputError: naming the SAE; for more held-out tokens than the text has, more tokens in
+            a context than the model reads, or results that have no place on the disk.
+    """
+    recipes = list(chosen)
+    if any(recipe.reads_text for recipe in recipes):
+        _check_text(context)
+    if not any(recipe.reads_model for recipe in recipes):
+        return
+    n_latents = 0
+    checked: set[tuple[str, str, int]] = set()
+    for subject in context.subjects:
+        cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
+        n_latents += int(cfg.get("d_sae") or 0)
+        metadata = cfg.get("metadata", cfg)
+        source = (metadata.get("model_name"), metadata.get("hook_name"), cfg["d_in"])
+        if source in checked or not all(source):
+            continue
+        model, hook, d_in = source
+        width = hook_shape(model, hook, hook_head_index=metadata.get("hook_head_index"))
+        if width != d_in:
+            raise InputError(
+                f"SAE {subject.sae_id!r} has d_in={d_in}, but {hook!r} of model {model!r} has "
+                f"{width} dimensions."
+            )
+        _check_context_size(context, recipes, subject.sae_id, metadata)
+        checked.add(source)
+        models.ensure(model)
+    require_space(
+        context.out, n_latents * sum(recipe.bytes_per_latent for recipe in recipes)
+    )
+
+
+def _check_text(context: RunContext) -> None:
+    """Refuse more held-out tokens than the text could have, whatever the tokenizer."""
+    folder = Path(corpora.ensure(context.corpus, "heldout"))
+    most = _most_tokens(folder / "train.parquet")
+    if context.heldout_tokens > most:
+        raise InputError(
+            f"heldout_tokens is {context.heldout_tokens:,}, but the held-out text of corpus "
+            f"{context.corpus!r} has fewer than {most:,} tokens. Ask for fewer "
+            "(--heldout-tokens), or choose a longer text (--corpus)."
+        )
+
+
+def _most_tokens(file: Path) -> int:
+    """Return an upper bound of a text's tokens: a token is a byte or more."""
+    (values,) = pd.read_parquet(file).to_numpy().T
+    size = sum(
+        len(value.encode() if isinstance(value, str) else value) for value in values
+    )
+    # each text may get a separator and a space, and each context a token of its own
+    return 2 * (size + 2 * len(values))
+
+
+def _check_context_size(
+    context: RunContext,
+    recipes: Collection[Recipe],
+    sae_id: str,
+    metadata: Mapping[str, Any],
+) -> None:
+    model = metadata["model_name"]
+    limit = _context_limit(model)
+    sizes = {f"context_size of SAE {sae_id!r}": metadata.get("context_size")}
+    if context.context_size is not None:
+        sizes = {"context_size": context.context_size}
+    for recipe in recipes:
+        given = context.options.get(recipe.name, {})
+        sizes |= {
+            f"option {recipe.name}.{name}": given[name]
+            for name in _CONTEXT_OPTIONS
+            if name in given
+        }
+    for name, size in sizes.items():
+        if isinstance(size, int) and size > limit:
+            raise InputError(
+                f"The {name} is {size:,}, but model {model!r} reads at most {limit:,} tokens. "
+                "Choose a smaller one."
+            )
+
+
+def _context_limit(model: str) -> int:
+    name = get_official_model_name(model)
+    return int(get_pretrained_model_config(name, device="meta").n_ctx)
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """
+    Refuse to start what the disk has no room for.
+
+    Args:
+        folder: where it will be written; it may be missing.
+        needed: bytes, at the least.
+
+    Raises:
+        InputError: if fewer are free.
+    """
+    existing = next(
+        path for path in (folder, *folder.absolute().parents) if path.exists()
+    )
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"The results take {needed / 2**30:.1f} GiB or more, and the disk of "
+            f"{str(folder)!r} has {free / 2**30:.1f} GiB free. Make room, or choose another "
+            "folder (--out)."
+        )
+
+
+def checked_data(data: str) -> Literal["hub", "embedded"]:
+    """
+    Return where labelled texts come from.
+
+    Raises:
+        InputError: for another word than "hub" or "embedded".
+    """
+    if data == "hub" or data == "embedded":
+        return data
+    raise InputError(f"Unknown data {data!r}. {suggest(data, ('hub', 'embedded'))}")
+
+
+def checked_memory(gib: float) -> float:
+    """
+    Return the bound on memory.
+
+    Raises:
+        InputError: if it is not above 0 or not finite.
+    """
+    if not (math.isfinite(gib) and gib > 0):
+        raise InputError(
+            f"The memory bound is {gib} GiB; expected a finite number above 0."
+        )
+    return gib

@@ -1,0 +1,244 @@
+"""Checkpoints of a sweep, checked before they are used."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import read_json, sha256, write_json
+from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.sweeps.config import SweepConfig
+
+CHECKPOINT = "checkpoint"
+"""Folder of the checkpoints, each in ``step-<n>``."""
+INDEX = "checkpoint.json"
+"""File of a checkpoint that says what it is, with the SHA-256 of its other files."""
+STREAM = "stream.pt"
+PROGRESS = "progress.json"
+"""File that says of which step there is a checkpoint, next to the folder of checkpoints."""
+_FORMAT = 1
+_NAME = re.compile(rf"{CHECKPOINT}/step-(?P<step>[0-9]+)/.+", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files are all as they were written."""
+
+    step: int
+    folder: Path
+    records: Mapping[str, Mapping[str, Any]]
+    """By SAE id, ``bytes`` and ``sha256`` of the training record up to this step."""
+    passed_over: tuple[str, ...] = ()
+    """Why newer ones cannot be used, a sentence each."""
+
+
+def identity(sweep: SweepConfig, sae_ids: Iterable[str]) -> dict[str, Any]:
+    """Return what a checkpoint must share with the sweep that resumes from it."""
+    return {"sweep": json.loads(json.dumps(sweep.to_dict())), "saes": list(sae_ids)}
+
+
+def checkpoint_folder(step: int) -> str:
+    """Return the name of a step's checkpoint in the release folder."""
+    return f"{CHECKPOINT}/step-{step}"
+
+
+def write_checkpoint(
+    owned: OwnedFolder,
+    step: int,
+    *,
+    of: Mapping[str, Any],
+    records: Mapping[str, Mapping[str, Any]],
+    write: Callable[[Path], None],
+) -> None:
+    """
+    Write the checkpoint of a step; older ones go when it is on the disk.
+
+    Args:
+        owned: the release folder.
+        step: completed steps.
+        of: the sweep's ``identity``.
+        records: as in ``Checkpoint``.
+        write: writes the files into a new folder.
+    """
+    name = checkpoint_folder(step)
+    _remove(owned, lambda other: other == step)
+    owned.claim([PROGRESS])
+    with owned.write_folder(name) as temporary:
+        write(temporary)
+        found = sorted(path for path in temporary.rglob("*") if path.is_file())
+        files = {path.relative_to(temporary).as_posix(): sha256(path) for path in found}
+        write_json(
+            temporary / INDEX,
+            {
+                "format": _FORMAT,
+                "step": step,
+                "files": files,
+                "records": records,
+                **of,
+            },
+        )
+    write_json(owned.path / PROGRESS, {"checkpoint_step": step})
+    _remove(owned, lambda other: other != step)
+
+
+def remove_checkpoints(owned: OwnedFolder) -> None:
+    """Remove all checkpoints of a sweep that is finished or abandoned."""
+    _remove(owned, lambda _: True)
+    owned.remove([PROGRESS])
+
+
+def has_checkpoints(owned: OwnedFolder) -> bool:
+    """Return whether anything of a checkpoint is listed, whole or not."""
+    return PROGRESS in owned.files() or bool(_steps(owned))
+
+
+def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint | None:
+    """
+    Return the newest checkpoint of a sweep that is whole; None if none was ever written.
+
+    Raises:
+        InputError: if there is none, but there was; names what is missing, damaged or of
+            another sweep.
+    """
+    faults: list[str] = []
+    written = _written_step(owned)
+    for step in _steps(owned):
+        folder = owned.path / checkpoint_folder(step)
+        if not folder.is_dir():
+            if step == written:
+                faults.append(f"Checkpoint {str(folder)!r} is missing.")
+            # else: not finished, or being removed
+            continue
+        found, fault = _open(folder, step, of)
+        if found is not None:
+            return replace(found, passed_over=tuple(faults))
+        faults.append(f"Checkpoint {str(folder)!r} cannot be used: {fault}.")
+    if written is not None and not faults:
+        faults.append(f"Folder {str(owned.path / CHECKPOINT)!r} is missing.")
+    if faults:
+        raise InputError(
+            f"{faults[0]} Put it back as it was, or remove the folder {str(owned.path)!r} to train "
+            "from the start."
+        )
+    return None
+
+
+def recorded_sweep(owned: OwnedFolder) -> Mapping[str, Any]:
+    """Return the sweep that the newest readable checkpoint is of; empty if there is none."""
+    for step in _steps(owned):
+        path = owned.path / checkpoint_folder(step) / INDEX
+        if path.is_file():
+            try:
+                return _read_index(path)["sweep"]
+            except InputError:
+                # newest_checkpoint names it
+                continue
+    return {}
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return the fields in which two sweeps differ, as words; empty if they are equal."""
+    return "; ".join(
+        f"{key} is {found.get(key)!r} there, {wanted.get(key)!r} here"
+        for key in sorted({*wanted, *found})
+        if wanted.get(key) != found.get(key)
+    )
+
+
+def _steps(owned: OwnedFolder) -> list[int]:
+    """Return the steps of listed checkpoints, newest first."""
+    found = (_NAME.fullmatch(name) for name in owned.files())
+    return sorted({int(match["step"]) for match in found if match}, reverse=True)
+
+
+def _remove(owned: OwnedFolder, chosen: Callable[[int], bool]) -> None:
+    names = []
+    for name in owned.files():
+        match = _NAME.fullmatch(name)
+        if match is not None and chosen(int(match["step"])):
+            names.append(name)
+    if names:
+        owned.remove(names)
+
+
+def _written_step(owned: OwnedFolder) -> int | None:
+    path = owned.path / PROGRESS
+    if not path.is_file():
+        return None
+    remedy = "Remove it; the checkpoint itself says its step."
+    found = read_json(path, remedy=remedy)
+    step = found.get("checkpoint_step") if isinstance(found, dict) else None
+    if not isinstance(step, int):
+        raise InputError(f"File {str(path)!r} is damaged. {remedy}")
+    return step
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's index; its fields have their types, whatever they hold."""
+    found = read_json(path, remedy="")
+    if not isinstance(found, dict):
+        raise InputError(f"{INDEX!r} is damaged")
+    types = {"format": int, "step": int, "sweep": dict, "saes": list}
+    for key, kind in {**types, "files": dict, "records": dict}.items():
+        if not isinstance(found.get(key), kind):
+            raise InputError(f"{INDEX!r} is damaged: {key!r} is {found.get(key)!r}")
+    return found
+
+
+def _open(
+    folder: Path, step: int, of: Mapping[str, Any]
+) -> tuple[Checkpoint | None, str]:
+    """Return a checkpoint, or None and what is wrong with it."""
+    if not (folder / INDEX).is_file():
+        return None, f"{INDEX!r} is missing"
+    try:
+        index = _read_index(folder / INDEX)
+    except InputError as error:
+        return None, str(error).strip().rstrip(".")
+    fault = _other_sweep(index, step, of) or _file_fault(folder, index["files"])
+    if fault:
+        return None, fault
+    return Checkpoint(step, folder, index["records"]), ""
+
+
+def _other_sweep(index: Mapping[str, Any], step: int, of: Mapping[str, Any]) -> str:
+    if index["format"] != _FORMAT:
+        return f"it has format {index['format']}; this version reads {_FORMAT}"
+    if index["step"] != step:
+        return f"it is that of step {index['step']}"
+    differing = differences(index["sweep"], of["sweep"])
+    if differing:
+        return f"it is of another sweep: {differing}"
+    if index["saes"] != of["saes"]:
+        return f"it has the SAEs {index['saes']}; expected {of['saes']}"
+    for sae_id in of["saes"]:
+        part = index["records"].get(sae_id)
+        if not isinstance(part, dict) or not isinstance(part.get("bytes"), int):
+            return f"{INDEX!r} is damaged: its record of {sae_id!r} is {part!r}"
+    return ""
+
+
+def _file_fault(folder: Path, files: Mapping[str, Any]) -> str:
+    """Return the first file that is not as it was written, as words; empty if all are."""
+    if STREAM not in files:
+        return f"{INDEX!r} is damaged: it does not list {STREAM!r}"
+    for name, expected in files.items():
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts:
+            return f"{INDEX!r} is damaged: it lists {name!r}"
+        if not (folder / name).is_file():
+            return f"{name!r} is missing"
+        found = sha256(folder / name)
+        if found != expected:
+            twin = next((other for other in files if files[other] == found), None)
+            return f"{name!r} is " + (
+                "damaged: its SHA-256 is not that of when it was written"
+                if twin is None
+                else f"what was written as {twin!r}"
+            )
+    return ""

@@ -1,0 +1,61 @@
+"""What commands print is literal, and printing never ends a command."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval_recipes.commands.console import open_console, shown
+
+PRINT = """
+from eval_recipes.commands.console import keep_printing, open_console, shown
+keep_printing()
+open_console().print(f"Release {shown(chr(0x1D11E))} is in {shown('x[b]y')} \\udcff \\xe4")
+open_console(stderr=True).print("\\xe4")
+"""
+ASCII = {
+    **os.environ,
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONIOENCODING": "",
+}
+
+
+@pytest.mark.parametrize(
+    "text", ["x[/red]y", "x[b]y", "x:bug:y", "a\\[b]", "[link=x]y", "\\"]
+)
+def test_text_is_shown_as_it_is(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    console = open_console()
+    console.print(f"in {shown(text)}.")
+    assert console.file.getvalue() == f"in {text}.\n"  # pyright: ignore
+
+
+def test_control_characters_and_long_paths_are_shown_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    console = open_console()
+    console.print(shown(Path("a\x1b[2J") / ("long " * 60)))
+    assert console.file.getvalue() == "a\\x1b[2J/" + "long " * 60 + "\n"  # pyright: ignore
+
+
+@pytest.mark.parametrize("redirection", ["", ">&-", "2>&-", ">&- 2>&-"])
+def test_printing_never_raises(redirection: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'exec "$0" -c "$1" {redirection}', sys.executable, PRINT],
+        capture_output=True,
+        env=ASCII,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if not redirection:
+        assert done.stdout == b"Release \\U0001d11e is in x[b]y \\udcff \\xe4\n"
+        assert done.stderr == b"\\xe4\n"
