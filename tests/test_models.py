@@ -370,6 +370,8 @@ def test_code_in_a_model_folder_is_not_run(
     )
     Qwen3ForCausalLM(config).save_pretrained("lm")
     tokenizer.save_pretrained("lm")
+    models.ensure("lm")
+    expected = HookedTransformer.from_pretrained_no_processing("lm").tokenizer
     Path("lm/evil.py").write_text(
         "open('PWNED', 'w')\n"
         "from transformers import PreTrainedTokenizerFast as F, Qwen3Config as C\n"
@@ -390,5 +392,6 @@ def test_code_in_a_model_folder_is_not_run(
     hook_shape("lm", "blocks.0.hook_resid_post")
     hook_shape("lm", "model.layers.0", model_class_name="AutoModelForCausalLM")
     assert not Path("PWNED").exists()
-    assert model.tokenizer is not None
-    assert model.tokenizer.encode("a text") == tokenizer.encode("a text")
+    assert model.tokenizer is not None and expected is not None
+    assert model.tokenizer.encode("a text") == expected.encode("a text")
+    assert model.tokenizer.padding_side == expected.padding_side

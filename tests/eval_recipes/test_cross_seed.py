@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
@@ -278,10 +279,12 @@ def test_other_unusable_input(tmp_path: Path) -> None:
 
 def test_widths_must_agree_inside_a_group(tmp_path: Path) -> None:
     mixed = [seeds("g", 2, common=3)[0], seeds("g", 2, common=3, d_sae=10)[1]]
-    with pytest.raises(
-        InputError, match=r"group 'g' have .* \(12, 48\) and \(10, 48\)"
-    ):
-        run(make_context(mixed, tmp_path))
+    cause = re.compile(r"group 'g' have .* \(12, 48\) and \(10, 48\)")
+    for subjects in (mixed, mixed + seeds("h", 2, common=3)):
+        failures = {f.sae_id: f.cause for f in run(make_context(subjects, tmp_path))}
+        assert set(failures) == {"g/seed_0", "g/seed_1"}
+        assert all(cause.search(found) for found in failures.values())
+    assert set(results(tmp_path)) == {"h/seed_0", "h/seed_1"}
 
 
 def test_one_broken_sae_does_not_stop_the_others(tmp_path: Path) -> None:
