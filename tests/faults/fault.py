@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -76,9 +77,15 @@ def run_command(
     monkeypatch.setattr(sys, "argv", ["saereg-bench", *shlex.split(command)])
     status = 0
     capfd.readouterr()
+    # The command's own handler stays away where pytest has one.
+    log = logging.StreamHandler()
+    log.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(log)
     try:
         cli.main()
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        logging.getLogger().removeHandler(log)
     out, err = capfd.readouterr()
     return status, " ".join(f"{out}\n{err}".split())
