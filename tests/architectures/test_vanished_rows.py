@@ -10,7 +10,14 @@ import torch
 from sae_lens import SAE, TrainingSAE
 
 import saereg_plugin as sr
-from tests.training import ARCHITECTURES, D_IN, make_cfg, make_sae, make_stock_sae, relative_row_error
+from tests.training import (
+    ARCHITECTURES,
+    D_IN,
+    make_cfg,
+    make_sae,
+    make_stock_sae,
+    relative_row_error,
+)
 
 
 def inputs() -> torch.Tensor:

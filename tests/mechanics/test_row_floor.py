@@ -62,9 +62,7 @@ def rows(count: int, seed: int = 0) -> torch.Tensor:
 def test_four_hundred_steps_stay_finite(
     penalty: str, sparse_step: str, tmp_path: Path
 ) -> None:
-    sae = narrow_sae(
-        "topk", regularizers=[VANISHING[penalty]], sparse_step=sparse_step
-    )
+    sae = narrow_sae("topk", regularizers=[VANISHING[penalty]], sparse_step=sparse_step)
     trainer = make_trainer(sae, batches(rows(2048), 32), steps=400, batch_size=32)
     trainer.fit()
     least = FLOOR * (1 - 1e-5)
@@ -114,7 +112,9 @@ def test_a_short_row_keeps_its_direction() -> None:
 
 def test_a_zero_row_takes_the_direction_of_its_encoder_column() -> None:
     zeros = torch.zeros(3, 4)
-    encoder = torch.tensor([[0.0, 3.0, 4.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1e-40, 0, 0, 0]])
+    encoder = torch.tensor(
+        [[0.0, 3.0, 4.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1e-40, 0, 0, 0]]
+    )
     found = directions(zeros, encoder, torch.tensor([0, 6, 2]))
     assert found.tolist()[0] == pytest.approx([0, 0.6, 0.8, 0])
     assert found.tolist()[1:] == [[0, 0, 1, 0], [1, 0, 0, 0]]

@@ -95,7 +95,10 @@ class Comparison:
             f"{len(self.by_design())} differ by design, {len(self.unexplained())} fail, "
             f"{len(self.cannot_run())} cannot run here.",
             *(f"by design  {name}: {why}" for name, why in self.by_design().items()),
-            *(f"fails      {name}: {self.ours[name][1]}" for name in self.unexplained()),
+            *(
+                f"fails      {name}: {self.ours[name][1]}"
+                for name in self.unexplained()
+            ),
             *(f"cannot run {name}: {self.ours[name][1]}" for name in self.cannot_run()),
         ]
         return "\n".join(lines)
@@ -140,7 +143,9 @@ def _run(here: Path, classes: str) -> dict[str, tuple[str, str]]:
         check=False,
     )
     if not report.is_file():
-        raise RuntimeError(f"pytest wrote no report of the tests with {classes} classes.")
+        raise RuntimeError(
+            f"pytest wrote no report of the tests with {classes} classes."
+        )
     return _outcomes(report)
 
 
