@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from saereg_plugin.architectures.base import RegularizedMixin
 from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.saving import restore_vanished_rows_
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path
 from saereg_plugin.registration import training_classes
@@ -119,3 +120,4 @@ def _fold_norms(sae: TrainingSAE[Any]) -> None:
         parameter = getattr(sae, name, None)
         if parameter is not None:
             parameter.data.mul_(norms)
+    restore_vanished_rows_(sae.W_dec.data, sae.W_enc.data)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sae_bench.evals.sparse_probing import probe_training
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eval_recipes.saebench.upstream import preserved_state, seed_everything
@@ -132,11 +133,19 @@ def score(
 
 
 def _top_k(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, k: int) -> Bools:
+    """
+    Score upstream's probe on its k features, fitted to the end.
+
+    Upstream's solver stops so early that the order of the features decides on some texts.
+    """
     unused = probe_training.get_top_k_mean_diff_mask(x, y.to(x.device), k)
-    x = probe_training.apply_topk_mask_reduce_dim(x, unused)
-    x_test = probe_training.apply_topk_mask_reduce_dim(x_test, unused)
-    probe, _ = probe_training.train_sklearn_probe(x, y, x_test, y_test)
-    return np.equal(probe.predict(x_test.float().cpu().numpy()), y_test.numpy())
+    probe = LogisticRegression(solver="newton-cholesky", tol=1e-10, max_iter=1000)
+    probe.fit(_columns(x, unused), y.numpy())
+    return np.equal(probe.predict(_columns(x_test, unused)), y_test.numpy())
+
+
+def _columns(x: Tensor, unused: Tensor) -> NDArray[np.float64]:
+    return x[:, ~unused].double().cpu().numpy()
 
 
 def _all_features(

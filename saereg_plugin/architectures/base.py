@@ -20,8 +20,8 @@ from saereg_plugin.architectures.components import build_components
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.pass_order import PassOrder
 from saereg_plugin.architectures.saving import (
-    point_vanished_rows_,
     require_finite_output,
+    restore_vanished_rows_,
 )
 from saereg_plugin.architectures.sparse_step import SparseStepMixin
 from saereg_plugin.architectures.state import decode_count, encode_count
@@ -174,7 +174,10 @@ class RegularizedMixin(_Base):
         for key in self._own_keys():
             state_dict.pop(key, None)
         if getattr(self.cfg, "rescale_acts_by_decoder_norm", False):
-            point_vanished_rows_(state_dict["W_dec"], self.W_dec, self.W_enc)
+            # SAELens has folded the norms, so these tensors are no longer the parameters
+            restore_vanished_rows_(
+                state_dict["W_dec"], state_dict["W_enc"], state_dict["b_enc"]
+            )
 
     @override
     def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:

@@ -15,24 +15,28 @@ _ROWS = 16
 
 
 @torch.no_grad()
-def point_vanished_rows_(
-    folded: torch.Tensor, W_dec: torch.Tensor, W_enc: torch.Tensor
+def restore_vanished_rows_(
+    W_dec: torch.Tensor, W_enc: torch.Tensor, *biases: torch.Tensor
 ) -> None:
     """
-    Give unit length to rows of norm 0 that a fold of norms has divided by 0, in place.
+    Give rows of norm 0 the norm 1, and their latents an encoder of 0, in place.
 
-    The fold multiplies encoder column and bias by the norm, so they are 0 and the latent
-    never fires, as before: the same function.
+    In an SAE that multiplies activations with the norms of the rows and divides by them
+    again, such a latent never fires, before and after.
 
     Args:
-        folded: W_dec [d_sae, d_in] after the fold.
-        W_dec: the same before it, [d_sae, d_in].
-        W_enc: [d_in, d_sae], before the fold.
+        W_dec: [d_sae, d_in].
+        W_enc: [d_in, d_sae]; the row takes the direction of its column.
+        biases: of the encoder, [d_sae] each.
     """
     vanished = (W_dec.norm(dim=-1) == 0).nonzero().squeeze(1)
-    if len(vanished) > 0:
-        unit = directions(W_dec[vanished], W_enc[:, vanished].T, vanished)
-        folded[vanished] = unit.to(folded.dtype)
+    if len(vanished) == 0:
+        return
+    unit = directions(W_dec[vanished], W_enc[:, vanished].T, vanished)
+    W_dec[vanished] = unit.to(W_dec.dtype)
+    W_enc[:, vanished] = 0
+    for bias in biases:
+        bias[vanished] = 0
 
 
 @torch.no_grad()

@@ -30,7 +30,9 @@ def temporal_sae(
     The paper is known here by its name only, without an arXiv id. lambda_1 .04 and lambda_2
     1e-4 are read in dictionary_learning's scale (E||x||^2 = 1, an error summed over d_in).
     At SAELens' scale the L1 is times sqrt(d_in); the temporal penalty is a square like the
-    error, so lambda_2 stays as it is.
+    error, so lambda_2 stays as it is. But alpha_t is another: the paper's L_recon is summed
+    over dimensions, which makes alpha 0 or 1 at this scale; here it is the mean over
+    elements, with which alpha lies in between.
 
     Stated: model, layer, lambda_1, lambda_2, gamma .99, the sigmoid's 5, AdamW 3e-4, a gradient
     norm clipped at .1 (in the paper's scale), batch 2048, 4882 steps (10M tokens), resampling (EMA .99, threshold
@@ -130,7 +132,10 @@ def temporal_sae(
             "d_sae": "not stated",
             **STANDARD,
             "temporal_difference.average_start": "not stated; beta starts at 0",
-            "temporal_difference.reduction": "not stated; mean over pairs",
+            "temporal_difference.reduction": (
+                "not stated; mean over pairs. The L_recon in alpha is the mean over elements, where "
+                "the paper sums over dimensions: alpha lies between 0 and 1 instead of at either"
+            ),
             "temporal_difference.schedule": CONSTANT,
             "weight_decay.decay": "not stated; AdamW's default",
             "weight_decay.target": "not stated; every parameter, as AdamW",

@@ -341,6 +341,34 @@ def test_paired_probes_agree_with_the_oracle(k: int):
         assert 0 < sum(expected) < len(expected)
 
 
+def test_the_order_of_the_features_does_not_decide():
+    """Nearly parallel features, on which a solver that stops early depends on the order."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = {name: (200, 400) for name in "ab"}
+    masks = {name: np.zeros(400, dtype=bool) for name in "ab"}
+    draws = draw(sizes, masks, dataset_name="embedded/x", seed=0)
+
+    def texts(n: int) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for name, shift in (("a", 0.0), ("b", 0.4)):
+            base = torch.randn(n, 1, generator=generator) + shift
+            scale = torch.logspace(-1, 2, 20)
+            found[name] = scale * (base + 0.1 * torch.randn(n, 20, generator=generator))
+        return found
+
+    train, test = texts(200), texts(400)
+    expected = score(train, test, draws, 20, seed=0)
+    for _ in range(5):
+        order = torch.randperm(20, generator=generator)
+        shuffled = [
+            {name: rows[:, order] for name, rows in side.items()}
+            for side in (train, test)
+        ]
+        found = score(*shuffled, draws, 20, seed=0)
+        for name, right in expected.items():
+            assert np.array_equal(found[name], right)
+
+
 def test_draws_are_balanced_and_leave_out_what_they_must():
     draws = small_draws(left_out=4)
     for index, name in enumerate("abc"):

@@ -1,0 +1,210 @@
+"""Decoder rows whose norm SAELens divides by never vanish, and neither does the output."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import saereg_plugin as sr
+from saereg_plugin.mechanics.row_floor import FLOOR, directions, least_norm
+from saereg_plugin.regularizers.weight_norms import shrink_
+from tests.mechanics.small import D_SAE, STEPS, data, small_sae, train
+from tests.training import (
+    assert_same_optimizer,
+    batches,
+    make_sae,
+    make_trainer,
+    row_norms,
+)
+
+VANISHING: dict[str, Any] = {
+    "l2-coupled": sr.WeightPenalty(coefficient=0.05),
+    "l1-decoupled": sr.WeightPenalty(norm="l1", mode="decoupled", coefficient=0.3),
+}
+"""Penalties under which rows of unused latents get to exactly 0 without the floor."""
+NARROW: dict[str, Any] = {"d_in": 16, "d_sae": 256}
+
+ELSEWHERE = """
+import sys
+sys.modules["saereg_plugin"] = None
+from pathlib import Path
+from safetensors.torch import load_file
+from sae_lens import SAE
+root = Path(sys.argv[1])
+x = load_file(root / "x.safetensors")["x"]
+folders = sorted(path for path in root.iterdir() if path.is_dir())
+broken = [f.name for f in folders if not SAE.load_from_disk(f)(x).isfinite().all()]
+print(len(folders), broken)
+"""
+
+
+def narrow_sae(architecture: str, **fields: Any) -> Any:
+    own: dict[str, Any] = {"k": 4} if "topk" in architecture else {}
+    if "matryoshka" in architecture:
+        own["matryoshka_widths"] = [64, 256]
+    return make_sae(architecture, **{**NARROW, **own, **fields})
+
+
+def rows(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 16, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("penalty", VANISHING)
+@pytest.mark.parametrize("sparse_step", ["never", "always"])
+def test_four_hundred_steps_stay_finite(
+    penalty: str, sparse_step: str, tmp_path: Path
+) -> None:
+    sae = narrow_sae("topk", regularizers=[VANISHING[penalty]], sparse_step=sparse_step)
+    trainer = make_trainer(sae, batches(rows(2048), 32), steps=400, batch_size=32)
+    trainer.fit()
+    least = FLOOR * (1 - 1e-5)
+    assert row_norms(sae).min() >= least
+    if penalty == "l1-decoupled":
+        held = (row_norms(sae) < 1.01 * FLOOR).sum()
+        assert held > 0
+        assert sae.components["row_floor"].metrics()["rows"] >= held - 5
+    sae.save_inference_model(tmp_path)
+
+
+@pytest.mark.slow
+def test_three_thousand_steps_of_every_architecture_stay_finite(tmp_path: Path) -> None:
+    for architecture, step in STEPS:
+        for name, penalty in VANISHING.items():
+            sae = narrow_sae(architecture, regularizers=[penalty], **step)
+            data = batches(rows(4096), 16)
+            make_trainer(sae, data, steps=3000, batch_size=16, lr_end=1e-3).fit()
+            for parameter in sae.parameters():
+                assert parameter.isfinite().all(), (architecture, name)
+            sparse = step.get("sparse_step", "dense")
+            sae.save_inference_model(tmp_path / f"{architecture}-{sparse}-{name}")
+    save_file({"x": rows(64, seed=1)}, tmp_path / "x.safetensors")
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split("\n")[-2] == f"{2 * len(STEPS)} []"
+
+
+def test_a_short_row_keeps_its_direction() -> None:
+    sae = small_sae(regularizers=[VANISHING["l2-coupled"]])
+    sae.bind()
+    with torch.no_grad():
+        sae.W_dec[2] *= 1e-9
+        # its squares are 0 in float32
+        sae.W_dec[3] *= 1e-30
+        before = sae.W_dec.detach().clone()
+    floor = sae.components["row_floor"]
+    floor.after_step(torch.optim.Adam(sae.parameters()))
+    assert floor.metrics()["rows"] == 2
+    for latent in (2, 3):
+        unit = before[latent].double() / before[latent].double().norm()
+        torch.testing.assert_close(sae.W_dec[latent].detach(), (FLOOR * unit).float())
+    rest = torch.ones(D_SAE, dtype=torch.bool)
+    rest[[2, 3]] = False
+    assert torch.equal(sae.W_dec[rest], before[rest])
+
+
+def test_a_zero_row_takes_the_direction_of_its_encoder_column() -> None:
+    zeros = torch.zeros(3, 4)
+    encoder = torch.tensor(
+        [[0.0, 3.0, 4.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1e-40, 0, 0, 0]]
+    )
+    found = directions(zeros, encoder, torch.tensor([0, 6, 2]))
+    assert found.tolist()[0] == pytest.approx([0, 0.6, 0.8, 0])
+    assert found.tolist()[1:] == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    kept = directions(torch.ones(3, 4), encoder, torch.arange(3))
+    assert torch.equal(kept, torch.full((3, 4), 0.5))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_the_floor_can_be_held_in_every_data_type(dtype: str) -> None:
+    sae = small_sae(regularizers=[VANISHING["l2-coupled"]], dtype=dtype)
+    sae.bind()
+    with torch.no_grad():
+        sae.W_dec[:3] = 0
+    sae.components["row_floor"].after_step(torch.optim.Adam(sae.parameters()))
+    norms = sae.W_dec.detach().norm(dim=-1)
+    assert (norms > 0).all()
+    assert norms.reciprocal().isfinite().all()
+    assert float(norms[0]) == pytest.approx(least_norm(sae.W_dec), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields"),
+    [
+        ("topk", {}),
+        ("topk", {"regularizers": [sr.WeightPenalty()]}),
+        (
+            "topk",
+            {
+                "regularizers": [VANISHING["l1-decoupled"]],
+                "decoder_constraint": "unit_norm",
+            },
+        ),
+        ("standard", {"regularizers": [VANISHING["l2-coupled"]]}),
+    ],
+)
+def test_where_nothing_divides_or_nothing_shrinks_there_is_no_floor(
+    architecture: str, fields: dict[str, Any]
+) -> None:
+    assert "row_floor" not in small_sae(architecture, **fields).components
+
+
+@pytest.mark.parametrize("sparse_step", ["never", "always"])
+def test_training_resumes_bit_for_bit_with_rows_at_the_floor(
+    sparse_step: str, tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {
+        "regularizers": [VANISHING["l1-decoupled"]],
+        "sparse_step": sparse_step,
+    }
+    sae = narrow_sae("topk", **fields)
+    trained = list(islice(batches(rows(2048), 32), 320))
+    optimizer = train(sae, trained[:300], torch.optim.Adam(sae.parameters(), lr=1e-3))
+    assert (row_norms(sae) < 1.01 * FLOOR).any()
+    sae.save_model(tmp_path)
+    again = type(sae).load_from_disk(tmp_path)
+    resumed = torch.optim.Adam(again.parameters(), lr=1e-3)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(again, trained[300:], resumed)
+    train(sae, trained[300:], optimizer)
+    for key, value in sae.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+    assert_same_optimizer(resumed, optimizer)
+
+
+def test_a_huge_decoupled_l1_leaves_unit_rows_their_largest_entry() -> None:
+    """lr * coefficient is above every entry: the soft threshold would take whole rows."""
+    penalty = sr.WeightPenalty(norm="l1", mode="decoupled", coefficient=300.0)
+    sae = small_sae(regularizers=[penalty], decoder_constraint="unit_norm")
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
+    train(sae, data(3), optimizer)
+    assert (row_norms(sae) - 1).abs().max() < 1e-5
+    assert (sae.W_dec.detach().abs().amax(dim=1) > 0.999).all()
+    assert not sae.W_enc.any(), "the encoder has no norm to keep"
+
+
+def test_a_step_that_would_take_whole_rows_stops_just_short_of_them() -> None:
+    weight = torch.tensor([[0.5, -2.0, 1.0], [0.1, 0.1, -0.1], [0.0, 0.0, 0.0]])
+    step: dict[str, Any] = {"reduction": "sum", "mask": None, "lr": 1.0}
+    kept = weight.clone()
+    shrink_(kept, norm="l1", coefficient=1.5, keep_directions=True, **step)
+    shares = kept / kept.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+    assert kept[0].tolist() == [0, -0.5, 0]
+    torch.testing.assert_close(shares[1], torch.tensor([1.0, 1.0, -1.0]))
+    assert kept[1].abs().max() < 1e-3
+    assert not kept[2].any()
+    plain = weight.clone()
+    shrink_(plain, norm="l1", coefficient=1.5, **step)
+    assert torch.equal(plain, torch.tensor([[0, -0.5, 0], [0, 0, 0], [0, 0, 0]]))
+    whole = weight.clone()
+    shrink_(whole, norm="frobenius", coefficient=50.0, keep_directions=True, **step)
+    torch.testing.assert_close(whole / whole[0, 1], weight / weight[0, 1])
+    shrink_(whole, norm="frobenius", coefficient=50.0, **step)
+    assert not whole.any()
