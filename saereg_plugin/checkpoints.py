@@ -120,4 +120,9 @@ def _fold_norms(sae: TrainingSAE[Any]) -> None:
         parameter = getattr(sae, name, None)
         if parameter is not None:
             parameter.data.mul_(norms)
-    restore_vanished_rows_(sae.W_dec.data, sae.W_enc.data)
+    biases = [
+        getattr(sae, name).data
+        for name in ("b_enc", "b_gate", "b_mag")
+        if isinstance(getattr(sae, name, None), torch.Tensor)
+    ]
+    restore_vanished_rows_(sae.W_dec.data, sae.W_enc.data, *biases)

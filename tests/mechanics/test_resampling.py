@@ -11,7 +11,9 @@ import torch
 
 import saereg_plugin as sr
 from saereg_plugin.mechanics.resampling import dead_latents, draw_rows
+from saereg_plugin.mechanics.restart import restart_latents_
 from tests.mechanics.small import (
+    D_IN,
     D_SAE,
     ROWS,
     STEPS,
@@ -21,7 +23,7 @@ from tests.mechanics.small import (
     small_stock,
     train,
 )
-from tests.training import assert_same_state, component
+from tests.training import assert_same_state, component, row_norms
 
 EVERY_STEP = sr.DeadLatentResampling(
     decay=0.0, threshold=0.01, every=1, until=1, then_every=1000, norm=1.0
@@ -310,3 +312,47 @@ def test_norm_against_unit_norm_is_refused() -> None:
             mechanics=[sr.DeadLatentResampling(norm=0.5)],
             decoder_constraint="unit_norm",
         )
+
+
+@pytest.mark.parametrize("constraint", ["unit_norm", "none"])
+@pytest.mark.parametrize("subtract_b_dec", [False, True])
+def test_rows_of_zeros_are_never_drawn(constraint: str, subtract_b_dec: bool) -> None:
+    """Padding has an error as soon as b_dec moves, but no direction to start in."""
+    cfg = sr.DeadLatentResampling(
+        every=5, threshold=0.12, subtract_b_dec=subtract_b_dec
+    )
+    sae = small_sae(
+        "topk", d_sae=64, decoder_constraint=constraint, mechanics=[cfg]
+    )
+    padded = [torch.cat([batch[:4], torch.zeros(28, D_IN)]) for batch in data(12)]
+    restarted: list[float] = []
+    train(
+        sae,
+        padded,
+        each=lambda output: restarted.append(
+            float(output.metrics["resampling_last_resampled"])
+        ),
+    )
+    # no more than there are rows with a direction
+    assert restarted[-1] == 4
+    assert (row_norms(sae) > 1e-3).all()
+    assert sae.W_enc.isfinite().all()
+    if constraint == "unit_norm":
+        assert (row_norms(sae) - 1).abs().max() < 1e-5
+
+
+def test_without_a_usable_row_nobody_starts_anew() -> None:
+    sae = kill(small_sae("topk", mechanics=[EVERY_STEP]))
+    with torch.no_grad():
+        sae.b_dec += 1
+    train(sae, [torch.zeros(ROWS, D_IN)])
+    assert module(sae).metrics()["last_resampled"] == 0
+
+
+def test_new_rows_keep_double_precision() -> None:
+    sae = small_sae("topk", mechanics=[EVERY_STEP], dtype="float64")
+    latents = torch.arange(3)
+    directions = data(1)[0][:3].double()
+    with torch.no_grad():
+        restart_latents_(sae, latents, directions, norm=1.0)
+    assert (sae.W_dec[:3].detach().norm(dim=-1) - 1).abs().max() < 1e-15
