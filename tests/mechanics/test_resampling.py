@@ -322,7 +322,7 @@ def test_rows_of_zeros_are_never_drawn(constraint: str, subtract_b_dec: bool) ->
         every=5, threshold=0.12, subtract_b_dec=subtract_b_dec
     )
     sae = small_sae(
-        "topk", d_sae=64, decoder_constraint=constraint, mechanics=[cfg]
+        "topk", d_sae=64, k=8, decoder_constraint=constraint, mechanics=[cfg]
     )
     padded = [torch.cat([batch[:4], torch.zeros(28, D_IN)]) for batch in data(12)]
     restarted: list[float] = []

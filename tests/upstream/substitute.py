@@ -21,7 +21,6 @@ import pytest
 import sae_lens
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
-import saereg_plugin  # noqa: F401  registers the architectures
 from saereg_plugin.registration import ARCHITECTURES
 
 
