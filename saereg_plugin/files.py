@@ -192,7 +192,24 @@ def write_json(target: Path, value: Any, *, indent: int | None = 2) -> None:
 
 
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-_TORCH = re.compile("inline_container|PytorchStreamWriter")
+_WORDS = {
+    "No space left on device": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT,
+    "File too large": errno.EFBIG,
+    "I/O error": errno.EIO,
+    "PytorchStreamWriter": errno.ENOSPC,
+    "unexpected pos": errno.ENOSPC,
+}
+"""What safetensors and torch say in errors of their own. Torch does not say why."""
+
+
+def disk_errno(error: BaseException) -> int | None:
+    """Return the system's number of a full or broken disk that caused an error, or None."""
+    if isinstance(error, OSError):
+        return error.errno if error.errno in _NOT_WRITTEN else None
+    if not isinstance(error, RuntimeError | SafetensorError):
+        return None
+    return next((_WORDS[words] for words in _WORDS if words in str(error)), None)
 
 
 @contextmanager
@@ -200,30 +217,21 @@ def writing_into(folder: Path, *, remedy: str) -> Iterator[None]:
     """
     Turn what a full or broken disk raises in the block into ``WriteError``.
 
-    Torch and safetensors have errors of their own for it. ``remedy`` is a sentence.
+    ``remedy`` is a sentence.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _NOT_WRITTEN:
+    except WriteError:
+        raise
+    except Exception as error:
+        number = disk_errno(error)
+        if number is None:
             raise
-        place = error.filename or str(folder)
+        named = getattr(error, "filename", None)
+        place = repr(str(named)) if named else f"A file in {str(folder)!r}"
         raise WriteError(
-            f"{place!r} cannot be written ({error.strerror}). {remedy}"
+            f"{place} cannot be written ({os.strerror(number)}). {remedy}"
         ) from error
-    except SafetensorError as error:
-        if "I/O error" not in str(error):
-            raise
-        raise _write_error(folder, error, remedy) from error
-    except RuntimeError as error:
-        if isinstance(error, WriteError) or _TORCH.search(str(error)) is None:
-            raise
-        raise _write_error(folder, error, remedy) from error
-
-
-def _write_error(folder: Path, error: Exception, remedy: str) -> WriteError:
-    said = str(error).splitlines()[0]
-    return WriteError(f"A file in {str(folder)!r} cannot be written ({said}). {remedy}")
 
 
 _MAX_BYTES = 1 << 28

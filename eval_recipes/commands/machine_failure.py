@@ -8,13 +8,8 @@ _DISK = {
     errno.ENOSPC: "No space is left on the disk",
     errno.EDQUOT: "The disk quota is used up",
     errno.EFBIG: "The file would be larger than the system allows (ulimit -f)",
-}
-_DISK_WORDS = {
-    # safetensors and torch raise errors of their own
-    "No space left on device": errno.ENOSPC,
-    "Disk quota exceeded": errno.EDQUOT,
-    "File too large": errno.EFBIG,
-    "PytorchStreamWriter failed": errno.ENOSPC,
+    errno.EROFS: "The disk can only be read",
+    errno.EIO: "The disk reports an error",
 }
 _MEMORY_WORDS = ("can't allocate memory", "out of memory")
 RESUME = "the same command resumes"
@@ -34,12 +29,11 @@ def machine_failure(error: BaseException) -> str | None:
 
 
 def _disk(error: BaseException) -> str | None:
-    number = error.errno if isinstance(error, OSError) else None
-    if number not in _DISK:
-        words = [words for words in _DISK_WORDS if words in str(error)]
-        if isinstance(error, OSError) or not words:
-            return None
-        number = _DISK_WORDS[words[0]]
+    from saereg_plugin.files import disk_errno
+
+    number = disk_errno(error)
+    if number is None:
+        return None
     name = getattr(error, "filename", None)
     where = f" while {str(name)!r} was written" if name is not None else ""
     return f"{_DISK[number]}{where}. Free space; {RESUME}."
