@@ -7,10 +7,12 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,9 +32,16 @@ from eval_recipes.artifacts import (
     open_artifacts,
     weights_hash,
 )
+from eval_recipes.context import Subject
 from eval_recipes.judge.cache import ReplyCache
 from eval_recipes.judge.messages import Reply
+from eval_recipes.saebench import (
+    sae_probes_data,
+    sparse_probing_cache,
+)
+from eval_recipes.saebench.upstream import UpstreamError, upstream
 from saereg_plugin.errors import InputError
+from tests.eval_recipes.hostile import Hostile
 
 
 @pytest.fixture
@@ -151,6 +160,37 @@ def test_a_damaged_index_makes_all_files_again(
     keep(folder, "a.bin", b"2")
     path = folder.read("a.bin")
     assert path is not None and path.read_bytes() == b"2"
+
+
+def _through_upstream(folder: ArtifactFolder) -> Any:
+    sae = TopKSAE(TopKSAEConfig(d_in=4, d_sae=8, k=2))
+    with upstream("core", Subject("r", "s", "g", None), sae, None, seed=0):
+        return torch.load(folder.require("a.pt"), weights_only=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [
+        ("paired.pt", sparse_probing_cache.load_paired),
+        ("a_activations.pt", lambda f: sparse_probing_cache.load_activations(f, "a")),
+        ("a.pt", lambda f: sae_probes_data.load_activations(f, "a")),
+        ("a.pt", _through_upstream),
+    ],
+)
+def test_a_hostile_pickle_with_the_right_hash_runs_nothing(
+    folder: ArtifactFolder,
+    tmp_path: Path,
+    name: str,
+    load: Callable[[ArtifactFolder], Any],
+):
+    ran = tmp_path / "core" / "ran"
+    with folder.write(name) as temporary:
+        torch.save(Hostile(ran), temporary)
+    with pytest.raises((pickle.UnpicklingError, UpstreamError)):
+        load(folder)
+    assert not ran.exists()
+    torch.load(folder.require(name), weights_only=False)
+    assert ran.exists()
 
 
 def test_a_failed_write_leaves_nothing(folder: ArtifactFolder):

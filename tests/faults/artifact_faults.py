@@ -19,6 +19,8 @@ _TPP = (
     "--option tpp.train_set_size=20 --option tpp.test_set_size=20 "
     "--option tpp.context_length=8 --option tpp.n_resamples=20"
 )
+_ONE_STEP = "--option meta_structure.train_steps=1"
+_OURS = "{here}/artifacts"
 _TOKENS = (
     "--explainer tokens --option autointerp.latents=[0,1] "
     "--option autointerp.total_tokens=2048 --option autointerp.llm_context_size=32"
@@ -91,7 +93,7 @@ def _credentials_in_ours(place: Place) -> None:
 
 def _only_ours_went(place: Place) -> None:
     assert (place.here / "artifacts" / "cloud" / "account" / "key.json").is_file()
-    assert not list(place.here.glob("artifacts/core/*"))
+    assert not list(place.here.glob("artifacts/*/*/index.json"))
 
 
 FAULTS = [
@@ -133,17 +135,17 @@ FAULTS = [
         name="credentials lie in the folder that is cleaned",
         row="D4",
         arrange=_credentials_in_ours,
-        command=f"{RUN} --clean-artifacts",
+        command=_run("meta_structure", f"{_ONE_STEP} --clean-artifacts", _OURS),
         status=0,
-        words="core",
+        words="none-seed0",
         holds=_only_ours_went,
     ),
     Fault(
-        name="--artifacts is the home folder",
+        name="--artifacts is the current folder",
         row="D4",
-        command=f"{RUN} --artifacts ~ --clean-artifacts",
+        command=f"{RUN} --artifacts {{here}} --clean-artifacts",
         status=2,
-        words="is the home folder",
+        words="is the current folder",
     ),
     Fault(
         name="--keep has no unit",
