@@ -44,11 +44,11 @@ def data_of(record: dict[str, Any]) -> str:
     return str(block.get("data") or given or "hub")
 
 
-def shown(name: Any) -> str | None:
+def one_line(name: Any) -> str | None:
     r"""
     Return a name as tables show it, in one line and with control characters escaped.
 
-    >>> shown("a\nb\x1b[2J"), shown(None)
+    >>> one_line("a\nb\x1b[2J"), one_line(None)
     ('a\\nb\\x1b[2J', None)
     """
     if name is None:
@@ -61,18 +61,18 @@ def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     Yield one tidy row a metric; a metric's companions fill its low, high and n.
 
-    Names are as ``shown``: a downloaded file may hold what a terminal would obey.
+    Names are as ``one_line``: a downloaded file may hold what a terminal would obey.
     """
     block = saereg_block(record) or {}
     cfg = record.get("sae_cfg_dict")
     common = {
-        "release": shown(record.get("sae_lens_release_id")),
-        "group": shown(block.get("group")),
+        "release": one_line(record.get("sae_lens_release_id")),
+        "group": one_line(block.get("group")),
         "seed": block.get("seed"),
-        "sae_id": shown(record.get("sae_lens_id")),
-        "architecture": shown(architecture(cfg)),
-        "penalty": shown(penalty(cfg)),
-        "eval": shown(record["eval_type_id"]),
+        "sae_id": one_line(record.get("sae_lens_id")),
+        "architecture": one_line(architecture(cfg)),
+        "penalty": one_line(penalty(cfg)),
+        "eval": one_line(record["eval_type_id"]),
     }
     for category, metrics in record["eval_result_metrics"].items():
         companions = {
@@ -92,7 +92,7 @@ def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
             yield {
                 **common,
-                "metric": shown(f"{category}/{metric}"),
+                "metric": one_line(f"{category}/{metric}"),
                 "value": value,
                 **interval,
             }

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from eval_recipes.frame import shown
+from eval_recipes.frame import one_line
 from eval_recipes.result_files import read_result
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json
@@ -81,7 +81,7 @@ def note_attempts(
 def outdated_notes(folder: Path) -> list[str]:
     """Return one line for each outdated result: which, since when, why."""
     return [
-        shown(
+        one_line(
             f"{path.relative_to(folder)} is of an earlier run: the attempt of {attempt.date} "
             f"failed ({attempt.cause}). Run it again with --resume."
         )

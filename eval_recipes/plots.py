@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from eval_recipes.frame import shown
+from eval_recipes.frame import one_line
 from eval_recipes.headlines import L0, Metric
 from eval_recipes.pareto import KIND, kind_label, points
 from saereg_plugin.errors import InputError
@@ -47,7 +47,7 @@ def open_plots(folder: Path, names: Iterable[str]) -> Path:
 
 def label_text(name: str) -> str:
     """Return a name as matplotlib shows it: not as a formula, nor left out of the legend."""
-    text = (shown(name) or "").replace("$", r"\$")
+    text = (one_line(name) or "").replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval_recipes.differences import GroupDifference
-from eval_recipes.frame import shown
+from eval_recipes.frame import one_line
 from eval_recipes.statistics import seed_interval
 
 HEADLINES: dict[tuple[str, str], str] = {
@@ -216,7 +216,7 @@ def _text(value: Any) -> str:
     """Return a table cell: names are shown as they are, never read as markup."""
     if value is None or pd.isna(value):
         return "-"
-    return escape(shown(value) or "")
+    return escape(one_line(value) or "")
 
 
 def print_table(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.differences import GroupDifference, load_group_differences
-from eval_recipes.frame import shown
+from eval_recipes.frame import one_line
 from eval_recipes.outdated import Attempt, note_attempts, outdated_results
 from eval_recipes.registry import Recipe, recipes
 from eval_recipes.results import (
@@ -268,7 +268,8 @@ def _written(path: Path) -> tuple[int, int] | None:
 def _of_this_run(frame: pd.DataFrame, context: RunContext) -> pd.DataFrame:
     """Return the rows of the SAEs that were evaluated; a folder may hold more."""
     evaluated = {
-        (shown(subject.release), shown(subject.sae_id)) for subject in context.subjects
+        (one_line(subject.release), one_line(subject.sae_id))
+        for subject in context.subjects
     }
     mine = [key in evaluated for key in zip(frame["release"], frame["sae_id"])]
     return frame.loc[mine]

@@ -16,7 +16,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.registry import Recipe
-from saereg_plugin.errors import InputError, shown
+from saereg_plugin.errors import InputError, brief
 from saereg_plugin.model_trust import require_harmless, require_outside
 from saereg_plugin.releases import LOADER
 
@@ -92,7 +92,7 @@ def check_groups(configs: Mapping[Subject, Config]) -> None:
         differences = differing_fields(configs[other], config)
         if differences:
             fields = "; ".join(
-                f"{name}: {shown(mine)} and {shown(its)}"
+                f"{name}: {brief(mine)} and {brief(its)}"
                 for name, (mine, its) in differences.items()
             )
             raise InputError(

@@ -51,11 +51,11 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def shown(value: object, limit: int = 80) -> str:
+def brief(value: object, limit: int = 80) -> str:
     """
     Return a value for a message, cut to ``limit`` characters.
 
-    >>> shown("abcdefghijkl", limit=8)
+    >>> brief("abcdefghijkl", limit=8)
     "'abcd..."
     """
     try:

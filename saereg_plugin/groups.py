@@ -11,7 +11,7 @@ from typing import Any
 import regex
 
 from saereg_plugin.checks import require_name
-from saereg_plugin.errors import InputError, shown, suggest
+from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.manifest import is_seed
 from saereg_plugin.yaml_text import read_yaml
 
@@ -60,7 +60,7 @@ def _from_regex(ids: list[str], expression: str) -> dict[str, Membership]:
         seed = match["seed"] or ""
         if not _DIGITS.fullmatch(seed):
             raise InputError(
-                f"--group-by {expression!r} finds the seed {shown(seed)} in {sae_id!r}; expected "
+                f"--group-by {expression!r} finds the seed {brief(seed)} in {sae_id!r}; expected "
                 "digits. At most 18 of them are read."
             )
         if "group" in pattern.groupindex:
@@ -82,7 +82,7 @@ def _compiled(expression: str) -> regex.Pattern[str]:
         pattern = regex.compile(expression)
     except (re.error, regex.error, OverflowError, RecursionError) as error:
         raise InputError(
-            f"--group-by {shown(expression)} is no regular expression: {error}."
+            f"--group-by {brief(expression)} is no regular expression: {error}."
         ) from error
     if "seed" not in pattern.groupindex:
         raise InputError(
@@ -115,7 +115,7 @@ def _from_yaml(ids: list[str], path: Path) -> dict[str, Membership]:
     for sae_id, entry in table.items():
         if sae_id not in ids:
             raise InputError(
-                f"{str(path)!r} names the SAE {shown(sae_id)}. {suggest(str(sae_id), ids)}"
+                f"{str(path)!r} names the SAE {brief(sae_id)}. {suggest(str(sae_id), ids)}"
             )
         if (
             not isinstance(entry, dict)
@@ -123,7 +123,7 @@ def _from_yaml(ids: list[str], path: Path) -> dict[str, Membership]:
             or not is_seed(entry["seed"])
         ):
             raise InputError(
-                f"{str(path)!r}: {sae_id!r} has {shown(entry)}; expected {{group: name, seed: number}}, "
+                f"{str(path)!r}: {sae_id!r} has {brief(entry)}; expected {{group: name, seed: number}}, "
                 "the number a whole one."
             )
         name = f"{str(path)!r}: the group of {sae_id!r}"

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from saereg_plugin.checks import require_name
-from saereg_plugin.errors import InputError, shown, suggest
+from saereg_plugin.errors import InputError, brief, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,13 @@ def checked(value: Any, source: str) -> tuple[str, dict[str, Any]]:
     name = require_name(f"{source}: the release's name", name)
     if not isinstance(block, Mapping):
         raise InputError(
-            f"{source} cannot be read: {name!r} is {shown(block)}; expected its fields. {_REMEDY}"
+            f"{source} cannot be read: {name!r} is {brief(block)}; expected its fields. {_REMEDY}"
         )
     _require_text(block, "model", f"{source}: release {name!r}")
     saes = block.get("saes")
     if not isinstance(saes, list):
         raise InputError(
-            f"{source}: the field 'saes' is {shown(saes)}; expected a list of SAEs. {_REMEDY}"
+            f"{source}: the field 'saes' is {brief(saes)}; expected a list of SAEs. {_REMEDY}"
         )
     _require_whole(name, block, source)
     for number, sae in enumerate(saes, start=1):
@@ -88,7 +88,7 @@ def _require_whole(name: str, block: Mapping[str, Any], source: str) -> None:
     count = provenance.get(COUNT, len(block["saes"]))
     if count != len(block["saes"]):
         raise InputError(
-            f"{source} lists {len(block['saes'])} SAEs; expected {shown(count)}, as it says itself: it "
+            f"{source} lists {len(block['saes'])} SAEs; expected {brief(count)}, as it says itself: it "
             f"was cut or edited. {_REMEDY}"
         )
     digest = provenance.get(HASH)
@@ -126,11 +126,11 @@ def _plain(value: Any) -> Any:
 def _require_sae(sae: Any, source: str) -> None:
     """Refuse an entry of which a field is missing, unknown or of another type."""
     if not isinstance(sae, Mapping):
-        raise InputError(f"{source} is {shown(sae)}; expected {', '.join(FIELDS)}.")
+        raise InputError(f"{source} is {brief(sae)}; expected {', '.join(FIELDS)}.")
     for key in sae:
         if key not in FIELDS:
             raise InputError(
-                f"{source} has an unknown field {shown(key)}. {suggest(str(key), FIELDS)}"
+                f"{source} has an unknown field {brief(key)}. {suggest(str(key), FIELDS)}"
             )
     for key in ("id", "path", "group", "seed", "files"):
         if key not in sae:
@@ -141,12 +141,12 @@ def _require_sae(sae: Any, source: str) -> None:
     _require_text(sae, "path", source)
     if not stays_inside(sae["path"]):
         raise InputError(
-            f"{source} has the path {shown(sae['path'])}; expected a folder inside the release's, "
+            f"{source} has the path {brief(sae['path'])}; expected a folder inside the release's, "
             "relative and without '..'."
         )
     if sae["seed"] is not None and not is_seed(sae["seed"]):
         raise InputError(
-            f"{source} has the seed {shown(sae['seed'])}; expected a whole number of at most "
+            f"{source} has the seed {brief(sae['seed'])}; expected a whole number of at most "
             "64 bits, or null."
         )
     _require_files(sae["files"], source)
@@ -154,14 +154,14 @@ def _require_sae(sae: Any, source: str) -> None:
         number = sae.get(key)
         if number is not None and not _is_number(number):
             raise InputError(
-                f"{source} has {key} {shown(number)}; expected a finite number, or null."
+                f"{source} has {key} {brief(number)}; expected a finite number, or null."
             )
 
 
 def _require_files(files: Any, source: str) -> None:
     if not isinstance(files, Mapping):
         raise InputError(
-            f"{source} has the files {shown(files)}; expected the SHA-256 of each by its name."
+            f"{source} has the files {brief(files)}; expected the SHA-256 of each by its name."
         )
     for name, digest in files.items():
         if (
@@ -171,12 +171,12 @@ def _require_files(files: Any, source: str) -> None:
             or has_controls(name)
         ):
             raise InputError(
-                f"{source} has a file called {shown(name)}; expected the name of a file in the "
+                f"{source} has a file called {brief(name)}; expected the name of a file in the "
                 "SAE's own folder."
             )
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise InputError(
-                f"{source}: the SHA-256 of {name!r} is {shown(digest)}; expected 64 hexadecimal "
+                f"{source}: the SHA-256 of {name!r} is {brief(digest)}; expected 64 hexadecimal "
                 "digits in lower case."
             )
 
@@ -184,7 +184,7 @@ def _require_files(files: Any, source: str) -> None:
 def _require_text(fields: Mapping[str, Any], key: str, source: str) -> None:
     value = fields.get(key)
     if not isinstance(value, str) or not value or has_controls(value):
-        raise InputError(f"{source} has the {key} {shown(value)}; expected text.")
+        raise InputError(f"{source} has the {key} {brief(value)}; expected text.")
 
 
 def _require_unique(values: list[str], key: str, source: str) -> None:
@@ -229,4 +229,4 @@ def _is_number(value: object) -> bool:
 def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a mapping of {len(value)} keys"
-    return shown(value)
+    return brief(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saereg_plugin.embedded_models import EMBEDDED
-from saereg_plugin.errors import InputError, shown
+from saereg_plugin.errors import InputError, brief
 
 FLAG = "--trust-remote-code"
 
@@ -69,7 +69,7 @@ def require_harmless(given: object, *, trusted: bool, source: str) -> dict[str, 
     """
     if given is not None and not isinstance(given, Mapping):
         raise InputError(
-            f"{source} has model_from_pretrained_kwargs = {shown(given)}; expected a mapping of "
+            f"{source} has model_from_pretrained_kwargs = {brief(given)}; expected a mapping of "
             "arguments. Correct its cfg.json or leave it out."
         )
     arguments: dict[str, Any] = dict(given or {})
@@ -78,7 +78,7 @@ def require_harmless(given: object, *, trusted: bool, source: str) -> dict[str, 
         if trusted or (known is not None and known(value)):
             continue
         raise InputError(
-            f"{source} wants its language model loaded with {name}={shown(value)}, which may run "
+            f"{source} wants its language model loaded with {name}={brief(value)}, which may run "
             f"code; expected only {', '.join(HARMLESS)}, with plain values. Leave the SAE out, "
             f"or give {FLAG} if you trust the release."
         )
@@ -104,7 +104,7 @@ def require_outside(model: object, folder: Path, *, trusted: bool, source: str) 
     if trusted or model in EMBEDDED or not is_inside(model, folder):
         return
     raise InputError(
-        f"{source} reads the language model {shown(model)}, a folder inside the release itself, "
+        f"{source} reads the language model {brief(model)}, a folder inside the release itself, "
         "which may hold code; expected a model of your own or a public one. Leave the SAE "
         f"out, or give {FLAG} if you trust the release."
     )

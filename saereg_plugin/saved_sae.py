@@ -9,7 +9,7 @@ from typing import Any
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from safetensors import SafetensorError, safe_open
 
-from saereg_plugin.errors import InputError, shown
+from saereg_plugin.errors import InputError, brief
 from saereg_plugin.files import read_json
 
 
@@ -58,6 +58,6 @@ def require_shapes(folder: Path) -> None:
         # the decoder of a transcoder writes to another space
         if found[1:] != size[1:] or (name == "W_enc" and found != size):
             raise InputError(
-                f"{str(weights)!r} has {name} of (d_in, d_sae) {found}; expected {shown(size)}, as "
+                f"{str(weights)!r} has {name} of (d_in, d_sae) {found}; expected {brief(size)}, as "
                 f"{SAE_CFG_FILENAME} says. Restore both from a copy."
             )

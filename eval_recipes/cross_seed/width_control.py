@@ -20,7 +20,7 @@ from eval_recipes.cross_seed.equal_variance import at_equal_variance
 from eval_recipes.cross_seed.intervals import FEW_SEEDS, FEWEST_SEEDS, over_pairs
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.cross_seed.result_groups import SINGLE, ResultGroup, read_groups
-from eval_recipes.frame import shown
+from eval_recipes.frame import one_line
 from eval_recipes.interval import OVER_SEEDS, Interval
 from eval_recipes.report import Figure, digits
 from eval_recipes.statistics import SeedPair, paired_difference
@@ -162,7 +162,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
                 if item.difference is None
                 else Figure(item.difference, item.low, item.high).text()
             )
-            groups = escape(shown(f"{item.group} - {item.other}") or "")
+            groups = escape(one_line(f"{item.group} - {item.other}") or "")
             over = f"{item.n} {item.interval_over}" if item.interval_over else "-"
             each = (
                 "-"
