@@ -39,7 +39,8 @@ def keep_printing() -> None:
         stream = getattr(sys, name)
         if stream is None:
             # also so that no other file gets the number of the closed one
-            dropped = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            dropped = os.fdopen(devnull, "w", errors="backslashreplace")
             setattr(sys, name, dropped)
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
