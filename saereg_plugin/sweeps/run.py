@@ -18,6 +18,7 @@ from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json, writing_into
 from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
+from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.releases import MANIFEST, Release, read_release
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
@@ -89,11 +90,11 @@ def run_sweep(
         require_owned(folder, KIND)
     name = release_name(sweep, folder, name)
     members = expand(sweep)
-    require_memory(sweep, members)
-    require_disk(sweep, members, folder)
     sweep = settled(sweep, folder)
     finished = _finished(sweep, folder)
     if finished is None:
+        require_memory(sweep, members)
+        require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)
         with _only_process(owned):
             return _train(sweep, members, owned, name=name, progress=progress)
@@ -121,11 +122,18 @@ def _say_finished(result: SweepResult, progress: Callable[[str], object]) -> Non
 
 
 def _finished(sweep: SweepConfig, folder: Path) -> SweepResult | None:
-    """Return what an earlier run of the same sweep left in ``folder``, if it was finished."""
+    """
+    Return what an earlier run of the same sweep left in ``folder``, if it was finished.
+
+    Raises:
+        InputError: if it is another sweep, or a file of the release is missing or damaged.
+    """
     require_same_sweep(sweep, folder)
     if not (folder / MANIFEST).is_file():
         return None
     release = read_release(folder)
+    for entry in release.entries:
+        verify_files(folder, entry.path)
     return SweepResult(release, release.provenance.get("stopped", []), 0.0)
 
 
@@ -248,13 +256,21 @@ def open_trainer(
 
 
 def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
-    """Return the sweep with the data type that its folder records, or that is fast here."""
+    """
+    Return the sweep with the data type that its folder records, or that is fast here.
+
+    Raises:
+        InputError: if nothing is recorded and the sweep's device does not exist.
+    """
     if sweep.llm_dtype != "auto":
         return sweep
     recorded = _recorded_sweep(folder)
     if not recorded and _is_marked(folder):
         recorded = recorded_sweep(OwnedFolder(folder, KIND))
-    dtype = recorded.get("llm_dtype") or models.fast_dtype(sweep.device)
+    dtype = recorded.get("llm_dtype")
+    if not dtype:
+        models.require_device(sweep.device)
+        dtype = models.fast_dtype(sweep.device)
     return replace(sweep, llm_dtype=dtype)
 
 

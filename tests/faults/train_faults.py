@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from saereg_plugin.owned_folder import open_owned
-from saereg_plugin.sweeps import expand, open_trainer, read_sweep
+from saereg_plugin.sweeps import expand, open_trainer, read_sweep, run_sweep
 from saereg_plugin.sweeps.interruption import StopFlag
 from saereg_plugin.sweeps.run import KIND, claim_folder
 from saereg_plugin.sweeps.saving import release_files
@@ -247,6 +247,28 @@ def _no_checkpoint_left(place: Place) -> None:
     assert not (place.release / "progress.json").exists()
 
 
+def _finished(place: Place) -> None:
+    """A finished sweep, as "out"."""
+    kept = place.model.parent / "finished"
+    sweep = read_sweep(_sweep(place))
+    if not kept.exists():
+        run_sweep(sweep, kept, name="out")
+    shutil.copytree(kept, place.here / "out")
+
+
+def _finished_elsewhere(place: Place) -> None:
+    """As on a machine whose GPU is not here."""
+    _finished(place)
+    _sweep(place, device="cuda:99")
+    path = place.here / "out" / "sweep.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "device": "cuda:99"}))
+
+
+def _lost_weights(place: Place) -> None:
+    _finished(place)
+    (place.here / "out/saes/sae-seed1/sae_weights.safetensors").unlink()
+
+
 REMEDY = r"Put it back as it was, or remove the folder '.*out' to train from the start"
 
 
@@ -397,6 +419,22 @@ FAULTS = [
         command=TRAIN_OUT,
         status=2,
         words="has training records, but 'sweep.json' is missing.*Put the file back",
+    ),
+    Fault(
+        name="finished sweep is asked for on a machine that could not train it",
+        row="message",
+        arrange=_finished_elsewhere,
+        command=TRAIN_OUT,
+        status=0,
+        words="Release 'out' is finished already",
+    ),
+    Fault(
+        name="finished sweep has lost the weights of an SAE",
+        row="message",
+        arrange=_lost_weights,
+        command=TRAIN_OUT,
+        status=2,
+        words=r"out/saes/sae-seed1/sae_weights.safetensors' is missing; expected it for SAE",
     ),
     _checkpoint_fault(
         "file of a checkpoint is empty",
