@@ -156,12 +156,11 @@ def _train(
         trainer, finished = _train_steps(sweep, members, owned, progress)
         trainer.take_out_broken()
         seconds = time.perf_counter() - started
-        stopped = [str(stopped) for stopped in trainer.stopped]
-        if not finished:
-            return SweepResult(None, stopped, seconds)
-        release = save_release(trainer, name=name, seconds=seconds)
-        remove_checkpoints(owned)
-    return SweepResult(release, stopped, seconds)
+        release = None
+        if finished:
+            release = save_release(trainer, name=name, seconds=seconds)
+            remove_checkpoints(owned)
+    return SweepResult(release, [str(s) for s in trainer.stopped], seconds)
 
 
 def _train_steps(
