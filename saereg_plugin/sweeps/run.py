@@ -22,11 +22,13 @@ from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.releases import MANIFEST, Release, read_release
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
+    PROGRESS,
     Checkpoint,
     differences,
     has_checkpoints,
     identity,
     newest_checkpoint,
+    note_no_checkpoint,
     recorded_sweep,
     remove_checkpoints,
 )
@@ -177,11 +179,16 @@ def _train_steps(
         checkpoint = _usable_checkpoint(sweep, members, owned)
         trainer = open_trainer(sweep, members, owned.path)
         claim_folder(sweep, owned)
+        if checkpoint is None:
+            note_no_checkpoint(owned)
         if trainer.resume(checkpoint) and checkpoint is not None:
             resumes = f"Resumes at step {trainer.step:,} of {sweep.steps:,}."
             progress(" ".join([*checkpoint.passed_over, resumes]))
         with stop_on_signal() as stop:
-            return trainer, trainer.train(stop)
+            finished = trainer.train(stop)
+            if finished:
+                _require_room(trainer)
+            return trainer, finished
     except InputError:
         if is_new and (trainer is None or trainer.step == 0):
             # the folder stays free for what is put right
@@ -192,32 +199,48 @@ def _train_steps(
             trainer.stream.close()
 
 
+def _require_room(trainer: SweepTrainer) -> None:
+    """Refuse files that were put where the release goes; a checkpoint keeps the training."""
+    try:
+        trainer.owned.require_free(
+            release_files(member.sae_id for member in trainer.members)
+        )
+    except InputError as error:
+        trainer.save_checkpoint()
+        raise InputError(
+            f"{error} The training is kept in a checkpoint: once the file is moved, the same "
+            "command saves the release."
+        ) from error
+
+
 def _usable_checkpoint(
     sweep: SweepConfig, members: list[Member], owned: OwnedFolder
 ) -> Checkpoint | None:
     """Return what to resume from; refuse a folder of which a part is damaged or not ours."""
     sae_ids = [member.sae_id for member in members]
     owned.require_plain(CHECKPOINT)
-    listed = owned.files()
-    owned.claim([SWEEP_FILE, *release_files(sae_ids)])
+    owned.require_free([SWEEP_FILE, *release_files(sae_ids)])
     checkpoint = newest_checkpoint(owned, identity(sweep, sae_ids))
     if checkpoint is not None:
         for sae_id in sae_ids:
             part = checkpoint.records[sae_id]
             require_record(owned.path / record_name(sae_id), part)
-    elif not (owned.path / SWEEP_FILE).is_file():
-        _require_no_records(owned, listed)
+    else:
+        _require_told(owned, SWEEP_FILE, "of which sweep")
+        _require_told(owned, PROGRESS, "whether there was a checkpoint")
     return checkpoint
 
 
-def _require_no_records(owned: OwnedFolder, listed: frozenset[str]) -> None:
-    """Refuse training records of a sweep that nothing in the folder names any more."""
-    for name in sorted(listed):
+def _require_told(owned: OwnedFolder, file: str, what: str) -> None:
+    """Refuse training records without a file that is written before them."""
+    if (owned.path / file).is_file():
+        return
+    for name in sorted(owned.files()):
         if name.startswith(f"{RECORDS}/") and (owned.path / name).is_file():
             raise InputError(
-                f"Folder {str(owned.path)!r} has training records, but {SWEEP_FILE!r} is missing, so "
-                "it cannot be told of which sweep. Put the file back, or remove the folder to train "
-                "from the start."
+                f"Folder {str(owned.path)!r} has training records, but {file!r} is missing, so it "
+                f"cannot be told {what}. Put the file back, or remove the folder to train from the "
+                "start."
             )
 
 

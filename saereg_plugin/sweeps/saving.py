@@ -67,6 +67,7 @@ def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release
             trainer.take_out(sae_id, loss, step=trainer.step)
     sweep = trainer.sweep
     crossing = trainer.stream.pairs_across_documents()
+    trainer.owned.claim([ALIGNMENT_FILE, CARD, MANIFEST])
     alignment = write_vocabulary_alignment(
         {name: trained.sae for name, trained in trainer.trainers.items()}, folder
     )
