@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,8 +17,12 @@ from saereg_plugin.architectures.base import RegularizedMixin
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.saving import restore_vanished_rows_
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path
+from saereg_plugin.files import sync_folder, sync_tree
+from saereg_plugin.owned_folder import OwnedFolder, open_owned, require_owned
 from saereg_plugin.registration import training_classes
+
+KIND = "starting point"
+"""Kind of the folder, in its mark."""
 
 
 def regularize_checkpoint(
@@ -32,12 +38,14 @@ def regularize_checkpoint(
     Args:
         source: a folder that SAELens' trainer saved, with the same base architecture.
         cfg: configuration of the SAE to train.
-        target: folder to write.
+        target: folder to write: new, empty, or of an earlier call.
 
     Raises:
         InputError: if the checkpoint has another base architecture, its tensors do not fit,
-            or a unit-norm decoder would change what it computes.
+            a unit-norm decoder would change what it computes, or ``target`` holds other
+            files.
     """
+    require_owned(Path(target), KIND)
     weights = Path(source) / SAE_WEIGHTS_FILENAME
     if not weights.is_file():
         raise InputError(
@@ -58,9 +66,18 @@ def regularize_checkpoint(
     if cfg.unit_norm:
         _require_foldable(sae, Path(source))
         _fold_norms(sae)
-    with atomic_path(Path(target)) as temporary:
-        sae.save_model(temporary)
+    _save(sae, open_owned(Path(target), KIND))
     return Path(target)
+
+
+def _save(sae: TrainingSAE[Any], owned: OwnedFolder) -> None:
+    owned.claim([SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME])
+    with TemporaryDirectory(dir=owned.path) as temporary:
+        written = sae.save_model(temporary)
+        sync_tree(Path(temporary))
+        for path in written:
+            os.replace(path, owned.path / Path(path).name)
+    sync_folder(owned.path)
 
 
 def _read_cfg(source: Path) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.counts import decode_count, encode_count
 from saereg_plugin.kernels import ActiveLatents
 
 
@@ -78,7 +79,7 @@ class Component(nn.Module):
     A part of a training SAE that acts around its steps. All methods are optional.
 
     State that must survive a checkpoint lives in buffers, which keep their data
-    type when the SAE is cast. A subclass that draws random numbers sets
+    type when the SAE is cast, or in the whole numbers that ``counts`` names. A subclass that draws random numbers sets
     ``draws = True`` and uses ``self.generator``, whose state is checkpointed.
 
     Args:
@@ -89,6 +90,8 @@ class Component(nn.Module):
     draws: bool = False
     in_loss: bool = True
     """Whether the value of ``loss`` is added to the training loss or only logged."""
+    counts: tuple[str, ...] = ()
+    """Names of attributes, whole numbers of 0 or more, that a checkpoint keeps."""
 
     def __init__(self, *, label: str, seed: int = 0):
         super().__init__()
@@ -164,10 +167,17 @@ class Component(nn.Module):
             buffer = cast(torch.Tensor, self.generator_state)
             buffer.copy_(self._generator.get_state())
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.counts:
+            destination[prefix + name] = encode_count(getattr(self, name))
 
     @override
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name in self.counts:
+            if prefix + name in state_dict:
+                setattr(self, name, decode_count(state_dict.pop(prefix + name)))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._generator = None
 
     @override

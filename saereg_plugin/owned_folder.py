@@ -63,11 +63,16 @@ class OwnedFolder:
         """
         wanted = set(names)
         with self._locked():
+            self.require_free(wanted)
             listed = self._listed()
-            for name in sorted(wanted):
-                self._require_own_name(name, listed)
             if not wanted <= listed:
                 self._write(listed | wanted)
+
+    def require_free(self, names: Iterable[str]) -> None:
+        """Refuse what ``claim`` would refuse; the list stays as it is."""
+        listed = self._listed()
+        for name in sorted(names):
+            self._require_own_name(name, listed)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files of the list, and the folders that this leaves empty; others stay."""

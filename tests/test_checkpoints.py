@@ -140,18 +140,29 @@ def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stock_checkpoint", ["topk"], indirect=True)
-def test_an_existing_target_is_replaced_whole(
+def test_a_target_with_other_files_is_refused_and_one_of_our_own_is_replaced(
     stock_checkpoint: tuple[Any, Path], tmp_path: Path
 ) -> None:
     target = tmp_path / "start"
     target.mkdir()
-    (target / "left over").touch()
+    (target / "notes").write_text("mine")
+    with pytest.raises(sr.InputError, match="did not write: 'notes'"):
+        sr.regularize_checkpoint(stock_checkpoint[1], make_cfg(), target)
+    assert [path.name for path in target.iterdir()] == ["notes"]
+    (target / "notes").unlink()
     sr.regularize_checkpoint(stock_checkpoint[1], make_cfg(), target)
-    assert {path.name for path in target.iterdir()} == {
+    (target / "notes").write_text("mine")
+    penalty = sr.WeightPenalty(coefficient=0.1)
+    again = make_cfg(regularizers=[penalty])
+    sr.regularize_checkpoint(stock_checkpoint[1], again, target)
+    assert TrainingSAE.load_from_disk(target).cfg.regularizers == again.regularizers
+    assert (target / "notes").read_text() == "mine"
+    assert {path.name for path in target.iterdir()} - {".saereg.lock"} == {
+        ".saereg.json",
         "cfg.json",
+        "notes",
         "sae_weights.safetensors",
     }
-    assert {path.name for path in tmp_path.iterdir()} == {"start", "stock"}
 
 
 def test_counters_and_averages_of_an_own_checkpoint_start_afresh(

@@ -14,6 +14,17 @@ from saereg_plugin.mechanics.row_floor import directions
 _ROWS = 16
 
 
+class NonFiniteOutputError(InputError):
+    """An SAE is not saved, for it does not compute finite numbers."""
+
+    def __init__(self, found: str):
+        super().__init__(
+            f"The SAE is not saved: its output on a test batch is not finite ({found}). "
+            "Train it again with a lower learning rate or smaller coefficients."
+        )
+        self.found = found
+
+
 @torch.no_grad()
 def restore_vanished_rows_(
     W_dec: torch.Tensor, W_enc: torch.Tensor, *biases: torch.Tensor
@@ -51,7 +62,7 @@ def require_finite_output(
         state: its tensors.
 
     Raises:
-        InputError: naming the tensors with entries that are not finite.
+        NonFiniteOutputError: naming the tensors with entries that are not finite.
     """
     sae_class, cfg_class = get_sae_class(cfg["architecture"])
     # as SAELens loads: without memory for weights that are replaced at once
@@ -63,10 +74,7 @@ def require_finite_output(
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(_ROWS, weights.shape[1], generator=generator)
     if not bool(sae(batch.to(weights)).isfinite().all()):
-        raise InputError(
-            f"The SAE is not saved: its output on a test batch is not finite ({_broken(state)}). "
-            "Train it again with a lower learning rate or smaller coefficients."
-        )
+        raise NonFiniteOutputError(_broken(state))
 
 
 def _broken(state: Mapping[str, torch.Tensor]) -> str:

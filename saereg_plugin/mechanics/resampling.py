@@ -106,6 +106,7 @@ class DeadLatentResamplingModule(FiringRateComponent):
     """The resampling at work."""
 
     draws = True
+    counts = ("resampled",)
 
     def __init__(
         self, cfg: DeadLatentResampling, d_sae: int, *, norm: float, seed: int
@@ -115,7 +116,7 @@ class DeadLatentResamplingModule(FiringRateComponent):
         self.norm = norm
         self._batch: tuple[torch.Tensor, torch.Tensor] | None = None
         self._below = torch.tensor(0)
-        self._resampled = 0
+        self.resampled = 0
 
     @override
     def loss(self, step: Step) -> None:
@@ -131,7 +132,7 @@ class DeadLatentResamplingModule(FiringRateComponent):
     def metrics(self) -> dict[str, torch.Tensor | float]:
         return {
             "below_threshold": self._below,
-            "last_resampled": float(self._resampled),
+            "last_resampled": float(self.resampled),
         }
 
     @override
@@ -146,7 +147,7 @@ class DeadLatentResamplingModule(FiringRateComponent):
         usable = (row_norms(x) > 0) & (row_norms(points) > 0)
         rows = draw_rows(error * usable, len(dead), self.generator)
         latents = dead[: len(rows)].to(x.device)
-        self._resampled = len(latents)
+        self.resampled = len(latents)
         if len(latents) == 0:
             return
         directions = points[rows.to(x.device)]

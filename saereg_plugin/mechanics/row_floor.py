@@ -29,10 +29,11 @@ class RowFloor(Component):
 
     order = 60
     """Its place among the mechanics: after all that change rows."""
+    counts = ("held",)
 
     def __init__(self, *, label: str):
         super().__init__(label=label)
-        self._held = 0
+        self.held = 0
 
     @override
     def setup(self, sae: TrainingSAE[Any]) -> None:
@@ -42,11 +43,11 @@ class RowFloor(Component):
 
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {"rows": float(self._held)}
+        return {"rows": float(self.held)}
 
     @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self._held = self._hold(below=1.0)
+        self.held = self._hold(below=1.0)
 
     @torch.no_grad()
     def _hold(self, *, below: float) -> int:

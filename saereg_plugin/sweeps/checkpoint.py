@@ -20,7 +20,7 @@ INDEX = "checkpoint.json"
 """File of a checkpoint that says what it is, with the SHA-256 of its other files."""
 STREAM = "stream.pt"
 PROGRESS = "progress.json"
-"""File that says of which step there is a checkpoint, next to the folder of checkpoints."""
+"""File that says of which step there is a checkpoint, or null, next to the folder of checkpoints."""
 _FORMAT = 1
 _NAME = re.compile(rf"{CHECKPOINT}/step-(?P<step>[0-9]+)/.+", re.DOTALL)
 
@@ -84,6 +84,12 @@ def write_checkpoint(
         )
     write_json(owned.path / PROGRESS, {"checkpoint_step": step})
     _remove(owned, lambda other: other != step)
+
+
+def note_no_checkpoint(owned: OwnedFolder) -> None:
+    """Write, before anything is recorded, that there is no checkpoint yet."""
+    owned.claim([PROGRESS])
+    write_json(owned.path / PROGRESS, {"checkpoint_step": None})
 
 
 def remove_checkpoints(owned: OwnedFolder) -> None:
@@ -172,8 +178,8 @@ def _written_step(owned: OwnedFolder) -> int | None:
         return None
     remedy = "Remove it; the checkpoint itself says its step."
     found = read_json(path, remedy=remedy)
-    step = found.get("checkpoint_step") if isinstance(found, dict) else None
-    if not isinstance(step, int):
+    step = found.get("checkpoint_step", "") if isinstance(found, dict) else ""
+    if step is not None and not isinstance(step, int):
         raise InputError(f"File {str(path)!r} is damaged. {remedy}")
     return step
 

@@ -18,14 +18,17 @@ from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json, writing_into
 from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
+from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.releases import MANIFEST, Release, read_release
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
+    PROGRESS,
     Checkpoint,
     differences,
     has_checkpoints,
     identity,
     newest_checkpoint,
+    note_no_checkpoint,
     recorded_sweep,
     remove_checkpoints,
 )
@@ -89,11 +92,11 @@ def run_sweep(
         require_owned(folder, KIND)
     name = release_name(sweep, folder, name)
     members = expand(sweep)
-    require_memory(sweep, members)
-    require_disk(sweep, members, folder)
     sweep = settled(sweep, folder)
     finished = _finished(sweep, folder)
     if finished is None:
+        require_memory(sweep, members)
+        require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)
         with _only_process(owned):
             return _train(sweep, members, owned, name=name, progress=progress)
@@ -121,11 +124,18 @@ def _say_finished(result: SweepResult, progress: Callable[[str], object]) -> Non
 
 
 def _finished(sweep: SweepConfig, folder: Path) -> SweepResult | None:
-    """Return what an earlier run of the same sweep left in ``folder``, if it was finished."""
+    """
+    Return what an earlier run of the same sweep left in ``folder``, if it was finished.
+
+    Raises:
+        InputError: if it is another sweep, or a file of the release is missing or damaged.
+    """
     require_same_sweep(sweep, folder)
     if not (folder / MANIFEST).is_file():
         return None
     release = read_release(folder)
+    for entry in release.entries:
+        verify_files(folder, entry.path)
     return SweepResult(release, release.provenance.get("stopped", []), 0.0)
 
 
@@ -148,12 +158,11 @@ def _train(
         trainer, finished = _train_steps(sweep, members, owned, progress)
         trainer.take_out_broken()
         seconds = time.perf_counter() - started
-        stopped = [str(stopped) for stopped in trainer.stopped]
-        if not finished:
-            return SweepResult(None, stopped, seconds)
-        release = save_release(trainer, name=name, seconds=seconds)
-        remove_checkpoints(owned)
-    return SweepResult(release, stopped, seconds)
+        release = None
+        if finished:
+            release = save_release(trainer, name=name, seconds=seconds)
+            remove_checkpoints(owned)
+    return SweepResult(release, [str(s) for s in trainer.stopped], seconds)
 
 
 def _train_steps(
@@ -170,11 +179,16 @@ def _train_steps(
         checkpoint = _usable_checkpoint(sweep, members, owned)
         trainer = open_trainer(sweep, members, owned.path)
         claim_folder(sweep, owned)
+        if checkpoint is None:
+            note_no_checkpoint(owned)
         if trainer.resume(checkpoint) and checkpoint is not None:
             resumes = f"Resumes at step {trainer.step:,} of {sweep.steps:,}."
             progress(" ".join([*checkpoint.passed_over, resumes]))
         with stop_on_signal() as stop:
-            return trainer, trainer.train(stop)
+            finished = trainer.train(stop)
+            if finished:
+                _require_room(trainer)
+            return trainer, finished
     except InputError:
         if is_new and (trainer is None or trainer.step == 0):
             # the folder stays free for what is put right
@@ -185,32 +199,48 @@ def _train_steps(
             trainer.stream.close()
 
 
+def _require_room(trainer: SweepTrainer) -> None:
+    """Refuse files that were put where the release goes; a checkpoint keeps the training."""
+    try:
+        trainer.owned.require_free(
+            release_files(member.sae_id for member in trainer.members)
+        )
+    except InputError as error:
+        trainer.save_checkpoint()
+        raise InputError(
+            f"{error} The training is kept in a checkpoint: once the file is moved, the same "
+            "command saves the release."
+        ) from error
+
+
 def _usable_checkpoint(
     sweep: SweepConfig, members: list[Member], owned: OwnedFolder
 ) -> Checkpoint | None:
     """Return what to resume from; refuse a folder of which a part is damaged or not ours."""
     sae_ids = [member.sae_id for member in members]
     owned.require_plain(CHECKPOINT)
-    listed = owned.files()
-    owned.claim([SWEEP_FILE, *release_files(sae_ids)])
+    owned.require_free([SWEEP_FILE, *release_files(sae_ids)])
     checkpoint = newest_checkpoint(owned, identity(sweep, sae_ids))
     if checkpoint is not None:
         for sae_id in sae_ids:
             part = checkpoint.records[sae_id]
             require_record(owned.path / record_name(sae_id), part)
-    elif not (owned.path / SWEEP_FILE).is_file():
-        _require_no_records(owned, listed)
+    else:
+        _require_told(owned, SWEEP_FILE, "of which sweep")
+        _require_told(owned, PROGRESS, "whether there was a checkpoint")
     return checkpoint
 
 
-def _require_no_records(owned: OwnedFolder, listed: frozenset[str]) -> None:
-    """Refuse training records of a sweep that nothing in the folder names any more."""
-    for name in sorted(listed):
+def _require_told(owned: OwnedFolder, file: str, what: str) -> None:
+    """Refuse training records without a file that is written before them."""
+    if (owned.path / file).is_file():
+        return
+    for name in sorted(owned.files()):
         if name.startswith(f"{RECORDS}/") and (owned.path / name).is_file():
             raise InputError(
-                f"Folder {str(owned.path)!r} has training records, but {SWEEP_FILE!r} is missing, so "
-                "it cannot be told of which sweep. Put the file back, or remove the folder to train "
-                "from the start."
+                f"Folder {str(owned.path)!r} has training records, but {file!r} is missing, so it "
+                f"cannot be told {what}. Put the file back, or remove the folder to train from the "
+                "start."
             )
 
 
@@ -248,13 +278,21 @@ def open_trainer(
 
 
 def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
-    """Return the sweep with the data type that its folder records, or that is fast here."""
+    """
+    Return the sweep with the data type that its folder records, or that is fast here.
+
+    Raises:
+        InputError: if nothing is recorded and the sweep's device does not exist.
+    """
     if sweep.llm_dtype != "auto":
         return sweep
     recorded = _recorded_sweep(folder)
     if not recorded and _is_marked(folder):
         recorded = recorded_sweep(OwnedFolder(folder, KIND))
-    dtype = recorded.get("llm_dtype") or models.fast_dtype(sweep.device)
+    dtype = recorded.get("llm_dtype")
+    if not dtype:
+        models.require_device(sweep.device)
+        dtype = models.fast_dtype(sweep.device)
     return replace(sweep, llm_dtype=dtype)
 
 

@@ -19,6 +19,7 @@ from sae_lens.constants import (
 from safetensors.torch import save_file
 
 from saereg_plugin import provenance
+from saereg_plugin.architectures.saving import NonFiniteOutputError
 from saereg_plugin.files import write_text
 from saereg_plugin.model_card import model_card
 from saereg_plugin.owned_folder import OwnedFolder
@@ -49,16 +50,24 @@ def release_files(sae_ids: Iterable[str]) -> Iterator[str]:
 
 
 def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release:
-    """Fold, save every SAE as SAELens' inference architecture, and write manifest and card."""
+    """
+    Fold, save every SAE as SAELens' inference architecture, and write manifest and card.
+
+    SAEs whose output is not finite are taken out.
+    """
     folder = trainer.folder
     trainer.sync_records()
     members = {member.sae_id: member for member in trainer.members}
-    entries = [
-        save_sae(members[sae_id], sae_trainer, trainer.owned)
-        for sae_id, sae_trainer in trainer.trainers.items()
-    ]
+    entries = []
+    for sae_id, sae_trainer in trainer.trainers.items():
+        try:
+            entries.append(save_sae(members[sae_id], sae_trainer, trainer.owned))
+        except NonFiniteOutputError as error:
+            loss = f"its output on a test batch ({error.found})"
+            trainer.take_out(sae_id, loss, step=trainer.step)
     sweep = trainer.sweep
     crossing = trainer.stream.pairs_across_documents()
+    trainer.owned.claim([ALIGNMENT_FILE, CARD, MANIFEST])
     alignment = write_vocabulary_alignment(
         {name: trained.sae for name, trained in trainer.trainers.items()}, folder
     )

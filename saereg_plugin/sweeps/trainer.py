@@ -209,7 +209,22 @@ class SweepTrainer:
         """Take out the SAEs that the last step left with a weight that is not finite."""
         for name, trainer in self.trainers.items():
             if not all(bool(p.isfinite().all()) for p in trainer.sae.parameters()):
-                self._take_out(name, "a weight", step=self.step)
+                self.take_out(name, "a weight", step=self.step)
+
+    def take_out(self, name: str, loss: str, *, step: int) -> None:
+        """Take out an SAE of which ``loss`` was not finite in ``step``."""
+        if self._checkpoint_step is not None:
+            # the next checkpoint will not have this SAE
+            last_good = self.folder / checkpoint_folder(self._checkpoint_step) / name
+            with self.owned.write_folder(f"{STOPPED}/{name}") as temporary:
+                shutil.copytree(last_good, temporary, dirs_exist_ok=True)
+        stopped = Stopped(name, step, loss, self._checkpoint_step)
+        self.stopped.append(stopped)
+        unlink(self._trainer.saes[name])
+        append_record(
+            self._record_file(name),
+            {"step": step, "event": "stopped", "reason": str(stopped)},
+        )
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -236,7 +251,7 @@ class SweepTrainer:
             output = trainer.step(batch)
             bad = non_finite_loss(output)
             if bad is not None:
-                self._take_out(name, bad, step=self.step + 1)
+                self.take_out(name, bad, step=self.step + 1)
                 continue
             trainer.n_training_steps += 1
             if recording:
@@ -261,20 +276,6 @@ class SweepTrainer:
             tokens_per_second=steps * self.sweep.batch_size / seconds,
         )
         append_record(self._record_file(name), record)
-
-    def _take_out(self, name: str, loss: str, *, step: int) -> None:
-        if self._checkpoint_step is not None:
-            # the next checkpoint will not have this SAE
-            last_good = self.folder / checkpoint_folder(self._checkpoint_step) / name
-            with self.owned.write_folder(f"{STOPPED}/{name}") as temporary:
-                shutil.copytree(last_good, temporary, dirs_exist_ok=True)
-        stopped = Stopped(name, step, loss, self._checkpoint_step)
-        self.stopped.append(stopped)
-        unlink(self._trainer.saes[name])
-        append_record(
-            self._record_file(name),
-            {"step": step, "event": "stopped", "reason": str(stopped)},
-        )
 
     def _record_file(self, name: str) -> Path:
         return self.folder / record_name(name)

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from saereg_plugin.owned_folder import open_owned
-from saereg_plugin.sweeps import expand, open_trainer, read_sweep
+from saereg_plugin.sweeps import expand, open_trainer, read_sweep, run_sweep
+from saereg_plugin.sweeps.checkpoint import note_no_checkpoint
 from saereg_plugin.sweeps.interruption import StopFlag
 from saereg_plugin.sweeps.run import KIND, claim_folder
-from saereg_plugin.sweeps.saving import release_files
 from tests.faults.fault import TRAIN, Fault, Place
 
 STEP = 3
@@ -55,7 +55,6 @@ def _interrupted(place: Place) -> None:
     if not kept.exists():
         members = expand(sweep)
         trainer = open_trainer(sweep, members, kept)
-        trainer.owned.claim(release_files(member.sae_id for member in members))
         claim_folder(sweep, trainer.owned)
         trainer.train(StopFlag(), steps=STEP)
         trainer.save_checkpoint()
@@ -125,6 +124,22 @@ def _records_alone(place: Place) -> None:
     owned.remove(name for name in owned.files() if name.startswith("checkpoint"))
     owned.remove(["progress.json"])
     (out / "sweep.json").unlink()
+
+
+def _checkpoint_and_progress_gone(place: Place) -> None:
+    _interrupted(place)
+    shutil.rmtree(place.here / "out" / "checkpoint")
+    (place.here / "out" / "progress.json").unlink()
+
+
+def _records_hold(place: Place) -> None:
+    lines = (place.here / "out/records/sae-seed0.jsonl").read_text().splitlines()
+    assert len(lines) == STEP
+
+
+def _killed_before_its_first_checkpoint(place: Place) -> None:
+    _checkpoint_and_progress_gone(place)
+    note_no_checkpoint(open_owned(place.here / "out", KIND))
 
 
 def _damaged(name: str, content: str) -> Callable[[Place], None]:
@@ -245,6 +260,28 @@ def _no_checkpoint_left(place: Place) -> None:
     assert (place.release / "release.yaml").is_file()
     assert not (place.release / "checkpoint").exists()
     assert not (place.release / "progress.json").exists()
+
+
+def _finished(place: Place) -> None:
+    """A finished sweep, as "out"."""
+    kept = place.model.parent / "finished"
+    sweep = read_sweep(_sweep(place))
+    if not kept.exists():
+        run_sweep(sweep, kept, name="out")
+    shutil.copytree(kept, place.here / "out")
+
+
+def _finished_elsewhere(place: Place) -> None:
+    """As on a machine whose GPU is not here."""
+    _finished(place)
+    _sweep(place, device="cuda:99")
+    path = place.here / "out" / "sweep.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "device": "cuda:99"}))
+
+
+def _lost_weights(place: Place) -> None:
+    _finished(place)
+    (place.here / "out/saes/sae-seed1/sae_weights.safetensors").unlink()
 
 
 REMEDY = r"Put it back as it was, or remove the folder '.*out' to train from the start"
@@ -397,6 +434,40 @@ FAULTS = [
         command=TRAIN_OUT,
         status=2,
         words="has training records, but 'sweep.json' is missing.*Put the file back",
+    ),
+    Fault(
+        name="finished sweep is asked for on a machine that could not train it",
+        row="message",
+        arrange=_finished_elsewhere,
+        command=TRAIN_OUT,
+        status=0,
+        words="Release 'out' is finished already",
+    ),
+    Fault(
+        name="finished sweep has lost the weights of an SAE",
+        row="message",
+        arrange=_lost_weights,
+        command=TRAIN_OUT,
+        status=2,
+        words=r"out/saes/sae-seed1/sae_weights.safetensors' is missing; expected it for SAE",
+    ),
+    Fault(
+        name="checkpoint and progress.json are gone",
+        row="D8",
+        arrange=_checkpoint_and_progress_gone,
+        command=TRAIN_OUT,
+        status=2,
+        words="has training records, but 'progress.json' is missing.*Put the file back",
+        holds=_records_hold,
+    ),
+    Fault(
+        name="run was killed before its first checkpoint",
+        row="D8",
+        arrange=_killed_before_its_first_checkpoint,
+        command=TRAIN_OUT,
+        status=0,
+        words="Release 'out' with 2 SAEs",
+        holds=_same_as_before,
     ),
     _checkpoint_fault(
         "file of a checkpoint is empty",

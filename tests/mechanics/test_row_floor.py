@@ -172,6 +172,11 @@ def test_training_resumes_bit_for_bit_with_rows_at_the_floor(
     again = type(sae).load_from_disk(tmp_path)
     resumed = torch.optim.Adam(again.parameters(), lr=1e-3)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert (
+        again.components["row_floor"].metrics()
+        == sae.components["row_floor"].metrics()
+        != {"rows": 0}
+    )
     train(again, trained[300:], resumed)
     train(sae, trained[300:], optimizer)
     for key, value in sae.state_dict().items():

@@ -347,6 +347,90 @@ def test_sweep_refused_by_its_first_batch_leaves_the_folder_free(
     assert list(tmp_path.iterdir()) == []
 
 
+@sr.register_regularizer
+@dataclass(frozen=True, kw_only=True)
+class Swelling(sr.RegularizerConfig):
+    """Leaves finite weights in the last step, with which no output is finite."""
+
+    name: ClassVar[str] = "test_swelling"
+
+    @override
+    def build(self, sae_cfg: Any, *, label: str, seed: int) -> sr.Component:
+        return SwellingModule(label=label)
+
+
+class SwellingModule(sr.Component):
+    @override
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.sae.step_index == 11:
+            self.sae.W_dec.data.fill_(3e38)
+
+
+@pytest.mark.usefixtures("model_name")
+def test_sae_whose_output_is_not_finite_is_left_out_of_the_release(
+    tmp_path: Path,
+) -> None:
+    groups = {
+        "swollen": {"regularizers": [{"name": "test_swelling"}]},
+        "plain": {},
+    }
+    result = run_sweep(tiny_sweep(groups=groups, seeds=[0]), tmp_path)
+    assert result.release is not None
+    assert [entry.sae_id for entry in result.release.entries] == ["plain-seed0"]
+    verify_files(tmp_path, "saes/plain-seed0")
+    (line,) = result.stopped
+    assert line.startswith("swollen-seed0: its output on a test batch (")
+    assert line.endswith("is kept in stopped/swollen-seed0")
+    assert result.release.provenance["stopped"] == [line]
+    assert records_of(tmp_path)["swollen-seed0"][-1]["reason"] == line
+    assert not (tmp_path / "saes" / "swollen-seed0").exists()
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+@sr.register_regularizer
+@dataclass(frozen=True, kw_only=True)
+class Writing(sr.RegularizerConfig):
+    """Writes a file during training, as a user may."""
+
+    name: ClassVar[str] = "test_writing"
+    path: str = ""
+
+    @override
+    def build(self, sae_cfg: Any, *, label: str, seed: int) -> sr.Component:
+        return WritingModule(Path(self.path), label=label)
+
+
+class WritingModule(sr.Component):
+    def __init__(self, path: Path, *, label: str):
+        super().__init__(label=label)
+        self.path = path
+
+    @override
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.sae.step_index == 6:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("mine")
+
+
+@pytest.mark.usefixtures("model_name")
+@pytest.mark.parametrize("name", ["README.md", "saes/sae-seed0/cfg.json"])
+def test_file_that_the_user_writes_during_training_is_kept(
+    tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out"
+    writing = {"name": "test_writing", "path": str(out / name)}
+    groups = {"sae": {"regularizers": [writing]}}
+    sweep = tiny_sweep(groups=groups, seeds=[0], checkpoint_every=100)
+    with pytest.raises(InputError, match=f"{name}' was not written by this package"):
+        run_sweep(sweep, out)
+    assert (out / name).read_text() == "mine"
+    (out / name).rename(tmp_path / "kept")
+    told: list[str] = []
+    assert run_sweep(sweep, out, progress=told.append).release is not None
+    assert told == ["Resumes at step 12 of 12."]
+    verify_files(out, "saes/sae-seed0")
+
+
 def test_dry_run_says_what_it_takes_and_leaves_nothing(
     model_name: str,
     tmp_path: Path,

@@ -148,6 +148,25 @@ def test_a_sweep_on_tokens_in_order_resumes_with_its_counts(
     assert 0 < counted["crossing"] < counted["pairs"]
 
 
+def test_what_mechanics_did_in_the_last_step_is_recorded_after_resuming(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    shrinking = {**PENALTY, "norm": "l1", "mode": "decoupled", "coefficient": 300.0}
+    groups = {
+        "floor": {"regularizers": [shrinking]},
+        "anew": {"mechanics": [{"name": "resampling", "every": 5}]},
+    }
+    sweep = tiny_sweep(groups=groups, seeds=[0])
+    reference = finish(open_trainer(model, sweep, tmp_path / "whole"))
+    after = {name: lines[4] for name, lines in reference.records.items()}
+    assert after["floor-seed0"]["metrics/row_floor_rows"] > 0
+    assert after["anew-seed0"]["metrics/resampling_last_resampled"] > 0
+    stop_at(open_trainer(model, sweep, tmp_path / "cut"), 7)
+    resumed = open_trainer(model, sweep, tmp_path / "cut")
+    assert resumed.resume()
+    assert_same(finish(resumed), reference)
+
+
 KILLED: list[Any] = []
 """Kept, for the collector would run what comes after a yield."""
 
