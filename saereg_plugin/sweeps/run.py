@@ -34,7 +34,7 @@ from saereg_plugin.sweeps.interruption import stop_on_signal
 from saereg_plugin.sweeps.members import Member, expand, needs_token_order
 from saereg_plugin.sweeps.names import release_name
 from saereg_plugin.sweeps.records import require_record
-from saereg_plugin.sweeps.resources import require_disk, require_memory
+from saereg_plugin.sweeps.resources import require_disk, required_memory
 from saereg_plugin.sweeps.saving import release_files, save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import (
@@ -89,7 +89,7 @@ def run_sweep(
         require_owned(folder, KIND)
     name = release_name(sweep, folder, name)
     members = expand(sweep)
-    require_memory(sweep, members)
+    required_memory(sweep, members)
     require_disk(sweep, members, folder)
     sweep = settled(sweep, folder)
     finished = _finished(sweep, folder)
