@@ -48,7 +48,7 @@ def measure(sweep: SweepConfig, out: Path, *, steps: int, repeats: int) -> str:
 @contextmanager
 def _without_fsync() -> Iterator[None]:
     fsync = os.fsync
-    os.fsync = lambda fd: None
+    os.fsync = lambda _: None
     try:
         yield
     finally:
