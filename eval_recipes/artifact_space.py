@@ -21,6 +21,7 @@ from eval_recipes.artifacts import (
     folders_below,
     open_artifacts,
 )
+from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import MARK
 
@@ -205,12 +206,9 @@ def _about(key: Any) -> str:
 def _listed(folder: ArtifactFolder) -> Iterator[str]:
     """Yield the names in the index that stay inside the folder and pass no link."""
     for name in folder.index():
-        path = PurePosixPath(name)
-        inside = path.parts and ".." not in path.parts and not path.is_absolute()
-        parents = [
-            folder.path.joinpath(*path.parts[:n]) for n in range(1, len(path.parts))
-        ]
-        if inside and not any(parent.is_symlink() for parent in parents):
+        parts = PurePosixPath(name).parts
+        parents = [folder.path.joinpath(*parts[:n]) for n in range(1, len(parts))]
+        if stays_inside(name) and not any(parent.is_symlink() for parent in parents):
             yield name
 
 

@@ -1,4 +1,4 @@
-"""Old results that stay in place because the attempt to replace them failed."""
+"""Results that stay because the attempt to replace them failed."""
 
 from __future__ import annotations
 

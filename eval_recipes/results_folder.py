@@ -1,4 +1,4 @@
-"""The folder of a run's results: whose it is, and which files a run writes there."""
+"""The folder of a run's results, and which files it holds."""
 
 from __future__ import annotations
 

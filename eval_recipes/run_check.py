@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +18,11 @@ from eval_recipes.context import RunContext
 from eval_recipes.eval_config import MOST_AT_ONCE
 from eval_recipes.registry import Recipe
 from saereg_plugin import corpora, models
+from saereg_plugin.checks import require_count, require_seed
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.hook_shapes import hook_shape
+from saereg_plugin.machine import free_disk_bytes
 
-_MAX_SEED = (1 << 32) - 1
 _CONTEXT_OPTIONS = ("context_length", "llm_context_size")
 
 
@@ -33,27 +33,15 @@ def check_settings(context: RunContext) -> None:
     Raises:
         InputError: naming the setting and what was expected.
     """
-    _require_whole("heldout_tokens", context.heldout_tokens, 1, 10**15)
-    _require_whole("batch_size_prompts", context.batch_size_prompts, 1, MOST_AT_ONCE)
-    _require_whole("seed", context.seed, 0, _MAX_SEED)
+    require_count("heldout_tokens", context.heldout_tokens, most=10**15)
+    require_count("batch_size_prompts", context.batch_size_prompts, most=MOST_AT_ONCE)
+    require_seed("seed", context.seed)
     if context.context_size is not None:
-        _require_whole("context_size", context.context_size, 2, 1 << 30)
+        require_count("context_size", context.context_size, least=2, most=1 << 30)
     checked_memory(context.memory_gib)
     checked_data(context.data)
     models.torch_dtype(context.dtype)
     models.require_device(context.device)
-
-
-def _require_whole(name: str, value: Any, least: int, most: int) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or not least <= value <= most
-    ):
-        raise InputError(
-            f"{name} is {value!r}; expected an integer from {least:,} to {most:,}. Correct it "
-            "or leave it out."
-        )
 
 
 def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
@@ -85,7 +73,7 @@ def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
         if width != d_in:
             raise InputError(
                 f"SAE {subject.sae_id!r} has d_in={d_in}, but {hook!r} of model {model!r} has "
-                f"{width} dimensions."
+                f"{width} dimensions. Correct the SAE's metadata, or get the release again."
             )
         _check_context_size(context, recipes, subject.sae_id, metadata)
         checked.add(source)
@@ -159,10 +147,7 @@ def require_space(folder: Path, needed: int) -> None:
     Raises:
         InputError: if fewer are free.
     """
-    existing = next(
-        path for path in (folder, *folder.absolute().parents) if path.exists()
-    )
-    free = shutil.disk_usage(existing).free
+    free = free_disk_bytes(folder)
     if needed > free:
         raise InputError(
             f"The results take {needed / 2**30:.1f} GiB or more, and the disk of "
@@ -192,6 +177,7 @@ def checked_memory(gib: float) -> float:
     """
     if not (math.isfinite(gib) and gib > 0):
         raise InputError(
-            f"The memory bound is {gib} GiB; expected a finite number above 0."
+            f"The memory bound is {gib} GiB; expected a finite number above 0. Correct it "
+            "(--memory-gib)."
         )
     return gib

@@ -81,7 +81,10 @@ def subjects_of(
     release = open_release(release_name, group_by=group_by)
     entries = release.select(patterns)
     if not entries:
-        raise InputError(f"Release {release.name!r} holds no SAE.")
+        raise InputError(
+            f"Release {release.name!r} holds no SAE; expected one or more. Train it again, or "
+            "name another release."
+        )
     if release.folder is not None:
         for entry in entries:
             verify_files(release.folder, entry.path)

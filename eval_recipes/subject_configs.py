@@ -1,4 +1,4 @@
-"""Checks of the configurations of a run's SAEs, before a model is loaded."""
+"""Checks of SAEs' configurations before a model is loaded."""
 
 from __future__ import annotations
 

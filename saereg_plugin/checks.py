@@ -7,6 +7,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar, cast
 
 from saereg_plugin.errors import InputError, suggest
@@ -31,6 +32,50 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return None
+
+
+MAX_SEED = 2**32 - 1
+"""Largest seed that torch, numpy and scikit-learn all take."""
+
+
+def require_count(name: str, value: object, *, least: int = 1, most: int) -> None:
+    """
+    Refuse what is no integer between ``least`` and ``most``.
+
+    Raises:
+        InputError: naming the value and the bounds.
+    """
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not least <= value <= most
+    ):
+        raise InputError(
+            f"{name} is {value!r}; expected an integer from {least:,} to {most:,}. Correct it "
+            "or leave it out."
+        )
+
+
+def require_seed(name: str, seed: object) -> None:
+    """
+    Refuse a seed that not every random generator takes.
+
+    Raises:
+        InputError: if it is no integer, negative or above ``MAX_SEED``.
+    """
+    require_count(name, seed, least=0, most=MAX_SEED)
+
+
+def stays_inside(path: str) -> bool:
+    """Return whether a path is relative and has no part that leads out of its folder."""
+    posix = PurePosixPath(path)
+    return bool(
+        posix.parts
+        and ".." not in posix.parts
+        and "\\" not in path
+        and not posix.is_absolute()
+        and not PureWindowsPath(path).drive
+    )
 
 
 def is_finite(value: object) -> bool:

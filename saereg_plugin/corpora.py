@@ -304,7 +304,7 @@ def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
         table: Any = cast("datasets.Dataset", copy).data.table
         table.validate(full=True)
         return _equal_rows(pq.ParquetFile(folder / _FILE), table)
-    # Damaged Arrow, or damaged JSON beside it, raises the errors of many libraries.
+    # Damaged Arrow, or damaged JSON next to it, raises the errors of many libraries.
     except Exception as error:
         logger.debug("%s: %s", copies, error)
         return False

@@ -198,6 +198,7 @@ _WORDS = {
     "File too large": errno.EFBIG,
     "I/O error": errno.EIO,
     "PytorchStreamWriter": errno.ENOSPC,
+    "iostream error": errno.ENOSPC,
     "unexpected pos": errno.ENOSPC,
 }
 """What safetensors and torch say in errors of their own. Torch does not say why."""

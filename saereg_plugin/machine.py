@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from saereg_plugin.errors import InputError
+
 _GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -24,6 +26,41 @@ def memory_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[1]
     memory = psutil.virtual_memory().total + psutil.swap_memory().total
     return min([memory, *_limits()])
+
+
+def require_memory(
+    what: str,
+    needed: int,
+    device: torch.device,
+    *,
+    parts: str = "",
+    remedy: str = "Choose a smaller size.",
+) -> None:
+    """
+    Refuse what cannot fit into a device's memory, however much of it is free.
+
+    Args:
+        what: begins the message, such as "d_sae=1000".
+        needed: bytes that it needs at least.
+        device: where.
+        parts: what takes how much.
+        remedy: what to do.
+
+    Raises:
+        InputError: with what is needed and what there is, in GiB.
+    """
+    found = memory_bytes(device)
+    if needed > found:
+        told = f": {parts}" if parts else ""
+        raise InputError(
+            f"{what} needs at least {gib(needed)} of memory{told}; {device} has {gib(found)}. "
+            f"{remedy}"
+        )
+
+
+def gib(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{count / 2**30:,.1f} GiB"
 
 
 def free_disk_bytes(folder: Path) -> int:

@@ -10,10 +10,9 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from saereg_plugin.checks import require_name
+from saereg_plugin.checks import require_name, stays_inside
 from saereg_plugin.errors import InputError, brief, suggest
 
 logger = logging.getLogger(__name__)
@@ -27,6 +26,7 @@ SEEDS = range(-(1 << 63), 1 << 64)
 """Seeds that torch takes."""
 
 _REMEDY = "Restore it from a copy, or remove it and train the release again."
+_CORRECT = "Correct it, or get the release again."
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -126,7 +126,9 @@ def _plain(value: Any) -> Any:
 def _require_sae(sae: Any, source: str) -> None:
     """Refuse an entry of which a field is missing, unknown or of another type."""
     if not isinstance(sae, Mapping):
-        raise InputError(f"{source} is {brief(sae)}; expected {', '.join(FIELDS)}.")
+        raise InputError(
+            f"{source} is {brief(sae)}; expected {', '.join(FIELDS)}. {_CORRECT}"
+        )
     for key in sae:
         if key not in FIELDS:
             raise InputError(
@@ -142,26 +144,27 @@ def _require_sae(sae: Any, source: str) -> None:
     if not stays_inside(sae["path"]):
         raise InputError(
             f"{source} has the path {brief(sae['path'])}; expected a folder inside the release's, "
-            "relative and without '..'."
+            f"relative and without '..'. {_CORRECT}"
         )
     if sae["seed"] is not None and not is_seed(sae["seed"]):
         raise InputError(
             f"{source} has the seed {brief(sae['seed'])}; expected a whole number of at most "
-            "64 bits, or null."
+            f"64 bits, or null. {_CORRECT}"
         )
     _require_files(sae["files"], source)
     for key in ("l0", "variance_explained"):
         number = sae.get(key)
         if number is not None and not _is_number(number):
             raise InputError(
-                f"{source} has {key} {brief(number)}; expected a finite number, or null."
+                f"{source} has {key} {brief(number)}; expected a finite number, or null. {_CORRECT}"
             )
 
 
 def _require_files(files: Any, source: str) -> None:
     if not isinstance(files, Mapping):
         raise InputError(
-            f"{source} has the files {brief(files)}; expected the SHA-256 of each by its name."
+            f"{source} has the files {brief(files)}; expected the SHA-256 of each by its name. "
+            f"{_CORRECT}"
         )
     for name, digest in files.items():
         if (
@@ -172,19 +175,21 @@ def _require_files(files: Any, source: str) -> None:
         ):
             raise InputError(
                 f"{source} has a file called {brief(name)}; expected the name of a file in the "
-                "SAE's own folder."
+                f"SAE's own folder. {_CORRECT}"
             )
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise InputError(
                 f"{source}: the SHA-256 of {name!r} is {brief(digest)}; expected 64 hexadecimal "
-                "digits in lower case."
+                f"digits in lower case. {_CORRECT}"
             )
 
 
 def _require_text(fields: Mapping[str, Any], key: str, source: str) -> None:
     value = fields.get(key)
     if not isinstance(value, str) or not value or has_controls(value):
-        raise InputError(f"{source} has the {key} {brief(value)}; expected text.")
+        raise InputError(
+            f"{source} has the {key} {brief(value)}; expected text. {_CORRECT}"
+        )
 
 
 def _require_unique(values: list[str], key: str, source: str) -> None:
@@ -192,7 +197,8 @@ def _require_unique(values: list[str], key: str, source: str) -> None:
     for value in values:
         if value in seen:
             raise InputError(
-                f"{source}: two SAEs have the {key} {value!r}; expected another {key} for each."
+                f"{source}: two SAEs have the {key} {value!r}; expected another {key} for each. "
+                f"{_CORRECT}"
             )
         seen.add(value)
 
@@ -200,18 +206,6 @@ def _require_unique(values: list[str], key: str, source: str) -> None:
 def has_controls(text: str) -> bool:
     """Whether a text has control characters, or some that UTF-8 cannot encode."""
     return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
-
-
-def stays_inside(path: str) -> bool:
-    """Whether a path is relative and has no part that leads out of its folder."""
-    parts = PurePosixPath(path).parts
-    return bool(
-        parts
-        and ".." not in parts
-        and "\\" not in path
-        and not PurePosixPath(path).is_absolute()
-        and not PureWindowsPath(path).drive
-    )
 
 
 def is_seed(value: object) -> bool:

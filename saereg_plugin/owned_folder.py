@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
+from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
     PROBE,
@@ -172,9 +173,10 @@ class OwnedFolder:
         Raises:
             InputError: naming the link.
         """
-        if not _stays_inside(name):
+        if not stays_inside(name):
             raise InputError(
-                f"File name {name!r} leaves the folder {str(self.path)!r}."
+                f"File name {name!r} leaves the folder {str(self.path)!r}; expected one inside. "
+                "Choose another name."
             )
         parts = PurePosixPath(name).parts
         for end in range(1, len(parts) + 1):
@@ -299,11 +301,6 @@ def _is_folder(name: str) -> bool:
     return name.endswith("/")
 
 
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and ".." not in path.parts and not path.is_absolute()
-
-
 def _files_in(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in paths)
@@ -332,7 +329,7 @@ def _read_mark(folder: Path) -> dict[str, Any]:
         not isinstance(found, dict)
         or not isinstance(found.get("kind"), str)
         or not isinstance(found.get("files"), list)
-        or not all(isinstance(n, str) and _stays_inside(n) for n in found["files"])
+        or not all(isinstance(n, str) and stays_inside(n) for n in found["files"])
     ):
         raise InputError(f"File {str(path)!r} is damaged. {remedy}")
     return found

@@ -84,12 +84,15 @@ def _entries(root: Path, _: tuple[int, int, int] | None) -> tuple[Entry, ...]:
 
 def _verify_file(path: Path, expected: str, source: str) -> None:
     if not path.is_file():
-        raise InputError(f"{str(path)!r} is missing; expected it for {source}.")
+        raise InputError(
+            f"{str(path)!r} is missing; expected it for {source}. Get the release again."
+        )
     try:
         found = sha256(path)
     except OSError as error:
         raise InputError(
-            f"{str(path)!r} of {source} cannot be read ({error.strerror})."
+            f"{str(path)!r} of {source} cannot be read ({error.strerror}). Make it readable, or get "
+            "the release again."
         ) from error
     if found != expected:
         # The hash that was found is not shown: a link may lead to a file of the user's.

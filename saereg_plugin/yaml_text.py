@@ -53,7 +53,7 @@ def read_yaml(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(
             f"File {str(path)!r} is no YAML: it is not UTF-8 text ({error.reason} at byte "
-            f"{error.start})."
+            f"{error.start}). Save it as UTF-8 text."
         ) from error
     return load_yaml(text, source=f"File {str(path)!r}")
 
@@ -79,24 +79,28 @@ def load_yaml(text: str, *, source: str) -> Any:
         return loader.construct_document(node)
     except RecursionError as error:
         raise InputError(
-            f"{source} is nested too deeply; expected at most {MAX_DEPTH} levels."
+            f"{source} is nested too deeply; expected at most {MAX_DEPTH} levels. Nest it less."
         ) from error
     # PyYAML lets the errors of numbers and dates that it cannot convert through.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{source} is no YAML: {_one_line(error)}.") from error
+        raise InputError(
+            f"{source} is no YAML: {_one_line(error)}. Correct it there, or restore the file."
+        ) from error
 
 
 def _check(node: yaml.Node, source: str, sizes: dict[int, int], depth: int) -> int:
     """Return how many values a node stands for; ``sizes`` holds those of earlier nodes."""
     if depth > MAX_DEPTH:
         raise InputError(
-            f"{source} is nested too deeply; expected at most {MAX_DEPTH} levels."
+            f"{source} is nested too deeply; expected at most {MAX_DEPTH} levels. Nest it less."
         )
     known = sizes.get(id(node))
     if known == 0:
-        raise InputError(f"{source}, line {_line(node)}: a value contains itself.")
+        raise InputError(
+            f"{source}, line {_line(node)}: a value contains itself. Write it out."
+        )
     if known is not None:
         return known
     sizes[id(node)] = 0

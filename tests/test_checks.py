@@ -1,4 +1,4 @@
-"""Names that can be part of a file's name, and those that cannot."""
+"""Names, paths, counts and seeds that are taken, and those that are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from saereg_plugin.checks import MAX_NAME_BYTES, require_name
+from saereg_plugin.checks import (
+    MAX_NAME_BYTES,
+    MAX_SEED,
+    require_count,
+    require_name,
+    require_seed,
+    stays_inside,
+)
 from saereg_plugin.errors import InputError
 
 
@@ -58,3 +65,27 @@ def test_names_that_no_reader_would_find_are_refused(name: str) -> None:
 def test_a_name_is_text(value: Any) -> None:
     with pytest.raises(InputError, match="SAE id is .*expected text"):
         require_name("SAE id", value)
+
+
+@pytest.mark.parametrize("value", [-1, 0, 11, 10**100, 1.5, True, "2"])
+def test_counts_outside_their_bounds_are_refused(value: object) -> None:
+    require_count("steps", 1, most=10)
+    require_count("steps", 10, most=10)
+    with pytest.raises(
+        InputError, match=f"steps is {value!r}; expected an integer from 1 to 10"
+    ):
+        require_count("steps", value, most=10)
+
+
+def test_seeds_are_those_that_every_generator_takes() -> None:
+    require_seed("Seed", 0)
+    require_seed("Seed", MAX_SEED)
+    for seed in (-1, MAX_SEED + 1):
+        with pytest.raises(InputError, match="Seed is .*from 0 to 4,294,967,295"):
+            require_seed("Seed", seed)
+
+
+def test_paths_that_leave_their_folder_are_found() -> None:
+    assert all(map(stays_inside, ("a", "a/b.c", "a..b", "a/")))
+    outside = ("", ".", "..", "a/../b", "/a", "a\\\\b", "C:a")
+    assert not any(map(stays_inside, outside))

@@ -32,7 +32,7 @@ def demo(
     started = time.perf_counter()
     trained = train_demo(out, lambda line: console.print(escape(line)))
     if trained.release is None:
-        console.print("Interrupted; 'saereg-bench demo' goes on from the checkpoint.")
+        console.print("Interrupted; 'saereg-bench demo' resumes from the checkpoint.")
         raise typer.Exit(INTERRUPTED)
     outcome = evaluate_demo(out)
     failed = print_outcome(outcome, console)

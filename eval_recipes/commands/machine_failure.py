@@ -12,7 +12,7 @@ _DISK = {
     errno.EIO: "The disk reports an error",
 }
 _MEMORY_WORDS = ("can't allocate memory", "out of memory")
-RESUME = "the same command resumes"
+REPEAT = "run the command again"
 
 
 def machine_failure(error: BaseException) -> str | None:
@@ -36,7 +36,7 @@ def _disk(error: BaseException) -> str | None:
         return None
     name = getattr(error, "filename", None)
     where = f" while {str(name)!r} was written" if name is not None else ""
-    return f"{_DISK[number]}{where}. Free space; {RESUME}."
+    return f"{_DISK[number]}{where}. Free space and {REPEAT}."
 
 
 def _memory(error: BaseException) -> str | None:
@@ -49,5 +49,5 @@ def _memory(error: BaseException) -> str | None:
     first = str(error).strip().split("\n")[0]
     return (
         f"Memory is full{f' ({first})' if first else ''}. Use fewer or smaller SAEs or batches, or "
-        f"end other programs; {RESUME}."
+        f"end other programs, and {REPEAT}."
     )

@@ -148,7 +148,7 @@ def train(
         console.print(f"[red]stopped[/] {shown(stopped)}")
     if result.release is None:
         console.print(
-            f"Interrupted; the same command goes on from the checkpoint in {shown(out)}."
+            f"Interrupted; the same command resumes from the checkpoint in {shown(out)}."
         )
         raise typer.Exit(INTERRUPTED)
     console.print(

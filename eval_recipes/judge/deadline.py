@@ -1,4 +1,4 @@
-"""The end of an attempt: a moment in time, or the signal that calls it off."""
+"""End of an attempt: a moment, or a signal."""
 
 from __future__ import annotations
 

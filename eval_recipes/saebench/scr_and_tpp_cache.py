@@ -148,7 +148,7 @@ def in_upstreams_layout(
 
 class Probes:
     """
-    Stands in for ``pickle`` in upstream's module: probes as safetensors and JSON.
+    Replaces ``pickle`` in upstream's module: probes as safetensors and JSON.
 
     Whoever can write to a folder of artefacts could otherwise run code here.
     """

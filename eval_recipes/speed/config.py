@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saereg_plugin.bounds import require_count, require_memory, require_seed
+from saereg_plugin.checks import require_count, require_seed
 from saereg_plugin.errors import InputError
+from saereg_plugin.machine import require_memory
 from saereg_plugin.models import require_device
 
 _MAX_REPEATS = 1_000_000
@@ -92,7 +93,7 @@ class SpeedConfig:
     def __post_init__(self) -> None:
         # a median needs three
         require_count("repeats", self.repeats, least=3, most=_MAX_REPEATS)
-        require_seed(self.seed)
-        require_device(self.device)
+        require_seed("Seed", self.seed)
+        device = require_device(self.device)
         for shape in self.shapes:
-            require_memory(f"A step of shape {shape}", shape.bytes, self.device)
+            require_memory(f"A step of shape {shape}", shape.bytes, device)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sae_lens import SAE
 
-from eval_recipes.artifacts import artifact_folder, weights_hash
+from eval_recipes.artifacts import ArtifactFolder, artifact_folder, weights_hash
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.judge import JudgeClient
 from eval_recipes.result_files import SUFFIX
@@ -113,8 +113,7 @@ def explain(
             )
             shutil.copyfile(evaluate(own, subject, options, client), path)
 
-    path = folder.ensure(f"explanations{SUFFIX}", make)
-    found = _read(path)
+    found = kept_explanations(folder, make)
     return dataclasses.replace(
         found,
         explanations={
@@ -123,6 +122,11 @@ def explain(
             if latent in found.explanations
         },
     )
+
+
+def kept_explanations(folder: ArtifactFolder, make: Callable[[Path], None]) -> Found:
+    """Return the explanations among the artefacts; if they are not sound, ``make`` writes them."""
+    return _read(folder.ensure(f"explanations{SUFFIX}", make))
 
 
 def _read(path: Path) -> Found:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from saereg_plugin.bounds import require_count
+from saereg_plugin.checks import require_count
 from saereg_plugin.errors import InputError
 
 Scale = Literal["small", "paper"]

@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, sha256, write_json
 from saereg_plugin.owned_folder import OwnedFolder
@@ -234,8 +235,7 @@ def _file_fault(folder: Path, files: Mapping[str, Any]) -> str:
     if STREAM not in files:
         return f"{INDEX!r} is damaged: it does not list {STREAM!r}"
     for name, expected in files.items():
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts:
+        if not stays_inside(name):
             return f"{INDEX!r} is damaged: it lists {name!r}"
         if not (folder / name).is_file():
             return f"{name!r} is missing"

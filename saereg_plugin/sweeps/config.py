@@ -13,6 +13,7 @@ from typing import Any
 
 from saereg_plugin import corpora
 from saereg_plugin.checks import (
+    MAX_SEED,
     require_field_types,
     require_name,
     require_plain,
@@ -25,7 +26,6 @@ MAX_SAES = 4096
 """SAEs of one sweep, which are all in memory at once."""
 MAX_COUNT = 10**13
 """Largest count of tokens or steps."""
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,8 @@ class SweepConfig:
             seed = whole_number(given)
             if seed is None or not 0 <= seed <= MAX_SEED:
                 raise InputError(
-                    f"seeds has {given!r}; expected whole numbers from 0 to 2^63 - 1."
+                    f"seeds has {given!r}; expected whole numbers from 0 to 2^32 - 1. "
+                    "Choose others."
                 )
             seeds.append(seed)
         if len(set(seeds)) != len(seeds) or not seeds:
@@ -187,7 +188,9 @@ class SweepConfig:
         settled = seeds if isinstance(self.seeds, list) else tuple(seeds)
         object.__setattr__(self, "seeds", settled)
         if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"seed={self.seed}; expected 0 to 2^63 - 1.")
+            raise InputError(
+                f"seed={self.seed}; expected 0 to 2^32 - 1. Choose another."
+            )
 
     def _require_few(self) -> None:
         """Refuse a grid of no SAE, or of more than can be trained side by side."""

@@ -10,7 +10,7 @@ from saereg_plugin import machine, models, provenance
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.interruption import StopFlag
 from saereg_plugin.sweeps.members import expand
-from saereg_plugin.sweeps.resources import disk_of, require_memory
+from saereg_plugin.sweeps.resources import disk_of, required_memory
 from saereg_plugin.sweeps.run import open_trainer
 
 
@@ -44,7 +44,7 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
             does not fit the memory.
     """
     members = expand(sweep)
-    least = require_memory(sweep, members)
+    least = required_memory(sweep, members)
     trainer = open_trainer(sweep, members, scratch)
     # the first fills the buffer and warms up
     trainer.train(StopFlag(), steps=1)

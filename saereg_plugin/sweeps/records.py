@@ -132,7 +132,7 @@ def require_record(path: Path, part: Mapping[str, Any]) -> None:
     where = "its lines were changed" if line is None else f"line {line} is no JSON"
     raise InputError(
         f"Training record {str(path)!r} is not as the checkpoint found it: {where}. Put it back, "
-        "or remove it to go on without its earlier lines."
+        "or remove it to resume without its earlier lines."
     )
 
 

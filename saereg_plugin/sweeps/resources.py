@@ -8,6 +8,7 @@ from pathlib import Path
 
 from saereg_plugin import machine, models
 from saereg_plugin.errors import InputError
+from saereg_plugin.machine import gib
 from saereg_plugin.model_facts import model_facts
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.members import Member
@@ -55,7 +56,7 @@ def memory_of(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
     )
 
 
-def require_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
+def required_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
     """
     Return ``memory_of`` a sweep.
 
@@ -65,15 +66,14 @@ def require_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
     """
     device = models.require_device(sweep.device)
     needed = memory_of(sweep, members)
-    has = machine.memory_bytes(device)
-    if needed.total > has:
-        raise InputError(
-            f"The sweep needs at least {gib(needed.total)} of memory: {gib(needed.saes)} for "
-            f"{len(members)} SAEs, {gib(needed.buffer)} for buffer_tokens="
-            f"{sweep.buffer_tokens}, {gib(needed.model)} for the language model; "
-            f"{sweep.device!r} has {gib(has)}. Train fewer or narrower SAEs, or lower "
-            "buffer_tokens or prompts_per_pass."
-        )
+    machine.require_memory(
+        "The sweep",
+        needed.total,
+        device,
+        parts=f"{gib(needed.saes)} for {len(members)} SAEs, {gib(needed.buffer)} for "
+        f"buffer_tokens={sweep.buffer_tokens}, {gib(needed.model)} for the language model",
+        remedy="Train fewer or narrower SAEs, or lower buffer_tokens or prompts_per_pass.",
+    )
     return needed
 
 
@@ -104,11 +104,6 @@ def require_disk(sweep: SweepConfig, members: Sequence[Member], folder: Path) ->
             f"checkpoint and release; {gib(free)} are free. Make room, or choose another "
             "folder with --out."
         )
-
-
-def gib(count: int) -> str:
-    """Return a number of bytes for people."""
-    return f"{count / 2**30:,.1f} GiB"
 
 
 def _bytes_in(folder: Path) -> int:

@@ -37,7 +37,7 @@ from saereg_plugin.sweeps.interruption import stop_on_signal
 from saereg_plugin.sweeps.members import Member, expand, needs_token_order
 from saereg_plugin.sweeps.names import release_name
 from saereg_plugin.sweeps.records import require_record
-from saereg_plugin.sweeps.resources import require_disk, require_memory
+from saereg_plugin.sweeps.resources import require_disk, required_memory
 from saereg_plugin.sweeps.saving import release_files, save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import (
@@ -95,7 +95,7 @@ def run_sweep(
     sweep = settled(sweep, folder)
     finished = _finished(sweep, folder)
     if finished is None:
-        require_memory(sweep, members)
+        required_memory(sweep, members)
         require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)
         with _only_process(owned):

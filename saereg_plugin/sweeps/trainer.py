@@ -43,7 +43,7 @@ from saereg_plugin.sweeps.stream import ActivationStream
 
 RECORDS = "records"
 WRITE_REMEDY = (
-    "Free space or raise the limit on file sizes, and run the same command again; it goes on from "
+    "Free space or raise the limit on file sizes, and run the same command again; it resumes from "
     "the last checkpoint."
 )
 
@@ -167,7 +167,7 @@ class SweepTrainer:
 
     def resume(self, checkpoint: Checkpoint | None = None) -> bool:
         """
-        Go on from a checkpoint, by default the newest; return whether there was one.
+        Resume from a checkpoint, by default the newest; return whether there was one.
 
         Raises:
             InputError: if there was one and it cannot be used.

@@ -264,8 +264,8 @@ def test_cleaning_leaves_what_is_not_ours(tmp_path: Path, folder: ArtifactFolder
     credentials = tmp_path / "cloud" / "account" / "key.json"
     credentials.parent.mkdir(parents=True)
     credentials.write_text('{"private_key": "x"}')
-    beside = folder.path.parent / "beside"
-    beside.mkdir()
+    other = folder.path.parent / "other"
+    other.mkdir()
     elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
     elsewhere.mkdir()
     (elsewhere / "theirs").touch()
@@ -281,7 +281,7 @@ def test_cleaning_leaves_what_is_not_ours(tmp_path: Path, folder: ArtifactFolder
 
     assert not folder.path.exists()
     assert mine.read_text() == "keep"
-    assert credentials.is_file() and beside.is_dir() and unlisted.is_file()
+    assert credentials.is_file() and other.is_dir() and unlisted.is_file()
     assert (elsewhere / "theirs").is_file()
     assert not (hostile.path / "b").exists()
 

@@ -1,4 +1,4 @@
-"""What commands print is literal, and printing never ends a command."""
+"""Output of commands: literal text, and printing that never ends a command."""
 
 from __future__ import annotations
 

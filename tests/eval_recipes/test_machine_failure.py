@@ -39,7 +39,7 @@ def write_atomically(folder: Path) -> None:
         (save_torch, "No space is left on the disk"),
         (
             write_atomically,
-            "weights' was written. Free space; the same command resumes.",
+            "weights' was written. Free space and run the command again.",
         ),
     ],
 )
@@ -94,6 +94,6 @@ def test_the_command_ends_with_one_line_and_status_1(
         cli.main()
     assert stopped.value.code == 1
     assert capsys.readouterr().err == (
-        "error: No space is left on the disk while 'out/x[b]y' was written. Free space; the "
-        "same command resumes.\n"
+        "error: No space is left on the disk while 'out/x[b]y' was written. Free space and "
+        "run the command again.\n"
     )

@@ -23,6 +23,7 @@ from eval_recipes.steering.decoding import (
     Request,
     Steering,
 )
+from eval_recipes.steering.explaining import kept_explanations
 from eval_recipes.steering.generation import generate
 from eval_recipes.steering.judges.threshold import calibrate
 from eval_recipes.steering.judging import Judges, judge_trials
@@ -394,6 +395,31 @@ def test_a_kept_batch_of_other_requests_is_written_again(tmp_path: Path) -> None
     table: Any = pq.read_table(path)
     pq.write_table(table.drop_columns(["sample", "strength"]), path)
     assert kept(first) == 2
+
+
+def test_damaged_explanations_are_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[Path] = []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        detail = {"latent": 3, "explanation": "ducks", "score": 1, "checked_score": 1}
+        record = {
+            "eval_type_id": "autointerp",
+            "eval_config": {"explainer": "tokens"},
+            "eval_result_metrics": {},
+            "eval_result_details": [detail],
+        }
+        path.write_text(json.dumps(record))
+
+    folder = ArtifactFolder(tmp_path, {})
+    first = kept_explanations(folder, make)
+    (path,) = tmp_path.glob("explanations*")
+    path.write_bytes(path.read_bytes()[:20])
+    assert kept_explanations(folder, make) == first
+    assert first.explanations[3].text == "ducks" and len(made) == 2
+    assert "is made again" in caplog.text
 
 
 def test_a_latent_without_strength_has_no_number_in_the_key() -> None:

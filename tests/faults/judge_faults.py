@@ -39,7 +39,7 @@ def _earlier(place: Place) -> list[Path]:
 
 
 def _arranged(**settings: object) -> Callable[[Place], None]:
-    """Return what sets the server up beside a result of an earlier run."""
+    """Return what sets the server up next to a result of an earlier run."""
 
     def arrange(place: Place) -> None:
         for name, value in settings.items():

@@ -252,7 +252,7 @@ _FLAGS = [
     for command, words in (
         (
             "study mnist --out new --epochs 0",
-            r"\(--epochs\) is 0; expected 1 to 1,000,000",
+            r"\(--epochs\) is 0; expected an integer from 1 to 1,000,000",
         ),
         (
             f"study mnist --out new --epochs {10**12}",
@@ -267,13 +267,19 @@ _FLAGS = [
             f"study mnist --out new --seed {2**70}",
             "Seed is 1180591620717411303424; expected 0",
         ),
-        ("study mnist --out new --seed -1", "Seed is -1; expected 0 to 4,294,967,295"),
+        (
+            "study mnist --out new --seed -1",
+            "Seed is -1; expected an integer from 0 to 4,294,967,295",
+        ),
         (
             f"study steering --out new --latents {10**12}",
-            "n_latents is 1000000000000; expected 1 to",
+            "n_latents is 1000000000000; expected an integer from 1 to",
         ),
         ("speed --out new.json --device tpu9", "Unknown device 'tpu9'"),
-        ("speed --out new.json --repeats 0", "repeats is 0; expected 3 to 1,000,000"),
+        (
+            "speed --out new.json --repeats 0",
+            "repeats is 0; expected an integer from 3 to 1,000,000",
+        ),
         (f"speed --out new.json --repeats {10**12}", "repeats is 1000000000000"),
         ("speed --out new.json --seed -1", "Seed is -1; expected 0"),
         (

@@ -157,7 +157,7 @@ def test_every_state_resumes_from_all_that_was_on_the_disk(
     assert len(states) >= FEWEST
     assert set(steps) == {0, 2, 4, STOPPED_AT, 6, STEPS}
     chosen = random.Random(0).sample(range(len(states)), RESUMED_TO_THE_END)
-    # one of every step too
+    # also one of every step
     chosen += [steps.index(step) for step in sorted(set(steps))]
     for number in sorted(set(chosen)):
         folder = states[number].write(tmp_path / f"again{number}") / "out"

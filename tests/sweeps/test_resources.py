@@ -17,7 +17,7 @@ from saereg_plugin.sweeps.resources import (
     disk_of,
     memory_of,
     require_disk,
-    require_memory,
+    required_memory,
 )
 from tests.sweeps.tiny import BATCH, D_IN, SAE, STEPS, tiny_sweep
 
@@ -49,7 +49,7 @@ def test_memory_and_disk_are_counted() -> None:
     assert disk_of(once, members) == checkpoint + 4 * 4 * WEIGHTS
     never = tiny_sweep(checkpoint_every=STEPS)
     assert disk_of(never, members) == 4 * 4 * WEIGHTS
-    assert require_memory(sweep, members) == memory
+    assert required_memory(sweep, members) == memory
 
 
 @pytest.mark.usefixtures("model_name")
@@ -65,6 +65,13 @@ def test_a_full_disk_is_refused_before_training(tmp_path: Path) -> None:
 def test_memory_of_this_machine_is_at_most_what_it_has() -> None:
     here = machine.memory_bytes(torch.device("cpu"))
     assert 2**28 < here < 2**50
+
+
+def test_more_memory_than_the_machine_has_is_refused() -> None:
+    cpu = torch.device("cpu")
+    machine.require_memory("This", 1, cpu)
+    with pytest.raises(InputError, match="This needs at least 1,048,576.0 GiB .*cpu"):
+        machine.require_memory("This", 1 << 50, cpu)
 
 
 def test_the_limit_of_the_process_counts() -> None:

@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_exits_130(
     status, output, state = interrupted
     assert status == 130, output
     text = " ".join(output.split())
-    assert "Interrupted; the same command goes on from the checkpoint in" in text
+    assert "Interrupted; the same command resumes from the checkpoint in" in text
     assert "Traceback" not in output
     assert 10 <= state["step"] < STEPS
     assert not list((folder / "release").glob("release.yaml"))

@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from saereg_plugin.bounds import (
-    MAX_SEED,
-    require_count,
-    require_memory,
-    require_seed,
-)
+import torch
+
+from saereg_plugin.checks import MAX_SEED, require_count, require_seed
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.machine import require_memory
 
 Penalty = Literal["none", "l1", "l2", "frobenius"]
 DataOrder = Literal["per-seed", "shared"]
@@ -107,7 +105,11 @@ class Training:
                 f"The number of latents (--d-sae) is {self.d_sae}; expected 2 or more."
             )
         weights = 2 * self.d_sae * PIXELS * _COPIES
-        require_memory(f"An SAE of {self.d_sae} latents (--d-sae)", 4 * weights)
+        require_memory(
+            f"An SAE of {self.d_sae} latents (--d-sae)",
+            4 * weights,
+            torch.device("cpu"),
+        )
 
     def of(self, setting: Setting) -> dict[str, Any]:
         """Return the fields that make a difference to SAEs of ``setting``."""
@@ -123,7 +125,7 @@ class Run:
     seed: int
 
     def __post_init__(self) -> None:
-        require_seed(self.seed)
+        require_seed("Seed", self.seed)
 
     @property
     def name(self) -> str:
