@@ -95,16 +95,31 @@ def test_reply_parameters_and_usage(server: JudgeServer, make: Make):
 
 
 @pytest.mark.parametrize(
-    "fault",
-    ["429", "429:0.05", "500", "page", "no json", "no choices", "half", "cut"],
+    ("fault", "lost"),
+    [
+        ("429", 0),
+        ("429:0.05", 0),
+        # the prompt's
+        ("500", 2),
+        ("page", 2),
+        ("no json", 2),
+        ("no choices", 2),
+        ("half", 2),
+        ("cut", 2),
+        # the server's
+        ("no choices, usage", 50),
+    ],
 )
-def test_passing_faults_are_tried_again(server: JudgeServer, make: Make, fault: str):
+def test_passing_faults_are_tried_again(
+    server: JudgeServer, make: Make, fault: str, lost: int
+):
     server.faults.extend([fault, fault])
     client = make()
     assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
     assert len(server.chats) == 3
     # 2 and 3 tokens by their characters, which is more than the server's words
-    assert (client.retries, client.budget.calls, client.budget.tokens) == (2, 3, 5)
+    tokens = 2 * lost + 5
+    assert (client.retries, client.budget.calls, client.budget.tokens) == (2, 3, tokens)
     assert make().ask(HELLO, max_tokens=5).text == "echo Hello"
     assert len(server.chats) == 3, "only the good reply is kept, and it is"
 
@@ -114,6 +129,29 @@ def test_silence_ends_in_a_time_out(server: JudgeServer, make: Make):
     client = make(timeout_seconds=0.2)
     assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
     assert client.retries == 1
+    # all 26 that were set aside, and the reply's 5
+    assert client.budget.tokens == 31
+
+
+def test_a_request_that_never_left_takes_no_tokens(make: Make):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        client = make(base_url=f"http://127.0.0.1:{closed.getsockname()[1]}/v1")
+        with pytest.raises(JudgeUnavailable, match="refused"):
+            client.ask(HELLO, max_tokens=5)
+    assert client.budget.calls > 1
+    assert client.budget.tokens == 0
+
+
+def test_an_attempt_that_is_called_off_takes_what_was_set_aside(
+    server: JudgeServer, make: Make
+):
+    server.always = "drip head"
+    client = make()
+    threading.Timer(0.3, client.stop).start()
+    with pytest.raises(JudgeUnavailable, match="interrupted"):
+        client.ask(HELLO, max_tokens=5)
+    assert client.budget.tokens == 26
 
 
 def test_retry_after_is_honoured(server: JudgeServer, make: Make):
