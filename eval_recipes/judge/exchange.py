@@ -117,7 +117,7 @@ class Server:
                 if not 200 <= response.status < 300:
                     raise self._failure(response)
                 content, whole = read_body(response, max_bytes)
-        except (OSError, UnicodeError, *_BROKEN) as error:
+        except (OSError, ValueError, *_BROKEN) as error:
             raise Unreachable(f"{type(error).__name__}: {error}") from None
         if not whole:
             raise ReplyTooLong(
@@ -131,7 +131,7 @@ class Server:
         place = headers.get("location")
         if 300 <= response.status < 400 and place:
             return Redirected(
-                f"it redirects to {_plain_address(urljoin(self.url, place))}, and prompts go "
+                f"it redirects to {_plain_address(self.url, place)}, and prompts go "
                 "to no other address than the given one"
             )
         content, _ = read_body(response, _MOST_OF_ERROR)
@@ -201,10 +201,10 @@ def _said(content: bytes) -> tuple[str, str]:
     return str(found), ""
 
 
-def _plain_address(url: str) -> str:
-    """Return an address without what may be secret in it."""
+def _plain_address(base: str, place: str) -> str:
+    """Return where a redirect leads, without what may be secret in it."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(urljoin(base, place))
         port = f":{parts.port}" if parts.port else ""
         return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"[:200]
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import logging
@@ -12,11 +13,13 @@ import threading
 import time
 import traceback
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -33,7 +36,7 @@ from eval_recipes.judge import (
 )
 from eval_recipes.judge.budget import Budget
 from eval_recipes.judge.cache import ReplyCache
-from eval_recipes.judge.connection import tls
+from eval_recipes.judge.connection import find_proxy, tls
 from eval_recipes.judge.messages import Reply, most_bytes
 from eval_recipes.judge.retry import backoff, retry_after
 from saereg_plugin.errors import InputError
@@ -571,6 +574,7 @@ def test_a_budget_in_tokens_binds_whatever_the_server_counts(
             "http://elsewhere.invalid:81/v1/x, and",
         ),
         ("/v1/other", r"http://127\.0\.0\.1:\d+/v1/other"),
+        ("http://[b/v1", "an address that is none"),
         (f"//a@b.invalid/{KEY}", r"http://b\.invalid/\*\*\*"),
     ],
 )
@@ -671,6 +675,58 @@ def test_a_proxy_of_the_environment_is_used(
         make(base_url="http://judge.invalid/v1").check()
 
 
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        ({"http_proxy": "http://[::1]:8080"}, "::1"),
+        ({"all_proxy": "http://all:8080"}, "all"),
+        ({"http_proxy": "http://one", "all_proxy": "http://all"}, "one"),
+        ({"http_proxy": "http://one", "no_proxy": "judge.invalid:99"}, None),
+        ({"http_proxy": "http://one", "no_proxy": "judge.invalid:98"}, "one"),
+        ({"http_proxy": "http://one", "no_proxy": "judge.invalid"}, None),
+    ],
+)
+def test_proxies_of_the_environment_are_found(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], proxy: str | None
+):
+    for name in ("http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = find_proxy(urlsplit("http://judge.invalid:99/v1"))
+    assert (found and found.hostname) == proxy
+
+
+def test_a_proxy_with_an_ipv6_address_is_asked(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", "http://[::1]:9")
+    with pytest.raises(InputError, match="ConnectError"):
+        make(base_url="http://judge.invalid/v1").check()
+
+
+def test_an_answer_before_the_request_is_read_is_heeded(make: Make):
+    """A server may refuse a long request by its head, and hang up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(1024)
+                connection.sendall(
+                    b"HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\n\r\ntoo long"
+                )
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        client = make(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+        with pytest.raises(RequestRefused, match="HTTP 413: too long"):
+            client.ask(chat("x" * 50_000_000), max_tokens=5)
+        thread.join()
+
+
 def make_certificate(folder: Path) -> Path:
     """Make a certificate of 127.0.0.1 that nobody signed, with its key in front."""
     names = "/CN=127.0.0.1", "subjectAltName=IP:127.0.0.1"
@@ -707,8 +763,12 @@ def test_tls_is_checked_and_ends_with_the_deadline(
 ):
     certificate = make_certificate(tmp_path_factory.mktemp("tls"))
     with serving(certificate) as judge:
-        with pytest.raises(InputError, match="CERTIFICATE_VERIFY_FAILED"):
-            make(base_url=judge.url).check()
+        with warnings.catch_warnings(record=True) as unclosed:
+            warnings.simplefilter("always", ResourceWarning)
+            with pytest.raises(InputError, match="CERTIFICATE_VERIFY_FAILED"):
+                make(base_url=judge.url).check()
+            gc.collect()
+        assert [str(one.message) for one in unclosed] == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         tls.cache_clear()
         try:
