@@ -19,14 +19,17 @@ from eval_recipes.judge.errors import (
     CalledOff,
     JudgeError,
     JudgeUnavailable,
-    ReplyTooLong,
+    GarbledReply,
+    Redirected,
     RequestRefused,
     StatusError,
+    Unreachable,
 )
 from eval_recipes.judge.exchange import Server
 from eval_recipes.judge.messages import (
     Message,
     Reply,
+    estimate_prompt,
     most_bytes,
     most_tokens,
     request_key,
@@ -193,9 +196,8 @@ class JudgeClient:
                 self._require_open(signal)
                 reply = self._send(key, messages, parameters, signal)
                 used = reply.tokens
-            except ReplyTooLong:
-                # paid for, but not counted by anyone
-                used = most
+            except AttemptError as error:
+                used = _lost(error, estimate_prompt(messages), most)
                 raise
             finally:
                 self.budget.settle(most, reserved, used)
@@ -283,3 +285,22 @@ class JudgeClient:
     def _redacted(self, text: str) -> str:
         # A shorter key is a placeholder, and would blank ordinary words.
         return text.replace(self._key, "***") if len(self._key) >= 6 else text
+
+
+def _lost(error: AttemptError, prompt: int, most: int) -> int:
+    """
+    Return the tokens that an attempt without a reply may have taken.
+
+    Nobody counted the tokens of one that was given up: they are taken to be all.
+
+    Args:
+        error: why there is no reply.
+        prompt: estimate of the request's own tokens.
+        most: what was set aside.
+    """
+    if isinstance(error, GarbledReply):
+        return max(prompt, error.tokens)
+    refused = isinstance(error, StatusError) and error.status < 500
+    if refused or isinstance(error, Redirected) or not error.sent:
+        return 0
+    return prompt if isinstance(error, StatusError | Unreachable) else most

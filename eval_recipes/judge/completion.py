@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eval_recipes.judge.errors import GarbledReply
-from eval_recipes.judge.messages import Message, Reply, clean_text, estimate_tokens
+from eval_recipes.judge.messages import (
+    Message,
+    Reply,
+    clean_text,
+    estimate_prompt,
+    estimate_tokens,
+)
 
 _MOST_TOKENS = 10**9
 
@@ -32,21 +38,21 @@ def read_completion(
     Raises:
         GarbledReply: if it is no chat completion.
     """
+    usage = completion.get("usage") if isinstance(completion, dict) else None
+    prompt = max(estimate_prompt(messages), _counted(usage, "prompt_tokens"))
+    counted = _counted(usage, "completion_tokens")
     try:
         said = completion["choices"][0]["message"]["content"]
     except (KeyError, TypeError, IndexError):
-        raise GarbledReply("the reply is no chat completion") from None
+        raise GarbledReply(
+            "the reply is no chat completion", prompt + counted
+        ) from None
     if not isinstance(said, str | None):
-        raise GarbledReply("the reply is no chat completion: its content is no text")
+        raise GarbledReply(
+            "the reply is no chat completion: its content is no text", prompt + counted
+        )
     text = redacted(clean_text(said or "")).strip()
-    usage = completion.get("usage")
-    prompt = sum(estimate_tokens(message["content"]) for message in messages)
-    return Reply(
-        key,
-        text,
-        max(prompt, _counted(usage, "prompt_tokens")),
-        max(estimate_tokens(text), _counted(usage, "completion_tokens")),
-    )
+    return Reply(key, text, prompt, max(estimate_tokens(text), counted))
 
 
 def _counted(usage: Any, name: str) -> int:

@@ -6,7 +6,8 @@ import socket
 import ssl
 import threading
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -39,8 +40,10 @@ def open_pool(
     if proxy is None:
         return httpcore.ConnectionPool(ssl_context=tls(), network_backend=backend)
     named = (unquote(proxy.username or ""), unquote(proxy.password or ""))
+    host = proxy.hostname or ""
+    host = f"[{host}]" if ":" in host else host
     return httpcore.HTTPProxy(
-        f"http://{proxy.hostname}:{proxy.port or 80}",
+        f"http://{host}:{proxy.port or 80}",
         proxy_auth=named if proxy.username else None,
         ssl_context=tls(),
         network_backend=backend,
@@ -54,8 +57,11 @@ def find_proxy(url: SplitResult) -> SplitResult | None:
     Raises:
         Unreachable: if it is no HTTP proxy.
     """
-    named = urllib.request.getproxies().get(url.scheme)
-    if not named or urllib.request.proxy_bypass(url.hostname or ""):
+    proxies = urllib.request.getproxies()
+    named = proxies.get(url.scheme) or proxies.get("all")
+    # exceptions may name a port
+    names = (url.hostname or "", url.netloc)
+    if not named or any(urllib.request.proxy_bypass(name) for name in names):
         return None
     try:
         proxy = urlsplit(named if "://" in named else f"http://{named}")
@@ -94,7 +100,8 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        sock = _connect(host, port, self._deadline)
+        with _raising(httpcore.ConnectError):
+            sock = _connect(host, port, self._deadline)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return _Stream(sock, self._deadline, self._max_bytes)
 
@@ -109,7 +116,8 @@ class _Stream(httpcore.NetworkStream):
 
     @override
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        content = self._patiently(lambda: self._sock.recv(max_bytes))
+        with _raising(httpcore.ReadError):
+            content = self._patiently(lambda: self._sock.recv(max_bytes))
         self._left -= len(content)
         if self._left < 0:
             raise ReplyTooLong(f"the answer has more than {self._max_bytes:,} bytes")
@@ -118,9 +126,11 @@ class _Stream(httpcore.NetworkStream):
     @override
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)
-        while view:
-            sent = self._patiently(lambda part=view: self._sock.send(part))
-            view = view[sent:]
+        # httpcore then reads the answer of a server that has heard enough
+        with _raising(httpcore.WriteError):
+            while view:
+                sent = self._patiently(lambda part=view: self._sock.send(part))
+                view = view[sent:]
 
     @override
     def close(self) -> None:
@@ -133,11 +143,18 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        # the new socket takes over the old one's descriptor
-        self._sock = secured = ssl_context.wrap_socket(
-            self._sock, server_hostname=server_hostname, do_handshake_on_connect=False
-        )
-        self._patiently(secured.do_handshake)
+        try:
+            with _raising(httpcore.ConnectError):
+                # the new socket takes over the old one's descriptor
+                self._sock = secured = ssl_context.wrap_socket(
+                    self._sock,
+                    server_hostname=server_hostname,
+                    do_handshake_on_connect=False,
+                )
+                self._patiently(secured.do_handshake)
+        except BaseException:
+            self.close()
+            raise
         return self
 
     @override
@@ -153,6 +170,15 @@ class _Stream(httpcore.NetworkStream):
                 return call()
             except TimeoutError:
                 continue
+
+
+@contextmanager
+def _raising(kind: type[Exception]) -> Iterator[None]:
+    """Raise errors of a socket, or of a host's name, as the kind that httpcore expects."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise kind(str(error)) from error
 
 
 def _connect(host: str, port: int, deadline: Deadline) -> socket.socket:

@@ -22,7 +22,14 @@ class BudgetExceeded(JudgeError):
 
 
 class AttemptError(Exception):
-    """One attempt brought no reply; the message may repeat the key."""
+    """
+    One attempt brought no reply; the message may repeat the key.
+
+    Attributes:
+        sent: whether the request left, and so may have to be paid for.
+    """
+
+    sent = False
 
 
 class CalledOff(AttemptError):
@@ -38,7 +45,16 @@ class DeadlinePassed(AttemptError):
 
 
 class GarbledReply(AttemptError):
-    """The server answered with something that is no chat completion."""
+    """
+    The server answered with something that is no chat completion.
+
+    Attributes:
+        tokens: what the server says that it took, 0 if it does not.
+    """
+
+    def __init__(self, message: str, tokens: int = 0) -> None:
+        super().__init__(message)
+        self.tokens = tokens
 
 
 class ReplyTooLong(AttemptError):

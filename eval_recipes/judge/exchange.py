@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -14,6 +14,7 @@ from eval_recipes.judge.config import read_account
 from eval_recipes.judge.connection import open_pool
 from eval_recipes.judge.deadline import Deadline
 from eval_recipes.judge.errors import (
+    AttemptError,
     GarbledReply,
     Redirected,
     ReplyTooLong,
@@ -30,6 +31,18 @@ _BROKEN = (
     httpcore.TimeoutException,
     httpcore.UnsupportedProtocol,
 )
+
+
+class _Body:
+    """The body of a request, which notes that it was begun to be sent."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.begun = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.begun = True
+        yield self.content
 
 
 class Server:
@@ -70,16 +83,20 @@ class Server:
             max_bytes: most that an answer may have, decompressed.
 
         Raises:
-            AttemptError: if there is no such answer.
+            AttemptError: if there is no such answer; it says whether the request left.
         """
-        body = json.dumps(value).encode("ascii")
-        return self._exchange("POST", path, body, deadline, max_bytes)
+        body = _Body(json.dumps(value).encode("ascii"))
+        try:
+            return self._exchange("POST", path, body, deadline, max_bytes)
+        except AttemptError as error:
+            error.sent = body.begun
+            raise
 
     def _exchange(
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: _Body | None,
         deadline: Deadline,
         max_bytes: int,
     ) -> Any:
@@ -87,7 +104,11 @@ class Server:
         most = _MOST_OF_HEAD + max(max_bytes, _MOST_OF_ERROR)
         headers = self._headers
         if body is not None:
-            headers = {**headers, "Content-Type": "application/json"}
+            headers = {
+                **headers,
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body.content)),
+            }
         try:
             with (
                 open_pool(urlsplit(url), deadline, most) as pool,
@@ -96,7 +117,7 @@ class Server:
                 if not 200 <= response.status < 300:
                     raise self._failure(response)
                 content, whole = read_body(response, max_bytes)
-        except (OSError, UnicodeError, *_BROKEN) as error:
+        except (OSError, ValueError, *_BROKEN) as error:
             raise Unreachable(f"{type(error).__name__}: {error}") from None
         if not whole:
             raise ReplyTooLong(
@@ -110,7 +131,7 @@ class Server:
         place = headers.get("location")
         if 300 <= response.status < 400 and place:
             return Redirected(
-                f"it redirects to {_plain_address(urljoin(self.url, place))}, and prompts go "
+                f"it redirects to {_plain_address(self.url, place)}, and prompts go "
                 "to no other address than the given one"
             )
         content, _ = read_body(response, _MOST_OF_ERROR)
@@ -180,10 +201,10 @@ def _said(content: bytes) -> tuple[str, str]:
     return str(found), ""
 
 
-def _plain_address(url: str) -> str:
-    """Return an address without what may be secret in it."""
+def _plain_address(base: str, place: str) -> str:
+    """Return where a redirect leads, without what may be secret in it."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(urljoin(base, place))
         port = f":{parts.port}" if parts.port else ""
         return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"[:200]
     except ValueError:

@@ -87,6 +87,11 @@ def clean_text(text: str) -> str:
     return _UNCLEAN.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
+def estimate_prompt(messages: Sequence[Message]) -> int:
+    """Return roughly how many tokens a chat has."""
+    return sum(estimate_tokens(message["content"]) for message in messages)
+
+
 def estimate_tokens(text: str) -> int:
     """
     Return roughly how many tokens a text has, at four characters each (English prose).

@@ -13,7 +13,10 @@ Norm = Literal["l1", "l2", "frobenius"]
 Reduction = Literal["sum", "mean"]
 
 _LEFT = 2.0**-10
-"""Share of its largest entry, or of its length, that a row keeps for its direction."""
+"""
+Share of its largest entry, or of its length, that a row keeps for its direction; more in data
+types in which it would be lost in rounding.
+"""
 
 
 def penalty(
@@ -132,7 +135,8 @@ def _least(
     if not keep_directions:
         return threshold
     largest = weight.abs().amax(dim=1, keepdim=True)
-    return (largest * (1 - _LEFT)).clamp(max=threshold)
+    left = max(_LEFT, 2 * torch.finfo(weight.dtype).eps)
+    return (largest * (1 - left)).clamp(max=threshold)
 
 
 def _soft_threshold(

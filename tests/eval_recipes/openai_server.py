@@ -215,6 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"{not json", "application/json")
         elif fault == "no choices":
             self._json({"object": "chat.completion", "choices": []})
+        elif fault == "no choices, usage":
+            usage = {"prompt_tokens": 30, "completion_tokens": 20}
+            self._json({"object": "chat.completion", "usage": usage})
         elif fault == "half":
             self._send(200, b'{"choices": [{"mess', "application/json", missing=100)
         elif fault == "cut":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import logging
@@ -12,11 +13,13 @@ import threading
 import time
 import traceback
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -33,7 +36,7 @@ from eval_recipes.judge import (
 )
 from eval_recipes.judge.budget import Budget
 from eval_recipes.judge.cache import ReplyCache
-from eval_recipes.judge.connection import tls
+from eval_recipes.judge.connection import find_proxy, tls
 from eval_recipes.judge.messages import Reply, most_bytes
 from eval_recipes.judge.retry import backoff, retry_after
 from saereg_plugin.errors import InputError
@@ -95,16 +98,31 @@ def test_reply_parameters_and_usage(server: JudgeServer, make: Make):
 
 
 @pytest.mark.parametrize(
-    "fault",
-    ["429", "429:0.05", "500", "page", "no json", "no choices", "half", "cut"],
+    ("fault", "lost"),
+    [
+        ("429", 0),
+        ("429:0.05", 0),
+        # the prompt's
+        ("500", 2),
+        ("page", 2),
+        ("no json", 2),
+        ("no choices", 2),
+        ("half", 2),
+        ("cut", 2),
+        # the server's
+        ("no choices, usage", 50),
+    ],
 )
-def test_passing_faults_are_tried_again(server: JudgeServer, make: Make, fault: str):
+def test_passing_faults_are_tried_again(
+    server: JudgeServer, make: Make, fault: str, lost: int
+):
     server.faults.extend([fault, fault])
     client = make()
     assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
     assert len(server.chats) == 3
     # 2 and 3 tokens by their characters, which is more than the server's words
-    assert (client.retries, client.budget.calls, client.budget.tokens) == (2, 3, 5)
+    tokens = 2 * lost + 5
+    assert (client.retries, client.budget.calls, client.budget.tokens) == (2, 3, tokens)
     assert make().ask(HELLO, max_tokens=5).text == "echo Hello"
     assert len(server.chats) == 3, "only the good reply is kept, and it is"
 
@@ -114,6 +132,29 @@ def test_silence_ends_in_a_time_out(server: JudgeServer, make: Make):
     client = make(timeout_seconds=0.2)
     assert client.ask(HELLO, max_tokens=5).text == "echo Hello"
     assert client.retries == 1
+    # all 26 that were set aside, and the reply's 5
+    assert client.budget.tokens == 31
+
+
+def test_a_request_that_never_left_takes_no_tokens(make: Make):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        client = make(base_url=f"http://127.0.0.1:{closed.getsockname()[1]}/v1")
+        with pytest.raises(JudgeUnavailable, match="refused"):
+            client.ask(HELLO, max_tokens=5)
+    assert client.budget.calls > 1
+    assert client.budget.tokens == 0
+
+
+def test_an_attempt_that_is_called_off_takes_what_was_set_aside(
+    server: JudgeServer, make: Make
+):
+    server.always = "drip head"
+    client = make()
+    threading.Timer(0.3, client.stop).start()
+    with pytest.raises(JudgeUnavailable, match="interrupted"):
+        client.ask(HELLO, max_tokens=5)
+    assert client.budget.tokens == 26
 
 
 def test_retry_after_is_honoured(server: JudgeServer, make: Make):
@@ -533,6 +574,7 @@ def test_a_budget_in_tokens_binds_whatever_the_server_counts(
             "http://elsewhere.invalid:81/v1/x, and",
         ),
         ("/v1/other", r"http://127\.0\.0\.1:\d+/v1/other"),
+        ("http://[b/v1", "an address that is none"),
         (f"//a@b.invalid/{KEY}", r"http://b\.invalid/\*\*\*"),
     ],
 )
@@ -633,6 +675,58 @@ def test_a_proxy_of_the_environment_is_used(
         make(base_url="http://judge.invalid/v1").check()
 
 
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        ({"http_proxy": "http://[::1]:8080"}, "::1"),
+        ({"all_proxy": "http://all:8080"}, "all"),
+        ({"http_proxy": "http://one", "all_proxy": "http://all"}, "one"),
+        ({"http_proxy": "http://one", "no_proxy": "judge.invalid:99"}, None),
+        ({"http_proxy": "http://one", "no_proxy": "judge.invalid:98"}, "one"),
+        ({"http_proxy": "http://one", "no_proxy": "judge.invalid"}, None),
+    ],
+)
+def test_proxies_of_the_environment_are_found(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], proxy: str | None
+):
+    for name in ("http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = find_proxy(urlsplit("http://judge.invalid:99/v1"))
+    assert (found and found.hostname) == proxy
+
+
+def test_a_proxy_with_an_ipv6_address_is_asked(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", "http://[::1]:9")
+    with pytest.raises(InputError, match="ConnectError"):
+        make(base_url="http://judge.invalid/v1").check()
+
+
+def test_an_answer_before_the_request_is_read_is_heeded(make: Make):
+    """A server may refuse a long request by its head, and hang up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(1024)
+                connection.sendall(
+                    b"HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\n\r\ntoo long"
+                )
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        client = make(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+        with pytest.raises(RequestRefused, match="HTTP 413: too long"):
+            client.ask(chat("x" * 50_000_000), max_tokens=5)
+        thread.join()
+
+
 def make_certificate(folder: Path) -> Path:
     """Make a certificate of 127.0.0.1 that nobody signed, with its key in front."""
     names = "/CN=127.0.0.1", "subjectAltName=IP:127.0.0.1"
@@ -669,8 +763,12 @@ def test_tls_is_checked_and_ends_with_the_deadline(
 ):
     certificate = make_certificate(tmp_path_factory.mktemp("tls"))
     with serving(certificate) as judge:
-        with pytest.raises(InputError, match="CERTIFICATE_VERIFY_FAILED"):
-            make(base_url=judge.url).check()
+        with warnings.catch_warnings(record=True) as unclosed:
+            warnings.simplefilter("always", ResourceWarning)
+            with pytest.raises(InputError, match="CERTIFICATE_VERIFY_FAILED"):
+                make(base_url=judge.url).check()
+            gc.collect()
+        assert [str(one.message) for one in unclosed] == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         tls.cache_clear()
         try:
