@@ -151,8 +151,13 @@ class OwnedFolder:
         """Remove the files of the list and the mark, so that the folder is free again."""
         self.remove(self.files())
         with self._locked():
-            (self.path / MARK).unlink()
-            (self.path / _LOCK).unlink(missing_ok=True)
+            self._remove_mark()
+
+    def abandon_if_empty(self) -> None:
+        """Remove the mark of a folder that holds nothing else."""
+        with self._locked():
+            if {path.name for path in self.path.iterdir()} <= {MARK, _LOCK}:
+                self._remove_mark()
 
     def require_plain_parents(self, name: str) -> None:
         """Refuse a name in a folder that is a link, as ``require_plain``."""
@@ -179,6 +184,10 @@ class OwnedFolder:
                     f"{str(part)!r} is a link; expected a plain file or folder there. Remove the "
                     "link, or make the whole output folder a link."
                 )
+
+    def _remove_mark(self) -> None:
+        (self.path / MARK).unlink()
+        (self.path / _LOCK).unlink(missing_ok=True)
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.path and folder.is_dir() and not any(folder.iterdir()):
