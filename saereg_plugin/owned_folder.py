@@ -214,7 +214,12 @@ class OwnedFolder:
         _write_mark(self.path, self.kind, kept)
 
     def _locked(self) -> FileLock:
-        return FileLock(self.path / _LOCK)
+        return folder_lock(self.path)
+
+
+def folder_lock(folder: Path) -> FileLock:
+    """Return the lock of a folder of ours, for files that several processes write there."""
+    return FileLock(folder / _LOCK)
 
 
 def open_owned(folder: Path, kind: str) -> OwnedFolder:
