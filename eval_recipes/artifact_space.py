@@ -15,6 +15,7 @@ from filelock import Timeout
 from eval_recipes.artifacts import (
     INDEX_FILE,
     KEY_FILE,
+    KIND,
     LOCK_FILE,
     ArtifactFolder,
     default_artifacts,
@@ -23,7 +24,7 @@ from eval_recipes.artifacts import (
 )
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
-from saereg_plugin.owned_folder import MARK
+from saereg_plugin.owned_folder import MARK, OwnedFolder
 
 REPLIES = "judge/replies"
 """Where the paid replies of chat models lie below a folder of artefacts."""
@@ -106,8 +107,8 @@ def clean_artifacts(root: Path) -> None:
     """
     for entry in entries(root):
         _remove(root, entry)
-    if root.is_dir() and {path.name for path in root.iterdir()} == {MARK}:
-        (root / MARK).unlink()
+    if (root / MARK).is_file():
+        OwnedFolder(root, KIND).abandon_if_empty()
 
 
 def existing_artifacts(root: Path | None) -> Path:

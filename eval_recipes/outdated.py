@@ -12,6 +12,7 @@ from eval_recipes.frame import one_line
 from eval_recipes.result_files import read_result
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json
+from saereg_plugin.owned_folder import folder_lock
 
 FILE = "outdated.json"
 """File in a results folder that lists its outdated results."""
@@ -63,6 +64,11 @@ def note_attempts(
     Raises:
         InputError: if the list is damaged.
     """
+    with folder_lock(folder):
+        _note(folder, failed, current)
+
+
+def _note(folder: Path, failed: Mapping[Path, str], current: Collection[Path]) -> None:
     before = _read(folder)
     gone = {path.relative_to(folder).as_posix() for path in current}
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")

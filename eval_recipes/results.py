@@ -24,6 +24,7 @@ from eval_recipes.plain import plain
 from eval_recipes.result_files import SUFFIX, read_result, result_files
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, sha256, write_text
+from saereg_plugin.owned_folder import folder_lock
 
 SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = COLUMNS
@@ -274,7 +275,6 @@ def has_embedded_data(folder: Path) -> bool:
 def write_summary(folder: Path, *, without: Collection[Path] = ()) -> Path:
     """Write ``folder/summary.csv``, the tidy table of all results in the folder."""
     target = folder / SUMMARY
-    frame = load_results(folder, without=without)
-    with atomic_path(target) as temporary:
-        frame.to_csv(temporary, index=False)
+    with folder_lock(folder), atomic_path(target) as temporary:
+        load_results(folder, without=without).to_csv(temporary, index=False)
     return target

@@ -11,7 +11,7 @@ from eval_recipes.registry import Recipe
 from eval_recipes.result_files import SUFFIX
 from eval_recipes.results import SUMMARY, result_name
 from saereg_plugin.files import recover
-from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned
+from saereg_plugin.owned_folder import MARK, OwnedFolder, folder_lock, open_owned
 
 KIND = "results"
 """Kind of a results folder in its mark."""
@@ -23,21 +23,25 @@ def claim_results(
     """
     Make a folder that of a run, and all that the run will write there ours.
 
-    What a killed run left half-written under the same names is removed.
+    What a killed run left half-written under the same names is removed. Other runs may work
+    in the folder, on other SAEs; what all of them write is written under the folder's lock.
 
     Raises:
         InputError: see ``open_owned`` and ``OwnedFolder.claim``.
     """
     folder = open_owned(out, KIND)
-    names = [SUMMARY, OUTDATED]
+    shared, own = [SUMMARY, OUTDATED], list[str]()
     for recipe in chosen:
         endings = (SUFFIX, *recipe.side_files)
         stems = [_stem(subject) for subject in subjects]
-        names += [f"{recipe.name}/{stem}{end}" for stem in stems for end in endings]
-        names += [f"{recipe.name}/{name}" for name in recipe.folder_files]
-    folder.claim(names)
-    for name in names:
+        own += [f"{recipe.name}/{stem}{end}" for stem in stems for end in endings]
+        shared += [f"{recipe.name}/{name}" for name in recipe.folder_files]
+    folder.claim([*shared, *own])
+    for name in own:
         recover(out / name)
+    with folder_lock(out):
+        for name in shared:
+            recover(out / name)
     return folder
 
 

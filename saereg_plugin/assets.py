@@ -143,6 +143,9 @@ def ensure_folder(
         source: What it was made from, as JSON values; if this changes, it is
             built again.
         build: Creates the folder at the path that it is given, and fills it.
+
+    Raises:
+        InputError: if the folder holds files and was not built here.
     """
     if not _is_intact(folder, source):
         require_writable_cache(folder.parent)
@@ -151,6 +154,7 @@ def ensure_folder(
             # Another process may have built it while this one waited.
             if not _is_intact(folder, source):
                 if folder.exists():
+                    _require_built(folder)
                     logger.warning(
                         "%s is damaged or outdated; it is built again.", folder
                     )
@@ -192,6 +196,15 @@ def require_hub_repo(
             f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
             f"cache, and the hub cannot be reached ({type(error).__name__}: {error}). {advice}"
         ) from error
+
+
+def _require_built(folder: Path) -> None:
+    """Refuse a folder with files of which none is a manifest: replacing it would lose them."""
+    if any(folder.iterdir()) and not (folder / _MANIFEST).is_file():
+        raise InputError(
+            f"{str(folder)!r} was not written by this package and would be replaced. Set the "
+            "environment variable SAEREG_CACHE to a folder of its own, or move that one away."
+        )
 
 
 def _manifest(folder: Path, source: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,13 +20,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import config
 from datasets.config import HF_DATASETS_CACHE
+from filelock import FileLock
 from huggingface_hub.constants import HF_HUB_CACHE
 from numpy.typing import NDArray
 
 from saereg_plugin.assets import cache_dir, ensure_folder, require_hub_repo
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import folder_identity
+from saereg_plugin.files import folder_identity, recover, scratch_folder
 
 EMBEDDED = "embedded"
 """Name of the corpus that needs no network: the prompts of sae-probes' data sets."""
@@ -270,14 +271,24 @@ def _with_sound_copy(folder: Path) -> str:
     again. A copy that differs from the checked parquet file is made anew.
     """
     copies = _copies_of(folder)
-    if copies.is_dir() and not _is_sound(folder, copies, _identities(copies)):
-        logger.warning(
-            "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
-            folder,
-            copies,
-        )
-        shutil.rmtree(copies)
+    # a sound one needs no lock: the cache may be another user's
+    if _is_damaged(folder, copies):
+        with FileLock(f"{copies}.lock"):
+            recover(copies)
+            # Another process may have removed it while this one waited.
+            if _is_damaged(folder, copies):
+                logger.warning(
+                    "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
+                    folder,
+                    copies,
+                )
+                with scratch_folder(copies) as aside:
+                    copies.rename(aside / copies.name)
     return str(folder)
+
+
+def _is_damaged(folder: Path, copies: Path) -> bool:
+    return copies.is_dir() and not _is_sound(folder, copies, _identities(copies))
 
 
 def _copies_of(folder: Path) -> Path:
@@ -285,7 +296,7 @@ def _copies_of(folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as empty:
         builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
         place = Path(builder.cache_dir).relative_to(empty)
-    return Path(datasets.config.HF_DATASETS_CACHE, place)
+    return Path(config.HF_DATASETS_CACHE, place)
 
 
 def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
@@ -296,16 +307,40 @@ def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
     )
 
 
+_DAMAGE = (
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+    pa.ArrowTypeError,
+    # of the JSON beside it
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    FileNotFoundError,
+)
+"""What is raised by damaged Arrow, or damaged JSON beside it."""
+
+
 @lru_cache(maxsize=64)
 def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
-    """Whether a copy holds the same rows as the parquet file, read in parts."""
+    """
+    Whether a copy holds the same rows as the parquet file, read in parts.
+
+    Raises:
+        OSError: if the system cannot read it, which says nothing about its content.
+    """
     try:
         copy = datasets.load_dataset(str(folder), split="train")
         table: Any = cast("datasets.Dataset", copy).data.table
         table.validate(full=True)
         return _equal_rows(pq.ParquetFile(folder / _FILE), table)
-    # Damaged Arrow, or damaged JSON next to it, raises the errors of many libraries.
-    except Exception as error:
+    except _DAMAGE as error:
+        logger.debug("%s: %s", copies, error)
+        return False
+    except OSError as error:
+        # pyarrow's own, of a file that is cut short, has no number
+        if error.errno is not None:
+            raise
         logger.debug("%s: %s", copies, error)
         return False
 

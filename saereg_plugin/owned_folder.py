@@ -157,8 +157,13 @@ class OwnedFolder:
         """Remove the files of the list and the mark, so that the folder is free again."""
         self.remove(self.files())
         with self._locked():
-            (self.path / MARK).unlink()
-            (self.path / _LOCK).unlink(missing_ok=True)
+            self._remove_mark()
+
+    def abandon_if_empty(self) -> None:
+        """Remove the mark of a folder that holds nothing else."""
+        with self._locked():
+            if {path.name for path in self.path.iterdir()} <= {MARK, _LOCK}:
+                self._remove_mark()
 
     def require_plain_parents(self, name: str) -> None:
         """Refuse a name in a folder that is a link, as ``require_plain``."""
@@ -187,6 +192,10 @@ class OwnedFolder:
                     "link, or make the whole output folder a link."
                 )
 
+    def _remove_mark(self) -> None:
+        (self.path / MARK).unlink()
+        (self.path / _LOCK).unlink(missing_ok=True)
+
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.path and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -212,7 +221,12 @@ class OwnedFolder:
         _write_mark(self.path, self.kind, kept)
 
     def _locked(self) -> FileLock:
-        return FileLock(self.path / _LOCK)
+        return folder_lock(self.path)
+
+
+def folder_lock(folder: Path) -> FileLock:
+    """Return the lock of a folder of ours, for files that several processes write there."""
+    return FileLock(folder / _LOCK)
 
 
 def open_owned(folder: Path, kind: str) -> OwnedFolder:

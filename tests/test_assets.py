@@ -214,6 +214,14 @@ def test_a_damaged_folder_is_built_again(
     ensure_folder(folder, {"version": 1}, _refuse)
 
 
+def test_a_folder_of_others_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "model.safetensors").write_text("mine")
+    with pytest.raises(InputError, match="SAEREG_CACHE"):
+        ensure_folder(tmp_path / "kept", {}, _write("text"))
+    assert (tmp_path / "kept" / "model.safetensors").read_text() == "mine"
+
+
 def test_a_folder_from_another_source_is_built_again(tmp_path: Path) -> None:
     folder = ensure_folder(tmp_path / "kept", {"version": 1}, _write("old"))
     ensure_folder(folder, {"version": 2}, _write("new"))

@@ -131,6 +131,20 @@ def test_a_damaged_copy_of_the_text_is_said_and_made_again(
     assert caplog.text == ""
 
 
+def test_a_copy_that_the_system_cannot_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    opened = corpora.embedded_text("heldout")
+    arrow = Path(opened.cache_files[0]["filename"])
+    info = arrow.with_name("dataset_info.json")
+    info.unlink()
+    info.mkdir()
+    with pytest.raises(IsADirectoryError):
+        corpora.ensure("embedded", "heldout")
+    assert arrow.is_file()
+
+
 @pytest.mark.slow
 def test_another_seed_is_another_order_of_the_same_texts(
     tmp_path: Path,

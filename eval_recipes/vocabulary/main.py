@@ -37,6 +37,7 @@ from saereg_plugin.embeddings import embedding_shape, find_embeddings, read_voca
 from saereg_plugin.files import sha256
 from saereg_plugin.metrics import alive_mask, unit_rows
 from saereg_plugin.metrics.vocabulary import aligned_mask, nearest_token
+from saereg_plugin.owned_folder import folder_lock
 from saereg_plugin.vocabulary_table import alignment_table, token_texts
 
 TABLE_SUFFIX = "_vocabulary.parquet"
@@ -93,7 +94,9 @@ def run(context: RunContext) -> list[Failure]:
     failures = each_subject(EVAL, context, evaluation.of)
     folder = context.out / EVAL
     folder.mkdir(parents=True, exist_ok=True)
-    write_layer_table(folder)
+    # other runs may write it too
+    with folder_lock(context.out):
+        write_layer_table(folder)
     return failures
 
 

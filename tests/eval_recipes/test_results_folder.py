@@ -1,0 +1,56 @@
+"""Runs that work in one results folder at the same time."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from eval_recipes.context import Subject
+from eval_recipes.outdated import FILE, note_attempts
+from eval_recipes.registry import RECIPES
+from eval_recipes.results import SUMMARY
+from eval_recipes.results_folder import claim_results
+from saereg_plugin.files import atomic_path
+from saereg_plugin.owned_folder import folder_lock
+
+MINE = Subject("release", "mine", "g", 0)
+CHOSEN = [RECIPES["vocabulary"]]
+
+
+def test_failures_noted_at_once_are_all_kept(tmp_path: Path) -> None:
+    def note(run: int) -> None:
+        for number in range(10):
+            path = tmp_path / f"{run}-{number}_eval_results.json"
+            path.write_text("{}")
+            note_attempts(tmp_path, failed={path: "no room"}, current=())
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(note, range(3)))
+    assert len(json.loads((tmp_path / FILE).read_text())) == 30
+
+
+@pytest.mark.parametrize("name", [SUMMARY, FILE, "vocabulary/layers.csv"])
+def test_a_second_run_leaves_what_the_first_is_writing(
+    tmp_path: Path, name: str
+) -> None:
+    claim_results(tmp_path, CHOSEN, [MINE])
+    writing = Event()
+
+    def write() -> None:
+        with folder_lock(tmp_path), atomic_path(tmp_path / name) as temporary:
+            temporary.write_text("whole")
+            writing.set()
+            second.wait(0.3)
+
+    second = Event()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write)
+        writing.wait()
+        claim_results(tmp_path, CHOSEN, [Subject("release", "other", "g", 0)])
+        second.set()
+        first.result()
+    assert (tmp_path / name).read_text() == "whole"
