@@ -210,6 +210,17 @@ def default_artifacts() -> Path:
     return cache_dir() / "artifacts"
 
 
+def check_artifacts(root: Path) -> None:
+    """
+    Refuse what ``open_artifacts`` refuses, but whether it can be written to; writes nothing.
+
+    Raises:
+        InputError: if it holds other files, or is a folder that is never ours.
+    """
+    if root.absolute() != default_artifacts() or (root / MARK).is_file():
+        require_owned(root, KIND)
+
+
 def open_artifacts(root: Path) -> Path:
     """
     Make a folder one of artefacts, or check that it is; return it.

@@ -8,6 +8,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from eval_recipes.frame import one_line
 from eval_recipes.result_files import read_result
 from saereg_plugin.errors import InputError
@@ -48,6 +50,19 @@ def outdated_results(folder: Path) -> dict[Path, Attempt]:
         for name, attempt in _read(folder).items()
         if (folder / name).is_file() and _eval_id(folder / name) == attempt.eval_id
     }
+
+
+def are_outdated(frame: pd.DataFrame, folder: Path) -> list[bool]:
+    """Say of each row of a folder's tidy table whether it is of an outdated result."""
+    records = [
+        read_result(path)
+        for path, attempt in outdated_results(folder).items()
+        if attempt.eval_id is not None
+    ]
+    names = ("sae_lens_release_id", "sae_lens_id", "eval_type_id")
+    found = {tuple(one_line(record.get(name)) for name in names) for record in records}
+    rows = zip(frame["release"], frame["sae_id"], frame["eval"])
+    return [row in found for row in rows]
 
 
 def note_attempts(

@@ -30,6 +30,7 @@ class Recipe:
         type_id: ``eval_type_id`` of its results, where upstream has another name.
         bytes_per_latent: what a result holds for each latent at the least; 0 if its size does
             not grow with the SAE.
+        keeps_artifacts: whether it keeps artefacts between runs.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Recipe:
     reads_text: bool = False
     type_id: str = ""
     bytes_per_latent: int = 0
+    keeps_artifacts: bool = False
 
     @property
     def eval_type_id(self) -> str:
@@ -120,34 +122,40 @@ _ENTRIES = (
         "sparse_probing",
         "how well labelled concepts can be read off few latents",
         f"{_SAEBENCH}.sparse_probing",
+        keeps_artifacts=True,
     ),
     Recipe(
         "sae_probes",
         "sparse probing on sae-probes' sets, with deduplicated scores beside upstream's",
         f"{_SAEBENCH}.sae_probes",
         type_id="sparse_probing_sae_probes",
+        keeps_artifacts=True,
     ),
     Recipe(
         "scr",
         "whether ablating few latents removes a spurious correlation from a probe",
         f"{_SAEBENCH}.scr",
+        keeps_artifacts=True,
     ),
     Recipe(
         "tpp",
         "whether ablating few latents disturbs one class's probe and no other's",
         f"{_SAEBENCH}.tpp",
+        keeps_artifacts=True,
     ),
     Recipe(
         "absorption",
         "how often a latent for a word's first letter is absorbed by more special ones",
         f"{_SAEBENCH}.absorption",
         type_id="absorption_first_letter",
+        keeps_artifacts=True,
     ),
     Recipe(
         "autointerp",
         "how well explanations of latents predict where they fire, judged by an LLM or by tokens",
         f"{_SAEBENCH}.autointerp",
         reads_text=True,
+        keeps_artifacts=True,
     ),
     Recipe(
         "meta_structure",
@@ -155,6 +163,7 @@ _ENTRIES = (
         f"{_SAEBENCH}.meta_structure",
         reads_model=False,
         type_id="meta_structure_decoder_variance",
+        keeps_artifacts=True,
     ),
     Recipe(
         "vocabulary",
@@ -168,6 +177,7 @@ _ENTRIES = (
         "whether adding a latent's direction does what its explanation says",
         "eval_recipes.steering.main",
         reads_text=True,
+        keeps_artifacts=True,
     ),
 )
 

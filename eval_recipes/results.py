@@ -20,6 +20,7 @@ from sae_lens import SAE
 
 from eval_recipes.context import Subject
 from eval_recipes.frame import COLUMNS, data_of, frame_of
+from eval_recipes.outdated import are_outdated
 from eval_recipes.plain import plain
 from eval_recipes.result_files import SUFFIX, read_result, result_files
 from saereg_plugin.errors import InputError
@@ -27,7 +28,7 @@ from saereg_plugin.files import atomic_path, sha256, write_text
 from saereg_plugin.owned_folder import folder_lock
 
 SUMMARY = "summary.csv"
-SUMMARY_COLUMNS = COLUMNS
+SUMMARY_COLUMNS = [*COLUMNS, "outdated"]
 
 __all__ = [
     "SUFFIX",
@@ -258,13 +259,15 @@ def load_results(folder: Path, *, without: Collection[Path] = ()) -> pd.DataFram
     Read every result below ``folder`` into one tidy table (``frame.frame_of``).
 
     Files that SAEBench itself wrote are read, too; what an evaluation is, the file says,
-    not its path. Files ``without`` are left out.
+    not its path. Files ``without`` are left out. The last column, ``outdated``, says whether
+    the run that should have replaced a result failed.
 
     Raises:
         InputError: if a file is broken, naming it; a file is never passed over. If two files
             hold different results of one SAE, naming both.
     """
-    return frame_of(record for _, record in read_results(folder, without=without))
+    frame = frame_of(record for _, record in read_results(folder, without=without))
+    return frame.assign(outdated=are_outdated(frame, folder))
 
 
 def has_embedded_data(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from eval_recipes.artifacts import check_artifacts, open_artifacts
 from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.differences import GroupDifference, load_group_differences
 from eval_recipes.frame import one_line
@@ -120,6 +121,7 @@ def run_evals(
     chosen = recipes(evals)
     check_settings(context)
     require_owned(context.out, KIND)
+    check_artifacts(context.artifacts)
     check_unique_paths(context.subjects)
     for recipe in chosen:
         recipe.check(context)
@@ -130,6 +132,8 @@ def run_evals(
     check_sources(context, chosen)
     with writing_into(context.out, remedy=_NO_ROOM):
         claim_results(context.out, chosen, context.subjects)
+        if any(recipe.keeps_artifacts for recipe in chosen):
+            open_artifacts(context.artifacts)
         return _run(chosen, context, resume=resume, progress=progress)
 
 

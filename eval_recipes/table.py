@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,23 +14,28 @@ from eval_recipes.pareto import KIND, SAE, last_values, points
 from eval_recipes.report import digits
 
 _FIRST = [*SAE, "group", "seed", *KIND]
+_DAGGER = "†"
+_OUTDATED = f"{_DAGGER} outdated: the run that should have replaced a result failed."
 
 
 def wide_frame(frame: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
     """
-    Return one row an SAE: release, sae_id, group, seed, architecture, penalty, L0, the metrics.
+    Return one row an SAE: release, sae_id, group, seed, architecture, penalty, L0, the metrics,
+    and whether any of these is ``outdated``.
 
     A metric's column has its title, or its full name where two share a title. Missing
     values stay missing. SAEs in the order of their kind, then of L0.
     """
     columns = {metric: name for metric, name in zip(metrics, _titles(metrics))}
-    wide = _saes(frame)
+    wide, old = _saes(frame), set[Any]()
     for metric, name in {L0: L0.title, **columns}.items():
         rows = last_values(frame, metric)
+        old |= set(zip(*(rows.loc[rows["outdated"], column] for column in SAE)))
         if name not in wide:
             values: Any = rows[[*SAE, "value"]]
             values = values.rename(columns={"value": name})
             wide = wide.merge(values, on=SAE, how="left")
+    wide["outdated"] = [sae in old for sae in zip(*(wide[column] for column in SAE))]
     return wide.sort_values([*KIND, L0.title, *SAE], ignore_index=True)
 
 
@@ -65,10 +70,12 @@ def rich_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
     """Return the table for a terminal; a star marks SAEs on their kind's Pareto front."""
     wide, best = wide_frame(frame, metrics), fronts(frame, metrics)
     several = wide["release"].nunique(dropna=False) > 1
-    hidden = set() if several else {"release"}
+    hidden = {"outdated"} if several else {"release", "outdated"}
     table = Table(
         title="SAEs (* on the Pareto front of its architecture and penalty, against L0)",
         title_justify="left",
+        caption=_OUTDATED if wide["outdated"].any() else None,
+        caption_justify="left",
         box=None,
         pad_edge=False,
     )
@@ -82,7 +89,7 @@ def rich_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
         key = (row["release"], row["sae_id"])
         table.add_row(
             *(
-                escape(_cell(row[name])) + ("*" if key in best.get(name, ()) else "")
+                escape(_shown(row, name)) + ("*" if key in best.get(name, ()) else "")
                 for name in shown
             )
         )
@@ -92,19 +99,27 @@ def rich_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
 def markdown(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     """Return the table as Markdown."""
     wide = wide_frame(frame, metrics)
-    names = [str(name) for name in wide.columns]
+    names = [str(name) for name in wide.columns if name != "outdated"]
     rule = ["---" if name in _FIRST else "---:" for name in names]
-    rows = [[_cell(row[name]) for name in names] for row in wide.to_dict("records")]
+    rows = [[_shown(row, name) for name in names] for row in wide.to_dict("records")]
     lines = [
         "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         for cells in (names, rule, *rows)
     ]
+    if wide["outdated"].any():
+        lines += ["", _OUTDATED]
     return "\n".join(lines) + "\n"
 
 
 def csv(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     """Return the table as CSV, every digit kept."""
     return wide_frame(frame, metrics).to_csv(index=False)
+
+
+def _shown(row: Mapping[Any, Any], name: str) -> str:
+    """Return a cell; the name of an outdated SAE has a dagger."""
+    mark = _DAGGER if name == "sae_id" and row["outdated"] else ""
+    return _cell(row[name]) + mark
 
 
 def _cell(value: Any) -> str:

@@ -43,7 +43,9 @@ def median_alive(release: Path, group: str) -> int:
     return statistics.median_low(counts)
 
 
-def test_train_match_run_table_plot(tmp_path: Path, model_name: str) -> None:
+def test_train_match_run_table_plot(
+    tmp_path: Path, model_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release, matched = tmp_path / "chain", tmp_path / "chain-matched"
     results = tmp_path / "results"
     penalty = {"name": "weight_penalty", "coefficient": 1.0}
@@ -90,6 +92,10 @@ def test_train_match_run_table_plot(tmp_path: Path, model_name: str) -> None:
         if [0, 1] in [value["seeds"] for value in item["values"]]:
             assert item["interval_over"] not in ("seeds", "seed pairs")
             assert item["reason"]
+
+    monkeypatch.chdir(results)
+    printed = command("table", ".", "--widths")
+    assert "regularised - matched" in printed and "Not written" in printed
 
     drawn = command("plot", results, "--cross-seed", "--out", tmp_path / "plots")
     names = {path.name for path in (tmp_path / "plots").iterdir()}

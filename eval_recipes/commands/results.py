@@ -99,10 +99,8 @@ def _print_widths(results: Path) -> None:
     from eval_recipes.cross_seed.width_control import (
         compare_widths,
         comparison_table,
-        write_comparisons,
     )
     from eval_recipes.outdated import outdated_notes
-    from eval_recipes.results_folder import own_folder
     from saereg_plugin.errors import InputError
 
     found = compare_widths(results)
@@ -112,17 +110,27 @@ def _print_widths(results: Path) -> None:
             "train one with 'saereg-bench train --match-alive' and evaluate it into the same "
             "folder."
         )
-    folder = own_folder(results)
-    if folder is not None:
-        folder.claim([_WIDTHS])
+    said = _write_widths(found, results)
     console = open_console(soft_wrap=False)
     console.print(comparison_table(found))
     _print_notes(outdated_notes(results), console)
+    console.print(said, markup=False, soft_wrap=True)
+
+
+def _write_widths(found: Any, results: Path) -> str:
+    """Write the comparisons into a folder that is ours to write into; say what was done."""
+    from eval_recipes.cross_seed.width_control import write_comparisons
+    from eval_recipes.results_folder import own_folder
+    from saereg_plugin.errors import InputError
+
+    try:
+        folder = own_folder(results)
+    except InputError as error:
+        return f"Not written: {error}"
     if folder is None:
-        say = f"Not written: {str(results)!r} is no folder of 'saereg-bench run'."
-    else:
-        say = f"Wrote {write_comparisons(found, results / _WIDTHS)}"
-    console.print(say, markup=False, soft_wrap=True)
+        return f"Not written: {str(results)!r} is no folder of 'saereg-bench run'."
+    folder.claim([_WIDTHS])
+    return f"Wrote {write_comparisons(found, results / _WIDTHS)}"
 
 
 def plot(

@@ -128,8 +128,7 @@ def run(
 
     A failed evaluation is reported and the others go on; the exit status is then 1.
     """
-    from eval_recipes.artifact_space import clean_artifacts as clean
-    from eval_recipes.artifacts import default_artifacts, open_artifacts
+    from eval_recipes.artifacts import default_artifacts
     from eval_recipes.context import RunContext
     from eval_recipes.model_cache import ModelCache
     from eval_recipes.options import read_options
@@ -161,7 +160,7 @@ def run(
         device=device,
         seed=seed,
         data=checked_data(data),
-        artifacts=open_artifacts(artifacts or default_artifacts()),
+        artifacts=artifacts or default_artifacts(),
         memory_gib=memory_gib,
         options=read_options(given, names),
         models=ModelCache(trust_remote_code=trust_remote_code),
@@ -178,12 +177,21 @@ def run(
         raise
     except BaseException:
         if clean_artifacts:
-            clean(context.artifacts)
+            _clean(context.artifacts)
         raise
     if clean_artifacts:
-        clean(context.artifacts)
+        _clean(context.artifacts)
     if print_outcome(outcome, console):
         raise typer.Exit(FAILED)
+
+
+def _clean(root: Path) -> None:
+    """Remove all artefacts, where there are any."""
+    from eval_recipes.artifact_space import clean_artifacts
+    from eval_recipes.artifacts import open_artifacts
+
+    if root.is_dir():
+        clean_artifacts(open_artifacts(root))
 
 
 def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:

@@ -21,8 +21,9 @@ from typer.testing import CliRunner, Result
 from eval_recipes import cli
 from eval_recipes.headlines import HEADLINES, L0, Metric, choose
 from eval_recipes.origin import architecture, penalty
+from eval_recipes.outdated import note_attempts
 from eval_recipes.pareto import kind_label, on_front, points, without_l0
-from eval_recipes.results import load_results, read_result
+from eval_recipes.results import load_results, read_result, write_summary
 from eval_recipes.table import markdown, wide_frame
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.upstream_files import (
@@ -306,6 +307,28 @@ def test_table_as_csv_and_markdown_holds_the_same(
     assert text == markdown(frame, [CE])
     both = run("table", str(results), "--csv", "--markdown")
     assert isinstance(both.exception, InputError)
+
+
+def test_outdated_saes_have_a_mark(tmp_path: Path) -> None:
+    for sae_id in ("new", "old"):
+        path = write_probing(tmp_path, "r", sae_id, 0.5)
+        record = json.loads(path.read_text()) | {"eval_id": sae_id}
+        path.write_text(json.dumps(record).replace("NaN", "null"))
+    note_attempts(tmp_path, failed={path: "no room"}, current=())
+
+    for flag in ("--metric=SP", "--markdown"):
+        output = run("table", str(tmp_path), flag).output
+        assert re.findall(r"(\w+)†", output) == ["old"]
+        assert "† outdated: the run" in output
+    text = run("table", str(tmp_path), "--csv").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert list(rows[0])[-1] == "outdated"
+    assert {row["sae_id"]: row["outdated"] for row in rows} == {
+        "new": "False",
+        "old": "True",
+    }
+    summary = pd.read_csv(write_summary(tmp_path))
+    assert set(summary.loc[summary["outdated"], "sae_id"]) == {"old"}
 
 
 def test_embedded_data_is_told(tmp_path: Path) -> None:

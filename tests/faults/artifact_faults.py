@@ -69,6 +69,10 @@ def _cut_tokens(place: Place) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
 
+def _block(place: Place) -> None:
+    (place.here / "blocked").touch()
+
+
 def _credentials(place: Place) -> None:
     key = place.here / "documents" / "cloud" / "account" / "key.json"
     key.parent.mkdir(parents=True)
@@ -121,6 +125,22 @@ FAULTS = [
         command=_run("autointerp", _TOKENS),
         status=0,
         words=r"tokens\.pt' is damaged .*made again",
+    ),
+    Fault(
+        name="no artefacts can be kept, and no evaluation of the run keeps any",
+        row="message",
+        arrange=_block,
+        command=f"{RUN} --resume --artifacts {{here}}/blocked/artifacts",
+        status=0,
+        words="Kept from earlier runs: 4 results",
+    ),
+    Fault(
+        name="no artefacts can be kept by an evaluation that does",
+        row="message",
+        arrange=_block,
+        command=_run("meta_structure", _ONE_STEP, "{here}/blocked/artifacts"),
+        status=2,
+        words=r"blocked/artifacts' is not writable",
     ),
     Fault(
         name="--artifacts is a folder of documents, to be cleaned",

@@ -103,6 +103,7 @@ def _thesis_is_there(place: Place) -> None:
     for name in ("mine/thesis", "pictures/pareto.png"):
         assert (place.here / name).read_text() == "mine"
         assert len(list((place.here / name).parent.iterdir())) == 1
+    assert not (place.here / "artifacts").exists()
 
 
 def _own_summary(place: Place) -> None:
