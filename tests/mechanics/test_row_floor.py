@@ -183,9 +183,7 @@ def test_training_resumes_bit_for_bit_with_rows_at_the_floor(
 def test_a_huge_decoupled_l1_leaves_unit_rows_their_largest_entry(dtype: str) -> None:
     """lr * coefficient is above every entry: the soft threshold would take whole rows."""
     penalty = sr.WeightPenalty(norm="l1", mode="decoupled", coefficient=300.0)
-    sae = small_sae(
-        regularizers=[penalty], decoder_constraint="unit_norm", dtype=dtype
-    )
+    sae = small_sae(regularizers=[penalty], decoder_constraint="unit_norm", dtype=dtype)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
     train(sae, [batch.to(sae.W_dec.dtype) for batch in data(3)], optimizer)
     rounding = torch.finfo(sae.W_dec.dtype).eps
