@@ -17,9 +17,9 @@ from eval_recipes.judge.deadline import Deadline
 from eval_recipes.judge.errors import (
     AttemptError,
     CalledOff,
+    GarbledReply,
     JudgeError,
     JudgeUnavailable,
-    GarbledReply,
     Redirected,
     RequestRefused,
     StatusError,
