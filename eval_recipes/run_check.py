@@ -23,7 +23,18 @@ from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.hook_shapes import hook_shape
 from saereg_plugin.machine import free_disk_bytes
 
+<<<<<<< HEAD
 _CONTEXT_OPTIONS = ("context_length", "llm_context_size")
+=======
+_MAX_SEED = (1 << 32) - 1
+_CONTEXT_OPTIONS = {
+    "autointerp": "llm_context_size",
+    "scr": "context_length",
+    "sparse_probing": "context_length",
+    "tpp": "context_length",
+}
+"""Evaluations whose contexts an option of their own sizes, and not the SAE."""
+>>>>>>> f3
 
 
 def check_settings(context: RunContext) -> None:
@@ -60,13 +71,16 @@ def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
     if not any(recipe.reads_model for recipe in recipes):
         return
     n_latents = 0
-    checked: set[tuple[str, str, int]] = set()
+    checked: set[tuple[Any, ...]] = set()
     for subject in context.subjects:
         cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
         n_latents += int(cfg.get("d_sae") or 0)
         metadata = cfg.get("metadata", cfg)
         source = (metadata.get("model_name"), metadata.get("hook_name"), cfg["d_in"])
-        if source in checked or not all(source):
+        arguments = metadata.get("model_from_pretrained_kwargs") or {}
+        # these decide which contexts are refused
+        sizes = (metadata.get("context_size"), arguments.get("n_ctx"))
+        if (*source, *sizes) in checked or not all(source):
             continue
         model, hook, d_in = source
         width = hook_shape(model, hook, hook_head_index=metadata.get("hook_head_index"))
@@ -76,7 +90,7 @@ def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
                 f"{width} dimensions. Correct the SAE's metadata, or get the release again."
             )
         _check_context_size(context, recipes, subject.sae_id, metadata)
-        checked.add(source)
+        checked.add((*source, *sizes))
         models.ensure(model)
     require_space(
         context.out, n_latents * sum(recipe.bytes_per_latent for recipe in recipes)
@@ -112,17 +126,15 @@ def _check_context_size(
     metadata: Mapping[str, Any],
 ) -> None:
     model = metadata["model_name"]
-    limit = _context_limit(model)
-    sizes = {f"context_size of SAE {sae_id!r}": metadata.get("context_size")}
-    if context.context_size is not None:
-        sizes = {"context_size": context.context_size}
-    for recipe in recipes:
-        given = context.options.get(recipe.name, {})
-        sizes |= {
-            f"option {recipe.name}.{name}": given[name]
-            for name in _CONTEXT_OPTIONS
-            if name in given
-        }
+    arguments = metadata.get("model_from_pretrained_kwargs") or {}
+    limit = arguments.get("n_ctx") or _context_limit(model)
+    sizes = {"context_size": context.context_size}
+    reading = {recipe.name for recipe in recipes if recipe.reads_model}
+    if context.context_size is None and not reading <= _CONTEXT_OPTIONS.keys():
+        sizes = {f"context_size of SAE {sae_id!r}": metadata.get("context_size")}
+    for name in sorted(reading & _CONTEXT_OPTIONS.keys()):
+        option = _CONTEXT_OPTIONS[name]
+        sizes[f"option {name}.{option}"] = context.options.get(name, {}).get(option)
     for name, size in sizes.items():
         if isinstance(size, int) and size > limit:
             raise InputError(

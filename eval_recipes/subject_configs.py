@@ -10,6 +10,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
 from sae_lens.loading.pretrained_sae_loaders import (
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
+    get_conversion_loader_name,
     load_sae_config_from_huggingface,
 )
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
@@ -131,8 +132,12 @@ def _compared(config: Config) -> dict[str, Any]:
 def _config(subject: Subject) -> Config:
     """Return an SAE's configuration; empty where SAELens cannot read it without the weights."""
     known = get_pretrained_saes_directory().get(subject.release)
-    getters = NAMED_PRETRAINED_SAE_CONFIG_GETTERS
-    if known is None or known.conversion_func not in getters:
+    if known is None:
+        return {}
+    if (
+        get_conversion_loader_name(subject.release)
+        not in NAMED_PRETRAINED_SAE_CONFIG_GETTERS
+    ):
         return {}
     return load_sae_config_from_huggingface(subject.release, subject.sae_id)
 

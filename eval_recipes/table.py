@@ -74,7 +74,7 @@ def rich_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
     table = Table(
         title="SAEs (* on the Pareto front of its architecture and penalty, against L0)",
         title_justify="left",
-        caption=_OUTDATED if wide["outdated"].any() else None,
+        caption=_OUTDATED if any(wide["outdated"]) else None,
         caption_justify="left",
         box=None,
         pad_edge=False,
@@ -106,7 +106,7 @@ def markdown(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
         "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         for cells in (names, rule, *rows)
     ]
-    if wide["outdated"].any():
+    if any(wide["outdated"]):
         lines += ["", _OUTDATED]
     return "\n".join(lines) + "\n"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from eval_recipes.commands.console import open_console, shown
 
 
 def artifacts(
@@ -43,7 +43,7 @@ def artifacts(
         shown_age,
         shown_size,
     )
-    from saereg_plugin.errors import InputError, printable
+    from saereg_plugin.errors import InputError
 
     if replies and keep is None:
         raise InputError(
@@ -54,20 +54,19 @@ def artifacts(
     kept, removed = entries(root), list[Entry]()
     if size is not None:
         kept, removed = remove_down_to(root, size, replies=replies)
-    console = Console(soft_wrap=True)
+    console = open_console()
     table = Table(box=None, pad_edge=False, show_header=False)
     for entry in kept:
         cells = (shown_size(entry.size), shown_age(entry.used), entry.eval, entry.about)
-        table.add_row(*(escape(printable(cell)) for cell in cells))
+        table.add_row(*(shown(cell) for cell in cells))
     console.print(table)
     total = sum(entry.size for entry in kept)
-    console.print(f"{shown_size(total)} in {printable(str(root))}", markup=False)
+    console.print(f"{shown_size(total)} in {shown(root)}")
     if size is not None:
         freed = shown_size(sum(entry.size for entry in removed))
-        console.print(f"Removed {len(removed)} of them: {freed}", markup=False)
+        console.print(f"Removed {len(removed)} of them: {freed}")
     if size is not None and total > size:
         console.print(
             f"More than {shown_size(size)} is left: replies of chat models go only with --replies, "
-            "and what is in use stays.",
-            markup=False,
+            "and what is in use stays."
         )

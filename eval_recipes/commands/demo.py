@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from eval_recipes.commands.console import open_console
+from eval_recipes.commands.console import open_console, shown
 from eval_recipes.commands.outcome import print_outcome
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 
@@ -30,7 +29,7 @@ def demo(
 
     console = open_console(soft_wrap=False)
     started = time.perf_counter()
-    trained = train_demo(out, lambda line: console.print(escape(line)))
+    trained = train_demo(out, lambda line: console.print(shown(line)))
     if trained.release is None:
         console.print("Interrupted; 'saereg-bench demo' resumes from the checkpoint.")
         raise typer.Exit(INTERRUPTED)
@@ -38,7 +37,7 @@ def demo(
     failed = print_outcome(outcome, console)
     console.print("\n[bold]What this says[/]")
     for sentence in read_differences(outcome.differences, group=L2, other=PLAIN):
-        console.print(f"- {escape(sentence)}")
+        console.print(f"- {shown(sentence)}")
     console.print(
         f"\nTook {(time.perf_counter() - started) / 60:.1f} minutes (training "
         f"{trained.seconds / 60:.1f}) and {peak_memory_gib():.1f} GiB at the most."

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from eval_recipes.commands.console import open_console
+from eval_recipes.commands.console import open_console, shown
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 from eval_recipes.commands.study_steering import steering
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
@@ -131,8 +131,8 @@ def mnist(
     report = write_report(schedule(SETTINGS, seeds), training, images, out)
     state = "complete" if report["complete"] else "PARTIAL"
     open_console().print(
-        f"{report['finished_runs']} of {report['planned_runs']} SAEs ({state}): {out / REPORT}",
-        markup=False,
+        f"{report['finished_runs']} of {report['planned_runs']} SAEs ({state}): "
+        f"{shown(out / REPORT)}"
     )
 
 
@@ -163,16 +163,14 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
             study_named(name),
             scale.value,
             out,
-            progress=lambda line: console.print(line, markup=False),
+            progress=lambda line: console.print(shown(line)),
         )
         table = run.table
         if table is None:
-            console.print(
-                f"Interrupted; the same command goes on from {out}.", markup=False
-            )
+            console.print(f"Interrupted; the same command goes on from {shown(out)}.")
             raise typer.Exit(INTERRUPTED)
-        console.print(table.read_text(encoding="utf-8"), markup=False)
-        console.print(f"{summary_of(verdicts_of(run))} Table: {table}", markup=False)
+        console.print(shown(table.read_text(encoding="utf-8")))
+        console.print(f"{shown(summary_of(verdicts_of(run)))} Table: {shown(table)}")
         if run.failures or run.stopped:
             raise typer.Exit(FAILED)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eval_recipes.commands.console import open_console
+from eval_recipes.commands.console import open_console, shown
 from eval_recipes.commands.status import FAILED, INTERRUPTED
 
 
@@ -127,14 +127,12 @@ def steering(
         ),
         out,
         artifacts=artifacts,
-        progress=lambda line: console.print(line, markup=False),
+        progress=lambda line: console.print(shown(line)),
     )
     if outcome.table is None:
-        console.print(
-            f"Interrupted; the same command goes on from {out}.", markup=False
-        )
+        console.print(f"Interrupted; the same command goes on from {shown(out)}.")
         raise typer.Exit(INTERRUPTED)
-    console.print(outcome.table.read_text(encoding="utf-8"), markup=False)
+    console.print(shown(outcome.table.read_text(encoding="utf-8")))
     if outcome.troubled:
         raise typer.Exit(FAILED)
 

@@ -67,7 +67,7 @@ def find_proxy(url: SplitResult) -> SplitResult | None:
         proxy = urlsplit(named if "://" in named else f"http://{named}")
         known = proxy.scheme == "http" and proxy.hostname and proxy.port != 0
     except ValueError:
-        known = False
+        proxy, known = url, False
     if not known:
         raise Unreachable(
             f"the environment names a proxy for {url.scheme} that is none of the form "

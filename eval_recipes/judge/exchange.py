@@ -112,7 +112,12 @@ class Server:
         try:
             with (
                 open_pool(urlsplit(url), deadline, most) as pool,
-                pool.stream(method, url, headers=headers, content=body) as response,
+                pool.stream(
+                    method,
+                    url,
+                    headers=[*headers.items()],
+                    content=None if body is None else iter(body),
+                ) as response,
             ):
                 if not 200 <= response.status < 300:
                     raise self._failure(response)

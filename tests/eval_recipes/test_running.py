@@ -181,6 +181,20 @@ def test_more_than_text_or_model_have_is_refused(
         check_sources(context, recipes(["core", "autointerp"]))
 
 
+@pytest.mark.usefixtures("model_name")
+def test_contexts_are_held_against_what_will_be_read(tmp_path: Path) -> None:
+    """The SAE's arguments decide what the model reads, an evaluation's option its contexts."""
+    sae = tiny_sae("smollm2-135m-instruct", HOOK_NAME, torch.zeros(576), 0)
+    sae.cfg.metadata.context_size = 1 << 20
+    long = RunContext(save_release(tmp_path / "long", {"s0": sae}), tmp_path / "out")
+    check_sources(long, recipes(["autointerp"]))
+    with pytest.raises(InputError, match="context_size of SAE 's0' is 1,048,576"):
+        check_sources(long, recipes(["core", "autointerp"]))
+    sae.cfg.metadata.model_from_pretrained_kwargs = {"n_ctx": 1 << 20}
+    wide = RunContext(save_release(tmp_path / "wide", {"s0": sae}), tmp_path / "out")
+    check_sources(wide, recipes(["core"]))
+
+
 def test_results_that_the_disk_has_no_room_for_are_refused(tmp_path: Path) -> None:
     require_space(tmp_path / "new" / "out", 1)
     with pytest.raises(InputError, match=r"results take 931322574\.6 GiB or more"):

@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 import torch
 from sae_lens import TopKSAE
+from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_CONFIG_GETTERS
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.context import RunContext, Subject
 from eval_recipes.model_cache import ModelCache
+from eval_recipes.registry import recipes
 from eval_recipes.running import run_evals
-from eval_recipes.subject_configs import check_groups, check_model, differing_fields
+from eval_recipes.subject_configs import (
+    check_configurations,
+    check_groups,
+    check_model,
+    differing_fields,
+)
 from saereg_plugin.errors import InputError
+from saereg_plugin.releases import LOADER
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 
@@ -85,3 +94,19 @@ def test_code_is_refused_also_for_evaluations_of_weights(tmp_path: Path) -> None
     config = {"metadata": {"model_from_pretrained_kwargs": {"trust_remote_code": True}}}
     check_model(subjects[0], config, trusted=True)
     assert ModelCache(trust_remote_code=True).trust_remote_code
+
+
+def test_an_entry_without_a_conversion_is_checked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SAELens reads it with its own loader, here from a folder instead of the hub."""
+    sae: TopKSAE = tiny_sae("gpt2", HOOK_NAME, torch.zeros(16), 0)
+    sae.cfg.metadata.model_from_pretrained_kwargs = {"trust_remote_code": True}
+    subjects = save_release(tmp_path / "rel", {"s0": sae})
+    entry = get_pretrained_saes_directory()[subjects[0].release]
+    monkeypatch.setattr(entry, "conversion_func", None)
+    getters = NAMED_PRETRAINED_SAE_CONFIG_GETTERS
+    monkeypatch.setitem(getters, "sae_lens", getters[LOADER])
+    context = RunContext(subjects, tmp_path / "out")
+    with pytest.raises(InputError, match="SAE 's0' wants .* trust_remote_code=True"):
+        check_configurations(context, recipes(["meta_structure"]))

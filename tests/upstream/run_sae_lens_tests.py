@@ -77,7 +77,9 @@ class Comparison:
 
     def cannot_run(self) -> list[str]:
         """Return the tests that do not pass with SAELens' own classes either."""
-        return [name for name in self._others() if self._stock(name) != PASSED]
+        others = [name for name, (how, _) in self.ours.items() if how != PASSED]
+        broken = set(self._broken())
+        return [name for name in others if name not in broken]
 
     def by_design(self) -> dict[str, str]:
         """Return the tests in which ours differ on purpose, with the reason."""
@@ -96,21 +98,20 @@ class Comparison:
             f"{len(self.cannot_run())} cannot run here.",
             *(f"by design  {name}: {why}" for name, why in self.by_design().items()),
             *(
-                f"fails      {name}: {self.ours[name][1]}"
+                f"fails      {name}: {self._ours(name)[1]}"
                 for name in self.unexplained()
             ),
             *(f"cannot run {name}: {self.ours[name][1]}" for name in self.cannot_run()),
         ]
         return "\n".join(lines)
 
-    def _others(self) -> list[str]:
-        return [name for name, (how, _) in self.ours.items() if how != PASSED]
-
     def _broken(self) -> list[str]:
-        return [name for name in self._others() if self._stock(name) == PASSED]
+        passed = [name for name, (how, _) in self.stock.items() if how == PASSED]
+        return [name for name in passed if self._ours(name)[0] != PASSED]
 
-    def _stock(self, name: str) -> str:
-        return self.stock.get(name, ("missing", ""))[0]
+    def _ours(self, name: str) -> tuple[str, str]:
+        # a file that does not import has no tests
+        return self.ours.get(name, ("missing", "it was not collected"))
 
 
 def compare(folder: Path) -> Comparison:
@@ -167,12 +168,12 @@ def _reason(name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Report on the tests; return 1 if one fails without a reason."""
+    """Report on the tests; return 1 if one fails without a reason, or none passes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder 'tests' of SAELens")
     comparison = compare(parser.parse_args(arguments).folder)
     sys.stdout.write(comparison.report() + "\n")
-    return int(bool(comparison.unexplained()))
+    return int(bool(comparison.unexplained()) or not comparison.passed())
 
 
 if __name__ == "__main__":
