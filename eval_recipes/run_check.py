@@ -23,10 +23,6 @@ from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.hook_shapes import hook_shape
 from saereg_plugin.machine import free_disk_bytes
 
-<<<<<<< HEAD
-_CONTEXT_OPTIONS = ("context_length", "llm_context_size")
-=======
-_MAX_SEED = (1 << 32) - 1
 _CONTEXT_OPTIONS = {
     "autointerp": "llm_context_size",
     "scr": "context_length",
@@ -34,7 +30,6 @@ _CONTEXT_OPTIONS = {
     "tpp": "context_length",
 }
 """Evaluations whose contexts an option of their own sizes, and not the SAE."""
->>>>>>> f3
 
 
 def check_settings(context: RunContext) -> None:
