@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,8 @@ def test_yaml_is_refused(text: str, words: str) -> None:
         load_yaml(text, source="The sweep")
     assert str(raised.value).startswith("The sweep")
     assert "\n" not in str(raised.value)
+    # ends with a remedy
+    assert re.search(r"\. [A-Z][a-z ]+[^.]*\.$", str(raised.value))
 
 
 def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
