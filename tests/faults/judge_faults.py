@@ -14,6 +14,8 @@ from pathlib import Path
 
 from eval_recipes.judge import KEY_VARIABLE
 from eval_recipes.results import result_path
+from eval_recipes.results_folder import KIND
+from saereg_plugin.owned_folder import OwnedFolder
 from tests.eval_recipes.openai_server import KEY, bomb, good_reply
 from tests.faults.fault import Fault, Place
 
@@ -45,6 +47,8 @@ def _arranged(**settings: object) -> Callable[[Place], None]:
         for name, value in settings.items():
             setattr(place.judge, name, value)
         core, *others = _earlier(place)
+        owned = OwnedFolder(place.results, KIND)
+        owned.claim(path.relative_to(place.results).as_posix() for path in others)
         for path in others:
             path.parent.mkdir()
             shutil.copy(core, path)
