@@ -15,6 +15,7 @@ from eval_recipes.context import RunContext
 from eval_recipes.saebench.ablation_step import AblationStep
 from eval_recipes.saebench.masked_ablation import Array, Sampled
 from eval_recipes.saebench.scr_and_tpp_output import PUBLISHED_N
+from eval_recipes.saebench.upstream import upstream_model_name
 
 Pair = tuple[str, str]
 Runs = list[tuple[str, Pair | None]]
@@ -120,7 +121,7 @@ def eval_config(
         sae_batch_size=sae_batch_size,
         llm_batch_size=context.batch_size_prompts,
         llm_dtype=context.dtype,
-        model_name=source.model_name,
+        model_name=upstream_model_name(source.model_name),
         n_values=list(options.n_values),
     )
     if context.data == "embedded":

@@ -43,7 +43,7 @@ from eval_recipes.saebench.sparse_probing_output import (
     CorrectedProbingOutput,
 )
 from eval_recipes.saebench.sparse_probing_score import SetScores, scorer
-from eval_recipes.saebench.upstream import patched, upstream
+from eval_recipes.saebench.upstream import patched, upstream, upstream_model_name
 
 
 def check(context: RunContext) -> None:
@@ -162,7 +162,7 @@ def _config(
         sae_batch_size=max(1, min(options.sae_batch_size, batch)),
         llm_batch_size=options.llm_batch_size,
         llm_dtype=context.dtype,
-        model_name=source.model_name,
+        model_name=upstream_model_name(source.model_name),
         k_values=list(options.k_values),
     )
 

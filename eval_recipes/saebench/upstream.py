@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -239,3 +240,13 @@ def upstream(
         raise UpstreamError(
             f"{eval} of SAE {subject.sae_id!r} failed: {captured.cause}"
         ) from origin
+
+
+def upstream_model_name(name: str) -> str:
+    """
+    Return what upstream is told a model's name is.
+
+    Upstream joins it to the path of a folder that it makes. The path of a local model would
+    lead out of there, for example into the model's own folder, so its last part stands for it.
+    """
+    return Path(name).resolve().name if Path(name).is_dir() else name

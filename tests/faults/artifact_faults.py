@@ -51,6 +51,8 @@ def _swap_probes(place: Place) -> None:
 
 def _nothing_ran(place: Place) -> None:
     assert not (place.here / "ran").exists()
+    # upstream joins the model's name, here a path, to that of a folder it makes
+    assert not [path for path in place.model.iterdir() if path.is_dir()]
 
 
 def _flip_activations(place: Place) -> None:

@@ -265,7 +265,7 @@ _FLAGS = [
         ),
         (
             f"study mnist --out new --seed {2**70}",
-            "Seed is 1180591620717411303424; expected 0",
+            "Seed is 1180591620717411303424; expected an integer from 0",
         ),
         (
             "study mnist --out new --seed -1",
@@ -281,7 +281,7 @@ _FLAGS = [
             "repeats is 0; expected an integer from 3 to 1,000,000",
         ),
         (f"speed --out new.json --repeats {10**12}", "repeats is 1000000000000"),
-        ("speed --out new.json --seed -1", "Seed is -1; expected 0"),
+        ("speed --out new.json --seed -1", "Seed is -1; expected an integer from 0"),
         (
             "speed --out new.json --shape 1000000,1000000,1,1",
             "1000000-1000000-k1-b1 needs at least 29,802.3 GiB",
