@@ -40,8 +40,8 @@ def check_sizes(eval: str, options: Mapping[str, Any]) -> None:
             if isinstance(number, (int, float)) and not abs(number) <= most:
                 shown = str(number)[:40]
                 raise InputError(
-                    f"Option {eval}.{name} is {shown}; expected a number of at most {most:,}. "
-                    "Choose a smaller one."
+                    f"Option {eval}.{name} is {shown}; expected a finite number of at most "
+                    f"{most:,}. Choose another one."
                 )
 
 

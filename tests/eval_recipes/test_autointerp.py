@@ -684,7 +684,10 @@ def test_explanations_are_read_back(make: Make, tmp_path: Path):
         ({"latents": ([1], 3)}, "expected different"),
         ({"n_latents": 2.5}, "'n_latents' is 2.5; expected a whole"),
         ({"dead_latent_threshold": "x"}, "'dead_latent_threshold' is 'x'; expected"),
-        ({"dead_latent_threshold": float("nan")}, "'dead_latent_threshold' is nan"),
+        (
+            {"dead_latent_threshold": float("nan")},
+            "dead_latent_threshold is nan; expected a finite number",
+        ),
         ({"dead_latent_threshold": -1}, "'dead_latent_threshold' is -1"),
         ({"save_logs": "yes"}, "'save_logs' is 'yes'"),
         ({"judge_model": ""}, "No judge model"),

@@ -94,11 +94,11 @@ def release(pristine: Path, tmp_path: Path) -> Path:
         ),
         (
             ["--coefficient", "nan"],
-            "weight_penalty: coefficient is nan; expected a finite number, 0 or more.",
+            "'coefficient' is nan (float); expected a finite number",
         ),
         (
             ["--coefficient", "inf"],
-            "weight_penalty: coefficient is inf; expected a finite number, 0 or more.",
+            "'coefficient' is inf (float); expected a finite number",
         ),
         (
             ["--coefficient", "1", "--norm", "l3"],
@@ -115,7 +115,7 @@ def release(pristine: Path, tmp_path: Path) -> Path:
         (["--architecture", "regularized_gated", "--k", "8"], "has no field 'k'."),
         (["--k", "8", "--k", "8"], "occurs twice"),
         (["--seed", "1", "--seed", "1"], "seeds are [1, 1]; expected different seeds"),
-        (["--seed", "-1"], "init_seed=-1; expected 0 or more"),
+        (["--seed", "-1"], "seeds has -1; expected whole numbers from 0 to 2^32 - 1"),
         (["--tokens", "100"], "tokens=100 is less than one batch of 2048"),
         (["--batch-size", "0"], "batch_size=0; expected at least 1."),
         (["--lr", "nan"], "lr=nan; expected a finite number above 0."),
