@@ -152,13 +152,13 @@ FAULTS = [
     _refused(
         "a batch that nothing could hold",
         "--option core.eval_batch_size_prompts=99999999999",
-        "core.eval_batch_size_prompts is 99999999999; expected a number of at most 65,536",
+        "core.eval_batch_size_prompts is 99999999999; expected a finite number of at most 65,536",
         row="message",
     ),
     _refused(
         "an infinite threshold",
         "--option cross_seed.shared_threshold=.inf",
-        "cross_seed.shared_threshold is inf; expected a number of at most",
+        "cross_seed.shared_threshold is inf; expected a finite number of at most",
         row="message",
     ),
     Fault(
