@@ -129,7 +129,7 @@ def test_embeddings_are_neither_parameters_nor_state(file: str, tmp_path: Path) 
         n for n, _ in plain.named_parameters()
     ]
     added = set(sae.state_dict()) - set(plain.state_dict())
-    assert added == {f"components.{LABEL}.kept_tokens"}
+    assert added == {f"components.{LABEL}.kept_tokens", "components.row_floor.held"}
     optimised = sum(
         p.numel() for g in trainer.optimizer.param_groups for p in g["params"]
     )

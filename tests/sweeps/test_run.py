@@ -27,6 +27,7 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 from saereg_plugin.metrics.vocabulary import nearest_token
 from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.registration import REGULARIZERS
 from saereg_plugin.release_hashes import verify_files
 from saereg_plugin.release_registration import register_release
 from saereg_plugin.releases import read_release
@@ -347,7 +348,6 @@ def test_sweep_refused_by_its_first_batch_leaves_the_folder_free(
     assert list(tmp_path.iterdir()) == []
 
 
-@sr.register_regularizer
 @dataclass(frozen=True, kw_only=True)
 class Swelling(sr.RegularizerConfig):
     """Leaves finite weights in the last step, with which no output is finite."""
@@ -368,8 +368,9 @@ class SwellingModule(sr.Component):
 
 @pytest.mark.usefixtures("model_name")
 def test_sae_whose_output_is_not_finite_is_left_out_of_the_release(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(REGULARIZERS, Swelling.name, Swelling)
     groups = {
         "swollen": {"regularizers": [{"name": "test_swelling"}]},
         "plain": {},
@@ -387,7 +388,6 @@ def test_sae_whose_output_is_not_finite_is_left_out_of_the_release(
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-@sr.register_regularizer
 @dataclass(frozen=True, kw_only=True)
 class Writing(sr.RegularizerConfig):
     """Writes a file during training, as a user may."""
@@ -415,8 +415,9 @@ class WritingModule(sr.Component):
 @pytest.mark.usefixtures("model_name")
 @pytest.mark.parametrize("name", ["README.md", "saes/sae-seed0/cfg.json"])
 def test_file_that_the_user_writes_during_training_is_kept(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(REGULARIZERS, Writing.name, Writing)
     out = tmp_path / "out"
     writing = {"name": "test_writing", "path": str(out / name)}
     groups = {"sae": {"regularizers": [writing]}}
