@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ N_ACTIVATIONS = 8192
 HOOK_LAYER = 2
 HOOK_NAME = f"blocks.{HOOK_LAYER}.hook_resid_post"
 TRAINED_HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Let SIGINT interrupt also where a shell started the suite in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
