@@ -87,7 +87,8 @@ def penalty(cfg: Any) -> str | None:
 def _is_regularizer(item: Any) -> bool:
     """Return whether an entry of a configuration can be read as a regulariser."""
     if not isinstance(item, Mapping):
-        return False
+        # it is no penalty, and says so to ``acts``
+        return True
     coefficient = item.get("coefficient")
     return coefficient is None or (
         isinstance(coefficient, (int, float)) and abs(coefficient) < 1e300

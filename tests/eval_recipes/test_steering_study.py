@@ -285,14 +285,21 @@ def test_a_group_that_training_lost_ends_in_a_report(
     open_owned(folder, "release").claim([SWEEP_FILE, MANIFEST])
     sweep = settled(sweep_of("small"), folder)
     write_json(folder / SWEEP_FILE, sweep.to_dict())
-    entries = tuple(
-        Entry(f"{group}-seed{seed}", f"saes/{group}-seed{seed}", group=group, seed=seed)
-        for group in left
-        for seed in (0, 1, 2)
-    )
+    entries: list[Entry] = []
+    for sae_id, group, seed in ((f"{g}-seed{s}", g, s) for g in left for s in range(3)):
+        saved = folder / "saes" / sae_id
+        saved.mkdir(parents=True)
+        for name in ("cfg.json", "sae_weights.safetensors"):
+            (saved / name).touch()
+        files = file_hashes(saved)
+        entries.append(Entry(sae_id, f"saes/{sae_id}", group, seed, files))
     line = "l2-seed0: loss is not finite in step 7; no checkpoint was written before"
     trained = Release(
-        "lost", sweep.model, entries, folder=folder, provenance={"stopped": [line]}
+        "lost",
+        sweep.model,
+        tuple(entries),
+        folder=folder,
+        provenance={"stopped": [line]},
     )
     write_release(trained)
     told: list[str] = []

@@ -215,6 +215,7 @@ def test_state_is_in_checkpoints_and_not_in_the_saved_sae(
         "completed_steps",
         "components.test_noisy_firing.rate",
         "components.test_noisy_firing.generator_state",
+        "components.row_floor.held",
     }
     parameters = {name for name, _ in sae.named_parameters()}
     assert set(kept) == own | parameters
