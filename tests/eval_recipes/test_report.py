@@ -13,7 +13,9 @@ from eval_recipes.results import SUMMARY_COLUMNS
 
 
 def frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=pd.Index(SUMMARY_COLUMNS))
+    # the last column says whether a result is outdated
+    whole = [(*row, False) for row in rows]
+    return pd.DataFrame(whole, columns=pd.Index(SUMMARY_COLUMNS))
 
 
 def printed(

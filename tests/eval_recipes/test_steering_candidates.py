@@ -132,7 +132,7 @@ def test_options_are_checked_together() -> None:
     assert make_config({"latents": [3], "select": "stable"}).latents == [3]
     for options, message in (
         ({"judges": ["chat", "chat"]}, "each value once"),
-        ({"amounts": [float("inf")]}, "finite numbers"),
+        ({"amounts": [float("inf")]}, "expected a finite number"),
         ({"latents": [-1]}, "ids from 0 on"),
         ({"top_p": 0}, "top_p = 0"),
         ({"contrast": ["a"]}, "contrast"),

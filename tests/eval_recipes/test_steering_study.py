@@ -290,7 +290,7 @@ def test_a_group_that_training_lost_ends_in_a_report(
         saved = folder / "saes" / sae_id
         saved.mkdir(parents=True)
         for name in ("cfg.json", "sae_weights.safetensors"):
-            (saved / name).touch()
+            (saved / name).write_text("{}")
         files = file_hashes(saved)
         entries.append(Entry(sae_id, f"saes/{sae_id}", group, seed, files))
     line = "l2-seed0: loss is not finite in step 7; no checkpoint was written before"

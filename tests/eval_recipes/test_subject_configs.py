@@ -90,7 +90,7 @@ def test_code_is_refused_also_for_evaluations_of_weights(tmp_path: Path) -> None
     context = RunContext(subjects, out, artifacts=tmp_path / "artifacts")
     with pytest.raises(InputError, match="SAE 's0' wants .* trust_remote_code=True"):
         run_evals(["meta_structure"], context)
-    assert list(out.iterdir()) == []
+    assert not out.exists()
     config = {"metadata": {"model_from_pretrained_kwargs": {"trust_remote_code": True}}}
     check_model(subjects[0], config, trusted=True)
     assert ModelCache(trust_remote_code=True).trust_remote_code

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import saereg_plugin as sr
+from saereg_plugin.errors import InputError
 from tests.training import (
     D_IN,
     batches,
@@ -83,7 +84,7 @@ def test_a_jump_of_scale_is_an_error(activations: torch.Tensor) -> None:
     sae = make_sae(max_norm_multiple=2.0)
     run_steps(make_trainer(sae, batches(activations)), 1)
     with pytest.raises(
-        RuntimeError, match="every activation of the batch exceeds 2.0 x the running"
+        InputError, match="every activation of the batch exceeds 2.0 x the running"
     ):
         forward(sae, activations[:64] * 1e6)
 
