@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
 from eval_recipes.context import Failure
@@ -289,8 +290,8 @@ def test_a_group_that_training_lost_ends_in_a_report(
     for sae_id, group, seed in ((f"{g}-seed{s}", g, s) for g in left for s in range(3)):
         saved = folder / "saes" / sae_id
         saved.mkdir(parents=True)
-        for name in ("cfg.json", "sae_weights.safetensors"):
-            (saved / name).write_text("{}")
+        (saved / "cfg.json").write_text("{}")
+        save_file({"W_dec": torch.zeros(1)}, saved / "sae_weights.safetensors")
         files = file_hashes(saved)
         entries.append(Entry(sae_id, f"saes/{sae_id}", group, seed, files))
     line = "l2-seed0: loss is not finite in step 7; no checkpoint was written before"
