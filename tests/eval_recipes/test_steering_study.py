@@ -290,8 +290,8 @@ def test_a_group_that_training_lost_ends_in_a_report(
     for sae_id, group, seed in ((f"{g}-seed{s}", g, s) for g in left for s in range(3)):
         saved = folder / "saes" / sae_id
         saved.mkdir(parents=True)
-        (saved / "cfg.json").write_text("{}")
-        save_file({"W_dec": torch.zeros(1)}, saved / "sae_weights.safetensors")
+        (saved / "cfg.json").write_text('{"d_in": 1, "d_sae": 1}')
+        save_file({"W_dec": torch.zeros(1, 1)}, saved / "sae_weights.safetensors")
         files = file_hashes(saved)
         entries.append(Entry(sae_id, f"saes/{sae_id}", group, seed, files))
     line = "l2-seed0: loss is not finite in step 7; no checkpoint was written before"
