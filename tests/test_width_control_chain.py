@@ -98,7 +98,7 @@ def test_train_match_run_table_plot(
     assert "regularised - matched" in printed and "Not written" in printed
 
     drawn = command("plot", results, "--cross-seed", "--out", tmp_path / "plots")
-    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    names = {path.name for path in (tmp_path / "plots").glob("[!.]*")}
     assert names == {
         "encoder_decoder_cosine.png",
         "matched_similarity.png",
