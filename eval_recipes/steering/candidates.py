@@ -165,7 +165,7 @@ def find_result(folder: Path, subject: Subject, *, eval: str) -> Path:
     name = result_name(subject.release, subject.sae_id)
     found = [
         path
-        for path in result_files(folder)
+        for path in (result_files(folder) if folder.is_dir() else [])
         if path.name == name and read_result(path)["eval_type_id"] == eval
     ]
     if len(found) != 1:

@@ -35,6 +35,7 @@ from eval_recipes.studies.running import StudyRun, run_study
 from eval_recipes.studies.study_folder import mark_folder, study_folder
 from eval_recipes.studies.verdicts import Claim
 from saereg_plugin.errors import InputError
+from saereg_plugin.owned_folder import MARK
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
 from saereg_plugin.sweeps.config import group_fields
 from saereg_plugin.sweeps.interruption import StopFlag
@@ -228,7 +229,7 @@ def test_command_on_a_finished_study_writes_its_table_anew(
 ) -> None:
     """So that better words reach the table without training or measuring again."""
     assert finished.table == out / TABLE
-    written = {TABLE, "results.json", "results.csv"}
+    written = {TABLE, "results.json", "results.csv", MARK}
     kept = {
         path: path.stat().st_mtime_ns
         for path in out.rglob("*")
