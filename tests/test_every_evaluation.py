@@ -31,6 +31,7 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.context import RunContext
 from eval_recipes.judge import KEY_VARIABLE
+from eval_recipes.model_cache import ModelCache
 from eval_recipes.results import load_results, read_result, result_files
 from eval_recipes.running import run_evals, subjects_of
 from eval_recipes.saebench.core_output import NULLABLE
@@ -65,12 +66,12 @@ class Runs:
 
     command: Path
     """By the command, in a process of its own, nothing kept from before."""
-    reversed: Path
-    """In another process with another artefact folder, the SAEs in the other order."""
-    alone: Path
-    """After that in the same process: one SAE alone, everything kept from before."""
     judged: Path
-    """autointerp with a judge, in that process."""
+    """autointerp with a judge, in that process, by another artefact folder."""
+    reversed: Path
+    """In this process with a third artefact folder, the SAEs in the other order."""
+    alone: Path
+    """After that in this process: one SAE alone, everything kept from before."""
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +91,46 @@ def runs(
     tmp_path_factory: pytest.TempPathFactory,
     release_folder: Path,
     server: JudgeServer,
+    model: HookedTransformer,
+    model_name: str,
 ) -> Runs:
     folder = tmp_path_factory.mktemp("every-evaluation")
     found = Runs(
-        *(folder / name for name in ("command", "reversed", "alone", "judged"))
+        *(folder / name for name in ("command", "judged", "reversed", "alone"))
     )
+    release = str(release_folder)
+    _elsewhere(found, folder, release, server)
+    models = ModelCache()
+    models.hold(model, model_name, dtype="float32", device="cpu")
+    here = {"release": release, "artifacts": folder / "b", "autointerp": TOKENS}
+    single = [name for name in EVALS if name != "cross_seed"]
+    every_eval.evaluate(
+        {**here, "evals": EVALS, "sae_ids": IDS[::-1], "out": found.reversed}, models
+    )
+    every_eval.evaluate(
+        {**here, "evals": single, "sae_ids": IDS[:1], "out": found.alone}, models
+    )
+    return found
+
+
+def _elsewhere(found: Runs, folder: Path, release: str, server: JudgeServer) -> None:
+    """Run the command and then the judge, in one process that is not this one."""
+    command = [
+        *("run", "--sae-release", release, "--evals", ",".join(EVALS)),
+        *("--out", found.command, "--artifacts", folder / "a", "--data", "embedded"),
+        *("--heldout-tokens", every_eval.HELDOUT_TOKENS, "--explainer", "tokens"),
+        *("--options", write_options(folder / "options.yaml")),
+    ]
+    judged = {
+        "release": release,
+        "artifacts": str(folder / "c"),
+        "evals": ["autointerp"],
+        "sae_ids": IDS,
+        "out": str(found.judged),
+        "autointerp": JUDGE,
+    }
+    path = folder / "runs.json"
+    path.write_text(json.dumps([judged]))
     environment = {
         **os.environ,
         # Sums depend on the number of threads.
@@ -102,36 +138,8 @@ def runs(
         "OPENAI_BASE_URL": server.url,
         KEY_VARIABLE: KEY,
     }
-    command = [
-        *("run", "--sae-release", release_folder, "--evals", ",".join(EVALS)),
-        *("--out", found.command, "--artifacts", folder / "a", "--data", "embedded"),
-        *("--heldout-tokens", every_eval.HELDOUT_TOKENS, "--explainer", "tokens"),
-        *("--options", write_options(folder / "options.yaml")),
-    ]
-    entry = "from eval_recipes.cli import main; main()"
-    _run([sys.executable, "-c", entry, *map(str, command)], environment)
-    common = {"release": str(release_folder), "artifacts": str(folder / "b")}
-    both, single = EVALS, [name for name in EVALS if name != "cross_seed"]
-    settings = [
-        {
-            "evals": both,
-            "sae_ids": IDS[::-1],
-            "out": found.reversed,
-            "autointerp": TOKENS,
-        },
-        {"evals": single, "sae_ids": IDS[:1], "out": found.alone, "autointerp": TOKENS},
-        {
-            "evals": ["autointerp"],
-            "sae_ids": IDS,
-            "out": found.judged,
-            "autointerp": JUDGE,
-        },
-    ]
-    path = folder / "runs.json"
-    path.write_text(json.dumps([{**common, **one} for one in settings], default=str))
     module = [sys.executable, "-m", "tests.eval_recipes.every_eval", str(path)]
-    _run(module, environment)
-    return found
+    _run([*module, *map(str, command)], environment)
 
 
 def _run(command: list[str], environment: dict[str, str]) -> None:

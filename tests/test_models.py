@@ -282,35 +282,44 @@ def test_importing_names_the_model_and_downloads_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "archives").exists()
 
 
+CONVERTS = """
+import torch
+from saereg_plugin import models
+torch.manual_seed(0)
+expected = torch.rand(1)
+torch.manual_seed(0)
+models.ensure("smollm2-135m-instruct")
+assert torch.rand(1) == expected, "converting draws from the user's random stream"
+"""
+OFFLINE = {
+    "PIP_CONFIG_FILE": "/dev/null",
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "HF_ENDPOINT": "http://127.0.0.1:9",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("tables", "offline")
-def test_a_truncated_converted_model_is_redone(
-    model_folder: Path, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_processes_redo_a_truncated_converted_model_once(
+    model_folder: Path, archive: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
     (tmp_path / "archives").mkdir()
     shutil.copy(archive, tmp_path / "archives")
     copy = shutil.copytree(model_folder, tmp_path / "models" / model_folder.name)
     with (copy / "model.safetensors").open("r+b") as file:
         file.truncate(1_000_000)
-    torch.manual_seed(0)
-    expected = torch.rand(1)
+    outputs = outputs_at_once(CONVERTS, tmp_path)
 
-    torch.manual_seed(0)
-    assert models.ensure(model_folder.name) == copy
-
-    assert torch.rand(1) == expected, "converting draws from the user's random stream"
+    assert sum("Converting and de-quantizing" in output for output in outputs) == 1
+    left = {path.name for path in (tmp_path / "models").iterdir()}
+    assert left - {"smollm2-135m-instruct.lock"} == {"smollm2-135m-instruct"}
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert sha256(copy / name) == sha256(model_folder / name)
 
 
-@pytest.mark.slow
-def test_two_processes_convert_once(archive: Path, tmp_path: Path) -> None:
-    (tmp_path / "archives").mkdir()
-    shutil.copy(archive, tmp_path / "archives")
-    code = "from saereg_plugin import models; models.ensure('smollm2-135m-instruct')"
-    environment = {"SAEREG_CACHE": str(tmp_path), "HOME": str(tmp_path / "home")}
-    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+def outputs_at_once(code: str, folder: Path) -> list[str]:
+    """What two processes say that run ``code`` offline with ``folder`` as their cache."""
+    environment = {"SAEREG_CACHE": str(folder), "HOME": str(folder / "home"), **OFFLINE}
+    logs = [folder / "one.log", folder / "two.log"]
     processes: list[subprocess.Popen[bytes]] = []
     for log in logs:
         with log.open("wb") as sink:
@@ -320,12 +329,9 @@ def test_two_processes_convert_once(archive: Path, tmp_path: Path) -> None:
                 )
             )
     codes = [process.wait(600) for process in processes]
-
     outputs = [log.read_text() for log in logs]
     assert codes == [0, 0], outputs
-    assert sum("Converting and de-quantizing" in output for output in outputs) == 1
-    left = {path.name for path in (tmp_path / "models").iterdir()}
-    assert left - {"smollm2-135m-instruct.lock"} == {"smollm2-135m-instruct"}
+    return outputs
 
 
 @pytest.mark.parametrize("dtype", ["int8", "bool", "complex64", "float8_e4m3fn"])

@@ -6,6 +6,7 @@ import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Component
+from saereg_plugin.errors import InputError
 from saereg_plugin.kernels.blocks import row_norms
 
 
@@ -21,6 +22,9 @@ class NormMask(Component):
     Args:
         multiple: of the running median, above 1.
         decay: weight of the past in the running median.
+
+    Raises:
+        InputError: in a step all of whose rows would be dropped.
     """
 
     running_median: torch.Tensor
@@ -44,10 +48,11 @@ class NormMask(Component):
         kept = int(keep.sum())
         self._dropped = sae_in.shape[0] - kept
         if kept == 0:
-            raise RuntimeError(
+            raise InputError(
                 f"{self.label}: every activation of the batch exceeds {self.multiple} x the running "
                 f"median norm {float(running):.4g} (this batch's median is "
-                f"{float(median):.4g}). The scale of the activations changed during training."
+                f"{float(median):.4g}). The scale of the activations changed during training. "
+                "Raise 'max_norm_multiple', or check the text."
             )
         self._next_median = running
         return sae_in if self._dropped == 0 else sae_in[keep]

@@ -34,11 +34,12 @@ QUICK = ("standard", "topk")
 def test_two_hundred_steps_equal_saelens_own(
     architecture: str, activations: torch.Tensor
 ) -> None:
-    stock = make_stock_sae(architecture)
+    d_in = 96
+    stock = make_stock_sae(architecture, d_in=d_in)
     start = stock.W_enc.detach().clone()
-    ours = make_sae(architecture)
+    ours = make_sae(architecture, d_in=d_in)
     for sae in (stock, ours):
-        make_trainer(sae, batches(activations), steps=200).fit()
+        make_trainer(sae, batches(activations[:, :d_in]), steps=200).fit()
     assert_same_state(ours, stock)
     assert ours.state_dict().keys() - stock.state_dict().keys() == {"completed_steps"}
     assert ours.step_index == 200

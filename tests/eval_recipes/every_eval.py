@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from eval_recipes.cli import main as command
 from eval_recipes.context import RunContext
+from eval_recipes.model_cache import ModelCache
 from eval_recipes.results import read_result, result_files
 from eval_recipes.running import run_evals, subjects_of
 
@@ -26,10 +29,10 @@ EVALS = (
     "vocabulary",
 )
 
-HELDOUT_TOKENS = 1024
+HELDOUT_TOKENS = 512
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "core": {"n_eval_sparsity_variance_batches": 1, "eval_batch_size_prompts": 2},
+    "core": {"n_eval_sparsity_variance_batches": 1, "eval_batch_size_prompts": 1},
     "cross_seed": {"n_resamples": 50},
     "vocabulary": {"n_resamples": 50},
     "sparse_probing": {
@@ -39,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "context_length": 24,
         "k_values": [1, 2],
     },
-    "sae_probes": {"datasets": ["5_hist_fig_ismale"], "ks": [1, 2]},
+    "sae_probes": {"datasets": ["130_temp_cat_Frequency"], "ks": [1, 2]},
     "scr": {
         "dataset_names": ["embedded/cm_correct_isshort"],
         "n_values": [2, 10],
@@ -60,7 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "words_per_letter": 10,
         "max_k_value": 2,
         "k_sparse_probe_batch_size": 64,
-        "k_sparse_probe_num_epochs": 5,
+        "k_sparse_probe_num_epochs": 3,
         "min_GT_probe_f1": 0.1,
         "min_feats_for_eval": 2,
     },
@@ -107,26 +110,37 @@ def write_options(path: Path, **autointerp: Any) -> Path:
     return path
 
 
+def evaluate(settings: Mapping[str, Any], models: ModelCache | None = None) -> None:
+    """Run the named evaluations of the named SAEs of a release, into a folder."""
+    subjects = {s.sae_id: s for s in subjects_of(settings["release"])}
+    options = {name: dict(OPTIONS[name]) for name in settings["evals"]}
+    if "autointerp" in options:
+        options["autointerp"] |= settings["autointerp"]
+    context = RunContext(
+        subjects=[subjects[sae_id] for sae_id in settings["sae_ids"]],
+        out=Path(settings["out"]),
+        artifacts=Path(settings["artifacts"]),
+        heldout_tokens=HELDOUT_TOKENS,
+        data="embedded",
+        options=options,
+        models=models or ModelCache(),
+    )
+    failures = run_evals(settings["evals"], context).failures
+    if failures:
+        raise SystemExit(f"failed: {failures}")
+
+
 def main() -> None:
-    """Run what the JSON file on the command line says, one run after the other."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("runs", type=Path)
-    for settings in json.loads(parser.parse_args().runs.read_text(encoding="utf-8")):
-        subjects = {s.sae_id: s for s in subjects_of(settings["release"])}
-        options = {name: dict(OPTIONS[name]) for name in settings["evals"]}
-        if "autointerp" in options:
-            options["autointerp"] |= settings["autointerp"]
-        context = RunContext(
-            subjects=[subjects[sae_id] for sae_id in settings["sae_ids"]],
-            out=Path(settings["out"]),
-            artifacts=Path(settings["artifacts"]),
-            heldout_tokens=HELDOUT_TOKENS,
-            data="embedded",
-            options=options,
-        )
-        failures = run_evals(settings["evals"], context).failures
-        if failures:
-            raise SystemExit(f"failed: {failures}")
+    """Run ``saereg-bench`` with the arguments behind the first, then what that JSON file says."""
+    path, *arguments = sys.argv[1:]
+    sys.argv[1:] = arguments
+    try:
+        command()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    for settings in json.loads(Path(path).read_text(encoding="utf-8")):
+        evaluate(settings)
 
 
 if __name__ == "__main__":

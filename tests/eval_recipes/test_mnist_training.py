@@ -16,7 +16,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from eval_recipes.cli import app
 from eval_recipes.studies.mnist.checkpoint import State
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import (
@@ -435,20 +437,34 @@ def test_pairs_of_seeds_come_early() -> None:
 @pytest.mark.slow
 def test_the_command_survives_kill_9(images: Images, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", images)
-    command = [sys.executable, "-m", "eval_recipes.cli", "study", "mnist"]
-    command += ["--mnist-dir", str(folder), "--setting", "untied-l1", "--seed", "0"]
+    command = [
+        "study",
+        "mnist",
+        "--mnist-dir",
+        str(folder),
+        "--setting",
+        "untied-l1",
+        "--seed",
+        "0",
+    ]
     command += ["--d-sae", "600", "--epochs", "60", "--out"]
     out, whole = tmp_path / "killed", tmp_path / "whole"
     checkpoint = Path("untied-l1", "seed0", CHECKPOINT)
-    process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL)
+    elsewhere = [sys.executable, "-m", "eval_recipes.cli", *command, str(out)]
+    # sums depend on the number of threads
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(elsewhere, stderr=subprocess.DEVNULL, env=threads)
     while not (out / checkpoint).is_file():
         assert process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / "report.md").exists()
+    subprocess.run(elsewhere, check=True, stderr=subprocess.DEVNULL, env=threads)
+    # never killed, here
+    done = CliRunner().invoke(app, [*command, str(whole)])
+    assert done.exit_code == 0, done.output
     for target in (out, whole):
-        subprocess.run([*command, str(target)], check=True, stderr=subprocess.DEVNULL)
         assert (target / "report.md").is_file()
     sae = Path("untied-l1", "seed0", "sae", "sae_weights.safetensors")
     assert (out / sae).read_bytes() == (whole / sae).read_bytes()

@@ -257,7 +257,7 @@ def test_trained_pair_needs_two_saes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_matching_suite_measures_time_and_memory() -> None:
-    shape = Shape(d_in=16, d_sae=1024, k=4, batch=8)
+    shape = Shape(d_in=16, d_sae=256, k=4, batch=8)
     rows = list(matching_rows(SpeedConfig(shapes=(shape,), repeats=3)))
     assert [row.implementation for row in rows] == [OUR_MATCHING, SCIPY] * 3
     assert [row.peak_gib is not None for row in rows] == [False] * 4 + [True] * 2

@@ -97,17 +97,18 @@ def test_bfloat16_texts_do_not_depend_on_their_batch(
     assert first == second[1:]
 
 
-# The design below was fixed before any score was seen: words, strength, numbers of texts.
+# The design below was fixed before any score was seen: words, strength, numbers of texts. For the
+# sake of time it was halved later, once, before any score of the half was seen.
 WORDS = ("music", "water", "school", "doctor", "river", "money", "garden", "winter")
 PLANTED = range(10, 10 + len(WORDS))
 SETTINGS: dict[str, Any] = {
     "latents": list(PLANTED),
     "strength_mode": "norm_ratio",
     "amounts": [0.5],
-    "new_tokens": 20,
-    # 96 pairs an arm; as many random directions as latents and repeats: 32
-    "samples_per_prompt": 4,
-    "calibration_pairs": 160,
+    "new_tokens": 12,
+    # 48 pairs an arm; as many random directions as latents and repeats: 16
+    "samples_per_prompt": 2,
+    "calibration_pairs": 80,
     "judges": ["embedding", "log_probability"],
 }
 
@@ -159,8 +160,8 @@ def test_planted_latents_succeed_and_random_directions_do_not(
     path = result_path(planted.out, "steering", subject.release, subject.sae_id)
     record = read_result(path)
     found = record["eval_result_metrics"][judge]
-    assert found["success_n"] == len(WORDS) and found["pairs"] == 96
-    assert found["random_pairs_distinct"] == found["unsteered_pairs_distinct"] == 96
+    assert found["success_n"] == len(WORDS) and found["pairs"] == 48
+    assert found["random_pairs_distinct"] == found["unsteered_pairs_distinct"] == 48
     # paired by latent, prompt and repeat; 8 latents are the clusters
     assert found["over_random_ci_low"] > 0, found
     assert found["over_unsteered_ci_low"] > 0, found
@@ -168,7 +169,7 @@ def test_planted_latents_succeed_and_random_directions_do_not(
     # is why it is the control: the log-probability judge's interval for it begins at .0521.
     assert found["unsteered_ci_low"] <= 0.05 <= found["unsteered_ci_high"], found
     threshold = record["eval_result_unstructured"]["judges"][judge]["threshold"]
-    assert threshold["n"] == 320 and threshold["achieved"] == 0.05
+    assert threshold["n"] == 160 and threshold["achieved"] == 0.05
 
 
 def test_steering_off_the_models_own_way_costs_fluency(planted: RunContext) -> None:

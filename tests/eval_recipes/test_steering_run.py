@@ -65,6 +65,16 @@ OPTIONS: dict[str, Any] = {
     "batch_size": 64,
 }
 
+# Two latents, one prompt, few texts: for what does not depend on how many there are.
+FEW: dict[str, Any] = {
+    "n_latents": 2,
+    "prompts": list(PUBLISHED_PROMPTS[:1]),
+    "new_tokens": 3,
+    "calibration_pairs": 2,
+    "false_positive_rate": 0.5,
+    "amounts": [40.0],
+}
+
 Make = Callable[..., RunContext]
 
 
@@ -97,9 +107,10 @@ def make(
 
 @pytest.fixture(scope="module")
 def done(make: Make, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
-    """Both SAEs evaluated."""
+    """Both SAEs evaluated, with the keys that a later run compares."""
     context = make(tmp_path_factory.mktemp("steered"), 2)
-    assert run(context) == []
+    with keyed(result_keys(RECIPE, context, subject_hashes(context))):
+        assert run(context) == []
     return context
 
 
@@ -202,10 +213,13 @@ def test_the_same_run_gives_the_same_result(
     # no text was written again
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert sorted((done.artifacts / "steering_texts").rglob("*.parquet")) == kept
-    # damaged ones are; the other SAE's stay as they are
+    # damaged ones are; those of the other SAE and of other settings stay as they are
+    few = make(tmp_path / "few", **FEW)
+    assert run(few) == []
+    kept = sorted((done.artifacts / "steering_texts").rglob("*.parquet"))
     for path in kept:
         path.write_bytes(b"cut short")
-    assert run(replace(again, out=tmp_path / "more")) == []
+    assert run(replace(few, out=tmp_path / "more")) == []
     folders = {path.parent for path in kept if path.stat().st_size > 1000}
     # steered ones, and those with nothing added
     keys = [json.loads((folder / "key.json").read_text()) for folder in folders]
@@ -234,14 +248,10 @@ def test_strength_zero_changes_no_text(make: Make, tmp_path: Path) -> None:
 
 
 def test_plain_transformers_write_the_same_texts(make: Make, tmp_path: Path) -> None:
-    context = make(tmp_path, amounts=[40.0], n_latents=2)
+    small = {**FEW, "prompts": list(PUBLISHED_PROMPTS[:2])}
+    context = make(tmp_path, **small)
     assert run(context) == []
-    other = make(
-        tmp_path / "hooked",
-        backend="hooked",
-        amounts=[40.0],
-        n_latents=2,
-    )
+    other = make(tmp_path / "hooked", **small, backend="hooked")
     assert run(other) == []
     plain, hooked = (results_of(read_texts(result(one))) for one in (context, other))
     sure: Any = (plain["near_ties"] == 0) & (hooked["near_ties"] == 0)
@@ -257,7 +267,9 @@ def test_plain_transformers_write_the_same_texts(make: Make, tmp_path: Path) -> 
 
 
 def test_greedy_texts_have_sampled_controls(make: Make, tmp_path: Path) -> None:
-    context = make(tmp_path, greedy=True, amounts=[40.0], n_latents=3)
+    context = make(
+        tmp_path, greedy=True, amounts=[40.0], n_latents=3, calibration_pairs=6
+    )
     assert run(context) == []
     texts = read_texts(result(context))
     steered = texts.loc[texts["amount"].notna()]
@@ -267,7 +279,8 @@ def test_greedy_texts_have_sampled_controls(make: Make, tmp_path: Path) -> None:
 
 
 def test_strength_in_median_norms(make: Make, tmp_path: Path) -> None:
-    context = make(tmp_path, strength_mode="norm_ratio", amounts=[0.25])
+    few = {**FEW, "amounts": [0.25]}
+    context = make(tmp_path, **few, strength_mode="norm_ratio")
     assert run(context) == []
     strength = read_result(result(context))["eval_result_metrics"]["strength"]
     assert strength["ratio"] == pytest.approx(0.25)
@@ -299,9 +312,9 @@ def test_a_latent_without_strength_costs_no_other_latent(
     context = replace(
         make(
             tmp_path / "out",
+            **{**FEW, "amounts": [5.0]},
             latents=[0, 1],
             strength_mode="target_preact",
-            amounts=[5.0],
             explanations=str(tmp_path / "given"),
         ),
         subjects=subjects,
@@ -361,8 +374,6 @@ def test_latents_that_separate_two_files_are_steered_with(
 def test_a_resumed_run_keeps_what_is_current(done: RunContext, make: Make) -> None:
     hashes = subject_hashes(done)
     keys = result_keys(RECIPE, done, hashes)
-    with keyed(keys):
-        assert run(done) == []
     assert todo(RECIPE, done, keys).subjects == []
     changed = make(done.out, 2, amounts=[40.0])
     left = todo(RECIPE, changed, result_keys(RECIPE, changed, hashes))

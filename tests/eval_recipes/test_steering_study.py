@@ -190,7 +190,7 @@ def assert_the_grid_is_one_table(study: SteeringStudy, results: Path) -> None:
         in text
     )
     assert (
-        "6 candidates of each SAE; with an explanation and a strength: none 2 SAEs"
+        "4 candidates of each SAE; with an explanation and a strength: none 2 SAEs"
         in text
     )
 
@@ -199,14 +199,14 @@ def assert_the_grid_is_one_table(study: SteeringStudy, results: Path) -> None:
 def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
     study = SteeringStudy(
         release=release,
-        n_latents=6,
+        n_latents=4,
         paper_norm=10.0,
-        heldout_tokens=2048,
+        heldout_tokens=1024,
         settings={
             "judges": ["log_probability"],
             "explainer_tokens": 4096,
-            "new_tokens": 4,
-            "calibration_pairs": 12,
+            "new_tokens": 3,
+            "calibration_pairs": 4,
             # so many texts succeed that there is something to compare, whatever they say
             "false_positive_rate": 0.5,
         },

@@ -119,8 +119,8 @@ def test_rows_scaled_before_give_the_same_weights(d: int) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_matrix() -> None:
-    """24,576^2 similarities would be 2.25 GiB in float32, and 4.5 GiB in float64."""
-    found = apart([OURS, 1, 24_576, 64, 0.05, 0])
+    """23,552^2 similarities, too many to be kept, would be 2.07 GiB in float32."""
+    found = apart([OURS, 1, 23_552, 16, 0.05, 0])
     assert found["relative_gap"] == 0
     assert found["peak_gib"] < 0.75
 
@@ -129,6 +129,7 @@ def test_memory_does_not_grow_with_the_matrix() -> None:
 def test_memory_of_kept_similarities_is_theirs() -> None:
     """8192^2 in float32 is 0.25 GiB; scipy's way takes 12 bytes a pair."""
     ours = apart([OURS, 1, 8192, 64, 0.05, 0])["peak_gib"]
-    dense = apart([SCIPY, 1, 8192, 64, 0.05, 0])["peak_gib"]
+    # it takes as much memory for an easy problem, and less time
+    dense = apart([SCIPY, 1, 8192, 64, 0.95, 0])["peak_gib"]
     assert 0.25 < ours < 0.65
     assert dense > 0.75
