@@ -9,7 +9,12 @@ import warnings
 import typer
 
 from eval_recipes.commands.artifacts import artifacts
-from eval_recipes.commands.console import keep_printing, open_console, shown
+from eval_recipes.commands.console import (
+    interrupt_on_signals,
+    keep_printing,
+    open_console,
+    shown,
+)
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.machine_failure import machine_failure
@@ -80,6 +85,7 @@ def _quieten() -> None:
 def entry() -> None:
     """Run the process ``saereg-bench``."""
     keep_printing()
+    interrupt_on_signals()
     try:
         main()
     finally:

@@ -62,7 +62,8 @@ def _parse(item: str) -> dict[str, dict[str, Any]]:
 def _file(path: Path) -> dict[str, dict[str, Any]]:
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(
-            f"Option {str(path)!r} is neither eval.name=value nor a YAML file."
+            f"Option {str(path)!r} is neither eval.name=value nor a YAML file; expected for example "
+            "--option core.eval_batch_size_prompts=4, or --options settings.yaml."
         )
     found = read_yaml(path)
     if not isinstance(found, dict) or not all(

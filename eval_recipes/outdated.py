@@ -19,6 +19,9 @@ from saereg_plugin.owned_folder import folder_lock
 FILE = "outdated.json"
 """File in a results folder that lists its outdated results."""
 
+DAGGER = "†"
+"""Mark of an outdated result in tables and plots."""
+FOOTNOTE = f"{DAGGER} outdated: the run that should have replaced a result failed."
 _REMEDY = "It lists results whose last attempt failed. Delete it if you know that there are none."
 
 

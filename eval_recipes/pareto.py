@@ -19,18 +19,20 @@ KIND = ["architecture", "penalty"]
 
 def points(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """
-    Return one row an SAE: columns SAE, KIND, group, seed, ``l0``, ``value``, ``low``, ``high``, ``front``.
+    Return one row an SAE: columns SAE, KIND, group, seed, ``l0``, ``value``, ``low``, ``high``, ``front``, ``outdated``.
 
     L0 is joined from core's result of the same release and id. ``front`` marks the SAEs
-    of a KIND of which no other has a better value at the same or a lower L0. SAEs without
+    of a KIND of which no other has a better value at the same or a lower L0; ``outdated``
+    those of which the value or the L0 should have been replaced. SAEs without
     L0 or value are left out. Of several results of one SAE the last counts, in the order
     of the table.
     """
-    columns = [*SAE, *KIND, "group", "seed", "value", "low", "high"]
+    columns = [*SAE, *KIND, "group", "seed", "value", "low", "high", "outdated"]
     values = last_values(frame, metric)[columns]
-    l0: Any = last_values(frame, L0)[[*SAE, "value"]]
-    l0 = l0.rename(columns={"value": "l0"})
+    l0: Any = last_values(frame, L0)[[*SAE, "value", "outdated"]]
+    l0 = l0.rename(columns={"value": "l0", "outdated": "l0_outdated"})
     joined = values.merge(l0, on=SAE, how="inner").dropna(subset=["value", "l0"])
+    joined["outdated"] |= joined.pop("l0_outdated")
     joined["front"] = False
     for _, rows in joined.groupby(KIND, dropna=False):
         mask = on_front(

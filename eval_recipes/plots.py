@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from eval_recipes.frame import one_line
 from eval_recipes.headlines import L0, Metric
+from eval_recipes.outdated import DAGGER, FOOTNOTE
 from eval_recipes.pareto import KIND, kind_label, points
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_text
@@ -91,6 +92,8 @@ def draw_png(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
             )
             front = points_[points_["front"]]
             axes.plot(front["l0"], front["value"], "-", color=colour)
+            for _, row in points_[points_["outdated"]].iterrows():
+                axes.annotate(DAGGER, (row["l0"], row["value"]), fontsize="x-large")
         if _is_wide(rows):
             axes.set_xscale("log")
         axes.set_xlabel(L0.title)
@@ -98,6 +101,8 @@ def draw_png(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
         axes.grid(alpha=0.3)
         if number == 0:
             axes.legend(fontsize="small")
+    if _any_outdated(drawn):
+        figure.supxlabel(FOOTNOTE, fontsize="small")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     return target
@@ -135,6 +140,8 @@ def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
         kind = "log" if _is_wide(rows) else "linear"
         figure.update_xaxes(title_text=L0.title, type=kind, **place)
     figure.update_layout(template="plotly_white", height=420 * n_rows)
+    if _any_outdated(drawn):
+        figure.update_layout(title=FOOTNOTE)
     write_text(target, figure.to_html(include_plotlyjs=True, full_html=True))
     return target
 
@@ -158,11 +165,17 @@ def _dots(label: str, rows: pd.DataFrame, colour: str, *, named: bool) -> go.Sca
         legendgroup=label,
         showlegend=named,
         text=[
-            f"{release}<br>{sae_id}"
-            for release, sae_id in zip(rows["release"], rows["sae_id"])
+            f"{release}<br>{sae_id}{DAGGER if outdated else ''}"
+            for release, sae_id, outdated in zip(
+                rows["release"], rows["sae_id"], rows["outdated"]
+            )
         ],
         hovertemplate="%{text}<br>L0 %{x:.4g}<br>%{y:.4g}<extra></extra>",
     )
+
+
+def _any_outdated(drawn: Mapping[Metric, pd.DataFrame]) -> bool:
+    return any(bool(rows["outdated"].to_numpy().any()) for rows in drawn.values())
 
 
 def _grid(n: int) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from eval_recipes.context import Subject
@@ -17,32 +18,62 @@ KIND = "results"
 """Kind of a results folder in its mark."""
 
 
-def claim_results(
-    out: Path, chosen: Iterable[Recipe], subjects: Sequence[Subject]
-) -> OwnedFolder:
+def check_names(
+    out: Path, chosen: Sequence[Recipe], subjects: Sequence[Subject]
+) -> None:
     """
-    Make a folder that of a run, and all that the run will write there ours.
+    Refuse files of the user's with names that a run will write; writes nothing.
 
-    What a killed run left half-written under the same names is removed. Other runs may work
-    in the folder, on other SAEs; what all of them write is written under the folder's lock.
+    Raises:
+        InputError: naming the file.
+    """
+    if (out / MARK).is_file():
+        names = [*_shared_names(chosen), *_own_names(chosen, subjects)]
+        OwnedFolder(out, KIND).require_free(names)
+
+
+@contextmanager
+def claimed_results(
+    out: Path, chosen: Sequence[Recipe], subjects: Sequence[Subject]
+) -> Iterator[None]:
+    """
+    Make a folder that of a run, and all that the run writes there ours.
+
+    What a killed run left half-written under the same names is removed. Names that the run
+    ends without writing, in whatever way it ends, are ours no longer. Other runs may work in
+    the folder, on other SAEs; what all of them write is written under the folder's lock.
 
     Raises:
         InputError: see ``open_owned`` and ``OwnedFolder.claim``.
     """
     folder = open_owned(out, KIND)
-    shared, own = [SUMMARY, OUTDATED], list[str]()
-    for recipe in chosen:
-        endings = (SUFFIX, *recipe.side_files)
-        stems = [_stem(subject) for subject in subjects]
-        own += [f"{recipe.name}/{stem}{end}" for stem in stems for end in endings]
-        shared += [f"{recipe.name}/{name}" for name in recipe.folder_files]
+    shared, own = _shared_names(chosen), _own_names(chosen, subjects)
     folder.claim([*shared, *own])
-    for name in own:
-        recover(out / name)
-    with folder_lock(out):
-        for name in shared:
+    try:
+        for name in own:
             recover(out / name)
-    return folder
+        with folder_lock(out):
+            for name in shared:
+                recover(out / name)
+        yield
+    finally:
+        folder.forget_unwritten(own)
+
+
+def _own_names(chosen: Sequence[Recipe], subjects: Sequence[Subject]) -> list[str]:
+    """Return the files that only a run of these SAEs writes."""
+    return [
+        f"{recipe.name}/{_stem(subject)}{end}"
+        for recipe in chosen
+        for subject in subjects
+        for end in (SUFFIX, *recipe.side_files)
+    ]
+
+
+def _shared_names(chosen: Sequence[Recipe]) -> list[str]:
+    """Return the files that every run in the folder writes."""
+    own = [f"{recipe.name}/{name}" for recipe in chosen for name in recipe.folder_files]
+    return [SUMMARY, OUTDATED, *own]
 
 
 def own_folder(results: Path) -> OwnedFolder | None:

@@ -24,7 +24,7 @@ from eval_recipes.results import (
     result_path,
     write_summary,
 )
-from eval_recipes.results_folder import KIND, claim_results
+from eval_recipes.results_folder import KIND, check_names, claimed_results
 from eval_recipes.resume import (
     Hashes,
     Todo,
@@ -126,37 +126,35 @@ def run_evals(
     for recipe in chosen:
         recipe.check(context)
     check_configurations(context, chosen)
+    check_names(context.out, chosen, context.subjects)
     # a broken file of an earlier run is named now, not after hours; a resumed run
     # makes its own again
     _check_results(context, chosen, resume=resume)
     check_sources(context, chosen)
-    with writing_into(context.out, remedy=_NO_ROOM):
-        claim_results(context.out, chosen, context.subjects)
-        if any(recipe.keeps_artifacts for recipe in chosen):
-            open_artifacts(context.artifacts)
-        return _run(chosen, context, resume=resume, progress=progress)
-
-
-def _run(
-    chosen: Sequence[Recipe],
-    context: RunContext,
-    *,
-    resume: bool,
-    progress: Callable[[str], None] | None,
-) -> Outcome:
     hashes = subject_hashes(context)
-    failures: list[Failure] = []
     plans = [_plan(recipe, context, hashes, resume=resume) for recipe in chosen]
     for plan in plans:
         if plan.subjects:
             plan.recipe.check_server(context)
+    with (
+        writing_into(context.out, remedy=_NO_ROOM),
+        claimed_results(context.out, chosen, context.subjects),
+    ):
+        if any(recipe.keeps_artifacts for recipe in chosen):
+            open_artifacts(context.artifacts)
+        if resume and progress is not None:
+            for plan in plans:
+                progress(plan.text())
+        return _run(plans, context, hashes)
+
+
+def _run(plans: Sequence[Todo], context: RunContext, hashes: Hashes) -> Outcome:
+    failures: list[Failure] = []
     wanted = {subject for plan in plans for subject in plan.subjects}
     left = [subject for subject in context.subjects if subject in wanted]
     # so that held-out figures are measured once, and of no SAE that needs none
     whole = context if left == context.subjects else replace(context, subjects=left)
     for plan in plans:
-        if resume and progress is not None:
-            progress(plan.text())
         note_attempts(context.out, failed={}, current=plan.kept_paths(context))
         if plan.subjects:
             part = part_of(whole, plan.subjects)

@@ -10,12 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval_recipes.headlines import L0, Metric
+from eval_recipes.outdated import DAGGER, FOOTNOTE
 from eval_recipes.pareto import KIND, SAE, last_values, points
 from eval_recipes.report import digits
 
 _FIRST = [*SAE, "group", "seed", *KIND]
-_DAGGER = "†"
-_OUTDATED = f"{_DAGGER} outdated: the run that should have replaced a result failed."
 
 
 def wide_frame(frame: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
@@ -74,7 +73,7 @@ def rich_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
     table = Table(
         title="SAEs (* on the Pareto front of its architecture and penalty, against L0)",
         title_justify="left",
-        caption=_OUTDATED if any(wide["outdated"]) else None,
+        caption=FOOTNOTE if any(wide["outdated"]) else None,
         caption_justify="left",
         box=None,
         pad_edge=False,
@@ -107,7 +106,7 @@ def markdown(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
         for cells in (names, rule, *rows)
     ]
     if any(wide["outdated"]):
-        lines += ["", _OUTDATED]
+        lines += ["", FOOTNOTE]
     return "\n".join(lines) + "\n"
 
 
@@ -118,7 +117,7 @@ def csv(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
 
 def _shown(row: Mapping[Any, Any], name: str) -> str:
     """Return a cell; the name of an outdated SAE has a dagger."""
-    mark = _DAGGER if name == "sae_id" and row["outdated"] else ""
+    mark = DAGGER if name == "sae_id" and row["outdated"] else ""
     return _cell(row[name]) + mark
 
 

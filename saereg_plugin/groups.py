@@ -86,8 +86,8 @@ def _compiled(expression: str) -> regex.Pattern[str]:
         ) from error
     if "seed" not in pattern.groupindex:
         raise InputError(
-            f"--group-by {expression!r} does not say where the seed is; expected a named group "
-            "such as 'seed(?P<seed>[0-9]+)'."
+            f"--group-by {brief(expression)} does not say where the seed is; expected a named "
+            "group such as '-seed(?P<seed>[0-9]+)'."
         )
     return pattern
 

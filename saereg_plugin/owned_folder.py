@@ -91,6 +91,17 @@ class OwnedFolder:
                     self._remove_empty(folder)
             self._write(listed - gone)
 
+    def forget_unwritten(self, names: Iterable[str]) -> None:
+        """Take those names off the list of which there is no file: a later one is not ours."""
+        with self._locked():
+            gone: set[str] = set()
+            for name in set(names):
+                self.require_plain_parents(name)
+                recover(self.path / name)
+                if not (self.path / name).exists():
+                    gone.add(name)
+            self._write(self._listed() - gone)
+
     def recover(self) -> None:
         """Remove the half-written files and folders that killed processes left."""
         for name in sorted(self._listed()):
@@ -301,7 +312,7 @@ def require_owned(folder: Path, kind: str) -> None:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         raise InputError(
             f"Folder {str(folder)!r} holds files that this package did not write: {shown}{more}. "
-            "Choose a new or an empty output folder."
+            "Choose a new or an empty folder."
         )
 
 
@@ -322,6 +333,11 @@ def _files_in(folder: Path) -> list[str]:
 
 def _require_apart(folder: Path) -> None:
     """Refuse the folders that an unset variable or a slip would name."""
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        raise InputError(
+            f"Output folder {str(folder)!r} begins with '~', which the shell did not replace; "
+            "expected a path. Write $HOME, or leave out the quotes."
+        )
     resolved = folder.resolve()
     for place, name in (
         (Path.cwd(), "current folder"),

@@ -17,6 +17,7 @@ from saereg_plugin import manifest as manifests
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import write_text
 from saereg_plugin.manifest import MANIFEST
+from saereg_plugin.owned_folder import MARK
 from saereg_plugin.yaml_text import dump_yaml, read_yaml
 
 LOADER = "saereg_release"
@@ -109,9 +110,14 @@ def read_release(folder: str | Path) -> Release:
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
+        unfinished = (folder / MARK).is_file()
+        remedy = (
+            "Its training is not finished: run the same 'saereg-bench train' again."
+            if unfinished
+            else "Expected a folder written by 'saereg-bench train'."
+        )
         raise InputError(
-            f"{str(folder)!r} is no release folder: it has no {MANIFEST}. "
-            "Expected a folder written by 'saereg-bench train'."
+            f"{str(folder)!r} is no release folder: it has no {MANIFEST}. {remedy}"
         )
     name, block = manifests.checked(read_yaml(path), f"Manifest {str(path)!r}")
     entries = tuple(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +28,19 @@ def shown(value: object) -> str:
 
     # escape would double a backslash at the end, for the sake of markup that follows
     return escape(f"{printable(str(value))}.")[:-1]
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGTERM, SIGQUIT and SIGHUP interrupt as Ctrl-C does; ``nohup`` stays in force."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for name in ("SIGTERM", "SIGQUIT", "SIGHUP"):
+        # Windows lacks two of them
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 def keep_printing() -> None:

@@ -17,12 +17,12 @@ def print_outcome(outcome: Any, console: Console) -> bool:
     console.print(f"\nAll figures: {shown(outcome.summary)}")
     if outcome.kept:
         console.print(
-            f"Kept from earlier runs: {outcome.kept} results that are current."
+            f"Kept from earlier runs, since they are current: {_results(outcome.kept)}."
         )
     if outcome.outdated:
         console.print(
-            f"Outdated, in the folder but not in these tables: {len(outcome.outdated)} earlier "
-            "results whose successors failed."
+            "Outdated, in the folder but not in these tables, as what should have replaced them "
+            f"failed: {_results(len(outcome.outdated))}."
         )
     for failure in outcome.failures:
         console.print(
@@ -30,3 +30,7 @@ def print_outcome(outcome: Any, console: Console) -> bool:
             soft_wrap=True,
         )
     return bool(outcome.failures)
+
+
+def _results(count: int) -> str:
+    return f"{count} result" if count == 1 else f"{count} results"

@@ -235,6 +235,8 @@ class RegularizedConfigMixin(_Base):
         Raises:
             InputError: naming the value, what was expected and what to do.
         """
+        if self.d_sae < 1:
+            raise InputError(f"d_sae={self.d_sae}; expected at least 1 latent.")
         k = getattr(self, "k", None)
         if k is not None and not 0 < k <= self.d_sae:
             raise InputError(

@@ -150,11 +150,23 @@ def recorded_sweep(owned: OwnedFolder) -> Mapping[str, Any]:
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return the fields in which two sweeps differ, as words; empty if they are equal."""
+    there, here = _flat(found), _flat(wanted)
     return "; ".join(
-        f"{key} is {found.get(key)!r} there, {wanted.get(key)!r} here"
-        for key in sorted({*wanted, *found})
-        if wanted.get(key) != found.get(key)
+        f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in sorted({*here, *there})
+        if here.get(key) != there.get(key)
     )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested fields under dotted names; an empty mapping stays."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= {f"{key}.{name}": item for name, item in _flat(value).items()}
+        else:
+            found[str(key)] = value
+    return found
 
 
 def _steps(owned: OwnedFolder) -> list[int]:

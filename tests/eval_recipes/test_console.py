@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from eval_recipes.commands.console import open_console, shown
+from eval_recipes.commands.console import (
+    interrupt_on_signals,
+    open_console,
+    shown,
+)
 
 PRINT = """
 from eval_recipes.commands.console import keep_printing, open_console
@@ -72,3 +77,20 @@ def test_printing_never_raises(redirection: str) -> None:
     if not redirection:
         assert done.stdout == b"Release \\U0001d11e is in x[b]y \\udcff \\xe4\n"
         assert done.stderr == b"\\xe4\n"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGQUIT", "SIGHUP"])
+def test_other_signals_interrupt_as_ctrl_c_does(name: str) -> None:
+    number = getattr(signal, name)
+    names = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in names}
+    try:
+        interrupt_on_signals()
+        with pytest.raises(KeyboardInterrupt, match=name):
+            signal.raise_signal(number)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        interrupt_on_signals()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

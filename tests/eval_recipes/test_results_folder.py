@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +14,12 @@ from eval_recipes.context import Subject
 from eval_recipes.outdated import FILE, note_attempts
 from eval_recipes.registry import RECIPES
 from eval_recipes.results import SUMMARY
-from eval_recipes.results_folder import claim_results
+from eval_recipes.results_folder import KIND, claimed_results
+from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path
-from saereg_plugin.owned_folder import folder_lock
+from saereg_plugin.owned_folder import folder_lock, open_owned
 
-MINE = Subject("release", "mine", "g", 0)
+MINE, OTHER = (Subject("release", name, "g", 0) for name in ("mine", "other"))
 CHOSEN = [RECIPES["vocabulary"]]
 
 
@@ -37,7 +39,6 @@ def test_failures_noted_at_once_are_all_kept(tmp_path: Path) -> None:
 def test_a_second_run_leaves_what_the_first_is_writing(
     tmp_path: Path, name: str
 ) -> None:
-    claim_results(tmp_path, CHOSEN, [MINE])
     writing = Event()
 
     def write() -> None:
@@ -47,10 +48,37 @@ def test_a_second_run_leaves_what_the_first_is_writing(
             second.wait(0.3)
 
     second = Event()
-    with ThreadPoolExecutor(2) as pool:
+    with claimed_results(tmp_path, CHOSEN, [MINE]), ThreadPoolExecutor(2) as pool:
         first = pool.submit(write)
         writing.wait()
-        claim_results(tmp_path, CHOSEN, [Subject("release", "other", "g", 0)])
-        second.set()
+        with claimed_results(tmp_path, CHOSEN, [OTHER]):
+            second.set()
         first.result()
     assert (tmp_path / name).read_text() == "whole"
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt, OSError])
+def test_names_that_a_run_did_not_write_are_not_ours(
+    tmp_path: Path, end: type[BaseException] | None
+) -> None:
+    """Else a file that the user puts there later would be replaced."""
+    written, unwritten = (
+        f"vocabulary/release_{sae}_eval_results.json" for sae in ("mine", "other")
+    )
+    with (
+        contextlib.suppress(KeyboardInterrupt, OSError),
+        claimed_results(tmp_path, CHOSEN, [MINE, OTHER]),
+    ):
+        (tmp_path / written).parent.mkdir()
+        (tmp_path / written).write_text("{}")
+        if end is not None:
+            raise end
+    folder = open_owned(tmp_path, KIND)
+    assert written in folder.files() and unwritten not in folder.files()
+    (tmp_path / unwritten).write_text("the user's")
+    with (
+        pytest.raises(InputError, match="was not written by this package"),
+        claimed_results(tmp_path, CHOSEN, [MINE, OTHER]),
+    ):
+        pass
+    assert (tmp_path / unwritten).read_text() == "the user's"

@@ -23,6 +23,7 @@ from eval_recipes.headlines import HEADLINES, L0, Metric, choose
 from eval_recipes.origin import architecture, penalty
 from eval_recipes.outdated import note_attempts
 from eval_recipes.pareto import kind_label, on_front, points, without_l0
+from eval_recipes.plots import draw_html, draw_png
 from eval_recipes.results import load_results, read_result, write_summary
 from eval_recipes.table import markdown, wide_frame
 from saereg_plugin.errors import InputError
@@ -329,6 +330,23 @@ def test_outdated_saes_have_a_mark(tmp_path: Path) -> None:
     }
     summary = pd.read_csv(write_summary(tmp_path))
     assert set(summary.loc[summary["outdated"], "sae_id"]) == {"old"}
+
+
+def test_outdated_saes_have_a_mark_in_plots(tmp_path: Path) -> None:
+    for sae_id in ("new", "old"):
+        path = write_core(tmp_path, "r", sae_id, l0=3)
+        record = json.loads(path.read_text()) | {"eval_id": sae_id}
+        path.write_text(json.dumps(record).replace("NaN", "null"))
+    note_attempts(tmp_path, failed={path: "no room"}, current=())
+    rows = points(load_results(tmp_path), CE)
+    assert dict(zip(rows["sae_id"], rows["outdated"])) == {"new": False, "old": True}
+    page = draw_html({CE: rows}, tmp_path / "p.html").read_text(encoding="utf-8")
+    # non-ASCII is escaped in the page's JSON
+    assert page.count("old\\u2020") == 1 and page.count("new\\u2020") == 0
+    assert page.count("outdated: the run") == 1
+    png = draw_png({CE: rows}, tmp_path / "p.png").read_bytes()
+    current = draw_png({CE: rows.assign(outdated=False)}, tmp_path / "q.png")
+    assert png != current.read_bytes()
 
 
 def test_embedded_data_is_told(tmp_path: Path) -> None:

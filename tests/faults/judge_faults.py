@@ -60,6 +60,10 @@ def _nothing_lost(place: Place) -> None:
     contents = [path.read_text() for path in _earlier(place)]
     assert len(set(contents)) == 1
     _no_key(place)
+    # a name without a file could be the user's tomorrow
+    listed = OwnedFolder(place.results, KIND).files()
+    results = [name for name in listed if name.endswith("_results.json")]
+    assert len(results) > 3 and all((place.results / name).exists() for name in results)
 
 
 def _nothing_asked(place: Place) -> None:

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 from eval_recipes.outdated import note_attempts
+from eval_recipes.results_folder import KIND
+from saereg_plugin.owned_folder import OwnedFolder
 from tests.faults.fault import RUN, Fault, Place
 
 _CORE = "core/release_none-seed0_eval_results.json"
@@ -106,6 +108,16 @@ def _thesis_is_there(place: Place) -> None:
     assert not (place.here / "artifacts").exists()
 
 
+def _own_result(place: Place) -> None:
+    """As after a run that was to write it, and did not."""
+    OwnedFolder(place.results, KIND).remove([_CORE])
+    (place.results / _CORE).write_text("mine")
+
+
+def _own_result_is_there(place: Place) -> None:
+    assert (place.results / _CORE).read_text() == "mine"
+
+
 def _own_summary(place: Place) -> None:
     mark = place.results / ".saereg.json"
     found = json.loads(mark.read_text())
@@ -171,6 +183,22 @@ FAULTS = [
         holds=_thesis_is_there,
     ),
     Fault(
+        name="a file of the user's with the name of a result",
+        row="D3",
+        arrange=_own_result,
+        command=RUN,
+        status=2,
+        words=rf"{_CORE}' was not written by this package and would be replaced",
+        holds=_own_result_is_there,
+    ),
+    Fault(
+        name="results in a home folder that the shell did not name",
+        row="D3",
+        command=RUN.replace("{results}", "'~/results'"),
+        status=2,
+        words=r"'~/results' begins with '~', which the shell did not replace",
+    ),
+    Fault(
         name="plots in a folder with the user's files",
         row="D3",
         arrange=_thesis,
@@ -209,7 +237,7 @@ FAULTS = [
         arrange=_failed_attempt,
         command=f"{RUN} --resume",
         status=0,
-        words=r"core: all 2 results are current; kept.*Kept from earlier runs: 4 results",
+        words=r"core: all 2 results are current; kept.*Kept from earlier runs, since they are current: 4 results",
     ),
     Fault(
         name="results whose names begin with a dot",

@@ -53,7 +53,10 @@ def test_coefficient_that_is_text_is_refused() -> None:
             {"name": "weight_penalti"},
             "Unknown regulariser 'weight_penalti'. Did you mean 'weight_penalty'?",
         ),
-        ({"name": "zzz"}, "Unknown regulariser 'zzz'. Known: 'frequency_weighted_l1', "),
+        (
+            {"name": "zzz"},
+            "Unknown regulariser 'zzz'. Known: 'frequency_weighted_l1', ",
+        ),
         (
             {"name": "weight_penalty", "coeficient": 1},
             "WeightPenalty has no field 'coeficient'. Did you mean 'coefficient'?",
