@@ -77,7 +77,7 @@ def check_sae(cfg: TrainingSAEConfig) -> None:
     k: float | None = getattr(cfg, "k", None)
     if k is not None and not 0 < k <= cfg.d_sae:
         raise InputError(
-            f"k={k} with d_sae={cfg.d_sae}; expected k of at least 1 and at most d_sae."
+            f"k={k} with d_sae={cfg.d_sae}; expected d_sae of at least 1 and k from 1 to d_sae."
         )
     if isinstance(cfg, RegularizedConfigMixin):
         cfg.validate()

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from transformer_lens import HookedTransformer
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from saereg_plugin import corpora, models
 from saereg_plugin.assets import fetch_archive
@@ -21,6 +27,12 @@ N_ACTIVATIONS = 8192
 HOOK_LAYER = 2
 HOOK_NAME = f"blocks.{HOOK_LAYER}.hook_resid_post"
 TRAINED_HOOK = "blocks.1.hook_resid_post"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put modules with slow tests first, so that no process ends long after the other."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +54,19 @@ def model_folder(model_name: str) -> Path:
     """Its folder in the cache, of which tests work on copies."""
     folder = models.ensure(model_name)
     assert folder is not None
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cut_model_folder(
+    tmp_path_factory: pytest.TempPathFactory, model_folder: Path
+) -> Path:
+    """The embedded model's first four layers, for tests of what is done with its texts."""
+    folder = tmp_path_factory.mktemp("cut") / "smollm2-of-four-layers"
+    config = AutoConfig.from_pretrained(model_folder, num_hidden_layers=4)
+    cut = AutoModelForCausalLM.from_pretrained(model_folder, config=config)
+    cut.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
     return folder
 
 

@@ -125,7 +125,8 @@ def test_starting_point_of_another_architecture_is_refused(
 @pytest.mark.parametrize("k", [0, -1, D_SAE + 1])
 def test_impossible_k_is_refused_when_configured(architecture: str, k: int) -> None:
     with pytest.raises(
-        sr.InputError, match=f"k={k} with d_sae={D_SAE}; expected k of at least 1"
+        sr.InputError,
+        match=f"k={k} with d_sae={D_SAE}; expected d_sae of at least 1 and k from 1 to",
     ):
         make_cfg(architecture, k=k)
     assert make_cfg(architecture, k=D_SAE).d_in == D_IN

@@ -235,12 +235,10 @@ class RegularizedConfigMixin(_Base):
         Raises:
             InputError: naming the value, what was expected and what to do.
         """
-        if self.d_sae < 1:
-            raise InputError(f"d_sae={self.d_sae}; expected at least 1 latent.")
         k = getattr(self, "k", None)
         if k is not None and not 0 < k <= self.d_sae:
             raise InputError(
-                f"k={k} with d_sae={self.d_sae}; expected k of at least 1 and at most d_sae."
+                f"k={k} with d_sae={self.d_sae}; expected d_sae of at least 1 and k from 1 to d_sae."
             )
         if self.unit_norm and self.normalize_activations == "covariance_whitening":
             raise InputError(

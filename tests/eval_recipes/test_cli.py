@@ -85,8 +85,8 @@ def release(pristine: Path, tmp_path: Path) -> Path:
         ),
         (
             ["--d-sae", "64", "--k", "65"],
-            "Group 'none': k=65 with d_sae=64; expected k "
-            "of at least 1 and at most d_sae.",
+            "Group 'none': k=65 with d_sae=64; expected d_sae of at least 1 and k from 1 "
+            "to d_sae.",
         ),
         (
             ["--coefficient", "-1"],

@@ -41,6 +41,7 @@ from eval_recipes.steering.texts import (
     results_of,
     texts_path,
 )
+from saereg_plugin import models
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.openai_server import KEY, serving
@@ -76,6 +77,17 @@ FEW: dict[str, Any] = {
 }
 
 Make = Callable[..., RunContext]
+
+
+@pytest.fixture(scope="session")
+def model_name(cut_model_folder: Path) -> str:
+    """Four layers write as many texts as thirty, and are hooked in the same way."""
+    return str(cut_model_folder)
+
+
+@pytest.fixture(scope="session")
+def model(model_name: str) -> HookedTransformer:
+    return models.load(model_name).eval()
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +164,7 @@ def test_a_result_is_in_saebenchs_format(done: RunContext) -> None:
     assert (threshold["rate"], threshold["n"], threshold["n_clusters"]) == (0.1, 24, 6)
     assert judged["pairs"] == judged["pairs_distinct"]
     assert judged["random_pairs"] + judged["random_pairs_without_verdict"] == 18
-    assert (extra["model"], extra["dtype"]) == ("smollm2-135m-instruct", "float32")
+    assert (extra["model"], extra["dtype"]) == (model_name, "float32")
     assert (
         extra["explainer"] == "tokens" and extra["comparable_with_published"] is False
     )

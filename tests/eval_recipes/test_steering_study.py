@@ -32,6 +32,7 @@ from eval_recipes.studies.steering_saes import sweep_of
 from eval_recipes.studies.steering_sections import section_of
 from eval_recipes.studies.steering_statements import cell, stability_sentence
 from eval_recipes.studies.study_folder import KIND, mark_folder, study_folder
+from saereg_plugin import models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
 from saereg_plugin.owned_folder import open_owned
@@ -44,6 +45,17 @@ from tests.eval_recipes.openai_server import KEY, serving
 from tests.eval_recipes.tiny_saes import tiny_sae
 
 SMALL = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def model_name(cut_model_folder: Path) -> str:
+    """Four layers write as many texts as thirty, and are hooked in the same way."""
+    return str(cut_model_folder)
+
+
+@pytest.fixture(scope="session")
+def model(model_name: str) -> HookedTransformer:
+    return models.load(model_name).eval()
 
 
 def test_the_published_setting_comes_first_and_the_grid_is_the_papers() -> None:

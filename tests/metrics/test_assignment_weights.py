@@ -128,8 +128,8 @@ def test_memory_does_not_grow_with_the_matrix() -> None:
 @pytest.mark.slow
 def test_memory_of_kept_similarities_is_theirs() -> None:
     """8192^2 in float32 is 0.25 GiB; scipy's way takes 12 bytes a pair."""
-    ours = apart([OURS, 1, 8192, 64, 0.05, 0])["peak_gib"]
+    ours = apart([OURS, 1, 8192, 16, 0.05, 0])["peak_gib"]
     # it takes as much memory for an easy problem, and less time
-    dense = apart([SCIPY, 1, 8192, 64, 0.95, 0])["peak_gib"]
+    dense = apart([SCIPY, 1, 8192, 16, 0.95, 0])["peak_gib"]
     assert 0.25 < ours < 0.65
     assert dense > 0.75

@@ -73,7 +73,7 @@ def test_the_page_lists_no_other() -> None:
 # What the code refuses
 
 NO_COMBINATION = (
-    "expected k of at least 1",
+    "expected d_sae of at least 1 and k from 1",
     "expected a number above 1 (the paper uses 10), or None",
     "expected 0 or more, or None",
     "is taken by this package or SAELens",
@@ -167,6 +167,8 @@ TOLD_BEFORE = (
     "tokens would not come in order: a fraction of",
     # no combination: a batch of another shape
     "expected [batch, d_in]",
+    # no combination: activations whose scale jumps (tests/mechanics/test_norm_mask.py)
+    "every activation of the batch exceeds",
 )
 """Refusals in training that need no row of their own."""
 

@@ -124,7 +124,7 @@ def without(name: str) -> dict[str, Any]:
         (without("d_sae"), "Group 'g': the field 'd_sae' is missing."),
         (
             {**SAE, "k": 129},
-            "Group 'g': k=129 with d_sae=128; expected k of at least 1 and at most d_sae.",
+            "Group 'g': k=129 with d_sae=128; expected d_sae of at least 1 and k from 1 to d_sae.",
         ),
         ({**SAE, "k": 0}, "Group 'g': k=0 with d_sae=128"),
         ({**SAE, "k": "eight"}, "Group 'g': "),
