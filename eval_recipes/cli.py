@@ -91,7 +91,7 @@ def entry() -> None:
     finally:
         # --help and bad input end before anything could have been streamed
         if "datasets" in sys.modules:
-            from saereg_plugin.ending import end_process
+            from saereg_plugin.process import end_process
 
             end_process(sys.exc_info()[1])
 

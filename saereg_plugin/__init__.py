@@ -4,7 +4,6 @@ Regularised sparse autoencoders under SAELens.
 Importing this package registers every architecture with SAELens, once.
 """
 
-from saereg_plugin import corpora, models
 from saereg_plugin.architectures import (
     RegularizedBatchTopKTrainingSAE,
     RegularizedBatchTopKTrainingSAEConfig,
@@ -21,11 +20,10 @@ from saereg_plugin.architectures import (
     RegularizedTopKTrainingSAE,
     RegularizedTopKTrainingSAEConfig,
 )
-from saereg_plugin.checking import check
+from saereg_plugin.check_run import check
 from saereg_plugin.checkpoints import regularize_checkpoint
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
-from saereg_plugin.linking import link_saes
 from saereg_plugin.mechanics import (
     ActivationRateScaling,
     DeadLatentResampling,
@@ -36,7 +34,7 @@ from saereg_plugin.mechanics import (
 )
 from saereg_plugin.mechanics.optimizer_steps import register_hooks
 from saereg_plugin.mechanics.schedules import Schedule
-from saereg_plugin.registration import (
+from saereg_plugin.registry import (
     register_architecture,
     register_mechanic,
     register_regularizer,
@@ -52,7 +50,9 @@ from saereg_plugin.regularizers import (
     VocabularyAnchor,
     WeightPenalty,
 )
-from saereg_plugin.release_registration import register_release
+from saereg_plugin.regularizers.linking import link_saes
+from saereg_plugin.releases.sae_lens import register_release
+from saereg_plugin.sources import corpora, models
 
 register_architecture(
     RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig

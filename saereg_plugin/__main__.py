@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 
-from saereg_plugin import models
-from saereg_plugin.checking import UNPROBED_CLASSES, check
-from saereg_plugin.ending import end_process
+from saereg_plugin.check_run import UNPROBED_CLASSES, check
 from saereg_plugin.errors import InputError
+from saereg_plugin.process import end_process
+from saereg_plugin.sources import models
 
 
 def main(arguments: Sequence[str]) -> None:

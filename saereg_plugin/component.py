@@ -38,8 +38,8 @@ from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
-from saereg_plugin.counts import decode_count, encode_count
 from saereg_plugin.kernels import ActiveLatents
+from saereg_plugin.mechanics.counts import decode_count, encode_count
 
 
 @dataclass(frozen=True)

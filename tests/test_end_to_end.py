@@ -24,11 +24,11 @@ from typer.testing import CliRunner, Result
 
 from eval_recipes.cli import app
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
-from eval_recipes.results import SUMMARY_COLUMNS, load_results
-from eval_recipes.saebench import core_output
+from eval_recipes.results.files import SUMMARY_COLUMNS, load_results
+from eval_recipes.saebench.core import output as core_output
 from saereg_plugin.owned_folder import MARK
-from saereg_plugin.release_hashes import file_hashes
-from saereg_plugin.releases import Entry, Release, write_release
+from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.releases.release import Entry, Release, write_release
 from tests.conftest import TRAINED_HOOK
 
 pytestmark = pytest.mark.slow

@@ -29,16 +29,16 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 )
 from transformer_lens import HookedTransformer
 
-from eval_recipes.context import RunContext
-from eval_recipes.judge import KEY_VARIABLE
-from eval_recipes.model_cache import ModelCache
-from eval_recipes.results import load_results, read_result, result_files
-from eval_recipes.running import run_evals, subjects_of
-from eval_recipes.saebench.core_output import NULLABLE
-from saereg_plugin.releases import Release
-from tests.eval_recipes import every_eval
-from tests.eval_recipes.every_eval import EVALS, OPTIONS, figures, write_options
-from tests.eval_recipes.openai_server import KEY, JudgeServer, serving
+from eval_recipes.chat import KEY_VARIABLE
+from eval_recipes.results.files import load_results, read_result, result_files
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.run import run_evals, subjects_of
+from eval_recipes.saebench.core.output import NULLABLE
+from saereg_plugin.releases.release import Release
+from tests.eval_recipes.chat.openai_server import KEY, JudgeServer, serving
+from tests.eval_recipes.running import every_eval
+from tests.eval_recipes.running.every_eval import EVALS, OPTIONS, figures, write_options
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +138,7 @@ def _elsewhere(found: Runs, folder: Path, release: str, server: JudgeServer) -> 
         "OPENAI_BASE_URL": server.url,
         KEY_VARIABLE: KEY,
     }
-    module = [sys.executable, "-m", "tests.eval_recipes.every_eval", str(path)]
+    module = [sys.executable, "-m", "tests.eval_recipes.running.every_eval", str(path)]
     _run([*module, *map(str, command)], environment)
 
 

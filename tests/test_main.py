@@ -13,8 +13,8 @@ from sae_lens import SAE
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 
 import saereg_plugin as sr
-from saereg_plugin import corpora
 from saereg_plugin.__main__ import main
+from saereg_plugin.sources import corpora
 from tests.training import ARCHITECTURES
 
 PENALTY = '{"name": "weight_penalty", "coefficient": 1e-5}'

@@ -13,10 +13,10 @@ from sae_lens import (
 from transformer_lens import HookedTransformer
 
 import saereg_plugin as sr
-from eval_recipes.context import RunContext
-from eval_recipes.running import run_evals, subjects_of
-from saereg_plugin.release_hashes import file_hashes
-from saereg_plugin.releases import Entry, Release, write_release
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.run import run_evals, subjects_of
+from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.releases.release import Entry, Release, write_release
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from eval_recipes.cli import app
 from saereg_plugin.metrics import alive_mask
-from saereg_plugin.releases import read_release
+from saereg_plugin.releases.release import read_release
 from tests.sweeps.tiny import SAE as TINY
 from tests.sweeps.tiny import fields
 

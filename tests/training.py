@@ -18,7 +18,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 
 from saereg_plugin.architectures import RegularizedMixin
-from saereg_plugin.registration import training_classes
+from saereg_plugin.registry import training_classes
 
 D_IN = 576
 D_SAE = 256
@@ -190,7 +190,7 @@ def component(sae: Any, label: str) -> Any:
 
 def runner_cfg(sae_cfg: Any, **fields: Any) -> LanguageModelSAERunnerConfig[Any]:
     """A SAELens run of ten small steps on the embedded model and corpus."""
-    from saereg_plugin import corpora
+    from saereg_plugin.sources import corpora
 
     values: dict[str, Any] = {
         "model_name": "smollm2-135m-instruct",

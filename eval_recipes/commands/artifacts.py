@@ -34,7 +34,7 @@ def artifacts(
     ] = False,
 ) -> None:
     """List what evaluations keep between runs (size, last use, what for); remove old ones."""
-    from eval_recipes.artifact_space import (
+    from eval_recipes.running.artifact_space import (
         Entry,
         entries,
         existing_artifacts,

@@ -18,7 +18,7 @@ def list_(
 ) -> None:
     """List architectures, regularisers, evaluations and models."""
     import saereg_plugin  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
-    from eval_recipes.listing import sections
+    from eval_recipes.tables.listing import sections
 
     console = open_console(soft_wrap=False)
     for title, rows in sections(public_releases=releases).items():

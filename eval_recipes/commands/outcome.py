@@ -11,7 +11,7 @@ from eval_recipes.commands.console import shown
 
 def print_outcome(outcome: Any, console: Console) -> bool:
     """Print the tables and the failures; return whether there were failures."""
-    from eval_recipes.report import print_table
+    from eval_recipes.tables.run_table import print_table
 
     print_table(outcome.frame, console, outcome.differences)
     console.print(f"\nAll figures: {shown(outcome.summary)}")

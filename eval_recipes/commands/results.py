@@ -45,11 +45,11 @@ def table(
     """
     Print one row an SAE with its headline metrics; a star marks the Pareto front against L0.
     """
-    from eval_recipes import table as tables
-    from eval_recipes.headlines import choose
-    from eval_recipes.outdated import outdated_notes
-    from eval_recipes.results import has_embedded_data
-    from eval_recipes.side_tables import damaged_notes
+    from eval_recipes.results.files import has_embedded_data
+    from eval_recipes.results.headlines import choose
+    from eval_recipes.results.outdated import outdated_notes
+    from eval_recipes.results.sidecar import damaged_notes
+    from eval_recipes.tables import table as tables
     from saereg_plugin.errors import InputError
 
     if csv and markdown:
@@ -75,8 +75,8 @@ def table(
 
 def _load(results: Path) -> Any:
     """Return the tidy table of a folder; raises InputError if it holds no result."""
-    from eval_recipes.result_files import SUFFIX
-    from eval_recipes.results import load_results
+    from eval_recipes.results.files import load_results
+    from eval_recipes.results.reading import SUFFIX
     from saereg_plugin.errors import InputError
 
     frame = load_results(results)
@@ -96,11 +96,11 @@ def _print_notes(notes: list[str], console: Console) -> None:
 
 
 def _print_widths(results: Path) -> None:
-    from eval_recipes.cross_seed.width_control import (
+    from eval_recipes.results.outdated import outdated_notes
+    from eval_recipes.width_control.width_control import (
         compare_widths,
         comparison_table,
     )
-    from eval_recipes.outdated import outdated_notes
     from saereg_plugin.errors import InputError
 
     found = compare_widths(results)
@@ -119,8 +119,8 @@ def _print_widths(results: Path) -> None:
 
 def _write_widths(found: Any, results: Path) -> str:
     """Write the comparisons into a folder that is ours to write into; say what was done."""
-    from eval_recipes.cross_seed.width_control import write_comparisons
-    from eval_recipes.results_folder import own_folder
+    from eval_recipes.results.folder import own_folder
+    from eval_recipes.width_control.width_control import write_comparisons
     from saereg_plugin.errors import InputError
 
     try:
@@ -159,15 +159,20 @@ def plot(
 
     Writes pareto.png and pareto.html, an interactive page that needs no network.
     """
-    from eval_recipes.headlines import choose
-    from eval_recipes.outdated import outdated_notes
-    from eval_recipes.pareto import without_l0
-    from eval_recipes.plots import draw_html, draw_png, open_plots, points_by_metric
+    from eval_recipes.results.headlines import choose
+    from eval_recipes.results.outdated import outdated_notes
+    from eval_recipes.tables.pareto import without_l0
+    from eval_recipes.tables.plots import (
+        draw_html,
+        draw_png,
+        open_plots,
+        points_by_metric,
+    )
 
     console = open_console(soft_wrap=False)
     if cross_seed or steering:
         from eval_recipes.cross_seed.plots import plot_cross_seed
-        from eval_recipes.steering.plots import plot_steering
+        from eval_recipes.steering.results.plots import plot_steering
 
         folder = out or results / "plots"
         wanted = ((cross_seed, plot_cross_seed), (steering, plot_steering))

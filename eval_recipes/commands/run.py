@@ -128,12 +128,12 @@ def run(
 
     A failed evaluation is reported and the others go on; the exit status is then 1.
     """
-    from eval_recipes.artifacts import default_artifacts
-    from eval_recipes.context import RunContext
-    from eval_recipes.model_cache import ModelCache
-    from eval_recipes.options import read_options
-    from eval_recipes.run_check import checked_data
-    from eval_recipes.running import run_evals, subjects_of
+    from eval_recipes.running.artifacts import default_artifacts
+    from eval_recipes.running.check import checked_data
+    from eval_recipes.running.context import RunContext
+    from eval_recipes.running.model_cache import ModelCache
+    from eval_recipes.running.options import read_options
+    from eval_recipes.running.run import run_evals, subjects_of
     from saereg_plugin.errors import InputError
 
     console = open_console(soft_wrap=False)
@@ -187,8 +187,8 @@ def run(
 
 def _clean(root: Path) -> None:
     """Remove all artefacts, where there are any."""
-    from eval_recipes.artifact_space import clean_artifacts
-    from eval_recipes.artifacts import open_artifacts
+    from eval_recipes.running.artifact_space import clean_artifacts
+    from eval_recipes.running.artifacts import open_artifacts
 
     if root.is_dir():
         clean_artifacts(open_artifacts(root))

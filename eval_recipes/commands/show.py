@@ -28,7 +28,7 @@ def steering(
     ] = False,
 ) -> None:
     """Print a steered latent's concept, its prompts, both texts of each, and their scores."""
-    from eval_recipes.steering.showing import show_latent, steering_result
+    from eval_recipes.steering.results.show import show_latent, steering_result
     from saereg_plugin.errors import printable
 
     path = steering_result(results, sae_id)

@@ -99,6 +99,7 @@ def mnist(
     Trains 7 settings x 3 seeds. It can be interrupted at any time: the same command goes
     on after the last finished epoch. Writes SAELens SAEs, report.md, report.json, pictures.
     """
+    from eval_recipes.studies.framework.study_folder import require_study_folder
     from eval_recipes.studies.mnist.images import load_images
     from eval_recipes.studies.mnist.settings import (
         SEEDS,
@@ -111,7 +112,6 @@ def mnist(
     )
     from eval_recipes.studies.mnist.study import train_all
     from eval_recipes.studies.mnist.write import REPORT, write_report
-    from eval_recipes.studies.study_folder import require_study_folder
 
     runs = schedule(chosen_settings(setting or ()), tuple(dict.fromkeys(seed or SEEDS)))
     training = Training(
@@ -154,9 +154,9 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
             ),
         ] = _Scale.small,
     ) -> None:
-        from eval_recipes.studies.report import verdicts_of
-        from eval_recipes.studies.running import run_study
-        from eval_recipes.studies.verdicts import summary as summary_of
+        from eval_recipes.studies.framework.report import verdicts_of
+        from eval_recipes.studies.framework.run import run_study
+        from eval_recipes.studies.framework.verdicts import summary as summary_of
 
         console = open_console()
         run = run_study(

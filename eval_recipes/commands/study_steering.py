@@ -99,8 +99,8 @@ def steering(
     It can be interrupted at any time: the same command goes on, and nothing that was paid for
     is asked again. Writes results, their texts, table.md and results.json.
     """
-    from eval_recipes.studies.steering import run_steering_study
-    from eval_recipes.studies.steering_runs import SteeringStudy
+    from eval_recipes.studies.steering.runs import SteeringStudy
+    from eval_recipes.studies.steering.study import run_steering_study
 
     settings = judge_settings(
         judge_model,

@@ -17,11 +17,11 @@ from eval_recipes.cross_seed.pairs import (
     Side,
 )
 from eval_recipes.cross_seed.weights import Weights
-from eval_recipes.statistics import Interval, SeedPair, bootstrap_mean_interval
+from eval_recipes.statistics.seeds import Interval, SeedPair, bootstrap_mean_interval
 from saereg_plugin.metrics import dead_count, row_geometry, share_classes
 
 if TYPE_CHECKING:
-    from eval_recipes.heldout import HeldOut
+    from eval_recipes.running.heldout import HeldOut
 
 Figures = dict[str, Interval | None]
 Pairs = Mapping[SeedPair, PairFigures]

@@ -17,8 +17,8 @@ from eval_recipes.cross_seed.intervals import (
     restricted,
 )
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
-from eval_recipes.interval import OVER_SEEDS, Interval
-from eval_recipes.statistics import SeedPair, paired_difference, seed_interval
+from eval_recipes.statistics.interval import OVER_SEEDS, Interval
+from eval_recipes.statistics.seeds import SeedPair, paired_difference, seed_interval
 
 SEEDS_DEPEND = "the SAEs of a group share their pairs, so seeds are no replicates"
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from eval_recipes.cross_seed.aggregate import Pairs, with_partners
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import SYMMETRIC, UNBOUNDED, PairFigures, Side
-from eval_recipes.interval import NO_VARIATION, Interval
-from eval_recipes.statistics import (
+from eval_recipes.statistics.interval import NO_VARIATION, Interval
+from eval_recipes.statistics.seeds import (
     SeedPair,
     bootstrap_mean_interval,
     seed_pair_interval,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eval_recipes.context import Subject
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.weights import Weights
-from eval_recipes.results import BaseFields, base_fields
+from eval_recipes.results.files import BaseFields, base_fields
+from eval_recipes.running.context import Subject
 
 Shape = tuple[int, int]
 """(d_sae, d_in)."""

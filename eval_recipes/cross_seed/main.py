@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from eval_recipes.context import Failure, RunContext, Subject
 from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.loading import Loaded, load, unequal_shapes
@@ -21,9 +20,10 @@ from eval_recipes.cross_seed.output import (
 from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
 from eval_recipes.cross_seed.report import GroupReport, build_output, report_group
 from eval_recipes.cross_seed.stability_table import TABLE_SUFFIX, stability_table
-from eval_recipes.eval_config import eval_config
-from eval_recipes.results import result_path
-from eval_recipes.side_tables import StoredTable, write_with_table
+from eval_recipes.results.files import result_path
+from eval_recipes.results.sidecar import StoredTable, write_with_table
+from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.eval_config import eval_config
 from saereg_plugin.errors import InputError
 
 SIDE_FILES = (TABLE_SUFFIX,)

@@ -27,7 +27,7 @@ from eval_recipes.cross_seed.loading import Loaded, Shape
 from eval_recipes.cross_seed.pairs import PairFigures, measure_pair
 from eval_recipes.cross_seed.subspaces import headline_overlaps, unstable_overlaps
 from eval_recipes.cross_seed.weights import Weights
-from eval_recipes.statistics import SeedPair
+from eval_recipes.statistics.seeds import SeedPair
 from saereg_plugin.metrics import latent_stability, stable_mask
 
 

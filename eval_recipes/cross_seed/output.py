@@ -10,7 +10,6 @@ from sae_bench.evals.base_eval_output import (
 )
 
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
-from eval_recipes.cross_seed.fields import value
 from eval_recipes.cross_seed.output_detail import CrossSeedPair
 from eval_recipes.cross_seed.output_pairs import (
     SharedMetrics,
@@ -30,6 +29,7 @@ from eval_recipes.cross_seed.output_stable import (
     StableLatentMetrics,
     SubspaceMetrics,
 )
+from eval_recipes.results.metric_fields import value
 
 EVAL_TYPE_ID_CROSS_SEED = "cross_seed"
 

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eval_recipes.cross_seed.result_groups import ResultGroup, read_groups
-from eval_recipes.origin import penalty
-from eval_recipes.plots import COLOURS, label_text, open_plots
+from eval_recipes.results.sae_labels import penalty
+from eval_recipes.tables.plots import COLOURS, label_text, open_plots
+from eval_recipes.width_control.result_groups import ResultGroup, read_groups
 from saereg_plugin.files import atomic_path
 
 _DASHES = ("--", ":", "-.", (0, (1, 4)), (0, (8, 4)))

@@ -11,12 +11,12 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
-from eval_recipes.bootstrap import bootstrap
-from eval_recipes.context import RunContext, Subject
 from eval_recipes.cross_seed.aggregate import Figures
-from eval_recipes.heldout_pass import Passed, per_context, tally_heldout
-from eval_recipes.interval import NO_VARIATION, Interval
-from eval_recipes.variance import Array, explained_variance
+from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
+from eval_recipes.statistics.contexts import bootstrap
+from eval_recipes.statistics.interval import NO_VARIATION, Interval
+from eval_recipes.statistics.variance import Array, explained_variance
 
 # Values of one chunk of latent activations: 2^23 float32 are 32 MiB, held a few times.
 _CHUNK_VALUES = 1 << 23

@@ -8,7 +8,6 @@ from typing import Any
 
 from eval_recipes.cross_seed.aggregate import Figures, oriented, pair_figures
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
-from eval_recipes.cross_seed.fields import flat
 from eval_recipes.cross_seed.groups import group_differences, group_figures
 from eval_recipes.cross_seed.histograms import baseline_histograms, sae_histograms
 from eval_recipes.cross_seed.intervals import over_latents
@@ -35,8 +34,9 @@ from eval_recipes.cross_seed.output_stable import ReconstructionMetrics, Subspac
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.cross_seed.roles import role_of
 from eval_recipes.cross_seed.subspaces import headline_overlaps, headline_rank
-from eval_recipes.results import unstructured
-from eval_recipes.statistics import Interval
+from eval_recipes.results.files import unstructured
+from eval_recipes.results.metric_fields import flat
+from eval_recipes.statistics.seeds import Interval
 from saereg_plugin.metrics import expected_abs_cosine, overlap_ranks, random_overlap
 
 SHARES = (

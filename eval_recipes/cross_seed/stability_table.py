@@ -12,8 +12,8 @@ import torch
 
 from eval_recipes.cross_seed.aggregate import oriented
 from eval_recipes.cross_seed.measure import Group
-from eval_recipes.result_files import SUFFIX, read_result
-from eval_recipes.side_tables import named_path, read_table, side_path
+from eval_recipes.results.reading import SUFFIX, read_result
+from eval_recipes.results.sidecar import named_path, read_table, side_path
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import latent_stability, stable_mask
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from torch import Tensor
 
 from eval_recipes.cross_seed.weights import Weights
-from eval_recipes.statistics import SeedPair
+from eval_recipes.statistics.seeds import SeedPair
 from saereg_plugin.metrics import leading_directions, overlap_ranks, subspace_overlap
 
 

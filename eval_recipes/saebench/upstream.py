@@ -21,7 +21,7 @@ from sae_bench.sae_bench_utils import general_utils
 from sae_lens import SAE
 from transformer_lens import HookedTransformer
 
-from eval_recipes.context import Subject
+from eval_recipes.running.context import Subject
 
 logger = logging.getLogger(__name__)
 

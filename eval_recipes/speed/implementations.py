@@ -15,7 +15,7 @@ from sae_lens.config import SAETrainerConfig
 
 from eval_recipes.speed.config import Shape
 from saereg_plugin import WeightPenalty
-from saereg_plugin.registration import training_classes
+from saereg_plugin.registry import training_classes
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from eval_recipes.speed.rows import Row
 from eval_recipes.speed.timing import Timing, interleaved, ratio
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import cosine, match_many
-from saereg_plugin.release_opening import open_release
+from saereg_plugin.releases.opening import open_release
 
 OURS = "saereg"
 SCIPY = "scipy linear_sum_assignment"

@@ -14,12 +14,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from eval_recipes.speed.config import SpeedConfig
 from eval_recipes.speed.rows import Row
 from eval_recipes.speed.timing import Timing, interleaved, ratio
-from eval_recipes.steering.backend import Backend, backend_for
-from eval_recipes.steering.decoding import Decoding, Request, Steering
-from eval_recipes.steering.generation import generate
-from eval_recipes.steering.latents import random_directions
-from eval_recipes.steering.prompts import PUBLISHED_PROMPTS, Prompt, encode_prompts
-from saereg_plugin import models
+from eval_recipes.steering.generate.backend import Backend, backend_for
+from eval_recipes.steering.generate.decoding import Decoding, Request, Steering
+from eval_recipes.steering.generate.generate import generate
+from eval_recipes.steering.generate.prompts import (
+    PUBLISHED_PROMPTS,
+    Prompt,
+    encode_prompts,
+)
+from eval_recipes.steering.select.latents import random_directions
+from saereg_plugin.sources import models
 
 SUITE = "steering"
 OURS = "saereg"

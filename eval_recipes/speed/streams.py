@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_recipes.demo import DEMO_SWEEP
 from eval_recipes.speed.config import SpeedConfig
 from eval_recipes.speed.rows import Row
+from eval_recipes.studies.demo import DEMO_SWEEP
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer, expand, open_trainer
 from saereg_plugin.sweeps.interruption import StopFlag
 

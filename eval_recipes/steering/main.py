@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.judge import JudgeClient, check_judge
-from eval_recipes.results import base_fields, result_path
-from eval_recipes.saebench.recipe import each_subject
-from eval_recipes.side_tables import StoredTable, write_with_table
-from eval_recipes.steering.arms import Trial
-from eval_recipes.steering.candidates import with_explanations
-from eval_recipes.steering.checking import check, config_of, determinants, judge_config
-from eval_recipes.steering.choosing import Chosen, choose, known_stability
-from eval_recipes.steering.config import EVAL, SteeringEvalConfig
-from eval_recipes.steering.explaining import explain
-from eval_recipes.steering.judging import Judges, judge_trials
-from eval_recipes.steering.latents import read_latents
-from eval_recipes.steering.loaded import Models
-from eval_recipes.steering.output import SteeringEvalOutput
-from eval_recipes.steering.probe import train_probe
-from eval_recipes.steering.published import differences
-from eval_recipes.steering.report import Measured, build_output
+from eval_recipes.chat import JudgeClient, check_judge
+from eval_recipes.results.files import base_fields, result_path
+from eval_recipes.results.sidecar import StoredTable, write_with_table
+from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.each_subject import each_subject
+from eval_recipes.steering.check import check, config_of, determinants, judge_config
+from eval_recipes.steering.generate.models import Models
+from eval_recipes.steering.generate.trials import Trial
+from eval_recipes.steering.generate.write import strengths_by_amount, written_trials
+from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
+from eval_recipes.steering.judges.probe import train_probe
+from eval_recipes.steering.options import EVAL, SteeringEvalConfig
+from eval_recipes.steering.results.build import Measured, build_output
+from eval_recipes.steering.results.output import SteeringEvalOutput
+from eval_recipes.steering.results.published import differences
+from eval_recipes.steering.results.texts import TEXTS_SUFFIX, read_texts, texts_table
+from eval_recipes.steering.select.candidates import with_explanations
+from eval_recipes.steering.select.choose import Chosen, choose, known_stability
+from eval_recipes.steering.select.explanations import explain
+from eval_recipes.steering.select.latents import read_latents
 from eval_recipes.steering.settings import uses_chat
-from eval_recipes.steering.steered_contrast import ContrastReport, contrast_report
-from eval_recipes.steering.texts import TEXTS_SUFFIX, read_texts, texts_table
-from eval_recipes.steering.writing import strengths_by_amount, written_trials
+from eval_recipes.steering.stats.steered_contrast import ContrastReport, contrast_report
 from saereg_plugin.errors import InputError
 
 __all__ = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from eval_recipes.eval_config import eval_config
-from eval_recipes.steering.config import EVAL, SteeringEvalConfig
+from eval_recipes.running.eval_config import eval_config
+from eval_recipes.steering.options import EVAL, SteeringEvalConfig
 from saereg_plugin.errors import InputError
 
 PACING = frozenset(

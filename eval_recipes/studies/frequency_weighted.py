@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from eval_recipes.studies.model import (
+from eval_recipes.studies.framework.model import (
     ALIVE,
     CE_SCORE,
     KL_SCORE,
@@ -19,7 +19,7 @@ from eval_recipes.studies.model import (
     Stage,
     Study,
 )
-from eval_recipes.studies.scales import (
+from eval_recipes.studies.framework.scales import (
     ABSORPTION,
     D_IN,
     PROBING,
@@ -28,7 +28,7 @@ from eval_recipes.studies.scales import (
     paper_sweep,
     small_sweep,
 )
-from eval_recipes.studies.verdicts import Claim
+from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.presets import freq_sae
 from saereg_plugin.sweeps import SweepConfig
 

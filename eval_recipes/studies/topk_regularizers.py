@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.choice import Choice, largest_without_loss
-from eval_recipes.studies.figures import values_of
-from eval_recipes.studies.model import (
+from eval_recipes.studies.framework.coefficient_rule import Choice, largest_without_loss
+from eval_recipes.studies.framework.figures import values_of
+from eval_recipes.studies.framework.model import (
     ALIVE,
     L0,
     VARIANCE,
@@ -20,8 +20,8 @@ from eval_recipes.studies.model import (
     Stage,
     Study,
 )
-from eval_recipes.studies.scales import D_IN, Groups, small_sweep
-from eval_recipes.studies.verdicts import Claim
+from eval_recipes.studies.framework.scales import D_IN, Groups, small_sweep
+from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.errors import InputError
 from saereg_plugin.presets import Preset, l1_l2_ratio_topk, off_support_topk
 from saereg_plugin.sweeps import SweepConfig

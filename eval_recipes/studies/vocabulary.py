@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.model import (
+from eval_recipes.studies.framework.model import (
     ALIVE,
     CE_SCORE,
     L0,
@@ -18,8 +18,14 @@ from eval_recipes.studies.model import (
     Stage,
     Study,
 )
-from eval_recipes.studies.scales import D_IN, Groups, device, paper_sweep, small_sweep
-from eval_recipes.studies.verdicts import Claim, Source
+from eval_recipes.studies.framework.scales import (
+    D_IN,
+    Groups,
+    device,
+    paper_sweep,
+    small_sweep,
+)
+from eval_recipes.studies.framework.verdicts import Claim, Source
 from saereg_plugin.presets import vasae
 from saereg_plugin.sweeps import SweepConfig
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.model import (
+from eval_recipes.studies.framework.model import (
     CE_SCORE,
     L0,
     VARIANCE,
@@ -17,7 +17,7 @@ from eval_recipes.studies.model import (
     Stage,
     Study,
 )
-from eval_recipes.studies.scales import (
+from eval_recipes.studies.framework.scales import (
     D_IN,
     MEAN_MAX_COS,
     SHARED,
@@ -26,7 +26,7 @@ from eval_recipes.studies.scales import (
     paper_sweep,
     small_sweep,
 )
-from eval_recipes.studies.verdicts import Claim
+from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.presets import weight_regularized_topk
 from saereg_plugin.presets.weight_regularization import Penalty
 from saereg_plugin.sweeps import SweepConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eval_recipes.statistics import Interval, bootstrap_mean_interval
+from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from eval_recipes.vocabulary.config import VocabularyEvalConfig
 from saereg_plugin.metrics import unit_rows
 from saereg_plugin.metrics.vocabulary import (

@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from eval_recipes.context import Failure, RunContext, Subject
-from eval_recipes.cross_seed.fields import flat
-from eval_recipes.eval_config import eval_config
-from eval_recipes.results import (
+from eval_recipes.results.files import (
     base_fields,
     check_unique_paths,
     result_path,
     unstructured,
 )
-from eval_recipes.saebench.recipe import each_subject
-from eval_recipes.side_tables import StoredTable, write_with_table
+from eval_recipes.results.metric_fields import flat
+from eval_recipes.results.sidecar import StoredTable, write_with_table
+from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.each_subject import each_subject
+from eval_recipes.running.eval_config import eval_config
 from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig
 from eval_recipes.vocabulary.figures import (
     alignment_figures,
@@ -33,12 +33,16 @@ from eval_recipes.vocabulary.output import (
     VocabularyMetricCategories,
     VocabularyMetrics,
 )
-from saereg_plugin.embeddings import embedding_shape, find_embeddings, read_vocabulary
 from saereg_plugin.files import sha256
 from saereg_plugin.metrics import alive_mask, unit_rows
 from saereg_plugin.metrics.vocabulary import aligned_mask, nearest_token
 from saereg_plugin.owned_folder import folder_lock
-from saereg_plugin.vocabulary_table import alignment_table, token_texts
+from saereg_plugin.sources.embeddings import (
+    embedding_shape,
+    find_embeddings,
+    read_vocabulary,
+)
+from saereg_plugin.sources.vocabulary_table import alignment_table, token_texts
 
 TABLE_SUFFIX = "_vocabulary.parquet"
 SIDE_FILES = (TABLE_SUFFIX,)

@@ -13,8 +13,8 @@ from sae_bench.evals.base_eval_output import (
     BaseResultDetail,
 )
 
-from eval_recipes.cross_seed.fields import high, low, value
-from eval_recipes.schemas import schema_text
+from eval_recipes.results.metric_fields import high, low, value
+from eval_recipes.results.schemas import schema_text
 from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig
 
 _ALIGNED = "Aligned Fraction"

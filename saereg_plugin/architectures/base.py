@@ -25,7 +25,7 @@ from saereg_plugin.architectures.saving import (
 )
 from saereg_plugin.architectures.sparse_step import SparseStepMixin
 from saereg_plugin.component import Component, Step
-from saereg_plugin.counts import decode_count, encode_count
+from saereg_plugin.mechanics.counts import decode_count, encode_count
 from saereg_plugin.mechanics.fused_adam import use_fused_adam
 from saereg_plugin.mechanics.initialization import initialize_untied_
 from saereg_plugin.mechanics.optimizer_steps import claim

@@ -18,7 +18,7 @@ from saereg_plugin.checks import require_choice, require_field_types
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig, mechanic_from
 from saereg_plugin.mechanics.initialization import BDecInit, Initialization
-from saereg_plugin.registration import MECHANICS, REGULARIZERS
+from saereg_plugin.registry import MECHANICS, REGULARIZERS
 from saereg_plugin.regularizers.base import RegularizerConfig, regularizer_from
 
 DecoderConstraint = Literal["none", "unit_norm"]

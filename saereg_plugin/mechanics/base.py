@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from saereg_plugin.checks import FieldChecks
 from saereg_plugin.component import Component
-from saereg_plugin.named import config_from
+from saereg_plugin.config import config_from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saereg_plugin.embeddings import ALIGNED_THRESHOLD
 from saereg_plugin.metrics.similarity import cosine_blocks
+from saereg_plugin.sources.embeddings import ALIGNED_THRESHOLD
 
 __all__ = [
     "ALIGNED_THRESHOLD",

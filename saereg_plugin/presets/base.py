@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sae_lens import TrainingSAEConfig
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.registration import training_classes
+from saereg_plugin.registry import training_classes
 
 Fields = dict[str, Any]
 

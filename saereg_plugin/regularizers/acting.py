@@ -24,7 +24,7 @@ def acts(regularizer: Any) -> bool:
     >>> acts({"name": "orthogonality"})  # its coefficient is .25 unless said otherwise
     True
     """
-    from saereg_plugin.registration import REGULARIZERS  # it imports this package
+    from saereg_plugin.registry import REGULARIZERS  # it imports this package
 
     if not isinstance(regularizer, Mapping):
         return False

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from saereg_plugin.embeddings import Vocabulary
 from saereg_plugin.kernels.top_k import top_k
+from saereg_plugin.sources.embeddings import Vocabulary
 
 AnchorMode = Literal["nearest", "logsumexp", "softmax"]
 

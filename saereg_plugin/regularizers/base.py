@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from saereg_plugin.checks import FieldChecks
 from saereg_plugin.component import Component
+from saereg_plugin.config import config_from, fields_from
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.schedules import Schedule
-from saereg_plugin.named import config_from, fields_from
 
 
 @dataclass(frozen=True, kw_only=True)

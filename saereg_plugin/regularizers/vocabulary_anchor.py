@@ -10,13 +10,6 @@ from sae_lens import TrainingSAE
 from typing_extensions import override
 
 from saereg_plugin.component import Step
-from saereg_plugin.embeddings import (
-    ALIGNED_THRESHOLD,
-    Vocabulary,
-    find_embeddings,
-    read_vocabulary,
-    require_embeddings,
-)
 from saereg_plugin.errors import InputError
 from saereg_plugin.regularizers.anchor_search import (
     AnchorMode,
@@ -25,6 +18,13 @@ from saereg_plugin.regularizers.anchor_search import (
 )
 from saereg_plugin.regularizers.cosines import Directions, cosine_gradient_
 from saereg_plugin.regularizers.directional import DirectionalConfig, DirectionalPenalty
+from saereg_plugin.sources.embeddings import (
+    ALIGNED_THRESHOLD,
+    Vocabulary,
+    find_embeddings,
+    read_vocabulary,
+    require_embeddings,
+)
 
 SearchDtype = Literal["float32", "bfloat16"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from sae_lens import LoggingConfig, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 
-from saereg_plugin.registration import training_classes
+from saereg_plugin.registry import training_classes
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.members import Member
 

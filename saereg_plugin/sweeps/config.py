@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saereg_plugin import corpora
 from saereg_plugin.checks import (
     MAX_SEED,
     require_field_types,
@@ -20,6 +19,7 @@ from saereg_plugin.checks import (
     whole_number,
 )
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sources import corpora
 from saereg_plugin.yaml_text import read_yaml
 
 MAX_SAES = 4096

@@ -13,11 +13,11 @@ from sae_lens import SAE
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics import WeightDecay
 from saereg_plugin.metrics import alive_mask
-from saereg_plugin.model_trust import is_inside
 from saereg_plugin.regularizers import acts
-from saereg_plugin.release_opening import open_release
-from saereg_plugin.release_registration import register_release
-from saereg_plugin.releases import Entry, Release
+from saereg_plugin.releases.opening import open_release
+from saereg_plugin.releases.release import Entry, Release
+from saereg_plugin.releases.sae_lens import register_release
+from saereg_plugin.sources.trust import is_inside
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
 
 SUFFIX = "-matched"

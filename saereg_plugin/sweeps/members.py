@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from sae_lens import TrainingSAEConfig
 
-from saereg_plugin import models
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.hook_shapes import hook_shape
-from saereg_plugin.linking import require_peers
-from saereg_plugin.model_facts import require_context
-from saereg_plugin.registration import training_classes
+from saereg_plugin.registry import training_classes
 from saereg_plugin.regularizers import (
     OrderSettings,
     TemporalDifference,
     VocabularyAnchor,
 )
+from saereg_plugin.regularizers.linking import require_peers
+from saereg_plugin.sources import models
+from saereg_plugin.sources.hook_shapes import hook_shape
+from saereg_plugin.sources.sizes import require_context
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sae_id
 
 MAX_WIDTH = 2**31 - 1

@@ -8,7 +8,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 
 from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases import LOADER
+from saereg_plugin.releases.release import LOADER
 from saereg_plugin.sweeps.config import SweepConfig, sae_ids
 
 _MOST_BYTES = 255 - len("._eval_results.json") - len("..01234567.tmp")

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from saereg_plugin import machine, models, provenance
+from saereg_plugin import machine, provenance
+from saereg_plugin.sources import models
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.interruption import StopFlag
 from saereg_plugin.sweeps.members import expand

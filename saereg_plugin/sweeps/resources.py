@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saereg_plugin import machine, models
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import gib
-from saereg_plugin.model_facts import model_facts
+from saereg_plugin.sources import models
+from saereg_plugin.sources.sizes import model_facts
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.members import Member
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from saereg_plugin import corpora, models
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json, writing_into
 from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
-from saereg_plugin.release_hashes import verify_files
-from saereg_plugin.releases import MANIFEST, Release, read_release
+from saereg_plugin.releases.hashes import verify_files
+from saereg_plugin.releases.release import MANIFEST, Release, read_release
+from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
     PROGRESS,

@@ -21,14 +21,17 @@ from safetensors.torch import save_file
 from saereg_plugin import provenance
 from saereg_plugin.architectures.saving import NonFiniteOutputError
 from saereg_plugin.files import write_text
-from saereg_plugin.model_card import model_card
 from saereg_plugin.owned_folder import OwnedFolder
-from saereg_plugin.release_hashes import file_hashes
-from saereg_plugin.releases import MANIFEST, Entry, Release, write_release
+from saereg_plugin.releases.card import model_card
+from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.releases.release import MANIFEST, Entry, Release, write_release
+from saereg_plugin.sources.vocabulary_table import (
+    ALIGNMENT_FILE,
+    write_vocabulary_alignment,
+)
 from saereg_plugin.sweeps.members import Member
 from saereg_plugin.sweeps.stopped import STOPPED
 from saereg_plugin.sweeps.trainer import SweepTrainer, record_name
-from saereg_plugin.vocabulary_table import ALIGNMENT_FILE, write_vocabulary_alignment
 
 CARD = "README.md"
 _SAE_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME)

@@ -15,9 +15,9 @@ from sae_lens.pretokenize_runner import get_special_token_from_cfg
 from sae_lens.util import get_special_token_ids
 from transformer_lens import HookedTransformer
 
-from saereg_plugin import corpora
 from saereg_plugin.errors import InputError
-from saereg_plugin.regularizers.temporal_order import crosses_documents
+from saereg_plugin.regularizers.temporal.order import crosses_documents
+from saereg_plugin.sources import corpora
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.prefetch import Prefetch, has_cores_for_two
 

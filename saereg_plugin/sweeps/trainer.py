@@ -15,8 +15,8 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
 from saereg_plugin.files import writing_into
-from saereg_plugin.linking import link_groups, unlink
 from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.regularizers.linking import link_groups, unlink
 from saereg_plugin.sweeps.building import build_sae, trainer_config
 from saereg_plugin.sweeps.checkpoint import (
     STREAM,

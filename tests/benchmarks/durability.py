@@ -17,7 +17,7 @@ from statistics import median
 
 from rich.console import Console
 
-from eval_recipes.demo import DEMO_SWEEP
+from eval_recipes.studies.demo import DEMO_SWEEP
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer, expand, open_trainer
 from saereg_plugin.sweeps.interruption import StopFlag
 

@@ -15,7 +15,12 @@ import torch
 import yaml
 
 from eval_recipes import cli
-from saereg_plugin.releases import MANIFEST, Release, read_release, write_release
+from saereg_plugin.releases.release import (
+    MANIFEST,
+    Release,
+    read_release,
+    write_release,
+)
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 

@@ -9,10 +9,10 @@ import torch
 from sae_lens import TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from eval_recipes.context import Subject
-from saereg_plugin.release_hashes import file_hashes
-from saereg_plugin.release_registration import register_release
-from saereg_plugin.releases import Entry, Release, write_release
+from eval_recipes.running.context import Subject
+from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.releases.release import Entry, Release, write_release
+from saereg_plugin.releases.sae_lens import register_release
 
 D_SAE = 256
 

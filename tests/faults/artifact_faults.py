@@ -9,9 +9,9 @@ import shlex
 
 from typer.testing import CliRunner
 
-from eval_recipes.artifacts import artifact_folder
 from eval_recipes.cli import app
-from tests.eval_recipes.hostile import Hostile
+from eval_recipes.running.artifacts import artifact_folder
+from tests.eval_recipes.running.hostile import Hostile
 from tests.faults.fault import RUN, Fault, Place
 
 _TPP = (

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from eval_recipes.chat import KEY_VARIABLE
 from eval_recipes.cli import app
-from eval_recipes.judge import KEY_VARIABLE
-from tests.eval_recipes.openai_server import KEY, serving
+from tests.eval_recipes.chat.openai_server import KEY, serving
 from tests.faults.fault import RUN, TRAIN, Place
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eval_recipes import cli
-from tests.eval_recipes.openai_server import JudgeServer
+from tests.eval_recipes.chat.openai_server import JudgeServer
 
 TRAIN = (
     "train --model {model} --hook blocks.0.hook_resid_post --d-sae 64 --k 4 "

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from eval_recipes.judge import KEY_VARIABLE
-from eval_recipes.results import result_path
-from eval_recipes.results_folder import KIND
+from eval_recipes.chat import KEY_VARIABLE
+from eval_recipes.results.files import result_path
+from eval_recipes.results.folder import KIND
 from saereg_plugin.owned_folder import OwnedFolder
-from tests.eval_recipes.openai_server import KEY, bomb, good_reply
+from tests.eval_recipes.chat.openai_server import KEY, bomb, good_reply
 from tests.faults.fault import Fault, Place
 
 ASK = (

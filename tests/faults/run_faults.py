@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from eval_recipes.outdated import note_attempts
-from eval_recipes.results_folder import KIND
+from eval_recipes.results.folder import KIND
+from eval_recipes.results.outdated import note_attempts
 from saereg_plugin.owned_folder import OwnedFolder
 from tests.faults.fault import RUN, Fault, Place
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
+from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.mnist.images import load_images
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Training
 from eval_recipes.studies.mnist.study import train_all
 from eval_recipes.studies.mnist.training import CHECKPOINT
-from eval_recipes.studies.study_folder import mark_folder, study_folder
 from saereg_plugin.owned_folder import MARK, open_owned
-from tests.eval_recipes.mnist_images import few_images, write_folder
+from tests.eval_recipes.studies.mnist.few_images import few_images, write_folder
 from tests.faults.fault import Fault, Place
 
 MNIST = "study mnist --setting tied --seed 0 --epochs 1 --d-sae 8"

@@ -17,12 +17,12 @@ OTHER_ROWS = {"message", "held", "F12"}
 
 ELSEWHERE = {
     "D7": "tests/sweeps/test_power_cut.py::test_every_state_resumes_from_all_that_was_on_the_disk",
-    "D14": "tests/test_corpora.py::test_a_damaged_copy_of_the_text_is_said_and_made_again",
+    "D14": "tests/sources/test_corpora.py::test_a_damaged_copy_of_the_text_is_said_and_made_again",
     "N2": "tests/mechanics/test_resampling.py::test_rows_of_zeros_are_never_drawn",
     "N3": "tests/test_docs_claims.py::test_a_claim_that_its_numbers_do_not_carry_is_gone",
     "N4": "tests/test_docs_claims.py::test_a_deviation_is_told",
     "N5": "tests/test_docs_claims.py::test_a_deviation_is_told",
-    "N6": "tests/eval_recipes/test_sparse_probing.py::test_the_order_of_the_features_does_not_decide",
+    "N6": "tests/eval_recipes/saebench/test_sparse_probing.py::test_the_order_of_the_features_does_not_decide",
 }
 """Defects that no command shows within a second, with the test that does."""
 
@@ -36,15 +36,15 @@ MESSAGES = {
     "--dry-run with impossible sizes": "buffer_tokens of 10^12 --dry-run",
     "--name of a public release": "--name of a public release",
     "--out with markup": "markup in --out",
-    "path in no UTF-8, ASCII locale": "tests/eval_recipes/test_console.py::test_printing_never_raises",
+    "path in no UTF-8, ASCII locale": "tests/eval_recipes/commands/test_console.py::test_printing_never_raises",
     "SIGHUP, SIGQUIT": "tests/sweeps/test_interruption.py::test_first_signal_requests_and_the_second_interrupts",
     "killed after release.yaml": "killed after the manifest and before the checkpoint is removed",
-    "killed in the conversion": "tests/test_assets.py::test_what_a_killed_build_left_is_removed",
-    "cache read-only and empty": "tests/test_assets.py::test_an_unwritable_cache_is_refused",
-    "stdout closed": "tests/eval_recipes/test_console.py::test_printing_never_raises",
+    "killed in the conversion": "tests/sources/test_assets.py::test_what_a_killed_build_left_is_removed",
+    "cache read-only and empty": "tests/sources/test_assets.py::test_an_unwritable_cache_is_refused",
+    "stdout closed": "tests/eval_recipes/commands/test_console.py::test_printing_never_raises",
     "PYTHONHASHSEED": "tests/architectures/test_saving.py::test_keys_of_the_saved_configuration_have_one_order",
     "damaged tokens.pt": "tokens of autointerp are cut",
-    "damaged steering explanation": "tests/eval_recipes/test_steering_texts.py::test_damaged_explanations_are_made_again",
+    "damaged steering explanation": "tests/eval_recipes/steering/generate/test_texts.py::test_damaged_explanations_are_made_again",
     "--heldout-tokens 0": "no held-out tokens",
     "group of unequal d_sae": "a group of two widths",
     "id or name too long, number, null, NUL": "id is null",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval_recipes.outdated import outdated_results
+from eval_recipes.results.outdated import outdated_results
 from tests.faults.fault import CORE, RUN, Place, run_command
 
 

@@ -13,7 +13,7 @@ from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from typing_extensions import override
 
 import saereg_plugin as sr
-from saereg_plugin.registration import MECHANICS
+from saereg_plugin.registry import MECHANICS
 from tests.training import ARCHITECTURES, build, make_cfg, runner_cfg
 
 MECHANICS_OF_ALL = [

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import saereg_plugin as sr
-from saereg_plugin.linking import require_peers
+from saereg_plugin.regularizers.linking import require_peers
 from tests.regularizers.synthetic import (
     CONTEXT,
     D_IN,

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import saereg_plugin as sr
-from saereg_plugin.registration import MECHANICS
+from saereg_plugin.registry import MECHANICS
 from tests.regularizers.synthetic import (
     CONTEXT,
     D_IN,

@@ -12,7 +12,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 import saereg_plugin as sr
-from saereg_plugin.registration import REGULARIZERS
+from saereg_plugin.registry import REGULARIZERS
 from tests.conftest import HOOK_LAYER, HOOK_NAME
 from tests.training import (
     ARCHITECTURES,

@@ -18,9 +18,14 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 
 import saereg_plugin as sr
-from saereg_plugin.linking import link_groups, link_saes, require_peers, unlink
 from saereg_plugin.regularizers import MutualFeatures
 from saereg_plugin.regularizers.cosines import Directions, best_partners
+from saereg_plugin.regularizers.linking import (
+    link_groups,
+    link_saes,
+    require_peers,
+    unlink,
+)
 from tests.oracles import directional_oracle as oracle
 from tests.regularizers.directional import (
     WIDTH,

@@ -13,8 +13,8 @@ from sae_lens import TrainingSAE
 
 import saereg_plugin as sr
 from saereg_plugin.kernels import ActiveLatents
-from saereg_plugin.regularizers.temporal_order import without_starts
-from saereg_plugin.regularizers.temporal_pairs import (
+from saereg_plugin.regularizers.temporal.order import without_starts
+from saereg_plugin.regularizers.temporal.pairs import (
     squared_differences,
     squared_differences_of_active,
 )

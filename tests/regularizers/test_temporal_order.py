@@ -11,7 +11,7 @@ from sae_lens import TrainingSAE
 
 import saereg_plugin as sr
 from saereg_plugin.regularizers import OrderSettings
-from saereg_plugin.regularizers.temporal_order import crossing_pairs, start_spread
+from saereg_plugin.regularizers.temporal.order import crossing_pairs, start_spread
 from tests.regularizers.synthetic import CONTEXT, in_batches, small_sae, token_data
 from tests.training import (
     assert_same_state,

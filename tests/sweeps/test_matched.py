@@ -14,8 +14,8 @@ from sae_lens import SAE, TopKSAE, TopKSAEConfig
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import alive_mask
-from saereg_plugin.release_hashes import file_hashes
-from saereg_plugin.releases import Entry, Release, read_release, write_release
+from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.releases.release import Entry, Release, read_release, write_release
 from saereg_plugin.sweeps import (
     SweepConfig,
     expand,

@@ -22,19 +22,19 @@ from typing_extensions import override
 
 import saereg_plugin as sr
 from eval_recipes.cli import app
-from saereg_plugin.embeddings import find_embeddings, read_vocabulary
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 from saereg_plugin.metrics.vocabulary import nearest_token
 from saereg_plugin.owned_folder import open_owned
-from saereg_plugin.registration import REGULARIZERS
-from saereg_plugin.release_hashes import verify_files
-from saereg_plugin.release_registration import register_release
-from saereg_plugin.releases import read_release
+from saereg_plugin.registry import REGULARIZERS
+from saereg_plugin.releases.hashes import verify_files
+from saereg_plugin.releases.release import read_release
+from saereg_plugin.releases.sae_lens import register_release
+from saereg_plugin.sources.embeddings import find_embeddings, read_vocabulary
+from saereg_plugin.sources.vocabulary_table import ALIGNMENT_FILE
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, run_sweep
 from saereg_plugin.sweeps.checkpoint import CHECKPOINT
 from saereg_plugin.sweeps.run import KIND, SweepResult, _train, claim_folder, settled
-from saereg_plugin.vocabulary_table import ALIGNMENT_FILE
 from tests.sweeps.test_trainer import BURST
 from tests.sweeps.tiny import (
     BATCH,

@@ -21,7 +21,7 @@ import pytest
 import sae_lens
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
-from saereg_plugin.registration import ARCHITECTURES
+from saereg_plugin.registry import ARCHITECTURES
 
 
 def substitute() -> None:

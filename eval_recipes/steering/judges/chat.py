@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from eval_recipes.judge import (
+from eval_recipes.chat import (
     BudgetExceeded,
     JudgeClient,
     JudgeUnavailable,

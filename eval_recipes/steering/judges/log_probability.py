@@ -7,12 +7,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from eval_recipes.steering.backend import Backend
-from eval_recipes.steering.decoding import Continuation
+from eval_recipes.steering.generate.backend import Backend
+from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.judges.offline import ThresholdJudge
+from eval_recipes.steering.judges.perplexity import (
+    Concept,
+    TextScore,
+    Written,
+    score_texts,
+)
 from eval_recipes.steering.judges.protocol import Pair
 from eval_recipes.steering.judges.threshold import Threshold
-from eval_recipes.steering.scoring import Concept, TextScore, Written, score_texts
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WORD = re.compile(r"[^\W\d_]{3,}")

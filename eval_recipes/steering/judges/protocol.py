@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from eval_recipes.steering.decoding import Continuation
-from eval_recipes.steering.prompts import Prompt
+from eval_recipes.steering.generate.decoding import Continuation
+from eval_recipes.steering.generate.prompts import Prompt
 
 
 @dataclass(frozen=True)

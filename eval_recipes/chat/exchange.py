@@ -1,0 +1,216 @@
+"""One HTTP request and its answer, bounded in time and bytes."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpcore
+
+from eval_recipes.chat.config import read_account
+from eval_recipes.chat.connection import open_pool
+from eval_recipes.chat.deadline import Deadline
+from eval_recipes.chat.errors import (
+    AttemptError,
+    GarbledReply,
+    Redirected,
+    ReplyTooLong,
+    StatusError,
+    Unreachable,
+)
+
+_MOST_OF_ERROR = 1 << 16
+_MOST_OF_HEAD = 1 << 20
+_BROKEN = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+)
+
+
+class _Body:
+    """The body of a request, which notes that it was begun to be sent."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.begun = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.begun = True
+        yield self.content
+
+
+class Server:
+    """
+    An OpenAI-compatible server.
+
+    Redirects are not followed: prompts go to the address that the user gave and to no other.
+
+    Args:
+        url: address up to and with ``/v1``.
+        key: sent with every request.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        self._headers = {
+            "Host": urlsplit(url).netloc,
+            "Authorization": f"Bearer {key}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+            "User-Agent": "saereg-plugin",
+            **read_account(),
+        }
+
+    def get(self, path: str, *, deadline: Deadline, max_bytes: int) -> Any:
+        """Return the JSON at ``path``; raises as ``post`` does."""
+        return self._exchange("GET", path, None, deadline, max_bytes)
+
+    def post(self, path: str, value: Any, *, deadline: Deadline, max_bytes: int) -> Any:
+        """
+        Send JSON and return that of the answer.
+
+        Args:
+            path: below the server's address.
+            value: what is sent.
+            deadline: by when the last byte of the answer must be there.
+            max_bytes: most that an answer may have, decompressed.
+
+        Raises:
+            AttemptError: if there is no such answer; it says whether the request left.
+        """
+        body = _Body(json.dumps(value).encode("ascii"))
+        try:
+            return self._exchange("POST", path, body, deadline, max_bytes)
+        except AttemptError as error:
+            error.sent = body.begun
+            raise
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: _Body | None,
+        deadline: Deadline,
+        max_bytes: int,
+    ) -> Any:
+        url = self.url + path
+        most = _MOST_OF_HEAD + max(max_bytes, _MOST_OF_ERROR)
+        headers = self._headers
+        if body is not None:
+            headers = {
+                **headers,
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body.content)),
+            }
+        try:
+            with (
+                open_pool(urlsplit(url), deadline, most) as pool,
+                pool.stream(
+                    method,
+                    url,
+                    headers=[*headers.items()],
+                    content=None if body is None else iter(body),
+                ) as response,
+            ):
+                if not 200 <= response.status < 300:
+                    raise self._failure(response)
+                content, whole = read_body(response, max_bytes)
+        except (OSError, ValueError, *_BROKEN) as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from None
+        if not whole:
+            raise ReplyTooLong(
+                f"the reply has more than {max_bytes:,} bytes, the most that one to this "
+                "request can have"
+            )
+        return _parse(content)
+
+    def _failure(self, response: httpcore.Response) -> StatusError | Redirected:
+        headers = _headers_of(response)
+        place = headers.get("location")
+        if 300 <= response.status < 400 and place:
+            return Redirected(
+                f"it redirects to {_plain_address(self.url, place)}, and prompts go "
+                "to no other address than the given one"
+            )
+        content, _ = read_body(response, _MOST_OF_ERROR)
+        message, code = _said(content)
+        return StatusError(response.status, message, code, headers)
+
+
+def read_body(response: httpcore.Response, most: int) -> tuple[bytes, bool]:
+    """
+    Return at most ``most`` bytes of an answer, decompressed, and whether that is all.
+
+    No more than that and one chunk are ever in memory.
+
+    Raises:
+        GarbledReply: if it is compressed badly, or in a way that was not asked for.
+    """
+    unpack = _unpacker(_headers_of(response).get("content-encoding", "identity"))
+    kept = bytearray()
+    for chunk in response.iter_stream():
+        try:
+            kept += unpack(chunk, most + 1 - len(kept))
+        except zlib.error as error:
+            raise GarbledReply(f"the reply is badly compressed ({error})") from None
+        if len(kept) > most:
+            return bytes(kept[:most]), False
+    return bytes(kept), True
+
+
+def _headers_of(response: httpcore.Response) -> dict[str, str]:
+    """Return the headers, names in lower case."""
+    return {
+        name.decode("latin-1").lower(): value.decode("latin-1")
+        for name, value in response.headers
+    }
+
+
+def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
+    """Return what decompresses a chunk to at most so many bytes."""
+    encoding = encoding.strip().lower()
+    if encoding == "identity":
+        return lambda chunk, most: chunk[:most]
+    if encoding in ("gzip", "x-gzip"):
+        # 16 more than the largest window: with the head of gzip
+        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress
+    raise GarbledReply(
+        f"the reply is compressed by {encoding!r}, which was not asked for"
+    )
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise GarbledReply("the reply is no JSON") from None
+
+
+def _said(content: bytes) -> tuple[str, str]:
+    """Return message and code of an error's body, whatever it is."""
+    try:
+        value: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        return content.decode("utf-8", "replace").strip(), ""
+    found = value.get("error", value) if isinstance(value, dict) else value
+    if isinstance(found, Mapping):
+        code = found.get("code")
+        return str(found.get("message", found)), code if isinstance(code, str) else ""
+    return str(found), ""
+
+
+def _plain_address(base: str, place: str) -> str:
+    """Return where a redirect leads, without what may be secret in it."""
+    try:
+        parts = urlsplit(urljoin(base, place))
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"[:200]
+    except ValueError:
+        return "an address that is none"

@@ -1,0 +1,1 @@
+"""Result files in SAEBench's format: writing, reading, one tidy table."""

@@ -1,0 +1,283 @@
+"""Result files in SAEBench's format: where they lie, writing, reading, one tidy table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypedDict
+from uuid import uuid4
+
+import pandas as pd
+from sae_bench.evals.base_eval_output import BaseEvalOutput
+from sae_lens import SAE
+
+from eval_recipes.results.outdated import are_outdated
+from eval_recipes.results.reading import SUFFIX, read_result, result_files
+from eval_recipes.results.tidy import COLUMNS, data_of, frame_of
+from eval_recipes.results.to_json import plain
+from eval_recipes.running.context import Subject
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path, sha256, write_text
+from saereg_plugin.owned_folder import folder_lock
+
+SUMMARY = "summary.csv"
+SUMMARY_COLUMNS = [*COLUMNS, "outdated"]
+
+__all__ = [
+    "SUFFIX",
+    "SUMMARY",
+    "SUMMARY_COLUMNS",
+    "BaseFields",
+    "NonFiniteError",
+    "base_fields",
+    "check_unique_paths",
+    "has_embedded_data",
+    "keyed",
+    "load_results",
+    "read_result",
+    "read_results",
+    "result_files",
+    "result_name",
+    "result_path",
+    "result_text",
+    "unstructured",
+    "write_result",
+    "write_summary",
+]
+# A latent that never fires has no frequency: only there is "no value" an answer.
+_MAY_BE_NULL = {"eval_result_details", "eval_result_unstructured"}
+
+
+# What running.py wants to find again in the results it asked for: path -> key.
+_keys: ContextVar[Mapping[Path, str]] = ContextVar("result_keys", default={})
+
+
+class NonFiniteError(ValueError):
+    """A metric is NaN or infinite; the message names its path."""
+
+
+class BaseFields(TypedDict):
+    """The fields every output has in common, by the names SAEBench gave them."""
+
+    eval_id: str
+    datetime_epoch_millis: int
+    sae_bench_commit_hash: str
+    sae_lens_id: str | None
+    sae_lens_release_id: str | None
+    sae_lens_version: str | None
+    sae_cfg_dict: dict[str, Any] | None
+
+
+def result_name(release: str, sae_id: str) -> str:
+    """
+    Return the file name SAEBench gives the result of one SAE.
+
+    >>> result_name("lab/run", "blocks.4/k32")
+    'lab_run_blocks.4_k32_eval_results.json'
+    """
+    return f"{release}_{sae_id}{SUFFIX}".replace("/", "_")
+
+
+def result_path(out: Path, eval: str, release: str, sae_id: str) -> Path:
+    """Return ``out/<eval>/<release>_<sae_id>_eval_results.json``."""
+    return out / eval / result_name(release, sae_id)
+
+
+def check_unique_paths(subjects: Iterable[Subject]) -> None:
+    """
+    Refuse SAEs whose results would overwrite one another.
+
+    SAEBench's file names turn "/" into "_", so ``a/b`` + ``c`` and ``a`` +
+    ``b/c`` share one.
+
+    Raises:
+        InputError: names both SAEs and the file they share.
+    """
+    owners: dict[str, Subject] = {}
+    for subject in subjects:
+        name = result_name(subject.release, subject.sae_id)
+        other = owners.setdefault(name, subject)
+        if other is not subject:
+            raise InputError(
+                f"SAE {other.sae_id!r} of release {other.release!r} and SAE "
+                f"{subject.sae_id!r} of release {subject.release!r} would both be "
+                f"written to {name!r}; expected different files. Rename one of "
+                "them or evaluate them into different folders."
+            )
+
+
+def base_fields(subject: Subject, sae: SAE[Any]) -> BaseFields:
+    """Return the fields of an output that say what was evaluated, when, by what."""
+    return BaseFields(
+        eval_id=str(uuid4()),
+        datetime_epoch_millis=int(time.time() * 1000),
+        # Upstream records the git hash of whatever repository the user stands in.
+        sae_bench_commit_hash=f"sae-bench=={version('sae-bench')}",
+        sae_lens_id=subject.sae_id,
+        sae_lens_release_id=subject.release,
+        sae_lens_version=version("sae-lens"),
+        sae_cfg_dict=plain(sae.cfg.to_dict()),
+    )
+
+
+def unstructured(subject: Subject, **extra: Any) -> dict[str, Any]:
+    """
+    Return a value for ``eval_result_unstructured`` that carries group and seed.
+
+    SAEBench's format has no place for them; ``load_results`` reads them here.
+    """
+    return {**extra, "saereg": {"group": subject.group, "seed": subject.seed}}
+
+
+@contextmanager
+def keyed(keys: Mapping[Path, str]) -> Iterator[None]:
+    """
+    Let ``write_result`` put each file's key into its ``saereg`` block inside this block.
+
+    A key stands for everything that a result depends on (``eval_recipes.running.plan``). It is
+    written with the file, so that an evaluation that is killed half-way keeps what it has.
+    """
+    token = _keys.set(keys)
+    try:
+        yield
+    finally:
+        _keys.reset(token)
+
+
+def _with_key(path: Path, extra: Any) -> Any:
+    """Return unstructured results with the key of ``path``, where one was asked for."""
+    key = _keys.get().get(path)
+    if key is None or not isinstance(extra, dict):
+        return extra
+    return {**extra, "saereg": {**extra.get("saereg", {}), "key": key}}
+
+
+def _non_finite(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the path of every NaN or infinity in a nested value."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _non_finite(item, f"{path}/{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _non_finite(item, f"{path}/{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path
+
+
+def _null_non_finite(value: Any) -> Any:
+    """Return a copy in which every NaN or infinity is None."""
+    if isinstance(value, dict):
+        return {key: _null_non_finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_null_non_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_result(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> Path:
+    """
+    Write one result file: whole, or not at all. It takes the place of an earlier one.
+
+    Raises:
+        NonFiniteError: see ``result_text``.
+    """
+    write_text(path, result_text(path, output))
+    return path
+
+
+def result_text(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> str:
+    """
+    Return the strict JSON of one result file.
+
+    In details and unstructured results a NaN or infinity becomes null.
+
+    Raises:
+        NonFiniteError: if one stands anywhere else; the message names the metric.
+    """
+    fields = dataclasses.asdict(output)  # pyright: ignore[reportArgumentType]
+    record = {
+        name: _null_non_finite(value) if name in _MAY_BE_NULL else value
+        for name, value in fields.items()
+    }
+    name = "eval_result_unstructured"
+    record[name] = _with_key(path, record.get(name))
+    broken = list(_non_finite(record))
+    if broken:
+        raise NonFiniteError(
+            f"{', '.join(broken[:5])} of SAE {output.sae_lens_id!r} is not finite; "
+            f"{path.name!r} was not written."
+        )
+    return json.dumps(record, indent=2, allow_nan=False) + "\n"
+
+
+def read_results(
+    folder: Path, *, without: Collection[Path] = ()
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """
+    Yield every result below ``folder`` with its path, one at a time, but those ``without``.
+
+    A copy of a result is passed over.
+
+    Raises:
+        InputError: if a file is broken, or two files hold different results of one SAE.
+    """
+    found: dict[tuple[str, str, str], Path] = {}
+    for path in result_files(folder):
+        if path in without:
+            continue
+        record = read_result(path)
+        identity = _identity(record)
+        other = found.setdefault(identity, path) if identity is not None else path
+        if other == path:
+            yield path, record
+        elif sha256(other) != sha256(path):
+            raise InputError(
+                f"Files {str(other)!r} and {str(path)!r} hold different results of "
+                f"{record['eval_type_id']!r} for SAE {record['sae_lens_id']!r}; expected one. "
+                "Move one of them away, or name a folder that holds only one."
+            )
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Return evaluation, release and id of a result; None if it does not say them."""
+    release, sae_id = record.get("sae_lens_release_id"), record.get("sae_lens_id")
+    if release is None or sae_id is None:
+        return None
+    return record["eval_type_id"], release, sae_id
+
+
+def load_results(folder: Path, *, without: Collection[Path] = ()) -> pd.DataFrame:
+    """
+    Read every result below ``folder`` into one tidy table (``frame.frame_of``).
+
+    Files that SAEBench itself wrote are read, too; what an evaluation is, the file says,
+    not its path. Files ``without`` are left out. The last column, ``outdated``, says whether
+    the run that should have replaced a result failed.
+
+    Raises:
+        InputError: if a file is broken, naming it; a file is never passed over. If two files
+            hold different results of one SAE, naming both.
+    """
+    frame = frame_of(record for _, record in read_results(folder, without=without))
+    return frame.assign(outdated=are_outdated(frame, folder))
+
+
+def has_embedded_data(folder: Path) -> bool:
+    """Return whether any result below ``folder`` is from embedded labelled texts."""
+    return any(data_of(record) == "embedded" for _, record in read_results(folder))
+
+
+def write_summary(folder: Path, *, without: Collection[Path] = ()) -> Path:
+    """Write ``folder/summary.csv``, the tidy table of all results in the folder."""
+    target = folder / SUMMARY
+    with folder_lock(folder), atomic_path(target) as temporary:
+        load_results(folder, without=without).to_csv(temporary, index=False)
+    return target

@@ -1,0 +1,85 @@
+"""The folder of a run's results, and which files it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from eval_recipes.registry import Recipe
+from eval_recipes.results.files import SUMMARY, result_name
+from eval_recipes.results.outdated import FILE as OUTDATED
+from eval_recipes.results.reading import SUFFIX
+from eval_recipes.running.context import Subject
+from saereg_plugin.files import recover
+from saereg_plugin.owned_folder import MARK, OwnedFolder, folder_lock, open_owned
+
+KIND = "results"
+"""Kind of a results folder in its mark."""
+
+
+def check_names(
+    out: Path, chosen: Sequence[Recipe], subjects: Sequence[Subject]
+) -> None:
+    """
+    Refuse files of the user's with names that a run will write; writes nothing.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if (out / MARK).is_file():
+        names = [*_shared_names(chosen), *_own_names(chosen, subjects)]
+        OwnedFolder(out, KIND).require_free(names)
+
+
+@contextmanager
+def claimed_results(
+    out: Path, chosen: Sequence[Recipe], subjects: Sequence[Subject]
+) -> Iterator[None]:
+    """
+    Make a folder that of a run, and all that the run writes there ours.
+
+    What a killed run left half-written under the same names is removed. Names that the run
+    ends without writing, in whatever way it ends, are ours no longer. Other runs may work in
+    the folder, on other SAEs; what all of them write is written under the folder's lock.
+
+    Raises:
+        InputError: see ``open_owned`` and ``OwnedFolder.claim``.
+    """
+    folder = open_owned(out, KIND)
+    shared, own = _shared_names(chosen), _own_names(chosen, subjects)
+    folder.claim([*shared, *own])
+    try:
+        for name in own:
+            recover(out / name)
+        with folder_lock(out):
+            for name in shared:
+                recover(out / name)
+        yield
+    finally:
+        folder.forget_unwritten(own)
+
+
+def _own_names(chosen: Sequence[Recipe], subjects: Sequence[Subject]) -> list[str]:
+    """Return the files that only a run of these SAEs writes."""
+    return [
+        f"{recipe.name}/{_stem(subject)}{end}"
+        for recipe in chosen
+        for subject in subjects
+        for end in (SUFFIX, *recipe.side_files)
+    ]
+
+
+def _shared_names(chosen: Sequence[Recipe]) -> list[str]:
+    """Return the files that every run in the folder writes."""
+    own = [f"{recipe.name}/{name}" for recipe in chosen for name in recipe.folder_files]
+    return [SUMMARY, OUTDATED, *own]
+
+
+def own_folder(results: Path) -> OwnedFolder | None:
+    """Return a results folder with our mark, None for one without, such as SAEBench's own."""
+    return open_owned(results, KIND) if (results / MARK).is_file() else None
+
+
+def _stem(subject: Subject) -> str:
+    return result_name(subject.release, subject.sae_id).removesuffix(SUFFIX)

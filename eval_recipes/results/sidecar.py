@@ -1,0 +1,161 @@
+"""Parquet tables that are stored next to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sae_bench.evals.base_eval_output import BaseEvalOutput
+
+from eval_recipes.results.files import read_results, result_text
+from eval_recipes.results.reading import SUFFIX
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path, read_regular, sha256
+
+_MAX_BYTES = 1 << 34
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """
+    A table that is about to be put next to its result.
+
+    Attributes:
+        path: where it can be read until then.
+        about: what the result says of it: ``file``, ``rows`` and ``sha256``.
+    """
+
+    path: Path
+    about: dict[str, Any]
+
+
+def side_path(result: Path, ending: str) -> Path:
+    """
+    Return the path of a file next to a result.
+
+    >>> side_path(Path("core/run_k32_eval_results.json"), "_texts.parquet").name
+    'run_k32_texts.parquet'
+    """
+    return result.with_name(result.name.removesuffix(SUFFIX) + ending)
+
+
+def write_with_table(
+    result: Path,
+    ending: str,
+    table: Any,
+    build: Callable[[StoredTable], BaseEvalOutput[Any, Any, Any]],
+) -> Path:
+    """
+    Write a result and the ``pyarrow.Table`` next to it; return the result's path.
+
+    Both are complete before either replaces an earlier one: if ``build`` raises or the disk is
+    full, result and table stay as they were. A cut between the two leaves an earlier result
+    whose table is another one, which ``damaged_table`` finds.
+
+    Args:
+        result: where the result goes.
+        ending: of the table's name, instead of the result's.
+        table: the table.
+        build: makes the output, given what it is to say of the table.
+
+    Raises:
+        NonFiniteError: see ``result_text``.
+    """
+    target = side_path(result, ending)
+    with atomic_path(result) as written, atomic_path(target) as temporary:
+        pq.write_table(table, temporary)
+        about = {
+            "file": target.name,
+            "rows": table.num_rows,
+            "sha256": sha256(temporary),
+        }
+        output = build(StoredTable(temporary, about))
+        # the table takes its place first, when this block ends
+        written.write_text(result_text(result, output), encoding="utf-8")
+    return result
+
+
+def tables_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a result says of the tables next to it."""
+    extra = record.get("eval_result_unstructured")
+    values = extra.values() if isinstance(extra, dict) else ()
+    return [
+        value
+        for value in values
+        if isinstance(value, dict) and set(value) == {"file", "rows", "sha256"}
+    ]
+
+
+def damaged_table(result: Path, record: Mapping[str, Any]) -> str | None:
+    """Say which table a result names that is missing or not the one it was written with."""
+    for about in tables_of(record):
+        path = result.with_name(Path(str(about["file"])).name)
+        if not path.is_file():
+            return f"table {path.name!r} is missing"
+        if sha256(path) != about["sha256"]:
+            return f"table {path.name!r} is not the one it was written with (SHA-256)"
+    return None
+
+
+def damaged_notes(folder: Path) -> list[str]:
+    """Return one line for each result below a folder whose table is missing or damaged."""
+    found = {path: damaged_table(path, record) for path, record in read_results(folder)}
+    return [
+        f"{path.relative_to(folder)}: its {damage}. Run it again with --resume."
+        for path, damage in found.items()
+        if damage is not None
+    ]
+
+
+def named_path(result: Path, about: Mapping[str, Any], *, what: str, eval: str) -> Path:
+    """
+    Return the path of the table that a result names.
+
+    Raises:
+        InputError: if the table there is not the one that the result was written with.
+    """
+    path = result.with_name(Path(str(about["file"])).name)
+    if path.is_file() and sha256(path) != about["sha256"]:
+        raise InputError(
+            f"{what} {str(path)!r} is not what {str(result)!r} was written with (its "
+            f"SHA-256 differs). Run the evaluation {eval!r} again."
+        )
+    return path
+
+
+def read_table(
+    path: Path, *, what: str, eval: str, columns: Collection[str]
+) -> pd.DataFrame:
+    """
+    Read a table.
+
+    Args:
+        path: where it is.
+        what: it is called so in messages.
+        eval: the evaluation that writes it.
+        columns: those that it must have.
+
+    Raises:
+        InputError: if it is missing, no regular file, damaged, or lacks a column.
+    """
+    expected = f"expected the parquet file that the evaluation {eval!r} writes"
+    content = read_regular(
+        path, remedy=f"{what}: {expected}. Run it again.", max_bytes=_MAX_BYTES
+    )
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{what} {str(path)!r} cannot be read ({error}); {expected}. Run it again."
+        ) from error
+    missing = set(columns) - set(table.column_names)
+    if missing:
+        raise InputError(
+            f"{what} {str(path)!r} lacks the columns {', '.join(sorted(missing))}; {expected}."
+        )
+    return table.to_pandas()

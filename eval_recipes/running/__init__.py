@@ -1,0 +1,1 @@
+"""Runs of evaluations: plan, checks, models, held-out text, artefacts."""

@@ -1,0 +1,190 @@
+"""Checks of a run before anything is computed or replaced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+from transformer_lens.loading_from_pretrained import (
+    get_official_model_name,
+    get_pretrained_model_config,
+)
+
+from eval_recipes.registry import Recipe
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.eval_config import MOST_AT_ONCE
+from saereg_plugin.checks import require_count, require_seed
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.machine import free_disk_bytes
+from saereg_plugin.sources import corpora, models
+from saereg_plugin.sources.hook_shapes import hook_shape
+
+_CONTEXT_OPTIONS = {
+    "autointerp": "llm_context_size",
+    "scr": "context_length",
+    "sparse_probing": "context_length",
+    "tpp": "context_length",
+}
+"""Evaluations whose contexts an option of their own sizes, and not the SAE."""
+
+
+def check_settings(context: RunContext) -> None:
+    """
+    Refuse sizes, seed, data type or device that no evaluation could work with.
+
+    Raises:
+        InputError: naming the setting and what was expected.
+    """
+    require_count("heldout_tokens", context.heldout_tokens, most=10**15)
+    require_count("batch_size_prompts", context.batch_size_prompts, most=MOST_AT_ONCE)
+    require_seed("seed", context.seed)
+    if context.context_size is not None:
+        require_count("context_size", context.context_size, least=2, most=1 << 30)
+    checked_memory(context.memory_gib)
+    checked_data(context.data)
+    models.torch_dtype(context.dtype)
+    models.require_device(context.device)
+
+
+def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
+    """
+    Refuse SAEs whose model or hook is unknown or of another width; fetch what is missing.
+
+    Only what one of the evaluations reads is looked at.
+
+    Raises:
+        InputError: naming the SAE; for more held-out tokens than the text has, more tokens in
+            a context than the model reads, or results that have no place on the disk.
+    """
+    recipes = list(chosen)
+    if any(recipe.reads_text for recipe in recipes):
+        _check_text(context)
+    if not any(recipe.reads_model for recipe in recipes):
+        return
+    n_latents = 0
+    checked: set[tuple[Any, ...]] = set()
+    for subject in context.subjects:
+        cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
+        n_latents += int(cfg.get("d_sae") or 0)
+        metadata = cfg.get("metadata", cfg)
+        source = (metadata.get("model_name"), metadata.get("hook_name"), cfg["d_in"])
+        arguments = metadata.get("model_from_pretrained_kwargs") or {}
+        # these decide which contexts are refused
+        sizes = (metadata.get("context_size"), arguments.get("n_ctx"))
+        if (*source, *sizes) in checked or not all(source):
+            continue
+        model, hook, d_in = source
+        width = hook_shape(model, hook, hook_head_index=metadata.get("hook_head_index"))
+        if width != d_in:
+            raise InputError(
+                f"SAE {subject.sae_id!r} has d_in={d_in}, but {hook!r} of model {model!r} has "
+                f"{width} dimensions. Correct the SAE's metadata, or get the release again."
+            )
+        _check_context_size(context, recipes, subject.sae_id, metadata)
+        checked.add((*source, *sizes))
+        models.ensure(model)
+    require_space(
+        context.out, n_latents * sum(recipe.bytes_per_latent for recipe in recipes)
+    )
+
+
+def _check_text(context: RunContext) -> None:
+    """Refuse more held-out tokens than the text could have, whatever the tokenizer."""
+    folder = Path(corpora.ensure(context.corpus, "heldout"))
+    most = _most_tokens(folder / "train.parquet")
+    if context.heldout_tokens > most:
+        raise InputError(
+            f"heldout_tokens is {context.heldout_tokens:,}, but the held-out text of corpus "
+            f"{context.corpus!r} has fewer than {most:,} tokens. Ask for fewer "
+            "(--heldout-tokens), or choose a longer text (--corpus)."
+        )
+
+
+def _most_tokens(file: Path) -> int:
+    """Return an upper bound of a text's tokens: a token is a byte or more."""
+    (values,) = pd.read_parquet(file).to_numpy().T
+    size = sum(
+        len(value.encode() if isinstance(value, str) else value) for value in values
+    )
+    # each text may get a separator and a space, and each context a token of its own
+    return 2 * (size + 2 * len(values))
+
+
+def _check_context_size(
+    context: RunContext,
+    recipes: Collection[Recipe],
+    sae_id: str,
+    metadata: Mapping[str, Any],
+) -> None:
+    model = metadata["model_name"]
+    arguments = metadata.get("model_from_pretrained_kwargs") or {}
+    limit = arguments.get("n_ctx") or _context_limit(model)
+    sizes = {"context_size": context.context_size}
+    reading = {recipe.name for recipe in recipes if recipe.reads_model}
+    if context.context_size is None and not reading <= _CONTEXT_OPTIONS.keys():
+        sizes = {f"context_size of SAE {sae_id!r}": metadata.get("context_size")}
+    for name in sorted(reading & _CONTEXT_OPTIONS.keys()):
+        option = _CONTEXT_OPTIONS[name]
+        sizes[f"option {name}.{option}"] = context.options.get(name, {}).get(option)
+    for name, size in sizes.items():
+        if isinstance(size, int) and size > limit:
+            raise InputError(
+                f"The {name} is {size:,}, but model {model!r} reads at most {limit:,} tokens. "
+                "Choose a smaller one."
+            )
+
+
+def _context_limit(model: str) -> int:
+    name = get_official_model_name(model)
+    return int(get_pretrained_model_config(name, device="meta").n_ctx)
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """
+    Refuse to start what the disk has no room for.
+
+    Args:
+        folder: where it will be written; it may be missing.
+        needed: bytes, at the least.
+
+    Raises:
+        InputError: if fewer are free.
+    """
+    free = free_disk_bytes(folder)
+    if needed > free:
+        raise InputError(
+            f"The results take {needed / 2**30:.1f} GiB or more, and the disk of "
+            f"{str(folder)!r} has {free / 2**30:.1f} GiB free. Make room, or choose another "
+            "folder (--out)."
+        )
+
+
+def checked_data(data: str) -> Literal["hub", "embedded"]:
+    """
+    Return where labelled texts come from.
+
+    Raises:
+        InputError: for another word than "hub" or "embedded".
+    """
+    if data == "hub" or data == "embedded":
+        return data
+    raise InputError(f"Unknown data {data!r}. {suggest(data, ('hub', 'embedded'))}")
+
+
+def checked_memory(gib: float) -> float:
+    """
+    Return the bound on memory.
+
+    Raises:
+        InputError: if it is not above 0 or not finite.
+    """
+    if not (math.isfinite(gib) and gib > 0):
+        raise InputError(
+            f"The memory bound is {gib} GiB; expected a finite number above 0. Correct it "
+            "(--memory-gib)."
+        )
+    return gib

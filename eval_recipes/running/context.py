@@ -1,0 +1,93 @@
+"""What one evaluation run works on: which SAEs, which text, where results go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sae_lens import SAE
+
+from eval_recipes.running.artifacts import default_artifacts
+from eval_recipes.running.model_cache import ModelCache
+
+if TYPE_CHECKING:
+    from eval_recipes.chat import Budget
+    from eval_recipes.running.heldout import HeldOutTable
+
+
+@dataclass(frozen=True)
+class Subject:
+    """
+    One SAE under evaluation.
+
+    ``group`` names its configuration: SAEs of one group differ only in ``seed``.
+    """
+
+    release: str
+    sae_id: str
+    group: str
+    seed: int | None
+
+    def load(self, device: str = "cpu") -> SAE[Any]:
+        """Load the SAE through SAELens; the caller owns the object."""
+        return SAE.from_pretrained(self.release, self.sae_id, device=device)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One evaluation of one SAE that gave no result, and why."""
+
+    eval: str
+    sae_id: str
+    cause: str
+
+
+@dataclass
+class RunContext:
+    """
+    Everything a recipe may ask for. Costly parts are computed once, on first use.
+
+    Attributes:
+        subjects: the SAEs to evaluate.
+        out: folder of the results; a recipe writes ``out/<eval>/...`` only.
+        corpus: name, folder or hub path of the text (``saereg_plugin.sources.corpora``).
+        heldout_tokens: tokens of held-out text used for explained variance, L0, alive.
+        context_size: tokens in one context; None takes each SAE's own.
+        batch_size_prompts: contexts in one pass of the language model.
+        dtype: data type of the language model.
+        device: torch device.
+        seed: seed of every random draw.
+        data: where labelled texts come from: "hub" (SAEBench's sets) or "embedded" (sets
+            of the same shape from the sae-probes wheel; scores are not comparable).
+        artifacts: folder of what is kept between runs (``eval_recipes.running.artifacts``).
+        memory_gib: bound on the activations that an evaluation holds in memory.
+        options: settings of single recipes, by recipe name.
+        models: the language model in memory, shared by all recipes.
+        judge_budget: of steering's chat model, where several runs share one; None gives each run
+            its own, by its options. It decides no result and is in no key.
+    """
+
+    subjects: list[Subject]
+    out: Path
+    corpus: str = "embedded"
+    heldout_tokens: int = 65_536
+    context_size: int | None = None
+    batch_size_prompts: int = 16
+    dtype: str = "float32"
+    device: str = "cpu"
+    seed: int = 0
+    data: Literal["hub", "embedded"] = "hub"
+    artifacts: Path = field(default_factory=default_artifacts)
+    memory_gib: float = 4.0
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: ModelCache = field(default_factory=ModelCache)
+    judge_budget: Budget | None = None
+
+    @cached_property
+    def heldout(self) -> HeldOutTable:
+        """Held-out figures of every subject, by ``sae_id``."""
+        from eval_recipes.running.heldout import measure_heldout
+
+        return measure_heldout(self)

@@ -1,0 +1,198 @@
+"""Explained variance, L0 and alive latents of every SAE on held-out text, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sae_lens import SAE
+from torch import Tensor
+
+from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
+from eval_recipes.statistics.contexts import bootstrap
+from eval_recipes.statistics.variance import Array, explained_variance
+from saereg_plugin.errors import InputError
+
+# Values of one chunk of latent activations: 2^25 float32 are 128 MiB.
+_CHUNK_VALUES = 1 << 25
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """
+    Figures of one SAE on held-out text; special tokens count only where named.
+
+    Position 0 of a context holds over a third of the activations' variance and
+    most SAEs are trained without it. Every interval is a 95 % bootstrap over
+    contexts, and its ``_n`` is the number of contexts.
+
+    Attributes:
+        explained_variance: 1 - sum ||x - x_hat||^2 / sum ||x - mean x||^2.
+        explained_variance_with_bos: the same, special tokens included.
+        mse: squared error a token and dimension.
+        l0: mean number of latents that are not zero.
+        alive: latents that fired at least once.
+        d_sae: all latents.
+        n_tokens: tokens behind all but ``explained_variance_with_bos``.
+        context_size: tokens in one context.
+    """
+
+    explained_variance: float
+    explained_variance_ci_low: float
+    explained_variance_ci_high: float
+    explained_variance_n: int
+    explained_variance_with_bos: float
+    explained_variance_with_bos_ci_low: float
+    explained_variance_with_bos_ci_high: float
+    explained_variance_with_bos_n: int
+    mse: float
+    l0: float
+    l0_ci_low: float
+    l0_ci_high: float
+    l0_n: int
+    alive: int
+    d_sae: int
+    n_tokens: int
+    context_size: int
+
+
+class HeldOutError(RuntimeError):
+    """An SAE has no held-out figures; the message names it and says why."""
+
+
+class HeldOutTable(dict[str, HeldOut]):
+    """
+    Held-out figures by ``sae_id``; ``failures`` holds the cause where there are none.
+
+    Looking up an SAE that failed raises ``HeldOutError`` with the cause.
+    """
+
+    def __init__(
+        self, figures: Mapping[str, HeldOut], failures: Mapping[str, str]
+    ) -> None:
+        super().__init__(figures)
+        self.failures: dict[str, str] = dict(failures)
+
+    def __missing__(self, sae_id: str) -> HeldOut:
+        cause = self.failures.get(sae_id)
+        if cause is None:
+            raise KeyError(sae_id)
+        raise HeldOutError(f"SAE {sae_id!r} has no held-out figures: {cause}")
+
+
+class _Tally:
+    """Running figures of one SAE; lists hold one entry a batch of contexts."""
+
+    def __init__(self, sae: SAE[Any]) -> None:
+        if sae.hook_z_reshaping_mode:
+            # The activation store has already joined the heads.
+            sae.turn_off_forward_pass_hook_z_reshaping()
+        self.sae = sae
+        self.fired = torch.zeros(int(sae.cfg.d_sae), dtype=torch.bool)
+        self.residual: list[Array] = []
+        self.residual_special: list[Array] = []
+        self.nonzero: list[Array] = []
+
+    def update(self, activations: Tensor, keep: Tensor) -> None:
+        """
+        Add one batch.
+
+        Args:
+            activations: shape (contexts, tokens, d_in).
+            keep: True where the token is not special, shape (contexts, tokens).
+
+        Raises:
+            ValueError: if a reconstruction is not finite.
+        """
+        flat = activations.flatten(0, 1)
+        kept = keep.flatten()
+        rows = max(1, _CHUNK_VALUES // len(self.fired))
+        residuals: list[Tensor] = []
+        counts: list[Tensor] = []
+        for x, is_kept in zip(flat.split(rows), kept.split(rows), strict=True):
+            latents = self.sae.encode(x.to(self.sae.dtype))
+            error = x.double() - self.sae.decode(latents).to(x.device).double()
+            active = (latents != 0).cpu()
+            residuals.append(error.square().sum(-1).cpu())
+            counts.append(active.sum(-1))
+            self.fired |= active[is_kept].any(0)
+        residual = torch.cat(residuals).view_as(keep)
+        if not bool(residual.isfinite().all()):
+            raise ValueError("its reconstruction holds NaN or infinity")
+        nonzero = torch.cat(counts).view_as(keep)
+        self.residual.append(per_context(residual, keep))
+        self.residual_special.append(per_context(residual, ~keep))
+        self.nonzero.append(per_context(nonzero, keep))
+
+    def figures(self, passed: Passed, *, seed: int) -> HeldOut:
+        """Turn the sums into figures, given those of the activations themselves."""
+        kept, special, context_size = passed
+        residual = np.concatenate(self.residual)
+        residual_all = residual + np.concatenate(self.residual_special)
+        nonzero = np.concatenate(self.nonzero)
+        everything = kept + special
+        n = len(residual)
+        tokens = float(kept.count.sum())
+        variance = bootstrap(
+            lambda w: explained_variance(kept, residual, w), n, seed=seed
+        )
+        with_bos = bootstrap(
+            lambda w: explained_variance(everything, residual_all, w), n, seed=seed
+        )
+        l0 = bootstrap(lambda w: (w @ nonzero) / (w @ kept.count), n, seed=seed)
+        return HeldOut(
+            explained_variance=variance.value,
+            explained_variance_ci_low=variance.ends[0],
+            explained_variance_ci_high=variance.ends[1],
+            explained_variance_n=n,
+            explained_variance_with_bos=with_bos.value,
+            explained_variance_with_bos_ci_low=with_bos.ends[0],
+            explained_variance_with_bos_ci_high=with_bos.ends[1],
+            explained_variance_with_bos_n=n,
+            mse=float(residual.sum()) / (tokens * kept.total.shape[1]),
+            l0=l0.value,
+            l0_ci_low=l0.ends[0],
+            l0_ci_high=l0.ends[1],
+            l0_n=n,
+            alive=int(self.fired.sum()),
+            d_sae=len(self.fired),
+            n_tokens=int(tokens),
+            context_size=context_size,
+        )
+
+
+def _check_unique_ids(subjects: list[Subject]) -> None:
+    owners: dict[str, Subject] = {}
+    for subject in subjects:
+        other = owners.setdefault(subject.sae_id, subject)
+        if other is not subject:
+            raise InputError(
+                f"SAE id {subject.sae_id!r} stands in release {other.release!r} and "
+                f"in release {subject.release!r}; expected ids that differ within "
+                "one run. Evaluate the releases in separate runs."
+            )
+
+
+def measure_heldout(context: RunContext) -> HeldOutTable:
+    """
+    Measure every subject on the held-out text; one pass for SAEs on one hook.
+
+    Memory: one batch of activations, one chunk of latents, the SAEs that share
+    a pass, and ``d_in`` float64 a context. An SAE that fails is recorded in the
+    table's ``failures``; the others go on.
+
+    Raises:
+        InputError: if two subjects have one id.
+    """
+    _check_unique_ids(context.subjects)
+    figures, failures = tally_heldout(
+        context,
+        context.subjects,
+        lambda _, sae: _Tally(sae),
+        lambda tally, passed: tally.figures(passed, seed=context.seed),
+    )
+    return HeldOutTable(figures, failures)

@@ -1,0 +1,190 @@
+"""What a result depends on, as a key in its file; which results a resumed run must redo."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from eval_recipes.registry import Recipe
+from eval_recipes.results.files import read_result, result_path
+from eval_recipes.results.sidecar import damaged_table
+from eval_recipes.results.tidy import saereg_block
+from eval_recipes.results.to_json import plain
+from eval_recipes.running.artifacts import package_versions, weights_hash
+from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.running.heldout import HeldOutTable
+from saereg_plugin.errors import InputError
+from saereg_plugin.sources import corpora
+
+logger = logging.getLogger(__name__)
+
+Hashes = Mapping[Subject, str | None]
+
+
+def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
+    """Return a hash of each SAE and the model it reads, None for one that cannot be loaded."""
+    hashes: dict[Subject, str | None] = {}
+    for subject in context.subjects:
+        try:
+            sae = subject.load()
+            model = context.models.identity(str(sae.cfg.metadata.model_name))
+            hashes[subject] = _digest([weights_hash(sae), model])
+        except Exception as error:
+            # its evaluation fails with the same error; without a key it is tried each time
+            logger.warning("SAE %s cannot be loaded: %s", subject.sae_id, error)
+            hashes[subject] = None
+    return hashes
+
+
+def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Path, str]:
+    """
+    Return the key of each subject's result by the path of its file.
+
+    It covers the evaluation, its options, data and text, sizes, data type, device, seed,
+    thread count, the versions of the packages that compute, the model, and the SAE's weights,
+    group and seed; of an evaluation over groups those of every SAE of the run. The bound on
+    memory is in it, too: it decides what is computed together, and so the last bits. An SAE
+    that cannot be loaded has none.
+    """
+    everyone = sorted(_facts(subject, hashes) for subject in context.subjects)
+    common = {
+        "eval": recipe.name,
+        "data": context.data,
+        "corpus": corpora.identity(context.corpus),
+        "heldout_tokens": context.heldout_tokens,
+        "context_size": context.context_size,
+        "batch_size_prompts": context.batch_size_prompts,
+        "memory_gib": context.memory_gib,
+        "dtype": context.dtype,
+        "device": context.device,
+        "trust_remote_code": context.models.trust_remote_code,
+        "seed": context.seed,
+        "threads": torch.get_num_threads(),
+        "packages": package_versions(),
+        "others": everyone if recipe.over_groups else None,
+    }
+
+    def options(subject: Subject) -> Any:
+        # of one SAE alone: another's explanations, say, do not touch its result
+        alone = dataclasses.replace(context, subjects=[subject])
+        return recipe.determinants(context if recipe.over_groups else alone)
+
+    return {
+        _path(recipe, context, subject): _digest(
+            {**common, "options": options(subject), "sae": _facts(subject, hashes)}
+        )
+        for subject in context.subjects
+        if hashes[subject] is not None
+    }
+
+
+def _facts(subject: Subject, hashes: Hashes) -> str:
+    return json.dumps([*dataclasses.astuple(subject), hashes[subject]])
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(plain(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _path(recipe: Recipe, context: RunContext, subject: Subject) -> Path:
+    return result_path(context.out, recipe.name, subject.release, subject.sae_id)
+
+
+@dataclass(frozen=True)
+class Todo:
+    """What is left of one evaluation: subjects to evaluate, and why each."""
+
+    recipe: Recipe
+    subjects: list[Subject]
+    reasons: dict[str, int]
+    """Number of SAEs by reason."""
+
+    n_subjects: int
+
+    @property
+    def kept(self) -> int:
+        """SAEs whose result is kept."""
+        return self.n_subjects - len(self.subjects)
+
+    def kept_paths(self, context: RunContext) -> list[Path]:
+        """Return the files of the results that are kept."""
+        left = set(self.subjects)
+        return [
+            _path(self.recipe, context, subject)
+            for subject in context.subjects
+            if subject not in left
+        ]
+
+    def text(self) -> str:
+        """Say what is kept and what is done again."""
+        if not self.subjects:
+            return f"{self.recipe.name}: all {self.kept} results are current; kept."
+        causes = ", ".join(
+            f"{count} {reason}" for reason, count in self.reasons.items()
+        )
+        return f"{self.recipe.name}: {self.kept} results are current; {len(self.subjects)} to do ({causes})."
+
+
+def todo(recipe: Recipe, context: RunContext, keys: Mapping[Path, str]) -> Todo:
+    """Return the subjects whose result or its table is missing, damaged or another one."""
+    states = {
+        subject: _state(recipe, context, subject, keys) for subject in context.subjects
+    }
+    left = {subject: state for subject, state in states.items() if state is not None}
+    if left and recipe.over_groups:
+        depend = "depends on those"
+        left = {subject: state or depend for subject, state in states.items()}
+    found = list(left.values())
+    reasons = {reason: found.count(reason) for reason in dict.fromkeys(found)}
+    return Todo(recipe, list(left), reasons, len(context.subjects))
+
+
+def _state(
+    recipe: Recipe, context: RunContext, subject: Subject, keys: Mapping[Path, str]
+) -> str | None:
+    """Return why a result must be made again, or None if it is current."""
+    path = _path(recipe, context, subject)
+    if not path.exists():
+        return "missing"
+    try:
+        record = read_result(path)
+    except InputError:
+        return "damaged"
+    key = keys.get(path)
+    if key is None or (saereg_block(record) or {}).get("key") != key:
+        return "of another configuration"
+    return "without its table" if damaged_table(path, record) else None
+
+
+@dataclass
+class PartContext(RunContext):
+    """The context of a few of a run's subjects; held-out figures are those of the whole."""
+
+    whole: RunContext = field(kw_only=True)
+
+    @cached_property
+    @override
+    def heldout(self) -> HeldOutTable:
+        return self.whole.heldout
+
+
+def part_of(whole: RunContext, subjects: list[Subject]) -> RunContext:
+    """Return a context with these subjects that shares model and held-out figures."""
+    if subjects == whole.subjects:
+        return whole
+    fields: dict[str, Any] = {
+        item.name: getattr(whole, item.name) for item in dataclasses.fields(whole)
+    }
+    fields["subjects"] = subjects
+    return PartContext(**fields, whole=whole)

@@ -1,0 +1,280 @@
+"""Run evaluations over a release: check everything, run, collect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from eval_recipes.registry import Recipe, recipes
+from eval_recipes.results.differences import GroupDifference, load_group_differences
+from eval_recipes.results.files import (
+    check_unique_paths,
+    keyed,
+    load_results,
+    read_result,
+    read_results,
+    result_path,
+    write_summary,
+)
+from eval_recipes.results.folder import KIND, check_names, claimed_results
+from eval_recipes.results.outdated import Attempt, note_attempts, outdated_results
+from eval_recipes.results.tidy import one_line
+from eval_recipes.running.artifacts import check_artifacts, open_artifacts
+from eval_recipes.running.check import check_settings, check_sources
+from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.plan import (
+    Hashes,
+    Todo,
+    part_of,
+    result_keys,
+    subject_hashes,
+    todo,
+)
+from eval_recipes.running.subject_configs import check_configurations
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import writing_into
+from saereg_plugin.owned_folder import require_owned
+from saereg_plugin.releases.hashes import verify_files
+from saereg_plugin.releases.opening import open_release
+
+logger = logging.getLogger(__name__)
+
+_NO_ROOM = (
+    "What was written before is still there. Make room and run again with --resume."
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    What a run gave.
+
+    Attributes:
+        frame: tidy results of the run's SAEs; outdated ones are not in it.
+        differences: between groups, likewise.
+        failures: evaluations of SAEs that gave no result.
+        summary: the table of everything in the folder.
+        kept: results that a resumed run found current.
+        outdated: earlier results in the folder whose successors failed.
+    """
+
+    frame: pd.DataFrame
+    differences: list[GroupDifference]
+    failures: list[Failure]
+    summary: Path
+    kept: int = 0
+    outdated: dict[Path, Attempt] = field(default_factory=lambda: {})
+
+
+def subjects_of(
+    release_name: str, *, patterns: Iterable[str] = (), group_by: str | None = None
+) -> list[Subject]:
+    """
+    Return the SAEs of a release that match ``patterns``, their files checked.
+
+    Raises:
+        InputError: if release or SAE are unknown, or a file is missing or damaged.
+    """
+    release = open_release(release_name, group_by=group_by)
+    entries = release.select(patterns)
+    if not entries:
+        raise InputError(
+            f"Release {release.name!r} holds no SAE; expected one or more. Train it again, or "
+            "name another release."
+        )
+    if release.folder is not None:
+        for entry in entries:
+            verify_files(release.folder, entry.path)
+    return [Subject(release.name, e.sae_id, e.group, e.seed) for e in entries]
+
+
+def run_evals(
+    evals: Iterable[str],
+    context: RunContext,
+    *,
+    resume: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Outcome:
+    """
+    Run evaluations one after the other; a failed one does not stop the others.
+
+    An earlier result stays until its successor takes its place, and for good if its SAE
+    fails: then it is listed in ``outdated.json``. Writes ``summary.csv`` over everything in the
+    results folder.
+
+    Args:
+        evals: names of evaluations.
+        context: what to evaluate, on what, how.
+        resume: keep results that a run of the same configuration has written, and redo
+            only what is missing, damaged or made under another one
+            (``eval_recipes.running.plan``). Otherwise everything is done again.
+        progress: is told what a resumed run keeps.
+
+    Raises:
+        InputError: before anything is computed, if one of them cannot work.
+        WriteError: if the disk is full; results that were written stay.
+    """
+    chosen = recipes(evals)
+    check_settings(context)
+    require_owned(context.out, KIND)
+    check_artifacts(context.artifacts)
+    check_unique_paths(context.subjects)
+    for recipe in chosen:
+        recipe.check(context)
+    check_configurations(context, chosen)
+    check_names(context.out, chosen, context.subjects)
+    # a broken file of an earlier run is named now, not after hours; a resumed run
+    # makes its own again
+    _check_results(context, chosen, resume=resume)
+    check_sources(context, chosen)
+    hashes = subject_hashes(context)
+    plans = [_plan(recipe, context, hashes, resume=resume) for recipe in chosen]
+    for plan in plans:
+        if plan.subjects:
+            plan.recipe.check_server(context)
+    with (
+        writing_into(context.out, remedy=_NO_ROOM),
+        claimed_results(context.out, chosen, context.subjects),
+    ):
+        if any(recipe.keeps_artifacts for recipe in chosen):
+            open_artifacts(context.artifacts)
+        if resume and progress is not None:
+            for plan in plans:
+                progress(plan.text())
+        return _run(plans, context, hashes)
+
+
+def _run(plans: Sequence[Todo], context: RunContext, hashes: Hashes) -> Outcome:
+    failures: list[Failure] = []
+    wanted = {subject for plan in plans for subject in plan.subjects}
+    left = [subject for subject in context.subjects if subject in wanted]
+    # so that held-out figures are measured once, and of no SAE that needs none
+    whole = context if left == context.subjects else replace(context, subjects=left)
+    for plan in plans:
+        note_attempts(context.out, failed={}, current=plan.kept_paths(context))
+        if plan.subjects:
+            part = part_of(whole, plan.subjects)
+            keys = result_keys(plan.recipe, context, hashes)
+            with keyed(keys):
+                failures += _run_recipe(plan.recipe, part)
+    return _outcome(context, failures, kept=sum(plan.kept for plan in plans))
+
+
+def _outcome(context: RunContext, failures: list[Failure], *, kept: int) -> Outcome:
+    outdated = outdated_results(context.out)
+    # such a result can be no part of any table
+    damaged = {path for path, attempt in outdated.items() if attempt.eval_id is None}
+    return Outcome(
+        frame=_of_this_run(load_results(context.out, without=outdated), context),
+        differences=load_group_differences(
+            context.out,
+            {subject.release for subject in context.subjects},
+            without=outdated,
+        ),
+        failures=failures,
+        summary=write_summary(context.out, without=damaged),
+        kept=kept,
+        outdated=outdated,
+    )
+
+
+def _plan(recipe: Recipe, context: RunContext, hashes: Hashes, *, resume: bool) -> Todo:
+    if resume:
+        return todo(recipe, context, result_keys(recipe, context, hashes))
+    return Todo(recipe, context.subjects, {}, len(context.subjects))
+
+
+def _check_results(
+    context: RunContext, chosen: Sequence[Recipe], *, resume: bool
+) -> None:
+    """
+    Read every result in the folder; a resumed run's own may be broken.
+
+    Raises:
+        InputError: if a file is broken, or holds a result that the run would write elsewhere.
+    """
+    own = {
+        (recipe.eval_type_id, subject.release, subject.sae_id): result_path(
+            context.out, recipe.name, subject.release, subject.sae_id
+        )
+        for recipe in chosen
+        for subject in context.subjects
+    }
+    paths = set(own.values())
+    if not context.out.exists():
+        return
+    for path, record in read_results(context.out, without=paths):
+        target = own.get(
+            (
+                record["eval_type_id"],
+                record.get("sae_lens_release_id") or "",
+                record.get("sae_lens_id") or "",
+            )
+        )
+        if target is not None:
+            raise InputError(
+                f"File {str(path)!r} holds a result that this run writes into "
+                f"{str(target)!r}; expected one result of an SAE in a folder. Move the "
+                "file away, or choose another --out."
+            )
+    if not resume:
+        for path in filter(Path.exists, paths):
+            read_result(path)
+
+
+def _run_recipe(recipe: Recipe, context: RunContext) -> list[Failure]:
+    """
+    Run one recipe; an error that it does not handle fails every SAE, not the others.
+
+    An earlier result stays until its successor takes its place. Those whose SAE failed are
+    recorded as outdated.
+    """
+    paths = {
+        result_path(context.out, recipe.name, subject.release, subject.sae_id): subject
+        for subject in context.subjects
+    }
+    before = {path: _written(path) for path in paths}
+    try:
+        failures = recipe.run(context)
+    except Exception as error:
+        # an input error says all there is to say
+        trace = not isinstance(error, InputError)
+        logger.error("Evaluation %s stopped", recipe.name, exc_info=trace)
+        cause = f"{type(error).__name__}: {error}"
+        failures = [
+            Failure(recipe.name, subject.sae_id, cause) for subject in context.subjects
+        ]
+    stayed = [path for path in paths if _written(path) == before[path]]
+    causes = {failure.sae_id: failure.cause for failure in failures}
+    note_attempts(
+        context.out,
+        failed={
+            path: causes.get(paths[path].sae_id, "it wrote no result")
+            for path in stayed
+            if path.exists()
+        },
+        current=set(paths) - set(stayed),
+    )
+    return failures
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """Return what another file of the same name has otherwise; None if there is none."""
+    if not path.exists():
+        return None
+    state = path.stat()
+    return state.st_ino, state.st_mtime_ns
+
+
+def _of_this_run(frame: pd.DataFrame, context: RunContext) -> pd.DataFrame:
+    """Return the rows of the SAEs that were evaluated; a folder may hold more."""
+    evaluated = {
+        (one_line(subject.release), one_line(subject.sae_id))
+        for subject in context.subjects
+    }
+    mine = [key in evaluated for key in zip(frame["release"], frame["sae_id"])]
+    return frame.loc[mine]

@@ -1,0 +1,1 @@
+"""Feature absorption of first letters (arXiv 2409.14507)."""

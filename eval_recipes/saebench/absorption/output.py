@@ -1,0 +1,143 @@
+"""SAEBench's absorption output with one more category: counts, intervals, what was tested."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from sae_bench.evals.absorption.eval_output import (
+    AbsorptionEvalOutput,
+    AbsorptionMetricCategories,
+    AbsorptionResultDetail,
+)
+from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
+
+from eval_recipes.results.schemas import schema_text
+
+
+def _bound(side: str, title: str) -> Any:
+    return Field(
+        title=f"{title} ({side})",
+        description=f"{side.capitalize()} end of the 95 % interval, bootstrapped over letters",
+    )
+
+
+def _n_letters(title: str) -> Any:
+    return Field(title=f"{title} (n)", description="Letters the figure comes from")
+
+
+_FRACTION = "Absorption Fraction"
+_FULL = "Full Absorption Rate"
+_SPLITS = "Additional Split Latents"
+
+
+@dataclass(kw_only=True)
+class CorrectedAbsorptionMetrics(BaseMetrics):
+    """
+    Means over letters with intervals, and what they rest on.
+
+    They are upstream's where the decoder's norms could be folded, else those of the same
+    SAE with rows of norm 1 (``absorption_rescaled``).
+    """
+
+    absorption_fraction: float = Field(
+        title=_FRACTION,
+        description="Mean over letters of the probe's projection that absorbing latents carry",
+        json_schema_extra=DEFAULT_DISPLAY,
+    )
+    absorption_fraction_ci_low: Annotated[float, _bound("low", _FRACTION)]
+    absorption_fraction_ci_high: Annotated[float, _bound("high", _FRACTION)]
+    absorption_fraction_n: Annotated[int, _n_letters(_FRACTION)]
+    full_absorption_rate: float = Field(
+        title=_FULL,
+        description="Mean over letters of the share of words of which one other latent does all",
+        json_schema_extra=DEFAULT_DISPLAY,
+    )
+    full_absorption_rate_ci_low: Annotated[float, _bound("low", _FULL)]
+    full_absorption_rate_ci_high: Annotated[float, _bound("high", _FULL)]
+    full_absorption_rate_n: Annotated[int, _n_letters(_FULL)]
+    additional_split_latents: float = Field(
+        title=_SPLITS,
+        description="Mean over letters of the latents that detect it beyond the first: 0 without splitting, where upstream's mean_num_split_features is 1",
+    )
+    additional_split_latents_ci_low: Annotated[float, _bound("low", _SPLITS)]
+    additional_split_latents_ci_high: Annotated[float, _bound("high", _SPLITS)]
+    additional_split_latents_n: Annotated[int, _n_letters(_SPLITS)]
+    letters_with_probe: int = Field(
+        title="Letters with a Probe",
+        description="Letters whose probe on the model's activations has an F1 above min_GT_probe_f1; the means are over these",
+    )
+    mean_probe_f1: float = Field(
+        title="Mean Probe F1",
+        description="F1 of the probes on the model's activations over test words, mean over the 26 letters",
+    )
+    mean_probe_f1_n: int = Field(title="Mean Probe F1 (n)", description="Letters")
+    mean_probe_f1_ci_low: Annotated[float, _bound("low", "Mean Probe F1")]
+    mean_probe_f1_ci_high: Annotated[float, _bound("high", "Mean Probe F1")]
+    n_words: int = Field(
+        title="Words",
+        description="Test words the probes recognise, over the letters with a probe: absorption is measured on these",
+    )
+    n_vocabulary: int = Field(
+        title="Vocabulary",
+        description="Words the probes were trained and tested on, four fifths and one fifth",
+    )
+    max_decoder_norm_deviation: float = Field(
+        title="Largest Decoder Norm Deviation",
+        description="Largest distance of a decoder norm from 1 in the SAE that upstream scored, whose projections take norms as 1: beyond rounding its own figures are wrong, and ours are of the same SAE with rows of norm 1",
+    )
+
+
+@dataclass
+class CorrectedAbsorptionCategories(AbsorptionMetricCategories):
+    """Upstream's category, untouched, and ours beside it."""
+
+    corrected: CorrectedAbsorptionMetrics = Field(
+        title="Corrected",
+        description="Means with counts and intervals, on decoder rows of norm 1, and what they rest on",
+    )
+
+
+@dataclass
+class AbsorptionDetail(AbsorptionResultDetail):
+    """Upstream's figures of one letter, the corrected ones, and the F1 of its probe."""
+
+    corrected_absorption_fraction: float | None = Field(
+        default=None,
+        title="Mean Absorption Fraction, Corrected",
+        description="Mean over words, on decoder rows of norm 1",
+    )
+    corrected_full_absorption_rate: float | None = Field(
+        default=None,
+        title="Rate of Full Absorption, Corrected",
+        description="Share of words, on decoder rows of norm 1",
+    )
+    corrected_num_split_features: int | None = Field(
+        default=None,
+        title="Num Split Features, Corrected",
+        description="Latents that detect the letter, the first included, on decoder rows of norm 1",
+    )
+
+    probe_f1: float | None = Field(
+        default=None,
+        title="Probe F1",
+        description="F1 of the probe on the model's activations, over test words",
+    )
+
+
+@dataclass(config=ConfigDict(title="Absorption"))
+class CorrectedAbsorptionOutput(AbsorptionEvalOutput):
+    """First-letter absorption in upstream's format with counts and intervals."""
+
+    eval_result_metrics: CorrectedAbsorptionCategories  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    eval_result_details: list[AbsorptionDetail] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=list,
+        title="Per-Letter Absorption Results",
+        description="Figures of each letter whose probe is good enough",
+    )
+
+
+def json_schema() -> str:
+    """Return the text of ``eval_output_schema_absorption.json``."""
+    return schema_text(CorrectedAbsorptionOutput)

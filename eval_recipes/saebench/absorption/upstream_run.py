@@ -1,0 +1,167 @@
+"""One pass of upstream's absorption eval over one SAE, in folders of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sae_bench.evals.absorption import k_sparse_probing
+from sae_bench.evals.absorption import main as upstream_main
+from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
+from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
+from sae_lens import SAE
+from transformer_lens import HookedTransformer
+
+from eval_recipes.running.artifacts import ArtifactFolder
+from eval_recipes.running.context import Subject
+from eval_recipes.running.each_subject import read_upstream
+from eval_recipes.saebench.absorption.binary import METRICS
+from eval_recipes.saebench.absorption.options import EVAL
+from eval_recipes.saebench.absorption.probes import (
+    DATA,
+    Memory,
+    quiet,
+    stopping_after,
+    stored_probes,
+    upstream_words,
+)
+from eval_recipes.saebench.upstream import UpstreamError, patched, upstream
+
+_WORDS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Given:
+    """What upstream is given besides the SAE."""
+
+    config: AbsorptionEvalConfig
+    """Its settings; the seed among them is the one we set."""
+
+    model: HookedTransformer
+    layer: int
+    device: str
+    words: list[str]
+
+    probes: ArtifactFolder
+    """The first-letter probes (``absorption_probes.ensure_probes``)."""
+
+    memory: Memory
+    """Activations on prompts that were run before; filled."""
+
+
+class Scored(NamedTuple):
+    """What one pass gave."""
+
+    output: AbsorptionEvalOutput
+    """As upstream wrote it."""
+
+    probe_f1: dict[str, float]
+    """F1 of each letter's probe on the model's activations."""
+
+
+def refuse_non_finite(given: Given, subject: Subject, sae: SAE[Any]) -> None:
+    """
+    Refuse an SAE with a NaN or infinity in its decoder or in its latents on the test words.
+
+    Upstream takes NaN for "not active", so that a broken SAE has no absorption at all: the
+    best of scores.
+
+    Raises:
+        UpstreamError: naming the SAE.
+    """
+    with np.load(given.probes.require(DATA), allow_pickle=False) as data:
+        words = torch.from_numpy(data["X_test"])
+    with torch.no_grad():
+        finite = bool(sae.W_dec.isfinite().all()) and all(
+            bool(sae.encode(rows.to(sae.device, sae.dtype)).isfinite().all())
+            for rows in words.split(_WORDS_AT_ONCE)
+        )
+    if not finite:
+        raise UpstreamError(
+            f"{EVAL} of SAE {subject.sae_id!r} failed: its decoder or its latents hold NaN or "
+            "infinity."
+        )
+
+
+def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
+    """
+    Return upstream's figures of an SAE.
+
+    Raises:
+        UpstreamError: if upstream failed or left no result.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (
+            upstream(
+                EVAL, subject, sae, given.model, seed=given.config.random_seed
+            ) as captured,
+            quiet(),
+            patched(k_sparse_probing, "metrics", METRICS),
+            upstream_words(given.words),
+            stopping_after(given.model, given.layer, given.memory),
+            stored_probes(given.probes, given.model, given.layer, folder / "probes"),
+            _folders(folder, folder / "probes"),
+        ):
+            # Upstream creates no output folder, and writes below the working one.
+            (folder / "out").mkdir()
+            os.chdir(folder)
+            # Not the release's name: it may be a path, which upstream would write to.
+            selected: Any = [("release", subject.sae_id)]
+            upstream_main.run_eval(
+                given.config, selected, given.device, str(folder / "out")
+            )
+        f1 = _probe_f1(folder)
+        if "Cannot evaluate absorption" in captured.printed.getvalue():
+            least = given.config.min_GT_probe_f1
+            good = sum(value > least for value in f1.values())
+            raise UpstreamError(
+                f"{EVAL} of SAE {subject.sae_id!r} has no result: {good} of 26 letters have a "
+                f"probe on 'blocks.{given.layer}.hook_resid_post' with an F1 above {least}, and "
+                f"min_feats_for_eval asks for {given.config.min_feats_for_eval}. Use more "
+                "words_per_letter or a later layer."
+            )
+        output = read_upstream(
+            folder / "out", AbsorptionEvalOutput, eval=EVAL, subject=subject
+        )
+    return Scored(output, f1)
+
+
+@contextmanager
+def _folders(folder: Path, probes: Path) -> Iterator[None]:
+    """
+    Send what upstream keeps elsewhere than into the installed package.
+
+    Its folders are default arguments bound at import. An SAE's own results go to
+    ``folder``, which does not outlive it: upstream knows them by names only.
+    """
+    sparse = folder / "k_sparse_probing"
+    seams = {
+        "run_k_sparse_probing_experiment": {"experiment_dir": sparse},
+        "run_feature_absortion_experiment": {
+            "experiment_dir": folder / "feature_absorption",
+            "sparse_probing_experiment_dir": sparse,
+        },
+    }
+    with ExitStack() as stack:
+        for name, folders in seams.items():
+            function = getattr(upstream_main, name)
+            replaced = partial(function, probes_dir=probes, **folders)
+            stack.enter_context(patched(upstream_main, name, replaced))
+        yield
+
+
+def _probe_f1(folder: Path) -> dict[str, float]:
+    """Return the F1 of each letter's probe, from what upstream leaves beside its result."""
+    (path,) = (folder / "artifacts" / "absorption").rglob("*_k_sparse_probing.json")
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return {row["letter"]: float(row["f1_probe"]) for row in rows}

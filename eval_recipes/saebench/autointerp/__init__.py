@@ -1,0 +1,1 @@
+"""Automated interpretability: explanations of latents, and their scores."""

@@ -1,0 +1,181 @@
+"""Autointerp with a language model as explainer and scorer."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sae_bench.evals.autointerp.main import Examples
+from tabulate import tabulate
+
+from eval_recipes.chat import (
+    BudgetExceeded,
+    JudgeClient,
+    JudgeUnavailable,
+    Reply,
+    RequestRefused,
+)
+from eval_recipes.saebench.autointerp.examples import SeededAutoInterp, in_thread
+from eval_recipes.saebench.autointerp.scored import Scored
+
+
+def parse_predictions(text: str, n_examples: int) -> list[int] | None:
+    """
+    Return the numbers in a scoring reply, or None if it is not of the form asked for.
+
+    Upstream takes an empty reply for "None" (which scores 10/14) and passes over numbers
+    that no example has; both are no answers.
+
+    >>> parse_predictions("1, 3", 14), parse_predictions("None", 14)
+    ([1, 3], [])
+    """
+    stripped = text.strip().rstrip(".").strip()
+    if stripped.lower() == "none":
+        return []
+    separated = re.sub(r",?\s*\band\b", ",", stripped)
+    parts = [part.strip() for part in separated.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        return None
+    numbers = [int(part) for part in parts]
+    return numbers if all(1 <= n <= n_examples for n in numbers) else None
+
+
+class JudgedAutoInterp(SeededAutoInterp):
+    """
+    Upstream's eval with our client in place of its own.
+
+    A latent without a reply does not stop the others. Upstream's score of a latent stands
+    beside one whose negative examples were checked; where all were inactive anyway the two
+    share one request.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        client: JudgeClient,
+        signal: threading.Event,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.client = client
+        self.signal = signal
+        self.replies: dict[str, Reply] = {}
+        self._lock = threading.Lock()
+
+    def get_api_response(
+        self, messages: Any, max_tokens: int, n_completions: int = 1
+    ) -> tuple[list[str], str]:
+        """Ask our client what upstream would ask gpt-4o-mini, whatever the judge."""
+        text = self._ask(messages, max_tokens)
+        said = [*messages, {"role": "assistant", "content": text}]
+        logs = tabulate(
+            [list(message.values()) for message in said], tablefmt="simple_grid"
+        )
+        return [text], logs
+
+    def get_scoring_prompts(self, explanation: str, scoring_examples: Examples) -> Any:
+        """Return upstream's prompt, drawn for the latent whose examples these are."""
+        latent = self._owners[id(scoring_examples)]
+        return self.prompts_for(latent, explanation, scoring_examples.examples)
+
+    def gather_data(self) -> tuple[dict[int, Examples], dict[int, Examples]]:
+        """Gather, and remember whose examples are whose."""
+        generation, scoring = super().gather_data()
+        self._owners = {id(examples): latent for latent, examples in scoring.items()}
+        return generation, scoring
+
+    async def run_single_feature(
+        self,
+        executor: ThreadPoolExecutor,
+        latent: int,
+        generation_examples: Examples,
+        scoring_examples: Examples,
+        explanation_override: str | None = None,
+    ) -> dict[str, Any] | None:
+        """Explain and score one latent; None if upstream has no score for it."""
+        scored = self.scored[latent]
+        try:
+            prompts = self.get_generation_prompts(generation_examples)
+            raw = await in_thread(
+                executor, self._ask, prompts, self.cfg.max_tokens_in_explanation
+            )
+            explanation = self.parse_explanation(raw)
+            if not explanation:
+                scored.unparseable = True
+                return None
+            scored.explanation = explanation
+            await self._score_checked(executor, scored)
+            # Also asks for the explanation again: the cache has it.
+            await self._read_upstream_reply(executor, scored, scoring_examples)
+            result = await super(SeededAutoInterp, self).run_single_feature(
+                executor, latent, generation_examples, scoring_examples
+            )
+        except RequestRefused as error:
+            scored.refused = str(error)
+            return None
+        except (BudgetExceeded, JudgeUnavailable) as error:
+            scored.unanswered = str(error)
+            return None
+        if result is not None:
+            scored.upstream_score = result["score"]
+        return result
+
+    async def _score_checked(
+        self, executor: ThreadPoolExecutor, scored: Scored
+    ) -> None:
+        examples = self.checked[scored.latent]
+        if examples is None or scored.explanation is None:
+            return
+        prompts = self.prompts_for(scored.latent, scored.explanation, examples)
+        raw = await in_thread(
+            executor, self._ask, prompts, self.cfg.max_tokens_in_prediction
+        )
+        scored.active = self.labels(scored.latent)
+        scored.predictions = parse_predictions(raw, len(examples))
+        scored.unparseable |= scored.predictions is None
+
+    async def _read_upstream_reply(
+        self, executor: ThreadPoolExecutor, scored: Scored, examples: Examples
+    ) -> None:
+        """Note whether the reply to upstream's own prompt has the form asked for."""
+        prompts = self.prompts_for(
+            scored.latent, scored.explanation or "", examples.examples
+        )
+        raw = await in_thread(
+            executor, self._ask, prompts, self.cfg.max_tokens_in_prediction
+        )
+        scored.unparseable |= parse_predictions(raw, len(examples)) is None
+
+    def _ask(self, messages: Any, max_tokens: int) -> str:
+        reply = self.client.ask(messages, max_tokens=max_tokens, signal=self.signal)
+        with self._lock:
+            self.replies[reply.key] = reply
+        return reply.text
+
+
+def pool_of(
+    client: JudgeClient, signal: threading.Event
+) -> Callable[..., ThreadPoolExecutor]:
+    """
+    Stand in for upstream's pool: as many threads as set, and none left waiting.
+
+    An error calls off the requests of this SAE, ``signal``'s; an interruption all.
+    """
+
+    class Pool(ThreadPoolExecutor):
+        def __exit__(self, kind: type[BaseException] | None, *_: Any) -> bool | None:
+            if kind is not None and issubclass(kind, Exception):
+                signal.set()
+            elif kind is not None:
+                client.stop()
+            self.shutdown(wait=True, cancel_futures=True)
+            return None
+
+    def build(max_workers: int) -> ThreadPoolExecutor:
+        del max_workers  # upstream's ten
+        return Pool(max_workers=client.config.concurrency)
+
+    return build

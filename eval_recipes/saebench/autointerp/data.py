@@ -1,0 +1,250 @@
+"""Text and activations that autointerp looks at: computed once for all SAEs on a hook."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_bench.sae_bench_utils.activation_collection import get_bos_pad_eos_mask
+from sae_bench.sae_bench_utils.dataset_utils import tokenize_and_concat_dataset
+from sae_lens import SAE
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
+
+from eval_recipes.running.activation_source import Source
+from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
+from eval_recipes.running.context import RunContext
+from saereg_plugin.errors import InputError
+from saereg_plugin.sources import corpora
+
+logger = logging.getLogger(__name__)
+
+HUB_DATASET = "monology/pile-uncopyrighted"
+"""The text that SAEBench explains latents on."""
+
+# Upstream leaves shorter texts out, and reads five characters a token.
+_LEAST_CHARACTERS = 100
+_CHARACTERS_A_TOKEN = 5
+# Values of one chunk of latent activations: 2^25 float32 are 128 MiB.
+_CHUNK_VALUES = 1 << 25
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens, the folder that keeps them, and the folder of all artefacts."""
+
+    root: Path
+    folder: ArtifactFolder
+    tokens: Tensor
+    """Shape (contexts, context_size); each context starts with BOS."""
+
+
+def hook_layer(hook_name: str) -> int:
+    """
+    Return the layer whose activations a hook gives.
+
+    Raises:
+        InputError: for a hook outside the blocks, where upstream cannot stop the model.
+    """
+    match = re.match(r"blocks\.(\d+)\.", hook_name)
+    if match is None:
+        raise InputError(
+            f"autointerp cannot serve the hook {hook_name!r}; expected one inside a "
+            "block, such as 'blocks.4.hook_resid_post'."
+        )
+    return int(match.group(1))
+
+
+def load_text(
+    context: RunContext,
+    source: Source,
+    model: HookedTransformer,
+    *,
+    dataset: str,
+    total_tokens: int,
+    context_size: int,
+) -> Text:
+    """
+    Return the tokens to look at, made as upstream makes them, and keep them.
+
+    Args:
+        dataset: "heldout", the held-out split of the run's corpus, or a hub data set.
+        total_tokens: how many; a text that is too short gives fewer.
+
+    Raises:
+        InputError: if there is no text, or not a single context of it.
+    """
+    heldout = dataset == "heldout"
+    path = corpora.ensure(context.corpus, "heldout") if heldout else dataset
+    folder = artifact_folder(
+        context.artifacts,
+        "autointerp",
+        {
+            "model": source.model_name,
+            "model_identity": context.models.identity(source.model_name),
+            "model_kwargs": source.model_kwargs,
+            "text": path,
+            "total_tokens": total_tokens,
+            "context_size": context_size,
+        },
+    )
+
+    def make(stored: Path) -> None:
+        corpus, split = (context.corpus, "heldout") if heldout else (dataset, "train")
+        texts = _read_texts(corpus, split, total_tokens * _CHARACTERS_A_TOKEN)
+        tokens = tokenize_and_concat_dataset(
+            model.tokenizer,  # pyright: ignore[reportArgumentType]
+            texts,
+            context_size,
+            max_tokens=total_tokens,
+        )
+        # Upstream takes up to a context more than it was asked for.
+        tokens = tokens[: max(1, total_tokens // context_size)].clone()
+        if tokens.numel() == 0:
+            raise InputError(
+                f"Text {corpus!r} has less than {context_size} tokens; expected at least "
+                "one context. Choose a longer text or a smaller llm_context_size."
+            )
+        if tokens.numel() < total_tokens // context_size * context_size:
+            logger.warning("The text ended after %d tokens", tokens.numel())
+        torch.save(tokens, stored)
+
+    stored = folder.ensure("tokens.pt", make)
+    return Text(context.artifacts, folder, torch.load(stored, weights_only=True))
+
+
+def _read_texts(corpus: str, split: Any, characters: int) -> list[str]:
+    texts: list[str] = []
+    total = 0
+    for row in corpora.load(corpus, split, streaming=True):
+        text = row.get("text")  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        if not isinstance(text, str):
+            raise InputError(
+                f"Text {corpus!r} has no column 'text'; autointerp shows text to a judge "
+                "and cannot use stored tokens."
+            )
+        if len(text) > _LEAST_CHARACTERS:
+            texts.append(text)
+            total += len(text)
+            if total > characters:
+                break
+    return texts or [""]
+
+
+@torch.no_grad()
+def load_residuals(
+    text: Text,
+    model: HookedTransformer,
+    hook_name: str,
+    *,
+    batch_size: int,
+    dtype: str,
+) -> Tensor:
+    """
+    Return the activations at a hook, shape (contexts, context_size, d_in).
+
+    The tensor is a file mapped into memory, so its size does not count against it. The
+    first SAE reads the same file as all others.
+    """
+    layer = hook_layer(hook_name)
+    determinants = {
+        "text": text.folder.path.name,
+        "hook": hook_name,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "device": str(model.cfg.device),
+    }
+    rows, length = text.tokens.shape
+    width = _width(model, hook_name, layer, text.tokens[:1])
+    size = rows * length * width
+    kind: torch.dtype = model.cfg.dtype
+
+    def make(path: Path) -> None:
+        mapped = torch.from_file(str(path), shared=True, size=size, dtype=kind).view(
+            rows, length, width
+        )
+        for start in tqdm(range(0, rows, batch_size), desc="autointerp activations"):
+            batch = text.tokens[start : start + batch_size]
+            mapped[start : start + batch_size] = _run(model, hook_name, layer, batch)
+
+    folder = artifact_folder(text.root, "autointerp", determinants)
+    file = folder.ensure("activations.bin", make)
+    return torch.from_file(str(file), size=size, dtype=kind).view(rows, length, width)
+
+
+def _run(
+    model: HookedTransformer, hook_name: str, layer: int, tokens: Tensor
+) -> Tensor:
+    _, cache = model.run_with_cache(
+        tokens, stop_at_layer=layer + 1, names_filter=hook_name
+    )
+    # Hooks inside the attention have one row a head.
+    return cache[hook_name].flatten(2).cpu()
+
+
+def _width(model: HookedTransformer, hook_name: str, layer: int, tokens: Tensor) -> int:
+    return _run(model, hook_name, layer, tokens[:, :1]).shape[-1]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The activations that one SAE encodes; stands in for two functions of upstream."""
+
+    residuals: Tensor
+    """Shape (contexts, context_size, d_in)."""
+
+    keep: Tensor
+    """False at BOS, EOS and padding, shape (contexts, context_size)."""
+
+    batch_size: int
+    """Contexts encoded at once, at most."""
+
+    @torch.no_grad()
+    def frequencies(self, sae: SAE[Any]) -> Tensor:
+        """Return the share of the kept tokens on which each latent fires, (d_sae,)."""
+        counts = torch.zeros(int(sae.cfg.d_sae))
+        for _, latents in self._encoded(sae):
+            counts += (latents > 0).sum((0, 1)).cpu()
+        return counts / self.keep.sum()
+
+    @torch.no_grad()
+    def of(self, sae: SAE[Any], chosen: Sequence[int]) -> Tensor:
+        """Return bfloat16 activations, shape (contexts, context_size, len(chosen))."""
+        shape = (*self.keep.shape, len(chosen))
+        found = torch.empty(shape, dtype=torch.bfloat16)
+        for rows, latents in self._encoded(sae):
+            found[rows] = latents[..., list(chosen)].to("cpu", torch.bfloat16)
+        return found
+
+    def _encoded(self, sae: SAE[Any]) -> Iterator[tuple[slice, Tensor]]:
+        contexts, length = self.keep.shape
+        if sae.hook_z_reshaping_mode:
+            # The heads are joined already.
+            sae.turn_off_forward_pass_hook_z_reshaping()
+        fitting = _CHUNK_VALUES // (length * int(sae.cfg.d_sae))
+        step = max(1, min(self.batch_size, fitting))
+        for start in range(0, contexts, step):
+            rows = slice(start, start + step)
+            latents = sae.encode(self.residuals[rows].to(sae.device))
+            yield rows, latents * self.keep[rows, :, None].to(latents.device)
+
+
+def activations_of(
+    text: Text, residuals: Tensor, model: HookedTransformer, *, batch_size: int
+) -> Activations:
+    """Return activations with the mask that upstream uses."""
+    keep = get_bos_pad_eos_mask(text.tokens, model.tokenizer)
+    return Activations(residuals, keep, batch_size)
+
+
+def latents_at_once(text: Text, memory_gib: float) -> int:
+    """Return how many latents' activations fit into half of the memory allowed."""
+    one = text.tokens.numel() * torch.bfloat16.itemsize
+    return max(1, math.floor(memory_gib * 2**30 / 2 / one))

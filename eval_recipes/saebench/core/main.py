@@ -1,0 +1,212 @@
+"""Recipe ``core``: SAEBench's core evaluation, with corrected figures beside its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_bench.evals.core import main as upstream_core
+from sae_bench.evals.core.eval_output import CoreEvalOutput
+from sae_lens import SAE, ActivationsStore
+from sae_lens.config import HfDataset
+
+from eval_recipes.results.files import (
+    base_fields,
+    check_unique_paths,
+    result_path,
+    unstructured,
+    write_result,
+)
+from eval_recipes.running.activation_source import check_hook, source_of
+from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.each_subject import (
+    each_subject,
+    options_of,
+    read_upstream,
+    without_bar,
+)
+from eval_recipes.running.heldout import HeldOut
+from eval_recipes.saebench.core.output import (
+    NULLABLE,
+    CorrectedCoreMetricCategories,
+    CorrectedCoreOutput,
+    CorrectedMetrics,
+    FeatureMetric,
+)
+from eval_recipes.saebench.core.shared_passes import SharedPasses
+from eval_recipes.saebench.upstream import patched, upstream
+from saereg_plugin.errors import InputError
+from saereg_plugin.sources import corpora
+
+EVAL = "core"
+
+
+@dataclass(frozen=True)
+class CoreOptions:
+    """
+    Settings of upstream's part, ``RunContext.options["core"]``.
+
+    Upstream's own defaults (10 and 1; published runs 200 and 2000) are meant for
+    a GPU: on a CPU a reconstruction batch is three passes of the whole model.
+    """
+
+    n_eval_reconstruction_batches: int = 1
+    """Batches for cross entropy and KL divergence."""
+
+    n_eval_sparsity_variance_batches: int = 4
+    """Batches for upstream's L0, variance and latent densities."""
+
+    eval_batch_size_prompts: int = 8
+    """Contexts in one batch."""
+
+
+def core_options(context: RunContext) -> CoreOptions:
+    """
+    Return the recipe's settings.
+
+    Raises:
+        InputError: for an unknown name or a value that is no positive integer.
+    """
+    given = context.options.get(EVAL, {})
+    options = options_of(EVAL, CoreOptions, given)
+    for name, value in given.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(
+                f"Core option {name!r} is {value!r}; expected a positive integer."
+            )
+    return options
+
+
+def run(context: RunContext) -> list[Failure]:
+    """
+    Evaluate every subject and write its result file; return those that failed.
+
+    Raises:
+        InputError: for options, result names or a corpus nothing could run with.
+    """
+    options = core_options(context)
+    check_unique_paths(context.subjects)
+    # Fails here, before any work, if the corpus cannot be read.
+    text = corpora.load(context.corpus, "heldout", streaming=True)
+    # one SAE has nobody to share with; the SAE's own activations need memory, too
+    several = len(context.subjects) > 1
+    passes = SharedPasses(context.memory_gib / 2 if several else 0.0)
+    return each_subject(
+        EVAL,
+        context,
+        lambda subject: evaluate(context, subject, options, text=text, passes=passes),
+    )
+
+
+def evaluate(
+    context: RunContext,
+    subject: Subject,
+    options: CoreOptions,
+    *,
+    text: HfDataset,
+    passes: SharedPasses,
+) -> Path:
+    """
+    Evaluate one SAE and return the path of its result.
+
+    Raises:
+        HeldOutError: if its held-out figures could not be measured.
+        UpstreamError: if upstream failed or left no result.
+        NonFiniteError: if a metric is NaN or infinite.
+    """
+    heldout = context.heldout[subject.sae_id]
+    sae = subject.load(context.device)
+    source = source_of(sae, context_size=context.context_size)
+    model = context.models.get(
+        source.model_name,
+        dtype=context.dtype,
+        device=context.device,
+        model_kwargs=source.model_kwargs,
+    )
+    check_hook(model, source.hook_name)
+    with tempfile.TemporaryDirectory() as folder:
+        with (
+            upstream(EVAL, subject, sae, model, seed=context.seed),
+            passes.on(model),
+            # Upstream writes -1 for NaN, which a cosine or a bias may also be.
+            patched(upstream_core, "replace_nans_with_negative_one", _unchanged),
+            patched(ActivationsStore, "from_sae", _store_of(text)),
+            # Its progress bar counts to one for every SAE.
+            patched(upstream_core, "tqdm", without_bar),
+        ):
+            upstream_core.multiple_evals(
+                selected_saes=[(subject.release, subject.sae_id)],
+                n_eval_reconstruction_batches=options.n_eval_reconstruction_batches,
+                n_eval_sparsity_variance_batches=options.n_eval_sparsity_variance_batches,
+                eval_batch_size_prompts=options.eval_batch_size_prompts,
+                compute_featurewise_density_statistics=True,
+                compute_featurewise_weight_based_metrics=True,
+                exclude_special_tokens_from_reconstruction=True,
+                dataset=f"{context.corpus}/heldout",
+                context_size=source.context_size,
+                output_folder=folder,
+                dtype=context.dtype,
+                device=context.device,
+            )
+        measured = read_upstream(
+            Path(folder), CoreEvalOutput, eval=EVAL, subject=subject
+        )
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return write_result(path, corrected(measured, heldout, subject, sae))
+
+
+def _store_of(text: HfDataset) -> Callable[..., ActivationsStore]:
+    """
+    Stand in for ``ActivationsStore.from_sae`` with the held-out text given.
+
+    Upstream can only name a data set, of which it takes the split "train".
+    """
+    from_sae = ActivationsStore.from_sae
+    return lambda *args, **kwargs: from_sae(*args, **{**kwargs, "dataset": text})
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def corrected(
+    measured: CoreEvalOutput, heldout: HeldOut, subject: Subject, sae: SAE[Any]
+) -> CorrectedCoreOutput:
+    """Return upstream's output under the SAE's true ids, with the corrected figures."""
+    categories = {
+        field.name: getattr(measured.eval_result_metrics, field.name)
+        for field in dataclasses.fields(measured.eval_result_metrics)  # pyright: ignore[reportArgumentType]
+    }
+    return CorrectedCoreOutput(
+        **base_fields(subject, sae),
+        eval_config=measured.eval_config,
+        eval_result_metrics=CorrectedCoreMetricCategories(
+            **categories, corrected=corrected_metrics(heldout)
+        ),
+        eval_result_details=[
+            _feature(dataclasses.asdict(feature))  # pyright: ignore[reportArgumentType]
+            for feature in measured.eval_result_details
+        ],
+        eval_result_unstructured=unstructured(subject),
+    )
+
+
+def corrected_metrics(heldout: HeldOut) -> CorrectedMetrics:
+    """Return the held-out figures as a category of metrics."""
+    figures = dataclasses.asdict(heldout)
+    # Both stand in the configurations beside the metrics.
+    del figures["context_size"], figures["d_sae"]
+    return CorrectedMetrics(**figures, frac_alive=heldout.alive / heldout.d_sae)
+
+
+def _feature(values: dict[str, Any]) -> FeatureMetric:
+    restored: dict[str, Any] = {
+        name: None if name in NULLABLE and math.isnan(value) else value
+        for name, value in values.items()
+    }
+    return FeatureMetric(**restored)

@@ -1,0 +1,1 @@
+"""Compression of the decoder by a smaller SAE."""

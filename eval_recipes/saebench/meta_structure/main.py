@@ -1,0 +1,316 @@
+"""Recipe ``meta_structure``: how well a smaller SAE compresses the decoder; weights only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from sae_bench.evals.meta_structure import main as upstream_meta
+from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
+from sae_bench.evals.meta_structure.eval_output import MetaStructureEvalOutput
+from sae_lens import SAE
+from torch import Tensor
+
+from eval_recipes.results.files import (
+    base_fields,
+    check_unique_paths,
+    result_path,
+    unstructured,
+    write_result,
+)
+from eval_recipes.running.artifacts import artifact_folder
+from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.each_subject import each_subject, options_of
+from eval_recipes.saebench.meta_structure.figures import (
+    RowErrors,
+    random_rows,
+    row_errors,
+    variance_explained,
+)
+from eval_recipes.saebench.meta_structure.output import (
+    CorrectedMetaStructureMetricCategories,
+    CorrectedMetaStructureMetrics,
+    CorrectedMetaStructureOutput,
+)
+from eval_recipes.saebench.upstream import (
+    folded_copy,
+    patched,
+    upstream,
+)
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.files import write_json
+from saereg_plugin.metrics import alive_mask
+
+EVAL = "meta_structure"
+
+_DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class MetaStructureOptions:
+    """
+    Settings of the meta-SAE, ``RunContext.options["meta_structure"]``.
+
+    Upstream's defaults but for ``train_steps`` and ``autocast``.
+    """
+
+    width_ratio: float = 0.25
+    """Latents of the meta-SAE as a share of the SAE's."""
+
+    k: int = 4
+    """Latents that stand for a row, on average."""
+
+    train_steps: int = 300
+    """Steps of Adam; published: 1500, which takes minutes an SAE on a CPU."""
+
+    train_batch_size: int = 1024
+    """Decoder rows in one step, drawn with replacement."""
+
+    learning_rate: float = 5e-4
+    """Of Adam, constant."""
+
+    weight_decay: float = 0.0
+    """Of Adam."""
+
+    autocast: bool = False
+    """Train with bfloat16 products; published: True, which is slower on most CPUs."""
+
+    eval_batch_size: int = 4096
+    """Rows in one batch of upstream's figure, which depends on it."""
+
+    dtype: str = "float32"
+    """Data type of decoder and meta-SAE."""
+
+
+def meta_options(context: RunContext) -> MetaStructureOptions:
+    """
+    Return the recipe's settings.
+
+    Raises:
+        InputError: for an unknown name or a value that cannot be used.
+    """
+    given = context.options.get(EVAL, {})
+    options = options_of(EVAL, MetaStructureOptions, given)
+    for name in ("k", "train_steps", "train_batch_size", "eval_batch_size"):
+        value: Any = getattr(options, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            _refuse(name, value, "a positive integer")
+    for name, low in (
+        ("width_ratio", "above"),
+        ("learning_rate", "above"),
+        ("weight_decay", "from"),
+    ):
+        value = getattr(options, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value < 0:
+            _refuse(name, value, f"a finite number {low} 0")
+        if low == "above" and value == 0:
+            _refuse(name, value, "a finite number above 0")
+    if not isinstance(options.autocast, bool):
+        _refuse("autocast", options.autocast, "true or false")
+    if options.dtype not in _DTYPES:
+        raise InputError(
+            f"meta_structure option 'dtype' is {options.dtype!r}. {suggest(str(options.dtype), _DTYPES)}"
+        )
+    return options
+
+
+def _refuse(name: str, value: Any, expected: str) -> None:
+    raise InputError(
+        f"meta_structure option {name!r} is {value!r}; expected {expected}."
+    )
+
+
+def check(context: RunContext) -> None:
+    """
+    Check the options; loads nothing. Any SAE with a decoder can be evaluated.
+
+    Raises:
+        InputError: for an option that cannot be used, or result names that collide.
+    """
+    meta_options(context)
+    check_unique_paths(context.subjects)
+
+
+def run(context: RunContext) -> list[Failure]:
+    """
+    Evaluate every subject and write its result file; return those that failed.
+
+    Raises:
+        InputError: see ``check``.
+    """
+    check(context)
+    options = meta_options(context)
+    return each_subject(
+        EVAL, context, lambda subject: evaluate(context, subject, options)
+    )
+
+
+def evaluate(
+    context: RunContext, subject: Subject, options: MetaStructureOptions
+) -> Path:
+    """
+    Evaluate one SAE and return the path of its result.
+
+    Raises:
+        UpstreamError: if upstream failed.
+        NonFiniteError: if a metric is NaN or infinite.
+    """
+    sae = subject.load(context.device)
+    config = config_of(context, options)
+    copied = folded_copy(sae)
+    alive = alive_mask(copied.W_enc.detach().T, copied.W_dec.detach())
+    measured, errors = _measure(context, subject, sae, copied, config)
+    random = _random_variance(context, tuple(sae.W_dec.shape), config)
+    metrics = corrected_metrics(
+        errors,
+        alive.cpu(),
+        random=random,
+        meta_width=meta_width(config, len(errors.residual)),
+        seed=context.seed,
+    )
+    output = CorrectedMetaStructureOutput(
+        **base_fields(subject, sae),
+        eval_config=config,
+        eval_result_metrics=CorrectedMetaStructureMetricCategories(
+            meta_structure=measured.eval_result_metrics.meta_structure,
+            corrected=metrics,
+        ),
+        eval_result_details=[],
+        eval_result_unstructured=unstructured(subject),
+    )
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return write_result(path, output)
+
+
+def config_of(
+    context: RunContext, options: MetaStructureOptions
+) -> MetaStructureEvalConfig:
+    """Return upstream's configuration; its seed is the one that is really used."""
+    return MetaStructureEvalConfig(
+        random_seed=context.seed, **dataclasses.asdict(options)
+    )
+
+
+def meta_width(config: MetaStructureEvalConfig, d_sae: int) -> int:
+    """Return the number of the meta-SAE's latents, as upstream computes it."""
+    return max(math.ceil(d_sae * config.width_ratio), config.k)
+
+
+def _measure(
+    context: RunContext,
+    subject: Subject,
+    sae: SAE[Any],
+    copied: SAE[Any],
+    config: MetaStructureEvalConfig,
+) -> tuple[MetaStructureEvalOutput, RowErrors]:
+    """
+    Return upstream's output and the rows' errors under the meta-SAE it trained.
+
+    Upstream reads its seed only when run as a script, and fails where gradients are off.
+    """
+    seen: list[RowErrors] = []
+    metrics_of = upstream_meta._decoder_variance_metrics
+
+    def with_rows(**arguments: Any) -> tuple[float, float]:
+        figures = metrics_of(**arguments)
+        seen.append(
+            row_errors(
+                arguments["meta_structure"],
+                arguments["decoder"],
+                batch_size=config.eval_batch_size,
+            )
+        )
+        return figures
+
+    with ExitStack() as stack:
+        stack.enter_context(upstream(EVAL, subject, sae, None, seed=context.seed))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(
+            patched(upstream_meta, "_decoder_variance_metrics", with_rows)
+        )
+        measured = upstream_meta.run_eval_single_sae(
+            subject.release, subject.sae_id, copied, config, context.device
+        )
+    return measured, seen[0]
+
+
+def _random_variance(
+    context: RunContext, shape: tuple[int, ...], config: MetaStructureEvalConfig
+) -> float:
+    """
+    Return what the same training reaches on a random decoder of this shape.
+
+    Kept as an artefact: SAEs of one shape share it.
+    """
+    determinants = {
+        "kind": "random decoder",
+        "shape": shape,
+        "config": dataclasses.asdict(config),  # pyright: ignore[reportArgumentType]
+        "device": context.device,
+    }
+    folder = artifact_folder(context.artifacts, EVAL, determinants)
+
+    def make(path: Path) -> None:
+        rows = random_rows(*shape, seed=context.seed)
+        subject = Subject("random", "random decoder", "random", None)
+        stand_in = _RandomSAE(rows)
+        _, errors = _measure(
+            context, subject, cast(Any, stand_in), cast(Any, stand_in), config
+        )
+        value = variance_explained(errors, seed=context.seed).value
+        write_json(path, {"fraction_variance_explained": value})
+
+    path = folder.ensure("random_decoder.json", make)
+    return float(
+        json.loads(path.read_text(encoding="utf-8"))["fraction_variance_explained"]
+    )
+
+
+class _RandomSAE:
+    """What upstream reads of an SAE in this evaluation: a decoder and a configuration."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.W_dec = rows
+        self.cfg = SimpleNamespace(to_dict=dict)
+
+    def to(self, **_: Any) -> _RandomSAE:
+        return self
+
+
+def corrected_metrics(
+    errors: RowErrors, alive: Tensor, *, random: float, meta_width: int, seed: int
+) -> CorrectedMetaStructureMetrics:
+    """Return the figures of one SAE; ``alive`` is a mask [n] of its latents."""
+    every = variance_explained(errors, seed=seed)
+    mask = alive.numpy()
+    n_alive = int(mask.sum())
+    living = (
+        variance_explained(
+            RowErrors(errors.rows[mask], errors.residual[mask]), seed=seed
+        )
+        if n_alive > 1
+        else None
+    )
+    return CorrectedMetaStructureMetrics(
+        fraction_variance_explained=every.value,
+        fraction_variance_explained_ci_low=every.ends[0],
+        fraction_variance_explained_ci_high=every.ends[1],
+        fraction_variance_explained_n=len(mask),
+        fraction_variance_explained_alive=None if living is None else living.value,
+        fraction_variance_explained_alive_ci_low=None if living is None else living.low,
+        fraction_variance_explained_alive_ci_high=None
+        if living is None
+        else living.high,
+        fraction_variance_explained_alive_n=n_alive,
+        random_fraction_variance_explained=random,
+        above_random=every.value - random,
+        meta_width=meta_width,
+    )

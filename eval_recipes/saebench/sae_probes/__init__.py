@@ -1,0 +1,1 @@
+"""Sparse probing on the data sets of sae-probes."""

@@ -1,0 +1,166 @@
+"""What upstream's figures on sae-probes are compared with: the same probes, no text twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sae_lens import SAE
+from torch import Tensor
+
+from eval_recipes.running.artifacts import ArtifactFolder
+from eval_recipes.saebench.sae_probes.data import (
+    Rows,
+    Split,
+    Texts,
+    deduplicated_split,
+    distinct_rows,
+    load_activations,
+    read_texts,
+    rows_in_train,
+    upstream_split,
+)
+from eval_recipes.saebench.sae_probes.output import DeduplicatedMetrics, OverlapMetrics
+from eval_recipes.saebench.sae_probes.scores import (
+    STATISTICS,
+    Predictions,
+    encode,
+    mean_scores,
+    probe_activations,
+    probe_latents,
+)
+from saereg_plugin.files import write_json
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Deduplicated scores and overlap: the two categories, and figures of each set."""
+
+    deduplicated: Any
+    overlap: OverlapMetrics
+    by_dataset: Mapping[str, Mapping[str, Any]]
+
+
+def measure(
+    sae: SAE[Any],
+    datasets: Sequence[str],
+    *,
+    ks: Sequence[int],
+    penalty: str,
+    seed: int,
+    cache: ArtifactFolder,
+    baselines: ArtifactFolder,
+) -> Measured:
+    """
+    Probe the SAE on splits by text, and count upstream's overlap.
+
+    Args:
+        sae: with its decoder norms folded, as upstream scores it.
+        cache: folder of the activations (``ensure_activations``).
+        baselines: folder in which predictions from the model's own activations,
+            which no SAE changes, are kept between runs.
+    """
+    llm: dict[str, Predictions] = {}
+    latents: dict[int, dict[str, Predictions]] = {k: {} for k in ks}
+    by_dataset: dict[str, dict[str, Any]] = {}
+    for dataset in datasets:
+        data = read_texts(dataset)
+        activations = load_activations(cache, dataset)[: len(data.labels)]
+        split = deduplicated_split(data.texts, data.labels, seed=seed)
+
+        def make(
+            path: Path,
+            activations: Tensor = activations,
+            labels: Rows = data.labels,
+            split: Split = split,
+        ) -> None:
+            found = probe_activations(activations, labels, split, seed=seed)
+            _write_predictions(path, found)
+
+        # Read back also when just made, so that a warm run sees the same.
+        llm[dataset] = _read_predictions(
+            baselines.ensure(f"{dataset}_deduplicated.json", make)
+        )
+        probes = probe_latents(
+            encode(sae, activations),
+            data.labels,
+            split,
+            ks=ks,
+            penalty=penalty,
+            seed=seed,
+        )
+        for k, predictions in probes.items():
+            latents[k][dataset] = predictions
+        by_dataset[dataset] = {
+            **_counts(data, split, seed=seed),
+            "deduplicated_llm": _scores(llm[dataset]),
+            "deduplicated_by_k": {k: _scores(p) for k, p in probes.items()},
+        }
+    probes_by_name = {"llm": llm} | {f"sae_top_{k}": p for k, p in latents.items()}
+    return Measured(
+        deduplicated=_deduplicated(probes_by_name, seed=seed),
+        overlap=_overlap(by_dataset),
+        by_dataset=by_dataset,
+    )
+
+
+def _counts(data: Texts, split: Split, *, seed: int) -> dict[str, Any]:
+    by_row = upstream_split(data.labels, seed=seed)
+    return {
+        "test_rows_in_train": rows_in_train(data.texts, by_row) / len(by_row.test),
+        "n_test_rows": len(by_row.test),
+        "n_distinct_texts": len(distinct_rows(data.texts, data.labels)),
+        "n_train_texts": len(split.train),
+        "n_test_texts": len(split.test),
+    }
+
+
+def _scores(predictions: Predictions) -> dict[str, float]:
+    ones = np.ones((1, len(predictions.labels)))
+    return {
+        name: float(statistic(predictions, ones)[0])
+        for name, statistic in STATISTICS.items()
+    }
+
+
+def _deduplicated(probes: Mapping[str, Mapping[str, Predictions]], *, seed: int) -> Any:
+    values: dict[str, float | int | None] = {}
+    for probe, by_dataset in probes.items():
+        for score, estimate in mean_scores(by_dataset, seed=seed).items():
+            name = f"{probe}_{score}"
+            values |= {
+                name: estimate.value,
+                f"{name}_ci_low": estimate.low,
+                f"{name}_ci_high": estimate.high,
+                f"{name}_n": sum(len(p.labels) for p in by_dataset.values()),
+            }
+    return DeduplicatedMetrics(**values)
+
+
+def _overlap(by_dataset: Mapping[str, Mapping[str, Any]]) -> OverlapMetrics:
+    shares = np.array([d["test_rows_in_train"] for d in by_dataset.values()])
+    rows = np.array([d["n_test_rows"] for d in by_dataset.values()])
+    return OverlapMetrics(
+        test_rows_in_train=float(shares @ rows / rows.sum()),
+        test_rows_in_train_n=int(rows.sum()),
+        mean_test_rows_in_train=float(shares.mean()),
+        mean_test_rows_in_train_n=len(shares),
+    )
+
+
+def _write_predictions(path: Path, predictions: Predictions) -> None:
+    fields = predictions._asdict()
+    write_json(path, {name: values.tolist() for name, values in fields.items()})
+
+
+def _read_predictions(path: Path) -> Predictions:
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    return Predictions(
+        labels=np.array(fields["labels"], dtype=np.bool_),
+        predicted=np.array(fields["predicted"], dtype=np.bool_),
+        scores=np.array(fields["scores"], dtype=np.float64),
+    )

@@ -1,0 +1,192 @@
+"""Recipe ``scr``: SAEBench's spurious correlation removal, and its masked ablation."""
+
+from __future__ import annotations
+
+import numpy as np
+from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
+from sae_bench.evals.scr_and_tpp.eval_output import EVAL_TYPE_ID_SCR, ScrEvalOutput
+from sae_bench.sae_bench_utils.dataset_info import PAIRED_CLASS_KEYS
+
+from eval_recipes.labelled.crossed import check_sizes, crossed_sets
+from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.saebench.scr_tpp import shared as scr_and_tpp
+from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep
+from eval_recipes.saebench.scr_tpp.masked_ablation import (
+    Array,
+    Sampled,
+    flat,
+    share,
+    stratified,
+)
+from eval_recipes.saebench.scr_tpp.scr_output import (
+    MaskedScrMetricCategories,
+    MaskedScrMetrics,
+    MaskedScrOutput,
+)
+from eval_recipes.saebench.scr_tpp.spec import Columns, Kind, Runs, sampled
+
+EVAL = EVAL_TYPE_ID_SCR
+
+# Upstream's names are fixed, whatever the attributes are. The spurious attribute is
+# "male / female", the one to keep "professor / nurse"; the biased probe confounds them.
+_BIASED = "male_professor / female_nurse"
+_ABLATED_AND_READ = {
+    "dir1": ("male / female", "professor / nurse"),
+    "dir2": ("professor / nurse", "male / female"),
+}
+# Upstream's: a probe that was hardly biased has nothing to be restored.
+_LEAST_GAP = 0.001
+
+
+def removal_score(changed: Array, original: Array, clean: Array) -> Array:
+    """
+    Return the share of a probe's lost accuracy that an ablation restores.
+
+    (changed - original) / (clean - original), 0 if the gap is below .001 (arXiv 2411.18895;
+    upstream's ``get_scr_plotting_dict``).
+    """
+    gap = clean - original
+    biased = gap >= _LEAST_GAP
+    return np.where(biased, (changed - original) / np.where(biased, gap, 1), 0)
+
+
+def measure(step: AblationStep, *, resamples: int, seed: int) -> dict[str, Sampled]:
+    """
+    Return the masked figures of one data set and one pair of values.
+
+    The direction of ``scr_metric`` is upstream's choice, made on all texts; on a tie,
+    for which upstream gives none, it is direction 2, as its description says.
+    """
+    directions: dict[str, dict[str, Sampled]] = {}
+    accuracy: dict[str, float] = {}
+    for index, (name, (ablated, read)) in enumerate(_ABLATED_AND_READ.items()):
+        strata = [
+            _columns(step, key, label, ablated=ablated, read=read)
+            for key, label in ((read, True), (PAIRED_CLASS_KEYS[read], False))
+        ]
+        value, draws = stratified(strata, resamples=resamples, seed=[seed, index])
+        n = sum(map(len, strata))
+        accuracy[name] = float(value[1])
+        directions[name] = _figures(step.n_values, value, draws, n)
+    chosen = "dir1" if accuracy["dir1"] < accuracy["dir2"] else "dir2"
+    figures: dict[str, Sampled] = {}
+    for name, (source, parts) in {
+        "dir1": ("dir1", [""]),
+        "dir2": ("dir2", [""]),
+        "metric": (chosen, ["", "_padding_leak", "_padding_share"]),
+    }.items():
+        for n in step.n_values:
+            for part in parts:
+                figure = directions[source][f"{n}{part}"]
+                figures[f"scr_{name}_threshold_{n}{part}"] = figure
+    return figures
+
+
+def _columns(
+    step: AblationStep, key: str, label: bool, *, ablated: str, read: str
+) -> Array:
+    """
+    Return what each text of one label adds to the figures of a direction.
+
+    Columns: clean and biased probe right, then for each number of latents biased probe right
+    after the masked and after the leaky ablation, its |shift| from padding and from tokens.
+    """
+    columns: list[Array] = []
+    for n in step.n_values:
+        found = step.logits(key, ablated, n, [_BIASED, read])
+        if not columns:
+            columns += [_right(found.clean[:, probe], label) for probe in (1, 0)]
+        columns += [_right(after[:, 0], label) for after in (found.masked, found.leaky)]
+        columns += [abs(found.on_padded[:, 0]), abs(found.on_real[:, 0])]
+    # Either label counts half.
+    return np.stack(columns, axis=1) / 2
+
+
+def _right(logits: Array, label: bool) -> Array:
+    return ((logits > 0) == label).astype(np.float64)
+
+
+def _figures(
+    n_values: list[int], value: Array, draws: Array, texts: int
+) -> dict[str, Sampled]:
+    figures: dict[str, Sampled] = {}
+    for index, n in enumerate(n_values):
+        both: list[Columns] = []
+        for means in (value, draws):
+            clean, original = means[..., 0], means[..., 1]
+            masked, leaky, padded, real = np.moveaxis(means[..., 2:], -1, 0)[
+                4 * index : 4 * index + 4
+            ]
+            score = removal_score(masked, original, clean)
+            both.append(
+                {
+                    f"{n}": score,
+                    f"{n}_padding_leak": removal_score(leaky, original, clean) - score,
+                    f"{n}_padding_share": share(padded, real),
+                }
+            )
+        figures |= sampled(both[0], both[1], texts)
+    return figures
+
+
+def _runs(config: ScrAndTppEvalConfig) -> Runs:
+    return [
+        (name, pair)
+        for name in config.dataset_names
+        for pair in config.column1_vals_lookup[name]
+    ]
+
+
+def _output(
+    measured: ScrEvalOutput, figures: dict[str, Sampled], fields: dict[str, object]
+) -> MaskedScrOutput:
+    return MaskedScrOutput(
+        **fields,  # pyright: ignore[reportArgumentType]
+        eval_config=measured.eval_config,
+        eval_result_metrics=MaskedScrMetricCategories(
+            scr_metrics=measured.eval_result_metrics.scr_metrics,
+            masked=MaskedScrMetrics(**flat(figures)),
+        ),
+        eval_result_details=measured.eval_result_details,
+    )
+
+
+def _hub_sets() -> dict[str, str]:
+    return {
+        name: name.split("_class_set")[0]
+        for name in ScrAndTppEvalConfig().column1_vals_lookup
+    }
+
+
+_KIND = Kind(
+    eval=EVAL,
+    embedded_sets=lambda: tuple(crossed_sets()),
+    default_embedded=tuple(crossed_sets()),
+    hub_sets=_hub_sets,
+    check_sizes=check_sizes,
+    texts=lambda _, size: 12 * (size // 4),
+    runs=_runs,
+    measure=measure,
+    upstream_output=ScrEvalOutput,
+    output=_output,
+)
+
+
+def check(context: RunContext) -> None:
+    """
+    Refuse what SCR cannot work on, before anything is loaded.
+
+    Raises:
+        InputError: for options, SAEs, sizes or data sets that cannot work.
+    """
+    scr_and_tpp.check(context, _KIND)
+
+
+def run(context: RunContext) -> list[Failure]:
+    """
+    Evaluate every subject and write its result file; return those that failed.
+
+    Raises:
+        InputError: as ``check``.
+    """
+    return scr_and_tpp.run(context, _KIND)

@@ -1,0 +1,1 @@
+"""Sparse probing of labelled concepts."""

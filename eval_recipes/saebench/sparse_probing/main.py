@@ -1,0 +1,218 @@
+"""Recipe ``sparse_probing``: SAEBench's evaluation on its own sets or on embedded ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_bench.evals.sparse_probing import main as upstream_main
+from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
+from sae_bench.evals.sparse_probing.eval_output import SparseProbingEvalOutput
+from sae_bench.sae_bench_utils import general_utils
+from sae_lens import SAE
+
+from eval_recipes.labelled.source import LAYOUT
+from eval_recipes.results.files import (
+    base_fields,
+    check_unique_paths,
+    result_path,
+    unstructured,
+    write_result,
+)
+from eval_recipes.running.activation_source import Source, check_hook, source_of
+from eval_recipes.running.artifacts import artifact_folder
+from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.each_subject import each_subject, read_upstream, without_bar
+from eval_recipes.saebench.sae_probes.scores import quiet_sklearn
+from eval_recipes.saebench.sparse_probing import cache
+from eval_recipes.saebench.sparse_probing.check import (
+    EVAL,
+    SparseProbingOptions,
+    checked_options,
+    require_data,
+    require_subjects,
+)
+from eval_recipes.saebench.sparse_probing.corrected import corrected_metrics, detail
+from eval_recipes.saebench.sparse_probing.output import (
+    CorrectedProbingCategories,
+    CorrectedProbingOutput,
+)
+from eval_recipes.saebench.sparse_probing.score import SetScores, scorer
+from eval_recipes.saebench.upstream import patched, upstream, upstream_model_name
+
+
+def check(context: RunContext) -> None:
+    """
+    Refuse, before anything is loaded, what the evaluation cannot work on.
+
+    Raises:
+        InputError: for unknown options, SAEs it cannot serve, or data it cannot have.
+    """
+    options = checked_options(context)
+    require_subjects(context, options)
+    require_data(context, options)
+
+
+def run(context: RunContext) -> list[Failure]:
+    """
+    Evaluate every subject and write its result file; return those that failed.
+
+    Raises:
+        InputError: as ``check`` does.
+    """
+    check(context)
+    check_unique_paths(context.subjects)
+    options = checked_options(context)
+    return each_subject(
+        EVAL, context, lambda subject: evaluate(context, subject, options)
+    )
+
+
+def evaluate(
+    context: RunContext, subject: Subject, options: SparseProbingOptions
+) -> Path:
+    """
+    Evaluate one SAE and return the path of its result.
+
+    Raises:
+        InputError: if the SAE's metadata or hook are unusable.
+        UpstreamError: if upstream failed or left no result.
+        NonFiniteError: if a metric is NaN or infinite.
+    """
+    sae = subject.load(context.device)
+    source = source_of(sae, context_size=options.context_length)
+    model = context.models.get(
+        source.model_name,
+        dtype=context.dtype,
+        device=context.device,
+        model_kwargs=source.model_kwargs,
+    )
+    check_hook(model, source.hook_name)
+    config = _config(context, source, options, d_sae=int(sae.cfg.d_sae))
+    folders = {
+        name: artifact_folder(
+            context.artifacts, EVAL, _determinants(context, source, config, name)
+        )
+        for name in options.dataset_names
+    }
+    for name, folder in folders.items():
+        # One block a set: the random numbers of one do not depend on the others.
+        with (
+            upstream(EVAL, subject, sae, model, seed=context.seed),
+            cache.repaired(),
+            quiet_sklearn(),
+        ):
+            _, copied, _ = general_utils.load_and_format_sae("", "", context.device)  # pyright: ignore[reportGeneralTypeIssues]
+            cache.ensure(
+                folder,
+                name,
+                config,
+                copied,
+                model,
+                device=context.device,
+                data=context.data,
+            )
+    results: dict[str, SetScores] = {}
+    score_set = scorer(folders, results, random_baseline=options.random_baseline)
+    with tempfile.TemporaryDirectory() as folder:
+        with (
+            upstream(EVAL, subject, sae, model, seed=context.seed),
+            cache.repaired(),
+            quiet_sklearn(),
+            patched(upstream_main, "run_eval_single_dataset", score_set),
+            # Only the batch that is encoded is in memory.
+            patched(torch, "load", partial(torch.load, mmap=True)),
+            # Its progress bar counts to one for every SAE.
+            patched(upstream_main, "tqdm", without_bar),
+        ):
+            upstream_main.run_eval(
+                config,
+                [(subject.release, subject.sae_id)],
+                context.device,
+                output_path=str(Path(folder, "out")),
+                # Each data set's folder is given above; this one stays empty.
+                artifacts_path=str(Path(folder, "artifacts")),
+            )
+        measured = read_upstream(
+            Path(folder), SparseProbingEvalOutput, eval=EVAL, subject=subject
+        )
+    output = corrected(measured, results, context, subject, sae)
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return write_result(path, output)
+
+
+def _config(
+    context: RunContext, source: Source, options: SparseProbingOptions, *, d_sae: int
+) -> SparseProbingEvalConfig:
+    assert options.probe_train_set_size is not None
+    assert options.probe_test_set_size is not None
+    # Upstream holds about four tensors of (texts, tokens, latents) while it encodes.
+    batch = int(context.memory_gib * 2**30 / 4 / (16 * options.context_length * d_sae))
+    return SparseProbingEvalConfig(
+        random_seed=context.seed,
+        dataset_names=list(options.dataset_names),
+        probe_train_set_size=options.probe_train_set_size,
+        probe_test_set_size=options.probe_test_set_size,
+        context_length=options.context_length,
+        sae_batch_size=max(1, min(options.sae_batch_size, batch)),
+        llm_batch_size=options.llm_batch_size,
+        llm_dtype=context.dtype,
+        model_name=upstream_model_name(source.model_name),
+        k_values=list(options.k_values),
+    )
+
+
+def _determinants(
+    context: RunContext,
+    source: Source,
+    config: SparseProbingEvalConfig,
+    dataset_name: str,
+) -> dict[str, Any]:
+    """Return all that decides the activations of a data set and the model's own probes."""
+    settings = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
+    # The other sets, and how an SAE is read, do not.
+    del settings["dataset_names"], settings["sae_batch_size"]
+    return {
+        **settings,
+        "dataset_name": dataset_name,
+        "data": {"from": context.data, "layout": LAYOUT},
+        "model_identity": context.models.identity(source.model_name),
+        "hook_name": source.hook_name,
+        "model_kwargs": source.model_kwargs,
+        "device": context.device,
+    }
+
+
+def corrected(
+    measured: SparseProbingEvalOutput,
+    results: Mapping[str, SetScores],
+    context: RunContext,
+    subject: Subject,
+    sae: SAE[Any],
+) -> CorrectedProbingOutput:
+    """Return upstream's output under the SAE's true ids, with the corrected figures."""
+    metrics = measured.eval_result_metrics
+    extra: Any = measured.eval_result_unstructured
+    return CorrectedProbingOutput(
+        **base_fields(subject, sae),
+        eval_config=measured.eval_config,
+        eval_result_metrics=CorrectedProbingCategories(
+            llm=metrics.llm,
+            sae=metrics.sae,
+            corrected=corrected_metrics(list(results.values()), seed=context.seed),
+        ),
+        eval_result_details=[
+            detail(figures, results[name])
+            for name, figures in zip(
+                measured.eval_config.dataset_names,
+                measured.eval_result_details,
+                strict=True,
+            )
+        ],
+        eval_result_unstructured=unstructured(subject, data=context.data, **extra),
+    )

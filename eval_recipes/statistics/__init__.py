@@ -1,0 +1,1 @@
+"""Intervals over seeds and contexts, without anything of SAEs."""

@@ -1,0 +1,245 @@
+"""Intervals for figures over latents and over seeds, and differences of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student_t
+
+from eval_recipes.statistics.interval import (
+    NO_VARIATION,
+    Interval,
+    percentile_interval,
+    unseen,
+)
+
+BOOTSTRAP_CHUNK_ELEMENTS = 1 << 18
+"""Values drawn at a time: few enough to stay in the processor's cache."""
+
+FEW_LEVELS = 32
+"""Arrays with no more distinct values (say indicators) are resampled by value."""
+
+ROUNDING = 1e-12
+"""Standard errors up to this share of the numbers' size are rounding, not variation."""
+
+SeedPair = tuple[int, int]
+"""Two different seeds; (s, t) and (t, s) are the same pair."""
+
+
+def bootstrap_mean_interval(
+    values: Sequence[ArrayLike],
+    *,
+    weights: Sequence[float] | None = None,
+    caps: Sequence[float] | None = None,
+    n_resamples: int = 1000,
+    seed: int,
+    level: float = 0.95,
+) -> Interval:
+    """
+    Percentile bootstrap of ``sum_k weights[k] * mean(values[k])``.
+
+    The arrays are independent samples (say the latents of different SAEs): each
+    is resampled on its own. ``n`` is the length of the first. The same arguments
+    give the same interval.
+
+    Resampling equal values (a share of 0 or 1) shows no spread at all. Where ``caps`` bound
+    the values, arrays of equal ones widen the interval by what ``unseen`` allows; without,
+    there is no interval if no array varies.
+
+    Args:
+        values: one or more arrays of finite numbers, [n_k] each, not empty.
+        weights: one a array; 1 / number of arrays by default.
+        caps: one an array, whose values cannot leave [0, cap]; 1 for shares.
+        n_resamples: bootstrap resamples.
+        seed: seed of the resampling.
+        level: coverage of the interval.
+
+    >>> bootstrap_mean_interval([[1.0, 1.0], [3.0]], seed=0)[:4]
+    (2.0, None, None, 2)
+    >>> [round(x, 4) for x in bootstrap_mean_interval([[0.0] * 10], caps=[1], seed=0)[:3]]
+    [0.0, 0.0, 0.3689]
+    """
+    arrays = [np.asarray(array, dtype=np.float64).ravel() for array in values]
+    if not arrays or any(array.size == 0 for array in arrays):
+        raise ValueError("expected one or more arrays, none of them empty")
+    weighted = [1 / len(arrays)] * len(arrays) if weights is None else list(weights)
+    for given, name in ((weighted, "weights"), (caps, "caps")):
+        if given is not None and len(given) != len(arrays):
+            raise ValueError(f"{len(given)} {name} for {len(arrays)} arrays")
+    generator = np.random.default_rng(seed)
+    value, n = 0.0, arrays[0].size
+    resampled = np.zeros(n_resamples)
+    for array, weight in zip(arrays, weighted, strict=True):
+        value += weight * float(array.mean())
+        resampled += weight * _resampled_means(array, n_resamples, generator)
+    constant = [array.min() == array.max() for array in arrays]
+    if all(constant) and caps is None:
+        return Interval(value, None, None, n, NO_VARIATION)
+    # All constant, the resamples are the value itself but for rounding.
+    interval = (
+        Interval(value, value, value, n)
+        if all(constant)
+        else percentile_interval(value, resampled, n, level=level)
+    )
+    if caps is None or interval.low is None or interval.high is None:
+        return interval
+    below, above = unseen(
+        [
+            (weight, float(array[0]), cap, array.size)
+            for array, weight, cap, same in zip(
+                arrays, weighted, caps, constant, strict=True
+            )
+            if same
+        ],
+        level=level,
+    )
+    return interval._replace(low=interval.low - below, high=interval.high + above)
+
+
+def _resampled_means(
+    array: NDArray[np.float64], n_resamples: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Means of ``n_resamples`` draws with replacement, in chunks of bounded memory."""
+    levels, counts = np.unique(array, return_counts=True)
+    if len(levels) <= FEW_LEVELS:
+        # How often each value is drawn is multinomial: the same law, without indices.
+        share = counts / array.size
+        drawn = generator.multinomial(array.size, share, size=n_resamples)
+        return (drawn / array.size) @ levels
+    means = np.empty(n_resamples)
+    step = max(1, BOOTSTRAP_CHUNK_ELEMENTS // array.size)
+    for start in range(0, n_resamples, step):
+        size = (min(step, n_resamples - start), array.size)
+        indices = generator.integers(array.size, size=size, dtype=np.int32)
+        means[start : start + size[0]] = array[indices].mean(axis=1)
+    return means
+
+
+def seed_interval(
+    values: Mapping[int, float], *, level: float = 0.95, scale: float | None = None
+) -> Interval:
+    """
+    Mean of one value a seed, with Student's t interval; none if the values do not vary.
+
+    Args:
+        values: by seed.
+        level: coverage of the interval.
+        scale: size of the numbers that the values were computed from, which says how
+            large their rounding is; by default that of the largest value.
+    """
+    numbers = np.array([values[seed] for seed in sorted(values)], dtype=np.float64)
+    if numbers.size == 0:
+        raise ValueError("expected one or more seeds")
+    if numbers.size == 1:
+        return Interval(float(numbers[0]), None, None, 1, "one seed has no spread")
+    error = float(numbers.std(ddof=1)) / math.sqrt(numbers.size)
+    size = float(np.abs(numbers).max()) if scale is None else scale
+    return _t_interval(
+        float(numbers.mean()),
+        error,
+        freedom=numbers.size - 1,
+        n=numbers.size,
+        level=level,
+        scale=size,
+    )
+
+
+def paired_difference(
+    a: Mapping[int, float], b: Mapping[int, float], *, level: float = 0.95
+) -> Interval:
+    """
+    Mean of ``a - b`` over seeds, values paired by seed, with Student's t interval.
+
+    Raises:
+        ValueError: if the seeds differ.
+    """
+    if set(a) != set(b):
+        raise ValueError(f"seeds differ: {sorted(a)} and {sorted(b)}")
+    # a difference is as inexact as the larger of the two, however small it is itself
+    return seed_interval(
+        {seed: a[seed] - b[seed] for seed in a}, level=level, scale=_size(a, b)
+    )
+
+
+def seed_pair_interval(
+    pairs: Mapping[SeedPair, float], *, level: float = 0.95, scale: float | None = None
+) -> Interval:
+    """
+    Mean over all pairs of seeds, with a delete-one-seed jackknife interval.
+
+    Pairs that share a seed are not independent: the mean is a U-statistic of
+    order 2 over S seeds. With theta_s the mean over the pairs without seed s, its
+    variance is (S - 1) / S * sum_s (theta_s - mean_s theta_s)^2, and the interval
+    takes Student's t quantile on S - 1 degrees of freedom. Two seeds give one
+    pair, hence no interval. ``scale`` is that of ``seed_interval``.
+
+    Raises:
+        ValueError: if a pair of the seeds is missing or comes twice.
+    """
+    values = {(min(pair), max(pair)): value for pair, value in pairs.items()}
+    seeds = sorted({seed for pair in values for seed in pair})
+    if len(values) != len(pairs) or set(values) != set(combinations(seeds, 2)):
+        raise ValueError(f"expected every pair of the seeds {seeds} once")
+    if len(seeds) < 2:
+        raise ValueError("expected one or more pairs of different seeds")
+    mean = float(np.mean(list(values.values())))
+    if len(seeds) == 2:
+        reason = "two seeds give one pair, which has no spread"
+        return Interval(mean, None, None, 1, reason)
+    without = np.array(
+        [
+            np.mean([value for pair, value in values.items() if seed not in pair])
+            for seed in seeds
+        ]
+    )
+    count = len(seeds)
+    variance = (count - 1) / count * float(((without - without.mean()) ** 2).sum())
+    return _t_interval(
+        mean,
+        math.sqrt(variance),
+        freedom=count - 1,
+        n=len(values),
+        level=level,
+        scale=_size(values) if scale is None else scale,
+    )
+
+
+def paired_pair_difference(
+    pairs_a: Mapping[SeedPair, float],
+    pairs_b: Mapping[SeedPair, float],
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """
+    Mean of ``a - b`` over the same pairs of seeds, with the interval of ``seed_pair_interval``.
+
+    Raises:
+        ValueError: if the pairs of seeds differ.
+    """
+    a = {(min(pair), max(pair)): value for pair, value in pairs_a.items()}
+    b = {(min(pair), max(pair)): value for pair, value in pairs_b.items()}
+    if set(a) != set(b):
+        raise ValueError(f"seed pairs differ: {sorted(a)} and {sorted(b)}")
+    return seed_pair_interval(
+        {pair: a[pair] - b[pair] for pair in a}, level=level, scale=_size(a, b)
+    )
+
+
+def _size(*values: Mapping[Any, float]) -> float:
+    """Return the largest absolute value."""
+    return max((abs(x) for each in values for x in each.values()), default=0.0)
+
+
+def _t_interval(
+    mean: float, error: float, *, freedom: int, n: int, level: float, scale: float
+) -> Interval:
+    if error <= ROUNDING * scale:
+        # a handful of equal values says nothing about how much they could vary
+        return Interval(mean, None, None, n, NO_VARIATION)
+    half = float(student_t.ppf((1 + level) / 2, freedom)) * error
+    return Interval(mean, mean - half, mean + half, n)

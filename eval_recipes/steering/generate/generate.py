@@ -1,0 +1,252 @@
+"""
+Continue prompts, steered and not, many at a time.
+
+Every row of a batch has its own vector. The tokens of a prompt but its last are read once,
+whatever the number of texts (only ``positions="all"`` makes them differ); then every text
+grows by one token a step. Prompts shorter than the longest are padded behind, and masks and
+positions step over the padding.
+
+A text depends on its request alone: its random numbers do (see ``uniforms``), and in float32
+its logits do up to rounding. In other dtypes rounding is coarse, so there every batch has
+the same number of rows and the same width; then equal rows give equal texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from eval_recipes.steering.generate.backend import Backend
+from eval_recipes.steering.generate.decoding import (
+    Continuation,
+    Decoding,
+    Request,
+    Steering,
+)
+from eval_recipes.steering.generate.layout import Layout
+from eval_recipes.steering.generate.prompts import Prompt, decode_continuation
+from eval_recipes.steering.generate.sampling import greedy, require_numbers, sample
+from eval_recipes.steering.generate.uniforms import uniforms
+from saereg_plugin.errors import InputError
+
+Observer = Callable[[int, Tensor], None]
+"""Is given the number of a batch's first request and logits [step, row, vocabulary]."""
+
+_PROMPTS_AT_ONCE = 8
+
+
+def generate(
+    backend: Backend,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    requests: Sequence[Request],
+    *,
+    steering: Steering | None = None,
+    decoding: Decoding | None = None,
+    batch_size: int = 128,
+    observe: Observer | None = None,
+) -> list[Continuation]:
+    """
+    Return a continuation for each request, in their order.
+
+    Args:
+        backend: the language model.
+        tokenizer: its tokenizer.
+        prompts: what is continued.
+        requests: which prompt, random numbers, vector and strength each text has.
+        steering: the vectors and where they go; None if no request names one.
+        decoding: how tokens are chosen; None for the published setting.
+        batch_size: texts at a time.
+        observe: is given all logits, for inspection.
+
+    Raises:
+        InputError: if requests, prompts, vectors and model do not fit each other.
+    """
+    decoding = decoding or Decoding()
+    _check(backend, prompts, requests, steering, batch_size)
+    layout = Layout.of(backend, prompts)
+    added = steering.offsets(list(requests)) if steering is not None else None
+    texts: list[Continuation] = []
+    with torch.no_grad():
+        shared = None
+        if steering is None or steering.positions != "all":
+            shared = _read_prompts(backend, layout)
+        starts = range(0, len(requests), batch_size)
+        for start in tqdm(starts, desc="texts", leave=False, disable=None):
+            rows = list(range(start, min(start + batch_size, len(requests))))
+            kept = len(rows)
+            if backend.dtype != torch.float32:
+                rows += [rows[0]] * (batch_size - kept)
+            chosen = [requests[row] for row in rows]
+            batch = _Batch(
+                prompts=torch.tensor([request.prompt for request in chosen]),
+                u=_random_numbers(prompts, chosen, decoding),
+                added=None if added is None else added[rows],
+            )
+            tokens, near, logits = _continue(
+                backend, layout, batch, shared, steering, decoding, observe is not None
+            )
+            if observe is not None:
+                observe(start, torch.stack(logits)[:, :kept].float())
+            texts += [
+                _continuation(
+                    tokenizer, prompts[request.prompt], ids, ties, decoding.stop_at_eos
+                )
+                for request, ids, ties in zip(
+                    chosen[:kept], tokens.tolist(), near.tolist(), strict=False
+                )
+            ]
+    return texts
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompt [row], random numbers [row, step] and added vectors [row, d_model]."""
+
+    prompts: Tensor
+    u: Tensor
+    added: Tensor | None
+
+
+def _read_prompts(backend: Backend, layout: Layout) -> list[Any]:
+    """Return states of all prompts, as many in each: what a prompt gets is its own affair."""
+    states: list[Any] = []
+    for start in range(0, len(layout.body), _PROMPTS_AT_ONCE):
+        rows = torch.arange(start, start + _PROMPTS_AT_ONCE)
+        rows = rows.clamp(max=len(layout.body) - 1).to(backend.device)
+        states.append(_read(backend, layout, rows))
+    return states
+
+
+def _read(backend: Backend, layout: Layout, rows: Tensor) -> Any:
+    mask = None if layout.mask is None else layout.mask[rows]
+    return backend.read(layout.body[rows], mask)
+
+
+def _continue(
+    backend: Backend,
+    layout: Layout,
+    batch: _Batch,
+    shared: list[Any] | None,
+    steering: Steering | None,
+    decoding: Decoding,
+    keep_logits: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return tokens and near ties [row, step], and the logits of each step if wanted."""
+    device = backend.device
+    rows = batch.prompts.to(device)
+    u = batch.u.to(device)
+    steered = False
+    context: Any = nullcontext()
+    if steering is not None and batch.added is not None:
+        vectors = batch.added.to(device, backend.dtype)[:, None, :]
+
+        def change(residual: Tensor) -> Tensor:
+            return residual + vectors if steered else residual
+
+        context = backend.intervene(steering.hook_name, change)
+    positions = "generation" if steering is None else steering.positions
+    mask = None
+    if layout.mask is not None:
+        ones = layout.mask.new_ones(len(rows), decoding.new_tokens)
+        mask = torch.cat([layout.mask[rows], ones], dim=1)
+    tokens, near, kept = [layout.last[rows]], [], []
+    with context:
+        if shared is None:
+            steered = True
+            state = [_read(backend, layout, rows)]
+            state = backend.select(
+                state, torch.arange(len(rows), device=device), decoding.new_tokens
+            )
+        else:
+            state = backend.select(shared, rows, decoding.new_tokens)
+        for step in range(decoding.new_tokens):
+            steered = step > 0 or positions != "generation"
+            seen = None if mask is None else mask[:, : layout.body.shape[1] + step + 1]
+            logits = backend.step(state, tokens[-1], seen, layout.lengths[rows] + step)
+            require_numbers(logits, batch.added)
+            if keep_logits:
+                kept.append(logits)
+            chosen, ties = (
+                greedy(logits)
+                if decoding.greedy
+                else sample(
+                    logits,
+                    u[:, step],
+                    temperature=decoding.temperature,
+                    top_p=decoding.top_p,
+                )
+            )
+            tokens.append(chosen)
+            near.append(ties)
+    return torch.stack(tokens[1:], dim=1), torch.stack(near, dim=1), kept
+
+
+def _random_numbers(
+    prompts: Sequence[Prompt], requests: Sequence[Request], decoding: Decoding
+) -> Tensor:
+    return torch.from_numpy(
+        np.stack(
+            [
+                uniforms(
+                    decoding.seed,
+                    prompts[request.prompt].text,
+                    request.sample,
+                    decoding.new_tokens,
+                )
+                for request in requests
+            ]
+        )
+    )
+
+
+def _continuation(
+    tokenizer: Any, prompt: Prompt, ids: list[int], ties: list[bool], stop_at_eos: bool
+) -> Continuation:
+    length = len(ids)
+    if stop_at_eos and tokenizer.eos_token_id in ids:
+        length = ids.index(tokenizer.eos_token_id)
+    # The choice of the EOS itself may be a near tie, too.
+    places = [place for place, tie in enumerate(ties[: length + 1]) if tie]
+    return Continuation(
+        tokens=tuple(ids[:length]),
+        text=decode_continuation(tokenizer, prompt, ids[:length]),
+        near_ties=len(places),
+        first_near_tie=places[0] if places else None,
+    )
+
+
+def _check(
+    backend: Backend,
+    prompts: Sequence[Prompt],
+    requests: Sequence[Request],
+    steering: Steering | None,
+    batch_size: int,
+) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected 1 or more.")
+    if not prompts:
+        raise InputError("No prompt was given; expected one or more.")
+    for request in requests:
+        if not 0 <= request.prompt < len(prompts):
+            raise InputError(
+                f"A request names prompt {request.prompt}; expected one of the {len(prompts)} "
+                "given."
+            )
+        if steering is None and request.vector is not None:
+            raise InputError(
+                f"A request names vector {request.vector}, but no steering was given."
+            )
+    if steering is not None and steering.vectors.shape[1] != backend.d_model:
+        raise InputError(
+            f"The vectors have {steering.vectors.shape[1]} entries; expected "
+            f"{backend.d_model}, the width of the model's residual stream. Is it the model "
+            "that the SAE was trained on?"
+        )

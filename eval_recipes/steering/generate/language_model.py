@@ -1,0 +1,233 @@
+"""The language model that is steered, and how long its residual vectors are."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from sae_lens.util import get_special_token_ids
+from torch import Tensor
+from transformer_lens.loading_from_pretrained import make_model_alias_map
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from eval_recipes.running.activation_source import Source, check_hook, source_of
+from eval_recipes.running.context import RunContext
+from eval_recipes.statistics.seeds import Interval
+from eval_recipes.steering.generate.backend import Backend, backend_for
+from eval_recipes.steering.generate.plain import knows_layers
+from eval_recipes.steering.options import SteeringEvalConfig
+from saereg_plugin.errors import InputError
+from saereg_plugin.sources import corpora, models
+
+TEXT_TOKENS = 128
+"""Tokens of a text that are read, at most."""
+
+NORM_TEXTS = 64
+"""Texts that the median norm comes from."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model that can be steered, and its tokenizer."""
+
+    name: str
+    kind: str
+    """"plain" (transformers) or "hooked" (TransformerLens)."""
+    backend: Backend
+    tokenizer: Any
+
+
+def language_model(
+    context: RunContext, sae: SAE[Any], config: SteeringEvalConfig
+) -> LanguageModel:
+    """
+    Load the model that an SAE was trained on.
+
+    Raises:
+        InputError: if the metadata name no model or hook, or the model has not that hook.
+    """
+    source = _source(sae)
+    kind = kind_of(sae, config)
+    if kind == "plain" and source.model_kwargs != "{}":
+        raise InputError(
+            f"The SAE was trained with {source.model_kwargs}, which plain transformers do not "
+            "know; expected backend 'hooked' or 'auto'."
+        )
+    if kind == "hooked":
+        hooked = context.models.get(
+            source.model_name,
+            dtype=context.dtype,
+            device=context.device,
+            model_kwargs=source.model_kwargs,
+        )
+        check_hook(hooked, source.hook_name)
+        return LanguageModel(
+            source.model_name, kind, backend_for(hooked), hooked.tokenizer
+        )
+    return _plain(source.model_name, dtype=context.dtype, device=context.device)
+
+
+def kind_of(sae: SAE[Any], config: SteeringEvalConfig) -> str:
+    """
+    Return "plain" or "hooked".
+
+    ``auto`` takes plain transformers where it computes what the SAE read: the metadata name no
+    further argument of the loader, the hook begins or ends a layer, and the layers of the model
+    are at a known place.
+
+    Raises:
+        InputError: if the metadata name no model or hook.
+    """
+    if config.backend != "auto":
+        return config.backend
+    source = _source(sae)
+    ends = source.hook_name.endswith(("hook_resid_pre", "hook_resid_post"))
+    if source.model_kwargs != "{}" or not ends:
+        return "hooked"
+    path, local = _place(source.model_name)
+    with torch.device("meta"):
+        empty: Any = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(path, **local), trust_remote_code=False
+        )
+    return "plain" if knows_layers(empty) else "hooked"
+
+
+def _source(sae: SAE[Any]) -> Source:
+    # the context's length does not matter here
+    return source_of(sae, context_size=sae.cfg.metadata.context_size or TEXT_TOKENS)
+
+
+def _place(name: str) -> tuple[str, dict[str, Any]]:
+    """Return where transformers find a model, and the loader's arguments for that."""
+    folder = models.ensure(name)
+    path = str(folder or make_model_alias_map().get(name.lower(), name))
+    return path, {
+        "local_files_only": folder is not None,
+        "trust_remote_code": False,
+    }
+
+
+def _plain(name: str, *, dtype: str, device: str) -> LanguageModel:
+    path, local = _place(name)
+    with warnings.catch_warnings():
+        models.ignore_deprecation()
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=models.torch_dtype(dtype), **local
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, **local)
+    model.to(device).eval()
+    return LanguageModel(name, "plain", backend_for(model), tokenizer)
+
+
+def encoded(
+    model: LanguageModel, texts: Sequence[str], *, prepend_bos: bool
+) -> tuple[Tensor, Tensor]:
+    """
+    Return tokens and mask of texts, each [text, width], padded behind.
+
+    Texts are cut at ``TEXT_TOKENS`` tokens.
+    """
+    from eval_recipes.steering.generate.prompts import encode_prompts
+
+    prompts = encode_prompts(model.tokenizer, texts, prepend_bos=prepend_bos)
+    rows = [prompt.tokens[:TEXT_TOKENS] for prompt in prompts]
+    width = max(map(len, rows))
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)] = torch.tensor(row)
+        mask[place, : len(row)] = 1
+    return tokens, mask
+
+
+class _Reached(Exception):
+    """The hook was reached, so the model may stop."""
+
+
+@torch.no_grad()
+def residuals(
+    model: LanguageModel,
+    texts: Sequence[str],
+    hook_name: str,
+    *,
+    prepend_bos: bool,
+    batch_size: int = 16,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """
+    Yield, batch by batch, residual vectors and which of their tokens count.
+
+    Vectors [text, position, d_model] in float32 on the CPU; the mask [text, position] is false
+    at padding and special tokens.
+    """
+    special = torch.tensor(get_special_token_ids(model.tokenizer))
+    for start in range(0, len(texts), batch_size):
+        tokens, mask = encoded(
+            model, texts[start : start + batch_size], prepend_bos=prepend_bos
+        )
+        kept: list[Tensor] = []
+
+        def keep(residual: Tensor) -> Tensor:
+            kept.append(residual.float().cpu())
+            raise _Reached
+
+        device = model.backend.device
+        # the layers behind the hook, most of the work, are left out
+        with model.backend.intervene(hook_name, keep), suppress(_Reached):
+            model.backend.read(tokens.to(device), mask.to(device))
+        yield kept[0], mask.bool() & ~torch.isin(tokens, special)
+
+
+def corpus_texts(corpus: str, n: int) -> list[str]:
+    """
+    Return the first ``n`` held-out texts of a corpus that are not empty.
+
+    Raises:
+        InputError: if it has no texts.
+    """
+    texts: list[str] = []
+    for row in corpora.load(corpus, "heldout", streaming=True):
+        text = row.get("text")  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        if isinstance(text, str) and text.strip():
+            texts.append(text)
+        if len(texts) == n:
+            break
+    if not texts:
+        raise InputError(
+            f"Corpus {corpus!r} has no held-out texts; expected a column 'text'. Steering "
+            "measures on them how long residual vectors are."
+        )
+    return texts
+
+
+def median_norm(
+    model: LanguageModel, hook_name: str, texts: Sequence[str], *, prepend_bos: bool
+) -> Interval:
+    """
+    Return the median norm of residual vectors at a hook, special tokens left out.
+
+    Interval: order statistics of the norms (binomial), as if tokens were independent; ``n`` is
+    the number of tokens.
+    """
+    norms = (
+        torch.cat(
+            [
+                vectors.norm(dim=-1)[kept]
+                for vectors, kept in residuals(
+                    model, texts, hook_name, prepend_bos=prepend_bos
+                )
+            ]
+        )
+        .sort()
+        .values
+    )
+    n = len(norms)
+    half = 1.96 * math.sqrt(n) / 2
+    low, high = (min(n - 1, max(0, round(n / 2 + side * half))) for side in (-1, 1))
+    value = float(norms.quantile(0.5)) if n < 1 << 23 else float(norms[n // 2])
+    return Interval(value, float(norms[low]), float(norms[high]), n)

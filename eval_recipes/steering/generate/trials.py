@@ -1,0 +1,158 @@
+"""Every text of one SAE: steered, and the controls, written by the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from eval_recipes.running.artifacts import ArtifactFolder
+from eval_recipes.steering.generate.decoding import (
+    Continuation,
+    Decoding,
+    Request,
+    Steering,
+)
+from eval_recipes.steering.generate.generate import generate
+from eval_recipes.steering.generate.language_model import LanguageModel
+from eval_recipes.steering.generate.plan import ARMS, Arm, Planned, plan_pairs
+from eval_recipes.steering.generate.prompts import Prompt
+from eval_recipes.steering.generate.streams import Streams
+from eval_recipes.steering.generate.text_cache import kept_texts
+from eval_recipes.steering.options import SteeringEvalConfig
+from eval_recipes.steering.select.latents import Latents
+
+__all__ = ["ARMS", "Arm", "Trial", "decoding_of", "make_trials"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """
+    Two continuations of one prompt, for one latent.
+
+    Attributes:
+        arm: what the second one is.
+        latent: id in the SAE.
+        prompt: index of the prompt.
+        repeat: number of the text among those of its latent and prompt.
+        amount: strength in the units of the mode; None where nothing is added.
+        strength: what the unit direction was multiplied by; None where nothing is added.
+        original: the unsteered text.
+        other: the second text.
+    """
+
+    arm: Arm
+    latent: int
+    prompt: int
+    repeat: int
+    amount: float | None
+    strength: float | None
+    original: Continuation
+    other: Continuation
+
+
+def decoding_of(config: SteeringEvalConfig) -> Decoding:
+    """Return how texts are continued."""
+    return Decoding(
+        new_tokens=config.new_tokens,
+        greedy=config.greedy,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.random_seed,
+    )
+
+
+def make_trials(
+    model: LanguageModel,
+    latents: Latents,
+    prompts: Sequence[Prompt],
+    strengths: dict[float, list[float]],
+    config: SteeringEvalConfig,
+    *,
+    weights: str,
+    folder: ArtifactFolder,
+    unsteered: ArtifactFolder,
+) -> list[Trial]:
+    """
+    Write every text and return the pairs, arm by arm.
+
+    Equal requests are written once. Each batch is kept as soon as it is written.
+
+    Args:
+        model: the language model.
+        latents: directions.
+        prompts: what is continued.
+        strengths: of each latent, by amount.
+        config: samples and decoding.
+        weights: hash of the SAE; random numbers and control directions follow from it.
+        folder: where batches of steered texts are kept: an artefact folder.
+        unsteered: the same of texts to which nothing is added. They do not depend on
+            directions and strengths, so runs that differ in these alone share them.
+    """
+    streams = Streams(config.random_seed, weights)
+    plan = plan_pairs(latents.ids, len(prompts), strengths, config, streams)
+    controls = [
+        streams.direction(latent, repeat, model.backend.d_model)
+        for latent in latents.ids
+        for repeat in range(config.samples_per_prompt)
+    ]
+    steering = Steering(
+        hook_name=latents.hook_name,
+        vectors=torch.cat([latents.directions, torch.stack(controls)]),
+        positions=config.positions,
+    )
+
+    # controls first: they have every latent, so that which texts are unsteered, and their
+    # order, do not depend on which latents have a strength
+    ordered = sorted(plan, key=lambda one: one.amount is not None)
+
+    def texts_of(*, greedy: bool) -> dict[Request, Continuation]:
+        how = replace(decoding_of(config), greedy=greedy)
+        wanted = dict.fromkeys(
+            text
+            for one in ordered
+            if _is_greedy(one, config) == greedy
+            for text in (one.original, one.other)
+        )
+        found: dict[Request, Continuation] = {}
+        for where, steered in ((unsteered, False), (folder, True)):
+            found |= kept_texts(
+                where,
+                "greedy" if greedy else "sampled",
+                [one for one in wanted if (one.vector is not None) == steered],
+                lambda batch: generate(
+                    model.backend,
+                    model.tokenizer,
+                    prompts,
+                    batch,
+                    steering=steering,
+                    decoding=how,
+                    batch_size=config.batch_size,
+                ),
+                batch_size=config.batch_size,
+            )
+        return found
+
+    written = {greedy: texts_of(greedy=greedy) for greedy in (True, False)}
+    trials: list[Trial] = []
+    for one in plan:
+        texts = written[_is_greedy(one, config)]
+        trials.append(
+            Trial(
+                arm=one.arm,
+                latent=latents.ids[one.latent],
+                prompt=one.prompt,
+                repeat=one.repeat,
+                amount=one.amount,
+                strength=None if one.amount is None else one.other.strength,
+                original=texts[one.original],
+                other=texts[one.other],
+            )
+        )
+    return trials
+
+
+def _is_greedy(pair: Planned, config: SteeringEvalConfig) -> bool:
+    """Whether a pair's texts are greedy: there is no second greedy text without steering."""
+    return config.greedy and pair.amount is not None

@@ -1,0 +1,162 @@
+"""Does a text have the target property? A classifier learned from two sets of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from eval_recipes.statistics.interval import NO_VARIATION
+from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
+from eval_recipes.steering.select.contrast import Array, auroc, halves
+from eval_recipes.steering.stats.rates import over_latents
+
+ONE_DIRECTION = "one direction has no spread"
+
+Embed = Callable[[Sequence[str]], Tensor]
+"""Maps texts to vectors [text, width]."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """
+    Logistic regression on sentence embeddings, inverse penalty C = 1.
+
+    Learned from half of the texts, the half that latents are chosen by; a text counts as much
+    as its set is small, so that the larger set is not favoured.
+    """
+
+    model: Any
+    embed: Embed
+    accuracy: Interval
+    """Share of the other half's texts that it classifies rightly; bootstrap over texts."""
+    auroc: Interval
+    """On the other half."""
+
+    def chances(self, texts: Sequence[str]) -> Array:
+        """Return the chance of the property for each text, shape (text,)."""
+        vectors = self.embed(texts).numpy().astype(np.float64)
+        return self.model.predict_proba(vectors)[:, 1]
+
+
+def train_probe(
+    a: Sequence[str], b: Sequence[str], embed: Embed, *, seed: int
+) -> Probe:
+    """
+    Learn to tell texts like ``a`` from texts like ``b``.
+
+    Args:
+        a: texts with the property, 4 or more.
+        b: texts without it, 4 or more.
+        embed: sentence embeddings.
+        seed: of the split, which is that of ``best_latents``.
+    """
+    split_a, split_b = halves(len(a), seed=seed), halves(len(b), seed=seed)
+    vectors_a, vectors_b = (embed(texts).numpy().astype(np.float64) for texts in (a, b))
+    known = np.concatenate([vectors_a[split_a.select], vectors_b[split_b.select]])
+    labels = np.repeat([1, 0], [len(split_a.select), len(split_b.select)])
+    model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(
+        known, labels
+    )
+    scores_a, scores_b = (
+        model.decision_function(vectors[split.measure])
+        for vectors, split in ((vectors_a, split_a), (vectors_b, split_b))
+    )
+    right = np.concatenate([scores_a > 0, scores_b <= 0]).astype(float)
+    return Probe(
+        model=model,
+        embed=embed,
+        accuracy=bootstrap_mean_interval([right], caps=[1], seed=seed),
+        auroc=auroc(scores_a, scores_b),
+    )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What steering does to the chance of the target property."""
+
+    before: float
+    """Mean chance of the unsteered texts."""
+    after: float
+    """Mean chance of the steered texts."""
+    change: Interval
+    """Mean of after - before over pairs of texts, see ``effect`` for what is drawn."""
+
+
+def effect(
+    probe: Probe,
+    unsteered: Sequence[str],
+    steered: Sequence[str],
+    *,
+    prompts: Sequence[Hashable] | None = None,
+    directions: Sequence[Hashable] | None = None,
+    seed: int,
+) -> Effect:
+    """
+    Return the effect on pairs of texts that share prompt and random numbers.
+
+    Args:
+        probe: the classifier.
+        unsteered: texts before.
+        steered: texts after.
+        prompts: which prompt each pair continues. Pairs are drawn within prompts, which were
+            chosen and are not a sample, where each has two or more.
+        directions: which direction each pair was steered along, if directions are a sample: all
+            pairs of a direction are drawn together, whatever their prompt, and ``n`` counts
+            directions. None if all pairs have the same.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: if there are not as many of the one as of the other, or none.
+    """
+    if len(unsteered) != len(steered) or not steered:
+        raise ValueError(f"{len(unsteered)} unsteered, {len(steered)} steered texts")
+    before, after = probe.chances(unsteered), probe.chances(steered)
+    change = after - before
+    return Effect(
+        before=float(before.mean()),
+        after=float(after.mean()),
+        change=_over_pairs(change, prompts, seed)
+        if directions is None
+        else _over_directions(change, directions, seed),
+    )
+
+
+def _over_pairs(
+    change: Array, prompts: Sequence[Hashable] | None, seed: int
+) -> Interval:
+    parts = _by_prompt(change, prompts)
+    interval = bootstrap_mean_interval(
+        parts, weights=[len(part) / len(change) for part in parts], seed=seed
+    )
+    return interval._replace(n=len(change))
+
+
+def _over_directions(
+    change: Array, directions: Sequence[Hashable], seed: int
+) -> Interval:
+    number = {one: place for place, one in enumerate(dict.fromkeys(directions))}
+    n, value = len(number), float(change.mean())
+    if n == 1:
+        return Interval(value, None, None, 1, ONE_DIRECTION)
+    of = np.array([number[one] for one in directions])
+    total = np.bincount(of, weights=change, minlength=n)
+    counts = np.bincount(of, minlength=n).astype(np.float64)
+    if np.ptp(total / counts) < 1e-12:
+        return Interval(value, None, None, n, NO_VARIATION)
+    return over_latents(lambda w: (w @ total) / (w @ counts), n, seed=seed)
+
+
+def _by_prompt(change: Array, prompts: Sequence[Hashable] | None) -> list[Array]:
+    if prompts is None:
+        return [change]
+    places: dict[Hashable, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(place)
+    if min(map(len, places.values())) < 2:
+        return [change]
+    return [change[of] for of in places.values()]

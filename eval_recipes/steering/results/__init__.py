@@ -1,0 +1,1 @@
+"""Results of steering: texts, output, plots."""

@@ -1,0 +1,198 @@
+"""The result file of the steering evaluation."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from sae_bench.evals.base_eval_output import (
+    BaseEvalOutput,
+    BaseMetricCategories,
+    BaseMetrics,
+    BaseResultDetail,
+)
+
+from eval_recipes.results.metric_fields import count, high, low, value
+from eval_recipes.results.schemas import schema_text
+from eval_recipes.steering.options import EVAL, SteeringEvalConfig
+from eval_recipes.steering.results.output_judge import JudgeMetrics, SuccessMetrics
+
+_NORM = "Median Residual Norm"
+_LOSS = "Fluency Loss"
+_RANDOM_LOSS = "Fluency Loss, Random Direction"
+_SELECTED = "AUROC of the Best Latent"
+_PROBE = "Probe Accuracy"
+_CHANGE = "Change of the Target Property"
+
+
+@dataclass(kw_only=True)
+class LatentMetrics(BaseMetrics):
+    """Which latents were steered with."""
+
+    candidates: int = value("Candidates", "Latents that were chosen")
+    pool: int = value("Pool", "Latents that there were to choose from")
+    without_explanation: int = value(
+        "Without Explanation",
+        "Candidates without a valid explanation; left out, but with select=contrast",
+    )
+    without_strength: int = value(
+        "Without Strength",
+        "Latents whose target pre-activation cannot be reached, at the headline's strength",
+    )
+    steered: int = value(
+        "Steered", "Latents that were steered with at the headline's strength"
+    )
+    interp_score: float | None = value(
+        "Interp Score", "Mean of the steered latents that have one"
+    )
+    interp_score_ci_low: float | None = low("Interp Score")
+    interp_score_ci_high: float | None = high("Interp Score")
+    interp_score_n: int = count("Interp Score")
+
+
+@dataclass(kw_only=True)
+class StrengthMetrics(BaseMetrics):
+    """How strong the headline's steering is."""
+
+    strength: float | None = value(
+        "Strength", "What a unit direction is multiplied by, median over latents"
+    )
+    norm: float = value(
+        _NORM,
+        "Of residual vectors at the hook on held-out text, special tokens left out",
+    )
+    norm_ci_low: float | None = low(_NORM)
+    norm_ci_high: float | None = high(_NORM)
+    norm_n: int = value(f"{_NORM} (n)", "Tokens behind it")
+    ratio: float | None = value(
+        "Strength over Norm", "Strength over the median residual norm", display=True
+    )
+
+
+@dataclass(kw_only=True)
+class FluencyMetrics(BaseMetrics):
+    """ln(perplexity / unsteered perplexity) under the unsteered model, at the headline's strength."""
+
+    loss: float | None = value(
+        _LOSS, "Mean over steered texts, in nats a token", display=True
+    )
+    loss_ci_low: float | None = low(_LOSS)
+    loss_ci_high: float | None = high(_LOSS)
+    loss_n: int = count(_LOSS)
+    loss_random: float | None = value(
+        _RANDOM_LOSS, "The same for random directions of the same norm"
+    )
+    loss_random_ci_low: float | None = low(_RANDOM_LOSS)
+    loss_random_ci_high: float | None = high(_RANDOM_LOSS)
+    loss_random_n: int = count(_RANDOM_LOSS)
+
+
+@dataclass(kw_only=True)
+class ContrastMetrics(BaseMetrics):
+    """Contrastive selection; null without. All latents stand in the unstructured part."""
+
+    auroc: float | None = value(
+        _SELECTED,
+        "How well the latent ranked first tells the two sets apart, on texts that did not rank it (DeLong)",
+    )
+    auroc_ci_low: float | None = low(_SELECTED)
+    auroc_ci_high: float | None = high(_SELECTED)
+    auroc_n: int = value(f"{_SELECTED} (n)", "Texts behind the figure")
+    probe_accuracy: float | None = value(
+        _PROBE,
+        "Of the classifier of the target property, on texts it did not learn from",
+    )
+    probe_accuracy_ci_low: float | None = low(_PROBE)
+    probe_accuracy_ci_high: float | None = high(_PROBE)
+    probe_accuracy_n: int = value(f"{_PROBE} (n)", "Texts behind the figure")
+    change: float | None = value(
+        _CHANGE,
+        "Mean change of the classifier's chance from unsteered to steered text, latent ranked first, headline's strength; interval over pairs of texts, within prompts",
+    )
+    change_ci_low: float | None = low(_CHANGE)
+    change_ci_high: float | None = high(_CHANGE)
+    change_n: int = value(f"{_CHANGE} (n)", "Pairs of texts behind the figure")
+    change_random: float | None = value(
+        f"{_CHANGE}, Random Direction",
+        "The same for random directions of the same norm; interval over directions, one a repeat",
+    )
+    change_random_ci_low: float | None = low(f"{_CHANGE}, Random Direction")
+    change_random_ci_high: float | None = high(f"{_CHANGE}, Random Direction")
+    change_random_n: int = value(
+        f"{_CHANGE}, Random Direction (n)", "Directions behind the figure"
+    )
+
+
+@dataclass
+class SteeringMetricCategories(BaseMetricCategories):
+    """Categories of the metrics; a judge that was not asked has nulls."""
+
+    embedding: JudgeMetrics = Field(
+        title="Sentence Embeddings",
+        description="Judge: gain of the cosine to the explanation, threshold calibrated on unsteered pairs",
+    )
+    embedding_published: JudgeMetrics = Field(
+        title="Sentence Embeddings, Published",
+        description="Judge: cosine of steered text and explanation above .45, as arXiv 2603.04198",
+    )
+    log_probability: JudgeMetrics = Field(
+        title="Log-probability",
+        description="Judge: gain of the explanation's tokens under the model, threshold calibrated on unsteered pairs",
+    )
+    chat: JudgeMetrics = Field(
+        title="Chat Model", description="Judge: a chat model's score of 4 or 5 of 5"
+    )
+    latents: LatentMetrics = Field(
+        title="Latents", description="Which latents were steered with"
+    )
+    strength: StrengthMetrics = Field(
+        title="Strength", description="How strong the headline's steering is"
+    )
+    fluency: FluencyMetrics = Field(
+        title="Fluency", description="What steering costs the text"
+    )
+    contrast: ContrastMetrics = Field(
+        title="Contrast", description="Latents that separate two sets of texts"
+    )
+
+
+@dataclass(kw_only=True)
+class SteeringPoint(SuccessMetrics, BaseResultDetail):
+    """One strength in the eyes of one judge: a point of the success-against-fluency curve."""
+
+    judge: str = value("Judge", "Whose verdicts")
+    amount: float = value("Amount", "Strength in the units of the mode")
+    strength: float | None = value("Strength", "Median over latents")
+    ratio: float | None = value("Ratio", "Strength over the median residual norm")
+    loss: float | None = value(_LOSS, "Nats a token, mean over steered texts")
+    loss_ci_low: float | None = low(_LOSS)
+    loss_ci_high: float | None = high(_LOSS)
+    loss_n: int = count(_LOSS)
+
+
+@dataclass(config=ConfigDict(title="Steering"))
+class SteeringEvalOutput(
+    BaseEvalOutput[SteeringEvalConfig, SteeringMetricCategories, SteeringPoint]
+):
+    """
+    Whether adding a latent's direction does what its explanation says (arXiv 2603.04198), with controls and fluency.
+    """
+
+    eval_config: SteeringEvalConfig
+    eval_id: str
+    datetime_epoch_millis: int
+    eval_result_metrics: SteeringMetricCategories
+    eval_result_details: list[SteeringPoint] = Field(
+        default_factory=list,
+        title="Strengths",
+        description="One object for each judge and strength",
+    )
+    eval_type_id: str = Field(
+        default=EVAL,
+        title="Eval Type ID",
+        description="The type of the evaluation",
+    )
+
+
+def json_schema() -> str:
+    """Return the text of ``eval_output_schema_steering.json``."""
+    return schema_text(SteeringEvalOutput)

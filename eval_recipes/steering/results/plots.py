@@ -1,0 +1,119 @@
+"""Success against fluency over strengths; what it shows stands in the result files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eval_recipes.steering.stats.read_results import SaeKey, steering_results
+from eval_recipes.tables.plots import COLOURS, label_text, open_plots
+from saereg_plugin.files import atomic_path
+
+
+def plot_steering(
+    results: Path, out: Path, *, keep: Collection[SaeKey] | None = None
+) -> list[Path]:
+    """
+    Draw the steering results below ``results``; write ``steering.png`` into ``out``.
+
+    One row a judge. Left: success against the mean fluency loss, a point for each strength,
+    with intervals over latents. Right: success, fluent success and random directions against
+    strength over the median residual norm. A line an SAE, judged by its own threshold, a
+    colour a group. ``keep``: only these SAEs; None is all.
+
+    Raises:
+        InputError: if there is no steering result, or ``out`` is not ours to write into.
+    """
+    records = [record for _, record in steering_results(results, keep)]
+    target = open_plots(out, ["steering.png"]) / "steering.png"
+    figure = draw(records)
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return [target]
+
+
+def draw(records: Sequence[dict[str, Any]]) -> Figure:
+    """Draw results, one row of two axes a judge."""
+    judges = list(
+        dict.fromkeys(
+            point["judge"]
+            for record in records
+            for point in record["eval_result_details"]
+        )
+    )
+    groups = list(dict.fromkeys(map(_group, records)))
+    figure = Figure(figsize=(12, 4.2 * len(judges)), layout="constrained")
+    for row, judge in enumerate(judges):
+        left = figure.add_subplot(len(judges), 2, 2 * row + 1)
+        right = figure.add_subplot(len(judges), 2, 2 * row + 2)
+        for record in records:
+            points = [
+                point
+                for point in record["eval_result_details"]
+                if point["judge"] == judge and point["success"] is not None
+            ]
+            points.sort(key=lambda point: point["strength"])
+            colour = COLOURS[groups.index(_group(record)) % len(COLOURS)]
+            if points:
+                _against_loss(left, points, colour)
+                _against_ratio(right, points, colour)
+        for group, colour in zip(groups, COLOURS):
+            left.plot([], [], color=colour, label=label_text(group))
+        for style, name in (
+            ("-", "success"),
+            ("--", "fluent"),
+            (":", "random direction"),
+        ):
+            right.plot([], [], style, color="grey", label=name)
+        _dress(left, "fluency loss (nats a token)", f"success, {judge}")
+        _dress(right, "strength / median residual norm", f"success, {judge}")
+    return figure
+
+
+def _group(record: dict[str, Any]) -> str:
+    return str(record["eval_result_unstructured"]["saereg"]["group"])
+
+
+def _against_loss(axes: Axes, points: list[dict[str, Any]], colour: str) -> None:
+    known = [point for point in points if point["loss"] is not None]
+    below = [_length(point, "success_ci_low") for point in known]
+    above = [_length(point, "success_ci_high") for point in known]
+    axes.errorbar(
+        [point["loss"] for point in known],
+        [point["success"] for point in known],
+        yerr=(below, above),
+        fmt="o-",
+        color=colour,
+        alpha=0.7,
+    )
+
+
+def _length(point: dict[str, Any], end: str) -> float:
+    """Return the length of an interval's arm; 0 where there is none."""
+    value = point[end]
+    return 0.0 if value is None else max(0.0, abs(value - point["success"]))
+
+
+def _against_ratio(axes: Axes, points: list[dict[str, Any]], colour: str) -> None:
+    lines = {"success": "o-", "success_fluent": "s--", "random": "x:"}
+    for name, style in lines.items():
+        known = [point for point in points if point[name] is not None]
+        axes.plot(
+            [point["ratio"] for point in known],
+            [point[name] for point in known],
+            style,
+            color=colour,
+            alpha=0.7,
+        )
+
+
+def _dress(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")

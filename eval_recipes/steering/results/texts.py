@@ -1,0 +1,170 @@
+"""Every text beside its result, as parquet: one row a pair, for people and for statistics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from eval_recipes.results.reading import SUFFIX, read_result
+from eval_recipes.results.sidecar import named_path, read_table, side_path
+from eval_recipes.running.context import Subject
+from eval_recipes.saebench.autointerp.figures import Explanation
+from eval_recipes.steering.generate.prompts import Prompt
+from eval_recipes.steering.judges.fluency import Fluency
+from eval_recipes.steering.judges.judge_trials import Judged
+from eval_recipes.steering.options import EVAL
+from eval_recipes.steering.select.candidates import interp_score
+from eval_recipes.steering.select.choose import KnownStability
+from saereg_plugin.errors import InputError
+
+TEXTS_SUFFIX = "_texts.parquet"
+_METADATA = b"saereg"
+
+COLUMNS = {
+    "latent": pa.int64(),
+    "explanation": pa.string(),
+    "interp_score": pa.float64(),
+    "stability": pa.float64(),
+    "shared_with": pa.string(),
+    "arm": pa.string(),
+    "amount": pa.float64(),
+    "strength": pa.float64(),
+    "prompt": pa.string(),
+    "repeat": pa.int64(),
+    "original": pa.string(),
+    "text": pa.string(),
+    "original_perplexity": pa.float64(),
+    "perplexity": pa.float64(),
+    "near_ties": pa.int64(),
+}
+"""
+Columns but those of the judges, ``<judge>_score``, ``_success``, ``_status``, ``_reason``.
+
+``shared_with``: the latents of other seeds that match, JSON, by seed. ``text`` is steered in the arms ``steered`` and ``random``, and another unsteered one in the arms
+``unsteered`` and ``calibration``; null stands where a latent has no explanation, score or stability, or nothing was added.
+
+Rows of the arm ``calibration`` are no result: a judge's threshold was learned from their scores. Each
+pair has two, one an order; perplexities, and what judges say that learned no threshold, are null.
+"""
+
+CALIBRATION = "calibration"
+
+
+def texts_path(result: Path) -> Path:
+    """
+    Return where the texts beside a result file lie.
+
+    >>> texts_path(Path("steering/lab_run_k32_eval_results.json")).name
+    'lab_run_k32_texts.parquet'
+    """
+    return side_path(result, TEXTS_SUFFIX)
+
+
+def texts_table(
+    judged: Judged,
+    explanations: Mapping[int, Explanation],
+    stability: KnownStability,
+    prompts: Sequence[Prompt],
+    subject: Subject,
+) -> Any:
+    """Return the ``pyarrow.Table`` of one SAE, a row for each pair, arm by arm, calibration last."""
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    shared_with = {
+        trial.latent: json.dumps(dict(stability.partners[trial.latent]), sort_keys=True)
+        for trial in judged.trials
+        if trial.latent in stability.partners
+    }
+    unknown = Fluency(math.nan, math.nan)
+    fluency = [*judged.fluency, *(unknown for _ in judged.calibration)]
+    trials = [*judged.trials, *judged.calibration]
+    for trial, fluent in zip(trials, fluency, strict=True):
+        explanation = explanations.get(trial.latent)
+        row = {
+            "latent": trial.latent,
+            "explanation": explanation.text if explanation else None,
+            "interp_score": interp_score(explanation) if explanation else None,
+            "stability": stability.shares.get(trial.latent),
+            "shared_with": shared_with.get(trial.latent),
+            "arm": trial.arm,
+            "amount": trial.amount,
+            "strength": trial.strength,
+            "prompt": prompts[trial.prompt].text,
+            "repeat": trial.repeat,
+            "original": trial.original.text,
+            "text": trial.other.text,
+            "original_perplexity": _known(fluent.original),
+            "perplexity": _known(fluent.steered),
+            "near_ties": trial.original.near_ties + trial.other.near_ties,
+        }
+        for name, value in row.items():
+            columns[name].append(value)
+    arrays = {name: pa.array(columns[name], kind) for name, kind in COLUMNS.items()}
+    for judge, said in judged.verdicts.items():
+        learned = judged.calibration_verdicts.get(judge)
+        verdicts = [*said, *(learned or [None] * len(judged.calibration))]
+        arrays |= {
+            f"{judge}_score": pa.array([v and v.score for v in verdicts], pa.float64()),
+            f"{judge}_success": pa.array(
+                [v and v.success for v in verdicts], pa.bool_()
+            ),
+            f"{judge}_status": pa.array(
+                [v and v.status.value for v in verdicts], pa.string()
+            ),
+            f"{judge}_reason": pa.array(
+                [(v and v.reason) or None for v in verdicts], pa.string()
+            ),
+        }
+    about = {
+        "release": subject.release,
+        "sae_id": subject.sae_id,
+        "group": subject.group,
+        "seed": subject.seed,
+        "judges": list(judged.verdicts),
+    }
+    table = pa.table(arrays)
+    return table.replace_schema_metadata({_METADATA: json.dumps(about).encode()})
+
+
+def read_texts(path: str | Path) -> pd.DataFrame:
+    """
+    Read the texts of one SAE, given their own path or that of the result that names them.
+
+    Raises:
+        InputError: if there are none, they are damaged, or they are not the result's.
+    """
+    path = Path(path)
+    if path.name.endswith(SUFFIX):
+        path = _named_by(path)
+    return read_table(path, what="Texts", eval=EVAL, columns=COLUMNS)
+
+
+def results_of(texts: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that are results: all but those that thresholds were learned from."""
+    return texts.loc[texts["arm"] != CALIBRATION]
+
+
+def judges_of(texts: pd.DataFrame) -> list[str]:
+    """Return the judges of a table of texts, in their order."""
+    ends = "_status"
+    return [name.removesuffix(ends) for name in texts.columns if name.endswith(ends)]
+
+
+def _named_by(result: Path) -> Path:
+    record = read_result(result)
+    extra = record.get("eval_result_unstructured")
+    named = extra.get("texts") if isinstance(extra, dict) else None
+    if record["eval_type_id"] != EVAL or not isinstance(named, dict):
+        raise InputError(
+            f"Result {str(result)!r} names no texts; expected a result of the evaluation {EVAL!r}."
+        )
+    return named_path(result, named, what="Texts", eval=EVAL)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,148 @@
+"""Explanations of chosen latents: read from a result, or made by the recipe autointerp."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_lens import SAE
+
+from eval_recipes.chat import JudgeClient
+from eval_recipes.results.files import read_result
+from eval_recipes.results.reading import SUFFIX
+from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder, weights_hash
+from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.saebench.autointerp.figures import Explanation
+from eval_recipes.saebench.autointerp.main import evaluate, read_explanations
+from eval_recipes.saebench.autointerp.options import AutoInterpOptions
+from eval_recipes.steering.generate.models import Models
+from eval_recipes.steering.options import SteeringEvalConfig
+from eval_recipes.steering.select.candidates import find_result
+from saereg_plugin.sources import corpora
+
+_FEWEST = 16
+"""Latents that are explained together at least: an SAE's figures need two with a score."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    Explanations, and what made them.
+
+    Attributes:
+        explanations: by latent.
+        explainer: "tokens", or the name of the language model.
+    """
+
+    explanations: dict[int, Explanation]
+    explainer: str
+
+
+def explain(
+    context: RunContext,
+    subject: Subject,
+    sae: SAE[Any],
+    latents: Sequence[int],
+    pool: Sequence[int],
+    config: SteeringEvalConfig,
+    client: JudgeClient | None,
+    models: Models,
+) -> Found:
+    """
+    Return the explanations that there are, by latent.
+
+    Made ones are kept among the artefacts; what a chat model said is never asked again.
+
+    Args:
+        context: the run.
+        subject: which SAE.
+        sae: the SAE itself.
+        latents: what is to be explained.
+        pool: others that may be explained along, where there are few.
+        config: where explanations come from.
+        client: the chat model, if it explains.
+        models: the language model that is steered, which makes room for the explainer's.
+
+    Raises:
+        InputError: if the given folder holds no result of this SAE.
+        IncompleteError: if the chat model left latents without a reply.
+        NoScoreError: if fewer than two latents fire often enough.
+    """
+    if config.explanations is not None:
+        return _read(find_result(Path(config.explanations), subject, eval="autointerp"))
+    others = [latent for latent in pool if latent not in set(latents)]
+    chosen = sorted([*latents, *others[: max(0, _FEWEST - len(latents))]])
+    options = _options(chosen, config)
+    if config.explainer == "tokens":
+        # it may be there as a judge
+        client = None
+    folder = artifact_folder(
+        context.artifacts,
+        "steering_explanations",
+        {
+            "sae": weights_hash(sae),
+            "model": context.models.identity(str(sae.cfg.metadata.model_name)),
+            "corpus": corpora.identity(context.corpus),
+            "latents": chosen,
+            "tokens": options.total_tokens,
+            "explainer": options.explainer,
+            "judge": None
+            if client is None
+            else [client.config.model, client.config.url],
+            "temperature": options.judge_temperature,
+            "dtype": context.dtype,
+            "batch_size_prompts": context.batch_size_prompts,
+            "seed": context.seed,
+        },
+    )
+
+    def make(path: Path) -> None:
+        with tempfile.TemporaryDirectory() as out:
+            own = dataclasses.replace(
+                context,
+                subjects=[subject],
+                # results of the run's own folder are not mixed with these
+                out=Path(out),
+                options={},
+                models=models.for_explaining(sae),
+            )
+            shutil.copyfile(evaluate(own, subject, options, client), path)
+
+    found = kept_explanations(folder, make)
+    return dataclasses.replace(
+        found,
+        explanations={
+            latent: found.explanations[latent]
+            for latent in latents
+            if latent in found.explanations
+        },
+    )
+
+
+def kept_explanations(folder: ArtifactFolder, make: Callable[[Path], None]) -> Found:
+    """Return the explanations among the artefacts; if they are not sound, ``make`` writes them."""
+    return _read(folder.ensure(f"explanations{SUFFIX}", make))
+
+
+def _read(path: Path) -> Found:
+    settings = read_result(path)["eval_config"]
+    # SAEBench's own results name no explainer: a language model was asked
+    made = settings.get("explainer", "judge")
+    name = str(settings.get("judge_model") or "language model")
+    return Found(read_explanations(path), made if made == "tokens" else name)
+
+
+def _options(latents: Sequence[int], config: SteeringEvalConfig) -> AutoInterpOptions:
+    return AutoInterpOptions(
+        latents=tuple(latents),
+        total_tokens=config.explainer_tokens,
+        explainer=config.explainer,
+        judge_model=config.judge_model,
+        judge_base_url=config.judge_base_url,
+        judge_temperature=config.judge_temperature,
+    )

@@ -1,0 +1,195 @@
+"""Groups of SAEs compared by their steering: read from results, every test beside the others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval_recipes.statistics.seeds import Interval
+from eval_recipes.steering.judges.threshold import Threshold
+from eval_recipes.steering.results.texts import CALIBRATION, read_texts
+from eval_recipes.steering.settings import CALIBRATED
+from eval_recipes.steering.stats.common_threshold import common_threshold, rejudged
+from eval_recipes.steering.stats.figures import (
+    Links,
+    Rates,
+    arm,
+    fluency_loss,
+    links,
+    rates,
+    trials_of,
+    with_verdict,
+)
+from eval_recipes.steering.stats.group_tests import (
+    rate_over_seeds,
+)
+from eval_recipes.steering.stats.matched import PooledStability, pooled_stability
+from eval_recipes.steering.stats.rates import success_rate
+from eval_recipes.steering.stats.read_results import SaeKey, key_of, steering_results
+from saereg_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class SteeredGroup:
+    """
+    The SAEs of one group and all their texts.
+
+    Attributes:
+        name: of the group.
+        records: result records, one an SAE.
+        texts: theirs together; ``sae`` tells them apart, ``seed`` is the SAE's.
+    """
+
+    name: str
+    records: tuple[dict[str, Any], ...]
+    texts: pd.DataFrame
+
+
+def read_groups(
+    results: Path, keep: Collection[SaeKey] | None = None
+) -> list[SteeredGroup]:
+    """
+    Read the steering results below a folder, group by group.
+
+    Successes are those of each SAE's own threshold: see ``with_common_thresholds``.
+
+    Args:
+        results: the folder.
+        keep: only these SAEs; None is all.
+
+    Raises:
+        InputError: if there is none, or its texts cannot be read.
+    """
+    records: dict[str, list[dict[str, Any]]] = {}
+    frames: dict[str, list[pd.DataFrame]] = {}
+    for path, record in steering_results(results, keep):
+        block = record["eval_result_unstructured"]["saereg"]
+        name = str(block["group"])
+        records.setdefault(name, []).append(record)
+        own = read_texts(path).assign(
+            sae="/".join(key_of(record)),
+            seed=block["seed"],
+        )
+        frames.setdefault(name, []).append(own)
+    return [
+        SteeredGroup(name, tuple(found), pd.concat(frames[name], ignore_index=True))
+        for name, found in records.items()
+    ]
+
+
+def with_common_thresholds(
+    groups: Sequence[SteeredGroup],
+) -> tuple[list[SteeredGroup], dict[str, Threshold]]:
+    """
+    Return groups judged by one threshold a judge, and these thresholds.
+
+    Both are to be used for whatever compares SAEs or takes several together. Of judges that
+    learn no threshold nothing changes.
+
+    Raises:
+        InputError: if false-positive rates differ, or texts lack what thresholds are learned
+            from.
+    """
+    learning = [name for name in common_judges(groups) if name in CALIBRATED]
+    if not learning:
+        return list(groups), {}
+    rate: float = config_value(groups, "false_positive_rate")
+    tables = [group.texts for group in groups]
+    found = {name: common_threshold(tables, name, rate) for name in learning}
+    return [
+        replace(group, texts=rejudged(group.texts, found)) for group in groups
+    ], found
+
+
+@dataclass(frozen=True)
+class GroupRates:
+    """One group at one strength in the eyes of one judge; SAEs together, latents as clusters."""
+
+    rates: Rates
+    over_seeds: Interval | None
+    """Mean of the SAEs' rates, Student's t over seeds."""
+    passed: Interval | None
+    """Share of the group's own calibration pairs above the threshold; None if it learns none."""
+    loss: Interval | None
+    links: Links
+
+
+def group_rates(
+    group: SteeredGroup, judge: str, amount: float, *, max_ratio: float, seed: int
+) -> GroupRates:
+    """Return the figures of a group."""
+    return GroupRates(
+        rates=rates(group.texts, judge, amount, max_ratio=max_ratio, seed=seed),
+        over_seeds=rate_over_seeds(seed_rates(group, judge, amount)),
+        passed=success_rate(
+            trials_of(
+                with_verdict(arm(group.texts, judge, CALIBRATION, None), judge), judge
+            ),
+            seed=seed,
+        ),
+        loss=fluency_loss(group.texts, "steered", amount, seed=seed),
+        # of stability ``stability_over_groups``, which knows the latents that match
+        links=links(group.texts.assign(stability=np.nan), judge, amount, seed=seed),
+    )
+
+
+def seed_rates(group: SteeredGroup, judge: str, amount: float) -> dict[int, float]:
+    """Return the success rate of each SAE by training seed; SAEs without a seed have none."""
+    rows = with_verdict(arm(group.texts, judge, "steered", amount), judge)
+    found: dict[int, float] = {}
+    for seed, part in rows.groupby("seed"):
+        rate = success_rate(trials_of(part, judge), seed=0, n_resamples=1)
+        if rate is not None:
+            found[int(seed)] = rate.value  # pyright: ignore[reportArgumentType]
+    return found
+
+
+def stability_over_groups(
+    groups: Sequence[SteeredGroup], judge: str, amount: float
+) -> PooledStability | None:
+    """
+    Relate success to stability over the latents of all groups together.
+
+    What the title of arXiv 2603.04198 claims. None where stability is not known.
+    """
+    joined = pd.concat(
+        [group.texts.assign(group=group.name) for group in groups], ignore_index=True
+    )
+    rows = with_verdict(arm(joined, judge, "steered", amount), judge)
+    return pooled_stability(rows, f"{judge}_success")
+
+
+def common_judges(groups: Sequence[SteeredGroup]) -> list[str]:
+    """Return the judges that every SAE of the groups was judged by."""
+    names = [
+        record["eval_config"]["judges"] for group in groups for record in group.records
+    ]
+    return [name for name in names[0] if all(name in others for others in names)]
+
+
+def config_value(groups: Sequence[SteeredGroup], name: str) -> Any:
+    """
+    Return a setting that all results have in common.
+
+    Raises:
+        InputError: if they differ.
+    """
+    found: list[Any] = [
+        record["eval_config"][name] for group in groups for record in group.records
+    ]
+    if any(value != found[0] for value in found):
+        raise InputError(
+            f"Steering results differ in {name!r} ({found[0]!r} and others); expected one "
+            "setting. Evaluate all SAEs in the same way to compare them."
+        )
+    return found[0]
+
+
+def by_group(groups: Sequence[SteeredGroup]) -> Mapping[str, SteeredGroup]:
+    """Return groups by name."""
+    return {group.name: group for group in groups}

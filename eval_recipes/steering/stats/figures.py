@@ -1,0 +1,244 @@
+"""Figures of steering from its table of texts: rates, controls, fluency, associations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval_recipes.statistics.seeds import Interval
+from eval_recipes.steering.stats.association import (
+    Association,
+    Figure,
+    StabilityLink,
+    associate,
+    restricted,
+    stability_link,
+)
+from eval_recipes.steering.stats.rates import (
+    Array,
+    Trials,
+    make_trials,
+    over_latents,
+    paired_difference,
+    success_rate,
+)
+
+LATENT = ["sae", "latent"]
+"""What tells latents apart; ``sae`` is missing in the table of a single SAE."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """
+    What a rate of one arm rests on.
+
+    Attributes:
+        pairs: pairs of texts with a verdict.
+        without_verdict: pairs without.
+        distinct: different pairs of texts among those with a verdict.
+    """
+
+    pairs: int = 0
+    without_verdict: int = 0
+    distinct: int = 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """
+    Success at one strength in the eyes of one judge, controls beside it.
+
+    Attributes:
+        success: share of steered pairs that succeed.
+        fluent: share that succeed without losing more fluency than allowed.
+        unsteered: the same for pairs of unsteered texts with independent random numbers.
+        random: the same for a random direction, judged by the latent's explanation.
+        over_unsteered: success less unsteered, on pairs that have both verdicts.
+        over_random: success less random, on pairs that have both verdicts.
+        counts: by arm.
+    """
+
+    success: Interval | None = None
+    fluent: Interval | None = None
+    unsteered: Interval | None = None
+    random: Interval | None = None
+    over_unsteered: Interval | None = None
+    over_random: Interval | None = None
+    counts: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
+
+
+def rates(
+    texts: pd.DataFrame, judge: str, amount: float, *, max_ratio: float, seed: int
+) -> Rates:
+    """
+    Return the success rates at one strength.
+
+    Args:
+        texts: ``texts.read_texts`` of one SAE, or of several with a column ``sae``.
+        judge: whose verdicts.
+        amount: strength, in the units of the mode.
+        max_ratio: steered over unsteered perplexity up to which a text is fluent.
+        seed: of the resamples.
+    """
+    rows = {
+        name: arm(texts, judge, name, None if name == "unsteered" else amount)
+        for name in ("steered", "unsteered", "random")
+    }
+    judged = {name: with_verdict(part, judge) for name, part in rows.items()}
+    steered = trials_of(judged["steered"], judge)
+    fluent = is_fluent(judged["steered"], max_ratio)
+
+    def over(control: str) -> Interval | None:
+        return over_control(judged["steered"], judged[control], judge, seed=seed)
+
+    return Rates(
+        success=success_rate(steered, seed=seed),
+        fluent=success_rate(
+            Trials(steered.success & fluent, steered.latent), seed=seed
+        ),
+        unsteered=success_rate(trials_of(judged["unsteered"], judge), seed=seed),
+        random=success_rate(trials_of(judged["random"], judge), seed=seed),
+        over_unsteered=over("unsteered"),
+        over_random=over("random"),
+        counts={
+            name: Counts(
+                pairs=len(judged[name]),
+                without_verdict=len(part) - len(judged[name]),
+                distinct=len(
+                    judged[name][["prompt", "original", "text"]].drop_duplicates()
+                ),
+            )
+            for name, part in rows.items()
+        },
+    )
+
+
+def arm(
+    texts: pd.DataFrame, judge: str, name: str, amount: float | None
+) -> pd.DataFrame:
+    """Return the rows of one arm at one strength; a control without strength has none."""
+    chosen = texts["arm"] == name
+    if amount is not None:
+        chosen &= texts["amount"] == amount
+    return texts.loc[chosen & texts[f"{judge}_status"].notna()]
+
+
+def with_verdict(rows: pd.DataFrame, judge: str) -> pd.DataFrame:
+    """Return the rows that the judge has a verdict of."""
+    return rows.loc[rows[f"{judge}_success"].notna()]
+
+
+def keys_of(rows: pd.DataFrame) -> list[Any]:
+    """Return what tells the latent of each row from others."""
+    present = [name for name in LATENT if name in rows.columns]
+    return list(rows[present].itertuples(index=False, name=None))
+
+
+def trials_of(rows: pd.DataFrame, judge: str) -> Trials:
+    """Return outcomes and latents of rows that all have a verdict."""
+    return make_trials(rows[f"{judge}_success"].astype(bool).tolist(), keys_of(rows))
+
+
+def over_control(
+    steered: pd.DataFrame, control: pd.DataFrame, judge: str, *, seed: int
+) -> Interval | None:
+    """
+    Return the success of steered pairs less that of a control's.
+
+    On pairs of the same latent, prompt and repeat that both have a verdict; bootstrap over
+    latents, drawn with both. None if there is no such pair.
+    """
+    both = _common(steered, control)
+    return paired_difference(*(trials_of(part, judge) for part in both), seed=seed)
+
+
+def is_fluent(rows: pd.DataFrame, max_ratio: float) -> Any:
+    """Return which texts lose no more fluency than allowed; one without tokens is not fluent."""
+    ratio = rows["perplexity"] / rows["original_perplexity"]
+    return (ratio <= max_ratio).to_numpy(dtype=bool)
+
+
+def fluency_loss(
+    texts: pd.DataFrame, name: str, amount: float, *, seed: int
+) -> Interval | None:
+    """
+    Return the mean of ln(perplexity / original perplexity) in an arm, in nats a token.
+
+    Interval: bootstrap over latents. None if no text has tokens.
+    """
+    rows = texts.loc[(texts["arm"] == name) & (texts["amount"] == amount)]
+    loss = np.log(rows["perplexity"] / rows["original_perplexity"])
+    rows = rows.loc[loss.notna()]
+    if rows.empty:
+        return None
+    found = make_trials([True] * len(rows), keys_of(rows))
+    size = found.n_latents
+    values = loss.loc[rows.index].to_numpy(dtype=np.float64)
+    total = np.bincount(found.latent, weights=values, minlength=size)
+    counts = np.bincount(found.latent, minlength=size).astype(np.float64)
+    if size == 1:
+        return Interval(float(values.mean()), None, None, 1, "one latent has no spread")
+
+    def mean(w: Array) -> Array:
+        return (w @ total) / (w @ counts)
+
+    return over_latents(mean, size, seed=seed)
+
+
+@dataclass(frozen=True)
+class Links:
+    """What success goes with, over latents."""
+
+    interp: Association | None
+    """With the auto-interp score; None if no latent has one."""
+    stability: StabilityLink | None
+    """With stability across seeds; None if it is not known."""
+
+
+def links(texts: pd.DataFrame, judge: str, amount: float, *, seed: int) -> Links:
+    """
+    Relate success at one strength to interp scores and stability.
+
+    Latents without a score are left out of its figures, those without stability of the other.
+    """
+    rows = with_verdict(arm(texts, judge, "steered", amount), judge)
+    trials = trials_of(rows, judge)
+    if not trials.success.size:
+        return Links(None, None)
+    score, stability = (
+        of_latents(rows, trials, name) for name in ("interp_score", "stability")
+    )
+    interp = link = None
+    if np.isfinite(score).any():
+        part, kept = restricted(trials, np.isfinite(score))
+        interp = associate(part, score[kept], seed=seed)
+    if np.isfinite(stability).any():
+        part, kept = restricted(trials, np.isfinite(stability))
+        scores = score[kept] if np.isfinite(score[kept]).any() else None
+        link = stability_link(part, stability[kept], scores, seed=seed)
+    return Links(interp, link)
+
+
+def of_latents(rows: pd.DataFrame, trials: Trials, name: str) -> Array:
+    """Return a latent's property, shape (n_latents,); NaN where there is none."""
+    found = np.full(trials.n_latents, math.nan)
+    found[trials.latent] = rows[name].to_numpy(dtype=np.float64)
+    return found
+
+
+def figure_of(found: Figure | None) -> Interval | None:
+    """Return a figure's interval, None if it has none."""
+    return None if found is None else found.interval
+
+
+def _common(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of both whose latent, prompt and repeat are in both, in one order."""
+    keys = [*(name for name in LATENT if name in a.columns), "prompt", "repeat"]
+    left, right = (rows.set_index(keys).sort_index() for rows in (a, b))
+    shared = left.index.intersection(right.index)
+    return left.loc[shared].reset_index(), right.loc[shared].reset_index()

@@ -1,0 +1,165 @@
+"""Two groups of SAEs compared by success: as published, and by tests that know latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import chi2_contingency
+
+from eval_recipes.statistics.seeds import Interval, paired_difference, seed_interval
+from eval_recipes.steering.stats.logistic import LogisticFit, fit_logistic
+from eval_recipes.steering.stats.rates import Array, Trials, rate_difference
+
+N_PERMUTATIONS = 9999
+# Random keys drawn at a time: 2^22 float64 are 32 MiB.
+_CHUNK_VALUES = 1 << 22
+
+
+class PValue(NamedTuple):
+    """A test's p-value, or why there is none."""
+
+    p_value: float | None
+    reason: str | None = None
+
+
+def chi_square_yates(
+    successes_a: int, trials_a: int, successes_b: int, trials_b: int
+) -> PValue:
+    """
+    Return the chi-square test of two success rates with Yates' correction.
+
+    What arXiv 2603.04198 publishes. It takes prompts of one latent for independent, so its
+    p-value is too small where they are not.
+
+    >>> f"{chi_square_yates(57, 900, 72, 555).p_value:.1e}"
+    '2.3e-05'
+    """
+    table = np.array(
+        [
+            [successes_a, trials_a - successes_a],
+            [successes_b, trials_b - successes_b],
+        ]
+    )
+    if (table < 0).any():
+        raise ValueError("expected 0 <= successes <= trials")
+    if min(trials_a, trials_b) == 0:
+        return PValue(None, "a group has no trial")
+    if (table.sum(0) == 0).any():
+        return PValue(None, "all trials of both groups have one outcome")
+    found: Any = chi2_contingency(table, correction=True)
+    return PValue(float(found.pvalue))
+
+
+def permutation_test(
+    a: Trials, b: Trials, *, seed: int, n_permutations: int = N_PERMUTATIONS
+) -> PValue:
+    """
+    Return the two-sided permutation test of two success rates, whole latents permuted.
+
+    Statistic: |rate of a - rate of b|. p = (1 + #{permuted >= observed}) / (1 + permutations),
+    exact but for the choice of permutations if latents of both groups are exchangeable under
+    the null. Holds with few successes and with none in one group.
+    """
+    if not (a.success.size and b.success.size):
+        return PValue(None, "a group has no trial")
+    if a.no_variation is not None and a.no_variation == b.no_variation:
+        return PValue(None, "all trials of both groups have one outcome")
+    (wins_a, counts_a), (wins_b, counts_b) = a.by_latent(), b.by_latent()
+    wins = np.concatenate([wins_a, wins_b])
+    counts = np.concatenate([counts_a, counts_b])
+    size, mine = len(wins), len(wins_a)
+
+    def distance(chosen: Array) -> Array:
+        w, c = chosen @ wins, chosen @ counts
+        return np.abs(w / c - (wins.sum() - w) / (counts.sum() - c))
+
+    observed = float(distance((np.arange(size) < mine)[None].astype(float))[0])
+    generator = np.random.default_rng(seed)
+    extreme = done = 0
+    step = max(1, _CHUNK_VALUES // size)
+    while done < n_permutations:
+        rows = min(step, n_permutations - done)
+        keys = generator.random((rows, size))
+        # the `mine` smallest keys of a row are a draw without replacement
+        cut = np.partition(keys, mine - 1, axis=1)[:, mine - 1 : mine]
+        found = distance((keys <= cut).astype(float))
+        # sums in another order may differ in the last bit
+        extreme += int((found >= observed - 1e-12).sum())
+        done += rows
+    return PValue((1 + extreme) / (1 + n_permutations))
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """Group ``a`` against group ``b``."""
+
+    difference: Interval | None
+    """Rate of a minus rate of b, bootstrap over latents."""
+    chi_square: PValue
+    """As published; takes all trials for independent."""
+    permutation: PValue
+    """Clustered: whole latents permuted. The test to read."""
+    odds_ratio: LogisticFit
+    """Clustered too: logistic fit on ``group`` (1 = a) with errors robust within latents."""
+    over_seeds: Interval | None
+    """Mean difference of the rates of SAEs with the same seed, Student's t over seeds; None
+    without seeds in common. It covers what another training seed would give."""
+
+
+def compare_groups(
+    a: Trials,
+    b: Trials,
+    *,
+    seed: int,
+    seeds_a: Mapping[int, float] | None = None,
+    seeds_b: Mapping[int, float] | None = None,
+    n_permutations: int = N_PERMUTATIONS,
+) -> GroupComparison:
+    """
+    Compare the success of two groups of SAEs in every way that is reported.
+
+    Args:
+        a: trials of the first; latents of different SAEs are different latents.
+        b: trials of the second.
+        seed: of resamples and permutations.
+        seeds_a: success rate of each SAE of the first by training seed.
+        seeds_b: the same of the second.
+        n_permutations: of the permutation test.
+    """
+    joined = joined_trials(a, b)
+    group = np.concatenate([np.ones(a.success.size), np.zeros(b.success.size)])
+    return GroupComparison(
+        difference=rate_difference(a, b, seed=seed),
+        chi_square=chi_square_yates(
+            int(a.success.sum()), a.success.size, int(b.success.sum()), b.success.size
+        ),
+        permutation=permutation_test(a, b, seed=seed, n_permutations=n_permutations),
+        odds_ratio=fit_logistic(joined, {"group": group}),
+        over_seeds=difference_over_seeds(seeds_a or {}, seeds_b or {}),
+    )
+
+
+def joined_trials(a: Trials, b: Trials) -> Trials:
+    """Return the trials of both; no latent of the one is a latent of the other."""
+    return Trials(
+        np.concatenate([a.success, b.success]),
+        np.concatenate([a.latent, b.latent + a.n_latents]),
+    )
+
+
+def rate_over_seeds(rates: Mapping[int, float]) -> Interval | None:
+    """Return the mean success rate of SAEs that differ in seed, Student's t over seeds."""
+    return seed_interval(rates) if rates else None
+
+
+def difference_over_seeds(
+    a: Mapping[int, float], b: Mapping[int, float]
+) -> Interval | None:
+    """Return the mean difference at equal seeds, Student's t; None without seeds in common."""
+    common = sorted(set(a) & set(b))
+    if not common:
+        return None
+    return paired_difference({s: a[s] for s in common}, {s: b[s] for s in common})

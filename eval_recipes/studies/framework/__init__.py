@@ -1,0 +1,1 @@
+"""The frame of studies: stages, choices, verdicts, report."""

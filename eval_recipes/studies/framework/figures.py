@@ -1,0 +1,163 @@
+"""From a tidy table of results to the rows of a study: groups, figures, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from eval_recipes.cross_seed.groups import SEEDS_DEPEND
+from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.statistics.seeds import Interval, paired_difference, seed_interval
+from eval_recipes.studies.framework.comparison import Beside, Difference, holm
+from eval_recipes.studies.framework.model import Column
+from eval_recipes.studies.framework.verdicts import Claim, Verdict, judge
+from eval_recipes.tables.run_table import GroupDifference, group_figure
+
+CROSS_SEED = "cross_seed"
+
+
+def groups_of(frame: pd.DataFrame) -> list[str]:
+    """Return the groups in the order in which they were trained."""
+    return list(dict.fromkeys(str(name) for name in frame["group"].dropna()))
+
+
+def values_of(frame: pd.DataFrame, group: str, column: Column) -> dict[int, float]:
+    """Return a figure of one group by seed, where it has a value."""
+    rows = frame.loc[
+        (frame["group"] == group)
+        & (frame["eval"] == column.eval)
+        & (frame["metric"] == column.metric)
+        & frame["value"].notna()
+    ]
+    return {int(seed): float(value) for seed, value in zip(rows["seed"], rows["value"])}
+
+
+def figure_of(frame: pd.DataFrame, group: str, column: Column) -> Interval | None:
+    """
+    Return a group's mean over seeds with Student's t interval.
+
+    Figures of pairs of seeds come from the cross-seed evaluation itself, which accounts
+    for pairs that share a seed.
+    """
+    values = values_of(frame, group, column)
+    if not values:
+        return None
+    if column.eval != CROSS_SEED:
+        return seed_interval(values)
+    rows: Any = frame.loc[frame["group"] == group]
+    found = group_figure(rows, column.key)
+    if found is None:
+        return None
+    reason = None if found.low is not None else _why_none(column, values)
+    return Interval(found.value, found.low, found.high, len(values), reason)
+
+
+def _why_none(column: Column, values: dict[int, float]) -> str:
+    """Return why the cross-seed evaluation gives a group's figure no interval."""
+    if column.metric.rsplit("/", 1)[-1] in (*PAIR_METRICS, "unstable_overlap"):
+        return "few seeds: pairs have no interval"
+    # of single SAEs: none if there is one seed, or they are all equal, or share their pairs
+    return seed_interval(values).reason or SEEDS_DEPEND
+
+
+def difference_of(
+    frame: pd.DataFrame,
+    claim: Claim,
+    column: Column,
+    differences: Iterable[GroupDifference],
+) -> Difference | None:
+    """
+    Return ``group - other`` of a claim, paired by the seeds that both have.
+
+    None if either lacks the figure or they have no seed in common.
+    """
+    if column.eval == CROSS_SEED:
+        return _cross_seed_difference(claim, column, differences)
+    a, b = (values_of(frame, name, column) for name in (claim.group, claim.other))
+    seeds = sorted(set(a) & set(b))
+    if not seeds:
+        return None
+    found = paired_difference({s: a[s] for s in seeds}, {s: b[s] for s in seeds})
+    return Difference(found, tuple(((s,), a[s] - b[s]) for s in seeds))
+
+
+def _cross_seed_difference(
+    claim: Claim, column: Column, differences: Iterable[GroupDifference]
+) -> Difference | None:
+    """
+    Return the difference as the evaluation gives it, without an interval over latents.
+
+    Such an interval says how much the figure depends on the latents of these SAEs, not what
+    other seeds would give: it decides nothing here.
+    """
+    name = column.metric.rsplit("/", 1)[-1]
+    pair = {claim.group, claim.other}
+    for item in differences:
+        if item.metric != name or {item.group, item.other} != pair:
+            continue
+        found = item if item.group == claim.group else item.reversed()
+        if found.decidable:
+            low, high, reason = found.ci_low, found.ci_high, None
+        else:
+            low = high = None
+            reason = found.reason or "there is none over seeds or pairs of seeds"
+        n = len(found.values)
+        interval = Interval(found.difference, low, high, n, reason)
+        return Difference(interval, found.values)
+    return None
+
+
+def judge_all(
+    frame: pd.DataFrame,
+    claims: Sequence[Claim],
+    columns: Sequence[Column],
+    differences: Sequence[GroupDifference] = (),
+) -> list[Verdict]:
+    """
+    Judge every claim by the table, p-values corrected (Holm) over those that have one.
+
+    Raises:
+        KeyError: if a claim names a figure that is no column.
+    """
+    by_title = {column.title: column for column in columns}
+    verdicts: list[Verdict] = []
+    for claim in claims:
+        found = difference_of(frame, claim, by_title[claim.figure], differences)
+        if found is None:
+            verdicts.append(judge(claim, None))
+            continue
+        beside = None
+        if claim.beside is not None:
+            beside = _beside(frame, claim, by_title[claim.beside], differences)
+        verdicts.append(
+            judge(
+                claim,
+                found.interval,
+                values=found.values,
+                beside=beside,
+                p=found.p_value(claim.bound),
+            )
+        )
+    corrected = iter(holm([v.p for v in verdicts if v.p is not None]))
+    return [
+        v if v.p is None else replace(v, p_corrected=next(corrected)) for v in verdicts
+    ]
+
+
+def _beside(
+    frame: pd.DataFrame,
+    claim: Claim,
+    column: Column,
+    differences: Sequence[GroupDifference],
+) -> Beside | None:
+    """Return in what else the groups differ; None if either lacks that figure."""
+    found = difference_of(frame, claim, column, differences)
+    group, other = (
+        figure_of(frame, name, column) for name in (claim.group, claim.other)
+    )
+    if found is None or group is None or other is None:
+        return None
+    return Beside(column.title, group.value, other.value, found.interval)

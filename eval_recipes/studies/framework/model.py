@@ -1,0 +1,109 @@
+"""What a study is: SAEs to train in stages, what to measure of them, and what is claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+
+from eval_recipes.studies.framework.coefficient_rule import Choice
+from eval_recipes.studies.framework.verdicts import Claim
+from saereg_plugin.sweeps import SweepConfig
+
+Scale = Literal["small", "paper"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a study's table; ``metric`` is ``category/name`` of that evaluation."""
+
+    eval: str
+    metric: str
+    title: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Evaluation and metric."""
+        return self.eval, self.metric
+
+
+VARIANCE = Column("heldout", "figures/explained_variance", "explained variance")
+L0 = Column("heldout", "figures/l0", "L0")
+ALIVE = Column("heldout", "figures/frac_alive", "alive share")
+KL_SCORE = Column("core", "model_behavior_preservation/kl_div_score", "KL score")
+CE_SCORE = Column("core", "model_performance_preservation/ce_loss_score", "CE score")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    One sweep and the evaluations of its SAEs.
+
+    Attributes:
+        name: of the release's folder and of the results'.
+        sweep: makes the sweep from the results of the stages before it (tidy table).
+        evals: recipes, as ``saereg-bench run`` names them.
+        in_table: whether its groups are rows of the study's table; a stage that only
+            chooses settings is shown apart.
+        choice: made when the stage is evaluated, from the tidy table.
+    """
+
+    name: str
+    sweep: Callable[[pd.DataFrame], SweepConfig]
+    evals: tuple[str, ...] = ("core",)
+    in_table: bool = True
+    choice: Callable[[pd.DataFrame], Sequence[Choice]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study at one scale."""
+
+    stages: tuple[Stage, ...]
+    settings: str
+    """In words, for the table: model, tokens, width."""
+    corpus: str = "embedded"
+    heldout_tokens: int = 32_768
+    llm_dtype: str = "float32"
+    device: str = "cpu"
+    data: Literal["hub", "embedded"] = "embedded"
+    options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that the paper gives; ``group`` is the table's row that it belongs to."""
+
+    group: str
+    column: str
+    """Title of the column, or what was measured if the table has none."""
+    value: float
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """
+    A paper's grid.
+
+    Attributes:
+        name: what the command calls it.
+        paper: arXiv id, or the method's name.
+        summary: one line.
+        plan: stages at a scale; raises InputError for a scale that cannot be run.
+        columns: of the table, in order; one without results is left out.
+        claims: what is judged; a claim whose groups or figures are missing is said to be so.
+        published: numbers of the paper.
+        notes: sentences on what differs from the paper at the small scale.
+    """
+
+    name: str
+    paper: str
+    summary: str
+    plan: Callable[[Scale], Plan]
+    columns: tuple[Column, ...]
+    claims: Callable[[Scale], Sequence[Claim]]
+    published: tuple[Published, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,188 @@
+"""Train and evaluate a study stage by stage; whatever is finished is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eval_recipes.results.tidy import COLUMNS
+from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.run import run_evals, subjects_of
+from eval_recipes.studies.framework.coefficient_rule import Choice
+from eval_recipes.studies.framework.heldout_table import measure
+from eval_recipes.studies.framework.model import Plan, Scale, Stage, Study
+from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
+from eval_recipes.tables.run_table import GroupDifference
+from saereg_plugin.sources import corpora, models
+from saereg_plugin.sweeps import SweepConfig, run_sweep
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class StudyRun:
+    """
+    What a study gave.
+
+    Attributes:
+        finished: False if training was interrupted; the same call goes on.
+        frame: tidy results of all stages, with a further column ``stage``.
+        differences: between groups, as the cross-seed evaluation gives them.
+        choices: made by the stages.
+        failures: evaluations without a result.
+        stopped: SAEs taken out of training, one line each.
+        training_seconds: of the finished stages, as their releases record it (since the
+            last interruption).
+        pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
+            training tokens, where its release counts them.
+        table: the written page; None if training was interrupted.
+    """
+
+    study: Study
+    scale: Scale
+    plan: Plan
+    finished: bool = False
+    frame: pd.DataFrame = field(default_factory=lambda: _empty())
+    differences: list[GroupDifference] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    training_seconds: float = 0.0
+    pairs_across_documents: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {}
+    )
+    table: Path | None = None
+
+    @property
+    def table_frame(self) -> pd.DataFrame:
+        """The rows of the stages that are in the study's table."""
+        shown = [stage.name for stage in self.plan.stages if stage.in_table]
+        rows: Any = self.frame.loc[self.frame["stage"].isin(shown)]
+        return rows
+
+
+def run_study(
+    study: Study, scale: Scale, out: Path, *, progress: Progress = lambda _: None
+) -> StudyRun:
+    """
+    Run a study into ``out`` and write its report there; an interrupted one goes on.
+
+    Each stage is a release folder ``out/releases/<stage>``, results in
+    ``out/results/<stage>`` and further figures in ``out/figures/<stage>.json``; the report is
+    ``table.md``, ``results.json``, ``results.csv``.
+
+    Args:
+        study: what to train and measure.
+        scale: "small" or "paper".
+        out: folder of this study at this scale, and of nothing else.
+        progress: is told what is done next.
+
+    Raises:
+        InputError: before anything is loaded, if model or text are out of reach, or the
+            folder holds the user's files, is not writable, in use, or of another study.
+    """
+    # it knows what a run is, and so imports this module
+    from eval_recipes.studies.framework.report import FILES, write_report
+
+    plan = study.plan(scale)
+    files = [*FILES, *(_figures_file(stage) for stage in plan.stages)]
+    with study_folder(out, study.name, scale, files=files):
+        run = _run_stages(StudyRun(study, scale, plan), out, progress)
+        if run.finished:
+            # before another process may change what it reports on
+            run.table = write_report(run, out)
+        return run
+
+
+def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
+    shared = ModelCache()
+    first = run.plan.stages[0]
+    _require_sources(first.sweep(run.frame))
+    # the first stage says which study the folder holds
+    mark_folder(out, run.study.name, run.scale)
+    for number, stage in enumerate(run.plan.stages, start=1):
+        sweep = stage.sweep(run.frame)
+        progress(
+            f"Stage {number} of {len(run.plan.stages)}, {stage.name}: "
+            f"{len(sweep.groups)} groups, {len(sweep.seeds)} seeds, {sweep.steps} steps."
+        )
+        if not _train(run, stage, sweep, out, progress):
+            return run
+        progress(f"Evaluating {stage.name}.")
+        _evaluate(run, stage, out, shared, progress)
+    run.finished = True
+    return run
+
+
+def _train(
+    run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path, progress: Progress
+) -> bool:
+    """Train a stage; return False if it was interrupted."""
+    name = f"{run.study.name}-{run.scale}-{stage.name}"
+    folder = out / "releases" / stage.name
+    result = run_sweep(sweep, folder, name=name, progress=progress)
+    run.stopped += result.stopped
+    if result.release is None:
+        return False
+    # as recorded, so that a finished study says it again
+    provenance = result.release.provenance
+    run.training_seconds += provenance["training_seconds"]
+    if "pairs_across_documents" in provenance:
+        run.pairs_across_documents[stage.name] = provenance["pairs_across_documents"]
+    return True
+
+
+def _evaluate(
+    run: StudyRun, stage: Stage, out: Path, shared: ModelCache, progress: Progress
+) -> None:
+    plan = run.plan
+    context = RunContext(
+        subjects=subjects_of(str(out / "releases" / stage.name)),
+        out=out / "results" / stage.name,
+        corpus=plan.corpus,
+        heldout_tokens=plan.heldout_tokens,
+        dtype=plan.llm_dtype,
+        device=plan.device,
+        data=plan.data,
+        options={
+            name: dict(settings)
+            for name, settings in plan.options.items()
+            if name in stage.evals
+        },
+        models=shared,
+    )
+    frames: list[pd.DataFrame] = []
+    if stage.evals:
+        outcome = run_evals(stage.evals, context, resume=True, progress=progress)
+        frames.append(outcome.frame)
+        run.differences += outcome.differences
+        run.failures += outcome.failures
+    figures, failures = measure(context, out / _figures_file(stage))
+    run.failures += failures
+    # these first: they name the groups in the order in which they were trained
+    own = pd.concat([figures, *frames], ignore_index=True).assign(stage=stage.name)
+    run.frame = own if run.frame.empty else pd.concat([run.frame, own])
+    run.frame = run.frame.reset_index(drop=True)
+    if stage.choice is not None:
+        found: Sequence[Choice] = stage.choice(run.frame)
+        run.choices += found
+
+
+def _figures_file(stage: Stage) -> str:
+    # apart from the results, whose folder has an owner of its own
+    return f"figures/{stage.name}.json"
+
+
+def _require_sources(sweep: SweepConfig) -> None:
+    """Fail within seconds if model or text cannot be had."""
+    models.ensure(sweep.model)
+    corpora.ensure(sweep.corpus, "train")
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame(columns=pd.Index([*COLUMNS, "stage"]))

@@ -1,0 +1,210 @@
+"""Whether a statement about two groups held, from the numbers and their interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from eval_recipes.statistics.seeds import Interval
+from eval_recipes.studies.framework.comparison import Beside, Values, values_text
+from eval_recipes.tables.run_table import digits
+
+Direction = Literal["higher", "lower", "not_lower", "not_higher"]
+Outcome = Literal["held", "opposite", "undecided", "missing"]
+Source = Literal["paper", "adapted", "ours"]
+
+LEVEL = 0.05
+"""Two-sided, of intervals (95 %) and of corrected p-values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """
+    A statement about a figure of two groups.
+
+    Attributes:
+        figure: title of the table's column.
+        group: the group it is about.
+        other: what it is compared with.
+        direction: what is claimed of ``group - other``. ``not_lower`` and ``not_higher``
+            allow for ``margin``.
+        margin: difference that does not count, 0 or more.
+        source: ``paper``; ``adapted`` for the paper's statement at a coefficient that is
+            ours; or ``ours`` for what the mechanism lets one expect.
+        beside: title of the column that would have to be equal in both groups and need not
+            be (say L0): its difference is said with the verdict.
+    """
+
+    figure: str
+    group: str
+    other: str
+    direction: Direction
+    margin: float = 0.0
+    source: Source = "ours"
+    beside: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The statement in words."""
+        if self.direction in ("higher", "lower"):
+            return f"{self.figure} is {self.direction} with {self.group} than with {self.other}"
+        way = self.direction.removeprefix("not_")
+        by_more = f" by more than {digits(self.margin)}" if self.margin else ""
+        return f"{self.figure} is not {way} with {self.group} than with {self.other}{by_more}"
+
+    @property
+    def upwards(self) -> bool:
+        """Whether a larger difference speaks for it."""
+        return self.direction in ("higher", "not_lower")
+
+    @property
+    def bound(self) -> float:
+        """What ``group - other`` must exceed (``upwards``) or stay below."""
+        if self.direction in ("higher", "lower"):
+            return 0.0
+        return -self.margin if self.direction == "not_lower" else self.margin
+
+    def fits(self, difference: float) -> bool:
+        """Whether a single difference is on the claimed side."""
+        if difference == self.bound:
+            return self.direction.startswith("not_")
+        return (difference > self.bound) == self.upwards
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim."""
+
+    claim: Claim
+    outcome: Outcome
+    difference: Interval | None
+    """``group - other``; None if a group or the figure is missing."""
+    values: Values = ()
+    """The difference in each seed or pair of seeds alone."""
+    beside: Beside | None = None
+    p: float | None = None
+    """Two-sided, of a difference equal to the claim's bound; None without an interval."""
+    p_corrected: float | None = None
+    """The same, corrected for the study's number of statements."""
+
+    @property
+    def survives(self) -> bool | None:
+        """Whether the outcome holds after correction; None if there is nothing to correct."""
+        if self.p_corrected is None or self.outcome not in ("held", "opposite"):
+            return None
+        return self.p_corrected < LEVEL
+
+    @property
+    def sentence(self) -> str:
+        """The claim, what came of it, and the numbers."""
+        word = _WORDS[self.outcome]
+        if self.survives is False:
+            word += ", but not after correction"
+        beside = "" if self.beside is None else f" {self.beside.sentence}"
+        return f"{word}: {self.claim.text} ({_numbers(self)}).{beside}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        found = self.difference
+        return {
+            "claim": self.claim.text,
+            "figure": self.claim.figure,
+            "group": self.claim.group,
+            "other": self.claim.other,
+            "direction": self.claim.direction,
+            "margin": self.claim.margin,
+            "source": self.claim.source,
+            "outcome": self.outcome,
+            "difference": None if found is None else found._asdict(),
+            "values": [
+                {"seeds": list(seeds), "difference": value}
+                for seeds, value in self.values
+            ],
+            "p": self.p,
+            "p_corrected": self.p_corrected,
+            "survives_correction": self.survives,
+            "beside": None if self.beside is None else self.beside.to_dict(),
+            "sentence": self.sentence,
+        }
+
+
+_WORDS: dict[Outcome, str] = {
+    "held": "Held here",
+    "opposite": "Did not hold here, the opposite did",
+    "undecided": "Not decided here",
+    "missing": "Not measured here",
+}
+
+
+def judge(
+    claim: Claim,
+    difference: Interval | None,
+    *,
+    values: Values = (),
+    beside: Beside | None = None,
+    p: float | None = None,
+) -> Verdict:
+    """
+    Judge a claim by the interval of ``group - other``.
+
+    It holds if the whole interval is on its side (of 0, or of the margin), is the opposite
+    if the whole interval is on the other side, and is undecided if the interval crosses or
+    there is none. ``values``, ``beside`` and ``p`` are only passed on.
+    """
+    if difference is None:
+        return Verdict(claim, "missing", None)
+    outcome = _outcome(claim, difference)
+    return Verdict(claim, outcome, difference, values, beside, p)
+
+
+def _outcome(claim: Claim, difference: Interval) -> Outcome:
+    low, high = difference.low, difference.high
+    if low is None or high is None:
+        return "undecided"
+    above, below = low > claim.bound, high < claim.bound
+    if above or below:
+        return "held" if above == claim.upwards else "opposite"
+    return "undecided"
+
+
+def summary(verdicts: Iterable[Verdict]) -> str:
+    """Return how many claims held, in one sentence."""
+    given = list(verdicts)
+    if not given:
+        return "Nothing was claimed."
+
+    def count(outcome: Outcome) -> str:
+        same = [verdict for verdict in given if verdict.outcome == outcome]
+        left = sum(verdict.survives is True for verdict in same)
+        tested = any(verdict.survives is not None for verdict in same)
+        return f"{len(same)}" + (f" ({left} after correction)" if tested else "")
+
+    lacking = any(verdict.outcome == "missing" for verdict in given)
+    missing = f", {count('missing')} not measured" if lacking else ""
+    return (
+        f"Of {len(given)} statements {count('held')} held here, of {count('opposite')} the "
+        f"opposite, {count('undecided')} could not be decided{missing}."
+    )
+
+
+def _numbers(verdict: Verdict) -> str:
+    found = verdict.difference
+    if found is None:
+        return "no result of one of the two"
+    value = f"difference {digits(found.value)}"
+    if found.low is None or found.high is None:
+        shown = f"{value}, n = {found.n}, no interval: {found.reason}"
+        if not verdict.values:
+            return shown
+        on_side = sum(verdict.claim.fits(value) for _, value in verdict.values)
+        return (
+            f"{shown}; {values_text(verdict.values)}; {on_side} of {len(verdict.values)} on the "
+            "claimed side"
+        )
+    text = f"{value}, 95 % interval {digits(found.low)} to {digits(found.high)}, n = {found.n}"
+    if verdict.p is None:
+        return text
+    corrected = verdict.p_corrected
+    after = "" if corrected is None else f", corrected {corrected:.2g}"
+    return f"{text}, p = {verdict.p:.2g}{after}"

@@ -1,0 +1,1 @@
+"""The steering study (arXiv 2603.04198)."""

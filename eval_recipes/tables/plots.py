@@ -1,0 +1,215 @@
+"""Metrics against L0 with their Pareto fronts: a PNG and an interactive page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from eval_recipes.results.headlines import L0, Metric
+from eval_recipes.results.outdated import DAGGER, FOOTNOTE
+from eval_recipes.results.tidy import one_line
+from eval_recipes.tables.pareto import KIND, kind_label, points
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path, write_text
+from saereg_plugin.owned_folder import open_owned
+
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+)
+"""Colours that stay apart for most colour-blind readers (Okabe and Ito)."""
+
+_MARKERS = "osD^vPX*"
+_COLUMNS = 2
+
+
+def open_plots(folder: Path, names: Iterable[str]) -> Path:
+    """
+    Return a folder for plots, its files claimed.
+
+    Raises:
+        InputError: if it holds something else, or a file of such a name that is not ours.
+    """
+    open_owned(folder, "plots").claim(names)
+    return folder
+
+
+def label_text(name: str) -> str:
+    """Return a name as matplotlib shows it: not as a formula, nor left out of the legend."""
+    text = (one_line(name) or "").replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def points_by_metric(
+    frame: pd.DataFrame, metrics: Sequence[Metric]
+) -> dict[Metric, pd.DataFrame]:
+    """
+    Return the points of each metric that can be drawn.
+
+    Raises:
+        InputError: if no SAE has both a metric and an L0.
+    """
+    found = {metric: points(frame, metric) for metric in metrics}
+    drawn = {metric: rows for metric, rows in found.items() if len(rows)}
+    if not drawn:
+        names = ", ".join(metric.title for metric in metrics)
+        raise InputError(
+            f"No SAE has both an L0 and {names}: L0 is read from core's results of the same "
+            "release and SAE. Run the evaluation 'core' into the same folder."
+        )
+    return drawn
+
+
+def draw_png(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
+    """Draw every metric against L0, with intervals where there are any; write a PNG."""
+    n_rows, n_columns = _grid(len(drawn))
+    figure = Figure(figsize=(6 * n_columns, 4.2 * n_rows), layout="constrained")
+    kinds = _kinds(drawn)
+    for number, (metric, rows) in enumerate(drawn.items()):
+        axes = figure.add_subplot(n_rows, n_columns, number + 1)
+        for label, points_ in _by_kind(rows):
+            colour, marker = _style(kinds.index(label))
+            axes.errorbar(
+                points_["l0"],
+                points_["value"],
+                yerr=_bars(points_),
+                fmt=_MARKERS[marker],
+                color=colour,
+                alpha=0.7,
+                label=label_text(label),
+            )
+            front = points_[points_["front"]]
+            axes.plot(front["l0"], front["value"], "-", color=colour)
+            for _, row in points_[points_["outdated"]].iterrows():
+                axes.annotate(DAGGER, (row["l0"], row["value"]), fontsize="x-large")
+        if _is_wide(rows):
+            axes.set_xscale("log")
+        axes.set_xlabel(L0.title)
+        axes.set_ylabel(label_text(_title(metric)))
+        axes.grid(alpha=0.3)
+        if number == 0:
+            axes.legend(fontsize="small")
+    if _any_outdated(drawn):
+        figure.supxlabel(FOOTNOTE, fontsize="small")
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return target
+
+
+def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
+    """Write the same as one interactive page that needs no network."""
+    n_rows, n_columns = _grid(len(drawn))
+    titles = [_title(metric) for metric in drawn]
+    figure = make_subplots(rows=n_rows, cols=n_columns, subplot_titles=titles)
+    kinds = _kinds(drawn)
+    shown: set[str] = set()
+    for number, rows in enumerate(drawn.values()):
+        place: dict[str, Any] = {
+            "row": number // n_columns + 1,
+            "col": number % n_columns + 1,
+        }
+        for label, points_ in _by_kind(rows):
+            colour, _ = _style(kinds.index(label))
+            front = points_[points_["front"]]
+            line = go.Scatter(
+                x=front["l0"].tolist(),
+                y=front["value"].tolist(),
+                mode="lines",
+                line={"color": colour},
+                legendgroup=label,
+                showlegend=False,
+                hoverinfo="skip",
+            )
+            figure.add_trace(line, **place)
+            figure.add_trace(
+                _dots(label, points_, colour, named=label not in shown), **place
+            )
+            shown.add(label)
+        kind = "log" if _is_wide(rows) else "linear"
+        figure.update_xaxes(title_text=L0.title, type=kind, **place)
+    figure.update_layout(template="plotly_white", height=420 * n_rows)
+    if _any_outdated(drawn):
+        figure.update_layout(title=FOOTNOTE)
+    write_text(target, figure.to_html(include_plotlyjs=True, full_html=True))
+    return target
+
+
+def _dots(label: str, rows: pd.DataFrame, colour: str, *, named: bool) -> go.Scatter:
+    bars = _bars(rows)
+    return go.Scatter(
+        x=rows["l0"].tolist(),
+        y=rows["value"].tolist(),
+        error_y=None
+        if bars is None
+        else {
+            "type": "data",
+            "symmetric": False,
+            "arrayminus": bars[0],
+            "array": bars[1],
+        },
+        mode="markers",
+        marker={"color": colour, "size": 9, "opacity": 0.7},
+        name=label,
+        legendgroup=label,
+        showlegend=named,
+        text=[
+            f"{release}<br>{sae_id}{DAGGER if outdated else ''}"
+            for release, sae_id, outdated in zip(
+                rows["release"], rows["sae_id"], rows["outdated"]
+            )
+        ],
+        hovertemplate="%{text}<br>L0 %{x:.4g}<br>%{y:.4g}<extra></extra>",
+    )
+
+
+def _any_outdated(drawn: Mapping[Metric, pd.DataFrame]) -> bool:
+    return any(bool(rows["outdated"].to_numpy().any()) for rows in drawn.values())
+
+
+def _grid(n: int) -> tuple[int, int]:
+    columns = min(n, _COLUMNS)
+    return -(-n // columns), columns
+
+
+def _kinds(drawn: Mapping[Metric, pd.DataFrame]) -> list[str]:
+    """Return the labels in one order, so that each has one colour throughout."""
+    return sorted({label for rows in drawn.values() for label, _ in _by_kind(rows)})
+
+
+def _by_kind(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    groups: Any = rows.groupby(KIND, dropna=False)
+    return [(kind_label(*key), group) for key, group in groups]
+
+
+def _style(index: int) -> tuple[str, int]:
+    return COLOURS[index % len(COLOURS)], index % len(_MARKERS)
+
+
+def _bars(rows: pd.DataFrame) -> tuple[list[float], list[float]] | None:
+    """Return the lengths of the intervals below and above; 0 where there is none."""
+    if not rows["low"].notna().to_numpy().any():
+        return None
+    below = (rows["value"] - rows["low"]).clip(lower=0).fillna(0)
+    above = (rows["high"] - rows["value"]).clip(lower=0).fillna(0)
+    return below.tolist(), above.tolist()
+
+
+def _is_wide(rows: pd.DataFrame) -> bool:
+    low, high = float(rows["l0"].min()), float(rows["l0"].max())
+    return bool(low > 0 and high / low > 8)
+
+
+def _title(metric: Metric) -> str:
+    return metric.title + ("" if metric.higher_is_better else " (lower is better)")

@@ -1,0 +1,241 @@
+"""A compact table of headline figures: each SAE, each group, differences of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eval_recipes.results.differences import GroupDifference
+from eval_recipes.results.tidy import one_line
+from eval_recipes.statistics.seeds import seed_interval
+
+HEADLINES: dict[tuple[str, str], str] = {
+    ("core", "corrected/explained_variance"): "expl. var.",
+    ("core", "corrected/l0"): "L0",
+    ("core", "corrected/alive"): "alive",
+    ("core", "model_performance_preservation/ce_loss_score"): "CE score",
+    ("cross_seed", "shared/shared"): "shared",
+    ("cross_seed", "similarity/mean_max_cos"): "max cos",
+}
+"""What the table shows, in this order, where a run has it: (eval, metric) -> heading."""
+
+_MAX_COLUMNS = 6
+
+HEADLINE_DIFFERENCES = (
+    "shared",
+    "shared_alive",
+    "mean_max_cos",
+    "fraction_paired",
+    "pw_mcc_absolute",
+    "c_dec",
+    "explained_variance",
+    "explained_variance_with_bos",
+    "l0",
+    "alive",
+)
+"""Differences between groups that the table shows; the result files hold all."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with an interval, where there is one, and what it rests on."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def text(self) -> str:
+        """Return ``value [low, high]`` in at most four digits."""
+        if self.low is None or self.high is None:
+            return digits(self.value)
+        return f"{digits(self.value)} \\[{digits(self.low)}, {digits(self.high)}]"
+
+
+def digits(value: float) -> str:
+    """
+    Return a number in few characters.
+
+    >>> digits(0.82349), digits(31.98), digits(4096.0), digits(-1.2e-6)
+    ('.823', '32.0', '4096', '-1.2e-06')
+    """
+    if not math.isfinite(value):
+        return "-"
+    size = abs(value)
+    if value == round(value) or size >= 1000:
+        return f"{value:.0f}"
+    if size >= 1:
+        return f"{value:.3g}" if size >= 100 else f"{value:#.3g}"
+    if size < 5e-4:
+        return f"{value:.1e}"
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
+def headline_metrics(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the headlines a frame has, or its first metrics if it has none."""
+    present = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
+    chosen = [key for key in HEADLINES if key in present] or list(present)
+    return chosen[:_MAX_COLUMNS]
+
+
+def heading(key: tuple[str, str]) -> str:
+    """Return a metric's column heading: its short name, or the metric's own."""
+    return HEADLINES.get(key, key[1].rsplit("/", 1)[-1])
+
+
+def group_figure(rows: pd.DataFrame, key: tuple[str, str]) -> Figure | None:
+    """
+    Return a group's mean of one headline with its 95 % interval over seeds.
+
+    Where the evaluation gives a figure of the whole group (``group/<name>``)
+    that one is taken: pairs of seeds are not independent, and it accounts for it.
+    """
+    own = _select(rows, (key[0], f"group/{key[1].rsplit('/', 1)[-1]}"))
+    if len(own):
+        own = own.loc[own["value"].notna()]
+        return _own_figure(own) if len(own) else None
+    values = _select(rows, key)["value"].dropna()
+    if values.empty:
+        return None
+    interval = seed_interval(dict(enumerate(values.astype(float))))
+    return Figure(interval.value, interval.low, interval.high)
+
+
+def _own_figure(rows: pd.DataFrame) -> Figure:
+    value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
+    if math.isnan(low) or math.isnan(high):
+        return Figure(value)
+    return Figure(value, low, high)
+
+
+def _select(frame: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
+    return frame.loc[(frame["eval"] == key[0]) & (frame["metric"] == key[1])]
+
+
+def _table(title: str, first: Sequence[str], keys: Iterable[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in first:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for key in keys:
+        table.add_column(escape(heading(key)), justify="right")
+    return table
+
+
+def sae_table(frame: pd.DataFrame) -> Table:
+    """Return a table with one row an SAE and one column a headline."""
+    keys = headline_metrics(frame)
+    table = _table("SAEs", ["SAE", "group", "seed"], keys)
+    columns = ["group", "seed", "release", "sae_id"]
+    for _, rows in frame.groupby(columns, dropna=False, sort=True):
+        sae_id, group, seed = (
+            rows[name].iloc[0] for name in ("sae_id", "group", "seed")
+        )
+        cells: list[str] = []
+        for key in keys:
+            values = _select(rows, key)["value"].dropna()
+            cells.append(digits(float(values.iloc[0])) if len(values) else "-")
+        table.add_row(_text(sae_id), _text(group), _text(seed), *cells)
+    return table
+
+
+def group_table(frame: pd.DataFrame) -> Table:
+    """Return a table with one row a group: the mean over its SAEs, its interval."""
+    keys = headline_metrics(frame)
+    table = _table(
+        "Groups: mean \\[95 % interval over seeds or, from five seeds on, their pairs]",
+        ["group", "SAEs"],
+        keys,
+    )
+    by_group = frame.groupby(["release", "group"], dropna=False, sort=True)
+    for _, rows in by_group:
+        group = rows["group"].iloc[0]
+        saes = rows[["release", "sae_id"]].drop_duplicates()
+        figures = [group_figure(rows, key) for key in keys]
+        cells = ["-" if figure is None else figure.text() for figure in figures]
+        table.add_row(_text(group), str(len(saes)), *cells)
+    return table
+
+
+def difference_table(differences: Iterable[GroupDifference]) -> Table:
+    """
+    Return a table of the differences between groups, each with its verdict.
+
+    Where the interval says nothing about other seeds there is none: each pair of seeds is
+    listed instead.
+    """
+    table = Table(
+        title="Differences \\[95 % interval]",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("metric", min_width=len("explained_variance"), overflow="fold")
+    for name in ("groups", "difference", "interval over", "verdict"):
+        table.add_column(name, overflow="fold")
+    for item in differences:
+        if item.metric.rsplit("/", 1)[-1] not in HEADLINE_DIFFERENCES:
+            continue
+        figure = Figure(item.difference, item.ci_low, item.ci_high)
+        table.add_row(
+            item.metric.rsplit("/", 1)[-1],
+            f"{_text(item.group)} - {_text(item.other)}",
+            figure.text(),
+            over(item),
+            _verdict(item),
+        )
+    return table
+
+
+def over(item: GroupDifference) -> str:
+    """Return what an interval is over and of how many, or how many values there are."""
+    if item.n is None:
+        return "-"
+    return f"{item.n} {item.interval_over}" if item.interval_over else f"n = {item.n}"
+
+
+def listed(item: GroupDifference) -> str:
+    """Return the difference in every seed or pair of seeds, in their order."""
+    return ", ".join(digits(value) for _, value in item.values)
+
+
+def _verdict(item: GroupDifference) -> str:
+    if item.distinguishable:
+        return "differs"
+    if item.decidable or not item.has_interval:
+        return "not distinguishable"
+    return f"too few seeds; pairs: {listed(item)}" if item.values else "too few seeds"
+
+
+def _text(value: Any) -> str:
+    """Return a table cell: names are shown as they are, never read as markup."""
+    if value is None or pd.isna(value):
+        return "-"
+    return escape(one_line(value) or "")
+
+
+def print_table(
+    frame: pd.DataFrame,
+    console: Console,
+    differences: Sequence[GroupDifference] = (),
+) -> None:
+    """
+    Print headline figures of every SAE and group, then the groups' differences.
+
+    Args:
+        frame: the tidy table of ``results.load_results``.
+        console: where to print; 80 columns are enough for six headlines.
+        differences: from ``load_group_differences``.
+    """
+    if frame.empty:
+        console.print("No results.")
+        return
+    console.print(sae_table(frame))
+    console.print(group_table(frame))
+    if differences:
+        console.print(difference_table(differences))

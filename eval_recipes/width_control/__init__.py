@@ -1,0 +1,1 @@
+"""Regularised groups against width-matched controls."""

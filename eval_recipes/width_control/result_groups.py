@@ -1,0 +1,174 @@
+"""Groups of SAEs as cross-seed results describe them: no weights, no text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval_recipes.cross_seed.roles import Role
+from eval_recipes.results.files import read_results
+from eval_recipes.results.outdated import outdated_results
+from eval_recipes.statistics.seeds import SeedPair
+from eval_recipes.width_control.comparison import Z
+from eval_recipes.width_control.interpolation import Estimate
+from saereg_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class ResultGroup:
+    """One group of a release."""
+
+    role: Role
+    group: str
+    pairs: Mapping[SeedPair, Mapping[str, Any]]
+    """Figures of every pair of seeds, from the side of the lower seed."""
+    over_latents: Mapping[str, float | None]
+    """Means over the pairs with intervals over latents, as flat fields."""
+    single: Mapping[str, Mapping[int, float]]
+    """Figures of single SAEs, by metric and seed."""
+    variance_errors: Mapping[int, float]
+    """Standard error over contexts of each SAE's explained variance, where it is known."""
+    records: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    def metric(self, name: str) -> Estimate | None:
+        """Return the mean over pairs of seeds and its standard error over latents."""
+        value = self.over_latents.get(name)
+        if value is None:
+            return None
+        low, high = (self.over_latents[f"{name}_ci_{end}"] for end in ("low", "high"))
+        if low is None or high is None:
+            return Estimate(value)
+        return Estimate(value, (high - low) / (2 * Z))
+
+    def n_latents(self, name: str) -> int:
+        """Return how many latents the error of ``metric(name)`` rests on: those of one SAE."""
+        return int(self.over_latents.get(f"{name}_n") or 0)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of its pairs."""
+        return sorted({seed for pair in self.pairs for seed in pair})
+
+    @property
+    def explained_variance(self) -> Estimate | None:
+        """
+        The mean over seeds and its standard error over contexts; None if a seed lacks it.
+
+        All SAEs read the same contexts, so their errors go up and down together: the
+        mean's is the mean of theirs, not less.
+        """
+        values = self.single["explained_variance"]
+        if not values or set(values) != set(self.seeds):
+            return None
+        mean = sum(values.values()) / len(values)
+        errors = self.variance_errors
+        if set(errors) != set(values):
+            return Estimate(mean)
+        return Estimate(mean, sum(errors.values()) / len(errors))
+
+
+SINGLE = {
+    "explained_variance": "heldout",
+    "l0": "heldout",
+    "alive": "heldout",
+    "alive_by_weights": "geometry",
+    "c_dec": "geometry",
+}
+"""Figures of single SAEs that are compared, and the category of each."""
+
+
+def read_groups(folder: Path) -> list[ResultGroup]:
+    """
+    Read the groups of the cross-seed results below a folder, by release and name.
+
+    Outdated results (``eval_recipes.results.outdated``) are left out.
+
+    Raises:
+        InputError: if there is none, one is of an older version, or two runs over
+            different seeds are mixed in one group.
+    """
+    by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    # a result of an earlier run has other groups and seeds than its group now
+    for path, record in read_results(folder, without=outdated_results(folder)):
+        if record["eval_type_id"] != "cross_seed":
+            continue
+        extra = record.get("eval_result_unstructured") or {}
+        if "role" not in extra or "group_pairs" not in extra:
+            raise InputError(
+                f"Result {str(path)!r} is of an older version; expected one that says what "
+                "its group is. Run the evaluation 'cross_seed' again."
+            )
+        by_group[_group_name(path, extra)].append(record)
+    if not by_group:
+        raise InputError(
+            f"Folder {str(folder)!r} holds no result of the evaluation 'cross_seed'; "
+            "run it into that folder first."
+        )
+    return [_checked_group(folder, name, by_group[name]) for name in sorted(by_group)]
+
+
+def _group_name(path: Path, extra: Mapping[str, Any]) -> str:
+    role = extra["role"]
+    if not isinstance(role, dict) or not isinstance(role.get("name"), str):
+        raise InputError(
+            f"Result {str(path)!r} is damaged: its role is {role!r}; expected a group's name "
+            "among others. Run the evaluation 'cross_seed' again."
+        )
+    return role["name"]
+
+
+def _checked_group(
+    folder: Path, name: str, records: list[dict[str, Any]]
+) -> ResultGroup:
+    try:
+        return _group(name, records)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"A result of group {name!r} in {str(folder)!r} is damaged "
+            f"({type(error).__name__}: {error}). Run the evaluation 'cross_seed' again."
+        ) from error
+
+
+def _group(name: str, records: list[dict[str, Any]]) -> ResultGroup:
+    extras = [record["eval_result_unstructured"] for record in records]
+    if any(extra["seeds"] != extras[0]["seeds"] for extra in extras):
+        raise InputError(
+            f"Results of group {name!r} come from runs over different seeds; expected one "
+            "run. Evaluate all its SAEs together, or into different folders."
+        )
+    by_seed = {
+        extra["saereg"]["seed"]: record["eval_result_metrics"]
+        for extra, record in zip(extras, records, strict=True)
+    }
+    single = {
+        metric: {
+            seed: metrics[category][metric]
+            for seed, metrics in by_seed.items()
+            if metrics[category][metric] is not None
+        }
+        for metric, category in SINGLE.items()
+    }
+    return ResultGroup(
+        role=Role(**extras[0]["role"]),
+        group=extras[0]["saereg"]["group"],
+        pairs={
+            (pair["seeds"][0], pair["seeds"][1]): pair
+            for pair in extras[0]["group_pairs"]
+        },
+        over_latents=extras[0]["group_over_latents"],
+        single=single,
+        variance_errors={
+            seed: error
+            for seed, metrics in by_seed.items()
+            if (error := _error(metrics["heldout"])) is not None
+        },
+        records=records,
+    )
+
+
+def _error(heldout: Mapping[str, Any]) -> float | None:
+    low, high = (heldout[f"explained_variance_ci_{end}"] for end in ("low", "high"))
+    return None if low is None or high is None else (high - low) / (2 * Z)

@@ -1,0 +1,1 @@
+"""Differences between the codes of neighbouring tokens."""

@@ -1,0 +1,189 @@
+"""Change of activations between neighbouring tokens (TemporalSAE)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from sae_lens import TrainingSAE
+from typing_extensions import override
+
+from saereg_plugin.component import Component, Step
+from saereg_plugin.errors import InputError
+from saereg_plugin.firing import dense
+from saereg_plugin.regularizers.activation_penalty import BatchReduction
+from saereg_plugin.regularizers.base import RegularizerConfig
+from saereg_plugin.regularizers.temporal.order import (
+    OrderSettings,
+    context_size_of,
+    require_order_settings,
+    require_token_order,
+    without_starts,
+)
+from saereg_plugin.regularizers.temporal.pairs import (
+    squared_differences,
+    squared_differences_of_active,
+)
+
+AverageStart = Literal["zero", "first_loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalDifference(RegularizerConfig):
+    """
+    ``coefficient * alpha_t * mean || z_p - z_(p-1) ||^2`` over neighbouring tokens p - 1, p.
+
+    TemporalSAE's penalty with its adaptive weight, in training step t:
+    ``alpha_t = sigmoid(sharpness * (beta_t - L_t))`` with
+    ``beta_t = decay beta_(t-1) + (1 - decay) L_t`` and L_t the squared error, mean over
+    the elements of the batch as the SAE sees it. No gradient goes through alpha: with
+    one, a larger error would lower the penalty.
+
+    Both tokens of a pair lie in the same context and neither is its position 0 (BOS),
+    which is left out of the whole step, the reconstruction loss included. Batches must
+    be whole contexts in order: SAELens' ``activations_mixing_fraction=0``. That is
+    proved from every batch before it changes a weight.
+
+    Args:
+        decay: gamma, at least 0 and below 1.
+        sharpness: of the sigmoid, 0 or more.
+        average_start: beta before the first step: ``zero``, with which alpha is small
+            until the error has fallen, or ``first_loss``.
+        reduction: over the pairs of the batch: ``mean`` | ``sum``.
+        context_size: tokens of a context where the SAE's metadata does not say it
+            (SAELens' runners write it there).
+    """
+
+    name: ClassVar[str] = "temporal_difference"
+    needs_all_pre_activations: ClassVar[bool] = False
+
+    decay: float = 0.99
+    sharpness: float = 5.0
+    average_start: AverageStart = "zero"
+    reduction: BatchReduction = "mean"
+    context_size: int | None = None
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_choice("average_start", get_args(AverageStart))
+        self.require_choice("reduction", get_args(BatchReduction))
+        self.require_number("decay", lambda v: 0 <= v < 1, "at least 0 and below 1")
+        self.require_number("sharpness", lambda v: v >= 0, "a finite number, 0 or more")
+
+    @override
+    def check(self, sae_cfg: Any) -> None:
+        if sae_cfg.max_norm_multiple is not None:
+            raise InputError(
+                f"{self.name} needs whole contexts, but max_norm_multiple="
+                f"{sae_cfg.max_norm_multiple} takes rows out of them. Set max_norm_multiple=None: "
+                "position 0, the usual outlier, is left out by this regulariser itself."
+            )
+        if (
+            sum(isinstance(each, TemporalDifference) for each in sae_cfg.regularizers)
+            > 1
+        ):
+            raise InputError(
+                f"{self.name} is given twice; each would leave out position 0 of what the other "
+                "left. Add their coefficients."
+            )
+
+    def check_order(self, settings: OrderSettings) -> None:
+        """
+        Refuse a run whose settings shuffle tokens or cut contexts; needs no model.
+
+        Raises:
+            InputError: naming the setting.
+        """
+        require_order_settings(settings, self.context_size, self.label or self.name)
+
+    @override
+    def build(self, sae_cfg: Any, *, label: str, seed: int) -> TemporalDifferenceModule:
+        return TemporalDifferenceModule(self, label=label)
+
+
+class TemporalDifferenceModule(Component):
+    """
+    The temporal difference at work.
+
+    A forward pass computes the new running average of the error; the optimiser's step
+    makes it the old one, so passes without a step count nothing.
+    """
+
+    average_loss: torch.Tensor
+    started: torch.Tensor
+
+    def __init__(self, cfg: TemporalDifference, *, label: str):
+        super().__init__(label=label)
+        self.cfg = cfg
+        self.register_buffer("average_loss", torch.tensor(0.0))
+        self.register_buffer("started", torch.tensor(0, dtype=torch.uint8))
+        self._context_size = 0
+        self._n_contexts = 0
+        self._may_cross = 0.0
+        self._next_average: torch.Tensor | None = None
+        self._logged: dict[str, torch.Tensor | float] = {}
+
+    @override
+    def setup(self, sae: TrainingSAE[Any]) -> None:
+        metadata = sae.cfg.metadata
+        self._context_size = context_size_of(
+            metadata, self.cfg.context_size, self.label
+        )
+        self._may_cross = 0.0 if metadata.disable_concat_sequences else 1.0
+
+    @override
+    def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
+        require_token_order(sae_in, self._context_size, self.label)
+        self._n_contexts = sae_in.shape[0] // self._context_size
+        return without_starts(sae_in, self._context_size)
+
+    @override
+    def loss(self, step: Step) -> torch.Tensor:
+        length = self._context_size - 1
+        if step.sae_in.shape[0] != self._n_contexts * length:
+            raise InputError(
+                f"{self.label}: {self._n_contexts * length} rows were to be trained on, but "
+                f"{step.sae_in.shape[0]} were: another component takes rows out of the contexts. "
+                "Leave it out."
+            )
+        alpha, average = self._weight(step)
+        if step.active is not None:
+            total = squared_differences_of_active(step.active, length)
+        else:
+            total = squared_differences(dense(step.feature_acts), length)
+        pairs = self._n_contexts * (length - 1)
+        coefficient = self.cfg.schedule.value(self.cfg.coefficient, step.index)
+        self._next_average = average
+        self._logged = {
+            "coefficient": coefficient,
+            "alpha": alpha,
+            "average_loss": average,
+            "mean_difference": total.detach() / pairs,
+            "pairs": float(pairs),
+            "pairs_may_cross_documents": self._may_cross,
+        }
+        penalty = total if self.cfg.reduction == "sum" else total / pairs
+        return coefficient * alpha * penalty
+
+    @torch.no_grad()
+    def _weight(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return alpha and beta of this step."""
+        error = (step.sae_out.float() - step.sae_in.float()).square().mean()
+        past = self.average_loss
+        if self.cfg.average_start == "first_loss":
+            past = torch.where(self.started > 0, past, error)
+        average = self.cfg.decay * past + (1 - self.cfg.decay) * error
+        return torch.sigmoid(self.cfg.sharpness * (average - error)), average
+
+    @override
+    def metrics(self) -> dict[str, torch.Tensor | float]:
+        return self._logged
+
+    @override
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._next_average is not None:
+            self.average_loss.copy_(self._next_average)
+            self.started.fill_(1)
+            self._next_average = None

@@ -1,0 +1,1 @@
+"""Folders of trained SAEs: manifest, hashes, registration with SAELens."""

@@ -1,0 +1,102 @@
+"""The SHA-256 of a release's files: taken when they are saved, compared when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from sae_lens.constants import (
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
+)
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import sha256
+from saereg_plugin.releases.release import MANIFEST, Entry, read_release
+from saereg_plugin.releases.saved_sae import require_shapes
+
+REQUIRED = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
+OPTIONAL = (SPARSITY_FILENAME,)
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a saved SAE, by name."""
+    return {
+        path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()
+    }
+
+
+def verify_files(
+    root: Path, folder_name: str, names: Iterable[str] | None = None
+) -> None:
+    """
+    Compare an SAE's files with the manifest.
+
+    Args:
+        root: the release's folder.
+        folder_name: the SAE's path in it.
+        names: the files to compare; by default all, and the sizes that they say.
+
+    Raises:
+        InputError: naming the file that is missing, differs, or is read without a hash, or
+            the SAE whose folder lies outside the release.
+    """
+    entry = _entry(root, folder_name)
+    source = f"SAE {entry.sae_id!r}"
+    folder = root / folder_name
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"Folder {str(folder)!r} of {source} is a link that leads out of the release; expected "
+            "a folder inside it. Copy the files there."
+        )
+    for name in (*REQUIRED, *OPTIONAL):
+        if name not in entry.files and (name in REQUIRED or (folder / name).exists()):
+            raise InputError(
+                f"The manifest of {str(root)!r} has no SHA-256 of {name!r} for {source}; expected "
+                f"one of each file that is read. Add it to the SAE's 'files'."
+            )
+    for name in entry.files if names is None else names:
+        _verify_file(folder / name, entry.files[name], source)
+    if names is None:
+        require_shapes(folder)
+
+
+def _entry(root: Path, folder_name: str) -> Entry:
+    path = root / MANIFEST
+    state = path.stat() if path.is_file() else None
+    known = state and (state.st_ino, state.st_size, state.st_mtime_ns)
+    for entry in _entries(root, known):
+        if entry.path == folder_name:
+            return entry
+    raise InputError(
+        f"The manifest of {str(root)!r} lists no SAE in {folder_name!r}; expected one. Open the "
+        "release again."
+    )
+
+
+@lru_cache(maxsize=8)
+def _entries(root: Path, _: tuple[int, int, int] | None) -> tuple[Entry, ...]:
+    """Return a manifest's SAEs; it is parsed again when its file has changed."""
+    return read_release(root).entries
+
+
+def _verify_file(path: Path, expected: str, source: str) -> None:
+    if not path.is_file():
+        raise InputError(
+            f"{str(path)!r} is missing; expected it for {source}. Get the release again."
+        )
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise InputError(
+            f"{str(path)!r} of {source} cannot be read ({error.strerror}). Make it readable, or get "
+            "the release again."
+        ) from error
+    if found != expected:
+        # The hash that was found is not shown: a link may lead to a file of the user's.
+        raise InputError(
+            f"{str(path)!r} is damaged: its SHA-256 is not {expected[:12]}..., which the manifest "
+            f"says. Restore the file or train {source} again."
+        )

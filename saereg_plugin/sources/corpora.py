@@ -1,0 +1,374 @@
+"""Text by name: embedded in a package, in a local folder, or on the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256 as hash_bytes
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import config
+from datasets.config import HF_DATASETS_CACHE
+from filelock import FileLock
+from huggingface_hub.constants import HF_HUB_CACHE
+from numpy.typing import NDArray
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import folder_identity, recover, scratch_folder
+from saereg_plugin.sources.assets import cache_dir, ensure_folder, require_hub_repo
+
+EMBEDDED = "embedded"
+"""Name of the corpus that needs no network: the prompts of sae-probes' data sets."""
+
+HELD_OUT_TEXTS = 10_000
+"""How many texts the embedded corpus holds out, and how many are taken of another's."""
+
+TEXT_COLUMNS = ("tokens", "input_ids", "text")
+"""Columns of which a corpus needs one, in the order in which SAELens looks for them."""
+
+Split: TypeAlias = Literal["train", "heldout"]
+
+_HELD_OUT_SPLITS = ("validation", "test")
+_LAYOUT = 1
+"""Raised whenever the stored texts change, so that older ones are redone."""
+_FILE = "train.parquet"
+_ROWS = 10_000
+"""Rows of a group: few enough for a streaming reader to hold them in memory."""
+
+logger = logging.getLogger(__name__)
+
+
+def ensure(name_or_path: str, split: Split = "train") -> str:
+    """
+    Return a path or name whose split "train" is this split of the corpus.
+
+    It suits everything that calls ``datasets.load_dataset(path, split="train")``,
+    such as SAELens' runners and SAEBench's core evaluation.
+
+    - "embedded": both splits are fixed random choices, without a common text.
+    - Any other corpus: its own split "train"; and held out, the first 10,000
+      rows of its split "validation", or else "test", copied to the cache
+      folder.
+
+    Args:
+        name_or_path: "embedded", a folder that ``datasets`` opens, or a hub name.
+        split: Text to train on, or text that training never sees.
+
+    Raises:
+        InputError: if the corpus is unknown, unreachable, has no such split or
+            no column of tokens or text.
+    """
+    if split not in ("train", "heldout"):
+        raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
+    if name_or_path == EMBEDDED:
+        return _with_sound_copy(_ensure_embedded(seed=0) / split)
+    _require_available(name_or_path)
+    if split == "train":
+        _text_column(name_or_path, _own_split(name_or_path, ("train",)))
+        return name_or_path
+    return _with_sound_copy(_ensure_heldout(name_or_path))
+
+
+def identity(name_or_path: str) -> Any:
+    """Return what changes when a local folder's data change; a hub name is its own identity."""
+    folder = Path(name_or_path)
+    return folder_identity(folder) if folder.is_dir() else name_or_path
+
+
+def load(
+    name_or_path: str, split: Split = "train", *, streaming: bool = False
+) -> datasets.Dataset | datasets.IterableDataset:
+    """
+    Open a split of a corpus; see :func:`ensure` for names and rules.
+
+    Raises:
+        InputError: if the corpus cannot be used.
+    """
+    opened = datasets.load_dataset(
+        ensure(name_or_path, split), split="train", streaming=streaming
+    )
+    return cast("datasets.Dataset | datasets.IterableDataset", opened)
+
+
+def embedded_text(split: Split = "train", seed: int = 0) -> datasets.Dataset:
+    """
+    Return the embedded corpus: one column ``text``, no text twice, in a seeded order.
+
+    The seed chooses the order and the held-out texts; with another seed the
+    held-out texts overlap with the train split of seed 0. The first call for a
+    seed takes about ten seconds; its result is kept in the cache folder.
+    """
+    folder = _with_sound_copy(_ensure_embedded(seed) / split)
+    return cast("datasets.Dataset", datasets.load_dataset(folder, split="train"))
+
+
+# The embedded corpus
+
+
+def _ensure_embedded(seed: int) -> Path:
+    source = {
+        "sae-probes": version("sae-probes"),
+        "seed": seed,
+        "heldout": HELD_OUT_TEXTS,
+        "layout": _LAYOUT,
+    }
+    return ensure_folder(_folder(source), source, lambda target: _build(target, seed))
+
+
+def _build(target: Path, seed: int) -> None:
+    texts = _read_texts()
+    texts = texts[np.random.default_rng(seed).permutation(len(texts))]
+    _write(target / "train", "text", texts[HELD_OUT_TEXTS:])
+    _write(target / "heldout", "text", texts[:HELD_OUT_TEXTS])
+
+
+def _read_texts() -> NDArray[np.object_]:
+    """Return the distinct texts in sae-probes' data, in an order that is always the same."""
+    prompts = [
+        pd.read_csv(file, dtype=str, keep_default_na=False)["prompt"]
+        for file in _prompt_files()
+    ]
+    texts = pd.concat(prompts, ignore_index=True).str.strip()
+    return texts[texts != ""].drop_duplicates().to_numpy(dtype=object)
+
+
+def _prompt_files() -> list[Path]:
+    # Found without importing sae_probes, whose modules import whole model loaders.
+    package = importlib.util.find_spec("sae_probes")
+    if package is None or not package.submodule_search_locations:
+        raise InputError(
+            "Package sae-probes, whose data the embedded corpus is, is not installed; "
+            "run `pip install sae-probes`."
+        )
+    folder = Path(package.submodule_search_locations[0], "data", "cleaned_data")
+    files = sorted(folder.glob("*.csv.zst"))
+    if not files:
+        raise InputError(
+            f"Folder {str(folder)!r} has no *.csv.zst; expected the data that sae-probes "
+            "ships. Run `pip install --force-reinstall --no-deps sae-probes`."
+        )
+    return files
+
+
+# Folders and the hub
+
+
+def _require_available(name_or_path: str) -> None:
+    """Refuse, within seconds, what is neither a folder nor a data set that can be had."""
+    path = Path(name_or_path)
+    if path.is_file():
+        raise InputError(
+            f"Corpus {name_or_path!r} is a file; expected a folder. Pass the folder that holds "
+            "it, with no other data in it."
+        )
+    if path.is_dir():
+        return
+    if name_or_path.startswith((".", "/", "~")):
+        raise InputError(
+            f"Corpus folder {name_or_path!r} does not exist; expected a data set."
+        )
+    if not is_cached(name_or_path):
+        require_hub_repo(
+            name_or_path,
+            kind="dataset",
+            advice=f"{EMBEDDED!r} works offline, as does the path of a local folder.",
+        )
+
+
+def is_cached(name: str) -> bool:
+    """Whether the hub client or ``datasets`` has downloaded this data set before."""
+    snapshots = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
+    prepared = Path(HF_DATASETS_CACHE, name.replace("/", "___"))
+    return any(
+        folder.is_dir() and any(folder.iterdir()) for folder in (snapshots, prepared)
+    )
+
+
+def _ensure_heldout(name_or_path: str) -> Path:
+    """Return a folder with the first rows of the corpus' own held-out split."""
+    own = _own_split(name_or_path, _HELD_OUT_SPLITS)
+    column = _text_column(name_or_path, own)
+    source = {
+        "corpus": identity(name_or_path),
+        "split": own,
+        "rows": HELD_OUT_TEXTS,
+        "layout": _LAYOUT,
+    }
+
+    def build(target: Path) -> None:
+        with _readable(name_or_path):
+            rows = itertools.islice(_rows(name_or_path, own), HELD_OUT_TEXTS)
+            _write(target, column, [row[column] for row in rows])
+
+    return ensure_folder(_folder(source), source, build)
+
+
+def _own_split(name_or_path: str, wanted: tuple[str, ...]) -> str:
+    with _readable(name_or_path):
+        available = [
+            str(name) for name in datasets.get_dataset_split_names(name_or_path)
+        ]
+    for name in wanted:
+        if name in available:
+            return name
+    raise InputError(
+        f"Corpus {name_or_path!r} has the splits {_list(available)}; expected {_list(wanted)}. "
+        f"In a folder, a file's name gives its split, as in '{wanted[0]}.parquet'; "
+        f"{EMBEDDED!r} has both train and held-out text."
+    )
+
+
+def _text_column(name_or_path: str, split: str) -> str:
+    with _readable(name_or_path):
+        columns = list(next(_rows(name_or_path, split)))
+    for name in TEXT_COLUMNS:
+        if name in columns:
+            return name
+    raise InputError(
+        f"Corpus {name_or_path!r} has the columns {_list(columns)}; expected one of "
+        f"{_list(TEXT_COLUMNS)}. Rename the column that holds the text."
+    )
+
+
+def _rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
+    return iter(datasets.load_dataset(name_or_path, split=split, streaming=True))
+
+
+@contextmanager
+def _readable(name_or_path: str) -> Iterator[None]:
+    """Turn whatever ``datasets`` raises on data that it cannot open into one clear error."""
+    try:
+        yield
+    # Its readers raise the errors of many libraries: pyarrow, pandas, json, fsspec, ...
+    except Exception as error:
+        raise InputError(
+            f"Corpus {name_or_path!r} cannot be opened ({type(error).__name__}: {error}); "
+            "expected data that `datasets.load_dataset` opens, with at least one row."
+        ) from error
+
+
+# The copy that datasets keeps
+
+
+def _with_sound_copy(folder: Path) -> str:
+    """
+    Return a folder of this cache, as text, once the copy that ``datasets`` keeps is sound.
+
+    ``datasets`` converts a parquet file to Arrow in a cache of its own and never checks it
+    again. A copy that differs from the checked parquet file is made anew.
+    """
+    copies = _copies_of(folder)
+    # a sound one needs no lock: the cache may be another user's
+    if _is_damaged(folder, copies):
+        with FileLock(f"{copies}.lock"):
+            recover(copies)
+            # Another process may have removed it while this one waited.
+            if _is_damaged(folder, copies):
+                logger.warning(
+                    "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
+                    folder,
+                    copies,
+                )
+                with scratch_folder(copies) as aside:
+                    copies.rename(aside / copies.name)
+    return str(folder)
+
+
+def _is_damaged(folder: Path, copies: Path) -> bool:
+    return copies.is_dir() and not _is_sound(folder, copies, _identities(copies))
+
+
+def _copies_of(folder: Path) -> Path:
+    """Return where ``datasets`` keeps its copy, without reading what is there."""
+    with tempfile.TemporaryDirectory() as empty:
+        builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
+        place = Path(builder.cache_dir).relative_to(empty)
+    return Path(config.HF_DATASETS_CACHE, place)
+
+
+def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    states = [(path, path.stat()) for path in sorted(folder.iterdir())]
+    return tuple(
+        (path.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        for path, state in states
+    )
+
+
+_DAMAGE = (
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+    pa.ArrowTypeError,
+    # of the JSON beside it
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    FileNotFoundError,
+)
+"""What is raised by damaged Arrow, or damaged JSON beside it."""
+
+
+@lru_cache(maxsize=64)
+def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
+    """
+    Whether a copy holds the same rows as the parquet file, read in parts.
+
+    Raises:
+        OSError: if the system cannot read it, which says nothing about its content.
+    """
+    try:
+        copy = datasets.load_dataset(str(folder), split="train")
+        table: Any = cast("datasets.Dataset", copy).data.table
+        table.validate(full=True)
+        return _equal_rows(pq.ParquetFile(folder / _FILE), table)
+    except _DAMAGE as error:
+        logger.debug("%s: %s", copies, error)
+        return False
+    except OSError as error:
+        # pyarrow's own, of a file that is cut short, has no number
+        if error.errno is not None:
+            raise
+        logger.debug("%s: %s", copies, error)
+        return False
+
+
+def _equal_rows(file: pq.ParquetFile, table: Any) -> bool:
+    start = 0
+    for batch in file.iter_batches(_ROWS):
+        part = table.slice(start, len(batch))
+        expected = pa.Table.from_batches([batch]).cast(part.schema)
+        if not part.equals(expected):
+            return False
+        start += len(batch)
+    return start == len(table)
+
+
+# Storage
+
+
+def _folder(source: dict[str, Any]) -> Path:
+    digest = hash_bytes(json.dumps(source, sort_keys=True).encode()).hexdigest()
+    return cache_dir() / "corpora" / digest[:16]
+
+
+def _write(folder: Path, column: str, values: Iterable[Any]) -> None:
+    folder.mkdir(parents=True)
+    table = pa.table({column: pa.array(values)})
+    pq.write_table(table, folder / _FILE, row_group_size=_ROWS)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -1,0 +1,259 @@
+"""A language model's token embeddings, read as one tensor out of its safetensors files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from safetensors import SafetensorError, safe_open
+from transformer_lens.loading_from_pretrained import make_model_alias_map
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.kernels.blocks import row_blocks, row_norms
+from saereg_plugin.sources import models
+from saereg_plugin.sources.assets import require_hub_repo
+
+EMBEDDING_NAMES = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "shared.weight",
+)
+"""How models call their token embeddings, by the end of the tensor's name."""
+
+ALIGNED_THRESHOLD = 0.8
+"""A latent is aligned if its largest cosine to an embedding is at least this (arXiv 2606.27941)."""
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_ADVICE = (
+    "Write the embeddings [tokens, d_in] into a safetensors file and name it: "
+    "embeddings='<file>' or '<file>::<tensor>'."
+)
+
+
+class TensorFile(NamedTuple):
+    """A tensor in a safetensors file."""
+
+    path: Path
+    tensor: str
+
+
+class Vocabulary(NamedTuple):
+    """Token embeddings of a model."""
+
+    rows: torch.Tensor
+    """[tokens, d] as stored; on the CPU pages of the file, shared by all who read it."""
+    inverse_norms: torch.Tensor
+    """[tokens] float32 or better; 0 for a token whose embedding is zero."""
+
+    @classmethod
+    def of(cls, rows: torch.Tensor) -> Vocabulary:
+        """
+        Take embeddings [tokens, d].
+
+        Raises:
+            InputError: if one of them is not finite.
+        """
+        norms = torch.cat([row_norms(part) for (part,) in row_blocks(rows)])
+        if not bool(norms.isfinite().all()):
+            token = int((~norms.isfinite()).nonzero()[0])
+            raise InputError(
+                f"The embedding of token {token} is not finite; expected finite numbers."
+            )
+        return cls(rows, torch.where(norms > 0, norms.reciprocal(), 0.0))
+
+
+def find_embeddings(
+    model_name: str | None,
+    embeddings: str | None = None,
+    *,
+    model_class_name: str = "HookedTransformer",
+) -> TensorFile:
+    """
+    Return where the token embeddings are, and fail within seconds if they cannot be had.
+
+    Of a hub model only the file that holds them is fetched.
+
+    Args:
+        model_name: an embedded model, a local folder, or a hub model (``models.ensure``).
+        embeddings: a safetensors file, ``path`` or ``path::tensor``, that stands in for it.
+        model_class_name: the class that loads the model, as SAELens calls it.
+
+    Raises:
+        InputError: if there are none, or the model or file cannot be had.
+    """
+    if embeddings is not None:
+        path, _, tensor = embeddings.partition("::")
+        return TensorFile(Path(path), tensor or _only_tensor(Path(path)))
+    if not model_name:
+        raise InputError(
+            "The SAE does not say which model's embeddings to take (its metadata has no "
+            f"model_name). Set sae.cfg.metadata.model_name. Or: {_ADVICE}"
+        )
+    folder = models.ensure(model_name, model_class_name=model_class_name)
+    if folder is not None:
+        return _in_folder(folder, model_name)
+    return _on_hub(hub_repository(model_name))
+
+
+def hub_repository(model_name: str) -> str:
+    """Return the hub repository of a model that TransformerLens knows by another name."""
+    return make_model_alias_map().get(model_name.lower(), model_name)
+
+
+def embedding_shape(file: TensorFile) -> tuple[int, int]:
+    """
+    Return (tokens, d) without reading the tensor.
+
+    Raises:
+        InputError: if it cannot be read or is no matrix.
+    """
+    with _opened(file.path) as opened:
+        if file.tensor not in opened.keys():  # noqa: SIM118
+            raise InputError(
+                f"{str(file.path)!r} has no tensor {file.tensor!r}; it has "
+                f"{', '.join(map(repr, sorted(opened.keys())[:8]))}."
+            )
+        shape: list[int] = opened.get_slice(file.tensor).get_shape()
+    if len(shape) != 2:
+        raise InputError(
+            f"Tensor {file.tensor!r} of {str(file.path)!r} has shape {tuple(shape)}; expected "
+            "token embeddings [tokens, d_in]."
+        )
+    return shape[0], shape[1]
+
+
+def require_embeddings(file: TensorFile, d_in: int) -> int:
+    """
+    Return the number of tokens of embeddings of width ``d_in``.
+
+    Raises:
+        InputError: for another width: cosines with decoder rows would have no meaning.
+    """
+    tokens, width = embedding_shape(file)
+    if width != d_in:
+        raise InputError(
+            f"The token embeddings in {str(file.path)!r} have {width} dimensions, the SAE has "
+            f"d_in={d_in}; expected the same space. Train on a hook of the residual stream, or "
+            "give embeddings of that width: embeddings='<file>::<tensor>'."
+        )
+    return tokens
+
+
+def read_vocabulary(
+    file: TensorFile, d_in: int, device: torch.device | str = "cpu"
+) -> Vocabulary:
+    """
+    Read the embeddings, nothing else of the file.
+
+    Raises:
+        InputError: if they cannot be read, are of another width, or not finite.
+    """
+    require_embeddings(file, d_in)
+    with _opened(file.path) as opened:
+        rows: torch.Tensor = opened.get_tensor(file.tensor)
+    if not rows.is_floating_point():
+        raise InputError(
+            f"Tensor {file.tensor!r} of {str(file.path)!r} is {rows.dtype}; expected floats."
+        )
+    return Vocabulary.of(rows.to(device))
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"Embeddings file {str(path)!r} cannot be read as safetensors ({error})."
+        ) from error
+
+
+def _only_tensor(path: Path) -> str:
+    with _opened(path) as opened:
+        names = list(opened.keys())
+    return names[0] if len(names) == 1 else _embedding_name(names, str(path))
+
+
+def _embedding_name(names: list[str], where: str) -> str:
+    for ending in EMBEDDING_NAMES:
+        found = [name for name in names if f".{name}".endswith(f".{ending}")]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise InputError(
+                f"{where} has several tensors that may be token embeddings "
+                f"({', '.join(map(repr, found))}); name one: embeddings='<file>::<tensor>'."
+            )
+    raise InputError(
+        f"{where} has no tensor that is called as token embeddings are "
+        f"({', '.join(map(repr, EMBEDDING_NAMES))}). {_ADVICE}"
+    )
+
+
+def _in_folder(folder: Path, name: str) -> TensorFile:
+    if (folder / _INDEX).is_file():
+        files = _weight_map(folder / _INDEX)
+        tensor = _embedding_name(list(files), f"Model {name!r}")
+        return TensorFile(folder / files[tensor], tensor)
+    if not (folder / _SINGLE).is_file():
+        raise InputError(
+            f"Model folder {name!r} has no {_SINGLE}, so its embeddings cannot be read alone. {_ADVICE}"
+        )
+    return TensorFile(folder / _SINGLE, _only_tensor(folder / _SINGLE))
+
+
+def _on_hub(repo: str) -> TensorFile:
+    index = _hub_file(repo, _INDEX)
+    if index is not None:
+        files = _weight_map(index)
+        tensor = _embedding_name(list(files), f"Model {repo!r}")
+        shard = _hub_file(repo, files[tensor])
+        if shard is not None:
+            return TensorFile(shard, tensor)
+    single = _hub_file(repo, _SINGLE)
+    if single is None:
+        raise InputError(
+            f"Model {repo!r} has no safetensors weights on the hub, so its embeddings cannot "
+            f"be read alone. {_ADVICE}"
+        )
+    return TensorFile(single, _only_tensor(single))
+
+
+def _hub_file(repo: str, name: str) -> Path | None:
+    """Return a file of a hub model, from the cache or the hub; None if it has no such file."""
+    cached = try_to_load_from_cache(repo, name)
+    if isinstance(cached, str):
+        return Path(cached)
+    if cached is None and name == _INDEX:
+        # a model in one file has no index: the hub need not be asked for it
+        single = try_to_load_from_cache(repo, _SINGLE)
+        if isinstance(single, str):
+            return None
+    if cached is not None:
+        return None
+    require_hub_repo(repo, kind="model", advice=_ADVICE)
+    try:
+        return Path(hf_hub_download(repo, name))
+    except EntryNotFoundError:
+        return None
+    except (OSError, HfHubHTTPError) as error:
+        raise InputError(
+            f"{name!r} of the model {repo!r} cannot be fetched ({type(error).__name__}: {error}). "
+            f"Try again. Or: {_ADVICE}"
+        ) from error
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"The index of weights {str(index)!r} cannot be read ({error})."
+        ) from error

@@ -1,0 +1,147 @@
+"""All evaluations at the smallest sizes that still measure something, for a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval_recipes.cli import main as command
+from eval_recipes.results.files import read_result, result_files
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.run import run_evals, subjects_of
+
+EVALS = (
+    "core",
+    "cross_seed",
+    "sparse_probing",
+    "sae_probes",
+    "scr",
+    "tpp",
+    "absorption",
+    "autointerp",
+    "meta_structure",
+    "vocabulary",
+)
+
+HELDOUT_TOKENS = 512
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "core": {"n_eval_sparsity_variance_batches": 1, "eval_batch_size_prompts": 1},
+    "cross_seed": {"n_resamples": 50},
+    "vocabulary": {"n_resamples": 50},
+    "sparse_probing": {
+        "dataset_names": ["embedded/emotion"],
+        "probe_train_set_size": 40,
+        "probe_test_set_size": 20,
+        "context_length": 24,
+        "k_values": [1, 2],
+    },
+    "sae_probes": {"datasets": ["130_temp_cat_Frequency"], "ks": [1, 2]},
+    "scr": {
+        "dataset_names": ["embedded/cm_correct_isshort"],
+        "n_values": [2, 10],
+        "train_set_size": 40,
+        "test_set_size": 24,
+        "context_length": 24,
+        "n_resamples": 50,
+    },
+    "tpp": {
+        "dataset_names": ["embedded/ag_news"],
+        "n_values": [2, 10],
+        "train_set_size": 40,
+        "test_set_size": 24,
+        "context_length": 24,
+        "n_resamples": 50,
+    },
+    "absorption": {
+        "words_per_letter": 10,
+        "max_k_value": 2,
+        "k_sparse_probe_batch_size": 64,
+        "k_sparse_probe_num_epochs": 3,
+        "min_GT_probe_f1": 0.1,
+        "min_feats_for_eval": 2,
+    },
+    "autointerp": {
+        "n_latents": 6,
+        "total_tokens": 4096,
+        "llm_context_size": 64,
+        "dead_latent_threshold": 2,
+    },
+    "meta_structure": {"train_steps": 4, "train_batch_size": 64},
+}
+
+# Counted by a clock.
+TIMES = frozenset({"train_time_seconds"})
+
+
+def figures(out: Path, *, eval: str | None = None) -> dict[str, Any]:
+    """Everything measured, by evaluation and SAE: metrics and details without clock times."""
+    found: dict[str, Any] = {}
+    for path in result_files(out):
+        record = read_result(path)
+        if eval in (None, path.parent.name):
+            found[f"{path.parent.name} {record['sae_lens_id']}"] = _timeless(
+                {
+                    name: record[name]
+                    for name in ("eval_result_metrics", "eval_result_details")
+                }
+            )
+    return found
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k not in TIMES}
+    if isinstance(value, list):
+        return [_timeless(item) for item in value]
+    return value
+
+
+def write_options(path: Path, **autointerp: Any) -> Path:
+    """Write the options as the file that ``--options`` reads."""
+    options = {**OPTIONS, "autointerp": {**OPTIONS["autointerp"], **autointerp}}
+    path.write_text(yaml.safe_dump(options), encoding="utf-8")
+    return path
+
+
+def evaluate(settings: Mapping[str, Any], models: ModelCache | None = None) -> None:
+    """Run the named evaluations of the named SAEs of a release, into a folder."""
+    subjects = {s.sae_id: s for s in subjects_of(settings["release"])}
+    options = {name: dict(OPTIONS[name]) for name in settings["evals"]}
+    if "autointerp" in options:
+        options["autointerp"] |= settings["autointerp"]
+    context = RunContext(
+        subjects=[subjects[sae_id] for sae_id in settings["sae_ids"]],
+        out=Path(settings["out"]),
+        artifacts=Path(settings["artifacts"]),
+        heldout_tokens=HELDOUT_TOKENS,
+        data="embedded",
+        options=options,
+        models=models or ModelCache(),
+    )
+    failures = run_evals(settings["evals"], context).failures
+    if failures:
+        raise SystemExit(f"failed: {failures}")
+
+
+def main() -> None:
+    """Run ``saereg-bench`` with the arguments behind the first, then what that JSON file says."""
+    path, *arguments = sys.argv[1:]
+    sys.argv[1:] = arguments
+    try:
+        command()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    for settings in json.loads(Path(path).read_text(encoding="utf-8")):
+        evaluate(settings)
+
+
+if __name__ == "__main__":
+    main()

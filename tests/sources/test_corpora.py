@@ -1,0 +1,244 @@
+"""Text by name: what is in it, what is held out, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import sha256
+from saereg_plugin.sources import corpora
+
+
+@pytest.fixture(scope="module")
+def train() -> list[str]:
+    return corpora.embedded_text()["text"]
+
+
+@pytest.fixture(scope="module")
+def heldout() -> list[str]:
+    return corpora.embedded_text("heldout")["text"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SAEREG_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, heldout: list[str]) -> Path:
+    """Real text in a folder, split by the names of its files."""
+    data = tmp_path / "data"
+    data.mkdir()
+    pd.DataFrame({"text": heldout[:50], "n": range(50)}).to_parquet(
+        data / "train.parquet"
+    )
+    pd.DataFrame({"text": heldout[50:60], "n": range(10)}).to_parquet(
+        data / "test.parquet"
+    )
+    return data
+
+
+def test_embedded_texts_are_distinct_and_held_out(
+    train: list[str], heldout: list[str]
+) -> None:
+    assert len(heldout) == corpora.HELD_OUT_TEXTS
+    assert len(train) > 280_000
+    everything = [*train, *heldout]
+    assert len(set(everything)) == len(everything)
+    assert all(text and text == text.strip() for text in everything)
+    assert sum(map(len, everything)) > 100_000_000
+
+
+def test_splits_are_alike(train: list[str], heldout: list[str]) -> None:
+    mean = [sum(map(len, texts)) / len(texts) for texts in (train, heldout)]
+    assert mean[0] == pytest.approx(mean[1], rel=0.1)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_opens_as_saelens_opens_it(split: corpora.Split, streaming: bool) -> None:
+    rows = datasets.load_dataset(
+        corpora.ensure("embedded", split),
+        split="train",
+        streaming=streaming,
+        trust_remote_code=True,
+    )
+    assert next(iter(rows)) == corpora.embedded_text(split)[0]
+
+
+def test_cached_text_opens_quickly() -> None:
+    corpora.embedded_text()
+    start = time.monotonic()
+    corpora.embedded_text()
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.slow
+def test_a_damaged_corpus_is_redone_and_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Path(corpora.ensure("embedded", "heldout"))
+    copy = shutil.copytree(first.parent, tmp_path / "corpora" / first.parent.name)
+    content = bytearray((first / "train.parquet").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "heldout" / "train.parquet").write_bytes(content)
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
+
+    assert corpora.ensure("embedded", "heldout") == str(copy / "heldout")
+    for split in ("train", "heldout"):
+        file = Path(split, "train.parquet")
+        assert sha256(copy / file) == sha256(first.parent / file)
+
+
+@pytest.mark.parametrize("damage", ["text", "header", "info"])
+def test_a_damaged_copy_of_the_text_is_said_and_made_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    heldout: list[str],
+    damage: str,
+) -> None:
+    """``datasets`` reads its own copy of a parquet file and never checks it."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    opened = corpora.embedded_text("heldout")
+    arrow = Path(opened.cache_files[0]["filename"])
+    assert arrow.is_relative_to(tmp_path)
+    content = arrow.read_bytes()
+    if damage == "text":
+        place = content.index(heldout[5000].encode())
+        content = content[:place] + b"?" + content[place + 1 :]
+        arrow.write_bytes(content)
+    elif damage == "header":
+        arrow.write_bytes(bytes(64) + content[64:])
+    else:
+        (arrow.parent / "dataset_info.json").write_text("{")
+
+    path = corpora.ensure("embedded", "heldout")
+    assert "is damaged; it is built again" in caplog.text
+    again = datasets.load_dataset(path, split="train")
+    assert again["text"] == heldout
+    caplog.clear()
+    assert corpora.embedded_text("heldout")["text"] == heldout
+    assert caplog.text == ""
+
+
+def test_a_copy_that_the_system_cannot_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    opened = corpora.embedded_text("heldout")
+    arrow = Path(opened.cache_files[0]["filename"])
+    info = arrow.with_name("dataset_info.json")
+    info.unlink()
+    info.mkdir()
+    with pytest.raises(IsADirectoryError):
+        corpora.ensure("embedded", "heldout")
+    assert arrow.is_file()
+
+
+@pytest.mark.slow
+def test_another_seed_is_another_order_of_the_same_texts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train: list[str],
+    heldout: list[str],
+) -> None:
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
+    other = corpora.embedded_text(seed=1)["text"]
+    other_heldout = corpora.embedded_text("heldout", seed=1)["text"]
+
+    assert other_heldout != heldout
+    assert {*other, *other_heldout} == {*train, *heldout}
+
+
+def test_a_folder_is_opened_as_it_is(folder: Path, heldout: list[str]) -> None:
+    assert corpora.ensure(str(folder)) == str(folder)
+    assert corpora.load(str(folder))["text"] == heldout[:50]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_folders_test_split_is_held_out(folder: Path, heldout: list[str]) -> None:
+    path = corpora.ensure(str(folder), "heldout")
+    rows = datasets.load_dataset(path, split="train")
+    assert rows["text"] == heldout[50:60]
+    assert rows.column_names == ["text"]
+    streamed = corpora.load(str(folder), "heldout", streaming=True)
+    assert [row["text"] for row in streamed] == heldout[50:60]
+
+    pd.DataFrame({"text": heldout[60:63]}).to_parquet(folder / "validation.parquet")
+    assert corpora.load(str(folder), "heldout")["text"] == heldout[60:63]
+
+
+def _without_held_out(folder: Path) -> None:
+    (folder / "test.parquet").unlink()
+
+
+def _without_text(folder: Path) -> None:
+    (folder / "test.parquet").unlink()
+    pd.DataFrame({"body": ["a"]}).to_parquet(folder / "train.parquet")
+    shutil.copy(folder / "train.parquet", folder / "test.parquet")
+
+
+def _truncated(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_held_out, "has the splits 'train'; expected 'validation', 'test'"),
+        (
+            _without_text,
+            "has the columns 'body'; expected one of 'tokens', 'input_ids', 'text'",
+        ),
+        (_truncated, "cannot be opened ("),
+        (_empty, "cannot be opened (EmptyDatasetError"),
+    ],
+)
+def test_unusable_folders_are_refused(
+    folder: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(folder)
+    with pytest.raises(InputError) as error:
+        corpora.ensure(str(folder), "heldout")
+    assert message in str(error.value)
+    assert repr(str(folder)) in str(error.value)
+
+
+def test_what_is_no_folder_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="is a file; expected a folder"):
+        corpora.ensure(str(folder / "train.parquet"))
+    with pytest.raises(InputError, match=r"Corpus folder '\./nowhere' does not exist"):
+        corpora.ensure("./nowhere")
+    with pytest.raises(
+        InputError, match="Unknown split 'test'; expected 'train' or 'heldout'"
+    ):
+        corpora.ensure("embedded", "test")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_hub_corpus_is_refused_in_seconds_without_a_hub() -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError) as error:
+        corpora.ensure("some-organisation/some-texts")
+
+    assert time.monotonic() - start < 10
+    assert "The dataset 'some-organisation/some-texts' is neither embedded" in str(
+        error.value
+    )
+    assert "'embedded' works offline" in str(error.value)

@@ -1,0 +1,110 @@
+"""Registration with SAELens, once and after a second import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
+from typing_extensions import override
+
+import saereg_plugin as sr
+from saereg_plugin.registry import ARCHITECTURES as REGISTERED
+from saereg_plugin.registry import training_classes
+from tests.training import ARCHITECTURES
+
+pytestmark = pytest.mark.slow
+
+TWICE = """
+import sys
+import torch
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+import saereg_plugin as first
+from tests.training import make_cfg, make_trainer, run_steps
+
+FIELDS = dict(
+    d_in=12, d_sae=24, k=4, regularizers=[
+        first.WeightPenalty(coefficient=30.0, mode="decoupled", target="encoder").to_dict()
+    ], decoder_constraint="unit_norm",
+)
+
+def train(package):
+    torch.manual_seed(0)
+    sae = package.RegularizedTopKTrainingSAE(
+        package.RegularizedTopKTrainingSAEConfig(**FIELDS)
+    )
+    data = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
+    run_steps(make_trainer(sae, iter(data.split(20)), batch_size=20), 5)
+    return sae
+
+once = train(first)
+early = first.RegularizedTopKTrainingSAE
+for name in [name for name in sys.modules if name.split(".")[0] == "saereg_plugin"]:
+    del sys.modules[name]
+import saereg_plugin as second
+assert second is not first and second.RegularizedTopKTrainingSAE is not early
+for name, (sae_class, cfg_class) in SAE_TRAINING_CLASS_REGISTRY.items():
+    if name.startswith("regularized_"):
+        assert sae_class is getattr(second, sae_class.__name__), name
+        assert cfg_class is getattr(second, cfg_class.__name__), name
+for package in (second, first):
+    again = train(package)
+    assert type(again) is package.RegularizedTopKTrainingSAE
+    assert again.step_index == 5, again.step_index
+    for name, parameter in once.named_parameters():
+        assert torch.equal(again.get_parameter(name), parameter), name
+print("harmless")
+"""
+
+
+def test_every_architecture_is_in_saelens_registry() -> None:
+    assert set(REGISTERED) == {f"regularized_{name}" for name in ARCHITECTURES}
+    for name in ARCHITECTURES:
+        sae_class, cfg_class = get_sae_training_class(f"regularized_{name}")
+        stock_class, stock_cfg = get_sae_training_class(name)
+        assert issubclass(sae_class, (stock_class)) and sae_class is not stock_class
+        assert issubclass(cfg_class, stock_cfg)
+        assert issubclass(sae_class, sr.RegularizedMixin)
+        assert cfg_class.architecture() == f"regularized_{name}"
+
+
+def test_registering_again_replaces_the_own_entry() -> None:
+    entry = (sr.RegularizedTopKTrainingSAE, sr.RegularizedTopKTrainingSAEConfig)
+    sr.register_architecture(*entry)
+    assert SAE_TRAINING_CLASS_REGISTRY["regularized_topk"] == entry
+
+
+def test_a_name_of_saelens_is_refused() -> None:
+    @dataclass
+    class StolenName(TopKTrainingSAEConfig):
+        @override
+        @classmethod
+        def architecture(cls) -> str:
+            return "topk"
+
+    class Thief(TopKTrainingSAE):
+        pass
+
+    with pytest.raises(
+        sr.InputError, match="SAELens has an architecture named 'topk' already"
+    ):
+        sr.register_architecture(Thief, StolenName)
+    assert SAE_TRAINING_CLASS_REGISTRY["topk"][0] is TopKTrainingSAE
+
+
+def test_unknown_architecture_suggests_the_nearest() -> None:
+    with pytest.raises(
+        sr.InputError, match="'regularised_topk'. Did you mean 'regularized_topk'"
+    ):
+        training_classes("regularised_topk")
+
+
+def test_importing_twice_is_harmless() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", TWICE], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split()[-1] == "harmless"
