@@ -8,7 +8,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.results.subject import Failure
+from eval_recipes.running.context import RunContext
 from eval_recipes.unavailable import UNAVAILABLE
 from saereg_plugin.errors import InputError, suggest
 

@@ -1,95 +1,108 @@
 """
 The tables of this package: regularisers, mechanics and architectures by name.
 
-Registering an architecture also enters it in SAELens' public registry, under
+The tables are empty until the modules of what they hold are imported, and this module imports
+none of these. Registering an architecture also enters it in SAELens' public registry, under
 which its runners and loaders find it.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sae_lens import TrainingSAE, TrainingSAEConfig, register_sae_training_class
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.mechanics.base import MechanicConfig
-from saereg_plugin.mechanics.gradient_clipping import GradientClipping
-from saereg_plugin.mechanics.gradient_scaling import ActivationRateScaling
-from saereg_plugin.mechanics.k_annealing import KAnnealing
-from saereg_plugin.mechanics.resampling import DeadLatentResampling
-from saereg_plugin.mechanics.weight_decay import WeightDecay
-from saereg_plugin.regularizers import (
-    FrequencyWeightedL1,
-    L1L2Ratio,
-    MutualFeatures,
-    OffSupportL1,
-    Orthogonality,
-    RegularizerConfig,
-    TemporalDifference,
-    VocabularyAnchor,
-    WeightPenalty,
-)
 
-R = TypeVar("R", bound=RegularizerConfig)
-M = TypeVar("M", bound=MechanicConfig)
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from saereg_plugin.mechanics.base import MechanicConfig
+    from saereg_plugin.regularizers.base import RegularizerConfig
 
-REGULARIZERS: dict[str, type[RegularizerConfig]] = {
-    cls.name: cls
-    for cls in (
-        WeightPenalty,
-        OffSupportL1,
-        L1L2Ratio,
-        FrequencyWeightedL1,
-        TemporalDifference,
-        VocabularyAnchor,
-        MutualFeatures,
-        Orthogonality,
-    )
-}
-MECHANICS: dict[str, type[MechanicConfig]] = {
-    cls.name: cls
-    for cls in (
-        KAnnealing,
-        ActivationRateScaling,
-        GradientClipping,
-        WeightDecay,
-        DeadLatentResampling,
-    )
-}
+R = TypeVar("R", bound="RegularizerConfig")
+M = TypeVar("M", bound="MechanicConfig")
+
+REGULARIZERS: dict[str, type[RegularizerConfig]] = {}
+MECHANICS: dict[str, type[MechanicConfig]] = {}
 ARCHITECTURES: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {}
 
 
-def register_regularizer(cls: type[R]) -> type[R]:
+def register_regularizer(name: str) -> Callable[[type[R]], type[R]]:
     """
-    Make a regulariser's configuration class known by its ``name`` (a decorator).
+    Make a regulariser's configuration class known by a name (a decorator).
+
+    The name becomes the class' ``name``.
 
     Raises:
         InputError: if another class has that name.
     """
-    return _register(cls, cls.name, REGULARIZERS, "regulariser")
+
+    def register(cls: type[R]) -> type[R]:
+        _enter(REGULARIZERS, "regulariser", name, cls)
+        return cls
+
+    return register
 
 
-def register_mechanic(cls: type[M]) -> type[M]:
+def register_mechanic(name: str) -> Callable[[type[M]], type[M]]:
     """
-    Make a mechanic's configuration class known by its ``name`` (a decorator).
+    Make a mechanic's configuration class known by a name (a decorator).
+
+    The name becomes the class' ``name``.
 
     Raises:
         InputError: if another class has that name.
     """
-    return _register(cls, cls.name, MECHANICS, "mechanic")
+
+    def register(cls: type[M]) -> type[M]:
+        _enter(MECHANICS, "mechanic", name, cls)
+        return cls
+
+    return register
 
 
-def _register(cls: T, name: str, table: dict[str, Any], kind: str) -> T:
+def _enter(table: dict[str, Any], kind: str, name: str, cls: Any) -> None:
     known = table.get(name)
     if known is not None and known is not cls:
         raise InputError(
             f"A {kind} named {name!r} is registered already ({known.__qualname__}); "
             "choose another name."
         )
+    cls.name = name
     table[name] = cls
-    return cls
+
+
+def acts(regularizer: Any) -> bool:
+    """
+    Return whether a regulariser has any weight at any step.
+
+    A coefficient of 0 is no penalty, unless a schedule anneals it to something else. So
+    the group of a grid that has the coefficient 0 counts as unregularised everywhere.
+
+    Args:
+        regularizer: its fields as a file has them; anything but a mapping does not act.
+
+    >>> acts({"name": "weight_penalty", "coefficient": 0.0})
+    False
+    >>> schedule = {"anneal": "linear", "anneal_steps": 9, "final_coefficient": 1e-3}
+    >>> acts({"name": "weight_penalty", "schedule": schedule})
+    True
+    """
+    if not isinstance(regularizer, Mapping):
+        return False
+    known = REGULARIZERS.get(str(regularizer.get("name")))
+    # without a coefficient in the file it is the class' own, which for some is not 0
+    default = 0.0 if known is None else known.coefficient
+    schedule = regularizer.get("schedule")
+    final = _final(schedule) if isinstance(schedule, Mapping) else 0
+    return bool(regularizer.get("coefficient", default) or final)
+
+
+def _final(schedule: Mapping[str, Any]) -> Any:
+    """Return what a schedule anneals to; 0 if it does not anneal."""
+    anneals = schedule.get("anneal", "none") != "none"
+    return schedule.get("final_coefficient", 0) if anneals else 0
 
 
 def register_architecture(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from eval_recipes.cross_seed.config import CrossSeedEvalConfig
 from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.results.files import BaseFields, base_fields
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 
 Shape = tuple[int, int]
 """(d_sae, d_in)."""

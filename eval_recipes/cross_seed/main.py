@@ -22,8 +22,10 @@ from eval_recipes.cross_seed.report import GroupReport, build_output, report_gro
 from eval_recipes.cross_seed.stability_table import TABLE_SUFFIX, stability_table
 from eval_recipes.results.files import result_path
 from eval_recipes.results.sidecar import StoredTable, write_with_table
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.eval_config import eval_config
+from eval_recipes.running.heldout import heldout_of
 from saereg_plugin.errors import InputError
 
 SIDE_FILES = (TABLE_SUFFIX,)
@@ -194,7 +196,7 @@ def _heldout(
     context: RunContext, loaded: list[Loaded], failures: list[Failure]
 ) -> dict[str, Figures]:
     """Return the held-out figures by SAE id; an SAE without any is a failure."""
-    table = context.heldout
+    table = heldout_of(context)
     figures: dict[str, Figures] = {}
     for sae in loaded:
         try:

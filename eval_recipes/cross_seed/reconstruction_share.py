@@ -12,7 +12,8 @@ from sae_lens import SAE
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import Figures
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
 from eval_recipes.statistics.contexts import bootstrap
 from eval_recipes.statistics.interval import NO_VARIATION, Interval

@@ -10,9 +10,9 @@ from typing import Any
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.results.sae_labels import architecture
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from saereg_plugin.errors import InputError
-from saereg_plugin.regularizers import acts
+from saereg_plugin.registry import acts
 from saereg_plugin.releases.release import LOADER, read_release
 from saereg_plugin.sweeps.matched import decays
 

@@ -20,9 +20,9 @@ from sae_lens import SAE
 
 from eval_recipes.results.outdated import are_outdated
 from eval_recipes.results.reading import SUFFIX, read_result, result_files
+from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import COLUMNS, data_of, frame_of
 from eval_recipes.results.to_json import plain
-from eval_recipes.running.context import Subject
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, sha256, write_text
 from saereg_plugin.owned_folder import folder_lock

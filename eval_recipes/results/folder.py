@@ -10,7 +10,7 @@ from eval_recipes.registry import Recipe
 from eval_recipes.results.files import SUMMARY, result_name
 from eval_recipes.results.outdated import FILE as OUTDATED
 from eval_recipes.results.reading import SUFFIX
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from saereg_plugin.files import recover
 from saereg_plugin.owned_folder import MARK, OwnedFolder, folder_lock, open_owned
 

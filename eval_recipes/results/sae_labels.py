@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from saereg_plugin.registry import REGULARIZERS
-from saereg_plugin.regularizers import acts
+from saereg_plugin.registry import REGULARIZERS, acts
 
 _PREFIX = "regularized_"
 # Spellings of SAEBench's and dictionary_learning's files, and SAELens' own.

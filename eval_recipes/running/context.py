@@ -1,47 +1,17 @@
-"""What one evaluation run works on: which SAEs, which text, where results go."""
+"""The SAEs, text and folders of one run of evaluations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sae_lens import SAE
-
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import default_artifacts
 from eval_recipes.running.model_cache import ModelCache
 
 if TYPE_CHECKING:
     from eval_recipes.chat import Budget
-    from eval_recipes.running.heldout import HeldOutTable
-
-
-@dataclass(frozen=True)
-class Subject:
-    """
-    One SAE under evaluation.
-
-    ``group`` names its configuration: SAEs of one group differ only in ``seed``.
-    """
-
-    release: str
-    sae_id: str
-    group: str
-    seed: int | None
-
-    def load(self, device: str = "cpu") -> SAE[Any]:
-        """Load the SAE through SAELens; the caller owns the object."""
-        return SAE.from_pretrained(self.release, self.sae_id, device=device)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One evaluation of one SAE that gave no result, and why."""
-
-    eval: str
-    sae_id: str
-    cause: str
 
 
 @dataclass
@@ -67,6 +37,8 @@ class RunContext:
         models: the language model in memory, shared by all recipes.
         judge_budget: of steering's chat model, where several runs share one; None gives each run
             its own, by its options. It decides no result and is in no key.
+        whole: the run's context, of which this one has a part of the subjects.
+        measured: figures that evaluations share, computed on first use (``heldout_of``).
     """
 
     subjects: list[Subject]
@@ -84,10 +56,13 @@ class RunContext:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: ModelCache = field(default_factory=ModelCache)
     judge_budget: Budget | None = None
+    whole: RunContext | None = field(default=None, init=False)
+    measured: dict[str, Any] = field(default_factory=dict, init=False)
 
-    @cached_property
-    def heldout(self) -> HeldOutTable:
-        """Held-out figures of every subject, by ``sae_id``."""
-        from eval_recipes.running.heldout import measure_heldout
-
-        return measure_heldout(self)
+    def part(self, subjects: list[Subject]) -> RunContext:
+        """Return a context with these subjects that shares model and held-out figures."""
+        if subjects == self.subjects:
+            return self
+        part = replace(self, subjects=subjects)
+        part.whole = self.whole or self
+        return part

@@ -1,26 +1,22 @@
-"""What the recipes around SAEBench's evals share."""
+"""The loop over subjects that evaluations share, and their options."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
 from tqdm.auto import tqdm
 
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.eval_config import check_sizes
-from eval_recipes.saebench.upstream import UpstreamError
 from saereg_plugin.errors import InputError, suggest
 
 logger = logging.getLogger(__name__)
 
 Options = TypeVar("Options")
-Output = TypeVar("Output")
 
 
 def options_of(eval: str, cls: type[Options], given: Mapping[str, Any]) -> Options:
@@ -56,32 +52,3 @@ def each_subject(
             cause = f"{type(error).__name__}: {error}"
             failures.append(Failure(eval, subject.sae_id, cause))
     return failures
-
-
-def read_upstream(
-    folder: Path, cls: type[Output], *, eval: str, subject: Subject
-) -> Output:
-    """
-    Read the one result that upstream left below ``folder``, as its output class.
-
-    Raises:
-        UpstreamError: if there is not exactly one, or it does not parse.
-    """
-    files = list(folder.rglob("*_eval_results.json"))
-    if len(files) != 1:
-        raise UpstreamError(
-            f"{eval} of SAE {subject.sae_id!r} left {len(files)} result files and no error; "
-            "expected one."
-        )
-    try:
-        record = json.loads(files[0].read_text(encoding="utf-8"))
-        return TypeAdapter(cls).validate_python(record)
-    except ValueError as error:
-        raise UpstreamError(
-            f"{eval} of SAE {subject.sae_id!r} left a broken result: {error}"
-        ) from error
-
-
-def without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    """Stand in for tqdm: upstream's progress bars count to one for every SAE."""
-    return items

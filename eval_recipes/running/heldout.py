@@ -11,7 +11,8 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
 from eval_recipes.statistics.contexts import bootstrap
 from eval_recipes.statistics.variance import Array, explained_variance
@@ -175,6 +176,14 @@ def _check_unique_ids(subjects: list[Subject]) -> None:
                 f"in release {subject.release!r}; expected ids that differ within "
                 "one run. Evaluate the releases in separate runs."
             )
+
+
+def heldout_of(context: RunContext) -> HeldOutTable:
+    """Return the held-out figures of every subject of the run, measured on first use."""
+    run = context.whole or context
+    if "heldout" not in run.measured:
+        run.measured["heldout"] = measure_heldout(run)
+    return run.measured["heldout"]
 
 
 def measure_heldout(context: RunContext) -> HeldOutTable:

@@ -12,8 +12,9 @@ from sae_lens.util import get_special_token_ids
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.text import heldout_store, token_batches
 from eval_recipes.statistics.variance import Array, ContextSums, concatenate
 from saereg_plugin.errors import InputError

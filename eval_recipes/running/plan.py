@@ -7,22 +7,20 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from typing_extensions import override
 
 from eval_recipes.registry import Recipe
 from eval_recipes.results.files import read_result, result_path
 from eval_recipes.results.sidecar import damaged_table
+from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import saereg_block
 from eval_recipes.results.to_json import plain
 from eval_recipes.running.artifacts import package_versions, weights_hash
-from eval_recipes.running.context import RunContext, Subject
-from eval_recipes.running.heldout import HeldOutTable
+from eval_recipes.running.context import RunContext
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 
@@ -165,26 +163,3 @@ def _state(
     if key is None or (saereg_block(record) or {}).get("key") != key:
         return "of another configuration"
     return "without its table" if damaged_table(path, record) else None
-
-
-@dataclass
-class PartContext(RunContext):
-    """The context of a few of a run's subjects; held-out figures are those of the whole."""
-
-    whole: RunContext = field(kw_only=True)
-
-    @cached_property
-    @override
-    def heldout(self) -> HeldOutTable:
-        return self.whole.heldout
-
-
-def part_of(whole: RunContext, subjects: list[Subject]) -> RunContext:
-    """Return a context with these subjects that shares model and held-out figures."""
-    if subjects == whole.subjects:
-        return whole
-    fields: dict[str, Any] = {
-        item.name: getattr(whole, item.name) for item in dataclasses.fields(whole)
-    }
-    fields["subjects"] = subjects
-    return PartContext(**fields, whole=whole)

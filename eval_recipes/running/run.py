@@ -22,14 +22,14 @@ from eval_recipes.results.files import (
 )
 from eval_recipes.results.folder import KIND, check_names, claimed_results
 from eval_recipes.results.outdated import Attempt, note_attempts, outdated_results
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.results.tidy import one_line
 from eval_recipes.running.artifacts import check_artifacts, open_artifacts
 from eval_recipes.running.check import check_settings, check_sources
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.plan import (
     Hashes,
     Todo,
-    part_of,
     result_keys,
     subject_hashes,
     todo,
@@ -157,7 +157,7 @@ def _run(plans: Sequence[Todo], context: RunContext, hashes: Hashes) -> Outcome:
     for plan in plans:
         note_attempts(context.out, failed={}, current=plan.kept_paths(context))
         if plan.subjects:
-            part = part_of(whole, plan.subjects)
+            part = whole.part(plan.subjects)
             keys = result_keys(plan.recipe, context, hashes)
             with keyed(keys):
                 failures += _run_recipe(plan.recipe, part)

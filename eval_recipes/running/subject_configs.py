@@ -16,7 +16,8 @@ from sae_lens.loading.pretrained_sae_loaders import (
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.registry import Recipe
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from saereg_plugin.errors import InputError, brief
 from saereg_plugin.releases.release import LOADER
 from saereg_plugin.sources.trust import require_harmless, require_outside

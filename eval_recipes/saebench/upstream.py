@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import logging
 import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from sae_bench.sae_bench_utils import general_utils
 from sae_lens import SAE
 from transformer_lens import HookedTransformer
 
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 
 logger = logging.getLogger(__name__)
+
+Output = TypeVar("Output")
 
 
 class UpstreamError(RuntimeError):
@@ -250,3 +254,32 @@ def upstream_model_name(name: str) -> str:
     lead out of there, for example into the model's own folder, so its last part stands for it.
     """
     return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def read_upstream(
+    folder: Path, cls: type[Output], *, eval: str, subject: Subject
+) -> Output:
+    """
+    Read the one result that upstream left below ``folder``, as its output class.
+
+    Raises:
+        UpstreamError: if there is not exactly one, or it does not parse.
+    """
+    files = list(folder.rglob("*_eval_results.json"))
+    if len(files) != 1:
+        raise UpstreamError(
+            f"{eval} of SAE {subject.sae_id!r} left {len(files)} result files and no error; "
+            "expected one."
+        )
+    try:
+        record = json.loads(files[0].read_text(encoding="utf-8"))
+        return TypeAdapter(cls).validate_python(record)
+    except ValueError as error:
+        raise UpstreamError(
+            f"{eval} of SAE {subject.sae_id!r} left a broken result: {error}"
+        ) from error
+
+
+def without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+    """Stand in for tqdm: upstream's progress bars count to one for every SAE."""
+    return items

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from eval_recipes.speed.config import SpeedConfig
 from eval_recipes.speed.rows import Row
 from eval_recipes.speed.timing import Timing, interleaved, ratio
-from eval_recipes.steering.generate.backend import Backend, backend_for
+from eval_recipes.steering.generate.backend import Backend
 from eval_recipes.steering.generate.decoding import Decoding, Request, Steering
 from eval_recipes.steering.generate.generate import generate
+from eval_recipes.steering.generate.language_model import backend_for
 from eval_recipes.steering.generate.prompts import (
     PUBLISHED_PROMPTS,
     Prompt,

@@ -14,7 +14,8 @@ from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_hugging
 from eval_recipes.chat import JudgeConfig, read_key
 from eval_recipes.cross_seed.stability_table import read_stability
 from eval_recipes.results.files import check_unique_paths, read_result
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.main import read_explanations
 from eval_recipes.steering.generate.backend import parse_hook
 from eval_recipes.steering.options import EVAL, SteeringEvalConfig

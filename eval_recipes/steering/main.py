@@ -8,7 +8,8 @@ from pathlib import Path
 from eval_recipes.chat import JudgeClient, check_judge
 from eval_recipes.results.files import base_fields, result_path
 from eval_recipes.results.sidecar import StoredTable, write_with_table
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.steering.check import check, config_of, determinants, judge_config
 from eval_recipes.steering.generate.models import Models

@@ -16,7 +16,8 @@ from eval_recipes.results.files import (
 )
 from eval_recipes.results.metric_fields import flat
 from eval_recipes.results.sidecar import StoredTable, write_with_table
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.running.eval_config import eval_config
 from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig

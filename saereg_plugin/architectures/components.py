@@ -12,7 +12,7 @@ from saereg_plugin.mechanics.initialization import BDecFromFirstBatch
 from saereg_plugin.mechanics.norm_mask import NormMask
 from saereg_plugin.mechanics.row_floor import RowFloor
 from saereg_plugin.mechanics.unit_norm import UnitNormDecoder
-from saereg_plugin.regularizers.acting import acts
+from saereg_plugin.registry import acts
 
 
 def build_components(cfg: RegularizedConfigMixin) -> list[Component]:

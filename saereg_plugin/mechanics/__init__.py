@@ -1,3 +1,5 @@
+"""Training mechanics of SAEs."""
+
 from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.mechanics.gradient_clipping import GradientClipping
 from saereg_plugin.mechanics.gradient_scaling import ActivationRateScaling

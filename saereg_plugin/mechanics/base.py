@@ -17,7 +17,7 @@ class MechanicConfig(FieldChecks):
     """
     Configuration of one training mechanic: frozen, comparable, and plain in JSON.
 
-    A subclass sets ``name``, adds its fields, and implements ``build``.
+    A subclass adds its fields and implements ``build``; ``register_mechanic`` names it.
     """
 
     order: ClassVar[int] = 0

@@ -11,12 +11,14 @@ from typing_extensions import override
 from saereg_plugin.component import Component
 from saereg_plugin.kernels.blocks import row_norms
 from saereg_plugin.mechanics.base import MechanicConfig
+from saereg_plugin.registry import register_mechanic
 
 _EPSILON = 1e-6
 """What torch's ``clip_grad_norm_`` adds to the norm."""
 _ROUNDING = 1e-4
 
 
+@register_mechanic("gradient_clipping")
 @dataclass(frozen=True, kw_only=True)
 class GradientClipping(MechanicConfig):
     """
@@ -30,7 +32,6 @@ class GradientClipping(MechanicConfig):
         max_norm: above 0 and below 1. TemporalSAE uses 0.1.
     """
 
-    name: ClassVar[str] = "gradient_clipping"
     order: ClassVar[int] = 30
 
     max_norm: float = 0.1

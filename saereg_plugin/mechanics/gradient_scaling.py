@@ -13,10 +13,12 @@ from saereg_plugin.component import Step
 from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.mechanics.firing_rate import FiringRateComponent
 from saereg_plugin.mechanics.latents import along_latents, latent_axis
+from saereg_plugin.registry import register_mechanic
 
 _EPSILON = 1e-6
 
 
+@register_mechanic("activation_rate_scaling")
 @dataclass(frozen=True, kw_only=True)
 class ActivationRateScaling(MechanicConfig):
     """
@@ -34,7 +36,6 @@ class ActivationRateScaling(MechanicConfig):
         most: upper bound of the factor, ``least`` or more.
     """
 
-    name: ClassVar[str] = "activation_rate_scaling"
     order: ClassVar[int] = 10
 
     decay: float = 0.99

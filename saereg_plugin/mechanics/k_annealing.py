@@ -11,8 +11,10 @@ from typing_extensions import override
 from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig
+from saereg_plugin.registry import register_mechanic
 
 
+@register_mechanic("k_annealing")
 @dataclass(frozen=True, kw_only=True)
 class KAnnealing(MechanicConfig):
     """
@@ -26,7 +28,6 @@ class KAnnealing(MechanicConfig):
         steps: length of the annealing, 1 or more.
     """
 
-    name: ClassVar[str] = "k_annealing"
     order: ClassVar[int] = 0
 
     steps: int = 1000

@@ -14,8 +14,10 @@ from saereg_plugin.kernels.blocks import row_norms
 from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.mechanics.firing_rate import FiringRateComponent
 from saereg_plugin.mechanics.restart import reset_optimizer_state_, restart_latents_
+from saereg_plugin.registry import register_mechanic
 
 
+@register_mechanic("resampling")
 @dataclass(frozen=True, kw_only=True)
 class DeadLatentResampling(MechanicConfig):
     """
@@ -42,7 +44,6 @@ class DeadLatentResampling(MechanicConfig):
             ``decoder_init_norm``, else 1.
     """
 
-    name: ClassVar[str] = "resampling"
     order: ClassVar[int] = 50
 
     decay: float = 0.99

@@ -11,10 +11,12 @@ from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.mechanics.latents import WEIGHTS
+from saereg_plugin.registry import register_mechanic
 
 DecayTarget = Literal["all", "both", "encoder", "decoder"]
 
 
+@register_mechanic("weight_decay")
 @dataclass(frozen=True, kw_only=True)
 class WeightDecay(MechanicConfig):
     """
@@ -29,7 +31,6 @@ class WeightDecay(MechanicConfig):
             ``encoder`` W_enc; the ``decoder`` W_dec.
     """
 
-    name: ClassVar[str] = "weight_decay"
     order: ClassVar[int] = 40
 
     decay: float = 0.01

@@ -1,4 +1,5 @@
-from saereg_plugin.regularizers.acting import acts
+"""Regularisers of SAEs."""
+
 from saereg_plugin.regularizers.base import RegularizerConfig
 from saereg_plugin.regularizers.frequency_weighted_l1 import FrequencyWeightedL1
 from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio
@@ -21,5 +22,4 @@ __all__ = [
     "TemporalDifference",
     "VocabularyAnchor",
     "WeightPenalty",
-    "acts",
 ]

@@ -19,7 +19,7 @@ class RegularizerConfig(FieldChecks):
     """
     Configuration of one regulariser: frozen, comparable, and plain in JSON.
 
-    A subclass sets ``name``, adds its fields, and implements ``build``.
+    A subclass adds its fields and implements ``build``; ``register_regularizer`` names it.
 
     Args:
         coefficient: weight of the penalty, finite and 0 or more.

@@ -12,11 +12,13 @@ from typing_extensions import override
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense, firing_counts
+from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.base import RegularizerConfig
 
 _FREQUENT = 0.1
 
 
+@register_regularizer("frequency_weighted_l1")
 @dataclass(frozen=True, kw_only=True)
 class FrequencyWeightedL1(RegularizerConfig):
     """
@@ -38,7 +40,6 @@ class FrequencyWeightedL1(RegularizerConfig):
             with free rows and without it, activations can shrink while rows grow.
     """
 
-    name: ClassVar[str] = "frequency_weighted_l1"
     needs_all_pre_activations: ClassVar[bool] = False
 
     beta: float = 0.1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saereg_plugin.kernels.blocks import row_blocks
+from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.activation_penalty import (
     ActivationPenalty,
     ActivationPenaltyModule,
@@ -19,6 +20,7 @@ _LEAST_NORM = 1e-12
 """A row below this norm counts as zero: its squares are near the end of float32's range."""
 
 
+@register_regularizer("l1_l2_ratio")
 @dataclass(frozen=True, kw_only=True)
 class L1L2Ratio(ActivationPenalty):
     """
@@ -33,8 +35,6 @@ class L1L2Ratio(ActivationPenalty):
         mask: ``batch_active`` | ``none``; mu above.
         reduction: ``mean`` | ``sum`` over the rows of the batch.
     """
-
-    name: ClassVar[str] = "l1_l2_ratio"
 
     @override
     def reason_on_standard(self) -> str:

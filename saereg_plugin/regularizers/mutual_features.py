@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from sae_lens import TrainingSAE
@@ -12,6 +12,7 @@ from typing_extensions import override
 from saereg_plugin.component import Step
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.schedules import Schedule
+from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.cosines import Directions, cosine_gradient_
 from saereg_plugin.regularizers.directional import DirectionalConfig, DirectionalPenalty
 from saereg_plugin.regularizers.peers import Peers
@@ -20,6 +21,7 @@ RAMP_STEPS = 100
 """Steps of the ramp of the coefficient (arXiv 2411.01220: about 100)."""
 
 
+@register_regularizer("mutual_features")
 @dataclass(frozen=True, kw_only=True)
 class MutualFeatures(DirectionalConfig):
     """
@@ -33,8 +35,6 @@ class MutualFeatures(DirectionalConfig):
         schedule: by default a ramp of 100 steps.
         every: apply the penalty in every n-th step only, n times as strong.
     """
-
-    name: ClassVar[str] = "mutual_features"
 
     schedule: Schedule = field(
         default_factory=lambda: Schedule(warm_up_steps=RAMP_STEPS)

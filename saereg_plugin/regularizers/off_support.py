@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saereg_plugin.kernels.blocks import row_blocks
+from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.activation_penalty import (
     ActivationPenalty,
     ActivationPenaltyModule,
 )
 
 
+@register_regularizer("off_support_l1")
 @dataclass(frozen=True, kw_only=True)
 class OffSupportL1(ActivationPenalty):
     """
@@ -31,8 +33,6 @@ class OffSupportL1(ActivationPenalty):
         mask: ``batch_active`` | ``none``; mu above.
         reduction: ``mean`` | ``sum`` over the rows of the batch.
     """
-
-    name: ClassVar[str] = "off_support_l1"
 
     @override
     def reason_on_standard(self) -> str:

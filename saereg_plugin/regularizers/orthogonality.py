@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Step
+from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.cosines import (
     Directions,
     cosine_gradient_,
@@ -20,6 +21,7 @@ from saereg_plugin.regularizers.directional import DirectionalConfig, Directiona
 Similarity = Literal["signed", "absolute"]
 
 
+@register_regularizer("orthogonality")
 @dataclass(frozen=True, kw_only=True)
 class Orthogonality(DirectionalConfig):
     """
@@ -36,8 +38,6 @@ class Orthogonality(DirectionalConfig):
         similarity: ``signed`` takes the most similar row, as the paper's "closest
             counterpart"; ``absolute`` also pushes opposite rows apart.
     """
-
-    name: ClassVar[str] = "orthogonality"
 
     coefficient: float = 0.25
     chunk_size: int = 8192

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from sae_lens import TrainingSAE
@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from saereg_plugin.component import Step
 from saereg_plugin.errors import InputError
+from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.anchor_search import (
     AnchorMode,
     nearest_tokens,
@@ -29,6 +30,7 @@ from saereg_plugin.sources.embeddings import (
 SearchDtype = Literal["float32", "bfloat16"]
 
 
+@register_regularizer("vocabulary_anchor")
 @dataclass(frozen=True, kw_only=True)
 class VocabularyAnchor(DirectionalConfig):
     """
@@ -55,8 +57,6 @@ class VocabularyAnchor(DirectionalConfig):
     The paper's coefficients, 1e-4 (GPT-2) and 5e-3 (Llama), are for the squared error
     averaged over d_in: under SAELens' sum they are d_in times as large.
     """
-
-    name: ClassVar[str] = "vocabulary_anchor"
 
     mode: AnchorMode = "nearest"
     top: int = 10

@@ -13,6 +13,7 @@ from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import fired_latents
 from saereg_plugin.mechanics.latents import WEIGHTS
+from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.base import RegularizerConfig
 from saereg_plugin.regularizers.weight_norms import (
     Norm,
@@ -27,6 +28,7 @@ Mode = Literal["coupled", "decoupled"]
 Mask = Literal["none", "batch_active", "alive"]
 
 
+@register_regularizer("weight_penalty")
 @dataclass(frozen=True, kw_only=True)
 class WeightPenalty(RegularizerConfig):
     """
@@ -55,7 +57,6 @@ class WeightPenalty(RegularizerConfig):
     behaviour needs the coefficient times d_in.
     """
 
-    name: ClassVar[str] = "weight_penalty"
     needs_all_pre_activations: ClassVar[bool] = False
 
     norm: Norm = "l2"

@@ -13,7 +13,7 @@ from sae_lens import SAE
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics import WeightDecay
 from saereg_plugin.metrics import alive_mask
-from saereg_plugin.regularizers import acts
+from saereg_plugin.registry import acts
 from saereg_plugin.releases.opening import open_release
 from saereg_plugin.releases.release import Entry, Release
 from saereg_plugin.releases.sae_lens import register_release

@@ -9,7 +9,7 @@ import torch
 from sae_lens import TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from saereg_plugin.releases.hashes import file_hashes
 from saereg_plugin.releases.release import Entry, Release, write_release
 from saereg_plugin.releases.sae_lens import register_release

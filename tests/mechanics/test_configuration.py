@@ -154,21 +154,21 @@ def test_bad_mechanic_is_an_argument_error(mechanic: str, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Throwaway(sr.MechanicConfig):
-    name: ClassVar[str] = "test_throwaway_mechanic"
-
     flag: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thief(sr.MechanicConfig):
-    name: ClassVar[str] = "weight_decay"
+    pass
 
 
 def test_third_partys_mechanic_is_known_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(MECHANICS, Throwaway.name, Throwaway)
-    assert sr.register_mechanic(Throwaway) is Throwaway
+    name = "test_throwaway_mechanic"
+    monkeypatch.setitem(MECHANICS, name, Throwaway)
+    assert sr.register_mechanic(name)(Throwaway) is Throwaway
+    assert Throwaway.name == name
     cfg = make_cfg(mechanics=[{"name": Throwaway.name, "flag": True}])
     assert cfg.mechanics == [Throwaway(flag=True)]
     with pytest.raises(
@@ -182,7 +182,7 @@ def test_taken_name_is_refused() -> None:
         sr.InputError,
         match=r"A mechanic named 'weight_decay' is registered already \(WeightDecay\)",
     ):
-        sr.register_mechanic(Thief)
+        sr.register_mechanic("weight_decay")(Thief)
     assert MECHANICS["weight_decay"] is sr.WeightDecay
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -271,10 +271,11 @@ def test_loading_in_half_precision_keeps_counters_and_generators(
 def test_a_taken_name_is_refused() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Impostor(sr.RegularizerConfig):
-        name: ClassVar[str] = "weight_penalty"
+        pass
 
     with pytest.raises(
         sr.InputError, match=r"named 'weight_penalty' is registered already \(Weight"
     ):
-        sr.register_regularizer(Impostor)
-    assert sr.register_regularizer(sr.WeightPenalty) is sr.WeightPenalty
+        sr.register_regularizer("weight_penalty")(Impostor)
+    again = sr.register_regularizer("weight_penalty")(sr.WeightPenalty)
+    assert again is sr.WeightPenalty

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from sae_lens import TrainingSAE
@@ -15,12 +15,10 @@ import saereg_plugin as sr
 DECAY = 0.9
 
 
-@sr.register_regularizer
+@sr.register_regularizer("test_noisy_firing")
 @dataclass(frozen=True, kw_only=True)
 class NoisyFiring(sr.RegularizerConfig):
     """``coefficient * mean_i sum_j noise_j |z_ij|``, with a running firing rate."""
-
-    name: ClassVar[str] = "test_noisy_firing"
 
     logged_only: bool = False
 
@@ -53,12 +51,10 @@ class NoisyFiringModule(sr.Component):
         return {"mean_rate": self.rate.mean()}
 
 
-@sr.register_regularizer
+@sr.register_regularizer("test_decoder_drift")
 @dataclass(frozen=True, kw_only=True)
 class DecoderDrift(sr.RegularizerConfig):
     """Moves every decoder row by ``coefficient`` along axis 0 after each step."""
-
-    name: ClassVar[str] = "test_decoder_drift"
 
     @override
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> DecoderDriftModule:
@@ -77,12 +73,10 @@ class DecoderDriftModule(sr.Component):
         self.sae.W_dec[:, 0] += self.cfg.coefficient
 
 
-@sr.register_regularizer
+@sr.register_regularizer("test_watcher")
 @dataclass(frozen=True, kw_only=True)
 class Watcher(sr.RegularizerConfig):
     """Writes down every call it gets, and drops the first ``drop`` rows of a batch."""
-
-    name: ClassVar[str] = "test_watcher"
 
     drop: int = 0
 

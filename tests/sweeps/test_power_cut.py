@@ -7,7 +7,7 @@ import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -51,12 +51,10 @@ class Watch:
 WATCH = Watch()
 
 
-@sr.register_regularizer
+@sr.register_regularizer("test_watched")
 @dataclass(frozen=True, kw_only=True)
 class Watched(sr.RegularizerConfig):
     """Tell the watch of each step."""
-
-    name: ClassVar[str] = "test_watched"
 
     @override
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> sr.Component:

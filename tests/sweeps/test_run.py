@@ -318,12 +318,10 @@ def test_nearest_tokens_of_anchored_saes_are_in_the_release(tmp_path: Path) -> N
     assert cosines["anchored-seed0"] > cosines["plain-seed0"] + 0.05
 
 
-@sr.register_regularizer
+@sr.register_regularizer("test_picky")
 @dataclass(frozen=True, kw_only=True)
 class Picky(sr.RegularizerConfig):
     """Refuses what only the first batch shows."""
-
-    name: ClassVar[str] = "test_picky"
 
     @override
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> sr.Component:

@@ -16,9 +16,10 @@ from eval_recipes.results.files import (
     unstructured,
     write_result,
 )
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.activation_source import source_of
 from eval_recipes.running.artifacts import artifact_folder
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.saebench.absorption.figures import corrected_metrics, detail
 from eval_recipes.saebench.absorption.options import (

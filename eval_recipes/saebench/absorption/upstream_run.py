@@ -21,9 +21,8 @@ from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
 from sae_lens import SAE
 from transformer_lens import HookedTransformer
 
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import ArtifactFolder
-from eval_recipes.running.context import Subject
-from eval_recipes.running.each_subject import read_upstream
 from eval_recipes.saebench.absorption.binary import METRICS
 from eval_recipes.saebench.absorption.options import EVAL
 from eval_recipes.saebench.absorption.probes import (
@@ -34,7 +33,12 @@ from eval_recipes.saebench.absorption.probes import (
     stored_probes,
     upstream_words,
 )
-from eval_recipes.saebench.upstream import UpstreamError, patched, upstream
+from eval_recipes.saebench.upstream import (
+    UpstreamError,
+    patched,
+    read_upstream,
+    upstream,
+)
 
 _WORDS_AT_ONCE = 512
 

@@ -6,7 +6,8 @@ from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_hugging
 
 from eval_recipes.chat import read_key
 from eval_recipes.results.files import check_unique_paths
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.data import HUB_DATASET, hook_layer
 from eval_recipes.saebench.autointerp.options import (
     EVAL,

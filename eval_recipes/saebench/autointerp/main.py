@@ -11,8 +11,9 @@ from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient, check_judge
 from eval_recipes.results.files import check_unique_paths
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.activation_source import check_hook, source_of
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
 from eval_recipes.saebench.autointerp.check import check

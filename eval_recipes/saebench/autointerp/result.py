@@ -22,7 +22,8 @@ from eval_recipes.results.files import (
     unstructured,
     write_result,
 )
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
 from eval_recipes.saebench.autointerp.figures import (

@@ -21,15 +21,15 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from eval_recipes.chat import JudgeClient
-from eval_recipes.running.context import RunContext, Subject
-from eval_recipes.running.each_subject import read_upstream
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.chat import pool_of
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
     AutoInterpOptions,
     text_name,
 )
-from eval_recipes.saebench.upstream import patched, upstream
+from eval_recipes.saebench.upstream import patched, read_upstream, upstream
 
 Returned = TypeVar("Returned")
 

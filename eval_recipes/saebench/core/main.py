@@ -22,15 +22,11 @@ from eval_recipes.results.files import (
     unstructured,
     write_result,
 )
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.activation_source import check_hook, source_of
-from eval_recipes.running.context import Failure, RunContext, Subject
-from eval_recipes.running.each_subject import (
-    each_subject,
-    options_of,
-    read_upstream,
-    without_bar,
-)
-from eval_recipes.running.heldout import HeldOut
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.each_subject import each_subject, options_of
+from eval_recipes.running.heldout import HeldOut, heldout_of
 from eval_recipes.saebench.core.output import (
     NULLABLE,
     CorrectedCoreMetricCategories,
@@ -39,7 +35,7 @@ from eval_recipes.saebench.core.output import (
     FeatureMetric,
 )
 from eval_recipes.saebench.core.shared_passes import SharedPasses
-from eval_recipes.saebench.upstream import patched, upstream
+from eval_recipes.saebench.upstream import patched, read_upstream, upstream, without_bar
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 
@@ -119,7 +115,7 @@ def evaluate(
         UpstreamError: if upstream failed or left no result.
         NonFiniteError: if a metric is NaN or infinite.
     """
-    heldout = context.heldout[subject.sae_id]
+    heldout = heldout_of(context)[subject.sae_id]
     sae = subject.load(context.device)
     source = source_of(sae, context_size=context.context_size)
     model = context.models.get(

@@ -25,8 +25,9 @@ from eval_recipes.results.files import (
     unstructured,
     write_result,
 )
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.artifacts import artifact_folder
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject, options_of
 from eval_recipes.saebench.meta_structure.figures import (
     RowErrors,

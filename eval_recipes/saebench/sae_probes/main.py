@@ -23,10 +23,11 @@ from eval_recipes.results.files import (
     result_path,
     write_result,
 )
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
-from eval_recipes.running.context import Failure, RunContext, Subject
-from eval_recipes.running.each_subject import each_subject, read_upstream, without_bar
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.each_subject import each_subject
 from eval_recipes.saebench.sae_probes.data import ensure_activations, link_for_upstream
 from eval_recipes.saebench.sae_probes.measure import measure
 from eval_recipes.saebench.sae_probes.options import (
@@ -40,7 +41,9 @@ from eval_recipes.saebench.sae_probes.scores import quiet_sklearn
 from eval_recipes.saebench.upstream import (
     folded_copy,
     patched,
+    read_upstream,
     upstream,
+    without_bar,
 )
 
 _BASELINE = "logreg"

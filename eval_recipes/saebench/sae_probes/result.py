@@ -14,7 +14,7 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 from sae_lens import SAE
 
 from eval_recipes.results.files import base_fields, unstructured
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.sae_probes.measure import Measured
 from eval_recipes.saebench.sae_probes.options import EVAL, SaeProbesOptions
 from eval_recipes.saebench.sae_probes.output import (

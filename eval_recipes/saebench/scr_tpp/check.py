@@ -10,7 +10,8 @@ from typing import Any
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
 from eval_recipes.results.files import check_unique_paths
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import options_of
 from eval_recipes.saebench.hooks import has_heads, require_dataset
 from eval_recipes.saebench.scr_tpp.output import PUBLISHED_N

@@ -8,7 +8,8 @@ from sae_bench.evals.scr_and_tpp.eval_output import EVAL_TYPE_ID_SCR, ScrEvalOut
 from sae_bench.sae_bench_utils.dataset_info import PAIRED_CLASS_KEYS
 
 from eval_recipes.labelled.crossed import check_sizes, crossed_sets
-from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.results.subject import Failure
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.scr_tpp import shared as scr_and_tpp
 from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep
 from eval_recipes.saebench.scr_tpp.masked_ablation import (

@@ -23,16 +23,23 @@ from eval_recipes.results.files import (
     unstructured,
     write_result,
 )
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.activation_source import check_hook, source_of
 from eval_recipes.running.artifacts import ArtifactFolder
-from eval_recipes.running.context import Failure, RunContext, Subject
-from eval_recipes.running.each_subject import each_subject, read_upstream, without_bar
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.each_subject import each_subject
 from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep
 from eval_recipes.saebench.scr_tpp.cache import in_upstreams_layout, warmed
 from eval_recipes.saebench.scr_tpp.check import check
 from eval_recipes.saebench.scr_tpp.masked_ablation import Sampled, averaged
 from eval_recipes.saebench.scr_tpp.spec import Kind, ScrAndTppOptions, eval_config
-from eval_recipes.saebench.upstream import patched, seed_everything, upstream
+from eval_recipes.saebench.upstream import (
+    patched,
+    read_upstream,
+    seed_everything,
+    upstream,
+    without_bar,
+)
 
 # Copies of a batch of latents that upstream holds at once: encoded, masked, ablated.
 _COPIES = 3

@@ -8,7 +8,8 @@ from sae_bench.evals.scr_and_tpp.eval_output import EVAL_TYPE_ID_TPP, TppEvalOut
 from sae_bench.sae_bench_utils import dataset_info
 
 from eval_recipes.labelled.probing import check_sizes, probing_sets
-from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.results.subject import Failure
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.scr_tpp import shared as scr_and_tpp
 from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep
 from eval_recipes.saebench.scr_tpp.masked_ablation import (

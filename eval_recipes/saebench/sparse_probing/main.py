@@ -24,10 +24,11 @@ from eval_recipes.results.files import (
     unstructured,
     write_result,
 )
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.artifacts import artifact_folder
-from eval_recipes.running.context import Failure, RunContext, Subject
-from eval_recipes.running.each_subject import each_subject, read_upstream, without_bar
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.each_subject import each_subject
 from eval_recipes.saebench.sae_probes.scores import quiet_sklearn
 from eval_recipes.saebench.sparse_probing import cache
 from eval_recipes.saebench.sparse_probing.check import (
@@ -43,7 +44,13 @@ from eval_recipes.saebench.sparse_probing.output import (
     CorrectedProbingOutput,
 )
 from eval_recipes.saebench.sparse_probing.score import SetScores, scorer
-from eval_recipes.saebench.upstream import patched, upstream, upstream_model_name
+from eval_recipes.saebench.upstream import (
+    patched,
+    read_upstream,
+    upstream,
+    upstream_model_name,
+    without_bar,
+)
 
 
 def check(context: RunContext) -> None:

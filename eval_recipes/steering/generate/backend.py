@@ -9,8 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
-from transformers import PreTrainedModel
 
 from saereg_plugin.errors import InputError
 
@@ -80,27 +78,6 @@ class Backend(Protocol):
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return logits [batch, position, vocabulary] of tokens padded behind."""
         ...
-
-
-def backend_for(model: HookedTransformer | PreTrainedModel) -> Backend:
-    """
-    Wrap a language model.
-
-    Raises:
-        InputError: if it is neither a HookedTransformer nor a causal model of transformers
-            with a known layout.
-    """
-    from eval_recipes.steering.generate.hooked import HookedBackend
-    from eval_recipes.steering.generate.plain import PlainBackend
-
-    if isinstance(model, HookedTransformer):
-        return HookedBackend(model)
-    if isinstance(model, PreTrainedModel):
-        return PlainBackend(model)
-    raise InputError(
-        f"Cannot steer a {type(model).__name__}; expected a HookedTransformer or a causal "
-        "language model of transformers."
-    )
 
 
 def parse_hook(hook_name: str, n_layers: int) -> ResidualHook:

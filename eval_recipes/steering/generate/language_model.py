@@ -13,14 +13,21 @@ import torch
 from sae_lens import SAE
 from sae_lens.util import get_special_token_ids
 from torch import Tensor
+from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import make_model_alias_map
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.context import RunContext
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.steering.generate.backend import Backend, backend_for
-from eval_recipes.steering.generate.plain import knows_layers
+from eval_recipes.steering.generate.backend import Backend
+from eval_recipes.steering.generate.hooked import HookedBackend
+from eval_recipes.steering.generate.plain import PlainBackend, knows_layers
 from eval_recipes.steering.options import SteeringEvalConfig
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora, models
@@ -231,3 +238,21 @@ def median_norm(
     low, high = (min(n - 1, max(0, round(n / 2 + side * half))) for side in (-1, 1))
     value = float(norms.quantile(0.5)) if n < 1 << 23 else float(norms[n // 2])
     return Interval(value, float(norms[low]), float(norms[high]), n)
+
+
+def backend_for(model: HookedTransformer | PreTrainedModel) -> Backend:
+    """
+    Wrap a language model.
+
+    Raises:
+        InputError: if it is neither a HookedTransformer nor a causal model of transformers
+            with a known layout.
+    """
+    if isinstance(model, HookedTransformer):
+        return HookedBackend(model)
+    if isinstance(model, PreTrainedModel):
+        return PlainBackend(model)
+    raise InputError(
+        f"Cannot steer a {type(model).__name__}; expected a HookedTransformer or a causal "
+        "language model of transformers."
+    )

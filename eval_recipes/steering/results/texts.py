@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from eval_recipes.results.reading import SUFFIX, read_result
 from eval_recipes.results.sidecar import named_path, read_table, side_path
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.judges.fluency import Fluency

@@ -12,7 +12,7 @@ from torch import Tensor
 from eval_recipes.cross_seed.stability_table import read_stability
 from eval_recipes.results.files import read_result, result_name
 from eval_recipes.results.reading import result_files
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.saebench.autointerp.main import read_explanations
 from saereg_plugin.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_lens import SAE
 
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from eval_recipes.steering.generate.models import Models
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select import contrast_texts as contrast_data

@@ -15,8 +15,9 @@ from sae_lens import SAE
 from eval_recipes.chat import JudgeClient
 from eval_recipes.results.files import read_result
 from eval_recipes.results.reading import SUFFIX
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder, weights_hash
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.saebench.autointerp.main import evaluate, read_explanations
 from eval_recipes.saebench.autointerp.options import AutoInterpOptions

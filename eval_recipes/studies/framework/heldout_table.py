@@ -11,10 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import COLUMNS
 from eval_recipes.results.to_json import plain
 from eval_recipes.running.artifacts import package_versions
-from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.heldout import heldout_of
 from eval_recipes.running.plan import subject_hashes
 from eval_recipes.studies.framework.kept_figures import read_figures, write_figures
 from eval_recipes.studies.framework.latent_figures import latent_figures
@@ -52,7 +54,7 @@ def measure(
 
 
 def _measure(context: RunContext, *, latents: bool) -> tuple[Figures, list[Failure]]:
-    table = context.heldout
+    table = heldout_of(context)
     failures = [Failure(HELDOUT, name, why) for name, why in table.failures.items()]
     figures: Figures = {}
     for name, found in table.items():

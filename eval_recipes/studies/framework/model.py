@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from eval_recipes.results.subject import Failure
+from eval_recipes.results.tidy import COLUMNS
 from eval_recipes.studies.framework.coefficient_rule import Choice
 from eval_recipes.studies.framework.verdicts import Claim
+from eval_recipes.tables.run_table import GroupDifference
 from saereg_plugin.sweeps import SweepConfig
 
 Scale = Literal["small", "paper"]
@@ -107,3 +111,49 @@ class Study:
     claims: Callable[[Scale], Sequence[Claim]]
     published: tuple[Published, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass
+class StudyRun:
+    """
+    What a study gave.
+
+    Attributes:
+        finished: False if training was interrupted; the same call goes on.
+        frame: tidy results of all stages, with a further column ``stage``.
+        differences: between groups, as the cross-seed evaluation gives them.
+        choices: made by the stages.
+        failures: evaluations without a result.
+        stopped: SAEs taken out of training, one line each.
+        training_seconds: of the finished stages, as their releases record it (since the
+            last interruption).
+        pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
+            training tokens, where its release counts them.
+        table: the written page; None if training was interrupted.
+    """
+
+    study: Study
+    scale: Scale
+    plan: Plan
+    finished: bool = False
+    frame: pd.DataFrame = field(default_factory=lambda: _empty())
+    differences: list[GroupDifference] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    training_seconds: float = 0.0
+    pairs_across_documents: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {}
+    )
+    table: Path | None = None
+
+    @property
+    def table_frame(self) -> pd.DataFrame:
+        """The rows of the stages that are in the study's table."""
+        shown = [stage.name for stage in self.plan.stages if stage.in_table]
+        rows: Any = self.frame.loc[self.frame["stage"].isin(shown)]
+        return rows
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame(columns=pd.Index([*COLUMNS, "stage"]))

@@ -13,8 +13,7 @@ from eval_recipes.studies.framework.figures import (
     judge_all,
     values_of,
 )
-from eval_recipes.studies.framework.model import Column
-from eval_recipes.studies.framework.run import StudyRun
+from eval_recipes.studies.framework.model import Column, StudyRun
 from eval_recipes.studies.framework.verdicts import Verdict, summary
 from eval_recipes.tables.run_table import digits
 from saereg_plugin import provenance

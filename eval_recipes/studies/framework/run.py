@@ -3,67 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from eval_recipes.results.tidy import COLUMNS
-from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.studies.framework.coefficient_rule import Choice
 from eval_recipes.studies.framework.heldout_table import measure
-from eval_recipes.studies.framework.model import Plan, Scale, Stage, Study
+from eval_recipes.studies.framework.model import Scale, Stage, Study, StudyRun
+from eval_recipes.studies.framework.report import FILES, write_report
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
-from eval_recipes.tables.run_table import GroupDifference
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps import SweepConfig, run_sweep
 
 Progress = Callable[[str], None]
-
-
-@dataclass
-class StudyRun:
-    """
-    What a study gave.
-
-    Attributes:
-        finished: False if training was interrupted; the same call goes on.
-        frame: tidy results of all stages, with a further column ``stage``.
-        differences: between groups, as the cross-seed evaluation gives them.
-        choices: made by the stages.
-        failures: evaluations without a result.
-        stopped: SAEs taken out of training, one line each.
-        training_seconds: of the finished stages, as their releases record it (since the
-            last interruption).
-        pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
-            training tokens, where its release counts them.
-        table: the written page; None if training was interrupted.
-    """
-
-    study: Study
-    scale: Scale
-    plan: Plan
-    finished: bool = False
-    frame: pd.DataFrame = field(default_factory=lambda: _empty())
-    differences: list[GroupDifference] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
-    training_seconds: float = 0.0
-    pairs_across_documents: dict[str, dict[str, Any]] = field(
-        default_factory=lambda: {}
-    )
-    table: Path | None = None
-
-    @property
-    def table_frame(self) -> pd.DataFrame:
-        """The rows of the stages that are in the study's table."""
-        shown = [stage.name for stage in self.plan.stages if stage.in_table]
-        rows: Any = self.frame.loc[self.frame["stage"].isin(shown)]
-        return rows
 
 
 def run_study(
@@ -86,9 +41,6 @@ def run_study(
         InputError: before anything is loaded, if model or text are out of reach, or the
             folder holds the user's files, is not writable, in use, or of another study.
     """
-    # it knows what a run is, and so imports this module
-    from eval_recipes.studies.framework.report import FILES, write_report
-
     plan = study.plan(scale)
     files = [*FILES, *(_figures_file(stage) for stage in plan.stages)]
     with study_folder(out, study.name, scale, files=files):
@@ -182,7 +134,3 @@ def _require_sources(sweep: SweepConfig) -> None:
     """Fail within seconds if model or text cannot be had."""
     models.ensure(sweep.model)
     corpora.ensure(sweep.corpus, "train")
-
-
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame(columns=pd.Index([*COLUMNS, "stage"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval_recipes.running.context import Failure
+from eval_recipes.results.subject import Failure
 from eval_recipes.steering.stats.read_results import SaeKey
 from eval_recipes.studies.steering.runs import SteeringRun, SteeringStudy
 

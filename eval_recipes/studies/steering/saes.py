@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.run import subjects_of
 from eval_recipes.studies.framework.scales import paper_sweep, small_sweep
 from eval_recipes.studies.steering.runs import Scale, SteeringStudy

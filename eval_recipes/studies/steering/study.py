@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval_recipes.chat import Budget, read_key
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.artifacts import default_artifacts, open_artifacts
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.check import judge_settings

@@ -12,6 +12,7 @@ from typing_extensions import override
 from saereg_plugin.component import Component, Step
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense
+from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.activation_penalty import BatchReduction
 from saereg_plugin.regularizers.base import RegularizerConfig
 from saereg_plugin.regularizers.temporal.order import (
@@ -29,6 +30,7 @@ from saereg_plugin.regularizers.temporal.pairs import (
 AverageStart = Literal["zero", "first_loss"]
 
 
+@register_regularizer("temporal_difference")
 @dataclass(frozen=True, kw_only=True)
 class TemporalDifference(RegularizerConfig):
     """
@@ -55,7 +57,6 @@ class TemporalDifference(RegularizerConfig):
             (SAELens' runners write it there).
     """
 
-    name: ClassVar[str] = "temporal_difference"
     needs_all_pre_activations: ClassVar[bool] = False
 
     decay: float = 0.99

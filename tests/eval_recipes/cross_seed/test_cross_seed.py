@@ -17,7 +17,8 @@ from eval_recipes.cross_seed.output import CrossSeedEvalOutput
 from eval_recipes.results.differences import load_group_differences
 from eval_recipes.results.files import load_results, read_result
 from eval_recipes.results.schemas import schema_text
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import HeldOut
 from eval_recipes.tables.verdict_text import read_differences
 from saereg_plugin.errors import InputError

@@ -30,7 +30,7 @@ from eval_recipes.results.files import (
     write_result,
     write_summary,
 )
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.heldout import HeldOut
 from eval_recipes.saebench.core.main import corrected_metrics
 from eval_recipes.saebench.core.output import CorrectedMetrics

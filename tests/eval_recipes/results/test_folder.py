@@ -14,7 +14,7 @@ from eval_recipes.registry import RECIPES
 from eval_recipes.results.files import SUMMARY
 from eval_recipes.results.folder import KIND, claimed_results
 from eval_recipes.results.outdated import FILE, note_attempts
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path
 from saereg_plugin.owned_folder import folder_lock, open_owned

@@ -18,7 +18,8 @@ from eval_recipes.results.files import (
     unstructured,
     write_result,
 )
-from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.results.subject import Failure
+from eval_recipes.running.context import RunContext
 
 EVALUATED: list[str] = []
 """SAE ids in the order in which they were evaluated."""

@@ -20,6 +20,7 @@ from sae_lens import TopKSAE, TopKSAEConfig
 
 from eval_recipes.chat.cache import ReplyCache
 from eval_recipes.chat.messages import Reply
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifact_space import (
     clean_artifacts,
     entries,
@@ -34,7 +35,6 @@ from eval_recipes.running.artifacts import (
     open_artifacts,
     weights_hash,
 )
-from eval_recipes.running.context import Subject
 from eval_recipes.saebench.sae_probes import data as sae_probes_data
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
 from eval_recipes.saebench.upstream import UpstreamError, upstream

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import source_of
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import HeldOutError, HeldOutTable, measure_heldout
 from eval_recipes.running.text import heldout_store, token_batches
 from eval_recipes.statistics.contexts import bootstrap

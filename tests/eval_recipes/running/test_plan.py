@@ -19,9 +19,9 @@ from eval_recipes.registry import Recipe
 from eval_recipes.results.files import keyed, read_result, result_path
 from eval_recipes.results.outdated import outdated_notes, outdated_results
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.heldout import HeldOutTable
+from eval_recipes.running.heldout import HeldOutTable, heldout_of
 from eval_recipes.running.model_cache import ModelCache
-from eval_recipes.running.plan import part_of, result_keys, subject_hashes
+from eval_recipes.running.plan import result_keys, subject_hashes
 from eval_recipes.running.run import run_evals
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
@@ -357,10 +357,11 @@ def test_keys_end_with_their_block(context: RunContext) -> None:
 
 
 def test_a_part_shares_model_and_heldout_figures(context: RunContext) -> None:
-    context.__dict__["heldout"] = HeldOutTable({}, {"s0": "given"})
-    part = part_of(context, context.subjects[1:])
+    context.measured["heldout"] = HeldOutTable({}, {"s0": "given"})
+    part = context.part(context.subjects[1:])
     assert [subject.sae_id for subject in part.subjects] == IDS[1:]
-    assert part.heldout is context.heldout
+    assert heldout_of(part) is heldout_of(context)
+    assert heldout_of(part.part(part.subjects[:1])) is heldout_of(context)
     assert part.models is context.models
     assert part.options is context.options
-    assert part_of(context, context.subjects) is context
+    assert context.part(context.subjects) is context

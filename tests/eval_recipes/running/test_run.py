@@ -12,8 +12,9 @@ import torch
 
 from eval_recipes.registry import RECIPES, recipes
 from eval_recipes.results.files import result_path
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.check import check_sources, require_space
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.running.run import run_evals, subjects_of
 from saereg_plugin.errors import InputError

@@ -13,7 +13,8 @@ from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_CONFIG_
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.registry import recipes
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals
 from eval_recipes.running.subject_configs import (

@@ -28,8 +28,9 @@ from transformer_lens import HookedTransformer
 from transformers import AutoTokenizer
 
 from eval_recipes.results.files import read_result, result_path
+from eval_recipes.results.subject import Failure
 from eval_recipes.running.artifacts import ArtifactFolder
-from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.absorption import main as absorption
 from eval_recipes.saebench.absorption.main import Shared
 from eval_recipes.saebench.absorption.probes import load_probe, stopping_after

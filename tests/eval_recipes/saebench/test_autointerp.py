@@ -32,7 +32,8 @@ from eval_recipes.results.files import (
     read_result,
     result_path,
 )
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp import main as autointerp
 from eval_recipes.saebench.autointerp.chat import parse_predictions
 from eval_recipes.saebench.autointerp.data import Activations

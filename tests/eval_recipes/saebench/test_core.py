@@ -23,7 +23,9 @@ from sae_lens import ActivationsStore
 from transformer_lens import HookedTransformer
 
 from eval_recipes.results.files import load_results, read_result, result_path
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.heldout import heldout_of
 from eval_recipes.saebench.core import main as core
 from eval_recipes.saebench.core.output import NULLABLE, json_schema
 from eval_recipes.saebench.core.shared_passes import SharedPasses
@@ -106,7 +108,7 @@ def test_result_has_true_ids_and_both_sets_of_figures(
     assert record["sae_lens_id"] == "good"
     assert record["eval_config"]["dataset"] == "embedded/heldout"  # type: ignore[index]
     metrics = record["eval_result_metrics"]
-    heldout = context.heldout["good"]
+    heldout = heldout_of(context)["good"]
     assert metrics["corrected"]["explained_variance"] == heldout.explained_variance  # type: ignore[index]
     assert metrics["corrected"]["frac_alive"] == heldout.alive / D_SAE  # type: ignore[index]
     assert metrics["sparsity"]["l0"] == pytest.approx(8)  # type: ignore[index]

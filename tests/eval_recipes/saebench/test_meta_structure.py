@@ -21,7 +21,8 @@ from sae_bench.sae_bench_utils import general_utils
 from sae_lens import SAE
 
 from eval_recipes.results.files import read_result, result_path
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.meta_structure import main as recipe
 from eval_recipes.saebench.meta_structure.figures import (
     random_rows,

@@ -19,7 +19,8 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 from transformer_lens import HookedTransformer
 
 from eval_recipes.results.files import read_result, result_path
-from eval_recipes.running.context import Failure, RunContext
+from eval_recipes.results.subject import Failure
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.sae_probes import main as sae_probes
 from eval_recipes.saebench.sae_probes.data import (
     batches,

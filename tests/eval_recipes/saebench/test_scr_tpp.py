@@ -29,7 +29,8 @@ from transformer_lens import HookedTransformer
 from eval_recipes.labelled.crossed import crossed_train_test_data
 from eval_recipes.labelled.probing import probing_sets
 from eval_recipes.results.files import load_results, read_result, result_path
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.scr_tpp import scr, scr_output, tpp, tpp_output
 from eval_recipes.saebench.scr_tpp.cache import (
     ACTIVATIONS,

@@ -23,7 +23,8 @@ from sae_bench.sae_bench_utils import activation_collection, general_utils
 from transformer_lens import HookedTransformer
 
 from eval_recipes.results.files import load_results, read_result, result_path
-from eval_recipes.running.context import Failure, RunContext, Subject
+from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
 from eval_recipes.saebench.sparse_probing import main as sparse_probing
 from eval_recipes.saebench.sparse_probing.check import checked_options

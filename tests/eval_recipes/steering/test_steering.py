@@ -25,7 +25,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from eval_recipes.steering.generate.backend import backend_for
 from eval_recipes.steering.generate.decoding import (
     Continuation,
     Decoding,
@@ -33,6 +32,7 @@ from eval_recipes.steering.generate.decoding import (
     Steering,
 )
 from eval_recipes.steering.generate.generate import generate
+from eval_recipes.steering.generate.language_model import backend_for
 from eval_recipes.steering.generate.prompts import Prompt, encode_prompts
 from eval_recipes.steering.generate.sampling import greedy, sample
 from eval_recipes.steering.generate.uniforms import uniforms

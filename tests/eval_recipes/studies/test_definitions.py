@@ -19,8 +19,7 @@ from eval_recipes.studies import (
 )
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 from eval_recipes.studies.framework.latent_figures import LatentTally
-from eval_recipes.studies.framework.model import L0, VARIANCE, Scale, Study
-from eval_recipes.studies.framework.run import StudyRun
+from eval_recipes.studies.framework.model import L0, VARIANCE, Scale, Study, StudyRun
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand
 from saereg_plugin.sweeps.config import group_fields

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
 from eval_recipes.results.files import load_results, read_result, result_path
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.vocabulary import main as recipe
 from eval_recipes.vocabulary.layers import LAYERS_FILE, layer_table
 from eval_recipes.vocabulary.output import VocabularyEvalOutput, json_schema

@@ -31,7 +31,8 @@ from eval_recipes.cross_seed.plots import (
 )
 from eval_recipes.cross_seed.roles import Role, matched_to, role_of
 from eval_recipes.results.reading import read_result
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.width_control.controls import wide_control
 from eval_recipes.width_control.equal_variance import KIND
 from eval_recipes.width_control.interpolation import (

@@ -23,10 +23,9 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.speed.config import SpeedConfig
 from eval_recipes.speed.steering import Work, steering_rows
-from eval_recipes.steering.generate.backend import backend_for
 from eval_recipes.steering.generate.decoding import Decoding, Request, Steering
 from eval_recipes.steering.generate.generate import generate
-from eval_recipes.steering.generate.language_model import kind_of
+from eval_recipes.steering.generate.language_model import backend_for, kind_of
 from eval_recipes.steering.generate.models import Models
 from eval_recipes.steering.generate.prompts import (
     PUBLISHED_PROMPTS,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from eval_recipes.running.artifacts import ArtifactFolder
-from eval_recipes.steering.generate.backend import backend_for
 from eval_recipes.steering.generate.decoding import (
     Continuation,
     Decoding,
@@ -23,7 +22,7 @@ from eval_recipes.steering.generate.decoding import (
     Steering,
 )
 from eval_recipes.steering.generate.generate import generate
-from eval_recipes.steering.generate.language_model import LanguageModel
+from eval_recipes.steering.generate.language_model import LanguageModel, backend_for
 from eval_recipes.steering.generate.plain import PlainBackend
 from eval_recipes.steering.generate.plan import Planned, plan_pairs
 from eval_recipes.steering.generate.sampling import require_numbers

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
 from eval_recipes.chat import KEY_VARIABLE, JudgeClient, JudgeConfig
-from eval_recipes.steering.generate.backend import backend_for
 from eval_recipes.steering.generate.decoding import Continuation
+from eval_recipes.steering.generate.language_model import backend_for
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.judges.chat import ChatJudge, messages, parse_score
 from eval_recipes.steering.judges.embedding import EmbeddingJudge

@@ -14,7 +14,7 @@ import typer
 
 from eval_recipes.commands import show as command
 from eval_recipes.commands.results import plot
-from eval_recipes.running.context import Subject
+from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.prompts import Prompt

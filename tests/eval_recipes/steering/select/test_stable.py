@@ -13,7 +13,8 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.cross_seed import main as cross_seed
 from eval_recipes.results.files import read_result, result_path
-from eval_recipes.running.context import RunContext, Subject
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering import main as steering
 from eval_recipes.steering.check import config_of

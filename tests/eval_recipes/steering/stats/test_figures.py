@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from eval_recipes.running.context import Failure
+from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.results.texts import COLUMNS
 from eval_recipes.steering.stats.compare import GroupRates

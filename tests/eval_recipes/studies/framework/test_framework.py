@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
-from eval_recipes.running.context import Failure
+from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.interval import NO_VARIATION
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.studies.framework import report
@@ -35,8 +35,8 @@ from eval_recipes.studies.framework.model import (
     Published,
     Stage,
     Study,
+    StudyRun,
 )
-from eval_recipes.studies.framework.run import StudyRun
 from eval_recipes.studies.framework.scales import SHARED, small_sweep
 from eval_recipes.studies.framework.verdicts import (
     Claim,

@@ -29,9 +29,10 @@ from eval_recipes.studies.framework.model import (
     Scale,
     Stage,
     Study,
+    StudyRun,
 )
 from eval_recipes.studies.framework.report import TABLE, verdicts_of
-from eval_recipes.studies.framework.run import StudyRun, run_study
+from eval_recipes.studies.framework.run import run_study
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.errors import InputError

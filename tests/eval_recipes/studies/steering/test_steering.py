@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
 from eval_recipes.chat import KEY_VARIABLE
-from eval_recipes.running.context import Failure
+from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.settings import make_config
 from eval_recipes.steering.stats.logistic import SEPARATED, Coefficient, LogisticFit
