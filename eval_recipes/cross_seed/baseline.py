@@ -15,7 +15,7 @@ from eval_recipes.cross_seed.aggregate import (
     pair_figures,
     share_figure,
 )
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.loading import Loaded, Shape
 from eval_recipes.cross_seed.pairs import PairFigures, measure_pair
 from eval_recipes.cross_seed.weights import Weights

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval_recipes.cross_seed.aggregate import Figures, Pairs
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.intervals import (
     FEW_SEEDS,
     FEWEST_SEEDS,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import Pairs, with_partners
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import SYMMETRIC, UNBOUNDED, PairFigures, Side
 from eval_recipes.statistics.interval import NO_VARIATION, Interval
 from eval_recipes.statistics.seeds import (

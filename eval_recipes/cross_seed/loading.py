@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.results.files import BaseFields, base_fields
 from eval_recipes.results.subject import Subject

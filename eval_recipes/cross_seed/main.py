@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.loading import Loaded, load, unequal_shapes
 from eval_recipes.cross_seed.measure import Measured, measure_groups, with_shares
 from eval_recipes.cross_seed.output import (
@@ -18,7 +18,7 @@ from eval_recipes.cross_seed.output import (
     CrossSeedEvalOutput,
 )
 from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
-from eval_recipes.cross_seed.report import GroupReport, build_output, report_group
+from eval_recipes.cross_seed.build_output import GroupReport, build_output, report_group
 from eval_recipes.cross_seed.stability_table import TABLE_SUFFIX, stability_table
 from eval_recipes.results.files import result_path
 from eval_recipes.results.sidecar import StoredTable, write_with_table

@@ -21,7 +21,7 @@ from eval_recipes.cross_seed.aggregate import (
     stability_figures,
 )
 from eval_recipes.cross_seed.baseline import Baseline, measure_baseline, random_weights
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.groups import GroupFigures
 from eval_recipes.cross_seed.loading import Loaded, Shape
 from eval_recipes.cross_seed.pairs import PairFigures, measure_pair

@@ -9,14 +9,14 @@ from sae_bench.evals.base_eval_output import (
     BaseMetricCategories,
 )
 
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.output_detail import CrossSeedPair
 from eval_recipes.cross_seed.output_pairs import (
     SharedMetrics,
     SimilarityMetrics,
     StabilityMetrics,
 )
-from eval_recipes.cross_seed.output_sae import (
+from eval_recipes.cross_seed.metrics import (
     AliveDecoderGeometryMetrics,
     DecoderGeometryMetrics,
     EncoderDecoderMetrics,
@@ -29,7 +29,7 @@ from eval_recipes.cross_seed.output_stable import (
     StableLatentMetrics,
     SubspaceMetrics,
 )
-from eval_recipes.results.metric_fields import value
+from eval_recipes.results.metrics import value
 
 EVAL_TYPE_ID_CROSS_SEED = "cross_seed"
 

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseResultDetail
 
-from eval_recipes.results.metric_fields import count, high, low, value
+from eval_recipes.results.metrics import count, high, low, value
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.weights import Weights
 from saereg_plugin.metrics import (
     Matching,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
-from eval_recipes.vocabulary.config import VocabularyEvalConfig
+from eval_recipes.vocabulary.options import VocabularyEvalConfig
 from saereg_plugin.metrics import unit_rows
 from saereg_plugin.metrics.vocabulary import (
     TokenAlignment,

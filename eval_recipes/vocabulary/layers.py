@@ -12,7 +12,7 @@ from sae_lens.util import extract_layer_from_tlens_hook_name
 from eval_recipes.results.reading import read_result, result_files
 from eval_recipes.results.tidy import saereg_block
 from eval_recipes.statistics.seeds import Interval, seed_interval
-from eval_recipes.vocabulary.config import EVAL
+from eval_recipes.vocabulary.options import EVAL
 from saereg_plugin.files import atomic_path
 
 LAYERS_FILE = "layers.csv"

@@ -14,13 +14,13 @@ from eval_recipes.results.files import (
     result_path,
     unstructured,
 )
-from eval_recipes.results.metric_fields import flat
+from eval_recipes.results.metrics import flat
 from eval_recipes.results.sidecar import StoredTable, write_with_table
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.running.eval_config import eval_config
-from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig
+from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 from eval_recipes.vocabulary.figures import (
     alignment_figures,
     mean_of,

@@ -13,9 +13,9 @@ from sae_bench.evals.base_eval_output import (
     BaseResultDetail,
 )
 
-from eval_recipes.results.metric_fields import high, low, value
+from eval_recipes.results.metrics import high, low, value
 from eval_recipes.results.schemas import schema_text
-from eval_recipes.vocabulary.config import EVAL, VocabularyEvalConfig
+from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 
 _ALIGNED = "Aligned Fraction"
 _ALIVE = "Aligned Fraction, Alive Latents"

@@ -20,7 +20,7 @@ from saereg_plugin.architectures.standard import (
     RegularizedStandardTrainingSAE,
     RegularizedStandardTrainingSAEConfig,
 )
-from saereg_plugin.architectures.topk import (
+from saereg_plugin.architectures.kinds import (
     RegularizedTopKTrainingSAE,
     RegularizedTopKTrainingSAEConfig,
 )

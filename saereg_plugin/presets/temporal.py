@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.mechanics.gradient_clipping import GradientClipping
-from saereg_plugin.mechanics.gradient_scaling import ActivationRateScaling
+from saereg_plugin.mechanics.rate_scaling import ActivationRateScaling
 from saereg_plugin.mechanics.resampling import DeadLatentResampling
 from saereg_plugin.mechanics.weight_decay import WeightDecay
 from saereg_plugin.presets.base import Fields, Preset, Run, Widths

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import saereg_plugin as sr
-from saereg_plugin.mechanics.gradient_scaling import rate_factors
+from saereg_plugin.mechanics.rate_scaling import rate_factors
 from tests.mechanics.small import D_SAE, STEPS, backward, data, small_sae
 
 LATENT_AXES = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from sae_bench.evals.sparse_probing.eval_output import SparseProbingResultDetail
 
-from eval_recipes.results.metric_fields import flat
+from eval_recipes.results.metrics import flat
 from eval_recipes.saebench.sparse_probing.intervals import macro_accuracy, wilson
 from eval_recipes.saebench.sparse_probing.output import (
     ClassAccuracy,

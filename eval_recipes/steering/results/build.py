@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eval_recipes.results.files import BaseFields, unstructured
-from eval_recipes.results.metric_fields import flat
+from eval_recipes.results.metrics import flat
 from eval_recipes.results.subject import Subject
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from eval_recipes.steering.options import SteeringEvalConfig

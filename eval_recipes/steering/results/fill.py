@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from eval_recipes.results.metric_fields import flat
+from eval_recipes.results.metrics import flat
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.stats.figures import Counts, Links, Rates, figure_of
 from eval_recipes.steering.stats.logistic import Coefficient, LogisticFit

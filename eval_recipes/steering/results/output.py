@@ -11,7 +11,7 @@ from sae_bench.evals.base_eval_output import (
     BaseResultDetail,
 )
 
-from eval_recipes.results.metric_fields import count, high, low, value
+from eval_recipes.results.metrics import count, high, low, value
 from eval_recipes.results.schemas import schema_text
 from eval_recipes.steering.options import EVAL, SteeringEvalConfig
 from eval_recipes.steering.results.output_judge import JudgeMetrics, SuccessMetrics

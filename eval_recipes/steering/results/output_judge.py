@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseMetrics
 
-from eval_recipes.results.metric_fields import count, high, low, value
+from eval_recipes.results.metrics import count, high, low, value
 
 _SUCCESS = "Success"
 _FLUENT = "Fluent Success"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import figures_of_pair
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import Match, PairFigures
 from eval_recipes.cross_seed.pairs import measure_pair as measure_cross_seed
 from eval_recipes.cross_seed.weights import Weights as Directions

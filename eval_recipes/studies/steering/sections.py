@@ -18,7 +18,7 @@ from eval_recipes.steering.stats.compare import (
     stability_over_groups,
     with_common_thresholds,
 )
-from eval_recipes.steering.stats.group_difference import GroupDifference, difference
+from eval_recipes.steering.stats.difference import GroupDifference, difference
 from eval_recipes.steering.stats.matched import (
     Matches,
     PooledStability,

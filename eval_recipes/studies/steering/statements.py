@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.stats.compare import GroupRates
-from eval_recipes.steering.stats.group_difference import GroupDifference
+from eval_recipes.steering.stats.difference import GroupDifference
 from eval_recipes.steering.stats.group_tests import PValue
 from eval_recipes.steering.stats.logistic import Coefficient
 from eval_recipes.steering.stats.matched import PooledStability

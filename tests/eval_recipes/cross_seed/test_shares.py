@@ -12,7 +12,7 @@ from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import measure_pair
 from eval_recipes.cross_seed.reconstruction_share import (
     ReconstructionShare,

@@ -40,7 +40,7 @@ from eval_recipes.steering.stats.compare import (
     with_common_thresholds,
 )
 from eval_recipes.steering.stats.figures import rates
-from eval_recipes.steering.stats.group_difference import difference
+from eval_recipes.steering.stats.difference import difference
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import models
 from tests.conftest import HOOK_NAME

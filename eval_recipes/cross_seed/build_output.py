@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval_recipes.cross_seed.aggregate import Figures, oriented, pair_figures
-from eval_recipes.cross_seed.config import CrossSeedEvalConfig
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.groups import group_differences, group_figures
 from eval_recipes.cross_seed.histograms import baseline_histograms, sae_histograms
 from eval_recipes.cross_seed.intervals import over_latents
@@ -29,13 +29,13 @@ from eval_recipes.cross_seed.output_pairs import (
     SimilarityMetrics,
     StabilityMetrics,
 )
-from eval_recipes.cross_seed.output_sae import HeldOutMetrics
+from eval_recipes.cross_seed.metrics import HeldOutMetrics
 from eval_recipes.cross_seed.output_stable import ReconstructionMetrics, SubspaceMetrics
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.cross_seed.roles import role_of
 from eval_recipes.cross_seed.subspaces import headline_overlaps, headline_rank
 from eval_recipes.results.files import unstructured
-from eval_recipes.results.metric_fields import flat
+from eval_recipes.results.metrics import flat
 from eval_recipes.statistics.seeds import Interval
 from saereg_plugin.metrics import expected_abs_cosine, overlap_ranks, random_overlap
 
