@@ -10,19 +10,20 @@ import typer
 
 from eval_recipes.commands.artifacts import artifacts
 from eval_recipes.commands.console import (
+    BAD_INPUT,
+    FAILED,
     interrupt_on_signals,
     keep_printing,
+    machine_failure,
     open_console,
     shown,
 )
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.list_ import list_
-from eval_recipes.commands.machine_failure import machine_failure
 from eval_recipes.commands.results import plot, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.show import show
 from eval_recipes.commands.speed import speed
-from eval_recipes.commands.status import BAD_INPUT, FAILED
 from eval_recipes.commands.study import study
 from eval_recipes.commands.train import train
 

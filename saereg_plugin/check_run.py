@@ -22,9 +22,8 @@ from saereg_plugin.regularizers import (
     TemporalDifference,
     VocabularyAnchor,
 )
-from saereg_plugin.sources.hook_shapes import hook_shape
+from saereg_plugin.sources.hook_shapes import hook_shape, require_context
 from saereg_plugin.sources.models import require_device, torch_dtype
-from saereg_plugin.sources.sizes import require_context
 
 UNPROBED_CLASSES = ("HookedMamba",)
 """Models that SAELens can load and whose hooks are not known without their weights."""

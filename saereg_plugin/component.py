@@ -39,7 +39,6 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.kernels import ActiveLatents
-from saereg_plugin.mechanics.counts import decode_count, encode_count
 
 
 @dataclass(frozen=True)
@@ -190,3 +189,18 @@ class Component(nn.Module):
             if new.dtype != old.dtype:
                 setattr(self, name, old.to(new.device))
         return self
+
+
+def encode_count(count: int) -> torch.Tensor:
+    """
+    Return a non-negative integer as 8 bytes, uint8 [8].
+
+    Bytes are exact in every floating type, bfloat16 included; an integer above
+    256 is not.
+    """
+    return torch.tensor(list(count.to_bytes(8, "little")), dtype=torch.uint8)
+
+
+def decode_count(encoded: torch.Tensor) -> int:
+    """Return the integer that ``encode_count`` wrote."""
+    return int.from_bytes(bytes(int(byte) for byte in encoded.tolist()), "little")

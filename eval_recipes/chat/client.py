@@ -11,9 +11,8 @@ from typing import Any, NoReturn
 
 from eval_recipes.chat.budget import Budget
 from eval_recipes.chat.cache import ReplyCache
-from eval_recipes.chat.completion import read_completion
 from eval_recipes.chat.config import JudgeConfig, read_key
-from eval_recipes.chat.deadline import Deadline
+from eval_recipes.chat.connection import Deadline
 from eval_recipes.chat.errors import (
     AttemptError,
     CalledOff,
@@ -25,18 +24,17 @@ from eval_recipes.chat.errors import (
     StatusError,
     Unreachable,
 )
-from eval_recipes.chat.exchange import Server
+from eval_recipes.chat.exchange import Server, check_reachable
 from eval_recipes.chat.messages import (
     Message,
     Reply,
     estimate_prompt,
     most_bytes,
     most_tokens,
+    read_completion,
     request_key,
 )
-from eval_recipes.chat.reachable import check_reachable
-from eval_recipes.chat.retry import Verdict, backoff, retry_after, verdict_on
-from eval_recipes.chat.signals import Signals
+from eval_recipes.chat.retry import Signals, Verdict, backoff, retry_after, verdict_on
 from saereg_plugin.errors import printable
 
 logger = logging.getLogger(__name__)

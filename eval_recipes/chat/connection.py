@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import httpcore
 from typing_extensions import override
 
-from eval_recipes.chat.deadline import Deadline
-from eval_recipes.chat.errors import ReplyTooLong, Unreachable
+from eval_recipes.chat.errors import (
+    CalledOff,
+    DeadlinePassed,
+    ReplyTooLong,
+    Unreachable,
+)
 
 Returned = TypeVar("Returned")
 
@@ -207,3 +212,42 @@ def _connect(host: str, port: int, deadline: Deadline) -> socket.socket:
     if failed:
         raise failed[0]
     return opened[0]
+
+
+_SLICE = 0.25
+"""Longest single wait, in seconds: the first Ctrl-C must end every wait within two."""
+
+
+class Deadline:
+    """
+    Bounds everything that one attempt waits for, together.
+
+    Args:
+        seconds: how long the attempt may take from now on.
+        signal: ends the attempt when it is set.
+    """
+
+    def __init__(self, seconds: float, signal: threading.Event) -> None:
+        self.seconds = seconds
+        self._signal = signal
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; negative once it has passed."""
+        return self._end - time.monotonic()
+
+    def slice(self) -> float:
+        """
+        Return how long the next wait may block, in seconds.
+
+        Raises:
+            CalledOff: if the signal is set.
+            DeadlinePassed: if no time is left.
+        """
+        if self._signal.is_set():
+            raise CalledOff("called off")
+        left = self.left
+        if left <= 0:
+            raise DeadlinePassed(f"no complete reply within {self.seconds:g} s")
+        return min(left, _SLICE)

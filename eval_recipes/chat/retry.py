@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from weakref import WeakSet
 
 from eval_recipes.chat.config import JudgeConfig
 from eval_recipes.chat.errors import (
@@ -91,3 +93,33 @@ def backoff(config: JudgeConfig, key: str, attempt: int) -> float:
     longest = min(config.backoff_seconds * 2 ** (attempt - 1), config.max_wait_seconds)
     draw = random.Random(f"{config.seed}/{key}/{attempt}").random()
     return longest * (0.5 + 0.5 * draw)
+
+
+class Signals:
+    """
+    Events that end requests once they are set; safe to use from several threads.
+
+    Attributes:
+        stopped: set by ``stop``.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self._given: WeakSet[threading.Event] = WeakSet()
+        self._lock = threading.Lock()
+
+    def new(self) -> threading.Event:
+        """Return an event for some requests; ``stop`` sets it, too."""
+        signal = threading.Event()
+        with self._lock:
+            self._given.add(signal)
+            if self.stopped.is_set():
+                signal.set()
+        return signal
+
+    def stop(self) -> None:
+        """Set every event."""
+        with self._lock:
+            self.stopped.set()
+            for signal in self._given:
+                signal.set()

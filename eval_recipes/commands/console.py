@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -59,3 +61,84 @@ def keep_printing() -> None:
             setattr(sys, name, dropped)
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+_DISK = {
+    errno.ENOSPC: "No space is left on the disk",
+    errno.EDQUOT: "The disk quota is used up",
+    errno.EFBIG: "The file would be larger than the system allows (ulimit -f)",
+    errno.EROFS: "The disk can only be read",
+    errno.EIO: "The disk reports an error",
+}
+_MEMORY_WORDS = ("can't allocate memory", "out of memory")
+REPEAT = "run the command again"
+
+
+def machine_failure(error: BaseException) -> str | None:
+    """Return what to say of an error that full memory or a full disk caused, or None."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        said = _disk(current) or _memory(current)
+        if said is not None:
+            return said
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def _disk(error: BaseException) -> str | None:
+    from saereg_plugin.files import disk_errno
+
+    number = disk_errno(error)
+    if number is None:
+        return None
+    name = getattr(error, "filename", None)
+    where = f" while {str(name)!r} was written" if name is not None else ""
+    return f"{_DISK[number]}{where}. Free space and {REPEAT}."
+
+
+def _memory(error: BaseException) -> str | None:
+    ours = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in _MEMORY_WORDS)
+    )
+    if not ours:
+        return None
+    first = str(error).strip().split("\n")[0]
+    return (
+        f"Memory is full{f' ({first})' if first else ''}. Use fewer or smaller SAEs or batches, or "
+        f"end other programs, and {REPEAT}."
+    )
+
+
+def print_outcome(outcome: Any, console: Console) -> bool:
+    """Print the tables and the failures; return whether there were failures."""
+    from eval_recipes.tables.run_table import print_table
+
+    print_table(outcome.frame, console, outcome.differences)
+    console.print(f"\nAll figures: {shown(outcome.summary)}")
+    if outcome.kept:
+        console.print(
+            f"Kept from earlier runs, since they are current: {_results(outcome.kept)}."
+        )
+    if outcome.outdated:
+        console.print(
+            "Outdated, in the folder but not in these tables, as what should have replaced them "
+            f"failed: {_results(len(outcome.outdated))}."
+        )
+    for failure in outcome.failures:
+        console.print(
+            f"[red]failed[/] {failure.eval} of {shown(failure.sae_id)}: {shown(failure.cause)}",
+            soft_wrap=True,
+        )
+    return bool(outcome.failures)
+
+
+def _results(count: int) -> str:
+    return f"{count} result" if count == 1 else f"{count} results"

@@ -8,9 +8,13 @@ from typing import Annotated
 
 import typer
 
-from eval_recipes.commands.console import open_console, shown
-from eval_recipes.commands.outcome import print_outcome
-from eval_recipes.commands.status import FAILED, INTERRUPTED
+from eval_recipes.commands.console import (
+    FAILED,
+    INTERRUPTED,
+    open_console,
+    print_outcome,
+    shown,
+)
 
 
 def demo(

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eval_recipes.commands.console import open_console
-from eval_recipes.commands.outcome import print_outcome
-from eval_recipes.commands.status import FAILED
+from eval_recipes.commands.console import FAILED, open_console, print_outcome
 
 
 def run(

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eval_recipes.commands.console import open_console, shown
-from eval_recipes.commands.status import FAILED, INTERRUPTED
+from eval_recipes.commands.console import FAILED, INTERRUPTED, open_console, shown
 
 
 def train(

@@ -16,9 +16,8 @@ from eval_recipes.cross_seed.aggregate import (
     share_figure,
 )
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.cross_seed.loading import Loaded, Shape
 from eval_recipes.cross_seed.pairs import PairFigures, measure_pair
-from eval_recipes.cross_seed.weights import Weights
+from eval_recipes.cross_seed.weights import Loaded, Shape, Weights
 from saereg_plugin.metrics import (
     latent_stability,
     mean_max_cos,

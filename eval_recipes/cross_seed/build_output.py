@@ -6,34 +6,43 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from eval_recipes.cross_seed.aggregate import Figures, oriented, pair_figures
+from eval_recipes.cross_seed.baseline import Baseline
+from eval_recipes.cross_seed.groups import (
+    group_differences,
+    group_figures,
+    over_latents,
+)
+from eval_recipes.cross_seed.measure import (
+    Group,
+    Measured,
+    headline_overlaps,
+    headline_rank,
+)
+from eval_recipes.cross_seed.metrics import (
+    HeldOutMetrics,
+    ReconstructionMetrics,
+    SharedMetrics,
+    SimilarityMetrics,
+    StabilityMetrics,
+    SubspaceMetrics,
+)
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.cross_seed.groups import group_differences, group_figures
-from eval_recipes.cross_seed.histograms import baseline_histograms, sae_histograms
-from eval_recipes.cross_seed.intervals import over_latents
-from eval_recipes.cross_seed.measure import Group, Measured
 from eval_recipes.cross_seed.output import (
     BaselineMetrics,
     CrossSeedEvalOutput,
     CrossSeedMetricCategories,
+    CrossSeedPair,
     GeometryMetrics,
     GroupMetrics,
-)
-from eval_recipes.cross_seed.output_detail import (
-    CrossSeedPair,
     MatchingGaps,
     UnstableOverlap,
 )
-from eval_recipes.cross_seed.output_pairs import (
-    SharedMetrics,
-    SimilarityMetrics,
-    StabilityMetrics,
-)
-from eval_recipes.cross_seed.metrics import HeldOutMetrics
-from eval_recipes.cross_seed.output_stable import ReconstructionMetrics, SubspaceMetrics
-from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.cross_seed.pairs import PAIR_METRICS, Match
 from eval_recipes.cross_seed.roles import role_of
-from eval_recipes.cross_seed.subspaces import headline_overlaps, headline_rank
 from eval_recipes.results.files import unstructured
 from eval_recipes.results.metrics import flat
 from eval_recipes.statistics.seeds import Interval
@@ -246,3 +255,51 @@ def differences(
             this, other.compared, other_group=other_name, config=config
         )
     ]
+
+
+BINS = 40
+
+
+def cosine_histogram(cosines: Tensor) -> dict[str, Any]:
+    """Return counts of signed cosines in equal bins on [-1, 1]."""
+    return _histogram(cosines, -1.0)
+
+
+def sae_histograms(group: Group, seed: int) -> dict[str, Any]:
+    """Return the histograms of one SAE; matched pairs are those with all other seeds."""
+    matches = [pair.match[side] for _, pair, side in oriented(group.pairs, seed)]
+    return {
+        "encoder_decoder_cosine_histogram": cosine_histogram(
+            group.saes[seed].weights.cosines
+        ),
+        "matched_similarity_histogram": _matched(matches),
+    }
+
+
+def baseline_histograms(baseline: Baseline) -> dict[str, Any]:
+    """Return the same for two random SAEs of the same shape."""
+    return {
+        "encoder_decoder_cosine_histogram": cosine_histogram(baseline.weights.cosines),
+        "matched_similarity_histogram": _matched([baseline.pair.match[0]]),
+    }
+
+
+def _matched(matches: list[Match]) -> dict[str, Any]:
+    """Return |cosine| of latents and their partners, by decoder and by encoder."""
+    sides = {
+        "decoder": [match.decoder for match in matches],
+        "encoder": [match.encoder for match in matches],
+    }
+    return {
+        name: _histogram(
+            torch.cat([found.similarity[found.partner >= 0] for found in matchings]),
+            0.0,
+        )
+        for name, matchings in sides.items()
+    }
+
+
+def _histogram(values: Tensor, low: float) -> dict[str, Any]:
+    # Rounding may put a cosine just outside its range.
+    counts = torch.histc(values.clamp(low, 1.0), BINS, low, 1.0)
+    return {"low": low, "high": 1.0, "counts": [int(count) for count in counts]}

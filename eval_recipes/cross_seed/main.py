@@ -10,22 +10,22 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
-from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.cross_seed.loading import Loaded, load, unequal_shapes
+from eval_recipes.cross_seed.build_output import GroupReport, build_output, report_group
 from eval_recipes.cross_seed.measure import Measured, measure_groups, with_shares
+from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.output import (
     EVAL_TYPE_ID_CROSS_SEED,
     CrossSeedEvalOutput,
 )
 from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
-from eval_recipes.cross_seed.build_output import GroupReport, build_output, report_group
 from eval_recipes.cross_seed.stability_table import TABLE_SUFFIX, stability_table
+from eval_recipes.cross_seed.weights import Loaded, load, unequal_shapes
 from eval_recipes.results.files import result_path
 from eval_recipes.results.sidecar import StoredTable, write_with_table
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.eval_config import eval_config
 from eval_recipes.running.heldout import heldout_of
+from eval_recipes.running.options import eval_config
 from saereg_plugin.errors import InputError
 
 SIDE_FILES = (TABLE_SUFFIX,)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.eval_config import check_sizes
+from eval_recipes.running.options import check_sizes
 from saereg_plugin.errors import InputError, suggest
 
 logger = logging.getLogger(__name__)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from sae_lens import SAE
+from sae_lens import SAE, ActivationsStore
 from sae_lens.util import get_special_token_ids
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.text import heldout_store, token_batches
-from eval_recipes.statistics.variance import Array, ContextSums, concatenate
+from eval_recipes.statistics.contexts import Array, ContextSums, concatenate
 from saereg_plugin.errors import InputError
+from saereg_plugin.sources import corpora
 
 
 class Tally(Protocol):
@@ -173,3 +176,56 @@ def tally_heldout(
         sources.setdefault(source, {})[subject.sae_id] = tally
     run_passes()
     return {sae_id: results[sae_id] for sae_id in order if sae_id in results}, failures
+
+
+logger = logging.getLogger(__name__)
+
+
+def heldout_store(
+    model: HookedTransformer, sae: SAE[Any], source: Source, *, corpus: str
+) -> ActivationsStore:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Dataset is not tokenized")
+        return ActivationsStore(
+            model=model,
+            dataset=corpora.load(corpus, "heldout", streaming=True),
+            streaming=True,
+            hook_name=source.hook_name,
+            hook_head_index=source.hook_head_index,
+            context_size=source.context_size,
+            d_in=sae.cfg.d_in,
+            n_batches_in_buffer=1,
+            total_training_tokens=0,
+            store_batch_size_prompts=1,
+            train_batch_size_tokens=1,
+            prepend_bos=source.prepend_bos,
+            normalize_activations="none",
+            device=torch.device("cpu"),
+            dtype="float32",
+            seqpos_slice=source.seqpos_slice,
+            disable_concat_sequences=source.disable_concat_sequences,
+            sequence_separator_token=source.sequence_separator_token,  # pyright: ignore[reportArgumentType]
+        )
+
+
+def token_batches(
+    store: ActivationsStore, *, contexts: int, batch_size: int
+) -> Iterator[Tensor]:
+    """
+    Yield tokens of shape (<= batch_size, context) until the text ends.
+
+    The store repeats a text that is too short; the same token would then count
+    twice and the interval would be too narrow.
+    """
+    rows: list[Tensor] = []
+    for _ in range(contexts):
+        try:
+            rows.append(store.get_batch_tokens(1, raise_at_epoch_end=True))
+        except StopIteration:
+            logger.warning("The held-out text ended early")
+            break
+        if len(rows) == batch_size:
+            yield torch.cat(rows)
+            rows = []
+    if rows:
+        yield torch.cat(rows)

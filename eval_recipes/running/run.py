@@ -25,7 +25,11 @@ from eval_recipes.results.outdated import Attempt, note_attempts, outdated_resul
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.results.tidy import one_line
 from eval_recipes.running.artifacts import check_artifacts, open_artifacts
-from eval_recipes.running.check import check_settings, check_sources
+from eval_recipes.running.check import (
+    check_configurations,
+    check_settings,
+    check_sources,
+)
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.plan import (
     Hashes,
@@ -34,7 +38,6 @@ from eval_recipes.running.plan import (
     subject_hashes,
     todo,
 )
-from eval_recipes.running.subject_configs import check_configurations
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
 from saereg_plugin.owned_folder import require_owned

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,8 @@ from sae_lens import SAE
 from transformer_lens import HookedTransformer
 
 from eval_recipes.results.subject import Subject
+from saereg_plugin.sources import corpora
+from saereg_plugin.sources.assets import require_hub_repo
 
 logger = logging.getLogger(__name__)
 
@@ -283,3 +286,33 @@ def read_upstream(
 def without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
     """Stand in for tqdm: upstream's progress bars count to one for every SAE."""
     return items
+
+
+# Heads stand in a dimension of their own there.
+_BY_HEAD = re.compile(r"\.attn\.hook_|\.hook_[qkv]_input$|\.hook_attn_in$")
+
+
+def has_heads(hook_name: str) -> bool:
+    """
+    Whether a hook gives a vector for each head, which no probe of upstream's can read.
+
+    >>> has_heads("blocks.3.attn.hook_z"), has_heads("blocks.3.hook_resid_post")
+    (True, False)
+    """
+    return _BY_HEAD.search(hook_name) is not None
+
+
+def require_dataset(repository: str) -> None:
+    """
+    Refuse a hub data set that is neither in the cache nor reachable.
+
+    Raises:
+        InputError: within seconds, saying what works offline.
+    """
+    if not corpora.is_cached(repository):
+        require_hub_repo(
+            repository,
+            kind="dataset",
+            advice="Data 'embedded' (`--data embedded`) works offline; its scores are not "
+            "comparable with published ones.",
+        )

@@ -1,5 +1,4 @@
-from eval_recipes.speed.config import Shape, SpeedConfig
-from eval_recipes.speed.rows import Row
+from eval_recipes.speed.config import Row, Shape, SpeedConfig
 from eval_recipes.speed.run import SUITES, run_speed
 
 __all__ = ["SUITES", "Row", "Shape", "SpeedConfig", "run_speed"]

@@ -16,8 +16,7 @@ from eval_recipes.results.files import result_path
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals, subjects_of
-from eval_recipes.speed.config import SpeedConfig
-from eval_recipes.speed.rows import Row
+from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.speed.timing import Timing, ratio
 from eval_recipes.speed.upstream_evals import run_upstream, working_folder
 from eval_recipes.studies.demo import DEMO_SWEEP

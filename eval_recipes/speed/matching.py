@@ -15,9 +15,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from eval_recipes.speed.config import SpeedConfig
+from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.speed.memory import peak_gib, reset_peak
-from eval_recipes.speed.rows import Row
 from eval_recipes.speed.timing import Timing, interleaved, ratio
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import cosine, match_many

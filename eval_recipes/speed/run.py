@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from eval_recipes.speed.config import SpeedConfig
-from eval_recipes.speed.rows import Row
+from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.speed.timing import matmul_rate
 from saereg_plugin import provenance
 from saereg_plugin.errors import InputError, suggest

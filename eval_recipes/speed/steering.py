@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from eval_recipes.speed.config import SpeedConfig
-from eval_recipes.speed.rows import Row
+from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.speed.timing import Timing, interleaved, ratio
 from eval_recipes.steering.generate.backend import Backend
 from eval_recipes.steering.generate.decoding import Decoding, Request, Steering

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_recipes.speed.config import SpeedConfig
-from eval_recipes.speed.rows import Row
+from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.studies.demo import DEMO_SWEEP
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer, expand, open_trainer
 from saereg_plugin.sweeps.interruption import StopFlag

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from eval_recipes.speed.config import Shape, SpeedConfig
+from eval_recipes.speed.config import Row, Shape, SpeedConfig
 from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
 from eval_recipes.speed.memory import peak_of
-from eval_recipes.speed.rows import Row
 from eval_recipes.speed.timing import Timing, interleaved, matmul_rate, ratio
 
 SUITE = "training"

@@ -31,7 +31,7 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_config import (
 
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.absorption.options import options as absorption_options
-from eval_recipes.saebench.absorption.words import sample_words, word_tokens
+from eval_recipes.saebench.absorption.probes import sample_words, word_tokens
 from eval_recipes.saebench.scr_tpp.shared import data_sets
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
 from eval_recipes.saebench.upstream import patched, preserved_state

@@ -18,10 +18,16 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.main import read_explanations
 from eval_recipes.steering.generate.backend import parse_hook
-from eval_recipes.steering.options import EVAL, SteeringEvalConfig
-from eval_recipes.steering.select import contrast_texts as contrast_data
+from eval_recipes.steering.options import (
+    CHAT_ONLY,
+    EVAL,
+    PACING,
+    SteeringEvalConfig,
+    make_config,
+    uses_chat,
+)
+from eval_recipes.steering.select import contrast as contrast_data
 from eval_recipes.steering.select.candidates import find_result, given
-from eval_recipes.steering.settings import CHAT_ONLY, PACING, make_config, uses_chat
 
 TEXTS_FORMAT = 2
 """Of the stored texts. 2: with the scores that thresholds were learned from."""

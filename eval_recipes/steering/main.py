@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient, check_judge
 from eval_recipes.results.files import base_fields, result_path
@@ -12,21 +15,24 @@ from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.steering.check import check, config_of, determinants, judge_config
-from eval_recipes.steering.generate.models import Models
+from eval_recipes.steering.generate.language_model import Models
+from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
 from eval_recipes.steering.generate.trials import Trial
 from eval_recipes.steering.generate.write import strengths_by_amount, written_trials
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.probe import train_probe
-from eval_recipes.steering.options import EVAL, SteeringEvalConfig
+from eval_recipes.steering.options import EVAL, SteeringEvalConfig, uses_chat
 from eval_recipes.steering.results.build import Measured, build_output
 from eval_recipes.steering.results.output import SteeringEvalOutput
-from eval_recipes.steering.results.published import differences
 from eval_recipes.steering.results.texts import TEXTS_SUFFIX, read_texts, texts_table
-from eval_recipes.steering.select.candidates import with_explanations
-from eval_recipes.steering.select.choose import Chosen, choose, known_stability
+from eval_recipes.steering.select.candidates import (
+    Chosen,
+    choose,
+    known_stability,
+    with_explanations,
+)
 from eval_recipes.steering.select.explanations import explain
 from eval_recipes.steering.select.latents import read_latents
-from eval_recipes.steering.settings import uses_chat
 from eval_recipes.steering.stats.steered_contrast import ContrastReport, contrast_report
 from saereg_plugin.errors import InputError
 
@@ -190,3 +196,54 @@ def _contrast(
         config.amounts,
         seed=config.random_seed,
     )
+
+
+MODEL = "pythia-70m-deduped"
+HOOK = "blocks.3.hook_resid_post"
+JUDGE = "gpt-5.1"
+ALPHA = 5.0
+LATENTS = 300
+
+
+def differences(
+    sae: SAE[Any], config: SteeringEvalConfig, explainer: str
+) -> dict[str, Any]:
+    """
+    Return the settings in which a run is not the published one, with their values.
+
+    Explanations count as published if a language model made them; which one the paper does
+    not fix for others.
+
+    Args:
+        sae: the SAE.
+        config: the settings.
+        explainer: what made the explanations: "tokens", or a model's name.
+    """
+    metadata = sae.cfg.metadata
+    model = str(metadata.model_name).rpartition("/")[2]
+    judge = config.judge_model if config.judges[0] == "chat" else config.judges[0]
+    found = {
+        "model": (model, MODEL),
+        "hook": (metadata.hook_name, HOOK),
+        "judge": (judge, JUDGE),
+        "judge_temperature": (config.judge_temperature, 0.0),
+        "select": (config.select if config.latents is None else "given", "random"),
+        "n_latents": (config.n_latents, LATENTS),
+        "prompts": (tuple(config.prompts), PUBLISHED_PROMPTS),
+        "strength_mode": (config.strength_mode, "fixed"),
+        "amount": (config.amounts[0], ALPHA),
+        "positions": (config.positions, "generation"),
+        "new_tokens": (config.new_tokens, 30),
+        "greedy": (config.greedy, False),
+        "temperature": (config.temperature, 0.7),
+        "top_p": (config.top_p, 0.9),
+        "samples_per_prompt": (config.samples_per_prompt, 1),
+    }
+    differing: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, (value, published) in found.items()
+        if value != published
+    }
+    if explainer == "tokens":
+        differing["explainer"] = explainer
+    return differing

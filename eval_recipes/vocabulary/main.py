@@ -19,20 +19,18 @@ from eval_recipes.results.sidecar import StoredTable, write_with_table
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
-from eval_recipes.running.eval_config import eval_config
-from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
-from eval_recipes.vocabulary.figures import (
-    alignment_figures,
-    mean_of,
-    random_alignment,
-    share_difference,
-)
+from eval_recipes.running.options import eval_config
 from eval_recipes.vocabulary.layers import LAYERS_FILE, write_layer_table
+from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 from eval_recipes.vocabulary.output import (
     AlignmentMetrics,
     VocabularyEvalOutput,
     VocabularyMetricCategories,
     VocabularyMetrics,
+    alignment_figures,
+    mean_of,
+    random_alignment,
+    share_difference,
 )
 from saereg_plugin.files import sha256
 from saereg_plugin.metrics import alive_mask, unit_rows

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from eval_recipes.cross_seed.intervals import FEW_SEEDS, FEWEST_SEEDS, over_pairs
+from eval_recipes.cross_seed.groups import FEW_SEEDS, FEWEST_SEEDS, over_pairs
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import SeedPair
 from eval_recipes.width_control.comparison import Comparison, Z

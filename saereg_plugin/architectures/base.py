@@ -15,8 +15,12 @@ from sae_lens.util import temporary_seed
 from torch import nn
 from typing_extensions import override
 
-from saereg_plugin.architectures.calls import call, loss_of, rows_of
-from saereg_plugin.architectures.components import build_components
+from saereg_plugin.architectures.components import (
+    build_components,
+    call,
+    loss_of,
+    rows_of,
+)
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.pass_order import PassOrder
 from saereg_plugin.architectures.saving import (
@@ -24,11 +28,9 @@ from saereg_plugin.architectures.saving import (
     restore_vanished_rows_,
 )
 from saereg_plugin.architectures.sparse_step import SparseStepMixin
-from saereg_plugin.component import Component, Step
-from saereg_plugin.mechanics.counts import decode_count, encode_count
-from saereg_plugin.mechanics.fused_adam import use_fused_adam
+from saereg_plugin.component import Component, Step, decode_count, encode_count
 from saereg_plugin.mechanics.initialization import initialize_untied_
-from saereg_plugin.mechanics.optimizer_steps import claim
+from saereg_plugin.mechanics.optimizer_steps import claim, use_fused_adam
 
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
 

@@ -10,10 +10,6 @@ from sae_lens import BatchTopKTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
-from saereg_plugin.architectures.scaled_auxk import (
-    ScaledAuxKMixin,
-    ScaledMatryoshkaAuxKMixin,
-)
 from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
 from saereg_plugin.errors import InputError
 from saereg_plugin.kernels import (
@@ -27,7 +23,12 @@ from saereg_plugin.kernels import (
     select_batch_top_k,
     select_top_k,
 )
-from saereg_plugin.mechanics.auxk import auxk_scale, rectifies
+from saereg_plugin.mechanics.auxk import (
+    ScaledAuxKMixin,
+    ScaledMatryoshkaAuxKMixin,
+    auxk_scale,
+    rectifies,
+)
 
 _REPLACED = (
     "encode_with_hidden_pre",

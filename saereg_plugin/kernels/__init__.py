@@ -1,7 +1,9 @@
-from saereg_plugin.kernels.active import ActiveLatents
 from saereg_plugin.kernels.aux_loss import AuxKLoss, DeadLatents
-from saereg_plugin.kernels.decode import NestedDecode
-from saereg_plugin.kernels.encode import SelectedPreActivations
+from saereg_plugin.kernels.encode import (
+    ActiveLatents,
+    NestedDecode,
+    SelectedPreActivations,
+)
 from saereg_plugin.kernels.pre_activations import (
     PreActivations,
     select_batch_top_k,

@@ -9,7 +9,7 @@ SAE that owns its parameters.
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
@@ -87,3 +87,23 @@ def _after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     sae = owner_of(optimizer)
     if sae is not None:
         sae.after_optimizer_step(optimizer)
+
+
+def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
+    """
+    Switch SAELens' Adam to PyTorch's fused implementation, a fourth of the time.
+
+    It reads its choice from ``param_groups`` at every step; checkpoints keep it.
+    """
+    if type(optimizer) is not torch.optim.Adam:
+        return
+    for group in optimizer.param_groups:
+        if group.get("fused") or group.get("foreach") or group.get("differentiable"):
+            continue
+        group["fused"] = True
+        for parameter in group["params"]:
+            # the fused kernel counts its steps on the parameter's device
+            state = optimizer.state.get(parameter, {})
+            if "step" in state:
+                step = cast(torch.Tensor, state["step"])
+                state["step"] = step.to(parameter.device)

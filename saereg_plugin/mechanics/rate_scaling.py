@@ -11,8 +11,11 @@ from typing_extensions import override
 
 from saereg_plugin.component import Step
 from saereg_plugin.mechanics.base import MechanicConfig
-from saereg_plugin.mechanics.firing_rate import FiringRateComponent
-from saereg_plugin.mechanics.latents import along_latents, latent_axis
+from saereg_plugin.mechanics.firing_rate import (
+    FiringRateComponent,
+    along_latents,
+    latent_axis,
+)
 from saereg_plugin.registry import register_mechanic
 
 _EPSILON = 1e-6

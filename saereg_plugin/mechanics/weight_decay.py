@@ -10,7 +10,7 @@ from typing_extensions import override
 from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.base import MechanicConfig
-from saereg_plugin.mechanics.latents import WEIGHTS
+from saereg_plugin.mechanics.firing_rate import WEIGHTS
 from saereg_plugin.registry import register_mechanic
 
 DecayTarget = Literal["all", "both", "encoder", "decoder"]

@@ -3,9 +3,11 @@
 from saereg_plugin.metrics.assignment import Certificate, certify
 from saereg_plugin.metrics.consistency import (
     ShareClasses,
+    SharedLatents,
     latent_stability,
     pw_mcc,
     share_classes,
+    shared_latents,
     shared_mask,
     stable_mask,
 )
@@ -28,7 +30,6 @@ from saereg_plugin.metrics.matching import (
     seen_from_b,
     with_latent_ids,
 )
-from saereg_plugin.metrics.shared import SharedLatents, shared_latents
 from saereg_plugin.metrics.similarity import (
     PAIRED_THRESHOLD,
     MaxCosine,

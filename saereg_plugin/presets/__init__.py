@@ -8,9 +8,10 @@ Each function returns a ``Preset``: ``.sae()`` is a SAELens training configurati
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from saereg_plugin.presets.base import Preset, Run
-from saereg_plugin.presets.conversion import (
+from saereg_plugin.presets.base import (
     PaperLoss,
+    Preset,
+    Run,
     loss_factor,
     sae_lens_coefficient,
 )

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from saereg_plugin.mechanics.schedules import Schedule
-from saereg_plugin.presets.base import Fields, Preset, Widths, open_run
-from saereg_plugin.presets.conversion import PaperLoss, sae_lens_coefficient
-from saereg_plugin.presets.defaults import CONSTANT, NOT_STATED, OPEN_RUN, TOPK
+from saereg_plugin.presets.base import (
+    CONSTANT,
+    NOT_STATED,
+    OPEN_RUN,
+    TOPK,
+    Fields,
+    PaperLoss,
+    Preset,
+    Widths,
+    open_run,
+    sae_lens_coefficient,
+)
 from saereg_plugin.regularizers import MutualFeatures, Orthogonality
 
 SAE_LENS_LOSS = PaperLoss(error="sum", scale="as_trained")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from saereg_plugin.presets.base import Fields, Preset, Run, Widths
-from saereg_plugin.presets.conversion import PaperLoss, sae_lens_coefficient
-from saereg_plugin.presets.defaults import CONSTANT, STANDARD, SWEEP
+from saereg_plugin.presets.base import (
+    CONSTANT,
+    STANDARD,
+    SWEEP,
+    Fields,
+    PaperLoss,
+    Preset,
+    Run,
+    Widths,
+    sae_lens_coefficient,
+)
 from saereg_plugin.regularizers import FrequencyWeightedL1
 
 LOSS = PaperLoss(error="sum", scale="unit_mean_square")

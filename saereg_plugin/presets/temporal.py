@@ -7,9 +7,17 @@ from saereg_plugin.mechanics.gradient_clipping import GradientClipping
 from saereg_plugin.mechanics.rate_scaling import ActivationRateScaling
 from saereg_plugin.mechanics.resampling import DeadLatentResampling
 from saereg_plugin.mechanics.weight_decay import WeightDecay
-from saereg_plugin.presets.base import Fields, Preset, Run, Widths
-from saereg_plugin.presets.conversion import sae_lens_coefficient
-from saereg_plugin.presets.defaults import CONSTANT, STANDARD, SWEEP, without
+from saereg_plugin.presets.base import (
+    CONSTANT,
+    STANDARD,
+    SWEEP,
+    Fields,
+    Preset,
+    Run,
+    Widths,
+    sae_lens_coefficient,
+    without,
+)
 from saereg_plugin.presets.frequency import L1, LOSS
 from saereg_plugin.regularizers import TemporalDifference
 

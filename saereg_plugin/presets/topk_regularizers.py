@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from saereg_plugin.presets.base import Fields, MakeFields, Preset, Run, Widths
-from saereg_plugin.presets.conversion import PaperLoss, sae_lens_coefficient
-from saereg_plugin.presets.defaults import CONSTANT, IMAGES, NOT_STATED, TOPK
+from saereg_plugin.presets.base import (
+    CONSTANT,
+    IMAGES,
+    NOT_STATED,
+    TOPK,
+    Fields,
+    MakeFields,
+    PaperLoss,
+    Preset,
+    Run,
+    Widths,
+    sae_lens_coefficient,
+)
 from saereg_plugin.regularizers import L1L2Ratio, OffSupportL1
 from saereg_plugin.regularizers.activation_penalty import ActivationMask
 

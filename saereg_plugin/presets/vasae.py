@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from saereg_plugin.presets.base import Fields, Preset, Widths, open_run
-from saereg_plugin.presets.conversion import PaperLoss, sae_lens_coefficient
-from saereg_plugin.presets.defaults import CONSTANT, OPEN_RUN, TOPK, without
+from saereg_plugin.presets.base import (
+    CONSTANT,
+    OPEN_RUN,
+    TOPK,
+    Fields,
+    PaperLoss,
+    Preset,
+    Widths,
+    open_run,
+    sae_lens_coefficient,
+    without,
+)
 from saereg_plugin.regularizers import VocabularyAnchor
 from saereg_plugin.regularizers.vocabulary_anchor import AnchorMode
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from saereg_plugin.mechanics.k_annealing import KAnnealing
-from saereg_plugin.presets.base import Fields, Preset, Run, Widths
-from saereg_plugin.presets.conversion import PaperLoss, sae_lens_coefficient
+from saereg_plugin.presets.base import (
+    Fields,
+    PaperLoss,
+    Preset,
+    Run,
+    Widths,
+    sae_lens_coefficient,
+)
 from saereg_plugin.regularizers import WeightPenalty
 from saereg_plugin.regularizers.weight_penalty import Norm
 

@@ -13,8 +13,8 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.regularizers.mutual_features import (
     MutualFeatures,
     MutualFeaturesModule,
+    Peers,
 )
-from saereg_plugin.regularizers.peers import Peers
 
 SAE = TypeVar("SAE", bound=TrainingSAE[Any])
 

@@ -12,11 +12,12 @@ from typing_extensions import override
 from saereg_plugin.component import Step
 from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.cosines import (
+    DirectionalConfig,
+    DirectionalPenalty,
     Directions,
     cosine_gradient_,
     nearest_others,
 )
-from saereg_plugin.regularizers.directional import DirectionalConfig, DirectionalPenalty
 
 Similarity = Literal["signed", "absolute"]
 

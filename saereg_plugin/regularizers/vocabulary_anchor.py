@@ -17,8 +17,12 @@ from saereg_plugin.regularizers.anchor_search import (
     nearest_tokens,
     score_tokens,
 )
-from saereg_plugin.regularizers.cosines import Directions, cosine_gradient_
-from saereg_plugin.regularizers.directional import DirectionalConfig, DirectionalPenalty
+from saereg_plugin.regularizers.cosines import (
+    DirectionalConfig,
+    DirectionalPenalty,
+    Directions,
+    cosine_gradient_,
+)
 from saereg_plugin.sources.embeddings import (
     ALIGNED_THRESHOLD,
     Vocabulary,

@@ -28,9 +28,8 @@ from sae_lens.loading.pretrained_saes_directory import (
 from safetensors.torch import load_file
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases.hashes import verify_files
+from saereg_plugin.releases.hashes import read_cfg, verify_files
 from saereg_plugin.releases.release import LOADER, MANIFEST, Release, read_release
-from saereg_plugin.releases.saved_sae import read_cfg
 
 
 def register_release(folder: str | Path) -> Release:

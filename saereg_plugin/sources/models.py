@@ -20,13 +20,14 @@ from transformers import AutoTokenizer
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import folder_identity
 from saereg_plugin.sources.assets import require_hub_repo
-from saereg_plugin.sources.embedded_models import (
+from saereg_plugin.sources.model_folders import (
     EMBEDDED,
     embedded_folder,
     embedded_source,
     ensure_embedded,
+    ensure_model_folder,
+    register,
 )
-from saereg_plugin.sources.model_folders import ensure_model_folder, register
 
 __all__ = [
     "EMBEDDED",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saereg_plugin.errors import InputError, brief
-from saereg_plugin.sources.embedded_models import EMBEDDED
+from saereg_plugin.sources.model_folders import EMBEDDED
 
 FLAG = "--trust-remote-code"
 

@@ -1,10 +1,10 @@
 from saereg_plugin.sweeps.config import SweepConfig, read_sweep, sweep_from
 from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.members import Member, expand
-from saereg_plugin.sweeps.names import release_name
 from saereg_plugin.sweeps.plan import Plan, plan_sweep
+from saereg_plugin.sweeps.records import Stopped
 from saereg_plugin.sweeps.run import SweepResult, open_trainer, run_sweep
-from saereg_plugin.sweeps.stopped import Stopped
+from saereg_plugin.sweeps.saving import release_name
 from saereg_plugin.sweeps.trainer import SweepTrainer
 
 __all__ = [

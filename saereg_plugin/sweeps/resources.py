@@ -10,7 +10,7 @@ from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import gib
 from saereg_plugin.sources import models
-from saereg_plugin.sources.sizes import model_facts
+from saereg_plugin.sources.hook_shapes import model_facts
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.members import Member
 

@@ -35,10 +35,9 @@ from saereg_plugin.sweeps.checkpoint import (
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.interruption import stop_on_signal
 from saereg_plugin.sweeps.members import Member, expand, needs_token_order
-from saereg_plugin.sweeps.names import release_name
 from saereg_plugin.sweeps.records import require_record
 from saereg_plugin.sweeps.resources import require_disk, required_memory
-from saereg_plugin.sweeps.saving import release_files, save_release
+from saereg_plugin.sweeps.saving import release_files, release_name, save_release
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import (
     RECORDS,

@@ -16,21 +16,31 @@ from sae_lens.constants import (
     SPARSITY_FILENAME,
     TRAINER_STATE_FILENAME,
 )
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors.torch import save_file
 
 from saereg_plugin import provenance
 from saereg_plugin.architectures.saving import NonFiniteOutputError
+from saereg_plugin.checks import require_name
+from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_text
 from saereg_plugin.owned_folder import OwnedFolder
-from saereg_plugin.releases.card import model_card
 from saereg_plugin.releases.hashes import file_hashes
-from saereg_plugin.releases.release import MANIFEST, Entry, Release, write_release
+from saereg_plugin.releases.release import (
+    LOADER,
+    MANIFEST,
+    Entry,
+    Release,
+    model_card,
+    write_release,
+)
 from saereg_plugin.sources.vocabulary_table import (
     ALIGNMENT_FILE,
     write_vocabulary_alignment,
 )
+from saereg_plugin.sweeps.config import SweepConfig, sae_ids
 from saereg_plugin.sweeps.members import Member
-from saereg_plugin.sweeps.stopped import STOPPED
+from saereg_plugin.sweeps.records import STOPPED
 from saereg_plugin.sweeps.trainer import SweepTrainer, record_name
 
 CARD = "README.md"
@@ -144,3 +154,37 @@ def _sort_keys(path: Path) -> None:
     """Make equal configurations equal files: the order of SAELens' keys is that of hashes."""
     values = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(values, sort_keys=True), encoding="utf-8")
+
+
+_MOST_BYTES = 255 - len("._eval_results.json") - len("..01234567.tmp")
+"""Longest release name with an SAE's id, so that the file of a result can be written."""
+
+
+def release_name(sweep: SweepConfig, folder: Path, name: str | None) -> str:
+    """
+    Return the release's name: ``name``, or that of the folder.
+
+    Raises:
+        InputError: if results of it could not be written or found again, or a public
+            release has that name.
+    """
+    wanted = folder.resolve().name if name is None else name
+    remedy = "" if name is not None else " Give another one with --name."
+    try:
+        require_name("Release name", wanted, slashes=True)
+    except InputError as error:
+        raise InputError(f"{error}{remedy}") from error
+    for one_id in sae_ids(sweep):
+        size = len(f"{wanted}{one_id}".encode())
+        if size > _MOST_BYTES:
+            raise InputError(
+                f"Release name {wanted!r} and SAE id {one_id!r} have {size} bytes together, and are "
+                f"in the name of one file; expected at most {_MOST_BYTES}. Choose shorter names."
+            )
+    public = get_pretrained_saes_directory().get(wanted)
+    if public is not None and public.conversion_func != LOADER:
+        raise InputError(
+            f"Release name {wanted!r} is that of a public release, which SAELens would load instead; "
+            f"expected a name of your own.{remedy or ' Choose another --name.'}"
+        )
+    return wanted

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from sae_lens import ActivationsStore
@@ -19,7 +22,6 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.regularizers.temporal.order import crosses_documents
 from saereg_plugin.sources import corpora
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.prefetch import Prefetch, has_cores_for_two
 
 
 class _Pass(NamedTuple):
@@ -236,3 +238,47 @@ def special_tokens(store: ActivationsStore) -> torch.Tensor:
     """Return the ids of the model's special tokens."""
     tokenizer: Any = store.model.tokenizer
     return torch.tensor(get_special_token_ids(tokenizer), device=store.device)
+
+
+T = TypeVar("T")
+
+_CORES_FOR_TWO = 4
+
+
+def has_cores_for_two() -> bool:
+    """Return whether this process may use enough cores for two computations at once."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) >= _CORES_FOR_TWO
+    return (os.cpu_count() or 1) >= _CORES_FOR_TWO
+
+
+class Prefetch(Generic[T]):
+    """
+    Calls ``produce`` in one background thread, ``depth`` results ahead of ``take``.
+
+    Results come in the order of the calls, whatever the depth. An error that a call
+    raises is raised by the ``take`` that would have returned its result.
+
+    Args:
+        produce: makes the next result; only ever called from one thread at a time.
+        depth: 0 calls it in ``take`` itself.
+    """
+
+    def __init__(self, produce: Callable[[], T], depth: int):
+        self._produce = produce
+        self._depth = depth
+        self._waiting: deque[Future[T]] = deque()
+        self._pool = ThreadPoolExecutor(1, "prefetch") if depth else None
+
+    def take(self) -> T:
+        """Return the next result."""
+        if self._pool is None:
+            return self._produce()
+        while len(self._waiting) <= self._depth:
+            self._waiting.append(self._pool.submit(self._produce))
+        return self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Wait for the call that runs, drop the others; nothing can be taken any more."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from tqdm.auto import tqdm
 from saereg_plugin.files import writing_into
 from saereg_plugin.owned_folder import OwnedFolder
 from saereg_plugin.regularizers.linking import link_groups, unlink
-from saereg_plugin.sweeps.building import build_sae, trainer_config
 from saereg_plugin.sweeps.checkpoint import (
     STREAM,
     Checkpoint,
@@ -28,17 +28,18 @@ from saereg_plugin.sweeps.checkpoint import (
 )
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.interruption import StopFlag
-from saereg_plugin.sweeps.members import Member
+from saereg_plugin.sweeps.members import Member, build_sae, trainer_config
 from saereg_plugin.sweeps.records import (
+    STOPPED,
     GradientNorm,
+    Stopped,
     append_record,
     cut_record,
+    non_finite_loss,
     record_size,
     require_record,
     step_record,
 )
-from saereg_plugin.sweeps.scaling import scale_activations
-from saereg_plugin.sweeps.stopped import STOPPED, Stopped, non_finite_loss
 from saereg_plugin.sweeps.stream import ActivationStream
 
 RECORDS = "records"
@@ -279,3 +280,37 @@ class SweepTrainer:
 
     def _record_file(self, name: str) -> Path:
         return self.folder / record_name(name)
+
+
+def scale_activations(
+    trainers: Mapping[str, SAETrainer[Any, Any]], stream: ActivationStream
+) -> None:
+    """
+    Estimate each SAE's factor or whitening from the waiting activations, as SAELens does.
+
+    A factor is the same for all SAEs of one stream, so it is estimated once.
+    """
+    for name, trainer in trainers.items():
+        cfg, scaler = trainer.sae.cfg, trainer.activation_scaler
+        if cfg.normalize_activations == "covariance_whitening":
+            scaler.estimate_whitening(
+                cfg.d_in, iter([stream.peek()]), n_batches_for_norm_estimate=1
+            )
+        elif cfg.normalize_activations == "expected_average_only_in":
+            known = _known_factor(trainers, name)
+            if known is not None:
+                scaler.scaling_factor = known
+            else:
+                scaler.estimate_scaling_factor(
+                    cfg.d_in, iter([stream.peek()]), n_batches_for_norm_estimate=1
+                )
+
+
+def _known_factor(
+    trainers: Mapping[str, SAETrainer[Any, Any]], name: str
+) -> float | None:
+    """Return the factor that another SAE of the same stream has already."""
+    for other, trainer in trainers.items():
+        if other != name and trainer.activation_scaler.scaling_factor is not None:
+            return trainer.activation_scaler.scaling_factor
+    return None

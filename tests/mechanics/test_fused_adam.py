@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from saereg_plugin.mechanics.fused_adam import use_fused_adam
+from saereg_plugin.mechanics.optimizer_steps import use_fused_adam
 
 
 def parameters(seed: int = 0) -> list[nn.Parameter]:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import saereg_plugin as sr
-from saereg_plugin.mechanics.resampling import dead_latents, draw_rows
-from saereg_plugin.mechanics.restart import restart_latents_
+from saereg_plugin.mechanics.resampling import dead_latents, draw_rows, restart_latents_
 from tests.mechanics.small import (
     D_IN,
     D_SAE,

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import saereg_plugin as sr
 from saereg_plugin.mechanics.row_floor import FLOOR, directions, least_norm
-from saereg_plugin.regularizers.weight_norms import shrink_
+from saereg_plugin.regularizers.weight_penalty import shrink_
 from tests.mechanics.small import D_SAE, STEPS, backward, data, small_sae, train
 from tests.training import (
     assert_same_optimizer,

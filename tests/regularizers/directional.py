@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from saereg_plugin.component import Step
-from saereg_plugin.regularizers.cosines import Directions
-from saereg_plugin.regularizers.directional import DirectionalPenalty
+from saereg_plugin.regularizers.cosines import DirectionalPenalty, Directions
 from tests.training import batches, component, make_sae, make_trainer, run_steps
 
 WIDTH = 16

@@ -13,11 +13,11 @@ from sae_lens import TrainingSAE
 
 import saereg_plugin as sr
 from saereg_plugin.kernels import ActiveLatents
-from saereg_plugin.regularizers.temporal.order import without_starts
-from saereg_plugin.regularizers.temporal.pairs import (
+from saereg_plugin.regularizers.temporal.difference import (
     squared_differences,
     squared_differences_of_active,
 )
+from saereg_plugin.regularizers.temporal.order import without_starts
 from tests.kernels.test_selected import selected_from
 from tests.oracles import activation_penalty_oracle as oracle
 from tests.regularizers.synthetic import (

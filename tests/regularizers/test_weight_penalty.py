@@ -10,7 +10,7 @@ import torch
 from sae_lens.training.optim import get_lr_scheduler
 
 import saereg_plugin as sr
-from saereg_plugin.regularizers.weight_norms import add_penalty_gradient, penalty
+from saereg_plugin.regularizers.weight_penalty import add_penalty_gradient, penalty
 from tests.training import (
     ARCHITECTURES,
     D_SAE,

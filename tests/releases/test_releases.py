@@ -19,15 +19,14 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 
 from eval_recipes.running.run import subjects_of
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases.card import model_card
 from saereg_plugin.releases.hashes import file_hashes, verify_files
-from saereg_plugin.releases.hub import sae_folders
-from saereg_plugin.releases.opening import open_release
+from saereg_plugin.releases.opening import open_release, sae_folders
 from saereg_plugin.releases.release import (
     LOADER,
     MANIFEST,
     Entry,
     Release,
+    model_card,
     read_release,
     write_release,
 )
@@ -416,7 +415,7 @@ def test_public_name_opens_from_saelens_table(
     public = get_pretrained_saes_directory()[PUBLIC]
     cache = tmp_path / f"models--{public.repo_id.replace('/', '--')}"
     cache.mkdir()
-    monkeypatch.setattr("saereg_plugin.releases.hub.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("saereg_plugin.releases.opening.HF_HUB_CACHE", str(tmp_path))
     release = open_release(PUBLIC)
     assert release.folder is None
     assert {e.sae_id: e.path for e in release.entries} == public.saes_map
@@ -448,7 +447,7 @@ def test_unknown_release_is_refused(name: str, message: str) -> None:
 def test_unreachable_hub_is_told_within_ten_seconds(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saereg_plugin.releases.hub.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("saereg_plugin.releases.opening.HF_HUB_CACHE", str(tmp_path))
     started = time.perf_counter()
     with pytest.raises(InputError, match="the hub cannot be reached"):
         open_release(name)
@@ -517,7 +516,7 @@ def test_dictionary_learning_checkpoint_loads_from_the_local_hub_cache(
     }
     config = {"trainer": trainer, "buffer": {"ctx_len": 128}}
     (snapshot / "config.json").write_text(json.dumps(config))
-    for module in ("huggingface_hub.constants", "saereg_plugin.releases.hub"):
+    for module in ("huggingface_hub.constants", "saereg_plugin.releases.opening"):
         monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 

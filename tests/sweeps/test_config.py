@@ -11,8 +11,12 @@ import torch
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, sweep_from
-from saereg_plugin.sweeps.building import build_sae
-from saereg_plugin.sweeps.members import Member, needs_token_order, sae_config
+from saereg_plugin.sweeps.members import (
+    Member,
+    build_sae,
+    needs_token_order,
+    sae_config,
+)
 from tests.sweeps.tiny import (
     D_IN,
     HOOK,

@@ -8,8 +8,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from saereg_plugin.sweeps.prefetch import Prefetch
-from saereg_plugin.sweeps.stream import ActivationStream, open_store
+from saereg_plugin.sweeps.stream import ActivationStream, Prefetch, open_store
 from tests.sweeps.tiny import D_IN, tiny_sweep
 
 

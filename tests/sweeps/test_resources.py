@@ -10,7 +10,7 @@ import torch
 
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError
-from saereg_plugin.sources.sizes import model_facts, require_context
+from saereg_plugin.sources.hook_shapes import model_facts, require_context
 from saereg_plugin.sweeps import SweepConfig, expand, release_name
 from saereg_plugin.sweeps.config import MAX_SAES, sae_ids
 from saereg_plugin.sweeps.resources import (

@@ -18,8 +18,8 @@ from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
 from saereg_plugin.sweeps.checkpoint import CHECKPOINT, PROGRESS
 from saereg_plugin.sweeps.interruption import StopFlag
+from saereg_plugin.sweeps.records import Stopped
 from saereg_plugin.sweeps.run import KIND
-from saereg_plugin.sweeps.stopped import Stopped
 from tests.sweeps.tiny import (
     BATCH,
     CHECKPOINT_EVERY,

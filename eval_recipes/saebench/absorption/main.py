@@ -21,7 +21,6 @@ from eval_recipes.running.activation_source import source_of
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
-from eval_recipes.saebench.absorption.figures import corrected_metrics, detail
 from eval_recipes.saebench.absorption.options import (
     EVAL,
     HOOK,
@@ -32,23 +31,24 @@ from eval_recipes.saebench.absorption.options import (
 from eval_recipes.saebench.absorption.output import (
     CorrectedAbsorptionCategories,
     CorrectedAbsorptionOutput,
+    corrected_metrics,
+    detail,
 )
-from eval_recipes.saebench.absorption.probes import Memory, ensure_probes
-from eval_recipes.saebench.absorption.unit_decoder import (
-    UnitDecoder,
-    is_unit,
-    norm_deviation,
+from eval_recipes.saebench.absorption.probes import (
+    POSITION,
+    TEMPLATE,
+    Memory,
+    ensure_probes,
+    sample_words,
+    word_tokens,
 )
 from eval_recipes.saebench.absorption.upstream_run import (
     Given,
+    UnitDecoder,
+    is_unit,
+    norm_deviation,
     refuse_non_finite,
     score,
-)
-from eval_recipes.saebench.absorption.words import (
-    POSITION,
-    TEMPLATE,
-    sample_words,
-    word_tokens,
 )
 from eval_recipes.saebench.upstream import folded_copy
 

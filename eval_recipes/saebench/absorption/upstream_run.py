@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import tempfile
@@ -10,20 +11,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sae_bench.evals.absorption import k_sparse_probing
 from sae_bench.evals.absorption import main as upstream_main
 from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
 from sae_lens import SAE
+from scipy.stats import rankdata
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
+from typing_extensions import override
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import ArtifactFolder
-from eval_recipes.saebench.absorption.binary import METRICS
 from eval_recipes.saebench.absorption.options import EVAL
 from eval_recipes.saebench.absorption.probes import (
     DATA,
@@ -169,3 +174,126 @@ def _probe_f1(folder: Path) -> dict[str, float]:
     (path,) = (folder / "artifacts" / "absorption").rglob("*_k_sparse_probing.json")
     rows = json.loads(path.read_text(encoding="utf-8"))
     return {row["letter"]: float(row["f1_probe"]) for row in rows}
+
+
+def _counts(truth: Any, predicted: Any) -> tuple[int, int, int]:
+    """Return true positives, positives and predicted positives of two boolean arrays."""
+    truth, predicted = np.asarray(truth, dtype=bool), np.asarray(predicted, dtype=bool)
+    return int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum())
+
+
+def precision(truth: Any, predicted: Any) -> float:
+    """Return the share of the predicted that is true; 0 if nothing is predicted."""
+    hits, _, n_predicted = _counts(truth, predicted)
+    return hits / n_predicted if n_predicted else 0.0
+
+
+def recall(truth: Any, predicted: Any) -> float:
+    """Return the share of the true that is predicted; 0 if nothing is true."""
+    hits, n_true, _ = _counts(truth, predicted)
+    return hits / n_true if n_true else 0.0
+
+
+def f1(truth: Any, predicted: Any) -> float:
+    """Return the harmonic mean of precision and recall; 0 where neither is defined."""
+    hits, n_true, n_predicted = _counts(truth, predicted)
+    return 2 * hits / (n_true + n_predicted) if n_true + n_predicted else 0.0
+
+
+def roc_auc(truth: Any, scores: Any) -> float:
+    """
+    Return the share of (true, false) pairs in order, ties by half; NaN without a pair.
+
+    Raises:
+        ValueError: if a score is not finite.
+    """
+    values: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("a probe's scores contain NaN or infinity")
+    truth = np.asarray(truth, dtype=bool)
+    n_true = int(truth.sum())
+    n_pairs = n_true * (len(truth) - n_true)
+    above = rankdata(values)[truth].sum() - n_true * (n_true + 1) / 2
+    return float(above / n_pairs) if n_pairs else float("nan")
+
+
+METRICS = SimpleNamespace(
+    f1_score=f1, precision_score=precision, recall_score=recall, roc_auc_score=roc_auc
+)
+"""
+Stands in for ``sklearn.metrics`` where upstream scores its k-sparse probes.
+
+It asks for 26 x (4 + 8 x max_k_value) metrics an SAE, each of which costs scikit-learn some
+10 ms of input checks: over 20 s at the published settings, for equal values.
+"""
+
+
+# Float32 rows that were divided by their norms are off by some 1e-7.
+_TOLERANCE = 1e-4
+
+
+def norm_deviation(sae: SAE[Any]) -> float:
+    """Return the largest distance from 1 of a decoder row's norm; zero rows do not count."""
+    norms = sae.W_dec.detach().double().norm(dim=-1)
+    distances = (norms[norms > 0] - 1).abs()
+    return float(distances.max()) if len(distances) else 0.0
+
+
+def is_unit(sae: SAE[Any]) -> bool:
+    """Return whether the decoder's rows have norm 1, up to rounding."""
+    return norm_deviation(sae) < _TOLERANCE
+
+
+class UnitDecoder(nn.Module):
+    """
+    An SAE's own choice of latents, times the norms of their rows, over rows of norm 1.
+
+    ``fold_W_dec_norm`` moves the norms into the encoder, before latents are chosen. SAELens
+    refuses that where the choice depends on the encoder's scale: in a TopK SAE without
+    ``rescale_acts_by_decoder_norm`` (the default of older configurations) and in matching
+    pursuit. Here the norms are applied after the choice, so that every latent's share of
+    the reconstruction is what it was: ``encode(x) * norms`` on ``W_dec / norms``.
+
+    It has what the absorption eval reads of an SAE, and shares nothing with ``sae``.
+    """
+
+    def __init__(self, sae: SAE[Any]) -> None:
+        super().__init__()
+        self.base = copy.deepcopy(sae)
+        self.cfg = self.base.cfg
+        norms = self.base.get_W_dec_norm().detach()
+        self.norms = nn.Parameter(norms, requires_grad=False)
+        rows = self.base.W_dec.detach() / norms[:, None]
+        self.W_dec = nn.Parameter(rows, requires_grad=False)
+
+    @property
+    def W_enc(self) -> Tensor:
+        """Encoder, [d_in, d_sae], for its directions."""
+        return self.base.W_enc
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
+        return self.W_dec.dtype
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents, [..., d_sae], in units of the reconstruction."""
+        return self.base.encode(x) * self.norms
+
+    def _setup_activation_normalization(self) -> None:
+        """Bind the run-time normalisation of a copy to the copy, as an SAE does."""
+        self.base._setup_activation_normalization()
+
+    def fold_W_dec_norm(self) -> None:
+        """Do nothing: it is folded."""
+
+    @override
+    def to(self, *args: Any, **kwargs: Any) -> UnitDecoder:
+        """Move and cast; an SAE keeps its data type beside its weights."""
+        self.base.to(*args, **kwargs)
+        return super().to(*args, **kwargs)

@@ -16,7 +16,6 @@ from eval_recipes.running.activation_source import check_hook, source_of
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
-from eval_recipes.saebench.autointerp.check import check
 from eval_recipes.saebench.autointerp.data import (
     HUB_DATASET,
     activations_of,
@@ -30,6 +29,7 @@ from eval_recipes.saebench.autointerp.options import (
     EVAL,
     AutoInterpOptions,
     autointerp_options,
+    check,
     determinants,
     judge_config,
 )
@@ -41,7 +41,10 @@ from eval_recipes.saebench.autointerp.result import (
     write_output,
 )
 from eval_recipes.saebench.autointerp.scored import TooFewRepliesError
-from eval_recipes.saebench.autointerp.tokens import TokenAutoInterp, background_of
+from eval_recipes.saebench.autointerp.token_explainer import (
+    TokenAutoInterp,
+    background_of,
+)
 from eval_recipes.saebench.autointerp.upstream_run import run_upstream, upstream_config
 from eval_recipes.saebench.upstream import UpstreamError
 from saereg_plugin.errors import InputError

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from sae_bench.evals.core import main as upstream_core
 from sae_bench.evals.core.eval_output import CoreEvalOutput
 from sae_lens import SAE, ActivationsStore
 from sae_lens.config import HfDataset
+from transformer_lens import HookedTransformer
 
 from eval_recipes.results.files import (
     base_fields,
@@ -34,7 +38,6 @@ from eval_recipes.saebench.core.output import (
     CorrectedMetrics,
     FeatureMetric,
 )
-from eval_recipes.saebench.core.shared_passes import SharedPasses
 from eval_recipes.saebench.upstream import patched, read_upstream, upstream, without_bar
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
@@ -206,3 +209,85 @@ def _feature(values: dict[str, Any]) -> FeatureMetric:
         for name, value in values.items()
     }
     return FeatureMetric(**restored)
+
+
+_Passed = tuple[torch.Tensor, ...]
+
+_ZERO_ABLATION = "standard_zero_ablate_hook"
+"""Upstream's hook that puts zeros in place of the whole activation."""
+
+
+class SharedPasses:
+    """
+    Remembers the clean and the zero-ablated passes of core's reconstruction batches.
+
+    Two of core's three passes of the whole model are the same for every SAE of one hook;
+    SAEs see the same tokens, because upstream is seeded before each.
+
+    Args:
+        memory_gib: results are kept up to this much; what is beyond is computed again.
+    """
+
+    def __init__(self, memory_gib: float):
+        self._bytes = self._left = memory_gib * 2**30
+        self._model: HookedTransformer | None = None
+        self._kept: dict[tuple[str, ...], _Passed] = {}
+
+    @contextmanager
+    def on(self, model: HookedTransformer) -> Iterator[None]:
+        """Answer from memory within this block; another model than before starts anew."""
+        if model is not self._model:
+            self._model, self._left = model, self._bytes
+            self._kept.clear()
+        forward, with_hooks = model.forward, model.run_with_hooks
+        hooked = False
+
+        def clean(tokens: Any, *args: Any, **kwargs: Any) -> Any:
+            if hooked or args or kwargs.get("return_type") != "both":
+                return forward(tokens, *args, **kwargs)
+            return self._once(
+                ("clean", repr(kwargs)),
+                tokens,
+                lambda: forward(tokens, **kwargs),
+            )
+
+        def ablated(tokens: Any, *args: Any, **kwargs: Any) -> Any:
+            def run() -> Any:
+                nonlocal hooked
+                hooked = True
+                try:
+                    return with_hooks(tokens, *args, **kwargs)
+                finally:
+                    hooked = False
+
+            options = dict(kwargs)
+            hooks = options.pop("fwd_hooks", [])
+            names = [getattr(function, "__name__", "") for _, function in hooks]
+            if (
+                args
+                or names != [_ZERO_ABLATION]
+                or options.get("return_type") != "both"
+            ):
+                return run()
+            key = ("ablated", str(hooks[0][0]), repr(options))
+            return self._once(key, tokens, run)
+
+        with (
+            patched(model, "forward", clean),
+            patched(model, "run_with_hooks", ablated),
+        ):
+            yield
+
+    def _once(
+        self, key: tuple[str, ...], tokens: torch.Tensor, run: Callable[[], _Passed]
+    ) -> _Passed:
+        digest = hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest()
+        key = (*key, digest, str(tuple(tokens.shape)))
+        if key in self._kept:
+            return self._kept[key]
+        passed = run()
+        size = sum(tensor.numel() * tensor.element_size() for tensor in passed)
+        if size <= self._left:
+            self._left -= size
+            self._kept[key] = passed
+        return passed

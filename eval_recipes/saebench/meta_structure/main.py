@@ -29,16 +29,14 @@ from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject, options_of
-from eval_recipes.saebench.meta_structure.figures import (
-    RowErrors,
-    random_rows,
-    row_errors,
-    variance_explained,
-)
 from eval_recipes.saebench.meta_structure.output import (
     CorrectedMetaStructureMetricCategories,
     CorrectedMetaStructureMetrics,
     CorrectedMetaStructureOutput,
+    RowErrors,
+    random_rows,
+    row_errors,
+    variance_explained,
 )
 from eval_recipes.saebench.upstream import (
     folded_copy,

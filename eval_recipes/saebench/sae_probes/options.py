@@ -13,8 +13,8 @@ from sae_probes import DATASETS
 from eval_recipes.results.files import check_unique_paths
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import options_of
-from eval_recipes.saebench.hooks import has_heads
 from eval_recipes.saebench.sae_probes.output import KS
+from eval_recipes.saebench.upstream import has_heads
 from saereg_plugin.errors import InputError, suggest
 
 EVAL = "sae_probes"

@@ -13,9 +13,9 @@ from eval_recipes.results.files import check_unique_paths
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import options_of
-from eval_recipes.saebench.hooks import has_heads, require_dataset
 from eval_recipes.saebench.scr_tpp.output import PUBLISHED_N
 from eval_recipes.saebench.scr_tpp.spec import SIZES, Kind, ScrAndTppOptions
+from eval_recipes.saebench.upstream import has_heads, require_dataset
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.sources.models import torch_dtype
 

@@ -28,10 +28,9 @@ from eval_recipes.running.activation_source import check_hook, source_of
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
-from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep
+from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep, Sampled, averaged
 from eval_recipes.saebench.scr_tpp.cache import in_upstreams_layout, warmed
 from eval_recipes.saebench.scr_tpp.check import check
-from eval_recipes.saebench.scr_tpp.masked_ablation import Sampled, averaged
 from eval_recipes.saebench.scr_tpp.spec import Kind, ScrAndTppOptions, eval_config
 from eval_recipes.saebench.upstream import (
     patched,

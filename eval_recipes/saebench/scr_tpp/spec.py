@@ -12,8 +12,7 @@ from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 
 from eval_recipes.running.activation_source import Source
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep
-from eval_recipes.saebench.scr_tpp.masked_ablation import Array, Sampled
+from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep, Array, Sampled
 from eval_recipes.saebench.scr_tpp.output import PUBLISHED_N
 from eval_recipes.saebench.upstream import upstream_model_name
 

@@ -11,8 +11,8 @@ from eval_recipes.labelled.probing import check_sizes, probing_sets
 from eval_recipes.results.subject import Failure
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.scr_tpp import shared as scr_and_tpp
-from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep
-from eval_recipes.saebench.scr_tpp.masked_ablation import (
+from eval_recipes.saebench.scr_tpp.ablation_step import (
+    AblationStep,
     Array,
     Sampled,
     flat,

@@ -15,8 +15,8 @@ from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_hugging
 from eval_recipes.labelled import probing
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import options_of
-from eval_recipes.saebench.hooks import has_heads, require_dataset
 from eval_recipes.saebench.sparse_probing.output import K_VALUES
+from eval_recipes.saebench.upstream import has_heads, require_dataset
 from saereg_plugin.errors import InputError, suggest
 
 EVAL = "sparse_probing"

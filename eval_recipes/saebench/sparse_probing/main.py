@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from sae_bench.evals.sparse_probing import main as upstream_main
 from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
-from sae_bench.evals.sparse_probing.eval_output import SparseProbingEvalOutput
+from sae_bench.evals.sparse_probing.eval_output import (
+    SparseProbingEvalOutput,
+    SparseProbingResultDetail,
+)
 from sae_bench.sae_bench_utils import general_utils
 from sae_lens import SAE
 
@@ -24,6 +27,7 @@ from eval_recipes.results.files import (
     unstructured,
     write_result,
 )
+from eval_recipes.results.metrics import flat
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.artifacts import artifact_folder
@@ -38,9 +42,12 @@ from eval_recipes.saebench.sparse_probing.check import (
     require_data,
     require_subjects,
 )
-from eval_recipes.saebench.sparse_probing.corrected import corrected_metrics, detail
+from eval_recipes.saebench.sparse_probing.intervals import macro_accuracy, wilson
 from eval_recipes.saebench.sparse_probing.output import (
+    ClassAccuracy,
     CorrectedProbingCategories,
+    CorrectedProbingDetail,
+    CorrectedProbingMetrics,
     CorrectedProbingOutput,
 )
 from eval_recipes.saebench.sparse_probing.score import SetScores, scorer
@@ -51,6 +58,7 @@ from eval_recipes.saebench.upstream import (
     upstream_model_name,
     without_bar,
 )
+from eval_recipes.statistics.interval import Interval
 
 
 def check(context: RunContext) -> None:
@@ -222,4 +230,49 @@ def corrected(
             )
         ],
         eval_result_unstructured=unstructured(subject, data=context.data, **extra),
+    )
+
+
+def corrected_metrics(results: Sequence[SetScores], *, seed: int) -> Any:
+    """Return the macro averages over data sets, with their intervals and differences."""
+    sets = [result.scored for result in results]
+    readers = list(sets[0].correct)
+    figures: dict[str, Interval | None] = {
+        f"{reader}_accuracy": macro_accuracy(sets, reader, seed=seed)
+        for reader in readers
+    }
+    for reader in readers:
+        source, _, k = reader.partition("_top_")
+        if k and source != "sae":
+            figures[f"sae_above_{reader}"] = macro_accuracy(
+                sets, f"sae_top_{k}", minus=reader, seed=seed
+            )
+    return CorrectedProbingMetrics(**flat(figures))
+
+
+def detail(
+    figures: SparseProbingResultDetail, result: SetScores
+) -> CorrectedProbingDetail:
+    """Return upstream's figures of one data set with those of every class beside them."""
+    classes: list[ClassAccuracy] = []
+    for reader, by_class in result.scored.correct.items():
+        for name, right in by_class.items():
+            interval = wilson(int(right.sum()), len(right))
+            assert interval.low is not None
+            assert interval.high is not None
+            classes.append(
+                ClassAccuracy(
+                    class_name=name,
+                    reader=reader,
+                    accuracy=interval.value,
+                    ci_low=interval.low,
+                    ci_high=interval.high,
+                    n=interval.n,
+                )
+            )
+    return CorrectedProbingDetail(
+        **dataclasses.asdict(figures),  # pyright: ignore[reportArgumentType]
+        n_left_out=result.scored.left_out,
+        random_l0=result.random_l0,
+        classes=classes,
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformer_lens.cache.key_value_cache_entry import (
+    TransformerLensKeyValueCacheEntry,
+)
 
 from saereg_plugin.errors import InputError
 
@@ -100,3 +105,109 @@ def parse_hook(hook_name: str, n_layers: int) -> ResidualHook:
             "as the model has."
         )
     return ResidualHook(layer, match[2])
+
+
+class HookedBackend:
+    """A HookedTransformer as a :class:`~eval_recipes.steering.generate.backend.Backend`."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self.model = model
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.model.cfg.d_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding is."""
+        return self.model.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Numbers it computes in."""
+        return self.model.cfg.dtype
+
+    @contextmanager
+    def intervene(self, hook_name: str, change: Change) -> Generator[None]:
+        """Change the residual stream at a hook, while the context lasts."""
+        parse_hook(hook_name, self.model.cfg.n_layers)
+        if hook_name not in self.model.hook_dict:
+            raise InputError(
+                f"The model has no hook {hook_name!r} (attention and MLP run in parallel, "
+                "so nothing is between them); expected its hook_resid_pre or hook_resid_post."
+            )
+
+        def changed(residual: Tensor, hook: Any) -> Tensor:
+            del hook
+            return change(residual)
+
+        with self.model.hooks(fwd_hooks=[(hook_name, changed)]):
+            yield
+
+    def read(self, tokens: Tensor, mask: Tensor | None) -> TransformerLensKeyValueCache:
+        """Read tokens [batch, width], which may be none, and return the state."""
+        cache = TransformerLensKeyValueCache.init_cache(
+            self.model.cfg, self.device, len(tokens)
+        )
+        if tokens.shape[1]:
+            self._forward(
+                tokens, _all_if_none(mask, tokens), cache, self.model.cfg.n_layers
+            )
+        return cache
+
+    def select(
+        self,
+        states: Sequence[TransformerLensKeyValueCache],
+        rows: Tensor,
+        room: int,
+    ) -> TransformerLensKeyValueCache:
+        """Return rows of several states, one after the other."""
+        del room  # TransformerLens' entries grow by concatenation
+        entries = [
+            TransformerLensKeyValueCacheEntry(
+                past_keys=torch.cat([entry.past_keys for entry in layer])[rows],
+                past_values=torch.cat([entry.past_values for entry in layer])[rows],
+            )
+            for layer in zip(*(state.entries for state in states), strict=True)
+        ]
+        masks = torch.cat([state.previous_attention_mask for state in states])
+        return TransformerLensKeyValueCache(
+            entries=entries, previous_attention_mask=masks[rows]
+        )
+
+    def step(
+        self,
+        state: TransformerLensKeyValueCache,
+        tokens: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+    ) -> Tensor:
+        """Read one more token of each row; return the next one's logits."""
+        # TransformerLens extends the state's own mask and counts positions by it.
+        del mask, positions
+        logits = self._forward(tokens[:, None], torch.ones_like(tokens[:, None]), state)
+        return logits[:, -1]
+
+    def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return logits [batch, position, vocabulary] of tokens padded behind."""
+        return self._forward(tokens, mask, None)
+
+    def _forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        cache: TransformerLensKeyValueCache | None,
+        stop_at_layer: int | None = None,
+    ) -> Tensor:
+        return self.model(
+            tokens,
+            return_type="logits",
+            attention_mask=mask,
+            past_kv_cache=cache,
+            stop_at_layer=stop_at_layer,
+        )
+
+
+def _all_if_none(mask: Tensor | None, tokens: Tensor) -> Tensor:
+    return torch.ones_like(tokens) if mask is None else mask

@@ -30,10 +30,13 @@ from eval_recipes.steering.generate.decoding import (
     Request,
     Steering,
 )
-from eval_recipes.steering.generate.layout import Layout
 from eval_recipes.steering.generate.prompts import Prompt, decode_continuation
-from eval_recipes.steering.generate.sampling import greedy, require_numbers, sample
-from eval_recipes.steering.generate.uniforms import uniforms
+from eval_recipes.steering.generate.sampling import (
+    greedy,
+    require_numbers,
+    sample,
+    uniforms,
+)
 from saereg_plugin.errors import InputError
 
 Observer = Callable[[int, Tensor], None]
@@ -249,4 +252,48 @@ def _check(
             f"The vectors have {steering.vectors.shape[1]} entries; expected "
             f"{backend.d_model}, the width of the model's residual stream. Is it the model "
             "that the SAE was trained on?"
+        )
+
+
+_WIDTH_STEP = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    Prompts as tensors on the model's device.
+
+    Attributes:
+        body: all tokens of each prompt but the last, padded behind [prompt, width].
+        mask: 1 at its tokens [prompt, width]; None if nothing is padded.
+        last: each prompt's last token [prompt].
+        lengths: of the bodies [prompt].
+    """
+
+    body: Tensor
+    mask: Tensor | None
+    last: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, backend: Backend, prompts: Sequence[Prompt]) -> Layout:
+        """Lay prompts out; outside float32 all of them as padded, to a multiple of 16."""
+        lengths = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
+        width = int(lengths.max())
+        if backend.dtype != torch.float32:
+            width = -(-width // _WIDTH_STEP) * _WIDTH_STEP
+        body = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            body[row, : lengths[row]] = torch.tensor(
+                prompt.tokens[:-1], dtype=torch.long
+            )
+        mask = (torch.arange(width) < lengths[:, None]).long()
+        padded = not bool(mask.all()) or backend.dtype != torch.float32
+        last = torch.tensor([prompt.tokens[-1] for prompt in prompts])
+        device = backend.device
+        return cls(
+            body.to(device),
+            mask.to(device) if padded else None,
+            last.to(device),
+            lengths.to(device),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from eval_recipes.steering.generate.decoding import Request
-from eval_recipes.steering.generate.streams import Streams
+from eval_recipes.steering.generate.sampling import Streams
 from eval_recipes.steering.options import SteeringEvalConfig
 
 Arm = Literal["steered", "random", "unsteered", "calibration"]

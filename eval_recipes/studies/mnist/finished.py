@@ -6,21 +6,27 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from sae_lens import StandardSAE, StandardSAEConfig
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
+from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
-from eval_recipes.studies.framework.kept_figures import read_figures, write_figures
+from eval_recipes.studies.framework.study_folder import read_figures, write_figures
 from eval_recipes.studies.mnist.checkpoint import load_state_, new_state
 from eval_recipes.studies.mnist.evaluation import KEPT_SHARES, Evaluation, evaluate
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import Run, Training
 from eval_recipes.studies.mnist.training import CHECKPOINT, identity
 from eval_recipes.studies.mnist.weights import Weights, initial_weights
-from saereg_plugin.files import sha256
+from saereg_plugin.files import atomic_path, sha256
 from saereg_plugin.owned_folder import OwnedFolder
 
 logger = logging.getLogger(__name__)
@@ -85,7 +91,7 @@ def _publish(
 ) -> None:
     """Save the SAE, then its figures: whoever finds the figures finds the SAE."""
     # imports SAELens, which takes long
-    from eval_recipes.studies.mnist.export import SAE_FILES, save_sae
+    from eval_recipes.studies.mnist.finished import SAE_FILES, save_sae
 
     names = [f"{SAE_FOLDER}/{name}" for name in SAE_FILES]
     owned.claim(f"{run.name}/{name}" for name in (*names, EVALUATION))
@@ -115,3 +121,38 @@ def _stored(folder: Path, key: str) -> Evaluation | None:
             logger.warning("File %r is damaged; it is written again.", str(path))
             return None
     return Evaluation(**figures)
+
+
+SAE_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
+"""What ``save_sae`` writes."""
+
+
+def to_saelens(weights: Weights, identity: Mapping[str, Any]) -> StandardSAE:
+    """Return the SAE with the same activations and reconstructions; absent biases are 0."""
+    d_sae, d_in = weights.dec.shape
+    config = StandardSAEConfig(
+        d_in=d_in,
+        d_sae=d_sae,
+        apply_b_dec_to_input=weights.b_dec is not None,
+        metadata=SAEMetadata(
+            model_name="MNIST pixels", hook_name="pixels / 255", study=dict(identity)
+        ),
+    )
+    sae = StandardSAE(config)
+    with torch.no_grad():
+        sae.W_enc.copy_(weights.enc.T)
+        sae.W_dec.copy_(weights.dec)
+        for target, bias in ((sae.b_enc, weights.b_enc), (sae.b_dec, weights.b_dec)):
+            target.zero_() if bias is None else target.copy_(bias)
+    return sae
+
+
+def save_sae(weights: Weights, identity: Mapping[str, Any], folder: Path) -> Path:
+    """Write the SAE for ``SAE.load_from_disk(folder)``."""
+    with TemporaryDirectory() as made:
+        to_saelens(weights, identity).save_model(made)
+        # one by one: the folder may hold files of the user's
+        for name in SAE_FILES:
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(Path(made, name), temporary)
+    return folder

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
+from tqdm import tqdm
+from typing_extensions import assert_never
 
+from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.mnist.checkpoint import (
     State,
     load_state_,
@@ -21,8 +27,7 @@ from eval_recipes.studies.mnist.checkpoint import (
 )
 from eval_recipes.studies.mnist.gradients import step_gradients
 from eval_recipes.studies.mnist.images import Images
-from eval_recipes.studies.mnist.penalties import add_penalty_
-from eval_recipes.studies.mnist.settings import DataOrder, Run, Training
+from eval_recipes.studies.mnist.settings import STUDY, DataOrder, Run, Setting, Training
 from eval_recipes.studies.mnist.weights import Weights, initial_weights, unit_norm_
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.initialization import geometric_median
@@ -157,3 +162,72 @@ def _step(
     if run.setting.tied:
         unit_norm_(weights.dec)
     return step.mse, step.mean_activation, step.density
+
+
+def add_penalty_(setting: Setting, weights: Weights, grads: Weights) -> None:
+    """
+    Add the gradient of the setting's penalty to ``grads``, in place; biases are free.
+
+    ``l1``: strength * (mean|dec| + mean|enc|). ``l2``: strength * (sum dec^2 + sum enc^2).
+    ``frobenius``: strength * (||dec||_F + ||enc||_F), which is what the public notebook
+    has for tied SAEs. The gradient of |w| at 0 is 0.
+    """
+    _add_(setting, weights.enc, grads.enc)
+    _add_(setting, weights.dec, grads.dec)
+
+
+def _add_(setting: Setting, weight: Tensor, grad: Tensor) -> None:
+    match setting.penalty:
+        case "none":
+            return
+        case "l1":
+            grad.add_(weight.sign(), alpha=setting.strength / weight.numel())
+        case "l2":
+            grad.add_(weight, alpha=2 * setting.strength)
+        case "frobenius":
+            grad.add_(weight, alpha=setting.strength / float(vector_norm(weight)))
+        case _:
+            assert_never(setting.penalty)
+
+
+logger = logging.getLogger(__name__)
+
+
+def train_all(
+    runs: Sequence[Run], training: Training, images: Images, out: Path
+) -> None:
+    """
+    Train every run to its last epoch, in order; finished ones cost only a look.
+
+    Raises:
+        InputError: if ``out`` holds the user's files, is not writable, holds runs with other
+            settings, or is in use by another process.
+    """
+    with (
+        study_folder(out, *STUDY) as owned,
+        tqdm(total=len(runs) * training.epochs, unit="epoch") as progress,
+    ):
+        mark_folder(out, *STUDY)
+        for run in runs:
+            progress.set_description(run.name)
+            before = progress.n
+
+            def report(state: State, before: int = before) -> None:
+                # a resumed run begins with more than one epoch done
+                progress.update(before + state.epoch - progress.n)
+                last = state.history[-1]
+                progress.set_postfix_str(
+                    f"mse {last['mse']:.5f}, density {last['density']:.3f}, "
+                    f"{last['seconds']:.0f} s an epoch"
+                )
+
+            claim = partial(owned.claim, [f"{run.name}/{CHECKPOINT}"])
+            train(
+                run,
+                training,
+                images,
+                out / run.name,
+                before_writing=claim,
+                on_epoch=report,
+            )
+            progress.update(before + training.epochs - progress.n)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eval_recipes.steering.judges.threshold import Threshold
+from eval_recipes.steering.judges.protocol import Threshold
 from eval_recipes.steering.stats.compare import (
     GroupRates,
     SteeredGroup,

@@ -12,16 +12,17 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.check import judge_settings
-from eval_recipes.steering.settings import make_config, uses_chat
+from eval_recipes.steering.options import make_config, uses_chat
 from eval_recipes.studies.framework.scales import device
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
-from eval_recipes.studies.steering.outcome import SteeringOutcome
 from eval_recipes.studies.steering.report import FILES, write_steering_report
-from eval_recipes.studies.steering.runs import SteeringStudy, runs_of
-from eval_recipes.studies.steering.saes import (
+from eval_recipes.studies.steering.runs import (
+    SteeringOutcome,
+    SteeringStudy,
     grid_seed,
     lost_groups,
     model_of,
+    runs_of,
     subjects_of_groups,
     sweep_of,
 )

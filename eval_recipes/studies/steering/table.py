@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from eval_recipes.steering.judges.threshold import Threshold
-from eval_recipes.steering.results.fill import readable
+from eval_recipes.steering.judges.protocol import Threshold
+from eval_recipes.steering.results.build import readable
 from eval_recipes.steering.stats.compare import GroupRates, SteeredGroup
 from eval_recipes.steering.stats.figures import figure_of
 from eval_recipes.studies.framework.report import markdown_table

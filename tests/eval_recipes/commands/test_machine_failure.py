@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eval_recipes import cli
-from eval_recipes.commands.machine_failure import machine_failure
+from eval_recipes.commands.console import machine_failure
 from saereg_plugin.files import atomic_path
 
 FULL = Path("/dev/full")

@@ -15,8 +15,8 @@ from eval_recipes.cross_seed.aggregate import (
     pair_figures,
     with_partners,
 )
+from eval_recipes.cross_seed.groups import difference_over_latents, over_latents
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.cross_seed.intervals import difference_over_latents, over_latents
 from eval_recipes.cross_seed.pairs import PAIR_METRICS, PairFigures, measure_pair
 from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.statistics.interval import Interval

@@ -23,8 +23,8 @@ from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import measure_heldout
 from eval_recipes.running.heldout_pass import Passed, _context_sums
+from eval_recipes.statistics.contexts import concatenate
 from eval_recipes.statistics.interval import NO_VARIATION
-from eval_recipes.statistics.variance import concatenate
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 from tests.oracles import cross_seed_oracle as oracle

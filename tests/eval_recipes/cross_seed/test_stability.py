@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from eval_recipes.cross_seed.intervals import FEW_SEEDS, over_pairs
+from eval_recipes.cross_seed.groups import FEW_SEEDS, over_pairs
 from eval_recipes.cross_seed.main import run
 from eval_recipes.cross_seed.stability_table import (
     read_stability,

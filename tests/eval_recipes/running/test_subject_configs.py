@@ -14,15 +14,15 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 
 from eval_recipes.registry import recipes
 from eval_recipes.results.subject import Subject
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
-from eval_recipes.running.run import run_evals
-from eval_recipes.running.subject_configs import (
+from eval_recipes.running.check import (
     check_configurations,
     check_groups,
     check_model,
     differing_fields,
 )
+from eval_recipes.running.context import RunContext
+from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.run import run_evals
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import LOADER
 from tests.conftest import HOOK_NAME

@@ -33,14 +33,15 @@ from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.absorption import main as absorption
 from eval_recipes.saebench.absorption.main import Shared
-from eval_recipes.saebench.absorption.probes import load_probe, stopping_after
-from eval_recipes.saebench.absorption.unit_decoder import UnitDecoder
-from eval_recipes.saebench.absorption.words import (
+from eval_recipes.saebench.absorption.probes import (
     POSITION,
     TEMPLATE,
+    load_probe,
     sample_words,
+    stopping_after,
     word_tokens,
 )
+from eval_recipes.saebench.absorption.upstream_run import UnitDecoder
 from tests.eval_recipes.tiny_saes import save_release
 from tests.oracles import absorption_oracle as oracle
 from tests.training import (

@@ -15,14 +15,14 @@ from sklearn import metrics
 
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.absorption import main as absorption
-from eval_recipes.saebench.absorption.binary import METRICS
 from eval_recipes.saebench.absorption.output import json_schema
-from eval_recipes.saebench.absorption.unit_decoder import (
+from eval_recipes.saebench.absorption.probes import sample_words
+from eval_recipes.saebench.absorption.upstream_run import (
+    METRICS,
     UnitDecoder,
     is_unit,
     norm_deviation,
 )
-from eval_recipes.saebench.absorption.words import sample_words
 from eval_recipes.saebench.upstream import folded_copy
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae

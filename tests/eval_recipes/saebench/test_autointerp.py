@@ -44,8 +44,12 @@ from eval_recipes.saebench.autointerp.output import (
     TokenOutput,
     json_schema,
 )
-from eval_recipes.saebench.autointerp.token_explainer import Marked, explain, predict
-from eval_recipes.saebench.autointerp.tokens import TokenAutoInterp
+from eval_recipes.saebench.autointerp.token_explainer import (
+    Marked,
+    TokenAutoInterp,
+    explain,
+    predict,
+)
 from eval_recipes.saebench.upstream import folded_copy
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME

@@ -27,8 +27,8 @@ from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
 from eval_recipes.saebench.core import main as core
+from eval_recipes.saebench.core.main import SharedPasses
 from eval_recipes.saebench.core.output import NULLABLE, json_schema
-from eval_recipes.saebench.core.shared_passes import SharedPasses
 from eval_recipes.saebench.upstream import UpstreamError, folded_copy, upstream
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora

@@ -24,14 +24,12 @@ from eval_recipes.results.files import read_result, result_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.meta_structure import main as recipe
-from eval_recipes.saebench.meta_structure.figures import (
-    random_rows,
-    row_errors,
-    variance_explained,
-)
 from eval_recipes.saebench.meta_structure.output import (
     CorrectedMetaStructureOutput,
     json_schema,
+    random_rows,
+    row_errors,
+    variance_explained,
 )
 from eval_recipes.saebench.upstream import folded_copy
 from saereg_plugin.errors import InputError

@@ -32,19 +32,19 @@ from eval_recipes.results.files import load_results, read_result, result_path
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.scr_tpp import scr, scr_output, tpp, tpp_output
-from eval_recipes.saebench.scr_tpp.cache import (
-    ACTIVATIONS,
-    PROBES,
-    Probes,
-    upstream_names,
-)
-from eval_recipes.saebench.scr_tpp.masked_ablation import (
+from eval_recipes.saebench.scr_tpp.ablation_step import (
     Sampled,
     averaged,
     flat,
     share,
     stratified,
     text_means,
+)
+from eval_recipes.saebench.scr_tpp.cache import (
+    ACTIVATIONS,
+    PROBES,
+    Probes,
+    upstream_names,
 )
 from eval_recipes.saebench.upstream import folded_copy, preserved_state
 from saereg_plugin.errors import InputError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from eval_recipes.saebench.core.shared_passes import SharedPasses
+from eval_recipes.saebench.core.main import SharedPasses
 from tests.conftest import HOOK_NAME
 
 pytestmark = pytest.mark.slow

@@ -31,7 +31,7 @@ from eval_recipes.saebench.sparse_probing.check import checked_options
 from eval_recipes.saebench.sparse_probing.intervals import Scored, macro_accuracy
 from eval_recipes.saebench.sparse_probing.output import json_schema
 from eval_recipes.saebench.sparse_probing.paired import draw, score
-from eval_recipes.saebench.sparse_probing.random import (
+from eval_recipes.saebench.sparse_probing.score import (
     random_directions,
     random_features,
 )

@@ -11,9 +11,9 @@ import typer
 
 from eval_recipes.chat import KEY_VARIABLE
 from eval_recipes.commands.run import contrast_flag, judge_flags, run
-from eval_recipes.commands.study_steering import judge_settings, steering
+from eval_recipes.commands.study import judge_settings, steering
 from eval_recipes.running.options import read_options
-from eval_recipes.steering.settings import make_config, uses_chat
+from eval_recipes.steering.options import make_config, uses_chat
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae

@@ -25,7 +25,7 @@ from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.plan import result_keys, subject_hashes, todo
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
-from eval_recipes.steering.judges.threshold import calibrate
+from eval_recipes.steering.judges.protocol import calibrate
 from eval_recipes.steering.main import determinants, run
 from eval_recipes.steering.results.plots import plot_steering
 from eval_recipes.steering.results.texts import (
@@ -39,8 +39,8 @@ from eval_recipes.steering.stats.compare import (
     read_groups,
     with_common_thresholds,
 )
-from eval_recipes.steering.stats.figures import rates
 from eval_recipes.steering.stats.difference import difference
+from eval_recipes.steering.stats.figures import rates
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import models
 from tests.conftest import HOOK_NAME

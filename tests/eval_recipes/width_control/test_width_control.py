@@ -20,7 +20,7 @@ from PIL import Image
 from sae_lens import SAE
 from sae_lens.saes.sae import SAEMetadata
 
-from eval_recipes.cross_seed.intervals import FEW_SEEDS
+from eval_recipes.cross_seed.groups import FEW_SEEDS
 from eval_recipes.cross_seed.main import run
 from eval_recipes.cross_seed.plots import (
     _cosines,
@@ -33,7 +33,6 @@ from eval_recipes.cross_seed.roles import Role, matched_to, role_of
 from eval_recipes.results.reading import read_result
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.width_control.controls import wide_control
 from eval_recipes.width_control.equal_variance import KIND
 from eval_recipes.width_control.interpolation import (
     Estimate,
@@ -45,6 +44,7 @@ from eval_recipes.width_control.width_control import (
     Comparison,
     compare_widths,
     comparison_table,
+    wide_control,
     write_comparisons,
 )
 from saereg_plugin.errors import InputError

@@ -25,8 +25,7 @@ from eval_recipes.speed.config import SpeedConfig
 from eval_recipes.speed.steering import Work, steering_rows
 from eval_recipes.steering.generate.decoding import Decoding, Request, Steering
 from eval_recipes.steering.generate.generate import generate
-from eval_recipes.steering.generate.language_model import backend_for, kind_of
-from eval_recipes.steering.generate.models import Models
+from eval_recipes.steering.generate.language_model import Models, backend_for, kind_of
 from eval_recipes.steering.generate.prompts import (
     PUBLISHED_PROMPTS,
     Prompt,

@@ -25,16 +25,14 @@ from eval_recipes.steering.generate.generate import generate
 from eval_recipes.steering.generate.language_model import LanguageModel, backend_for
 from eval_recipes.steering.generate.plain import PlainBackend
 from eval_recipes.steering.generate.plan import Planned, plan_pairs
-from eval_recipes.steering.generate.sampling import require_numbers
-from eval_recipes.steering.generate.streams import Streams
-from eval_recipes.steering.generate.text_cache import kept_texts
-from eval_recipes.steering.generate.trials import Trial, make_trials
+from eval_recipes.steering.generate.sampling import Streams, require_numbers
+from eval_recipes.steering.generate.trials import Trial, kept_texts, make_trials
 from eval_recipes.steering.generate.write import folder_keys, strengths_key
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
-from eval_recipes.steering.judges.threshold import calibrate
+from eval_recipes.steering.judges.protocol import calibrate
+from eval_recipes.steering.options import make_config
 from eval_recipes.steering.select.explanations import kept_explanations
 from eval_recipes.steering.select.latents import Latents, random_directions
-from eval_recipes.steering.settings import make_config
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.steering.test_steering import PROMPTS, WIDTH, llama, tokenizer
 

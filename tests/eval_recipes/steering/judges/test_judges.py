@@ -22,17 +22,24 @@ from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.language_model import backend_for
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.judges.chat import ChatJudge, messages, parse_score
-from eval_recipes.steering.judges.embedding import EmbeddingJudge
-from eval_recipes.steering.judges.fluency import fluency
+from eval_recipes.steering.judges.embedding import (
+    EmbeddingJudge,
+    SentenceModel,
+    ensure_sentences,
+)
 from eval_recipes.steering.judges.log_probability import (
     LogProbabilityJudge,
     concept_tokens,
     concept_words,
 )
-from eval_recipes.steering.judges.perplexity import Written, score_texts
-from eval_recipes.steering.judges.protocol import Judge, Pair, Status
-from eval_recipes.steering.judges.sentences import SentenceModel, ensure_sentences
-from eval_recipes.steering.judges.threshold import Threshold, calibrate
+from eval_recipes.steering.judges.perplexity import Written, fluency, score_texts
+from eval_recipes.steering.judges.protocol import (
+    Judge,
+    Pair,
+    Status,
+    Threshold,
+    calibrate,
+)
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.chat.openai_server import KEY, JudgeServer, serving
 from tests.eval_recipes.steering.test_steering import PROMPTS, hooked, llama, tokenizer

@@ -8,11 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval_recipes.steering.judges.threshold import Threshold, calibrate
-from eval_recipes.steering.stats.common_threshold import common_threshold, rejudged
-from eval_recipes.steering.stats.compare import SteeredGroup, with_common_thresholds
-from eval_recipes.steering.stats.figures import arm, trials_of, with_verdict
+from eval_recipes.steering.judges.protocol import Threshold, calibrate
+from eval_recipes.steering.stats.compare import (
+    SteeredGroup,
+    common_threshold,
+    rejudged,
+    with_common_thresholds,
+)
 from eval_recipes.steering.stats.difference import seed_excesses
+from eval_recipes.steering.stats.figures import arm, trials_of, with_verdict
 from eval_recipes.steering.stats.group_tests import (
     difference_over_seeds,
     permutation_test,

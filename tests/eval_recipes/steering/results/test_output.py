@@ -17,9 +17,8 @@ from eval_recipes.speed.steering import ONE_BY_ONE, Work, per_token
 from eval_recipes.speed.timing import Timing
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.main import check
-from eval_recipes.steering.results.fill import link_fields, nothing, readable
-from eval_recipes.steering.results.output import json_schema
-from eval_recipes.steering.results.output_judge import JudgeMetrics
+from eval_recipes.steering.results.build import link_fields, nothing, readable
+from eval_recipes.steering.results.output import JudgeMetrics, json_schema
 from eval_recipes.steering.stats.figures import Links
 from eval_recipes.steering.stats.group_tests import PValue
 from eval_recipes.steering.stats.logistic import Coefficient, LogisticFit

@@ -19,8 +19,8 @@ from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.generate.trials import Arm, Trial
-from eval_recipes.steering.judges.fluency import Fluency
 from eval_recipes.steering.judges.judge_trials import Judged
+from eval_recipes.steering.judges.perplexity import Fluency
 from eval_recipes.steering.judges.protocol import Status, Verdict
 from eval_recipes.steering.results.show import (
     latent_lines,
@@ -33,7 +33,7 @@ from eval_recipes.steering.results.texts import (
     texts_path,
     texts_table,
 )
-from eval_recipes.steering.select.choose import KnownStability
+from eval_recipes.steering.select.candidates import KnownStability
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 

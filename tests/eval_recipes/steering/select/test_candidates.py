@@ -13,6 +13,7 @@ import torch
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
+from eval_recipes.steering.options import make_config, uses_chat
 from eval_recipes.steering.select.candidates import (
     alive_pool,
     draw,
@@ -24,7 +25,6 @@ from eval_recipes.steering.select.candidates import (
     stable_pool,
     with_explanations,
 )
-from eval_recipes.steering.settings import make_config, uses_chat
 from saereg_plugin.errors import InputError
 
 SUBJECT = Subject("lab/run", "k32/s0", "k32", 0)

@@ -17,12 +17,13 @@ from eval_recipes.steering.judges.probe import ONE_DIRECTION, effect, train_prob
 from eval_recipes.steering.select.contrast import (
     NO_VARIANCE,
     PERFECT,
+    TextSets,
     auroc,
     aurocs,
     best_latents,
     halves,
+    identity,
 )
-from eval_recipes.steering.select.contrast_texts import TextSets, identity
 from eval_recipes.steering.stats.steered_contrast import contrast_report
 from saereg_plugin.errors import InputError
 

@@ -18,10 +18,9 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering import main as steering
 from eval_recipes.steering.check import config_of
-from eval_recipes.steering.generate.models import Models
+from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.results.texts import read_texts, texts_path
-from eval_recipes.steering.select.candidates import Candidates
-from eval_recipes.steering.select.choose import choose, known_stability
+from eval_recipes.steering.select.candidates import Candidates, choose, known_stability
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.cross_seed.test_cross_seed import heldout

@@ -19,9 +19,12 @@ from eval_recipes.steering.results.texts import COLUMNS
 from eval_recipes.steering.stats.compare import GroupRates
 from eval_recipes.steering.stats.figures import Links, Rates, rates
 from eval_recipes.steering.stats.rates import make_trials, success_rate
-from eval_recipes.studies.steering.outcome import SteeringOutcome
 from eval_recipes.studies.steering.report import write_steering_report
-from eval_recipes.studies.steering.runs import SteeringRun, SteeringStudy
+from eval_recipes.studies.steering.runs import (
+    SteeringOutcome,
+    SteeringRun,
+    SteeringStudy,
+)
 from eval_recipes.studies.steering.sections import Section, corrected, section_of
 from eval_recipes.studies.steering.statements import cell, controls
 from eval_recipes.studies.steering.table import section_text

@@ -16,13 +16,13 @@ import torch
 from torchvision.datasets import MNIST
 
 from eval_recipes.studies.mnist.images import (
+    ARCHIVE,
     IMAGES_FILE,
     IMAGES_SHA256,
     Images,
     load_images,
     read_idx_images,
 )
-from eval_recipes.studies.mnist.npm_archive import ARCHIVE
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.assets import archives_dir
 from tests.eval_recipes.studies.mnist.few_images import (

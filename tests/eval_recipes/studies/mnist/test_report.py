@@ -22,9 +22,8 @@ from eval_recipes.studies.mnist.evaluation import (
     RANDOM_DRAWS,
     evaluate,
 )
-from eval_recipes.studies.mnist.export import save_sae
 from eval_recipes.studies.mnist.figures import most_shared
-from eval_recipes.studies.mnist.finished import Finished
+from eval_recipes.studies.mnist.finished import Finished, save_sae
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.pairs import measure_pair
 from eval_recipes.studies.mnist.report import group_runs

@@ -32,12 +32,12 @@ from eval_recipes.studies.mnist.settings import (
     Training,
     schedule,
 )
-from eval_recipes.studies.mnist.study import train_all
 from eval_recipes.studies.mnist.training import (
     CHECKPOINT,
     NEGLIGIBLE,
     epoch_order,
     train,
+    train_all,
 )
 from eval_recipes.studies.mnist.weights import initial_weights
 from eval_recipes.studies.mnist.write import write_report

@@ -14,20 +14,19 @@ from transformer_lens import HookedTransformer
 from eval_recipes.chat import KEY_VARIABLE
 from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.steering.settings import make_config
+from eval_recipes.steering.options import make_config
 from eval_recipes.steering.stats.logistic import SEPARATED, Coefficient, LogisticFit
 from eval_recipes.steering.stats.matched import PooledStability, Support
 from eval_recipes.studies.framework.study_folder import KIND, mark_folder, study_folder
-from eval_recipes.studies.steering.grid import grid_text
-from eval_recipes.studies.steering.outcome import SteeringOutcome
-from eval_recipes.studies.steering.report import write_steering_report
+from eval_recipes.studies.steering.report import grid_text, write_steering_report
 from eval_recipes.studies.steering.runs import (
     RATIOS,
+    SteeringOutcome,
     SteeringRun,
     SteeringStudy,
     runs_of,
+    sweep_of,
 )
-from eval_recipes.studies.steering.saes import sweep_of
 from eval_recipes.studies.steering.sections import section_of
 from eval_recipes.studies.steering.statements import cell, stability_sentence
 from eval_recipes.studies.steering.study import NAME, run_steering_study
