@@ -25,7 +25,7 @@ from eval_recipes.cross_seed.metrics import (
     SubspaceMetrics,
 )
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.results.metrics import count, high, low, value
+from eval_recipes.results.metrics import metric, metric_class, value
 
 
 @dataclass
@@ -83,7 +83,7 @@ class UnstableOverlap:
     )
 
 
-@dataclass
+@metric_class
 class CrossSeedPair(BaseResultDetail):
     """This SAE (A) and one other seed (B); intervals: bootstrap over latents."""
 
@@ -98,50 +98,29 @@ class CrossSeedPair(BaseResultDetail):
     unstable_overlap: UnstableOverlap = Field(
         title="Overlap of Unstable Subspaces", description="By rank"
     )
-    mean_max_cos: float = value("Mean Max Cosine", "Both sides")
-    mean_max_cos_ci_low: float | None = low("Mean Max Cosine")
-    mean_max_cos_ci_high: float | None = high("Mean Max Cosine")
-    mean_max_cos_n: int = count("Mean Max Cosine")
-    mean_max_cos_decoder: float = value("Mean Max Cosine, Decoder", "Both sides")
-    mean_max_cos_decoder_ci_low: float | None = low("Mean Max Cosine, Decoder")
-    mean_max_cos_decoder_ci_high: float | None = high("Mean Max Cosine, Decoder")
-    mean_max_cos_decoder_n: int = count("Mean Max Cosine, Decoder")
-    mean_max_cos_encoder: float = value("Mean Max Cosine, Encoder", "Both sides")
-    mean_max_cos_encoder_ci_low: float | None = low("Mean Max Cosine, Encoder")
-    mean_max_cos_encoder_ci_high: float | None = high("Mean Max Cosine, Encoder")
-    mean_max_cos_encoder_n: int = count("Mean Max Cosine, Encoder")
-    fraction_paired: float = value("Fraction Paired", "Latents of A paired in B")
-    fraction_paired_ci_low: float | None = low("Fraction Paired")
-    fraction_paired_ci_high: float | None = high("Fraction Paired")
-    fraction_paired_n: int = count("Fraction Paired")
-    fraction_paired_symmetrised: float = value(
-        "Fraction Paired, Symmetrised", "Mean of both sides"
+    mean_max_cos = metric("Mean Max Cosine", "Both sides", nullable=False)
+    mean_max_cos_decoder = metric(
+        "Mean Max Cosine, Decoder", "Both sides", nullable=False
     )
-    fraction_paired_symmetrised_ci_low: float | None = low(
-        "Fraction Paired, Symmetrised"
+    mean_max_cos_encoder = metric(
+        "Mean Max Cosine, Encoder", "Both sides", nullable=False
     )
-    fraction_paired_symmetrised_ci_high: float | None = high(
-        "Fraction Paired, Symmetrised"
+    fraction_paired = metric(
+        "Fraction Paired", "Latents of A paired in B", nullable=False
     )
-    fraction_paired_symmetrised_n: int = count("Fraction Paired, Symmetrised")
-    pw_mcc_signed: float = value("PW-MCC, Signed", "Mean matched signed decoder cosine")
-    pw_mcc_signed_ci_low: float | None = low("PW-MCC, Signed")
-    pw_mcc_signed_ci_high: float | None = high("PW-MCC, Signed")
-    pw_mcc_signed_n: int = count("PW-MCC, Signed")
-    pw_mcc_absolute: float = value("PW-MCC, Absolute", "Mean matched |decoder cosine|")
-    pw_mcc_absolute_ci_low: float | None = low("PW-MCC, Absolute")
-    pw_mcc_absolute_ci_high: float | None = high("PW-MCC, Absolute")
-    pw_mcc_absolute_n: int = count("PW-MCC, Absolute")
-    shared: float = value("Shared, All Latents", "Of all latents")
-    shared_ci_low: float | None = low("Shared, All Latents")
-    shared_ci_high: float | None = high("Shared, All Latents")
-    shared_n: int = count("Shared, All Latents")
-    shared_alive: float | None = value(
+    fraction_paired_symmetrised = metric(
+        "Fraction Paired, Symmetrised", "Mean of both sides", nullable=False
+    )
+    pw_mcc_signed = metric(
+        "PW-MCC, Signed", "Mean matched signed decoder cosine", nullable=False
+    )
+    pw_mcc_absolute = metric(
+        "PW-MCC, Absolute", "Mean matched |decoder cosine|", nullable=False
+    )
+    shared = metric("Shared, All Latents", "Of all latents", nullable=False)
+    shared_alive = metric(
         "Shared, Alive Latents", "Over the smaller alive count; null if it is 0"
     )
-    shared_alive_ci_low: float | None = low("Shared, Alive Latents")
-    shared_alive_ci_high: float | None = high("Shared, Alive Latents")
-    shared_alive_n: int = count("Shared, Alive Latents")
 
 
 EVAL_TYPE_ID_CROSS_SEED = "cross_seed"

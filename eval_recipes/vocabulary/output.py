@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -15,7 +13,7 @@ from sae_bench.evals.base_eval_output import (
 )
 from torch import Tensor
 
-from eval_recipes.results.metrics import high, low, value
+from eval_recipes.results.metrics import metric, metric_class
 from eval_recipes.results.schemas import schema_text
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
@@ -34,59 +32,49 @@ _COVERAGE = "Token Coverage"
 _ABOVE = "Above Random"
 
 
-def _n(title: str, what: str) -> Any:
-    return Field(title=f"{title} (n)", description=f"{what} behind the figure")
-
-
-@dataclass
+@metric_class
 class AlignmentMetrics(BaseMetrics):
     """Figures of one dictionary against one vocabulary."""
 
-    aligned_fraction: float = value(
+    aligned_fraction = metric(
         _ALIGNED,
         "Share of latents with max_j cos(dec_i, e_j) of at least the threshold (arXiv 2606.27941)",
         display=True,
+        of="Latents behind the figure",
+        nullable=False,
     )
-    aligned_fraction_ci_low: float | None = low(_ALIGNED)
-    aligned_fraction_ci_high: float | None = high(_ALIGNED)
-    aligned_fraction_n: int = _n(_ALIGNED, "Latents")
-    mean_max_cos: float = value(
+    mean_max_cos = metric(
         _COSINE,
         "Mean over latents of the largest signed cosine to an embedding",
         display=True,
+        of="Latents behind the figure",
+        nullable=False,
     )
-    mean_max_cos_ci_low: float | None = low(_COSINE)
-    mean_max_cos_ci_high: float | None = high(_COSINE)
-    mean_max_cos_n: int = _n(_COSINE, "Latents")
-    token_coverage: float = value(
+    token_coverage = metric(
         _COVERAGE,
         "Share of the vocabulary's tokens that are the nearest one of an aligned latent; interval over tokens",
         display=True,
+        of="Tokens behind the figure",
+        nullable=False,
     )
-    token_coverage_ci_low: float | None = low(_COVERAGE)
-    token_coverage_ci_high: float | None = high(_COVERAGE)
-    token_coverage_n: int = _n(_COVERAGE, "Tokens")
 
 
-@dataclass
+@metric_class
 class VocabularyMetrics(AlignmentMetrics):
     """Figures of the SAE."""
 
-    aligned_fraction_alive: float | None = value(
+    aligned_fraction_alive = metric(
         _ALIVE,
         "The same share among latents that are alive by weights; null if none is",
+        of="Alive latents behind the figure",
     )
-    aligned_fraction_alive_ci_low: float | None = low(_ALIVE)
-    aligned_fraction_alive_ci_high: float | None = high(_ALIVE)
-    aligned_fraction_alive_n: int = _n(_ALIVE, "Alive latents")
-    above_random: float = value(
+    above_random = metric(
         _ABOVE,
         "Aligned fraction minus that of the random dictionary; interval over the latents of both",
         display=True,
+        of="Latents of each dictionary behind the figure",
+        nullable=False,
     )
-    above_random_ci_low: float | None = low(_ABOVE)
-    above_random_ci_high: float | None = high(_ABOVE)
-    above_random_n: int = _n(_ABOVE, "Latents of each dictionary")
 
 
 @dataclass

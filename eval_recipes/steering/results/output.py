@@ -11,7 +11,7 @@ from sae_bench.evals.base_eval_output import (
     BaseResultDetail,
 )
 
-from eval_recipes.results.metrics import count, high, low, value
+from eval_recipes.results.metrics import metric, metric_class, value
 from eval_recipes.results.schemas import schema_text
 from eval_recipes.steering.options import EVAL, SteeringEvalConfig
 
@@ -30,56 +30,38 @@ _DISTINCT = "Different pairs of texts among them"
 _WITHOUT = "Pairs without: refused, not of the form asked for, or nothing to judge by"
 
 
-@dataclass(kw_only=True)
+@metric_class
 class SuccessMetrics(BaseMetrics):
     """Success at the headline's strength; intervals: bootstrap over latents, n latents."""
 
-    success: float | None = value(
+    success = metric(
         _SUCCESS,
         "Share of steered texts that the judge finds nearer to the explanation than the unsteered ones; null if this judge was not asked",
         display=True,
     )
-    success_ci_low: float | None = low(_SUCCESS)
-    success_ci_high: float | None = high(_SUCCESS)
-    success_n: int = count(_SUCCESS)
-    success_fluent: float | None = value(
+    success_fluent = metric(
         _FLUENT,
         "Share that succeeds at no more than the largest perplexity ratio",
         display=True,
     )
-    success_fluent_ci_low: float | None = low(_FLUENT)
-    success_fluent_ci_high: float | None = high(_FLUENT)
-    success_fluent_n: int = count(_FLUENT)
-    unsteered: float | None = value(
+    unsteered = metric(
         _UNSTEERED,
         "The same share for unsteered texts with independent random numbers in the steered ones' place",
         display=True,
     )
-    unsteered_ci_low: float | None = low(_UNSTEERED)
-    unsteered_ci_high: float | None = high(_UNSTEERED)
-    unsteered_n: int = count(_UNSTEERED)
-    random: float | None = value(
+    random = metric(
         _RANDOM,
         "The same share for a random direction of the same norm, judged by the latent's explanation",
         display=True,
     )
-    random_ci_low: float | None = low(_RANDOM)
-    random_ci_high: float | None = high(_RANDOM)
-    random_n: int = count(_RANDOM)
-    over_unsteered: float | None = value(
+    over_unsteered = metric(
         _OVER_UNSTEERED,
         "Success less the unsteered control, paired by latent, prompt and repeat",
     )
-    over_unsteered_ci_low: float | None = low(_OVER_UNSTEERED)
-    over_unsteered_ci_high: float | None = high(_OVER_UNSTEERED)
-    over_unsteered_n: int = count(_OVER_UNSTEERED)
-    over_random: float | None = value(
+    over_random = metric(
         _OVER_RANDOM,
         "Success less the random-direction control, paired by latent, prompt and repeat",
     )
-    over_random_ci_low: float | None = low(_OVER_RANDOM)
-    over_random_ci_high: float | None = high(_OVER_RANDOM)
-    over_random_n: int = count(_OVER_RANDOM)
     pairs: int = value("Pairs", "Steered texts with a verdict")
     pairs_distinct: int = value("Distinct Pairs", _DISTINCT)
     pairs_without_verdict: int = value("Pairs without Verdict", _WITHOUT)
@@ -103,48 +85,31 @@ class SuccessMetrics(BaseMetrics):
     )
 
 
-@dataclass(kw_only=True)
+@metric_class
 class LinkMetrics(BaseMetrics):
     """What success goes with; null where there is none, the reason in the unstructured part."""
 
-    spearman: float | None = value(
-        _SPEARMAN, "Of interp score and success rate, over latents"
-    )
-    spearman_ci_low: float | None = low(_SPEARMAN)
-    spearman_ci_high: float | None = high(_SPEARMAN)
-    spearman_n: int = count(_SPEARMAN)
-    point_biserial: float | None = value(
+    spearman = metric(_SPEARMAN, "Of interp score and success rate, over latents")
+    point_biserial = metric(
         _BISERIAL, "Of interp score and success, over texts; interval over latents"
     )
-    point_biserial_ci_low: float | None = low(_BISERIAL)
-    point_biserial_ci_high: float | None = high(_BISERIAL)
-    point_biserial_n: int = count(_BISERIAL)
-    slope: float | None = value(
+    slope = metric(
         _SLOPE,
         "Log odds of success for one unit of interp score; interval from errors robust within latents",
     )
-    slope_ci_low: float | None = low(_SLOPE)
-    slope_ci_high: float | None = high(_SLOPE)
-    slope_n: int = count(_SLOPE)
     slope_se: float | None = value(
         f"{_SLOPE} (Standard Error)", "As if all texts were independent, as published"
     )
     slope_se_clustered: float | None = value(
         f"{_SLOPE} (Clustered Standard Error)", "Robust within latents"
     )
-    stability_slope: float | None = value(
+    stability_slope = metric(
         _STABILITY,
         "Log odds of success for stability 1 against 0; interval from errors robust within latents",
     )
-    stability_slope_ci_low: float | None = low(_STABILITY)
-    stability_slope_ci_high: float | None = high(_STABILITY)
-    stability_slope_n: int = count(_STABILITY)
-    stability_slope_adjusted: float | None = value(
+    stability_slope_adjusted = metric(
         _ADJUSTED, "The same in a fit on stability and interp score"
     )
-    stability_slope_adjusted_ci_low: float | None = low(_ADJUSTED)
-    stability_slope_adjusted_ci_high: float | None = high(_ADJUSTED)
-    stability_slope_adjusted_n: int = count(_ADJUSTED)
 
 
 @dataclass(kw_only=True)
@@ -160,7 +125,7 @@ _PROBE = "Probe Accuracy"
 _CHANGE = "Change of the Target Property"
 
 
-@dataclass(kw_only=True)
+@metric_class
 class LatentMetrics(BaseMetrics):
     """Which latents were steered with."""
 
@@ -177,84 +142,60 @@ class LatentMetrics(BaseMetrics):
     steered: int = value(
         "Steered", "Latents that were steered with at the headline's strength"
     )
-    interp_score: float | None = value(
-        "Interp Score", "Mean of the steered latents that have one"
-    )
-    interp_score_ci_low: float | None = low("Interp Score")
-    interp_score_ci_high: float | None = high("Interp Score")
-    interp_score_n: int = count("Interp Score")
+    interp_score = metric("Interp Score", "Mean of the steered latents that have one")
 
 
-@dataclass(kw_only=True)
+@metric_class
 class StrengthMetrics(BaseMetrics):
     """How strong the headline's steering is."""
 
     strength: float | None = value(
         "Strength", "What a unit direction is multiplied by, median over latents"
     )
-    norm: float = value(
+    norm = metric(
         _NORM,
         "Of residual vectors at the hook on held-out text, special tokens left out",
+        of="Tokens behind it",
+        nullable=False,
     )
-    norm_ci_low: float | None = low(_NORM)
-    norm_ci_high: float | None = high(_NORM)
-    norm_n: int = value(f"{_NORM} (n)", "Tokens behind it")
     ratio: float | None = value(
         "Strength over Norm", "Strength over the median residual norm", display=True
     )
 
 
-@dataclass(kw_only=True)
+@metric_class
 class FluencyMetrics(BaseMetrics):
     """ln(perplexity / unsteered perplexity) under the unsteered model, at the headline's strength."""
 
-    loss: float | None = value(
-        _LOSS, "Mean over steered texts, in nats a token", display=True
-    )
-    loss_ci_low: float | None = low(_LOSS)
-    loss_ci_high: float | None = high(_LOSS)
-    loss_n: int = count(_LOSS)
-    loss_random: float | None = value(
+    loss = metric(_LOSS, "Mean over steered texts, in nats a token", display=True)
+    loss_random = metric(
         _RANDOM_LOSS, "The same for random directions of the same norm"
     )
-    loss_random_ci_low: float | None = low(_RANDOM_LOSS)
-    loss_random_ci_high: float | None = high(_RANDOM_LOSS)
-    loss_random_n: int = count(_RANDOM_LOSS)
 
 
-@dataclass(kw_only=True)
+@metric_class
 class ContrastMetrics(BaseMetrics):
     """Contrastive selection; null without. All latents stand in the unstructured part."""
 
-    auroc: float | None = value(
+    auroc = metric(
         _SELECTED,
         "How well the latent ranked first tells the two sets apart, on texts that did not rank it (DeLong)",
+        of="Texts behind the figure",
     )
-    auroc_ci_low: float | None = low(_SELECTED)
-    auroc_ci_high: float | None = high(_SELECTED)
-    auroc_n: int = value(f"{_SELECTED} (n)", "Texts behind the figure")
-    probe_accuracy: float | None = value(
+    probe_accuracy = metric(
         _PROBE,
         "Of the classifier of the target property, on texts it did not learn from",
+        of="Texts behind the figure",
     )
-    probe_accuracy_ci_low: float | None = low(_PROBE)
-    probe_accuracy_ci_high: float | None = high(_PROBE)
-    probe_accuracy_n: int = value(f"{_PROBE} (n)", "Texts behind the figure")
-    change: float | None = value(
+    change = metric(
         _CHANGE,
         "Mean change of the classifier's chance from unsteered to steered text, latent ranked first, headline's strength; interval over pairs of texts, within prompts",
+        of="Pairs of texts behind the figure",
     )
-    change_ci_low: float | None = low(_CHANGE)
-    change_ci_high: float | None = high(_CHANGE)
-    change_n: int = value(f"{_CHANGE} (n)", "Pairs of texts behind the figure")
-    change_random: float | None = value(
+    change_random = metric(
         f"{_CHANGE}, Random Direction",
         "The same for random directions of the same norm; interval over directions, one a repeat",
-    )
-    change_random_ci_low: float | None = low(f"{_CHANGE}, Random Direction")
-    change_random_ci_high: float | None = high(f"{_CHANGE}, Random Direction")
-    change_random_n: int = value(
-        f"{_CHANGE}, Random Direction (n)", "Directions behind the figure"
+        of="Directions behind the figure",
     )
 
 
@@ -291,7 +232,7 @@ class SteeringMetricCategories(BaseMetricCategories):
     )
 
 
-@dataclass(kw_only=True)
+@metric_class
 class SteeringPoint(SuccessMetrics, BaseResultDetail):
     """One strength in the eyes of one judge: a point of the success-against-fluency curve."""
 
@@ -299,10 +240,7 @@ class SteeringPoint(SuccessMetrics, BaseResultDetail):
     amount: float = value("Amount", "Strength in the units of the mode")
     strength: float | None = value("Strength", "Median over latents")
     ratio: float | None = value("Ratio", "Strength over the median residual norm")
-    loss: float | None = value(_LOSS, "Nats a token, mean over steered texts")
-    loss_ci_low: float | None = low(_LOSS)
-    loss_ci_high: float | None = high(_LOSS)
-    loss_n: int = count(_LOSS)
+    loss = metric(_LOSS, "Nats a token, mean over steered texts")
 
 
 @dataclass(config=ConfigDict(title="Steering"))
