@@ -20,6 +20,16 @@ class Metric:
     title: str
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Evaluation and metric, as a tidy table has them."""
+        return self.eval, self.metric
+
+    @property
+    def name(self) -> str:
+        """The last part of ``category/name``."""
+        return self.metric.rsplit("/", 1)[-1]
+
+    @property
     def full_name(self) -> str:
         """``eval/category/name``, which is unique."""
         return f"{self.eval}/{self.metric}"
@@ -27,10 +37,10 @@ class Metric:
     @property
     def higher_is_better(self) -> bool:
         """Whether more of it is better; judged by the name."""
-        name = self.metric.rsplit("/", 1)[-1]
-        if name.endswith("_score") and "absorption" not in name:
+        if self.name.endswith("_score") and "absorption" not in self.name:
             return True
-        return name != "l0" and not any(word in name for word in _LOWER_IS_BETTER)
+        lower = any(word in self.name for word in _LOWER_IS_BETTER)
+        return self.name != "l0" and not lower
 
 
 # Errors, divergences, losses, absorption, and what counts as a side effect or a flaw.
@@ -59,6 +69,16 @@ HEADLINES = (
 """What the weight-regularisation paper (arXiv 2603.04198) plots against L0; sparse
 probing by SAEBench's headline, the accuracy of a probe on one latent."""
 
+RUN_HEADLINES = (
+    Metric("core", "corrected/explained_variance", "expl. var."),
+    Metric("core", "corrected/l0", "L0"),
+    Metric("core", "corrected/alive", "alive"),
+    Metric("core", "model_performance_preservation/ce_loss_score", "CE score"),
+    Metric("cross_seed", "shared/shared", "shared"),
+    Metric("cross_seed", "similarity/mean_max_cos", "max cos"),
+)
+"""What is printed at the end of a run, in this order, where the run has it."""
+
 L0 = Metric("core", "sparsity/l0", "L0")
 """SAEBench's own, which its files and ours hold."""
 
@@ -69,7 +89,12 @@ def metrics_of(frame: pd.DataFrame) -> list[Metric]:
     """Return every metric that a tidy table has a value of."""
     present = frame.loc[frame["value"].notna(), ["eval", "metric"]].drop_duplicates()
     pairs = present.itertuples(index=False, name=None)
-    return [Metric(ev, metric, metric.rsplit("/", 1)[-1]) for ev, metric in pairs]
+    return [metric_of(*key) for key in pairs]
+
+
+def metric_of(eval: str, metric: str) -> Metric:
+    """Return a metric under the last part of its own name."""
+    return Metric(eval, metric, metric.rsplit("/", 1)[-1])
 
 
 def present_headlines(frame: pd.DataFrame) -> list[Metric]:

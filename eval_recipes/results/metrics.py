@@ -92,7 +92,8 @@ def metric_class(cls: type[T]) -> type[T]:
         elif name in own:
             fields[name] = own[name]
     cls.__annotations__ = fields
-    return dataclass(cls, kw_only=True)
+    made: Any = dataclass(cls, kw_only=True)
+    return made
 
 
 def flat(intervals: Mapping[str, Interval | None]) -> dict[str, Any]:

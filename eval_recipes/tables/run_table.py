@@ -13,20 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval_recipes.results.differences import GroupDifference
+from eval_recipes.results.headlines import RUN_HEADLINES, Metric, metric_of
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.seeds import seed_interval
 
-HEADLINES: dict[tuple[str, str], str] = {
-    ("core", "corrected/explained_variance"): "expl. var.",
-    ("core", "corrected/l0"): "L0",
-    ("core", "corrected/alive"): "alive",
-    ("core", "model_performance_preservation/ce_loss_score"): "CE score",
-    ("cross_seed", "shared/shared"): "shared",
-    ("cross_seed", "similarity/mean_max_cos"): "max cos",
-}
-"""What the table shows, in this order, where a run has it: (eval, metric) -> heading."""
-
-_MAX_COLUMNS = 6
+_UNNAMED = 6
+"""Metrics that are shown where a run has no headline; the summary holds all."""
 
 HEADLINE_DIFFERENCES = (
     "shared",
@@ -77,30 +69,25 @@ def digits(value: float) -> str:
     return f"{value:.3f}".replace("0.", ".", 1)
 
 
-def headline_metrics(frame: pd.DataFrame) -> list[tuple[str, str]]:
+def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
     """Return the headlines a frame has, or its first metrics if it has none."""
     present = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
-    chosen = [key for key in HEADLINES if key in present] or list(present)
-    return chosen[:_MAX_COLUMNS]
+    headlines = [metric for metric in RUN_HEADLINES if metric.key in present]
+    return headlines or [metric_of(*key) for key in list(present)[:_UNNAMED]]
 
 
-def heading(key: tuple[str, str]) -> str:
-    """Return a metric's column heading: its short name, or the metric's own."""
-    return HEADLINES.get(key, key[1].rsplit("/", 1)[-1])
-
-
-def group_figure(rows: pd.DataFrame, key: tuple[str, str]) -> Figure | None:
+def group_figure(rows: pd.DataFrame, metric: Metric) -> Figure | None:
     """
     Return a group's mean of one headline with its 95 % interval over seeds.
 
     Where the evaluation gives a figure of the whole group (``group/<name>``)
     that one is taken: pairs of seeds are not independent, and it accounts for it.
     """
-    own = _select(rows, (key[0], f"group/{key[1].rsplit('/', 1)[-1]}"))
+    own = _select(rows, Metric(metric.eval, f"group/{metric.name}", ""))
     if len(own):
         own = own.loc[own["value"].notna()]
         return _own_figure(own) if len(own) else None
-    values = _select(rows, key)["value"].dropna()
+    values = _select(rows, metric)["value"].dropna()
     if values.empty:
         return None
     interval = seed_interval(dict(enumerate(values.astype(float))))
@@ -114,31 +101,32 @@ def _own_figure(rows: pd.DataFrame) -> Figure:
     return Figure(value, low, high)
 
 
-def _select(frame: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
-    return frame.loc[(frame["eval"] == key[0]) & (frame["metric"] == key[1])]
+def _select(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    mine = (frame["eval"] == metric.eval) & (frame["metric"] == metric.metric)
+    return frame.loc[mine]
 
 
-def _table(title: str, first: Sequence[str], keys: Iterable[tuple[str, str]]) -> Table:
+def _table(title: str, first: Sequence[str], metrics: Iterable[Metric]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in first:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for key in keys:
-        table.add_column(escape(heading(key)), justify="right")
+    for metric in metrics:
+        table.add_column(escape(metric.title), justify="right")
     return table
 
 
 def sae_table(frame: pd.DataFrame) -> Table:
     """Return a table with one row an SAE and one column a headline."""
-    keys = headline_metrics(frame)
-    table = _table("SAEs", ["SAE", "group", "seed"], keys)
+    metrics = headline_metrics(frame)
+    table = _table("SAEs", ["SAE", "group", "seed"], metrics)
     columns = ["group", "seed", "release", "sae_id"]
     for _, rows in frame.groupby(columns, dropna=False, sort=True):
         sae_id, group, seed = (
             rows[name].iloc[0] for name in ("sae_id", "group", "seed")
         )
         cells: list[str] = []
-        for key in keys:
-            values = _select(rows, key)["value"].dropna()
+        for metric in metrics:
+            values = _select(rows, metric)["value"].dropna()
             cells.append(digits(float(values.iloc[0])) if len(values) else "-")
         table.add_row(_text(sae_id), _text(group), _text(seed), *cells)
     return table
@@ -146,17 +134,17 @@ def sae_table(frame: pd.DataFrame) -> Table:
 
 def group_table(frame: pd.DataFrame) -> Table:
     """Return a table with one row a group: the mean over its SAEs, its interval."""
-    keys = headline_metrics(frame)
+    metrics = headline_metrics(frame)
     table = _table(
         "Groups: mean \\[95 % interval over seeds or, from five seeds on, their pairs]",
         ["group", "SAEs"],
-        keys,
+        metrics,
     )
     by_group = frame.groupby(["release", "group"], dropna=False, sort=True)
     for _, rows in by_group:
         group = rows["group"].iloc[0]
         saes = rows[["release", "sae_id"]].drop_duplicates()
-        figures = [group_figure(rows, key) for key in keys]
+        figures = [group_figure(rows, metric) for metric in metrics]
         cells = ["-" if figure is None else figure.text() for figure in figures]
         table.add_row(_text(group), str(len(saes)), *cells)
     return table

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.files import SUMMARY_COLUMNS
-from eval_recipes.tables.run_table import digits, print_table
+from eval_recipes.results.headlines import RUN_HEADLINES, Metric
+from eval_recipes.tables.run_table import digits, headline_metrics, print_table
 
 
 def frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:
@@ -116,3 +117,15 @@ def test_digits_are_few():
         "0",
         "-",
     ]
+
+
+def test_every_headline_of_a_run_has_a_column():
+    """Also a seventh, if there is one."""
+    saes = columns_of("base", 0, "a0")
+    rows = [
+        (*saes, *metric.key, 0.5, None, None, None)
+        for metric in (*RUN_HEADLINES, Metric("core", "corrected/more", "more"))
+    ]
+    assert headline_metrics(frame(rows)) == list(RUN_HEADLINES)
+    (unnamed,) = headline_metrics(frame(rows[-1:]))
+    assert unnamed.title == "more"
