@@ -22,6 +22,7 @@ from eval_recipes.commands.demo import demo
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.results import plot, table
 from eval_recipes.commands.run import run
+from eval_recipes.commands.schemas import schemas
 from eval_recipes.commands.show import show
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.study import study
@@ -34,7 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (train, run, table, plot, speed, demo, artifacts):
+for command in (train, run, table, plot, speed, demo, artifacts, schemas):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(study, name="study")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +24,7 @@ class Recipe:
         summary: one line.
         module: has ``run(context)``, which writes one result file an SAE and returns the
             failures, and the function named ``checker``.
+        outputs: classes of its results as "module:Class", by the name of their JSON schema.
         checker: refuses, before anything is loaded, what the evaluation cannot work on.
         over_groups: whether the result of one SAE depends on the others of the run.
         reads_model: whether it runs the language model.
@@ -36,6 +38,7 @@ class Recipe:
     name: str
     summary: str
     module: str
+    outputs: Mapping[str, str]
     checker: str = "check"
     over_groups: bool = False
     reads_model: bool = True
@@ -58,6 +61,16 @@ class Recipe:
     def folder_files(self) -> tuple[str, ...]:
         """Names of the files that it writes over all its results, as its module says."""
         return getattr(import_module(self.module), "FOLDER_FILES", ())
+
+    def schemas(self) -> dict[Path, type[Any]]:
+        """Return the class of its results by the file that holds the class' JSON schema."""
+        folder = Path(str(import_module(self.module).__file__)).parent
+        found: dict[Path, type[Any]] = {}
+        for name, place in self.outputs.items():
+            module, _, cls = place.partition(":")
+            path = folder / f"eval_output_schema_{name}.json"
+            found[path] = getattr(import_module(module), cls)
+        return found
 
     def check(self, context: RunContext) -> None:
         """
@@ -105,7 +118,8 @@ _ENTRIES = (
     Recipe(
         "core",
         "SAEBench's core metrics, with corrected explained variance beside them",
-        f"{_SAEBENCH}.core",
+        f"{_SAEBENCH}.core.main",
+        {"core": f"{_SAEBENCH}.core.output:CorrectedCoreOutput"},
         checker="core_options",
         reads_text=True,
         bytes_per_latent=200,
@@ -114,6 +128,7 @@ _ENTRIES = (
         "cross_seed",
         "how alike SAEs are that differ only in their seed, and groups compared",
         "eval_recipes.cross_seed.main",
+        {"cross_seed": "eval_recipes.cross_seed.output:CrossSeedEvalOutput"},
         over_groups=True,
         reads_text=True,
         bytes_per_latent=10,
@@ -121,46 +136,58 @@ _ENTRIES = (
     Recipe(
         "sparse_probing",
         "how well labelled concepts can be read off few latents",
-        f"{_SAEBENCH}.sparse_probing",
+        f"{_SAEBENCH}.sparse_probing.main",
+        {"sparse_probing": f"{_SAEBENCH}.sparse_probing.output:CorrectedProbingOutput"},
         keeps_artifacts=True,
     ),
     Recipe(
         "sae_probes",
         "sparse probing on sae-probes' sets, with deduplicated scores beside upstream's",
-        f"{_SAEBENCH}.sae_probes",
+        f"{_SAEBENCH}.sae_probes.main",
+        {"sae_probes": f"{_SAEBENCH}.sae_probes.output:CorrectedSaeProbesOutput"},
         type_id="sparse_probing_sae_probes",
         keeps_artifacts=True,
     ),
     Recipe(
         "scr",
         "whether ablating few latents removes a spurious correlation from a probe",
-        f"{_SAEBENCH}.scr",
+        f"{_SAEBENCH}.scr_tpp.scr",
+        {"scr": f"{_SAEBENCH}.scr_tpp.scr_output:MaskedScrOutput"},
         keeps_artifacts=True,
     ),
     Recipe(
         "tpp",
         "whether ablating few latents disturbs one class's probe and no other's",
-        f"{_SAEBENCH}.tpp",
+        f"{_SAEBENCH}.scr_tpp.tpp",
+        {"tpp": f"{_SAEBENCH}.scr_tpp.tpp_output:MaskedTppOutput"},
         keeps_artifacts=True,
     ),
     Recipe(
         "absorption",
         "how often a latent for a word's first letter is absorbed by more special ones",
-        f"{_SAEBENCH}.absorption",
+        f"{_SAEBENCH}.absorption.main",
+        {"absorption": f"{_SAEBENCH}.absorption.output:CorrectedAbsorptionOutput"},
         type_id="absorption_first_letter",
         keeps_artifacts=True,
     ),
     Recipe(
         "autointerp",
         "how well explanations of latents predict where they fire, judged by an LLM or by tokens",
-        f"{_SAEBENCH}.autointerp",
+        f"{_SAEBENCH}.autointerp.main",
+        {
+            "autointerp": f"{_SAEBENCH}.autointerp.output:JudgedOutput",
+            "autointerp_tokens": f"{_SAEBENCH}.autointerp.output:TokenOutput",
+        },
         reads_text=True,
         keeps_artifacts=True,
     ),
     Recipe(
         "meta_structure",
         "how well a smaller SAE compresses the decoder, beside a random decoder",
-        f"{_SAEBENCH}.meta_structure",
+        f"{_SAEBENCH}.meta_structure.main",
+        {
+            "meta_structure": f"{_SAEBENCH}.meta_structure.output:CorrectedMetaStructureOutput"
+        },
         reads_model=False,
         type_id="meta_structure_decoder_variance",
         keeps_artifacts=True,
@@ -169,6 +196,7 @@ _ENTRIES = (
         "vocabulary",
         "how near decoder rows lie to the model's token embeddings, beside random rows",
         "eval_recipes.vocabulary.main",
+        {"vocabulary": "eval_recipes.vocabulary.output:VocabularyEvalOutput"},
         reads_model=False,
         bytes_per_latent=10,
     ),
@@ -176,6 +204,7 @@ _ENTRIES = (
         "steering",
         "whether adding a latent's direction does what its explanation says",
         "eval_recipes.steering.main",
+        {"steering": "eval_recipes.steering.results.output:SteeringEvalOutput"},
         reads_text=True,
         keeps_artifacts=True,
     ),

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 from eval_recipes.cli import app
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
+from eval_recipes.registry import RECIPES
 from eval_recipes.results.files import SUMMARY_COLUMNS, load_results
 from eval_recipes.saebench.core import output as core_output
 from saereg_plugin.owned_folder import MARK
@@ -35,10 +35,7 @@ pytestmark = pytest.mark.slow
 
 IDS = ["sae-seed0", "sae-seed1"]
 BROKEN = "sae-seed2"
-SCHEMAS = {
-    "core": "saebench/eval_output_schema_core.json",
-    "cross_seed": "cross_seed/eval_output_schema_cross_seed.json",
-}
+EVALS = ("core", "cross_seed")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +112,7 @@ def test_every_good_sae_has_every_result_and_the_broken_one_gives_status_1(
 ) -> None:
     assert evaluated.result.exit_code == 1
     printed = " ".join(evaluated.result.output.split())
-    for name in SCHEMAS:
+    for name in EVALS:
         (cause,) = re.findall(rf"failed {name} of {BROKEN}: (\w+: .*? NaN)", printed)
         assert "failed" not in cause
     assert printed.count("failed ") == 2
@@ -125,7 +122,7 @@ def test_every_good_sae_has_every_result_and_the_broken_one_gives_status_1(
     } - {MARK}
     assert found == {
         f"{name}/e2e-broken_{sae_id}_eval_results.json"
-        for name in SCHEMAS
+        for name in EVALS
         for sae_id in IDS
     }
 
@@ -146,11 +143,12 @@ OUTPUTS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", EVALS)
 def test_results_are_strict_json_in_the_shipped_schema(
     evaluated: Evaluated, name: str
 ) -> None:
-    schema = json.loads(files("eval_recipes").joinpath(SCHEMAS[name]).read_text())
+    (path,) = RECIPES[name].schemas()
+    schema = json.loads(path.read_text(encoding="utf-8"))
     adapter = OUTPUTS[name]()
     found = records(evaluated, name)
     assert len(found) == 2
@@ -164,9 +162,10 @@ def test_results_are_strict_json_in_the_shipped_schema(
         adapter.validate_python(broken)
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", EVALS)
 def test_results_validate_with_jsonschema(evaluated: Evaluated, name: str) -> None:
-    schema = json.loads(files("eval_recipes").joinpath(SCHEMAS[name]).read_text())
+    (path,) = RECIPES[name].schemas()
+    schema = json.loads(path.read_text(encoding="utf-8"))
     for record in records(evaluated, name):
         jsonschema.validate(record, schema)
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 from transformer_lens import HookedTransformer
 
 from eval_recipes.chat import KEY_VARIABLE
+from eval_recipes.registry import RECIPES
 from eval_recipes.results.files import load_results, read_result, result_files
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
@@ -192,10 +192,9 @@ def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> No
 
 def schema_of(name: str) -> Any:
     """The schema that ships for an evaluation."""
-    stem = "autointerp_tokens" if name == "autointerp" else name
-    room = name if name in ("cross_seed", "vocabulary") else "saebench"
-    schema = files("eval_recipes") / room / f"eval_output_schema_{stem}.json"
-    return json.loads(schema.read_text())
+    # autointerp has two; here it is run with the tokens' explainer
+    *_, path = RECIPES[name].schemas()
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _filled(record: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from sae_bench.evals.base_eval_output import (
 from torch import Tensor
 
 from eval_recipes.results.metrics import metric, metric_class
-from eval_recipes.results.schemas import schema_text
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 from saereg_plugin.metrics import unit_rows
@@ -108,11 +107,6 @@ class VocabularyEvalOutput(
         title="Eval Type ID",
         description="The type of the evaluation",
     )
-
-
-def json_schema() -> str:
-    """Return the text of the JSON schema that ships beside this file."""
-    return schema_text(VocabularyEvalOutput)
 
 
 def alignment_figures(

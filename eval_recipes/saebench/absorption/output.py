@@ -16,7 +16,6 @@ from sae_bench.evals.absorption.eval_output import (
 )
 from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
 
-from eval_recipes.results.schemas import schema_text
 from eval_recipes.statistics.contexts import bootstrap
 
 
@@ -140,11 +139,6 @@ class CorrectedAbsorptionOutput(AbsorptionEvalOutput):
         title="Per-Letter Absorption Results",
         description="Figures of each letter whose probe is good enough",
     )
-
-
-def json_schema() -> str:
-    """Return the text of ``eval_output_schema_absorption.json``."""
-    return schema_text(CorrectedAbsorptionOutput)
 
 
 def corrected_metrics(

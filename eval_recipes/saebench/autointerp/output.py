@@ -17,8 +17,6 @@ from sae_bench.evals.base_eval_output import (
     BaseResultDetail,
 )
 
-from eval_recipes.results.schemas import schema_text
-
 NOT_MEASURED = -1.0
 """Upstream's score where no language model judged: its format has no place for "none"."""
 
@@ -223,8 +221,3 @@ class TokenOutput(AutoInterpEvalOutput):
         title="Latents",
         description="One entry a latent with data",
     )
-
-
-def json_schema(cls: type[AutoInterpEvalOutput] = JudgedOutput) -> str:
-    """Return the text of ``eval_output_schema_autointerp.json``, or of ``..._tokens.json``."""
-    return schema_text(cls)

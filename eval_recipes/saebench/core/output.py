@@ -13,8 +13,6 @@ from sae_bench.evals.core.eval_output import (
     CoreMetricCategories,
 )
 
-from eval_recipes.results.schemas import schema_text
-
 
 def _bound(side: str, title: str) -> Any:
     return Field(
@@ -116,8 +114,3 @@ class CorrectedCoreOutput(CoreEvalOutput):
         title="Feature-wise Metrics",
         description="Detailed metrics for each feature in the SAE",
     )
-
-
-def json_schema() -> str:
-    """Return the text of ``eval_output_schema_core.json``."""
-    return schema_text(CorrectedCoreOutput)

@@ -16,7 +16,6 @@ from sae_bench.evals.meta_structure.eval_output import (
 )
 from torch import Tensor
 
-from eval_recipes.results.schemas import schema_text
 from eval_recipes.statistics.contexts import bootstrap
 from eval_recipes.statistics.interval import Interval
 
@@ -87,11 +86,6 @@ class CorrectedMetaStructureOutput(MetaStructureEvalOutput):
     """Meta-structure evaluation in upstream's format with corrected figures beside its own."""
 
     eval_result_metrics: CorrectedMetaStructureMetricCategories  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
-
-
-def json_schema() -> str:
-    """Return the text of the JSON schema that ships beside this file."""
-    return schema_text(CorrectedMetaStructureOutput)
 
 
 Array = NDArray[np.float64]

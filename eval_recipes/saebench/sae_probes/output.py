@@ -14,8 +14,6 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
     SparseProbingSaeProbesEvalOutput,
 )
 
-from eval_recipes.results.schemas import schema_text
-
 KS = (1, 2, 5, 10, 20, 50, 100)
 """The numbers of latents for which upstream's output has fields."""
 
@@ -171,8 +169,3 @@ class CorrectedSaeProbesOutput(SparseProbingSaeProbesEvalOutput):
         title="Per-Dataset Sparse Probing Results",
         description="Scores of the probes on each set",
     )
-
-
-def json_schema() -> str:
-    """Return the text of ``eval_output_schema_sae_probes.json``."""
-    return schema_text(CorrectedSaeProbesOutput)

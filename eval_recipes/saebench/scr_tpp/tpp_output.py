@@ -9,7 +9,6 @@ from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseMetrics
 from sae_bench.evals.scr_and_tpp.eval_output import TppEvalOutput, TppMetricCategories
 
-from eval_recipes.results.schemas import schema_text
 from eval_recipes.saebench.scr_tpp.output import metrics_class
 
 _DOC = "TPP with the latents ablated on real tokens only, on every negative text; intervals over test texts."
@@ -63,8 +62,3 @@ class MaskedTppOutput(TppEvalOutput):
     """TPP in upstream's format with the masked ablation beside its own."""
 
     eval_result_metrics: MaskedTppMetricCategories  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
-
-
-def json_schema() -> str:
-    """Return the text of ``eval_output_schema_tpp.json``."""
-    return schema_text(MaskedTppOutput)

@@ -14,8 +14,6 @@ from sae_bench.evals.sparse_probing.eval_output import (
     SparseProbingResultDetail,
 )
 
-from eval_recipes.results.schemas import schema_text
-
 K_VALUES = (1, 2, 5, 10, 20, 50, 100)
 """The k for which upstream's output has a place."""
 
@@ -145,8 +143,3 @@ class CorrectedProbingOutput(SparseProbingEvalOutput):
         title="Per-Dataset Sparse Probing Results",
         description="Each object is a stat on the sparse probing results for a dataset.",
     )
-
-
-def json_schema() -> str:
-    """Return the text of ``eval_output_schema_sparse_probing.json``."""
-    return schema_text(CorrectedProbingOutput)

@@ -12,7 +12,6 @@ from sae_bench.evals.base_eval_output import (
 )
 
 from eval_recipes.results.metrics import metric, metric_class, value
-from eval_recipes.results.schemas import schema_text
 from eval_recipes.steering.options import EVAL, SteeringEvalConfig
 
 _SUCCESS = "Success"
@@ -265,8 +264,3 @@ class SteeringEvalOutput(
         title="Eval Type ID",
         description="The type of the evaluation",
     )
-
-
-def json_schema() -> str:
-    """Return the text of ``eval_output_schema_steering.json``."""
-    return schema_text(SteeringEvalOutput)

@@ -11,19 +11,15 @@ from pydantic import TypeAdapter
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from torch import Tensor
 
-import eval_recipes.cross_seed as package
 from eval_recipes.cross_seed.main import check, run
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
 from eval_recipes.results.differences import load_group_differences
 from eval_recipes.results.files import load_results, read_result
-from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import HeldOut
 from eval_recipes.tables.verdict_text import read_differences
 from saereg_plugin.errors import InputError
-
-SCHEMA = Path(package.__path__[0]) / "eval_output_schema_cross_seed.json"
 
 
 @dataclass(frozen=True)
@@ -219,10 +215,6 @@ def test_file_validates_and_is_strict_json(tmp_path: Path) -> None:
     record = json.loads(path.read_text(), parse_constant=pytest.fail)
     output = TypeAdapter(CrossSeedEvalOutput).validate_python(record)
     assert json.loads(output.to_json()) == record
-
-
-def test_schema_is_current() -> None:
-    assert SCHEMA.read_text() == schema_text(CrossSeedEvalOutput)
 
 
 def test_dead_latents_are_left_out(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from sklearn import metrics
 
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.absorption import main as absorption
-from eval_recipes.saebench.absorption.output import json_schema
 from eval_recipes.saebench.absorption.probes import sample_words
 from eval_recipes.saebench.absorption.upstream_run import (
     METRICS,
@@ -168,8 +166,3 @@ def test_other_hooks_are_refused_by_name(tmp_path: Path, model_name: str):
     subjects = save_release(tmp_path / "other-hook", {"a": sae})
     with pytest.raises(InputError, match="cannot serve hook 'blocks.0.hook_mlp_out'"):
         absorption.check(RunContext(subjects, tmp_path))
-
-
-def test_shipped_schema_is_current():
-    shipped = files("eval_recipes.saebench") / "eval_output_schema_absorption.json"
-    assert shipped.read_text(encoding="utf-8") == json_schema()

@@ -9,7 +9,6 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from eval_recipes.results.files import (
     read_result,
     result_path,
 )
+from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp import main as autointerp
@@ -42,7 +42,6 @@ from eval_recipes.saebench.autointerp.options import is_as_published
 from eval_recipes.saebench.autointerp.output import (
     JudgedOutput,
     TokenOutput,
-    json_schema,
 )
 from eval_recipes.saebench.autointerp.token_explainer import (
     Marked,
@@ -160,7 +159,7 @@ def test_result_is_valid_for_upstream_and_for_us(server: JudgeServer, make: Make
     context = make()
     autointerp.check(context)
     record = run(context)
-    jsonschema.validate(record, json.loads(json_schema()))
+    jsonschema.validate(record, json.loads(schema_text(JudgedOutput)))
     assert TypeAdapter(JudgedOutput).validate_python(record)
     read = TypeAdapter(AutoInterpEvalOutput).validate_python(record)
     assert 0 <= read.eval_result_metrics.autointerp.autointerp_score <= 1
@@ -455,7 +454,7 @@ def test_too_few_replies_leave_a_partial_file_until_another_failure(
     assert "3 of 4 latents have no reply" in failure.cause
     (partial,) = context.out.rglob("*_partial_results.json")
     record = read_result(partial)
-    jsonschema.validate(record, json.loads(json_schema()))
+    jsonschema.validate(record, json.loads(schema_text(JudgedOutput)))
     metrics = record["eval_result_metrics"]
     assert metrics["autointerp"]["autointerp_score"] == -1
     checked = metrics["checked"]
@@ -638,7 +637,7 @@ def test_tokens_need_no_server_and_are_marked(
     context = make("ab", explainer="tokens")
     autointerp.check(context)
     record = run(context)
-    jsonschema.validate(record, json.loads(json_schema(TokenOutput)))
+    jsonschema.validate(record, json.loads(schema_text(TokenOutput)))
     assert TypeAdapter(AutoInterpEvalOutput).validate_python(record)
     metrics = record["eval_result_metrics"]
     assert "checked" not in metrics
@@ -746,10 +745,3 @@ def test_token_explanations_name_what_is_distinctive():
     assert predict(odd, [["x"], ["\n"], ['"; near "']]) == [2, 3]
     with pytest.raises(ValueError, match="no explanation"):
         predict("whatever", [])
-
-
-def test_shipped_schemas_are_current():
-    folder = files("eval_recipes.saebench")
-    for name, cls in (("", JudgedOutput), ("_tokens", TokenOutput)):
-        shipped = folder / f"eval_output_schema_autointerp{name}.json"
-        assert shipped.read_text(encoding="utf-8") == json_schema(cls)

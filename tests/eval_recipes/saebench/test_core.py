@@ -7,7 +7,6 @@ import json
 import logging
 import random
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,13 @@ from sae_lens import ActivationsStore
 from transformer_lens import HookedTransformer
 
 from eval_recipes.results.files import load_results, read_result, result_path
+from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
 from eval_recipes.saebench.core import main as core
 from eval_recipes.saebench.core.main import SharedPasses
-from eval_recipes.saebench.core.output import NULLABLE, json_schema
+from eval_recipes.saebench.core.output import NULLABLE, CorrectedCoreOutput
 from eval_recipes.saebench.upstream import UpstreamError, folded_copy, upstream
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
@@ -131,7 +131,7 @@ def test_latents_that_never_fire_are_null(record: dict[str, object]):
 def test_result_is_valid_but_for_the_values_that_upstream_has_no_place_for(
     record: dict[str, object],
 ):
-    schema = json.loads(json_schema())
+    schema = json.loads(schema_text(CorrectedCoreOutput))
     jsonschema.validate(record, schema)
     with pytest.raises(ValidationError) as error:
         TypeAdapter(CoreEvalOutput).validate_python(record)
@@ -312,8 +312,3 @@ def test_a_folded_copy_leaves_no_norm_on_the_callers_sae(
 def test_bad_options_are_refused(options: dict[str, object], message: str):
     with pytest.raises(InputError, match=message):
         core.run(RunContext([], Path("unused"), options={"core": options}))
-
-
-def test_shipped_schema_is_current():
-    shipped = files("eval_recipes.saebench") / "eval_output_schema_core.json"
-    assert shipped.read_text(encoding="utf-8") == json_schema()

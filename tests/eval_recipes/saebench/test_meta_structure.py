@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from sae_bench.sae_bench_utils import general_utils
 from sae_lens import SAE
 
 from eval_recipes.results.files import read_result, result_path
+from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.meta_structure import main as recipe
 from eval_recipes.saebench.meta_structure.output import (
     CorrectedMetaStructureOutput,
-    json_schema,
     random_rows,
     row_errors,
     variance_explained,
@@ -94,7 +93,7 @@ def test_results_are_valid_and_a_broken_sae_leaves_none(
 ) -> None:
     assert "finite" in causes["broken"] or "NaN" in causes["broken"]
     assert len(list(context.out.rglob("*.json"))) == 2
-    schema = json.loads(json_schema())
+    schema = json.loads(schema_text(CorrectedMetaStructureOutput))
     for sae_id, record in records.items():
         TypeAdapter(MetaStructureEvalOutput).validate_python(record)
         TypeAdapter(CorrectedMetaStructureOutput).validate_python(record)
@@ -276,8 +275,3 @@ def test_random_rows_are_unit_and_follow_the_seed() -> None:
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         recipe.check(RunContext([], Path("x"), options={"meta_structure": options}))
-
-
-def test_shipped_schema_is_current() -> None:
-    shipped = files("eval_recipes.saebench") / "eval_output_schema_meta_structure.json"
-    assert shipped.read_text(encoding="utf-8") == json_schema()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from eval_recipes.saebench.sae_probes.data import (
     upstream_split,
 )
 from eval_recipes.saebench.sae_probes.options import SaeProbesOptions
-from eval_recipes.saebench.sae_probes.output import json_schema
 from eval_recipes.saebench.sae_probes.scores import (
     Predictions,
     mean_scores,
@@ -309,8 +307,3 @@ def test_saes_it_cannot_serve_are_refused(
     context = RunContext(subjects, tmp_path, options={"sae_probes": {"ks": ks}})
     with pytest.raises(InputError, match=message):
         sae_probes.check(context)
-
-
-def test_shipped_schema_is_current():
-    shipped = files("eval_recipes.saebench") / "eval_output_schema_sae_probes.json"
-    assert shipped.read_text(encoding="utf-8") == json_schema()

@@ -7,9 +7,7 @@ import json
 import pickle
 import random
 import shutil
-from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jsonschema
@@ -29,6 +27,7 @@ from transformer_lens import HookedTransformer
 from eval_recipes.labelled.crossed import crossed_train_test_data
 from eval_recipes.labelled.probing import probing_sets
 from eval_recipes.results.files import load_results, read_result, result_path
+from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.scr_tpp import scr, scr_output, tpp, tpp_output
@@ -146,11 +145,7 @@ def test_result_is_valid_and_marked(
     record = records[name]["a"]
     TypeAdapter(UPSTREAM_OUTPUTS[name]).validate_python(record)
     TypeAdapter(OUTPUTS[name]).validate_python(record)
-    shipped = files("eval_recipes.saebench") / f"eval_output_schema_{name}.json"
-    schema = shipped.read_text(encoding="utf-8")
-    module: ModuleType = {"scr": scr_output, "tpp": tpp_output}[name]
-    assert schema == module.json_schema()
-    jsonschema.validate(record, json.loads(schema))
+    jsonschema.validate(record, json.loads(schema_text(OUTPUTS[name])))
     assert record["eval_type_id"] == name
     assert record["sae_lens_id"] == "a"
     assert record["eval_config"]["dataset_names"] == [SETS[name]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
 from eval_recipes.saebench.sparse_probing import main as sparse_probing
 from eval_recipes.saebench.sparse_probing.check import checked_options
 from eval_recipes.saebench.sparse_probing.intervals import Scored, macro_accuracy
-from eval_recipes.saebench.sparse_probing.output import json_schema
 from eval_recipes.saebench.sparse_probing.paired import draw, score
 from eval_recipes.saebench.sparse_probing.score import (
     random_directions,
@@ -494,8 +492,3 @@ def test_hub_out_of_reach_is_named_at_once():
     assert (options.probe_train_set_size, options.probe_test_set_size) == (4000, 1000)
     with pytest.raises(InputError, match=r"LabHC/bias_in_bios'.*embedded"):
         sparse_probing.check(context)
-
-
-def test_shipped_schema_is_current():
-    shipped = files("eval_recipes.saebench") / "eval_output_schema_sparse_probing.json"
-    assert shipped.read_text(encoding="utf-8") == json_schema()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from eval_recipes.speed.timing import Timing
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.main import check
 from eval_recipes.steering.results.build import link_fields, nothing, readable
-from eval_recipes.steering.results.output import JudgeMetrics, json_schema
+from eval_recipes.steering.results.output import JudgeMetrics
 from eval_recipes.steering.stats.figures import Links
 from eval_recipes.steering.stats.group_tests import PValue
 from eval_recipes.steering.stats.logistic import Coefficient, LogisticFit
@@ -34,11 +33,6 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     folder = tmp_path_factory.mktemp("refused") / "refused-release"
     sae = tiny_sae("smollm2-135m-instruct", HOOK_NAME, torch.zeros(576), 0)
     return save_release(folder, {"s0": sae})[0]
-
-
-def test_the_schema_is_that_of_the_classes() -> None:
-    stored = files("eval_recipes.steering").joinpath("eval_output_schema_steering.json")
-    assert stored.read_text() == json_schema()
 
 
 def test_a_judge_that_was_not_asked_has_nulls_and_reasons() -> None:
