@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -38,7 +38,7 @@ class Recipe:
     name: str
     summary: str
     module: str
-    outputs: Mapping[str, str]
+    outputs: Mapping[str, str] = field(default_factory=dict)
     checker: str = "check"
     over_groups: bool = False
     reads_model: bool = True

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eval_recipes.cross_seed.main import check, run
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
+from eval_recipes.registry import RECIPES
 from eval_recipes.results.differences import load_group_differences
 from eval_recipes.results.files import load_results, read_result
 from eval_recipes.results.subject import Subject
@@ -20,6 +21,8 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import HeldOut
 from eval_recipes.tables.verdict_text import read_differences
 from saereg_plugin.errors import InputError
+
+(SCHEMA,) = RECIPES["cross_seed"].schemas()
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def make_context(subjects: list[Planted], out: Path, **options: Any) -> RunConte
         s.sae_id: heldout(0.5 + 0.1 * (s.group == "wide") + 0.01 * (s.seed or 0))
         for s in subjects
     }
-    context.__dict__["heldout"] = table
+    context.measured["heldout"] = table
     return context
 
 
@@ -292,7 +295,7 @@ def test_one_broken_sae_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_the_last_one_of_a_group_fails_too(tmp_path: Path) -> None:
     subjects = seeds("g", 2, common=3) + seeds("h", 2, common=3)
     context = make_context(subjects, tmp_path)
-    del context.__dict__["heldout"]["g/seed_1"]
+    del context.measured["heldout"]["g/seed_1"]
     failures = {f.sae_id: f.cause for f in run(context)}
     assert set(failures) == {"g/seed_0", "g/seed_1"}
     assert "no other seed of group 'g'" in failures["g/seed_0"]

@@ -168,7 +168,7 @@ def evaluate(tmp_path: Path, n: int = 3, n_matched: int | None = None) -> Path:
                 )
         options = {"reconstruction_shares": False, "n_resamples": 200}
         context = RunContext(list(subjects), out, options={"cross_seed": options})
-        context.__dict__["heldout"] = {
+        context.measured["heldout"] = {
             s.sae_id: replace(
                 heldout(VARIANCE[s.group] + 0.001 * (s.seed or 0)),
                 explained_variance_ci_low=VARIANCE[s.group] - 0.01,

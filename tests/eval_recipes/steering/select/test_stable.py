@@ -72,7 +72,7 @@ def released(
     options = {"cross_seed": {"reconstruction_shares": False, "n_resamples": 10}}
     context = RunContext(subjects, folder / "out", options=options)
     # of this width there is no language model
-    context.__dict__["heldout"] = {s.sae_id: heldout(0.5) for s in subjects}
+    context.measured["heldout"] = {s.sae_id: heldout(0.5) for s in subjects}
     assert cross_seed.run(context) == []
     return folder / "out", subjects, list(latents)
 
