@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eval_recipes.results.subject import Failure
-from eval_recipes.running.context import RunContext
 from saereg_plugin.errors import InputError, suggest
+
+if TYPE_CHECKING:
+    from eval_recipes.results.subject import Failure
+    from eval_recipes.running.context import RunContext
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,14 @@ _ENTRIES = (
         "scr",
         "whether ablating few latents removes a spurious correlation from a probe",
         f"{_SAEBENCH}.scr_tpp.scr",
-        {"scr": f"{_SAEBENCH}.scr_tpp.scr_output:MaskedScrOutput"},
+        {"scr": f"{_SAEBENCH}.scr_tpp.scr:MaskedScrOutput"},
         keeps_artifacts=True,
     ),
     Recipe(
         "tpp",
         "whether ablating few latents disturbs one class's probe and no other's",
         f"{_SAEBENCH}.scr_tpp.tpp",
-        {"tpp": f"{_SAEBENCH}.scr_tpp.tpp_output:MaskedTppOutput"},
+        {"tpp": f"{_SAEBENCH}.scr_tpp.tpp:MaskedTppOutput"},
         keeps_artifacts=True,
     ),
     Recipe(

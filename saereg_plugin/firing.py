@@ -1,4 +1,4 @@
-"""Which latents fired in a step, whatever form its activations have."""
+"""Latents that fired in a step, for dense and sparse activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, hardware, command."""
+"""Versions, hardware and command behind a number."""
 
 from __future__ import annotations
 

@@ -171,8 +171,8 @@ def plot(
 
     console = open_console(soft_wrap=False)
     if cross_seed or steering:
-        from eval_recipes.cross_seed.plots import plot_cross_seed
         from eval_recipes.steering.results.plots import plot_steering
+        from eval_recipes.width_control.plots import plot_cross_seed
 
         folder = out or results / "plots"
         wanted = ((cross_seed, plot_cross_seed), (steering, plot_steering))

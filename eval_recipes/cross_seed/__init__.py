@@ -1,1 +1,1 @@
-"""How consistent SAEs of one configuration are across seeds, and their geometry."""
+"""Consistency of SAEs across seeds, and their geometry."""

@@ -1,4 +1,4 @@
-"""What is measured on two SAEs: one array over latents for each metric and side."""
+"""Per-latent measurements on pairs of SAEs."""
 
 from __future__ import annotations
 

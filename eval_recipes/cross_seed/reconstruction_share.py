@@ -1,4 +1,4 @@
-"""How much of an SAE's reconstruction its stable latents carry, and its unstable ones."""
+"""Shares of the reconstruction that stable and unstable latents carry."""
 
 from __future__ import annotations
 

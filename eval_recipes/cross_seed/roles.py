@@ -1,4 +1,4 @@
-"""What a group is to the others: its penalty, its strength, and whose width it matches."""
+"""A group's role in a comparison: penalty, strength, matched width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which architecture and which penalty an SAE was trained with, from its configuration."""
+"""Architecture and penalty of an SAE, read from its configuration."""
 
 from __future__ import annotations
 

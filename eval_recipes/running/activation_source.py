@@ -1,4 +1,4 @@
-"""Where the activations an SAE reads come from, as its metadata says."""
+"""Model and hook that an SAE reads, from its metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result depends on, as a key in its file; which results a resumed run must redo."""
+"""Resume keys, and the results that a resumed run must redo."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Speed benchmarks against peers."""
+
 from eval_recipes.speed.config import Row, Shape, SpeedConfig
 from eval_recipes.speed.run import SUITES, run_speed
 

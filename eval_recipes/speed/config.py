@@ -1,4 +1,4 @@
-"""What a speed benchmark measures."""
+"""Settings and rows of a speed benchmark."""
 
 from __future__ import annotations
 

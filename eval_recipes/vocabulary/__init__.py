@@ -1,1 +1,1 @@
-"""How near an SAE's decoder rows lie to its model's token embeddings."""
+"""Distance of decoder rows to the model's token embeddings."""

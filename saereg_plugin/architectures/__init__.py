@@ -1,3 +1,5 @@
+"""SAELens' architectures with regularisers and mechanics."""
+
 from saereg_plugin.architectures.base import RegularizedMixin
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.kinds import (

@@ -1,3 +1,5 @@
+"""Fast products for sparse activations, with gradients."""
+
 from saereg_plugin.kernels.aux_loss import AuxKLoss, DeadLatents
 from saereg_plugin.kernels.encode import (
     ActiveLatents,

@@ -1,4 +1,4 @@
-"""Which latents are active in which row, and the products that touch only those."""
+"""Products that touch only the active latents of each row."""
 
 from __future__ import annotations
 

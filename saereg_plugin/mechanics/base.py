@@ -1,4 +1,4 @@
-"""What every training mechanic's configuration has."""
+"""The configuration that all training mechanics share."""
 
 from __future__ import annotations
 

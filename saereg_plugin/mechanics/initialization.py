@@ -1,4 +1,4 @@
-"""Where training starts: encoder, decoder and decoder bias."""
+"""Initial encoder, decoder and decoder bias."""
 
 from __future__ import annotations
 

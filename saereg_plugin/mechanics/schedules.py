@@ -1,4 +1,4 @@
-"""How a coefficient changes over training steps."""
+"""Schedules of a coefficient over training steps."""
 
 from __future__ import annotations
 

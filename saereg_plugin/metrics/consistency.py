@@ -1,4 +1,4 @@
-"""How consistently a latent comes back in SAEs trained from other seeds."""
+"""Latents that come back in SAEs trained from other seeds."""
 
 from __future__ import annotations
 

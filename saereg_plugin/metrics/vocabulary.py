@@ -1,4 +1,4 @@
-"""How decoder rows lie to a vocabulary's embeddings (arXiv 2606.27941)."""
+"""Similarity of decoder rows to token embeddings (arXiv 2606.27941)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a preset is: a paper's SAE as fields, its run, and who decided what."""
+"""Presets: a paper's SAE and run as fields, each with its source."""
 
 from __future__ import annotations
 

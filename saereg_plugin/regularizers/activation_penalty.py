@@ -1,4 +1,4 @@
-"""What the penalties on activations before the sparsifier share (arXiv 2606.27321)."""
+"""Penalties on activations before the sparsifier (arXiv 2606.27321)."""
 
 from __future__ import annotations
 

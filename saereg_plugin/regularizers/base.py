@@ -1,4 +1,4 @@
-"""What every regulariser's configuration has, and how it is read from a dictionary."""
+"""The configuration that all regularisers share."""
 
 from __future__ import annotations
 

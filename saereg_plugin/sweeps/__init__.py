@@ -1,3 +1,5 @@
+"""Sweeps: a grid of SAEs trained on one stream of activations."""
+
 from saereg_plugin.sweeps.config import SweepConfig, read_sweep, sweep_from
 from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.members import Member, expand

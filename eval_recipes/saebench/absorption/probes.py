@@ -1,4 +1,4 @@
-"""What the absorption eval needs of the language model alone: words, probes, activations."""
+"""Words, probes and activations that absorption needs of the language model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one latent came to, and its figures."""
+"""Outcome and scores of one latent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What upstream's figures on sae-probes are compared with: the same probes, no text twice."""
+"""Probes on deduplicated texts, compared with upstream's figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SCR's and TPP's ablation step works on, as upstream hands it over for one data set."""
+"""Ablation of latents for SCR and TPP, on real tokens only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SCR and TPP refuse before anything is loaded."""
+"""Checks of SCR and TPP before anything is loaded."""
 
 from __future__ import annotations
 

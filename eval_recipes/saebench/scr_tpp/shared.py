@@ -1,4 +1,4 @@
-"""What the recipes ``scr`` and ``tpp`` share: upstream's run with our data, cache and measure."""
+"""The run of SCR and TPP: upstream's, with our data and cache."""
 
 from __future__ import annotations
 

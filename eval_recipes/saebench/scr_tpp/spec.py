@@ -1,4 +1,4 @@
-"""What SCR and TPP have in common: their settings, and in what they differ as a table entry."""
+"""Settings of SCR and TPP, and the differences between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What steering needs of a language model, whichever library computes it."""
+"""The interface between steering and a language model; TransformerLens' side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How texts are decoded and where they are steered."""
+"""Decoding settings, and positions that are steered."""
 
 from __future__ import annotations
 

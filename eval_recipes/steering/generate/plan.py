@@ -1,4 +1,4 @@
-"""Which texts of an SAE are compared: requests to the language model, arm by arm."""
+"""Requests to the language model for the texts of one SAE."""
 
 from __future__ import annotations
 

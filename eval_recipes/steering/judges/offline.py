@@ -1,4 +1,4 @@
-"""What judges without a server have in common: a score and a threshold."""
+"""Judges without a server: a score and a threshold."""
 
 from __future__ import annotations
 

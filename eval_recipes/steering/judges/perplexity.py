@@ -1,4 +1,4 @@
-"""What the unsteered model thinks of texts: their perplexity, and how it expects a concept."""
+"""Perplexity and fluency of texts under the unsteered model."""
 
 from __future__ import annotations
 

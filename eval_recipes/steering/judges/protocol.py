@@ -1,4 +1,4 @@
-"""What every judge of steering takes and gives."""
+"""The interface of steering's judges, and calibrated thresholds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which latents are steered with, and what became of those that are left out."""
+"""Choose latents to steer; record the dropped ones."""
 
 from __future__ import annotations
 

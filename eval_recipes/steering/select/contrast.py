@@ -1,4 +1,4 @@
-"""How well single latents tell two sets of texts apart: AUROC with DeLong's interval."""
+"""Latents that separate two sets of texts: AUROC with DeLong's interval."""
 
 from __future__ import annotations
 

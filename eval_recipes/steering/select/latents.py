@@ -1,4 +1,4 @@
-"""What steering takes from an SAE: unit directions, pre-activations' slopes, its hook."""
+"""Directions, pre-activation slopes and hook of an SAE's latents."""
 
 from __future__ import annotations
 

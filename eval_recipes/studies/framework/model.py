@@ -1,4 +1,4 @@
-"""What a study is: SAEs to train in stages, what to measure of them, and what is claimed."""
+"""The data classes of a study: stages, plan, claims, run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the studies' scales have in common."""
+"""Settings that the studies' scales share."""
 
 from __future__ import annotations
 

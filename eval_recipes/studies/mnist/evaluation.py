@@ -1,4 +1,4 @@
-"""What one trained SAE does on the training images, and what its best-aligned latents alone do."""
+"""Reconstruction by one trained SAE, and by its best-aligned latents alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike two SAEs are: the four columns of the paper's table."""
+"""Similarity of two SAEs: the four columns of the paper's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained: the paper's six settings, one of them in two readings, and its table."""
+"""The paper's six settings, one of them in two readings."""
 
 from __future__ import annotations
 

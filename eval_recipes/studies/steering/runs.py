@@ -1,4 +1,4 @@
-"""What the steering study runs: settings, and every way of steering."""
+"""Runs of the steering study, their SAEs and their outcome."""
 
 from __future__ import annotations
 

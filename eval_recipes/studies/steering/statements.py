@@ -1,4 +1,4 @@
-"""What held of the steering study, said from intervals and p-values alone."""
+"""Statements on the steering study, from intervals and p-values alone."""
 
 from __future__ import annotations
 

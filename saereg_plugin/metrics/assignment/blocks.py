@@ -1,4 +1,4 @@
-"""How a matrix of all pairs is cut: into blocks of rows, and those into parts for threads."""
+"""Blocks of a matrix of all pairs, and their parts for threads."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-How far a matching can be from the best one, from prices and all pairs of rows.
+Certified gap of a matching to the optimum, from prices.
 
 For any prices v_j >= 0 of columns and any one-to-one matching M of weights S_ij,
 

@@ -30,7 +30,7 @@ from eval_recipes.results.files import load_results, read_result, result_path
 from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.scr_tpp import scr, scr_output, tpp, tpp_output
+from eval_recipes.saebench.scr_tpp import scr, tpp
 from eval_recipes.saebench.scr_tpp.ablation_step import (
     Sampled,
     averaged,
@@ -57,7 +57,7 @@ pytestmark = pytest.mark.slow
 N_VALUES = [2, 100]
 SETS = {"scr": "embedded/cm_correct_isshort", "tpp": "embedded/ag_news"}
 RECIPES = {"scr": scr, "tpp": tpp}
-OUTPUTS = {"scr": scr_output.MaskedScrOutput, "tpp": tpp_output.MaskedTppOutput}
+OUTPUTS = {"scr": scr.MaskedScrOutput, "tpp": tpp.MaskedTppOutput}
 UPSTREAM_OUTPUTS = {"scr": ScrEvalOutput, "tpp": TppEvalOutput}
 PAIR = ("wrong", "acceptable")
 

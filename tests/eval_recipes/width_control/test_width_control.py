@@ -22,13 +22,6 @@ from sae_lens.saes.sae import SAEMetadata
 
 from eval_recipes.cross_seed.groups import FEW_SEEDS
 from eval_recipes.cross_seed.main import run
-from eval_recipes.cross_seed.plots import (
-    _cosines,
-    _overlaps,
-    _shared,
-    _similarities,
-    plot_cross_seed,
-)
 from eval_recipes.cross_seed.roles import Role, matched_to, role_of
 from eval_recipes.results.reading import read_result
 from eval_recipes.results.subject import Subject
@@ -38,6 +31,13 @@ from eval_recipes.width_control.interpolation import (
     Estimate,
     Point,
     at_explained_variance,
+)
+from eval_recipes.width_control.plots import (
+    _cosines,
+    _overlaps,
+    _shared,
+    _similarities,
+    plot_cross_seed,
 )
 from eval_recipes.width_control.result_groups import ResultGroup, read_groups
 from eval_recipes.width_control.width_control import (

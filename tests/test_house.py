@@ -1,0 +1,143 @@
+"""The house rules: one way of arrows, small folders, names that a newcomer finds."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = (
+    {"cli"},
+    {"commands"},
+    {"speed"},
+    {"studies"},
+    {"width_control"},
+    {"steering"},
+    {"saebench", "cross_seed", "vocabulary"},
+    {"chat"},
+    {"running", "tables", "labelled"},
+    {"results"},
+    {"statistics"},
+    {"registry"},
+)
+"""Rooms of eval_recipes; each imports only from those below it. saereg_plugin is below all."""
+
+MOST_MODULES = 15
+LEAST_LINES = 75
+ALONE = {
+    "eval_recipes.commands.artifacts": "one file a command",
+    "eval_recipes.commands.demo": "one file a command",
+    "eval_recipes.commands.schemas": "one file a command",
+    "eval_recipes.commands.show": "one file a command",
+    "eval_recipes.commands.speed": "one file a command",
+    "eval_recipes.results.schemas": "the command that uses it has no logic",
+    "eval_recipes.studies.catalogue": "imports nothing heavy, so that --help answers at once",
+    "saereg_plugin.mechanics.norm_mask": "one file a mechanic",
+}
+"""Short modules with a single importer that stay, and why."""
+QUESTIONS = ("What", "Which", "How", "Where", "Who")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for package in ("saereg_plugin", "eval_recipes"):
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imported(tree: ast.AST) -> Iterator[ast.ImportFrom]:
+    """Every import at run time, in functions as well; those for type checkers are none."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom):
+            yield node
+        yield from imported(node)
+
+
+@cache
+def arrows() -> dict[str, set[str]]:
+    """Modules that each module imports."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, path in modules().items():
+        for node in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                target = inner if inner in modules() else str(node.module)
+                if target in modules() and target != name:
+                    found[name].add(target)
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_no_circle_of_imports() -> None:
+    free: set[str] = set()
+    left = set(modules())
+    while ready := {name for name in left if arrows()[name] <= free}:
+        free |= ready
+        left -= ready
+    # a package's __init__ is imported with each of its modules
+    assert left == set()
+
+
+def test_arrows_run_down() -> None:
+    rank = {name: number for number, rooms in enumerate(ORDER) for name in rooms}
+    up = [
+        (name, target)
+        for name, targets in arrows().items()
+        for target in targets
+        if name.startswith("eval_recipes.") and target.startswith("eval_recipes.")
+        if room(name) != room(target) and rank[room(name)] >= rank[room(target)]
+    ]
+    assert up == []
+    assert not [
+        (name, target)
+        for name, targets in arrows().items()
+        for target in targets
+        if name.startswith("saereg_plugin") and target.startswith("eval_recipes")
+    ]
+
+
+@pytest.mark.parametrize("package", ["saereg_plugin", "eval_recipes"])
+def test_folders_are_small_and_no_family_goes_by_a_prefix(package: str) -> None:
+    for folder in [ROOT / package, *(ROOT / package).rglob("*/")]:
+        names = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+        assert len(names) <= MOST_MODULES, (folder, len(names))
+        prefixes = [n.split("_")[0] for n in names if "_" in n.strip("_")]
+        twice = {p for p in prefixes if prefixes.count(p) > 1}
+        assert twice == set(), (folder, twice)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_docstring_names_the_module(name: str) -> None:
+    text = modules()[name].read_text(encoding="utf-8")
+    first = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    assert first, name
+    assert not first.startswith(QUESTIONS), first
+
+
+def test_short_modules_have_several_importers() -> None:
+    importers: dict[str, set[str]] = defaultdict(set)
+    for name, targets in arrows().items():
+        for target in targets:
+            importers[target].add(name)
+    alone = {
+        name
+        for name, path in modules().items()
+        if path.stem != "__init__"
+        and len(importers[name]) == 1
+        and len(path.read_text(encoding="utf-8").splitlines()) < LEAST_LINES
+    }
+    assert alone == set(ALONE)
+    assert len(ALONE) <= 15
