@@ -91,7 +91,7 @@ class Recipe:
         """
         Return what decides its results besides what all evaluations share.
 
-        The module's own ``determinants``, if it has one, says which of its options do.
+        The module's own ``determinants``, if it has one, gives the resolved options that do.
         """
         module = import_module(self.module)
         own = getattr(module, "determinants", None)

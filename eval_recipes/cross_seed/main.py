@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -79,6 +81,11 @@ def check(context: RunContext) -> dict[str, dict[int, Subject]]:
                 "add it to the run, or leave the group or this evaluation out."
             )
     return dict(groups)
+
+
+def determinants(context: RunContext) -> dict[str, Any]:
+    """Return the resolved options, which decide a result: naming a default changes nothing."""
+    return dataclasses.asdict(config_of(context))
 
 
 def run(context: RunContext) -> list[Failure]:

@@ -17,7 +17,9 @@ from eval_recipes.results.files import check_unique_paths, read_result
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.main import read_explanations
+from eval_recipes.saebench.autointerp.options import prompts_identity
 from eval_recipes.steering.generate.backend import parse_hook
+from eval_recipes.steering.judges.chat import prompt_identity
 from eval_recipes.steering.options import (
     CHAT_ONLY,
     EVAL,
@@ -117,6 +119,10 @@ def determinants(context: RunContext) -> dict[str, Any]:
     }
     if chat:
         chosen["judge_base_url"] = judge_config(context, config).url
+        chosen["prompts"] = {
+            "judge": prompt_identity() if "chat" in config.judges else None,
+            "explainer": prompts_identity() if config.explainer == "judge" else None,
+        }
     if config.contrast is not None:
         chosen["contrast"] = contrast_data.identity(config.contrast)
     for name in ("stability", "explanations"):

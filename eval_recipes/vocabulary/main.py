@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,11 +79,11 @@ def check(context: RunContext) -> None:
 def determinants(context: RunContext) -> Any:
     """Return what decides the results besides the SAE, its model and what all evaluations share."""
     config = config_of(context)
-    given = context.options.get(EVAL, {})
+    chosen = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
     if config.embeddings is None:
-        return given
+        return chosen
     file = find_embeddings(None, config.embeddings)
-    return {**given, "embeddings": [file.tensor, sha256(file.path)]}
+    return {**chosen, "embeddings": [file.tensor, sha256(file.path)]}
 
 
 def run(context: RunContext) -> list[Failure]:

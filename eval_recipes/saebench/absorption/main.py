@@ -66,6 +66,11 @@ class Shared:
     """Activations on upstream's prompts, by folder of the probes."""
 
 
+def determinants(context: RunContext) -> dict[str, Any]:
+    """Return the resolved options, which decide a result: naming a default changes nothing."""
+    return dataclasses.asdict(options(context))
+
+
 def run(context: RunContext, shared: Shared | None = None) -> list[Failure]:
     """
     Evaluate every subject and write its result file; return those that failed.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
+from sae_bench.evals.autointerp.main import AutoInterp
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
 from eval_recipes.chat import JudgeConfig, read_key
@@ -190,6 +193,13 @@ def is_as_published(options: AutoInterpOptions) -> bool:
     )
 
 
+def prompts_identity() -> str:
+    """Return a hash of upstream's code that writes the prompts of explainer and scorer."""
+    makers = (AutoInterp.get_generation_prompts, AutoInterp.get_scoring_prompts)
+    text = "".join(inspect.getsource(maker) for maker in makers)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def determinants(context: RunContext) -> dict[str, Any]:
     """
     Return the resolved options that a result depends on.
@@ -210,7 +220,8 @@ def determinants(context: RunContext) -> dict[str, Any]:
     if options.latents is not None:
         del chosen["n_latents"]
     if options.explainer == "judge":
-        return {**chosen, "judge_base_url": judge_config(context, options).url}
+        url = judge_config(context, options).url
+        return {**chosen, "judge_base_url": url, "prompts": prompts_identity()}
     idle = ("judge_model", "judge_base_url", "judge_temperature", "save_logs")
     return {name: value for name, value in chosen.items() if name not in idle}
 

@@ -81,6 +81,11 @@ def core_options(context: RunContext) -> CoreOptions:
     return options
 
 
+def determinants(context: RunContext) -> dict[str, Any]:
+    """Return the resolved options, which decide a result: naming a default changes nothing."""
+    return dataclasses.asdict(core_options(context))
+
+
 def run(context: RunContext) -> list[Failure]:
     """
     Evaluate every subject and write its result file; return those that failed.

@@ -138,6 +138,11 @@ def check(context: RunContext) -> None:
     check_unique_paths(context.subjects)
 
 
+def determinants(context: RunContext) -> dict[str, Any]:
+    """Return the resolved options, which decide a result: naming a default changes nothing."""
+    return dataclasses.asdict(meta_options(context))
+
+
 def run(context: RunContext) -> list[Failure]:
     """
     Evaluate every subject and write its result file; return those that failed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,6 +47,11 @@ from eval_recipes.saebench.upstream import (
 )
 
 _BASELINE = "logreg"
+
+
+def determinants(context: RunContext) -> dict[str, Any]:
+    """Return the resolved options, which decide a result: naming a default changes nothing."""
+    return dataclasses.asdict(options(context))
 
 
 def run(context: RunContext) -> list[Failure]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -28,6 +29,7 @@ from eval_recipes.saebench.scr_tpp.ablation_step import (
     share,
     stratified,
 )
+from eval_recipes.saebench.scr_tpp.check import checked_options
 from eval_recipes.saebench.scr_tpp.output import metrics_class
 from eval_recipes.saebench.scr_tpp.spec import Columns, Kind, Runs, sampled
 
@@ -161,6 +163,11 @@ def check(context: RunContext) -> None:
         InputError: for options, SAEs, sizes or data sets that cannot work.
     """
     scr_and_tpp.check(context, _KIND)
+
+
+def determinants(context: RunContext) -> dict[str, Any]:
+    """Return the resolved options, which decide a result: naming a default changes nothing."""
+    return dataclasses.asdict(checked_options(context, _KIND))
 
 
 def run(context: RunContext) -> list[Failure]:

@@ -73,6 +73,11 @@ def check(context: RunContext) -> None:
     require_data(context, options)
 
 
+def determinants(context: RunContext) -> dict[str, Any]:
+    """Return the resolved options, which decide a result: naming a default changes nothing."""
+    return dataclasses.asdict(checked_options(context))
+
+
 def run(context: RunContext) -> list[Failure]:
     """
     Evaluate every subject and write its result file; return those that failed.

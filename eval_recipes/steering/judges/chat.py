@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import re
 import threading
 from collections.abc import Sequence
@@ -52,6 +54,12 @@ def messages(pair: Pair) -> list[Message]:
         {"role": "system", "content": _INSTRUCTIONS},
         {"role": "user", "content": asked},
     ]
+
+
+def prompt_identity() -> str:
+    """Return a hash of what is asked, and of the code that asks it."""
+    text = _INSTRUCTIONS + inspect.getsource(messages)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parse_score(text: str) -> int | None:

@@ -1,0 +1,73 @@
+"""Options and prompts in the keys by which a resumed run knows its results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sae_bench.evals.autointerp.main import AutoInterp
+
+from eval_recipes.registry import RECIPES
+from eval_recipes.results.to_json import plain
+from eval_recipes.running.context import RunContext
+from eval_recipes.steering.judges import chat
+
+# A default by name, and another value, of an option of each evaluation.
+DEFAULTS: dict[str, tuple[str, Any, Any]] = {
+    "core": ("eval_batch_size_prompts", 8, 4),
+    "cross_seed": ("n_resamples", 1000, 50),
+    "sparse_probing": ("context_length", 128, 64),
+    "sae_probes": ("ks", [1, 2, 5], [1, 2]),
+    "scr": ("context_length", 128, 64),
+    "tpp": ("context_length", 128, 64),
+    "absorption": ("max_k_value", 10, 5),
+    "autointerp": ("n_latents", 100, 6),
+    "meta_structure": ("k", 4, 8),
+    "vocabulary": ("n_resamples", 1000, 50),
+    "steering": ("n_latents", 300, 6),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_keys_are_of_resolved_options(name: str, tmp_path: Path) -> None:
+    """Naming a default redoes nothing; a changed default redoes everything."""
+    option, default, other = DEFAULTS[name]
+    tokens = {"explainer": "tokens"} if name == "autointerp" else {}
+
+    def key(**options: Any) -> str:
+        given = {name: {**tokens, **options}}
+        context = RunContext([], tmp_path, data="embedded", options=given)
+        found = plain(RECIPES[name].determinants(context))
+        assert option in found
+        return json.dumps(found, sort_keys=True)
+
+    assert key() == key(**{option: default}) != key(**{option: other})
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "options"),
+    [
+        (chat, "steering", {"judges": ["chat"]}),
+        (AutoInterp, "steering", {"explainer": "judge"}),
+        (AutoInterp, "autointerp", {"explainer": "judge"}),
+    ],
+)
+def test_a_changed_prompt_is_another_result(
+    place: Any,
+    name: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    context = RunContext([], tmp_path, data="embedded", options={name: options})
+    before = RECIPES[name].determinants(context)
+    assert before == RECIPES[name].determinants(context)
+    if place is chat:
+        monkeypatch.setattr(chat, "_INSTRUCTIONS", "Be kind.")
+    else:
+        # what a newer upstream would have: another function of that name
+        monkeypatch.setattr(AutoInterp, "get_scoring_prompts", AutoInterp.__init__)
+    assert before != RECIPES[name].determinants(context)
