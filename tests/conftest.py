@@ -35,9 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def interruptible() -> None:
-    """Let SIGINT interrupt also where a shell started the suite in the background."""
+    """
+    Let SIGINT interrupt, whatever was before.
+
+    A shell that starts the suite in the background ignores it, and SAELens' runner leaves a
+    handler of its own.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from eval_recipes.chat import KEY_VARIABLE
 from eval_recipes.registry import RECIPES
 from eval_recipes.results.files import load_results, read_result, result_files
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.saebench.core.output import NULLABLE
 from saereg_plugin.releases.release import Release
@@ -69,9 +68,9 @@ class Runs:
     judged: Path
     """autointerp with a judge, in that process, by another artefact folder."""
     reversed: Path
-    """In this process with a third artefact folder, the SAEs in the other order."""
+    """In another process with a third artefact folder, the SAEs in the other order."""
     alone: Path
-    """After that in this process: one SAE alone, everything kept from before."""
+    """After that in the same process: one SAE alone, everything kept from before."""
 
 
 @pytest.fixture(scope="module")
@@ -91,46 +90,48 @@ def runs(
     tmp_path_factory: pytest.TempPathFactory,
     release_folder: Path,
     server: JudgeServer,
-    model: HookedTransformer,
-    model_name: str,
 ) -> Runs:
     folder = tmp_path_factory.mktemp("every-evaluation")
     found = Runs(
         *(folder / name for name in ("command", "judged", "reversed", "alone"))
     )
-    release = str(release_folder)
-    _elsewhere(found, folder, release, server)
-    models = ModelCache()
-    models.hold(model, model_name, dtype="float32", device="cpu")
-    here = {"release": release, "artifacts": folder / "b", "autointerp": TOKENS}
+    common = {"release": str(release_folder), "autointerp": TOKENS}
+    judged = {"evals": ["autointerp"], "sae_ids": IDS, "autointerp": JUDGE}
+    backwards = {"evals": EVALS, "sae_ids": IDS[::-1], "artifacts": folder / "b"}
     single = [name for name in EVALS if name != "cross_seed"]
-    every_eval.evaluate(
-        {**here, "evals": EVALS, "sae_ids": IDS[::-1], "out": found.reversed}, models
-    )
-    every_eval.evaluate(
-        {**here, "evals": single, "sae_ids": IDS[:1], "out": found.alone}, models
-    )
-    return found
-
-
-def _elsewhere(found: Runs, folder: Path, release: str, server: JudgeServer) -> None:
-    """Run the command and then the judge, in one process that is not this one."""
+    alone = {"evals": single, "sae_ids": IDS[:1], "artifacts": folder / "b"}
     command = [
-        *("run", "--sae-release", release, "--evals", ",".join(EVALS)),
+        *("run", "--sae-release", release_folder, "--evals", ",".join(EVALS)),
         *("--out", found.command, "--artifacts", folder / "a", "--data", "embedded"),
         *("--heldout-tokens", every_eval.HELDOUT_TOKENS, "--explainer", "tokens"),
         *("--options", write_options(folder / "options.yaml")),
     ]
-    judged = {
-        "release": release,
-        "artifacts": str(folder / "c"),
-        "evals": ["autointerp"],
-        "sae_ids": IDS,
-        "out": str(found.judged),
-        "autointerp": JUDGE,
-    }
-    path = folder / "runs.json"
-    path.write_text(json.dumps([judged]))
+    _elsewhere(
+        folder / "first.json",
+        [{**common, **judged, "artifacts": folder / "c", "out": found.judged}],
+        command,
+        server,
+    )
+    _elsewhere(
+        folder / "second.json",
+        [
+            {**common, **backwards, "out": found.reversed},
+            {**common, **alone, "out": found.alone},
+        ],
+        ["list"],
+        server,
+    )
+    return found
+
+
+def _elsewhere(
+    path: Path,
+    settings: list[dict[str, Any]],
+    command: Sequence[object],
+    server: JudgeServer,
+) -> None:
+    """Run a command and then what the settings say, in a process of their own."""
+    path.write_text(json.dumps(settings, default=str))
     environment = {
         **os.environ,
         # Sums depend on the number of threads.

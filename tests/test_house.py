@@ -32,11 +32,13 @@ LEAST_LINES = 75
 ALONE = {
     "eval_recipes.commands.artifacts": "one file a command",
     "eval_recipes.commands.demo": "one file a command",
+    "eval_recipes.commands.list_": "one file a command",
     "eval_recipes.commands.schemas": "one file a command",
     "eval_recipes.commands.show": "one file a command",
     "eval_recipes.commands.speed": "one file a command",
     "eval_recipes.results.schemas": "the command that uses it has no logic",
     "eval_recipes.studies.catalogue": "imports nothing heavy, so that --help answers at once",
+    "eval_recipes.tables.listing": "imports what the command line must not wait for",
     "saereg_plugin.mechanics.norm_mask": "one file a mechanic",
 }
 """Short modules with a single importer that stay, and why."""

@@ -134,7 +134,7 @@ FAULTS = [
         arrange=_block,
         command=f"{RUN} --resume --artifacts {{here}}/blocked/artifacts",
         status=0,
-        words="Kept from earlier runs: 4 results",
+        words="Kept from earlier runs, since they are current: 4 results",
     ),
     Fault(
         name="no artefacts can be kept by an evaluation that does",

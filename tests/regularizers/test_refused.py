@@ -96,7 +96,7 @@ def refusals() -> Iterator[tuple[tuple[str, int], str]]:
     parts = [
         path
         for folder in ("regularizers", "mechanics")
-        for path in (PACKAGE / folder).glob("*.py")
+        for path in (PACKAGE / folder).rglob("*.py")
     ]
     for path in (*architectures, *parts):
         for kind in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -181,10 +181,10 @@ def later_refusals() -> Iterator[tuple[tuple[str, int], str]]:
     in a step; but for ``check`` and the classes of values that it is given.
     """
     folders = [PACKAGE / "regularizers", PACKAGE / "mechanics"]
-    paths = [path for folder in folders for path in folder.glob("*.py")]
+    paths = [path for folder in folders for path in folder.rglob("*.py")]
     steps = ("base.py", "pass_order.py", "sparse_step.py")
     paths += [PACKAGE / "architectures" / name for name in steps]
-    for path in (*paths, PACKAGE / "linking.py"):
+    for path in paths:
         if path.name == "schedules.py":
             continue
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

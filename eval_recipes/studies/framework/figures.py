@@ -10,6 +10,7 @@ import pandas as pd
 
 from eval_recipes.cross_seed.groups import SEEDS_DEPEND
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.results.headlines import Metric
 from eval_recipes.statistics.seeds import Interval, paired_difference, seed_interval
 from eval_recipes.studies.framework.comparison import Beside, Difference, holm
 from eval_recipes.studies.framework.model import Column
@@ -48,7 +49,7 @@ def figure_of(frame: pd.DataFrame, group: str, column: Column) -> Interval | Non
     if column.eval != CROSS_SEED:
         return seed_interval(values)
     rows: Any = frame.loc[frame["group"] == group]
-    found = group_figure(rows, column.key)
+    found = group_figure(rows, Metric(*column.key, column.title))
     if found is None:
         return None
     reason = None if found.low is not None else _why_none(column, values)

@@ -13,7 +13,6 @@ import yaml
 from eval_recipes.cli import main as command
 from eval_recipes.results.files import read_result, result_files
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals, subjects_of
 
 EVALS = (
@@ -110,7 +109,7 @@ def write_options(path: Path, **autointerp: Any) -> Path:
     return path
 
 
-def evaluate(settings: Mapping[str, Any], models: ModelCache | None = None) -> None:
+def evaluate(settings: Mapping[str, Any]) -> None:
     """Run the named evaluations of the named SAEs of a release, into a folder."""
     subjects = {s.sae_id: s for s in subjects_of(settings["release"])}
     options = {name: dict(OPTIONS[name]) for name in settings["evals"]}
@@ -123,7 +122,6 @@ def evaluate(settings: Mapping[str, Any], models: ModelCache | None = None) -> N
         heldout_tokens=HELDOUT_TOKENS,
         data="embedded",
         options=options,
-        models=models or ModelCache(),
     )
     failures = run_evals(settings["evals"], context).failures
     if failures:

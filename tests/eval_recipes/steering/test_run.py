@@ -131,7 +131,7 @@ def result(context: RunContext, sae_id: str = "s0") -> Path:
     return context.out / "steering" / name
 
 
-def test_a_result_is_in_saebenchs_format(done: RunContext) -> None:
+def test_a_result_is_in_saebenchs_format(done: RunContext, model_name: str) -> None:
     record = json.loads(result(done).read_text())
     jsonschema.validate(record, SCHEMA)
     metrics = record["eval_result_metrics"]

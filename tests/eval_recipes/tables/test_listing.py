@@ -6,8 +6,8 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
-from eval_recipes.commands.list_ import sections
 from eval_recipes.registry import RECIPES, UNAVAILABLE
+from eval_recipes.tables.listing import sections
 from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
 from saereg_plugin.sources.models import EMBEDDED
 

@@ -262,7 +262,7 @@ def test_all_runs_share_one_budget(
         study = SteeringStudy(
             # of one seed, so that stability is not measured
             release=trained(tmp_path / "budget-study", model_name, activations, (0,)),
-            n_latents=1,
+            n_latents=3,
             paper_norm=10.0,
             settings={
                 "judges": ["chat"],
