@@ -54,9 +54,12 @@ class OwnedFolder:
         """Return the names in the list, relative to the folder, with "/" between parts."""
         return frozenset(name for name in self._listed() if not _is_folder(name))
 
-    def claim(self, names: Iterable[str]) -> None:
+    def claim(self, names: Iterable[str]) -> frozenset[str]:
         """
         Add files to the list before they are written; nothing is written if one is refused.
+
+        Returns:
+            the names that were not in the list before.
 
         Raises:
             InputError: if a file of that name exists that is not in the list, or one of its
@@ -68,6 +71,7 @@ class OwnedFolder:
             listed = self._listed()
             if not wanted <= listed:
                 self._write(listed | wanted)
+            return frozenset(wanted - listed)
 
     def require_free(self, names: Iterable[str]) -> None:
         """Refuse what ``claim`` would refuse; the list stays as it is."""
@@ -91,16 +95,27 @@ class OwnedFolder:
                     self._remove_empty(folder)
             self._write(listed - gone)
 
-    def forget_unwritten(self, names: Iterable[str]) -> None:
-        """Take those names off the list of which there is no file: a later one is not ours."""
+    def settle(self, names: Iterable[str], *, new: Iterable[str]) -> None:
+        """
+        Bring the list in line with what was written, at the end of what ``claim`` began.
+
+        Args:
+            names: those that were claimed. Of which there is a file, those are in the list,
+                also if another process took them off meanwhile.
+            new: what ``claim`` returned. Of which there is no file, those leave the list: a
+                file that appears there later is not ours.
+        """
         with self._locked():
-            gone: set[str] = set()
-            for name in set(names):
-                self.require_plain_parents(name)
-                recover(self.path / name)
-                if not (self.path / name).exists():
-                    gone.add(name)
-            self._write(self._listed() - gone)
+            written = {name for name in names if (self.path / name).exists()}
+            gone = set(new) - written
+            for folder in {(self.path / name).parent for name in gone}:
+                # a name may leave the list only when its file is gone from the disk
+                if folder.is_dir():
+                    sync_folder(folder)
+            listed = self._listed()
+            settled = (listed - gone) | written
+            if settled != listed:
+                self._write(settled)
 
     def recover(self) -> None:
         """Remove the half-written files and folders that killed processes left."""
@@ -316,6 +331,11 @@ def require_owned(folder: Path, kind: str) -> None:
         )
 
 
+def kind_of(folder: Path) -> str | None:
+    """Return what the mark of a folder says it holds; None where there is no mark."""
+    return _read_mark(folder)["kind"] if (folder / MARK).is_file() else None
+
+
 def _is_ours(name: str) -> bool:
     """Return whether another process that makes the folder ours may just have made a file."""
     made = any(is_temporary(name, of=target) for target in (MARK, PROBE))
@@ -333,7 +353,7 @@ def _files_in(folder: Path) -> list[str]:
 
 def _require_apart(folder: Path) -> None:
     """Refuse the folders that an unset variable or a slip would name."""
-    if folder.parts[:1] and folder.parts[0].startswith("~"):
+    if os.path.expanduser(folder) != str(folder):
         raise InputError(
             f"Output folder {str(folder)!r} begins with '~', which the shell did not replace; "
             "expected a path. Write $HOME, or leave out the quotes."

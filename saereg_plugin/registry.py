@@ -35,8 +35,10 @@ def register_regularizer(name: str) -> Callable[[type[R]], type[R]]:
     The name becomes the class' ``name``.
 
     Raises:
-        InputError: if another class has that name.
+        InputError: if another class has that name, or it is no text.
     """
+
+    _require_name("regularizer", name)
 
     def register(cls: type[R]) -> type[R]:
         _enter(REGULARIZERS, "regulariser", name, cls)
@@ -52,14 +54,25 @@ def register_mechanic(name: str) -> Callable[[type[M]], type[M]]:
     The name becomes the class' ``name``.
 
     Raises:
-        InputError: if another class has that name.
+        InputError: if another class has that name, or it is no text.
     """
+
+    _require_name("mechanic", name)
 
     def register(cls: type[M]) -> type[M]:
         _enter(MECHANICS, "mechanic", name, cls)
         return cls
 
     return register
+
+
+def _require_name(kind: str, name: object) -> None:
+    """Refuse the class itself, as 0.1.0 took it."""
+    if not isinstance(name, str):
+        raise InputError(
+            f"register_{kind} was given {name!r}; expected a name. Write for example "
+            f"@register_{kind}('my_{kind}')."
+        )
 
 
 def _enter(table: dict[str, Any], kind: str, name: str, cls: Any) -> None:

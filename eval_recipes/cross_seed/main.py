@@ -34,6 +34,9 @@ SIDE_FILES = (TABLE_SUFFIX,)
 """Endings of what is written next to each result."""
 
 
+_NOT_IN_KEYS = frozenset({"corpus", "heldout_tokens", "matching_threads"})
+
+
 def config_of(context: RunContext) -> CrossSeedEvalConfig:
     """Return the settings of a run; raises InputError for a wrong option."""
     return eval_config(
@@ -84,8 +87,10 @@ def check(context: RunContext) -> dict[str, dict[int, Subject]]:
 
 
 def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options, which decide a result: naming a default changes nothing."""
-    return dataclasses.asdict(config_of(context))
+    """Return the resolved options that decide a result: naming a default changes nothing."""
+    chosen = dataclasses.asdict(config_of(context))  # pyright: ignore[reportArgumentType]
+    # text is in every key by what it is, not where; threads decide nothing
+    return {name: value for name, value in chosen.items() if name not in _NOT_IN_KEYS}
 
 
 def run(context: RunContext) -> list[Failure]:

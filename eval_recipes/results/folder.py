@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,11 @@ from eval_recipes.results.files import SUMMARY, result_name
 from eval_recipes.results.outdated import FILE as OUTDATED
 from eval_recipes.results.reading import SUFFIX
 from eval_recipes.results.subject import Subject
+from saereg_plugin.errors import InputError
 from saereg_plugin.files import recover
 from saereg_plugin.owned_folder import MARK, OwnedFolder, folder_lock, open_owned
+
+logger = logging.getLogger(__name__)
 
 KIND = "results"
 """Kind of a results folder in its mark."""
@@ -40,7 +44,7 @@ def claimed_results(
     Make a folder that of a run, and all that the run writes there ours.
 
     What a killed run left half-written under the same names is removed. Names that the run
-    ends without writing, in whatever way it ends, are ours no longer. Other runs may work in
+    ends without writing, in whatever way it ends, are ours no longer; those that all runs write stay. Other runs may work in
     the folder, on other SAEs; what all of them write is written under the folder's lock.
 
     Raises:
@@ -48,7 +52,7 @@ def claimed_results(
     """
     folder = open_owned(out, KIND)
     shared, own = _shared_names(chosen), _own_names(chosen, subjects)
-    folder.claim([*shared, *own])
+    new = folder.claim([*shared, *own]) & frozenset(own)
     try:
         for name in own:
             recover(out / name)
@@ -56,8 +60,14 @@ def claimed_results(
             for name in shared:
                 recover(out / name)
         yield
-    finally:
-        folder.forget_unwritten(own)
+    except BaseException:
+        try:
+            folder.settle(own, new=new)
+        except (OSError, InputError) as error:
+            # what ended the run says more
+            logger.warning("The list of files of %s is not current: %s", out, error)
+        raise
+    folder.settle(own, new=new)
 
 
 def _own_names(chosen: Sequence[Recipe], subjects: Sequence[Subject]) -> list[str]:

@@ -31,7 +31,10 @@ def options_of(eval: str, cls: type[Options], given: Mapping[str, Any]) -> Optio
         if name not in known:
             raise InputError(f"Unknown {eval} option {name!r}. {suggest(name, known)}")
     check_sizes(eval, given)
-    return cls(**given)
+    floats = {field.name for field in dataclasses.fields(cls) if field.type == "float"}  # pyright: ignore[reportArgumentType]
+    # 1 and 1.0 are one setting, also in the key of a result
+    whole = {k: float(v) for k, v in given.items() if k in floats and type(v) is int}
+    return cls(**{**given, **whole})
 
 
 def each_subject(

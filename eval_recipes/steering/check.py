@@ -117,11 +117,18 @@ def determinants(context: RunContext) -> dict[str, Any]:
         for field in dataclasses.fields(config)
         if field.name not in PACING and (chat or field.name not in CHAT_ONLY)
     }
+    # text is in every key by what it is, not where it lies
+    del chosen["corpus"]
+    explains = config.explanations is None
+    if not explains:
+        del chosen["explainer"]
     if chat:
         chosen["judge_base_url"] = judge_config(context, config).url
         chosen["prompts"] = {
             "judge": prompt_identity() if "chat" in config.judges else None,
-            "explainer": prompts_identity() if config.explainer == "judge" else None,
+            "explainer": prompts_identity()
+            if explains and config.explainer == "judge"
+            else None,
         }
     if config.contrast is not None:
         chosen["contrast"] = contrast_data.identity(config.contrast)

@@ -52,7 +52,7 @@ class NormMask(Component):
                 f"{self.label}: every activation of the batch exceeds {self.multiple} x the running "
                 f"median norm {float(running):.4g} (this batch's median is "
                 f"{float(median):.4g}). The scale of the activations changed during training. "
-                "Raise 'max_norm_multiple', or check the text."
+                "Raise 'max_norm_multiple' and train into a new folder, or check the text."
             )
         self._next_median = running
         return sae_in if self._dropped == 0 else sae_in[keep]

@@ -15,12 +15,14 @@ from typing import Any
 
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import write_text
-from saereg_plugin.owned_folder import MARK
+from saereg_plugin.owned_folder import kind_of
 from saereg_plugin.releases import manifest as manifests
 from saereg_plugin.releases.manifest import MANIFEST
 from saereg_plugin.yaml_text import dump_yaml, read_yaml
 
 LOADER = "saereg_release"
+KIND = "release"
+"""Kind of a release folder in its mark."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def read_release(folder: str | Path) -> Release:
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        unfinished = (folder / MARK).is_file()
+        unfinished = kind_of(folder) == KIND
         remedy = (
             "Its training is not finished: run the same 'saereg-bench train' again."
             if unfinished

@@ -23,6 +23,7 @@ STREAM = "stream.pt"
 PROGRESS = "progress.json"
 """File that says of which step there is a checkpoint, or null, next to the folder of checkpoints."""
 _FORMAT = 1
+_ABSENT = object()
 _NAME = re.compile(rf"{CHECKPOINT}/step-(?P<step>[0-9]+)/.+", re.DOTALL)
 
 
@@ -154,7 +155,7 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return "; ".join(
         f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
         for key in sorted({*here, *there})
-        if here.get(key) != there.get(key)
+        if here.get(key, _ABSENT) != there.get(key, _ABSENT)
     )
 
 

@@ -18,7 +18,7 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json, writing_into
 from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
 from saereg_plugin.releases.hashes import verify_files
-from saereg_plugin.releases.release import MANIFEST, Release, read_release
+from saereg_plugin.releases.release import KIND, MANIFEST, Release, read_release
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
@@ -46,8 +46,6 @@ from saereg_plugin.sweeps.trainer import (
     record_name,
 )
 
-KIND = "release"
-"""Kind of the folder, in its mark."""
 SWEEP_FILE = "sweep.json"
 _LOCK = ".lock"
 

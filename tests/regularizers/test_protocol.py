@@ -277,5 +277,7 @@ def test_a_taken_name_is_refused() -> None:
         sr.InputError, match=r"named 'weight_penalty' is registered already \(Weight"
     ):
         sr.register_regularizer("weight_penalty")(Impostor)
+    with pytest.raises(sr.InputError, match=r"expected a name. Write for example"):
+        sr.register_regularizer(Impostor)  # pyright: ignore[reportArgumentType]
     again = sr.register_regularizer("weight_penalty")(sr.WeightPenalty)
     assert again is sr.WeightPenalty

@@ -12,9 +12,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.releases.release import KIND
 from saereg_plugin.sweeps import Member, SweepConfig, SweepTrainer, expand
 from saereg_plugin.sweeps.members import needs_token_order
-from saereg_plugin.sweeps.run import KIND
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 
 HOOK = "blocks.0.hook_resid_post"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -82,3 +83,34 @@ def test_names_that_a_run_did_not_write_are_not_ours(
     ):
         pass
     assert (tmp_path / unwritten).read_text() == "the user's"
+
+
+def test_two_runs_of_one_sae_end_with_the_list_of_what_is_there(tmp_path: Path) -> None:
+    """The first ends without its file; the second, which writes it, lists it again."""
+    name = "vocabulary/release_mine_eval_results.json"
+    second = claimed_results(tmp_path, CHOSEN, [MINE])
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        claimed_results(tmp_path, CHOSEN, [MINE]),
+    ):
+        second.__enter__()
+        raise KeyboardInterrupt
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("{}")
+    second.__exit__(None, None, None)
+    assert name in open_owned(tmp_path, KIND).files()
+    with claimed_results(tmp_path, CHOSEN, [MINE]):
+        pass
+    assert (tmp_path / name).exists()
+
+
+def test_what_ended_a_run_is_told_before_the_state_of_its_list(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        claimed_results(tmp_path / "out", CHOSEN, [MINE]),
+    ):
+        shutil.rmtree(tmp_path / "out")
+        raise KeyboardInterrupt
+    assert "is not current" in caplog.text
