@@ -63,7 +63,7 @@ def train(
     images: Images,
     folder: Path,
     *,
-    before_writing: Callable[[], None] | None = None,
+    before_writing: Callable[[], object] | None = None,
     on_epoch: Callable[[State], None] | None = None,
 ) -> State:
     """
