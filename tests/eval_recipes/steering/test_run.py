@@ -58,7 +58,7 @@ RECIPE = Recipe("steering", "", "eval_recipes.steering.main")
 OPTIONS: dict[str, Any] = {
     "n_latents": 6,
     "explainer_tokens": 4096,
-    "new_tokens": 5,
+    "new_tokens": 10,
     "calibration_pairs": 12,
     "amounts": [40.0, 5.0],
     "false_positive_rate": 0.1,
