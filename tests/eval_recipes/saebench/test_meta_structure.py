@@ -262,7 +262,7 @@ def test_random_rows_are_unit_and_follow_the_seed() -> None:
         ({"train_step": 1}, "Did you mean 'train_steps'"),
         ({"train_steps": 0}, "'train_steps' is 0; expected a positive integer"),
         ({"k": 2.5}, "'k' is 2.5; expected a positive integer"),
-        ({"width_ratio": 0}, "'width_ratio' is 0; expected a finite number above 0"),
+        ({"width_ratio": 0}, "'width_ratio' is 0.0; expected a finite number above 0"),
         (
             {"learning_rate": float("nan")},
             "learning_rate is nan; expected a finite number",
