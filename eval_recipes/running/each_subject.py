@@ -26,12 +26,13 @@ def options_of(eval: str, cls: type[Options], given: Mapping[str, Any]) -> Optio
     Raises:
         InputError: for an unknown name, with the nearest one, or an absurd size.
     """
-    known = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    known = [field.name for field in fields]
     for name in given:
         if name not in known:
             raise InputError(f"Unknown {eval} option {name!r}. {suggest(name, known)}")
     check_sizes(eval, given)
-    floats = {field.name for field in dataclasses.fields(cls) if field.type == "float"}  # pyright: ignore[reportArgumentType]
+    floats = {field.name for field in fields if field.type == "float"}
     # 1 and 1.0 are one setting, also in the key of a result
     whole = {k: float(v) for k, v in given.items() if k in floats and type(v) is int}
     return cls(**{**given, **whole})
