@@ -1,13 +1,17 @@
-"""The docs: claims, deviations, length of pages, lists of evaluations, paths."""
+"""The docs: claims, deviations, length of pages, lists of evaluations, names of the code."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
-from eval_recipes.registry import RECIPES
+from eval_recipes.registry import RECIPES, load_evaluation
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -65,23 +69,40 @@ def test_a_page_has_at_most_1500_words(page: str) -> None:
     assert len(_text(f"docs/{page}").split()) <= MOST_WORDS
 
 
-def _first_cells(page: str, heading: str) -> list[str]:
-    """Evaluations named in the first column of the table under a heading."""
-    table = (ROOT / page).read_text(encoding="utf-8").partition(f"| {heading} |")[2]
-    rows = [line.split(" | ")[0] for line in table.partition("\n\n")[0].splitlines()[1:]]
-    return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+def _rows(page: str) -> list[list[str]]:
+    """Cells of the table whose first column is called evaluation."""
+    table = (ROOT / page).read_text(encoding="utf-8").partition("| evaluation |")[2]
+    lines = table.partition("\n\n")[0].splitlines()[2:]
+    return [line.strip("| ").split(" | ") for line in lines]
+
+
+def _names(text: str) -> list[str]:
+    return re.findall(r"`(\w+)`", text)
 
 
 @pytest.mark.parametrize(
-    ("page", "heading"),
-    [
-        ("docs/evals.md", "evaluation"),
-        ("docs/howto/offline.md", "evaluation"),
-        ("docs/file-formats/results.md", "evaluation"),
-    ],
+    "page", ["docs/evals.md", "docs/howto/offline.md", "docs/file-formats/results.md"]
 )
-def test_a_table_of_evaluations_has_each_of_them(page: str, heading: str) -> None:
-    assert set(_first_cells(page, heading)) == set(RECIPES)
+def test_a_table_of_evaluations_has_each_of_them(page: str) -> None:
+    assert {name for row in _rows(page) for name in _names(row[0])} == set(RECIPES)
+
+
+def test_the_table_of_results_has_their_type_and_schemas() -> None:
+    told = {
+        (_names(row[0])[0], *_names(row[1]), *_names(row[-1]))
+        for row in _rows("docs/file-formats/results.md")
+    }
+    evaluations = [load_evaluation(name) for name in RECIPES]
+    assert told == {
+        (e.name, e.eval_type_id, s) for e in evaluations for s in e.outputs()
+    }
+
+
+def test_the_page_of_evaluations_tells_which_read_text() -> None:
+    told = _text("docs/evals.md").partition("## Texts ")[2].partition(".")[0]
+    assert set(_names(told)) & set(RECIPES) == {
+        name for name in RECIPES if load_evaluation(name).reads_text
+    }
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/howto/offline.md"])
@@ -91,17 +112,39 @@ def test_the_command_for_all_evaluations_names_each_once(page: str) -> None:
 
 
 def test_readme_describes_each_evaluation() -> None:
-    described = re.findall(
-        r"`(\w+)`", _text("README.md").partition("**Evaluate.**")[2].partition(" - ")[0]
-    )
-    assert set(RECIPES) <= set(described)
+    told = _text("README.md").partition("**Evaluate.**")[2].partition(" - ")[0]
+    assert set(RECIPES) <= set(_names(told))
 
 
 def test_where_things_are_names_what_is_there() -> None:
-    text = (DOCS / "where-things-are.md").read_text(encoding="utf-8")
-    folders = {name for name in re.findall(r"`([\w/]+/)`", text)}
+    text = _text("docs/where-things-are.md")
+    folders = set(re.findall(r"`([\w/]+/)`", text))
     assert folders
     for folder in folders:
         homes = [ROOT, ROOT / "saereg_plugin", ROOT / "eval_recipes"]
         assert any((home / folder).is_dir() for home in homes), folder
-    assert set(RECIPES) <= set(re.findall(r"\w+", text))
+    assert set(RECIPES) <= set(_names(text))
+
+
+def _told_names() -> Iterator[tuple[str, str, str]]:
+    """Page, module and name of everything that a page imports, or spells with dots."""
+    for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        page = path.relative_to(ROOT).as_posix()
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith(
+                    ("saereg_plugin", "eval_recipes")
+                ):
+                    yield from ((page, str(node.module), a.name) for a in node.names)
+        for dotted in re.findall(r"`((?:saereg_plugin|eval_recipes)\.[\w.]+)", text):
+            yield (page, *dotted.rpartition(".")[::2])
+
+
+@pytest.mark.parametrize(("page", "module", "name"), sorted(set(_told_names())))
+def test_a_name_of_the_code_on_a_page_is_there(
+    page: str, module: str, name: str
+) -> None:
+    found = import_module(module)
+    inside = {module.name for module in iter_modules(getattr(found, "__path__", []))}
+    assert hasattr(found, name) or name in inside, page
