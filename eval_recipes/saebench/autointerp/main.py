@@ -68,7 +68,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
 
     def resolve(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         options: AutoInterpOptions,
     ) -> AutoInterpOptions:
         """Put the latents in order."""

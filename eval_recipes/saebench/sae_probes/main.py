@@ -59,7 +59,7 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
 
     def resolve(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         options: SaeProbesOptions,
     ) -> SaeProbesOptions:
         """Fill in the names of the sets."""
