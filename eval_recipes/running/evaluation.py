@@ -26,7 +26,7 @@ from saereg_plugin.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-O = TypeVar("O")  # noqa: E741
+O = TypeVar("O")
 Output = BaseEvalOutput[Any, Any, Any]
 
 
