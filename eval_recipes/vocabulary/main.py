@@ -67,7 +67,7 @@ class VocabularyEvaluation(Evaluation[VocabularyEvalConfig]):
 
     name = EVAL
     summary = (
-        "how near decoder rows lie to the model's token embeddings, beside random rows"
+        "how near decoder rows lie to the model's token embeddings, next to random rows"
     )
     Options = VocabularyEvalConfig
     Output = VocabularyEvalOutput
