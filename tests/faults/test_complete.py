@@ -19,9 +19,9 @@ ELSEWHERE = {
     "D7": "tests/sweeps/test_power_cut.py::test_every_state_resumes_from_all_that_was_on_the_disk",
     "D14": "tests/sources/test_corpora.py::test_a_damaged_copy_of_the_text_is_said_and_made_again",
     "N2": "tests/mechanics/test_resampling.py::test_rows_of_zeros_are_never_drawn",
-    "N3": "tests/test_docs_claims.py::test_a_claim_that_its_numbers_do_not_carry_is_gone",
-    "N4": "tests/test_docs_claims.py::test_a_deviation_is_told",
-    "N5": "tests/test_docs_claims.py::test_a_deviation_is_told",
+    "N3": "tests/test_docs.py::test_a_claim_that_its_numbers_do_not_carry_is_gone",
+    "N4": "tests/test_docs.py::test_a_deviation_is_told",
+    "N5": "tests/test_docs.py::test_a_deviation_is_told",
     "N6": "tests/eval_recipes/saebench/test_sparse_probing.py::test_the_order_of_the_features_does_not_decide",
 }
 """Defects that no command shows within a second, with the test that does."""
