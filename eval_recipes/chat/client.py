@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eval_recipes.chat.budget import Budget
-from eval_recipes.chat.cache import ReplyCache
 from eval_recipes.chat.config import JudgeConfig, read_key
 from eval_recipes.chat.connection import Deadline
 from eval_recipes.chat.errors import (
@@ -21,20 +20,25 @@ from eval_recipes.chat.errors import (
     JudgeUnavailable,
     Redirected,
     RequestRefused,
+    Signals,
     StatusError,
     Unreachable,
+    Verdict,
+    backoff,
+    retry_after,
+    verdict_on,
 )
 from eval_recipes.chat.exchange import Server, check_reachable
 from eval_recipes.chat.messages import (
     Message,
     Reply,
+    ReplyCache,
     estimate_prompt,
     most_bytes,
     most_tokens,
     read_completion,
     request_key,
 )
-from eval_recipes.chat.retry import Signals, Verdict, backoff, retry_after, verdict_on
 from saereg_plugin.errors import printable
 
 logger = logging.getLogger(__name__)

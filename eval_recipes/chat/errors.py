@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import threading
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from weakref import WeakSet
+
+from eval_recipes.chat.config import JudgeConfig
 
 
 class JudgeError(RuntimeError):
@@ -82,3 +90,109 @@ class StatusError(AttemptError):
         self.status = status
         self.code = code
         self.headers = headers
+
+
+class Verdict(Enum):
+    """What a failure means for the request and for others."""
+
+    AGAIN = "worth another attempt"
+    LAST = "not worth another attempt now"
+    REFUSED = "this request is refused for good"
+    FATAL = "no request will succeed"
+
+
+def verdict_on(error: AttemptError) -> Verdict:
+    """
+    Return what a failure means.
+
+    429 means wait, except where the account has no money left; 403 is how some servers
+    moderate one request; 404 is an unknown model. A server whose reply is too long does not
+    heed the limit it was given, and each attempt costs as much.
+    """
+    if isinstance(error, Redirected):
+        return Verdict.FATAL
+    if isinstance(error, ReplyTooLong):
+        return Verdict.LAST
+    if not isinstance(error, StatusError):
+        return Verdict.AGAIN
+    status = error.status
+    if status == 401 or status == 404 or error.code == "insufficient_quota":
+        return Verdict.FATAL
+    if status in (408, 409, 425, 429) or status >= 500:
+        return Verdict.AGAIN
+    return Verdict.REFUSED
+
+
+def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float:
+    """
+    Return the seconds a server asks to wait, 0 if it does not.
+
+    ``Retry-After`` holds seconds or an HTTP date (RFC 9110, 10.2.3);
+    ``Retry-After-Ms`` is OpenAI's own.
+
+    >>> retry_after({"retry-after": "2"})
+    2.0
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    if seconds is not None:
+        return max(0.0, seconds)
+    try:
+        until = parsedate_to_datetime(text or "").timestamp()
+    except (TypeError, ValueError):
+        return 0.0
+    return max(0.0, until - (time.time() if now is None else now))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    # "nan" and "inf" are numbers to Python
+    return value if 0 <= value < 1e9 else None
+
+
+def backoff(config: JudgeConfig, key: str, attempt: int) -> float:
+    """
+    Return the wait after failed attempt ``attempt`` (from 1), in seconds.
+
+    Between half and all of ``backoff_seconds * 2^(attempt - 1)``, capped; drawn from
+    a seed, the request and the attempt, so that requests do not repeat in step.
+    """
+    longest = min(config.backoff_seconds * 2 ** (attempt - 1), config.max_wait_seconds)
+    draw = random.Random(f"{config.seed}/{key}/{attempt}").random()
+    return longest * (0.5 + 0.5 * draw)
+
+
+class Signals:
+    """
+    Events that end requests once they are set; safe to use from several threads.
+
+    Attributes:
+        stopped: set by ``stop``.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self._given: WeakSet[threading.Event] = WeakSet()
+        self._lock = threading.Lock()
+
+    def new(self) -> threading.Event:
+        """Return an event for some requests; ``stop`` sets it, too."""
+        signal = threading.Event()
+        with self._lock:
+            self._given.add(signal)
+            if self.stopped.is_set():
+                signal.set()
+        return signal
+
+    def stop(self) -> None:
+        """Set every event."""
+        with self._lock:
+            self.stopped.set()
+            for signal in self._given:
+                signal.set()

@@ -2,14 +2,245 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError, suggest
+
+NEAR = 1e-4
+"""Distance in the sampled quantile, or in log-probability, below which a choice is a near tie."""
+
+# Below this, tokens are looked at only where those above hold too little probability.
+_LIKELY = 1e-4
+_ROWS_IN_CACHE = 8
+
+
+def require_numbers(logits: Tensor, added: Tensor | None) -> None:
+    """
+    Refuse logits that are NaN: steering has driven the model out of its range.
+
+    Args:
+        logits: [batch, vocabulary].
+        added: what was added to each row's residual stream [batch, d_model].
+
+    Raises:
+        InputError: naming the strength and the data type.
+    """
+    bad = logits.isnan().any(dim=1).cpu()
+    if not bool(bad.any()):
+        return
+    strengths = torch.zeros(len(bad)) if added is None else added.norm(dim=1).cpu()
+    dtype = str(logits.dtype).removeprefix("torch.")
+    raise InputError(
+        f"The model's logits are no numbers in {int(bad.sum())} of {len(bad)} texts, from "
+        f"strength {float(strengths[bad].min()):.4g} on in {dtype}; expected numbers. Steer "
+        "less, or in a data type of larger range."
+    )
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Choose the likeliest tokens; of equal ones the smallest id.
+
+    Args:
+        logits: [batch, vocabulary].
+
+    Returns:
+        Tokens [batch] and whether each is a near tie [batch]: the second likeliest has a
+        log-probability within 1e-4.
+    """
+    best = logits.topk(2, dim=1).values.float()
+    # topk may name any of equal tokens
+    tokens = (logits >= best[:, :1]).int().argmax(dim=1)
+    return tokens, best[:, 0] - best[:, 1] < NEAR
+
+
+def sample(
+    logits: Tensor, u: Tensor, *, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """
+    Choose tokens by inverse CDF over each row's nucleus.
+
+    Args:
+        logits: [batch, vocabulary].
+        u: float64 [batch], in [0, 1).
+        temperature: what logits are divided by, first.
+        top_p: probability that the nucleus holds at least.
+
+    Returns:
+        Tokens [batch] and whether each is a near tie [batch].
+    """
+    log_p, ids = _candidates(logits, temperature, top_p)
+    order = log_p.sort(dim=1, descending=True, stable=True).indices
+    sorted_p = log_p.gather(1, order).exp()
+    reached = sorted_p.cumsum(1)
+    # Rounding may leave the sum of all below 1: what fills rows up is never inside.
+    inside = (reached - sorted_p < top_p) & (sorted_p > 0)
+    # back in the order of ids
+    member = torch.zeros_like(inside).scatter(1, order, inside)
+    weights = torch.where(member, log_p.exp(), 0.0)
+    total = weights.sum(1, keepdim=True)
+    cdf = weights.cumsum(1) / total
+    place = torch.searchsorted(cdf, u[:, None].contiguous(), right=True)
+    # Rounding may leave the last value of the CDF below u.
+    last = _last_member(member)
+    place = torch.minimum(place, last)
+    high = cdf.gather(1, place)
+    low = high - weights.gather(1, place) / total
+    margin = NEAR + _uncertain(sorted_p, reached, inside, top_p) / total
+    first = member.int().argmax(1, keepdim=True)
+    below = (u[:, None] - low < margin) & (place > first)
+    above = (high - u[:, None] < margin) & (place < last)
+    return ids.gather(1, place)[:, 0], (below | above)[:, 0]
+
+
+def _candidates(
+    logits: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """
+    Return log-probabilities (float64) and ids of all tokens that the nucleus can hold.
+
+    [batch, most candidates of a row + 1], in the order of ids, filled up with -inf: a nucleus
+    always has a token after it.
+    """
+    # Sorting the vocabulary would take longer than the model, and passes over all rows at
+    # once leave the processor's cache.
+    at_once = _ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
+    parts = [
+        _likely(part, temperature, top_p) for part in logits.split(max(1, at_once))
+    ]
+    counts = torch.cat([part[0] for part in parts])
+    log_p = torch.cat([part[1] for part in parts])
+    columns = torch.cat([part[2] for part in parts])
+    rows = torch.arange(len(logits), device=logits.device).repeat_interleave(counts)
+    starts = counts.cumsum(0) - counts
+    places = torch.arange(len(rows), device=logits.device) - starts[rows]
+    shape = (len(logits), int(counts.max()) + 1)
+    values = torch.full(shape, -math.inf, dtype=torch.float64, device=logits.device)
+    ids = torch.zeros(shape, dtype=torch.long, device=logits.device)
+    values[rows, places] = log_p
+    ids[rows, places] = columns
+    return values, ids
+
+
+def _likely(
+    logits: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many tokens each row keeps [row], and their log-probabilities and ids."""
+    scaled = logits.float() / temperature
+    norm = scaled.logsumexp(1, keepdim=True)
+    kept = scaled >= norm + math.log(_LIKELY)
+    mass = scaled.new_zeros(len(scaled), dtype=torch.float64)
+    rows, columns = kept.nonzero(as_tuple=True)
+    log_p = (scaled[rows, columns] - norm[rows, 0]).double()
+    mass.index_add_(0, rows, log_p.exp())
+    short = mass < top_p + NEAR
+    if bool(short.any()):
+        # Tokens below this hold at most (1 - top_p) / 2 together.
+        least = (1 - top_p) / (2 * scaled.shape[1])
+        cut = math.log(least) if least > 0 else -math.inf
+        kept = torch.where(short[:, None], scaled >= norm + cut, kept)
+        rows, columns = kept.nonzero(as_tuple=True)
+        log_p = (scaled[rows, columns] - norm[rows, 0]).double()
+    return kept.sum(1), log_p, columns
+
+
+def _last_member(member: Tensor) -> Tensor:
+    places = torch.arange(member.shape[1], device=member.device)
+    return torch.where(member, places, 0).amax(1, keepdim=True)
+
+
+def _uncertain(
+    sorted_p: Tensor, reached: Tensor, inside: Tensor, top_p: float
+) -> Tensor:
+    """
+    Return the probability [batch, 1] of tokens that might as well be in or out of the nucleus.
+
+    By so much the CDF of a nearly equal row can be shifted.
+    """
+    last = _last_member(inside)
+    following = last + 1
+    p_last = sorted_p.gather(1, last)
+    p_following = sorted_p.gather(1, following)
+    would_drop = reached.gather(1, last) - p_last > top_p - NEAR
+    would_join = reached.gather(1, last) < top_p + NEAR
+    equal = inside & (sorted_p < p_following * math.exp(NEAR))
+    return (
+        torch.where(would_drop, p_last, 0.0)
+        + torch.where(would_join, p_following, 0.0)
+        + torch.where(equal, sorted_p, 0.0).sum(1, keepdim=True)
+    )
+
+
+def uniforms(seed: int, prompt: str, sample: int, length: int) -> NDArray[np.float64]:
+    """
+    Return the uniform numbers in [0, 1) of one text, one for each new token.
+
+    Number ``i`` depends on seed, prompt, sample and ``i`` alone (Philox is counter-based), so
+    steered and unsteered texts of one prompt and sample share theirs, whatever else is in
+    their batches, and different samples are independent.
+
+    Args:
+        seed: seed of the run.
+        prompt: text of the prompt.
+        sample: number of the sample of this prompt.
+        length: how many numbers.
+    """
+    digest = hashlib.blake2b(f"{seed}/{sample}/{prompt}".encode(), digest_size=16)
+    key = int.from_bytes(digest.digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key)).random(length)
+
+
+Side = Literal["pair", "unsteered", "sampled", "calibration", "calibrated"]
+"""
+Which text of a latent the numbers are for.
+
+- ``pair``: the original, the steered and the randomly steered text; they share theirs.
+- ``unsteered``: the unsteered text in the steered one's place.
+- ``sampled``: its original where the others are greedy.
+- ``calibration``, ``calibrated``: both sides of a calibration pair.
+"""
+
+_BITS = 63
+
+
+@dataclass(frozen=True)
+class Streams:
+    """
+    The random numbers of one SAE in one run.
+
+    Attributes:
+        seed: of the run.
+        weights: hash of the SAE (``artifacts.weights_hash``).
+    """
+
+    seed: int
+    weights: str
+
+    def number(self, latent: int, repeat: int, side: Side) -> int:
+        """Return the stream of a text, for ``decoding.Request.sample``."""
+        return self._hashed(f"{side}/{latent}/{repeat}")
+
+    def direction(self, latent: int, repeat: int, d_model: int) -> Tensor:
+        """Return the control's unit vector [d_model], of uniformly random direction."""
+        generator = torch.Generator().manual_seed(
+            self._hashed(f"direction/{latent}/{repeat}")
+        )
+        drawn = torch.randn(d_model, generator=generator)
+        return drawn / drawn.norm()
+
+    def _hashed(self, what: str) -> int:
+        text = f"{self.seed}/{self.weights}/{what}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> (64 - _BITS)
+
 
 Positions = Literal["generation", "prompt_end", "all"]
 """

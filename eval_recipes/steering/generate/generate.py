@@ -29,14 +29,12 @@ from eval_recipes.steering.generate.decoding import (
     Decoding,
     Request,
     Steering,
-)
-from eval_recipes.steering.generate.prompts import Prompt, decode_continuation
-from eval_recipes.steering.generate.sampling import (
     greedy,
     require_numbers,
     sample,
     uniforms,
 )
+from eval_recipes.steering.generate.prompts import Prompt, decode_continuation
 from saereg_plugin.errors import InputError
 
 Observer = Callable[[int, Tensor], None]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from eval_recipes.steering.judges.offline import ThresholdJudge
-from eval_recipes.steering.judges.protocol import Pair, Threshold
+from eval_recipes.steering.judges.protocol import Pair, Threshold, ThresholdJudge
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.sources.assets import Asset, cache_dir, ensure_folder, fetch_archive
 

@@ -12,10 +12,20 @@ from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.generate.trials import Trial
 from eval_recipes.steering.judges.chat import ChatJudge
 from eval_recipes.steering.judges.embedding import EmbeddingJudge, SentenceModel
-from eval_recipes.steering.judges.log_probability import LogProbabilityJudge
-from eval_recipes.steering.judges.offline import ThresholdJudge
-from eval_recipes.steering.judges.perplexity import Fluency, TextScore, Written, fluency
-from eval_recipes.steering.judges.protocol import Judge, Pair, Status, Verdict
+from eval_recipes.steering.judges.log_probability import (
+    Fluency,
+    LogProbabilityJudge,
+    TextScore,
+    Written,
+    fluency,
+)
+from eval_recipes.steering.judges.protocol import (
+    Judge,
+    Pair,
+    Status,
+    ThresholdJudge,
+    Verdict,
+)
 from eval_recipes.steering.options import JudgeName, SteeringEvalConfig
 
 _FAILED = (Status.UNPARSEABLE, Status.REFUSED)

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval_recipes.steering.stats.read_results import SaeKey, steering_results
+from eval_recipes.steering.stats.compare import SaeKey, steering_results
 from eval_recipes.tables.plots import COLOURS, label_text, open_plots
 from saereg_plugin.files import atomic_path
 

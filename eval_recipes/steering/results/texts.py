@@ -17,7 +17,7 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.judges.judge_trials import Judged
-from eval_recipes.steering.judges.perplexity import Fluency
+from eval_recipes.steering.judges.log_probability import Fluency
 from eval_recipes.steering.options import EVAL
 from eval_recipes.steering.select.candidates import KnownStability, interp_score
 from saereg_plugin.errors import InputError

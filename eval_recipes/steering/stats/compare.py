@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from eval_recipes.results.files import read_result
+from eval_recipes.results.reading import result_files
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.judges.protocol import Threshold, calibrate
-from eval_recipes.steering.options import CALIBRATED
+from eval_recipes.steering.options import CALIBRATED, EVAL
 from eval_recipes.steering.results.texts import CALIBRATION, read_texts
+from eval_recipes.steering.stats.association import interaction, restricted
 from eval_recipes.steering.stats.figures import (
     Links,
     Rates,
     arm,
     fluency_loss,
     links,
+    of_latents,
+    over_control,
     rates,
     trials_of,
     with_verdict,
 )
 from eval_recipes.steering.stats.group_tests import (
+    GroupComparison,
+    compare_groups,
+    difference_over_seeds,
     rate_over_seeds,
 )
+from eval_recipes.steering.stats.logistic import LogisticFit
 from eval_recipes.steering.stats.matched import PooledStability, pooled_stability
-from eval_recipes.steering.stats.rates import success_rate
-from eval_recipes.steering.stats.read_results import SaeKey, key_of, steering_results
+from eval_recipes.steering.stats.rates import Array, Trials, success_rate
 from saereg_plugin.errors import InputError
 
 
@@ -248,3 +256,111 @@ def rejudged(table: pd.DataFrame, thresholds: Mapping[str, Threshold]) -> pd.Dat
         for judge, found in thresholds.items()
     }
     return table.assign(**columns)
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """Two groups at one strength in the eyes of one judge."""
+
+    tests: GroupComparison
+    interaction: LogisticFit | None
+    """Whether success follows the interp score differently; None without scores."""
+    by_seed: Mapping[int, float] = field(default_factory=dict[int, float])
+    """Rate of the first group's SAE less that of the second's, for each seed of both."""
+    excess: Interval | None = None
+    """The same of success less that of random directions: mean, Student's t over seeds. What
+    moves a group's texts with and without the latent alike is not in it."""
+    excess_by_seed: Mapping[int, float] = field(default_factory=dict[int, float])
+
+
+def seed_excesses(group: SteeredGroup, judge: str, amount: float) -> dict[int, float]:
+    """Return the success of each SAE less that of random directions, by training seed."""
+    steered, control = (
+        with_verdict(arm(group.texts, judge, name, amount), judge)
+        for name in ("steered", "random")
+    )
+    seeds: list[int] = steered["seed"].dropna().astype(int).tolist()
+    found: dict[int, float] = {}
+    for seed in dict.fromkeys(seeds):
+        mine, theirs = (rows.loc[rows["seed"] == seed] for rows in (steered, control))
+        excess = over_control(mine, theirs, judge, seed=0)
+        if excess is not None:
+            found[seed] = excess.value
+    return found
+
+
+def difference(
+    a: SteeredGroup, b: SteeredGroup, judge: str, amount: float, *, seed: int
+) -> GroupDifference:
+    """Compare the success of group ``a`` with that of group ``b`` at one strength."""
+    trials_a, scores_a = _scored(a, judge, amount)
+    trials_b, scores_b = _scored(b, judge, amount)
+    seeds_a, seeds_b = (seed_rates(group, judge, amount) for group in (a, b))
+    over_a, over_b = (seed_excesses(group, judge, amount) for group in (a, b))
+    return GroupDifference(
+        tests=compare_groups(
+            trials_a, trials_b, seed=seed, seeds_a=seeds_a, seeds_b=seeds_b
+        ),
+        interaction=_interaction(trials_a, scores_a, trials_b, scores_b),
+        by_seed=_at_equal_seeds(seeds_a, seeds_b),
+        excess=difference_over_seeds(over_a, over_b),
+        excess_by_seed=_at_equal_seeds(over_a, over_b),
+    )
+
+
+def _at_equal_seeds(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+    return {s: a[s] - b[s] for s in sorted(set(a) & set(b))}
+
+
+def _interaction(
+    trials_a: Trials, scores_a: Array, trials_b: Trials, scores_b: Array
+) -> LogisticFit | None:
+    known = [np.isfinite(scores) for scores in (scores_a, scores_b)]
+    if not all(mask.any() for mask in known):
+        return None
+    part_a, kept_a = restricted(trials_a, known[0])
+    part_b, kept_b = restricted(trials_b, known[1])
+    return interaction(part_a, scores_a[kept_a], part_b, scores_b[kept_b])
+
+
+def _scored(group: SteeredGroup, judge: str, amount: float) -> tuple[Trials, Array]:
+    rows = with_verdict(arm(group.texts, judge, "steered", amount), judge)
+    trials = trials_of(rows, judge)
+    return trials, of_latents(rows, trials, "interp_score")
+
+
+SaeKey = tuple[str, str]
+"""Release and id of an SAE."""
+
+
+def steering_results(
+    results: Path, keep: Collection[SaeKey] | None = None
+) -> list[tuple[Path, dict[str, Any]]]:
+    """
+    Return every steering result below a folder, file and record.
+
+    Args:
+        results: the folder.
+        keep: only these SAEs; None is all.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = [
+        (path, record)
+        for path in result_files(results)
+        if (record := read_result(path))["eval_type_id"] == EVAL
+        and (keep is None or key_of(record) in keep)
+    ]
+    if not found:
+        whose = "" if keep is None else " of these SAEs"
+        raise InputError(
+            f"Folder {str(results)!r} has no result of the evaluation 'steering'{whose}; "
+            "expected one or more. Run it into this folder."
+        )
+    return found
+
+
+def key_of(record: dict[str, Any]) -> SaeKey:
+    """Return release and id of a result's SAE."""
+    return str(record["sae_lens_release_id"]), str(record["sae_lens_id"])

@@ -97,7 +97,6 @@ def fit_logistic(
     if not np.isfinite(design).all():
         raise ValueError("expected finite predictors")
 
-
     def none(reason: str) -> LogisticFit:
         return LogisticFit({}, n, trials.n_latents, reason)
 

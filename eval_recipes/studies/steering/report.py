@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.steering.results.plots import draw
-from eval_recipes.steering.stats.compare import GroupRates
-from eval_recipes.steering.stats.read_results import SaeKey, steering_results
+from eval_recipes.steering.stats.compare import GroupRates, SaeKey, steering_results
 from eval_recipes.studies.framework.report import markdown_table
 from eval_recipes.studies.steering.runs import (
     RATIO,

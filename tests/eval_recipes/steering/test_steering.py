@@ -30,11 +30,13 @@ from eval_recipes.steering.generate.decoding import (
     Decoding,
     Request,
     Steering,
+    greedy,
+    sample,
+    uniforms,
 )
 from eval_recipes.steering.generate.generate import generate
 from eval_recipes.steering.generate.language_model import backend_for
 from eval_recipes.steering.generate.prompts import Prompt, encode_prompts
-from eval_recipes.steering.generate.sampling import greedy, sample, uniforms
 from eval_recipes.steering.select.latents import random_directions
 from saereg_plugin.errors import InputError
 from tests.oracles.steering_oracle import sampled, step_logits

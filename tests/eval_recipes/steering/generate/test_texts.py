@@ -20,13 +20,19 @@ from eval_recipes.steering.generate.decoding import (
     Decoding,
     Request,
     Steering,
+    Streams,
+    require_numbers,
 )
 from eval_recipes.steering.generate.generate import generate
 from eval_recipes.steering.generate.language_model import LanguageModel, backend_for
 from eval_recipes.steering.generate.plain import PlainBackend
-from eval_recipes.steering.generate.plan import Planned, plan_pairs
-from eval_recipes.steering.generate.sampling import Streams, require_numbers
-from eval_recipes.steering.generate.trials import Trial, kept_texts, make_trials
+from eval_recipes.steering.generate.trials import (
+    Planned,
+    Trial,
+    kept_texts,
+    make_trials,
+    plan_pairs,
+)
 from eval_recipes.steering.generate.write import folder_keys, strengths_key
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.protocol import calibrate

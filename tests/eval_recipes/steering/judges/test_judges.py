@@ -29,10 +29,12 @@ from eval_recipes.steering.judges.embedding import (
 )
 from eval_recipes.steering.judges.log_probability import (
     LogProbabilityJudge,
+    Written,
     concept_tokens,
     concept_words,
+    fluency,
+    score_texts,
 )
-from eval_recipes.steering.judges.perplexity import Written, fluency, score_texts
 from eval_recipes.steering.judges.protocol import (
     Judge,
     Pair,

@@ -20,7 +20,7 @@ from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.generate.trials import Arm, Trial
 from eval_recipes.steering.judges.judge_trials import Judged
-from eval_recipes.steering.judges.perplexity import Fluency
+from eval_recipes.steering.judges.log_probability import Fluency
 from eval_recipes.steering.judges.protocol import Status, Verdict
 from eval_recipes.steering.results.show import (
     latent_lines,
