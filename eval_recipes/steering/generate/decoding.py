@@ -1,4 +1,15 @@
-"""Decoding settings, and positions that are steered."""
+"""
+Decoding: settings, requests, and the choice of tokens from logits.
+
+Tokens are chosen greedily, or by inverse CDF over the nucleus. The nucleus is the shortest list
+of the likeliest tokens, sorted by probability and, where equal, by id, that holds a probability
+of ``top_p`` or more (arXiv 1904.09751). A uniform number u picks the token whose interval of
+the nucleus' CDF holds it. The CDF runs in the order of ids: the order of probabilities could
+change with the last bit of a logit, and with it every interval.
+
+Rounding differs between batches of different sizes. A choice that a change of 1e-4 in the
+quantile could turn into another is a near tie; near ties are counted.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +28,125 @@ from saereg_plugin.errors import InputError, suggest
 NEAR = 1e-4
 """Distance in the sampled quantile, or in log-probability, below which a choice is a near tie."""
 
-# Below this, tokens are looked at only where those above hold too little probability.
 _LIKELY = 1e-4
+"""Probability below which tokens are looked at only where likelier ones hold too little."""
 _ROWS_IN_CACHE = 8
+
+Positions = Literal["generation", "prompt_end", "all"]
+"""
+Positions that are steered.
+
+- ``generation``: those of the new tokens, as by a hook that leaves out the pass over the
+  prompt; the first new token is chosen before any steering.
+- ``prompt_end``: also the last token of the prompt, hence every choice of a new token.
+- ``all``: the whole text, BOS included.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """
+    Settings of continuations; the defaults are those of arXiv 2603.04198.
+
+    Raises:
+        InputError: for unusable values.
+    """
+
+    new_tokens: int = 30
+    """Tokens of every continuation."""
+    greedy: bool = False
+    """Take the likeliest token instead of a sample."""
+    temperature: float = 0.7
+    """Of samples."""
+    top_p: float = 0.9
+    """Of samples."""
+    stop_at_eos: bool = False
+    """End a text before its first EOS; the published setting continues."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.new_tokens < 1:
+            raise InputError(f"new_tokens is {self.new_tokens}; expected 1 or more.")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(
+                f"temperature is {self.temperature}; expected a positive number. For the "
+                "likeliest token use greedy decoding."
+            )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; expected more than 0, at most 1.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to make."""
+
+    prompt: int
+    """Index of its prompt."""
+    sample: int = 0
+    """Number of the prompt's stream of random numbers; any whole number."""
+    vector: int | None = None
+    """Index of the direction that is added; None for no direction."""
+    strength: float = 0.0
+    """What the direction is multiplied by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """Directions and where they are added: ``h <- h + strength * vectors[i]``."""
+
+    hook_name: str
+    """A hook in the residual stream."""
+    vectors: Tensor
+    """[n, d_model], usually of norm 1."""
+    positions: Positions = "generation"
+
+    def __post_init__(self) -> None:
+        if self.positions not in get_args(Positions):
+            raise InputError(
+                f"Unknown positions {self.positions!r}. "
+                f"{suggest(self.positions, get_args(Positions))}"
+            )
+        if self.vectors.ndim != 2:
+            raise InputError(
+                f"vectors have shape {tuple(self.vectors.shape)}; expected [n, d_model]."
+            )
+
+    def offsets(self, requests: list[Request]) -> Tensor:
+        """
+        Return what is added to each request's residual stream [request, d_model].
+
+        Raises:
+            InputError: for a strength that is not finite, or a vector that is not there.
+        """
+        added = torch.zeros(len(requests), self.vectors.shape[1])
+        for row, request in enumerate(requests):
+            if request.vector is None:
+                continue
+            if not 0 <= request.vector < len(self.vectors):
+                raise InputError(
+                    f"A request names vector {request.vector}; expected one of the "
+                    f"{len(self.vectors)} given."
+                )
+            if not math.isfinite(request.strength):
+                raise InputError(
+                    f"The strength of vector {request.vector} is {request.strength}; expected "
+                    "a finite number. Leave out latents that have none."
+                )
+            vector = self.vectors[request.vector].detach().float().cpu()
+            added[row] = request.strength * vector
+        return added
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The new text after a prompt."""
+
+    tokens: tuple[int, ...]
+    text: str
+    near_ties: int = 0
+    """Choices among the tokens that rounding might turn into others."""
+    first_near_tie: int | None = None
+    """Place of the first such choice, None if there is none."""
 
 
 def require_numbers(logits: Tensor, added: Tensor | None) -> None:
@@ -196,182 +323,3 @@ def uniforms(seed: int, prompt: str, sample: int, length: int) -> NDArray[np.flo
     digest = hashlib.blake2b(f"{seed}/{sample}/{prompt}".encode(), digest_size=16)
     key = int.from_bytes(digest.digest(), "little")
     return np.random.Generator(np.random.Philox(key=key)).random(length)
-
-
-Side = Literal["pair", "unsteered", "sampled", "calibration", "calibrated"]
-"""
-Which text of a latent the numbers are for.
-
-- ``pair``: the original, the steered and the randomly steered text; they share theirs.
-- ``unsteered``: the unsteered text in the steered one's place.
-- ``sampled``: its original where the others are greedy.
-- ``calibration``, ``calibrated``: both sides of a calibration pair.
-"""
-
-_BITS = 63
-
-
-@dataclass(frozen=True)
-class Streams:
-    """
-    The random numbers of one SAE in one run.
-
-    Attributes:
-        seed: of the run.
-        weights: hash of the SAE (``artifacts.weights_hash``).
-    """
-
-    seed: int
-    weights: str
-
-    def number(self, latent: int, repeat: int, side: Side) -> int:
-        """Return the stream of a text, for ``decoding.Request.sample``."""
-        return self._hashed(f"{side}/{latent}/{repeat}")
-
-    def direction(self, latent: int, repeat: int, d_model: int) -> Tensor:
-        """Return the control's unit vector [d_model], of uniformly random direction."""
-        generator = torch.Generator().manual_seed(
-            self._hashed(f"direction/{latent}/{repeat}")
-        )
-        drawn = torch.randn(d_model, generator=generator)
-        return drawn / drawn.norm()
-
-    def _hashed(self, what: str) -> int:
-        text = f"{self.seed}/{self.weights}/{what}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") >> (64 - _BITS)
-
-
-Positions = Literal["generation", "prompt_end", "all"]
-"""
-Which positions are steered.
-
-- ``generation``: those of the new tokens. What a hook does that leaves out the pass over the
-  prompt; the first new token is chosen before any steering.
-- ``prompt_end``: the last token of the prompt, too, hence every choice of a new token.
-- ``all``: the whole text, BOS included.
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """
-    How texts are continued; the defaults are the setting of arXiv 2603.04198.
-
-    Raises:
-        InputError: for unusable values.
-    """
-
-    new_tokens: int = 30
-    """Tokens that are made, always as many."""
-
-    greedy: bool = False
-    """Take the likeliest token instead of a sample."""
-
-    temperature: float = 0.7
-    top_p: float = 0.9
-    """Of samples."""
-
-    stop_at_eos: bool = False
-    """End a text before its first EOS; the published setting goes on."""
-
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.new_tokens < 1:
-            raise InputError(f"new_tokens is {self.new_tokens}; expected 1 or more.")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise InputError(
-                f"temperature is {self.temperature}; expected a positive number. For the "
-                "likeliest token use greedy decoding."
-            )
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; expected more than 0, at most 1.")
-
-
-@dataclass(frozen=True)
-class Request:
-    """
-    One text to make.
-
-    Attributes:
-        prompt: index of its prompt.
-        sample: which of the prompt's streams of random numbers it uses; any whole number.
-        vector: index of the direction that is added; None for none.
-        strength: what the direction is multiplied by.
-    """
-
-    prompt: int
-    sample: int = 0
-    vector: int | None = None
-    strength: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Steering:
-    """
-    Directions and where they are added: ``h <- h + strength * vectors[i]``.
-
-    Attributes:
-        hook_name: a hook in the residual stream.
-        vectors: [n, d_model], usually of norm 1.
-        positions: which positions are steered.
-    """
-
-    hook_name: str
-    vectors: Tensor
-    positions: Positions = "generation"
-
-    def __post_init__(self) -> None:
-        if self.positions not in get_args(Positions):
-            raise InputError(
-                f"Unknown positions {self.positions!r}. "
-                f"{suggest(self.positions, get_args(Positions))}"
-            )
-        if self.vectors.ndim != 2:
-            raise InputError(
-                f"vectors have shape {tuple(self.vectors.shape)}; expected [n, d_model]."
-            )
-
-    def offsets(self, requests: list[Request]) -> Tensor:
-        """
-        Return what is added to each request's residual stream [request, d_model].
-
-        Raises:
-            InputError: for a strength that is not finite, or a vector that is not there.
-        """
-        added = torch.zeros(len(requests), self.vectors.shape[1])
-        for row, request in enumerate(requests):
-            if request.vector is None:
-                continue
-            if not 0 <= request.vector < len(self.vectors):
-                raise InputError(
-                    f"A request names vector {request.vector}; expected one of the "
-                    f"{len(self.vectors)} given."
-                )
-            if not math.isfinite(request.strength):
-                raise InputError(
-                    f"The strength of vector {request.vector} is {request.strength}; expected "
-                    "a finite number. Leave out latents that have none."
-                )
-            vector = self.vectors[request.vector].detach().float().cpu()
-            added[row] = request.strength * vector
-        return added
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """
-    What was written after a prompt.
-
-    Attributes:
-        tokens: the new tokens.
-        text: them as text.
-        near_ties: choices among them that rounding might turn into others.
-        first_near_tie: place of the first such choice, None if there is none.
-    """
-
-    tokens: tuple[int, ...]
-    text: str
-    near_ties: int = 0
-    first_near_tie: int | None = None

@@ -1,16 +1,18 @@
-"""Every text of one SAE: steered, and the controls, written by the language model."""
+"""Pairs of texts of one SAE, steered and controls: planned, written and kept."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from eval_recipes.running.artifacts import ArtifactFolder
@@ -19,7 +21,6 @@ from eval_recipes.steering.generate.decoding import (
     Decoding,
     Request,
     Steering,
-    Streams,
 )
 from eval_recipes.steering.generate.generate import generate
 from eval_recipes.steering.generate.language_model import LanguageModel
@@ -34,36 +35,100 @@ What the second text of a pair is.
 - ``steered``: along the latent's direction, with the first text's random numbers.
 - ``random``: the same strength along a random direction, judged by the latent's explanation.
 - ``unsteered``: nothing added, other random numbers.
-- ``calibration``: the same, both texts in no other pair; only thresholds are learned from it.
+- ``calibration``: the same, with texts of no other pair; only thresholds are learned from it.
 
 Texts of the last two are sampled even if the others are greedy.
 """
 
-ARMS = get_args(Arm)
+Side = Literal["pair", "unsteered", "sampled", "calibration", "calibrated"]
+"""
+The text of a latent that random numbers are for.
+
+- ``pair``: the original, the steered and the randomly steered text, which share numbers.
+- ``unsteered``: the unsteered text in the steered text's place.
+- ``sampled``: its original where the others are greedy.
+- ``calibration``, ``calibrated``: both sides of a calibration pair.
+"""
+
+_BITS = 63
+_KEPT = pa.schema(
+    [
+        ("prompt", pa.int64()),
+        ("sample", pa.int64()),
+        ("vector", pa.int64()),
+        ("strength", pa.float64()),
+        ("tokens", pa.list_(pa.int64())),
+        ("text", pa.string()),
+        ("near_ties", pa.int64()),
+        ("first_near_tie", pa.int64()),
+    ]
+)
+"""Columns of a file of kept texts: the fields of a request, then those of its text."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The random numbers of one SAE in one run."""
+
+    seed: int
+    """Seed of the run."""
+    weights: str
+    """Hash of the SAE (``artifacts.weights_hash``)."""
+
+    def number(self, latent: int, repeat: int, side: Side) -> int:
+        """Return the stream of a text, for ``decoding.Request.sample``."""
+        return self._hashed(f"{side}/{latent}/{repeat}")
+
+    def direction(self, latent: int, repeat: int, d_model: int) -> Tensor:
+        """Return the control's unit vector [d_model], of uniformly random direction."""
+        generator = torch.Generator().manual_seed(
+            self._hashed(f"direction/{latent}/{repeat}")
+        )
+        drawn = torch.randn(d_model, generator=generator)
+        return drawn / drawn.norm()
+
+    def _hashed(self, what: str) -> int:
+        text = f"{self.seed}/{self.weights}/{what}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> (64 - _BITS)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """
-    A pair before it is written.
-
-    Attributes:
-        arm: what the second text is.
-        latent: place among the latents.
-        prompt: index of the prompt.
-        repeat: number of the pair among those of its latent and prompt.
-        amount: strength in the units of the mode; None where nothing is added.
-        original: the first text.
-        other: the second.
-    """
+    """A pair before it is written."""
 
     arm: Arm
     latent: int
+    """Place among the latents."""
     prompt: int
+    """Index of the prompt."""
     repeat: int
+    """Number of the pair among the pairs of its latent and prompt."""
     amount: float | None
+    """Strength in the units of the mode; None where nothing is added."""
     original: Request
     other: Request
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two continuations of one prompt, for one latent."""
+
+    arm: Arm
+    latent: int
+    """Id in the SAE."""
+    prompt: int
+    """Index of the prompt."""
+    repeat: int
+    """Number of the text among the texts of its latent and prompt."""
+    amount: float | None
+    """Strength in the units of the mode; None where nothing is added."""
+    strength: float | None
+    """What the unit direction was multiplied by; None where nothing is added."""
+    original: Continuation
+    """The unsteered text."""
+    other: Continuation
+    """The second text."""
 
 
 def plan_pairs(
@@ -76,8 +141,8 @@ def plan_pairs(
     """
     Return every pair of an SAE.
 
-    A latent without a strength (NaN, see ``strengths``) is left out at that amount. Vectors are
-    numbered: the latents' own, then ``control_vector`` of each latent and repeat.
+    Latents without a strength (NaN, see ``strengths``) are left out at that amount. Vectors
+    are numbered: those of the latents, then one for each latent and repeat of the controls.
 
     Args:
         ids: the latents.
@@ -93,13 +158,6 @@ def plan_pairs(
     ]
 
 
-def control_vector(
-    place: int, repeat: int, n_latents: int, config: SteeringEvalConfig
-) -> int:
-    """Return the number of a control's vector; ``place`` is the latent's."""
-    return n_latents + place * config.samples_per_prompt + repeat
-
-
 def _steered(
     ids: Sequence[int],
     n_prompts: int,
@@ -108,44 +166,35 @@ def _steered(
     streams: Streams,
 ) -> list[Planned]:
     arms: tuple[Arm, Arm] = ("steered", "random")
-    found: list[Planned] = []
-    for amount, values in strengths.items():
-        for arm in arms:
-            for place, latent in enumerate(ids):
-                if not math.isfinite(values[place]):
-                    continue
-                for prompt in range(n_prompts):
-                    for repeat in range(config.samples_per_prompt):
-                        # greedy texts take no random numbers: one original serves all
-                        number = (
-                            0
-                            if config.greedy
-                            else streams.number(latent, repeat, "pair")
-                        )
-                        vector = (
-                            place
-                            if arm == "steered"
-                            else control_vector(place, repeat, len(ids), config)
-                        )
-                        found.append(
-                            Planned(
-                                arm,
-                                place,
-                                prompt,
-                                repeat,
-                                amount,
-                                Request(prompt, number),
-                                Request(prompt, number, vector, values[place]),
-                            )
-                        )
-    return found
+    repeats = config.samples_per_prompt
+
+    def pair(
+        arm: Arm, place: int, prompt: int, repeat: int, amount: float, strength: float
+    ) -> Planned:
+        # greedy texts take no random numbers: one original serves all
+        number = 0 if config.greedy else streams.number(ids[place], repeat, "pair")
+        control = len(ids) + place * repeats + repeat
+        vector = place if arm == "steered" else control
+        original = Request(prompt, number)
+        steered = Request(prompt, number, vector, strength)
+        return Planned(arm, place, prompt, repeat, amount, original, steered)
+
+    return [
+        pair(arm, place, prompt, repeat, amount, values[place])
+        for amount, values in strengths.items()
+        for arm in arms
+        for place in range(len(ids))
+        if math.isfinite(values[place])
+        for prompt in range(n_prompts)
+        for repeat in range(repeats)
+    ]
 
 
 def _unsteered(
     ids: Sequence[int], n_prompts: int, config: SteeringEvalConfig, streams: Streams
 ) -> list[Planned]:
-    # of greedy texts there would be no second one; a sampled text against a greedy one would
-    # measure the way of decoding
+    # there is no second greedy text, and a sampled text against a greedy one would measure
+    # the way of decoding
     first = "sampled" if config.greedy else "pair"
     return [
         Planned(
@@ -166,65 +215,21 @@ def _unsteered(
 def _calibration(
     ids: Sequence[int], n_prompts: int, config: SteeringEvalConfig, streams: Streams
 ) -> list[Planned]:
-    """Return as many pairs of each latent, prompts in turn."""
+    """Return equally many pairs of each latent, prompts in turn."""
     each = math.ceil(config.calibration_pairs / len(ids))
     found: list[Planned] = []
     for place, latent in enumerate(ids):
         for number in range(each):
-            # begun at another prompt by each latent, so that one pair each uses all prompts
+            # each latent starts at another prompt, so that one pair each uses all prompts
             prompt, repeat = (latent + number) % n_prompts, number // n_prompts
+            first, second = (
+                Request(prompt, streams.number(latent, repeat, side))
+                for side in ("calibration", "calibrated")
+            )
             found.append(
-                Planned(
-                    "calibration",
-                    place,
-                    prompt,
-                    repeat,
-                    None,
-                    Request(prompt, streams.number(latent, repeat, "calibration")),
-                    Request(prompt, streams.number(latent, repeat, "calibrated")),
-                )
+                Planned("calibration", place, prompt, repeat, None, first, second)
             )
     return found
-
-
-__all__ = ["ARMS", "Arm", "Trial", "decoding_of", "make_trials"]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """
-    Two continuations of one prompt, for one latent.
-
-    Attributes:
-        arm: what the second one is.
-        latent: id in the SAE.
-        prompt: index of the prompt.
-        repeat: number of the text among those of its latent and prompt.
-        amount: strength in the units of the mode; None where nothing is added.
-        strength: what the unit direction was multiplied by; None where nothing is added.
-        original: the unsteered text.
-        other: the second text.
-    """
-
-    arm: Arm
-    latent: int
-    prompt: int
-    repeat: int
-    amount: float | None
-    strength: float | None
-    original: Continuation
-    other: Continuation
-
-
-def decoding_of(config: SteeringEvalConfig) -> Decoding:
-    """Return how texts are continued."""
-    return Decoding(
-        new_tokens=config.new_tokens,
-        greedy=config.greedy,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=config.random_seed,
-    )
 
 
 def make_trials(
@@ -250,9 +255,9 @@ def make_trials(
         strengths: of each latent, by amount.
         config: samples and decoding.
         weights: hash of the SAE; random numbers and control directions follow from it.
-        folder: where batches of steered texts are kept: an artefact folder.
-        unsteered: the same of texts to which nothing is added. They do not depend on
-            directions and strengths, so runs that differ in these alone share them.
+        folder: artefact folder of the steered texts.
+        unsteered: artefact folder of the texts to which nothing is added. They do not depend
+            on directions and strengths, so runs that differ in these alone share them.
     """
     streams = Streams(config.random_seed, weights)
     plan = plan_pairs(latents.ids, len(prompts), strengths, config, streams)
@@ -266,32 +271,37 @@ def make_trials(
         vectors=torch.cat([latents.directions, torch.stack(controls)]),
         positions=config.positions,
     )
-
-    # controls first: they have every latent, so that which texts are unsteered, and their
-    # order, do not depend on which latents have a strength
-    ordered = sorted(plan, key=lambda one: one.amount is not None)
+    # controls first: they have every latent, so that the unsteered texts and their order do
+    # not depend on which latents have a strength
+    ordered = sorted(plan, key=lambda pair: pair.amount is not None)
 
     def texts_of(*, greedy: bool) -> dict[Request, Continuation]:
-        how = replace(decoding_of(config), greedy=greedy)
+        decoding = Decoding(
+            new_tokens=config.new_tokens,
+            greedy=greedy,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=config.random_seed,
+        )
         wanted = dict.fromkeys(
             text
-            for one in ordered
-            if _is_greedy(one, config) == greedy
-            for text in (one.original, one.other)
+            for pair in ordered
+            if _is_greedy(pair, config) == greedy
+            for text in (pair.original, pair.other)
         )
         found: dict[Request, Continuation] = {}
         for where, steered in ((unsteered, False), (folder, True)):
             found |= kept_texts(
                 where,
                 "greedy" if greedy else "sampled",
-                [one for one in wanted if (one.vector is not None) == steered],
+                [text for text in wanted if (text.vector is not None) == steered],
                 lambda batch: generate(
                     model.backend,
                     model.tokenizer,
                     prompts,
                     batch,
                     steering=steering,
-                    decoding=how,
+                    decoding=decoding,
                     batch_size=config.batch_size,
                 ),
                 batch_size=config.batch_size,
@@ -300,25 +310,25 @@ def make_trials(
 
     written = {greedy: texts_of(greedy=greedy) for greedy in (True, False)}
     trials: list[Trial] = []
-    for one in plan:
-        texts = written[_is_greedy(one, config)]
+    for pair in plan:
+        texts = written[_is_greedy(pair, config)]
         trials.append(
             Trial(
-                arm=one.arm,
-                latent=latents.ids[one.latent],
-                prompt=one.prompt,
-                repeat=one.repeat,
-                amount=one.amount,
-                strength=None if one.amount is None else one.other.strength,
-                original=texts[one.original],
-                other=texts[one.other],
+                arm=pair.arm,
+                latent=latents.ids[pair.latent],
+                prompt=pair.prompt,
+                repeat=pair.repeat,
+                amount=pair.amount,
+                strength=None if pair.amount is None else pair.other.strength,
+                original=texts[pair.original],
+                other=texts[pair.other],
             )
         )
     return trials
 
 
 def _is_greedy(pair: Planned, config: SteeringEvalConfig) -> bool:
-    """Whether a pair's texts are greedy: there is no second greedy text without steering."""
+    """Return whether a pair is greedy: without steering there is no second greedy text."""
     return config.greedy and pair.amount is not None
 
 
@@ -331,11 +341,10 @@ def kept_texts(
     batch_size: int,
 ) -> dict[Request, Continuation]:
     """
-    Return a text for each request; batches that are kept are read, the others written and kept.
+    Return a text for each request: read the batches that are kept, write and keep the others.
 
-    Batches are cut at the same places every time, so a run that goes on makes the texts that
-    an uninterrupted one would have made. A file that is damaged, or holds the texts of other
-    requests, counts as absent.
+    Batches are always cut at the same places, so a resumed run makes the texts of an
+    uninterrupted run. A file that is damaged or holds other requests counts as absent.
 
     Args:
         folder: an artefact folder: what is in it follows from its determinants.
@@ -355,8 +364,12 @@ def kept_texts(
             found = _read(folder.read(file), batch)
             if found is None:
                 found = write(batch)
+                rows = [
+                    asdict(request) | asdict(text)
+                    for request, text in zip(batch, found, strict=True)
+                ]
                 with folder.write(file) as temporary:
-                    _keep(temporary, batch, found)
+                    pq.write_table(pa.Table.from_pylist(rows, schema=_KEPT), temporary)
             texts |= zip(batch, found, strict=True)
     return texts
 
@@ -365,7 +378,11 @@ def _read(path: Path | None, batch: Sequence[Request]) -> list[Continuation] | N
     if path is None:
         return None
     rows: list[dict[str, Any]] = pq.ParquetFile(path).read().to_pylist()
-    if [_request(row) for row in rows] != list(batch):
+    requests = [
+        Request(row["prompt"], row["sample"], row["vector"], row["strength"])
+        for row in rows
+    ]
+    if requests != list(batch):
         return None
     return [
         Continuation(
@@ -376,36 +393,3 @@ def _read(path: Path | None, batch: Sequence[Request]) -> list[Continuation] | N
         )
         for row in rows
     ]
-
-
-def _request(row: dict[str, Any]) -> Request:
-    return Request(row["prompt"], row["sample"], row["vector"], row["strength"])
-
-
-def _keep(path: Path, batch: Sequence[Request], texts: Sequence[Continuation]) -> None:
-    schema = pa.schema(
-        [
-            ("prompt", pa.int64()),
-            ("sample", pa.int64()),
-            ("vector", pa.int64()),
-            ("strength", pa.float64()),
-            ("tokens", pa.list_(pa.int64())),
-            ("text", pa.string()),
-            ("near_ties", pa.int64()),
-            ("first_near_tie", pa.int64()),
-        ]
-    )
-    rows = [
-        {
-            "prompt": request.prompt,
-            "sample": request.sample,
-            "vector": request.vector,
-            "strength": request.strength,
-            "tokens": list(text.tokens),
-            "text": text.text,
-            "near_ties": text.near_ties,
-            "first_near_tie": text.first_near_tie,
-        }
-        for request, text in zip(batch, texts, strict=True)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)

@@ -1,4 +1,4 @@
-"""A judge without any server: does the steered text lead the model to expect the concept?"""
+"""The log-probability judge, and perplexity and fluency of texts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from eval_recipes.steering.generate.backend import Backend
-from eval_recipes.steering.generate.decoding import Continuation
+from eval_recipes.steering.generate.backend import Backend, pad_rows
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.judges.protocol import Pair, Threshold, ThresholdJudge
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
-# Words of explanations that name no concept.
 _FILLERS = (
     "about activate activates after all also and any are associated back because been before "
     "being between both but can concept concepts could describing does during each especially "
@@ -31,6 +29,7 @@ _FILLERS = (
     "that the their them then there these they this those token tokens use used various was "
     "well were what when where which while who will with word words would you your"
 )
+"""Words of explanations that name no concept."""
 _EMPTY = frozenset(_FILLERS.split())
 
 
@@ -39,13 +38,13 @@ class LogProbabilityJudge(ThresholdJudge):
     Scores a pair by how much likelier the steered text makes the concept's tokens.
 
     The score is the mean over the text's positions of log sum_{c in C} p(c is next) under the
-    unsteered model, of the steered text less of the original one, in nats; C are the concept's
+    unsteered model, for the steered text minus the original text, in nats; C are the concept's
     tokens. It asks for the concept's own words, not for its meaning.
 
     Args:
         backend: the language model.
         tokenizer: its tokenizer.
-        threshold: which score is a success; None until ``calibrate`` found one.
+        threshold: the score above which is success; None until ``calibrate`` has set it.
     """
 
     name = "log_probability"
@@ -57,14 +56,12 @@ class LogProbabilityJudge(ThresholdJudge):
         self.backend = backend
         self.tokenizer = tokenizer
         self.seen: dict[Written, TextScore] = {}
-        """What it has scored: perplexities need no second pass."""
+        """Scores so far: perplexities need no second pass."""
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the scores."""
         return {"dtype": str(self.backend.dtype).removeprefix("torch.")}
 
     def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """Return each pair's score; None if the concept has no words or a text no tokens."""
         concepts = {
             concept: concept_tokens(concept, self.tokenizer)
             for concept in dict.fromkeys(pair.concept for pair in pairs)
@@ -74,28 +71,25 @@ class LogProbabilityJudge(ThresholdJudge):
             if not self.why_not(pair):
                 for written in _both(pair):
                     wanted.setdefault(written, {})[concepts[pair.concept]] = None
-        texts = list(wanted)
         scored = score_texts(
             self.backend,
-            texts,
-            concepts={text: list(wanted[text]) for text in texts},
+            list(wanted),
+            concepts={text: list(found) for text, found in wanted.items()},
         )
-        found = dict(zip(texts, scored, strict=True))
-        self.seen |= found
+        self.seen |= zip(wanted, scored, strict=True)
         scores: list[float | None] = []
         for pair in pairs:
             if self.why_not(pair):
                 scores.append(None)
                 continue
             original, steered = (
-                found[written].concepts[concepts[pair.concept]]
+                self.seen[written].concepts[concepts[pair.concept]]
                 for written in _both(pair)
             )
             scores.append(steered - original)
         return scores
 
     def why_not(self, pair: Pair) -> str:
-        """Return why a pair has no score; empty if it has one."""
         if not concept_words(pair.concept):
             return "the concept names no word"
         if not (pair.original.tokens and pair.steered.tokens):
@@ -123,8 +117,9 @@ def concept_tokens(concept: str, tokenizer: Any) -> Concept:
     """
     Return the tokens that express a concept, sorted.
 
-    Of each word those of its forms (as it is, lower-case, capitalised; with and without a
-    space in front) that are one token; if none is, the first token of the word after a space.
+    For each word, the tokens of its forms that are one token (as it is, lower-case,
+    capitalised; with and without a space in front); if there is none, the first token of the
+    word after a space.
     """
     found: set[int] = set()
     for word in concept_words(concept):
@@ -145,16 +140,15 @@ def _unquoted(text: str) -> str:
     try:
         return str(json.loads(text))
     except ValueError:
-        # Quoted by a person or a language model, not as JSON.
+        # quoted by a person or a language model, not as JSON
         return text[1:-1]
 
 
 def _both(pair: Pair) -> tuple[Written, Written]:
-    return _written(pair, pair.original), _written(pair, pair.steered)
-
-
-def _written(pair: Pair, continuation: Continuation) -> Written:
-    return Written(pair.prompt, continuation.tokens)
+    return (
+        Written(pair.prompt, pair.original.tokens),
+        Written(pair.prompt, pair.steered.tokens),
+    )
 
 
 Concept = tuple[int, ...]
@@ -171,20 +165,16 @@ class Written:
 
 @dataclass(frozen=True)
 class TextScore:
-    """
-    One text under the unsteered model.
-
-    Attributes:
-        nll: mean negative log-probability of the new tokens, each given all before it, in
-            nats; NaN for a text without tokens.
-        n: how many tokens.
-        concepts: for each concept asked for, the mean over the positions of the new tokens of
-            log sum_{c in concept} p(c is next | text up to there), in nats.
-    """
+    """One text under the unsteered model."""
 
     nll: float
+    """Mean negative log-probability of the new tokens, each given all before it, in nats; NaN
+    for a text without tokens."""
     n: int
+    """Number of new tokens."""
     concepts: dict[Concept, float] = field(default_factory=dict[Concept, float])
+    """For each concept asked for, the mean over the positions of the new tokens of
+    log sum_{c in concept} p(c is next | text up to there), in nats."""
 
     @property
     def perplexity(self) -> float:
@@ -201,16 +191,16 @@ def score_texts(
     batch_size: int = 16,
 ) -> list[TextScore]:
     """
-    Score texts, many at a time; equal texts once.
+    Score texts, many at a time.
 
     Args:
         backend: the language model, unsteered.
-        texts: what is scored.
-        concepts: which concepts are looked for in a text; none by default.
+        texts: the texts; equal texts are scored once.
+        concepts: concepts to look for in a text; none by default.
         batch_size: texts at a time; their logits are kept together.
     """
     wanted = concepts or {}
-    # Neighbours of equal length need no padding.
+    # neighbours of equal length need no padding
     order = sorted(dict.fromkeys(texts), key=_length)
     scores: dict[Written, TextScore] = {}
     starts = range(0, len(order), batch_size)
@@ -231,13 +221,7 @@ def _log_probabilities(backend: Backend, batch: Sequence[Written]) -> Iterator[T
 
     Row i is what the model expects after the prompt and i new tokens.
     """
-    width = max(_length(text) for text in batch)
-    tokens = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for row, text in enumerate(batch):
-        ids = [*text.prompt.tokens, *text.tokens]
-        tokens[row, : len(ids)] = torch.tensor(ids)
-        mask[row, : len(ids)] = 1
+    tokens, mask = pad_rows([[*text.prompt.tokens, *text.tokens] for text in batch])
     logits = backend.logits(tokens.to(backend.device), mask.to(backend.device))
     for row, text in enumerate(batch):
         seen = logits[row, len(text.prompt.tokens) - 1 : _length(text)]
@@ -250,7 +234,7 @@ def _score(text: Written, log_p: Tensor, concepts: Sequence[Concept]) -> TextSco
         return TextScore(math.nan, 0, dict.fromkeys(concepts, math.nan))
     chosen = torch.tensor(text.tokens, device=log_p.device)
     nll = -log_p[:-1].gather(1, chosen[:, None]).double().mean()
-    # What is expected right after the prompt says nothing about the text.
+    # what is expected right after the prompt says nothing about the text
     after = log_p[1:]
     found = {
         concept: float(
@@ -266,21 +250,10 @@ def _score(text: Written, log_p: Tensor, concepts: Sequence[Concept]) -> TextSco
 
 @dataclass(frozen=True)
 class Fluency:
-    """
-    Perplexities under the unsteered model; NaN for a text without tokens.
-
-    Attributes:
-        original: of the unsteered text.
-        steered: of the steered one.
-    """
+    """Perplexities of both texts under the unsteered model; NaN without tokens."""
 
     original: float
     steered: float
-
-    @property
-    def loss(self) -> float:
-        """ln(steered / original): nats a token that steering costs; negative for a gain."""
-        return math.log(self.steered / self.original)
 
 
 def fluency(
@@ -296,15 +269,11 @@ def fluency(
     Args:
         backend: the language model, unsteered.
         pairs: the pairs.
-        seen: texts that are scored already, such as by the log-probability judge.
+        seen: texts already scored, such as by the log-probability judge.
         batch_size: texts at a time.
     """
     known = dict(seen or {})
-    texts = [
-        Written(pair.prompt, text.tokens)
-        for pair in pairs
-        for text in (pair.original, pair.steered)
-    ]
+    texts = [written for pair in pairs for written in _both(pair)]
     new = [text for text in dict.fromkeys(texts) if text not in known]
     known |= zip(new, score_texts(backend, new, batch_size=batch_size), strict=True)
     scores = [known[text] for text in texts]

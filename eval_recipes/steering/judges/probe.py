@@ -1,4 +1,4 @@
-"""Does a text have the target property? A classifier learned from two sets of texts."""
+"""A classifier of the target property, learned from two sets of texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -26,14 +27,14 @@ class Probe:
     """
     Logistic regression on sentence embeddings, inverse penalty C = 1.
 
-    Learned from half of the texts, the half that latents are chosen by; a text counts as much
-    as its set is small, so that the larger set is not favoured.
+    Learned from the half of the texts that latents are chosen by. Both sets have the same
+    weight, so that the larger set is not favoured.
     """
 
     model: Any
     embed: Embed
     accuracy: Interval
-    """Share of the other half's texts that it classifies rightly; bootstrap over texts."""
+    """Share of the other half's texts classified correctly; bootstrap over texts."""
     auroc: Interval
     """On the other half."""
 
@@ -53,7 +54,7 @@ def train_probe(
         a: texts with the property, 4 or more.
         b: texts without it, 4 or more.
         embed: sentence embeddings.
-        seed: of the split, which is that of ``best_latents``.
+        seed: of the split, the same as in ``best_latents``.
     """
     split_a, split_b = halves(len(a), seed=seed), halves(len(b), seed=seed)
     vectors_a, vectors_b = (embed(texts).numpy().astype(np.float64) for texts in (a, b))
@@ -77,14 +78,14 @@ def train_probe(
 
 @dataclass(frozen=True)
 class Effect:
-    """What steering does to the chance of the target property."""
+    """Effect of steering on the chance of the target property."""
 
     before: float
     """Mean chance of the unsteered texts."""
     after: float
     """Mean chance of the steered texts."""
     change: Interval
-    """Mean of after - before over pairs of texts, see ``effect`` for what is drawn."""
+    """Mean of after - before over pairs of texts; ``effect`` says what is resampled."""
 
 
 def effect(
@@ -103,47 +104,37 @@ def effect(
         probe: the classifier.
         unsteered: texts before.
         steered: texts after.
-        prompts: which prompt each pair continues. Pairs are drawn within prompts, which were
-            chosen and are not a sample, where each has two or more.
-        directions: which direction each pair was steered along, if directions are a sample: all
-            pairs of a direction are drawn together, whatever their prompt, and ``n`` counts
-            directions. None if all pairs have the same.
+        prompts: the prompt of each pair. Prompts are no sample, so pairs are resampled within
+            prompts where each has two or more.
+        directions: the direction of each pair, if directions are a sample: all pairs of a
+            direction are resampled together, whatever their prompt, and ``n`` counts
+            directions. None if all pairs have the same direction.
         seed: of the resamples.
 
     Raises:
-        ValueError: if there are not as many of the one as of the other, or none.
+        ValueError: if the numbers of texts differ or are 0.
     """
     if len(unsteered) != len(steered) or not steered:
         raise ValueError(f"{len(unsteered)} unsteered, {len(steered)} steered texts")
     before, after = probe.chances(unsteered), probe.chances(steered)
     change = after - before
-    return Effect(
-        before=float(before.mean()),
-        after=float(after.mean()),
-        change=_over_pairs(change, prompts, seed)
-        if directions is None
-        else _over_directions(change, directions, seed),
-    )
-
-
-def _over_pairs(
-    change: Array, prompts: Sequence[Hashable] | None, seed: int
-) -> Interval:
-    parts = _by_prompt(change, prompts)
-    interval = bootstrap_mean_interval(
-        parts, weights=[len(part) / len(change) for part in parts], seed=seed
-    )
-    return interval._replace(n=len(change))
+    if directions is None:
+        parts = _by_prompt(change, prompts)
+        shares = [len(part) / len(change) for part in parts]
+        interval = bootstrap_mean_interval(parts, weights=shares, seed=seed)
+        interval = interval._replace(n=len(change))
+    else:
+        interval = _over_directions(change, directions, seed)
+    return Effect(float(before.mean()), float(after.mean()), interval)
 
 
 def _over_directions(
     change: Array, directions: Sequence[Hashable], seed: int
 ) -> Interval:
-    number = {one: place for place, one in enumerate(dict.fromkeys(directions))}
-    n, value = len(number), float(change.mean())
+    of, names = pd.Series(list(directions)).factorize()
+    n, value = len(names), float(change.mean())
     if n == 1:
         return Interval(value, None, None, 1, ONE_DIRECTION)
-    of = np.array([number[one] for one in directions])
     total = np.bincount(of, weights=change, minlength=n)
     counts = np.bincount(of, minlength=n).astype(np.float64)
     if np.ptp(total / counts) < 1e-12:
@@ -154,9 +145,8 @@ def _over_directions(
 def _by_prompt(change: Array, prompts: Sequence[Hashable] | None) -> list[Array]:
     if prompts is None:
         return [change]
-    places: dict[Hashable, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        places.setdefault(prompt, []).append(place)
-    if min(map(len, places.values())) < 2:
-        return [change]
-    return [change[of] for of in places.values()]
+    parts = [
+        part.to_numpy()
+        for _, part in pd.Series(change).groupby(list(prompts), sort=False)
+    ]
+    return [change] if min(map(len, parts)) < 2 else parts

@@ -1,4 +1,4 @@
-"""The interface of steering's judges, and calibrated thresholds."""
+"""The interface of steering's judges, and judges by score and threshold."""
 
 from __future__ import annotations
 
@@ -18,20 +18,15 @@ from saereg_plugin.errors import InputError
 
 @dataclass(frozen=True)
 class Pair:
-    """
-    Two continuations of one prompt, and the concept the second was steered towards.
-
-    Attributes:
-        concept: the latent's explanation.
-        prompt: what both continue.
-        original: the unsteered text.
-        steered: the steered one; in a control another unsteered one.
-    """
+    """Two continuations of one prompt, and the concept the second was steered towards."""
 
     concept: str
+    """The latent's explanation."""
     prompt: Prompt
     original: Continuation
+    """The unsteered text."""
     steered: Continuation
+    """The steered text; in a control another unsteered text."""
 
 
 class Status(Enum):
@@ -43,31 +38,26 @@ class Status(Enum):
     REFUSED = "refused"
     """The judge refuses this request for good."""
     UNANSWERED = "unanswered"
-    """Budget or patience ran out; the same run goes on from here another time."""
+    """Budget or retries ran out; the same run resumes from here another time."""
     NOT_APPLICABLE = "not applicable"
-    """The pair holds nothing that this judge could look at."""
+    """The pair holds nothing that this judge could judge."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """
-    What a judge says of a pair.
-
-    Attributes:
-        status: whether there is a verdict.
-        score: on the judge's own scale, larger for more of the concept; None without.
-        success: whether the score counts as success; None without.
-        reason: why there is no verdict.
-    """
+    """A judge's verdict on a pair."""
 
     status: Status
     score: float | None = None
+    """On the judge's own scale, larger for more of the concept; None without a verdict."""
     success: bool | None = None
+    """Whether the score counts as success; None without a verdict."""
     reason: str = ""
+    """Why there is no verdict."""
 
 
 class Judge(Protocol):
-    """Says of pairs whether steering did what the explanation says."""
+    """Judges whether steering moved texts towards the explanation."""
 
     @property
     def name(self) -> str:
@@ -85,27 +75,22 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Threshold:
-    """
-    A score above which a pair counts as success.
-
-    Attributes:
-        value: the threshold; success is a score larger than it.
-        rate: share of unsteered pairs that may succeed; None for a threshold from elsewhere.
-        n: scores it was learned from.
-        achieved: share of them that succeeds.
-        low: lower end of the 95 % interval of that share: bootstrap over clusters (latents) if
-            they are known, else Clopper and Pearson's, which takes scores for independent.
-        high: upper end.
-        n_clusters: clusters behind the interval; 0 if they are not known.
-    """
+    """A score above which a pair counts as success."""
 
     value: float
+    """The threshold; success is a larger score."""
     rate: float | None = None
+    """Share of unsteered pairs that may succeed; None for a threshold from elsewhere."""
     n: int = 0
+    """Scores it was learned from."""
     achieved: float | None = None
+    """Share of these scores that succeed."""
     low: float | None = None
+    """Lower end of the 95 % interval of that share: bootstrap over clusters (latents) if they
+    are known, else Clopper and Pearson's, which takes scores for independent."""
     high: float | None = None
     n_clusters: int = 0
+    """Clusters behind the interval; 0 if they are not known."""
 
     def passed(self, score: float) -> bool:
         """Return whether a score is a success."""
@@ -121,12 +106,12 @@ def calibrate(
     Args:
         scores: a judge's scores of unsteered pairs with independent random numbers.
         rate: false-positive rate, between 0 and 1.
-        clusters: what each score belongs to, such as a latent: scores of one cluster are not
-            independent.
+        clusters: the cluster of each score, such as its latent: scores of one cluster are
+            not independent.
 
     Raises:
-        InputError: if the rate is none, a score is not finite, or the scores are too few for
-            one of them to be a false positive.
+        InputError: if the rate is not between 0 and 1, a score is not finite, or there are too
+            few scores for a false positive.
 
     >>> calibrate([0.1, 0.2, 0.3, 0.4], 0.25).value
     0.3
@@ -140,7 +125,7 @@ def calibrate(
             "A score of an unsteered pair is not finite; expected numbers."
         )
     n = len(scores)
-    # Products such as .05 * 60 may fall just short of a whole number.
+    # products such as .05 * 60 may fall just short of a whole number
     allowed = math.floor(rate * n + 1e-9)
     if allowed < 1:
         raise InputError(
@@ -161,10 +146,10 @@ def calibrate(
 
 class ThresholdJudge:
     """
-    A judge whose verdict is a score above a threshold.
+    A judge whose verdict is a score above a threshold; it needs no server.
 
     Args:
-        threshold: which score is a success; None until ``calibrate`` found one.
+        threshold: the score above which is success; None until ``calibrate`` has set it.
     """
 
     name = "threshold"
@@ -173,11 +158,15 @@ class ThresholdJudge:
         self.threshold = threshold
 
     def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """Return each pair's score; None for one that cannot be scored."""
+        """Return each pair's score; None for a pair that cannot be scored."""
+        raise NotImplementedError
+
+    def why_not(self, pair: Pair) -> str:
+        """Return why a pair has no score; empty if it has one."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the scores, as plain JSON."""
+        """Return everything that decides the scores, as plain JSON."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
@@ -198,7 +187,7 @@ class ThresholdJudge:
         Args:
             unsteered: the pairs; none of their texts should be in a pair that is judged.
             rate: share of them that may succeed.
-            clusters: what each pair belongs to, such as its latent.
+            clusters: the cluster of each pair, such as its latent.
 
         Raises:
             InputError: if too few of them can be scored.
@@ -213,15 +202,17 @@ class ThresholdJudge:
         clusters: Sequence[Hashable] | None = None,
     ) -> Threshold:
         """
-        Set the threshold by ``scores`` of such pairs; those that are None are left out.
+        Set the threshold by ``scores`` of such pairs; scores that are None are left out.
 
         Raises:
             InputError: if too few are left.
         """
         kept = [place for place, score in enumerate(scores) if score is not None]
-        scored = [score for score in scores if score is not None]
-        of = None if clusters is None else [clusters[place] for place in kept]
-        self.threshold = calibrate(scored, rate, clusters=of)
+        self.threshold = calibrate(
+            [score for score in scores if score is not None],
+            rate,
+            clusters=clusters and [clusters[place] for place in kept],
+        )
         return self.threshold
 
     def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
@@ -252,14 +243,9 @@ class ThresholdJudge:
         ]
 
     def _required(self) -> Threshold:
-        threshold = self.threshold
-        if threshold is None:
+        if self.threshold is None:
             raise InputError(
                 f"The {self.name} judge has no threshold; expected one from elsewhere, or "
                 "`calibrate` with unsteered pairs first."
             )
-        return threshold
-
-    def why_not(self, pair: Pair) -> str:
-        """Return why a pair has no score."""
-        raise NotImplementedError
+        return self.threshold

@@ -1,8 +1,8 @@
-"""Steering with latents that separate two sets of texts: what it does to the property."""
+"""Effect of steering with latents that separate two sets of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from eval_recipes.statistics.seeds import Interval
@@ -13,7 +13,7 @@ from eval_recipes.steering.select.contrast import Separating
 
 @dataclass(frozen=True)
 class AmountEffect:
-    """The effect at one strength: the classifier's mean chance before, after, and its change."""
+    """The classifier's mean chance before and after steering at one strength, and its change."""
 
     amount: float
     before: float
@@ -23,15 +23,15 @@ class AmountEffect:
 
 @dataclass(frozen=True)
 class ContrastLatent:
-    """One latent: how well it separates the sets, and what steering with it does."""
+    """How well one latent separates the sets, and the effect of steering with it."""
 
     latent: int
     selected: float
     measured: Interval
     steered: tuple[AmountEffect, ...]
     random: tuple[AmountEffect, ...]
-    """Random directions of the same norm in its place, another for each repeat; whole repeats
-    are drawn."""
+    """Effect of random directions of the same norm, another for each repeat; whole repeats are
+    resampled."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def contrast_report(
     seed: int,
 ) -> ContrastReport:
     """
-    Return what steering with each latent does to the classifier's chance of the property.
+    Return the effect of steering with each latent on the classifier's chance of the property.
 
     Args:
         trials: all arms.
@@ -67,8 +67,7 @@ def contrast_report(
         seed: of the resamples.
     """
 
-    def effects(arm: Arm, latent: int) -> tuple[AmountEffect, ...]:
-        found: list[AmountEffect] = []
+    def effects(arm: Arm, latent: int) -> Iterator[AmountEffect]:
         for amount in amounts:
             pairs = [
                 trial
@@ -76,23 +75,17 @@ def contrast_report(
                 if (trial.arm, trial.latent, trial.amount) == (arm, latent, amount)
             ]
             if pairs:
-                measured = effect(
+                # a repeat has one random direction, whatever the prompt
+                repeats = [trial.repeat for trial in pairs]
+                found = effect(
                     probe,
                     [trial.original.text for trial in pairs],
                     [trial.other.text for trial in pairs],
                     prompts=[trial.prompt for trial in pairs],
-                    # a repeat has one random direction, whatever the prompt
-                    directions=[trial.repeat for trial in pairs]
-                    if arm == "random"
-                    else None,
+                    directions=repeats if arm == "random" else None,
                     seed=seed,
                 )
-                found.append(
-                    AmountEffect(
-                        amount, measured.before, measured.after, measured.change
-                    )
-                )
-        return tuple(found)
+                yield AmountEffect(amount, found.before, found.after, found.change)
 
     return ContrastReport(
         texts_a=n_texts[0],
@@ -105,8 +98,8 @@ def contrast_report(
                 latent=one.latent,
                 selected=one.selected,
                 measured=one.measured,
-                steered=effects("steered", one.latent),
-                random=effects("random", one.latent),
+                steered=tuple(effects("steered", one.latent)),
+                random=tuple(effects("random", one.latent)),
             )
             for one in separating
         ),

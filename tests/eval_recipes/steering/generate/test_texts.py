@@ -20,7 +20,6 @@ from eval_recipes.steering.generate.decoding import (
     Decoding,
     Request,
     Steering,
-    Streams,
     require_numbers,
 )
 from eval_recipes.steering.generate.generate import generate
@@ -28,6 +27,7 @@ from eval_recipes.steering.generate.language_model import LanguageModel, backend
 from eval_recipes.steering.generate.plain import PlainBackend
 from eval_recipes.steering.generate.trials import (
     Planned,
+    Streams,
     Trial,
     kept_texts,
     make_trials,
