@@ -1,4 +1,4 @@
-"""Choose latents to steer; record the dropped ones."""
+"""The choice of latents to steer, and their explanations and stability."""
 
 from __future__ import annotations
 
@@ -19,45 +19,41 @@ from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.saebench.autointerp.main import read_explanations
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
-from eval_recipes.steering.select import contrast as contrast_data
-from eval_recipes.steering.select.contrast import Separating, best_latents
+from eval_recipes.steering.select.contrast import (
+    Separating,
+    TextSets,
+    best_latents,
+    mean_activations,
+)
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import alive_mask
 
 MOST_NAMED = 5
-"""Latents that a message names."""
+"""Most latents that a message names."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """
-    Chosen latents, before it is known which have an explanation.
-
-    Attributes:
-        ids: the latents, in the order in which they were chosen.
-        pool: how many there were to choose from.
-    """
+    """Chosen latents, with and without an explanation."""
 
     ids: tuple[int, ...]
+    """In the order in which they were chosen."""
     pool: int
+    """Number of latents there were to choose from."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """
-    Candidates with an explanation, and a count of those without.
-
-    Attributes:
-        ids: latents that are steered with.
-        explanations: by latent.
-        without: candidates without a valid explanation.
-    """
+    """Candidates with an explanation, and candidates without."""
 
     ids: tuple[int, ...]
+    """Latents to steer."""
     explanations: Mapping[int, Explanation] = field(
         default_factory=dict[int, Explanation]
     )
+    """By latent."""
     without: tuple[int, ...] = ()
+    """Candidates without a valid explanation."""
 
 
 def alive_pool(W_enc: Tensor, W_dec: Tensor, *, threshold: float) -> list[int]:
@@ -75,9 +71,9 @@ def alive_pool(W_enc: Tensor, W_dec: Tensor, *, threshold: float) -> list[int]:
 
 def draw(pool: Sequence[int], n: int, *, seed: int) -> Candidates:
     """
-    Draw ``n`` latents without replacement; all of the pool if it has no more.
+    Draw ``n`` latents without replacement, or all of a smaller pool.
 
-    The first m of a draw of n are the draw of m: asking for more adds latents.
+    The first m of a draw of n are the draw of m, so a larger ``n`` adds latents.
 
     Raises:
         InputError: if the pool is empty.
@@ -125,7 +121,7 @@ def stability_of(folder: Path, subject: Subject) -> dict[int, float]:
 
 def partners_of(folder: Path, subject: Subject) -> dict[int, dict[int, int]]:
     """
-    Return, of each latent of an SAE, the latents of other seeds that it is shared with, by seed.
+    Return the latents of other seeds that each latent of an SAE is shared with, by seed.
 
     Raises:
         InputError: as ``stability_of``.
@@ -146,7 +142,7 @@ def partners_of(folder: Path, subject: Subject) -> dict[int, dict[int, int]]:
 def stable_pool(
     pool: Collection[int], stability: Mapping[int, float], *, minimum: float
 ) -> list[int]:
-    """Return those of the pool that are shared with at least ``minimum`` of the other seeds."""
+    """Return the latents of the pool shared with at least ``minimum`` of the other seeds."""
     # a share such as 1/3 is stored in float32
     return [latent for latent in pool if stability.get(latent, 0.0) >= minimum - 1e-6]
 
@@ -202,25 +198,26 @@ def with_explanations(
 
 def interp_score(explanation: Explanation) -> float | None:
     """
-    Return an explanation's score: upstream's where a judge scored, else the checked one.
+    Return an explanation's score: upstream's where a judge scored, else the checked score.
 
     Scores of token explanations and of language models are not comparable.
     """
-    return (
-        explanation.score
-        if explanation.score is not None
-        else explanation.checked_score
-    )
+    if explanation.score is not None:
+        return explanation.score
+    return explanation.checked_score
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Latents, and what they were chosen by."""
+    """Candidates and how they were chosen."""
 
     candidates: Candidates
     pool: list[int]
-    separating: list[Separating]
-    sets: contrast_data.TextSets | None
+    """Latents that are alive."""
+    separating: list[Separating] = field(default_factory=list[Separating])
+    """The candidates with their figures, if they were chosen by contrast."""
+    sets: TextSets | None = None
+    """The texts of the contrast."""
 
 
 def choose(
@@ -230,18 +227,16 @@ def choose(
     stability: Mapping[int, float],
     models: Models,
 ) -> Chosen:
+    """Choose latents as the settings say; raises InputError if there are none."""
     pool = alive_pool(sae.W_enc, sae.W_dec, threshold=config.alive_threshold)
     if config.latents is not None:
         named = given(config.latents, d_sae=int(sae.W_dec.shape[0]))
-        return Chosen(named, pool, [], None)
+        return Chosen(named, pool)
     if config.select == "contrast":
         assert config.contrast is not None
-        sets = contrast_data.TextSets.read(config.contrast)
+        sets = TextSets.read(config.contrast)
         model = models.get(sae)
-        a, b = (
-            contrast_data.mean_activations(model, sae, texts)
-            for texts in (sets.a, sets.b)
-        )
+        a, b = (mean_activations(model, sae, texts) for texts in (sets.a, sets.b))
         best = best_latents(a, b, pool, config.n_latents, seed=config.random_seed)
         ids = tuple(one.latent for one in best)
         return Chosen(Candidates(ids, len(pool)), pool, best, sets)
@@ -253,25 +248,21 @@ def choose(
         known = explanations_of(Path(config.explanations), subject)
         of_choice = sorted(known)
     drawn = draw(of_choice, config.n_latents, seed=config.random_seed)
-    return Chosen(drawn, pool, [], None)
+    return Chosen(drawn, pool)
 
 
 @dataclass(frozen=True)
 class KnownStability:
-    """
-    What cross_seed found of an SAE's latents; empty where it was not asked.
-
-    Attributes:
-        shares: share of the other seeds that have the latent.
-        partners: which latents these are, by seed.
-    """
+    """Stability of an SAE's latents by cross_seed; empty without its results."""
 
     shares: Mapping[int, float]
+    """Share of the other seeds that have the latent."""
     partners: Mapping[int, Mapping[int, int]]
+    """The matching latents, by seed."""
 
 
 def known_stability(subject: Subject, config: SteeringEvalConfig) -> KnownStability:
-    """Return what the folder ``stability`` says of an SAE."""
+    """Return the stability of an SAE's latents from the folder ``stability``."""
     if config.stability is None:
         return KnownStability({}, {})
     folder = Path(config.stability)
