@@ -1,14 +1,12 @@
-"""Failures of a judge: of one attempt, and of a request."""
+"""Failures of attempts and requests, and waits before further attempts."""
 
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from weakref import WeakSet
 
 from eval_recipes.chat.config import JudgeConfig
 
@@ -18,11 +16,11 @@ class JudgeError(RuntimeError):
 
 
 class RequestRefused(JudgeError):
-    """The server refuses this request whenever it is sent; others may succeed."""
+    """The server refuses this request for good; others may succeed."""
 
 
 class JudgeUnavailable(JudgeError):
-    """The server gave no usable reply after every attempt; it may at another time."""
+    """No attempt brought a usable reply; the server may give one at another time."""
 
 
 class BudgetExceeded(JudgeError):
@@ -41,11 +39,11 @@ class AttemptError(Exception):
 
 
 class CalledOff(AttemptError):
-    """The attempt was ended because nobody waits for the reply any more."""
+    """The attempt was ended because the reply is no longer wanted."""
 
 
 class Unreachable(AttemptError):
-    """No connection, or it broke."""
+    """There was no connection, or it broke."""
 
 
 class DeadlinePassed(AttemptError):
@@ -54,10 +52,10 @@ class DeadlinePassed(AttemptError):
 
 class GarbledReply(AttemptError):
     """
-    The server answered with something that is no chat completion.
+    The server's answer is no chat completion.
 
     Attributes:
-        tokens: what the server says that it took, 0 if it does not.
+        tokens: tokens used as counted by the server, 0 if it does not count.
     """
 
     def __init__(self, message: str, tokens: int = 0) -> None:
@@ -66,7 +64,7 @@ class GarbledReply(AttemptError):
 
 
 class ReplyTooLong(AttemptError):
-    """The reply has more bytes than one to this request can have."""
+    """The reply has more bytes than any reply to this request can have."""
 
 
 class Redirected(AttemptError):
@@ -79,7 +77,7 @@ class StatusError(AttemptError):
 
     Attributes:
         status: HTTP status.
-        code: the server's own name for the error, "" if it gives none.
+        code: the server's own name for the error, or "".
         headers: of the answer, names in lower case.
     """
 
@@ -93,7 +91,7 @@ class StatusError(AttemptError):
 
 
 class Verdict(Enum):
-    """What a failure means for the request and for others."""
+    """Consequence of a failure for the request and for others."""
 
     AGAIN = "worth another attempt"
     LAST = "not worth another attempt now"
@@ -103,11 +101,11 @@ class Verdict(Enum):
 
 def verdict_on(error: AttemptError) -> Verdict:
     """
-    Return what a failure means.
+    Return the consequence of a failure.
 
     429 means wait, except where the account has no money left; 403 is how some servers
-    moderate one request; 404 is an unknown model. A server whose reply is too long does not
-    heed the limit it was given, and each attempt costs as much.
+    moderate one request; 404 is an unknown model. A server whose reply is too long ignores the
+    given limit, and each attempt would cost as much.
     """
     if isinstance(error, Redirected):
         return Verdict.FATAL
@@ -160,39 +158,9 @@ def backoff(config: JudgeConfig, key: str, attempt: int) -> float:
     """
     Return the wait after failed attempt ``attempt`` (from 1), in seconds.
 
-    Between half and all of ``backoff_seconds * 2^(attempt - 1)``, capped; drawn from
-    a seed, the request and the attempt, so that requests do not repeat in step.
+    Between half and all of ``backoff_seconds * 2^(attempt - 1)``, capped; drawn from a seed,
+    the request and the attempt, so that requests are not repeated in step.
     """
     longest = min(config.backoff_seconds * 2 ** (attempt - 1), config.max_wait_seconds)
     draw = random.Random(f"{config.seed}/{key}/{attempt}").random()
     return longest * (0.5 + 0.5 * draw)
-
-
-class Signals:
-    """
-    Events that end requests once they are set; safe to use from several threads.
-
-    Attributes:
-        stopped: set by ``stop``.
-    """
-
-    def __init__(self) -> None:
-        self.stopped = threading.Event()
-        self._given: WeakSet[threading.Event] = WeakSet()
-        self._lock = threading.Lock()
-
-    def new(self) -> threading.Event:
-        """Return an event for some requests; ``stop`` sets it, too."""
-        signal = threading.Event()
-        with self._lock:
-            self._given.add(signal)
-            if self.stopped.is_set():
-                signal.set()
-        return signal
-
-    def stop(self) -> None:
-        """Set every event."""
-        with self._lock:
-            self.stopped.set()
-            for signal in self._given:
-                signal.set()

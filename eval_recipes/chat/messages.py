@@ -1,4 +1,4 @@
-"""Chats, replies, and the size of both."""
+"""Chats, replies and their cache, and the size of both."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ from saereg_plugin.files import read_json, write_json
 Message: TypeAlias = Mapping[str, str]
 """One message of a chat: ``role`` and ``content``."""
 
-# Lone surrogates have no UTF-8; a terminal obeys control characters.
 _UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Lone surrogates, which have no UTF-8, and control characters, which a terminal obeys."""
+_MOST_TOKENS = 10**9
+_MOST_BYTES = 1 << 24
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the judge said, and its tokens (``eval_recipes.chat.messages``)."""
+    """The text of a reply, and the tokens of request and reply."""
 
     key: str
     """Hash of the request, by which the reply is cached."""
-
     text: str
     prompt_tokens: int
     completion_tokens: int
@@ -56,8 +59,7 @@ def most_tokens(messages: Sequence[Message]) -> int:
     """
     Return more tokens than a chat should have, whatever the tokenizer.
 
-    A token stands for at least one byte; what a chat template puts around a message is
-    taken to be up to 16 tokens.
+    A token has at least one byte; a chat template is taken to add up to 16 tokens a message.
 
     >>> most_tokens([{"role": "user", "content": "abc"}])
     19
@@ -72,8 +74,8 @@ def most_bytes(max_tokens: int) -> int:
     """
     Return more bytes than a reply of ``max_tokens`` should have as JSON.
 
-    32 a token: few are longer than five characters, which take up to six bytes each when they
-    are escaped. 64 KiB for all that is around the text.
+    32 bytes a token: few are longer than five characters, of up to six bytes each when escaped.
+    64 KiB are for everything around the text.
 
     >>> most_bytes(16)
     66048
@@ -85,8 +87,8 @@ def clean_text(text: str) -> str:
     r"""
     Return a text that every file can hold and every terminal show.
 
-    Control characters other than line break and tab become the replacement character, and so
-    do surrogates that stand alone.
+    Control characters other than line break and tab, and lone surrogates, become the
+    replacement character.
 
     >>> clean_text("sea\ud800 \x1b[2J")
     'sea\ufffd \ufffd[2J'
@@ -96,20 +98,12 @@ def clean_text(text: str) -> str:
 
 def estimate_prompt(messages: Sequence[Message]) -> int:
     """Return roughly how many tokens a chat has."""
-    return sum(estimate_tokens(message["content"]) for message in messages)
+    return sum(_estimate(message["content"]) for message in messages)
 
 
-def estimate_tokens(text: str) -> int:
-    """
-    Return roughly how many tokens a text has, at four characters each (English prose).
-
-    >>> estimate_tokens("abcde")
-    2
-    """
+def _estimate(text: str) -> int:
+    # four characters a token, as in English prose
     return -(-len(text) // 4)
-
-
-_MOST_TOKENS = 10**9
 
 
 def read_completion(
@@ -121,11 +115,11 @@ def read_completion(
     """
     Return the reply in a chat completion.
 
-    Its tokens are what the server counted or our estimate from the characters, whichever is
-    larger: a budget must hold for a server that counts nothing, or wrongly.
+    Its tokens are the larger of the server's count and an estimate from the characters: a
+    budget must hold for a server that counts nothing, or wrongly.
 
     Args:
-        completion: what came back, of whatever form.
+        completion: the server's JSON, of any form.
         key: hash of the request.
         messages: the chat it answers.
         redacted: blanks the key of the server in a text.
@@ -147,28 +141,21 @@ def read_completion(
             "the reply is no chat completion: its content is no text", prompt + counted
         )
     text = redacted(clean_text(said or "")).strip()
-    return Reply(key, text, prompt, max(estimate_tokens(text), counted))
+    return Reply(key, text, prompt, max(_estimate(text), counted))
 
 
 def _counted(usage: Any, name: str) -> int:
-    """Return what a server says it counted; 0 if that cannot be a number of tokens."""
+    """Return a count of the server; 0 if it cannot be a number of tokens."""
     value = usage.get(name) if isinstance(usage, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int):
-        return 0
-    return value if value < _MOST_TOKENS else 0
-
-
-logger = logging.getLogger(__name__)
-
-_MOST_BYTES = 1 << 24
+    return value if _is_count(value) and value < _MOST_TOKENS else 0
 
 
 class ReplyCache:
     """
     Replies by the hash of their request, ``root/judge/replies/<2 digits>/<hash>.json``.
 
-    A damaged file, or one whose text is empty, counts as absent: the request is sent again.
-    An empty reply says nothing, so it is kept in memory only.
+    A damaged file, or a file without text, counts as absent: the request is sent again. Empty
+    replies are kept in memory only.
     """
 
     def __init__(self, root: Path) -> None:
@@ -203,7 +190,7 @@ class ReplyCache:
             return
         if not self._marked:
             open_artifacts(self._root)
-            # The mark by which `clean_artifacts` knows the folder as ours.
+            # `clean_artifacts` knows the folder by this file
             write_json(self.folder / KEY_FILE, {"holds": "replies of judges"})
             self._marked = True
         record = {
@@ -219,7 +206,7 @@ class ReplyCache:
 
 
 def _reply(key: str, record: Any) -> Reply | None:
-    """Return what a file holds; None if it is not what was written."""
+    """Return the reply in a file; None if the file is damaged."""
     if not isinstance(record, dict):
         return None
     text: Any = record.get("text")
