@@ -21,8 +21,8 @@ def schemas(
     ] = False,
 ) -> None:
     """List the files, or with --write or --check bring them in line with the result classes."""
-    from eval_recipes.registry import RECIPES
     from eval_recipes.results.schemas import schema_text
+    from eval_recipes.running.evaluation import schemas as schema_files
     from saereg_plugin.errors import InputError
     from saereg_plugin.files import write_text
 
@@ -30,14 +30,13 @@ def schemas(
         raise InputError("--write and --check exclude each other; name one.")
     console = open_console()
     stale = 0
-    for recipe in RECIPES.values():
-        for path, cls in recipe.schemas().items():
-            text = schema_text(cls)
-            current = path.is_file() and path.read_text(encoding="utf-8") == text
-            if write and not current:
-                write_text(path, text)
-            stale += check and not current
-            state = "" if current else " written" if write else " not current"
-            console.print(f"{shown(path)}{state}")
+    for path, cls in schema_files().items():
+        text = schema_text(cls)
+        current = path.is_file() and path.read_text(encoding="utf-8") == text
+        if write and not current:
+            write_text(path, text)
+        stale += check and not current
+        state = "" if current else " written" if write else " not current"
+        console.print(f"{shown(path)}{state}")
     if stale:
         raise typer.Exit(FAILED)
