@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -63,7 +63,7 @@ class EmbeddingJudge(ThresholdJudge):
             "measure": self.measure,
         }
 
-    def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
+    def scorer(self, pairs: Sequence[Pair]) -> Callable[[Pair], float]:
         texts = dict.fromkeys(
             text.strip()
             for pair in pairs
@@ -74,16 +74,13 @@ class EmbeddingJudge(ThresholdJudge):
         def cosine(text: str, concept: str) -> float:
             return float(vectors[text.strip()] @ vectors[concept.strip()])
 
-        scores: list[float | None] = []
-        for pair in pairs:
-            if self.why_not(pair):
-                scores.append(None)
-                continue
-            score = cosine(pair.steered.text, pair.concept)
-            if self.measure == "gain":
-                score -= cosine(pair.original.text, pair.concept)
-            scores.append(score)
-        return scores
+        def score(pair: Pair) -> float:
+            steered = cosine(pair.steered.text, pair.concept)
+            if self.measure == "similarity":
+                return steered
+            return steered - cosine(pair.original.text, pair.concept)
+
+        return score
 
     def why_not(self, pair: Pair) -> str:
         needed = {"concept": pair.concept, "steered text": pair.steered.text}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,33 +61,30 @@ class LogProbabilityJudge(ThresholdJudge):
     def settings(self) -> dict[str, Any]:
         return {"dtype": str(self.backend.dtype).removeprefix("torch.")}
 
-    def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
+    def scorer(self, pairs: Sequence[Pair]) -> Callable[[Pair], float]:
         concepts = {
             concept: concept_tokens(concept, self.tokenizer)
             for concept in dict.fromkeys(pair.concept for pair in pairs)
         }
         wanted: dict[Written, dict[Concept, None]] = {}
         for pair in pairs:
-            if not self.why_not(pair):
-                for written in _both(pair):
-                    wanted.setdefault(written, {})[concepts[pair.concept]] = None
+            for written in () if self.why_not(pair) else _both(pair):
+                wanted.setdefault(written, {})[concepts[pair.concept]] = None
         scored = score_texts(
             self.backend,
             list(wanted),
             concepts={text: list(found) for text, found in wanted.items()},
         )
         self.seen |= zip(wanted, scored, strict=True)
-        scores: list[float | None] = []
-        for pair in pairs:
-            if self.why_not(pair):
-                scores.append(None)
-                continue
+
+        def score(pair: Pair) -> float:
             original, steered = (
                 self.seen[written].concepts[concepts[pair.concept]]
                 for written in _both(pair)
             )
-            scores.append(steered - original)
-        return scores
+            return steered - original
+
+        return score
 
     def why_not(self, pair: Pair) -> str:
         if not concept_words(pair.concept):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -159,6 +159,11 @@ class ThresholdJudge:
 
     def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Return each pair's score; None for a pair that cannot be scored."""
+        score = self.scorer(pairs)
+        return [None if self.why_not(pair) else score(pair) for pair in pairs]
+
+    def scorer(self, pairs: Sequence[Pair]) -> Callable[[Pair], float]:
+        """Read the texts of pairs; return a function that scores a pair of these."""
         raise NotImplementedError
 
     def why_not(self, pair: Pair) -> str:

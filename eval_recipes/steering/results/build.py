@@ -13,6 +13,7 @@ from eval_recipes.results.files import BaseFields, unstructured
 from eval_recipes.results.metrics import flat
 from eval_recipes.results.subject import Subject
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
+from eval_recipes.steering.judges.probe import ContrastReport
 from eval_recipes.steering.options import JudgeName, SteeringEvalConfig
 from eval_recipes.steering.results.output import (
     ContrastMetrics,
@@ -36,7 +37,6 @@ from eval_recipes.steering.stats.figures import (
     links,
     rates,
 )
-from eval_recipes.steering.stats.steered_contrast import ContrastReport
 
 JUDGES: tuple[JudgeName, ...] = get_args(JudgeName)
 

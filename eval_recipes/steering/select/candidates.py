@@ -103,27 +103,24 @@ def given(latents: Sequence[int], *, d_sae: int) -> Candidates:
     return Candidates(tuple(latents), len(latents))
 
 
-def stability_of(folder: Path, subject: Subject) -> dict[int, float]:
-    """
-    Return the share of the other seeds in which each latent of an SAE is shared.
+@dataclass(frozen=True)
+class KnownStability:
+    """Stability of an SAE's latents by cross_seed; empty without its results."""
 
-    Args:
-        folder: results folder with cross_seed's results.
-        subject: the SAE.
+    shares: Mapping[int, float] = field(default_factory=dict[int, float])
+    """Share of the other seeds that have the latent."""
+    partners: Mapping[int, Mapping[int, int]] = field(
+        default_factory=dict[int, Mapping[int, int]]
+    )
+    """The matching latents, by seed."""
+
+
+def stability_of(folder: Path, subject: Subject) -> KnownStability:
+    """
+    Read the stability of an SAE's latents from the cross_seed results below a folder.
 
     Raises:
-        InputError: if no cross_seed result of this SAE is there, or its table is damaged.
-    """
-    table = read_stability(find_result(folder, subject, eval="cross_seed"))
-    return dict(zip(table["latent"].tolist(), table["stability"].tolist(), strict=True))
-
-
-def partners_of(folder: Path, subject: Subject) -> dict[int, dict[int, int]]:
-    """
-    Return the latents of other seeds that each latent of an SAE is shared with, by seed.
-
-    Raises:
-        InputError: as ``stability_of``.
+        InputError: if there is no cross_seed result of this SAE, or its table is damaged.
     """
     table = read_stability(find_result(folder, subject, eval="cross_seed"))
     found: dict[int, dict[int, int]] = {int(latent): {} for latent in table["latent"]}
@@ -135,7 +132,15 @@ def partners_of(folder: Path, subject: Subject) -> dict[int, dict[int, int]]:
         shared = table.loc[table[f"shared_{seed}"].astype(bool) & table[column].notna()]
         for latent, partner in zip(shared["latent"], shared[column], strict=True):
             found[int(latent)][int(seed)] = int(partner)
-    return found
+    shares = zip(table["latent"].tolist(), table["stability"].tolist(), strict=True)
+    return KnownStability(dict(shares), found)
+
+
+def known_stability(subject: Subject, config: SteeringEvalConfig) -> KnownStability:
+    """Return the stability of an SAE's latents from the folder ``stability``."""
+    if config.stability is None:
+        return KnownStability()
+    return stability_of(Path(config.stability), subject)
 
 
 def stable_pool(
@@ -144,16 +149,6 @@ def stable_pool(
     """Return the latents of the pool shared with at least ``minimum`` of the other seeds."""
     # a share such as 1/3 is stored in float32
     return [latent for latent in pool if stability.get(latent, 0.0) >= minimum - 1e-6]
-
-
-def explanations_of(folder: Path, subject: Subject) -> dict[int, Explanation]:
-    """
-    Return the explanations of an SAE's latents from an autointerp result.
-
-    Raises:
-        InputError: if no such result of this SAE is there, or it holds no explanations.
-    """
-    return read_explanations(find_result(folder, subject, eval="autointerp"))
 
 
 def find_result(folder: Path, subject: Subject, *, eval: str) -> Path:
@@ -244,25 +239,7 @@ def choose(
         of_choice = stable_pool(pool, stability, minimum=config.stable_minimum)
     elif config.select == "explained":
         assert config.explanations is not None
-        known = explanations_of(Path(config.explanations), subject)
-        of_choice = sorted(known)
+        result = find_result(Path(config.explanations), subject, eval="autointerp")
+        of_choice = sorted(read_explanations(result))
     drawn = draw(of_choice, config.n_latents, seed=config.random_seed)
     return Chosen(drawn, pool)
-
-
-@dataclass(frozen=True)
-class KnownStability:
-    """Stability of an SAE's latents by cross_seed; empty without its results."""
-
-    shares: Mapping[int, float]
-    """Share of the other seeds that have the latent."""
-    partners: Mapping[int, Mapping[int, int]]
-    """The matching latents, by seed."""
-
-
-def known_stability(subject: Subject, config: SteeringEvalConfig) -> KnownStability:
-    """Return the stability of an SAE's latents from the folder ``stability``."""
-    if config.stability is None:
-        return KnownStability({}, {})
-    folder = Path(config.stability)
-    return KnownStability(stability_of(folder, subject), partners_of(folder, subject))

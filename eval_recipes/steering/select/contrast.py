@@ -28,7 +28,7 @@ PERFECT = "every text of one set lies above every text of the other"
 NO_VARIANCE = "the placements do not vary, so the spread cannot be estimated"
 
 
-def auroc(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
+def auroc(a: ArrayLike, b: ArrayLike) -> Interval:
     """
     Return P(x > y) + P(x = y) / 2 for a random x of ``a`` and y of ``b``.
 
@@ -39,7 +39,6 @@ def auroc(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
     Args:
         a: values of the first set, at least 2.
         b: values of the second set, at least 2.
-        level: coverage.
 
     Raises:
         ValueError: for fewer values.
@@ -60,7 +59,7 @@ def auroc(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
         return Interval(value, None, None, n, PERFECT)
     if variance <= 1e-15:
         return Interval(value, None, None, n, NO_VARIANCE)
-    half = float(norm.ppf((1 + level) / 2)) * math.sqrt(variance)
+    half = float(norm.ppf(0.975)) * math.sqrt(variance)
     half /= value * (1 - value)
     centre = float(logit(value))
     return Interval(value, float(expit(centre - half)), float(expit(centre + half)), n)

@@ -66,9 +66,7 @@ class LogisticFit:
         return Interval(found.value, found.low, found.high, self.n_latents)
 
 
-def fit_logistic(
-    trials: Trials, predictors: Mapping[str, ArrayLike], *, level: float = 0.95
-) -> LogisticFit:
+def fit_logistic(trials: Trials, predictors: Mapping[str, ArrayLike]) -> LogisticFit:
     """
     Fit log odds of success = intercept + sum of coefficient * predictor.
 
@@ -79,7 +77,6 @@ def fit_logistic(
     Args:
         trials: outcomes and their latents.
         predictors: values by name, shape (n,) each, finite.
-        level: coverage of the intervals.
 
     Returns:
         The fit. It has no coefficients but a reason if the outcome does not vary or is
@@ -116,7 +113,7 @@ def fit_logistic(
     if not (np.isfinite(robust).all() and usable.all()):
         return none(NO_CLUSTERED_ERROR)
     freedom = trials.n_latents - 1
-    quantile = float(student_t.ppf((1 + level) / 2, freedom))
+    quantile = float(student_t.ppf(0.975, freedom))
     fitted: dict[str, Coefficient] = {}
     for i, name in enumerate(["intercept", *predictors]):
         value, error = float(beta[i]), float(np.sqrt(robust[i, i]))

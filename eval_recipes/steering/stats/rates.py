@@ -94,7 +94,7 @@ def restricted(trials: Trials, keep: NDArray[np.bool_]) -> Trials:
 
 
 def success_rate(
-    trials: Trials, *, seed: int, n_resamples: int = N_RESAMPLES, level: float = 0.95
+    trials: Trials, *, seed: int, n_resamples: int = N_RESAMPLES
 ) -> Interval | None:
     """
     Return the share of trials that succeeded, with a bootstrap interval over latents.
@@ -109,7 +109,7 @@ def success_rate(
     if trials.n_latents == 1:
         return Interval(rate, None, None, 1, ONE_LATENT)
     if trials.no_variation:
-        below, above = unseen([(1.0, rate, 1.0, trials.n_latents)], level=level)
+        below, above = unseen([(1.0, rate, 1.0, trials.n_latents)])
         return Interval(rate, rate - below, rate + above, trials.n_latents)
     wins, counts = trials.by_latent()
     return over_latents(
@@ -117,13 +117,10 @@ def success_rate(
         trials.n_latents,
         seed=seed,
         n_resamples=n_resamples,
-        level=level,
     )
 
 
-def rate_difference(
-    a: Trials, b: Trials, *, seed: int, n_resamples: int = N_RESAMPLES
-) -> Interval | None:
+def rate_difference(a: Trials, b: Trials, *, seed: int) -> Interval | None:
     """
     Return the success rate of ``a`` minus that of ``b``, for different latents.
 
@@ -141,13 +138,13 @@ def rate_difference(
     generators = np.random.default_rng(seed).spawn(2)
     for trials, generator in zip((a, b), generators, strict=True):
         wins, counts = trials.by_latent()
-        weights = _weights(trials.n_latents, generator, n_resamples)
+        weights = _weights(trials.n_latents, generator, N_RESAMPLES)
         draws.append((weights @ wins) / (weights @ counts))
     return _widened(percentile_interval(value, draws[0] - draws[1], n), a, b)
 
 
 def paired_difference(
-    steered: Trials, control: Trials, *, seed: int, n_resamples: int = N_RESAMPLES
+    steered: Trials, control: Trials, *, seed: int
 ) -> Interval | None:
     """
     Return the rate of ``steered`` minus that of ``control`` on the same latents.
@@ -177,7 +174,6 @@ def paired_difference(
         lambda w: (w @ wins) / (w @ counts) - (w @ theirs) / (w @ their_counts),
         n,
         seed=seed,
-        n_resamples=n_resamples,
     )
     return _widened(found, steered, control)
 
@@ -188,26 +184,19 @@ def over_latents(
     *,
     seed: int,
     n_resamples: int = N_RESAMPLES,
-    level: float = 0.95,
 ) -> Interval:
     """
     Return a statistic with its percentile bootstrap interval over ``n`` latents.
 
-    There is no interval if the statistic is not finite in a resample: leaving resamples out
-    would hide that the figure rests on so little.
-
-    Args:
-        statistic: from weights, shape (resamples, n), to values, shape (resamples,).
-        n: latents.
-        seed: of the draws.
-        n_resamples: bootstrap resamples.
-        level: coverage.
+    ``statistic`` maps weights, shape (resamples, n), to values, shape (resamples,). There is
+    no interval if a value is not finite: leaving resamples out would hide that the figure
+    rests on so little.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(np.ones((1, n)))[0])
         draws = statistic(_weights(n, np.random.default_rng(seed), n_resamples))
     draws = np.where(np.isfinite(draws), draws, np.nan)
-    return percentile_interval(value, draws, n, level=level)
+    return percentile_interval(value, draws, n)
 
 
 def _weights(n: int, generator: np.random.Generator, n_resamples: int) -> Array:
