@@ -11,22 +11,24 @@ from saereg_plugin.errors import InputError, suggest
 
 _SAEBENCH = "eval_recipes.saebench"
 
-RECIPES = MappingProxyType(
-    {
-        "core": f"{_SAEBENCH}.core.main:CoreEvaluation",
-        "cross_seed": "eval_recipes.cross_seed.main:CrossSeedEvaluation",
-        "sparse_probing": f"{_SAEBENCH}.sparse_probing.main:SparseProbingEvaluation",
-        "sae_probes": f"{_SAEBENCH}.sae_probes.main:SaeProbesEvaluation",
-        "scr": f"{_SAEBENCH}.scr_tpp.scr:ScrEvaluation",
-        "tpp": f"{_SAEBENCH}.scr_tpp.tpp:TppEvaluation",
-        "absorption": f"{_SAEBENCH}.absorption.main:AbsorptionEvaluation",
-        "autointerp": f"{_SAEBENCH}.autointerp.main:AutoInterpEvaluation",
-        "meta_structure": f"{_SAEBENCH}.meta_structure.main:MetaStructureEvaluation",
-        "vocabulary": "eval_recipes.vocabulary.main:VocabularyEvaluation",
-        "steering": "eval_recipes.steering.main:SteeringEvaluation",
-    }
-)
-"""Name of an evaluation -> "module:Class" of its ``eval_recipes.running.evaluation.Evaluation``."""
+RECIPES = {
+    "core": f"{_SAEBENCH}.core.main:CoreEvaluation",
+    "cross_seed": "eval_recipes.cross_seed.main:CrossSeedEvaluation",
+    "sparse_probing": f"{_SAEBENCH}.sparse_probing.main:SparseProbingEvaluation",
+    "sae_probes": f"{_SAEBENCH}.sae_probes.main:SaeProbesEvaluation",
+    "scr": f"{_SAEBENCH}.scr_tpp.scr:ScrEvaluation",
+    "tpp": f"{_SAEBENCH}.scr_tpp.tpp:TppEvaluation",
+    "absorption": f"{_SAEBENCH}.absorption.main:AbsorptionEvaluation",
+    "autointerp": f"{_SAEBENCH}.autointerp.main:AutoInterpEvaluation",
+    "meta_structure": f"{_SAEBENCH}.meta_structure.main:MetaStructureEvaluation",
+    "vocabulary": "eval_recipes.vocabulary.main:VocabularyEvaluation",
+    "steering": "eval_recipes.steering.main:SteeringEvaluation",
+}
+"""
+Name of an evaluation -> "module:Class" (``eval_recipes.running.evaluation.Evaluation``).
+
+An evaluation of your own is entered here before the command line is run.
+"""
 
 
 def evaluation_names(names: Iterable[str]) -> list[str]:

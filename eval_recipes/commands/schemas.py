@@ -21,8 +21,9 @@ def schemas(
     ] = False,
 ) -> None:
     """List the files, or with --write or --check bring them in line with the result classes."""
+    from eval_recipes.registry import RECIPES
     from eval_recipes.results.schemas import schema_text
-    from eval_recipes.running.evaluation import schemas as schema_files
+    from eval_recipes.running.evaluation import schema_files
     from saereg_plugin.errors import InputError
     from saereg_plugin.files import write_text
 
@@ -30,7 +31,8 @@ def schemas(
         raise InputError("--write and --check exclude each other; name one.")
     console = open_console()
     stale = 0
-    for path, cls in schema_files().items():
+    files = {path: cls for name in RECIPES for path, cls in schema_files(name).items()}
+    for path, cls in files.items():
         text = schema_text(cls)
         current = path.is_file() and path.read_text(encoding="utf-8") == text
         if write and not current:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 from sae_bench.evals.base_eval_output import BaseEvalOutput
 from tqdm.auto import tqdm
 
-from eval_recipes.registry import RECIPES, load_evaluation
+from eval_recipes.registry import load_evaluation
 from eval_recipes.results.files import result_path, write_result
 from eval_recipes.results.sidecar import StoredTable, write_with_table
 from eval_recipes.results.subject import Failure, Subject, SubjectFacts
@@ -243,12 +243,11 @@ class Evaluation(Generic[O]):
         return Failure(self.name, subject.sae_id, cause)
 
 
-def schemas(names: Iterable[str] = RECIPES) -> dict[Path, type[Any]]:
-    """Return the class of results by the file that holds its JSON schema."""
-    found: dict[Path, type[Any]] = {}
-    for name in names:
-        evaluation: Evaluation[Any] = load_evaluation(name)
-        folder = Path(inspect.getfile(type(evaluation))).parent
-        for schema, cls in evaluation.outputs().items():
-            found[folder / f"eval_output_schema_{schema}.json"] = cls
-    return found
+def schema_files(name: str) -> dict[Path, type[Any]]:
+    """Return the classes of an evaluation's results by the files of their JSON schemas."""
+    evaluation: Evaluation[Any] = load_evaluation(name)
+    folder = Path(inspect.getfile(type(evaluation))).parent
+    return {
+        folder / f"eval_output_schema_{schema}.json": cls
+        for schema, cls in evaluation.outputs().items()
+    }
