@@ -52,14 +52,7 @@ class Budget:
             return reserved
 
     def settle(self, tokens: int, reserved: int, used: int) -> None:
-        """
-        Replace the reserved tokens by the used ones.
-
-        Args:
-            tokens: argument of ``reserve``.
-            reserved: result of ``reserve``.
-            used: tokens that the request used.
-        """
+        """Replace ``reserved``, the result of ``reserve(tokens)``, by the tokens used."""
         with self._changed:
             self._reserved -= reserved
             self.tokens += used

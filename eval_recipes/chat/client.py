@@ -302,12 +302,8 @@ def _lost(error: AttemptError, prompt: int, most: int) -> int:
     """
     Return the tokens that an attempt without a reply may have used.
 
-    Nobody counted the tokens of an attempt that was given up, so all are taken as used.
-
-    Args:
-        error: why there is no reply.
-        prompt: estimate of the request's own tokens.
-        most: tokens that were set aside.
+    Nobody counted the tokens of an attempt that was given up, so all ``most`` that were
+    reserved are taken as used. ``prompt`` estimates the tokens of the request.
     """
     if isinstance(error, GarbledReply):
         return max(prompt, error.tokens)

@@ -33,10 +33,8 @@ def open_pool(
     """
     Return connections to a server, through the proxy that the environment names for it.
 
-    Args:
-        url: address of the server.
-        deadline: bounds all waits together.
-        max_bytes: most bytes that a connection receives, the head of the answer included.
+    ``deadline`` bounds all waits together; ``max_bytes`` are the most that a connection
+    receives, the head of the answer included.
 
     Raises:
         Unreachable: if the environment names a proxy that is no HTTP proxy.
@@ -220,13 +218,7 @@ _SLICE = 0.25
 
 
 class Deadline:
-    """
-    Bounds everything that one attempt waits for, together.
-
-    Args:
-        seconds: how long the attempt may take from now on.
-        signal: ends the attempt when it is set.
-    """
+    """Bounds all waits of one attempt together: to ``seconds``, or until ``signal`` is set."""
 
     def __init__(self, seconds: float, signal: threading.Event) -> None:
         self.seconds = seconds

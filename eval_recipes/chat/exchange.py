@@ -52,11 +52,8 @@ class Server:
     """
     An OpenAI-compatible server.
 
-    Redirects are not followed: prompts go only to the address that the user gave.
-
-    Args:
-        url: address up to and with ``/v1``.
-        key: sent with every request.
+    Redirects are not followed: prompts go only to the address that the user gave, ``url`` up to
+    and with ``/v1``. The key is sent with every request.
     """
 
     def __init__(self, url: str, key: str) -> None:
@@ -77,13 +74,10 @@ class Server:
 
     def post(self, path: str, value: Any, *, deadline: Deadline, max_bytes: int) -> Any:
         """
-        Send JSON and return that of the answer.
+        Send JSON to a path below the server's address and return the answer's JSON.
 
-        Args:
-            path: below the server's address.
-            value: the JSON to send.
-            deadline: bounds the time until the last byte of the answer.
-            max_bytes: most bytes of an answer, decompressed.
+        ``deadline`` bounds the time until the last byte of the answer, which has at most
+        ``max_bytes``, decompressed.
 
         Raises:
             AttemptError: if there is no such answer; ``sent`` says whether the request left.
@@ -235,13 +229,8 @@ def check_reachable(
     Ask for the list of models and, if the model is not in it, for one token.
 
     Servers may lack the list, or know models by more names than it holds. An overloaded server
-    passes: the requests themselves wait for it.
-
-    Args:
-        server: the server to ask.
-        config: of the judge; neither question takes longer than its timeout.
-        signal: ends the check when it is set.
-        redacted: blanks the key of the server in a text.
+    passes: the requests themselves wait for it. Neither question takes longer than the config's
+    timeout, and ``signal`` ends both. ``redacted`` blanks the key in a text.
 
     Raises:
         InputError: if nobody answers, or key or model are refused.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from eval_recipes.chat.errors import GarbledReply
 from eval_recipes.running.artifacts import KEY_FILE, open_artifacts
@@ -113,16 +113,11 @@ def read_completion(
     redacted: Callable[[str], str],
 ) -> Reply:
     """
-    Return the reply in a chat completion.
+    Return the reply in a chat completion, JSON of any form.
 
     Its tokens are the larger of the server's count and an estimate from the characters: a
-    budget must hold for a server that counts nothing, or wrongly.
-
-    Args:
-        completion: the server's JSON, of any form.
-        key: hash of the request.
-        messages: the chat it answers.
-        redacted: blanks the key of the server in a text.
+    budget must hold for a server that counts nothing, or wrongly. ``redacted`` blanks the key
+    in a text.
 
     Raises:
         GarbledReply: if it is no chat completion.
@@ -220,7 +215,7 @@ def _reply(key: str, record: Any) -> Reply | None:
     return reply if known is None or known == _digest(reply) else None
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

@@ -174,10 +174,7 @@ def require_numbers(logits: Tensor, added: Tensor | None) -> None:
 
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Choose the likeliest tokens; of equal ones the smallest id.
-
-    Args:
-        logits: [batch, vocabulary].
+    Choose the likeliest tokens from logits [batch, vocabulary]; of equal ones the smallest id.
 
     Returns:
         Tokens [batch] and whether each is a near tie [batch]: the second likeliest has a
@@ -308,17 +305,11 @@ def _uncertain(
 
 def uniforms(seed: int, prompt: str, sample: int, length: int) -> NDArray[np.float64]:
     """
-    Return the uniform numbers in [0, 1) of one text, one for each new token.
+    Return the uniform numbers in [0, 1) of one text, one per new token.
 
-    Number ``i`` depends on seed, prompt, sample and ``i`` alone (Philox is counter-based), so
-    steered and unsteered texts of one prompt and sample share theirs, whatever else is in
-    their batches, and different samples are independent.
-
-    Args:
-        seed: seed of the run.
-        prompt: text of the prompt.
-        sample: number of the sample of this prompt.
-        length: how many numbers.
+    Number ``i`` depends only on the run's seed, the prompt's text, the sample's number and ``i``
+    (Philox is counter-based). So steered and unsteered texts of one prompt and sample share
+    theirs, whatever else is in their batches, and different samples are independent.
     """
     digest = hashlib.blake2b(f"{seed}/{sample}/{prompt}".encode(), digest_size=16)
     key = int.from_bytes(digest.digest(), "little")

@@ -141,15 +141,9 @@ def plan_pairs(
     """
     Return every pair of an SAE.
 
-    Latents without a strength (NaN, see ``strengths``) are left out at that amount. Vectors
-    are numbered: those of the latents, then one for each latent and repeat of the controls.
-
-    Args:
-        ids: the latents.
-        n_prompts: prompts that are continued.
-        strengths: of each latent, by amount.
-        config: samples and decoding.
-        streams: random numbers.
+    ``strengths`` holds the strength of each latent, by amount. Latents without a strength (NaN)
+    are left out at that amount. Vectors are numbered: those of the latents, then one for each
+    latent and repeat of the controls.
     """
     return [
         *_steered(ids, n_prompts, strengths, config, streams),
@@ -251,7 +245,7 @@ def make_trials(
     Args:
         model: the language model.
         latents: directions.
-        prompts: what is continued.
+        prompts: texts to continue.
         strengths: of each latent, by amount.
         config: samples and decoding.
         weights: hash of the SAE; random numbers and control directions follow from it.
@@ -347,7 +341,7 @@ def kept_texts(
     uninterrupted run. A file that is damaged or holds other requests counts as absent.
 
     Args:
-        folder: an artefact folder: what is in it follows from its determinants.
+        folder: an artefact folder, whose determinants decide the texts.
         name: of these texts, where a folder holds several kinds.
         requests: all different.
         write: writes a batch.

@@ -171,11 +171,7 @@ def strengths(
     """
     Return the strength of each latent.
 
-    Args:
-        rule: mode and amount.
-        latents: the latents.
-        backend: the language model, for ``resid_rms``.
-        prompts: their last tokens are what ``resid_rms`` measures.
+    ``resid_rms`` needs the language model and prompts, whose last tokens it measures.
 
     Raises:
         InputError: if ``resid_rms`` has no model or no prompts, or if the SAE scales its

@@ -83,10 +83,8 @@ class ChatJudge:
     """
     Asks a chat model for a score from 1 to 5; 3 is no difference, 4 and 5 are success.
 
-    Replies are cached by the client, so an interrupted run repeats no paid call.
-
-    Args:
-        client: the client; the published judge has temperature 0.
+    Replies are cached by the client, so an interrupted run repeats no paid call. The published
+    judge has temperature 0.
     """
 
     name = "chat"

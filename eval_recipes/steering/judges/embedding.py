@@ -128,9 +128,6 @@ class SentenceModel:
 
     This is sentence-transformers' vector for this model, without that package.
 
-    Args:
-        device: torch device.
-
     Raises:
         InputError: if the model cannot be fetched.
     """

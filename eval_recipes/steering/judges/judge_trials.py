@@ -61,13 +61,7 @@ class Judged:
 
 
 class Judges:
-    """
-    Makes judges; the sentence model is loaded at most once.
-
-    Args:
-        config: names the judges.
-        client: the chat model, if one is asked.
-    """
+    """Makes the judges of the settings; the sentence model is loaded at most once."""
 
     def __init__(self, config: SteeringEvalConfig, client: JudgeClient | None) -> None:
         self.config = config
@@ -103,12 +97,7 @@ def judge_trials(
     """
     Let every judge judge every pair; thresholds come from the calibration's pairs.
 
-    Args:
-        trials: all arms.
-        concepts: explanation of each latent; latents without one get no verdict.
-        prompts: the prompts.
-        model: the language model, unsteered.
-        judges: the judges.
+    ``concepts`` holds the explanations; latents without one get no verdict.
 
     Raises:
         InputError: if the calibration has too few pairs.

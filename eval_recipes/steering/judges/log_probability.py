@@ -40,11 +40,6 @@ class LogProbabilityJudge(ThresholdJudge):
     The score is the mean over the text's positions of log sum_{c in C} p(c is next) under the
     unsteered model, for the steered text minus the original text, in nats; C are the concept's
     tokens. It asks for the concept's own words, not for its meaning.
-
-    Args:
-        backend: the language model.
-        tokenizer: its tokenizer.
-        threshold: the score above which is success; None until ``calibrate`` has set it.
     """
 
     name = "log_probability"
@@ -188,13 +183,9 @@ def score_texts(
     batch_size: int = 16,
 ) -> list[TextScore]:
     """
-    Score texts, many at a time.
+    Score texts under the unsteered model, equal texts once.
 
-    Args:
-        backend: the language model, unsteered.
-        texts: the texts; equal texts are scored once.
-        concepts: concepts to look for in a text; none by default.
-        batch_size: texts at a time; their logits are kept together.
+    ``concepts`` are those to look for in a text. The logits of a batch are kept together.
     """
     wanted = concepts or {}
     # neighbours of equal length need no padding
@@ -261,13 +252,9 @@ def fluency(
     batch_size: int = 16,
 ) -> list[Fluency]:
     """
-    Return the fluency of each pair's texts, given their prompt; equal texts are read once.
+    Return the fluency of each pair's texts under the unsteered model, given their prompt.
 
-    Args:
-        backend: the language model, unsteered.
-        pairs: the pairs.
-        seen: texts already scored, such as by the log-probability judge.
-        batch_size: texts at a time.
+    Equal texts are read once, and texts in ``seen``, scored by another judge, not at all.
     """
     known = dict(seen or {})
     texts = [written for pair in pairs for written in _both(pair)]

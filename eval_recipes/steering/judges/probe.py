@@ -49,13 +49,9 @@ def train_probe(
     a: Sequence[str], b: Sequence[str], embed: Embed, *, seed: int
 ) -> Probe:
     """
-    Learn to tell texts like ``a`` from texts like ``b``.
+    Learn to tell texts like ``a``, with the property, from texts like ``b``, 4 or more each.
 
-    Args:
-        a: texts with the property, 4 or more.
-        b: texts without it, 4 or more.
-        embed: sentence embeddings.
-        seed: of the split, the same as in ``best_latents``.
+    ``seed`` decides the split, the same as in ``best_latents``.
     """
     split_a, split_b = halves(len(a), seed=seed), halves(len(b), seed=seed)
     vectors_a, vectors_b = (embed(texts).numpy().astype(np.float64) for texts in (a, b))
@@ -200,13 +196,8 @@ def contrast_report(
     """
     Return the effect of steering with each latent on the classifier's chance of the property.
 
-    Args:
-        trials: all arms.
-        separating: the latents, best first.
-        probe: the classifier.
-        n_texts: texts of both sets.
-        amounts: strengths, the headline's first.
-        seed: of the resamples.
+    ``trials`` holds all arms, ``separating`` the latents, best first, ``n_texts`` the sizes of
+    both sets, and ``amounts`` the strengths, the headline's first.
     """
 
     def effects(arm: Arm, latent: int) -> Iterator[AmountEffect]:

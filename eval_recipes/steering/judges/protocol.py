@@ -148,8 +148,7 @@ class ThresholdJudge:
     """
     A judge whose verdict is a score above a threshold; it needs no server.
 
-    Args:
-        threshold: the score above which is success; None until ``calibrate`` has set it.
+    The threshold is None until ``calibrate`` or ``learn`` has set it.
     """
 
     name = "threshold"

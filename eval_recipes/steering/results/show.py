@@ -57,11 +57,8 @@ def latent_lines(
     """
     Return one latent's concept, prompts, texts and scores as lines.
 
-    Args:
-        texts: ``texts.read_texts`` of one SAE.
-        latent: its id.
-        amount: one strength; None for all.
-        controls: also show the controls' texts; calibration texts are never shown.
+    ``texts`` are those of one SAE; ``amount`` None shows all strengths. ``controls`` also shows
+    the controls' texts; calibration texts are never shown.
 
     Raises:
         InputError: if the latent was not steered, or not at this strength.

@@ -59,10 +59,7 @@ def alive_pool(W_enc: Tensor, W_dec: Tensor, *, threshold: float) -> list[int]:
     """
     Return the latents that are alive by weights: cos(enc_j, dec_j) > threshold.
 
-    Args:
-        W_enc: SAELens' encoder [d_in, d_sae].
-        W_dec: SAELens' decoder [d_sae, d_in].
-        threshold: .1 as published.
+    Weights are SAELens': encoder [d_in, d_sae], decoder [d_sae, d_in].
     """
     rows = W_enc.detach().cpu().T.float(), W_dec.detach().cpu().float()
     return alive_mask(*rows, threshold=threshold).nonzero().flatten().tolist()

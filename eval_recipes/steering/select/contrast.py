@@ -36,12 +36,8 @@ def auroc(a: ArrayLike, b: ArrayLike) -> Interval:
     divided by their number; normal on the logit scale, so that it stays within 0 and 1.
     ``n`` is the number of values. A perfect separation has no interval.
 
-    Args:
-        a: values of the first set, at least 2.
-        b: values of the second set, at least 2.
-
     Raises:
-        ValueError: for fewer values.
+        ValueError: for fewer than 2 values of a set.
 
     >>> auroc([3.0, 1.0], [2.0, 0.0]).value
     0.75
@@ -66,13 +62,7 @@ def auroc(a: ArrayLike, b: ArrayLike) -> Interval:
 
 
 def aurocs(a: ArrayLike, b: ArrayLike) -> Array:
-    """
-    Return the AUROC of every column, shape (d,).
-
-    Args:
-        a: values of the first set, shape (n_a, d).
-        b: values of the second set, shape (n_b, d).
-    """
+    """Return the AUROC of every column, shape (d,), of sets of shape (n_a, d) and (n_b, d)."""
     x, y = (np.asarray(values, dtype=np.float64) for values in (a, b))
     joint = rankdata(np.concatenate([x, y]), axis=0)
     return (joint[: len(x)].mean(0) - (len(x) + 1) / 2) / len(y)
@@ -115,17 +105,10 @@ def best_latents(
     a: Array, b: Array, pool: list[int], n: int, *, seed: int
 ) -> list[Separating]:
     """
-    Return the latents that are larger on ``a`` than on ``b``, best first.
+    Return ``n`` latents of a pool that are larger on ``a`` than on ``b``, best first.
 
-    Half of each set ranks the latents by AUROC, ties by id; the other half gives the
-    reported figure.
-
-    Args:
-        a: values of the first set, shape (n_a, d_sae).
-        b: values of the other set, shape (n_b, d_sae).
-        pool: latents to choose from.
-        n: number of latents.
-        seed: of the split.
+    Half of each set, values of shape (texts, d_sae), ranks the latents by AUROC, ties by id; the
+    other half gives the reported figure. ``seed`` decides the split.
     """
     of_a, of_b = halves(len(a), seed=seed), halves(len(b), seed=seed)
     columns = np.array(pool)

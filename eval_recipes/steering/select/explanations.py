@@ -52,17 +52,9 @@ def explain(
     """
     Return the explanations that exist, by latent: read from a result, or made.
 
-    New explanations are kept among the artefacts; a chat model is never asked twice.
-
-    Args:
-        context: the run.
-        subject: name of the SAE.
-        sae: the SAE itself.
-        latents: latents to explain.
-        pool: further latents to explain where there are few.
-        config: the source of explanations.
-        client: the chat model, if it explains.
-        models: the steered language model, which makes room for the explainer's.
+    New explanations are kept among the artefacts; a chat model is never asked twice. Where
+    there are few latents, some of ``pool`` are explained along with them. ``models`` makes room
+    for the explainer's model.
 
     Raises:
         InputError: if the given folder holds no result of this SAE.

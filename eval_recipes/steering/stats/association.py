@@ -48,10 +48,8 @@ def associate(trials: Trials, scores: ArrayLike, *, seed: int) -> Association:
     """
     Relate the score of each latent to its trials.
 
-    Args:
-        trials: outcomes.
-        scores: one per latent, shape (n_latents,), finite; in the order of the trials' latents.
-        seed: of the resamples.
+    ``scores``, shape (n_latents,), are finite and in the order of the trials' latents; ``seed``
+    is that of the resamples.
     """
     score = _checked(trials, scores)
     return Association(
@@ -144,11 +142,8 @@ def stability_link(
     """
     Relate each latent's stability, and its score if there is one, to its trials.
 
-    Args:
-        trials: outcomes.
-        stability: share of the other seeds in which a latent is shared, shape (n_latents,).
-        scores: auto-interp scores, shape (n_latents,); NaN for a latent without one.
-        seed: of the resamples.
+    ``stability`` is the share of the other seeds that have a latent; ``scores`` are NaN for a
+    latent without one. Both have shape (n_latents,).
     """
     stable = _checked(trials, stability)
     adjusted = None

@@ -53,11 +53,9 @@ def steering_results(
     results: Path, keep: Collection[SaeKey] | None = None
 ) -> list[tuple[Path, dict[str, Any]]]:
     """
-    Return every steering result below a folder, file and record.
+    Return file and record of every steering result below a folder.
 
-    Args:
-        results: the folder.
-        keep: only these SAEs; None is all.
+    ``keep`` names the only SAEs to return; None keeps all.
 
     Raises:
         InputError: if there is none.
@@ -99,11 +97,8 @@ def read_groups(
     """
     Read the steering results below a folder, group by group.
 
-    Successes are those of each SAE's own threshold: see ``with_common_thresholds``.
-
-    Args:
-        results: the folder.
-        keep: only these SAEs; None is all.
+    Successes are those of each SAE's own threshold: see ``with_common_thresholds``. ``keep``
+    names the only SAEs to read; None keeps all.
 
     Raises:
         InputError: if there is none, or its texts cannot be read.
@@ -241,11 +236,6 @@ def common_threshold(
     alike, as far as their scores spread alike: unsteered texts of concepts whose scores
     spread more pass it more often, so read success minus its control.
 
-    Args:
-        tables: texts with a column ``sae``; no SAE twice.
-        judge: a judge that learns its threshold.
-        rate: false-positive rate.
-
     Raises:
         InputError: if an SAE's texts hold no scores of such pairs.
     """
@@ -269,13 +259,7 @@ def common_threshold(
 
 
 def rejudged(table: pd.DataFrame, thresholds: Mapping[str, Threshold]) -> pd.DataFrame:
-    """
-    Return texts judged by other thresholds; texts without a score have no verdict.
-
-    Args:
-        table: texts.
-        thresholds: by judge; the other judges' verdicts stay.
-    """
+    """Return texts judged by other thresholds; without a score there is no verdict."""
     columns: dict[str, Any] = {}
     for judge, threshold in thresholds.items():
         scores = table[f"{judge}_score"]

@@ -126,13 +126,8 @@ def compare_groups(
     """
     Compare the success of two groups of SAEs in every way that is reported.
 
-    Args:
-        a: trials of the first group; latents of different SAEs are different latents.
-        b: trials of the second group.
-        seed: of resamples and permutations.
-        seeds_a: success rate of each SAE of the first group by training seed.
-        seeds_b: the same for the second group.
-        n_permutations: of the permutation test.
+    Latents of different SAEs are different latents. ``seeds_a`` and ``seeds_b`` hold the success
+    rate of each SAE by training seed; ``seed`` is that of resamples and permutations.
     """
     group = np.concatenate([np.ones(a.success.size), np.zeros(b.success.size)])
     return GroupComparison(

@@ -158,11 +158,8 @@ def is_separated(design: Array, success: NDArray[np.bool_]) -> bool:
     Return whether some direction separates the outcomes, completely or but for ties.
 
     Then the maximum likelihood estimate does not exist (Albert & Anderson 1984). Solved as
-    max sum_i m_i over -1 <= b <= 1 with margins m_i = +-x_i'b >= 0, positive if separated.
-
-    Args:
-        design: shape (n, p), of full rank, with the intercept.
-        success: outcomes, shape (n,).
+    max sum_i m_i over -1 <= b <= 1 with margins m_i = +-x_i'b >= 0, positive if separated. The
+    design, shape (n, p), has full rank and the intercept.
     """
     signed = design * np.where(success, 1.0, -1.0)[:, None]
     found = linprog(

@@ -50,15 +50,12 @@ class PooledStability:
 
 def pooled_stability(rows: pd.DataFrame, success: str) -> PooledStability | None:
     """
-    Fit success on stability over the latents of all groups.
+    Fit success on stability over the latents of all groups; None if none has a stability.
 
     Args:
         rows: steered pairs with a verdict and columns ``group``, ``sae``, ``seed``, ``latent``,
             ``stability``, ``interp_score``, ``shared_with``.
         success: name of the column of successes.
-
-    Returns:
-        The fits; None if no latent has a stability.
     """
     known = rows.loc[rows["stability"].notna()]
     if known.empty:
@@ -119,11 +116,7 @@ def count_matches(rows: pd.DataFrame) -> Matches | None:
     """
     Count the latents of a group that match a latent of another of its SAEs.
 
-    Args:
-        rows: with columns ``group``, ``sae``, ``seed``, ``latent``, ``shared_with``.
-
-    Returns:
-        The counts; None if matches are not known.
+    ``rows`` are those of ``pooled_stability``. None if matches are not known.
     """
     once = rows.drop_duplicates(["sae", "latent"])
     if not any(isinstance(shared, str) for shared in once["shared_with"]):

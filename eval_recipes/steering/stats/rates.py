@@ -58,11 +58,7 @@ class Trials:
 
 def make_trials(success: Sequence[bool], latents: Sequence[Hashable]) -> Trials:
     """
-    Return trials from outcomes and their latents.
-
-    Args:
-        success: outcomes.
-        latents: an id per outcome, such as ``17`` or, with several SAEs, ``("k32/seed0", 17)``.
+    Return trials from outcomes and an id per outcome, such as ``17`` or ``("k32/seed0", 17)``.
 
     Raises:
         ValueError: if the numbers of outcomes and latents differ.
