@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock
@@ -16,21 +15,20 @@ from filelock import FileLock
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
-    PROBE,
-    is_temporary,
     make_folder,
-    read_json,
     recover,
     require_writable,
     sync_folder,
     sync_tree,
-    write_json,
 )
-
-MARK = ".saereg.json"
-"""File that makes a folder ours; it lists the files that this package wrote there."""
-_LOCK = ".saereg.lock"
-_SHOWN = 5
+from saereg_plugin.folder_mark import (
+    LOCK,
+    MARK,
+    folder_lock,
+    read_mark,
+    require_owned,
+    write_mark,
+)
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ class OwnedFolder:
         with self._locked():
             self.require_plain(name)
             make_folder(target.parent)
-            _write_mark(self.path, self.kind, self._listed() | {f"{name}/"})
+            write_mark(self.path, self.kind, self._listed() | {f"{name}/"})
             folder.mkdir()
         return folder
 
@@ -188,7 +186,7 @@ class OwnedFolder:
     def abandon_if_empty(self) -> None:
         """Remove the mark of a folder that holds nothing else."""
         with self._locked():
-            if {path.name for path in self.path.iterdir()} <= {MARK, _LOCK}:
+            if {path.name for path in self.path.iterdir()} <= {MARK, LOCK}:
                 self._remove_mark()
 
     def require_plain_parents(self, name: str) -> None:
@@ -220,7 +218,7 @@ class OwnedFolder:
 
     def _remove_mark(self) -> None:
         (self.path / MARK).unlink()
-        (self.path / _LOCK).unlink(missing_ok=True)
+        (self.path / LOCK).unlink(missing_ok=True)
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.path and folder.is_dir() and not any(folder.iterdir()):
@@ -239,20 +237,15 @@ class OwnedFolder:
 
     def _listed(self) -> frozenset[str]:
         """Return the list with temporary folders, whose names end in "/"."""
-        return frozenset(_read_mark(self.path)["files"])
+        return frozenset(read_mark(self.path)["files"])
 
     def _write(self, names: Iterable[str]) -> None:
         """Write the list without the temporary folders that are gone."""
         kept = {n for n in names if not _is_folder(n) or (self.path / n).is_dir()}
-        _write_mark(self.path, self.kind, kept)
+        write_mark(self.path, self.kind, kept)
 
     def _locked(self) -> FileLock:
         return folder_lock(self.path)
-
-
-def folder_lock(folder: Path) -> FileLock:
-    """Return the lock of a folder of ours, for files that several processes write there."""
-    return FileLock(folder / _LOCK)
 
 
 def open_owned(folder: Path, kind: str) -> OwnedFolder:
@@ -294,52 +287,8 @@ def adopt(folder: Path, kind: str) -> OwnedFolder:
     if (folder / MARK).is_file():
         return open_owned(folder, kind)
     require_writable(folder)
-    _write_mark(folder, kind, frozenset())
+    write_mark(folder, kind, frozenset())
     return OwnedFolder(folder, kind)
-
-
-def require_owned(folder: Path, kind: str) -> None:
-    """
-    Refuse a folder that is not ours to write into; writes nothing.
-
-    Raises:
-        InputError: for the current, root or home folder, and for a folder that holds files
-            without our mark, or the mark of another kind; names what is there.
-    """
-    _require_apart(folder)
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise InputError(
-            f"Output folder {str(folder)!r} is a file; expected a folder. Choose another one."
-        )
-    if (folder / MARK).is_file():
-        found = _read_mark(folder)["kind"]
-        if found != kind:
-            raise InputError(
-                f"Folder {str(folder)!r} holds {found!r}; expected a new folder, an empty one, or "
-                f"one that holds {kind!r}. Choose another output folder."
-            )
-        return
-    others = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
-    if others:
-        shown = ", ".join(repr(name) for name in others[:_SHOWN])
-        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-        raise InputError(
-            f"Folder {str(folder)!r} holds files that this package did not write: {shown}{more}. "
-            "Choose a new or an empty folder."
-        )
-
-
-def kind_of(folder: Path) -> str | None:
-    """Return what the mark of a folder says it holds; None where there is no mark."""
-    return _read_mark(folder)["kind"] if (folder / MARK).is_file() else None
-
-
-def _is_ours(name: str) -> bool:
-    """Return whether another process that makes the folder ours may just have made a file."""
-    made = any(is_temporary(name, of=target) for target in (MARK, PROBE))
-    return made or name in (MARK, _LOCK)
 
 
 def _is_folder(name: str) -> bool:
@@ -349,44 +298,3 @@ def _is_folder(name: str) -> bool:
 def _files_in(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def _require_apart(folder: Path) -> None:
-    """Refuse the folders that an unset variable or a slip would name."""
-    if os.path.expanduser(folder) != str(folder):
-        raise InputError(
-            f"Output folder {str(folder)!r} begins with '~', which the shell did not replace; "
-            "expected a path. Write $HOME, or leave out the quotes."
-        )
-    resolved = folder.resolve()
-    for place, name in (
-        (Path.cwd(), "current folder"),
-        (Path(resolved.anchor), "root folder"),
-        (Path(os.path.expanduser("~")), "home folder"),
-    ):
-        if resolved == place.resolve():
-            raise InputError(
-                f"Output folder {str(folder)!r} is the {name}; expected a folder of its own, such "
-                "as 'my-output'."
-            )
-
-
-def _read_mark(folder: Path) -> dict[str, Any]:
-    path = folder / MARK
-    remedy = "It lists the files this package wrote. Choose another output folder."
-    found = read_json(path, remedy=remedy)
-    if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("kind"), str)
-        or not isinstance(found.get("files"), list)
-        or not all(isinstance(n, str) and stays_inside(n) for n in found["files"])
-    ):
-        raise InputError(f"File {str(path)!r} is damaged. {remedy}")
-    return found
-
-
-def _write_mark(folder: Path, kind: str, names: Iterable[str]) -> None:
-    write_json(
-        folder / MARK,
-        {"written_by": "saereg-plugin", "kind": kind, "files": sorted(names)},
-    )

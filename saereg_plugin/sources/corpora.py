@@ -5,11 +5,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
-import logging
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from hashlib import sha256 as hash_bytes
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +17,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import config
 from datasets.config import HF_DATASETS_CACHE
-from filelock import FileLock
 from huggingface_hub.constants import HF_HUB_CACHE
 from numpy.typing import NDArray
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import folder_identity, recover, scratch_folder
+from saereg_plugin.files import folder_identity
+from saereg_plugin.sources.arrow_copy import FILE, ROWS, with_sound_copy
 from saereg_plugin.sources.assets import cache_dir, ensure_folder, require_hub_repo
 
 EMBEDDED = "embedded"
@@ -42,13 +38,10 @@ TEXT_COLUMNS = ("tokens", "input_ids", "text")
 Split: TypeAlias = Literal["train", "heldout"]
 
 _HELD_OUT_SPLITS = ("validation", "test")
+_SEED = 0
+"""Seed of the order of the embedded texts, and so of the held-out texts."""
 _LAYOUT = 1
 """Raised whenever the stored texts change, so that older ones are redone."""
-_FILE = "train.parquet"
-_ROWS = 10_000
-"""Rows of a group: few enough for a streaming reader to hold them in memory."""
-
-logger = logging.getLogger(__name__)
 
 
 def ensure(name_or_path: str, split: Split = "train") -> str:
@@ -74,12 +67,12 @@ def ensure(name_or_path: str, split: Split = "train") -> str:
     if split not in ("train", "heldout"):
         raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
     if name_or_path == EMBEDDED:
-        return _with_sound_copy(_ensure_embedded(seed=0) / split)
+        return with_sound_copy(_ensure_embedded() / split)
     _require_available(name_or_path)
     if split == "train":
         _text_column(name_or_path, _own_split(name_or_path, ("train",)))
         return name_or_path
-    return _with_sound_copy(_ensure_heldout(name_or_path))
+    return with_sound_copy(_ensure_heldout(name_or_path))
 
 
 def identity(name_or_path: str) -> Any:
@@ -103,34 +96,19 @@ def load(
     return cast("datasets.Dataset | datasets.IterableDataset", opened)
 
 
-def embedded_text(split: Split = "train", seed: int = 0) -> datasets.Dataset:
-    """
-    Return the embedded corpus: one column ``text``, no text twice, in a seeded order.
-
-    The seed chooses the order and the held-out texts; with another seed the
-    held-out texts overlap with the train split of seed 0. The first call for a
-    seed takes about ten seconds; its result is kept in the cache folder.
-    """
-    folder = _with_sound_copy(_ensure_embedded(seed) / split)
-    return cast("datasets.Dataset", datasets.load_dataset(folder, split="train"))
-
-
-# The embedded corpus
-
-
-def _ensure_embedded(seed: int) -> Path:
+def _ensure_embedded() -> Path:
     source = {
         "sae-probes": version("sae-probes"),
-        "seed": seed,
+        "seed": _SEED,
         "heldout": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
     }
-    return ensure_folder(_folder(source), source, lambda target: _build(target, seed))
+    return ensure_folder(_folder(source), source, _build)
 
 
-def _build(target: Path, seed: int) -> None:
+def _build(target: Path) -> None:
     texts = _read_texts()
-    texts = texts[np.random.default_rng(seed).permutation(len(texts))]
+    texts = texts[np.random.default_rng(_SEED).permutation(len(texts))]
     _write(target / "train", "text", texts[HELD_OUT_TEXTS:])
     _write(target / "heldout", "text", texts[:HELD_OUT_TEXTS])
 
@@ -161,9 +139,6 @@ def _prompt_files() -> list[Path]:
             "ships. Run `pip install --force-reinstall --no-deps sae-probes`."
         )
     return files
-
-
-# Folders and the hub
 
 
 def _require_available(name_or_path: str) -> None:
@@ -260,105 +235,6 @@ def _readable(name_or_path: str) -> Iterator[None]:
         ) from error
 
 
-# The copy that datasets keeps
-
-
-def _with_sound_copy(folder: Path) -> str:
-    """
-    Return a folder of this cache, as text, once the copy that ``datasets`` keeps is sound.
-
-    ``datasets`` converts a parquet file to Arrow in a cache of its own and never checks it
-    again. A copy that differs from the checked parquet file is made anew.
-    """
-    copies = _copies_of(folder)
-    # a sound one needs no lock: the cache may be another user's
-    if _is_damaged(folder, copies):
-        with FileLock(f"{copies}.lock"):
-            recover(copies)
-            # Another process may have removed it while this one waited.
-            if _is_damaged(folder, copies):
-                logger.warning(
-                    "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
-                    folder,
-                    copies,
-                )
-                with scratch_folder(copies) as aside:
-                    copies.rename(aside / copies.name)
-    return str(folder)
-
-
-def _is_damaged(folder: Path, copies: Path) -> bool:
-    return copies.is_dir() and not _is_sound(folder, copies, _identities(copies))
-
-
-def _copies_of(folder: Path) -> Path:
-    """Return where ``datasets`` keeps its copy, without reading what is there."""
-    with tempfile.TemporaryDirectory() as empty:
-        builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
-        place = Path(builder.cache_dir).relative_to(empty)
-    return Path(config.HF_DATASETS_CACHE, place)
-
-
-def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    states = [(path, path.stat()) for path in sorted(folder.iterdir())]
-    return tuple(
-        (path.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-        for path, state in states
-    )
-
-
-_DAMAGE = (
-    pa.ArrowInvalid,
-    pa.ArrowNotImplementedError,
-    pa.ArrowTypeError,
-    # of the JSON beside it
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    FileNotFoundError,
-)
-"""What is raised by damaged Arrow, or damaged JSON beside it."""
-
-
-@lru_cache(maxsize=64)
-def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
-    """
-    Whether a copy holds the same rows as the parquet file, read in parts.
-
-    Raises:
-        OSError: if the system cannot read it, which says nothing about its content.
-    """
-    try:
-        copy = datasets.load_dataset(str(folder), split="train")
-        table: Any = cast("datasets.Dataset", copy).data.table
-        table.validate(full=True)
-        return _equal_rows(pq.ParquetFile(folder / _FILE), table)
-    except _DAMAGE as error:
-        logger.debug("%s: %s", copies, error)
-        return False
-    except OSError as error:
-        # pyarrow's own, of a file that is cut short, has no number
-        if error.errno is not None:
-            raise
-        logger.debug("%s: %s", copies, error)
-        return False
-
-
-def _equal_rows(file: pq.ParquetFile, table: Any) -> bool:
-    start = 0
-    for batch in file.iter_batches(_ROWS):
-        part = table.slice(start, len(batch))
-        expected = pa.Table.from_batches([batch]).cast(part.schema)
-        if not part.equals(expected):
-            return False
-        start += len(batch)
-    return start == len(table)
-
-
-# Storage
-
-
 def _folder(source: dict[str, Any]) -> Path:
     digest = hash_bytes(json.dumps(source, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "corpora" / digest[:16]
@@ -367,7 +243,7 @@ def _folder(source: dict[str, Any]) -> Path:
 def _write(folder: Path, column: str, values: Iterable[Any]) -> None:
     folder.mkdir(parents=True)
     table = pa.table({column: pa.array(values)})
-    pq.write_table(table, folder / _FILE, row_group_size=_ROWS)
+    pq.write_table(table, folder / FILE, row_group_size=ROWS)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from transformer_lens.loading_from_pretrained import (
 )
 from transformers import AutoTokenizer
 
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.files import folder_identity
+from saereg_plugin.machine import torch_dtype
 from saereg_plugin.sources.assets import require_hub_repo
 from saereg_plugin.sources.model_folders import (
     EMBEDDED,
@@ -32,13 +34,10 @@ from saereg_plugin.sources.model_folders import (
 __all__ = [
     "EMBEDDED",
     "ensure",
-    "fast_dtype",
     "identity",
     "ignore_deprecation",
     "load",
     "register_names",
-    "require_device",
-    "torch_dtype",
 ]
 
 
@@ -146,90 +145,6 @@ def register_names() -> None:
         register(embedded_folder(name), [name])
 
 
-def fast_dtype(device: str) -> str:
-    """Return "bfloat16" where the device multiplies it in hardware, else "float32"."""
-    if torch.device(device).type == "cuda":
-        return (
-            "bfloat16"
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else "float32"
-        )
-    # since torch 2.10
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    has = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return "bfloat16" if has and torch.device(device).type == "cpu" else "float32"
-
-
-def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """
-    Return a floating torch dtype by name.
-
-    Raises:
-        InputError: if there is none of that name, or models cannot compute in it.
-    """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
-        raise InputError(
-            f"Unknown dtype {dtype!r}; expected the name of a torch dtype, such as "
-            "'float32' or 'bfloat16'."
-        )
-    if not found.is_floating_point or found.itemsize < 2:
-        raise InputError(
-            f"Models cannot compute in dtype {dtype!r}; expected 'float32', 'bfloat16', "
-            "'float16' or 'float64'."
-        )
-    return found
-
-
-def require_device(device: str) -> torch.device:
-    """
-    Return a torch device by name, if this machine has it.
-
-    Raises:
-        InputError: if no device has that name, its driver is missing, or its index is
-            too large.
-    """
-    try:
-        found = torch.device(_text(device))
-    except RuntimeError as error:
-        raise InputError(
-            f"Unknown device {device!r}; expected 'cpu', 'cuda', 'cuda:1' or 'mps'."
-        ) from error
-    count = _device_count(found.type)
-    if count == 0:
-        raise InputError(
-            f"Device {device!r} is not available: torch {torch.__version__} finds no "
-            f"{found.type} device on this machine. Use 'cpu', or check the driver."
-        )
-    if (found.index or 0) >= count:
-        raise InputError(
-            f"Device {device!r} does not exist: this machine has {count} {found.type} "
-            f"device{'s' if count > 1 else ''}, counted from 0."
-        )
-    return found
-
-
-def _text(device: object) -> str:
-    # torch takes a number for the index of a GPU
-    if not isinstance(device, str):
-        raise InputError(f"Device {device!r} is no text; expected 'cpu' or 'cuda:1'.")
-    return device
-
-
-def _device_count(kind: str) -> int:
-    """Return how many devices of a type torch can compute on; "meta" has no numbers."""
-    if kind == "cpu":
-        return 1
-    if kind == "mps":
-        return int(torch.backends.mps.is_available())
-    if kind == "meta":
-        return 0
-    module = getattr(torch, kind, None)
-    if module is None or not module.is_available():
-        return 0
-    return int(module.device_count())
-
-
 def _ensure_hub(name: str, model_class_name: str) -> None:
     if name.startswith((".", "/", "~")):
         raise InputError(
@@ -263,3 +178,103 @@ def ignore_deprecation() -> None:
     """Silence, in a block of caught warnings, what announces the end of HookedTransformer."""
     # SAELens still uses it.
     warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
+
+
+FLAG = "--trust-remote-code"
+
+
+def _flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _flag_or_null(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _count_or_null(value: object) -> bool:
+    return value is None or _count(value)
+
+
+def _side(value: object) -> bool:
+    return value in (None, "left", "right")
+
+
+HARMLESS: Mapping[str, Callable[[object], bool]] = {
+    "center_unembed": _flag,
+    "center_writing_weights": _flag,
+    "checkpoint_index": _count_or_null,
+    "checkpoint_value": _count_or_null,
+    "default_padding_side": _side,
+    "default_prepend_bos": _flag_or_null,
+    "first_n_layers": _count_or_null,
+    "fold_ln": _flag,
+    "fold_value_biases": _flag,
+    "n_ctx": _count_or_null,
+    "n_devices": _count,
+    "refactor_factored_attn_matrices": _flag,
+}
+"""
+Loader arguments that only choose how known weights are used, and their plain values.
+
+``revision`` is left out: a hub repository's pull requests are revisions, and anybody can open
+one. ``attn_implementation`` can name a hub repository of compiled code.
+"""
+
+
+def require_harmless(given: object, *, trusted: bool, source: str) -> dict[str, Any]:
+    """
+    Return the arguments that a release gives for the loader of its language model.
+
+    Args:
+        given: ``model_from_pretrained_kwargs`` of an SAE's metadata.
+        trusted: pass on whatever the release says.
+        source: what errors call the SAE, such as "SAE 'k32-seed0'".
+
+    Raises:
+        InputError: for anything but ``HARMLESS`` with plain values, unless ``trusted``.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(
+            f"{source} has model_from_pretrained_kwargs = {brief(given)}; expected a mapping of "
+            "arguments. Correct its cfg.json or leave it out."
+        )
+    arguments: dict[str, Any] = dict(given or {})
+    for name, value in arguments.items():
+        known = HARMLESS.get(name)
+        if trusted or (known is not None and known(value)):
+            continue
+        raise InputError(
+            f"{source} wants its language model loaded with {name}={brief(value)}, which may run "
+            f"code; expected only {', '.join(HARMLESS)}, with plain values. Leave the SAE out, "
+            f"or give {FLAG} if you trust the release."
+        )
+    return arguments
+
+
+def is_inside(path: object, folder: Path) -> bool:
+    """Whether ``path`` is there and leads into ``folder``, links followed or not."""
+    if not isinstance(path, str) or "\0" in path or not os.path.lexists(path):
+        return False
+    roots = {folder.absolute(), folder.resolve()}
+    spelled = {Path(os.path.abspath(path)), Path(path).resolve()}
+    return any(place.is_relative_to(root) for place in spelled for root in roots)
+
+
+def require_outside(model: object, folder: Path, *, trusted: bool, source: str) -> None:
+    """
+    Refuse a model that is a folder inside the release that names it.
+
+    Raises:
+        InputError: if ``model`` is a path into ``folder``, unless ``trusted``.
+    """
+    if trusted or model in EMBEDDED or not is_inside(model, folder):
+        return
+    raise InputError(
+        f"{source} reads the language model {brief(model)}, a folder inside the release itself, "
+        "which may hold code; expected a model of your own or a public one. Leave the SAE "
+        f"out, or give {FLAG} if you trust the release."
+    )

@@ -1,4 +1,4 @@
-"""Checkpoints of a sweep, checked before they are used."""
+"""The sweep that a release folder records, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from saereg_plugin import machine
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, sha256, write_json
+from saereg_plugin.folder_mark import MARK
 from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.releases.release import KIND, MANIFEST
 from saereg_plugin.sweeps.config import SweepConfig
 
 CHECKPOINT = "checkpoint"
@@ -22,6 +25,8 @@ INDEX = "checkpoint.json"
 STREAM = "stream.pt"
 PROGRESS = "progress.json"
 """File that says of which step there is a checkpoint, or null, next to the folder of checkpoints."""
+SWEEP_FILE = "sweep.json"
+"""File with the fields of the sweep that the folder holds."""
 _FORMAT = 1
 _ABSENT = object()
 _NAME = re.compile(rf"{CHECKPOINT}/step-(?P<step>[0-9]+)/.+", re.DOTALL)
@@ -136,7 +141,74 @@ def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint |
     return None
 
 
-def recorded_sweep(owned: OwnedFolder) -> Mapping[str, Any]:
+def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
+    """
+    Return the sweep with the data type that its folder records, or that is fast here.
+
+    Raises:
+        InputError: if nothing is recorded and the sweep's device does not exist.
+    """
+    if sweep.llm_dtype != "auto":
+        return sweep
+    recorded = _recorded_sweep(folder)
+    if not recorded and (folder / MARK).is_file():
+        recorded = _sweep_of_checkpoint(OwnedFolder(folder, KIND))
+    dtype = recorded.get("llm_dtype")
+    if not dtype:
+        machine.require_device(sweep.device)
+        dtype = machine.fast_dtype(sweep.device)
+    return replace(sweep, llm_dtype=dtype)
+
+
+def claim_folder(sweep: SweepConfig, owned: OwnedFolder) -> None:
+    """Write the sweep's configuration into its folder, if it is not there."""
+    require_same_sweep(sweep, owned.path)
+    if not (owned.path / SWEEP_FILE).is_file():
+        owned.claim([SWEEP_FILE])
+        write_json(owned.path / SWEEP_FILE, sweep.to_dict())
+
+
+def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
+    """
+    Refuse a folder that holds another sweep.
+
+    Raises:
+        InputError: naming the fields in which it differs, or the file that is damaged.
+    """
+    if not (folder / SWEEP_FILE).is_file():
+        if (folder / MANIFEST).is_file():
+            raise InputError(
+                f"Folder {str(folder)!r} holds a release that this command did not train "
+                f"({SWEEP_FILE} is missing). Choose another output folder."
+            )
+        return
+    wanted = json.loads(json.dumps(sweep.to_dict()))
+    differing = _differences(_recorded_sweep(folder), wanted)
+    if differing:
+        raise InputError(
+            f"Folder {str(folder)!r} holds another sweep: {differing}. Choose another output folder, "
+            "or run the command it was started with to go on."
+        )
+
+
+def _recorded_sweep(folder: Path) -> Mapping[str, Any]:
+    """Read the sweep's configuration from its folder; empty if it is not there."""
+    path = folder / SWEEP_FILE
+    if not path.is_file():
+        return {}
+    remedy = (
+        "Put it back; or remove it, if the folder has a checkpoint, which knows its sweep; or "
+        "choose another output folder."
+    )
+    found = read_json(path, remedy=remedy)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"File {str(path)!r} is damaged: it holds no mapping. {remedy}"
+        )
+    return found
+
+
+def _sweep_of_checkpoint(owned: OwnedFolder) -> Mapping[str, Any]:
     """Return the sweep that the newest readable checkpoint is of; empty if there is none."""
     for step in _steps(owned):
         path = owned.path / checkpoint_folder(step) / INDEX
@@ -149,7 +221,7 @@ def recorded_sweep(owned: OwnedFolder) -> Mapping[str, Any]:
     return {}
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return the fields in which two sweeps differ, as words; empty if they are equal."""
     there, here = _flat(found), _flat(wanted)
     return "; ".join(
@@ -231,7 +303,7 @@ def _other_sweep(index: Mapping[str, Any], step: int, of: Mapping[str, Any]) -> 
         return f"it has format {index['format']}; this version reads {_FORMAT}"
     if index["step"] != step:
         return f"it is that of step {index['step']}"
-    differing = differences(index["sweep"], of["sweep"])
+    differing = _differences(index["sweep"], of["sweep"])
     if differing:
         return f"it is of another sweep: {differing}"
     if index["saes"] != of["saes"]:

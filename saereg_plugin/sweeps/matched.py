@@ -17,7 +17,7 @@ from saereg_plugin.registry import acts
 from saereg_plugin.releases.opening import open_release
 from saereg_plugin.releases.release import Entry, Release
 from saereg_plugin.releases.sae_lens import register_release
-from saereg_plugin.sources.trust import is_inside
+from saereg_plugin.sources.models import is_inside
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
 
 SUFFIX = "-matched"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saereg_plugin import machine, provenance
-from saereg_plugin.sources import models
+from saereg_plugin import machine
+from saereg_plugin.errors import InputError
+from saereg_plugin.machine import gib
+from saereg_plugin.process import StopFlag
+from saereg_plugin.sources.hook_shapes import model_facts
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import StopFlag
-from saereg_plugin.sweeps.members import expand
-from saereg_plugin.sweeps.resources import disk_of, required_memory
-from saereg_plugin.sweeps.run import open_trainer
+from saereg_plugin.sweeps.members import Member, expand
+from saereg_plugin.sweeps.trainer import open_trainer
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
     elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
     step_seconds = elapsed / max(trainer.step - done, 1)
     pass_seconds = trainer.stream.seconds_per_token * sweep.batch_size
-    device = models.require_device(sweep.device)
+    device = machine.require_device(sweep.device)
     return Plan(
         saes=len(members),
         parameters=sum(
@@ -68,9 +70,107 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
             for parameter in t.sae.parameters()
         ),
         least_memory_gib=least.total / 2**30,
-        memory_gib=provenance.peak_memory_gib(),
+        memory_gib=machine.peak_memory_gib(),
         has_memory_gib=machine.memory_bytes(device) / 2**30,
         disk_gib=disk_of(sweep, members) / 2**30,
         seconds=(step_seconds + pass_seconds) * sweep.steps,
         steps=sweep.steps,
     )
+
+
+_FLOAT = 4
+"""Bytes of an activation, and of a moment of Adam's."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a sweep holds at once, at the least."""
+
+    saes: int
+    """Weights, Adam's two moments, and the gradient of one SAE."""
+    buffer: int
+    """Activations, twice while they are shuffled."""
+    model: int
+    """The language model with one pass."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.saes + self.buffer + self.model
+
+
+def least_parameters(member: Member) -> int:
+    """Return how many weights every architecture has: encoder and decoder."""
+    return 2 * member.cfg.d_in * member.cfg.d_sae
+
+
+def memory_of(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
+    """Return the memory that a sweep needs at the least; allocates nothing."""
+    counts = [least_parameters(member) for member in members]
+    sizes = [machine.torch_dtype(member.cfg.dtype).itemsize for member in members]
+    weights = [count * size for count, size in zip(counts, sizes)]
+    d_in = members[0].cfg.d_in
+    dtype = sweep.llm_dtype
+    dtype = machine.fast_dtype(sweep.device) if dtype == "auto" else dtype
+    one_pass = sweep.prompts_per_pass * sweep.context_size * d_in * _FLOAT
+    return Memory(
+        saes=3 * sum(weights) + max(weights),
+        buffer=2 * sweep.buffer_tokens * d_in * _FLOAT,
+        model=model_facts(sweep.model).parameters * machine.torch_dtype(dtype).itemsize
+        + one_pass,
+    )
+
+
+def required_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
+    """
+    Return ``memory_of`` a sweep.
+
+    Raises:
+        InputError: if the device does not exist or certainly has less; says what takes
+            how much.
+    """
+    device = machine.require_device(sweep.device)
+    needed = memory_of(sweep, members)
+    machine.require_memory(
+        "The sweep",
+        needed.total,
+        device,
+        parts=f"{gib(needed.saes)} for {len(members)} SAEs, {gib(needed.buffer)} for "
+        f"buffer_tokens={sweep.buffer_tokens}, {gib(needed.model)} for the language model",
+        remedy="Train fewer or narrower SAEs, or lower buffer_tokens or prompts_per_pass.",
+    )
+    return needed
+
+
+def disk_of(sweep: SweepConfig, members: Sequence[Member]) -> int:
+    """Return the bytes that a sweep's folder has at its largest, at the least."""
+    weights = sum(map(least_parameters, members)) * _FLOAT
+    if sweep.steps <= sweep.checkpoint_every:
+        return weights
+    waiting = int(sweep.buffer_tokens * sweep.mixing_fraction)
+    checkpoint = 3 * weights + waiting * members[0].cfg.d_in * _FLOAT
+    # The release is written next to the last checkpoint, a checkpoint next to the one before.
+    replaced = sweep.steps > 2 * sweep.checkpoint_every
+    return checkpoint + (checkpoint if replaced else weights)
+
+
+def require_disk(sweep: SweepConfig, members: Sequence[Member], folder: Path) -> None:
+    """
+    Refuse a folder whose disk certainly has too little free space.
+
+    Raises:
+        InputError: naming what is needed and what is free.
+    """
+    needed = disk_of(sweep, members) - _bytes_in(folder)
+    free = machine.free_disk_bytes(folder)
+    if needed > free:
+        raise InputError(
+            f"The sweep needs at least {gib(needed)} on the disk of {str(folder)!r} for its "
+            f"checkpoint and release; {gib(free)} are free. Make room, or choose another "
+            "folder with --out."
+        )
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the size of what an interrupted run left, which is replaced."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import read_json, write_json, writing_into
-from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
+from saereg_plugin.files import writing_into
+from saereg_plugin.folder_mark import MARK, require_owned
+from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.process import stop_on_signal
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.release import KIND, MANIFEST, Release, read_release
-from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
     PROGRESS,
+    SWEEP_FILE,
     Checkpoint,
-    differences,
+    claim_folder,
     has_checkpoints,
     identity,
     newest_checkpoint,
     note_no_checkpoint,
-    recorded_sweep,
     remove_checkpoints,
+    require_same_sweep,
+    settled,
 )
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import stop_on_signal
-from saereg_plugin.sweeps.members import Member, expand, needs_token_order
+from saereg_plugin.sweeps.members import Member, expand
+from saereg_plugin.sweeps.plan import require_disk, required_memory
 from saereg_plugin.sweeps.records import require_record
-from saereg_plugin.sweeps.resources import require_disk, required_memory
 from saereg_plugin.sweeps.saving import release_files, release_name, save_release
-from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import (
     RECORDS,
     WRITE_REMEDY,
     SweepTrainer,
+    open_trainer,
     record_name,
 )
 
-SWEEP_FILE = "sweep.json"
 _LOCK = ".lock"
 
 _log = logging.getLogger(__name__)
@@ -257,85 +255,3 @@ def _only_process(owned: OwnedFolder) -> Iterator[OwnedFolder]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-
-
-def open_trainer(
-    sweep: SweepConfig, members: list[Member], folder: Path
-) -> SweepTrainer:
-    """Load the language model and the text, and make the trainer."""
-    sweep = settled(sweep, folder)
-    torch.manual_seed(sweep.seed)
-    corpora.ensure(sweep.corpus, "train")
-    model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
-    store = open_store(model, sweep, members[0].cfg.d_in)
-    stream = ActivationStream(
-        store, sweep, count_pairs=any(map(needs_token_order, members))
-    )
-    return SweepTrainer(sweep, members, stream, open_owned(folder, KIND))
-
-
-def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
-    """
-    Return the sweep with the data type that its folder records, or that is fast here.
-
-    Raises:
-        InputError: if nothing is recorded and the sweep's device does not exist.
-    """
-    if sweep.llm_dtype != "auto":
-        return sweep
-    recorded = _recorded_sweep(folder)
-    if not recorded and _is_marked(folder):
-        recorded = recorded_sweep(OwnedFolder(folder, KIND))
-    dtype = recorded.get("llm_dtype")
-    if not dtype:
-        models.require_device(sweep.device)
-        dtype = models.fast_dtype(sweep.device)
-    return replace(sweep, llm_dtype=dtype)
-
-
-def claim_folder(sweep: SweepConfig, owned: OwnedFolder) -> None:
-    """Write the sweep's configuration into its folder, if it is not there."""
-    require_same_sweep(sweep, owned.path)
-    if not (owned.path / SWEEP_FILE).is_file():
-        owned.claim([SWEEP_FILE])
-        write_json(owned.path / SWEEP_FILE, sweep.to_dict())
-
-
-def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
-    """
-    Refuse a folder that holds another sweep.
-
-    Raises:
-        InputError: naming the fields in which it differs, or the file that is damaged.
-    """
-    if not (folder / SWEEP_FILE).is_file():
-        if (folder / MANIFEST).is_file():
-            raise InputError(
-                f"Folder {str(folder)!r} holds a release that this command did not train "
-                f"({SWEEP_FILE} is missing). Choose another output folder."
-            )
-        return
-    wanted = json.loads(json.dumps(sweep.to_dict()))
-    differing = differences(_recorded_sweep(folder), wanted)
-    if differing:
-        raise InputError(
-            f"Folder {str(folder)!r} holds another sweep: {differing}. Choose another output folder, "
-            "or run the command it was started with to go on."
-        )
-
-
-def _recorded_sweep(folder: Path) -> Mapping[str, Any]:
-    """Read the sweep's configuration from its folder; empty if it is not there."""
-    path = folder / SWEEP_FILE
-    if not path.is_file():
-        return {}
-    remedy = (
-        "Put it back; or remove it, if the folder has a checkpoint, which knows its sweep; or "
-        "choose another output folder."
-    )
-    found = read_json(path, remedy=remedy)
-    if not isinstance(found, dict):
-        raise InputError(
-            f"File {str(path)!r} is damaged: it holds no mapping. {remedy}"
-        )
-    return found

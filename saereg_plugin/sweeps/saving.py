@@ -20,7 +20,7 @@ from sae_lens.constants import (
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors.torch import save_file
 
-from saereg_plugin import provenance
+from saereg_plugin import machine
 from saereg_plugin.architectures.saving import NonFiniteOutputError
 from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError
@@ -90,15 +90,15 @@ def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release
         entries=tuple(entries),
         folder=folder,
         provenance={
-            "created": provenance.now(),
-            "command": provenance.command(),
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
+            "created": machine.now(),
+            "command": machine.command(),
+            "versions": machine.versions(),
+            "hardware": machine.hardware(),
             "training_seconds": round(seconds, 1),
             "model_tokens_per_second": round(
                 1 / max(trainer.stream.seconds_per_token, 1e-9)
             ),
-            "peak_memory_gib": round(provenance.peak_memory_gib(), 2),
+            "peak_memory_gib": round(machine.peak_memory_gib(), 2),
             "tokens": sweep.steps * sweep.batch_size,
             "seeds": list(sweep.seeds),
             "stopped": [str(stopped) for stopped in trainer.stopped],

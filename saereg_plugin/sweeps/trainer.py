@@ -16,19 +16,27 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
 from saereg_plugin.files import writing_into
-from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.process import StopFlag
 from saereg_plugin.regularizers.linking import link_groups, unlink
+from saereg_plugin.releases.release import KIND
+from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import (
     STREAM,
     Checkpoint,
     checkpoint_folder,
     identity,
     newest_checkpoint,
+    settled,
     write_checkpoint,
 )
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import StopFlag
-from saereg_plugin.sweeps.members import Member, build_sae, trainer_config
+from saereg_plugin.sweeps.members import (
+    Member,
+    build_sae,
+    needs_token_order,
+    trainer_config,
+)
 from saereg_plugin.sweeps.records import (
     STOPPED,
     GradientNorm,
@@ -40,7 +48,7 @@ from saereg_plugin.sweeps.records import (
     require_record,
     step_record,
 )
-from saereg_plugin.sweeps.stream import ActivationStream
+from saereg_plugin.sweeps.stream import ActivationStream, open_store
 
 RECORDS = "records"
 WRITE_REMEDY = (
@@ -112,10 +120,6 @@ class SweepTrainer:
         """Completed steps."""
         return self._trainer.n_training_steps
 
-    def scale_activations(self) -> None:
-        """Estimate how activations are to be scaled from those that are waiting."""
-        scale_activations(self.trainers, self.stream)
-
     def train(self, stop: StopFlag, *, steps: int | None = None) -> bool:
         """
         Train to the end, or by ``steps`` steps.
@@ -124,7 +128,7 @@ class SweepTrainer:
             False if a stop was requested; then a checkpoint was written.
         """
         if self.step == 0:
-            self.scale_activations()
+            _scale_activations(self.trainers, self.stream)
         last = (
             self.sweep.steps
             if steps is None
@@ -282,7 +286,22 @@ class SweepTrainer:
         return self.folder / record_name(name)
 
 
-def scale_activations(
+def open_trainer(
+    sweep: SweepConfig, members: list[Member], folder: Path
+) -> SweepTrainer:
+    """Load the language model and the text, and make the trainer."""
+    sweep = settled(sweep, folder)
+    torch.manual_seed(sweep.seed)
+    corpora.ensure(sweep.corpus, "train")
+    model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
+    store = open_store(model, sweep, members[0].cfg.d_in)
+    stream = ActivationStream(
+        store, sweep, count_pairs=any(map(needs_token_order, members))
+    )
+    return SweepTrainer(sweep, members, stream, open_owned(folder, KIND))
+
+
+def _scale_activations(
     trainers: Mapping[str, SAETrainer[Any, Any]], stream: ActivationStream
 ) -> None:
     """

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from saereg_plugin.files import sha256
-from saereg_plugin.releases.manifest import BLOCK, COUNT, HASH, MANIFEST
+from saereg_plugin.releases.release import BLOCK, COUNT, HASH, MANIFEST
 from tests.faults.fault import RUN, SMALL, TRAIN, Fault, Place
 
 FIRST, SECOND = "none-seed0", "none-seed1"
