@@ -1,4 +1,4 @@
-"""The error classes that commands print, and the wording of messages."""
+"""Errors that commands print, and helpers for their wording."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """
-    Something the user gave cannot be used.
+    An unusable value from the user.
 
-    The message names the value, says what was expected and what to do about it.
-    It is raised before any expensive work starts; commands print it and exit
-    with status 2. Control characters in it are escaped, since it may repeat what a
-    downloaded file says.
+    The message names the value, what was expected and what to do. It is raised before any
+    expensive work starts; commands print it and exit with status 2. Control characters are
+    escaped, since the message may quote a downloaded file.
     """
 
     def __init__(self, message: object):
@@ -23,10 +22,10 @@ class InputError(ValueError):
 
 class WriteError(RuntimeError):
     """
-    A file could not be written, for example on a full disk.
+    A file that cannot be written, for example on a full disk.
 
-    The message names the file or its folder and says what to do about it. What was
-    written before is still there; commands print the message and exit with status 1.
+    The message names the file or its folder and what to do. Earlier files are kept;
+    commands print the message and exit with status 1.
     """
 
     def __init__(self, message: object):
@@ -35,9 +34,7 @@ class WriteError(RuntimeError):
 
 def printable(text: str) -> str:
     r"""
-    Return ``text`` with what a terminal would obey, or cannot encode, written as escapes.
-
-    Line breaks and tabs stay.
+    Return text with control and unencodable characters as escapes; breaks and tabs stay.
 
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'

@@ -1,4 +1,4 @@
-"""Marks of folders that this package writes into: what a folder holds, and its files."""
+"""Mark file of an output folder: its kind, and the files written there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import PROBE, is_temporary, read_json, write_json
 
 MARK = ".saereg.json"
-"""File that makes a folder ours; it lists the files that this package wrote there."""
+"""File that makes a folder ours; it lists the files of this package."""
 LOCK = ".saereg.lock"
 """File that a process locks while it changes the list."""
 _SHOWN = 5
@@ -25,8 +25,8 @@ def require_owned(folder: Path, kind: str) -> None:
     Refuse a folder that is not ours to write into; writes nothing.
 
     Raises:
-        InputError: for the current, root or home folder, and for a folder that holds files
-            without our mark, or the mark of another kind; names what is there.
+        InputError: for the current, root or home folder, and for a folder with files but
+            without our mark, or with the mark of another kind.
     """
     _require_apart(folder)
     if not os.path.lexists(folder):
@@ -54,18 +54,18 @@ def require_owned(folder: Path, kind: str) -> None:
 
 
 def kind_of(folder: Path) -> str | None:
-    """Return what the mark of a folder says it holds; None where there is no mark."""
+    """Return the kind in a folder's mark, or None without a mark."""
     return read_mark(folder)["kind"] if (folder / MARK).is_file() else None
 
 
 def _is_ours(name: str) -> bool:
-    """Return whether another process that makes the folder ours may just have made a file."""
+    """Return whether a file may come from another process that marks the folder now."""
     made = any(is_temporary(name, of=target) for target in (MARK, PROBE))
     return made or name in (MARK, LOCK)
 
 
 def _require_apart(folder: Path) -> None:
-    """Refuse the folders that an unset variable or a slip would name."""
+    """Refuse folders that an unset variable or a slip would name."""
     if os.path.expanduser(folder) != str(folder):
         raise InputError(
             f"Output folder {str(folder)!r} begins with '~', which the shell did not replace; "
@@ -106,5 +106,5 @@ def write_mark(folder: Path, kind: str, names: Iterable[str]) -> None:
 
 
 def folder_lock(folder: Path) -> FileLock:
-    """Return the lock of a folder of ours, for files that several processes write there."""
+    """Return the lock of a folder of ours, for files that several processes write."""
     return FileLock(folder / LOCK)

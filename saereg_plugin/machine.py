@@ -1,4 +1,4 @@
-"""Devices, memory and disk of this machine."""
+"""This machine: devices, memory, disk, versions and command."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
     Return a floating torch dtype by name.
 
     Raises:
-        InputError: if there is none of that name, or models cannot compute in it.
+        InputError: if no dtype has that name, or models cannot compute in it.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
@@ -108,8 +108,8 @@ def memory_bytes(device: torch.device) -> int:
     """
     Return the most memory that this process can have on a device, in bytes.
 
-    On the CPU that is the machine's memory with its swap, or what its control group
-    (a container's limit) or ``ulimit -v`` leaves of it.
+    On the CPU that is memory and swap, or the smaller limit of a control group (a
+    container) or of ``ulimit -v``.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
@@ -126,17 +126,17 @@ def require_memory(
     remedy: str = "Choose a smaller size.",
 ) -> None:
     """
-    Refuse what cannot fit into a device's memory, however much of it is free.
+    Refuse a size that cannot fit into a device's memory, however much of it is free.
 
     Args:
         what: begins the message, such as "d_sae=1000".
-        needed: bytes that it needs at least.
-        device: where.
-        parts: what takes how much.
-        remedy: what to do.
+        needed: least bytes.
+        device: the device.
+        parts: the bytes of each part, in words.
+        remedy: a sentence that ends the message.
 
     Raises:
-        InputError: with what is needed and what there is, in GiB.
+        InputError: with the needed and the present memory, in GiB.
     """
     found = memory_bytes(device)
     if needed > found:
@@ -148,12 +148,12 @@ def require_memory(
 
 
 def gib(count: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes as text in GiB."""
     return f"{count / 2**30:,.1f} GiB"
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Return the free space where ``folder`` is, or will be made."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -161,7 +161,7 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def _limits() -> Iterator[int]:
-    """Yield the limits on this process's memory, as far as the system tells them."""
+    """Yield the limits on this process's memory that the system reports."""
     if sys.platform == "win32":
         return
     import resource
@@ -225,11 +225,7 @@ def hardware() -> dict[str, Any]:
 
 
 def command() -> str:
-    """
-    Return the command line of this process, without the interpreter's path.
-
-    What is no UTF-8 in it is written as escapes, so that it can be stored.
-    """
+    """Return the command line of this process; bytes that are not UTF-8 are escaped."""
     return printable(" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))
 
 
@@ -239,7 +235,7 @@ def now() -> str:
 
 
 def peak_memory_gib() -> float:
-    """Return the most resident memory this process has had, in GiB."""
+    """Return the peak resident memory of this process, in GiB."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**30
     import resource

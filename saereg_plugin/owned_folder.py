@@ -1,4 +1,4 @@
-"""Folders that this package writes into, with a list of its files."""
+"""Output folders whose own files are listed, so that no other file is touched."""
 
 from __future__ import annotations
 
@@ -37,12 +37,11 @@ class OwnedFolder:
     A folder with our mark.
 
     Only files in the mark's list are ever replaced or removed. A name enters the list
-    before its file is written, so that a process killed in between leaves no file that is
-    taken for the user's.
+    before its file is written: a killed process leaves no file that looks like the user's.
 
     Attributes:
         path: the folder.
-        kind: what it holds, such as "release"; the mark says the same.
+        kind: what it holds, such as "release", as in the mark.
     """
 
     path: Path
@@ -54,14 +53,13 @@ class OwnedFolder:
 
     def claim(self, names: Iterable[str]) -> frozenset[str]:
         """
-        Add files to the list before they are written; nothing is written if one is refused.
+        List files before they are written; refuse all if one is refused.
 
         Returns:
             the names that were not in the list before.
 
         Raises:
-            InputError: if a file of that name exists that is not in the list, or one of its
-                folders is a link.
+            InputError: if a file exists that is not in the list, or a folder is a link.
         """
         wanted = set(names)
         with self._locked():
@@ -72,13 +70,13 @@ class OwnedFolder:
             return frozenset(wanted - listed)
 
     def require_free(self, names: Iterable[str]) -> None:
-        """Refuse what ``claim`` would refuse; the list stays as it is."""
+        """Refuse the names that ``claim`` would refuse; the list stays as it is."""
         listed = self._listed()
         for name in sorted(names):
             self._require_own_name(name, listed)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files of the list, and the folders that this leaves empty; others stay."""
+        """Remove listed files, and folders that are then empty; other files stay."""
         with self._locked():
             listed = self._listed()
             gone = set(names) & listed
@@ -86,37 +84,31 @@ class OwnedFolder:
                 self.require_plain_parents(name)
                 recover(self.path / name)
                 (self.path / name).unlink(missing_ok=True)
-            for folder in sorted({(self.path / name).parent for name in gone}):
-                # a name may leave the list only when its file is gone from the disk
-                if folder.is_dir():
-                    sync_folder(folder)
-                    self._remove_empty(folder)
+            for folder in self._sync_parents(gone):
+                self._remove_empty(folder)
             self._write(listed - gone)
 
     def settle(self, names: Iterable[str], *, new: Iterable[str]) -> None:
         """
-        Bring the list in line with what was written, at the end of what ``claim`` began.
+        Bring the list in line with the files that were written after ``claim``.
 
         Args:
-            names: those that were claimed. Of which there is a file, those are in the list,
-                also if another process took them off meanwhile.
-            new: what ``claim`` returned. Of which there is no file, those leave the list: a
-                file that appears there later is not ours.
+            names: the claimed names. Names with a file are listed, even if another process
+                removed them meanwhile.
+            new: the names that ``claim`` returned. Names without a file leave the list, since
+                a later file of that name is not ours.
         """
         with self._locked():
             written = {name for name in names if (self.path / name).exists()}
             gone = set(new) - written
-            for folder in {(self.path / name).parent for name in gone}:
-                # a name may leave the list only when its file is gone from the disk
-                if folder.is_dir():
-                    sync_folder(folder)
+            self._sync_parents(gone)
             listed = self._listed()
             settled = (listed - gone) | written
             if settled != listed:
                 self._write(settled)
 
     def recover(self) -> None:
-        """Remove the half-written files and folders that killed processes left."""
+        """Remove half-written files and folders of killed processes."""
         for name in sorted(self._listed()):
             self.require_plain_parents(name)
             if _is_folder(name):
@@ -128,10 +120,10 @@ class OwnedFolder:
     @contextmanager
     def write_folder(self, name: str) -> Iterator[Path]:
         """
-        Yield a temporary folder; on success its files become those of folder ``name``.
+        Yield a temporary folder; on success move its files into folder ``name``.
 
-        They are on the disk and in the list when this returns. A new folder appears in one
-        rename. In one that exists, listed files are replaced or removed and others stay.
+        The files are then on the disk and in the list. A new folder appears in one rename; in
+        an old folder, listed files are replaced or removed and other files stay.
 
         Raises:
             InputError: as ``claim``; the files of ``name`` are then as they were.
@@ -178,7 +170,7 @@ class OwnedFolder:
         )
 
     def abandon(self) -> None:
-        """Remove the files of the list and the mark, so that the folder is free again."""
+        """Remove the listed files and the mark, so that the folder is free again."""
         self.remove(self.files())
         with self._locked():
             self._remove_mark()
@@ -190,14 +182,14 @@ class OwnedFolder:
                 self._remove_mark()
 
     def require_plain_parents(self, name: str) -> None:
-        """Refuse a name in a folder that is a link, as ``require_plain``."""
+        """Refuse a name in a folder that is a link, see ``require_plain``."""
         parent = PurePosixPath(name).parent
         if parent.name:
             self.require_plain(parent.as_posix())
 
     def require_plain(self, name: str) -> None:
         """
-        Refuse a name of which a part is a link, or that leaves the folder.
+        Refuse a name that leaves the folder, or has a part that is a link.
 
         Raises:
             InputError: naming the link.
@@ -215,6 +207,14 @@ class OwnedFolder:
                     f"{str(part)!r} is a link; expected a plain file or folder there. Remove the "
                     "link, or make the whole output folder a link."
                 )
+
+    def _sync_parents(self, names: Iterable[str]) -> list[Path]:
+        """Wait until files are gone from the disk, before they leave the list."""
+        parents = sorted({(self.path / name).parent for name in names})
+        folders = [folder for folder in parents if folder.is_dir()]
+        for folder in folders:
+            sync_folder(folder)
+        return folders
 
     def _remove_mark(self) -> None:
         (self.path / MARK).unlink()
@@ -277,9 +277,9 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
 
 def adopt(folder: Path, kind: str) -> OwnedFolder:
     """
-    Make a folder ours because of where it lies, such as in the cache, whatever it holds.
+    Make a folder ours whatever it holds, for example because it is in the cache.
 
-    What is in it does not enter the list.
+    Files that it holds do not enter the list.
 
     Raises:
         InputError: if it has the mark of another kind, or cannot be written to.

@@ -27,15 +27,22 @@ from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sources.assets import require_hub_repo
 from saereg_plugin.yaml_text import read_yaml
 
+Membership = tuple[str, int | None]
+"""Group (configuration) and seed of one SAE."""
+
+SECONDS = 2
+"""Longest search with an expression, over all ids of a release."""
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
+
 
 def open_release(name: str, *, group_by: str | None = None) -> Release:
     """
-    Return the release that ``name`` means: a folder, a public name, or a hub repository.
+    Return a release by its name.
 
     Args:
         name: a release folder; a name of SAELens' public table; or ``owner/repository``.
-        group_by: see ``saereg_plugin.releases.opening.group_saes``; for a folder it replaces the
-            manifest's groups.
+        group_by: see ``group_saes``; for a folder it replaces the manifest's groups.
 
     Raises:
         InputError: if nothing is found under that name.
@@ -47,7 +54,7 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
         return _regroup(release, group_by)
     directory = get_pretrained_saes_directory()
     if name in directory and directory[name].conversion_func == LOADER:
-        # the name of a folder that was registered before
+        # a folder that was registered before
         return open_release(directory[name].repo_id, group_by=group_by)
     if name not in directory:
         if name.count("/") != 1 or name.startswith((".", "/")):
@@ -66,21 +73,12 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
 
 
 def _require_repository(name: str) -> None:
-    """
-    Prove that the hub has a repository that no table lists.
-
-    Raises:
-        InputError: if not; names the release folder that was probably meant.
-    """
+    """Require a repository on the hub; the error names the nearest release folder."""
     try:
         require_reachable(name)
     except InputError as error:
         parent = Path(name).parent
-        folders = (
-            [str(path.parent) for path in parent.glob(f"*/{MANIFEST}")]
-            if parent.is_dir()
-            else []
-        )
+        folders = [str(path.parent) for path in parent.glob(f"*/{MANIFEST}")]
         if not folders:
             raise
         raise InputError(
@@ -95,17 +93,15 @@ def _regroup(release: Release, group_by: str | None) -> Release:
         for entry in release.entries
         if entry.sae_id in members
     )
-    return Release(
-        release.name, release.model, entries, release.folder, release.provenance
-    )
+    return replace(release, entries=entries)
 
 
 def require_reachable(repository: str) -> None:
     """
-    Prove within seconds that a hub repository can be read, from the cache or the hub.
+    Require that the cache or the hub has a repository, within seconds.
 
     Raises:
-        InputError: if it can be read from neither.
+        InputError: if neither has it.
     """
     cached = Path(HF_HUB_CACHE) / repo_folder_name(
         repo_id=repository, repo_type="model"
@@ -119,7 +115,7 @@ def require_reachable(repository: str) -> None:
 
 
 def hub_lookup(repository: str) -> PretrainedSAELookup:
-    """Describe a hub repository that is in no table, from its list of files."""
+    """Return SAELens' entry for a hub repository, made from its list of files."""
     try:
         files = HfApi().list_repo_files(repository)
     except (HfHubHTTPError, OSError) as error:
@@ -156,7 +152,7 @@ def hub_lookup(repository: str) -> PretrainedSAELookup:
 
 
 def sae_folders(files: Iterable[str], weights: str, config: str) -> list[str]:
-    """Return the folders among ``files`` that hold both a weights and a config file."""
+    """Return the folders that hold both a weights and a config file."""
     present = set(files)
     return sorted(
         file.removesuffix(f"/{weights}")
@@ -164,15 +160,6 @@ def sae_folders(files: Iterable[str], weights: str, config: str) -> list[str]:
         if file.endswith(f"/{weights}")
         and f"{file.removesuffix(weights)}{config}" in present
     )
-
-
-Membership = tuple[str, int | None]
-"""Group (configuration) and seed of one SAE."""
-
-SECONDS = 2
-"""Longest search with an expression, over all ids of a release."""
-
-_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def group_saes(sae_ids: Iterable[str], group_by: str | None) -> dict[str, Membership]:

@@ -10,30 +10,42 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from saereg_plugin.checks import require_name, stays_inside
+from saereg_plugin.checks import is_finite, require_name, stays_inside
 from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.files import write_text
 from saereg_plugin.folder_mark import kind_of
 from saereg_plugin.yaml_text import dump_yaml, read_yaml
 
+logger = logging.getLogger(__name__)
+
 LOADER = "saereg_release"
 KIND = "release"
 """Kind of a release folder in its mark."""
+MANIFEST = "release.yaml"
+BLOCK = "saereg"
+COUNT = "entries"
+HASH = "manifest_sha256"
+SEEDS = range(-(1 << 63), 1 << 64)
+"""Seeds that torch takes."""
+
+_REMEDY = "Restore it from a copy, or remove it and train the release again."
+_CORRECT = "Correct it, or get the release again."
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One SAE of a release; ``path`` is relative to the release's folder."""
+    """One SAE of a release; its ``path`` is relative to the release's folder."""
 
     sae_id: str
     path: str
@@ -92,7 +104,7 @@ def write_release(release: Release) -> Path:
         }
         for entry in release.entries
     ]
-    manifest = sealed(
+    manifest = _sealed(
         release.name,
         {
             "conversion_func": LOADER,
@@ -112,8 +124,7 @@ def read_release(folder: str | Path) -> Release:
     Read the manifest of a release folder; files of its SAEs are not looked at.
 
     Raises:
-        InputError: if the folder or its manifest is missing, or the manifest cannot be used
-            (``saereg_plugin.releases.release``).
+        InputError: if the folder or its manifest is missing, or the manifest cannot be used.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -127,7 +138,7 @@ def read_release(folder: str | Path) -> Release:
         raise InputError(
             f"{str(folder)!r} is no release folder: it has no {MANIFEST}. {remedy}"
         )
-    name, block = checked(read_yaml(path), f"Manifest {str(path)!r}")
+    name, block = _checked(read_yaml(path), f"Manifest {str(path)!r}")
     entries = tuple(
         Entry(**{"sae_id" if key == "id" else key: item for key, item in sae.items()})
         for sae in block["saes"]
@@ -135,46 +146,27 @@ def read_release(folder: str | Path) -> Release:
     return Release(name, block["model"], entries, folder, block[BLOCK])
 
 
-logger = logging.getLogger(__name__)
-
-MANIFEST = "release.yaml"
-BLOCK = "saereg"
-COUNT = "entries"
-HASH = "manifest_sha256"
-FIELDS = ("id", "path", "group", "seed", "files", "l0", "variance_explained")
-SEEDS = range(-(1 << 63), 1 << 64)
-"""Seeds that torch takes."""
-
-_REMEDY = "Restore it from a copy, or remove it and train the release again."
-_CORRECT = "Correct it, or get the release again."
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def sealed(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest with the number of its SAEs and a hash of all that it says."""
+def _sealed(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the number of its SAEs and a hash of its content."""
     provenance = {COUNT: len(block["saes"]), **block[BLOCK]}
     digest = _digest(name, {**block, BLOCK: provenance})
     return {name: {**block, BLOCK: {HASH: digest, **provenance}}}
 
 
-def checked(value: Any, source: str) -> tuple[str, dict[str, Any]]:
+def _checked(value: Any, source: str) -> tuple[str, dict[str, Any]]:
     """
-    Return the name of a release and its block of a manifest, with every field of its type.
+    Return a release's name and its block of a manifest, every field of its type.
 
-    The block's ``saereg`` comes back without the number of SAEs and the hash.
-
-    Args:
-        value: the document.
-        source: what errors call it.
-
-    Raises:
-        InputError: if it is empty, cut short or edited, or a field cannot be used.
+    The block's ``saereg`` loses the number of SAEs and the hash. ``source`` begins messages.
     """
     if value is None:
         raise InputError(f"{source} is empty; expected a release. {_REMEDY}")
     if not isinstance(value, Mapping) or len(value) != 1:
+        found = brief(value)
+        if isinstance(value, Mapping):
+            found = f"a mapping of {len(value)} keys"
         raise InputError(
-            f"{source} cannot be read: it is {_kind(value)}; expected one release by its name. {_REMEDY}"
+            f"{source} cannot be read: it is {found}; expected one release by its name. {_REMEDY}"
         )
     ((name, block),) = value.items()
     name = require_name(f"{source}: the release's name", name)
@@ -182,7 +174,11 @@ def checked(value: Any, source: str) -> tuple[str, dict[str, Any]]:
         raise InputError(
             f"{source} cannot be read: {name!r} is {brief(block)}; expected its fields. {_REMEDY}"
         )
-    _require_text(block, "model", f"{source}: release {name!r}")
+    if not block.get("model") or not _is_text(block["model"]):
+        raise InputError(
+            f"{source}: release {name!r} has the model {brief(block.get('model'))}; expected text. "
+            f"{_CORRECT}"
+        )
     saes = block.get("saes")
     if not isinstance(saes, list):
         raise InputError(
@@ -192,7 +188,12 @@ def checked(value: Any, source: str) -> tuple[str, dict[str, Any]]:
     for number, sae in enumerate(saes, start=1):
         _require_sae(sae, f"{source}, SAE number {number}")
     for key in ("id", "path"):
-        _require_unique([sae[key] for sae in saes], key, source)
+        for value, count in Counter(sae[key] for sae in saes).items():
+            if count > 1:
+                raise InputError(
+                    f"{source}: two SAEs have the {key} {value!r}; expected another {key} for each. "
+                    f"{_CORRECT}"
+                )
     provenance = {k: v for k, v in block[BLOCK].items() if k not in (COUNT, HASH)}
     return name, {**block, BLOCK: provenance}
 
@@ -245,14 +246,15 @@ def _plain(value: Any) -> Any:
 
 def _require_sae(sae: Any, source: str) -> None:
     """Refuse an entry of which a field is missing, unknown or of another type."""
+    known = ("id", "group", *_EXPECTED)
     if not isinstance(sae, Mapping):
         raise InputError(
-            f"{source} is {brief(sae)}; expected {', '.join(FIELDS)}. {_CORRECT}"
+            f"{source} is {brief(sae)}; expected {', '.join(known)}. {_CORRECT}"
         )
     for key in sae:
-        if key not in FIELDS:
+        if key not in known:
             raise InputError(
-                f"{source} has an unknown field {brief(key)}. {suggest(str(key), FIELDS)}"
+                f"{source} has an unknown field {brief(key)}. {suggest(str(key), known)}"
             )
     for key in ("id", "path", "group", "seed", "files"):
         if key not in sae:
@@ -260,39 +262,13 @@ def _require_sae(sae: Any, source: str) -> None:
     require_name(f"{source}: its id", sae["id"], slashes=True)
     require_name(f"{source}: its group", sae["group"], slashes=True)
     source = f"{source} ({sae['id']!r})"
-    _require_text(sae, "path", source)
-    if not stays_inside(sae["path"]):
-        raise InputError(
-            f"{source} has the path {brief(sae['path'])}; expected a folder inside the release's, "
-            f"relative and without '..'. {_CORRECT}"
-        )
-    if sae["seed"] is not None and not is_seed(sae["seed"]):
-        raise InputError(
-            f"{source} has the seed {brief(sae['seed'])}; expected a whole number of at most "
-            f"64 bits, or null. {_CORRECT}"
-        )
-    _require_files(sae["files"], source)
-    for key in ("l0", "variance_explained"):
-        number = sae.get(key)
-        if number is not None and not _is_number(number):
+    for key, (holds, expected) in _EXPECTED.items():
+        if not holds(sae.get(key)):
             raise InputError(
-                f"{source} has {key} {brief(number)}; expected a finite number, or null. {_CORRECT}"
+                f"{source} has the {key} {brief(sae.get(key))}; expected {expected}. {_CORRECT}"
             )
-
-
-def _require_files(files: Any, source: str) -> None:
-    if not isinstance(files, Mapping):
-        raise InputError(
-            f"{source} has the files {brief(files)}; expected the SHA-256 of each by its name. "
-            f"{_CORRECT}"
-        )
-    for name, digest in files.items():
-        if (
-            not isinstance(name, str)
-            or not stays_inside(name)
-            or "/" in name
-            or has_controls(name)
-        ):
+    for name, digest in sae["files"].items():
+        if not _is_text(name) or not stays_inside(name) or "/" in name:
             raise InputError(
                 f"{source} has a file called {brief(name)}; expected the name of a file in the "
                 f"SAE's own folder. {_CORRECT}"
@@ -304,43 +280,37 @@ def _require_files(files: Any, source: str) -> None:
             )
 
 
-def _require_text(fields: Mapping[str, Any], key: str, source: str) -> None:
-    value = fields.get(key)
-    if not isinstance(value, str) or not value or has_controls(value):
-        raise InputError(
-            f"{source} has the {key} {brief(value)}; expected text. {_CORRECT}"
-        )
+def _is_text(value: object) -> bool:
+    """Return whether a value is text without control characters, all of it in UTF-8."""
+    return isinstance(value, str) and not any(
+        unicodedata.category(character) in ("Cc", "Cs") for character in value
+    )
 
 
-def _require_unique(values: list[str], key: str, source: str) -> None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise InputError(
-                f"{source}: two SAEs have the {key} {value!r}; expected another {key} for each. "
-                f"{_CORRECT}"
-            )
-        seen.add(value)
-
-
-def has_controls(text: str) -> bool:
-    """Whether a text has control characters, or some that UTF-8 cannot encode."""
-    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+def _is_folder(value: Any) -> bool:
+    return _is_text(value) and stays_inside(value)
 
 
 def is_seed(value: object) -> bool:
-    """Whether a value is a whole number that torch takes for a seed."""
+    """Return whether a value is a whole number that torch takes for a seed."""
     return isinstance(value, int) and not isinstance(value, bool) and value in SEEDS
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    # an integer of thousands of digits has no float
-    return abs(value) < 1e300 if isinstance(value, int) else math.isfinite(value)
+    return value is None or is_finite(value)
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"a mapping of {len(value)} keys"
-    return brief(value)
+_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "path": (_is_folder, "a folder inside the release's, relative and without '..'"),
+    "seed": (
+        lambda seed: seed is None or is_seed(seed),
+        "a whole number of at most 64 bits, or null",
+    ),
+    "files": (
+        lambda files: isinstance(files, Mapping),
+        "the SHA-256 of each by its name",
+    ),
+    "l0": (_is_number, "a finite number, or null"),
+    "variance_explained": (_is_number, "a finite number, or null"),
+}
+"""For each further field of an SAE, whether a value holds and what is expected."""

@@ -1,15 +1,16 @@
-"""Language models by name: embedded in a package, in a local folder, or on the hub."""
+"""Language models by name, and what a release may say about its own."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import (
     get_official_model_name,
@@ -23,7 +24,9 @@ from saereg_plugin.files import folder_identity
 from saereg_plugin.machine import torch_dtype
 from saereg_plugin.sources.assets import require_hub_repo
 from saereg_plugin.sources.model_folders import (
-    EMBEDDED,
+    EMBEDDED as EMBEDDED,
+)
+from saereg_plugin.sources.model_folders import (
     embedded_folder,
     embedded_source,
     ensure_embedded,
@@ -31,32 +34,22 @@ from saereg_plugin.sources.model_folders import (
     register,
 )
 
-__all__ = [
-    "EMBEDDED",
-    "ensure",
-    "identity",
-    "ignore_deprecation",
-    "load",
-    "register_names",
-]
-
 
 def ensure(name: str, *, model_class_name: str = "HookedTransformer") -> Path | None:
     """
-    Make ``name`` loadable, and fail within seconds if it cannot be.
+    Make a model loadable by its name, or fail within seconds.
 
-    An embedded model is fetched and converted the first time (about a minute),
-    and checked against its hashes every time. After that
-    ``HookedTransformer.from_pretrained*`` knows it, and a local folder, by name.
+    An embedded model is fetched and converted the first time, in about a minute, and its
+    hashes are checked every time. ``HookedTransformer.from_pretrained*`` then knows its
+    name, and that of a local folder.
 
     Args:
-        name: An embedded model, a local Hugging Face folder, a name that
-            TransformerLens knows, or a hub repository (for
-            ``AutoModelForCausalLM``).
-        model_class_name: The class that will load it, as SAELens calls it.
+        name: an embedded model, a local Hugging Face folder, a name that TransformerLens
+            knows, or (for ``AutoModelForCausalLM``) a hub repository.
+        model_class_name: the class that will load the model, as SAELens calls it.
 
     Returns:
-        The folder of an embedded or local model, otherwise None.
+        the folder of an embedded or local model, otherwise None.
 
     Raises:
         InputError: if it is unknown, unreachable or cannot be loaded.
@@ -103,10 +96,10 @@ def load(
 
 def _harmless_tokenizer(name: str) -> Any:
     """
-    Return a local folder's tokenizer where TransformerLens would run the folder's code for it.
+    Return a local folder's tokenizer if TransformerLens would run the folder's code for it.
 
-    TransformerLens trusts every folder of some architectures, by the name of the architecture
-    alone. None where it does not.
+    TransformerLens trusts folders of some architectures by the architecture's name alone.
+    Otherwise return None.
     """
     config = get_pretrained_model_config(
         get_official_model_name(name), device="cpu", trust_remote_code=False
@@ -124,10 +117,10 @@ def _harmless_tokenizer(name: str) -> Any:
 
 def identity(name: str) -> Any:
     """
-    Return plain JSON that changes when the weights behind ``name`` do; loads nothing.
+    Return plain JSON that changes with the weights of a model; loads nothing.
 
-    The archive's hash of an embedded model, names, sizes and times of a local folder's
-    files, the commit of a hub model that is in the cache; otherwise the name itself.
+    That is an embedded model's archive hash, the names, sizes and times of a local folder's
+    files, a cached hub model's commit, or otherwise the name itself.
     """
     if name in EMBEDDED:
         return embedded_source(name)
@@ -140,7 +133,7 @@ def identity(name: str) -> Any:
 
 
 def register_names() -> None:
-    """Tell TransformerLens where the embedded models are, or will be; downloads nothing."""
+    """Tell TransformerLens the folders of the embedded models; downloads nothing."""
     for name in EMBEDDED:
         register(embedded_folder(name), [name])
 
@@ -154,10 +147,11 @@ def _ensure_hub(name: str, model_class_name: str) -> None:
     repo = name
     if model_class_name == "HookedTransformer":
         if name.lower() not in known:
+            public = [alias for alias in known if not Path(alias).is_absolute()]
             raise InputError(
                 f"Unknown model {name!r}; expected an embedded model "
                 f"({', '.join(map(repr, EMBEDDED))}), a local Hugging Face folder, or a name "
-                f"that TransformerLens knows. {suggest(name, _public(known))}"
+                f"that TransformerLens knows. {suggest(name, public)}"
             )
         repo = known[name.lower()]
     if isinstance(try_to_load_from_cache(repo, "config.json"), str):
@@ -169,59 +163,34 @@ def _ensure_hub(name: str, model_class_name: str) -> None:
     )
 
 
-def _public(names: Iterable[str]) -> list[str]:
-    """Leave out the folders that were registered here."""
-    return [name for name in names if not Path(name).is_absolute()]
-
-
 def ignore_deprecation() -> None:
-    """Silence, in a block of caught warnings, what announces the end of HookedTransformer."""
-    # SAELens still uses it.
+    """Silence HookedTransformer's deprecation in a block of caught warnings."""
+    # SAELens still uses it
     warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
 
 
 FLAG = "--trust-remote-code"
 
 
-def _flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _flag_or_null(value: object) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _count_or_null(value: object) -> bool:
-    return value is None or _count(value)
-
-
-def _side(value: object) -> bool:
-    return value in (None, "left", "right")
-
-
-HARMLESS: Mapping[str, Callable[[object], bool]] = {
-    "center_unembed": _flag,
-    "center_writing_weights": _flag,
-    "checkpoint_index": _count_or_null,
-    "checkpoint_value": _count_or_null,
-    "default_padding_side": _side,
-    "default_prepend_bos": _flag_or_null,
-    "first_n_layers": _count_or_null,
-    "fold_ln": _flag,
-    "fold_value_biases": _flag,
-    "n_ctx": _count_or_null,
-    "n_devices": _count,
-    "refactor_factored_attn_matrices": _flag,
+HARMLESS: Mapping[str, Any] = {
+    "center_unembed": bool,
+    "center_writing_weights": bool,
+    "checkpoint_index": NonNegativeInt | None,
+    "checkpoint_value": NonNegativeInt | None,
+    "default_padding_side": Literal["left", "right"] | None,
+    "default_prepend_bos": bool | None,
+    "first_n_layers": NonNegativeInt | None,
+    "fold_ln": bool,
+    "fold_value_biases": bool,
+    "n_ctx": NonNegativeInt | None,
+    "n_devices": NonNegativeInt,
+    "refactor_factored_attn_matrices": bool,
 }
 """
-Loader arguments that only choose how known weights are used, and their plain values.
+Types of the loader arguments that only choose how known weights are used.
 
-``revision`` is left out: a hub repository's pull requests are revisions, and anybody can open
-one. ``attn_implementation`` can name a hub repository of compiled code.
+``revision`` is left out: anybody can open a pull request, which is a revision of a hub
+repository. ``attn_implementation`` can name a hub repository of compiled code.
 """
 
 
@@ -245,7 +214,7 @@ def require_harmless(given: object, *, trusted: bool, source: str) -> dict[str, 
     arguments: dict[str, Any] = dict(given or {})
     for name, value in arguments.items():
         known = HARMLESS.get(name)
-        if trusted or (known is not None and known(value)):
+        if trusted or (known is not None and _accepts(known, value)):
             continue
         raise InputError(
             f"{source} wants its language model loaded with {name}={brief(value)}, which may run "
@@ -255,8 +224,16 @@ def require_harmless(given: object, *, trusted: bool, source: str) -> dict[str, 
     return arguments
 
 
+def _accepts(kind: Any, value: object) -> bool:
+    try:
+        TypeAdapter[Any](kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
 def is_inside(path: object, folder: Path) -> bool:
-    """Whether ``path`` is there and leads into ``folder``, links followed or not."""
+    """Return whether a path exists and leads into a folder, links followed or not."""
     if not isinstance(path, str) or "\0" in path or not os.path.lexists(path):
         return False
     roots = {folder.absolute(), folder.resolve()}
