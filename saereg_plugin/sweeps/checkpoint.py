@@ -21,13 +21,16 @@ from saereg_plugin.sweeps.config import SweepConfig
 CHECKPOINT = "checkpoint"
 """Folder of the checkpoints, each in ``step-<n>``."""
 INDEX = "checkpoint.json"
-"""File of a checkpoint that says what it is, with the SHA-256 of its other files."""
+"""File of a checkpoint with its step, its sweep, and the SHA-256 of its other files."""
 STREAM = "stream.pt"
 PROGRESS = "progress.json"
-"""File that says of which step there is a checkpoint, or null, next to the folder of checkpoints."""
+"""File next to the checkpoints with the step of the newest one, or null."""
 SWEEP_FILE = "sweep.json"
 """File with the fields of the sweep that the folder holds."""
 _FORMAT = 1
+_INDEX_TYPES = dict(
+    format=int, step=int, sweep=dict, saes=list, files=dict, records=dict
+)
 _ABSENT = object()
 _NAME = re.compile(rf"{CHECKPOINT}/step-(?P<step>[0-9]+)/.+", re.DOTALL)
 
@@ -39,13 +42,13 @@ class Checkpoint:
     step: int
     folder: Path
     records: Mapping[str, Mapping[str, Any]]
-    """By SAE id, ``bytes`` and ``sha256`` of the training record up to this step."""
+    """``bytes`` and ``sha256`` of the training record up to this step, by SAE id."""
     passed_over: tuple[str, ...] = ()
-    """Why newer ones cannot be used, a sentence each."""
+    """One sentence per newer checkpoint that cannot be used."""
 
 
 def identity(sweep: SweepConfig, sae_ids: Iterable[str]) -> dict[str, Any]:
-    """Return what a checkpoint must share with the sweep that resumes from it."""
+    """Return the fields that a checkpoint must share with the sweep that resumes."""
     return {"sweep": json.loads(json.dumps(sweep.to_dict())), "saes": list(sae_ids)}
 
 
@@ -63,7 +66,7 @@ def write_checkpoint(
     write: Callable[[Path], None],
 ) -> None:
     """
-    Write the checkpoint of a step; older ones go when it is on the disk.
+    Write the checkpoint of a step, then remove older checkpoints.
 
     Args:
         owned: the release folder.
@@ -94,7 +97,7 @@ def write_checkpoint(
 
 
 def note_no_checkpoint(owned: OwnedFolder) -> None:
-    """Write, before anything is recorded, that there is no checkpoint yet."""
+    """Note that there is no checkpoint yet, before any training record."""
     owned.claim([PROGRESS])
     write_json(owned.path / PROGRESS, {"checkpoint_step": None})
 
@@ -106,17 +109,16 @@ def remove_checkpoints(owned: OwnedFolder) -> None:
 
 
 def has_checkpoints(owned: OwnedFolder) -> bool:
-    """Return whether anything of a checkpoint is listed, whole or not."""
+    """Return whether any file of a checkpoint is listed."""
     return PROGRESS in owned.files() or bool(_steps(owned))
 
 
 def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint | None:
     """
-    Return the newest checkpoint of a sweep that is whole; None if none was ever written.
+    Return the newest usable checkpoint of a sweep, or None if none was ever written.
 
     Raises:
-        InputError: if there is none, but there was; names what is missing, damaged or of
-            another sweep.
+        InputError: if all are missing, damaged or of another sweep.
     """
     faults: list[str] = []
     written = _written_step(owned)
@@ -143,7 +145,7 @@ def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint |
 
 def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
     """
-    Return the sweep with the data type that its folder records, or that is fast here.
+    Return the sweep with the recorded data type, or else the fastest of its device.
 
     Raises:
         InputError: if nothing is recorded and the sweep's device does not exist.
@@ -192,7 +194,7 @@ def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
 
 
 def _recorded_sweep(folder: Path) -> Mapping[str, Any]:
-    """Read the sweep's configuration from its folder; empty if it is not there."""
+    """Return the sweep that a folder's ``SWEEP_FILE`` holds; empty without the file."""
     path = folder / SWEEP_FILE
     if not path.is_file():
         return {}
@@ -209,7 +211,7 @@ def _recorded_sweep(folder: Path) -> Mapping[str, Any]:
 
 
 def _sweep_of_checkpoint(owned: OwnedFolder) -> Mapping[str, Any]:
-    """Return the sweep that the newest readable checkpoint is of; empty if there is none."""
+    """Return the sweep of the newest readable checkpoint; empty without a checkpoint."""
     for step in _steps(owned):
         path = owned.path / checkpoint_folder(step) / INDEX
         if path.is_file():
@@ -222,7 +224,7 @@ def _sweep_of_checkpoint(owned: OwnedFolder) -> Mapping[str, Any]:
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Return the fields in which two sweeps differ, as words; empty if they are equal."""
+    """Return a sentence on the fields in which two sweeps differ; empty if equal."""
     there, here = _flat(found), _flat(wanted)
     return "; ".join(
         f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
@@ -244,16 +246,14 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _steps(owned: OwnedFolder) -> list[int]:
     """Return the steps of listed checkpoints, newest first."""
-    found = (_NAME.fullmatch(name) for name in owned.files())
-    return sorted({int(match["step"]) for match in found if match}, reverse=True)
+    found = filter(None, map(_NAME.fullmatch, owned.files()))
+    return sorted({int(match["step"]) for match in found}, reverse=True)
 
 
 def _remove(owned: OwnedFolder, chosen: Callable[[int], bool]) -> None:
-    names = []
-    for name in owned.files():
-        match = _NAME.fullmatch(name)
-        if match is not None and chosen(int(match["step"])):
-            names.append(name)
+    """Remove the checkpoints of the chosen steps."""
+    found = filter(None, map(_NAME.fullmatch, owned.files()))
+    names = [match.string for match in found if chosen(int(match["step"]))]
     if names:
         owned.remove(names)
 
@@ -271,12 +271,11 @@ def _written_step(owned: OwnedFolder) -> int | None:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's index; its fields have their types, whatever they hold."""
+    """Read a checkpoint's index; refuse fields of another type."""
     found = read_json(path, remedy="")
     if not isinstance(found, dict):
         raise InputError(f"{INDEX!r} is damaged")
-    types = {"format": int, "step": int, "sweep": dict, "saes": list}
-    for key, kind in {**types, "files": dict, "records": dict}.items():
+    for key, kind in _INDEX_TYPES.items():
         if not isinstance(found.get(key), kind):
             raise InputError(f"{INDEX!r} is damaged: {key!r} is {found.get(key)!r}")
     return found
@@ -285,7 +284,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 def _open(
     folder: Path, step: int, of: Mapping[str, Any]
 ) -> tuple[Checkpoint | None, str]:
-    """Return a checkpoint, or None and what is wrong with it."""
+    """Return a checkpoint, or None and the reason why it cannot be used."""
     if not (folder / INDEX).is_file():
         return None, f"{INDEX!r} is missing"
     try:
@@ -316,7 +315,7 @@ def _other_sweep(index: Mapping[str, Any], step: int, of: Mapping[str, Any]) -> 
 
 
 def _file_fault(folder: Path, files: Mapping[str, Any]) -> str:
-    """Return the first file that is not as it was written, as words; empty if all are."""
+    """Return words on the first file that changed since it was written, or ""."""
     if STREAM not in files:
         return f"{INDEX!r} is damaged: it does not list {STREAM!r}"
     for name, expected in files.items():

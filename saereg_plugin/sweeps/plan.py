@@ -1,4 +1,4 @@
-"""Time, memory and disk that a sweep takes, before it is trained."""
+"""Plans of sweeps: time, memory and disk, before they are trained."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from saereg_plugin.sweeps.trainer import open_trainer
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep would take."""
+    """Resources of a sweep."""
 
     saes: int
     parameters: int
     least_memory_gib: float
     """By arithmetic: weights, optimiser, activations and language model."""
     memory_gib: float
-    """Measured: the most that this process has had."""
+    """Measured peak of this process."""
     has_memory_gib: float
-    """What the device has."""
+    """Memory of the device."""
     disk_gib: float
     seconds: float
     steps: int
@@ -36,10 +36,10 @@ class Plan:
 
 def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
     """
-    Measure three steps of a sweep and say what the whole would take; keeps nothing.
+    Measure three steps of a sweep and extrapolate to the whole sweep; keeps nothing.
 
     Args:
-        sweep: what would be trained.
+        sweep: the sweep.
         scratch: an empty temporary folder.
 
     Raises:
@@ -51,11 +51,8 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
     trainer = open_trainer(sweep, members, scratch)
     # the first fills the buffer and warms up
     trainer.train(StopFlag(), steps=1)
-    started, before, done = (
-        time.perf_counter(),
-        trainer.stream.model_seconds,
-        trainer.step,
-    )
+    started, done = time.perf_counter(), trainer.step
+    before = trainer.stream.model_seconds
     trainer.train(StopFlag(), steps=3)
     trainer.stream.close()
     elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
@@ -84,28 +81,28 @@ _FLOAT = 4
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a sweep holds at once, at the least."""
+    """Least bytes that a sweep holds at once."""
 
     saes: int
     """Weights, Adam's two moments, and the gradient of one SAE."""
     buffer: int
     """Activations, twice while they are shuffled."""
     model: int
-    """The language model with one pass."""
+    """Language model and one pass of it."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of the parts."""
         return self.saes + self.buffer + self.model
 
 
 def least_parameters(member: Member) -> int:
-    """Return how many weights every architecture has: encoder and decoder."""
+    """Return the number of weights in encoder and decoder, which every SAE has."""
     return 2 * member.cfg.d_in * member.cfg.d_sae
 
 
 def memory_of(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
-    """Return the memory that a sweep needs at the least; allocates nothing."""
+    """Return the least memory of a sweep; allocates nothing."""
     counts = [least_parameters(member) for member in members]
     sizes = [machine.torch_dtype(member.cfg.dtype).itemsize for member in members]
     weights = [count * size for count, size in zip(counts, sizes)]
@@ -126,8 +123,7 @@ def required_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
     Return ``memory_of`` a sweep.
 
     Raises:
-        InputError: if the device does not exist or certainly has less; says what takes
-            how much.
+        InputError: if the device does not exist or certainly has less memory.
     """
     device = machine.require_device(sweep.device)
     needed = memory_of(sweep, members)
@@ -143,24 +139,19 @@ def required_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
 
 
 def disk_of(sweep: SweepConfig, members: Sequence[Member]) -> int:
-    """Return the bytes that a sweep's folder has at its largest, at the least."""
+    """Return the least peak size of a sweep's folder, in bytes."""
     weights = sum(map(least_parameters, members)) * _FLOAT
     if sweep.steps <= sweep.checkpoint_every:
         return weights
     waiting = int(sweep.buffer_tokens * sweep.mixing_fraction)
     checkpoint = 3 * weights + waiting * members[0].cfg.d_in * _FLOAT
-    # The release is written next to the last checkpoint, a checkpoint next to the one before.
+    # a release is written next to the last checkpoint, a checkpoint next to its predecessor
     replaced = sweep.steps > 2 * sweep.checkpoint_every
     return checkpoint + (checkpoint if replaced else weights)
 
 
 def require_disk(sweep: SweepConfig, members: Sequence[Member], folder: Path) -> None:
-    """
-    Refuse a folder whose disk certainly has too little free space.
-
-    Raises:
-        InputError: naming what is needed and what is free.
-    """
+    """Refuse a folder whose disk certainly has too little free space."""
     needed = disk_of(sweep, members) - _bytes_in(folder)
     free = machine.free_disk_bytes(folder)
     if needed > free:
@@ -172,5 +163,5 @@ def require_disk(sweep: SweepConfig, members: Sequence[Member], folder: Path) ->
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the size of what an interrupted run left, which is replaced."""
+    """Return the bytes of an interrupted run, which is replaced."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""From a sweep's configuration to a release folder."""
+"""Training of a sweep into a release folder, resumable."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came out: the release, or None if it was interrupted; and what went wrong."""
+    """Outcome of a sweep; ``release`` is None if it was interrupted."""
 
     release: Release | None
     stopped: list[str]
-    """One line for each SAE that was taken out."""
+    """One line per SAE that was taken out."""
     seconds: float
 
 
@@ -68,20 +68,19 @@ def run_sweep(
     progress: Callable[[str], object] = _log.warning,
 ) -> SweepResult:
     """
-    Train a sweep into ``folder``; go on with what an interrupted run left there.
+    Train a sweep into a folder; resume an interrupted run.
 
     Args:
         sweep: what to train.
         folder: the release folder: new, empty, or of an earlier run.
         name: the release's name; by default that of the folder.
-        progress: gets a line that says from which step training resumes, or that it was
-            finished already.
+        progress: gets one line if training resumes or was finished before.
 
     Raises:
         InputError: before the language model is loaded, if the sweep cannot work or does not
-            fit memory or disk, or if the folder is not writable or not ours, holds another
-            sweep, or has a checkpoint that cannot be used; nothing in it is changed then.
-        WriteError: if something cannot be written; the last checkpoint is still there then.
+            fit memory or disk, or if the folder is not ours or not writable, holds another
+            sweep, or has an unusable checkpoint. Nothing in it is changed then.
+        WriteError: if a file cannot be written; the last checkpoint is kept.
     """
     if not _is_readable_release(folder):
         require_owned(folder, KIND)
@@ -96,11 +95,10 @@ def run_sweep(
         with _only_process(owned):
             return _train(sweep, members, owned, name=name, progress=progress)
     if _is_marked(folder) and has_checkpoints(OwnedFolder(folder, KIND)):
-        # a run was killed when all but this was done
+        # the run was killed before its last act
         with _only_process(OwnedFolder(folder, KIND)) as owned:
             remove_checkpoints(owned)
-    _say_finished(finished, progress)
-    return finished
+    return _say_finished(finished, progress)
 
 
 def _is_marked(folder: Path) -> bool:
@@ -108,30 +106,25 @@ def _is_marked(folder: Path) -> bool:
 
 
 def _is_readable_release(folder: Path) -> bool:
-    """Return whether a release is there that an earlier version finished, without a mark."""
+    """Return whether the folder is a release of an earlier version, without a mark."""
     release = (folder / MANIFEST).is_file() and (folder / SWEEP_FILE).is_file()
     return release and not _is_marked(folder)
 
 
-def _say_finished(result: SweepResult, progress: Callable[[str], object]) -> None:
-    if result.release is not None:
-        progress(f"Release {result.release.name!r} is finished already.")
+def _say_finished(release: Release, progress: Callable[[str], object]) -> SweepResult:
+    progress(f"Release {release.name!r} is finished already.")
+    return SweepResult(release, release.provenance.get("stopped", []), 0.0)
 
 
-def _finished(sweep: SweepConfig, folder: Path) -> SweepResult | None:
-    """
-    Return what an earlier run of the same sweep left in ``folder``, if it was finished.
-
-    Raises:
-        InputError: if it is another sweep, or a file of the release is missing or damaged.
-    """
+def _finished(sweep: SweepConfig, folder: Path) -> Release | None:
+    """Return the release if an earlier run of the same sweep finished it; check its files."""
     require_same_sweep(sweep, folder)
     if not (folder / MANIFEST).is_file():
         return None
     release = read_release(folder)
     for entry in release.entries:
         verify_files(folder, entry.path)
-    return SweepResult(release, release.provenance.get("stopped", []), 0.0)
+    return release
 
 
 def _train(
@@ -142,14 +135,12 @@ def _train(
     name: str,
     progress: Callable[[str], object],
 ) -> SweepResult:
-    """Train in a folder that no other process has; one may have finished it just before."""
-    folder = owned.path
-    earlier = _finished(sweep, folder)
+    """Train in a locked folder, which another process may have finished just before."""
+    earlier = _finished(sweep, owned.path)
     if earlier is not None:
-        _say_finished(earlier, progress)
-        return earlier
+        return _say_finished(earlier, progress)
     started = time.perf_counter()
-    with writing_into(folder, remedy=WRITE_REMEDY):
+    with writing_into(owned.path, remedy=WRITE_REMEDY):
         trainer, finished = _train_steps(sweep, members, owned, progress)
         trainer.take_out_broken()
         seconds = time.perf_counter() - started
@@ -186,7 +177,7 @@ def _train_steps(
             return trainer, finished
     except InputError:
         if is_new and (trainer is None or trainer.step == 0):
-            # the folder stays free for what is put right
+            # the folder stays free for the corrected command
             owned.abandon()
         raise
     finally:
@@ -195,7 +186,7 @@ def _train_steps(
 
 
 def _require_room(trainer: SweepTrainer) -> None:
-    """Refuse files that were put where the release goes; a checkpoint keeps the training."""
+    """Refuse files in the release's place; a checkpoint keeps the training."""
     try:
         trainer.owned.require_free(
             release_files(member.sae_id for member in trainer.members)
@@ -211,7 +202,7 @@ def _require_room(trainer: SweepTrainer) -> None:
 def _usable_checkpoint(
     sweep: SweepConfig, members: list[Member], owned: OwnedFolder
 ) -> Checkpoint | None:
-    """Return what to resume from; refuse a folder of which a part is damaged or not ours."""
+    """Return the checkpoint to resume from; refuse damaged files and files that are not ours."""
     sae_ids = [member.sae_id for member in members]
     owned.require_plain(CHECKPOINT)
     owned.require_free([SWEEP_FILE, *release_files(sae_ids)])

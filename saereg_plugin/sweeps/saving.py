@@ -1,4 +1,4 @@
-"""A trained sweep as a release folder."""
+"""Release folders written from a trained sweep, with their model cards."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _TRAINER_FILES = (
 
 
 def release_files(sae_ids: Iterable[str]) -> Iterator[str]:
-    """Yield the names of what a sweep writes, checkpoints left out, in the release folder."""
+    """Yield the files of a sweep in the release folder, without checkpoints."""
     yield from (MANIFEST, CARD, ALIGNMENT_FILE)
     for sae_id in sae_ids:
         yield record_name(sae_id)
@@ -64,7 +64,7 @@ def release_files(sae_ids: Iterable[str]) -> Iterator[str]:
 
 def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release:
     """
-    Fold, save every SAE as SAELens' inference architecture, and write manifest and card.
+    Save every SAE as SAELens' inference architecture, then write manifest and card.
 
     SAEs whose output is not finite are taken out.
     """
@@ -114,7 +114,7 @@ def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release
 
 
 def model_card(release: Release) -> str:
-    """Return a Markdown model card with what was trained, how, and how to load it."""
+    """Return a Markdown model card: SAEs, how to load them, and provenance."""
     sweep: dict[str, Any] = dict(release.provenance.get("sweep", {}))
     versions: dict[str, str] = release.provenance.get("versions", {})
     first = release.entries[0].sae_id if release.entries else "<sae_id>"
@@ -172,7 +172,7 @@ configuration and the SHA-256 of every file.
 def save_sae(
     member: Member, trainer: SAETrainer[Any, Any], owned: OwnedFolder
 ) -> Entry:
-    """Save one trained SAE under ``saes/<sae_id>``; return its entry in the manifest."""
+    """Save an SAE under ``saes/<sae_id>``; return its entry in the manifest."""
     sae: TrainingSAE[Any] = trainer.sae
     scaler = trainer.activation_scaler
     if scaler.scaling_factor is not None:
@@ -207,13 +207,13 @@ def _sae_folder(sae_id: str) -> str:
 
 
 def _sort_keys(path: Path) -> None:
-    """Make equal configurations equal files: the order of SAELens' keys is that of hashes."""
+    """Sort the keys of a JSON file, which SAELens writes in the order of hashes."""
     values = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(values, sort_keys=True), encoding="utf-8")
 
 
 _MOST_BYTES = 255 - len("._eval_results.json") - len("..01234567.tmp")
-"""Longest release name with an SAE's id, so that the file of a result can be written."""
+"""Most bytes of release name and SAE id together, which name the file of a result."""
 
 
 def release_name(sweep: SweepConfig, folder: Path, name: str | None) -> str:
@@ -221,8 +221,7 @@ def release_name(sweep: SweepConfig, folder: Path, name: str | None) -> str:
     Return the release's name: ``name``, or that of the folder.
 
     Raises:
-        InputError: if results of it could not be written or found again, or a public
-            release has that name.
+        InputError: if files of results cannot have the name, or a public release has it.
     """
     wanted = folder.resolve().name if name is None else name
     remedy = "" if name is not None else " Give another one with --name."

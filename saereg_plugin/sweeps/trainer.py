@@ -1,4 +1,4 @@
-"""Train the SAEs of a sweep side by side, interruptible between steps."""
+"""Trainer of the SAEs of a sweep, side by side and interruptible between steps."""
 
 from __future__ import annotations
 
@@ -67,13 +67,12 @@ class SweepTrainer:
     """
     Drives SAELens' public ``MultiSAETrainer`` step by step.
 
-    SAELens' runners leave nothing usable when they are interrupted; here a stop request
-    is honoured between steps, and one checkpoint holds all SAEs at the same step, the
-    stream of activations included.
+    A stop request takes effect between steps. One checkpoint holds all SAEs at the same
+    step and the stream of activations, so that a resumed run equals an uninterrupted run.
 
     Attributes:
         owned: the release folder.
-        stopped: SAEs taken out because a loss was not finite; the others go on.
+        stopped: SAEs that were taken out because a loss was not finite.
     """
 
     sweep: SweepConfig
@@ -154,10 +153,10 @@ class SweepTrainer:
 
     def save_checkpoint(self) -> None:
         """
-        Write all SAEs, their optimisers and the stream; the old checkpoint goes last.
+        Write all SAEs, their optimisers and the stream, then remove the old checkpoint.
 
         Raises:
-            WriteError: if it cannot be written; the old one is still there then.
+            WriteError: if it cannot be written; the old checkpoint is kept.
         """
         self.take_out_broken()
         with writing_into(self.folder, remedy=WRITE_REMEDY):
@@ -172,10 +171,10 @@ class SweepTrainer:
 
     def resume(self, checkpoint: Checkpoint | None = None) -> bool:
         """
-        Resume from a checkpoint, by default the newest; return whether there was one.
+        Resume from a checkpoint, by default the newest; return False without a checkpoint.
 
         Raises:
-            InputError: if there was one and it cannot be used.
+            InputError: if no checkpoint can be used.
         """
         if checkpoint is None:
             checkpoint = newest_checkpoint(self.owned, self._identity)
@@ -192,10 +191,8 @@ class SweepTrainer:
             trainer.load_trainer_state(checkpoint.folder / name)
             trainer.sae.load_weights_from_checkpoint(checkpoint.folder / name)
         for member in self.members:
-            path, part = (
-                self._record_file(member.sae_id),
-                checkpoint.records[member.sae_id],
-            )
+            path = self._record_file(member.sae_id)
+            part = checkpoint.records[member.sae_id]
             require_record(path, part)
             cut_record(path, part["bytes"])
         self.stream.load_state_dict(state["stream"])
@@ -204,20 +201,20 @@ class SweepTrainer:
         return True
 
     def sync_records(self) -> dict[str, dict[str, Any]]:
-        """Wait until the training records are on the disk; return what a checkpoint notes."""
+        """Wait until the training records are on the disk; return their sizes and hashes."""
         return {
             member.sae_id: record_size(self._record_file(member.sae_id))
             for member in self.members
         }
 
     def take_out_broken(self) -> None:
-        """Take out the SAEs that the last step left with a weight that is not finite."""
+        """Take out the SAEs with a weight that is not finite."""
         for name, trainer in self.trainers.items():
             if not all(bool(p.isfinite().all()) for p in trainer.sae.parameters()):
                 self.take_out(name, "a weight", step=self.step)
 
     def take_out(self, name: str, loss: str, *, step: int) -> None:
-        """Take out an SAE of which ``loss`` was not finite in ``step``."""
+        """Take out an SAE whose ``loss`` is not finite in ``step``; keep its checkpoint."""
         if self._checkpoint_step is not None:
             # the next checkpoint will not have this SAE
             last_good = self.folder / checkpoint_folder(self._checkpoint_step) / name
@@ -307,29 +304,19 @@ def _scale_activations(
     """
     Estimate each SAE's factor or whitening from the waiting activations, as SAELens does.
 
-    A factor is the same for all SAEs of one stream, so it is estimated once.
+    A factor is equal for all SAEs of one stream and is estimated once.
     """
-    for name, trainer in trainers.items():
+    factor: float | None = None
+    for trainer in trainers.values():
         cfg, scaler = trainer.sae.cfg, trainer.activation_scaler
         if cfg.normalize_activations == "covariance_whitening":
             scaler.estimate_whitening(
                 cfg.d_in, iter([stream.peek()]), n_batches_for_norm_estimate=1
             )
         elif cfg.normalize_activations == "expected_average_only_in":
-            known = _known_factor(trainers, name)
-            if known is not None:
-                scaler.scaling_factor = known
-            else:
+            if factor is None:
                 scaler.estimate_scaling_factor(
                     cfg.d_in, iter([stream.peek()]), n_batches_for_norm_estimate=1
                 )
-
-
-def _known_factor(
-    trainers: Mapping[str, SAETrainer[Any, Any]], name: str
-) -> float | None:
-    """Return the factor that another SAE of the same stream has already."""
-    for other, trainer in trainers.items():
-        if other != name and trainer.activation_scaler.scaling_factor is not None:
-            return trainer.activation_scaler.scaling_factor
-    return None
+                factor = scaler.scaling_factor
+            scaler.scaling_factor = factor
