@@ -26,17 +26,17 @@ ROWS = 10_000
 
 def with_sound_copy(folder: Path) -> str:
     """
-    Return a folder of this cache, as text, once the copy that ``datasets`` keeps is sound.
+    Return a folder's path as text; remove a copy that differs from its parquet file.
 
-    ``datasets`` converts a parquet file to Arrow in a cache of its own and never checks it
-    again. A copy that differs from the checked parquet file is made anew.
+    ``datasets`` converts a parquet file to Arrow in its own cache and never checks the copy.
+    It makes a removed copy again.
     """
     copies = _copies_of(folder)
-    # a sound one needs no lock: the cache may be another user's
+    # a sound copy needs no lock: the cache may be another user's
     if _is_damaged(folder, copies):
         with FileLock(f"{copies}.lock"):
             recover(copies)
-            # Another process may have removed it while this one waited.
+            # another process may have removed it meanwhile
             if _is_damaged(folder, copies):
                 logger.warning(
                     "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
@@ -53,7 +53,7 @@ def _is_damaged(folder: Path, copies: Path) -> bool:
 
 
 def _copies_of(folder: Path) -> Path:
-    """Return where ``datasets`` keeps its copy, without reading what is there."""
+    """Return where ``datasets`` keeps its copy, without reading the copy."""
     with tempfile.TemporaryDirectory() as empty:
         builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
         place = Path(builder.cache_dir).relative_to(empty)
@@ -72,23 +72,23 @@ _DAMAGE = (
     pa.ArrowInvalid,
     pa.ArrowNotImplementedError,
     pa.ArrowTypeError,
-    # of the JSON beside it
+    # of the JSON next to it
     ValueError,
     TypeError,
     KeyError,
     AttributeError,
     FileNotFoundError,
 )
-"""What is raised by damaged Arrow, or damaged JSON beside it."""
+"""Errors of damaged Arrow, or damaged JSON next to it."""
 
 
 @lru_cache(maxsize=64)
 def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
     """
-    Whether a copy holds the same rows as the parquet file, read in parts.
+    Return whether a copy holds the rows of the parquet file; both are read in parts.
 
     Raises:
-        OSError: if the system cannot read it, which says nothing about its content.
+        OSError: if the system cannot read the copy, whose content may be sound.
     """
     try:
         copy = datasets.load_dataset(str(folder), split="train")
@@ -99,7 +99,7 @@ def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
         logger.debug("%s: %s", copies, error)
         return False
     except OSError as error:
-        # pyarrow's own, of a file that is cut short, has no number
+        # pyarrow's error for a file that is cut short has no number
         if error.errno is not None:
             raise
         logger.debug("%s: %s", copies, error)

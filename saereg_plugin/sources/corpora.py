@@ -30,10 +30,10 @@ EMBEDDED = "embedded"
 """Name of the corpus that needs no network: the prompts of sae-probes' data sets."""
 
 HELD_OUT_TEXTS = 10_000
-"""How many texts the embedded corpus holds out, and how many are taken of another's."""
+"""Held-out texts of the embedded corpus, and most held-out texts of another."""
 
 TEXT_COLUMNS = ("tokens", "input_ids", "text")
-"""Columns of which a corpus needs one, in the order in which SAELens looks for them."""
+"""Columns of which a corpus needs one, in the order of SAELens."""
 
 Split: TypeAlias = Literal["train", "heldout"]
 
@@ -41,28 +41,27 @@ _HELD_OUT_SPLITS = ("validation", "test")
 _SEED = 0
 """Seed of the order of the embedded texts, and so of the held-out texts."""
 _LAYOUT = 1
-"""Raised whenever the stored texts change, so that older ones are redone."""
+"""Raised whenever the stored texts change, so that old folders are built again."""
 
 
 def ensure(name_or_path: str, split: Split = "train") -> str:
     """
-    Return a path or name whose split "train" is this split of the corpus.
+    Return a path or name whose split "train" is the wanted split of a corpus.
 
-    It suits everything that calls ``datasets.load_dataset(path, split="train")``,
-    such as SAELens' runners and SAEBench's core evaluation.
+    Callers of ``datasets.load_dataset(path, split="train")`` can use it, such as SAELens'
+    runners and SAEBench's core evaluation.
 
     - "embedded": both splits are fixed random choices, without a common text.
-    - Any other corpus: its own split "train"; and held out, the first 10,000
-      rows of its split "validation", or else "test", copied to the cache
-      folder.
+    - Any other corpus: its own split "train"; held out are the first 10,000 rows of its
+      split "validation", or else "test", copied to the cache folder.
 
     Args:
         name_or_path: "embedded", a folder that ``datasets`` opens, or a hub name.
-        split: Text to train on, or text that training never sees.
+        split: text to train on, or text that training never sees.
 
     Raises:
-        InputError: if the corpus is unknown, unreachable, has no such split or
-            no column of tokens or text.
+        InputError: if the corpus is unknown or unreachable, or has no such split or no
+            column of tokens or text.
     """
     if split not in ("train", "heldout"):
         raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
@@ -76,7 +75,7 @@ def ensure(name_or_path: str, split: Split = "train") -> str:
 
 
 def identity(name_or_path: str) -> Any:
-    """Return what changes when a local folder's data change; a hub name is its own identity."""
+    """Return a hub name itself, or plain JSON that changes with a local folder's files."""
     folder = Path(name_or_path)
     return folder_identity(folder) if folder.is_dir() else name_or_path
 
@@ -114,7 +113,7 @@ def _build(target: Path) -> None:
 
 
 def _read_texts() -> NDArray[np.object_]:
-    """Return the distinct texts in sae-probes' data, in an order that is always the same."""
+    """Return the distinct texts in sae-probes' data, always in the same order."""
     prompts = [
         pd.read_csv(file, dtype=str, keep_default_na=False)["prompt"]
         for file in _prompt_files()
@@ -124,7 +123,7 @@ def _read_texts() -> NDArray[np.object_]:
 
 
 def _prompt_files() -> list[Path]:
-    # Found without importing sae_probes, whose modules import whole model loaders.
+    # without importing sae_probes, whose modules import whole model loaders
     package = importlib.util.find_spec("sae_probes")
     if package is None or not package.submodule_search_locations:
         raise InputError(
@@ -142,7 +141,7 @@ def _prompt_files() -> list[Path]:
 
 
 def _require_available(name_or_path: str) -> None:
-    """Refuse, within seconds, what is neither a folder nor a data set that can be had."""
+    """Refuse, within seconds, a name that is neither a folder nor a reachable data set."""
     path = Path(name_or_path)
     if path.is_file():
         raise InputError(
@@ -164,7 +163,7 @@ def _require_available(name_or_path: str) -> None:
 
 
 def is_cached(name: str) -> bool:
-    """Whether the hub client or ``datasets`` has downloaded this data set before."""
+    """Return whether the hub's client or ``datasets`` has downloaded a data set."""
     snapshots = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
     prepared = Path(HF_DATASETS_CACHE, name.replace("/", "___"))
     return any(
@@ -173,7 +172,7 @@ def is_cached(name: str) -> bool:
 
 
 def _ensure_heldout(name_or_path: str) -> Path:
-    """Return a folder with the first rows of the corpus' own held-out split."""
+    """Return a folder with the first rows of the corpus' held-out split."""
     own = _own_split(name_or_path, _HELD_OUT_SPLITS)
     column = _text_column(name_or_path, own)
     source = {
@@ -224,10 +223,10 @@ def _rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _readable(name_or_path: str) -> Iterator[None]:
-    """Turn whatever ``datasets`` raises on data that it cannot open into one clear error."""
+    """Turn every error of ``datasets`` on unreadable data into ``InputError``."""
     try:
         yield
-    # Its readers raise the errors of many libraries: pyarrow, pandas, json, fsspec, ...
+    # its readers raise errors of many libraries: pyarrow, pandas, json, fsspec, ...
     except Exception as error:
         raise InputError(
             f"Corpus {name_or_path!r} cannot be opened ({type(error).__name__}: {error}); "
