@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from eval_recipes.commands.console import (
     FAILED,
@@ -18,7 +19,7 @@ from eval_recipes.commands.console import (
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for release and results.")] = Path(
+    out: Annotated[Path, Option(help="Folder for release and results.")] = Path(
         "saereg-demo"
     ),
 ) -> None:

@@ -8,17 +8,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Argument, Option
 
 from eval_recipes.commands.console import open_console
 
 _NOTES = 5
 _WIDTHS = "width_control.json"
-_Results = Annotated[
-    Path, typer.Argument(help="Folder of results, ours or SAEBench's own.")
-]
+_Results = Annotated[Path, Argument(help="Folder of results, ours or SAEBench's own.")]
 _Metric = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--metric",
         help="Metric by name instead of SP, SCR@10, TPP@10 and CE loss score; repeat for several.",
     ),
@@ -28,15 +27,11 @@ _Metric = Annotated[
 def table(
     results: _Results,
     metric: _Metric = None,
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV with every digit.")
-    ] = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown.")
-    ] = False,
+    csv: Annotated[bool, Option("--csv", help="Print CSV with every digit.")] = False,
+    markdown: Annotated[bool, Option("--markdown", help="Print Markdown.")] = False,
     widths: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--widths",
             help="Compare regularised groups with their width-matched controls instead.",
         ),
@@ -137,21 +132,18 @@ def plot(
     results: _Results,
     metric: _Metric = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the plots; by default RESULTS/plots."),
+        Path | None, Option(help="Folder for the plots; by default RESULTS/plots.")
     ] = None,
     cross_seed: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--cross-seed",
             help="Draw cosine histograms and shared fractions of cross_seed instead.",
         ),
     ] = False,
     steering: Annotated[
         bool,
-        typer.Option(
-            "--steering", help="Draw success against fluency of steering instead."
-        ),
+        Option("--steering", help="Draw success against fluency of steering instead."),
     ] = False,
 ) -> None:
     """
@@ -207,18 +199,18 @@ show = typer.Typer(
 
 @show.command()
 def steering(
-    latent: Annotated[int, typer.Option(help="Id of the latent in the SAE.")],
+    latent: Annotated[int, Option(help="Id of the latent in the SAE.")],
     results: Annotated[
-        Path, typer.Option(help="Folder of results that steering wrote to.")
+        Path, Option(help="Folder of results that steering wrote to.")
     ] = Path("eval_results"),
     sae_id: Annotated[
-        str | None, typer.Option(help="SAE id, if the folder has several.")
+        str | None, Option(help="SAE id, if the folder has several.")
     ] = None,
     amount: Annotated[
-        float | None, typer.Option(help="One strength of a sweep; all else.")
+        float | None, Option(help="One strength of a sweep; all else.")
     ] = None,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Show the texts of the controls, too.")
+        bool, Option("--controls", help="Show the texts of the controls, too.")
     ] = False,
 ) -> None:
     """Print a steered latent's concept, its prompts, both texts of each, and their scores."""

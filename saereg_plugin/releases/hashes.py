@@ -7,11 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sae_lens.constants import (
-    SAE_CFG_FILENAME,
-    SAE_WEIGHTS_FILENAME,
-    SPARSITY_FILENAME,
-)
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from safetensors import SafetensorError, safe_open
 
 from saereg_plugin.errors import InputError, brief

@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens.constants import (
-    SAE_CFG_FILENAME,
-    SPARSITY_FILENAME,
-)
+from sae_lens.constants import SAE_CFG_FILENAME, SPARSITY_FILENAME
 from sae_lens.loading.pretrained_sae_loaders import (
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
     NAMED_PRETRAINED_SAE_LOADERS,

@@ -23,9 +23,7 @@ from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.files import folder_identity
 from saereg_plugin.machine import torch_dtype
 from saereg_plugin.sources.assets import require_hub_repo
-from saereg_plugin.sources.model_folders import (
-    EMBEDDED as EMBEDDED,
-)
+from saereg_plugin.sources.model_folders import EMBEDDED as EMBEDDED
 from saereg_plugin.sources.model_folders import (
     embedded_folder,
     embedded_source,

@@ -84,13 +84,7 @@ def write_checkpoint(
         files = {path.relative_to(temporary).as_posix(): sha256(path) for path in found}
         write_json(
             temporary / INDEX,
-            {
-                "format": _FORMAT,
-                "step": step,
-                "files": files,
-                "records": records,
-                **of,
-            },
+            {"format": _FORMAT, "step": step, "files": files, "records": records, **of},
         )
     write_json(owned.path / PROGRESS, {"checkpoint_step": step})
     _remove(owned, lambda other: other != step)

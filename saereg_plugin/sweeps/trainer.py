@@ -92,8 +92,7 @@ class SweepTrainer:
             data_provider=iter(()),
         )
         link_groups(
-            self._trainer.saes,
-            {member.sae_id: member.group for member in self.members},
+            self._trainer.saes, {member.sae_id: member.group for member in self.members}
         )
         self._gradient_norms = {
             name: GradientNorm(trainer.sae) for name, trainer in self.trainers.items()
