@@ -7,25 +7,38 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     TypeAdapter,
+    ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     field_validator,
 )
+from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
 
-from saereg_plugin.checks import MAX_SEED, require_name, require_plain
-from saereg_plugin.errors import InputError
+from saereg_plugin.checks import (
+    MAX_SEED,
+    is_finite,
+    require_name,
+    require_plain,
+    whole_number,
+)
+from saereg_plugin.errors import InputError, input_error
 from saereg_plugin.sources import corpora
-from saereg_plugin.validation import NUMBER, WHOLE, checked_dataclass
 from saereg_plugin.yaml_text import read_yaml
+
+T = TypeVar("T")
 
 MAX_SAES = 4096
 """SAEs of one sweep, which are all in memory at once."""
@@ -34,9 +47,27 @@ MAX_COUNT = 10**13
 SCHEMA = Path(__file__).with_name("sweep.schema.json")
 """JSON schema of a YAML file with the fields of ``SweepConfig``."""
 
-Count = Annotated[int, Field(ge=1, le=MAX_COUNT), WHOLE]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE]
-Share = Annotated[float, Field(ge=0, lt=1), NUMBER]
+
+def _whole(value: object) -> object:
+    number = whole_number(value)
+    return value if number is None else number
+
+
+def _number(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check a number as a float; an integer stays one, as it was written."""
+    plain = isinstance(value, int | float) or not is_finite(value)
+    checked = check(value if plain else float(value))
+    return value if isinstance(value, int) else checked
+
+
+_WHOLE = BeforeValidator(_whole)
+"""Annotates an int that may be written as a float without a fraction, such as 1e6."""
+_NUMBER = WrapValidator(_number)
+"""Annotates a float that may be written, and is then kept, as an int."""
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _WHOLE]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
+Share = Annotated[float, Field(ge=0, lt=1), _NUMBER]
 GroupFields = Annotated[
     Mapping[str, Any],
     # a group without fields is None in YAML
@@ -45,7 +76,33 @@ GroupFields = Annotated[
 ]
 
 
-@checked_dataclass
+@dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,)
+)
+def _checked_dataclass(cls: type[T]) -> type[T]:
+    """
+    Make a frozen pydantic dataclass that raises ``InputError`` (a decorator).
+
+    Types are strict and unknown fields are refused. The docstring of a field is its
+    description in the JSON schema.
+    """
+    config = ConfigDict(
+        strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+    made: Any = dataclass(frozen=True, kw_only=True, config=config)(cls)
+    validate: Callable[..., None] = made.__init__
+
+    def __init__(self: Any, **values: Any) -> None:
+        try:
+            validate(self, **values)
+        except ValidationError as error:
+            raise input_error(error, made) from error
+
+    made.__init__ = __init__
+    return made
+
+
+@_checked_dataclass
 class SweepConfig:
     """
     Groups of SAEs that are trained together on one stream of activations.
@@ -94,9 +151,9 @@ class SweepConfig:
     float32. The folder records the choice, and a resumed run keeps it."""
     autocast: bool = False
     """Train the SAEs with bfloat16 products."""
-    lr: Annotated[float, Field(gt=0), NUMBER] = 3e-4
+    lr: Annotated[float, Field(gt=0), _NUMBER] = 3e-4
     """Adam's learning rate."""
-    lr_warm_up_steps: Annotated[int, Field(ge=0, le=MAX_COUNT), WHOLE] = 0
+    lr_warm_up_steps: Annotated[int, Field(ge=0, le=MAX_COUNT), _WHOLE] = 0
     """Steps of linear warm-up of the learning rate."""
     lr_decay_fraction: Share = 0.2
     """Last share of the steps over which the learning rate falls to 0."""
