@@ -63,8 +63,11 @@ def require_device(device: str) -> torch.device:
         InputError: if no device has that name, its driver is missing, or its index is
             too large.
     """
+    # torch takes a number for the index of a GPU
+    if not isinstance(device, str):
+        raise InputError(f"Device {device!r} is no text; expected 'cpu' or 'cuda:1'.")
     try:
-        found = torch.device(_text(device))
+        found = torch.device(device)
     except RuntimeError as error:
         raise InputError(
             f"Unknown device {device!r}; expected 'cpu', 'cuda', 'cuda:1' or 'mps'."
@@ -83,22 +86,14 @@ def require_device(device: str) -> torch.device:
     return found
 
 
-def _text(device: object) -> str:
-    # torch takes a number for the index of a GPU
-    if not isinstance(device, str):
-        raise InputError(f"Device {device!r} is no text; expected 'cpu' or 'cuda:1'.")
-    return device
-
-
 def _device_count(kind: str) -> int:
-    """Return how many devices of a type torch can compute on; "meta" has no numbers."""
+    """Return the number of devices of a type that torch can compute on."""
     if kind == "cpu":
         return 1
     if kind == "mps":
         return int(torch.backends.mps.is_available())
-    if kind == "meta":
-        return 0
-    module = getattr(torch, kind, None)
+    # "meta" tensors have no values
+    module = None if kind == "meta" else getattr(torch, kind, None)
     if module is None or not module.is_available():
         return 0
     return int(module.device_count())

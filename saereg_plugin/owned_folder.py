@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
-from filelock import FileLock
-
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
@@ -62,7 +60,7 @@ class OwnedFolder:
             InputError: if a file exists that is not in the list, or a folder is a link.
         """
         wanted = set(names)
-        with self._locked():
+        with folder_lock(self.path):
             self.require_free(wanted)
             listed = self._listed()
             if not wanted <= listed:
@@ -73,11 +71,17 @@ class OwnedFolder:
         """Refuse the names that ``claim`` would refuse; the list stays as it is."""
         listed = self._listed()
         for name in sorted(names):
-            self._require_own_name(name, listed)
+            self.require_plain(name)
+            path = self.path / name
+            if path.exists() and name not in listed:
+                raise InputError(
+                    f"{str(path)!r} was not written by this package and would be replaced. Move it "
+                    "away, or choose another output folder."
+                )
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove listed files, and folders that are then empty; other files stay."""
-        with self._locked():
+        with folder_lock(self.path):
             listed = self._listed()
             gone = set(names) & listed
             for name in gone:
@@ -98,7 +102,7 @@ class OwnedFolder:
             new: the names that ``claim`` returned. Names without a file leave the list, since
                 a later file of that name is not ours.
         """
-        with self._locked():
+        with folder_lock(self.path):
             written = {name for name in names if (self.path / name).exists()}
             gone = set(new) - written
             self._sync_parents(gone)
@@ -148,7 +152,7 @@ class OwnedFolder:
         """Make a listed temporary folder next to ``target``."""
         folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
         name = folder.relative_to(self.path).as_posix()
-        with self._locked():
+        with folder_lock(self.path):
             self.require_plain(name)
             make_folder(target.parent)
             write_mark(self.path, self.kind, self._listed() | {f"{name}/"})
@@ -172,12 +176,12 @@ class OwnedFolder:
     def abandon(self) -> None:
         """Remove the listed files and the mark, so that the folder is free again."""
         self.remove(self.files())
-        with self._locked():
+        with folder_lock(self.path):
             self._remove_mark()
 
     def abandon_if_empty(self) -> None:
         """Remove the mark of a folder that holds nothing else."""
-        with self._locked():
+        with folder_lock(self.path):
             if {path.name for path in self.path.iterdir()} <= {MARK, LOCK}:
                 self._remove_mark()
 
@@ -226,15 +230,6 @@ class OwnedFolder:
             sync_folder(folder.parent)
             folder = folder.parent
 
-    def _require_own_name(self, name: str, listed: frozenset[str]) -> None:
-        self.require_plain(name)
-        path = self.path / name
-        if path.exists() and name not in listed:
-            raise InputError(
-                f"{str(path)!r} was not written by this package and would be replaced. Move it "
-                "away, or choose another output folder."
-            )
-
     def _listed(self) -> frozenset[str]:
         """Return the list with temporary folders, whose names end in "/"."""
         return frozenset(read_mark(self.path)["files"])
@@ -243,9 +238,6 @@ class OwnedFolder:
         """Write the list without the temporary folders that are gone."""
         kept = {n for n in names if not _is_folder(n) or (self.path / n).is_dir()}
         write_mark(self.path, self.kind, kept)
-
-    def _locked(self) -> FileLock:
-        return folder_lock(self.path)
 
 
 def open_owned(folder: Path, kind: str) -> OwnedFolder:
@@ -263,7 +255,7 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
     owned = OwnedFolder(folder, kind)
     try:
         make_folder(folder)
-        with owned._locked():
+        with folder_lock(folder):
             recover(folder / MARK)
             # also where there is one: this shows that the folder can be written to
             owned._write(owned._listed() if (folder / MARK).is_file() else ())

@@ -74,24 +74,18 @@ class Release:
         Raises:
             InputError: if a pattern matches nothing; names the nearest id.
         """
-        chosen = {pattern: self._matching(pattern) for pattern in patterns}
-        if not chosen:
-            return self.entries
         ids = [entry.sae_id for entry in self.entries]
-        for pattern, found in chosen.items():
+        wanted: set[str] = set()
+        for pattern in patterns:
+            found = {
+                name for name in ids if name == pattern or fnmatchcase(name, pattern)
+            }
             if not found:
                 raise InputError(
                     f"No SAE {pattern!r} in release {self.name!r}. {suggest(pattern, ids)}"
                 )
-        wanted = {entry.sae_id for found in chosen.values() for entry in found}
-        return tuple(entry for entry in self.entries if entry.sae_id in wanted)
-
-    def _matching(self, pattern: str) -> list[Entry]:
-        return [
-            entry
-            for entry in self.entries
-            if entry.sae_id == pattern or fnmatchcase(entry.sae_id, pattern)
-        ]
+            wanted |= found
+        return tuple(e for e in self.entries if not wanted or e.sae_id in wanted)
 
 
 def write_release(release: Release) -> Path:

@@ -65,9 +65,7 @@ def hook_shape(
 
 
 def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
-    config = get_pretrained_model_config(get_official_model_name(name), device="meta")
-    # the vocabulary's size is in the model's config: no tokenizer is read
-    config.tokenizer_name = None
+    config = _config(name)
     # layers above the hook cannot change its shape, and cost most of the time
     layer = extract_layer_from_tlens_hook_name(hook_name)
     if layer is not None:
@@ -86,6 +84,13 @@ def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
             f"Hook {hook_name!r} of model {name!r} is never run in a forward pass."
         )
     return cache[hook_name].shape
+
+
+def _config(name: str) -> HookedTransformerConfig:
+    config = get_pretrained_model_config(get_official_model_name(name), device="meta")
+    # the vocabulary's size is in the model's config: no tokenizer is read
+    config.tokenizer_name = None
+    return config
 
 
 def _transformers_shape(name: str, hook_name: str) -> torch.Size:
@@ -136,8 +141,7 @@ def model_facts(name: str) -> ModelFacts:
         InputError: if the model does not exist, see ``models.ensure``.
     """
     ensure(name)
-    config = get_pretrained_model_config(get_official_model_name(name), device="meta")
-    config.tokenizer_name = None
+    config = _config(name)
     counts = [_parameters(replace(config, n_layers=layers)) for layers in (0, 1)]
     layer = counts[1] - counts[0]
     return ModelFacts(config.n_ctx, counts[0] + config.n_layers * layer)
