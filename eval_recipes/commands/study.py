@@ -138,7 +138,7 @@ def judge_settings(
     max_calls: int | None = None,
     max_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Return options of steering: the offline judges, and first the chat model if one is named."""
+    """Return options of steering: offline judges, and first a chat model if it is named."""
     judges = ["embedding", "embedding_published", "log_probability"]
     settings: dict[str, Any] = {"judges": judges, "explainer": explainer}
     if judge_model is not None or judge_base_url is not None:
