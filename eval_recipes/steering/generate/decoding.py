@@ -16,14 +16,16 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sweeps.config import checked_dataclass
 
 NEAR = 1e-4
 """Distance in the sampled quantile, or in log-probability, below which a choice is a near tie."""
@@ -43,7 +45,7 @@ Positions that are steered.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class Decoding:
     """
     Settings of continuations; the defaults are those of arXiv 2603.04198.
@@ -52,28 +54,17 @@ class Decoding:
         InputError: for unusable values.
     """
 
-    new_tokens: int = 30
+    new_tokens: Annotated[int, Field(ge=1)] = 30
     """Tokens of every continuation."""
     greedy: bool = False
     """Take the likeliest token instead of a sample."""
-    temperature: float = 0.7
-    """Of samples."""
-    top_p: float = 0.9
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    """Of samples; for the likeliest token use ``greedy``."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Of samples."""
     stop_at_eos: bool = False
     """End a text before its first EOS; the published setting continues."""
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.new_tokens < 1:
-            raise InputError(f"new_tokens is {self.new_tokens}; expected 1 or more.")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise InputError(
-                f"temperature is {self.temperature}; expected a positive number. For the "
-                "likeliest token use greedy decoding."
-            )
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; expected more than 0, at most 1.")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from eval_recipes.steering.generate.plain import PlainBackend, find_layers
 from eval_recipes.steering.generate.prompts import encode_prompts
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.latents import Latents
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora, models
 
@@ -82,7 +83,7 @@ def language_model(
         with warnings.catch_warnings():
             models.ignore_deprecation()
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=models.torch_dtype(context.dtype), **local
+                path, dtype=machine.torch_dtype(context.dtype), **local
             )
             tokenizer = AutoTokenizer.from_pretrained(path, **local)
         model.to(context.device).eval()
