@@ -457,7 +457,7 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
                 )
             )
         )
-    with pytest.raises(InputError, match="top_p is 0"):
+    with pytest.raises(InputError, match="top_p=0; expected above 0"):
         Decoding(top_p=0)
     with pytest.raises(InputError, match="Unknown positions 'everywhere'"):
         steering("blocks.0.hook_resid_post", "everywhere")
