@@ -157,8 +157,6 @@ class Strengths:
     opposed: tuple[int, ...] = ()
     """Ids of latents with a cosine of -.01 or less, which would be steered against their own
     decoder direction."""
-    rms: float | None = None
-    """The residual stream's RMS, if the mode needs it."""
 
 
 def strengths(
@@ -188,7 +186,7 @@ def strengths(
             )
         norms = last_token_norms(backend, prompts, latents.hook_name)
         rms = float(norms.mean()) / math.sqrt(backend.d_model)
-        return Strengths(torch.full((n,), rule.amount * rms), rms=rms)
+        return Strengths(torch.full((n,), rule.amount * rms))
     if latents.normalised != "none":
         raise InputError(
             f"The SAE scales its input (normalize_activations={latents.normalised!r}); expected "

@@ -15,7 +15,7 @@ from eval_recipes.statistics.interval import NO_VARIATION
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from eval_recipes.steering.generate.trials import Arm, Trial
 from eval_recipes.steering.select.contrast import Array, Separating, auroc, halves
-from eval_recipes.steering.stats.rates import over_latents
+from eval_recipes.steering.stats.rates import cluster_mean
 
 ONE_DIRECTION = "one direction has no spread"
 
@@ -129,14 +129,13 @@ def _over_directions(
     change: Array, directions: Sequence[Hashable], seed: int
 ) -> Interval:
     of, names = pd.Series(list(directions)).factorize()
-    n, value = len(names), float(change.mean())
-    if n == 1:
-        return Interval(value, None, None, 1, ONE_DIRECTION)
-    total = np.bincount(of, weights=change, minlength=n)
-    counts = np.bincount(of, minlength=n).astype(np.float64)
-    if np.ptp(total / counts) < 1e-12:
-        return Interval(value, None, None, n, NO_VARIATION)
-    return over_latents(lambda w: (w @ total) / (w @ counts), n, seed=seed)
+    means = pd.Series(change).groupby(of).mean()
+    reason = ONE_DIRECTION if len(names) == 1 else None
+    if reason is None and np.ptp(means) < 1e-12:
+        reason = NO_VARIATION
+    if reason is not None:
+        return Interval(float(change.mean()), None, None, len(names), reason)
+    return cluster_mean(change, of, seed=seed)
 
 
 def _by_prompt(change: Array, prompts: Sequence[Hashable] | None) -> list[Array]:

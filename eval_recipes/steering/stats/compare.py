@@ -20,14 +20,13 @@ from eval_recipes.steering.stats.association import interaction
 from eval_recipes.steering.stats.figures import (
     Links,
     Rates,
-    arm,
     fluency_loss,
+    judged,
     links,
     of_latents,
     over_control,
     rates,
     trials_of,
-    with_verdict,
 )
 from eval_recipes.steering.stats.group_tests import (
     GroupComparison,
@@ -136,8 +135,9 @@ def with_common_thresholds(
     rate: float = config_value(groups, "false_positive_rate")
     tables = [group.texts for group in groups]
     found = {name: common_threshold(tables, name, rate) for name in learning}
-    judged = [replace(group, texts=rejudged(group.texts, found)) for group in groups]
-    return judged, found
+    return [
+        replace(group, texts=rejudged(group.texts, found)) for group in groups
+    ], found
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def group_rates(
     group: SteeredGroup, judge: str, amount: float, *, max_ratio: float, seed: int
 ) -> GroupRates:
     """Return the figures of a group."""
-    calibration = with_verdict(arm(group.texts, judge, CALIBRATION, None), judge)
+    calibration = judged(group.texts, judge, CALIBRATION, None)
     return GroupRates(
         rates=rates(group.texts, judge, amount, max_ratio=max_ratio, seed=seed),
         over_seeds=rate_over_seeds(seed_rates(group, judge, amount)),
@@ -170,7 +170,7 @@ def group_rates(
 
 def seed_rates(group: SteeredGroup, judge: str, amount: float) -> dict[int, float]:
     """Return the success rate of each SAE by training seed; SAEs without a seed have none."""
-    rows = with_verdict(arm(group.texts, judge, "steered", amount), judge)
+    rows = judged(group.texts, judge, "steered", amount)
     found: dict[int, float] = {}
     for seed, part in rows.groupby("seed"):
         rate = success_rate(trials_of(part, judge), seed=0, n_resamples=1)
@@ -190,7 +190,7 @@ def stability_over_groups(
     joined = pd.concat(
         [group.texts.assign(group=group.name) for group in groups], ignore_index=True
     )
-    rows = with_verdict(arm(joined, judge, "steered", amount), judge)
+    rows = judged(joined, judge, "steered", amount)
     return pooled_stability(rows, f"{judge}_success")
 
 
@@ -286,8 +286,7 @@ class GroupDifference:
 def seed_excesses(group: SteeredGroup, judge: str, amount: float) -> dict[int, float]:
     """Return the success of each SAE minus that of random directions, by training seed."""
     steered, control = (
-        with_verdict(arm(group.texts, judge, name, amount), judge)
-        for name in ("steered", "random")
+        judged(group.texts, judge, name, amount) for name in ("steered", "random")
     )
     seeds: list[int] = steered["seed"].dropna().astype(int).tolist()
     found: dict[int, float] = {}
@@ -333,6 +332,6 @@ def _at_equal_seeds(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int,
 
 
 def _scored(group: SteeredGroup, judge: str, amount: float) -> tuple[Trials, Array]:
-    rows = with_verdict(arm(group.texts, judge, "steered", amount), judge)
+    rows = judged(group.texts, judge, "steered", amount)
     trials = trials_of(rows, judge)
     return trials, of_latents(rows, trials, "interp_score")

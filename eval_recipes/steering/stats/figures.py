@@ -21,8 +21,8 @@ from eval_recipes.steering.stats.association import (
 from eval_recipes.steering.stats.rates import (
     Array,
     Trials,
+    cluster_mean,
     make_trials,
-    over_latents,
     paired_difference,
     restricted,
     success_rate,
@@ -83,27 +83,27 @@ def rates(
         name: arm(texts, judge, name, None if name == "unsteered" else amount)
         for name in ("steered", "unsteered", "random")
     }
-    judged = {name: with_verdict(part, judge) for name, part in rows.items()}
-    steered = trials_of(judged["steered"], judge)
-    fluent = is_fluent(judged["steered"], max_ratio)
+    known = {name: with_verdict(part, judge) for name, part in rows.items()}
+    steered = trials_of(known["steered"], judge)
+    fluent = is_fluent(known["steered"], max_ratio)
 
     def over(control: str) -> Interval | None:
-        return over_control(judged["steered"], judged[control], judge, seed=seed)
+        return over_control(known["steered"], known[control], judge, seed=seed)
 
     return Rates(
         success=success_rate(steered, seed=seed),
         fluent=success_rate(
             Trials(steered.success & fluent, steered.latent), seed=seed
         ),
-        unsteered=success_rate(trials_of(judged["unsteered"], judge), seed=seed),
-        random=success_rate(trials_of(judged["random"], judge), seed=seed),
+        unsteered=success_rate(trials_of(known["unsteered"], judge), seed=seed),
+        random=success_rate(trials_of(known["random"], judge), seed=seed),
         over_unsteered=over("unsteered"),
         over_random=over("random"),
         counts={
             name: Counts(
-                pairs=len(judged[name]),
-                without_verdict=len(part) - len(judged[name]),
-                distinct=len(judged[name].drop_duplicates(_PAIR)),
+                pairs=len(known[name]),
+                without_verdict=len(part) - len(known[name]),
+                distinct=len(known[name].drop_duplicates(_PAIR)),
             )
             for name, part in rows.items()
         },
@@ -123,6 +123,13 @@ def arm(
 def with_verdict(rows: pd.DataFrame, judge: str) -> pd.DataFrame:
     """Return the rows on which the judge has a verdict."""
     return rows.loc[rows[f"{judge}_success"].notna()]
+
+
+def judged(
+    texts: pd.DataFrame, judge: str, name: str, amount: float | None
+) -> pd.DataFrame:
+    """Return the rows of one arm at one strength on which the judge has a verdict."""
+    return with_verdict(arm(texts, judge, name, amount), judge)
 
 
 def keys_of(rows: pd.DataFrame) -> list[Any]:
@@ -172,17 +179,8 @@ def fluency_loss(
     if rows.empty:
         return None
     found = make_trials([True] * len(rows), keys_of(rows))
-    size = found.n_latents
     values = loss.loc[rows.index].to_numpy(dtype=np.float64)
-    total = np.bincount(found.latent, weights=values, minlength=size)
-    counts = np.bincount(found.latent, minlength=size).astype(np.float64)
-    if size == 1:
-        return Interval(float(values.mean()), None, None, 1, "one latent has no spread")
-
-    def mean(w: Array) -> Array:
-        return (w @ total) / (w @ counts)
-
-    return over_latents(mean, size, seed=seed)
+    return cluster_mean(values, found.latent, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ def links(texts: pd.DataFrame, judge: str, amount: float, *, seed: int) -> Links
 
     Latents without a score or a stability are left out of its figures.
     """
-    rows = with_verdict(arm(texts, judge, "steered", amount), judge)
+    rows = judged(texts, judge, "steered", amount)
     trials = trials_of(rows, judge)
     if not trials.success.size:
         return Links(None, None)

@@ -121,7 +121,6 @@ def compare_groups(
     seed: int,
     seeds_a: Mapping[int, float] | None = None,
     seeds_b: Mapping[int, float] | None = None,
-    n_permutations: int = N_PERMUTATIONS,
 ) -> GroupComparison:
     """
     Compare the success of two groups of SAEs in every way that is reported.
@@ -135,7 +134,7 @@ def compare_groups(
         chi_square=chi_square_yates(
             int(a.success.sum()), a.success.size, int(b.success.sum()), b.success.size
         ),
-        permutation=permutation_test(a, b, seed=seed, n_permutations=n_permutations),
+        permutation=permutation_test(a, b, seed=seed),
         odds_ratio=fit_logistic(joined_trials(a, b), {"group": group}),
         over_seeds=difference_over_seeds(seeds_a or {}, seeds_b or {}),
     )

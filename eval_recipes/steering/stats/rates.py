@@ -101,18 +101,33 @@ def success_rate(
     """
     if not trials.success.size:
         return None
-    rate = float(trials.success.mean())
-    if trials.n_latents == 1:
-        return Interval(rate, None, None, 1, ONE_LATENT)
-    if trials.no_variation:
+    if trials.no_variation and trials.n_latents > 1:
+        rate = float(trials.success[0])
         below, above = unseen([(1.0, rate, 1.0, trials.n_latents)])
         return Interval(rate, rate - below, rate + above, trials.n_latents)
-    wins, counts = trials.by_latent()
+    success = trials.success.astype(np.float64)
+    return cluster_mean(success, trials.latent, seed=seed, n_resamples=n_resamples)
+
+
+def cluster_mean(
+    values: Array,
+    clusters: NDArray[np.int64],
+    *,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+) -> Interval:
+    """
+    Return the mean of values with a bootstrap interval over their clusters, such as latents.
+
+    ``clusters`` numbers the clusters from 0 without gaps; a single cluster has no interval.
+    """
+    n = int(clusters.max()) + 1
+    if n == 1:
+        return Interval(float(values.mean()), None, None, 1, ONE_LATENT)
+    total = np.bincount(clusters, weights=values, minlength=n)
+    counts = np.bincount(clusters, minlength=n).astype(np.float64)
     return over_latents(
-        lambda w: (w @ wins) / (w @ counts),
-        trials.n_latents,
-        seed=seed,
-        n_resamples=n_resamples,
+        lambda w: (w @ total) / (w @ counts), n, seed=seed, n_resamples=n_resamples
     )
 
 
