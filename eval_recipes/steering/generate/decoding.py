@@ -38,7 +38,7 @@ Positions = Literal["generation", "prompt_end", "all"]
 """
 Positions that are steered.
 
-- ``generation``: those of the new tokens, as by a hook that leaves out the pass over the
+- ``generation``: the new tokens, as by a hook that leaves out the pass over the
   prompt; the first new token is chosen before any steering.
 - ``prompt_end``: also the last token of the prompt, hence every choice of a new token.
 - ``all``: the whole text, BOS included.
@@ -78,7 +78,7 @@ class Request:
     vector: int | None = None
     """Index of the direction that is added; None for no direction."""
     strength: float = 0.0
-    """What the direction is multiplied by."""
+    """Factor of the direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +248,7 @@ def _candidates(
 def _likely(
     logits: Tensor, temperature: float, top_p: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how many tokens each row keeps [row], and their log-probabilities and ids."""
+    """Return the number of tokens kept [row], and their log-probabilities and ids."""
     scaled = logits.float() / temperature
     norm = scaled.logsumexp(1, keepdim=True)
     kept = scaled >= norm + math.log(_LIKELY)

@@ -255,7 +255,7 @@ class Models:
         """
         Return where the explainer finds its model, a HookedTransformer.
 
-        Where a plain model is steered, the explainer gets a cache of its own, which is released
+        Where a plain model is steered, the explainer gets its own cache, which is released
         after use, and the plain model is dropped before. A model that the run's caller holds,
         or that is steered itself, is used as it is.
         """

@@ -141,7 +141,7 @@ class _RoomyLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
         super().__init__()
         self.dtype, self.device = keys.dtype, keys.device
-        # zeros behind the tokens: room for those to come
+        # zeros behind the tokens: room for new tokens
         self._kept = [
             nn.functional.pad(states, (0, 0, 0, room)) for states in (keys, values)
         ]

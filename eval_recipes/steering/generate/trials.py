@@ -30,7 +30,7 @@ from eval_recipes.steering.select.latents import Latents
 
 Arm = Literal["steered", "random", "unsteered", "calibration"]
 """
-What the second text of a pair is.
+Kinds of the second text of a pair.
 
 - ``steered``: along the latent's direction, with the first text's random numbers.
 - ``random``: the same strength along a random direction, judged by the latent's explanation.
@@ -63,7 +63,7 @@ _KEPT = pa.schema(
         ("first_near_tie", pa.int64()),
     ]
 )
-"""Columns of a file of kept texts: the fields of a request, then those of its text."""
+"""Columns of a file of kept texts: the fields of a request, then of its text."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Trial:
     amount: float | None
     """Strength in the units of the mode; None where nothing is added."""
     strength: float | None
-    """What the unit direction was multiplied by; None where nothing is added."""
+    """Factor of the unit direction; None where nothing is added."""
     original: Continuation
     """The unsteered text."""
     other: Continuation
@@ -142,7 +142,7 @@ def plan_pairs(
     Return every pair of an SAE.
 
     ``strengths`` holds the strength of each latent, by amount. Latents without a strength (NaN)
-    are left out at that amount. Vectors are numbered: those of the latents, then one for each
+    are left out at that amount. Vectors are numbered: the latents' vectors, then one for each
     latent and repeat of the controls.
     """
     return [

@@ -71,9 +71,9 @@ def folder_keys(
     """Return what else the texts depend on: steered texts, and texts with nothing added."""
     steered = {"strengths": strengths_key(by_amount), "positions": config.positions}
     nothing_added = {
-        # which texts there are differs
+        # the set of texts differs
         "greedy": config.greedy,
-        # how many prompts are read at a time differs, and with it what low precision rounds
+        # the number of prompts read at a time differs, and with it rounding in low precision
         "prompts_steered": config.positions == "all",
     }
     return steered, nothing_added

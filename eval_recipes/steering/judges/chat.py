@@ -104,7 +104,7 @@ class ChatJudge:
         }
 
     def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Return a verdict for each pair; those without a reply say why."""
+        """Return a verdict for each pair, with a reason where there is no reply."""
         signal = self.client.signal()
         pool = ThreadPoolExecutor(self.client.config.concurrency)
         try:

@@ -33,7 +33,7 @@ _UNEXPLAINED = Verdict(Status.NOT_APPLICABLE, reason="the latent has no explanat
 
 
 class UnansweredError(RuntimeError):
-    """Pairs have no verdict yet; the message says how many and why."""
+    """Pairs have no verdict yet; the message gives their number and the reason."""
 
 
 class NoVerdictError(RuntimeError):
@@ -45,7 +45,7 @@ class Judged:
     """Pairs with their verdicts and fluency."""
 
     trials: list[Trial]
-    """The pairs but those of the calibration."""
+    """All pairs except the calibration's."""
     verdicts: dict[JudgeName, list[Verdict]]
     """Of each judge, one per trial."""
     fluency: list[Fluency]

@@ -185,7 +185,7 @@ def score_texts(
     """
     Score texts under the unsteered model, equal texts once.
 
-    ``concepts`` are those to look for in a text. The logits of a batch are kept together.
+    ``concepts`` names the concepts to look for in each text. The logits of a batch are kept together.
     """
     wanted = concepts or {}
     # neighbours of equal length need no padding

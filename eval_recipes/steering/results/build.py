@@ -194,7 +194,7 @@ def _near_ties(texts: pd.DataFrame) -> dict[str, int]:
 
 
 def rate_fields(found: Rates) -> dict[str, Any]:
-    """Return the fields of ``SuccessMetrics``; those of controls begin with the arm's name."""
+    """Return the fields of ``SuccessMetrics``; controls' fields begin with the arm's name."""
     fields: dict[str, Any] = flat(
         {
             "success": found.success,

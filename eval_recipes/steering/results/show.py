@@ -57,7 +57,7 @@ def latent_lines(
     """
     Return one latent's concept, prompts, texts and scores as lines.
 
-    ``texts`` are those of one SAE; ``amount`` None shows all strengths. ``controls`` also shows
+    ``texts`` is the table of one SAE; ``amount`` None shows all strengths. ``controls`` also shows
     the controls' texts; calibration texts are never shown.
 
     Raises:

@@ -43,7 +43,7 @@ COLUMNS = {
     "near_ties": pa.int64(),
 }
 """
-Columns but those of the judges, ``<judge>_score``, ``_success``, ``_status``, ``_reason``.
+Columns except the judges', ``<judge>_score``, ``_success``, ``_status``, ``_reason``.
 
 ``shared_with`` holds the matching latents of other seeds, JSON, by seed. ``text`` is steered in
 the arms ``steered`` and ``random``, and another unsteered text in the arms ``unsteered`` and
@@ -150,7 +150,7 @@ def read_texts(path: str | Path) -> pd.DataFrame:
 
 
 def results_of(texts: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that are results, without those that thresholds were learned from."""
+    """Return the rows that are results, without the calibration's rows."""
     return texts.loc[texts["arm"] != CALIBRATION]
 
 

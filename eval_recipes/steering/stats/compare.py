@@ -96,7 +96,7 @@ def read_groups(
     """
     Read the steering results below a folder, group by group.
 
-    Successes are those of each SAE's own threshold: see ``with_common_thresholds``. ``keep``
+    Each SAE is judged by its own threshold; see ``with_common_thresholds``. ``keep``
     names the only SAEs to read; None keeps all.
 
     Raises:

@@ -43,7 +43,7 @@ class Counts:
     """Pairs with a verdict."""
     without_verdict: int = 0
     distinct: int = 0
-    """Different pairs among those with a verdict."""
+    """Different pairs among the pairs with a verdict."""
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def fit_logistic(trials: Trials, predictors: Mapping[str, ArrayLike]) -> Logisti
     """
     Fit log odds of success = intercept + sum of coefficient * predictor.
 
-    Maximum likelihood and both standard errors are those of statsmodels: from the information
+    statsmodels computes maximum likelihood and both standard errors: from the information
     matrix, and clustered by latent (Liang & Zeger 1986 with the usual correction for few
     clusters).
 
@@ -172,7 +172,7 @@ def is_separated(design: Array, success: NDArray[np.bool_]) -> bool:
 
 
 def _back(centre: Array, scale: Array) -> Array:
-    """Return the matrix from coefficients of scaled predictors to those of the given ones."""
+    """Return the matrix that maps coefficients of scaled to coefficients of given predictors."""
     back = np.diag(1 / scale)
     back[0] = -centre / scale
     back[0, 0] = 1.0

@@ -116,7 +116,7 @@ def count_matches(rows: pd.DataFrame) -> Matches | None:
     """
     Count the latents of a group that match a latent of another of its SAEs.
 
-    ``rows`` are those of ``pooled_stability``. None if matches are not known.
+    ``rows`` has the columns of ``pooled_stability``. None if matches are not known.
     """
     once = rows.drop_duplicates(["sae", "latent"])
     if not any(isinstance(shared, str) for shared in once["shared_with"]):
@@ -130,7 +130,7 @@ def matched_latents(rows: pd.DataFrame) -> Sequence[Hashable]:
     Return one name per row, the same for a latent and all its matches in other seeds.
 
     Matches come from ``cross_seed`` (``shared_with``: JSON, latent by seed) and are followed
-    from seed to seed. A latent without known matches has a name of its own.
+    from seed to seed. A latent without known matches has its own name.
     """
     parent: dict[Hashable, Hashable] = {}
 
