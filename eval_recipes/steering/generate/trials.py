@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,26 +94,12 @@ class Streams:
         return int.from_bytes(digest, "little") >> (64 - _BITS)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A pair before it is written."""
-
-    arm: Arm
-    latent: int
-    """Place among the latents."""
-    prompt: int
-    """Index of the prompt."""
-    repeat: int
-    """Number of the pair among the pairs of its latent and prompt."""
-    amount: float | None
-    """Strength in the units of the mode; None where nothing is added."""
-    original: Request
-    other: Request
+T = TypeVar("T", Request, Continuation)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Two continuations of one prompt, for one latent."""
+class TextPair(Generic[T]):
+    """Two texts of one prompt for one latent: requests, and continuations once written."""
 
     arm: Arm
     latent: int
@@ -120,15 +107,19 @@ class Trial:
     prompt: int
     """Index of the prompt."""
     repeat: int
-    """Number of the text among the texts of its latent and prompt."""
+    """Number of the pair among the pairs of its latent and prompt."""
     amount: float | None
     """Strength in the units of the mode; None where nothing is added."""
     strength: float | None
     """Factor of the unit direction; None where nothing is added."""
-    original: Continuation
+    original: T
     """The unsteered text."""
-    other: Continuation
+    other: T
     """The second text."""
+
+
+Planned: TypeAlias = TextPair[Request]
+Trial: TypeAlias = TextPair[Continuation]
 
 
 def plan_pairs(
@@ -145,85 +136,71 @@ def plan_pairs(
     are left out at that amount. Vectors are numbered: the latents' vectors, then one for each
     latent and repeat of the controls.
     """
-    return [
-        *_steered(ids, n_prompts, strengths, config, streams),
-        *_unsteered(ids, n_prompts, config, streams),
-        *_calibration(ids, n_prompts, config, streams),
-    ]
+    planner = _Planner(ids, n_prompts, config, streams)
+    return [*planner.steered(strengths), *planner.unsteered(), *planner.calibration()]
 
 
-def _steered(
-    ids: Sequence[int],
-    n_prompts: int,
-    strengths: dict[float, list[float]],
-    config: SteeringEvalConfig,
-    streams: Streams,
-) -> list[Planned]:
-    arms: tuple[Arm, Arm] = ("steered", "random")
-    repeats = config.samples_per_prompt
+@dataclass(frozen=True)
+class _Planner:
+    ids: Sequence[int]
+    n_prompts: int
+    config: SteeringEvalConfig
+    streams: Streams
 
-    def pair(
-        arm: Arm, place: int, prompt: int, repeat: int, amount: float, strength: float
-    ) -> Planned:
-        # greedy texts take no random numbers: one original serves all
-        number = 0 if config.greedy else streams.number(ids[place], repeat, "pair")
-        control = len(ids) + place * repeats + repeat
-        vector = place if arm == "steered" else control
-        original = Request(prompt, number)
-        steered = Request(prompt, number, vector, strength)
-        return Planned(arm, place, prompt, repeat, amount, original, steered)
+    def steered(self, strengths: dict[float, list[float]]) -> Iterator[Planned]:
+        arms: tuple[Arm, Arm] = ("steered", "random")
+        repeats = self.config.samples_per_prompt
+        for amount, values in strengths.items():
+            for arm, (place, latent) in product(arms, enumerate(self.ids)):
+                if not math.isfinite(values[place]):
+                    continue
+                for prompt, repeat in product(range(self.n_prompts), range(repeats)):
+                    control = len(self.ids) + place * repeats + repeat
+                    vector = place if arm == "steered" else control
+                    # greedy texts take no random numbers: one original serves all
+                    number = (
+                        0
+                        if self.config.greedy
+                        else self.streams.number(latent, repeat, "pair")
+                    )
+                    yield Planned(
+                        arm,
+                        latent,
+                        prompt,
+                        repeat,
+                        amount,
+                        values[place],
+                        Request(prompt, number),
+                        Request(prompt, number, vector, values[place]),
+                    )
 
-    return [
-        pair(arm, place, prompt, repeat, amount, values[place])
-        for amount, values in strengths.items()
-        for arm in arms
-        for place in range(len(ids))
-        if math.isfinite(values[place])
-        for prompt in range(n_prompts)
-        for repeat in range(repeats)
-    ]
+    def unsteered(self) -> Iterator[Planned]:
+        # there is no second greedy text, and a sampled text against a greedy one would
+        # measure the way of decoding
+        first = "sampled" if self.config.greedy else "pair"
+        repeats = range(self.config.samples_per_prompt)
+        for latent, prompt, repeat in product(self.ids, range(self.n_prompts), repeats):
+            yield self._plain("unsteered", latent, prompt, repeat, (first, "unsteered"))
 
-
-def _unsteered(
-    ids: Sequence[int], n_prompts: int, config: SteeringEvalConfig, streams: Streams
-) -> list[Planned]:
-    # there is no second greedy text, and a sampled text against a greedy one would measure
-    # the way of decoding
-    first = "sampled" if config.greedy else "pair"
-    return [
-        Planned(
-            "unsteered",
-            place,
-            prompt,
-            repeat,
-            None,
-            Request(prompt, streams.number(latent, repeat, first)),
-            Request(prompt, streams.number(latent, repeat, "unsteered")),
-        )
-        for place, latent in enumerate(ids)
-        for prompt in range(n_prompts)
-        for repeat in range(config.samples_per_prompt)
-    ]
-
-
-def _calibration(
-    ids: Sequence[int], n_prompts: int, config: SteeringEvalConfig, streams: Streams
-) -> list[Planned]:
-    """Return equally many pairs of each latent, prompts in turn."""
-    each = math.ceil(config.calibration_pairs / len(ids))
-    found: list[Planned] = []
-    for place, latent in enumerate(ids):
-        for number in range(each):
+    def calibration(self) -> Iterator[Planned]:
+        """Yield equally many pairs of each latent, prompts in turn."""
+        each = math.ceil(self.config.calibration_pairs / len(self.ids))
+        for latent, number in product(self.ids, range(each)):
             # each latent starts at another prompt, so that one pair each uses all prompts
-            prompt, repeat = (latent + number) % n_prompts, number // n_prompts
-            first, second = (
-                Request(prompt, streams.number(latent, repeat, side))
-                for side in ("calibration", "calibrated")
+            prompt, repeat = (
+                (latent + number) % self.n_prompts,
+                number // self.n_prompts,
             )
-            found.append(
-                Planned("calibration", place, prompt, repeat, None, first, second)
-            )
-    return found
+            sides = ("calibration", "calibrated")
+            yield self._plain("calibration", latent, prompt, repeat, sides)
+
+    def _plain(
+        self, arm: Arm, latent: int, prompt: int, repeat: int, sides: tuple[Side, Side]
+    ) -> Planned:
+        first, second = (
+            Request(prompt, self.streams.number(latent, repeat, side)) for side in sides
+        )
+        return Planned(arm, latent, prompt, repeat, None, None, first, second)
 
 
 def make_trials(
@@ -308,14 +285,14 @@ def make_trials(
         texts = written[_is_greedy(pair, config)]
         trials.append(
             Trial(
-                arm=pair.arm,
-                latent=latents.ids[pair.latent],
-                prompt=pair.prompt,
-                repeat=pair.repeat,
-                amount=pair.amount,
-                strength=None if pair.amount is None else pair.other.strength,
-                original=texts[pair.original],
-                other=texts[pair.other],
+                pair.arm,
+                pair.latent,
+                pair.prompt,
+                pair.repeat,
+                pair.amount,
+                pair.strength,
+                texts[pair.original],
+                texts[pair.other],
             )
         )
     return trials
