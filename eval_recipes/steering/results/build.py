@@ -72,17 +72,16 @@ def build_output(
     judged: dict[str, JudgeMetrics] = {}
     reasons: dict[str, dict[str, str]] = {}
     for name in config.judges:
-        found = links(measured.texts, name, headline, seed=seed)
-        linked, why = link_fields(found)
-        judged[name] = JudgeMetrics(
-            **_rates(measured, name, headline, config), **linked
-        )
+        linked, why = link_fields(links(measured.texts, name, headline, seed=seed))
+        rated = _rates(measured, name, headline, config)
+        judged[name] = JudgeMetrics(**rated, **linked)
         if why:
             reasons[name] = why
     loss, loss_random = (
         fluency_loss(measured.texts, arm, headline, seed=seed)
         for arm in ("steered", "random")
     )
+    rows = results_of(measured.texts)
     return SteeringEvalOutput(
         **base,
         eval_config=config,
@@ -90,9 +89,7 @@ def build_output(
             **{name: judged.get(name) or JudgeMetrics(**nothing()) for name in JUDGES},
             latents=_latents(measured, headline, seed),
             strength=StrengthMetrics(
-                **flat({"norm": measured.norm}),
-                strength=_strength(measured.texts, headline),
-                ratio=_ratio(measured, headline),
+                **flat({"norm": measured.norm}), **_strength(measured, headline)
             ),
             fluency=FluencyMetrics(**flat({"loss": loss, "loss_random": loss_random})),
             contrast=_contrast(measured.contrast),
@@ -111,7 +108,8 @@ def build_output(
                 str(amount): list(ids)
                 for amount, ids in measured.without_strength.items()
             },
-            near_ties=_near_ties(measured.texts),
+            # pairs in which rounding might have changed a choice
+            near_ties={"pairs": int((rows["near_ties"] > 0).sum()), "of": len(rows)},
             why_there_is_no_figure=reasons,
             contrast=readable(measured.contrast),
             **measured.extra,
@@ -142,8 +140,7 @@ def _point(
         **flat({"loss": loss}),
         judge=name,
         amount=amount,
-        strength=_strength(measured.texts, amount),
-        ratio=_ratio(measured, amount),
+        **_strength(measured, amount),
     )
 
 
@@ -177,20 +174,13 @@ def _steered(texts: pd.DataFrame, amount: float) -> pd.DataFrame:
     return texts.loc[(texts["arm"] == "steered") & (texts["amount"] == amount)]
 
 
-def _strength(texts: pd.DataFrame, amount: float) -> float | None:
-    by_latent = _steered(texts, amount).drop_duplicates("latent")["strength"]
-    return float(by_latent.median()) if len(by_latent) else None
-
-
-def _ratio(measured: Measured, amount: float) -> float | None:
-    strength = _strength(measured.texts, amount)
-    return None if strength is None else strength / measured.norm.value
-
-
-def _near_ties(texts: pd.DataFrame) -> dict[str, int]:
-    """Count pairs in which rounding might have changed a choice."""
-    rows = results_of(texts)
-    return {"pairs": int((rows["near_ties"] > 0).sum()), "of": len(rows)}
+def _strength(measured: Measured, amount: float) -> dict[str, float | None]:
+    """Return the median strength over latents, and its ratio to the median norm."""
+    rows = _steered(measured.texts, amount).drop_duplicates("latent")
+    if rows.empty:
+        return {"strength": None, "ratio": None}
+    strength = float(rows["strength"].median())
+    return {"strength": strength, "ratio": strength / measured.norm.value}
 
 
 def rate_fields(found: Rates) -> dict[str, Any]:
