@@ -26,8 +26,8 @@ from eval_recipes.saebench.autointerp.options import prompts_identity
 from eval_recipes.steering.generate.backend import parse_hook
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
+from eval_recipes.steering.generate.strengths import strengths_by_amount, written_trials
 from eval_recipes.steering.generate.trials import Trial
-from eval_recipes.steering.generate.write import strengths_by_amount, written_trials
 from eval_recipes.steering.judges.chat import prompt_identity
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.probe import (

@@ -18,7 +18,7 @@ from sae_lens import (
 from sae_lens.saes.sae import SAEMetadata
 
 from eval_recipes.steering.generate.language_model import backend_for
-from eval_recipes.steering.generate.write import (
+from eval_recipes.steering.generate.strengths import (
     StrengthRule,
     last_token_norms,
     strengths,

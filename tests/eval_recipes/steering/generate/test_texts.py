@@ -25,6 +25,7 @@ from eval_recipes.steering.generate.decoding import (
 from eval_recipes.steering.generate.generate import generate
 from eval_recipes.steering.generate.language_model import LanguageModel, backend_for
 from eval_recipes.steering.generate.plain import PlainBackend
+from eval_recipes.steering.generate.strengths import folder_keys, strengths_key
 from eval_recipes.steering.generate.trials import (
     Planned,
     Streams,
@@ -33,7 +34,6 @@ from eval_recipes.steering.generate.trials import (
     make_trials,
     plan_pairs,
 )
-from eval_recipes.steering.generate.write import folder_keys, strengths_key
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.protocol import calibrate
 from eval_recipes.steering.options import make_config
