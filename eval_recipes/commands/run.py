@@ -193,10 +193,17 @@ def _clean(root: Path) -> None:
 
 
 def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
-    """Return the flags of a judge as options of the evaluations that have one."""
+    """Return the flags of a chat model as options of the evaluations that ask one."""
     import json
 
-    judged = [name for name in ("autointerp", "steering") if name in names]
+    from eval_recipes.chat.options import ChatOptions
+    from eval_recipes.registry import RECIPES, load_evaluation
+
+    judged = [
+        name
+        for name in names
+        if name in RECIPES and issubclass(load_evaluation(name).Options, ChatOptions)
+    ]
     return [
         # nothing would be YAML's null, and so the default
         f"{name}.{flag}={value or json.dumps(value)}"

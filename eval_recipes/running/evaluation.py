@@ -117,19 +117,15 @@ class Evaluation(Generic[O]):
             InputError: for an unknown option or an unusable value.
         """
         given = context.options.get(self.name, {})
-        for name in given:
-            if name in self.run_decides:
-                raise InputError(
-                    f"Option {name!r} of evaluation {self.name!r} would hold for a part of the "
-                    f"run only; expected it for all of it: --{self.from_run[name].replace('_', '-')} "
-                    f"(RunContext.{self.from_run[name]})."
-                )
         shared = {name: getattr(context, of) for name, of in self.from_run.items()}
         return self.resolve(context, self.parse(given, shared))
 
     def parse(self, given: Mapping[str, Any], shared: Mapping[str, Any]) -> O:
         """Return the settings, each checked on its field; ``shared`` are the run's defaults."""
-        return parse_options(self.name, self.Options, given, shared)
+        decided = {name: self.from_run[name] for name in self.run_decides}
+        return parse_options(
+            self.name, self.Options, given, shared, run_decides=decided
+        )
 
     def resolve(self, context: RunContext, options: O) -> O:  # noqa: ARG002
         """

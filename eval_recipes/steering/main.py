@@ -37,6 +37,7 @@ from eval_recipes.steering.judges.probe import (
 )
 from eval_recipes.steering.options import (
     EVAL,
+    FROM_RUN,
     SteeringEvalConfig,
     make_config,
     uses_chat,
@@ -72,8 +73,8 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
     reads_text = True
     keeps_artifacts = True
     side_files = (TEXTS_SUFFIX,)
-    from_run = {"random_seed": "seed", "corpus": "corpus"}
-    run_decides = frozenset(from_run)
+    from_run = FROM_RUN
+    run_decides = frozenset(FROM_RUN)
     # the text is in every key by its content
     not_in_key = frozenset({"corpus", *PACING})
 
