@@ -122,9 +122,9 @@ def run(
     ] = False,
 ) -> None:
     """
-    Evaluate the SAEs of a release; one JSON file in SAEBench's format an SAE and evaluation.
+    Evaluate the SAEs of a release; write one JSON file in SAEBench's format per SAE and evaluation.
 
-    A failed evaluation is reported and the others go on; the exit status is then 1.
+    A failed evaluation is reported and the others run; the exit status is then 1.
     """
     from eval_recipes.running.artifacts import default_artifacts
     from eval_recipes.running.check import checked_data

@@ -26,7 +26,7 @@ from saereg_plugin.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-O = TypeVar("O")  # noqa: E741
+O = TypeVar("O")
 Output = BaseEvalOutput[Any, Any, Any]
 
 
@@ -127,7 +127,7 @@ class Evaluation(Generic[O]):
             self.name, self.Options, given, shared, run_decides=decided
         )
 
-    def resolve(self, context: RunContext, options: O) -> O:  # noqa: ARG002
+    def resolve(self, context: RunContext, options: O) -> O:
         """
         Return the settings with defaults that depend on the run filled in.
 
@@ -149,9 +149,9 @@ class Evaluation(Generic[O]):
 
     def check_subject(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         facts: SubjectFacts,
-        options: O,  # noqa: ARG002
+        options: O,
     ) -> None:
         """
         Refuse one SAE whose hook cannot be served, or that has heads.
@@ -181,13 +181,13 @@ class Evaluation(Generic[O]):
             InputError: if nobody answers, or key or model are refused.
         """
 
-    def key(self, context: RunContext, options: O) -> dict[str, Any]:  # noqa: ARG002
+    def key(self, context: RunContext, options: O) -> dict[str, Any]:
         """Return what decides a result besides the SAE and what all evaluations share."""
         values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
         return {k: v for k, v in values.items() if k not in self.not_in_key}
 
     @contextmanager
-    def opened(self, context: RunContext, options: O) -> Iterator[None]:  # noqa: ARG002
+    def opened(self, context: RunContext, options: O) -> Iterator[None]:
         """Hold what all SAEs of a run share, such as a connection, inside this block."""
         yield
 

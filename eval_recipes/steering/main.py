@@ -256,7 +256,7 @@ def _results(subject: Subject, config: SteeringEvalConfig) -> dict[str, Path]:
 
 
 def _contents(name: str, path: Path) -> str:
-    """Return a hash of what is read of a result, which has a date and an id besides."""
+    """Return a hash of the parts of a result that are read; its date and id are not."""
     if name == "cross_seed":
         # refuses a table that is not the result's
         read_stability(path)

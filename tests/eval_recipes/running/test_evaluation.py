@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,76 +17,16 @@ from eval_recipes.registry import RECIPES
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 
-FILES = {
-    "__init__.py": "",
-    "options.py": """
-from pydantic import Field
-from pydantic.dataclasses import dataclass
-from sae_bench.evals.base_eval_output import BaseEvalConfig
+PAGE = Path(__file__).parents[3] / "docs" / "howto" / "add-an-evaluation.md"
 
-@dataclass
-class NormOptions(BaseEvalConfig):
-    factor: float = Field(default=1.0, gt=0, title="Factor")
-""",
-    "output.py": '''
-from pydantic import Field
-from pydantic.dataclasses import dataclass
-from sae_bench.evals.base_eval_output import (
-    BaseEvalOutput, BaseMetricCategories, BaseMetrics, BaseResultDetail,
-)
-from eval_recipes.results.metrics import metric, metric_class
-from own_norm.options import NormOptions
 
-@metric_class
-class NormMetrics(BaseMetrics):
-    """Metrics of the norms."""
-    mean_norm = metric("Mean Norm", "Mean norm of the decoder rows", display=True)
-
-@dataclass
-class NormCategories(BaseMetricCategories):
-    """Categories."""
-    norm: NormMetrics = Field(title="Norm", description="Norms", json_schema_extra={})
-
-@dataclass
-class NormOutput(BaseEvalOutput[NormOptions, NormCategories, BaseResultDetail]):
-    """Result."""
-    eval_config: NormOptions
-    eval_id: str
-    datetime_epoch_millis: int
-    eval_result_metrics: NormCategories
-    eval_type_id: str = "own_norm"
-''',
-    "main.py": '''
-from eval_recipes.results.files import base_fields, unstructured
-from eval_recipes.results.metrics import flat
-from eval_recipes.running.evaluation import Evaluation
-from eval_recipes.statistics.interval import Interval
-from own_norm.options import NormOptions
-from own_norm.output import NormCategories, NormMetrics, NormOutput
-
-class NormEvaluation(Evaluation[NormOptions]):
-    """Norms of the decoder rows."""
-    name = "own_norm"
-    summary = "how long decoder rows are"
-    Options = NormOptions
-    Output = NormOutput
-    reads_model = False
-
-    def evaluate(self, context, subject, options):
-        sae = subject.load(context.device)
-        if not bool(sae.W_dec.isfinite().all()):
-            raise ValueError("W_dec holds NaN")
-        norms = sae.W_dec.detach().norm(dim=1) * options.factor
-        mean = Interval(float(norms.mean()), None, None, len(norms))
-        return NormOutput(
-            **base_fields(subject, sae),
-            eval_config=options,
-            eval_result_metrics=NormCategories(norm=NormMetrics(**flat({"mean_norm": mean}))),
-            eval_result_details=[],
-            eval_result_unstructured=unstructured(subject),
-        )
-''',
-}
+def files_of_the_page() -> dict[str, str]:
+    """The files of the documentation's example."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    return {
+        "__init__.py": "",
+        **dict(zip(("options.py", "output.py", "main.py"), blocks)),
+    }
 
 
 @pytest.fixture
@@ -93,7 +34,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the evaluation, entered in the registry."""
     folder = tmp_path / "packages" / "own_norm"
     folder.mkdir(parents=True)
-    for name, text in FILES.items():
+    for name, text in files_of_the_page().items():
         (folder / name).write_text(text)
     monkeypatch.syspath_prepend(str(folder.parent))
     monkeypatch.setitem(RECIPES, "own_norm", "own_norm.main:NormEvaluation")
@@ -123,7 +64,7 @@ def test_the_commands_know_an_evaluation_by_its_line_in_the_registry(
 
     first = invoke(app, command)
     # one failing SAE does not stop the others, and is told
-    assert first.exit_code == 1 and "W_dec holds NaN" in first.output
+    assert first.exit_code == 1 and "is not finite" in first.output
     (path,) = (results / "own_norm").glob("*.json")
     record = json.loads(path.read_text())
     jsonschema.validate(record, schema)
