@@ -174,7 +174,7 @@ def _steered(texts: pd.DataFrame, amount: float) -> pd.DataFrame:
     return texts.loc[(texts["arm"] == "steered") & (texts["amount"] == amount)]
 
 
-def _strength(measured: Measured, amount: float) -> dict[str, float | None]:
+def _strength(measured: Measured, amount: float) -> dict[str, Any]:
     """Return the median strength over latents, and its ratio to the median norm."""
     rows = _steered(measured.texts, amount).drop_duplicates("latent")
     if rows.empty:
