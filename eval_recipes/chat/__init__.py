@@ -1,4 +1,4 @@
-"""Ask a language model behind any OpenAI-compatible server: cached, budgeted, retried."""
+"""Chat models behind any OpenAI-compatible server: cached, budgeted, retried."""
 
 from eval_recipes.chat.budget import Budget
 from eval_recipes.chat.client import JudgeClient, check_judge

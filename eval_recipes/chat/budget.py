@@ -1,4 +1,4 @@
-"""Calls and tokens that may be used, counted before they are."""
+"""The budget of calls and tokens, reserved before each request."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ class Budget:
     """
     Counts calls and tokens; safe to use from several threads.
 
-    A request sets the most tokens it can take aside before it is sent, so that requests
-    under way at once cannot exceed the limit together. One that does not fit beside them
-    waits until they have ended, since they mostly take less. The limit holds as long as no
-    request takes more than was set aside; once one has, the next ones set aside as many
-    times more.
+    A request reserves the most tokens it can use before it is sent, so that simultaneous
+    requests cannot exceed the limit together. A request that does not fit waits until others
+    have ended, since they mostly use less. The limit holds as long as no request uses more than
+    it reserved; once one has, later requests reserve as many times more.
     """
 
     def __init__(self, max_calls: int | None, max_tokens: int | None) -> None:
@@ -30,10 +29,10 @@ class Budget:
 
     def reserve(self, tokens: int) -> int:
         """
-        Count one call and return how many tokens were set aside for it.
+        Count one call and return the number of tokens reserved for it.
 
         Args:
-            tokens: the most that the request should take.
+            tokens: the most that the request should use.
 
         Raises:
             BudgetExceeded: if either limit would be exceeded; nothing is counted then.
@@ -53,14 +52,7 @@ class Budget:
             return reserved
 
     def settle(self, tokens: int, reserved: int, used: int) -> None:
-        """
-        Replace what was set aside by what was used.
-
-        Args:
-            tokens: what ``reserve`` was given.
-            reserved: what it returned.
-            used: what the request took.
-        """
+        """Replace ``reserved``, the result of ``reserve(tokens)``, by the tokens used."""
         with self._changed:
             self._reserved -= reserved
             self.tokens += used

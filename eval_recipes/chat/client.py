@@ -1,4 +1,4 @@
-"""The judge: one method that asks, from any thread."""
+"""The client of a chat model: one method that asks, from any thread."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.nap import sleep_using_event
 
 from eval_recipes.chat.budget import Budget
-from eval_recipes.chat.cache import ReplyCache
 from eval_recipes.chat.config import JudgeConfig, read_key
-from eval_recipes.chat.connection import Deadline
+from eval_recipes.chat.connection import Deadline, Signals
 from eval_recipes.chat.errors import (
     AttemptError,
     CalledOff,
@@ -23,18 +26,22 @@ from eval_recipes.chat.errors import (
     RequestRefused,
     StatusError,
     Unreachable,
+    Verdict,
+    backoff,
+    retry_after,
+    verdict_on,
 )
 from eval_recipes.chat.exchange import Server, check_reachable
 from eval_recipes.chat.messages import (
     Message,
     Reply,
+    ReplyCache,
     estimate_prompt,
     most_bytes,
     most_tokens,
     read_completion,
     request_key,
 )
-from eval_recipes.chat.retry import Signals, Verdict, backoff, retry_after, verdict_on
 from saereg_plugin.errors import printable
 
 logger = logging.getLogger(__name__)
@@ -53,18 +60,26 @@ def check_judge(config: JudgeConfig) -> None:
     JudgeClient(config, Path()).check()
 
 
+@dataclass(frozen=True)
+class _Request:
+    key: str
+    messages: Sequence[Message]
+    parameters: dict[str, Any]
+    signal: threading.Event
+
+
 class JudgeClient:
     """
     Asks a judge and keeps its replies.
 
-    The same request is sent once, whatever asks for it and in whatever run (one that got an
-    empty reply: once a client). The key is read from the environment and stays in memory;
-    wherever a server repeats it, it is blanked.
+    The same request is sent once, by any caller in any run; a request with an empty reply is
+    sent once per client. The key is read from the environment, stays in memory, and is blanked
+    wherever a server repeats it.
 
     Args:
-        config: which judge, and the limits.
+        config: address and limits of the judge.
         root: folder of artefacts; replies go to ``root/judge/replies``.
-        budget: one that other clients share; None makes one of the config's limits.
+        budget: shared with other clients; None makes one from the config's limits.
 
     Raises:
         InputError: if the environment holds no usable key.
@@ -103,17 +118,15 @@ class JudgeClient:
         """
         Return an event for requests that belong together.
 
-        Once it is set, none of them is sent, and those under way end; others go on.
+        Once it is set, none of them is sent, and requests under way end; others continue.
         """
         return self._signals.new()
 
     def stop(self) -> None:
-        """Send nothing more and end what is under way, for good: the run was interrupted."""
+        """Send nothing more and end what is under way, for good."""
         self._signals.stop()
 
-    def close(self) -> None:
-        """End the client; whatever is still under way ends, too."""
-        self.stop()
+    close = stop
 
     def ask(
         self,
@@ -128,7 +141,7 @@ class JudgeClient:
         Args:
             messages: the chat.
             max_tokens: longest reply, in tokens.
-            signal: one of ``signal()``, which ends this request when it is set.
+            signal: an event of ``signal()``, which ends this request when it is set.
 
         Raises:
             BudgetExceeded: before the request is sent.
@@ -141,133 +154,115 @@ class JudgeClient:
         key = request_key(self.config.model, self.config.url, messages, parameters)
         with self._lock:
             asking = self._asking[key]
-        # Whoever asks the same meanwhile waits, and then finds the reply.
+        # other callers with this request wait, and then find the reply
         with asking:
             reply = self.cache.get(key)
             if reply is None:
-                reply = self._fetch(
-                    key, messages, parameters, signal or self._signals.stopped
-                )
+                ends = signal or self._signals.stopped
+                reply = self._fetch(_Request(key, messages, parameters, ends))
                 self.cache.put(reply)
             else:
                 with self._lock:
                     self.cache_hits += 1
         return reply
 
-    def _fetch(
-        self,
-        key: str,
-        messages: Sequence[Message],
-        parameters: dict[str, Any],
-        signal: threading.Event,
-    ) -> Reply:
-        for attempt in range(1, self.config.attempts + 1):
-            try:
-                reply = self._attempt(key, messages, parameters, signal)
-            except CalledOff:
-                self._end(signal)
-            except AttemptError as error:
-                wait = self._wait_after(error, key, attempt)
-            else:
-                with self._lock:
-                    self._failures = 0
-                return reply
-            with self._lock:
-                self.retries += 1
-            signal.wait(wait)
-        raise AssertionError("the last attempt returns or raises")
+    def _fetch(self, request: _Request) -> Reply:
+        retrying = Retrying(
+            retry=retry_if_exception(self._is_worth_another),
+            stop=stop_after_attempt(self.config.attempts),
+            wait=lambda state: self._wait(
+                _failure(state), request.key, state.attempt_number
+            ),
+            before_sleep=self._note_retry,
+            sleep=sleep_using_event(request.signal),
+            reraise=True,
+        )
+        try:
+            reply = retrying(self._attempt, request)
+        except CalledOff:
+            self._require_open(request.signal)
+            raise AssertionError("only a signal calls an attempt off") from None
+        except AttemptError as error:
+            # without the failure as its cause, which may repeat the key
+            raise self._given_up(error) from None
+        with self._lock:
+            self._failures = 0
+        return reply
 
-    def _attempt(
-        self,
-        key: str,
-        messages: Sequence[Message],
-        parameters: dict[str, Any],
-        signal: threading.Event,
-    ) -> Reply:
-        most = most_tokens(messages) + parameters["max_tokens"]
+    def _attempt(self, request: _Request) -> Reply:
+        most = most_tokens(request.messages) + request.parameters["max_tokens"]
         with self._slots:
-            self._require_open(signal)
+            self._require_open(request.signal)
             reserved = self.budget.reserve(most)
             used = 0
             try:
-                # The budget may have kept it waiting.
-                self._require_open(signal)
-                reply = self._send(key, messages, parameters, signal)
+                # the wait for the budget may have been long
+                self._require_open(request.signal)
+                reply = self._send(request)
                 used = reply.tokens
             except AttemptError as error:
-                used = _lost(error, estimate_prompt(messages), most)
+                used = _lost(error, estimate_prompt(request.messages), most)
                 raise
             finally:
                 self.budget.settle(most, reserved, used)
         return reply
 
-    def _send(
-        self,
-        key: str,
-        messages: Sequence[Message],
-        parameters: dict[str, Any],
-        signal: threading.Event,
-    ) -> Reply:
-        """Send one request and read its reply."""
-        named = dict(parameters)
-        named[self._limit_name] = named.pop("max_tokens")
+    def _send(self, request: _Request) -> Reply:
+        named = dict(request.parameters)
+        most = named.pop("max_tokens")
         completion = self._server.post(
             "/chat/completions",
             {
                 "model": self.config.model,
-                "messages": [dict(message) for message in messages],
+                "messages": [dict(message) for message in request.messages],
                 "stream": False,
                 **named,
+                self._limit_name: most,
             },
-            deadline=Deadline(self.config.timeout_seconds, signal),
-            max_bytes=most_bytes(parameters["max_tokens"]),
+            deadline=Deadline(self.config.timeout_seconds, request.signal),
+            max_bytes=most_bytes(most),
         )
-        return read_completion(completion, key, messages, self._redacted)
+        return read_completion(
+            completion, request.key, request.messages, self._redacted
+        )
 
-    def _wait_after(self, error: AttemptError, key: str, attempt: int) -> float:
-        """
-        Return how long to wait before the next attempt.
+    def _is_worth_another(self, error: BaseException) -> bool:
+        if not isinstance(error, AttemptError) or isinstance(error, CalledOff):
+            return False
+        again = verdict_on(error) is Verdict.AGAIN
+        soon = _asked_wait(error) <= self.config.max_wait_seconds
+        return _wants_newer_limit(error) or (again and soon)
 
-        Raises:
-            JudgeError: if there should be none; without the failure as its cause, which
-                may repeat the key.
-        """
-        said = printable(self._redacted(str(error)))[:500]
-        verdict = verdict_on(error)
-        if attempt < self.config.attempts and self._renames_limit(error):
+    def _wait(self, error: BaseException | None, key: str, attempt: int) -> float:
+        if _wants_newer_limit(error):
             return 0.0
-        if verdict is Verdict.REFUSED:
-            raise RequestRefused(f"The judge refused a request ({said}).") from None
-        asked = 0.0
-        if isinstance(error, StatusError):
-            asked = retry_after(error.headers)
-        last = attempt == self.config.attempts or asked > self.config.max_wait_seconds
-        if last or verdict in (Verdict.FATAL, Verdict.LAST):
-            raise self._failed(said, fatal=verdict is Verdict.FATAL) from None
-        wait = max(asked, backoff(self.config, key, attempt))
-        logger.info("Judge: %s; attempt %d after %.1f s", said, attempt + 1, wait)
-        return wait
+        return max(_asked_wait(error), backoff(self.config, key, attempt))
 
-    def _renames_limit(self, error: AttemptError) -> bool:
-        """Newer models of OpenAI know the limit of the reply by another name."""
-        refused = isinstance(error, StatusError) and error.status == 400
-        asks = refused and _NEWER_LIMIT in str(error)
-        if asks:
+    def _note_retry(self, state: RetryCallState) -> None:
+        error = _failure(state)
+        with self._lock:
+            self.retries += 1
+        if _wants_newer_limit(error):
             self._limit_name = _NEWER_LIMIT
-        return asks
+            return
+        logger.info(
+            "Judge: %s; attempt %d after %.1f s",
+            self._shown(error),
+            state.attempt_number + 1,
+            state.upcoming_sleep,
+        )
 
-    def _failed(self, said: str, *, fatal: bool) -> JudgeError:
+    def _given_up(self, error: AttemptError) -> JudgeError:
+        said, verdict = self._shown(error), verdict_on(error)
+        if verdict is Verdict.REFUSED:
+            return RequestRefused(f"The judge refused a request ({said}).")
         with self._lock:
             self._failures += 1
-            if fatal or self._failures >= self.config.max_failures:
+            if verdict is Verdict.FATAL or self._failures >= self.config.max_failures:
                 self._fatal = said
         return JudgeUnavailable(
             f"The judge at {self.config.url} gave no usable reply ({said})."
         )
-
-    def _end(self, signal: threading.Event) -> NoReturn:
-        self._require_open(signal)
-        raise AssertionError("only a signal calls an attempt off")
 
     def _require_open(self, signal: threading.Event) -> None:
         if self._signals.stopped.is_set():
@@ -280,21 +275,35 @@ class JudgeClient:
                 f"{self._failures} failed requests in a row (the last: {self._fatal})."
             )
 
+    def _shown(self, error: BaseException | None) -> str:
+        return printable(self._redacted(str(error)))[:500]
+
     def _redacted(self, text: str) -> str:
-        # A shorter key is a placeholder, and would blank ordinary words.
+        # a shorter key is a placeholder, and would blank ordinary words
         return text.replace(self._key, "***") if len(self._key) >= 6 else text
+
+
+def _failure(state: RetryCallState) -> BaseException | None:
+    return None if state.outcome is None else state.outcome.exception()
+
+
+def _asked_wait(error: BaseException | None) -> float:
+    """Return the seconds that the server asks to wait."""
+    return retry_after(error.headers) if isinstance(error, StatusError) else 0.0
+
+
+def _wants_newer_limit(error: BaseException | None) -> bool:
+    """Return whether the model, a newer one of OpenAI, has another name for the limit."""
+    refused = isinstance(error, StatusError) and error.status == 400
+    return refused and _NEWER_LIMIT in str(error)
 
 
 def _lost(error: AttemptError, prompt: int, most: int) -> int:
     """
-    Return the tokens that an attempt without a reply may have taken.
+    Return the tokens that an attempt without a reply may have used.
 
-    Nobody counted the tokens of one that was given up: they are taken to be all.
-
-    Args:
-        error: why there is no reply.
-        prompt: estimate of the request's own tokens.
-        most: what was set aside.
+    Nobody counted the tokens of an attempt that was given up, so all ``most`` that were
+    reserved are taken as used. ``prompt`` estimates the tokens of the request.
     """
     if isinstance(error, GarbledReply):
         return max(prompt, error.tokens)

@@ -1,4 +1,4 @@
-"""Connections of httpcore whose waits all end."""
+"""Connections of httpcore with a deadline on every wait."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
+from weakref import WeakSet
 
 import httpcore
 from typing_extensions import override
@@ -32,10 +33,8 @@ def open_pool(
     """
     Return connections to a server, through the proxy that the environment names for it.
 
-    Args:
-        url: address of the server.
-        deadline: bounds all waits together.
-        max_bytes: most bytes that a connection receives, the head of the answer included.
+    ``deadline`` bounds all waits together; ``max_bytes`` are the most that a connection
+    receives, the head of the answer included.
 
     Raises:
         Unreachable: if the environment names a proxy that is no HTTP proxy.
@@ -219,13 +218,7 @@ _SLICE = 0.25
 
 
 class Deadline:
-    """
-    Bounds everything that one attempt waits for, together.
-
-    Args:
-        seconds: how long the attempt may take from now on.
-        signal: ends the attempt when it is set.
-    """
+    """Bounds all waits of one attempt together: to ``seconds``, or until ``signal`` is set."""
 
     def __init__(self, seconds: float, signal: threading.Event) -> None:
         self.seconds = seconds
@@ -251,3 +244,33 @@ class Deadline:
         if left <= 0:
             raise DeadlinePassed(f"no complete reply within {self.seconds:g} s")
         return min(left, _SLICE)
+
+
+class Signals:
+    """
+    Events that end requests once they are set; safe to use from several threads.
+
+    Attributes:
+        stopped: set by ``stop``.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self._given: WeakSet[threading.Event] = WeakSet()
+        self._lock = threading.Lock()
+
+    def new(self) -> threading.Event:
+        """Return an event for some requests; ``stop`` also sets it."""
+        signal = threading.Event()
+        with self._lock:
+            self._given.add(signal)
+            if self.stopped.is_set():
+                signal.set()
+        return signal
+
+    def stop(self) -> None:
+        """Set all events."""
+        with self._lock:
+            self.stopped.set()
+            for signal in self._given:
+                signal.set()

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, bounded in time and bytes."""
+"""HTTP requests to a chat model's server, bounded in time and bytes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BROKEN = (
 
 
 class _Body:
-    """The body of a request, which notes that it was begun to be sent."""
+    """The body of a request, which notes when its sending begins."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -52,11 +52,8 @@ class Server:
     """
     An OpenAI-compatible server.
 
-    Redirects are not followed: prompts go to the address that the user gave and to no other.
-
-    Args:
-        url: address up to and with ``/v1``.
-        key: sent with every request.
+    Redirects are not followed: prompts go only to the address that the user gave, ``url`` up to
+    and with ``/v1``. The key is sent with every request.
     """
 
     def __init__(self, url: str, key: str) -> None:
@@ -77,16 +74,13 @@ class Server:
 
     def post(self, path: str, value: Any, *, deadline: Deadline, max_bytes: int) -> Any:
         """
-        Send JSON and return that of the answer.
+        Send JSON to a path below the server's address and return the answer's JSON.
 
-        Args:
-            path: below the server's address.
-            value: what is sent.
-            deadline: by when the last byte of the answer must be there.
-            max_bytes: most that an answer may have, decompressed.
+        ``deadline`` bounds the time until the last byte of the answer, which has at most
+        ``max_bytes``, decompressed.
 
         Raises:
-            AttemptError: if there is no such answer; it says whether the request left.
+            AttemptError: if there is no such answer; ``sent`` says whether the request left.
         """
         body = _Body(json.dumps(value).encode("ascii"))
         try:
@@ -151,10 +145,10 @@ def read_body(response: httpcore.Response, most: int) -> tuple[bytes, bool]:
     """
     Return at most ``most`` bytes of an answer, decompressed, and whether that is all.
 
-    No more than that and one chunk are ever in memory.
+    Never more than these and one chunk are in memory.
 
     Raises:
-        GarbledReply: if it is compressed badly, or in a way that was not asked for.
+        GarbledReply: if the answer is compressed badly, or in a way that was not asked for.
     """
     unpack = _unpacker(_headers_of(response).get("content-encoding", "identity"))
     kept = bytearray()
@@ -221,8 +215,8 @@ def _plain_address(base: str, place: str) -> str:
 
 _SECONDS = 5.0
 _PROBE_SECONDS = 15.0
-# some hundreds of models with a page of text on each
 _MOST_OF_LIST = 1 << 23
+"""Bytes of a list of some hundreds of models with a page of text each."""
 
 
 def check_reachable(
@@ -234,14 +228,9 @@ def check_reachable(
     """
     Ask for the list of models and, if the model is not in it, for one token.
 
-    Servers may lack the list, or know models by more names than it holds. A server that is
-    overloaded is there: waiting for it is left to the requests themselves.
-
-    Args:
-        server: where to ask.
-        config: of the judge; neither question takes longer than its timeout.
-        signal: ends the check when it is set.
-        redacted: blanks the key of the server in a text.
+    Servers may lack the list, or know models by more names than it holds. An overloaded server
+    passes: the requests themselves wait for it. Neither question takes longer than the config's
+    timeout, and ``signal`` ends both. ``redacted`` blanks the key in a text.
 
     Raises:
         InputError: if nobody answers, or key or model are refused.
@@ -250,7 +239,31 @@ def check_reachable(
     def deadline(seconds: float) -> Deadline:
         return Deadline(min(seconds, config.timeout_seconds), signal)
 
-    names = _model_names(server, config, deadline(_SECONDS), redacted)
+    def unusable(error: AttemptError) -> InputError:
+        return InputError(
+            f"No judge answers at {config.url} ({redacted(str(error))}); expected an "
+            "OpenAI-compatible server. Start it, or give its address as the judge's base URL."
+        )
+
+    def require_key(error: StatusError) -> None:
+        if error.status in (401, 403):
+            raise InputError(
+                f"The judge at {config.url} refuses the key in the environment variable "
+                f"{KEY_VARIABLE} ({redacted(str(error))[:300]})."
+            ) from None
+
+    names: list[str] = []
+    try:
+        names = _model_names(
+            server.get("/models", deadline=deadline(_SECONDS), max_bytes=_MOST_OF_LIST)
+        )
+    except (Unreachable, DeadlinePassed, Redirected) as error:
+        raise unusable(error) from None
+    except StatusError as error:
+        require_key(error)
+    except AttemptError:
+        # the server has no list
+        pass
     if config.model in names:
         return
     try:
@@ -265,9 +278,9 @@ def check_reachable(
             max_bytes=most_bytes(1),
         )
     except (Unreachable, Redirected) as error:
-        raise _unusable(config, redacted(str(error))) from None
+        raise unusable(error) from None
     except StatusError as error:
-        _require_key(error, config, redacted)
+        require_key(error)
         if error.status == 404 or "model" in error.code:
             raise InputError(
                 f"The judge at {config.url} does not serve the model {config.model!r} "
@@ -278,22 +291,7 @@ def check_reachable(
         return
 
 
-def _model_names(
-    server: Server,
-    config: JudgeConfig,
-    deadline: Deadline,
-    redacted: Callable[[str], str],
-) -> list[str]:
-    """Return the models that the server lists; none if it has no list."""
-    try:
-        page: Any = server.get("/models", deadline=deadline, max_bytes=_MOST_OF_LIST)
-    except (Unreachable, DeadlinePassed, Redirected) as error:
-        raise _unusable(config, redacted(str(error))) from None
-    except StatusError as error:
-        _require_key(error, config, redacted)
-        return []
-    except AttemptError:
-        return []
+def _model_names(page: Any) -> list[str]:
     models = page.get("data") if isinstance(page, dict) else None
     if not isinstance(models, list):
         return []
@@ -302,20 +300,3 @@ def _model_names(
         for model in models
         if isinstance(model, dict) and "id" in model
     ]
-
-
-def _require_key(
-    error: StatusError, config: JudgeConfig, redacted: Callable[[str], str]
-) -> None:
-    if error.status in (401, 403):
-        raise InputError(
-            f"The judge at {config.url} refuses the key in the environment variable "
-            f"{KEY_VARIABLE} ({redacted(str(error))[:300]})."
-        ) from None
-
-
-def _unusable(config: JudgeConfig, said: str) -> InputError:
-    return InputError(
-        f"No judge answers at {config.url} ({said}); expected an OpenAI-compatible server. "
-        "Start it, or give its address as the judge's base URL."
-    )

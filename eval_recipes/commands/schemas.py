@@ -1,4 +1,4 @@
-"""``saereg-bench schemas``: the JSON schemas of result files."""
+"""``saereg-bench schemas``: the JSON schemas of result files and of sweep.yaml."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ def schemas(
     from eval_recipes.running.evaluation import schema_files
     from saereg_plugin.errors import InputError
     from saereg_plugin.files import write_text
+    from saereg_plugin.sweeps import config as sweeps
 
     if write and check:
         raise InputError("--write and --check exclude each other; name one.")
+    texts = {sweeps.SCHEMA: sweeps.schema_text()}
+    for name in RECIPES:
+        files = schema_files(name)
+        texts |= {path: schema_text(cls) for path, cls in files.items()}
     console = open_console()
     stale = 0
-    files = {path: cls for name in RECIPES for path, cls in schema_files(name).items()}
-    for path, cls in files.items():
-        text = schema_text(cls)
+    for path, text in texts.items():
         current = path.is_file() and path.read_text(encoding="utf-8") == text
         if write and not current:
             write_text(path, text)

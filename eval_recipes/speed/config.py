@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from saereg_plugin.checks import require_count, require_seed
 from saereg_plugin.errors import InputError
-from saereg_plugin.machine import require_memory
-from saereg_plugin.sources.models import require_device
+from saereg_plugin.machine import require_device, require_memory
 
 _MAX_REPEATS = 1_000_000
 _MAX_DIGITS = 12

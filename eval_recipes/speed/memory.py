@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from eval_recipes.speed.config import Shape
-from saereg_plugin.provenance import peak_memory_gib
+from saereg_plugin.machine import peak_memory_gib
 
 _STEPS = 2
 

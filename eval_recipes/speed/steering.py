@@ -23,6 +23,7 @@ from eval_recipes.steering.generate.prompts import (
     encode_prompts,
 )
 from eval_recipes.steering.select.latents import random_directions
+from saereg_plugin import machine
 from saereg_plugin.sources import models
 
 SUITE = "steering"
@@ -73,9 +74,9 @@ def steering_rows(
     calls: dict[str, Callable[[], object]] = {}
     work: dict[str, Work] = {}
     # The fast dtype first: it is the reference.
-    for dtype in dict.fromkeys((models.fast_dtype(config.device), "float32")):
+    for dtype in dict.fromkeys((machine.fast_dtype(config.device), "float32")):
         plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=models.torch_dtype(dtype)
+            folder, local_files_only=True, dtype=machine.torch_dtype(dtype)
         )
         plain.to(config.device).eval()  # pyright: ignore[reportArgumentType]
         steering = _steering(plain.config.hidden_size, batched.texts, config.seed)

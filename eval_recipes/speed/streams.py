@@ -12,8 +12,8 @@ import numpy as np
 
 from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.studies.demo import DEMO_SWEEP
+from saereg_plugin.process import StopFlag
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer, expand, open_trainer
-from saereg_plugin.sweeps.interruption import StopFlag
 
 SUITE = "streams"
 _COUNTS = (1, 2, 6)

@@ -26,11 +26,15 @@ from eval_recipes.saebench.autointerp.options import prompts_identity
 from eval_recipes.steering.generate.backend import parse_hook
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
+from eval_recipes.steering.generate.strengths import strengths_by_amount, written_trials
 from eval_recipes.steering.generate.trials import Trial
-from eval_recipes.steering.generate.write import strengths_by_amount, written_trials
 from eval_recipes.steering.judges.chat import prompt_identity
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
-from eval_recipes.steering.judges.probe import train_probe
+from eval_recipes.steering.judges.probe import (
+    ContrastReport,
+    contrast_report,
+    train_probe,
+)
 from eval_recipes.steering.options import (
     EVAL,
     FROM_RUN,
@@ -53,7 +57,6 @@ from eval_recipes.steering.select.contrast import TextSets
 from eval_recipes.steering.select.contrast import identity as contrast_identity
 from eval_recipes.steering.select.explanations import explain
 from eval_recipes.steering.select.latents import read_latents
-from eval_recipes.steering.stats.steered_contrast import ContrastReport, contrast_report
 from saereg_plugin.errors import InputError
 
 TEXTS_FORMAT = 2

@@ -1,8 +1,10 @@
-"""A language model's token embeddings, read as one tensor out of its safetensors files."""
+"""Token embeddings of a language model, read alone from its safetensors files."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ EMBEDDING_NAMES = (
     "tok_embeddings.weight",
     "shared.weight",
 )
-"""How models call their token embeddings, by the end of the tensor's name."""
+"""Ends of tensor names that models give to their token embeddings."""
 
 ALIGNED_THRESHOLD = 0.8
 """A latent is aligned if its largest cosine to an embedding is at least this (arXiv 2606.27941)."""
@@ -49,7 +51,7 @@ class Vocabulary(NamedTuple):
     """Token embeddings of a model."""
 
     rows: torch.Tensor
-    """[tokens, d] as stored; on the CPU pages of the file, shared by all who read it."""
+    """[tokens, d] as stored; on the CPU, pages of the file that readers share."""
     inverse_norms: torch.Tensor
     """[tokens] float32 or better; 0 for a token whose embedding is zero."""
 
@@ -77,17 +79,17 @@ def find_embeddings(
     model_class_name: str = "HookedTransformer",
 ) -> TensorFile:
     """
-    Return where the token embeddings are, and fail within seconds if they cannot be had.
+    Return the file and tensor of token embeddings, or fail within seconds.
 
-    Of a hub model only the file that holds them is fetched.
+    Of a hub model only the file with the embeddings is fetched.
 
     Args:
         model_name: an embedded model, a local folder, or a hub model (``models.ensure``).
-        embeddings: a safetensors file, ``path`` or ``path::tensor``, that stands in for it.
+        embeddings: a safetensors file to use instead, as ``path`` or ``path::tensor``.
         model_class_name: the class that loads the model, as SAELens calls it.
 
     Raises:
-        InputError: if there are none, or the model or file cannot be had.
+        InputError: if the model or file is missing, or has no embeddings.
     """
     if embeddings is not None:
         path, _, tensor = embeddings.partition("::")
@@ -99,12 +101,13 @@ def find_embeddings(
         )
     folder = models.ensure(model_name, model_class_name=model_class_name)
     if folder is not None:
-        return _in_folder(folder, model_name)
-    return _on_hub(hub_repository(model_name))
+        return _locate(partial(_folder_file, folder), f"Model folder {model_name!r}")
+    repo = hub_repository(model_name)
+    return _locate(partial(_hub_file, repo), f"Model {repo!r} on the hub")
 
 
 def hub_repository(model_name: str) -> str:
-    """Return the hub repository of a model that TransformerLens knows by another name."""
+    """Return the hub repository of a model's TransformerLens name."""
     return make_model_alias_map().get(model_name.lower(), model_name)
 
 
@@ -197,46 +200,36 @@ def _embedding_name(names: list[str], where: str) -> str:
     )
 
 
-def _in_folder(folder: Path, name: str) -> TensorFile:
-    if (folder / _INDEX).is_file():
-        files = _weight_map(folder / _INDEX)
-        tensor = _embedding_name(list(files), f"Model {name!r}")
-        return TensorFile(folder / files[tensor], tensor)
-    if not (folder / _SINGLE).is_file():
-        raise InputError(
-            f"Model folder {name!r} has no {_SINGLE}, so its embeddings cannot be read alone. {_ADVICE}"
-        )
-    return TensorFile(folder / _SINGLE, _only_tensor(folder / _SINGLE))
-
-
-def _on_hub(repo: str) -> TensorFile:
-    index = _hub_file(repo, _INDEX)
+def _locate(get: Callable[[str], Path | None], where: str) -> TensorFile:
+    """Return the embeddings of a model in one file or several; ``get`` finds a file by name."""
+    index = get(_INDEX)
     if index is not None:
         files = _weight_map(index)
-        tensor = _embedding_name(list(files), f"Model {repo!r}")
-        shard = _hub_file(repo, files[tensor])
+        tensor = _embedding_name(list(files), where)
+        shard = get(files[tensor])
         if shard is not None:
             return TensorFile(shard, tensor)
-    single = _hub_file(repo, _SINGLE)
+    single = get(_SINGLE)
     if single is None:
         raise InputError(
-            f"Model {repo!r} has no safetensors weights on the hub, so its embeddings cannot "
-            f"be read alone. {_ADVICE}"
+            f"{where} has no {_SINGLE}, so its embeddings cannot be read alone. {_ADVICE}"
         )
     return TensorFile(single, _only_tensor(single))
 
 
+def _folder_file(folder: Path, name: str) -> Path | None:
+    return folder / name if (folder / name).is_file() else None
+
+
 def _hub_file(repo: str, name: str) -> Path | None:
-    """Return a file of a hub model, from the cache or the hub; None if it has no such file."""
+    """Return a file of a hub model, from the cache or the hub; None if there is none."""
     cached = try_to_load_from_cache(repo, name)
     if isinstance(cached, str):
         return Path(cached)
-    if cached is None and name == _INDEX:
-        # a model in one file has no index: the hub need not be asked for it
-        single = try_to_load_from_cache(repo, _SINGLE)
-        if isinstance(single, str):
-            return None
-    if cached is not None:
+    # a model in one file has no index: the hub need not be asked for it
+    if cached is not None or (
+        name == _INDEX and isinstance(try_to_load_from_cache(repo, _SINGLE), str)
+    ):
         return None
     require_hub_repo(repo, kind="model", advice=_ADVICE)
     try:

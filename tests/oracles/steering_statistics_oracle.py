@@ -1,7 +1,8 @@
-"""Statistics of steering by statsmodels, and by plain loops over latents."""
+"""Statistics of steering by plain loops over trials and latents, and by a GEE."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,29 +14,37 @@ from scipy import stats
 def cluster_robust(
     success: Any, latent: Any, predictors: dict[str, Any]
 ) -> pd.DataFrame:
-    """Statsmodels' Logit with clustered errors and Student's t, one row a coefficient."""
-    design = sm.add_constant(np.column_stack(list(predictors.values())))
-    outcome = np.asarray(success, dtype=float)
-    plain: Any = sm.Logit(outcome, design).fit(disp=0, method="newton", maxiter=200)
-    robust: Any = sm.Logit(outcome, design).fit(
-        disp=0,
-        method="newton",
-        maxiter=200,
-        cov_type="cluster",
-        cov_kwds={"groups": np.asarray(latent)},
-        use_t=True,
-    )
-    # statsmodels keeps n - p degrees of freedom for Student's t; the clusters decide here
-    freedom = len(set(latent)) - 1
-    half = stats.t.ppf(0.975, freedom) * robust.bse
+    """Newton's method and a sandwich, trial by trial; one row a coefficient."""
+    rows = [np.array([1.0, *row]) for row in zip(*predictors.values(), strict=True)]
+    width, n, clusters = len(rows[0]), len(rows), sorted(set(latent))
+    beta = np.zeros(width)
+    for _ in range(50):
+        score, information = np.zeros(width), np.zeros((width, width))
+        for x, won in zip(rows, success, strict=True):
+            chance = 1 / (1 + math.exp(-float(x @ beta)))
+            score += (won - chance) * x
+            information += chance * (1 - chance) * np.outer(x, x)
+        beta += np.linalg.solve(information, score)
+    meat = np.zeros((width, width))
+    for cluster in clusters:
+        own = np.zeros(width)
+        for x, won, of in zip(rows, success, latent, strict=True):
+            if of == cluster:
+                own += (won - 1 / (1 + math.exp(-float(x @ beta)))) * x
+        meat += np.outer(own, own)
+    inverse = np.linalg.inv(information)
+    few = len(clusters) / (len(clusters) - 1) * (n - 1) / (n - width)
+    error = np.sqrt(np.diag(few * inverse @ meat @ inverse))
+    freedom = len(clusters) - 1
+    half = stats.t.ppf(0.975, freedom) * error
     return pd.DataFrame(
         {
-            "value": robust.params,
-            "se": plain.bse,
-            "se_clustered": robust.bse,
-            "low": robust.params - half,
-            "high": robust.params + half,
-            "p_value": 2 * stats.t.sf(np.abs(robust.params / robust.bse), freedom),
+            "value": beta,
+            "se": np.sqrt(np.diag(inverse)),
+            "se_clustered": error,
+            "low": beta - half,
+            "high": beta + half,
+            "p_value": 2 * stats.t.sf(np.abs(beta / error), freedom),
         },
         index=pd.Index(["intercept", *predictors]),
     )

@@ -36,7 +36,7 @@ from eval_recipes.saebench.upstream import (
     without_bar,
 )
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.sources.models import torch_dtype
+from saereg_plugin.machine import torch_dtype
 
 # Copies of a batch of latents that upstream holds at once: encoded, masked, ablated.
 _COPIES = 3

@@ -1,4 +1,4 @@
-"""The interface between steering and a language model; TransformerLens' side."""
+"""The interface between steering and a language model, and TransformerLens' backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformer_lens.cache.key_value_cache_entry import (
 from saereg_plugin.errors import InputError
 
 Change = Callable[[Tensor], Tensor]
-"""Takes the residual stream [batch, position, d_model] and returns what takes its place."""
+"""Takes the residual stream [batch, position, d_model] and returns its replacement."""
 
 _RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|mid|post)")
 
@@ -32,11 +32,11 @@ class ResidualHook(NamedTuple):
 
 class Backend(Protocol):
     """
-    A causal language model, its residual stream open to changes.
+    A causal language model whose residual stream can be changed.
 
-    A state is what the model keeps of the tokens it has read: keys and values. Masks are 1 at
-    tokens and 0 at padding; None means no padding at all. Padding stands behind a prompt, so
-    that every query sees a token, and the mask and the positions step over it.
+    A state holds the keys and values of the tokens read so far. Masks are 1 at tokens and 0 at
+    padding; None means no padding at all. Padding is behind a prompt, so that every query sees
+    a token, and the mask and the positions step over it.
     """
 
     @property
@@ -46,16 +46,16 @@ class Backend(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """Numbers it computes in."""
+        """Data type the model computes in."""
         ...
 
     def intervene(self, hook_name: str, change: Change) -> AbstractContextManager[None]:
-        """Change the residual stream at a hook, while the context lasts."""
+        """Change the residual stream at a hook while the context lasts."""
         ...
 
     def read(self, tokens: Tensor, mask: Tensor | None) -> Any:
@@ -70,13 +70,13 @@ class Backend(Protocol):
         self, state: Any, tokens: Tensor, mask: Tensor | None, positions: Tensor
     ) -> Tensor:
         """
-        Read one more token of each row; return the next one's logits [batch, vocabulary].
+        Read one more token of each row; return logits [batch, vocabulary] of the next.
 
         Args:
             state: of the tokens so far; it grows.
             tokens: [batch].
-            mask: of all tokens so far, these included.
-            positions: place of each among its text's tokens, from 0.
+            mask: of all tokens so far, including these.
+            positions: place of each token in its text, from 0.
         """
         ...
 
@@ -90,7 +90,7 @@ def parse_hook(hook_name: str, n_layers: int) -> ResidualHook:
     Read the name of a hook in the residual stream.
 
     Raises:
-        InputError: if it is another hook, or in a layer that the model has not.
+        InputError: if it is another hook, or in a layer that the model lacks.
     """
     match = _RESIDUAL.fullmatch(hook_name)
     if match is None:
@@ -107,6 +107,15 @@ def parse_hook(hook_name: str, n_layers: int) -> ResidualHook:
     return ResidualHook(layer, match[2])
 
 
+def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return rows of tokens padded behind, and their mask, each [row, width]."""
+    lengths = torch.tensor([[len(row)] for row in rows])
+    tokens = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True
+    )
+    return tokens, (torch.arange(tokens.shape[1]) < lengths).long()
+
+
 class HookedBackend:
     """A HookedTransformer as a :class:`~eval_recipes.steering.generate.backend.Backend`."""
 
@@ -115,22 +124,18 @@ class HookedBackend:
 
     @property
     def d_model(self) -> int:
-        """Width of the residual stream."""
         return self.model.cfg.d_model
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding is."""
         return self.model.W_E.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Numbers it computes in."""
         return self.model.cfg.dtype
 
     @contextmanager
     def intervene(self, hook_name: str, change: Change) -> Generator[None]:
-        """Change the residual stream at a hook, while the context lasts."""
         parse_hook(hook_name, self.model.cfg.n_layers)
         if hook_name not in self.model.hook_dict:
             raise InputError(
@@ -146,14 +151,12 @@ class HookedBackend:
             yield
 
     def read(self, tokens: Tensor, mask: Tensor | None) -> TransformerLensKeyValueCache:
-        """Read tokens [batch, width], which may be none, and return the state."""
         cache = TransformerLensKeyValueCache.init_cache(
             self.model.cfg, self.device, len(tokens)
         )
         if tokens.shape[1]:
-            self._forward(
-                tokens, _all_if_none(mask, tokens), cache, self.model.cfg.n_layers
-            )
+            mask = torch.ones_like(tokens) if mask is None else mask
+            self._forward(tokens, mask, cache, self.model.cfg.n_layers)
         return cache
 
     def select(
@@ -162,7 +165,6 @@ class HookedBackend:
         rows: Tensor,
         room: int,
     ) -> TransformerLensKeyValueCache:
-        """Return rows of several states, one after the other."""
         del room  # TransformerLens' entries grow by concatenation
         entries = [
             TransformerLensKeyValueCacheEntry(
@@ -183,14 +185,12 @@ class HookedBackend:
         mask: Tensor | None,
         positions: Tensor,
     ) -> Tensor:
-        """Read one more token of each row; return the next one's logits."""
         # TransformerLens extends the state's own mask and counts positions by it.
         del mask, positions
         logits = self._forward(tokens[:, None], torch.ones_like(tokens[:, None]), state)
         return logits[:, -1]
 
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Return logits [batch, position, vocabulary] of tokens padded behind."""
         return self._forward(tokens, mask, None)
 
     def _forward(
@@ -207,7 +207,3 @@ class HookedBackend:
             past_kv_cache=cache,
             stop_at_layer=stop_at_layer,
         )
-
-
-def _all_if_none(mask: Tensor | None, tokens: Tensor) -> Tensor:
-    return torch.ones_like(tokens) if mask is None else mask

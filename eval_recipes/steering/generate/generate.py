@@ -1,48 +1,47 @@
 """
-Continue prompts, steered and not, many at a time.
+Continuations of prompts, steered and not, many at a time.
 
-Every row of a batch has its own vector. The tokens of a prompt but its last are read once,
-whatever the number of texts (only ``positions="all"`` makes them differ); then every text
+Every row of a batch has its own vector. All tokens of a prompt but the last are read once,
+however many texts there are (only ``positions="all"`` makes them differ). Then every text
 grows by one token a step. Prompts shorter than the longest are padded behind, and masks and
 positions step over the padding.
 
-A text depends on its request alone: its random numbers do (see ``uniforms``), and in float32
-its logits do up to rounding. In other dtypes rounding is coarse, so there every batch has
+A text depends only on its request: its random numbers do (see ``uniforms``), and in float32
+its logits do up to rounding. In other dtypes rounding is coarse, so there all batches have
 the same number of rows and the same width; then equal rows give equal texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from eval_recipes.steering.generate.backend import Backend
+from eval_recipes.steering.generate.backend import Backend, pad_rows
 from eval_recipes.steering.generate.decoding import (
     Continuation,
     Decoding,
     Request,
     Steering,
-)
-from eval_recipes.steering.generate.prompts import Prompt, decode_continuation
-from eval_recipes.steering.generate.sampling import (
     greedy,
     require_numbers,
     sample,
     uniforms,
 )
+from eval_recipes.steering.generate.prompts import Prompt, decode_continuation
 from saereg_plugin.errors import InputError
 
 Observer = Callable[[int, Tensor], None]
-"""Is given the number of a batch's first request and logits [step, row, vocabulary]."""
+"""Takes the number of a batch's first request and logits [step, row, vocabulary]."""
 
 _PROMPTS_AT_ONCE = 8
+_WIDTH_STEP = 16
 
 
 def generate(
@@ -63,8 +62,8 @@ def generate(
         backend: the language model.
         tokenizer: its tokenizer.
         prompts: what is continued.
-        requests: which prompt, random numbers, vector and strength each text has.
-        steering: the vectors and where they go; None if no request names one.
+        requests: prompt, random numbers, vector and strength of each text.
+        steering: the vectors and where they are added; None if no request names a vector.
         decoding: how tokens are chosen; None for the published setting.
         batch_size: texts at a time.
         observe: is given all logits, for inspection.
@@ -87,23 +86,31 @@ def generate(
             kept = len(rows)
             if backend.dtype != torch.float32:
                 rows += [rows[0]] * (batch_size - kept)
-            chosen = [requests[row] for row in rows]
             batch = _Batch(
-                prompts=torch.tensor([request.prompt for request in chosen]),
-                u=_random_numbers(prompts, chosen, decoding),
-                added=None if added is None else added[rows],
+                [requests[row] for row in rows], None if added is None else added[rows]
             )
-            tokens, near, logits = _continue(
-                backend, layout, batch, shared, steering, decoding, observe is not None
-            )
+            tokens: list[Tensor] = []
+            near: list[Tensor] = []
+            seen: list[Tensor] = []
+            numbers = batch.random_numbers(prompts, decoding)
+            for logits, chosen, ties in _steps(
+                backend, layout, batch, numbers, shared, steering, decoding
+            ):
+                tokens.append(chosen)
+                near.append(ties)
+                if observe is not None:
+                    seen.append(logits[:kept])
             if observe is not None:
-                observe(start, torch.stack(logits)[:, :kept].float())
+                observe(start, torch.stack(seen).float())
             texts += [
                 _continuation(
                     tokenizer, prompts[request.prompt], ids, ties, decoding.stop_at_eos
                 )
                 for request, ids, ties in zip(
-                    chosen[:kept], tokens.tolist(), near.tolist(), strict=False
+                    batch.requests[:kept],
+                    torch.stack(tokens, dim=1).tolist(),
+                    torch.stack(near, dim=1).tolist(),
+                    strict=False,
                 )
             ]
     return texts
@@ -111,15 +118,27 @@ def generate(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Prompt [row], random numbers [row, step] and added vectors [row, d_model]."""
+    """Requests, and the vectors added to each [row, d_model]."""
 
-    prompts: Tensor
-    u: Tensor
+    requests: list[Request]
     added: Tensor | None
+
+    def random_numbers(self, prompts: Sequence[Prompt], decoding: Decoding) -> Tensor:
+        """Return the random numbers of each text [row, step]."""
+        numbers = [
+            uniforms(
+                decoding.seed,
+                prompts[request.prompt].text,
+                request.sample,
+                decoding.new_tokens,
+            )
+            for request in self.requests
+        ]
+        return torch.from_numpy(np.stack(numbers))
 
 
 def _read_prompts(backend: Backend, layout: Layout) -> list[Any]:
-    """Return states of all prompts, as many in each: what a prompt gets is its own affair."""
+    """Return states of all prompts, read in equal chunks: no prompt changes another's state."""
     states: list[Any] = []
     for start in range(0, len(layout.body), _PROMPTS_AT_ONCE):
         rows = torch.arange(start, start + _PROMPTS_AT_ONCE)
@@ -133,19 +152,19 @@ def _read(backend: Backend, layout: Layout, rows: Tensor) -> Any:
     return backend.read(layout.body[rows], mask)
 
 
-def _continue(
+def _steps(
     backend: Backend,
     layout: Layout,
     batch: _Batch,
+    numbers: Tensor,
     shared: list[Any] | None,
     steering: Steering | None,
     decoding: Decoding,
-    keep_logits: bool,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return tokens and near ties [row, step], and the logits of each step if wanted."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield logits [row, vocabulary], tokens [row] and near ties [row] of each step."""
     device = backend.device
-    rows = batch.prompts.to(device)
-    u = batch.u.to(device)
+    rows = torch.tensor([request.prompt for request in batch.requests], device=device)
+    numbers = numbers.to(device)
     steered = False
     context: Any = nullcontext()
     if steering is not None and batch.added is not None:
@@ -160,54 +179,29 @@ def _continue(
     if layout.mask is not None:
         ones = layout.mask.new_ones(len(rows), decoding.new_tokens)
         mask = torch.cat([layout.mask[rows], ones], dim=1)
-    tokens, near, kept = [layout.last[rows]], [], []
     with context:
+        places = rows
         if shared is None:
             steered = True
-            state = [_read(backend, layout, rows)]
-            state = backend.select(
-                state, torch.arange(len(rows), device=device), decoding.new_tokens
-            )
-        else:
-            state = backend.select(shared, rows, decoding.new_tokens)
+            shared = [_read(backend, layout, rows)]
+            places = torch.arange(len(rows), device=device)
+        state = backend.select(shared, places, decoding.new_tokens)
+        tokens = layout.last[rows]
         for step in range(decoding.new_tokens):
             steered = step > 0 or positions != "generation"
             seen = None if mask is None else mask[:, : layout.body.shape[1] + step + 1]
-            logits = backend.step(state, tokens[-1], seen, layout.lengths[rows] + step)
+            logits = backend.step(state, tokens, seen, layout.lengths[rows] + step)
             require_numbers(logits, batch.added)
-            if keep_logits:
-                kept.append(logits)
-            chosen, ties = (
-                greedy(logits)
-                if decoding.greedy
-                else sample(
+            if decoding.greedy:
+                tokens, ties = greedy(logits)
+            else:
+                tokens, ties = sample(
                     logits,
-                    u[:, step],
+                    numbers[:, step],
                     temperature=decoding.temperature,
                     top_p=decoding.top_p,
                 )
-            )
-            tokens.append(chosen)
-            near.append(ties)
-    return torch.stack(tokens[1:], dim=1), torch.stack(near, dim=1), kept
-
-
-def _random_numbers(
-    prompts: Sequence[Prompt], requests: Sequence[Request], decoding: Decoding
-) -> Tensor:
-    return torch.from_numpy(
-        np.stack(
-            [
-                uniforms(
-                    decoding.seed,
-                    prompts[request.prompt].text,
-                    request.sample,
-                    decoding.new_tokens,
-                )
-                for request in requests
-            ]
-        )
-    )
+            yield logits, tokens, ties
 
 
 def _continuation(
@@ -216,7 +210,7 @@ def _continuation(
     length = len(ids)
     if stop_at_eos and tokenizer.eos_token_id in ids:
         length = ids.index(tokenizer.eos_token_id)
-    # The choice of the EOS itself may be a near tie, too.
+    # the choice of the EOS itself may also be a near tie
     places = [place for place, tie in enumerate(ties[: length + 1]) if tie]
     return Continuation(
         tokens=tuple(ids[:length]),
@@ -255,39 +249,29 @@ def _check(
         )
 
 
-_WIDTH_STEP = 16
-
-
 @dataclass(frozen=True)
 class Layout:
-    """
-    Prompts as tensors on the model's device.
-
-    Attributes:
-        body: all tokens of each prompt but the last, padded behind [prompt, width].
-        mask: 1 at its tokens [prompt, width]; None if nothing is padded.
-        last: each prompt's last token [prompt].
-        lengths: of the bodies [prompt].
-    """
+    """Prompts as tensors on the model's device."""
 
     body: Tensor
+    """All tokens of each prompt but the last, padded behind [prompt, width]."""
     mask: Tensor | None
+    """1 at tokens of the body [prompt, width]; None if nothing is padded."""
     last: Tensor
+    """Each prompt's last token [prompt]."""
     lengths: Tensor
+    """Tokens of each body [prompt]."""
 
     @classmethod
     def of(cls, backend: Backend, prompts: Sequence[Prompt]) -> Layout:
-        """Lay prompts out; outside float32 all of them as padded, to a multiple of 16."""
+        """Lay prompts out; outside float32 padded to a multiple of 16 tokens."""
         lengths = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
         width = int(lengths.max())
         if backend.dtype != torch.float32:
             width = -(-width // _WIDTH_STEP) * _WIDTH_STEP
-        body = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            body[row, : lengths[row]] = torch.tensor(
-                prompt.tokens[:-1], dtype=torch.long
-            )
-        mask = (torch.arange(width) < lengths[:, None]).long()
+        body, mask = pad_rows([prompt.tokens[:-1] for prompt in prompts])
+        wider = (0, width - body.shape[1])
+        body, mask = (nn.functional.pad(rows, wider) for rows in (body, mask))
         padded = not bool(mask.all()) or backend.dtype != torch.float32
         last = torch.tensor([prompt.tokens[-1] for prompt in prompts])
         device = backend.device

@@ -1,4 +1,4 @@
-"""The language model that is steered, and how long its residual vectors are."""
+"""The steered language model, and the norms of its residual vectors."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.steering.generate.backend import Backend, HookedBackend
-from eval_recipes.steering.generate.plain import PlainBackend, knows_layers
+from eval_recipes.steering.generate.backend import Backend, HookedBackend, pad_rows
+from eval_recipes.steering.generate.plain import PlainBackend, find_layers
+from eval_recipes.steering.generate.prompts import encode_prompts
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.latents import Latents
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora, models
 
 TEXT_TOKENS = 128
-"""Tokens of a text that are read, at most."""
-
+"""Most tokens of a text that are read."""
 NORM_TEXTS = 64
-"""Texts that the median norm comes from."""
+"""Texts behind the median norm."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def language_model(
     Load the model that an SAE was trained on.
 
     Raises:
-        InputError: if the metadata name no model or hook, or the model has not that hook.
+        InputError: if the metadata name no model or hook, or the model lacks that hook.
     """
     source = _source(sae)
     kind = kind_of(sae, config)
@@ -69,17 +70,24 @@ def language_model(
             "know; expected backend 'hooked' or 'auto'."
         )
     if kind == "hooked":
-        hooked = context.models.get(
+        model: Any = context.models.get(
             source.model_name,
             dtype=context.dtype,
             device=context.device,
             model_kwargs=source.model_kwargs,
         )
-        check_hook(hooked, source.hook_name)
-        return LanguageModel(
-            source.model_name, kind, backend_for(hooked), hooked.tokenizer
-        )
-    return _plain(source.model_name, dtype=context.dtype, device=context.device)
+        check_hook(model, source.hook_name)
+        tokenizer = model.tokenizer
+    else:
+        path, local = _place(source.model_name)
+        with warnings.catch_warnings():
+            models.ignore_deprecation()
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=machine.torch_dtype(context.dtype), **local
+            )
+            tokenizer = AutoTokenizer.from_pretrained(path, **local)
+        model.to(context.device).eval()
+    return LanguageModel(source.model_name, kind, backend_for(model), tokenizer)
 
 
 def kind_of(sae: SAE[Any], config: SteeringEvalConfig) -> str:
@@ -104,7 +112,7 @@ def kind_of(sae: SAE[Any], config: SteeringEvalConfig) -> str:
         empty: Any = AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(path, **local), trust_remote_code=False
         )
-    return "plain" if knows_layers(empty) else "hooked"
+    return "hooked" if find_layers(empty) is None else "plain"
 
 
 def _source(sae: SAE[Any]) -> Source:
@@ -113,46 +121,28 @@ def _source(sae: SAE[Any]) -> Source:
 
 
 def _place(name: str) -> tuple[str, dict[str, Any]]:
-    """Return where transformers find a model, and the loader's arguments for that."""
+    """Return where transformers find a model, and the loader's arguments for that place."""
     folder = models.ensure(name)
     path = str(folder or make_model_alias_map().get(name.lower(), name))
-    return path, {
-        "local_files_only": folder is not None,
-        "trust_remote_code": False,
-    }
+    return path, {"local_files_only": folder is not None, "trust_remote_code": False}
 
 
-def _plain(name: str, *, dtype: str, device: str) -> LanguageModel:
-    path, local = _place(name)
-    with warnings.catch_warnings():
-        models.ignore_deprecation()
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=models.torch_dtype(dtype), **local
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, **local)
-    model.to(device).eval()
-    return LanguageModel(name, "plain", backend_for(model), tokenizer)
-
-
-def encoded(
-    model: LanguageModel, texts: Sequence[str], *, prepend_bos: bool
-) -> tuple[Tensor, Tensor]:
+def backend_for(model: HookedTransformer | PreTrainedModel) -> Backend:
     """
-    Return tokens and mask of texts, each [text, width], padded behind.
+    Wrap a language model.
 
-    Texts are cut at ``TEXT_TOKENS`` tokens.
+    Raises:
+        InputError: if it is neither a HookedTransformer nor a causal model of transformers
+            with a known layout.
     """
-    from eval_recipes.steering.generate.prompts import encode_prompts
-
-    prompts = encode_prompts(model.tokenizer, texts, prepend_bos=prepend_bos)
-    rows = [prompt.tokens[:TEXT_TOKENS] for prompt in prompts]
-    width = max(map(len, rows))
-    tokens = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for place, row in enumerate(rows):
-        tokens[place, : len(row)] = torch.tensor(row)
-        mask[place, : len(row)] = 1
-    return tokens, mask
+    if isinstance(model, HookedTransformer):
+        return HookedBackend(model)
+    if isinstance(model, PreTrainedModel):
+        return PlainBackend(model)
+    raise InputError(
+        f"Cannot steer a {type(model).__name__}; expected a HookedTransformer or a causal "
+        "language model of transformers."
+    )
 
 
 class _Reached(Exception):
@@ -169,23 +159,24 @@ def residuals(
     batch_size: int = 16,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """
-    Yield, batch by batch, residual vectors and which of their tokens count.
+    Yield residual vectors and the mask of tokens that count, batch by batch.
 
     Vectors [text, position, d_model] in float32 on the CPU; the mask [text, position] is false
-    at padding and special tokens.
+    at padding and special tokens. Texts are cut at ``TEXT_TOKENS`` tokens.
     """
     special = torch.tensor(get_special_token_ids(model.tokenizer))
+    device = model.backend.device
     for start in range(0, len(texts), batch_size):
-        tokens, mask = encoded(
-            model, texts[start : start + batch_size], prepend_bos=prepend_bos
+        prompts = encode_prompts(
+            model.tokenizer, texts[start : start + batch_size], prepend_bos=prepend_bos
         )
+        tokens, mask = pad_rows([prompt.tokens[:TEXT_TOKENS] for prompt in prompts])
         kept: list[Tensor] = []
 
         def keep(residual: Tensor) -> Tensor:
             kept.append(residual.float().cpu())
             raise _Reached
 
-        device = model.backend.device
         # the layers behind the hook, most of the work, are left out
         with model.backend.intervene(hook_name, keep), suppress(_Reached):
             model.backend.read(tokens.to(device), mask.to(device))
@@ -223,41 +214,16 @@ def median_norm(
     Interval: order statistics of the norms (binomial), as if tokens were independent; ``n`` is
     the number of tokens.
     """
-    norms = (
-        torch.cat(
-            [
-                vectors.norm(dim=-1)[kept]
-                for vectors, kept in residuals(
-                    model, texts, hook_name, prepend_bos=prepend_bos
-                )
-            ]
-        )
-        .sort()
-        .values
-    )
+    parts = [
+        vectors.norm(dim=-1)[kept]
+        for vectors, kept in residuals(model, texts, hook_name, prepend_bos=prepend_bos)
+    ]
+    norms = torch.cat(parts).sort().values
     n = len(norms)
     half = 1.96 * math.sqrt(n) / 2
     low, high = (min(n - 1, max(0, round(n / 2 + side * half))) for side in (-1, 1))
     value = float(norms.quantile(0.5)) if n < 1 << 23 else float(norms[n // 2])
     return Interval(value, float(norms[low]), float(norms[high]), n)
-
-
-def backend_for(model: HookedTransformer | PreTrainedModel) -> Backend:
-    """
-    Wrap a language model.
-
-    Raises:
-        InputError: if it is neither a HookedTransformer nor a causal model of transformers
-            with a known layout.
-    """
-    if isinstance(model, HookedTransformer):
-        return HookedBackend(model)
-    if isinstance(model, PreTrainedModel):
-        return PlainBackend(model)
-    raise InputError(
-        f"Cannot steer a {type(model).__name__}; expected a HookedTransformer or a causal "
-        "language model of transformers."
-    )
 
 
 class Models:
@@ -281,19 +247,17 @@ class Models:
                 # an evaluation before this one may have left a HookedTransformer
                 self.context.models.release()
             self._drop()
-            self._model, self._key = (
-                language_model(self.context, sae, self.config),
-                key,
-            )
+            self._model = language_model(self.context, sae, self.config)
+            self._key = key
         return self._model
 
     def for_explaining(self, sae: SAE[Any]) -> ModelCache:
         """
-        Return where the explainer finds its model.
+        Return where the explainer finds its model, a HookedTransformer.
 
-        That is a HookedTransformer. Where a plain model is steered, it gets a cache of its own,
-        which goes when it is done, and the plain one goes before. A model that the run's caller
-        holds, or that is steered itself, is used as it is.
+        Where a plain model is steered, the explainer gets its own cache, which is released
+        after use, and the plain model is dropped before. A model that the run's caller holds,
+        or that is steered itself, is used as it is.
         """
         name = str(sae.cfg.metadata.model_name)
         shared = self.context.models

@@ -22,34 +22,37 @@ class PlainBackend:
     """
     A causal model of transformers as a :class:`~eval_recipes.steering.generate.backend.Backend`.
 
-    ``hook_resid_pre`` is what a layer takes, ``hook_resid_post`` what it gives.
+    ``hook_resid_pre`` is the input of a layer, ``hook_resid_post`` its output.
 
     Raises:
         InputError: if the layers are at none of the known places.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        layers = find_layers(model)
+        if layers is None:
+            raise InputError(
+                f"Cannot find the layers of a {type(model).__name__}; expected a causal "
+                f"language model that keeps them at {', '.join(LAYOUTS)}. Load it as a "
+                "HookedTransformer instead."
+            )
         self.model = model
-        self.layers = _layers_of(model)
+        self.layers = layers
 
     @property
     def d_model(self) -> int:
-        """Width of the residual stream."""
         return int(self.model.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
         return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Numbers it computes in."""
         return self.model.dtype
 
     @contextmanager
     def intervene(self, hook_name: str, change: Change) -> Generator[None]:
-        """Change the residual stream at a hook, while the context lasts."""
         layer, part = parse_hook(hook_name, len(self.layers))
         if part == "mid":
             raise InputError(
@@ -57,11 +60,27 @@ class PlainBackend:
                 "module begins or ends there; expected hook_resid_pre or hook_resid_post. Load "
                 "the model as a HookedTransformer for hook_resid_mid."
             )
+
+        def on_input(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            del module
+            if args:
+                return (change(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+        def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+            del module, args
+            # some layers also return their attention
+            if isinstance(output, tuple):
+                return (change(output[0]), *output[1:])
+            return change(output)
+
         module = self.layers[layer]
         handle = (
-            module.register_forward_pre_hook(_changed_input(change), with_kwargs=True)
+            module.register_forward_pre_hook(on_input, with_kwargs=True)
             if part == "pre"
-            else module.register_forward_hook(_changed_output(change))
+            else module.register_forward_hook(on_output)
         )
         try:
             yield
@@ -69,35 +88,32 @@ class PlainBackend:
             handle.remove()
 
     def read(self, tokens: Tensor, mask: Tensor | None) -> Cache:
-        """Read tokens [batch, width], which may be none, and return the state."""
         cache = DynamicCache()
         if tokens.shape[1]:
             self._forward(tokens, mask, _positions(tokens, mask), cache)
         return cache
 
     def select(self, states: Sequence[Cache], rows: Tensor, room: int) -> Cache:
-        """Return rows of several states, one after the other, with room for more tokens."""
         if not states[0].get_seq_length():
             return DynamicCache()
+        by_layer: list[list[Any]] = [list(state.layers) for state in states]
         layers = [
             _RoomyLayer(
                 torch.cat([layer.keys for layer in group])[rows],
                 torch.cat([layer.values for layer in group])[rows],
                 room,
             )
-            for group in zip(*(_attention_layers(state) for state in states))
+            for group in zip(*by_layer)
         ]
         return Cache(layers=[*layers])
 
     def step(
         self, state: Cache, tokens: Tensor, mask: Tensor | None, positions: Tensor
     ) -> Tensor:
-        """Read one more token of each row; return the next one's logits."""
         logits = self._forward(tokens[:, None], mask, positions[:, None], state)
         return logits[:, -1]
 
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Return logits [batch, position, vocabulary] of tokens padded behind."""
         return self._forward(tokens, mask, _positions(tokens, mask), None, keep=0)
 
     def _forward(
@@ -125,7 +141,10 @@ class _RoomyLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
         super().__init__()
         self.dtype, self.device = keys.dtype, keys.device
-        self._kept = [_with_room(keys, room), _with_room(values, room)]
+        # zeros behind the tokens: room for new tokens
+        self._kept = [
+            nn.functional.pad(states, (0, 0, 0, room)) for states in (keys, values)
+        ]
         self._show(keys.shape[-2])
         self.is_initialized = True
 
@@ -146,39 +165,14 @@ class _RoomyLayer(DynamicLayer):
         return keys, values
 
 
-def _with_room(states: Tensor, room: int) -> Tensor:
-    *shape, length, width = states.shape
-    kept = states.new_zeros(*shape, length + room, width)
-    kept[..., :length, :] = states
-    return kept
-
-
-def _attention_layers(state: Cache) -> list[Any]:
-    return list(state.layers)
-
-
 def _positions(tokens: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         mask = torch.ones_like(tokens)
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def knows_layers(model: PreTrainedModel) -> bool:
-    """Return whether a model's layers are at one of the known places."""
-    return _found_layers(model) is not None
-
-
-def _layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    found = _found_layers(model)
-    if found is not None:
-        return found
-    raise InputError(
-        f"Cannot find the layers of a {type(model).__name__}; expected a causal language model "
-        f"that keeps them at {', '.join(LAYOUTS)}. Load it as a HookedTransformer instead."
-    )
-
-
-def _found_layers(model: PreTrainedModel) -> nn.ModuleList | None:
+def find_layers(model: PreTrainedModel) -> nn.ModuleList | None:
+    """Return a model's layers, or None if they are at no known place."""
     for path in LAYOUTS:
         found: Any = model
         for name in path.split("."):
@@ -186,26 +180,3 @@ def _found_layers(model: PreTrainedModel) -> nn.ModuleList | None:
         if isinstance(found, nn.ModuleList):
             return found
     return None
-
-
-def _changed_input(change: Change) -> Any:
-    def hook(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        del module
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
-
-    return hook
-
-
-def _changed_output(change: Change) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        del module, args
-        # Some layers give their attention, too.
-        if isinstance(output, tuple):
-            return (change(output[0]), *output[1:])
-        return change(output)
-
-    return hook

@@ -33,15 +33,15 @@ def encode_prompts(
     Args:
         tokenizer: a transformers tokenizer.
         texts: the prompts.
-        prepend_bos: as the SAE's metadata says: whether it was trained with BOS in front. A
-            tokenizer without BOS gives its EOS instead, as TransformerLens does.
+        prepend_bos: whether the SAE was trained with BOS in front. A tokenizer without BOS
+            gives its EOS instead, as TransformerLens does.
 
     Raises:
         InputError: if a prompt has no token, or the tokenizer neither BOS nor EOS.
     """
     if not texts:
         raise InputError("No prompt was given; expected one or more.")
-    front = [first_token(tokenizer)] if prepend_bos else []
+    front = [_first_token(tokenizer)] if prepend_bos else []
     prompts: list[Prompt] = []
     for text in texts:
         tokens = [*front, *tokenizer(text, add_special_tokens=False)["input_ids"]]
@@ -54,13 +54,7 @@ def encode_prompts(
     return prompts
 
 
-def first_token(tokenizer: Any) -> int:
-    """
-    Return the token that stands in front of a text.
-
-    Raises:
-        InputError: if the tokenizer has neither BOS nor EOS.
-    """
+def _first_token(tokenizer: Any) -> int:
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
@@ -74,8 +68,7 @@ def decode_continuation(tokenizer: Any, prompt: Prompt, tokens: Sequence[int]) -
     """
     Return the text of tokens that follow a prompt, special tokens left out.
 
-    Decoded together with the prompt, because some tokenizers drop the space in front of what
-    they decode alone.
+    Decoded together with the prompt, because some tokenizers drop a leading space.
     """
     whole = tokenizer.decode([*prompt.tokens, *tokens], skip_special_tokens=True)
     head = tokenizer.decode(list(prompt.tokens), skip_special_tokens=True)

@@ -1,15 +1,19 @@
-"""Every text of one SAE: steered, and the controls, written by the language model."""
+"""Pairs of texts of one SAE, steered and controls: planned, written and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from eval_recipes.running.artifacts import ArtifactFolder
@@ -21,50 +25,182 @@ from eval_recipes.steering.generate.decoding import (
 )
 from eval_recipes.steering.generate.generate import generate
 from eval_recipes.steering.generate.language_model import LanguageModel
-from eval_recipes.steering.generate.plan import ARMS, Arm, Planned, plan_pairs
 from eval_recipes.steering.generate.prompts import Prompt
-from eval_recipes.steering.generate.sampling import Streams
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.latents import Latents
 
-__all__ = ["ARMS", "Arm", "Trial", "decoding_of", "make_trials"]
+Arm = Literal["steered", "random", "unsteered", "calibration"]
+"""
+Kinds of the second text of a pair.
+
+- ``steered``: along the latent's direction, with the first text's random numbers.
+- ``random``: the same strength along a random direction, judged by the latent's explanation.
+- ``unsteered``: nothing added, other random numbers.
+- ``calibration``: the same, with texts of no other pair; only thresholds are learned from it.
+
+Texts of the last two are sampled even if the others are greedy.
+"""
+
+Side = Literal["pair", "unsteered", "sampled", "calibration", "calibrated"]
+"""
+The text of a latent that random numbers are for.
+
+- ``pair``: the original, the steered and the randomly steered text, which share numbers.
+- ``unsteered``: the unsteered text in the steered text's place.
+- ``sampled``: its original where the others are greedy.
+- ``calibration``, ``calibrated``: both sides of a calibration pair.
+"""
+
+_BITS = 63
+_KEPT = pa.schema(
+    [
+        ("prompt", pa.int64()),
+        ("sample", pa.int64()),
+        ("vector", pa.int64()),
+        ("strength", pa.float64()),
+        ("tokens", pa.list_(pa.int64())),
+        ("text", pa.string()),
+        ("near_ties", pa.int64()),
+        ("first_near_tie", pa.int64()),
+    ]
+)
+"""Columns of a file of kept texts: the fields of a request, then of its text."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """
-    Two continuations of one prompt, for one latent.
+class Streams:
+    """The random numbers of one SAE in one run."""
 
-    Attributes:
-        arm: what the second one is.
-        latent: id in the SAE.
-        prompt: index of the prompt.
-        repeat: number of the text among those of its latent and prompt.
-        amount: strength in the units of the mode; None where nothing is added.
-        strength: what the unit direction was multiplied by; None where nothing is added.
-        original: the unsteered text.
-        other: the second text.
-    """
+    seed: int
+    """Seed of the run."""
+    weights: str
+    """Hash of the SAE (``artifacts.weights_hash``)."""
+
+    def number(self, latent: int, repeat: int, side: Side) -> int:
+        """Return the stream of a text, for ``decoding.Request.sample``."""
+        return self._hashed(f"{side}/{latent}/{repeat}")
+
+    def direction(self, latent: int, repeat: int, d_model: int) -> Tensor:
+        """Return the control's unit vector [d_model], of uniformly random direction."""
+        generator = torch.Generator().manual_seed(
+            self._hashed(f"direction/{latent}/{repeat}")
+        )
+        drawn = torch.randn(d_model, generator=generator)
+        return drawn / drawn.norm()
+
+    def _hashed(self, what: str) -> int:
+        text = f"{self.seed}/{self.weights}/{what}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> (64 - _BITS)
+
+
+T = TypeVar("T", Request, Continuation)
+
+
+@dataclass(frozen=True)
+class TextPair(Generic[T]):
+    """Two texts of one prompt for one latent: requests, and continuations once written."""
 
     arm: Arm
     latent: int
+    """Id in the SAE."""
     prompt: int
+    """Index of the prompt."""
     repeat: int
+    """Number of the pair among the pairs of its latent and prompt."""
     amount: float | None
+    """Strength in the units of the mode; None where nothing is added."""
     strength: float | None
-    original: Continuation
-    other: Continuation
+    """Factor of the unit direction; None where nothing is added."""
+    original: T
+    """The unsteered text."""
+    other: T
+    """The second text."""
 
 
-def decoding_of(config: SteeringEvalConfig) -> Decoding:
-    """Return how texts are continued."""
-    return Decoding(
-        new_tokens=config.new_tokens,
-        greedy=config.greedy,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=config.random_seed,
-    )
+Planned: TypeAlias = TextPair[Request]
+Trial: TypeAlias = TextPair[Continuation]
+
+
+def plan_pairs(
+    ids: Sequence[int],
+    n_prompts: int,
+    strengths: dict[float, list[float]],
+    config: SteeringEvalConfig,
+    streams: Streams,
+) -> list[Planned]:
+    """
+    Return every pair of an SAE.
+
+    ``strengths`` holds the strength of each latent, by amount. Latents without a strength (NaN)
+    are left out at that amount. Vectors are numbered: the latents' vectors, then one for each
+    latent and repeat of the controls.
+    """
+    planner = _Planner(ids, n_prompts, config, streams)
+    return [*planner.steered(strengths), *planner.unsteered(), *planner.calibration()]
+
+
+@dataclass(frozen=True)
+class _Planner:
+    ids: Sequence[int]
+    n_prompts: int
+    config: SteeringEvalConfig
+    streams: Streams
+
+    def steered(self, strengths: dict[float, list[float]]) -> Iterator[Planned]:
+        arms: tuple[Arm, Arm] = ("steered", "random")
+        repeats = self.config.samples_per_prompt
+        for amount, values in strengths.items():
+            for arm, (place, latent) in product(arms, enumerate(self.ids)):
+                if not math.isfinite(values[place]):
+                    continue
+                for prompt, repeat in product(range(self.n_prompts), range(repeats)):
+                    control = len(self.ids) + place * repeats + repeat
+                    vector = place if arm == "steered" else control
+                    # greedy texts take no random numbers: one original serves all
+                    number = (
+                        0
+                        if self.config.greedy
+                        else self.streams.number(latent, repeat, "pair")
+                    )
+                    yield Planned(
+                        arm,
+                        latent,
+                        prompt,
+                        repeat,
+                        amount,
+                        values[place],
+                        Request(prompt, number),
+                        Request(prompt, number, vector, values[place]),
+                    )
+
+    def unsteered(self) -> Iterator[Planned]:
+        # there is no second greedy text, and a sampled text against a greedy one would
+        # measure the way of decoding
+        first = "sampled" if self.config.greedy else "pair"
+        repeats = range(self.config.samples_per_prompt)
+        for latent, prompt, repeat in product(self.ids, range(self.n_prompts), repeats):
+            yield self._plain("unsteered", latent, prompt, repeat, (first, "unsteered"))
+
+    def calibration(self) -> Iterator[Planned]:
+        """Yield equally many pairs of each latent, prompts in turn."""
+        each = math.ceil(self.config.calibration_pairs / len(self.ids))
+        for latent, number in product(self.ids, range(each)):
+            # each latent starts at another prompt, so that one pair each uses all prompts
+            prompt, repeat = (
+                (latent + number) % self.n_prompts,
+                number // self.n_prompts,
+            )
+            sides = ("calibration", "calibrated")
+            yield self._plain("calibration", latent, prompt, repeat, sides)
+
+    def _plain(
+        self, arm: Arm, latent: int, prompt: int, repeat: int, sides: tuple[Side, Side]
+    ) -> Planned:
+        first, second = (
+            Request(prompt, self.streams.number(latent, repeat, side)) for side in sides
+        )
+        return Planned(arm, latent, prompt, repeat, None, None, first, second)
 
 
 def make_trials(
@@ -86,13 +222,13 @@ def make_trials(
     Args:
         model: the language model.
         latents: directions.
-        prompts: what is continued.
+        prompts: texts to continue.
         strengths: of each latent, by amount.
         config: samples and decoding.
         weights: hash of the SAE; random numbers and control directions follow from it.
-        folder: where batches of steered texts are kept: an artefact folder.
-        unsteered: the same of texts to which nothing is added. They do not depend on
-            directions and strengths, so runs that differ in these alone share them.
+        folder: artefact folder of the steered texts.
+        unsteered: artefact folder of the texts to which nothing is added. They do not depend
+            on directions and strengths, so runs that differ in these alone share them.
     """
     streams = Streams(config.random_seed, weights)
     plan = plan_pairs(latents.ids, len(prompts), strengths, config, streams)
@@ -106,32 +242,37 @@ def make_trials(
         vectors=torch.cat([latents.directions, torch.stack(controls)]),
         positions=config.positions,
     )
-
-    # controls first: they have every latent, so that which texts are unsteered, and their
-    # order, do not depend on which latents have a strength
-    ordered = sorted(plan, key=lambda one: one.amount is not None)
+    # controls first: they have every latent, so that the unsteered texts and their order do
+    # not depend on which latents have a strength
+    ordered = sorted(plan, key=lambda pair: pair.amount is not None)
 
     def texts_of(*, greedy: bool) -> dict[Request, Continuation]:
-        how = replace(decoding_of(config), greedy=greedy)
+        decoding = Decoding(
+            new_tokens=config.new_tokens,
+            greedy=greedy,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=config.random_seed,
+        )
         wanted = dict.fromkeys(
             text
-            for one in ordered
-            if _is_greedy(one, config) == greedy
-            for text in (one.original, one.other)
+            for pair in ordered
+            if _is_greedy(pair, config) == greedy
+            for text in (pair.original, pair.other)
         )
         found: dict[Request, Continuation] = {}
         for where, steered in ((unsteered, False), (folder, True)):
             found |= kept_texts(
                 where,
                 "greedy" if greedy else "sampled",
-                [one for one in wanted if (one.vector is not None) == steered],
+                [text for text in wanted if (text.vector is not None) == steered],
                 lambda batch: generate(
                     model.backend,
                     model.tokenizer,
                     prompts,
                     batch,
                     steering=steering,
-                    decoding=how,
+                    decoding=decoding,
                     batch_size=config.batch_size,
                 ),
                 batch_size=config.batch_size,
@@ -140,25 +281,25 @@ def make_trials(
 
     written = {greedy: texts_of(greedy=greedy) for greedy in (True, False)}
     trials: list[Trial] = []
-    for one in plan:
-        texts = written[_is_greedy(one, config)]
+    for pair in plan:
+        texts = written[_is_greedy(pair, config)]
         trials.append(
             Trial(
-                arm=one.arm,
-                latent=latents.ids[one.latent],
-                prompt=one.prompt,
-                repeat=one.repeat,
-                amount=one.amount,
-                strength=None if one.amount is None else one.other.strength,
-                original=texts[one.original],
-                other=texts[one.other],
+                pair.arm,
+                pair.latent,
+                pair.prompt,
+                pair.repeat,
+                pair.amount,
+                pair.strength,
+                texts[pair.original],
+                texts[pair.other],
             )
         )
     return trials
 
 
 def _is_greedy(pair: Planned, config: SteeringEvalConfig) -> bool:
-    """Whether a pair's texts are greedy: there is no second greedy text without steering."""
+    """Return whether a pair is greedy: without steering there is no second greedy text."""
     return config.greedy and pair.amount is not None
 
 
@@ -171,14 +312,13 @@ def kept_texts(
     batch_size: int,
 ) -> dict[Request, Continuation]:
     """
-    Return a text for each request; batches that are kept are read, the others written and kept.
+    Return a text for each request: read the batches that are kept, write and keep the others.
 
-    Batches are cut at the same places every time, so a run that goes on makes the texts that
-    an uninterrupted one would have made. A file that is damaged, or holds the texts of other
-    requests, counts as absent.
+    Batches are always cut at the same places, so a resumed run makes the texts of an
+    uninterrupted run. A file that is damaged or holds other requests counts as absent.
 
     Args:
-        folder: an artefact folder: what is in it follows from its determinants.
+        folder: an artefact folder, whose determinants decide the texts.
         name: of these texts, where a folder holds several kinds.
         requests: all different.
         write: writes a batch.
@@ -195,8 +335,12 @@ def kept_texts(
             found = _read(folder.read(file), batch)
             if found is None:
                 found = write(batch)
+                rows = [
+                    asdict(request) | asdict(text)
+                    for request, text in zip(batch, found, strict=True)
+                ]
                 with folder.write(file) as temporary:
-                    _keep(temporary, batch, found)
+                    pq.write_table(pa.Table.from_pylist(rows, schema=_KEPT), temporary)
             texts |= zip(batch, found, strict=True)
     return texts
 
@@ -205,7 +349,11 @@ def _read(path: Path | None, batch: Sequence[Request]) -> list[Continuation] | N
     if path is None:
         return None
     rows: list[dict[str, Any]] = pq.ParquetFile(path).read().to_pylist()
-    if [_request(row) for row in rows] != list(batch):
+    requests = [
+        Request(row["prompt"], row["sample"], row["vector"], row["strength"])
+        for row in rows
+    ]
+    if requests != list(batch):
         return None
     return [
         Continuation(
@@ -216,36 +364,3 @@ def _read(path: Path | None, batch: Sequence[Request]) -> list[Continuation] | N
         )
         for row in rows
     ]
-
-
-def _request(row: dict[str, Any]) -> Request:
-    return Request(row["prompt"], row["sample"], row["vector"], row["strength"])
-
-
-def _keep(path: Path, batch: Sequence[Request], texts: Sequence[Continuation]) -> None:
-    schema = pa.schema(
-        [
-            ("prompt", pa.int64()),
-            ("sample", pa.int64()),
-            ("vector", pa.int64()),
-            ("strength", pa.float64()),
-            ("tokens", pa.list_(pa.int64())),
-            ("text", pa.string()),
-            ("near_ties", pa.int64()),
-            ("first_near_tie", pa.int64()),
-        ]
-    )
-    rows = [
-        {
-            "prompt": request.prompt,
-            "sample": request.sample,
-            "vector": request.vector,
-            "strength": request.strength,
-            "tokens": list(text.tokens),
-            "text": text.text,
-            "near_ties": text.near_ties,
-            "first_near_tie": text.first_near_tie,
-        }
-        for request, text in zip(batch, texts, strict=True)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)

@@ -1,4 +1,10 @@
-"""A chat model as judge of steering, behind any OpenAI-compatible server."""
+"""
+The chat model as judge of steering.
+
+Its prompt is only here: ``_INSTRUCTIONS``, and ``messages``, which puts a pair below them. The
+replies that are understood are in ``_REPLY`` and ``SUCCESS``. A changed prompt needs no further
+change: ``prompt_identity`` is part of the key of results, so ``--resume`` evaluates anew.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +26,7 @@ from eval_recipes.chat import (
 from eval_recipes.steering.judges.protocol import Pair, Status, Verdict
 
 SUCCESS = 4
-"""Scores from here on are a success (arXiv 2603.04198)."""
+"""Lowest score that is a success (arXiv 2603.04198)."""
 
 _INSTRUCTIONS = """\
 You compare two continuations of the same opening words. A is how a language model went on by \
@@ -38,8 +44,8 @@ Answer with one digit and nothing else:
 _REPLY = re.compile(
     r"(?:score|answer|rating)?\s*[:=]?\s*([1-5])(?:\s*/\s*5)?\s*\.?", re.I
 )
-# Some servers count tokens around the digit.
 _MOST_TOKENS = 16
+"""Room for tokens that some servers count around the digit."""
 
 
 def messages(pair: Pair) -> list[Message]:
@@ -57,14 +63,14 @@ def messages(pair: Pair) -> list[Message]:
 
 
 def prompt_identity() -> str:
-    """Return a hash of what is asked, and of the code that asks it."""
+    """Return a hash of the instructions and of the code that makes the messages."""
     text = _INSTRUCTIONS + inspect.getsource(messages)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parse_score(text: str) -> int | None:
     """
-    Return the score in a reply, or None if it is not of the form asked for.
+    Return the score in a reply, or None if the reply is not of the form asked for.
 
     >>> parse_score("4"), parse_score("Score: 5/5."), parse_score("between 3 and 4")
     (4, 5, None)
@@ -75,12 +81,10 @@ def parse_score(text: str) -> int | None:
 
 class ChatJudge:
     """
-    Asks a chat model for a score from 1 to 5, 3 for no difference; from 4 on is a success.
+    Asks a chat model for a score from 1 to 5; 3 is no difference, 4 and 5 are success.
 
-    Replies are cached by the client, so an interrupted run repeats no paid call.
-
-    Args:
-        client: the client; published with temperature 0.
+    Replies are cached by the client, so an interrupted run repeats no paid call. The published
+    judge has temperature 0.
     """
 
     name = "chat"
@@ -100,13 +104,13 @@ class ChatJudge:
         }
 
     def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Return a verdict for each pair; those without a reply say why."""
+        """Return a verdict for each pair, with a reason where there is no reply."""
         signal = self.client.signal()
         pool = ThreadPoolExecutor(self.client.config.concurrency)
         try:
             return list(pool.map(lambda pair: self._judge(pair, signal), pairs))
         except BaseException:
-            # What waits for its turn or for another attempt would hold up the end.
+            # requests that wait for their turn or another attempt would delay the end
             signal.set()
             raise
         finally:

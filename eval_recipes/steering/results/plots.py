@@ -1,4 +1,4 @@
-"""Success against fluency over strengths; what it shows stands in the result files."""
+"""Plots of success against fluency loss and strength, from result files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval_recipes.steering.stats.read_results import SaeKey, steering_results
+from eval_recipes.steering.stats.compare import SaeKey, steering_results
 from eval_recipes.tables.plots import COLOURS, label_text, open_plots
 from saereg_plugin.files import atomic_path
 
@@ -20,13 +20,13 @@ def plot_steering(
     """
     Draw the steering results below ``results``; write ``steering.png`` into ``out``.
 
-    One row a judge. Left: success against the mean fluency loss, a point for each strength,
-    with intervals over latents. Right: success, fluent success and random directions against
-    strength over the median residual norm. A line an SAE, judged by its own threshold, a
-    colour a group. ``keep``: only these SAEs; None is all.
+    One row per judge. Left: success against the mean fluency loss, a point per strength, with
+    intervals over latents. Right: success, fluent success and random directions against
+    strength over the median residual norm. One line per SAE, judged by its own threshold, and
+    one colour per group. ``keep``: only these SAEs; None is all.
 
     Raises:
-        InputError: if there is no steering result, or ``out`` is not ours to write into.
+        InputError: if there is no steering result, or ``out`` holds files of others.
     """
     records = [record for _, record in steering_results(results, keep)]
     target = open_plots(out, ["steering.png"]) / "steering.png"
@@ -37,14 +37,9 @@ def plot_steering(
 
 
 def draw(records: Sequence[dict[str, Any]]) -> Figure:
-    """Draw results, one row of two axes a judge."""
-    judges = list(
-        dict.fromkeys(
-            point["judge"]
-            for record in records
-            for point in record["eval_result_details"]
-        )
-    )
+    """Draw results, one row of two axes per judge."""
+    details = [point for record in records for point in record["eval_result_details"]]
+    judges = list(dict.fromkeys(point["judge"] for point in details))
     groups = list(dict.fromkeys(map(_group, records)))
     figure = Figure(figsize=(12, 4.2 * len(judges)), layout="constrained")
     for row, judge in enumerate(judges):
@@ -63,11 +58,8 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
                 _against_ratio(right, points, colour)
         for group, colour in zip(groups, COLOURS):
             left.plot([], [], color=colour, label=label_text(group))
-        for style, name in (
-            ("-", "success"),
-            ("--", "fluent"),
-            (":", "random direction"),
-        ):
+        styles = {"-": "success", "--": "fluent", ":": "random direction"}
+        for style, name in styles.items():
             right.plot([], [], style, color="grey", label=name)
         _dress(left, "fluency loss (nats a token)", f"success, {judge}")
         _dress(right, "strength / median residual norm", f"success, {judge}")

@@ -1,4 +1,4 @@
-"""The texts of one latent as a person reads them."""
+"""The texts of one latent, for people."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from eval_recipes.results.files import read_result
-from eval_recipes.results.reading import result_files
-from eval_recipes.steering.options import CALIBRATED, EVAL
+from eval_recipes.steering.options import CALIBRATED
 from eval_recipes.steering.results.texts import judges_of, read_texts, results_of
+from eval_recipes.steering.stats.compare import steering_results
 from saereg_plugin.errors import InputError, suggest
 
 _TITLES = {
@@ -24,28 +24,22 @@ _TITLES = {
 
 def steering_result(results: Path, sae_id: str | None) -> Path:
     """
-    Return the steering result of one SAE below a folder; without a name of the only one.
+    Return the steering result of one SAE below a folder; without a name, the only result.
 
     Raises:
-        InputError: if there is none, or it is not clear which.
+        InputError: if there is none, or several fit.
     """
-    found: dict[str, list[Path]] = {}
-    for path in result_files(results):
-        record = read_result(path)
-        if record["eval_type_id"] == EVAL:
-            found.setdefault(str(record["sae_lens_id"]), []).append(path)
-    if not found:
+    found = [
+        (path, str(record["sae_lens_id"])) for path, record in steering_results(results)
+    ]
+    names = list(dict.fromkeys(name for _, name in found))
+    if sae_id is not None and sae_id not in names:
         raise InputError(
-            f"Folder {str(results)!r} has no result of the evaluation 'steering'; expected one. "
-            "Run it into this folder."
+            f"No steering result is of SAE {sae_id!r}. {suggest(sae_id, names)}"
         )
-    if sae_id is not None and sae_id not in found:
-        raise InputError(
-            f"No steering result is of SAE {sae_id!r}. {suggest(sae_id, found)}"
-        )
-    paths = [path for name in found for path in found[name] if sae_id in (None, name)]
+    paths = [path for path, name in found if sae_id in (None, name)]
     if len(paths) > 1:
-        listed = ", ".join(map(repr, sorted(found)))
+        listed = ", ".join(map(repr, sorted(names)))
         raise InputError(
             f"Folder {str(results)!r} has {len(paths)} steering results; expected one. Name "
             f"the SAE with --sae-id ({listed}), or the folder of one release."
@@ -61,16 +55,13 @@ def latent_lines(
     controls: bool = False,
 ) -> list[str]:
     """
-    Return what happened to one latent: concept, prompts, both texts, scores.
+    Return one latent's concept, prompts, texts and scores as lines.
 
-    Args:
-        texts: ``texts.read_texts`` of one SAE.
-        latent: its id.
-        amount: one strength; None for all.
-        controls: show the controls' texts, too; those of the calibration are never shown.
+    ``texts`` is the table of one SAE; ``amount`` None shows all strengths. ``controls`` also shows
+    the controls' texts; calibration texts are never shown.
 
     Raises:
-        InputError: if the latent was not steered with, or not at this strength.
+        InputError: if the latent was not steered, or not at this strength.
     """
     shown_texts = results_of(texts)
     rows = shown_texts.loc[shown_texts["latent"] == latent]
@@ -82,12 +73,12 @@ def latent_lines(
             f"{shown}."
         )
     amounts = sorted(set(rows["amount"].dropna()))
-    if amount is not None and amount not in amounts:
-        raise InputError(
-            f"Latent {latent} was not steered with at amount {amount}; expected one of "
-            f"{', '.join(map(str, amounts))}."
-        )
     if amount is not None:
+        if amount not in amounts:
+            raise InputError(
+                f"Latent {latent} was not steered with at amount {amount}; expected one of "
+                f"{', '.join(map(str, amounts))}."
+            )
         rows = rows.loc[rows["amount"].isna() | (rows["amount"] == amount)]
     if not controls:
         rows = rows.loc[rows["arm"] == "steered"]

@@ -1,4 +1,4 @@
-"""Every text beside its result, as parquet: one row a pair, for people and for statistics."""
+"""The table of texts next to a result, as parquet with one row per pair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.judges.judge_trials import Judged
-from eval_recipes.steering.judges.perplexity import Fluency
+from eval_recipes.steering.judges.log_probability import Fluency
 from eval_recipes.steering.options import EVAL
 from eval_recipes.steering.select.candidates import KnownStability, interp_score
 from saereg_plugin.errors import InputError
@@ -43,21 +43,29 @@ COLUMNS = {
     "near_ties": pa.int64(),
 }
 """
-Columns but those of the judges, ``<judge>_score``, ``_success``, ``_status``, ``_reason``.
+Columns except the judges', ``<judge>_score``, ``_success``, ``_status``, ``_reason``.
 
-``shared_with``: the latents of other seeds that match, JSON, by seed. ``text`` is steered in the arms ``steered`` and ``random``, and another unsteered one in the arms
-``unsteered`` and ``calibration``; null stands where a latent has no explanation, score or stability, or nothing was added.
+``shared_with`` holds the matching latents of other seeds, JSON, by seed. ``text`` is steered in
+the arms ``steered`` and ``random``, and another unsteered text in the arms ``unsteered`` and
+``calibration``. Null: the latent has no explanation, score or stability, or nothing was added.
 
-Rows of the arm ``calibration`` are no result: a judge's threshold was learned from their scores. Each
-pair has two, one an order; perplexities, and what judges say that learned no threshold, are null.
+Rows of the arm ``calibration`` are no result: a judge's threshold was learned from their scores.
+Each pair has two, one per order. Their perplexities and the columns of judges that learned no
+threshold are null.
 """
 
+_OF_JUDGE = {
+    "score": pa.float64(),
+    "success": pa.bool_(),
+    "status": pa.string(),
+    "reason": pa.string(),
+}
 CALIBRATION = "calibration"
 
 
 def texts_path(result: Path) -> Path:
     """
-    Return where the texts beside a result file lie.
+    Return the path of the texts of a result file.
 
     >>> texts_path(Path("steering/lab_run_k32_eval_results.json")).name
     'lab_run_k32_texts.parquet'
@@ -72,8 +80,8 @@ def texts_table(
     prompts: Sequence[Prompt],
     subject: Subject,
 ) -> Any:
-    """Return the ``pyarrow.Table`` of one SAE, a row for each pair, arm by arm, calibration last."""
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    """Return the ``pyarrow.Table`` of one SAE, a row per pair, arm by arm, calibration last."""
+    rows: list[dict[str, Any]] = []
     shared_with = {
         trial.latent: json.dumps(dict(stability.partners[trial.latent]), sort_keys=True)
         for trial in judged.trials
@@ -84,7 +92,7 @@ def texts_table(
     trials = [*judged.trials, *judged.calibration]
     for trial, fluent in zip(trials, fluency, strict=True):
         explanation = explanations.get(trial.latent)
-        row = {
+        row: dict[str, Any] = {
             "latent": trial.latent,
             "explanation": explanation.text if explanation else None,
             "interp_score": interp_score(explanation) if explanation else None,
@@ -101,24 +109,20 @@ def texts_table(
             "perplexity": _known(fluent.steered),
             "near_ties": trial.original.near_ties + trial.other.near_ties,
         }
-        for name, value in row.items():
-            columns[name].append(value)
-    arrays = {name: pa.array(columns[name], kind) for name, kind in COLUMNS.items()}
+        rows.append(row)
+    kinds = dict(COLUMNS)
     for judge, said in judged.verdicts.items():
         learned = judged.calibration_verdicts.get(judge)
         verdicts = [*said, *(learned or [None] * len(judged.calibration))]
-        arrays |= {
-            f"{judge}_score": pa.array([v and v.score for v in verdicts], pa.float64()),
-            f"{judge}_success": pa.array(
-                [v and v.success for v in verdicts], pa.bool_()
-            ),
-            f"{judge}_status": pa.array(
-                [v and v.status.value for v in verdicts], pa.string()
-            ),
-            f"{judge}_reason": pa.array(
-                [(v and v.reason) or None for v in verdicts], pa.string()
-            ),
-        }
+        kinds |= {f"{judge}_{name}": kind for name, kind in _OF_JUDGE.items()}
+        for row, verdict in zip(rows, verdicts, strict=True):
+            if verdict is not None:
+                row |= {
+                    f"{judge}_score": verdict.score,
+                    f"{judge}_success": verdict.success,
+                    f"{judge}_status": verdict.status.value,
+                    f"{judge}_reason": verdict.reason or None,
+                }
     about = {
         "release": subject.release,
         "sae_id": subject.sae_id,
@@ -126,8 +130,10 @@ def texts_table(
         "seed": subject.seed,
         "judges": list(judged.verdicts),
     }
-    table = pa.table(arrays)
-    return table.replace_schema_metadata({_METADATA: json.dumps(about).encode()})
+    schema = pa.schema(
+        list(kinds.items()), metadata={_METADATA: json.dumps(about).encode()}
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def read_texts(path: str | Path) -> pd.DataFrame:
@@ -144,7 +150,7 @@ def read_texts(path: str | Path) -> pd.DataFrame:
 
 
 def results_of(texts: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that are results: all but those that thresholds were learned from."""
+    """Return the rows that are results, without the calibration's rows."""
     return texts.loc[texts["arm"] != CALIBRATION]
 
 

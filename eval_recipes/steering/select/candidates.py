@@ -1,4 +1,4 @@
-"""Choose latents to steer; record the dropped ones."""
+"""The choice of latents to steer, and their explanations and stability."""
 
 from __future__ import annotations
 
@@ -18,55 +18,48 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation, read_explanations
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
-from eval_recipes.steering.select import contrast as contrast_data
-from eval_recipes.steering.select.contrast import Separating, best_latents
+from eval_recipes.steering.select.contrast import (
+    Separating,
+    TextSets,
+    best_latents,
+    mean_activations,
+)
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import alive_mask
 
 MOST_NAMED = 5
-"""Latents that a message names."""
+"""Most latents that a message names."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """
-    Chosen latents, before it is known which have an explanation.
-
-    Attributes:
-        ids: the latents, in the order in which they were chosen.
-        pool: how many there were to choose from.
-    """
+    """Chosen latents, with and without an explanation."""
 
     ids: tuple[int, ...]
+    """In the order in which they were chosen."""
     pool: int
+    """Number of latents there were to choose from."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """
-    Candidates with an explanation, and a count of those without.
-
-    Attributes:
-        ids: latents that are steered with.
-        explanations: by latent.
-        without: candidates without a valid explanation.
-    """
+    """Candidates with an explanation, and candidates without."""
 
     ids: tuple[int, ...]
+    """Latents to steer."""
     explanations: Mapping[int, Explanation] = field(
         default_factory=dict[int, Explanation]
     )
+    """By latent."""
     without: tuple[int, ...] = ()
+    """Candidates without a valid explanation."""
 
 
 def alive_pool(W_enc: Tensor, W_dec: Tensor, *, threshold: float) -> list[int]:
     """
     Return the latents that are alive by weights: cos(enc_j, dec_j) > threshold.
 
-    Args:
-        W_enc: SAELens' encoder [d_in, d_sae].
-        W_dec: SAELens' decoder [d_sae, d_in].
-        threshold: .1 as published.
+    Weights are SAELens': encoder [d_in, d_sae], decoder [d_sae, d_in].
     """
     rows = W_enc.detach().cpu().T.float(), W_dec.detach().cpu().float()
     return alive_mask(*rows, threshold=threshold).nonzero().flatten().tolist()
@@ -74,9 +67,9 @@ def alive_pool(W_enc: Tensor, W_dec: Tensor, *, threshold: float) -> list[int]:
 
 def draw(pool: Sequence[int], n: int, *, seed: int) -> Candidates:
     """
-    Draw ``n`` latents without replacement; all of the pool if it has no more.
+    Draw ``n`` latents without replacement, or all of a smaller pool.
 
-    The first m of a draw of n are the draw of m: asking for more adds latents.
+    The first m of a draw of n are the draw of m, so a larger ``n`` adds latents.
 
     Raises:
         InputError: if the pool is empty.
@@ -107,27 +100,24 @@ def given(latents: Sequence[int], *, d_sae: int) -> Candidates:
     return Candidates(tuple(latents), len(latents))
 
 
-def stability_of(folder: Path, subject: Subject) -> dict[int, float]:
-    """
-    Return the share of the other seeds in which each latent of an SAE is shared.
+@dataclass(frozen=True)
+class KnownStability:
+    """Stability of an SAE's latents by cross_seed; empty without its results."""
 
-    Args:
-        folder: results folder with cross_seed's results.
-        subject: the SAE.
+    shares: Mapping[int, float] = field(default_factory=dict[int, float])
+    """Share of the other seeds that have the latent."""
+    partners: Mapping[int, Mapping[int, int]] = field(
+        default_factory=dict[int, Mapping[int, int]]
+    )
+    """The matching latents, by seed."""
+
+
+def stability_of(folder: Path, subject: Subject) -> KnownStability:
+    """
+    Read the stability of an SAE's latents from the cross_seed results below a folder.
 
     Raises:
-        InputError: if no cross_seed result of this SAE is there, or its table is damaged.
-    """
-    table = read_stability(find_result(folder, subject, eval="cross_seed"))
-    return dict(zip(table["latent"].tolist(), table["stability"].tolist(), strict=True))
-
-
-def partners_of(folder: Path, subject: Subject) -> dict[int, dict[int, int]]:
-    """
-    Return, of each latent of an SAE, the latents of other seeds that it is shared with, by seed.
-
-    Raises:
-        InputError: as ``stability_of``.
+        InputError: if there is no cross_seed result of this SAE, or its table is damaged.
     """
     table = read_stability(find_result(folder, subject, eval="cross_seed"))
     found: dict[int, dict[int, int]] = {int(latent): {} for latent in table["latent"]}
@@ -139,25 +129,23 @@ def partners_of(folder: Path, subject: Subject) -> dict[int, dict[int, int]]:
         shared = table.loc[table[f"shared_{seed}"].astype(bool) & table[column].notna()]
         for latent, partner in zip(shared["latent"], shared[column], strict=True):
             found[int(latent)][int(seed)] = int(partner)
-    return found
+    shares = zip(table["latent"].tolist(), table["stability"].tolist(), strict=True)
+    return KnownStability(dict(shares), found)
+
+
+def known_stability(subject: Subject, config: SteeringEvalConfig) -> KnownStability:
+    """Return the stability of an SAE's latents from the folder ``stability``."""
+    if config.stability is None:
+        return KnownStability()
+    return stability_of(Path(config.stability), subject)
 
 
 def stable_pool(
     pool: Collection[int], stability: Mapping[int, float], *, minimum: float
 ) -> list[int]:
-    """Return those of the pool that are shared with at least ``minimum`` of the other seeds."""
+    """Return the latents of the pool shared with at least ``minimum`` of the other seeds."""
     # a share such as 1/3 is stored in float32
     return [latent for latent in pool if stability.get(latent, 0.0) >= minimum - 1e-6]
-
-
-def explanations_of(folder: Path, subject: Subject) -> dict[int, Explanation]:
-    """
-    Return the explanations of an SAE's latents from an autointerp result.
-
-    Raises:
-        InputError: if no such result of this SAE is there, or it holds no explanations.
-    """
-    return read_explanations(find_result(folder, subject, eval="autointerp"))
 
 
 def find_result(folder: Path, subject: Subject, *, eval: str) -> Path:
@@ -201,25 +189,26 @@ def with_explanations(
 
 def interp_score(explanation: Explanation) -> float | None:
     """
-    Return an explanation's score: upstream's where a judge scored, else the checked one.
+    Return an explanation's score: upstream's where a judge scored, else the checked score.
 
     Scores of token explanations and of language models are not comparable.
     """
-    return (
-        explanation.score
-        if explanation.score is not None
-        else explanation.checked_score
-    )
+    if explanation.score is not None:
+        return explanation.score
+    return explanation.checked_score
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Latents, and what they were chosen by."""
+    """Candidates and how they were chosen."""
 
     candidates: Candidates
     pool: list[int]
-    separating: list[Separating]
-    sets: contrast_data.TextSets | None
+    """Latents that are alive."""
+    separating: list[Separating] = field(default_factory=list[Separating])
+    """The candidates with their figures, if they were chosen by contrast."""
+    sets: TextSets | None = None
+    """The texts of the contrast."""
 
 
 def choose(
@@ -229,18 +218,16 @@ def choose(
     stability: Mapping[int, float],
     models: Models,
 ) -> Chosen:
+    """Choose latents as the settings say; raises InputError if there are none."""
     pool = alive_pool(sae.W_enc, sae.W_dec, threshold=config.alive_threshold)
     if config.latents is not None:
         named = given(config.latents, d_sae=int(sae.W_dec.shape[0]))
-        return Chosen(named, pool, [], None)
+        return Chosen(named, pool)
     if config.select == "contrast":
         assert config.contrast is not None
-        sets = contrast_data.TextSets.read(config.contrast)
+        sets = TextSets.read(config.contrast)
         model = models.get(sae)
-        a, b = (
-            contrast_data.mean_activations(model, sae, texts)
-            for texts in (sets.a, sets.b)
-        )
+        a, b = (mean_activations(model, sae, texts) for texts in (sets.a, sets.b))
         best = best_latents(a, b, pool, config.n_latents, seed=config.random_seed)
         ids = tuple(one.latent for one in best)
         return Chosen(Candidates(ids, len(pool)), pool, best, sets)
@@ -249,29 +236,7 @@ def choose(
         of_choice = stable_pool(pool, stability, minimum=config.stable_minimum)
     elif config.select == "explained":
         assert config.explanations is not None
-        known = explanations_of(Path(config.explanations), subject)
-        of_choice = sorted(known)
+        result = find_result(Path(config.explanations), subject, eval="autointerp")
+        of_choice = sorted(read_explanations(result))
     drawn = draw(of_choice, config.n_latents, seed=config.random_seed)
-    return Chosen(drawn, pool, [], None)
-
-
-@dataclass(frozen=True)
-class KnownStability:
-    """
-    What cross_seed found of an SAE's latents; empty where it was not asked.
-
-    Attributes:
-        shares: share of the other seeds that have the latent.
-        partners: which latents these are, by seed.
-    """
-
-    shares: Mapping[int, float]
-    partners: Mapping[int, Mapping[int, int]]
-
-
-def known_stability(subject: Subject, config: SteeringEvalConfig) -> KnownStability:
-    """Return what the folder ``stability`` says of an SAE."""
-    if config.stability is None:
-        return KnownStability({}, {})
-    folder = Path(config.stability)
-    return KnownStability(stability_of(folder, subject), partners_of(folder, subject))
+    return Chosen(drawn, pool)

@@ -22,27 +22,22 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 
 FEWEST_TEXTS = 4
-"""Texts of each set: half of them select, half of them measure."""
+"""Fewest texts of a set; half of them select, half of them measure."""
 
 PERFECT = "every text of one set lies above every text of the other"
 NO_VARIANCE = "the placements do not vary, so the spread cannot be estimated"
 
 
-def auroc(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
+def auroc(a: ArrayLike, b: ArrayLike) -> Interval:
     """
     Return P(x > y) + P(x = y) / 2 for a random x of ``a`` and y of ``b``.
 
-    Interval: DeLong's variance (1988), which is the sum over both sets of the variance of
-    placements by their number; normal on the logit scale, so that it stays within 0 and 1.
+    Interval: DeLong's variance (1988), the sum over both sets of the variance of placements
+    divided by their number; normal on the logit scale, so that it stays within 0 and 1.
     ``n`` is the number of values. A perfect separation has no interval.
 
-    Args:
-        a: values of the first set, at least 2.
-        b: values of the second set, at least 2.
-        level: coverage.
-
     Raises:
-        ValueError: for fewer values.
+        ValueError: for fewer than 2 values of a set.
 
     >>> auroc([3.0, 1.0], [2.0, 0.0]).value
     0.75
@@ -60,20 +55,14 @@ def auroc(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
         return Interval(value, None, None, n, PERFECT)
     if variance <= 1e-15:
         return Interval(value, None, None, n, NO_VARIANCE)
-    half = float(norm.ppf((1 + level) / 2)) * math.sqrt(variance)
+    half = float(norm.ppf(0.975)) * math.sqrt(variance)
     half /= value * (1 - value)
     centre = float(logit(value))
     return Interval(value, float(expit(centre - half)), float(expit(centre + half)), n)
 
 
 def aurocs(a: ArrayLike, b: ArrayLike) -> Array:
-    """
-    Return the AUROC of every column, shape (d,).
-
-    Args:
-        a: values of the first set, shape (n_a, d).
-        b: values of the second set, shape (n_b, d).
-    """
+    """Return the AUROC of every column, shape (d,), of sets of shape (n_a, d) and (n_b, d)."""
     x, y = (np.asarray(values, dtype=np.float64) for values in (a, b))
     joint = rankdata(np.concatenate([x, y]), axis=0)
     return (joint[: len(x)].mean(0) - (len(x) + 1) / 2) / len(y)
@@ -81,7 +70,7 @@ def aurocs(a: ArrayLike, b: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class Split:
-    """Texts that select latents and train probes, and texts that measure; by index."""
+    """Indices of texts that select latents and train probes, and of texts that measure."""
 
     select: NDArray[np.intp]
     measure: NDArray[np.intp]
@@ -107,40 +96,31 @@ class Separating:
 
     latent: int
     selected: float
-    """AUROC on the texts that it was chosen by: too good, since it is the best of many."""
+    """AUROC on the texts that it was chosen by: too high, since it is the best of many."""
     measured: Interval
-    """AUROC on the other texts: an honest figure."""
+    """AUROC on the other texts: an unbiased figure."""
 
 
 def best_latents(
     a: Array, b: Array, pool: list[int], n: int, *, seed: int
 ) -> list[Separating]:
     """
-    Return the latents that are larger on ``a`` than on ``b``, best first.
+    Return ``n`` latents of a pool that are larger on ``a`` than on ``b``, best first.
 
-    Half of each set ranks the latents by AUROC, ties by id; the other half gives the
-    figure that is reported.
-
-    Args:
-        a: a value of each text and latent, shape (n_a, d_sae).
-        b: the same of the other set, shape (n_b, d_sae).
-        pool: latents to choose from.
-        n: how many.
-        seed: of the split.
+    Half of each set, values of shape (texts, d_sae), ranks the latents by AUROC, ties by id; the
+    other half gives the reported figure. ``seed`` decides the split.
     """
-    chosen_a, chosen_b = halves(len(a), seed=seed), halves(len(b), seed=seed)
+    of_a, of_b = halves(len(a), seed=seed), halves(len(b), seed=seed)
     columns = np.array(pool)
-    ranked = aurocs(a[chosen_a.select][:, columns], b[chosen_b.select][:, columns])
+    ranked = aurocs(a[of_a.select][:, columns], b[of_b.select][:, columns])
     order = np.lexsort((columns, -ranked))[:n]
     return [
         Separating(
-            latent=int(columns[place]),
+            latent,
             selected=float(ranked[place]),
-            measured=auroc(
-                a[chosen_a.measure, columns[place]], b[chosen_b.measure, columns[place]]
-            ),
+            measured=auroc(a[of_a.measure, latent], b[of_b.measure, latent]),
         )
-        for place in order
+        for place, latent in zip(order, columns[order].tolist(), strict=True)
     ]
 
 
@@ -154,10 +134,10 @@ class TextSets:
     @classmethod
     def read(cls, paths: Sequence[str]) -> TextSets:
         """
-        Read two files, one text a line; empty lines and repeated texts are left out.
+        Read two files, one text per line; empty lines and repeated texts are left out.
 
         Raises:
-            InputError: if one cannot be read, has too few texts, or shares one with the other.
+            InputError: if a file cannot be read or has too few texts, or they share a text.
         """
         a, b = (_lines(Path(path)) for path in paths)
         others = set(b)
@@ -171,7 +151,7 @@ class TextSets:
 
 
 def identity(paths: Sequence[str]) -> list[str]:
-    """Return the SHA-256 of both files; raises InputError if one is not there."""
+    """Return the SHA-256 of both files; raises InputError if a file is missing."""
     for path in paths:
         if not Path(path).is_file():
             raise InputError(
@@ -187,8 +167,8 @@ def mean_activations(
     """
     Return each latent's mean activation over a text's tokens, shape (text, d_sae).
 
-    Special tokens are left out, as everywhere; texts are cut at 128 tokens. A text of special
-    tokens alone has zeros.
+    Special tokens are left out; texts are cut at 128 tokens. A text of special tokens alone
+    has zeros.
     """
     metadata = sae.cfg.metadata
     hook_name, prepend_bos = metadata.hook_name, metadata.prepend_bos is not False

@@ -26,21 +26,17 @@ from eval_recipes.steering.select.candidates import find_result
 from saereg_plugin.sources import corpora
 
 _FEWEST = 16
-"""Latents that are explained together at least: an SAE's figures need two with a score."""
+"""Fewest latents explained together: an SAE's figures need two with a score."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """
-    Explanations, and what made them.
-
-    Attributes:
-        explanations: by latent.
-        explainer: "tokens", or the name of the language model.
-    """
+    """Explanations and their source."""
 
     explanations: dict[int, Explanation]
+    """By latent."""
     explainer: str
+    """"tokens", or the name of the language model."""
 
 
 def explain(
@@ -54,19 +50,11 @@ def explain(
     models: Models,
 ) -> Found:
     """
-    Return the explanations that there are, by latent.
+    Return the explanations that exist, by latent: read from a result, or made.
 
-    Made ones are kept among the artefacts; what a chat model said is never asked again.
-
-    Args:
-        context: the run.
-        subject: which SAE.
-        sae: the SAE itself.
-        latents: what is to be explained.
-        pool: others that may be explained along, where there are few.
-        config: where explanations come from.
-        client: the chat model, if it explains.
-        models: the language model that is steered, which makes room for the explainer's.
+    New explanations are kept among the artefacts; a chat model is never asked twice. Where
+    there are few latents, some of ``pool`` are explained along with them. ``models`` makes room
+    for the explainer's model.
 
     Raises:
         InputError: if the given folder holds no result of this SAE.
@@ -79,7 +67,7 @@ def explain(
     chosen = sorted([*latents, *others[: max(0, _FEWEST - len(latents))]])
     options = _options(chosen, config)
     if config.explainer == "tokens":
-        # it may be there as a judge
+        # the client may be there as a judge
         client = None
     folder = artifact_folder(
         context.artifacts,
@@ -125,7 +113,7 @@ def explain(
 
 
 def kept_explanations(folder: ArtifactFolder, make: Callable[[Path], None]) -> Found:
-    """Return the explanations among the artefacts; if they are not sound, ``make`` writes them."""
+    """Return the explanations among the artefacts; if damaged, ``make`` writes them anew."""
     return _read(folder.ensure(f"explanations{SUFFIX}", make))
 
 

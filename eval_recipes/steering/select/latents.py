@@ -16,27 +16,20 @@ from saereg_plugin.errors import InputError
 
 @dataclass(frozen=True)
 class Latents:
-    """
-    Chosen latents of an SAE, in float32 on the CPU whatever the SAE's own dtype and device.
-
-    Attributes:
-        ids: their numbers in the SAE.
-        directions: dec_j / ||dec_j|| [latent, d_model].
-        slopes: <enc_j, dec_j / ||dec_j||> [latent]: by how much strength 1 raises latent j's
-            pre-activation.
-        cosines: cos(enc_j, dec_j) [latent].
-        hook_name: where the SAE reads and writes.
-        prepend_bos: whether it was trained with BOS in front of a text.
-        normalised: how the SAE scales its input before the encoder; "none" where it does not.
-    """
+    """Chosen latents of an SAE, in float32 on the CPU whatever the SAE's dtype and device."""
 
     ids: tuple[int, ...]
     directions: Tensor
+    """dec_j / ||dec_j|| [latent, d_model]."""
     slopes: Tensor
+    """<enc_j, dec_j / ||dec_j||> [latent]: the rise of latent j's pre-activation at strength 1."""
     cosines: Tensor
+    """cos(enc_j, dec_j) [latent]."""
     hook_name: str
     prepend_bos: bool
+    """Whether the SAE was trained with BOS in front of a text."""
     normalised: str = "none"
+    """How the SAE scales its input before the encoder."""
 
     def prompts(self, tokenizer: Any, texts: Sequence[str]) -> list[Prompt]:
         """Tokenise prompts as the SAE saw texts."""
@@ -48,7 +41,7 @@ def read_latents(sae: SAE[Any], ids: Sequence[int]) -> Latents:
     Read latents from a SAELens SAE.
 
     Raises:
-        InputError: if one is not there or writes nothing, or if the SAE is a transcoder.
+        InputError: if a latent is missing or writes nothing, or the SAE is a transcoder.
     """
     metadata = sae.cfg.metadata
     if getattr(sae.cfg, "d_out", None) is not None:
@@ -82,7 +75,7 @@ def read_latents(sae: SAE[Any], ids: Sequence[int]) -> Latents:
         ids=tuple(ids),
         directions=directions,
         slopes=slopes,
-        # A zero encoder has no direction, hence a cosine of 0.
+        # a zero encoder has no direction, hence a cosine of 0
         cosines=slopes / encoder.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny),
         hook_name=metadata.hook_name,
         prepend_bos=metadata.get("prepend_bos", True) is not False,

@@ -1,22 +1,23 @@
-"""Does a score of a latent go with its success? Correlations, slopes, interactions."""
+"""Correlations and slopes of success on a score of the latent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from eval_recipes.statistics.interval import Interval, percentile_interval
-from eval_recipes.steering.stats.group_tests import joined_trials
 from eval_recipes.steering.stats.logistic import LogisticFit, fit_logistic
 from eval_recipes.steering.stats.rates import (
     N_RESAMPLES,
     ONE_LATENT,
     Array,
     Trials,
+    joined_trials,
     over_latents,
+    restricted,
 )
 
 NO_SPREAD = "the score does not vary"
@@ -25,7 +26,7 @@ NO_RATE_SPREAD = "the success rate of latents does not vary"
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its interval, or why there is none."""
+    """A figure with its interval, or the reason why there is none."""
 
     interval: Interval | None
     reason: str | None = None
@@ -33,7 +34,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Association:
-    """How a latent's score goes with the success of steering by it."""
+    """Association of a latent's score with the success of steering by the latent."""
 
     spearman: Figure
     """Rank correlation of a latent's score and its success rate; over latents."""
@@ -47,10 +48,8 @@ def associate(trials: Trials, scores: ArrayLike, *, seed: int) -> Association:
     """
     Relate the score of each latent to its trials.
 
-    Args:
-        trials: outcomes.
-        scores: one a latent, shape (n_latents,), finite; in the order of the trials' latents.
-        seed: of the resamples.
+    ``scores``, shape (n_latents,), are finite and in the order of the trials' latents; ``seed``
+    is that of the resamples.
     """
     score = _checked(trials, scores)
     return Association(
@@ -76,9 +75,17 @@ def spearman(trials: Trials, scores: ArrayLike, *, seed: int) -> Figure:
         return Figure(None, NO_RATE_SPREAD)
     n = trials.n_latents
     rows = np.random.default_rng(seed).integers(n, size=(N_RESAMPLES, n))
-    value = float(_pearson_rows(rankdata(score)[None], rankdata(rate)[None])[0])
-    draws = _pearson_rows(rankdata(score[rows], axis=1), rankdata(rate[rows], axis=1))
+    value = float(_rank_correlation(score, rate))
+    draws = _rank_correlation(score[rows], rate[rows])
     return Figure(percentile_interval(value, draws, n))
+
+
+def _rank_correlation(x: Array, y: Array) -> Array:
+    """Return Spearman's rho along the last axis; NaN without variation."""
+    a, b = (rankdata(values, axis=-1) for values in (x, y))
+    a, b = (ranks - ranks.mean(-1, keepdims=True) for ranks in (a, b))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
 
 
 def point_biserial(trials: Trials, scores: ArrayLike, *, seed: int) -> Figure:
@@ -109,9 +116,8 @@ def interaction(
     the last coefficient is the slope of a minus that of b. Errors robust within latents.
     """
     joined = joined_trials(a, b)
-    score = np.concatenate([_checked(a, scores_a), _checked(b, scores_b)])[
-        joined.latent
-    ]
+    scores = np.concatenate([_checked(a, scores_a), _checked(b, scores_b)])
+    score = scores[joined.latent]
     group = (np.arange(joined.success.size) < a.success.size).astype(float)
     return fit_logistic(
         joined, {"score": score, "group": group, "score:group": score * group}
@@ -120,7 +126,7 @@ def interaction(
 
 @dataclass(frozen=True)
 class StabilityLink:
-    """Does the stability of a latent across seeds predict that steering by it succeeds?"""
+    """Association of a latent's stability across seeds with the success of steering."""
 
     alone: LogisticFit
     """On ``stability``."""
@@ -131,47 +137,29 @@ class StabilityLink:
 
 
 def stability_link(
-    trials: Trials,
-    stability: ArrayLike,
-    scores: ArrayLike | None,
-    *,
-    seed: int,
+    trials: Trials, stability: ArrayLike, scores: ArrayLike | None, *, seed: int
 ) -> StabilityLink:
     """
     Relate each latent's stability, and its score if there is one, to its trials.
 
-    Args:
-        trials: outcomes.
-        stability: share of the other seeds in which a latent is shared, shape (n_latents,).
-        scores: auto-interp scores, shape (n_latents,); NaN for a latent without one.
-        seed: of the resamples.
+    ``stability`` is the share of the other seeds that have a latent; ``scores`` are NaN for a
+    latent without one. Both have shape (n_latents,).
     """
     stable = _checked(trials, stability)
     adjusted = None
     if scores is not None:
         given = np.asarray(scores, dtype=np.float64)
-        part, kept = restricted(trials, np.isfinite(given))
+        kept = np.isfinite(given)
+        part = restricted(trials, kept)
+        predictors = {"stability": stable, "score": given}
         adjusted = fit_logistic(
-            part,
-            {
-                "stability": stable[kept][part.latent],
-                "score": given[kept][part.latent],
-            },
+            part, {name: x[kept][part.latent] for name, x in predictors.items()}
         )
     return StabilityLink(
         alone=fit_logistic(trials, {"stability": stable[trials.latent]}),
         adjusted=adjusted,
         spearman=spearman(trials, stable, seed=seed),
     )
-
-
-def restricted(trials: Trials, keep: ArrayLike) -> tuple[Trials, NDArray[np.intp]]:
-    """Return the trials of the latents for which ``keep`` is true, and these latents."""
-    mask = np.asarray(keep, dtype=np.bool_)
-    rows = mask[trials.latent]
-    renumbered = np.cumsum(mask) - 1
-    part = Trials(trials.success[rows], renumbered[trials.latent[rows]])
-    return part, np.flatnonzero(mask)
 
 
 def _undefined(trials: Trials, score: Array) -> str | None:
@@ -189,10 +177,3 @@ def _checked(trials: Trials, scores: ArrayLike) -> Array:
     if not np.isfinite(score).all():
         raise ValueError("expected finite scores")
     return score
-
-
-def _pearson_rows(a: Array, b: Array) -> Array:
-    """Return Pearson's correlation of each row of ``a`` and ``b``; NaN without variation."""
-    x, y = (v - v.mean(1, keepdims=True) for v in (a, b))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))

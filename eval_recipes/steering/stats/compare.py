@@ -1,52 +1,93 @@
-"""Groups of SAEs compared by their steering: read from results, every test beside the others."""
+"""Steering results of SAEs, read and compared group by group."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from eval_recipes.results.files import read_result
+from eval_recipes.results.reading import result_files
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.judges.protocol import Threshold, calibrate
-from eval_recipes.steering.options import CALIBRATED
+from eval_recipes.steering.options import CALIBRATED, EVAL
 from eval_recipes.steering.results.texts import CALIBRATION, read_texts
+from eval_recipes.steering.stats.association import interaction
 from eval_recipes.steering.stats.figures import (
     Links,
     Rates,
-    arm,
     fluency_loss,
+    judged,
     links,
+    of_latents,
+    over_control,
     rates,
     trials_of,
-    with_verdict,
 )
 from eval_recipes.steering.stats.group_tests import (
+    GroupComparison,
+    compare_groups,
+    difference_over_seeds,
     rate_over_seeds,
 )
+from eval_recipes.steering.stats.logistic import LogisticFit
 from eval_recipes.steering.stats.matched import PooledStability, pooled_stability
-from eval_recipes.steering.stats.rates import success_rate
-from eval_recipes.steering.stats.read_results import SaeKey, key_of, steering_results
+from eval_recipes.steering.stats.rates import (
+    Array,
+    Trials,
+    restricted,
+    success_rate,
+)
 from saereg_plugin.errors import InputError
+
+SaeKey = tuple[str, str]
+"""Release and id of an SAE."""
+
+
+def steering_results(
+    results: Path, keep: Collection[SaeKey] | None = None
+) -> list[tuple[Path, dict[str, Any]]]:
+    """
+    Return file and record of every steering result below a folder.
+
+    ``keep`` names the only SAEs to return; None keeps all.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = [
+        (path, record)
+        for path in result_files(results)
+        if (record := read_result(path))["eval_type_id"] == EVAL
+        and (keep is None or key_of(record) in keep)
+    ]
+    if not found:
+        whose = "" if keep is None else " of these SAEs"
+        raise InputError(
+            f"Folder {str(results)!r} has no result of the evaluation 'steering'{whose}; "
+            "expected one or more. Run it into this folder."
+        )
+    return found
+
+
+def key_of(record: dict[str, Any]) -> SaeKey:
+    """Return release and id of a result's SAE."""
+    return str(record["sae_lens_release_id"]), str(record["sae_lens_id"])
 
 
 @dataclass(frozen=True)
 class SteeredGroup:
-    """
-    The SAEs of one group and all their texts.
-
-    Attributes:
-        name: of the group.
-        records: result records, one an SAE.
-        texts: theirs together; ``sae`` tells them apart, ``seed`` is the SAE's.
-    """
+    """The SAEs of one group and all their texts."""
 
     name: str
     records: tuple[dict[str, Any], ...]
+    """Result records, one per SAE."""
     texts: pd.DataFrame
+    """Texts of all SAEs; the columns ``sae`` and ``seed`` name the SAE."""
 
 
 def read_groups(
@@ -55,11 +96,8 @@ def read_groups(
     """
     Read the steering results below a folder, group by group.
 
-    Successes are those of each SAE's own threshold: see ``with_common_thresholds``.
-
-    Args:
-        results: the folder.
-        keep: only these SAEs; None is all.
+    Each SAE is judged by its own threshold; see ``with_common_thresholds``. ``keep``
+    names the only SAEs to read; None keeps all.
 
     Raises:
         InputError: if there is none, or its texts cannot be read.
@@ -70,11 +108,8 @@ def read_groups(
         block = record["eval_result_unstructured"]["saereg"]
         name = str(block["group"])
         records.setdefault(name, []).append(record)
-        own = read_texts(path).assign(
-            sae="/".join(key_of(record)),
-            seed=block["seed"],
-        )
-        frames.setdefault(name, []).append(own)
+        named = {"sae": "/".join(key_of(record)), "seed": block["seed"]}
+        frames.setdefault(name, []).append(read_texts(path).assign(**named))
     return [
         SteeredGroup(name, tuple(found), pd.concat(frames[name], ignore_index=True))
         for name, found in records.items()
@@ -85,10 +120,10 @@ def with_common_thresholds(
     groups: Sequence[SteeredGroup],
 ) -> tuple[list[SteeredGroup], dict[str, Threshold]]:
     """
-    Return groups judged by one threshold a judge, and these thresholds.
+    Return groups judged by one common threshold per judge, and these thresholds.
 
-    Both are to be used for whatever compares SAEs or takes several together. Of judges that
-    learn no threshold nothing changes.
+    Use them for anything that compares or pools SAEs. Verdicts of judges that learn no
+    threshold do not change.
 
     Raises:
         InputError: if false-positive rates differ, or texts lack what thresholds are learned
@@ -107,7 +142,7 @@ def with_common_thresholds(
 
 @dataclass(frozen=True)
 class GroupRates:
-    """One group at one strength in the eyes of one judge; SAEs together, latents as clusters."""
+    """Figures of one group at one strength by one judge, SAEs pooled, clustered by latent."""
 
     rates: Rates
     over_seeds: Interval | None
@@ -122,24 +157,20 @@ def group_rates(
     group: SteeredGroup, judge: str, amount: float, *, max_ratio: float, seed: int
 ) -> GroupRates:
     """Return the figures of a group."""
+    calibration = judged(group.texts, judge, CALIBRATION, None)
     return GroupRates(
         rates=rates(group.texts, judge, amount, max_ratio=max_ratio, seed=seed),
         over_seeds=rate_over_seeds(seed_rates(group, judge, amount)),
-        passed=success_rate(
-            trials_of(
-                with_verdict(arm(group.texts, judge, CALIBRATION, None), judge), judge
-            ),
-            seed=seed,
-        ),
+        passed=success_rate(trials_of(calibration, judge), seed=seed),
         loss=fluency_loss(group.texts, "steered", amount, seed=seed),
-        # of stability ``stability_over_groups``, which knows the latents that match
+        # ``stability_over_groups`` relates stability: it knows the latents that match
         links=links(group.texts.assign(stability=np.nan), judge, amount, seed=seed),
     )
 
 
 def seed_rates(group: SteeredGroup, judge: str, amount: float) -> dict[int, float]:
     """Return the success rate of each SAE by training seed; SAEs without a seed have none."""
-    rows = with_verdict(arm(group.texts, judge, "steered", amount), judge)
+    rows = judged(group.texts, judge, "steered", amount)
     found: dict[int, float] = {}
     for seed, part in rows.groupby("seed"):
         rate = success_rate(trials_of(part, judge), seed=0, n_resamples=1)
@@ -154,17 +185,17 @@ def stability_over_groups(
     """
     Relate success to stability over the latents of all groups together.
 
-    What the title of arXiv 2603.04198 claims. None where stability is not known.
+    Tests the claim in the title of arXiv 2603.04198. None where stability is not known.
     """
     joined = pd.concat(
         [group.texts.assign(group=group.name) for group in groups], ignore_index=True
     )
-    rows = with_verdict(arm(joined, judge, "steered", amount), judge)
+    rows = judged(joined, judge, "steered", amount)
     return pooled_stability(rows, f"{judge}_success")
 
 
 def common_judges(groups: Sequence[SteeredGroup]) -> list[str]:
-    """Return the judges that every SAE of the groups was judged by."""
+    """Return the judges of all SAEs of the groups."""
     names = [
         record["eval_config"]["judges"] for group in groups for record in group.records
     ]
@@ -201,14 +232,9 @@ def common_threshold(
     Return the threshold that at most a share ``rate`` of all tables' unsteered pairs exceeds.
 
     An SAE's own threshold has an error that all its latents share: tests over latents would
-    take it for a difference of SAEs. A threshold that is common to both sides of a comparison
-    moves both alike, as far as the scores of both spread alike: unsteered texts of concepts
-    whose scores spread more pass it more often, so success is read less its control.
-
-    Args:
-        tables: texts with a column ``sae``; none twice.
-        judge: one that learns its threshold.
-        rate: false-positive rate.
+    take it for a difference of SAEs. A common threshold moves both sides of a comparison
+    alike, as far as their scores spread alike: unsteered texts of concepts whose scores
+    spread more pass it more often, so read success minus its control.
 
     Raises:
         InputError: if an SAE's texts hold no scores of such pairs.
@@ -233,18 +259,79 @@ def common_threshold(
 
 
 def rejudged(table: pd.DataFrame, thresholds: Mapping[str, Threshold]) -> pd.DataFrame:
-    """
-    Return texts whose successes are those of other thresholds; who has no score has no verdict.
-
-    Args:
-        table: texts.
-        thresholds: by judge; the other judges' verdicts stay.
-    """
-    columns = {
-        f"{judge}_success": table[f"{judge}_score"]
-        .gt(found.value)
-        .astype(object)
-        .where(table[f"{judge}_score"].notna(), None)
-        for judge, found in thresholds.items()
-    }
+    """Return texts judged by other thresholds; without a score there is no verdict."""
+    columns: dict[str, Any] = {}
+    for judge, threshold in thresholds.items():
+        scores = table[f"{judge}_score"]
+        passed = scores.gt(threshold.value).astype(object)
+        columns[f"{judge}_success"] = passed.where(scores.notna(), None)
     return table.assign(**columns)
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """Difference of two groups at one strength by one judge."""
+
+    tests: GroupComparison
+    interaction: LogisticFit | None
+    """Whether success follows the interp score differently; None without scores."""
+    by_seed: Mapping[int, float] = field(default_factory=dict[int, float])
+    """Rate of the first group's SAE minus that of the second's, for each seed of both."""
+    excess: Interval | None = None
+    """The same for success minus that of random directions: mean, Student's t over seeds. It
+    leaves out what moves a group's texts with and without the latent alike."""
+    excess_by_seed: Mapping[int, float] = field(default_factory=dict[int, float])
+
+
+def seed_excesses(group: SteeredGroup, judge: str, amount: float) -> dict[int, float]:
+    """Return the success of each SAE minus that of random directions, by training seed."""
+    steered, control = (
+        judged(group.texts, judge, name, amount) for name in ("steered", "random")
+    )
+    seeds: list[int] = steered["seed"].dropna().astype(int).tolist()
+    found: dict[int, float] = {}
+    for seed in dict.fromkeys(seeds):
+        mine, theirs = (rows.loc[rows["seed"] == seed] for rows in (steered, control))
+        excess = over_control(mine, theirs, judge, seed=0)
+        if excess is not None:
+            found[seed] = excess.value
+    return found
+
+
+def difference(
+    a: SteeredGroup, b: SteeredGroup, judge: str, amount: float, *, seed: int
+) -> GroupDifference:
+    """Compare the success of group ``a`` with that of group ``b`` at one strength."""
+    (trials_a, scores_a), (trials_b, scores_b) = (
+        _scored(group, judge, amount) for group in (a, b)
+    )
+    seeds_a, seeds_b = (seed_rates(group, judge, amount) for group in (a, b))
+    over_a, over_b = (seed_excesses(group, judge, amount) for group in (a, b))
+    known_a, known_b = np.isfinite(scores_a), np.isfinite(scores_b)
+    slopes = None
+    if known_a.any() and known_b.any():
+        slopes = interaction(
+            restricted(trials_a, known_a),
+            scores_a[known_a],
+            restricted(trials_b, known_b),
+            scores_b[known_b],
+        )
+    return GroupDifference(
+        tests=compare_groups(
+            trials_a, trials_b, seed=seed, seeds_a=seeds_a, seeds_b=seeds_b
+        ),
+        interaction=slopes,
+        by_seed=_at_equal_seeds(seeds_a, seeds_b),
+        excess=difference_over_seeds(over_a, over_b),
+        excess_by_seed=_at_equal_seeds(over_a, over_b),
+    )
+
+
+def _at_equal_seeds(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+    return {s: a[s] - b[s] for s in sorted(set(a) & set(b))}
+
+
+def _scored(group: SteeredGroup, judge: str, amount: float) -> tuple[Trials, Array]:
+    rows = judged(group.texts, judge, "steered", amount)
+    trials = trials_of(rows, judge)
+    return trials, of_latents(rows, trials, "interp_score")

@@ -1,4 +1,4 @@
-"""Figures of steering from its table of texts: rates, controls, fluency, associations."""
+"""Steering's figures from its table of texts: rates, controls, fluency, associations."""
 
 from __future__ import annotations
 
@@ -16,60 +16,54 @@ from eval_recipes.steering.stats.association import (
     Figure,
     StabilityLink,
     associate,
-    restricted,
     stability_link,
 )
 from eval_recipes.steering.stats.rates import (
     Array,
     Trials,
+    cluster_mean,
     make_trials,
-    over_latents,
     paired_difference,
+    restricted,
     success_rate,
 )
 
 LATENT = ["sae", "latent"]
-"""What tells latents apart; ``sae`` is missing in the table of a single SAE."""
+"""Columns that identify a latent; the table of a single SAE lacks ``sae``."""
+
+
+_PAIR = ["prompt", "original", "text"]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """
-    What a rate of one arm rests on.
-
-    Attributes:
-        pairs: pairs of texts with a verdict.
-        without_verdict: pairs without.
-        distinct: different pairs of texts among those with a verdict.
-    """
+    """Pairs of texts behind a rate of one arm."""
 
     pairs: int = 0
+    """Pairs with a verdict."""
     without_verdict: int = 0
     distinct: int = 0
+    """Different pairs among the pairs with a verdict."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """
-    Success at one strength in the eyes of one judge, controls beside it.
-
-    Attributes:
-        success: share of steered pairs that succeed.
-        fluent: share that succeed without losing more fluency than allowed.
-        unsteered: the same for pairs of unsteered texts with independent random numbers.
-        random: the same for a random direction, judged by the latent's explanation.
-        over_unsteered: success less unsteered, on pairs that have both verdicts.
-        over_random: success less random, on pairs that have both verdicts.
-        counts: by arm.
-    """
+    """Success at one strength by one judge, next to its controls."""
 
     success: Interval | None = None
+    """Share of steered pairs that succeed."""
     fluent: Interval | None = None
+    """Share that succeed without losing more fluency than allowed."""
     unsteered: Interval | None = None
+    """Success of pairs of unsteered texts with independent random numbers."""
     random: Interval | None = None
+    """Success of a random direction, judged by the latent's explanation."""
     over_unsteered: Interval | None = None
+    """Success minus unsteered, on pairs that have both verdicts."""
     over_random: Interval | None = None
+    """Success minus random, on pairs that have both verdicts."""
     counts: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
+    """By arm."""
 
 
 def rates(
@@ -80,7 +74,7 @@ def rates(
 
     Args:
         texts: ``texts.read_texts`` of one SAE, or of several with a column ``sae``.
-        judge: whose verdicts.
+        judge: name of the judge.
         amount: strength, in the units of the mode.
         max_ratio: steered over unsteered perplexity up to which a text is fluent.
         seed: of the resamples.
@@ -89,29 +83,27 @@ def rates(
         name: arm(texts, judge, name, None if name == "unsteered" else amount)
         for name in ("steered", "unsteered", "random")
     }
-    judged = {name: with_verdict(part, judge) for name, part in rows.items()}
-    steered = trials_of(judged["steered"], judge)
-    fluent = is_fluent(judged["steered"], max_ratio)
+    known = {name: with_verdict(part, judge) for name, part in rows.items()}
+    steered = trials_of(known["steered"], judge)
+    fluent = is_fluent(known["steered"], max_ratio)
 
     def over(control: str) -> Interval | None:
-        return over_control(judged["steered"], judged[control], judge, seed=seed)
+        return over_control(known["steered"], known[control], judge, seed=seed)
 
     return Rates(
         success=success_rate(steered, seed=seed),
         fluent=success_rate(
             Trials(steered.success & fluent, steered.latent), seed=seed
         ),
-        unsteered=success_rate(trials_of(judged["unsteered"], judge), seed=seed),
-        random=success_rate(trials_of(judged["random"], judge), seed=seed),
+        unsteered=success_rate(trials_of(known["unsteered"], judge), seed=seed),
+        random=success_rate(trials_of(known["random"], judge), seed=seed),
         over_unsteered=over("unsteered"),
         over_random=over("random"),
         counts={
             name: Counts(
-                pairs=len(judged[name]),
-                without_verdict=len(part) - len(judged[name]),
-                distinct=len(
-                    judged[name][["prompt", "original", "text"]].drop_duplicates()
-                ),
+                pairs=len(known[name]),
+                without_verdict=len(part) - len(known[name]),
+                distinct=len(known[name].drop_duplicates(_PAIR)),
             )
             for name, part in rows.items()
         },
@@ -129,12 +121,19 @@ def arm(
 
 
 def with_verdict(rows: pd.DataFrame, judge: str) -> pd.DataFrame:
-    """Return the rows that the judge has a verdict of."""
+    """Return the rows on which the judge has a verdict."""
     return rows.loc[rows[f"{judge}_success"].notna()]
 
 
+def judged(
+    texts: pd.DataFrame, judge: str, name: str, amount: float | None
+) -> pd.DataFrame:
+    """Return the rows of one arm at one strength on which the judge has a verdict."""
+    return with_verdict(arm(texts, judge, name, amount), judge)
+
+
 def keys_of(rows: pd.DataFrame) -> list[Any]:
-    """Return what tells the latent of each row from others."""
+    """Return the key of each row's latent."""
     present = [name for name in LATENT if name in rows.columns]
     return list(rows[present].itertuples(index=False, name=None))
 
@@ -148,17 +147,20 @@ def over_control(
     steered: pd.DataFrame, control: pd.DataFrame, judge: str, *, seed: int
 ) -> Interval | None:
     """
-    Return the success of steered pairs less that of a control's.
+    Return the success of steered pairs minus that of a control's.
 
     On pairs of the same latent, prompt and repeat that both have a verdict; bootstrap over
     latents, drawn with both. None if there is no such pair.
     """
-    both = _common(steered, control)
+    keys = [*(name for name in LATENT if name in steered.columns), "prompt", "repeat"]
+    left, right = (rows.set_index(keys).sort_index() for rows in (steered, control))
+    shared = left.index.intersection(right.index)
+    both = (rows.loc[shared].reset_index() for rows in (left, right))
     return paired_difference(*(trials_of(part, judge) for part in both), seed=seed)
 
 
 def is_fluent(rows: pd.DataFrame, max_ratio: float) -> Any:
-    """Return which texts lose no more fluency than allowed; one without tokens is not fluent."""
+    """Return the mask of texts that lose no more fluency than allowed; false without tokens."""
     ratio = rows["perplexity"] / rows["original_perplexity"]
     return (ratio <= max_ratio).to_numpy(dtype=bool)
 
@@ -167,7 +169,7 @@ def fluency_loss(
     texts: pd.DataFrame, name: str, amount: float, *, seed: int
 ) -> Interval | None:
     """
-    Return the mean of ln(perplexity / original perplexity) in an arm, in nats a token.
+    Return the mean of ln(perplexity / original perplexity) in an arm, in nats per token.
 
     Interval: bootstrap over latents. None if no text has tokens.
     """
@@ -177,25 +179,16 @@ def fluency_loss(
     if rows.empty:
         return None
     found = make_trials([True] * len(rows), keys_of(rows))
-    size = found.n_latents
     values = loss.loc[rows.index].to_numpy(dtype=np.float64)
-    total = np.bincount(found.latent, weights=values, minlength=size)
-    counts = np.bincount(found.latent, minlength=size).astype(np.float64)
-    if size == 1:
-        return Interval(float(values.mean()), None, None, 1, "one latent has no spread")
-
-    def mean(w: Array) -> Array:
-        return (w @ total) / (w @ counts)
-
-    return over_latents(mean, size, seed=seed)
+    return cluster_mean(values, found.latent, seed=seed)
 
 
 @dataclass(frozen=True)
 class Links:
-    """What success goes with, over latents."""
+    """Associations of success, over latents."""
 
     interp: Association | None
-    """With the auto-interp score; None if no latent has one."""
+    """With the auto-interp score; None if no latent has a score."""
     stability: StabilityLink | None
     """With stability across seeds; None if it is not known."""
 
@@ -204,9 +197,9 @@ def links(texts: pd.DataFrame, judge: str, amount: float, *, seed: int) -> Links
     """
     Relate success at one strength to interp scores and stability.
 
-    Latents without a score are left out of its figures, those without stability of the other.
+    Latents without a score or a stability are left out of its figures.
     """
-    rows = with_verdict(arm(texts, judge, "steered", amount), judge)
+    rows = judged(texts, judge, "steered", amount)
     trials = trials_of(rows, judge)
     if not trials.success.size:
         return Links(None, None)
@@ -215,11 +208,12 @@ def links(texts: pd.DataFrame, judge: str, amount: float, *, seed: int) -> Links
     )
     interp = link = None
     if np.isfinite(score).any():
-        part, kept = restricted(trials, np.isfinite(score))
-        interp = associate(part, score[kept], seed=seed)
+        kept = np.isfinite(score)
+        interp = associate(restricted(trials, kept), score[kept], seed=seed)
     if np.isfinite(stability).any():
-        part, kept = restricted(trials, np.isfinite(stability))
+        kept = np.isfinite(stability)
         scores = score[kept] if np.isfinite(score[kept]).any() else None
+        part = restricted(trials, kept)
         link = stability_link(part, stability[kept], scores, seed=seed)
     return Links(interp, link)
 
@@ -234,11 +228,3 @@ def of_latents(rows: pd.DataFrame, trials: Trials, name: str) -> Array:
 def figure_of(found: Figure | None) -> Interval | None:
     """Return a figure's interval, None if it has none."""
     return None if found is None else found.interval
-
-
-def _common(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of both whose latent, prompt and repeat are in both, in one order."""
-    keys = [*(name for name in LATENT if name in a.columns), "prompt", "repeat"]
-    left, right = (rows.set_index(keys).sort_index() for rows in (a, b))
-    shared = left.index.intersection(right.index)
-    return left.loc[shared].reset_index(), right.loc[shared].reset_index()

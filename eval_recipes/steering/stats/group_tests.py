@@ -1,4 +1,4 @@
-"""Two groups of SAEs compared by success: as published, and by tests that know latents."""
+"""Tests of two groups' success: as published, and clustered by latent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from scipy.stats import chi2_contingency
 
 from eval_recipes.statistics.seeds import Interval, paired_difference, seed_interval
 from eval_recipes.steering.stats.logistic import LogisticFit, fit_logistic
-from eval_recipes.steering.stats.rates import Array, Trials, rate_difference
+from eval_recipes.steering.stats.rates import (
+    Array,
+    Trials,
+    joined_trials,
+    rate_difference,
+)
 
 N_PERMUTATIONS = 9999
 # Random keys drawn at a time: 2^22 float64 are 32 MiB.
@@ -19,7 +24,7 @@ _CHUNK_VALUES = 1 << 22
 
 
 class PValue(NamedTuple):
-    """A test's p-value, or why there is none."""
+    """A test's p-value, or the reason why there is none."""
 
     p_value: float | None
     reason: str | None = None
@@ -31,7 +36,7 @@ def chi_square_yates(
     """
     Return the chi-square test of two success rates with Yates' correction.
 
-    What arXiv 2603.04198 publishes. It takes prompts of one latent for independent, so its
+    The test of arXiv 2603.04198. It takes prompts of one latent for independent, so its
     p-value is too small where they are not.
 
     >>> f"{chi_square_yates(57, 900, 72, 555).p_value:.1e}"
@@ -60,8 +65,8 @@ def permutation_test(
     Return the two-sided permutation test of two success rates, whole latents permuted.
 
     Statistic: |rate of a - rate of b|. p = (1 + #{permuted >= observed}) / (1 + permutations),
-    exact but for the choice of permutations if latents of both groups are exchangeable under
-    the null. Holds with few successes and with none in one group.
+    valid if latents of both groups are exchangeable under the null, also with few successes
+    and with none in one group.
     """
     if not (a.success.size and b.success.size):
         return PValue(None, "a group has no trial")
@@ -103,10 +108,10 @@ class GroupComparison:
     permutation: PValue
     """Clustered: whole latents permuted. The test to read."""
     odds_ratio: LogisticFit
-    """Clustered too: logistic fit on ``group`` (1 = a) with errors robust within latents."""
+    """Also clustered: logistic fit on ``group`` (1 = a) with errors robust within latents."""
     over_seeds: Interval | None
     """Mean difference of the rates of SAEs with the same seed, Student's t over seeds; None
-    without seeds in common. It covers what another training seed would give."""
+    without seeds in common. It generalises to unseen seeds."""
 
 
 def compare_groups(
@@ -116,37 +121,22 @@ def compare_groups(
     seed: int,
     seeds_a: Mapping[int, float] | None = None,
     seeds_b: Mapping[int, float] | None = None,
-    n_permutations: int = N_PERMUTATIONS,
 ) -> GroupComparison:
     """
     Compare the success of two groups of SAEs in every way that is reported.
 
-    Args:
-        a: trials of the first; latents of different SAEs are different latents.
-        b: trials of the second.
-        seed: of resamples and permutations.
-        seeds_a: success rate of each SAE of the first by training seed.
-        seeds_b: the same of the second.
-        n_permutations: of the permutation test.
+    Latents of different SAEs are different latents. ``seeds_a`` and ``seeds_b`` hold the success
+    rate of each SAE by training seed; ``seed`` is that of resamples and permutations.
     """
-    joined = joined_trials(a, b)
     group = np.concatenate([np.ones(a.success.size), np.zeros(b.success.size)])
     return GroupComparison(
         difference=rate_difference(a, b, seed=seed),
         chi_square=chi_square_yates(
             int(a.success.sum()), a.success.size, int(b.success.sum()), b.success.size
         ),
-        permutation=permutation_test(a, b, seed=seed, n_permutations=n_permutations),
-        odds_ratio=fit_logistic(joined, {"group": group}),
+        permutation=permutation_test(a, b, seed=seed),
+        odds_ratio=fit_logistic(joined_trials(a, b), {"group": group}),
         over_seeds=difference_over_seeds(seeds_a or {}, seeds_b or {}),
-    )
-
-
-def joined_trials(a: Trials, b: Trials) -> Trials:
-    """Return the trials of both; no latent of the one is a latent of the other."""
-    return Trials(
-        np.concatenate([a.success, b.success]),
-        np.concatenate([a.latent, b.latent + a.n_latents]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Does stability predict steering, over groups and seeds? Latents that match count once."""
+"""Fits of success on stability over groups and seeds; matched latents count once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eval_recipes.steering.stats.logistic import LogisticFit, fit_logistic
-from eval_recipes.steering.stats.rates import Trials, make_trials
+from eval_recipes.steering.stats.rates import make_trials
 
 
 @dataclass(frozen=True)
 class Support:
-    """What a fit on stability rests on: latents that differ from the most common stability."""
+    """Latents and texts behind a fit on stability."""
 
     latents: int
-    """Latents of all SAEs, each SAE's for itself."""
+    """Latents of all SAEs; matches are not counted as one."""
     common: float
-    """The stability that most of them have."""
+    """The most common stability."""
     varied: int
-    """Latents with another one."""
+    """Latents with another stability."""
     varied_texts: int
     varied_successes: int
     common_texts: int
@@ -36,8 +36,7 @@ class PooledStability:
     """
     Logistic fits of success on a latent's stability, over the SAEs of several groups.
 
-    Errors are robust within matched latents: a stable latent is in several SAEs, and these are
-    one latent, not several.
+    Errors are robust within matched latents: a stable latent of several SAEs is one latent.
     """
 
     alone: LogisticFit
@@ -47,31 +46,28 @@ class PooledStability:
     adjusted: LogisticFit | None
     """On ``stability``, the groups and ``score``; None if no latent has a score."""
     support: Support
-    """How many latents differ in stability, and how they fared."""
 
 
 def pooled_stability(rows: pd.DataFrame, success: str) -> PooledStability | None:
     """
-    Fit success on stability over the latents of all groups.
+    Fit success on stability over the latents of all groups; None if none has a stability.
 
     Args:
         rows: steered pairs with a verdict and columns ``group``, ``sae``, ``seed``, ``latent``,
             ``stability``, ``interp_score``, ``shared_with``.
-        success: name of the column that holds it.
-
-    Returns:
-        The fits; None if no latent has a stability.
+        success: name of the column of successes.
     """
     known = rows.loc[rows["stability"].notna()]
     if known.empty:
         return None
     scored = known.loc[known["interp_score"].notna()]
+    adjusted = None
+    if not scored.empty:
+        adjusted = _fit(scored, success, groups=True, score=True)
     return PooledStability(
         alone=_fit(known, success, groups=False, score=False),
         within=_fit(known, success, groups=True, score=False),
-        adjusted=None
-        if scored.empty
-        else _fit(scored, success, groups=True, score=True),
+        adjusted=adjusted,
         support=_support(known, success),
     )
 
@@ -103,19 +99,16 @@ def _fit(rows: pd.DataFrame, success: str, *, groups: bool, score: bool) -> Logi
         for name in list(dict.fromkeys(rows["group"]))[1:]:
             found: NDArray[np.bool_] = (rows["group"] == name).to_numpy(dtype=bool)
             predictors[f"group {name}"] = found.astype(np.float64)
-    return fit_logistic(_trials(rows, success), predictors)
-
-
-def _trials(rows: pd.DataFrame, success: str) -> Trials:
-    return make_trials(rows[success].astype(bool).tolist(), matched_latents(rows))
+    success_of = rows[success].astype(bool).tolist()
+    return fit_logistic(make_trials(success_of, matched_latents(rows)), predictors)
 
 
 @dataclass(frozen=True)
 class Matches:
-    """How many latents several SAEs of a group have in common."""
+    """Latents that several SAEs of a group have in common."""
 
     matched: int
-    """Latents that match one of another of these SAEs."""
+    """Latents that match a latent of another of these SAEs."""
     latents: int
 
 
@@ -123,11 +116,7 @@ def count_matches(rows: pd.DataFrame) -> Matches | None:
     """
     Count the latents of a group that match a latent of another of its SAEs.
 
-    Args:
-        rows: with columns ``group``, ``sae``, ``seed``, ``latent``, ``shared_with``.
-
-    Returns:
-        The counts; None if matches are not known.
+    ``rows`` has the columns of ``pooled_stability``. None if matches are not known.
     """
     once = rows.drop_duplicates(["sae", "latent"])
     if not any(isinstance(shared, str) for shared in once["shared_with"]):
@@ -138,10 +127,10 @@ def count_matches(rows: pd.DataFrame) -> Matches | None:
 
 def matched_latents(rows: pd.DataFrame) -> Sequence[Hashable]:
     """
-    Return what each row's latent is called together with all it matches in other seeds.
+    Return one name per row, the same for a latent and all its matches in other seeds.
 
-    Matches are those of ``cross_seed`` (``shared_with``: JSON, latent by seed), followed from
-    seed to seed. Where they are not known a latent is one of its SAE alone.
+    Matches come from ``cross_seed`` (``shared_with``: JSON, latent by seed) and are followed
+    from seed to seed. A latent without known matches has its own name.
     """
     parent: dict[Hashable, Hashable] = {}
 

@@ -1,4 +1,4 @@
-"""Success rates of latents that were tried several times: intervals over latents."""
+"""Success rates of latents with several trials each, and intervals over latents."""
 
 from __future__ import annotations
 
@@ -22,30 +22,29 @@ ALL_SUCCESS = "every trial succeeded, so the spread cannot be estimated"
 @dataclass(frozen=True)
 class Trials:
     """
-    Outcomes, and the latent that each belongs to.
+    Outcomes, and the latent of each.
 
-    Prompts of one latent are not independent: all that is drawn or permuted below is whole
-    latents.
+    Prompts of one latent are not independent, so whole latents are resampled or permuted.
     """
 
     success: NDArray[np.bool_]
     """Shape (n,)."""
-
     latent: NDArray[np.int64]
     """Number of each outcome's latent, from 0 without gaps, shape (n,)."""
 
     @property
     def n_latents(self) -> int:
-        """How many latents there are."""
+        """Number of latents."""
         return int(self.latent.max()) + 1 if self.latent.size else 0
 
     def by_latent(self) -> tuple[Array, Array]:
         """Return (successes, trials) of each latent, each of shape (n_latents,)."""
-        size = self.n_latents
-        wins = np.bincount(
-            self.latent, weights=self.success.astype(float), minlength=size
-        ).astype(np.float64)
-        return wins, np.bincount(self.latent, minlength=size).astype(np.float64)
+        won = self.latent[self.success]
+        wins, counts = (
+            np.bincount(latents, minlength=self.n_latents).astype(np.float64)
+            for latents in (won, self.latent)
+        )
+        return wins, counts
 
     @property
     def no_variation(self) -> str | None:
@@ -59,14 +58,10 @@ class Trials:
 
 def make_trials(success: Sequence[bool], latents: Sequence[Hashable]) -> Trials:
     """
-    Return trials from outcomes and the latents they belong to.
-
-    Args:
-        success: an outcome each.
-        latents: ids, such as ``17`` or, with several SAEs, ``("k32/seed0", 17)``.
+    Return trials from outcomes and an id per outcome, such as ``17`` or ``("k32/seed0", 17)``.
 
     Raises:
-        ValueError: if there are not as many of the one as of the other.
+        ValueError: if the numbers of outcomes and latents differ.
 
     >>> make_trials([True, False, True], [5, 5, 9]).by_latent()[0].tolist()
     [1.0, 1.0]
@@ -80,43 +75,69 @@ def make_trials(success: Sequence[bool], latents: Sequence[Hashable]) -> Trials:
     )
 
 
+def joined_trials(a: Trials, b: Trials) -> Trials:
+    """Return the trials of both; no latent of one is a latent of the other."""
+    return Trials(
+        np.concatenate([a.success, b.success]),
+        np.concatenate([a.latent, b.latent + a.n_latents]),
+    )
+
+
+def restricted(trials: Trials, keep: NDArray[np.bool_]) -> Trials:
+    """Return the trials of the latents for which ``keep``, shape (n_latents,), is true."""
+    rows = keep[trials.latent]
+    return Trials(trials.success[rows], (np.cumsum(keep) - 1)[trials.latent[rows]])
+
+
 def success_rate(
-    trials: Trials, *, seed: int, n_resamples: int = N_RESAMPLES, level: float = 0.95
+    trials: Trials, *, seed: int, n_resamples: int = N_RESAMPLES
 ) -> Interval | None:
     """
     Return the share of trials that succeeded, with a bootstrap interval over latents.
 
-    A resample draws latents with all their trials. ``n`` is the number of latents. A rate of 0
-    or 1, which resamples cannot move, has the interval that so many equal latents leave open
+    A resample draws latents with all their trials. ``n`` is the number of latents. Resamples
+    cannot move a rate of 0 or 1: its interval is what so many equal latents leave open
     (``interval.unseen``). None if there is no trial; no interval for one latent.
     """
     if not trials.success.size:
         return None
-    rate = float(trials.success.mean())
-    if trials.n_latents == 1:
-        return Interval(rate, None, None, 1, ONE_LATENT)
-    if trials.no_variation:
-        below, above = unseen([(1.0, rate, 1.0, trials.n_latents)], level=level)
+    if trials.no_variation and trials.n_latents > 1:
+        rate = float(trials.success[0])
+        below, above = unseen([(1.0, rate, 1.0, trials.n_latents)])
         return Interval(rate, rate - below, rate + above, trials.n_latents)
-    wins, counts = trials.by_latent()
+    success = trials.success.astype(np.float64)
+    return cluster_mean(success, trials.latent, seed=seed, n_resamples=n_resamples)
+
+
+def cluster_mean(
+    values: Array,
+    clusters: NDArray[np.int64],
+    *,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+) -> Interval:
+    """
+    Return the mean of values with a bootstrap interval over their clusters, such as latents.
+
+    ``clusters`` numbers the clusters from 0 without gaps; a single cluster has no interval.
+    """
+    n = int(clusters.max()) + 1
+    if n == 1:
+        return Interval(float(values.mean()), None, None, 1, ONE_LATENT)
+    total = np.bincount(clusters, weights=values, minlength=n)
+    counts = np.bincount(clusters, minlength=n).astype(np.float64)
     return over_latents(
-        lambda w: (w @ wins) / (w @ counts),
-        trials.n_latents,
-        seed=seed,
-        n_resamples=n_resamples,
-        level=level,
+        lambda w: (w @ total) / (w @ counts), n, seed=seed, n_resamples=n_resamples
     )
 
 
-def rate_difference(
-    a: Trials, b: Trials, *, seed: int, n_resamples: int = N_RESAMPLES
-) -> Interval | None:
+def rate_difference(a: Trials, b: Trials, *, seed: int) -> Interval | None:
     """
     Return the success rate of ``a`` minus that of ``b``, for different latents.
 
     Latents of each are drawn on their own; ``n`` is the number of both. A rate of 0 or 1 widens
-    the interval by what so many equal latents leave open. None if one has no trial; no
-    interval if one has a single latent.
+    the interval by what so many equal latents leave open. None if either has no trial; no
+    interval if either has a single latent.
     """
     if not (a.success.size and b.success.size):
         return None
@@ -124,26 +145,27 @@ def rate_difference(
     n = a.n_latents + b.n_latents
     if min(a.n_latents, b.n_latents) == 1:
         return Interval(value, None, None, n, ONE_LATENT)
+    draws: list[Array] = []
     generators = np.random.default_rng(seed).spawn(2)
-    draws = [
-        _rates(trials, generator, n_resamples)
-        for trials, generator in zip((a, b), generators, strict=True)
-    ]
+    for trials, generator in zip((a, b), generators, strict=True):
+        wins, counts = trials.by_latent()
+        weights = _weights(trials.n_latents, generator, N_RESAMPLES)
+        draws.append((weights @ wins) / (weights @ counts))
     return _widened(percentile_interval(value, draws[0] - draws[1], n), a, b)
 
 
 def paired_difference(
-    steered: Trials, control: Trials, *, seed: int, n_resamples: int = N_RESAMPLES
+    steered: Trials, control: Trials, *, seed: int
 ) -> Interval | None:
     """
     Return the rate of ``steered`` minus that of ``control`` on the same latents.
 
     Latents are drawn with the trials of both. If one side is all success or none, or if every
     latent has the same difference, the interval has what so many equal latents leave open.
-    None if one has no trial.
+    None if either has no trial.
 
     Raises:
-        ValueError: if the latents are not the same.
+        ValueError: if the latents differ.
     """
     if not (steered.success.size and control.success.size):
         return None
@@ -163,7 +185,6 @@ def paired_difference(
         lambda w: (w @ wins) / (w @ counts) - (w @ theirs) / (w @ their_counts),
         n,
         seed=seed,
-        n_resamples=n_resamples,
     )
     return _widened(found, steered, control)
 
@@ -174,32 +195,29 @@ def over_latents(
     *,
     seed: int,
     n_resamples: int = N_RESAMPLES,
-    level: float = 0.95,
 ) -> Interval:
     """
     Return a statistic with its percentile bootstrap interval over ``n`` latents.
 
-    No interval if it is not finite in a resample: leaving that out would hide that the figure
+    ``statistic`` maps weights, shape (resamples, n), to values, shape (resamples,). There is
+    no interval if a value is not finite: leaving resamples out would hide that the figure
     rests on so little.
-
-    Args:
-        statistic: from weights, shape (resamples, n), to values, shape (resamples,).
-        n: latents.
-        seed: of the draws.
-        n_resamples: bootstrap resamples.
-        level: coverage.
     """
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(n, np.full(n, 1 / n), size=n_resamples)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(np.ones((1, n)))[0])
-        draws = statistic(weights.astype(np.float64))
+        draws = statistic(_weights(n, np.random.default_rng(seed), n_resamples))
     draws = np.where(np.isfinite(draws), draws, np.nan)
-    return percentile_interval(value, draws, n, level=level)
+    return percentile_interval(value, draws, n)
+
+
+def _weights(n: int, generator: np.random.Generator, n_resamples: int) -> Array:
+    """Return how often each resample draws each latent, shape (n_resamples, n)."""
+    drawn = generator.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    return drawn.astype(np.float64)
 
 
 def _widened(found: Interval, a: Trials, b: Trials) -> Interval:
-    """Widen the interval of a rate of ``a`` less one of ``b`` by what equal outcomes hide."""
+    """Widen the interval of a rate of ``a`` minus one of ``b`` by what equal outcomes hide."""
     if found.low is None or found.high is None:
         return found
     below, above = unseen(
@@ -212,10 +230,3 @@ def _widened(found: Interval, a: Trials, b: Trials) -> Interval:
     return found._replace(
         low=max(-1.0, found.low - below), high=min(1.0, found.high + above)
     )
-
-
-def _rates(trials: Trials, generator: np.random.Generator, n_resamples: int) -> Array:
-    wins, counts = trials.by_latent()
-    size = trials.n_latents
-    weights = generator.multinomial(size, np.full(size, 1 / size), size=n_resamples)
-    return (weights @ wins) / (weights @ counts)

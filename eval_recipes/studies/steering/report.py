@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.steering.results.plots import draw
-from eval_recipes.steering.stats.compare import GroupRates
-from eval_recipes.steering.stats.read_results import SaeKey, steering_results
+from eval_recipes.steering.stats.compare import GroupRates, SaeKey, steering_results
 from eval_recipes.studies.framework.report import markdown_table
 from eval_recipes.studies.steering.runs import (
     RATIO,
@@ -29,7 +28,7 @@ from eval_recipes.studies.steering.table import (
     strength_ratio,
 )
 from eval_recipes.tables.run_table import digits
-from saereg_plugin import provenance
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_json, write_text
 
@@ -103,10 +102,10 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     write_json(
         out / RESULTS,
         {
-            "date": provenance.now(),
-            "command": provenance.command(),
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
+            "date": machine.now(),
+            "command": machine.command(),
+            "versions": machine.versions(),
+            "hardware": machine.hardware(),
             "published": [list(row) for row in PUBLISHED_ROWS],
             "runs": data,
             "stopped": outcome.stopped,
@@ -115,7 +114,7 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     )
     head = [
         "# Study steering",
-        f"{provenance.now()}, `{provenance.command()}`.",
+        f"{machine.now()}, `{machine.command()}`.",
         "Published (arXiv 2603.04198):\n\n"
         + markdown_table(["group", "figure", "published"], PUBLISHED_ROWS),
         _NOT_COMPARABLE,

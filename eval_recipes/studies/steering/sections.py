@@ -8,23 +8,24 @@ from pathlib import Path
 
 from eval_recipes.steering.judges.protocol import Threshold
 from eval_recipes.steering.stats.compare import (
+    GroupDifference,
     GroupRates,
+    SaeKey,
     SteeredGroup,
     by_group,
     common_judges,
     config_value,
+    difference,
     group_rates,
     read_groups,
     stability_over_groups,
     with_common_thresholds,
 )
-from eval_recipes.steering.stats.difference import GroupDifference, difference
 from eval_recipes.steering.stats.matched import (
     Matches,
     PooledStability,
     count_matches,
 )
-from eval_recipes.steering.stats.read_results import SaeKey
 from eval_recipes.studies.framework.comparison import holm
 from eval_recipes.studies.framework.verdicts import Verdict
 from eval_recipes.studies.steering.runs import SteeringStudy

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.steering.stats.compare import GroupRates
-from eval_recipes.steering.stats.difference import GroupDifference
+from eval_recipes.steering.stats.compare import GroupDifference, GroupRates
 from eval_recipes.steering.stats.group_tests import PValue
 from eval_recipes.steering.stats.logistic import Coefficient
 from eval_recipes.steering.stats.matched import PooledStability

@@ -33,10 +33,9 @@ from eval_recipes.chat import (
     RequestRefused,
 )
 from eval_recipes.chat.budget import Budget
-from eval_recipes.chat.cache import ReplyCache
 from eval_recipes.chat.connection import find_proxy, tls
-from eval_recipes.chat.messages import Reply, most_bytes
-from eval_recipes.chat.retry import backoff, retry_after
+from eval_recipes.chat.errors import backoff, retry_after
+from eval_recipes.chat.messages import Reply, ReplyCache, most_bytes
 from eval_recipes.running.artifact_space import clean_artifacts
 from eval_recipes.running.artifacts import open_artifacts
 from saereg_plugin.errors import InputError

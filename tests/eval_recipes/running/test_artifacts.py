@@ -18,8 +18,7 @@ import pytest
 import torch
 from sae_lens import TopKSAE, TopKSAEConfig
 
-from eval_recipes.chat.cache import ReplyCache
-from eval_recipes.chat.messages import Reply
+from eval_recipes.chat.messages import Reply, ReplyCache
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifact_space import (
     clean_artifacts,

@@ -33,11 +33,11 @@ from eval_recipes.steering.results.texts import (
     texts_path,
 )
 from eval_recipes.steering.stats.compare import (
+    difference,
     group_rates,
     read_groups,
     with_common_thresholds,
 )
-from eval_recipes.steering.stats.difference import difference
 from eval_recipes.steering.stats.figures import rates
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import models

@@ -30,11 +30,13 @@ from eval_recipes.steering.generate.decoding import (
     Decoding,
     Request,
     Steering,
+    greedy,
+    sample,
+    uniforms,
 )
 from eval_recipes.steering.generate.generate import generate
 from eval_recipes.steering.generate.language_model import backend_for
 from eval_recipes.steering.generate.prompts import Prompt, encode_prompts
-from eval_recipes.steering.generate.sampling import greedy, sample, uniforms
 from eval_recipes.steering.select.latents import random_directions
 from saereg_plugin.errors import InputError
 from tests.oracles.steering_oracle import sampled, step_logits
@@ -455,7 +457,7 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
                 )
             )
         )
-    with pytest.raises(InputError, match="top_p is 0"):
+    with pytest.raises(InputError, match="top_p=0; expected above 0"):
         Decoding(top_p=0)
     with pytest.raises(InputError, match="Unknown positions 'everywhere'"):
         steering("blocks.0.hook_resid_post", "everywhere")

@@ -20,14 +20,20 @@ from eval_recipes.steering.generate.decoding import (
     Decoding,
     Request,
     Steering,
+    require_numbers,
 )
 from eval_recipes.steering.generate.generate import generate
 from eval_recipes.steering.generate.language_model import LanguageModel, backend_for
 from eval_recipes.steering.generate.plain import PlainBackend
-from eval_recipes.steering.generate.plan import Planned, plan_pairs
-from eval_recipes.steering.generate.sampling import Streams, require_numbers
-from eval_recipes.steering.generate.trials import Trial, kept_texts, make_trials
-from eval_recipes.steering.generate.write import folder_keys, strengths_key
+from eval_recipes.steering.generate.strengths import folder_keys, strengths_key
+from eval_recipes.steering.generate.trials import (
+    Planned,
+    Streams,
+    Trial,
+    kept_texts,
+    make_trials,
+    plan_pairs,
+)
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.protocol import calibrate
 from eval_recipes.steering.options import make_config
@@ -113,27 +119,29 @@ def planned(*ids: int, weights: str = "sae", **settings: Any) -> list[Planned]:
 def test_every_steered_text_has_its_controls() -> None:
     config = make_config(SETTINGS)
     nan = float("nan")
-    plan = plan_pairs([4, 7, 9], 2, {5.0: [5.0, nan, 5.0]}, config, Streams(0, "sae"))
+    ids = [4, 7, 9]
+    plan = plan_pairs(ids, 2, {5.0: [5.0, nan, 5.0]}, config, Streams(0, "sae"))
     steered = [one for one in plan if one.amount is not None]
     # two arms, two latents, two prompts, two repeats
-    assert len(steered) == 16 and {one.latent for one in steered} == {0, 2}
+    assert len(steered) == 16 and {one.latent for one in steered} == {4, 9}
     for one in steered:
         # common random numbers, and the same strength in both arms
         assert one.original.sample == one.other.sample
         assert one.original.prompt == one.other.prompt == one.prompt
         assert one.original.vector is None and one.other.strength == 5.0
-        control = 3 + 2 * one.latent + one.repeat
-        assert one.other.vector == (one.latent if one.arm == "steered" else control)
+        place = ids.index(one.latent)
+        control = 3 + 2 * place + one.repeat
+        assert one.other.vector == (place if one.arm == "steered" else control)
     originals = {(o.latent, o.prompt, o.repeat): o.original for o in steered}
     others = [one for one in plan if one.arm == "unsteered"]
     assert len(others) == 3 * 2 * 2
     for one in others:
         assert one.other.vector is None and one.other.sample != one.original.sample
-        if one.latent != 1:
+        if one.latent != 7:
             # the control is against the same original text
             key = one.latent, one.prompt, one.repeat
             assert originals[key] == one.original
-    assert {one.latent for one in plan if one.arm == "calibration"} == {0, 1, 2}
+    assert {one.latent for one in plan if one.arm == "calibration"} == set(ids)
 
 
 def test_no_two_latents_share_a_text_and_none_is_calibrated_on() -> None:

@@ -29,10 +29,12 @@ from eval_recipes.steering.judges.embedding import (
 )
 from eval_recipes.steering.judges.log_probability import (
     LogProbabilityJudge,
+    Written,
     concept_tokens,
     concept_words,
+    fluency,
+    score_texts,
 )
-from eval_recipes.steering.judges.perplexity import Written, fluency, score_texts
 from eval_recipes.steering.judges.protocol import (
     Judge,
     Pair,
@@ -155,7 +157,8 @@ def test_fluency_compares_both_texts_under_the_unsteered_model() -> None:
     none = token_pair((3, 4), (), "w8")
     found = fluency(backend_for(model), [one, none])
     expected = [text_nll(model, PROMPTS[0].tokens, ids) for ids in ((3, 4), (5, 6, 7))]
-    assert found[0].loss == pytest.approx(expected[1] - expected[0], abs=1e-5)
+    loss = math.log(found[0].steered / found[0].original)
+    assert loss == pytest.approx(expected[1] - expected[0], abs=1e-5)
     assert found[0].original == found[1].original
     assert math.isnan(found[1].steered)
     # what the log-probability judge has read is not read again

@@ -13,9 +13,9 @@ from eval_recipes.steering.stats.compare import (
     SteeredGroup,
     common_threshold,
     rejudged,
+    seed_excesses,
     with_common_thresholds,
 )
-from eval_recipes.steering.stats.difference import seed_excesses
 from eval_recipes.steering.stats.figures import arm, trials_of, with_verdict
 from eval_recipes.steering.stats.group_tests import (
     difference_over_seeds,

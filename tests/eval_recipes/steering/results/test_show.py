@@ -12,15 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from eval_recipes.commands import show as command
-from eval_recipes.commands.results import plot
+from eval_recipes.commands.results import plot, show
 from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.generate.trials import Arm, Trial
 from eval_recipes.steering.judges.judge_trials import Judged
-from eval_recipes.steering.judges.perplexity import Fluency
+from eval_recipes.steering.judges.log_probability import Fluency
 from eval_recipes.steering.judges.protocol import Status, Verdict
 from eval_recipes.steering.results.show import (
     latent_lines,
@@ -195,7 +194,7 @@ def test_the_command_prints_it(
     arguments = ["show", "steering", "--results", str(tmp_path), "--latent", "7"]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as caught:
-        command.show()
+        show()
     assert caught.value.code == 0
     assert "  steered: the sea" in capsys.readouterr().out
 

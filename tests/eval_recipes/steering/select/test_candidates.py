@@ -12,15 +12,14 @@ import pytest
 import torch
 
 from eval_recipes.results.subject import Subject
-from eval_recipes.saebench.autointerp.figures import Explanation
+from eval_recipes.saebench.autointerp.figures import Explanation, read_explanations
 from eval_recipes.steering.options import make_config, uses_chat
 from eval_recipes.steering.select.candidates import (
     alive_pool,
     draw,
-    explanations_of,
+    find_result,
     given,
     interp_score,
-    partners_of,
     stability_of,
     stable_pool,
     with_explanations,
@@ -92,7 +91,8 @@ def test_explanations_and_stability_are_read_from_results(tmp_path: Path) -> Non
     write_record(
         tmp_path / "autointerp" / name, "autointerp", eval_result_details=details
     )
-    assert explanations_of(tmp_path, SUBJECT) == {3: Explanation("sea", 0.8, 0.7)}
+    result = find_result(tmp_path, SUBJECT, eval="autointerp")
+    assert read_explanations(result) == {3: Explanation("sea", 0.8, 0.7)}
     with pytest.raises(InputError, match="0 results of cross_seed"):
         stability_of(tmp_path, SUBJECT)
     table = pa.table(
@@ -117,14 +117,15 @@ def test_explanations_and_stability_are_read_from_results(tmp_path: Path) -> Non
         "cross_seed",
         eval_result_unstructured={"stability_table": named, "saereg": {}},
     )
-    stability = stability_of(tmp_path, SUBJECT)
+    found = stability_of(tmp_path, SUBJECT)
+    stability = found.shares
     assert stability == {0: 1.0, 1: pytest.approx(1 / 3), 2: 0.0}
     # a partner that is not shared is none
-    assert partners_of(tmp_path, SUBJECT) == {0: {1: 7, 2: 4}, 1: {2: 3}, 2: {}}
+    assert found.partners == {0: {1: 7, 2: 4}, 1: {2: 3}, 2: {}}
     assert stable_pool([2, 1, 0, 9], stability, minimum=1 / 3) == [1, 0]
     assert stable_pool([1, 0], stability, minimum=0.5) == [0]
     with pytest.raises(InputError, match="'k32/s0' of release 'lab/run'"):
-        explanations_of(tmp_path / "cross_seed", SUBJECT)
+        find_result(tmp_path / "cross_seed", SUBJECT, eval="autointerp")
 
 
 def test_options_are_checked_together() -> None:

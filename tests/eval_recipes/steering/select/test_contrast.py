@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 
 from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.trials import Arm, Trial
-from eval_recipes.steering.judges.probe import ONE_DIRECTION, effect, train_probe
+from eval_recipes.steering.judges.probe import (
+    ONE_DIRECTION,
+    contrast_report,
+    effect,
+    train_probe,
+)
 from eval_recipes.steering.select.contrast import (
     NO_VARIANCE,
     PERFECT,
@@ -24,7 +29,6 @@ from eval_recipes.steering.select.contrast import (
     halves,
     identity,
 )
-from eval_recipes.steering.stats.steered_contrast import contrast_report
 from saereg_plugin.errors import InputError
 
 SEA = [f"the {word} on the sea {i}" for i, word in enumerate(["wave", "ship"] * 8)]

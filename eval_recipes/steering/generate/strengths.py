@@ -1,4 +1,4 @@
-"""Strengths and texts of one SAE, kept among the artefacts."""
+"""Strengths of one SAE's latents, and the artefact folders of its texts."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from eval_recipes.steering.generate.trials import Trial, make_trials
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.latents import Latents
 from saereg_plugin.errors import InputError, suggest
+
+Mode = Literal["fixed", "resid_rms", "target_preact"]
+
+LEAST_COSINE = 0.01
+"""|cos(enc_j, dec_j)| below which a target pre-activation would take 100 times the strength."""
 
 
 def strengths_by_amount(
@@ -53,7 +58,7 @@ def strengths_by_amount(
 def strengths_key(
     by_amount: Mapping[float, Sequence[float]],
 ) -> dict[float, list[float | None]]:
-    """Return strengths as a key of artefacts holds them: JSON has no NaN, so None for it."""
+    """Return strengths for a key of artefacts, with None for NaN, which JSON lacks."""
     return {
         amount: [value if math.isfinite(value) else None for value in values]
         for amount, values in by_amount.items()
@@ -63,12 +68,12 @@ def strengths_key(
 def folder_keys(
     by_amount: Mapping[float, Sequence[float]], config: SteeringEvalConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what else the texts depend on: steered ones, and those with nothing added."""
+    """Return what else the texts depend on: steered texts, and texts with nothing added."""
     steered = {"strengths": strengths_key(by_amount), "positions": config.positions}
     nothing_added = {
-        # which texts there are differs
+        # the set of texts differs
         "greedy": config.greedy,
-        # how many prompts are read at a time differs, and with it what low precision rounds
+        # the number of prompts read at a time differs, and with it rounding in low precision
         "prompts_steered": config.positions == "all",
     }
     return steered, nothing_added
@@ -83,7 +88,7 @@ def written_trials(
     by_amount: dict[float, list[float]],
     config: SteeringEvalConfig,
 ) -> list[Trial]:
-    """Return every pair of texts; batches that were written before come from the artefacts."""
+    """Return every pair of texts; batches written before come from the artefacts."""
     weights = weights_hash(sae)
     common = {
         "sae": weights,
@@ -115,23 +120,16 @@ def written_trials(
     )
 
 
-Mode = Literal["fixed", "resid_rms", "target_preact"]
-
-LEAST_COSINE = 0.01
-"""At less |cos(enc_j, dec_j)| a target pre-activation would take 100 times the aligned strength."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class StrengthRule:
     """
     How strength follows from an amount.
 
-    Attributes:
-        mode: ``fixed``: alpha itself. ``resid_rms``: n times the residual stream's RMS over
-            coordinates, norm / sqrt(d), at the prompts' last tokens, averaged over prompts.
-            ``target_preact``: what raises latent j's pre-activation by delta,
-            delta / <enc_j, dec_j / ||dec_j||>.
-        amount: alpha, n or delta.
+    - ``fixed``: the amount itself, alpha.
+    - ``resid_rms``: the amount times the residual stream's RMS over coordinates,
+      norm / sqrt(d), at the prompts' last tokens, averaged over prompts.
+    - ``target_preact``: what raises latent j's pre-activation by the amount,
+      amount / <enc_j, dec_j / ||dec_j||>.
     """
 
     mode: Mode = "fixed"
@@ -150,22 +148,15 @@ class StrengthRule:
 
 @dataclass(frozen=True)
 class Strengths:
-    """
-    Strengths of latents, and those that have none.
-
-    Attributes:
-        values: [latent]; NaN where a target pre-activation cannot be reached.
-        near_zero: ids of latents with |cos(enc_j, dec_j)| below .01: their strength would be
-            out of all proportion.
-        opposed: ids of latents with a cosine of -.01 or less: they would be steered against
-            their own decoder direction.
-        rms: the residual stream's RMS, if the mode needs it.
-    """
+    """Strengths of latents, and the latents without."""
 
     values: Tensor
+    """[latent]; NaN where a target pre-activation cannot be reached."""
     near_zero: tuple[int, ...] = ()
+    """Ids of latents with |cos(enc_j, dec_j)| below .01: they would need absurd strengths."""
     opposed: tuple[int, ...] = ()
-    rms: float | None = None
+    """Ids of latents with a cosine of -.01 or less, which would be steered against their own
+    decoder direction."""
 
 
 def strengths(
@@ -178,11 +169,7 @@ def strengths(
     """
     Return the strength of each latent.
 
-    Args:
-        rule: mode and amount.
-        latents: the latents.
-        backend: the language model; only ``resid_rms`` needs it.
-        prompts: whose last tokens ``resid_rms`` measures.
+    ``resid_rms`` needs the language model and prompts, whose last tokens it measures.
 
     Raises:
         InputError: if ``resid_rms`` has no model or no prompts, or if the SAE scales its
@@ -197,10 +184,9 @@ def strengths(
                 "Strength mode 'resid_rms' measures the residual stream; expected a model and "
                 "one or more prompts."
             )
-        rms = float(
-            last_token_norms(backend, prompts, latents.hook_name).mean()
-        ) / math.sqrt(backend.d_model)
-        return Strengths(torch.full((n,), rule.amount * rms), rms=rms)
+        norms = last_token_norms(backend, prompts, latents.hook_name)
+        rms = float(norms.mean()) / math.sqrt(backend.d_model)
+        return Strengths(torch.full((n,), rule.amount * rms))
     if latents.normalised != "none":
         raise InputError(
             f"The SAE scales its input (normalize_activations={latents.normalised!r}); expected "
@@ -209,12 +195,12 @@ def strengths(
         )
     usable = latents.cosines >= LEAST_COSINE
     opposed = latents.cosines <= -LEAST_COSINE
-    # NaN stands where no division should be made.
-    slopes = torch.where(usable, latents.slopes, math.nan)
+    ids = torch.tensor(latents.ids)
     return Strengths(
-        rule.amount / slopes,
-        near_zero=_named(latents, ~usable & ~opposed),
-        opposed=_named(latents, opposed),
+        # a latent without a strength gets NaN
+        rule.amount / torch.where(usable, latents.slopes, math.nan),
+        near_zero=tuple(ids[~usable & ~opposed].tolist()),
+        opposed=tuple(ids[opposed].tolist()),
     )
 
 
@@ -234,9 +220,3 @@ def last_token_norms(
         with backend.intervene(hook_name, keep):
             backend.read(tokens, None)
     return torch.tensor(norms)
-
-
-def _named(latents: Latents, chosen: Tensor) -> tuple[int, ...]:
-    return tuple(
-        latent for latent, is_one in zip(latents.ids, chosen, strict=True) if is_one
-    )
