@@ -48,9 +48,7 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
     """Sparse probing on the labelled sets that sae-probes ships."""
 
     name = EVAL
-    summary = (
-        "sparse probing on sae-probes' sets, with deduplicated scores next to upstream's"
-    )
+    summary = "sparse probing on sae-probes' sets, with deduplicated scores next to upstream's"
     Options = SaeProbesOptions
     Output = CorrectedSaeProbesOutput
     type_id = "sparse_probing_sae_probes"
