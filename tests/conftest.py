@@ -9,8 +9,6 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
@@ -21,6 +19,7 @@ from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sources.assets import fetch_archive
 from saereg_plugin.sweeps import SweepConfig, run_sweep
+from tests.cut_model import cut_model
 
 CONTEXT_SIZE = 128
 N_ACTIVATIONS = 8192
@@ -63,16 +62,9 @@ def model_folder(model_name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cut_model_folder(
-    tmp_path_factory: pytest.TempPathFactory, model_folder: Path
-) -> Path:
+def cut_model_folder() -> Path:
     """The embedded model's first four layers, for tests of what is done with its texts."""
-    folder = tmp_path_factory.mktemp("cut") / "smollm2-of-four-layers"
-    config = AutoConfig.from_pretrained(model_folder, num_hidden_layers=4)
-    cut = AutoModelForCausalLM.from_pretrained(model_folder, config=config)
-    cut.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
-    return folder
+    return cut_model()
 
 
 @pytest.fixture(scope="session")
@@ -142,11 +134,11 @@ def activations(model: HookedTransformer, contexts: torch.Tensor) -> torch.Tenso
 
 @pytest.fixture(scope="session")
 def trained_release(
-    tmp_path_factory: pytest.TempPathFactory, model_name: str
+    tmp_path_factory: pytest.TempPathFactory, cut_model_folder: Path
 ) -> Release:
-    """Two seeds of a small regularised SAE, trained on the embedded model and registered."""
+    """Two seeds of a small regularised SAE, trained on the cut model and registered."""
     sweep = SweepConfig(
-        model=model_name,
+        model=str(cut_model_folder),
         hook_name=TRAINED_HOOK,
         sae={
             "architecture": "regularized_topk",
