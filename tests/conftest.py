@@ -47,7 +47,7 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session")
 def model_name() -> str:
-    """The embedded model, fetched, converted and known to TransformerLens."""
+    """The embedded model's name; fetched, converted and known to TransformerLens."""
     name = "smollm2-135m-instruct"
     models.ensure(name)
     return name
@@ -96,7 +96,14 @@ def archive(model_name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(model_name: str) -> HookedTransformer:
+def model(model_name: str, cut_model_folder: Path) -> HookedTransformer:
+    """The cut model in float32, in evaluation mode, held under the embedded model's name."""
+    assert model_name
+    return models.load(str(cut_model_folder)).eval()
+
+
+@pytest.fixture(scope="session")
+def whole_model(model_name: str) -> HookedTransformer:
     """The embedded model in float32, in evaluation mode."""
     return models.load(model_name).eval()
 

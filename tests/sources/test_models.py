@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
 import subprocess
 import sys
@@ -31,8 +29,14 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 from saereg_plugin.sources import models
 from saereg_plugin.sources.hook_shapes import hook_shape
+from tests.forked import started
 
 TEXT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def model(whole_model: HookedTransformer) -> HookedTransformer:
+    return whole_model
 
 
 @pytest.fixture(scope="module")
@@ -289,11 +293,7 @@ def test_importing_names_the_model_and_downloads_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "archives").exists()
 
 
-def convert(log: Path) -> None:
-    """Convert the embedded model in a process of its own; write all that is said to ``log``."""
-    with log.open("wb") as sink:
-        os.dup2(sink.fileno(), 2)
-    sys.stderr = os.fdopen(2, "w", closefd=False)
+def convert() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -328,10 +328,7 @@ def test_two_processes_redo_a_truncated_converted_model_once(
 def outputs_at_once(folder: Path) -> list[str]:
     """What two processes say that convert the model at the same time."""
     logs = [folder / "one.log", folder / "two.log"]
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=convert, args=(log,)) for log in logs]
-    for process in processes:
-        process.start()
+    processes = [started(log, convert) for log in logs]
     for process in processes:
         process.join(600)
     outputs = [log.read_text() for log in logs]

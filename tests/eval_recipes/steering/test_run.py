@@ -42,7 +42,6 @@ from eval_recipes.steering.stats.compare import (
 from eval_recipes.steering.stats.difference import difference
 from eval_recipes.steering.stats.figures import rates
 from saereg_plugin.errors import InputError
-from saereg_plugin.sources import models
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, serving
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
@@ -83,11 +82,6 @@ Make = Callable[..., RunContext]
 def model_name(cut_model_folder: Path) -> str:
     """Four layers write as many texts as thirty, and are hooked in the same way."""
     return str(cut_model_folder)
-
-
-@pytest.fixture(scope="session")
-def model(model_name: str) -> HookedTransformer:
-    return models.load(model_name).eval()
 
 
 @pytest.fixture(scope="module")
@@ -465,6 +459,7 @@ def test_paid_replies_are_not_asked_again(
             "judge_concurrency": 1,
             "n_latents": 3,
             "amounts": [40.0],
+            "new_tokens": 5,
         }
         context = make(tmp_path, **chat)
         (failure,) = run(context)
@@ -491,7 +486,7 @@ def test_a_judge_without_any_verdict_fails_the_sae(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    small: dict[str, Any] = {"n_latents": 2, "amounts": [40.0]}
+    small: dict[str, Any] = {"n_latents": 2, "amounts": [40.0], "new_tokens": 3}
     offline = make(tmp_path, **small)
     with serving() as server:
         chat = make(

@@ -42,6 +42,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
+def model(whole_model: HookedTransformer) -> HookedTransformer:
+    return whole_model
+
+
+@pytest.fixture(scope="module")
 def plain(model_folder: Path) -> PreTrainedModel:
     model: Any = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     return model.eval()
