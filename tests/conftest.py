@@ -141,11 +141,11 @@ def activations(model: HookedTransformer, contexts: torch.Tensor) -> torch.Tenso
 
 @pytest.fixture(scope="session")
 def trained_release(
-    tmp_path_factory: pytest.TempPathFactory, cut_model_folder: Path
+    tmp_path_factory: pytest.TempPathFactory, model_name: str
 ) -> Release:
-    """Two seeds of a small regularised SAE, trained on the cut model and registered."""
+    """Two seeds of a small regularised SAE, trained on the embedded model and registered."""
     sweep = SweepConfig(
-        model=str(cut_model_folder),
+        model=model_name,
         hook_name=TRAINED_HOOK,
         sae={
             "architecture": "regularized_topk",
