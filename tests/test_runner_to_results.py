@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 HOOK = "blocks.0.hook_resid_post"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(whole_model: HookedTransformer) -> HookedTransformer:
     """The whole model, since the losses of four layers are infinite."""
     return whole_model

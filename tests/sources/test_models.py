@@ -34,7 +34,7 @@ from tests.forked import started
 TEXT = "The capital of France is"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(whole_model: HookedTransformer) -> HookedTransformer:
     return whole_model
 

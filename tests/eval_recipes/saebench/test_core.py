@@ -44,7 +44,7 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(whole_model: HookedTransformer) -> HookedTransformer:
     """The whole model, since the losses of four layers are infinite."""
     return whole_model

@@ -41,7 +41,7 @@ HOOK = "blocks.20.hook_resid_post"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(whole_model: HookedTransformer) -> HookedTransformer:
     return whole_model
 
