@@ -459,7 +459,6 @@ def test_paid_replies_are_not_asked_again(
             "judge_concurrency": 1,
             "n_latents": 3,
             "amounts": [40.0],
-            "new_tokens": 5,
         }
         context = make(tmp_path, **chat)
         (failure,) = run(context)
@@ -486,7 +485,7 @@ def test_a_judge_without_any_verdict_fails_the_sae(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    small: dict[str, Any] = {"n_latents": 2, "amounts": [40.0], "new_tokens": 3}
+    small: dict[str, Any] = {"n_latents": 2, "amounts": [40.0]}
     offline = make(tmp_path, **small)
     with serving() as server:
         chat = make(
