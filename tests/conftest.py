@@ -9,8 +9,6 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
@@ -21,6 +19,7 @@ from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sources.assets import fetch_archive
 from saereg_plugin.sweeps import SweepConfig, run_sweep
+from tests.cut_model import cut_model
 
 CONTEXT_SIZE = 128
 N_ACTIVATIONS = 8192
@@ -48,7 +47,7 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session")
 def model_name() -> str:
-    """The embedded model, fetched, converted and known to TransformerLens."""
+    """The embedded model's name; fetched, converted and known to TransformerLens."""
     name = "smollm2-135m-instruct"
     models.ensure(name)
     return name
@@ -63,16 +62,9 @@ def model_folder(model_name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cut_model_folder(
-    tmp_path_factory: pytest.TempPathFactory, model_folder: Path
-) -> Path:
+def cut_model_folder() -> Path:
     """The embedded model's first four layers, for tests of what is done with its texts."""
-    folder = tmp_path_factory.mktemp("cut") / "smollm2-of-four-layers"
-    config = AutoConfig.from_pretrained(model_folder, num_hidden_layers=4)
-    cut = AutoModelForCausalLM.from_pretrained(model_folder, config=config)
-    cut.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
-    return folder
+    return cut_model()
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +96,14 @@ def archive(model_name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(model_name: str) -> HookedTransformer:
+def model(model_name: str, cut_model_folder: Path) -> HookedTransformer:
+    """The cut model in float32, in evaluation mode, held under the embedded model's name."""
+    assert model_name
+    return models.load(str(cut_model_folder)).eval()
+
+
+@pytest.fixture(scope="session")
+def whole_model(model_name: str) -> HookedTransformer:
     """The embedded model in float32, in evaluation mode."""
     return models.load(model_name).eval()
 

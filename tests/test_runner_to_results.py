@@ -23,6 +23,12 @@ pytestmark = pytest.mark.slow
 HOOK = "blocks.0.hook_resid_post"
 
 
+@pytest.fixture(scope="session")
+def model(whole_model: HookedTransformer) -> HookedTransformer:
+    """The whole model, since the losses of four layers are infinite."""
+    return whole_model
+
+
 def train_by_runner(model: HookedTransformer, seed: int, folder: Path) -> None:
     cfg = LanguageModelSAERunnerConfig(
         sae=sr.RegularizedTopKTrainingSAEConfig(

@@ -44,13 +44,12 @@ def median_alive(release: Path, group: str) -> int:
 
 
 def test_train_match_run_table_plot(
-    tmp_path: Path, model_name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, matched = tmp_path / "chain", tmp_path / "chain-matched"
     results = tmp_path / "results"
     penalty = {"name": "weight_penalty", "coefficient": 1.0}
     sweep = fields(
-        model=model_name,
         # a quarter of the latents begins dead, so that the control is narrower
         sae={**TINY, "initialization": "untied"},
         groups={"none": {}, "l2": {"regularizers": [penalty]}},

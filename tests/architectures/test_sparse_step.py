@@ -55,7 +55,7 @@ SLOW_VARIANTS = [
     for kind, both in [*((kind, True) for kind in KINDS), ("topk", False)]
 ]
 SLOW_D_IN, SLOW_BATCH = 96, 64
-"""For 200 steps: the first dimensions of the activations, in small batches."""
+"""For 100 steps: the first dimensions of the activations, in small batches."""
 HOOKS = ("hook_sae_input", "hook_sae_acts_pre", "hook_sae_acts_post", "hook_sae_recons")
 
 
@@ -154,7 +154,7 @@ def test_twelve_steps_in_double_precision_are_saelens_own(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fields"), SLOW_VARIANTS)
-def test_two_hundred_steps_in_double_precision_are_saelens_own(
+def test_a_hundred_steps_in_double_precision_are_saelens_own(
     kind: str, fields: dict[str, Any], activations: torch.Tensor
 ) -> None:
     """
@@ -166,22 +166,22 @@ def test_two_hundred_steps_in_double_precision_are_saelens_own(
     """
     saes = pair(kind, dtype="float64", d_in=SLOW_D_IN, **fields)
     x = activations[:, :SLOW_D_IN]
-    assert_double_steps_are_saelens_own(*saes, x, SLOW_BATCH, 200, 20)
+    assert_double_steps_are_saelens_own(*saes, x, SLOW_BATCH, 100, 20)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "matryoshka"])
-def test_two_hundred_steps_in_float32_end_where_saelens_does(
+def test_a_hundred_steps_in_float32_end_where_saelens_does(
     kind: str, activations: torch.Tensor
 ) -> None:
     """
-    Left alone for 200 steps, in float32.
+    Left alone for 100 steps, in float32.
 
     At this step size hardly any selection is so close to a tie that rounding decides it,
     whatever the processor: after one that is, ours goes on from SAELens' state. At ten times
     the step size more are, and SAELens' own runs part, too, if one starts 1e-7 away.
     """
-    size, steps, lr = SLOW_BATCH, 200, 1e-4
+    size, steps, lr = SLOW_BATCH, 100, 1e-4
     saes = pair(kind, d_in=SLOW_D_IN)
     trainers = [
         make_trainer(
@@ -213,15 +213,15 @@ def test_two_hundred_steps_in_float32_end_where_saelens_does(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fields"), SLOW_VARIANTS)
-def test_each_of_two_hundred_steps_equals_saelens_own_to_rounding(
+def test_each_of_a_hundred_steps_equals_saelens_own_to_rounding(
     kind: str, fields: dict[str, Any], activations: torch.Tensor
 ) -> None:
     """
-    In float32, from the 200 states that SAELens' own training goes through.
+    In float32, from the 100 states that SAELens' own training goes through.
 
     Where the two select different latents, these are ties up to rounding, and few.
     """
-    size, steps = SLOW_BATCH, 200
+    size, steps = SLOW_BATCH, 100
     stock, ours = pair(kind, d_in=SLOW_D_IN, **fields)
     trainers = [
         make_trainer(

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from eval_recipes.speed.matching import OURS, SCIPY, apart
+from eval_recipes.speed.matching import OURS, SCIPY, _measure
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import match_rows, unit_rows
 from saereg_plugin.metrics.assignment import RowWeights, assign, blocks
 from saereg_plugin.metrics.assignment.weights import LARGEST
 from saereg_plugin.metrics.matching import hungarian
+from tests.forked import forked
 from tests.metrics.assignment_problems import ROUNDING, problem, whole
 from tests.oracles import assignment_oracle as oracle
 
@@ -120,7 +121,7 @@ def test_rows_scaled_before_give_the_same_weights(d: int) -> None:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_matrix() -> None:
     """23,552^2 similarities, too many to be kept, would be 2.07 GiB in float32."""
-    found = apart([OURS, 1, 23_552, 16, 0.05, 0])
+    found = forked(_measure, OURS, 1, 23_552, 16, 0.05, 0)
     assert found["relative_gap"] == 0
     assert found["peak_gib"] < 0.75
 
@@ -128,8 +129,8 @@ def test_memory_does_not_grow_with_the_matrix() -> None:
 @pytest.mark.slow
 def test_memory_of_kept_similarities_is_theirs() -> None:
     """8192^2 in float32 is 0.25 GiB; scipy's way takes 12 bytes a pair."""
-    ours = apart([OURS, 1, 8192, 16, 0.05, 0])["peak_gib"]
+    ours = forked(_measure, OURS, 1, 8192, 16, 0.05, 0)["peak_gib"]
     # it takes as much memory for an easy problem, and less time
-    dense = apart([SCIPY, 1, 8192, 16, 0.95, 0])["peak_gib"]
+    dense = forked(_measure, SCIPY, 1, 8192, 16, 0.95, 0)["peak_gib"]
     assert 0.25 < ours < 0.65
     assert dense > 0.75

@@ -33,8 +33,14 @@ from saereg_plugin.files import sha256
 from saereg_plugin.sources import models
 from saereg_plugin.sources.hook_shapes import hook_shape
 from saereg_plugin.sources.models import is_inside, require_harmless, require_outside
+from tests.forked import started
 
 TEXT = "The capital of France is"
+
+
+@pytest.fixture(scope="session")
+def model(whole_model: HookedTransformer) -> HookedTransformer:
+    return whole_model
 
 
 @pytest.fixture(scope="module")
@@ -291,32 +297,30 @@ def test_importing_names_the_model_and_downloads_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "archives").exists()
 
 
-CONVERTS = """
-import torch
-from saereg_plugin import models
-torch.manual_seed(0)
-expected = torch.rand(1)
-torch.manual_seed(0)
-models.ensure("smollm2-135m-instruct")
-assert torch.rand(1) == expected, "converting draws from the user's random stream"
-"""
-OFFLINE = {
-    "PIP_CONFIG_FILE": "/dev/null",
-    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-    "HF_ENDPOINT": "http://127.0.0.1:9",
-}
+def convert() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    models.ensure("smollm2-135m-instruct")
+    assert torch.rand(1) == expected, "converting draws from the user's random stream"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("offline")
 def test_two_processes_redo_a_truncated_converted_model_once(
-    model_folder: Path, archive: Path, tmp_path: Path
+    model_folder: Path,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "archives").mkdir()
     shutil.copy(archive, tmp_path / "archives")
     copy = shutil.copytree(model_folder, tmp_path / "models" / model_folder.name)
     with (copy / "model.safetensors").open("r+b") as file:
         file.truncate(1_000_000)
-    outputs = outputs_at_once(CONVERTS, tmp_path)
+    outputs = outputs_at_once(tmp_path)
 
     assert sum("Converting and de-quantizing" in output for output in outputs) == 1
     left = {path.name for path in (tmp_path / "models").iterdir()}
@@ -325,21 +329,14 @@ def test_two_processes_redo_a_truncated_converted_model_once(
         assert sha256(copy / name) == sha256(model_folder / name)
 
 
-def outputs_at_once(code: str, folder: Path) -> list[str]:
-    """What two processes say that run ``code`` offline with ``folder`` as their cache."""
-    environment = {"SAEREG_CACHE": str(folder), "HOME": str(folder / "home"), **OFFLINE}
+def outputs_at_once(folder: Path) -> list[str]:
+    """What two processes say that convert the model at the same time."""
     logs = [folder / "one.log", folder / "two.log"]
-    processes: list[subprocess.Popen[bytes]] = []
-    for log in logs:
-        with log.open("wb") as sink:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", code], env=environment, stderr=sink
-                )
-            )
-    codes = [process.wait(600) for process in processes]
+    processes = [started(log, convert) for log in logs]
+    for process in processes:
+        process.join(600)
     outputs = [log.read_text() for log in logs]
-    assert codes == [0, 0], outputs
+    assert [process.exitcode for process in processes] == [0, 0], outputs
     return outputs
 
 

@@ -21,6 +21,7 @@ from saereg_plugin.sweeps.members import (
     needs_token_order,
     sae_config,
 )
+from tests.cut_model import cut_model
 from tests.sweeps.tiny import (
     D_IN,
     HOOK,
@@ -187,7 +188,7 @@ def test_bad_sae_is_refused_with_its_group(sae: dict[str, Any], message: str) ->
     ("changes", "message"),
     [
         (
-            {"sae": {**SAE, "d_in": 512}},
+            {"sae": {**SAE, "d_in": 512}, "model": "smollm2-135m-instruct"},
             "Group 'plain': d_in=512 does not fit 'blocks.0.hook_resid_post' of model "
             "'smollm2-135m-instruct', which has 576 dimensions. Leave d_in out.",
         ),
@@ -317,6 +318,6 @@ def test_metadata_says_what_the_sae_reads() -> None:
     sae = build_sae(Member("g-seed0", "g", 0, cfg), tiny_sweep(prepend_bos=False))
     metadata = sae.cfg.metadata
     assert metadata.hook_name == HOOK
-    assert metadata.model_name == "smollm2-135m-instruct"
+    assert metadata.model_name == str(cut_model())
     assert metadata.context_size == 64
     assert metadata.prepend_bos is False

@@ -142,14 +142,13 @@ MATRYOSHKA = {**TINY, "architecture": "regularized_matryoshka_batchtopk"}
 )
 def test_levels_below_the_width_stay(
     tmp_path: Path,
-    model_name: str,
     widths: list[int],
     alive: int,
     expected: list[int],
 ) -> None:
     sae = {**MATRYOSHKA, "matryoshka_widths": widths}
     groups = {"none": {}, "l2": {"regularizers": [PENALTY]}}
-    sweep = fields(model=model_name, sae=sae, groups=groups, seeds=[0])
+    sweep = fields(sae=sae, groups=groups, seeds=[0])
     control = matched_sweep(recorded(tmp_path / "levels", sweep, alive))
     assert list(control.groups) == ["l2-matched"]
     (member,) = expand(control)
@@ -160,12 +159,11 @@ def test_levels_below_the_width_stay(
 
 
 @pytest.mark.slow
-def test_a_matryoshka_control_is_trained(tmp_path: Path, model_name: str) -> None:
+def test_a_matryoshka_control_is_trained(tmp_path: Path) -> None:
     """From the release that a sweep wrote, in which SAELens may have added the last level."""
     # a part of the latents begins dead, so that the control is narrower
     sae = {**MATRYOSHKA, "matryoshka_widths": [16, 126], "initialization": "untied"}
     sweep = fields(
-        model=model_name,
         sae=sae,
         groups={"l2": {"regularizers": [{**PENALTY, "coefficient": 1.0}]}},
         seeds=[0],

@@ -35,9 +35,8 @@ def test_sizes_of_the_model_are_those_of_the_loaded_one(model_name: str) -> None
         require_context(model_name, 8193)
 
 
-@pytest.mark.usefixtures("model_name")
-def test_memory_and_disk_are_counted() -> None:
-    sweep = tiny_sweep()
+def test_memory_and_disk_are_counted(model_name: str) -> None:
+    sweep = tiny_sweep(model=model_name)
     members = expand(sweep)
     memory = memory_of(sweep, members)
     assert memory.saes == 4 * (3 * 4 * WEIGHTS + WEIGHTS)
@@ -45,9 +44,9 @@ def test_memory_and_disk_are_counted() -> None:
     assert memory.model == 4 * PARAMETERS + 4 * 64 * D_IN * 4
     checkpoint = 3 * 4 * 4 * WEIGHTS + 2 * BATCH * D_IN * 4
     assert disk_of(sweep, members) == 2 * checkpoint
-    once = tiny_sweep(checkpoint_every=STEPS // 2)
+    once = tiny_sweep(model=model_name, checkpoint_every=STEPS // 2)
     assert disk_of(once, members) == checkpoint + 4 * 4 * WEIGHTS
-    never = tiny_sweep(checkpoint_every=STEPS)
+    never = tiny_sweep(model=model_name, checkpoint_every=STEPS)
     assert disk_of(never, members) == 4 * 4 * WEIGHTS
     assert required_memory(sweep, members) == memory
 

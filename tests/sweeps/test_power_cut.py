@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 STEPS = 7
 CHECKPOINT_EVERY = 2
 STOPPED_AT = 5
-RESUMED_TO_THE_END = 8
+RESUMED_TO_THE_END = 4
 FEWEST = 200
 
 

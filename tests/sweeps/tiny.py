@@ -1,4 +1,4 @@
-"""Sweeps of a few steps on the first block of the embedded model."""
+"""Sweeps of a few steps on the first block of the cut model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from saereg_plugin.releases.release import KIND
 from saereg_plugin.sweeps import Member, SweepConfig, SweepTrainer, expand
 from saereg_plugin.sweeps.members import needs_token_order
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
+from tests.cut_model import cut_model
 
 HOOK = "blocks.0.hook_resid_post"
 D_IN = 576
@@ -34,6 +35,7 @@ SAE: dict[str, Any] = {
 def fields(**changes: Any) -> dict[str, Any]:
     """The fields of a sweep of 12 steps, as a user would write them."""
     return {
+        "model": str(cut_model()),
         "hook_name": HOOK,
         "sae": SAE,
         "groups": {"plain": {}, "l2": {"regularizers": [PENALTY]}},

@@ -45,6 +45,12 @@ OPTIONS = {
 }
 
 
+@pytest.fixture(scope="session")
+def model(whole_model: HookedTransformer) -> HookedTransformer:
+    """The whole model, since the losses of four layers are infinite."""
+    return whole_model
+
+
 @pytest.fixture(scope="module")
 def context(
     tmp_path_factory: pytest.TempPathFactory,

@@ -76,7 +76,7 @@ def test_results_are_the_models_and_two_of_three_passes_are_saved(
 def test_other_tokens_and_other_hooks_get_their_own(
     model: HookedTransformer, contexts: torch.Tensor
 ) -> None:
-    other = [("blocks.4.hook_resid_post", standard_zero_ablate_hook)]
+    other = [("blocks.3.hook_resid_post", standard_zero_ablate_hook)]
     first, second = contexts[:1, :16], contexts[1:2, :16]
     expected = all_passes(model, second)
     with torch.no_grad():

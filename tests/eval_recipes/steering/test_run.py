@@ -40,7 +40,6 @@ from eval_recipes.steering.stats.compare import (
 )
 from eval_recipes.steering.stats.figures import rates
 from saereg_plugin.errors import InputError
-from saereg_plugin.sources import models
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, serving
 from tests.eval_recipes.evaluations import Named
@@ -84,11 +83,6 @@ Make = Callable[..., RunContext]
 def model_name(cut_model_folder: Path) -> str:
     """Four layers write as many texts as thirty, and are hooked in the same way."""
     return str(cut_model_folder)
-
-
-@pytest.fixture(scope="session")
-def model(model_name: str) -> HookedTransformer:
-    return models.load(model_name).eval()
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,11 @@ HOOK = "blocks.20.hook_resid_post"
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="session")
+def model(whole_model: HookedTransformer) -> HookedTransformer:
+    return whole_model
+
+
 @pytest.fixture(scope="module")
 def plain(model_folder: Path) -> PreTrainedModel:
     model: Any = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)

@@ -37,7 +37,6 @@ from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.releases.hashes import file_hashes
 from saereg_plugin.releases.release import MANIFEST, Entry, Release, write_release
 from saereg_plugin.releases.sae_lens import register_release
-from saereg_plugin.sources import models
 from saereg_plugin.sweeps.checkpoint import SWEEP_FILE, settled
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, serving
@@ -50,11 +49,6 @@ SMALL = "smollm2-135m-instruct"
 def model_name(cut_model_folder: Path) -> str:
     """Four layers write as many texts as thirty, and are hooked in the same way."""
     return str(cut_model_folder)
-
-
-@pytest.fixture(scope="session")
-def model(model_name: str) -> HookedTransformer:
-    return models.load(model_name).eval()
 
 
 def test_the_published_setting_comes_first_and_the_grid_is_the_papers() -> None:
