@@ -52,19 +52,14 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def brief(value: object, limit: int = 80) -> str:
-    """
-    Return a value for a message, cut to ``limit`` characters.
-
-    >>> brief("abcdefghijkl", limit=8)
-    "'abcd..."
-    """
+def brief(value: object) -> str:
+    """Return a value for a message, cut to 80 characters."""
     try:
         text = repr(value)
     except ValueError:
         # Python refuses to write integers of thousands of digits
         text = f"a {type(value).__name__} of too many digits"
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
