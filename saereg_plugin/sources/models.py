@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -169,18 +169,20 @@ def ignore_deprecation() -> None:
 
 FLAG = "--trust-remote-code"
 
+_CountOrNone: TypeAlias = NonNegativeInt | None
+
 
 HARMLESS: Mapping[str, Any] = {
     "center_unembed": bool,
     "center_writing_weights": bool,
-    "checkpoint_index": NonNegativeInt | None,
-    "checkpoint_value": NonNegativeInt | None,
+    "checkpoint_index": _CountOrNone,
+    "checkpoint_value": _CountOrNone,
     "default_padding_side": Literal["left", "right"] | None,
     "default_prepend_bos": bool | None,
-    "first_n_layers": NonNegativeInt | None,
+    "first_n_layers": _CountOrNone,
     "fold_ln": bool,
     "fold_value_biases": bool,
-    "n_ctx": NonNegativeInt | None,
+    "n_ctx": _CountOrNone,
     "n_devices": NonNegativeInt,
     "refactor_factored_attn_matrices": bool,
 }
