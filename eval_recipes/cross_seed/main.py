@@ -50,7 +50,7 @@ class CrossSeedEvaluation(Evaluation[CrossSeedEvalConfig]):
     def check(
         self,
         context: RunContext,
-        options: CrossSeedEvalConfig,  # noqa: ARG002
+        options: CrossSeedEvalConfig,
     ) -> None:
         """Refuse SAEs without a seed, and groups of one seed."""
         subjects_by_seed(context.subjects)

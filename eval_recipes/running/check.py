@@ -105,7 +105,7 @@ def _most_tokens(file: Path) -> int:
     size = sum(
         len(value.encode() if isinstance(value, str) else value) for value in values
     )
-    # each text may get a separator and a space, and each context a token of its own
+    # each text may get a separator and a space, and each context one more token
     return 2 * (size + 2 * len(values))
 
 

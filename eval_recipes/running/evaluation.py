@@ -26,7 +26,7 @@ from saereg_plugin.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-O = TypeVar("O")  # noqa: E741
+O = TypeVar("O")
 Output = BaseEvalOutput[Any, Any, Any]
 
 
@@ -117,21 +117,17 @@ class Evaluation(Generic[O]):
             InputError: for an unknown option or an unusable value.
         """
         given = context.options.get(self.name, {})
-        for name in given:
-            if name in self.run_decides:
-                raise InputError(
-                    f"Option {name!r} of evaluation {self.name!r} would hold for a part of the "
-                    f"run only; expected it for all of it: --{self.from_run[name].replace('_', '-')} "
-                    f"(RunContext.{self.from_run[name]})."
-                )
         shared = {name: getattr(context, of) for name, of in self.from_run.items()}
         return self.resolve(context, self.parse(given, shared))
 
     def parse(self, given: Mapping[str, Any], shared: Mapping[str, Any]) -> O:
         """Return the settings, each checked on its field; ``shared`` are the run's defaults."""
-        return parse_options(self.name, self.Options, given, shared)
+        decided = {name: self.from_run[name] for name in self.run_decides}
+        return parse_options(
+            self.name, self.Options, given, shared, run_decides=decided
+        )
 
-    def resolve(self, context: RunContext, options: O) -> O:  # noqa: ARG002
+    def resolve(self, context: RunContext, options: O) -> O:
         """
         Return the settings with defaults that depend on the run filled in.
 
@@ -153,9 +149,9 @@ class Evaluation(Generic[O]):
 
     def check_subject(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         facts: SubjectFacts,
-        options: O,  # noqa: ARG002
+        options: O,
     ) -> None:
         """
         Refuse one SAE whose hook cannot be served, or that has heads.
@@ -185,13 +181,13 @@ class Evaluation(Generic[O]):
             InputError: if nobody answers, or key or model are refused.
         """
 
-    def key(self, context: RunContext, options: O) -> dict[str, Any]:  # noqa: ARG002
+    def key(self, context: RunContext, options: O) -> dict[str, Any]:
         """Return what decides a result besides the SAE and what all evaluations share."""
         values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
         return {k: v for k, v in values.items() if k not in self.not_in_key}
 
     @contextmanager
-    def opened(self, context: RunContext, options: O) -> Iterator[None]:  # noqa: ARG002
+    def opened(self, context: RunContext, options: O) -> Iterator[None]:
         """Hold what all SAEs of a run share, such as a connection, inside this block."""
         yield
 

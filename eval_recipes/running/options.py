@@ -119,6 +119,8 @@ def parse_options(
     cls: type[Options],
     given: Mapping[str, Any],
     shared: Mapping[str, Any],
+    *,
+    run_decides: Mapping[str, str] = {},
 ) -> Options:
     """
     Return the settings of an evaluation, each checked on its field.
@@ -131,6 +133,7 @@ def parse_options(
         cls: pydantic dataclass of the settings.
         given: what the user chose.
         shared: defaults that the run decides.
+        run_decides: settings of ``shared`` that no option may change, and what the run calls them.
 
     Raises:
         InputError: for an unknown option, with the nearest one, or an unusable value.
@@ -139,6 +142,12 @@ def parse_options(
     for name in given:
         if name not in known:
             raise InputError(f"Unknown {eval} option {name!r}. {suggest(name, known)}")
+        if name in run_decides:
+            of = run_decides[name]
+            raise InputError(
+                f"Option {name!r} of evaluation {eval!r} would hold for a part of the run only; "
+                f"expected it for all of it: --{of.replace('_', '-')} (RunContext.{of})."
+            )
     check_sizes(eval, given)
     text = to_json({**shared, **given})
     try:

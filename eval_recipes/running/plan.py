@@ -53,7 +53,7 @@ def result_keys(
     It covers the evaluation, its options, data and text, sizes, data type, device, seed,
     thread count, the versions of the packages that compute, the model, and the SAE's weights,
     group and seed; of an evaluation over groups those of every SAE of the run. The bound on
-    memory is in it, too: it decides what is computed together, and so the last bits. An SAE
+    memory is in it as well: it decides what is computed together, and so the last bits. An SAE
     that cannot be loaded has none.
     """
     everyone = sorted(_facts(subject, hashes) for subject in context.subjects)
@@ -104,7 +104,7 @@ def _path(evaluation: Evaluation[Any], context: RunContext, subject: Subject) ->
 
 @dataclass(frozen=True)
 class Todo:
-    """What is left of one evaluation: subjects to evaluate, and why each."""
+    """Subjects that one evaluation must still evaluate, and the reasons."""
 
     evaluation: Evaluation[Any]
     subjects: list[Subject]

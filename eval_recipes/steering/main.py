@@ -33,6 +33,7 @@ from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.probe import train_probe
 from eval_recipes.steering.options import (
     EVAL,
+    FROM_RUN,
     SteeringEvalConfig,
     make_config,
     uses_chat,
@@ -69,8 +70,8 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
     reads_text = True
     keeps_artifacts = True
     side_files = (TEXTS_SUFFIX,)
-    from_run = {"random_seed": "seed", "corpus": "corpus"}
-    run_decides = frozenset(from_run)
+    from_run = FROM_RUN
+    run_decides = frozenset(FROM_RUN)
     # the text is in every key by its content
     not_in_key = frozenset({"corpus", *PACING})
 
@@ -252,7 +253,7 @@ def _results(subject: Subject, config: SteeringEvalConfig) -> dict[str, Path]:
 
 
 def _contents(name: str, path: Path) -> str:
-    """Return a hash of what is read of a result, which has a date and an id besides."""
+    """Return a hash of the parts of a result that are read; its date and id are not."""
     if name == "cross_seed":
         # refuses a table that is not the result's
         read_stability(path)

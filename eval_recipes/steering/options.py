@@ -165,6 +165,10 @@ CALIBRATED = ("embedding", "log_probability")
 """Judges whose threshold is learned from unsteered pairs."""
 
 
+FROM_RUN = {"random_seed": "seed", "corpus": "corpus"}
+"""Settings that the run decides: setting -> attribute of the run."""
+
+
 def make_config(given: Mapping[str, Any], **shared: Any) -> SteeringEvalConfig:
     """
     Return the settings, with defaults that the run decides as keyword arguments.
@@ -174,7 +178,9 @@ def make_config(given: Mapping[str, Any], **shared: Any) -> SteeringEvalConfig:
     Raises:
         InputError: if an option is unknown, has an unusable value, or lacks what it needs.
     """
-    config = parse_options(EVAL, SteeringEvalConfig, _with_chat(given), shared)
+    config = parse_options(
+        EVAL, SteeringEvalConfig, _with_chat(given), shared, run_decides=FROM_RUN
+    )
     _check_together(config)
     return config
 

@@ -67,7 +67,7 @@ class VocabularyEvaluation(Evaluation[VocabularyEvalConfig]):
 
     name = EVAL
     summary = (
-        "how near decoder rows lie to the model's token embeddings, beside random rows"
+        "how near decoder rows lie to the model's token embeddings, next to random rows"
     )
     Options = VocabularyEvalConfig
     Output = VocabularyEvalOutput
@@ -80,7 +80,7 @@ class VocabularyEvaluation(Evaluation[VocabularyEvalConfig]):
 
     def check(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         options: VocabularyEvalConfig,
     ) -> None:
         """Refuse a file of embeddings that cannot be read."""
@@ -98,7 +98,7 @@ class VocabularyEvaluation(Evaluation[VocabularyEvalConfig]):
     @contextmanager
     def opened(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         options: VocabularyEvalConfig,
     ) -> Iterator[None]:
         """Keep the vocabulary and the random dictionaries of the last SAEs."""
@@ -121,7 +121,7 @@ class VocabularyEvaluation(Evaluation[VocabularyEvalConfig]):
 
     def evaluate(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         subject: Subject,
         options: VocabularyEvalConfig,
     ) -> TableOutput:

@@ -134,7 +134,7 @@ class AbsorptionEvaluation(Evaluation[AbsorptionOptions]):
 def _given(
     context: RunContext, sae: SAE[Any], chosen: AbsorptionOptions, shared: Shared
 ) -> Given:
-    """Prepare what upstream is given besides the SAE; train the probes if there are none."""
+    """Prepare upstream's settings, words and probes; train the probes if there are none."""
     source, model = read_model(context, sae)
     match = _HOOK.match(source.hook_name)
     assert match is not None, "check() lets no other hook through"

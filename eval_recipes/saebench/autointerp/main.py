@@ -68,7 +68,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
 
     def resolve(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         options: AutoInterpOptions,
     ) -> AutoInterpOptions:
         """Put the latents in order."""
@@ -184,7 +184,7 @@ def explain_and_score(
         _tokens: Any, _model: Any, scored: SAE[Any], *_: Any, **__: Any
     ) -> Any:
         if options.latents is not None:
-            # Nothing is drawn, so nobody looks.
+            # nothing is drawn, so the frequencies are not used
             return torch.zeros(int(scored.cfg.d_sae))
         return activations.frequencies(scored)
 

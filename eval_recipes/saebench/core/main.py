@@ -40,7 +40,7 @@ class CoreEvaluation(Evaluation[CoreOptions]):
     """SAEBench's core evaluation, with corrected figures next to its own."""
 
     name = "core"
-    summary = "SAEBench's core metrics, with corrected explained variance beside them"
+    summary = "SAEBench's core metrics, with corrected explained variance next to them"
     Options = CoreOptions
     Output = CorrectedCoreOutput
     reads_text = True
@@ -137,7 +137,7 @@ def corrected(
 def corrected_metrics(heldout: HeldOut) -> CorrectedMetrics:
     """Return the held-out figures as a category of metrics."""
     figures = dataclasses.asdict(heldout)
-    # Both stand in the configurations beside the metrics.
+    # both are in the configurations next to the metrics
     del figures["context_size"], figures["d_sae"]
     return CorrectedMetrics(**figures, frac_alive=heldout.alive / heldout.d_sae)
 

@@ -47,7 +47,7 @@ class MetaStructureEvaluation(Evaluation[MetaStructureOptions]):
     """Compression of the decoder by a smaller SAE; weights only."""
 
     name = EVAL
-    summary = "how well a smaller SAE compresses the decoder, beside a random decoder"
+    summary = "how well a smaller SAE compresses the decoder, next to a random decoder"
     Options = MetaStructureOptions
     Output = CorrectedMetaStructureOutput
     type_id = "meta_structure_decoder_variance"

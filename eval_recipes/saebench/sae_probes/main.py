@@ -49,7 +49,7 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
 
     name = EVAL
     summary = (
-        "sparse probing on sae-probes' sets, with deduplicated scores beside upstream's"
+        "sparse probing on sae-probes' sets, with deduplicated scores next to upstream's"
     )
     Options = SaeProbesOptions
     Output = CorrectedSaeProbesOutput
@@ -59,7 +59,7 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
 
     def resolve(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         options: SaeProbesOptions,
     ) -> SaeProbesOptions:
         """Fill in the names of the sets."""

@@ -208,7 +208,7 @@ class ScrEvaluation(ScrOrTpp):
         """Refuse sizes that a crossed set cannot serve."""
         check_sizes(name, n_train, n_test)
 
-    def texts(self, name: str, size: int) -> int:  # noqa: ARG002
+    def texts(self, name: str, size: int) -> int:
         """Return how many texts are in memory."""
         return 12 * (size // 4)
 

@@ -262,7 +262,7 @@ def sae_batch_size(
 @contextmanager
 def data_sets(data: str) -> Iterator[None]:
     """Let upstream find the embedded data sets, or with hub data its own alone."""
-    # Upstream knows a second attribute for two sets only and looks it up for TPP, too.
+    # Upstream knows a second attribute for two sets only and also looks it up for TPP.
     known = dict.fromkeys(dataset_info.chosen_classes_per_dataset, None)
     pairs: dict[str, Any] = {**known, **upstream_main.COLUMN2_VALS_LOOKUP}
     classes = dict(dataset_info.chosen_classes_per_dataset)

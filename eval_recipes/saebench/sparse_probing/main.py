@@ -249,7 +249,7 @@ def corrected_metrics(results: Sequence[SetScores], *, seed: int) -> Any:
 def detail(
     figures: SparseProbingResultDetail, result: SetScores
 ) -> CorrectedProbingDetail:
-    """Return upstream's figures of one data set with those of every class beside them."""
+    """Return upstream's figures of one data set with those of every class next to them."""
     classes: list[ClassAccuracy] = []
     for reader, by_class in result.scored.correct.items():
         for name, right in by_class.items():

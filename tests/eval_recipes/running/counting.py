@@ -68,7 +68,7 @@ class CountingEvaluation(Evaluation[Config]):
 
     def evaluate(
         self,
-        context: RunContext,  # noqa: ARG002
+        context: RunContext,
         subject: Subject,
         options: Config,
     ) -> Output:

@@ -124,7 +124,7 @@ def test_an_old_result_stays_until_its_successor_is_there(tmp_path: Path) -> Non
             path.write_text(output)
             return path
 
-        def evaluate(self, context: Any, subject: Subject, options: None) -> Any:  # noqa: ARG002
+        def evaluate(self, context: Any, subject: Subject, options: None) -> Any:
             if subject.seed == 0:
                 raise ValueError("no")
             if subject.seed == 2:

@@ -77,7 +77,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
         "result": ({"explanations": str(tmp_path)}, "has 0 results of autointerp"),
         "stable": ({"select": "stable"}, "'stability'"),
         "table": ({"stability": str(tmp_path)}, "has 0 results of cross_seed"),
-        "mode": ({"strength_mode": "big"}, "strength_mode = 'big'"),
+        "mode": ({"strength_mode": "big"}, "strength_mode is 'big'"),
         "amounts": ({"amounts": []}, "amounts"),
         "key": ({"judges": ["chat"]}, KEY_VARIABLE),
         "file": ({"select": "contrast", "contrast": ["a", "b"]}, "cannot be read"),
