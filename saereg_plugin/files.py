@@ -181,9 +181,9 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(target: Path, value: Any, *, indent: int | None = 2) -> None:
+def write_json(target: Path, value: Any) -> None:
     """Write strict JSON atomically; NaN and infinity raise ``ValueError``."""
-    write_text(target, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+    write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

@@ -1,4 +1,4 @@
-"""Output folders whose own files are listed, so that no other file is touched."""
+"""Output folders with a list of the files that may be replaced."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ class OwnedFolder:
 
 def open_owned(folder: Path, kind: str) -> OwnedFolder:
     """
-    Make a folder ours, or open one that is.
+    Mark a folder, or open a marked folder.
 
     Args:
         folder: new, empty, or with our mark of this kind.
@@ -269,7 +269,7 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
 
 def adopt(folder: Path, kind: str) -> OwnedFolder:
     """
-    Make a folder ours whatever it holds, for example because it is in the cache.
+    Mark a folder whatever it holds, for example in the cache.
 
     Files that it holds do not enter the list.
 

@@ -47,7 +47,7 @@ def interrupt_on_signals() -> None:
 
 def keep_printing() -> None:
     """
-    Print whatever the terminal's encoding, and without closed streams.
+    Print in every encoding of the terminal, and without closed streams.
 
     Characters that the encoding lacks are printed as escapes. Output to a stream that was
     closed before the start (``>&-``) is dropped.

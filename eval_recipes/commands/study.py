@@ -1,4 +1,4 @@
-"""``saereg-bench study``: a paper's grid, trained and set beside its table."""
+"""``saereg-bench study``: papers' grids, trained and compared with their tables."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def mnist(
     images = load_images(mnist_dir, mnist_source.value)
     if not report_only:
         train_all(runs, training, images, out)
-    # the report is on the whole folder, whatever was chosen to train now
+    # the report covers the whole folder, not only the chosen settings
     seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs), *seeds_in(out)}))
     report = write_report(schedule(SETTINGS, seeds), training, images, out)
     state = "complete" if report["complete"] else "PARTIAL"

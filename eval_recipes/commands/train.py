@@ -92,10 +92,10 @@ def train(
     )
 
     if config is not None:
-        _refuse_flags_beside("config", context)
+        _refuse_other_flags("config", context)
         sweep = read_sweep(config)
     elif match_alive is not None:
-        _refuse_flags_beside("match_alive", context)
+        _refuse_other_flags("match_alive", context)
         sweep = matched_sweep(match_alive)
     else:
         several, single = _split_grid(
@@ -148,15 +148,15 @@ def train(
         raise typer.Exit(FAILED)
 
 
-def _refuse_flags_beside(whole: str, context: typer.Context) -> None:
+def _refuse_other_flags(whole: str, context: typer.Context) -> None:
     """Refuse flags next to the flag that replaces them."""
     from saereg_plugin.errors import InputError
 
-    beside = {"out", whole, "name", "dry_run"}
+    allowed = {"out", whole, "name", "dry_run"}
     given = [
         f"--{name.replace('_', '-')}"
         for name in context.params
-        if name not in beside
+        if name not in allowed
         and getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
     ]
     if given:

@@ -26,14 +26,14 @@ def matched_sweep(name: str) -> SweepConfig:
     Return the sweep that trains a width-matched control for every regularised group.
 
     A regularised SAE uses fewer latents, and fewer latents can agree more between seeds
-    (left open by arXiv 2603.04198). The control has no regulariser, and its width is the
-    median number of alive latents over the group's seeds, alive by cos(encoder, decoder)
-    > .1. Seeds, order of tokens and all other fields are the group's. Matryoshka levels
-    narrower than the control stay, and the last level is the control's width.
+    (left open by arXiv 2603.04198). The control has no regulariser. Its width is the median
+    number of alive latents over the group's seeds, alive by cos(encoder, decoder) > .1.
+    Seeds, order of tokens and all other fields are the group's. Matryoshka levels narrower
+    than the control stay, and the last level is the control's width.
 
-    The mechanic ``weight_decay`` counts as a regulariser in a group without regularisers,
-    unless every group decays its weights and some also have regularisers. Its control has
-    no decay. In all other cases the control keeps it.
+    In a group without regularisers, the mechanic ``weight_decay`` counts as a regulariser,
+    and the control has no decay. The exception is a release in which every group decays its
+    weights and some groups have regularisers. In all other cases the control keeps the decay.
 
     Args:
         name: folder of a release that ``run_sweep`` trained.
