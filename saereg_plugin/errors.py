@@ -85,6 +85,7 @@ _EXPECTED = {
     "float_type": "a number",
     "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}",
+    "int_from_float": "a whole number",
     "int_type": "a whole number",
     "is_instance_of": "a list",
     "less_than": "below {lt}",
@@ -94,6 +95,7 @@ _EXPECTED = {
     "string_type": "text",
     "string_unicode": "text in UTF-8",
     "too_short": "{min_length} or more entries",
+    "tuple_type": "a list",
 }
 """Words for the expected value, by pydantic's type of error."""
 
@@ -111,6 +113,14 @@ def input_error(error: ValidationError, cls: Any) -> InputError:
     return InputError(" ".join(_sentence(item, cls) for item in error.errors()))
 
 
+def expected_value(error: ErrorDetails) -> str:
+    """Return words for the value that pydantic expected."""
+    words = _EXPECTED.get(error["type"])
+    if words is None:
+        return error["msg"].removeprefix("Input should be ")
+    return words.format(**error.get("ctx", {}))
+
+
 def _sentence(error: ErrorDetails, cls: Any) -> str:
     kind, place = error["type"], error["loc"]
     context = error.get("ctx", {})
@@ -122,7 +132,7 @@ def _sentence(error: ErrorDetails, cls: Any) -> str:
         return f"the field {name!r} is missing. Add it."
     if kind == "unexpected_keyword_argument":
         return f"unknown field {name!r}. {suggest(name, fields)}"
-    expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else error["msg"]
+    expected = expected_value(error)
     remedy = "." if fields[name].is_required() else ", or leave it out."
     return f"{_named(place, error['input'])}; expected {expected}. Correct it{remedy}"
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from eval_recipes.registry import evaluation_names
-from saereg_plugin.errors import InputError, brief, suggest
+from saereg_plugin.errors import InputError, brief, expected_value, suggest
 from saereg_plugin.yaml_text import load_yaml, read_yaml
 
 
@@ -158,33 +158,8 @@ def parse_options(
         ) from error
 
 
-_BOUNDS = {
-    "ge": "a number of at least",
-    "gt": "a number above",
-    "le": "a number of at most",
-    "lt": "a number below",
-    "min_length": "a list no shorter than",
-    "max_length": "a list no longer than",
-}
-_KINDS = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-}
-"""What is expected, in words, by pydantic's type of error."""
-
-
 def _refusal(eval: str, error: ValidationError) -> str:
     """Return one sentence on the first value that a field refuses."""
     item = error.errors()[0]
-    message = item["msg"].removeprefix("Input should be ")
-    expected = _KINDS.get(item["type"], message)
-    for bound, value in item.get("ctx", {}).items():
-        if bound in _BOUNDS:
-            expected = f"{_BOUNDS[bound]} {value:g}"
     place = ".".join(map(str, (eval, *item["loc"])))
-    return f"Option {place} is {brief(item['input'])}; expected {expected}."
+    return f"Option {place} is {brief(item['input'])}; expected {expected_value(item)}."

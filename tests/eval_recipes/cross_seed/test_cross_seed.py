@@ -271,9 +271,7 @@ def test_other_unusable_input(tmp_path: Path) -> None:
     good = seeds("g", 2, common=3)
     with pytest.raises(InputError, match="Did you mean 'n_resamples'"):
         Named("cross_seed").check(make_context(good, tmp_path, n_resample=3))
-    with pytest.raises(
-        InputError, match="n_resamples is 0; expected a number of at least 1"
-    ):
+    with pytest.raises(InputError, match="n_resamples is 0; expected at least 1"):
         Named("cross_seed").check(make_context(good, tmp_path, n_resamples=0))
 
 

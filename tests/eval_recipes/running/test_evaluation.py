@@ -81,6 +81,6 @@ def test_the_commands_know_an_evaluation_by_its_line_in_the_registry(
     assert path.read_bytes() != before
 
     refused = invoke(app, [*command, "--option", "own_norm.factor=0"])
-    assert "own_norm.factor is 0; expected a number above 0" in str(refused.exception)
+    assert "own_norm.factor is 0; expected above 0" in str(refused.exception)
     table = ["table", str(results), "--csv", "--metric", "norm/mean_norm"]
     assert "mean_norm" in invoke(app, table).output

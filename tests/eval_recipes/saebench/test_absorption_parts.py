@@ -151,11 +151,11 @@ def test_words_are_drawn_by_letter():
     ("options", "message"),
     [
         ({"words": 10}, "Unknown absorption option"),
-        ({"words_per_letter": 9}, "of at least 10"),
-        ({"min_feats_for_eval": 1}, "of at least 2"),
+        ({"words_per_letter": 9}, "at least 10"),
+        ({"min_feats_for_eval": 1}, "at least 2"),
         (
             {"min_GT_probe_f1": 1.5},
-            "min_GT_probe_f1 is 1.5; expected a number of at most 1",
+            "min_GT_probe_f1 is 1.5; expected at most 1",
         ),
     ],
 )

@@ -684,7 +684,7 @@ def test_explanations_are_read_back(make: Make, tmp_path: Path):
     ("options", "message"),
     [
         ({"n_latent": 3}, "Did you mean 'n_latents'"),
-        ({"latents": (1,)}, "no shorter than 2"),
+        ({"latents": (1,)}, "2 or more entries"),
         ({"latents": (1, 1)}, "each latent once"),
         ({"latents": (1, 256)}, "autointerp needs 257"),
         ({"latents": None, "n_latents": 257}, "has 256 latents"),

@@ -263,9 +263,9 @@ def test_random_rows_are_unit_and_follow_the_seed() -> None:
     ("options", "message"),
     [
         ({"train_step": 1}, "Did you mean 'train_steps'"),
-        ({"train_steps": 0}, "train_steps is 0; expected a number of at least 1"),
+        ({"train_steps": 0}, "train_steps is 0; expected at least 1"),
         ({"k": 2.5}, "k is 2.5; expected a whole number"),
-        ({"width_ratio": 0}, "width_ratio is 0; expected a number above 0"),
+        ({"width_ratio": 0}, "width_ratio is 0; expected above 0"),
         (
             {"learning_rate": float("nan")},
             "learning_rate is nan; expected a finite number",

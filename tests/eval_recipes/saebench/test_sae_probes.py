@@ -267,7 +267,7 @@ def test_scores_agree_with_counting_pairs():
     [
         ({"dataset": ["x"]}, "Did you mean 'datasets'"),
         ({"datasets": ["92_glue_sst"]}, "Did you mean '92_glue_sst2'"),
-        ({"datasets": []}, "expected a list no shorter than 1"),
+        ({"datasets": []}, "expected 1 or more entries"),
         ({"ks": [1, 1]}, "each k once"),
         ({"ks": [3]}, "is 3; expected 1, 2, 5, 10, 20, 50 or 100"),
         ({"reg_type": "l3"}, "'l1' or 'l2'"),

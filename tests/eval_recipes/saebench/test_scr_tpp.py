@@ -421,10 +421,10 @@ def test_stored_probes_are_the_same_and_draw_nothing(tmp_path: Path):
     [
         ({"n_value": [2]}, "a", "Did you mean 'n_values'"),
         ({"n_values": [3]}, "a", "expected 2, 5, 10"),
-        ({"n_values": []}, "a", "no shorter than 1"),
+        ({"n_values": []}, "a", "1 or more entries"),
         ({"n_values": 100}, "a", "expected a list"),
         ({"n_values": [2, 500]}, "a", "256 latents, .* needs 500"),
-        ({"train_set_size": 0}, "a", "of at least 1"),
+        ({"train_set_size": 0}, "a", "at least 1"),
         ({"train_set_size": 100_000}, "a", "at most"),
         ({"context_length": 10_000_000}, "a", "GiB of activations"),
         ({"fast_ablation": 1}, "a", "true or false"),

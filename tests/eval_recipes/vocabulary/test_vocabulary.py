@@ -226,7 +226,7 @@ def test_layers_stand_in_one_table(
         ({"random_seed": 1}, "expected it for all of it: --seed"),
         (
             {"aligned_threshold": 1.5},
-            "aligned_threshold is 1.5; expected a number of at most 1",
+            "aligned_threshold is 1.5; expected at most 1",
         ),
         ({"n_resamples": 0}, "vocabulary.n_resamples is 0"),
         ({"embeddings": "/nowhere.safetensors"}, "cannot be read as safetensors"),
