@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -11,25 +12,20 @@ from sae_bench.evals.autointerp.eval_output import (
     AutoInterpEvalOutput,
     AutoInterpMetricCategories,
 )
-from sae_bench.evals.base_eval_output import (
-    DEFAULT_DISPLAY,
-    BaseMetrics,
-    BaseResultDetail,
-)
+from sae_bench.evals.base_eval_output import BaseMetrics, BaseResultDetail
+
+from eval_recipes.results.metrics import metric, metric_class, value
 
 NOT_MEASURED = -1.0
 """Upstream's score where no language model judged: its format has no place for "none"."""
 
 
-def _bound(side: str, title: str) -> Any:
-    return Field(
-        title=f"{title} ({side})",
-        description=f"{side.capitalize()} end of the 95 % interval, bootstrapped over latents",
-    )
-
-
-def _n_latents(title: str) -> Any:
-    return Field(title=f"{title} (n)", description="Latents the figure comes from")
+_metric = partial(
+    metric,
+    nullable=False,
+    of="Latents the figure comes from",
+    resampled=", bootstrapped over latents",
+)
 
 
 @dataclass
@@ -62,85 +58,67 @@ class AutoInterpConfig(AutoInterpEvalConfig):
     )
 
 
-@dataclass(kw_only=True)
+@metric_class
 class TokenMetrics(BaseMetrics):
     """Figures on examples of which it is known whether the latent is active."""
 
-    score: float = Field(
-        title="Detection Score, Checked Negatives",
-        description="Share of examples predicted rightly, where every negative example is one in "
+    score = _metric(
+        "Detection Score, Checked Negatives",
+        "Share of examples predicted rightly, where every negative example is one in "
         "which the latent really is inactive (nowhere above 1 % of its largest activation, "
         "upstream's threshold); mean over latents",
-        json_schema_extra=DEFAULT_DISPLAY,
+        display=True,
     )
-    score_ci_low: Annotated[float, _bound("low", "Detection Score, Checked Negatives")]
-    score_ci_high: Annotated[
-        float, _bound("high", "Detection Score, Checked Negatives")
-    ]
-    score_n: Annotated[int, _n_latents("Detection Score, Checked Negatives")]
-    floor: float = Field(
-        title="Floor",
-        description="The same score for the constant answer None",
-        json_schema_extra=DEFAULT_DISPLAY,
+    floor: float = value(
+        "Floor", "The same score for the constant answer None", display=True
     )
-    balanced_accuracy: float = Field(
-        title="Balanced Accuracy",
-        description="Mean of the shares predicted rightly among active and among inactive "
+    balanced_accuracy = _metric(
+        "Balanced Accuracy",
+        "Mean of the shares predicted rightly among active and among inactive "
         "examples; any constant answer gives .5",
     )
-    balanced_accuracy_ci_low: Annotated[float, _bound("low", "Balanced Accuracy")]
-    balanced_accuracy_ci_high: Annotated[float, _bound("high", "Balanced Accuracy")]
-    balanced_accuracy_n: Annotated[int, _n_latents("Balanced Accuracy")]
-    active_negatives: float = Field(
-        title="Active Negatives",
-        description="Share of upstream's negative examples in which the latent is active, by "
+    active_negatives = _metric(
+        "Active Negatives",
+        "Share of upstream's negative examples in which the latent is active, by "
         "upstream's own threshold of 1 % of its largest activation",
     )
-    active_negatives_ci_low: Annotated[float, _bound("low", "Active Negatives")]
-    active_negatives_ci_high: Annotated[float, _bound("high", "Active Negatives")]
-    active_negatives_n: Annotated[int, _n_latents("Active Negatives")]
-    n_latents: int = Field(title="Latents", description="Latents that were chosen")
-    n_latents_without_data: int = Field(
-        title="Latents without Data",
-        description="Chosen latents that fire too rarely for examples",
+    n_latents: int = value("Latents", "Latents that were chosen")
+    n_latents_without_data: int = value(
+        "Latents without Data", "Chosen latents that fire too rarely for examples"
     )
-    n_latents_without_negatives: int = Field(
-        title="Latents without Negatives",
-        description="Chosen latents that fire almost everywhere, so that no checked score exists",
+    n_latents_without_negatives: int = value(
+        "Latents without Negatives",
+        "Chosen latents that fire almost everywhere, so that no checked score exists",
     )
 
 
-@dataclass(kw_only=True)
+@metric_class
 class CheckedMetrics(TokenMetrics):
     """The same from a judge, with what became of its replies."""
 
-    unparseable_rate: float = Field(
-        title="Unparseable Rate",
-        description="Share of the latents whose explanation was empty or whose predictions were "
+    unparseable_rate = _metric(
+        "Unparseable Rate",
+        "Share of the latents whose explanation was empty or whose predictions were "
         "not of the form asked for, to the checked or to upstream's own prompt; upstream takes "
         "an empty reply for None and drops the others",
     )
-    unparseable_rate_ci_low: Annotated[float, _bound("low", "Unparseable Rate")]
-    unparseable_rate_ci_high: Annotated[float, _bound("high", "Unparseable Rate")]
-    unparseable_rate_n: Annotated[int, _n_latents("Unparseable Rate")]
-    n_latents_upstream: int = Field(
-        title="Latents in Upstream's Score",
-        description="Latents behind autointerp_score, which carries no n of its own",
+    n_latents_upstream: int = value(
+        "Latents in Upstream's Score",
+        "Latents behind autointerp_score, which carries no n of its own",
     )
-    n_latents_refused: int = Field(
-        title="Latents Refused",
-        description="Latents whose request the server refused, such as by moderation",
+    n_latents_refused: int = value(
+        "Latents Refused",
+        "Latents whose request the server refused, such as by moderation",
     )
-    n_latents_unanswered: int = Field(
-        title="Latents Unanswered",
-        description="Latents without a reply: none but in a partial result",
+    n_latents_unanswered: int = value(
+        "Latents Unanswered", "Latents without a reply: none but in a partial result"
     )
-    judge_calls: int = Field(
-        title="Judge Calls",
-        description="Different requests behind this result, whether sent in this run or before",
+    judge_calls: int = value(
+        "Judge Calls",
+        "Different requests behind this result, whether sent in this run or before",
     )
-    judge_tokens: int = Field(
-        title="Judge Tokens", description="Tokens of these requests and their replies"
+    judge_tokens: int = value(
+        "Judge Tokens", "Tokens of these requests and their replies"
     )
 
 
