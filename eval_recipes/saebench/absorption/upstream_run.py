@@ -11,18 +11,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sae_bench.evals.absorption import k_sparse_probing
 from sae_bench.evals.absorption import main as upstream_main
 from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
 from sae_lens import SAE
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from typing_extensions import override
@@ -115,7 +111,6 @@ def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
                 EVAL, subject, sae, given.model, seed=given.config.random_seed
             ) as captured,
             quiet(),
-            patched(k_sparse_probing, "metrics", METRICS),
             upstream_words(given.words),
             stopping_after(given.model, given.layer, given.memory),
             stored_probes(given.probes, given.model, given.layer, folder / "probes"),
@@ -174,58 +169,6 @@ def _probe_f1(folder: Path) -> dict[str, float]:
     (path,) = (folder / "artifacts" / "absorption").rglob("*_k_sparse_probing.json")
     rows = json.loads(path.read_text(encoding="utf-8"))
     return {row["letter"]: float(row["f1_probe"]) for row in rows}
-
-
-def _counts(truth: Any, predicted: Any) -> tuple[int, int, int]:
-    """Return true positives, positives and predicted positives of two boolean arrays."""
-    truth, predicted = np.asarray(truth, dtype=bool), np.asarray(predicted, dtype=bool)
-    return int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum())
-
-
-def precision(truth: Any, predicted: Any) -> float:
-    """Return the share of the predicted that is true; 0 if nothing is predicted."""
-    hits, _, n_predicted = _counts(truth, predicted)
-    return hits / n_predicted if n_predicted else 0.0
-
-
-def recall(truth: Any, predicted: Any) -> float:
-    """Return the share of the true that is predicted; 0 if nothing is true."""
-    hits, n_true, _ = _counts(truth, predicted)
-    return hits / n_true if n_true else 0.0
-
-
-def f1(truth: Any, predicted: Any) -> float:
-    """Return the harmonic mean of precision and recall; 0 where neither is defined."""
-    hits, n_true, n_predicted = _counts(truth, predicted)
-    return 2 * hits / (n_true + n_predicted) if n_true + n_predicted else 0.0
-
-
-def roc_auc(truth: Any, scores: Any) -> float:
-    """
-    Return the share of (true, false) pairs in order, ties by half; NaN without a pair.
-
-    Raises:
-        ValueError: if a score is not finite.
-    """
-    values: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("a probe's scores contain NaN or infinity")
-    truth = np.asarray(truth, dtype=bool)
-    n_true = int(truth.sum())
-    n_pairs = n_true * (len(truth) - n_true)
-    above = rankdata(values)[truth].sum() - n_true * (n_true + 1) / 2
-    return float(above / n_pairs) if n_pairs else float("nan")
-
-
-METRICS = SimpleNamespace(
-    f1_score=f1, precision_score=precision, recall_score=recall, roc_auc_score=roc_auc
-)
-"""
-Stands in for ``sklearn.metrics`` where upstream scores its k-sparse probes.
-
-It asks for 26 x (4 + 8 x max_k_value) metrics an SAE, each of which costs scikit-learn some
-10 ms of input checks: over 20 s at the published settings, for equal values.
-"""
 
 
 # Float32 rows that were divided by their norms are off by some 1e-7.
