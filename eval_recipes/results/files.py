@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
+from pydantic_core import to_jsonable_python
 from sae_bench.evals.base_eval_output import BaseEvalOutput
 from sae_lens import SAE
 
@@ -22,7 +24,6 @@ from eval_recipes.results.outdated import are_outdated
 from eval_recipes.results.reading import SUFFIX, read_result, result_files
 from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import COLUMNS, data_of, frame_of
-from eval_recipes.results.to_json import plain
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, sha256, write_text
 from saereg_plugin.owned_folder import folder_lock
@@ -30,27 +31,6 @@ from saereg_plugin.owned_folder import folder_lock
 SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = [*COLUMNS, "outdated"]
 
-__all__ = [
-    "SUFFIX",
-    "SUMMARY",
-    "SUMMARY_COLUMNS",
-    "BaseFields",
-    "NonFiniteError",
-    "base_fields",
-    "check_unique_paths",
-    "has_embedded_data",
-    "keyed",
-    "load_results",
-    "read_result",
-    "read_results",
-    "result_files",
-    "result_name",
-    "result_path",
-    "result_text",
-    "unstructured",
-    "write_result",
-    "write_summary",
-]
 # A latent that never fires has no frequency: only there is "no value" an answer.
 _MAY_BE_NULL = {"eval_result_details", "eval_result_unstructured"}
 
@@ -111,6 +91,15 @@ def check_unique_paths(subjects: Iterable[Subject]) -> None:
                 f"written to {name!r}; expected different files. Rename one of "
                 "them or evaluate them into different folders."
             )
+
+
+def plain(value: Any) -> Any:
+    """Return a configuration as plain JSON types; what JSON lacks becomes text."""
+    return to_jsonable_python(value, fallback=_listed_or_text)
+
+
+def _listed_or_text(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 
 def base_fields(subject: Subject, sae: SAE[Any]) -> BaseFields:

@@ -167,7 +167,7 @@ def paired_difference(
 
 
 def seed_pair_interval(
-    pairs: Mapping[SeedPair, float], *, level: float = 0.95, scale: float | None = None
+    pairs: Mapping[SeedPair, float], *, level: float = 0.95
 ) -> Interval:
     """
     Mean over all pairs of seeds, with a delete-one-seed jackknife interval.
@@ -176,7 +176,7 @@ def seed_pair_interval(
     order 2 over S seeds. With theta_s the mean over the pairs without seed s, its
     variance is (S - 1) / S * sum_s (theta_s - mean_s theta_s)^2, and the interval
     takes Student's t quantile on S - 1 degrees of freedom. Two seeds give one
-    pair, hence no interval. ``scale`` is that of ``seed_interval``.
+    pair, hence no interval.
 
     Raises:
         ValueError: if a pair of the seeds is missing or comes twice.
@@ -205,28 +205,7 @@ def seed_pair_interval(
         freedom=count - 1,
         n=len(values),
         level=level,
-        scale=_size(values) if scale is None else scale,
-    )
-
-
-def paired_pair_difference(
-    pairs_a: Mapping[SeedPair, float],
-    pairs_b: Mapping[SeedPair, float],
-    *,
-    level: float = 0.95,
-) -> Interval:
-    """
-    Mean of ``a - b`` over the same pairs of seeds, with the interval of ``seed_pair_interval``.
-
-    Raises:
-        ValueError: if the pairs of seeds differ.
-    """
-    a = {(min(pair), max(pair)): value for pair, value in pairs_a.items()}
-    b = {(min(pair), max(pair)): value for pair, value in pairs_b.items()}
-    if set(a) != set(b):
-        raise ValueError(f"seed pairs differ: {sorted(a)} and {sorted(b)}")
-    return seed_pair_interval(
-        {pair: a[pair] - b[pair] for pair in a}, level=level, scale=_size(a, b)
+        scale=_size(values),
     )
 
 
@@ -241,5 +220,5 @@ def _t_interval(
     if error <= ROUNDING * scale:
         # a handful of equal values says nothing about how much they could vary
         return Interval(mean, None, None, n, NO_VARIATION)
-    half = float(student_t.ppf((1 + level) / 2, freedom)) * error
-    return Interval(mean, mean - half, mean + half, n)
+    low, high = student_t.interval(level, freedom, loc=mean, scale=error)
+    return Interval(mean, float(low), float(high), n)

@@ -16,12 +16,12 @@ from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient
 from eval_recipes.results.files import (
-    SUFFIX,
     base_fields,
     result_path,
     unstructured,
     write_result,
 )
+from eval_recipes.results.sidecar import side_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
@@ -174,7 +174,7 @@ def _in_order(ran: SeededAutoInterp) -> list[Scored]:
 def partial_path(context: RunContext, subject: Subject) -> Path:
     """Return where a result goes that lacks replies."""
     path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL_SUFFIX)
+    return side_path(path, PARTIAL_SUFFIX)
 
 
 def write_output(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import binomtest
 
 from eval_recipes.saebench.sparse_probing.paired import Correct, Draws, accuracies
 from eval_recipes.statistics.contexts import bootstrap
@@ -84,10 +83,5 @@ def wilson(correct: int, n: int, *, level: float = 0.95) -> Interval:
     >>> [round(x, 3) for x in wilson(8, 10)[:3]]
     [0.8, 0.49, 0.943]
     """
-    z = float(norm.ppf(0.5 + level / 2))
-    share = correct / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = (
-        z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    )
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    low, high = binomtest(correct, n).proportion_ci(level, "wilson")
+    return Interval(correct / n, float(low), float(high), n)
