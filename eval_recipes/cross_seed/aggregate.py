@@ -15,8 +15,8 @@ from eval_recipes.cross_seed.pairs import (
     UNBOUNDED,
     PairFigures,
     Side,
+    Weights,
 )
-from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.statistics.seeds import Interval, SeedPair, bootstrap_mean_interval
 from saereg_plugin.metrics import dead_count, row_geometry, share_classes
 

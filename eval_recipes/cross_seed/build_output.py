@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import Figures, oriented, pair_figures
-from eval_recipes.cross_seed.baseline import Baseline
 from eval_recipes.cross_seed.groups import (
     group_differences,
     group_figures,
     over_latents,
 )
 from eval_recipes.cross_seed.measure import (
+    Baseline,
     Group,
     Measured,
     headline_overlaps,

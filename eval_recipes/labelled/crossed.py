@@ -10,7 +10,13 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from eval_recipes.labelled.probing import Texts, get_multi_label_train_test_data
+from eval_recipes.labelled.probing import (
+    Texts,
+    get_multi_label_train_test_data,
+    probing_sets,
+    summary,
+    texts_by_class,
+)
 from eval_recipes.labelled.source import (
     HEAD,
     PREFIX,
@@ -241,3 +247,23 @@ def _set(dataset_name: str) -> CrossedSet:
             f"Unknown crossed set {dataset_name!r}. {suggest(dataset_name, _SETS)}"
         )
     return _SETS[dataset_name]
+
+
+def embedded_sets() -> pd.DataFrame:
+    """
+    Return one row a class (or cell of two crossed attributes), in a fixed order.
+
+    Columns: ``set`` (its name), ``tells`` (what the classes tell apart), ``class`` and
+    ``texts`` (distinct texts that may be drawn).
+    """
+    rows = [
+        (name, summary(name), class_name, len(texts))
+        for name in probing_sets()
+        for class_name, texts in texts_by_class(name).items()
+    ]
+    rows += [
+        (name, crossed.summary, " x ".join(cell), len(texts))
+        for name, crossed in crossed_sets().items()
+        for cell, texts in texts_by_cell(name).items()
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["set", "tells", "class", "texts"]))

@@ -21,9 +21,9 @@ from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
 from eval_recipes.running.options import eval_config
-from eval_recipes.vocabulary.layers import LAYERS_FILE, write_layer_table
 from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 from eval_recipes.vocabulary.output import (
+    LAYERS_FILE,
     AlignmentMetrics,
     VocabularyEvalOutput,
     VocabularyMetricCategories,
@@ -32,6 +32,7 @@ from eval_recipes.vocabulary.output import (
     mean_of,
     random_alignment,
     share_difference,
+    write_layer_table,
 )
 from saereg_plugin.files import sha256
 from saereg_plugin.metrics import alive_mask, unit_rows

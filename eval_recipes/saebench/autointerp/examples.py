@@ -17,7 +17,7 @@ from sae_bench.sae_bench_utils.indexing_utils import index_with_buffer
 from torch import Tensor
 
 from eval_recipes.saebench.autointerp.data import Activations
-from eval_recipes.saebench.autointerp.scored import (
+from eval_recipes.saebench.autointerp.figures import (
     NoScoreError,
     Scored,
     TooFewRepliesError,

@@ -24,7 +24,10 @@ from eval_recipes.saebench.autointerp.data import (
     load_text,
 )
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
-from eval_recipes.saebench.autointerp.figures import read_explanations
+from eval_recipes.saebench.autointerp.figures import (
+    TooFewRepliesError,
+    read_explanations,
+)
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
     AutoInterpOptions,
@@ -40,7 +43,6 @@ from eval_recipes.saebench.autointerp.result import (
     partial_path,
     write_output,
 )
-from eval_recipes.saebench.autointerp.scored import TooFewRepliesError
 from eval_recipes.saebench.autointerp.token_explainer import (
     TokenAutoInterp,
     background_of,

@@ -27,9 +27,11 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
 from eval_recipes.saebench.autointerp.figures import (
+    Scored,
     common_figures,
     detail_of,
     judge_figures,
+    summary_of,
 )
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
@@ -47,7 +49,6 @@ from eval_recipes.saebench.autointerp.output import (
     TokenMetrics,
     TokenOutput,
 )
-from eval_recipes.saebench.autointerp.scored import Scored, summary_of
 
 PARTIAL_SUFFIX = "_partial_results.json"
 

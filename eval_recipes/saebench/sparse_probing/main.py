@@ -33,7 +33,7 @@ from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.each_subject import each_subject
-from eval_recipes.saebench.sae_probes.scores import quiet_sklearn
+from eval_recipes.saebench.sae_probes.measure import quiet_sklearn
 from eval_recipes.saebench.sparse_probing import cache
 from eval_recipes.saebench.sparse_probing.check import (
     EVAL,
@@ -42,7 +42,6 @@ from eval_recipes.saebench.sparse_probing.check import (
     require_data,
     require_subjects,
 )
-from eval_recipes.saebench.sparse_probing.intervals import macro_accuracy, wilson
 from eval_recipes.saebench.sparse_probing.output import (
     ClassAccuracy,
     CorrectedProbingCategories,
@@ -50,6 +49,7 @@ from eval_recipes.saebench.sparse_probing.output import (
     CorrectedProbingMetrics,
     CorrectedProbingOutput,
 )
+from eval_recipes.saebench.sparse_probing.paired import macro_accuracy, wilson
 from eval_recipes.saebench.sparse_probing.score import SetScores, scorer
 from eval_recipes.saebench.upstream import (
     patched,

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.saebench.sparse_probing import cache
-from eval_recipes.saebench.sparse_probing.intervals import Scored
 from eval_recipes.saebench.sparse_probing.paired import (
     Correct,
     Draws,
+    Scored,
     score,
     stable_seed,
 )
