@@ -1,4 +1,4 @@
-"""Result files in SAEBench's format: where they lie, writing, reading, one tidy table."""
+"""Result files in SAEBench's format: paths, writing, reading, one tidy table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SUMMARY_COLUMNS = [*COLUMNS, "outdated"]
 _MAY_BE_NULL = {"eval_result_details", "eval_result_unstructured"}
 
 
-# What running.py wants to find again in the results it asked for: path -> key.
+# Key of each result that a run asks for, by path.
 _keys: ContextVar[Mapping[Path, str]] = ContextVar("result_keys", default={})
 
 
@@ -107,7 +107,7 @@ def base_fields(subject: Subject, sae: SAE[Any]) -> BaseFields:
     return BaseFields(
         eval_id=str(uuid4()),
         datetime_epoch_millis=int(time.time() * 1000),
-        # Upstream records the git hash of whatever repository the user stands in.
+        # Upstream records the git hash of the repository in the working folder.
         sae_bench_commit_hash=f"sae-bench=={version('sae-bench')}",
         sae_lens_id=subject.sae_id,
         sae_lens_release_id=subject.release,
@@ -130,8 +130,8 @@ def keyed(keys: Mapping[Path, str]) -> Iterator[None]:
     """
     Let ``write_result`` put each file's key into its ``saereg`` block inside this block.
 
-    A key stands for everything that a result depends on (``eval_recipes.running.plan``). It is
-    written with the file, so that an evaluation that is killed half-way keeps what it has.
+    A key hashes everything that a result depends on (``eval_recipes.running.plan``). It is
+    written with the file, so that a killed evaluation keeps its finished results.
     """
     token = _keys.set(keys)
     try:
@@ -141,7 +141,7 @@ def keyed(keys: Mapping[Path, str]) -> Iterator[None]:
 
 
 def _with_key(path: Path, extra: Any) -> Any:
-    """Return unstructured results with the key of ``path``, where one was asked for."""
+    """Return unstructured results with the key of ``path``, if it has one."""
     key = _keys.get().get(path)
     if key is None or not isinstance(extra, dict):
         return extra
@@ -160,20 +160,9 @@ def _non_finite(value: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def _null_non_finite(value: Any) -> Any:
-    """Return a copy in which every NaN or infinity is None."""
-    if isinstance(value, dict):
-        return {key: _null_non_finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_null_non_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def write_result(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> Path:
     """
-    Write one result file: whole, or not at all. It takes the place of an earlier one.
+    Write one result file atomically; it replaces an earlier one.
 
     Raises:
         NonFiniteError: see ``result_text``.
@@ -189,11 +178,13 @@ def result_text(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> str:
     In details and unstructured results a NaN or infinity becomes null.
 
     Raises:
-        NonFiniteError: if one stands anywhere else; the message names the metric.
+        NonFiniteError: if any other field is NaN or infinite; names the metric.
     """
     fields = dataclasses.asdict(output)  # pyright: ignore[reportArgumentType]
     record = {
-        name: _null_non_finite(value) if name in _MAY_BE_NULL else value
+        name: to_jsonable_python(value, inf_nan_mode="null")
+        if name in _MAY_BE_NULL
+        else value
         for name, value in fields.items()
     }
     name = "eval_result_unstructured"
@@ -211,9 +202,9 @@ def read_results(
     folder: Path, *, without: Collection[Path] = ()
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """
-    Yield every result below ``folder`` with its path, one at a time, but those ``without``.
+    Yield every result below ``folder`` with its path, except those ``without``.
 
-    A copy of a result is passed over.
+    Copies of a result are skipped.
 
     Raises:
         InputError: if a file is broken, or two files hold different results of one SAE.
@@ -236,7 +227,7 @@ def read_results(
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """Return evaluation, release and id of a result; None if it does not say them."""
+    """Return evaluation, release and id of a result, or None if it lacks them."""
     release, sae_id = record.get("sae_lens_release_id"), record.get("sae_lens_id")
     if release is None or sae_id is None:
         return None
@@ -245,15 +236,13 @@ def _identity(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
 
 def load_results(folder: Path, *, without: Collection[Path] = ()) -> pd.DataFrame:
     """
-    Read every result below ``folder`` into one tidy table (``frame.frame_of``).
+    Read every result below ``folder`` into one tidy table (``tidy.frame_of``).
 
-    Files that SAEBench itself wrote are read, too; what an evaluation is, the file says,
-    not its path. Files ``without`` are left out. The last column, ``outdated``, says whether
-    the run that should have replaced a result failed.
+    Files that SAEBench itself wrote are also read. Files ``without`` are left out. The last
+    column, ``outdated``, marks results whose replacement failed.
 
     Raises:
-        InputError: if a file is broken, naming it; a file is never passed over. If two files
-            hold different results of one SAE, naming both.
+        InputError: naming a broken file, or two files with different results of one SAE.
     """
     frame = frame_of(record for _, record in read_results(folder, without=without))
     return frame.assign(outdated=are_outdated(frame, folder))

@@ -25,11 +25,11 @@ _MAX_BYTES = 1 << 34
 @dataclass(frozen=True)
 class StoredTable:
     """
-    A table that is about to be put next to its result.
+    A written table that is not yet in its place.
 
     Attributes:
-        path: where it can be read until then.
-        about: what the result says of it: ``file``, ``rows`` and ``sha256``.
+        path: temporary path.
+        about: ``file``, ``rows`` and ``sha256``, for the result.
     """
 
     path: Path
@@ -56,14 +56,14 @@ def write_with_table(
     Write a result and the ``pyarrow.Table`` next to it; return the result's path.
 
     Both are complete before either replaces an earlier one: if ``build`` raises or the disk is
-    full, result and table stay as they were. A cut between the two leaves an earlier result
-    whose table is another one, which ``damaged_table`` finds.
+    full, result and table stay as they were. A power cut between the two replacements leaves
+    a mismatch that ``damaged_table`` finds.
 
     Args:
-        result: where the result goes.
-        ending: of the table's name, instead of the result's.
+        result: path of the result.
+        ending: ending of the table's file name.
         table: the table.
-        build: makes the output, given what it is to say of the table.
+        build: makes the output, given the stored table.
 
     Raises:
         NonFiniteError: see ``result_text``.
@@ -83,7 +83,7 @@ def write_with_table(
 
 
 def tables_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what a result says of the tables next to it."""
+    """Return ``file``, ``rows`` and ``sha256`` of each table next to a result."""
     extra = record.get("eval_result_unstructured")
     values = extra.values() if isinstance(extra, dict) else ()
     return [
