@@ -1,4 +1,4 @@
-"""The figures of one SAE from those of its latents, and reading them back."""
+"""Scores of latents, and the figures of an SAE made of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from eval_recipes.chat import Reply
 from eval_recipes.results.files import read_result
+from eval_recipes.results.metrics import flat
 from eval_recipes.saebench.autointerp.output import NOT_MEASURED, LatentDetail
-from eval_recipes.statistics.seeds import bootstrap_mean_interval
+from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from saereg_plugin.errors import InputError
 
 
@@ -46,7 +47,7 @@ def common_figures(
         **interval("score", with_score, share_of_right),
         "floor": sum(floors) / len(floors) if floors else NOT_MEASURED,
         **interval("balanced_accuracy", with_score, balanced_accuracy),
-        **interval("active_negatives", scored, _dirty),
+        **interval("active_negatives", scored, lambda one: one.n_dirty / one.n_random),
         "n_latents": n_chosen,
         "n_latents_without_data": n_chosen - n_with_data,
         "n_latents_without_negatives": sum(not one.checkable for one in scored),
@@ -61,7 +62,7 @@ def judge_figures(
     seed: int,
     partial: bool = False,
 ) -> dict[str, Any]:
-    """Return the fields that ``CheckedMetrics`` has besides."""
+    """Return the further fields of ``CheckedMetrics``."""
     answered = [one for one in scored if one.refused is None]
     return {
         **_interval(
@@ -79,10 +80,6 @@ def judge_figures(
     }
 
 
-def _dirty(scored: Scored) -> float:
-    return scored.n_dirty / scored.n_random
-
-
 def _interval(
     name: str,
     scored: Sequence[Scored],
@@ -91,20 +88,18 @@ def _interval(
     seed: int,
     partial: bool,
 ) -> dict[str, Any]:
-    values = [value for one in scored if (value := figure(one)) is not None]
-    found = (NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, 0)
-    if values:
-        # every figure is a share: equal ones must not give an interval of width 0
-        interval = bootstrap_mean_interval(
-            [[float(v) for v in values]], caps=[1.0], seed=seed
-        )
-        found = (interval.value, interval.low, interval.high, interval.n)
-    elif not partial:
+    values = [float(v) for one in scored if (v := figure(one)) is not None]
+    if not values and not partial:
         raise NoScoreError(
             f"no latent has a {name.replace('_', ' ')}: {summary_of(scored)}"
         )
-    names = (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")
-    return dict(zip(names, found, strict=True))
+    # every figure is a share: equal ones must not give an interval of width 0
+    interval = (
+        bootstrap_mean_interval([values], caps=[1.0], seed=seed)
+        if values
+        else Interval(NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, 0)
+    )
+    return flat({name: interval})
 
 
 def detail_of(scored: Scored) -> LatentDetail:
@@ -161,11 +156,11 @@ def read_explanations(path: Path) -> dict[int, Explanation]:
 
 @dataclass
 class Scored:
-    """What one latent came to; None where there is no such figure."""
+    """Outcome and scores of one latent; None where there is none."""
 
     latent: int
     n_dirty: int
-    """Examples that upstream took for inactive and that are not."""
+    """Active examples that upstream took for inactive."""
 
     n_random: int
     """Examples that upstream took for inactive."""
@@ -176,13 +171,13 @@ class Scored:
     explanation: str | None = None
     upstream_score: float | None = None
     predictions: list[int] | None = None
-    """Numbers, from 1, of the checked examples that the explanation was said to fit."""
+    """Numbers, from 1, of the checked examples that fit the explanation."""
 
     active: list[bool] | None = None
     """Whether the latent is active in each checked example; None if too few are inactive."""
 
     unparseable: bool = False
-    """Whether a reply was not of the form asked for, be it to upstream's own prompt."""
+    """Whether a reply, also to upstream's own prompt, had another form than asked for."""
 
     refused: str | None = None
     unanswered: str | None = None
@@ -199,15 +194,15 @@ class Scored:
 
 
 class NoScoreError(RuntimeError):
-    """No latent has the figure that an SAE's would be the mean of."""
+    """No latent has a figure, so an SAE has no mean."""
 
 
 class TooFewRepliesError(NoScoreError):
-    """The same, but with replies that are still missing there may be one."""
+    """The same while replies are missing."""
 
 
 def summary_of(scored: Sequence[Scored]) -> str:
-    """Return what became of the latents, for a message."""
+    """Return the counts of outcomes and the first cause, for a message."""
     counts = {
         "with data": len(scored),
         "unparseable": sum(one.unparseable for one in scored),

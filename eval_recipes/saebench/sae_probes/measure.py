@@ -1,4 +1,4 @@
-"""Probes on deduplicated texts, compared with upstream's figures."""
+"""Probes on splits without duplicate texts, and upstream's overlap of train and test."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from eval_recipes.results.files import base_fields, unstructured
+from eval_recipes.results.metrics import flat
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.saebench.sae_probes.data import (
@@ -56,9 +57,9 @@ from saereg_plugin.files import write_json
 
 @dataclass(frozen=True)
 class Measured:
-    """Deduplicated scores and overlap: the two categories, and figures of each set."""
+    """Deduplicated scores and overlap, in total and by data set."""
 
-    deduplicated: Any
+    deduplicated: DeduplicatedMetrics
     overlap: OverlapMetrics
     by_dataset: Mapping[str, Mapping[str, Any]]
 
@@ -99,7 +100,7 @@ def measure(
             found = probe_activations(activations, labels, split, seed=seed)
             _write_predictions(path, found)
 
-        # Read back also when just made, so that a warm run sees the same.
+        # read back even if just made, so that every run sees the same numbers
         llm[dataset] = _read_predictions(
             baselines.ensure(f"{dataset}_deduplicated.json", make)
         )
@@ -145,18 +146,15 @@ def _scores(predictions: Predictions) -> dict[str, float]:
     }
 
 
-def _deduplicated(probes: Mapping[str, Mapping[str, Predictions]], *, seed: int) -> Any:
-    values: dict[str, float | int | None] = {}
-    for probe, by_dataset in probes.items():
-        for score, estimate in mean_scores(by_dataset, seed=seed).items():
-            name = f"{probe}_{score}"
-            values |= {
-                name: estimate.value,
-                f"{name}_ci_low": estimate.low,
-                f"{name}_ci_high": estimate.high,
-                f"{name}_n": sum(len(p.labels) for p in by_dataset.values()),
-            }
-    return DeduplicatedMetrics(**values)
+def _deduplicated(
+    probes: Mapping[str, Mapping[str, Predictions]], *, seed: int
+) -> DeduplicatedMetrics:
+    figures: dict[str, Interval | None] = {
+        f"{probe}_{score}": estimate
+        for probe, by_dataset in probes.items()
+        for score, estimate in mean_scores(by_dataset, seed=seed).items()
+    }
+    return DeduplicatedMetrics(**flat(figures))
 
 
 def _overlap(by_dataset: Mapping[str, Mapping[str, Any]]) -> OverlapMetrics:
@@ -217,7 +215,7 @@ def corrected(
     """Return upstream's output under the SAE's true ids, with our categories."""
     config = dataclasses.replace(  # pyright: ignore[reportArgumentType]
         measured.eval_config,
-        # Upstream's own defaults, where folders of this machine stood.
+        # upstream's defaults instead of folders of this machine
         results_path=SparseProbingSaeProbesEvalConfig.results_path,
         model_cache_path=None,
     )
@@ -239,7 +237,7 @@ def corrected(
             for detail in measured.eval_result_details
         ],
         sae_metrics_by_k=measured.sae_metrics_by_k,
-        # The published sets, whatever `data` says: they ship with sae-probes.
+        # sae-probes ships the published sets, whatever `data` says
         eval_result_unstructured=unstructured(subject, data="hub"),
     )
 
@@ -249,7 +247,7 @@ _LATENT_VALUES = 1 << 26
 
 
 class Predictions(NamedTuple):
-    """What a probe said about the test texts of one set, shape (texts,) each."""
+    """Predictions of a probe on the test texts of one set, shape (texts,) each."""
 
     labels: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
@@ -258,7 +256,7 @@ class Predictions(NamedTuple):
 
 @contextmanager
 def quiet_sklearn() -> Iterator[None]:
-    """Silence a warning for each fit that an argument of upstream's is deprecated."""
+    """Silence warnings of every fit about deprecated arguments of upstream."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'penalty' was deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "Inconsistent values: penalty", UserWarning)

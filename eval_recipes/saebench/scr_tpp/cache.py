@@ -1,4 +1,4 @@
-"""Activations and probes of SCR and TPP, made before the first SAE is scored."""
+"""Activations and probes of SCR and TPP, stored before the first SAE is scored."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ def warmed(
     pair: Pair | None,
 ) -> ArtifactFolder:
     """
-    Return the folder of one data set's activations and probes, filled if they are not sound.
+    Return the folder of one data set's activations and probes; fill it if necessary.
 
-    Upstream makes them while it scores the first SAE: their draws then depend on what was
-    drawn before, and the first SAE is scored from another random state than the others.
-    Here each set is drawn from the seed alone.
+    Upstream makes them while it scores the first SAE, so that random states depend on the
+    order of SAEs. Here each set is drawn from the seed alone.
     """
     folder = artifact_folder(
         context.artifacts,
@@ -100,7 +99,7 @@ def _fill(
     name: str,
     pair: Pair | None,
 ) -> None:
-    """Let upstream make the files of a data set; what would score an SAE does nothing."""
+    """Let upstream make the files of a data set without scoring an SAE."""
     with (
         folder.scratch() as scratch,
         patched(upstream_main, "pickle", Probes),
@@ -138,7 +137,7 @@ def upstream_names(name: str, pair: Pair | None) -> dict[str, str]:
 def in_upstreams_layout(
     folder: ArtifactFolder, name: str, pair: Pair | None
 ) -> Iterator[Path]:
-    """Yield a private folder in which upstream finds a data set's sound files."""
+    """Yield a private folder in which upstream finds a data set's files."""
     with tempfile.TemporaryDirectory() as private:
         for kept, called in upstream_names(name, pair).items():
             Path(private, called).symlink_to(folder.require(kept).absolute())
@@ -148,9 +147,9 @@ def in_upstreams_layout(
 
 class Probes:
     """
-    Replaces ``pickle`` in upstream's module: probes as safetensors and JSON.
+    Replacement of ``pickle`` in upstream's module: probes as safetensors and JSON.
 
-    Whoever can write to a folder of artefacts could otherwise run code here.
+    A pickle in the folder of artefacts could run code.
     """
 
     @staticmethod
@@ -185,7 +184,7 @@ class Probes:
 
 
 def _probe(weight: torch.Tensor, bias: torch.Tensor) -> Probe:
-    # Initial weights are drawn and then overwritten: upstream's draws must not notice.
+    # Initial weights are drawn and overwritten; upstream's random state must not change.
     with torch.random.fork_rng(devices=[]):
         probe = Probe(weight.shape[1], weight.dtype)
     probe.load_state_dict({"net.weight": weight, "net.bias": bias})

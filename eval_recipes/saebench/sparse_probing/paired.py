@@ -1,4 +1,4 @@
-"""Probe accuracies on one draw for all: the same texts for every SAE, model and k."""
+"""Probe accuracies on the same texts for every SAE, model and k, with intervals."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from eval_recipes.statistics.interval import Interval
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Features = Mapping[str, Tensor]
-"""One vector a text, shape (texts, features), by class."""
+"""One vector per text, shape (texts, features), by class."""
 
 FIT_SHARE = 0.8
 """Share of the train texts a probe on all features is fitted on; the rest picks the epoch."""
 
 
 class Side(NamedTuple):
-    """Texts one probe sees: numbers within the set (classes in order), and 1 or 0 for each."""
+    """Texts of one probe by their number in the set (classes in order), with labels 1 or 0."""
 
     texts: Ints
     labels: Ints
 
 
 class Draw(NamedTuple):
-    """What the probe of one class is trained and tested on."""
+    """Train and test texts of the probe of one class."""
 
     train: Side
     test: Side
@@ -45,6 +45,22 @@ class Draw(NamedTuple):
 Draws = Mapping[str, Draw]
 Correct = dict[str, Bools]
 """By class, whether the probe was right on each of its test texts."""
+
+
+def to_tensors(correct: Mapping[str, Correct]) -> dict[str, dict[str, Tensor]]:
+    """Return results by reader and class as tensors, which ``torch.load`` reads safely."""
+    return {
+        reader: {name: torch.from_numpy(right) for name, right in by_class.items()}
+        for reader, by_class in correct.items()
+    }
+
+
+def from_tensors(stored: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Correct]:
+    """Return the results that ``to_tensors`` was given."""
+    return {
+        reader: {name: right.numpy() for name, right in by_class.items()}
+        for reader, by_class in stored.items()
+    }
 
 
 def stable_seed(*parts: object) -> int:
@@ -201,14 +217,14 @@ Array = NDArray[np.float64]
 
 
 class Scored(NamedTuple):
-    """What the probes of one data set got right, by the name of what they read."""
+    """Texts that the probes of one data set got right, by reader."""
 
     draws: Draws
     n_test: int
     """Test texts of the set, used or left out."""
     correct: Mapping[str, Correct]
     left_out: int = 0
-    """Test texts not used, since a train text reads the same."""
+    """Test texts not used, because a train text has the same tokens."""
 
 
 def macro_accuracy(
@@ -219,13 +235,12 @@ def macro_accuracy(
 
     With ``minus``, the difference of two accuracies, paired by text. The interval resamples
     the test texts of all sets together (one text counts in several classes' probes); sets
-    and classes stay as they are. A class left without a text in a resample is left out of
-    its mean.
+    and classes are fixed. A resample's mean leaves out classes without a text.
 
     Returns:
         The interval; ``n`` is the number of distinct test texts used.
     """
-    # Texts that are left out must not widen the interval, so they get no weight to draw.
+    # texts that are left out get no weight, so that they do not widen the interval
     used = [_used(scored) for scored in sets]
     n = sum(map(len, used))
 
