@@ -1,4 +1,4 @@
-"""Measures all pairs of all groups, and random dictionaries of the same shapes."""
+"""Measurement of all pairs of all groups, and of random SAEs of the same shapes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from eval_recipes.cross_seed.aggregate import (
     decoder_geometry,
     figures_of_pair,
     geometry_figures,
-    oriented,
     pair_figures,
     share_figure,
+    shared_masks,
     stability_figures,
 )
 from eval_recipes.cross_seed.groups import GroupFigures
@@ -37,7 +37,6 @@ from saereg_plugin.metrics import (
     leading_directions,
     mean_max_cos,
     overlap_ranks,
-    share_classes,
     stable_mask,
     subspace_overlap,
 )
@@ -56,8 +55,8 @@ class Baseline:
     pair: PairFigures
     weights: Weights
 
-    def beside(self, weights: Weights, *, n_others: int) -> Figures:
-        """Return what stands beside the figures of an SAE with ``n_others`` other seeds."""
+    def of(self, weights: Weights, *, n_others: int) -> Figures:
+        """Return the figures to compare with those of an SAE with ``n_others`` other seeds."""
         alive = self.alive_geometry[len(weights.alive_ids)]
         return {**self.figures, **self.stability[n_others], **alive}
 
@@ -85,11 +84,11 @@ def measure_baseline(
     generator: torch.Generator,
     config: CrossSeedEvalConfig,
 ) -> Baseline:
-    """Return the figures of a random SAE that those of ``groups`` are compared with."""
+    """Return the figures of a random SAE to compare with those of ``groups``."""
     d_sae, d_in = random.dec.shape
     similarity, shared = pair_figures({(0, 1): pair}, 0, config)
     geometry = geometry_figures(random, config)
-    # it has another number of alive rows than an SAE, and its norms are what they were drawn as
+    # its number of alive rows and its norms are not those of a trained SAE
     of_alive = [name for name in geometry if name.endswith("_alive")]
     left_out = {*of_alive, "decoder_norm"}
     own = {name: geometry[name] for name in geometry if name not in left_out}
@@ -122,10 +121,10 @@ def _shared_by_chance(
     a: Weights, b: Weights, config: CrossSeedEvalConfig
 ) -> tuple[Tensor, Tensor]:
     """
-    Return which latents of A are shared with B, all matched and alive ones matched.
+    Return which latents of A are shared with B, with all and with alive latents matched.
 
-    Nothing is shared where no latent has a |cosine| above the threshold by both decoder and
-    encoder, whatever the matching: then, as for nearly all random SAEs, none is searched for.
+    The matching is skipped if no latent has a |cosine| above the threshold by both decoder
+    and encoder, as in nearly all random SAEs: then nothing is shared.
     """
     near = torch.ones(len(a.dec), dtype=torch.bool)
     for own, others in ((a.dec, b.dec), (a.enc, b.enc)):
@@ -144,19 +143,16 @@ def _stability_by_chance(
 ) -> Figures:
     """Return stability and stable latents, given those shared with each other SAE."""
     everything, filtered = (torch.stack(found) for found in zip(*masks, strict=True))
-    figures: Figures = {}
-    for suffix, shared in (("", everything), ("_alive", filtered[:, alive])):
-        for name, mask in share_classes(shared)._asdict().items():
-            figures[f"{name}_shared{suffix}"] = (
-                share_figure(mask, config) if len(mask) else None
-            )
     stable = stable_mask(latent_stability(everything), minimum=config.stable_minimum)
-    return {**figures, "stable_latents": share_figure(stable, config)}
+    return {
+        **stability_figures(everything, filtered, alive, config),
+        "stable_latents": share_figure(stable, config),
+    }
 
 
 @dataclass(frozen=True)
 class Group:
-    """A measured group; everything by seed or by pair of seeds."""
+    """Measurements of a group, by seed or by pair of seeds."""
 
     saes: Mapping[int, Loaded]
     pairs: Pairs
@@ -176,7 +172,7 @@ class Group:
 
     @property
     def compared(self) -> GroupFigures:
-        """What groups are compared by."""
+        """Figures by which groups are compared."""
         dependent = {
             seed: {**self.stability[seed], **self.shares.get(seed, {})}
             for seed in self.saes
@@ -266,7 +262,7 @@ def _shape(saes: Mapping[int, Loaded]) -> Shape:
 def _measure_pairs(
     jobs: Sequence[tuple[Weights, Weights]], config: CrossSeedEvalConfig
 ) -> list[PairFigures]:
-    # The assignment solver lets go of the interpreter lock.
+    # the assignment solver releases the interpreter lock
     with ThreadPoolExecutor(config.matching_threads) as pool:
         measured = pool.map(lambda job: measure_pair(job[0], job[1], config), jobs)
         progress = tqdm(measured, desc="cross-seed: pairs", total=len(jobs))
@@ -279,14 +275,8 @@ def _group(
     heldout: Mapping[str, Figures],
     config: CrossSeedEvalConfig,
 ) -> Group:
-    stability = {
-        seed: latent_stability(
-            torch.stack(
-                [pair.match[side].shared for _, pair, side in oriented(pairs, seed)]
-            )
-        )
-        for seed in saes
-    }
+    masks = {seed: shared_masks(pairs, seed) for seed in saes}
+    stability = {seed: latent_stability(found) for seed, (found, _) in masks.items()}
     stable = {
         seed: stable_mask(found, minimum=config.stable_minimum)
         for seed, found in stability.items()
@@ -295,7 +285,7 @@ def _group(
         saes=saes,
         pairs=pairs,
         stability={
-            seed: stability_figures(pairs, seed, sae.weights.alive, config)
+            seed: stability_figures(*masks[seed], sae.weights.alive, config)
             for seed, sae in saes.items()
         },
         geometry={
@@ -339,9 +329,9 @@ def unstable_overlaps(
     """
     Return the overlap of every pair's unstable subspaces, by ``overlap_ranks(d_in)``.
 
-    Unstable are the latents that are alive by weights and not stable: the vectors of dead
-    ones are what they were drawn as. Their unit decoder rows form the block, so that a
-    long row counts no more than a short one. Each SAE is decomposed once for all pairs.
+    A latent is unstable if it is alive by weights and not stable: dead latents keep their
+    initial vectors. A block holds the unit decoder rows of the unstable latents. Each SAE is
+    decomposed once for all pairs.
 
     Args:
         weights: the SAEs of a group by seed.

@@ -1,4 +1,4 @@
-"""One row a latent: its partners in the other seeds and how stable it is, as parquet."""
+"""Parquet table of latents: partners in the other seeds and stability."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from eval_recipes.cross_seed.aggregate import oriented
+from eval_recipes.cross_seed.aggregate import oriented, shared_masks
 from eval_recipes.cross_seed.measure import Group
 from eval_recipes.results.sidecar import SideTable
 from saereg_plugin.errors import InputError
@@ -32,10 +32,10 @@ def stability_table(group: Group, seed: int) -> Any:
     Return the ``pyarrow.Table`` of one SAE, with a row for each latent.
 
     Columns: ``latent``, ``alive`` (by weights), ``stability`` (share of the other seeds in
-    which it is shared), ``stability_alive`` (the same after leaving out, before matching,
-    what is not alive), and for each other seed t ``decoder_partner_t``,
-    ``encoder_partner_t`` (latent ids there, null for none), ``decoder_similarity_t``,
-    ``encoder_similarity_t`` (|cosine|), ``shared_t``, ``shared_alive_t``.
+    which it is shared), ``stability_alive`` (the same with only alive latents matched).
+    For each other seed t: ``decoder_partner_t`` and ``encoder_partner_t`` (latent ids there,
+    null for none), ``decoder_similarity_t`` and ``encoder_similarity_t`` (|cosine|),
+    ``shared_t``, ``shared_alive_t``.
     """
     weights = group.saes[seed].weights
     sides = oriented(group.pairs, seed)
@@ -43,9 +43,7 @@ def stability_table(group: Group, seed: int) -> Any:
         "latent": pa.array(range(len(weights.alive)), pa.int64()),
         "alive": weights.alive.numpy(),
         "stability": group.latent_stability[seed].numpy(),
-        "stability_alive": latent_stability(
-            torch.stack([pair.match_alive[side].shared for _, pair, side in sides])
-        ).numpy(),
+        "stability_alive": latent_stability(shared_masks(group.pairs, seed)[1]).numpy(),
     }
     for other, pair, side in sides:
         match = pair.match[side]
@@ -75,7 +73,7 @@ def stable_latents(
     Return the ids of the latents shared with at least ``minimum`` of the other seeds.
 
     Args:
-        path: a stability table, or the cross-seed result beside it.
+        path: a stability table, or the cross-seed result next to it.
         minimum: share of the other seeds, above 0 and at most 1.
         alive_only: leave out latents that are not alive by weights.
 

@@ -120,6 +120,6 @@ def _defaults(cls: type[Any]) -> dict[str, Any]:
         if field.default_factory is not dataclasses.MISSING:
             value = field.default_factory()
         if value is not dataclasses.MISSING:
-            nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            nested = getattr(value, "__dataclass_fields__", None) is not None
             found[field.name] = dataclasses.asdict(value) if nested else value
     return found

@@ -157,16 +157,11 @@ def flat(figures: dict[str, Sampled]) -> dict[str, Any]:
     >>> flat({"x": Sampled(0.5, np.array([0.5, 0.5]), 7)})
     {'x': 0.5, 'x_ci_low': 0.5, 'x_ci_high': 0.5, 'x_n': 7}
     """
-    ends = {
-        name: np.percentile(figure.draws, [2.5, 97.5]).tolist()
-        for name, figure in figures.items()
-    }
-    return metrics.flat(
-        {
-            name: Interval(figure.value, *ends[name], figure.n)
-            for name, figure in figures.items()
-        }
-    )
+    intervals: dict[str, Interval] = {}
+    for name, figure in figures.items():
+        low, high = np.percentile(figure.draws, [2.5, 97.5]).tolist()
+        intervals[name] = Interval(figure.value, low, high, figure.n)
+    return metrics.flat(intervals)
 
 
 # Upstream adds and subtracts whole reconstructions in float32; this is its rounding.

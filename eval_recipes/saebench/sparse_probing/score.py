@@ -47,7 +47,7 @@ def scorer(
     It runs upstream on each data set's own folder, and scores the same features once more on
     the paired draws, into ``results``.
     """
-    single = upstream_main.run_eval_single_dataset
+    single: Any = upstream_main.run_eval_single_dataset
     mean = activation_collection.get_sae_meaned_activations
 
     def run(
@@ -69,13 +69,13 @@ def scorer(
             paired = cache.load_paired(folder)
             draws = cache.draws_of(paired, name, config.random_seed)
             correct = from_tensors(paired["llm"])
-            correct |= _score_readers("sae", *features, draws, config)
+            train, test = features
+            correct |= _score_readers("sae", train, test, draws, config)
             l0 = None
             if random_baseline:
                 acts = cache.load_activations(folder, name)
                 l0 = mean_l0(sae, acts["train"])
-                shape = int(sae.cfg.d_sae), l0
-                correct |= _random(folder, acts, draws, config, *shape)
+                correct |= _random(folder, acts, draws, config, int(sae.cfg.d_sae), l0)
             scored = Scored(
                 draws,
                 n_test=sum(n for _, n in paired["sizes"].values()),
