@@ -1,4 +1,4 @@
-"""One pass of upstream's absorption eval over one SAE, in folders of its own."""
+"""Run of upstream's absorption eval on one SAE, in private folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from eval_recipes.saebench.absorption.probes import (
 )
 from eval_recipes.saebench.upstream import (
     UpstreamError,
-    patched,
+    all_patched,
     read_upstream,
     upstream,
 )
@@ -46,10 +46,10 @@ _WORDS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Given:
-    """What upstream is given besides the SAE."""
+    """Upstream's inputs other than the SAE."""
 
     config: AbsorptionEvalConfig
-    """Its settings; the seed among them is the one we set."""
+    """Its settings, with the seed in use."""
 
     model: HookedTransformer
     layer: int
@@ -57,14 +57,14 @@ class Given:
     words: list[str]
 
     probes: ArtifactFolder
-    """The first-letter probes (``absorption_probes.ensure_probes``)."""
+    """The first-letter probes (``probes.ensure_probes``)."""
 
     memory: Memory
-    """Activations on prompts that were run before; filled."""
+    """Activations on earlier prompts; new ones are added."""
 
 
 class Scored(NamedTuple):
-    """What one pass gave."""
+    """Result of one run."""
 
     output: AbsorptionEvalOutput
     """As upstream wrote it."""
@@ -77,8 +77,7 @@ def refuse_non_finite(given: Given, subject: Subject, sae: SAE[Any]) -> None:
     """
     Refuse an SAE with a NaN or infinity in its decoder or in its latents on the test words.
 
-    Upstream takes NaN for "not active", so that a broken SAE has no absorption at all: the
-    best of scores.
+    Upstream takes NaN for "not active", so a broken SAE would get the best score.
 
     Raises:
         UpstreamError: naming the SAE.
@@ -99,7 +98,7 @@ def refuse_non_finite(given: Given, subject: Subject, sae: SAE[Any]) -> None:
 
 def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
     """
-    Return upstream's figures of an SAE.
+    Return upstream's scores of an SAE.
 
     Raises:
         UpstreamError: if upstream failed or left no result.
@@ -116,10 +115,10 @@ def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
             stored_probes(given.probes, given.model, given.layer, folder / "probes"),
             _folders(folder, folder / "probes"),
         ):
-            # Upstream creates no output folder, and writes below the working one.
+            # upstream needs an output folder and writes below the working folder
             (folder / "out").mkdir()
             os.chdir(folder)
-            # Not the release's name: it may be a path, which upstream would write to.
+            # a release's name may be a path, to which upstream would write
             selected: Any = [("release", subject.sae_id)]
             upstream_main.run_eval(
                 given.config, selected, given.device, str(folder / "out")
@@ -143,29 +142,33 @@ def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
 @contextmanager
 def _folders(folder: Path, probes: Path) -> Iterator[None]:
     """
-    Send what upstream keeps elsewhere than into the installed package.
+    Keep upstream from writing into the installed package.
 
-    Its folders are default arguments bound at import. An SAE's own results go to
-    ``folder``, which does not outlive it: upstream knows them by names only.
+    Its folders are default arguments bound at import. An SAE's intermediate results go to
+    ``folder``, which is deleted after it: upstream knows them by name only.
     """
-    sparse = folder / "k_sparse_probing"
-    seams = {
+    sparse, absorbed = folder / "k_sparse_probing", folder / "feature_absorption"
+    seams: dict[str, dict[str, Path]] = {
         "run_k_sparse_probing_experiment": {"experiment_dir": sparse},
         "run_feature_absortion_experiment": {
-            "experiment_dir": folder / "feature_absorption",
+            "experiment_dir": absorbed,
             "sparse_probing_experiment_dir": sparse,
         },
     }
-    with ExitStack() as stack:
-        for name, folders in seams.items():
-            function = getattr(upstream_main, name)
-            replaced = partial(function, probes_dir=probes, **folders)
-            stack.enter_context(patched(upstream_main, name, replaced))
+    replaced = [
+        (
+            upstream_main,
+            name,
+            partial(getattr(upstream_main, name), probes_dir=probes, **folders),
+        )
+        for name, folders in seams.items()
+    ]
+    with all_patched(replaced):
         yield
 
 
 def _probe_f1(folder: Path) -> dict[str, float]:
-    """Return the F1 of each letter's probe, from what upstream leaves beside its result."""
+    """Return the F1 of each letter's probe, from the files next to upstream's result."""
     (path,) = (folder / "artifacts" / "absorption").rglob("*_k_sparse_probing.json")
     rows = json.loads(path.read_text(encoding="utf-8"))
     return {row["letter"]: float(row["f1_probe"]) for row in rows}
@@ -237,6 +240,6 @@ class UnitDecoder(nn.Module):
 
     @override
     def to(self, *args: Any, **kwargs: Any) -> UnitDecoder:
-        """Move and cast; an SAE keeps its data type beside its weights."""
+        """Move and cast; an SAE also stores its data type."""
         self.base.to(*args, **kwargs)
         return super().to(*args, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypedDict, cast
 
 import torch
@@ -154,14 +154,13 @@ def _write_activations(
     def stop(*_: Any, **__: Any) -> None:
         raise _WarmError
 
-    with folder.scratch() as scratch, ExitStack() as stack:
-        for target, name, value in (
-            (dataset_utils, "tokenize_data_dictionary", recorded),
-            (activation_collection, "get_sae_meaned_activations", stop),
+    with folder.scratch() as scratch:
+        with (
+            patched(dataset_utils, "tokenize_data_dictionary", recorded),
+            patched(activation_collection, "get_sae_meaned_activations", stop),
+            data_source(data),
+            contextlib.suppress(_WarmError),
         ):
-            stack.enter_context(patched(target, name, value))
-        stack.enter_context(data_source(data))
-        with contextlib.suppress(_WarmError):
             upstream_main.run_eval_single_dataset(
                 dataset_name,
                 config,
