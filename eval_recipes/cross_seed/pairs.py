@@ -1,4 +1,4 @@
-"""Per-latent measurements on pairs of SAEs."""
+"""Measurements of latents in pairs of SAEs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SYMMETRIC = frozenset(
         "fraction_paired_symmetrised",
     }
 )
-"""Metrics that average both sides; the others are those of one side's latents."""
+"""Metrics that average both sides; others are over one side's latents."""
 
 UNBOUNDED = frozenset({"pw_mcc_signed"})
 """Metrics whose values can be negative; all others are shares or |cosines|."""
@@ -54,7 +54,7 @@ UNBOUNDED = frozenset({"pw_mcc_signed"})
 
 @dataclass(frozen=True)
 class Match:
-    """Partners of one SAE's latents in another, by latent id, with what follows."""
+    """Partners of one SAE's latents in another, by latent id."""
 
     decoder: Matching
     encoder: Matching
@@ -81,9 +81,9 @@ class PairFigures:
     match: tuple[Match, Match]
     """All latents matched, by the ids of A and by those of B."""
     match_alive: tuple[Match, Match]
-    """Latents that are not alive left out of either SAE before matching."""
+    """The same with only alive latents matched."""
     gaps: Mapping[str, float]
-    """What each matching's total similarity may lack of the optimum, as certified."""
+    """Certified gap of each matching's total similarity to the optimum."""
     relative_gaps: Mapping[str, float]
     """The same over that total."""
 
@@ -98,7 +98,7 @@ class PairFigures:
         return mean
 
     def cap(self, metric: str, side: Side) -> float:
-        """Return what no value of the metric exceeds on that side; none is below 0."""
+        """Return the upper bound of the metric's values on that side; the lower is 0."""
         n = [len(values) for values in self.values[metric]]
         # its masks are scaled to the smaller count
         return n[side] / min(n) if metric == "shared_alive" else 1.0
@@ -160,8 +160,8 @@ def _signed(
     """
     Match decoder rows by signed cosine, given the matching by |cosine|.
 
-    No signed total exceeds the best absolute one. So where every matched cosine is
-    positive, the absolute matching is the signed one, with the same gap.
+    No signed total exceeds the best absolute one. So if every matched cosine is positive,
+    the absolute matching is also the signed one, with the same gap.
     """
     found = absolute.partner >= 0
     partners = b.dec[absolute.partner[found]]
@@ -206,7 +206,7 @@ def _shares_of_smaller(
 
 @dataclass(frozen=True)
 class Weights:
-    """Directions of one SAE's vectors, and what their lengths said."""
+    """Directions and norms of one SAE's vectors."""
 
     enc: Tensor
     """[d_sae, d_in] encoder vectors as unit rows, float32."""
@@ -241,7 +241,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Loaded:
-    """What is kept of one SAE."""
+    """Weights and description of one SAE."""
 
     subject: Subject
     seed: int
@@ -277,7 +277,7 @@ def load(subject: Subject, seed: int, config: CrossSeedEvalConfig) -> Loaded:
 
 
 def unequal_shapes(saes: list[Loaded]) -> dict[str, str]:
-    """Return why a group cannot be compared, by the name of each whose SAEs differ in shape."""
+    """Return, for each group whose SAEs differ in shape, the reason to refuse it."""
     first: dict[str, Loaded] = {}
     causes: dict[str, str] = {}
     for sae in saes:

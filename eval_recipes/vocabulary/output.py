@@ -1,4 +1,4 @@
-"""The result file of the vocabulary evaluation."""
+"""Result file and per-layer table of the vocabulary evaluation."""
 
 from __future__ import annotations
 
@@ -192,9 +192,9 @@ def layer_table(folder: Path) -> pd.DataFrame:
     """
     Return the per-layer table of the vocabulary results below ``folder``.
 
-    SAEs of one model, hook, release and group share a row. Intervals are Student's t over
-    them (n SAEs), or with a single SAE its own, over latents (of coverage: tokens). The
-    random dictionary is the same for all SAEs of one shape: its interval is over its latents.
+    SAEs of one model, hook, release and group share a row. Intervals are Student's t over n
+    SAEs, or those of a single SAE, over latents (coverage: over tokens). The random
+    dictionary is the same for all SAEs of one shape; its interval is over its latents.
 
     Raises:
         InputError: if a result file is broken.
@@ -247,7 +247,7 @@ def _row(key: tuple[Any, ...], found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _over_saes(metrics: list[dict[str, Any]], figure: str) -> Interval:
-    """Return a figure's mean over SAEs with an interval over them; of one SAE its own."""
+    """Return a figure's mean and interval over SAEs; for one SAE its own."""
     if len(metrics) > 1:
         return seed_interval({i: each[figure] for i, each in enumerate(metrics)})
     (only,) = metrics

@@ -1,4 +1,4 @@
-"""SAEBench's absorption output with one more category: counts, intervals, what was tested."""
+"""SAEBench's absorption output with counts and intervals as one more category."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def detail(
     f1: Mapping[str, float],
 ) -> AbsorptionDetail:
     """
-    Return upstream's figures of a letter with the corrected ones beside them.
+    Return upstream's figures of a letter with the corrected ones next to them.
 
     Args:
         theirs: of the SAE as upstream scores it.

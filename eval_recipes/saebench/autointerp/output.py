@@ -1,4 +1,4 @@
-"""SAEBench's autointerp output with checked negatives, floors and intervals beside its score."""
+"""SAEBench's autointerp output with checked negatives, floors and intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAEBench's meta-structure output with one more category: what its one number rests on."""
+"""SAEBench's meta-structure output with one more category: intervals and baseline."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def row_errors(meta: Any, decoder: Tensor, *, batch_size: int) -> RowErrors:
     Return each row's squared reconstruction error under the meta-SAE ``meta``.
 
     A BatchTopK SAE in training mode keeps the ``k * batch`` largest activations of a batch,
-    so upstream's error depends on which rows share one. Here the ``int(k * n)`` largest of
-    all n rows are kept: two passes, the first for the smallest activation that stays.
+    so upstream's error depends on the batches. Here the ``int(k * n)`` largest of all n rows
+    are kept. The first of two passes finds the smallest of these activations.
 
     Args:
         meta: SAELens' BatchTopKTrainingSAE.
@@ -117,8 +117,8 @@ def variance_explained(errors: RowErrors, *, seed: int) -> Interval:
     """
     Return 1 - sum error / sum ||row - mean row||^2, with its interval over rows.
 
-    Meta-SAE and mean row stay as they are: a mean recomputed in each resample would shift
-    the interval by a share 1 / n of the variance.
+    Meta-SAE and mean row are fixed: a mean of each resample would shift the interval by a
+    share 1 / n of the variance.
     """
     rows, residual = errors
     squares = np.square(rows - rows.mean(0)).sum(1)

@@ -1,4 +1,4 @@
-"""SAEBench's sparse-probing output with corrected accuracies and intervals beside its own."""
+"""SAEBench's sparse-probing output with corrected accuracies and intervals."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ def draw(
     """
     Draw for each class its own texts and as many of the other classes, evenly.
 
-    Upstream's ``probe_training.prepare_probe_data`` draws from the global generator, whose
-    state depends on the SAE scored before: here the draw depends on set, class and seed.
+    The draw depends on set, class and seed. Upstream's ``prepare_probe_data`` draws from the
+    global generator, whose state depends on the SAEs scored before.
 
     Args:
         sizes: train and test texts by class.
@@ -153,9 +153,9 @@ def score(
 
 def _top_k(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, k: int) -> Bools:
     """
-    Score upstream's probe on its k features, fitted to the end.
+    Score upstream's probe on its k features, fitted to convergence.
 
-    Upstream's solver stops so early that the order of the features decides on some texts.
+    Upstream's solver stops so early that results depend on the order of the features.
     """
     unused = probe_training.get_top_k_mean_diff_mask(x, y.to(x.device), k)
     probe = LogisticRegression(solver="newton-cholesky", tol=1e-10, max_iter=1000)
@@ -171,10 +171,9 @@ def _all_features(
     x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, seed: int
 ) -> Bools:
     """
-    Score a probe on all features whose epoch the test texts did not choose.
+    Score a probe on all features; a part of the train texts chooses its epoch.
 
-    Upstream's ``train_probe_gpu`` keeps the epoch that is best on what it is given to test
-    on; it is given a part of the train texts here.
+    Upstream's ``train_probe_gpu`` keeps the epoch that is best on the texts it tests on.
     """
     n_fit = int(FIT_SHARE * len(x))
     y, y_test = y.to(x.device), y_test.to(x.device)
