@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import (
     BaseEvalOutput,
@@ -19,7 +19,7 @@ from sae_bench.evals.base_eval_output import (
 from sae_lens.util import extract_layer_from_tlens_hook_name
 from torch import Tensor
 
-from eval_recipes.results.metrics import metric, metric_class
+from eval_recipes.results.metrics import metric, metric_class, value
 from eval_recipes.results.reading import read_result, result_files
 from eval_recipes.results.tidy import saereg_block
 from eval_recipes.statistics.seeds import (
@@ -93,13 +93,13 @@ class VocabularyMetrics(AlignmentMetrics):
 class VocabularyMetricCategories(BaseMetricCategories):
     """Categories of the metrics."""
 
-    vocabulary: VocabularyMetrics = Field(
-        title="Vocabulary Alignment",
-        description="Decoder rows against token embeddings; intervals: bootstrap over latents (coverage: over tokens)",
+    vocabulary: VocabularyMetrics = value(
+        "Vocabulary Alignment",
+        "Decoder rows against token embeddings; intervals: bootstrap over latents (coverage: over tokens)",
     )
-    baseline: AlignmentMetrics = Field(
-        title="Random Baseline",
-        description="The same figures for a dictionary of this shape in uniformly random directions",
+    baseline: AlignmentMetrics = value(
+        "Random Baseline",
+        "The same figures for a dictionary of this shape in uniformly random directions",
     )
 
 
@@ -115,10 +115,8 @@ class VocabularyEvalOutput(
     eval_id: str
     datetime_epoch_millis: int
     eval_result_metrics: VocabularyMetricCategories
-    eval_type_id: str = Field(
-        default=EVAL,
-        title="Eval Type ID",
-        description="The type of the evaluation",
+    eval_type_id: str = value(
+        "Eval Type ID", "The type of the evaluation", default=EVAL
     )
 
 

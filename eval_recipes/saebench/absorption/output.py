@@ -78,9 +78,9 @@ class CorrectedAbsorptionMetrics(BaseMetrics):
 class CorrectedAbsorptionCategories(AbsorptionMetricCategories):
     """Upstream's category, untouched, and ours beside it."""
 
-    corrected: CorrectedAbsorptionMetrics = Field(
-        title="Corrected",
-        description="Means with counts and intervals, on decoder rows of norm 1, and what they rest on",
+    corrected: CorrectedAbsorptionMetrics = value(
+        "Corrected",
+        "Means with counts and intervals, on decoder rows of norm 1, and what they rest on",
     )
 
 
@@ -88,26 +88,26 @@ class CorrectedAbsorptionCategories(AbsorptionMetricCategories):
 class AbsorptionDetail(AbsorptionResultDetail):
     """Upstream's figures of one letter, the corrected ones, and the F1 of its probe."""
 
-    corrected_absorption_fraction: float | None = Field(
+    corrected_absorption_fraction: float | None = value(
+        "Mean Absorption Fraction, Corrected",
+        "Mean over words, on decoder rows of norm 1",
         default=None,
-        title="Mean Absorption Fraction, Corrected",
-        description="Mean over words, on decoder rows of norm 1",
     )
-    corrected_full_absorption_rate: float | None = Field(
+    corrected_full_absorption_rate: float | None = value(
+        "Rate of Full Absorption, Corrected",
+        "Share of words, on decoder rows of norm 1",
         default=None,
-        title="Rate of Full Absorption, Corrected",
-        description="Share of words, on decoder rows of norm 1",
     )
-    corrected_num_split_features: int | None = Field(
+    corrected_num_split_features: int | None = value(
+        "Num Split Features, Corrected",
+        "Latents that detect the letter, the first included, on decoder rows of norm 1",
         default=None,
-        title="Num Split Features, Corrected",
-        description="Latents that detect the letter, the first included, on decoder rows of norm 1",
     )
 
-    probe_f1: float | None = Field(
+    probe_f1: float | None = value(
+        "Probe F1",
+        "F1 of the probe on the model's activations, over test words",
         default=None,
-        title="Probe F1",
-        description="F1 of the probe on the model's activations, over test words",
     )
 
 

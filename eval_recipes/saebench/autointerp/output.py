@@ -32,29 +32,25 @@ _metric = partial(
 class AutoInterpConfig(AutoInterpEvalConfig):
     """Upstream's configuration, and what it does not say: who explained, which latents."""
 
-    explainer: Literal["judge", "tokens"] = Field(
+    explainer: Literal["judge", "tokens"] = value(
+        "Explainer",
+        "A language model, or the token explainer, whose scores are not comparable",
         default="judge",
-        title="Explainer",
-        description="A language model, or the token explainer, whose scores are not comparable",
     )
-    judge_model: str | None = Field(
-        default=None, title="Judge Model", description="Name the server knows it by"
+    judge_model: str | None = value(
+        "Judge Model", "Name the server knows it by", default=None
     )
-    judge_base_url: str | None = Field(
-        default=None,
-        title="Judge Base URL",
-        description="Address of the judge's server",
+    judge_base_url: str | None = value(
+        "Judge Base URL", "Address of the judge's server", default=None
     )
-    judge_temperature: float | None = Field(
-        default=None,
-        title="Judge Temperature",
-        description="Null: the server's default",
+    judge_temperature: float | None = value(
+        "Judge Temperature", "Null: the server's default", default=None
     )
-    chosen_latents: list[int] | None = Field(
-        default=None,
-        title="Chosen Latents",
-        description="The latents, if they were given; upstream's own field for them does not "
+    chosen_latents: list[int] | None = value(
+        "Chosen Latents",
+        "The latents, if they were given; upstream's own field for them does not "
         "read back",
+        default=None,
     )
 
 
@@ -126,9 +122,8 @@ class CheckedMetrics(TokenMetrics):
 class JudgedCategories(AutoInterpMetricCategories):
     """Upstream's category, untouched, and ours."""
 
-    checked: CheckedMetrics = Field(
-        title="Checked",
-        description="Detection with checked negatives, by the same judge",
+    checked: CheckedMetrics = value(
+        "Checked", "Detection with checked negatives, by the same judge"
     )
 
 
@@ -136,9 +131,9 @@ class JudgedCategories(AutoInterpMetricCategories):
 class TokenCategories(AutoInterpMetricCategories):
     """Upstream's category without a value, and ours."""
 
-    token_explainer: TokenMetrics = Field(
-        title="Token Explainer (not comparable with LLM scores)",
-        description="Detection by overlap with the latent's top tokens, without a language model",
+    token_explainer: TokenMetrics = value(
+        "Token Explainer (not comparable with LLM scores)",
+        "Detection by overlap with the latent's top tokens, without a language model",
     )
 
 
@@ -146,33 +141,27 @@ class TokenCategories(AutoInterpMetricCategories):
 class LatentDetail(BaseResultDetail):
     """One latent; null where there is no such figure."""
 
-    latent: int = Field(title="Latent", description="Index of the latent in the SAE")
-    explanation: str | None = Field(
-        title="Explanation", description="What the latent is said to fire on"
+    latent: int = value("Latent", "Index of the latent in the SAE")
+    explanation: str | None = value("Explanation", "What the latent is said to fire on")
+    score: float | None = value(
+        "Score", "Upstream's score of the latent; null without a judge"
     )
-    score: float | None = Field(
-        title="Score",
-        description="Upstream's score of the latent; null without a judge",
+    checked_score: float | None = value(
+        "Checked Score", "Share predicted rightly with checked negatives"
     )
-    checked_score: float | None = Field(
-        title="Checked Score",
-        description="Share predicted rightly with checked negatives",
+    checked_predictions: list[int] | None = value(
+        "Predictions", "Numbers, from 1, of the examples chosen"
     )
-    checked_predictions: list[int] | None = Field(
-        title="Predictions", description="Numbers, from 1, of the examples chosen"
-    )
-    checked_active: list[bool] | None = Field(
-        title="Active",
-        description="Whether the latent is active in each example: above 1 % of its largest "
+    checked_active: list[bool] | None = value(
+        "Active",
+        "Whether the latent is active in each example: above 1 % of its largest "
         "activation, as upstream has it",
     )
-    unparseable: bool = Field(
-        title="Unparseable",
-        description="Whether a reply was not of the form asked for, be it to upstream's prompt",
+    unparseable: bool = value(
+        "Unparseable",
+        "Whether a reply was not of the form asked for, be it to upstream's prompt",
     )
-    refused: str | None = Field(
-        title="Refused", description="Why the server refused the request"
-    )
+    refused: str | None = value("Refused", "Why the server refused the request")
 
 
 @dataclass(config=ConfigDict(title="AutoInterp"))

@@ -49,9 +49,9 @@ class CorrectedMetrics(BaseMetrics):
 class CorrectedCoreMetricCategories(CoreMetricCategories):
     """Upstream's categories, untouched, and the corrected figures beside them."""
 
-    corrected: CorrectedMetrics = Field(
-        title="Corrected",
-        description="What upstream's explained variance and MSE mean to measure, on more text and with intervals",
+    corrected: CorrectedMetrics = value(
+        "Corrected",
+        "What upstream's explained variance and MSE mean to measure, on more text and with intervals",
     )
 
 
@@ -68,13 +68,13 @@ class FeatureMetric(CoreFeatureMetric):
     heuristic, one whose weights are all zero no direction.
     """
 
-    consistent_activation_heuristic: float | None = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        title="Consistent Activation Heuristic",
-        description="Average number of tokens per prompt that activate the feature; null if none does",
+    consistent_activation_heuristic: float | None = value(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "Consistent Activation Heuristic",
+        "Average number of tokens per prompt that activate the feature; null if none does",
     )
-    encoder_decoder_cosine_sim: float | None = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        title="Encoder-Decoder Cosine Similarity",
-        description="Cosine of encoder and decoder vector; null if either is zero",
+    encoder_decoder_cosine_sim: float | None = value(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "Encoder-Decoder Cosine Similarity",
+        "Cosine of encoder and decoder vector; null if either is zero",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseMetrics
 from sae_bench.evals.meta_structure.eval_output import (
@@ -60,9 +60,9 @@ class CorrectedMetaStructureMetrics(BaseMetrics):
 class CorrectedMetaStructureMetricCategories(MetaStructureMetricCategories):
     """Upstream's category, untouched, and the corrected figures beside it."""
 
-    corrected: CorrectedMetaStructureMetrics = Field(
-        title="Corrected",
-        description="Independent of the batch size, with intervals and the baseline of a random decoder",
+    corrected: CorrectedMetaStructureMetrics = value(
+        "Corrected",
+        "Independent of the batch size, with intervals and the baseline of a random decoder",
     )
 
 

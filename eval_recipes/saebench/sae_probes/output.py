@@ -68,13 +68,12 @@ class OverlapMetrics(BaseMetrics):
 class CorrectedSaeProbesCategories(SaeProbesMetricCategories):
     """Upstream's categories, untouched, and ours beside them."""
 
-    deduplicated: DeduplicatedMetrics = Field(
-        title="Deduplicated",
-        description="Upstream's probes where no test text was trained on, with intervals",
+    deduplicated: DeduplicatedMetrics = value(
+        "Deduplicated",
+        "Upstream's probes where no test text was trained on, with intervals",
     )
-    overlap: OverlapMetrics = Field(
-        title="Overlap",
-        description="How far upstream's test rows stand in its training rows",
+    overlap: OverlapMetrics = value(
+        "Overlap", "How far upstream's test rows stand in its training rows"
     )
 
 
@@ -82,34 +81,30 @@ class CorrectedSaeProbesCategories(SaeProbesMetricCategories):
 class SaeProbesDetail(SaeProbesResultDetail):
     """Upstream's figures of one set, and ours."""
 
-    test_rows_in_train: float | None = Field(
+    test_rows_in_train: float | None = value(
+        "Test Rows in Train",
+        "Share of upstream's test rows whose text also stands in a training row",
         default=None,
-        title="Test Rows in Train",
-        description="Share of upstream's test rows whose text also stands in a training row",
     )
-    n_test_rows: int | None = Field(
-        default=None, title="Test Rows", description="Upstream's test rows"
-    )
-    n_distinct_texts: int | None = Field(
+    n_test_rows: int | None = value("Test Rows", "Upstream's test rows", default=None)
+    n_distinct_texts: int | None = value(
+        "Distinct Texts",
+        "Texts left after deduplication; those with both labels are left out",
         default=None,
-        title="Distinct Texts",
-        description="Texts left after deduplication; those with both labels are left out",
     )
-    n_train_texts: int | None = Field(
-        default=None, title="Training Texts", description="After deduplication"
+    n_train_texts: int | None = value(
+        "Training Texts", "After deduplication", default=None
     )
-    n_test_texts: int | None = Field(
-        default=None, title="Test Texts", description="After deduplication"
-    )
-    deduplicated_llm: dict[str, float] | None = Field(
+    n_test_texts: int | None = value("Test Texts", "After deduplication", default=None)
+    deduplicated_llm: dict[str, float] | None = value(
+        "Deduplicated LLM Scores",
+        "Accuracy and AUC of a probe on the model's own activations",
         default=None,
-        title="Deduplicated LLM Scores",
-        description="Accuracy and AUC of a probe on the model's own activations",
     )
-    deduplicated_by_k: dict[int, dict[str, float]] | None = Field(
+    deduplicated_by_k: dict[int, dict[str, float]] | None = value(
+        "Deduplicated SAE Scores by K",
+        "Accuracy and AUC of probes on the k best latents",
         default=None,
-        title="Deduplicated SAE Scores by K",
-        description="Accuracy and AUC of probes on the k best latents",
     )
 
 

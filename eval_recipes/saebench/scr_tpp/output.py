@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseMetrics
 from sae_bench.evals.scr_and_tpp.eval_output import (
@@ -14,7 +14,7 @@ from sae_bench.evals.scr_and_tpp.eval_output import (
     TppMetricCategories,
 )
 
-from eval_recipes.results.metrics import metric, metric_class
+from eval_recipes.results.metrics import metric, metric_class, value
 
 PUBLISHED_N = (2, 5, 10, 20, 50, 100, 500)
 """Numbers of ablated latents for which upstream's output has fields."""
@@ -87,14 +87,14 @@ class MaskedTppMetrics(BaseMetrics):
 class MaskedScrMetricCategories(ScrMetricCategories):
     """Upstream's metrics, untouched, and the masked ones beside them."""
 
-    masked: MaskedScrMetrics = Field(title="Masked", description=_MASKED)
+    masked: MaskedScrMetrics = value("Masked", _MASKED)
 
 
 @dataclass
 class MaskedTppMetricCategories(TppMetricCategories):
     """Upstream's metrics, untouched, and the masked ones beside them."""
 
-    masked: MaskedTppMetrics = Field(title="Masked", description=_MASKED)
+    masked: MaskedTppMetrics = value("Masked", _MASKED)
 
 
 @dataclass(config=ConfigDict(title="SCR"))

@@ -13,7 +13,7 @@ from sae_bench.evals.sparse_probing.eval_output import (
     SparseProbingResultDetail,
 )
 
-from eval_recipes.results.metrics import metric, metric_class
+from eval_recipes.results.metrics import metric, metric_class, value
 
 K_VALUES = (1, 2, 5, 10, 20, 50, 100)
 """The k for which upstream's output has a place."""
@@ -72,9 +72,9 @@ class CorrectedProbingMetrics(BaseMetrics):
 class CorrectedProbingCategories(SparseProbingMetricCategories):
     """Upstream's categories, untouched, and the corrected figures beside them."""
 
-    corrected: CorrectedProbingMetrics = Field(
-        title="Corrected",
-        description="Accuracies on the same texts for every SAE, with baselines and intervals",
+    corrected: CorrectedProbingMetrics = value(
+        "Corrected",
+        "Accuracies on the same texts for every SAE, with baselines and intervals",
     )
 
 
@@ -82,29 +82,27 @@ class CorrectedProbingCategories(SparseProbingMetricCategories):
 class ClassAccuracy:
     """One probe of one class; the interval is Wilson's over its test texts."""
 
-    class_name: str = Field(title="Class", description="Class told from the others")
-    reader: str = Field(title="Reader", description="What the probe reads")
-    accuracy: float = Field(title="Accuracy", description="Test accuracy")
-    ci_low: float = Field(title="Accuracy (low)", description="Low end, 95 %")
-    ci_high: float = Field(title="Accuracy (high)", description="High end, 95 %")
-    n: int = Field(title="n", description="Test texts of the probe")
+    class_name: str = value("Class", "Class told from the others")
+    reader: str = value("Reader", "What the probe reads")
+    accuracy: float = value("Accuracy", "Test accuracy")
+    ci_low: float = value("Accuracy (low)", "Low end, 95 %")
+    ci_high: float = value("Accuracy (high)", "High end, 95 %")
+    n: int = value("n", "Test texts of the probe")
 
 
 @dataclass(kw_only=True)
 class CorrectedProbingDetail(SparseProbingResultDetail):
     """Upstream's figures of one data set, and the corrected ones by class."""
 
-    n_left_out: int = Field(
-        title="Test Texts Left Out",
-        description="Test texts not used in corrected figures: a train text reads the same",
+    n_left_out: int = value(
+        "Test Texts Left Out",
+        "Test texts not used in corrected figures: a train text reads the same",
     )
-    random_l0: int | None = Field(
-        title="L0 of the Random Dictionary",
-        description="Latents a token of the random dictionary: the SAE's mean, rounded",
+    random_l0: int | None = value(
+        "L0 of the Random Dictionary",
+        "Latents a token of the random dictionary: the SAE's mean, rounded",
     )
-    classes: list[ClassAccuracy] = Field(
-        title="Classes", description="Corrected accuracy of every probe"
-    )
+    classes: list[ClassAccuracy] = value("Classes", "Corrected accuracy of every probe")
 
 
 @dataclass(config=ConfigDict(title="Sparse Probing"))
