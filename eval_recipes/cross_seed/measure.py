@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -210,13 +211,10 @@ def measure_groups(
     """
     shapes = sorted({s.shape for by_seed in saes.values() for s in by_seed.values()})
     generator = torch.Generator().manual_seed(config.random_seed)
-    random = [
-        (
-            random_weights(shape, generator, alive_threshold=config.alive_threshold),
-            random_weights(shape, generator, alive_threshold=config.alive_threshold),
-        )
-        for shape in shapes
-    ]
+    draw = partial(
+        random_weights, generator=generator, alive_threshold=config.alive_threshold
+    )
+    random = [(draw(shape), draw(shape)) for shape in shapes]
     keys = [
         (name, seeds)
         for name, by_seed in saes.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import (
@@ -83,6 +85,9 @@ class UnstableOverlap:
     )
 
 
+_metric = partial(metric, nullable=False)
+
+
 @metric_class
 class CrossSeedPair(BaseResultDetail):
     """This SAE (A) and one other seed (B); intervals: bootstrap over latents."""
@@ -96,26 +101,16 @@ class CrossSeedPair(BaseResultDetail):
     unstable_overlap: UnstableOverlap = value(
         "Overlap of Unstable Subspaces", "By rank"
     )
-    mean_max_cos = metric("Mean Max Cosine", "Both sides", nullable=False)
-    mean_max_cos_decoder = metric(
-        "Mean Max Cosine, Decoder", "Both sides", nullable=False
+    mean_max_cos = _metric("Mean Max Cosine", "Both sides")
+    mean_max_cos_decoder = _metric("Mean Max Cosine, Decoder", "Both sides")
+    mean_max_cos_encoder = _metric("Mean Max Cosine, Encoder", "Both sides")
+    fraction_paired = _metric("Fraction Paired", "Latents of A paired in B")
+    fraction_paired_symmetrised = _metric(
+        "Fraction Paired, Symmetrised", "Mean of both sides"
     )
-    mean_max_cos_encoder = metric(
-        "Mean Max Cosine, Encoder", "Both sides", nullable=False
-    )
-    fraction_paired = metric(
-        "Fraction Paired", "Latents of A paired in B", nullable=False
-    )
-    fraction_paired_symmetrised = metric(
-        "Fraction Paired, Symmetrised", "Mean of both sides", nullable=False
-    )
-    pw_mcc_signed = metric(
-        "PW-MCC, Signed", "Mean matched signed decoder cosine", nullable=False
-    )
-    pw_mcc_absolute = metric(
-        "PW-MCC, Absolute", "Mean matched |decoder cosine|", nullable=False
-    )
-    shared = metric("Shared, All Latents", "Of all latents", nullable=False)
+    pw_mcc_signed = _metric("PW-MCC, Signed", "Mean matched signed decoder cosine")
+    pw_mcc_absolute = _metric("PW-MCC, Absolute", "Mean matched |decoder cosine|")
+    shared = _metric("Shared, All Latents", "Of all latents")
     shared_alive = metric(
         "Shared, Alive Latents", "Over the smaller alive count; null if it is 0"
     )
