@@ -42,7 +42,7 @@ def warmed(
     Return the folder of one data set's activations and probes; fill it if necessary.
 
     Upstream makes them while it scores the first SAE, so that random states depend on the
-    order of SAEs. Here each set is drawn from the seed alone.
+    order of SAEs. Here it makes the files of each set from the seed alone, without an SAE.
     """
     folder = artifact_folder(
         context.artifacts,
@@ -50,8 +50,30 @@ def warmed(
         determinants(context, config, source, name, pair),
     )
     with folder.locked():
-        if None in (folder.read(ACTIVATIONS), folder.read(PROBES)):
-            _fill(folder, context, config, source, model, name, pair)
+        if None not in (folder.read(ACTIVATIONS), folder.read(PROBES)):
+            return folder
+        with (
+            folder.scratch() as scratch,
+            patched(upstream_main, "pickle", Probes),
+            patched(upstream_main, "get_all_node_effects_for_one_sae", _nothing),
+            patched(upstream_main, "perform_feature_ablations", _nothing),
+        ):
+            seed_everything(config.random_seed)
+            upstream_main.run_eval_single_dataset(
+                name,
+                config,
+                None,  # pyright: ignore[reportArgumentType]
+                model,
+                layer_of(source.hook_name),
+                source.hook_name,
+                context.device,
+                str(scratch),
+                True,
+                pair,
+            )
+            for kept, made in upstream_names(name, pair).items():
+                with folder.write(kept) as temporary:
+                    (scratch / made).replace(temporary)
     return folder
 
 
@@ -88,40 +110,6 @@ def determinants(
             "l1_penalty": config.probe_l1_penalty,
         },
     }
-
-
-def _fill(
-    folder: ArtifactFolder,
-    context: RunContext,
-    config: ScrAndTppEvalConfig,
-    source: Source,
-    model: HookedTransformer,
-    name: str,
-    pair: Pair | None,
-) -> None:
-    """Let upstream make the files of a data set without scoring an SAE."""
-    with (
-        folder.scratch() as scratch,
-        patched(upstream_main, "pickle", Probes),
-        patched(upstream_main, "get_all_node_effects_for_one_sae", _nothing),
-        patched(upstream_main, "perform_feature_ablations", _nothing),
-    ):
-        seed_everything(config.random_seed)
-        upstream_main.run_eval_single_dataset(
-            name,
-            config,
-            None,  # pyright: ignore[reportArgumentType]
-            model,
-            layer_of(source.hook_name),
-            source.hook_name,
-            context.device,
-            str(scratch),
-            True,
-            pair,
-        )
-        for name, made in upstream_names(name, pair).items():
-            with folder.write(name) as temporary:
-                (scratch / made).replace(temporary)
 
 
 def upstream_names(name: str, pair: Pair | None) -> dict[str, str]:
