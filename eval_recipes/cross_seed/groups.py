@@ -1,4 +1,4 @@
-"""Figures of a group of SAEs that differ only in seed, and differences of groups."""
+"""Figures of groups of SAEs that differ only in seed, and their differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measurement of all pairs of all groups, and of random SAEs of the same shapes."""
+"""Measurement of all pairs of all groups, and of random SAEs."""
 
 from __future__ import annotations
 

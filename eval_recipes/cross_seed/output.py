@@ -1,4 +1,4 @@
-"""The result file of the cross-seed evaluation."""
+"""Result file of the cross-seed evaluation."""
 
 from __future__ import annotations
 

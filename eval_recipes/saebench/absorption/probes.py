@@ -49,7 +49,7 @@ Memory = dict[tuple[str, ...], Tensor]
 
 TEMPLATE = VERBOSE_FIRST_LETTER_TEMPLATE
 POSITION = VERBOSE_FIRST_LETTER_TOKEN_POS
-"""Where upstream reads a prompt: the word's token, counted from the prompt's end."""
+"""Position of the word's token, counted from the prompt's end, where upstream reads."""
 
 # a fifth are test words; with fewer, letters without any test word are common
 _LEAST_WORDS = 10

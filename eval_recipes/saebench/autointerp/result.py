@@ -1,4 +1,4 @@
-"""Complete or partial result of one SAE: upstream's output with the checked figures."""
+"""Complete or partial result of one SAE, with the checked figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes on splits without duplicate texts, and upstream's overlap of train and test."""
+"""Probes on splits without duplicate texts, and upstream's overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations and probes of SCR and TPP, stored before the first SAE is scored."""
+"""Stored activations and probes of SCR and TPP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAEBench's SCR and TPP outputs with the masked ablation's metrics as one more category."""
+"""SAEBench's SCR and TPP outputs with metrics of the masked ablation."""
 
 from __future__ import annotations
 

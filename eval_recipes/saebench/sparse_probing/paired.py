@@ -1,4 +1,4 @@
-"""Probe accuracies on the same texts for every SAE, model and k, with intervals."""
+"""Probe accuracies with intervals, on the same texts for every SAE."""
 
 from __future__ import annotations
 

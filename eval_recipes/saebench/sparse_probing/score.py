@@ -1,4 +1,4 @@
-"""Scores of one SAE on one data set: upstream's, and those on paired draws."""
+"""Scores of one SAE on one data set, upstream's and paired."""
 
 from __future__ import annotations
 
