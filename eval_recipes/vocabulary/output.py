@@ -37,33 +37,27 @@ from saereg_plugin.metrics.vocabulary import (
     nearest_token,
 )
 
-_ALIGNED = "Aligned Fraction"
-_ALIVE = "Aligned Fraction, Alive Latents"
-_COSINE = "Mean Max Cosine"
-_COVERAGE = "Token Coverage"
-_ABOVE = "Above Random"
-
 
 @metric_class
 class AlignmentMetrics(BaseMetrics):
     """Figures of one dictionary against one vocabulary."""
 
     aligned_fraction = metric(
-        _ALIGNED,
+        "Aligned Fraction",
         "Share of latents with max_j cos(dec_i, e_j) of at least the threshold (arXiv 2606.27941)",
         display=True,
         of="Latents behind the figure",
         nullable=False,
     )
     mean_max_cos = metric(
-        _COSINE,
+        "Mean Max Cosine",
         "Mean over latents of the largest signed cosine to an embedding",
         display=True,
         of="Latents behind the figure",
         nullable=False,
     )
     token_coverage = metric(
-        _COVERAGE,
+        "Token Coverage",
         "Share of the vocabulary's tokens that are the nearest one of an aligned latent; interval over tokens",
         display=True,
         of="Tokens behind the figure",
@@ -76,12 +70,12 @@ class VocabularyMetrics(AlignmentMetrics):
     """Figures of the SAE."""
 
     aligned_fraction_alive = metric(
-        _ALIVE,
+        "Aligned Fraction, Alive Latents",
         "The same share among latents that are alive by weights; null if none is",
         of="Alive latents behind the figure",
     )
     above_random = metric(
-        _ABOVE,
+        "Above Random",
         "Aligned fraction minus that of the random dictionary; interval over the latents of both",
         display=True,
         of="Latents of each dictionary behind the figure",
