@@ -31,7 +31,7 @@ from eval_recipes.commands.train import train
 # torch and SAELens take many seconds to import; commands import what they use, so that
 # --help answers at once
 app = typer.Typer(
-    help="Train regularised sparse autoencoders beside SAELens, and evaluate SAEs beside SAEBench.",
+    help="Train regularised sparse autoencoders with SAELens, and evaluate SAEs with SAEBench.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -29,15 +29,17 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 from transformer_lens import HookedTransformer
 
 from eval_recipes.chat import KEY_VARIABLE
-from eval_recipes.registry import RECIPES
+from eval_recipes.registry import load_evaluation
 from eval_recipes.results.files import load_results, read_result, result_files
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.evaluation import schema_files
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.saebench.core.output import NULLABLE
 from saereg_plugin.releases.release import Release
 from tests.eval_recipes.chat.openai_server import KEY, JudgeServer, serving
 from tests.eval_recipes.running import every_eval
 from tests.eval_recipes.running.every_eval import EVALS, OPTIONS, figures, write_options
+from tests.eval_recipes.tiny_saes import save_release
 
 pytestmark = pytest.mark.slow
 
@@ -53,8 +55,10 @@ UPSTREAM: dict[str, Any] = {
     # Ours, in SAEBench's format.
     "cross_seed": BaseEvalOutput[Any, Any, Any],
     "vocabulary": BaseEvalOutput[Any, Any, Any],
+    "steering": BaseEvalOutput[Any, Any, Any],
 }
 IDS = ["sae-seed0", "sae-seed1"]
+BROKEN = "broken"
 TOKENS = {"explainer": "tokens"}
 JUDGE = {"judge_model": "judge", "judge_backoff_seconds": 0.01}
 
@@ -68,9 +72,23 @@ class Runs:
     judged: Path
     """autointerp with a judge, in that process, by another artefact folder."""
     reversed: Path
-    """In another process with a third artefact folder, the SAEs in the other order."""
-    alone: Path
-    """After that in the same process: one SAE alone, everything kept from before."""
+    """In another process with a third artefact folder, in the other order, next to a broken SAE."""
+    resumed: Path
+    """A copy of it that lacks the results of one SAE, resumed in the same process."""
+
+    def log(self, name: str) -> Path:
+        """What a run next to the broken SAE told."""
+        return self.command.parent / f"{name}.log"
+
+
+def broken_release(folder: Path, trained: Path) -> Path:
+    """A release with a copy of a trained SAE whose weights are NaN."""
+    (subject, *_) = subjects_of(str(trained))
+    sae: Any = subject.load()
+    for weight in (sae.W_enc, sae.W_dec):
+        weight.data[:] = float("nan")
+    save_release(folder, {BROKEN: sae})
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +111,16 @@ def runs(
 ) -> Runs:
     folder = tmp_path_factory.mktemp("every-evaluation")
     found = Runs(
-        *(folder / name for name in ("command", "judged", "reversed", "alone"))
+        *(folder / name for name in ("command", "judged", "reversed", "resumed"))
     )
     common = {"release": str(release_folder), "autointerp": TOKENS}
     judged = {"evals": ["autointerp"], "sae_ids": IDS, "autointerp": JUDGE}
-    backwards = {"evals": EVALS, "sae_ids": IDS[::-1], "artifacts": folder / "b"}
-    single = [name for name in EVALS if name != "cross_seed"]
-    alone = {"evals": single, "sae_ids": IDS[:1], "artifacts": folder / "b"}
+    backwards: dict[str, Any] = {
+        "evals": EVALS,
+        "sae_ids": IDS[::-1],
+        "artifacts": folder / "b",
+    }
+    backwards |= {"broken": str(broken_release(folder / "broken", release_folder))}
     command = [
         *("run", "--sae-release", release_folder, "--evals", ",".join(EVALS)),
         *("--out", found.command, "--artifacts", folder / "a", "--data", "embedded"),
@@ -115,8 +136,13 @@ def runs(
     _elsewhere(
         folder / "second.json",
         [
-            {**common, **backwards, "out": found.reversed},
-            {**common, **alone, "out": found.alone},
+            {**common, **backwards, "out": found.reversed, "log": found.log("first")},
+            {
+                **common,
+                **backwards,
+                **{"out": found.resumed, "log": found.log("resumed")},
+                **{"copy_of": found.reversed, "without": IDS[0]},
+            },
         ],
         ["list"],
         server,
@@ -194,7 +220,7 @@ def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> No
 def schema_of(name: str) -> Any:
     """The schema that ships for an evaluation."""
     # autointerp has two; here it is run with the tokens' explainer
-    *_, path = RECIPES[name].schemas()
+    *_, path = schema_files(name)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -224,10 +250,31 @@ def test_another_process_and_order_give_equal_figures(runs: Runs) -> None:
     assert different == []
 
 
+@pytest.mark.parametrize("name", EVALS)
+def test_one_failing_sae_does_not_stop_the_others(name: str, runs: Runs) -> None:
+    failed = json.loads(runs.log("first").read_text())["failed"]
+    assert failed[name] == BROKEN
+    found = [key for key in figures(runs.reversed) if key.split()[0] == name]
+    assert sorted(found) == [f"{name} {sae_id}" for sae_id in IDS]
+
+
+@pytest.mark.parametrize("name", EVALS)
+def test_a_resumed_run_keeps_and_redoes(name: str, runs: Runs) -> None:
+    (told,) = (
+        line
+        for line in json.loads(runs.log("resumed").read_text())["told"]
+        if line.startswith(f"{name}:")
+    )
+    if load_evaluation(name).over_groups:
+        assert "0 results are current; 3 to do (1 depends on those" in told
+    else:
+        assert "1 results are current; 2 to do (2 missing)" in told
+
+
 def test_one_sae_alone_on_warm_caches_has_equal_figures(runs: Runs) -> None:
-    every, alone = figures(runs.command), figures(runs.alone)
-    assert len(alone) == len(EVALS) - 1
-    different = [name for name in alone if alone[name] != every[name]]
+    every, resumed = figures(runs.command), figures(runs.resumed)
+    assert set(resumed) == set(every)
+    different = [name for name in resumed if resumed[name] != every[name]]
     assert different == []
 
 

@@ -13,7 +13,7 @@ from eval_recipes.commands.console import open_console
 
 def list_(
     releases: Annotated[
-        bool, typer.Option(help="List SAELens' public releases, too.")
+        bool, typer.Option(help="Also list SAELens' public releases.")
     ] = False,
 ) -> None:
     """List architectures, regularisers, evaluations and models."""

@@ -122,9 +122,9 @@ def run(
     ] = False,
 ) -> None:
     """
-    Evaluate the SAEs of a release; one JSON file in SAEBench's format an SAE and evaluation.
+    Evaluate the SAEs of a release; write one JSON file in SAEBench's format per SAE and evaluation.
 
-    A failed evaluation is reported and the others go on; the exit status is then 1.
+    A failed evaluation is reported and the others run; the exit status is then 1.
     """
     from eval_recipes.running.artifacts import default_artifacts
     from eval_recipes.running.check import checked_data
@@ -193,10 +193,17 @@ def _clean(root: Path) -> None:
 
 
 def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
-    """Return the flags of a judge as options of the evaluations that have one."""
+    """Return the flags of a chat model as options of the evaluations that ask one."""
     import json
 
-    judged = [name for name in ("autointerp", "steering") if name in names]
+    from eval_recipes.chat.options import ChatOptions
+    from eval_recipes.registry import RECIPES, load_evaluation
+
+    judged = [
+        name
+        for name in names
+        if name in RECIPES and issubclass(load_evaluation(name).Options, ChatOptions)
+    ]
     return [
         # nothing would be YAML's null, and so the default
         f"{name}.{flag}={value or json.dumps(value)}"

@@ -23,6 +23,7 @@ def schemas(
     """List the files, or with --write or --check bring them in line with the result classes."""
     from eval_recipes.registry import RECIPES
     from eval_recipes.results.schemas import schema_text
+    from eval_recipes.running.evaluation import schema_files
     from saereg_plugin.errors import InputError
     from saereg_plugin.files import write_text
 
@@ -30,14 +31,14 @@ def schemas(
         raise InputError("--write and --check exclude each other; name one.")
     console = open_console()
     stale = 0
-    for recipe in RECIPES.values():
-        for path, cls in recipe.schemas().items():
-            text = schema_text(cls)
-            current = path.is_file() and path.read_text(encoding="utf-8") == text
-            if write and not current:
-                write_text(path, text)
-            stale += check and not current
-            state = "" if current else " written" if write else " not current"
-            console.print(f"{shown(path)}{state}")
+    files = {path: cls for name in RECIPES for path, cls in schema_files(name).items()}
+    for path, cls in files.items():
+        text = schema_text(cls)
+        current = path.is_file() and path.read_text(encoding="utf-8") == text
+        if write and not current:
+            write_text(path, text)
+        stale += check and not current
+        state = "" if current else " written" if write else " not current"
+        console.print(f"{shown(path)}{state}")
     if stale:
         raise typer.Exit(FAILED)

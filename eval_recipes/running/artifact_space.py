@@ -255,7 +255,7 @@ def _has_text(path: Path, name: str) -> bool:
 
 
 def _remove(root: Path, entry: Entry) -> bool:
-    """Remove what is ours of an entry; return whether it could be."""
+    """Remove our files of an entry; return whether that was possible."""
     folder = entry.folder
     if folder is None:
         _unlink([*_reply_files(root), *_reply_mark(root)], root)

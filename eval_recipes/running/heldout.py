@@ -171,7 +171,7 @@ def _check_unique_ids(subjects: list[Subject]) -> None:
         other = owners.setdefault(subject.sae_id, subject)
         if other is not subject:
             raise InputError(
-                f"SAE id {subject.sae_id!r} stands in release {other.release!r} and "
+                f"SAE id {subject.sae_id!r} is in release {other.release!r} and "
                 f"in release {subject.release!r}; expected ids that differ within "
                 "one run. Evaluate the releases in separate runs."
             )
@@ -191,7 +191,7 @@ def measure_heldout(context: RunContext) -> HeldOutTable:
 
     Memory: one batch of activations, one chunk of latents, the SAEs that share
     a pass, and ``d_in`` float64 a context. An SAE that fails is recorded in the
-    table's ``failures``; the others go on.
+    table's ``failures``; the others are measured.
 
     Raises:
         InputError: if two subjects have one id.

@@ -24,7 +24,7 @@ from saereg_plugin.sources import corpora
 
 
 class Tally(Protocol):
-    """What runs along the held-out text for one SAE."""
+    """Sums of one SAE along the held-out text."""
 
     sae: SAE[Any]
 
@@ -33,7 +33,7 @@ class Tally(Protocol):
 
 
 class Passed(NamedTuple):
-    """What one pass over the text says of the activations themselves."""
+    """Sums of the activations themselves over one pass."""
 
     kept: ContextSums
     """Of the tokens that are not special."""
@@ -124,7 +124,7 @@ def tally_heldout(
     finish: Callable[[T, Passed], R],
 ) -> tuple[dict[str, R], dict[str, str]]:
     """
-    Run something of one's own along the held-out text; one pass for SAEs on one hook.
+    Run a tally per SAE along the held-out text; SAEs on one hook share a pass.
 
     SAEs are in memory until their pass is over; where they would take more than half of the
     bound on memory together, they go along the text in several passes.

@@ -158,17 +158,17 @@ def partial_path(context: RunContext, subject: Subject) -> Path:
     return side_path(path, PARTIAL_SUFFIX)
 
 
-def write_output(
+def require_complete(
     context: RunContext,
     subject: Subject,
     output: JudgedOutput | TokenOutput,
     ran: SeededAutoInterp,
-) -> Path:
+) -> None:
     """
-    Write the result and return its path.
+    Refuse a result that lacks replies; it is written as a partial result.
 
     Raises:
-        IncompleteError: if latents have no reply; a partial result is written instead.
+        IncompleteError: if latents have no reply.
     """
     missing = [
         one for _, one in sorted(ran.scored.items()) if one.unanswered is not None
@@ -180,5 +180,3 @@ def write_output(
             "latents have no reply. "
             f"{summary_of(missing)}. What there is stands in {partial.name!r}."
         )
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return write_result(path, output)

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from eval_recipes.cli import main as command
+from eval_recipes.registry import RECIPES
 from eval_recipes.results.files import read_result, result_files
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals, subjects_of
 
-EVALS = (
-    "core",
-    "cross_seed",
-    "sparse_probing",
-    "sae_probes",
-    "scr",
-    "tpp",
-    "absorption",
-    "autointerp",
-    "meta_structure",
-    "vocabulary",
-)
+EVALS = tuple(RECIPES)
 
 HELDOUT_TOKENS = 512
 
@@ -73,6 +65,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "dead_latent_threshold": 2,
     },
     "meta_structure": {"train_steps": 4, "train_batch_size": 64},
+    "steering": {
+        "n_latents": 2,
+        "explainer_tokens": 2048,
+        "new_tokens": 4,
+        "calibration_pairs": 10,
+        "prompts": ["I think"],
+        "judges": ["log_probability"],
+    },
 }
 
 # Counted by a clock.
@@ -112,20 +112,38 @@ def write_options(path: Path, **autointerp: Any) -> Path:
 def evaluate(settings: Mapping[str, Any]) -> None:
     """Run the named evaluations of the named SAEs of a release, into a folder."""
     subjects = {s.sae_id: s for s in subjects_of(settings["release"])}
+    chosen = [subjects[sae_id] for sae_id in settings["sae_ids"]]
+    if broken := settings.get("broken"):
+        (other,) = subjects_of(broken)
+        chosen.append(replace(other, group=chosen[0].group, seed=len(chosen)))
     options = {name: dict(OPTIONS[name]) for name in settings["evals"]}
     if "autointerp" in options:
         options["autointerp"] |= settings["autointerp"]
     context = RunContext(
-        subjects=[subjects[sae_id] for sae_id in settings["sae_ids"]],
+        subjects=chosen,
         out=Path(settings["out"]),
         artifacts=Path(settings["artifacts"]),
         heldout_tokens=HELDOUT_TOKENS,
         data="embedded",
         options=options,
     )
-    failures = run_evals(settings["evals"], context).failures
-    if failures:
-        raise SystemExit(f"failed: {failures}")
+    if earlier := settings.get("copy_of"):
+        shutil.copytree(earlier, context.out)
+        for path in result_files(context.out):
+            if read_result(path)["sae_lens_id"] == settings["without"]:
+                path.unlink()
+    told: list[str] = []
+    outcome = run_evals(
+        settings["evals"],
+        context,
+        resume="copy_of" in settings,
+        progress=told.append,
+    )
+    if log := settings.get("log"):
+        failed = {failure.eval: failure.sae_id for failure in outcome.failures}
+        Path(log).write_text(json.dumps({"told": told, "failed": failed}))
+    elif outcome.failures:
+        raise SystemExit(f"failed: {outcome.failures}")
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def test_run_refuses_before_anything_is_loaded(
         (["--judge-model", "m"], KEY_VARIABLE),
         (["--select", "contrast", "a.txt", "b.txt"], "'a.txt' cannot be read"),
         (["--select", "best", "a.txt", "b.txt"], "expected 'contrast'"),
-        (["--explainer", "judges"], "explainer = 'judges'"),
+        (["--explainer", "judges"], "explainer is 'judges'"),
         (["--option", "steering.random_seed=3"], "--seed"),
         (["--option", "steering.corpus=x"], "--corpus"),
     ):
@@ -121,7 +121,7 @@ def test_the_study_refuses_before_anything_is_trained(
             "has no group 'l1'; it has 'tiny'",
         ),
         (["--group", "none"], "Both groups are 'none'"),
-        (["--explainer", "nobody"], "explainer = 'nobody'"),
+        (["--explainer", "nobody"], "explainer is 'nobody'"),
         (["--llm-dtype", "float3"], "float3"),
     ):
         assert message in refusal(steering, monkeypatch, *out, *arguments)

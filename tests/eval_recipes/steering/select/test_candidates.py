@@ -134,7 +134,7 @@ def test_options_are_checked_together() -> None:
         ({"judges": ["chat", "chat"]}, "each value once"),
         ({"amounts": [float("inf")]}, "expected a finite number"),
         ({"latents": [-1]}, "ids from 0 on"),
-        ({"top_p": 0}, "top_p = 0"),
+        ({"top_p": 0}, "top_p is 0"),
         ({"contrast": ["a"]}, "contrast"),
         ({"greedy": True, "samples_per_prompt": 2}, "1 with greedy decoding"),
         ({"calibration_pairs": 9}, "9 calibration pairs are too few .* expected 10"),
