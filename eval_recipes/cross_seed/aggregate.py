@@ -1,4 +1,4 @@
-"""From pairs and weights to the figures of one SAE, each with its interval."""
+"""Figures of one SAE with intervals, from its pairs and weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from eval_recipes.cross_seed.pairs import (
     UNBOUNDED,
     PairFigures,
     Side,
+    Weights,
 )
-from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.statistics.seeds import Interval, SeedPair, bootstrap_mean_interval
 from saereg_plugin.metrics import dead_count, row_geometry, share_classes
 
@@ -56,7 +56,7 @@ def share_figure(mask: Tensor, config: CrossSeedEvalConfig) -> Interval:
 
 
 def partners(pair: PairFigures, metric: str, side: Side) -> Tensor:
-    """Return [n] ids of one side's partners, by the vectors that the metric compares."""
+    """Return [n] partners of one side's latents, by the vectors that the metric compares."""
     match = pair.match[side]
     by_encoder = metric == "mean_max_cos_encoder"
     return (match.encoder if by_encoder else match.decoder).partner
@@ -64,13 +64,13 @@ def partners(pair: PairFigures, metric: str, side: Side) -> Tensor:
 
 def with_partners(pair: PairFigures, metric: str, side: Side) -> Tensor:
     """
-    Return one value a latent of one side, [n], whose mean is the pair's figure.
+    Return one value per latent of one side, [n], whose mean is the pair's figure.
 
-    Where the metric averages both sides, it is the mean of a latent's value and of its
-    partner's, in float64: nearly the same number twice, which must be drawn as one.
+    If the metric averages both sides, it is the mean of a latent's value and its partner's,
+    in float64: these are nearly equal and must be resampled together.
 
     Raises:
-        ValueError: if it averages both sides, and they do not have equally many latents.
+        ValueError: if it averages both sides and their numbers of latents differ.
     """
     own, other = pair.values[metric][side], pair.values[metric][1 - side]
     if metric not in SYMMETRIC:
@@ -84,9 +84,9 @@ def figures_of_pair(
     pair: PairFigures, side: Side, config: CrossSeedEvalConfig
 ) -> Figures:
     """
-    Return every metric of one pair as seen from one side, matched once.
+    Return every metric of one pair as seen from one side.
 
-    The bootstrap resamples latents with their partners.
+    The bootstrap resamples latents together with their partners.
     """
     return {metric: _figure([(pair, side)], metric, config) for metric in PAIR_METRICS}
 
@@ -95,9 +95,9 @@ def pair_figures(
     pairs: Pairs, seed: int, config: CrossSeedEvalConfig
 ) -> tuple[Figures, Figures]:
     """
-    Return similarity and shared figures of one SAE, each a mean over the others.
+    Return similarity and shared figures of one SAE, each a mean over the other seeds.
 
-    The bootstrap resamples this SAE's latents once for all others, each with its partners.
+    Each bootstrap resample of its latents, with their partners, is used for all other seeds.
     """
     figures: Figures = {}
     for metric in PAIR_METRICS:
@@ -114,7 +114,7 @@ def pair_figures(
 def _figure(
     sides: Sequence[tuple[PairFigures, Side]], metric: str, config: CrossSeedEvalConfig
 ) -> Interval | None:
-    """Return one metric of one SAE against others, its latents resampled for all of them."""
+    """Return one metric of one SAE against others, resampled together."""
     values = [with_partners(pair, metric, side) for pair, side in sides]
     if not len(values[0]):
         return None
@@ -127,27 +127,42 @@ def _figure(
 
 
 def _mean_of_sides(sides: Sequence[tuple[PairFigures, Side]], metric: str) -> float:
-    """Return the figure from the sides themselves: the matching does not touch its rounding."""
+    """Return the figure from both sides, without rounding of the matched values."""
     own = torch.stack([pair.values[metric][side] for pair, side in sides]).mean(dim=0)
     others = [pair.values[metric][1 - side] for pair, side in sides]
     means = [float(values.double().numpy().mean()) for values in (own, *others)]
     return sum((0.5 / len(others) * mean for mean in means[1:]), 0.5 * means[0])
 
 
-def stability_figures(
-    pairs: Pairs, seed: int, alive: Tensor, config: CrossSeedEvalConfig
-) -> Figures:
-    """Return the always, sometimes and never shared latents of one SAE."""
+def shared_masks(pairs: Pairs, seed: int) -> tuple[Tensor, Tensor]:
+    """
+    Return bool masks [others, d_sae] of the latents shared with each other seed.
+
+    The first is of all latents matched, the second of alive latents matched.
+    """
     sides = oriented(pairs, seed)
-    everything = torch.stack([pair.match[side].shared for _, pair, side in sides])
-    filtered = torch.stack([pair.match_alive[side].shared for _, pair, side in sides])
-    figures: Figures = {}
-    for suffix, shared in (("", everything), ("_alive", filtered[:, alive])):
-        for name, mask in share_classes(shared)._asdict().items():
-            figures[f"{name}_shared{suffix}"] = (
-                _bootstrap([mask.float()], config, caps=[1.0]) if len(mask) else None
-            )
-    return figures
+    everything = [pair.match[side].shared for _, pair, side in sides]
+    filtered = [pair.match_alive[side].shared for _, pair, side in sides]
+    return torch.stack(everything), torch.stack(filtered)
+
+
+def stability_figures(
+    everything: Tensor, filtered: Tensor, alive: Tensor, config: CrossSeedEvalConfig
+) -> Figures:
+    """
+    Return the shares of always, sometimes and never shared latents of one SAE.
+
+    Args:
+        everything: bool [others, d_sae], all latents matched.
+        filtered: the same after leaving out latents that are not alive.
+        alive: bool [d_sae].
+        config: settings of the run.
+    """
+    return {
+        f"{name}_shared{suffix}": share_figure(mask, config) if len(mask) else None
+        for suffix, shared in (("", everything), ("_alive", filtered[:, alive]))
+        for name, mask in share_classes(shared)._asdict().items()
+    }
 
 
 def _exact(value: float, n: int) -> Interval:
@@ -162,9 +177,8 @@ def decoder_geometry(dec: Tensor, suffix: str, config: CrossSeedEvalConfig) -> F
         names = ("c_dec", "mean_cos_sim", "max_abs_cos")
         quantiles = ("median_abs_cos", "p90_abs_cos", "p99_abs_cos")
         return {f"{name}{suffix}": None for name in names + quantiles}
-    # c_dec is a mean over pairs of latents, a U-statistic of order 2: one latent
-    # moves it by twice its row's mean. Resampling row means as they are would
-    # halve the interval.
+    # c_dec is a mean over pairs of latents, a U-statistic of order 2: one latent moves it
+    # by twice its row's mean, so row means alone would halve the interval
     influence = 2 * geometry.row_mean_abs - geometry.mean_abs
     return {
         f"c_dec{suffix}": _bootstrap([influence], config),

@@ -1,4 +1,4 @@
-"""Turns what was measured into one result object a SAE."""
+"""Result objects of SAEs, from the measurements."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import Figures, oriented, pair_figures
-from eval_recipes.cross_seed.baseline import Baseline
 from eval_recipes.cross_seed.groups import (
     group_differences,
     group_figures,
     over_latents,
 )
 from eval_recipes.cross_seed.measure import (
+    Baseline,
     Group,
     Measured,
     headline_overlaps,
@@ -56,12 +56,12 @@ SHARES = (
     "firing_share_stable",
     "stable_latents",
 )
-SUBSPACES_MOVE = "the subspaces of resampled latents are other subspaces"
+_SUBSPACES_MOVE = "the subspaces of resampled latents are other subspaces"
 
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What the files of all SAEs of a group repeat."""
+    """Contents that the results of all SAEs of a group share."""
 
     metrics: GroupMetrics
     figures: Figures
@@ -80,8 +80,17 @@ def report_group(
         extra={
             "seeds": sorted(group.saes),
             "group_pairs": group_pairs(group),
-            "group_over_latents": group_over_latents(group, config),
-            "group_differences": differences(measured, name, config),
+            "group_over_latents": flat(
+                {m: over_latents(group.pairs, m, config) for m in PAIR_METRICS}
+            ),
+            "group_differences": [
+                row
+                for other, their in measured.groups.items()
+                if other != name
+                for row in group_differences(
+                    group.compared, their.compared, other_group=other, config=config
+                )
+            ],
         },
     )
 
@@ -99,12 +108,12 @@ def build_output(
     Return the result of the SAE with ``seed`` in group ``name``.
 
     Args:
-        measured: everything that was measured.
+        measured: all measurements.
         name: its group.
         seed: its seed.
         config: settings of the run.
-        report: of its group.
-        stability_table: which file beside the result holds its latents' stability.
+        report: contents shared by its group.
+        stability_table: ``StoredTable.about`` of its latents' stability.
     """
     group = measured.groups[name]
     sae = group.saes[seed]
@@ -112,7 +121,7 @@ def build_output(
     baseline = measured.baselines[sae.shape]
     similarity, shared = pair_figures(group.pairs, seed, config)
     chance = random_overlap(headline_rank(d_in), d_in)
-    beside = baseline.beside(sae.weights, n_others=len(group.saes) - 1)
+    random = baseline.of(sae.weights, n_others=len(group.saes) - 1)
     figures: dict[str, Figures] = {
         "similarity": similarity,
         "shared": shared,
@@ -131,7 +140,7 @@ def build_output(
         reconstruction=ReconstructionMetrics(**flat(figures["reconstruction"])),
         subspaces=SubspaceMetrics(**flat(figures["subspaces"])),
         baseline=BaselineMetrics(
-            **flat(beside),
+            **flat(random),
             expected_abs_cos=expected_abs_cosine(d_in),
             unstable_overlap_rank=headline_rank(d_in),
             unstable_overlap_random=chance.mean,
@@ -150,7 +159,7 @@ def build_output(
             **report.extra,
             role=asdict(role_of(sae.subject, cfg)),
             without_interval=_reasons(
-                {**figures, "baseline": beside, "group": report.figures}
+                {**figures, "baseline": random, "group": report.figures}
             ),
             stability_by_latent=group.latent_stability[seed].tolist(),
             stability_table=stability_table,
@@ -161,7 +170,7 @@ def build_output(
 
 
 def _reasons(figures: Mapping[str, Figures]) -> dict[str, str]:
-    """Return by "category/metric" why a figure has no interval, where something says so."""
+    """Return the reason of each figure without an interval, by "category/metric"."""
     return {
         f"{category}/{name}": figure.reason
         for category, found in figures.items()
@@ -180,7 +189,7 @@ def _overlap(group: Group, seed: int) -> Interval | None:
     mine = [value for seeds, value in found.items() if seed in seeds]
     if len(mine) < len(group.saes) - 1:
         return None
-    return Interval(sum(mine) / len(mine), None, None, len(mine), SUBSPACES_MOVE)
+    return Interval(sum(mine) / len(mine), None, None, len(mine), _SUBSPACES_MOVE)
 
 
 def pair_details(group: Group, seed: int) -> list[CrossSeedPair]:
@@ -235,42 +244,15 @@ def group_pairs(group: Group) -> list[dict[str, Any]]:
     ]
 
 
-def group_over_latents(
-    group: Group, config: CrossSeedEvalConfig
-) -> dict[str, float | int | None]:
-    """Return the means over the group's pairs with intervals over latents."""
-    return flat({m: over_latents(group.pairs, m, config) for m in PAIR_METRICS})
-
-
-def differences(
-    measured: Measured, name: str, config: CrossSeedEvalConfig
-) -> list[dict[str, Any]]:
-    """Return this group minus every other, metric by metric."""
-    this = measured.groups[name].compared
-    return [
-        row
-        for other_name, other in measured.groups.items()
-        if other_name != name
-        for row in group_differences(
-            this, other.compared, other_group=other_name, config=config
-        )
-    ]
-
-
 BINS = 40
-
-
-def cosine_histogram(cosines: Tensor) -> dict[str, Any]:
-    """Return counts of signed cosines in equal bins on [-1, 1]."""
-    return _histogram(cosines, -1.0)
 
 
 def sae_histograms(group: Group, seed: int) -> dict[str, Any]:
     """Return the histograms of one SAE; matched pairs are those with all other seeds."""
     matches = [pair.match[side] for _, pair, side in oriented(group.pairs, seed)]
     return {
-        "encoder_decoder_cosine_histogram": cosine_histogram(
-            group.saes[seed].weights.cosines
+        "encoder_decoder_cosine_histogram": _histogram(
+            group.saes[seed].weights.cosines, -1.0
         ),
         "matched_similarity_histogram": _matched(matches),
     }
@@ -279,27 +261,23 @@ def sae_histograms(group: Group, seed: int) -> dict[str, Any]:
 def baseline_histograms(baseline: Baseline) -> dict[str, Any]:
     """Return the same for two random SAEs of the same shape."""
     return {
-        "encoder_decoder_cosine_histogram": cosine_histogram(baseline.weights.cosines),
+        "encoder_decoder_cosine_histogram": _histogram(baseline.weights.cosines, -1.0),
         "matched_similarity_histogram": _matched([baseline.pair.match[0]]),
     }
 
 
 def _matched(matches: list[Match]) -> dict[str, Any]:
     """Return |cosine| of latents and their partners, by decoder and by encoder."""
-    sides = {
-        "decoder": [match.decoder for match in matches],
-        "encoder": [match.encoder for match in matches],
-    }
-    return {
-        name: _histogram(
-            torch.cat([found.similarity[found.partner >= 0] for found in matchings]),
-            0.0,
-        )
-        for name, matchings in sides.items()
-    }
+    histograms: dict[str, Any] = {}
+    for name in ("decoder", "encoder"):
+        found = [getattr(match, name) for match in matches]
+        similarity = [each.similarity[each.partner >= 0] for each in found]
+        histograms[name] = _histogram(torch.cat(similarity), 0.0)
+    return histograms
 
 
 def _histogram(values: Tensor, low: float) -> dict[str, Any]:
+    """Return counts in equal bins on [low, 1]."""
     # Rounding may put a cosine just outside its range.
     counts = torch.histc(values.clamp(low, 1.0), BINS, low, 1.0)
     return {"low": low, "high": 1.0, "counts": [int(count) for count in counts]}

@@ -1,9 +1,9 @@
-"""Figures of a group of SAEs that differ only in seed, and differences of groups."""
+"""Figures of groups of SAEs that differ only in seed, and their differences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ HEADLINE_SINGLE = (
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """What is compared of a group: by pair of seeds, or by seed."""
+    """Figures of a group to compare, by pair of seeds or by seed."""
 
     pairs: Pairs
     single: Mapping[int, Figures]
@@ -56,10 +56,16 @@ class GroupFigures:
     """Overlap of unstable subspaces at the headline rank, where it is defined."""
 
 
-def seed_values(by_seed: Mapping[int, Figures], metric: str) -> dict[int, float]:
-    """Return a metric of every SAE by seed, where it is defined."""
+def seed_values(
+    by_seed: Mapping[int, Figures], metric: str, seeds: Sequence[int] | None = None
+) -> dict[int, float]:
+    """Return a metric of every SAE, or of those with ``seeds``, by seed, where defined."""
     found = {seed: figures.get(metric) for seed, figures in by_seed.items()}
-    return {seed: figure.value for seed, figure in found.items() if figure}
+    return {
+        seed: figure.value
+        for seed, figure in found.items()
+        if figure and (seeds is None or seed in seeds)
+    }
 
 
 def group_figures(group: GroupFigures) -> Figures:
@@ -94,11 +100,10 @@ def group_differences(
     """
     Return this group minus another, metric by metric, over the seeds both have.
 
-    Figures of pairs: with ``FEWEST_SEEDS`` seeds or more an interval over pairs
-    (jackknife), else one over latents. Figures of single SAEs: Student's t over seeds.
-    Every pair's or seed's difference is listed. ``distinguishable`` needs an interval over
-    seeds or pairs of them: one over latents says nothing about other seeds. Fewer than two
-    common seeds give an empty list.
+    Figures of pairs have a jackknife interval over pairs with ``FEWEST_SEEDS`` or more seeds,
+    else one over latents. Figures of single SAEs have Student's t interval over seeds. Every
+    pair's or seed's difference is listed. Only an interval over seeds or pairs can make a
+    difference ``distinguishable``. Fewer than two common seeds give an empty list.
     """
     seeds = sorted(set(this.single) & set(other.single))
     if len(seeds) < 2:
@@ -117,24 +122,21 @@ def group_differences(
                 interval = found._replace(value=interval.value, reason=FEW_SEEDS)
                 over = "latents"
         rows.append(_row(metric, interval, over, values))
-    for metric in HEADLINE_SINGLE:
+    for metric in (*HEADLINE_SINGLE, *_names(this.dependent)):
+        alone = metric in HEADLINE_SINGLE
         a, b = (
-            _of_seeds(seed_values(group.single, metric), seeds)
+            seed_values(group.single if alone else group.dependent, metric, seeds)
             for group in (this, other)
         )
-        if len(a) == len(b) == len(seeds):
-            values = {(seed,): a[seed] - b[seed] for seed in seeds}
-            rows.append(_row(metric, paired_difference(a, b), "seeds", values))
-    for metric in _names(this.dependent):
-        a, b = (
-            _of_seeds(seed_values(group.dependent, metric), seeds)
-            for group in (this, other)
-        )
-        if len(a) == len(b) == len(seeds):
-            values = {(seed,): a[seed] - b[seed] for seed in seeds}
+        if not len(a) == len(b) == len(seeds):
+            continue
+        values = {(seed,): a[seed] - b[seed] for seed in seeds}
+        if alone:
+            found = paired_difference(a, b)
+        else:
             mean = sum(values.values()) / len(seeds)
-            interval = Interval(mean, None, None, len(seeds), SEEDS_DEPEND)
-            rows.append(_row(metric, interval, None, values))
+            found = Interval(mean, None, None, len(seeds), SEEDS_DEPEND)
+        rows.append(_row(metric, found, "seeds", values))
     return [{**row, "other_group": other_group, "seeds": seeds} for row in rows]
 
 
@@ -160,17 +162,13 @@ def _row(
     }
 
 
-def _of_seeds(values: Mapping[int, float], seeds: list[int]) -> dict[int, float]:
-    return {seed: value for seed, value in values.items() if seed in seeds}
-
-
 def _names(by_seed: Mapping[int, Figures]) -> list[str]:
-    """Return the metrics of any seed; one whose text failed may lack some."""
+    """Return the metrics of all seeds; a seed whose text failed lacks some."""
     return list(dict.fromkeys(name for figures in by_seed.values() for name in figures))
 
 
 FEWEST_SEEDS = 5
-"""Seeds below which pairs get no interval: four degrees of freedom at the least."""
+"""Fewest seeds for an interval over pairs, which then has four degrees of freedom."""
 
 FEW_SEEDS = f"fewer than {FEWEST_SEEDS} seeds: the pairs' values are listed instead"
 
@@ -185,8 +183,8 @@ def over_pairs(values: Mapping[SeedPair, float]) -> Interval:
     """
     Return the mean over all pairs of seeds, with a jackknife interval over the seeds.
 
-    With fewer than ``FEWEST_SEEDS`` there is none: two or three degrees of freedom say
-    next to nothing about the spread, and the few values themselves say more.
+    With fewer than ``FEWEST_SEEDS`` there is no interval: two or three degrees of freedom
+    say little about the spread.
     """
     interval = seed_pair_interval(values)
     if len({seed for pair in values for seed in pair}) < FEWEST_SEEDS:
@@ -195,21 +193,20 @@ def over_pairs(values: Mapping[SeedPair, float]) -> Interval:
 
 
 class Part(NamedTuple):
-    """What one SAE adds to a mean over pairs: its values' mean."""
+    """Contribution of one SAE to a mean over pairs: the mean of its values."""
 
     values: Tensor
     """[n_latents] float64."""
     cap: float
-    """What no value exceeds, unless the metric is in ``UNBOUNDED``; none is below 0."""
+    """Upper bound of the values, unless the metric is in ``UNBOUNDED``; the lower is 0."""
 
 
 def latent_parts(pairs: Pairs, metric: str) -> list[Part] | None:
     """
-    Return one part an SAE, over its latents, whose means add up to the mean over pairs.
+    Return one part per SAE, over its latents, whose means add up to the mean over pairs.
 
-    So a resample of one SAE's latents moves all its pairs together, each latent with its
-    partners: a pair whose metric averages both sides goes half to either SAE. None if a pair
-    lacks the metric.
+    A resample of one SAE's latents then moves all its pairs together. A pair whose metric
+    averages both sides counts half for either SAE. None if a pair lacks the metric.
     """
     parts: dict[int, Part] = {}
     both: tuple[Side, Side] = (0, 1)
@@ -239,13 +236,13 @@ def over_latents(
     """
     Return the mean over pairs with a bootstrap interval over the latents of these SAEs.
 
-    It says how much the figure depends on the latents, not how it varies over seeds.
+    It shows how much the figure depends on the latents, not how it varies over seeds.
 
-    Each SAE's part is resampled alone, and the ends of all are added, as if the parts went up
-    and down together: the SAEs of a group are made of the same concepts, and that is the
-    widest their sum can be. (To resample one SAE's latents with their partners in all the
-    others would miss what those share with each other but not with it.) So ``n`` is the
-    latents of one SAE, the one with the fewest: further SAEs add none that are independent.
+    Each SAE's part is resampled alone, and the ends of all are added, as if the parts varied
+    together: the SAEs of a group share their concepts, and this is the widest interval of
+    their sum. (Resampling one SAE's latents with their partners in all others would miss
+    what those share with each other but not with it.) ``n`` is the smallest number of latents
+    of an SAE: further SAEs add no independent ones.
     """
     parts = latent_parts(pairs, metric)
     if parts is None:
@@ -264,8 +261,8 @@ def difference_over_latents(
     """
     Return this group's mean over pairs minus another's, latents resampled.
 
-    Groups are taken as independent: the distances of their ends add up in squares (the
-    method of variance estimates recovery, MOVER), and ``n`` counts the latents of both.
+    Groups count as independent: the squared distances of their ends add up (method of
+    variance estimates recovery, MOVER). ``n`` counts the latents of both.
     """
     plus, minus = (over_latents(pairs, metric, config) for pairs in (this, other))
     if plus is None or minus is None:

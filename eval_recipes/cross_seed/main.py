@@ -16,9 +16,9 @@ from eval_recipes.cross_seed.output import (
     EVAL_TYPE_ID_CROSS_SEED,
     CrossSeedEvalOutput,
 )
+from eval_recipes.cross_seed.pairs import Loaded, load, unequal_shapes
 from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
 from eval_recipes.cross_seed.stability_table import TABLE_SUFFIX, stability_table
-from eval_recipes.cross_seed.weights import Loaded, load, unequal_shapes
 from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext

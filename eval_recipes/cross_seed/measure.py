@@ -1,10 +1,11 @@
-"""Measures all pairs of all groups, and random dictionaries of the same shapes."""
+"""Measurement of all pairs of all groups, and of random SAEs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -14,21 +15,28 @@ from tqdm.auto import tqdm
 from eval_recipes.cross_seed.aggregate import (
     Figures,
     Pairs,
+    decoder_geometry,
     figures_of_pair,
     geometry_figures,
-    oriented,
+    pair_figures,
     share_figure,
+    shared_masks,
     stability_figures,
 )
-from eval_recipes.cross_seed.baseline import Baseline, measure_baseline, random_weights
 from eval_recipes.cross_seed.groups import GroupFigures
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.cross_seed.pairs import PairFigures, measure_pair
-from eval_recipes.cross_seed.weights import Loaded, Shape, Weights
+from eval_recipes.cross_seed.pairs import (
+    Loaded,
+    PairFigures,
+    Shape,
+    Weights,
+    measure_pair,
+)
 from eval_recipes.statistics.seeds import SeedPair
 from saereg_plugin.metrics import (
     latent_stability,
     leading_directions,
+    mean_max_cos,
     overlap_ranks,
     stable_mask,
     subspace_overlap,
@@ -36,8 +44,116 @@ from saereg_plugin.metrics import (
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """Random SAEs of one shape, measured as trained ones are."""
+
+    figures: Figures
+    """Of the first against the second, and of the first alone."""
+    stability: Mapping[int, Figures]
+    """Of the first against several others, by their number."""
+    alive_geometry: Mapping[int, Figures]
+    """Of as many decoder rows as an SAE has alive latents, by their number."""
+    pair: PairFigures
+    weights: Weights
+
+    def of(self, weights: Weights, *, n_others: int) -> Figures:
+        """Return the figures to compare with those of an SAE with ``n_others`` other seeds."""
+        alive = self.alive_geometry[len(weights.alive_ids)]
+        return {**self.figures, **self.stability[n_others], **alive}
+
+
+def random_weights(
+    shape: Shape, generator: torch.Generator, *, alive_threshold: float
+) -> Weights:
+    """
+    Draw a random SAE: decoder rows and encoder columns independent Gaussian vectors.
+
+    Their directions are uniform, so for cosines they are random unit vectors.
+    """
+    d_sae, d_in = shape
+    return Weights.of(
+        torch.randn(d_in, d_sae, generator=generator),
+        torch.randn(d_sae, d_in, generator=generator),
+        alive_threshold=alive_threshold,
+    )
+
+
+def measure_baseline(
+    random: Weights,
+    pair: PairFigures,
+    groups: Sequence[Mapping[int, Loaded]],
+    generator: torch.Generator,
+    config: CrossSeedEvalConfig,
+) -> Baseline:
+    """Return the figures of a random SAE to compare with those of ``groups``."""
+    d_sae, d_in = random.dec.shape
+    similarity, shared = pair_figures({(0, 1): pair}, 0, config)
+    geometry = geometry_figures(random, config)
+    # its number of alive rows and its norms are not those of a trained SAE
+    of_alive = [name for name in geometry if name.endswith("_alive")]
+    left_out = {*of_alive, "decoder_norm"}
+    own = {name: geometry[name] for name in geometry if name not in left_out}
+
+    def of_first(n: int) -> Figures:
+        if n < d_sae:
+            return decoder_geometry(random.dec[:n], "_alive", config)
+        return {name: geometry[name.removesuffix("_alive")] for name in of_alive}
+
+    n_others = sorted({len(saes) - 1 for saes in groups})
+    n_alive = {len(sae.weights.alive_ids) for saes in groups for sae in saes.values()}
+    masks = [(pair.match[0].shared, pair.match_alive[0].shared)]
+    for _ in range(n_others[-1] - 1):
+        other = random_weights(
+            (d_sae, d_in), generator, alive_threshold=config.alive_threshold
+        )
+        masks.append(_shared_by_chance(random, other, config))
+    return Baseline(
+        figures={**similarity, **shared, **own},
+        stability={
+            n: _stability_by_chance(masks[:n], random.alive, config) for n in n_others
+        },
+        alive_geometry={n: of_first(n) for n in n_alive},
+        pair=pair,
+        weights=random,
+    )
+
+
+def _shared_by_chance(
+    a: Weights, b: Weights, config: CrossSeedEvalConfig
+) -> tuple[Tensor, Tensor]:
+    """
+    Return which latents of A are shared with B, with all and with alive latents matched.
+
+    The matching is skipped if no latent has a |cosine| above the threshold by both decoder
+    and encoder, as in nearly all random SAEs: then nothing is shared.
+    """
+    near = torch.ones(len(a.dec), dtype=torch.bool)
+    for own, others in ((a.dec, b.dec), (a.enc, b.enc)):
+        if near.any():
+            near &= (
+                mean_max_cos(own, others, unit=True).a_to_b > config.shared_threshold
+            )
+    if not near.any():
+        return near, near
+    pair = measure_pair(a, b, config)
+    return pair.match[0].shared, pair.match_alive[0].shared
+
+
+def _stability_by_chance(
+    masks: Sequence[tuple[Tensor, Tensor]], alive: Tensor, config: CrossSeedEvalConfig
+) -> Figures:
+    """Return stability and stable latents, given those shared with each other SAE."""
+    everything, filtered = (torch.stack(found) for found in zip(*masks, strict=True))
+    stable = stable_mask(latent_stability(everything), minimum=config.stable_minimum)
+    return {
+        **stability_figures(everything, filtered, alive, config),
+        "stable_latents": share_figure(stable, config),
+    }
+
+
+@dataclass(frozen=True)
 class Group:
-    """A measured group; everything by seed or by pair of seeds."""
+    """Measurements of a group, by seed or by pair of seeds."""
 
     saes: Mapping[int, Loaded]
     pairs: Pairs
@@ -57,7 +173,7 @@ class Group:
 
     @property
     def compared(self) -> GroupFigures:
-        """What groups are compared by."""
+        """Figures by which groups are compared."""
         dependent = {
             seed: {**self.stability[seed], **self.shares.get(seed, {})}
             for seed in self.saes
@@ -95,13 +211,10 @@ def measure_groups(
     """
     shapes = sorted({s.shape for by_seed in saes.values() for s in by_seed.values()})
     generator = torch.Generator().manual_seed(config.random_seed)
-    random = [
-        (
-            random_weights(shape, generator, alive_threshold=config.alive_threshold),
-            random_weights(shape, generator, alive_threshold=config.alive_threshold),
-        )
-        for shape in shapes
-    ]
+    draw = partial(
+        random_weights, generator=generator, alive_threshold=config.alive_threshold
+    )
+    random = [(draw(shape), draw(shape)) for shape in shapes]
     keys = [
         (name, seeds)
         for name, by_seed in saes.items()
@@ -147,7 +260,7 @@ def _shape(saes: Mapping[int, Loaded]) -> Shape:
 def _measure_pairs(
     jobs: Sequence[tuple[Weights, Weights]], config: CrossSeedEvalConfig
 ) -> list[PairFigures]:
-    # The assignment solver lets go of the interpreter lock.
+    # the assignment solver releases the interpreter lock
     with ThreadPoolExecutor(config.matching_threads) as pool:
         measured = pool.map(lambda job: measure_pair(job[0], job[1], config), jobs)
         progress = tqdm(measured, desc="cross-seed: pairs", total=len(jobs))
@@ -160,14 +273,8 @@ def _group(
     heldout: Mapping[str, Figures],
     config: CrossSeedEvalConfig,
 ) -> Group:
-    stability = {
-        seed: latent_stability(
-            torch.stack(
-                [pair.match[side].shared for _, pair, side in oriented(pairs, seed)]
-            )
-        )
-        for seed in saes
-    }
+    masks = {seed: shared_masks(pairs, seed) for seed in saes}
+    stability = {seed: latent_stability(found) for seed, (found, _) in masks.items()}
     stable = {
         seed: stable_mask(found, minimum=config.stable_minimum)
         for seed, found in stability.items()
@@ -176,7 +283,7 @@ def _group(
         saes=saes,
         pairs=pairs,
         stability={
-            seed: stability_figures(pairs, seed, sae.weights.alive, config)
+            seed: stability_figures(*masks[seed], sae.weights.alive, config)
             for seed, sae in saes.items()
         },
         geometry={
@@ -220,9 +327,9 @@ def unstable_overlaps(
     """
     Return the overlap of every pair's unstable subspaces, by ``overlap_ranks(d_in)``.
 
-    Unstable are the latents that are alive by weights and not stable: the vectors of dead
-    ones are what they were drawn as. Their unit decoder rows form the block, so that a
-    long row counts no more than a short one. Each SAE is decomposed once for all pairs.
+    A latent is unstable if it is alive by weights and not stable: dead latents keep their
+    initial vectors. A block holds the unit decoder rows of the unstable latents. Each SAE is
+    decomposed once for all pairs.
 
     Args:
         weights: the SAEs of a group by seed.

@@ -1,6 +1,8 @@
-"""The result file of the cross-seed evaluation."""
+"""Result file of the cross-seed evaluation."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -72,52 +74,43 @@ class MatchingGaps:
 class UnstableOverlap:
     """||U_r' V_r||_F^2 / r of the unstable latents' subspaces, against random ones."""
 
-    ranks: list[int] = Field(title="Ranks", description="r")
-    overlap: list[float | None] = Field(
-        title="Overlap", description="By rank; null beyond the rank of either block"
+    ranks: list[int] = value("Ranks", "r")
+    overlap: list[float | None] = value(
+        "Overlap", "By rank; null beyond the rank of either block"
     )
-    random: list[float] = Field(title="Random Overlap", description="r / d_in")
-    random_std: list[float] = Field(
-        title="Random Overlap (Standard Deviation)",
-        description="Of one pair of independent uniformly random subspaces",
+    random: list[float] = value("Random Overlap", "r / d_in")
+    random_std: list[float] = value(
+        "Random Overlap (Standard Deviation)",
+        "Of one pair of independent uniformly random subspaces",
     )
+
+
+_metric = partial(metric, nullable=False)
 
 
 @metric_class
 class CrossSeedPair(BaseResultDetail):
     """This SAE (A) and one other seed (B); intervals: bootstrap over latents."""
 
-    sae_ids: list[str] = Field(title="SAEs", description="Ids of A and B")
-    seeds: list[int] = Field(title="Seeds", description="Seeds of A and B")
-    alive_by_weights: list[int] = Field(
-        title="Alive Latents by Weights", description="Of A and B"
+    sae_ids: list[str] = value("SAEs", "Ids of A and B")
+    seeds: list[int] = value("Seeds", "Seeds of A and B")
+    alive_by_weights: list[int] = value("Alive Latents by Weights", "Of A and B")
+    matching_gaps: MatchingGaps = value(
+        "Certified Gaps", "Of each matching behind the figures"
     )
-    matching_gaps: MatchingGaps = Field(
-        title="Certified Gaps", description="Of each matching behind the figures"
+    unstable_overlap: UnstableOverlap = value(
+        "Overlap of Unstable Subspaces", "By rank"
     )
-    unstable_overlap: UnstableOverlap = Field(
-        title="Overlap of Unstable Subspaces", description="By rank"
+    mean_max_cos = _metric("Mean Max Cosine", "Both sides")
+    mean_max_cos_decoder = _metric("Mean Max Cosine, Decoder", "Both sides")
+    mean_max_cos_encoder = _metric("Mean Max Cosine, Encoder", "Both sides")
+    fraction_paired = _metric("Fraction Paired", "Latents of A paired in B")
+    fraction_paired_symmetrised = _metric(
+        "Fraction Paired, Symmetrised", "Mean of both sides"
     )
-    mean_max_cos = metric("Mean Max Cosine", "Both sides", nullable=False)
-    mean_max_cos_decoder = metric(
-        "Mean Max Cosine, Decoder", "Both sides", nullable=False
-    )
-    mean_max_cos_encoder = metric(
-        "Mean Max Cosine, Encoder", "Both sides", nullable=False
-    )
-    fraction_paired = metric(
-        "Fraction Paired", "Latents of A paired in B", nullable=False
-    )
-    fraction_paired_symmetrised = metric(
-        "Fraction Paired, Symmetrised", "Mean of both sides", nullable=False
-    )
-    pw_mcc_signed = metric(
-        "PW-MCC, Signed", "Mean matched signed decoder cosine", nullable=False
-    )
-    pw_mcc_absolute = metric(
-        "PW-MCC, Absolute", "Mean matched |decoder cosine|", nullable=False
-    )
-    shared = metric("Shared, All Latents", "Of all latents", nullable=False)
+    pw_mcc_signed = _metric("PW-MCC, Signed", "Mean matched signed decoder cosine")
+    pw_mcc_absolute = _metric("PW-MCC, Absolute", "Mean matched |decoder cosine|")
+    shared = _metric("Shared, All Latents", "Of all latents")
     shared_alive = metric(
         "Shared, Alive Latents", "Over the smaller alive count; null if it is 0"
     )
@@ -173,41 +166,41 @@ class GroupMetrics(
 class CrossSeedMetricCategories(BaseMetricCategories):
     """Categories of the metrics."""
 
-    similarity: SimilarityMetrics = Field(
-        title="Similarity",
-        description="This SAE against the other seeds of its group, mean over them; intervals: bootstrap over latents",
+    similarity: SimilarityMetrics = value(
+        "Similarity",
+        "This SAE against the other seeds of its group, mean over them; intervals: bootstrap over latents",
     )
-    shared: SharedMetrics = Field(
-        title="Shared Latents",
-        description="Latents shared with the other seeds, mean over them; intervals: bootstrap over latents",
+    shared: SharedMetrics = value(
+        "Shared Latents",
+        "Latents shared with the other seeds, mean over them; intervals: bootstrap over latents",
     )
-    stability: StabilityMetrics = Field(
-        title="Stability",
-        description="This SAE's latents over its pairs with all other seeds; intervals: bootstrap over latents",
+    stability: StabilityMetrics = value(
+        "Stability",
+        "This SAE's latents over its pairs with all other seeds; intervals: bootstrap over latents",
     )
-    geometry: GeometryMetrics = Field(
-        title="Dictionary Geometry",
-        description="Vectors of this SAE alone; intervals: bootstrap over latents",
+    geometry: GeometryMetrics = value(
+        "Dictionary Geometry",
+        "Vectors of this SAE alone; intervals: bootstrap over latents",
     )
-    heldout: HeldOutMetrics = Field(
-        title="Held-out Text",
-        description="Reconstruction and sparsity of this SAE; intervals: bootstrap over contexts",
+    heldout: HeldOutMetrics = value(
+        "Held-out Text",
+        "Reconstruction and sparsity of this SAE; intervals: bootstrap over contexts",
     )
-    reconstruction: ReconstructionMetrics = Field(
-        title="Reconstruction by Stable Latents",
-        description="What latents that come back in other seeds carry; intervals: bootstrap over contexts; null if it was not measured",
+    reconstruction: ReconstructionMetrics = value(
+        "Reconstruction by Stable Latents",
+        "What latents that come back in other seeds carry; intervals: bootstrap over contexts; null if it was not measured",
     )
-    subspaces: SubspaceMetrics = Field(
-        title="Unstable Subspaces",
-        description="This SAE against the other seeds, mean over them; no interval: the subspaces of a resample are others",
+    subspaces: SubspaceMetrics = value(
+        "Unstable Subspaces",
+        "This SAE against the other seeds, mean over them; no interval: the subspaces of a resample are others",
     )
-    baseline: BaselineMetrics = Field(
-        title="Random Baseline",
-        description="The same figures for random SAEs of this shape, decoder rows and encoder columns drawn independently from a Gaussian: one against another, stability and stable latents against as many as this SAE has other seeds; the geometry of alive rows is that of as many random rows as this SAE has alive latents, all other figures of alive latents are of the random SAE's own. Intervals: bootstrap over latents",
+    baseline: BaselineMetrics = value(
+        "Random Baseline",
+        "The same figures for random SAEs of this shape, decoder rows and encoder columns drawn independently from a Gaussian: one against another, stability and stable latents against as many as this SAE has other seeds; the geometry of alive rows is that of as many random rows as this SAE has alive latents, all other figures of alive latents are of the random SAE's own. Intervals: bootstrap over latents",
     )
-    group: GroupMetrics = Field(
-        title="Group",
-        description="Means over the group's seeds (Student's t interval) or pairs of seeds (delete-one-seed jackknife with five seeds or more; with fewer the pairs' values are listed); stability and reconstruction shares have no interval: the SAEs' figures depend on each other",
+    group: GroupMetrics = value(
+        "Group",
+        "Means over the group's seeds (Student's t interval) or pairs of seeds (delete-one-seed jackknife with five seeds or more; with fewer the pairs' values are listed); stability and reconstruction shares have no interval: the SAEs' figures depend on each other",
     )
 
 
@@ -228,8 +221,6 @@ class CrossSeedEvalOutput(
         title="Seed Pairs",
         description="One object for each other seed of the group",
     )
-    eval_type_id: str = Field(
-        default=EVAL_TYPE_ID_CROSS_SEED,
-        title="Eval Type ID",
-        description="The type of the evaluation",
+    eval_type_id: str = value(
+        "Eval Type ID", "The type of the evaluation", default=EVAL_TYPE_ID_CROSS_SEED
     )

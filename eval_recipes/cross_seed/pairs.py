@@ -1,23 +1,117 @@
-"""Per-latent measurements on pairs of SAEs."""
+"""Measurements of latents in pairs of SAEs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.cross_seed.weights import Weights
+from eval_recipes.results.files import BaseFields, base_fields
+from eval_recipes.results.subject import Subject
 from saereg_plugin.metrics import (
     Matching,
+    encoder_decoder_cosines,
     match_many_twice,
     match_rows,
+    row_norms,
     seen_from_b,
     shared_mask,
+    unit_rows,
 )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Directions and norms of one SAE's vectors."""
+
+    enc: Tensor
+    """[d_sae, d_in] encoder vectors as unit rows, float32."""
+    dec: Tensor
+    """[d_sae, d_in] decoder vectors as unit rows, float32."""
+    decoder_norms: Tensor
+    """[d_sae] norms of the decoder vectors, in the units of the weights."""
+    cosines: Tensor
+    """[d_sae] cosine of each latent's encoder and decoder vector."""
+    alive: Tensor
+    """[d_sae] bool: the cosine exceeds the alive threshold."""
+
+    @classmethod
+    def of(cls, W_enc: Tensor, W_dec: Tensor, *, alive_threshold: float) -> Weights:
+        """Take SAELens' ``W_enc`` [d_in, d_sae] and ``W_dec`` [d_sae, d_in]."""
+        rows = W_dec.detach().cpu().float()
+        enc, dec = unit_rows(W_enc.detach().cpu().T), unit_rows(rows)
+        cosines = encoder_decoder_cosines(enc, dec)
+        return cls(
+            enc.contiguous(), dec, row_norms(rows), cosines, cosines > alive_threshold
+        )
+
+    @cached_property
+    def alive_ids(self) -> Tensor:
+        """Ids of the alive latents."""
+        return self.alive.nonzero().flatten()
+
+
+Shape = tuple[int, int]
+"""(d_sae, d_in)."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Weights and description of one SAE."""
+
+    subject: Subject
+    seed: int
+    weights: Weights
+    fields: BaseFields
+
+    @property
+    def shape(self) -> Shape:
+        """(d_sae, d_in)."""
+        d_sae, d_in = self.weights.dec.shape
+        return d_sae, d_in
+
+
+def load(subject: Subject, seed: int, config: CrossSeedEvalConfig) -> Loaded:
+    """
+    Load one SAE and keep its encoder and decoder only.
+
+    A gated SAE's ``W_enc`` is shared by its gate and its magnitudes.
+
+    Raises:
+        ValueError: if the weights are not finite, or too few to have a geometry.
+    """
+    sae = subject.load()
+    weights = Weights.of(
+        sae.W_enc.data, sae.W_dec.data, alive_threshold=config.alive_threshold
+    )
+    for name, rows in (("W_enc", weights.enc), ("W_dec", weights.dec)):
+        if not rows.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    if len(weights.dec) < 2:
+        raise ValueError("an SAE of one latent has no geometry")
+    return Loaded(subject, seed, weights, base_fields(subject, sae))
+
+
+def unequal_shapes(saes: list[Loaded]) -> dict[str, str]:
+    """Return, for each group whose SAEs differ in shape, the reason to refuse it."""
+    first: dict[str, Loaded] = {}
+    causes: dict[str, str] = {}
+    for sae in saes:
+        other = first.setdefault(sae.subject.group, sae)
+        if other.shape != sae.shape:
+            causes[sae.subject.group] = (
+                f"SAEs {other.subject.sae_id!r} and {sae.subject.sae_id!r} of group "
+                f"{sae.subject.group!r} have (d_sae, d_in) {other.shape} and "
+                f"{sae.shape}; expected one shape in a group. Put SAEs of different "
+                "width into different groups."
+            )
+    return causes
+
 
 Side = Literal[0, 1]
 
@@ -41,7 +135,7 @@ SYMMETRIC = frozenset(
         "fraction_paired_symmetrised",
     }
 )
-"""Metrics that average both sides; the others are those of one side's latents."""
+"""Metrics that average both sides; others are over one side's latents."""
 
 UNBOUNDED = frozenset({"pw_mcc_signed"})
 """Metrics whose values can be negative; all others are shares or |cosines|."""
@@ -49,7 +143,7 @@ UNBOUNDED = frozenset({"pw_mcc_signed"})
 
 @dataclass(frozen=True)
 class Match:
-    """Partners of one SAE's latents in another, by latent id, with what follows."""
+    """Partners of one SAE's latents in another, by latent id."""
 
     decoder: Matching
     encoder: Matching
@@ -76,9 +170,9 @@ class PairFigures:
     match: tuple[Match, Match]
     """All latents matched, by the ids of A and by those of B."""
     match_alive: tuple[Match, Match]
-    """Latents that are not alive left out of either SAE before matching."""
+    """The same with only alive latents matched."""
     gaps: Mapping[str, float]
-    """What each matching's total similarity may lack of the optimum, as certified."""
+    """Certified gap of each matching's total similarity to the optimum."""
     relative_gaps: Mapping[str, float]
     """The same over that total."""
 
@@ -93,7 +187,7 @@ class PairFigures:
         return mean
 
     def cap(self, metric: str, side: Side) -> float:
-        """Return what no value of the metric exceeds on that side; none is below 0."""
+        """Return the upper bound of the metric's values on that side; the lower is 0."""
         n = [len(values) for values in self.values[metric]]
         # its masks are scaled to the smaller count
         return n[side] / min(n) if metric == "shared_alive" else 1.0
@@ -155,8 +249,8 @@ def _signed(
     """
     Match decoder rows by signed cosine, given the matching by |cosine|.
 
-    No signed total exceeds the best absolute one. So where every matched cosine is
-    positive, the absolute matching is the signed one, with the same gap.
+    No signed total exceeds the best absolute one. So if every matched cosine is positive,
+    the absolute matching is also the signed one, with the same gap.
     """
     found = absolute.partner >= 0
     partners = b.dec[absolute.partner[found]]

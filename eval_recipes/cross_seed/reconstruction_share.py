@@ -27,22 +27,20 @@ class ReconstructionShare:
     """
     Shares on held-out text, special tokens left out; each with an interval over contexts.
 
-    With z_j the activation of latent j, d_j its decoder vector, b the decoder's bias, S the
+    Let z_j be the activation of latent j, d_j its decoder vector, b the decoder's bias, S the
     stable latents, x_S = b + sum_{j in S} z_j d_j, and x_U the same over all others:
 
-    - ``explained_variance_stable``: 1 - sum ||x - x_S||^2 / sum ||x - mean x||^2, what is left
-      if all other latents are set to zero; ``_unstable`` with x_U. They do not add up, and
-      one can be below zero.
+    - ``explained_variance_stable``: 1 - sum ||x - x_S||^2 / sum ||x - mean x||^2, with all
+      other latents set to zero; ``_unstable`` uses x_U. The two do not add up, and one can be
+      below zero.
     - ``variance_share_stable``: sum <x_S - mean x_S, x^ - mean x^> / sum ||x^ - mean x^||^2,
-      x^ the whole reconstruction: the covariance share. Stable and unstable shares add up
-      to 1; one can leave [0, 1] if the two parts cancel one another.
+      x^ the whole reconstruction. Stable and unstable shares add up to 1; one can leave
+      [0, 1] if the two parts cancel.
     - ``contribution_share_stable``: sum_{j in S} ||z_j d_j||^2 over the same sum of all
-      latents; that of the unstable ones is 1 minus it. Under layer norm contributions are
-      taken in the normalised space, in which every token weighs the same.
+      latents. With layer norm, contributions are in the normalised space.
 
-    Random latents would carry a share equal to their share of all firings. A share has no
-    interval where it is undefined in a resample of the contexts (latents that fire in few
-    of them), or the same in all.
+    Random latents would carry a share equal to their share of firings. A share has no
+    interval if it is undefined in a resample of the contexts, or equal in all.
     """
 
     figures: Figures
@@ -54,7 +52,7 @@ class _ShareTally:
 
     def __init__(self, sae: SAE[Any], stable: Tensor) -> None:
         if sae.hook_z_reshaping_mode:
-            # The activation store has already joined the heads.
+            # the activation store has already joined the heads
             sae.turn_off_forward_pass_hook_z_reshaping()
         self.sae = sae
         self.stable = stable.to(sae.device)
@@ -97,7 +95,7 @@ class _ShareTally:
             self.sums.setdefault(name, []).append(by_context.sum(1).numpy())
 
     def _decode(self, z: Tensor, x: Tensor) -> Tensor:
-        # Some normalisations are kept by encode and used up by decode.
+        # decode uses up the scale that encode stores
         self.sae.run_time_activation_norm_fn_in(x)
         return self.sae.decode(z).to(x.device).double()
 
@@ -135,7 +133,7 @@ class _ShareTally:
 
 
 def _spread(found: Interval) -> Interval:
-    """Return the same without an interval of no width, such as that of a share of 0."""
+    """Drop an interval of no width, such as that of a share of 0."""
     if found.low is None or found.high is None:
         return found
     if found.high - found.low > 1e-12 * max(1.0, abs(found.value)):
@@ -151,7 +149,7 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 
 def _contribution_norms(sae: SAE[Any]) -> Tensor:
-    """Return the norm of what one unit of each latent adds, [d_sae] float64."""
+    """Return the norm of each latent's output per unit of activation, [d_sae] float64."""
     norms = sae.W_dec.detach().double().norm(dim=1)
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
         # decode divides the activation by the norm of its row

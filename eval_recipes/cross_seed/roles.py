@@ -17,34 +17,34 @@ from saereg_plugin.releases.release import LOADER, read_release
 from saereg_plugin.sweeps.matched import decays
 
 MATCHED_TO = "matched_to"
-"""Field of a release's provenance: group -> "release/group" whose alive count it has as width."""
+"""Field of a release's provenance: group -> "release/group" whose alive count is its width."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a group of SAEs is in a comparison; ``name`` is "release/group"."""
+    """A group's role in a comparison; ``name`` is "release/group"."""
 
     name: str
     base: str
-    """Everything that two groups must have in common to be compared, but the width."""
+    """Settings, except the width, that comparable groups share."""
     d_sae: int
     k: int | None
     penalty: str | None
-    """The regulariser without its coefficient; None for none or several."""
+    """The only regulariser without its coefficient, else None."""
     coefficient: float | None
-    """0 without regulariser, None with several or one that is annealed from 0."""
+    """0 without a regulariser; None with several, or with one annealed from 0."""
     matched_to: str | None = None
     undecayed: str | None = None
-    """``base`` without the mechanic ``weight_decay``; None of a group that has none."""
+    """``base`` without the mechanic ``weight_decay``; None for a group without it."""
 
     @property
     def regularised(self) -> bool:
-        """Whether it has one coefficient, or no regulariser but decaying weights."""
+        """Whether it has one coefficient, or only decaying weights."""
         return bool(self.coefficient) or self.decays_only
 
     @property
     def decays_only(self) -> bool:
-        """Whether ``weight_decay`` is all that it has of a regulariser."""
+        """Whether ``weight_decay`` is its only regulariser."""
         return self.coefficient == 0 and self.undecayed is not None
 
 
@@ -95,7 +95,7 @@ def role_of(subject: Subject, cfg: Mapping[str, Any]) -> Role:
 
 
 def _coefficient(acting: list[Any]) -> float | None:
-    """Return the one coefficient; one that grows from 0 is no single number."""
+    """Return the only coefficient; None if it is annealed from 0."""
     if not acting:
         return 0.0
     return (acting[0].get("coefficient") or None) if len(acting) == 1 else None
@@ -103,10 +103,10 @@ def _coefficient(acting: list[Any]) -> float | None:
 
 def matched_to(subject: Subject) -> str | None:
     """
-    Return "release/group" of the group whose alive count this SAE's group has as width.
+    Return "release/group" of the group whose alive count is this group's width.
 
-    Read from the manifest of the SAE's release folder, ``saereg: matched_to: {group: ...}``.
-    None where it says nothing, and for releases that are no folder of this project.
+    It is in the manifest of the release folder, ``saereg: matched_to: {group: ...}``. None
+    without an entry, and for releases outside this project.
 
     Raises:
         InputError: if the field is no mapping of names.

@@ -1,8 +1,7 @@
-"""One row a latent: its partners in the other seeds and how stable it is, as parquet."""
+"""Parquet table of latents: partners in the other seeds and stability."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +9,22 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from eval_recipes.cross_seed.aggregate import oriented
+from eval_recipes.cross_seed.aggregate import oriented, shared_masks
 from eval_recipes.cross_seed.measure import Group
-from eval_recipes.results.reading import SUFFIX, read_result
-from eval_recipes.results.sidecar import named_path, read_table, side_path
+from eval_recipes.results.sidecar import SideTable
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import latent_stability, stable_mask
 
 TABLE_SUFFIX = "_stability.parquet"
-_EVAL = "cross_seed"
-_METADATA = b"saereg"
 
-
-def table_path(result: Path) -> Path:
-    """
-    Return where the table beside a result file lies.
-
-    >>> table_path(Path("cross_seed/lab_run_k32_eval_results.json")).name
-    'lab_run_k32_stability.parquet'
-    """
-    return side_path(result, TABLE_SUFFIX)
+STABILITY = SideTable(
+    "Stability table",
+    "cross_seed",
+    "stability_table",
+    TABLE_SUFFIX,
+    ("latent", "alive", "stability"),
+)
+"""One row per latent; ``read`` takes its path or that of the result that names it."""
 
 
 def stability_table(group: Group, seed: int) -> Any:
@@ -37,10 +32,10 @@ def stability_table(group: Group, seed: int) -> Any:
     Return the ``pyarrow.Table`` of one SAE, with a row for each latent.
 
     Columns: ``latent``, ``alive`` (by weights), ``stability`` (share of the other seeds in
-    which it is shared), ``stability_alive`` (the same after leaving out, before matching,
-    what is not alive), and for each other seed t ``decoder_partner_t``,
-    ``encoder_partner_t`` (latent ids there, null for none), ``decoder_similarity_t``,
-    ``encoder_similarity_t`` (|cosine|), ``shared_t``, ``shared_alive_t``.
+    which it is shared), ``stability_alive`` (the same with only alive latents matched).
+    For each other seed t: ``decoder_partner_t`` and ``encoder_partner_t`` (latent ids there,
+    null for none), ``decoder_similarity_t`` and ``encoder_similarity_t`` (|cosine|),
+    ``shared_t``, ``shared_alive_t``.
     """
     weights = group.saes[seed].weights
     sides = oriented(group.pairs, seed)
@@ -48,9 +43,7 @@ def stability_table(group: Group, seed: int) -> Any:
         "latent": pa.array(range(len(weights.alive)), pa.int64()),
         "alive": weights.alive.numpy(),
         "stability": group.latent_stability[seed].numpy(),
-        "stability_alive": latent_stability(
-            torch.stack([pair.match_alive[side].shared for _, pair, side in sides])
-        ).numpy(),
+        "stability_alive": latent_stability(shared_masks(group.pairs, seed)[1]).numpy(),
     }
     for other, pair, side in sides:
         match = pair.match[side]
@@ -60,33 +53,17 @@ def stability_table(group: Group, seed: int) -> Any:
             columns[f"{name}_similarity_{other}"] = found.similarity.numpy()
         columns[f"shared_{other}"] = match.shared.numpy()
         columns[f"shared_alive_{other}"] = pair.match_alive[side].shared.numpy()
-    subject = group.saes[seed].subject
-    about = {
-        "release": subject.release,
-        "sae_id": subject.sae_id,
-        "group": subject.group,
-        "seed": seed,
-        "other_seeds": [other for other, _, _ in sides],
-        "other_sae_ids": [group.saes[other].subject.sae_id for other, _, _ in sides],
-    }
-    table = pa.table(columns)
-    return table.replace_schema_metadata({_METADATA: json.dumps(about).encode()})
+    return STABILITY.of(
+        columns,
+        group.saes[seed].subject,
+        other_seeds=[other for other, _, _ in sides],
+        other_sae_ids=[group.saes[other].subject.sae_id for other, _, _ in sides],
+    )
 
 
 def read_stability(path: str | Path) -> pd.DataFrame:
-    """
-    Read a stability table, given its own path or that of the result that names it.
-
-    Raises:
-        InputError: if there is none, it is damaged, or it is another one than the result's.
-    """
-    path = Path(path)
-    return read_table(
-        _named_by(path) if path.name.endswith(SUFFIX) else path,
-        what="Stability table",
-        eval=_EVAL,
-        columns=("latent", "alive", "stability"),
-    )
+    """Read a stability table, given its own path or that of a result; see ``SideTable.read``."""
+    return STABILITY.read(path)
 
 
 def stable_latents(
@@ -96,7 +73,7 @@ def stable_latents(
     Return the ids of the latents shared with at least ``minimum`` of the other seeds.
 
     Args:
-        path: a stability table, or the cross-seed result beside it.
+        path: a stability table, or the cross-seed result next to it.
         minimum: share of the other seeds, above 0 and at most 1.
         alive_only: leave out latents that are not alive by weights.
 
@@ -113,14 +90,3 @@ def stable_latents(
     if alive_only:
         chosen &= torch.tensor(table["alive"].to_numpy())
     return [int(latent) for latent in table.loc[chosen.numpy(), "latent"]]
-
-
-def _named_by(result: Path) -> Path:
-    extra = read_result(result).get("eval_result_unstructured")
-    named = extra.get("stability_table") if isinstance(extra, dict) else None
-    if not isinstance(named, dict):
-        raise InputError(
-            f"Result {str(result)!r} names no stability table; expected a result of the "
-            "evaluation 'cross_seed'. Give such a result, or run the evaluation again."
-        )
-    return named_path(result, named, what="Stability table", eval=_EVAL)

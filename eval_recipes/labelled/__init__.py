@@ -1,1 +1,1 @@
-"""Labelled text sets that need no network, of the same shape as SAEBench's hub sets."""
+"""Labelled text sets for offline use, shaped like SAEBench's hub sets."""

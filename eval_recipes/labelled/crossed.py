@@ -10,7 +10,13 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from eval_recipes.labelled.probing import Texts, get_multi_label_train_test_data
+from eval_recipes.labelled.probing import (
+    Texts,
+    get_multi_label_train_test_data,
+    probing_sets,
+    summary,
+    texts_by_class,
+)
 from eval_recipes.labelled.source import (
     HEAD,
     PREFIX,
@@ -28,8 +34,8 @@ class CrossedSet:
     """
     A set whose texts have two attributes of two values each.
 
-    ``column1_vals`` and ``column2_vals`` are what upstream calls so: the attribute to
-    keep and the one that is spuriously tied to it, each with its positive value first.
+    ``column1_vals`` and ``column2_vals`` are upstream's names: the attribute to keep and the
+    one spuriously tied to it, each with its positive value first.
     """
 
     summary: str
@@ -46,7 +52,7 @@ _SETS = MappingProxyType(
         ),
         f"{PREFIX}cm_correct_isshort": CrossedSet(
             "deed that is wrong or acceptable, told at length or in a sentence",
-            # In this order the two cells that SCR draws twice as much of are the larger.
+            # in this order SCR draws twice as much from the larger cells
             ("wrong", "acceptable"),
             ("long", "short"),
         ),
@@ -61,7 +67,7 @@ def crossed_sets() -> Mapping[str, CrossedSet]:
 
 def texts_by_cell(dataset_name: str) -> dict[Pair, list[str]]:
     """
-    Return every text of a set by (column 1 value, column 2 value); none stands twice.
+    Return the distinct texts of a set by (column 1 value, column 2 value).
 
     Raises:
         InputError: if there is no such set.
@@ -127,16 +133,16 @@ def crossed_train_test_data(
     """
     Return train and test texts as upstream's ``dataset_creation.get_train_test_data`` does.
 
-    The keys are upstream's six fixed names, whatever the attributes are. With
-    ``n = size // 4``, each key has ``2 n`` texts: ``n`` of each cell that it joins, or
-    ``2 n`` of the one cell of a biased key. Train and test share no text.
+    The keys are upstream's six fixed names for any attributes. With ``n = size // 4``, each
+    key has ``2 n`` texts: ``n`` of each of its two cells, or ``2 n`` of the one cell of a
+    biased key. Train and test share no text.
 
     Args:
         dataset_name: a crossed set, or, without ``spurious_corr``, a probing set.
-        spurious_corr: whether two attributes are asked for (SCR) or classes (TPP).
-        train_set_size: texts under two keys that belong together, for training.
-        test_set_size: the same for testing.
-        random_seed: decides which texts are drawn, and their order.
+        spurious_corr: whether to return two attributes (SCR) or classes (TPP).
+        train_set_size: train texts of two paired keys.
+        test_set_size: test texts of two paired keys.
+        random_seed: seed of draws and order.
         column1_vals: values of the attribute to keep; None for the set's own order.
         column2_vals: values of the spurious attribute; None for the set's own order.
 
@@ -199,7 +205,7 @@ def check_sizes(
 
 
 def _share(cell: Pair, one: Pair, two: Pair) -> int:
-    """How many times ``size // 4`` texts of a cell are needed: a biased key has one cell."""
+    """Return how many times ``size // 4`` texts of a cell are needed."""
     return 2 if cell in ((one[0], two[0]), (one[1], two[1])) else 1
 
 
@@ -208,7 +214,7 @@ def _joined(
 ) -> Texts:
     """Join cells into upstream's keys, as its ``get_spurious_corr_data`` does."""
     pos_pos, neg_neg = cells[one[0], two[0]], cells[one[1], two[1]]
-    # Upstream names these the other way about: column 2 first.
+    # upstream names column 2 first
     pos_neg, neg_pos = cells[one[1], two[0]], cells[one[0], two[1]]
     joined = {
         "male / female": pos_pos[:n] + pos_neg[:n],
@@ -241,3 +247,23 @@ def _set(dataset_name: str) -> CrossedSet:
             f"Unknown crossed set {dataset_name!r}. {suggest(dataset_name, _SETS)}"
         )
     return _SETS[dataset_name]
+
+
+def embedded_sets() -> pd.DataFrame:
+    """
+    Return one row per class (or cell of two crossed attributes), in a fixed order.
+
+    Columns: ``set`` (its name), ``tells`` (property that the classes tell apart), ``class`` and
+    ``texts`` (distinct texts that may be drawn).
+    """
+    rows = [
+        (name, summary(name), class_name, len(texts))
+        for name in probing_sets()
+        for class_name, texts in texts_by_class(name).items()
+    ]
+    rows += [
+        (name, crossed.summary, " x ".join(cell), len(texts))
+        for name, crossed in crossed_sets().items()
+        for cell, texts in texts_by_cell(name).items()
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["set", "tells", "class", "texts"]))

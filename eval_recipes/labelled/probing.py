@@ -26,9 +26,9 @@ Texts = dict[str, list[str]]
 @dataclass(frozen=True)
 class ProbingSet:
     """
-    How one set is built from sae-probes' files.
+    Recipe of one set from sae-probes' files.
 
-    ``classes`` says for each class which file and which target its texts come from.
+    ``classes`` has the file and the target of each class.
     """
 
     summary: str
@@ -37,12 +37,12 @@ class ProbingSet:
 
 
 def _targets(file: str, **classes: str) -> Mapping[str, tuple[str, str]]:
-    """Classes of one file, by the target that each has in it."""
+    """Return classes of one file, given the target of each."""
     return {name: (file, target) for name, target in classes.items()}
 
 
 def _positives(**files: str) -> Mapping[str, tuple[str, str]]:
-    """Classes of which each is the positives of its own file."""
+    """Return classes that are each the positives of their own file."""
     return {name: (file, "1") for name, file in files.items()}
 
 
@@ -127,7 +127,7 @@ def probing_sets() -> Mapping[str, list[str]]:
 
 def summary(dataset_name: str) -> str:
     """
-    Return what a set's classes tell apart.
+    Return the property that a set's classes tell apart.
 
     Raises:
         InputError: if there is no such set.
@@ -137,7 +137,7 @@ def summary(dataset_name: str) -> str:
 
 def texts_by_class(dataset_name: str) -> Texts:
     """
-    Return every text of a set by its class; none stands in it twice.
+    Return the distinct texts of a set by class.
 
     Raises:
         InputError: if there is no such set.
@@ -156,7 +156,7 @@ def _texts(dataset_name: str) -> Mapping[str, tuple[str, ...]]:
     rows = pd.concat(parts, ignore_index=True)
     if probing_set.clean is not None:
         rows = rows.assign(prompt=rows["prompt"].map(probing_set.clean))
-    # Again: two files may share a text, and cleaning may make two texts one.
+    # two files may share a text, and cleaning may make two texts equal
     rows = deduplicated(rows, HEAD)
     return {
         name: tuple(rows.loc[rows["target"] == name, "prompt"])
@@ -166,10 +166,9 @@ def _texts(dataset_name: str) -> Mapping[str, tuple[str, ...]]:
 
 def available(dataset_name: str) -> int:
     """
-    Return the texts in a set's smallest class.
+    Return the number of texts in a set's smallest class.
 
-    Half of a train and half of a test size must fit: upstream's sizes count the
-    positives and as many negatives.
+    Half of train and test size must fit: upstream's sizes count positives and negatives.
 
     Raises:
         InputError: if there is no such set.
@@ -183,8 +182,8 @@ def get_multi_label_train_test_data(
     """
     Return train and test texts by class, as upstream's function of this name does.
 
-    As there, a class gets half of each size, since a probe tells it from as many texts of
-    the other classes. No text is in both; the test texts do not depend on the train size.
+    A class gets half of each size, since its probe also sees as many texts of other classes.
+    No text is in both; the test texts do not depend on the train size.
 
     Raises:
         InputError: if there is no such set, or it has too few texts.
@@ -205,7 +204,7 @@ def check_sizes(dataset_name: str, train_set_size: int, test_set_size: int) -> N
     Refuse sizes that a set cannot serve.
 
     Raises:
-        InputError: names the set and how many texts it has.
+        InputError: naming the set and its number of texts.
     """
     limit = 2 * available(dataset_name)
     if min(train_set_size, test_set_size) < 2:

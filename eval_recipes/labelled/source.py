@@ -1,4 +1,4 @@
-"""Labelled texts inside the sae-probes package, cleaned once, before anything is split."""
+"""Labelled texts of the sae-probes package, cleaned before any split."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import pandas as pd
 from saereg_plugin.errors import InputError, suggest
 
 PREFIX = "embedded/"
-"""What the name of every embedded set begins with, so that no score is taken for another's."""
+"""Prefix of every embedded set, which tells its scores from published ones."""
 
 LAYOUT = 1
-"""Raised whenever a set's texts or draws change; part of the key of what is kept of them."""
+"""Version of texts and draws; part of the keys of artefacts."""
 
 HEAD = 300
 """
-Characters by which texts are told apart when a set is built. A context of 128 tokens holds
-little more, and source files that share a licence's head look the same to the model.
+Characters that must differ between two texts of a set. A context of 128 tokens holds little
+more, so source files with the same licence header look the same to the model.
 """
 
 _AMAZON_TEMPLATE = re.compile(r"\ATitle: .*?\nReview: ", re.DOTALL)
 _LINE_BREAK = re.compile(r"<br\s*/?>|\\r|\\n")
 _ESCAPED_CHARACTER = re.compile(r"\\u([0-9a-fA-F]{4})")
-# Texts are cut off at some length, so a tag may lack its end.
+# texts are cut off, so a tag may lack its end
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*(?:>|\Z)|\[\[(?:VIDEOID|ASIN)[^\]]*(?:\]\]|\Z)")
 
 
@@ -36,9 +36,8 @@ def read_set(name: str) -> pd.DataFrame:
     """
     Return one of sae-probes' data sets without duplicates.
 
-    Its rows were drawn with replacement (arXiv 2502.16681's data as shipped), so the same
-    text stands in it up to several times. A text is kept once, where it first stands; one
-    that carries different targets is dropped. The order is the file's.
+    The data of arXiv 2502.16681 were drawn with replacement. Each text is kept once, at its
+    first row; texts with different targets are dropped. The order is the file's.
 
     Args:
         name: file name without ``.csv.zst``, such as ``92_glue_sst2``.
@@ -87,7 +86,7 @@ def deduplicated(rows: pd.DataFrame, head: int | None = None) -> pd.DataFrame:
 
 def strip_template(text: str) -> str:
     """
-    Return a review as running text, without what shows from which file it came.
+    Return a review as running text, without traces of its file.
 
     Amazon's begin ``Title: ...\\nReview:`` (the title goes too: Yelp has none) and hold
     HTML; in Yelp's, line breaks, quotes and accents are escape sequences.
@@ -105,7 +104,7 @@ def strip_template(text: str) -> str:
 
 
 def _folder() -> Path:
-    # Found without importing sae_probes, whose modules import whole model loaders.
+    # importing sae_probes would import model loaders
     package = importlib.util.find_spec("sae_probes")
     if package is None or not package.submodule_search_locations:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Differences between groups of SAEs, as result files carry them."""
+"""Differences between groups of SAEs in result files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saereg_plugin.errors import InputError
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """``difference`` is ``group`` minus ``other``; its 95 % interval may be missing."""
+    """A metric of ``group`` minus that of ``other``; the 95 % interval may be missing."""
 
     metric: str
     group: str
@@ -23,11 +23,11 @@ class GroupDifference:
     ci_low: float | None
     ci_high: float | None
     n: int | None
-    """How many of ``interval_over``; without an interval the seeds or pairs of seeds."""
+    """Number of ``interval_over``; without an interval, of seeds or pairs of seeds."""
     interval_over: str | None = None
     """"seeds", "seed pairs" or "latents"; None without an interval."""
     values: tuple[tuple[tuple[int, ...], float], ...] = ()
-    """(seed,) or (seed, other seed), and the difference in it alone."""
+    """(seed,) or (seed, other seed), each with its own difference."""
     reason: str | None = None
     """Why there is no interval over seeds or pairs of seeds."""
 
@@ -45,12 +45,12 @@ class GroupDifference:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there is an interval, whatever it is over."""
+        """Whether there is an interval of any kind."""
         return self.ci_low is not None and self.ci_high is not None
 
     @property
     def decidable(self) -> bool:
-        """Whether there is an interval that speaks of other seeds than those trained."""
+        """Whether there is an interval that generalises to unseen seeds."""
         return self.has_interval and self.interval_over in OVER_SEEDS
 
     @property
@@ -58,8 +58,8 @@ class GroupDifference:
         """
         Whether zero lies outside an interval over seeds or pairs of seeds.
 
-        An interval over latents says how much the figure depends on the latents of these
-        SAEs. With two or three seeds it is narrow, and the next seed may lie far outside.
+        An interval over latents shows how much the figure depends on the latents of these
+        SAEs. It is narrow even with two seeds, and the next seed may lie far outside.
         """
         if self.ci_low is None or self.ci_high is None or not self.decidable:
             return False
@@ -73,12 +73,10 @@ def load_group_differences(
     without: Collection[Path] = (),
 ) -> list[GroupDifference]:
     """
-    Return the differences between groups that results below ``folder`` carry.
+    Return the differences between groups in the results below ``folder``.
 
-    ``releases`` restricts them to results of these releases; files ``without`` are left out.
-
-    Every result of a group repeats them, and the other group's results hold them
-    with the opposite sign: each is returned once, as it was found first.
+    Only results of ``releases`` are read; files ``without`` are left out. Each difference is
+    in every result of both groups, with opposite signs; the first one found is returned.
 
     Raises:
         InputError: if a result file is broken.

@@ -1,4 +1,4 @@
-"""Result files in SAEBench's format: where they lie, writing, reading, one tidy table."""
+"""Result files in SAEBench's format: paths, writing, reading, one tidy table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
+from pydantic_core import to_jsonable_python
 from sae_bench.evals.base_eval_output import BaseEvalOutput
 from sae_lens import SAE
 
@@ -22,7 +24,6 @@ from eval_recipes.results.outdated import are_outdated
 from eval_recipes.results.reading import SUFFIX, read_result, result_files
 from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import COLUMNS, data_of, frame_of
-from eval_recipes.results.to_json import plain
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, sha256, write_text
 from saereg_plugin.folder_mark import folder_lock
@@ -30,32 +31,11 @@ from saereg_plugin.folder_mark import folder_lock
 SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = [*COLUMNS, "outdated"]
 
-__all__ = [
-    "SUFFIX",
-    "SUMMARY",
-    "SUMMARY_COLUMNS",
-    "BaseFields",
-    "NonFiniteError",
-    "base_fields",
-    "check_unique_paths",
-    "has_embedded_data",
-    "keyed",
-    "load_results",
-    "read_result",
-    "read_results",
-    "result_files",
-    "result_name",
-    "result_path",
-    "result_text",
-    "unstructured",
-    "write_result",
-    "write_summary",
-]
 # A latent that never fires has no frequency: only there is "no value" an answer.
 _MAY_BE_NULL = {"eval_result_details", "eval_result_unstructured"}
 
 
-# What running.py wants to find again in the results it asked for: path -> key.
+# Key of each result that a run asks for, by path.
 _keys: ContextVar[Mapping[Path, str]] = ContextVar("result_keys", default={})
 
 
@@ -113,12 +93,21 @@ def check_unique_paths(subjects: Iterable[Subject]) -> None:
             )
 
 
+def plain(value: Any) -> Any:
+    """Return a configuration as plain JSON types; what JSON lacks becomes text."""
+    return to_jsonable_python(value, fallback=_listed_or_text)
+
+
+def _listed_or_text(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
+
+
 def base_fields(subject: Subject, sae: SAE[Any]) -> BaseFields:
     """Return the fields of an output that say what was evaluated, when, by what."""
     return BaseFields(
         eval_id=str(uuid4()),
         datetime_epoch_millis=int(time.time() * 1000),
-        # Upstream records the git hash of whatever repository the user stands in.
+        # Upstream records the git hash of the repository in the working folder.
         sae_bench_commit_hash=f"sae-bench=={version('sae-bench')}",
         sae_lens_id=subject.sae_id,
         sae_lens_release_id=subject.release,
@@ -141,8 +130,8 @@ def keyed(keys: Mapping[Path, str]) -> Iterator[None]:
     """
     Let ``write_result`` put each file's key into its ``saereg`` block inside this block.
 
-    A key stands for everything that a result depends on (``eval_recipes.running.plan``). It is
-    written with the file, so that an evaluation that is killed half-way keeps what it has.
+    A key hashes everything that a result depends on (``eval_recipes.running.plan``). It is
+    written with the file, so that a killed evaluation keeps its finished results.
     """
     token = _keys.set(keys)
     try:
@@ -152,7 +141,7 @@ def keyed(keys: Mapping[Path, str]) -> Iterator[None]:
 
 
 def _with_key(path: Path, extra: Any) -> Any:
-    """Return unstructured results with the key of ``path``, where one was asked for."""
+    """Return unstructured results with the key of ``path``, if it has one."""
     key = _keys.get().get(path)
     if key is None or not isinstance(extra, dict):
         return extra
@@ -171,20 +160,9 @@ def _non_finite(value: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def _null_non_finite(value: Any) -> Any:
-    """Return a copy in which every NaN or infinity is None."""
-    if isinstance(value, dict):
-        return {key: _null_non_finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_null_non_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def write_result(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> Path:
     """
-    Write one result file: whole, or not at all. It takes the place of an earlier one.
+    Write one result file atomically; it replaces an earlier one.
 
     Raises:
         NonFiniteError: see ``result_text``.
@@ -200,11 +178,13 @@ def result_text(path: Path, output: BaseEvalOutput[Any, Any, Any]) -> str:
     In details and unstructured results a NaN or infinity becomes null.
 
     Raises:
-        NonFiniteError: if one stands anywhere else; the message names the metric.
+        NonFiniteError: if any other field is NaN or infinite; names the metric.
     """
     fields = dataclasses.asdict(output)  # pyright: ignore[reportArgumentType]
     record = {
-        name: _null_non_finite(value) if name in _MAY_BE_NULL else value
+        name: to_jsonable_python(value, inf_nan_mode="null")
+        if name in _MAY_BE_NULL
+        else value
         for name, value in fields.items()
     }
     name = "eval_result_unstructured"
@@ -222,9 +202,9 @@ def read_results(
     folder: Path, *, without: Collection[Path] = ()
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """
-    Yield every result below ``folder`` with its path, one at a time, but those ``without``.
+    Yield every result below ``folder`` with its path, except those ``without``.
 
-    A copy of a result is passed over.
+    Copies of a result are skipped.
 
     Raises:
         InputError: if a file is broken, or two files hold different results of one SAE.
@@ -247,7 +227,7 @@ def read_results(
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """Return evaluation, release and id of a result; None if it does not say them."""
+    """Return evaluation, release and id of a result, or None if it lacks them."""
     release, sae_id = record.get("sae_lens_release_id"), record.get("sae_lens_id")
     if release is None or sae_id is None:
         return None
@@ -256,15 +236,13 @@ def _identity(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
 
 def load_results(folder: Path, *, without: Collection[Path] = ()) -> pd.DataFrame:
     """
-    Read every result below ``folder`` into one tidy table (``frame.frame_of``).
+    Read every result below ``folder`` into one tidy table (``tidy.frame_of``).
 
-    Files that SAEBench itself wrote are read, too; what an evaluation is, the file says,
-    not its path. Files ``without`` are left out. The last column, ``outdated``, says whether
-    the run that should have replaced a result failed.
+    Files that SAEBench itself wrote are also read. Files ``without`` are left out. The last
+    column, ``outdated``, marks results whose replacement failed.
 
     Raises:
-        InputError: if a file is broken, naming it; a file is never passed over. If two files
-            hold different results of one SAE, naming both.
+        InputError: naming a broken file, or two files with different results of one SAE.
     """
     frame = frame_of(record for _, record in read_results(folder, without=without))
     return frame.assign(outdated=are_outdated(frame, folder))

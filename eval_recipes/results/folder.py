@@ -1,4 +1,4 @@
-"""The folder of a run's results, and which files it holds."""
+"""Folder of a run's results, and the files that belong to it."""
 
 from __future__ import annotations
 

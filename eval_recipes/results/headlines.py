@@ -43,7 +43,7 @@ class Metric:
         return self.name != "l0" and not lower
 
 
-# Errors, divergences, losses, absorption, and what counts as a side effect or a flaw.
+# Errors, divergences, losses, absorption, side effects and flaws.
 _LOWER_IS_BETTER = (
     "absorption",
     "active_negatives",
@@ -66,7 +66,7 @@ HEADLINES = (
     Metric("tpp", "tpp_metrics/tpp_threshold_10_total_metric", "TPP@10"),
     Metric("core", "model_performance_preservation/ce_loss_score", "CE loss score"),
 )
-"""What the weight-regularisation paper (arXiv 2603.04198) plots against L0; sparse
+"""Metrics that the weight-regularisation paper (arXiv 2603.04198) plots against L0; sparse
 probing by SAEBench's headline, the accuracy of a probe on one latent."""
 
 RUN_HEADLINES = (
@@ -77,10 +77,10 @@ RUN_HEADLINES = (
     Metric("cross_seed", "shared/shared", "shared"),
     Metric("cross_seed", "similarity/mean_max_cos", "max cos"),
 )
-"""What is printed at the end of a run, in this order, where the run has it."""
+"""Metrics printed at the end of a run, in this order."""
 
 L0 = Metric("core", "sparsity/l0", "L0")
-"""SAEBench's own, which its files and ours hold."""
+"""SAEBench's own L0, in its files and ours."""
 
 _SHORT = {metric.title.lower(): metric for metric in (*HEADLINES, L0)}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -12,32 +13,62 @@ from typing_extensions import dataclass_transform
 
 from eval_recipes.statistics.seeds import Interval
 
-_BEHIND = "Latents, contexts, seeds or seed pairs behind the figure"
-
 T = TypeVar("T")
 
 
 class Metric(NamedTuple):
-    """One metric of an output class: four of its fields."""
+    """One metric of an output class: four of its fields, or four for each number ``over``."""
 
     title: str
     description: str
     display: bool
     nullable: bool
     of: str
+    resampled: str | None
+    over: Sequence[int]
+    headline: int | None
+    missing: tuple[Any, Any]
+
+    def numbered(self, n: int) -> Metric:
+        """Return the metric of one number of a family."""
+        return self._replace(
+            title=self.title.format(n=n),
+            description=self.description.format(n=n),
+            display=self.display or n == self.headline,
+        )
 
     def fields(self, name: str) -> dict[str, tuple[Any, Any]]:
-        """Return annotation and default of each field, by its name."""
-        end = float | None
-        return {
-            name: (
-                end if self.nullable else float,
-                value(self.title, self.description, display=self.display),
-            ),
-            f"{name}_ci_low": (end, _end(self.title, "Low", "Lower")),
-            f"{name}_ci_high": (end, _end(self.title, "High", "Upper")),
-            f"{name}_n": (int, value(f"{self.title} (n)", self.of)),
+        """Return annotation and default of each field, by its name; ``...`` for no default."""
+        figure, n = self.missing
+        number = float | None if self.nullable else float
+        end = float | None if self.resampled is None else number
+        count = int if n is not None else int | None
+        companions: dict[str, tuple[Any, Any]] = {
+            "_ci_low": (end, self._end("Low", "Lower")),
+            "_ci_high": (end, self._end("High", "Upper")),
+            "_n": (count, value(f"{self.title} (n)", self.of, default=n)),
         }
+        if self.resampled is not None and figure is ...:
+            # annotated, they come after the figures in a JSON schema
+            companions = {
+                suffix: (Annotated[annotation, about], ...)
+                for suffix, (annotation, about) in companions.items()
+            }
+        shown = value(
+            self.title, self.description, display=self.display, default=figure
+        )
+        return {name: (number, shown)} | {
+            name + suffix: field for suffix, field in companions.items()
+        }
+
+    def _end(self, side: str, end: str) -> Any:
+        if self.resampled is None:
+            title = f"{self.title} (95 % Interval, {side})"
+            description = f"{end} end of the 95 % interval; null where there is none"
+        else:
+            title = f"{self.title} ({side.lower()})"
+            description = f"{side} end of the 95 % interval{self.resampled}"
+        return value(title, description, default=self.missing[0])
 
 
 def metric(
@@ -46,31 +77,41 @@ def metric(
     *,
     display: bool = False,
     nullable: bool = True,
-    of: str = _BEHIND,
+    of: str = "Latents, contexts, seeds or seed pairs behind the figure",
+    resampled: str | None = None,
+    over: Sequence[int] = (),
+    headline: int | None = None,
+    missing: tuple[Any, Any] = (..., ...),
 ) -> Any:
     """
     Return a metric with an interval, as an attribute of a ``metric_class``.
 
     Args:
-        title: as people read it.
+        title: as people read it; ``{n}`` stands for the number of a family.
         description: what it is.
         display: whether SAEBench's tables show it by themselves.
-        nullable: whether the value may be missing; its interval always may.
+        nullable: whether the value may be missing.
         of: what its number counts.
+        resampled: what the ends' descriptions add on the bootstrap, "" for nothing; their
+            titles are then "(low)" and "(high)", and they are null only where the value is.
+            None: an interval of any kind, which may always be missing.
+        over: numbers of a family, such as those of latents; the attribute's name ends in
+            ``_N`` or holds ``_N_`` where they go.
+        headline: the number of the family to display.
+        missing: defaults of the figures and of the count; ``...`` for a required field.
     """
-    return Metric(title, description, display, nullable, of)
+    return Metric(
+        title, description, display, nullable, of, resampled, over, headline, missing
+    )
 
 
-def value(title: str, description: str, *, display: bool = False) -> Any:
-    """Return the field of a single value."""
+def value(
+    title: str, description: str, *, display: bool = False, default: Any = ...
+) -> Any:
+    """Return the field of a single value; required unless it has a default."""
     extra = DEFAULT_DISPLAY if display else None
-    return Field(title=title, description=description, json_schema_extra=extra)
-
-
-def _end(title: str, side: str, end: str) -> Any:
     return Field(
-        title=f"{title} (95 % Interval, {side})",
-        description=f"{end} end of the 95 % interval; null where there is none",
+        default=default, title=title, description=description, json_schema_extra=extra
     )
 
 
@@ -80,20 +121,39 @@ def metric_class(cls: type[T]) -> type[T]:
     Make a pydantic dataclass with four fields for each ``metric`` of a class, in their order.
 
     ``name = metric(title, description)`` becomes ``name``, ``name_ci_low``, ``name_ci_high``
-    and ``name_n``; ``flat`` fills them. Other fields are written as ever. All are keyword-only.
+    and ``name_n``; ``flat`` fills them. Neighbouring metrics ``over`` the same numbers take
+    turns for each number. Fields that the class annotates stay as they are written there.
+    All are keyword-only.
     """
     own = dict(cls.__dict__.get("__annotations__", {}))
     fields: dict[str, Any] = {}
-    for name, found in list(vars(cls).items()):
+    attributes = list(vars(cls).items())
+    for name, found in attributes:
         if isinstance(found, Metric):
-            for field, (annotation, default) in found.fields(name).items():
-                fields[field] = annotation
-                setattr(cls, field, default)
+            delattr(cls, name)
+    for name, found in _numbered(attributes):
+        if isinstance(found, Metric):
+            made = found.fields(name)
+            for field in [field for field in made if field not in own]:
+                fields[field], default = made[field]
+                if default is not ...:
+                    setattr(cls, field, default)
         elif name in own:
             fields[name] = own[name]
     cls.__annotations__ = fields
-    made: Any = dataclass(cls, kw_only=True)
-    return made
+    decorated: Any = dataclass(cls, kw_only=True)
+    return decorated
+
+
+def _numbered(attributes: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield attributes with each family of metrics spread over its numbers."""
+    for over, group in groupby(attributes, lambda item: getattr(item[1], "over", ())):
+        members = list(group)
+        if not over:
+            yield from members
+        for n in over:
+            for name, found in members:
+                yield name.replace("_N", f"_{n}"), found.numbered(n)
 
 
 def flat(intervals: Mapping[str, Interval | None]) -> dict[str, Any]:

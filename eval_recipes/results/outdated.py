@@ -1,4 +1,4 @@
-"""Results that stay because the attempt to replace them failed."""
+"""Results whose replacement failed, listed in their folder."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _REMEDY = "It lists results whose last attempt failed. Delete it if you know tha
 @dataclass(frozen=True)
 class Attempt:
     """
-    The last attempt to replace a result, which failed.
+    The last, failed attempt to replace a result.
 
     Attributes:
-        eval_id: of the result that stayed; None if that one cannot be read.
+        eval_id: id of the result that stayed; None if it cannot be read.
         cause: why the attempt failed.
-        date: when, UTC.
+        date: time in UTC.
     """
 
     eval_id: str | None
@@ -43,7 +43,7 @@ class Attempt:
 
 def outdated_results(folder: Path) -> dict[Path, Attempt]:
     """
-    Return the outdated results in a results folder; a successor makes an entry void.
+    Return the outdated results in a folder; those replaced since are left out.
 
     Raises:
         InputError: if the list is damaged.
@@ -56,7 +56,7 @@ def outdated_results(folder: Path) -> dict[Path, Attempt]:
 
 
 def are_outdated(frame: pd.DataFrame, folder: Path) -> list[bool]:
-    """Say of each row of a folder's tidy table whether it is of an outdated result."""
+    """Return for each row of a folder's tidy table whether its result is outdated."""
     records = [
         read_result(path)
         for path, attempt in outdated_results(folder).items()
@@ -72,38 +72,32 @@ def note_attempts(
     folder: Path, *, failed: Mapping[Path, str], current: Collection[Path]
 ) -> None:
     """
-    Bring the list up to date after an evaluation.
+    Update the list after an evaluation.
 
     Args:
         folder: the results folder.
         failed: results that stayed, and why their successors failed.
-        current: results that are of the configuration that was asked for.
+        current: results of the requested configuration.
 
     Raises:
         InputError: if the list is damaged.
     """
-    with folder_lock(folder):
-        _note(folder, failed, current)
-
-
-def _note(folder: Path, failed: Mapping[Path, str], current: Collection[Path]) -> None:
-    before = _read(folder)
-    gone = {path.relative_to(folder).as_posix() for path in current}
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    added = {
-        path.relative_to(folder).as_posix(): Attempt(_eval_id(path), cause, date)
-        for path, cause in failed.items()
-    }
-    after = {
-        name: attempt for name, attempt in before.items() if name not in gone
-    } | added
-    if after != before:
-        entries = {name: asdict(attempt) for name, attempt in sorted(after.items())}
-        write_json(folder / FILE, entries)
+    gone = {path.relative_to(folder).as_posix() for path in current}
+    with folder_lock(folder):
+        before = _read(folder)
+        kept = {name: attempt for name, attempt in before.items() if name not in gone}
+        after = kept | {
+            path.relative_to(folder).as_posix(): Attempt(_eval_id(path), cause, date)
+            for path, cause in failed.items()
+        }
+        if after != before:
+            entries = {name: asdict(attempt) for name, attempt in sorted(after.items())}
+            write_json(folder / FILE, entries)
 
 
 def outdated_notes(folder: Path) -> list[str]:
-    """Return one line for each outdated result: which, since when, why."""
+    """Return one line for each outdated result: its path, date and cause."""
     return [
         one_line(
             f"{path.relative_to(folder)} is of an earlier run: the attempt of {attempt.date} "
@@ -131,5 +125,5 @@ def _eval_id(path: Path) -> str | None:
     try:
         return str(read_result(path).get("eval_id"))
     except InputError:
-        # a damaged result has none; whoever reads the folder is told
+        # a damaged result has none; readers of the folder report it
         return None

@@ -1,4 +1,4 @@
-"""Result files as they lie in a folder, this package's and SAEBench's own: finding, reading."""
+"""Reader of result files, this package's and SAEBench's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOVE = "Move it out of the results folder."
 
 
 class _Numbers:
-    """Reads NaN, infinities and what overflows to one as None, and remembers the last."""
+    """Parser of JSON numbers: non-finite ones become None, and ``seen`` is the last of them."""
 
     def __init__(self) -> None:
         self.seen: str | None = None
@@ -38,10 +38,9 @@ class _Numbers:
 
 def read_result(path: Path) -> dict[str, Any]:
     """
-    Read one result file: strictly if this package wrote it, else as SAEBench means it.
+    Read one result file, strictly if this package wrote it.
 
-    SAEBench writes NaN and infinities as such, and in core's features as -1: they become
-    None.
+    SAEBench writes NaN and infinities as such, or as -1 in core: they become None.
 
     Raises:
         InputError: if it is missing, cut short, no regular file, no result file, holds a
@@ -66,7 +65,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def _check_record(path: Path, record: Any) -> None:
-    """Refuse what has not the shape of a result, so that no reader meets it later."""
+    """Refuse a record that lacks the shape of a result."""
     known = record if isinstance(record, dict) else {}
     missing = {"eval_type_id", "eval_result_metrics"} - set(known)
     if missing:
@@ -90,7 +89,7 @@ def _check_record(path: Path, record: Any) -> None:
 
 
 def _misfits(record: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Yield every field that readers use and that is of another type than theirs."""
+    """Yield name, value and expected type of every field of a wrong type."""
     block = saereg_block(dict(record)) or {}
     texts = {
         "eval_type_id": record["eval_type_id"],
@@ -118,7 +117,7 @@ def _misfits(record: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _is_count(metric: str, metrics: Mapping[str, Any]) -> bool:
-    """Return whether a metric says what another one rests on."""
+    """Return whether a metric is the count behind another."""
     return metric.endswith("_n") and metric.removesuffix("_n") in metrics
 
 
@@ -141,7 +140,7 @@ _NEVER_NEGATIVE = (
 
 
 def _restored(record: dict[str, Any]) -> dict[str, Any]:
-    """Undo what upstream's core does to NaN before it writes: -1 stands in its place."""
+    """Turn the -1 that upstream's core writes for NaN into None."""
     if record["eval_type_id"] != "core":
         return record
     for feature in record.get("eval_result_details") or ():

@@ -33,8 +33,8 @@ def architecture(cfg: Any) -> str | None:
     """
     Return the architecture an SAE was trained as, or None if its configuration does not say.
 
-    A BatchTopK SAE is saved as a JumpReLU SAE: what it was trained as stands in the
-    metadata. Files of older versions name it elsewhere.
+    A BatchTopK SAE is saved as a JumpReLU SAE: its metadata name the trained architecture.
+    Files of older versions name it elsewhere.
 
     >>> architecture({"architecture": "jumprelu",
     ...               "metadata": {"training_architecture": "regularized_batchtopk"}})
@@ -43,10 +43,10 @@ def architecture(cfg: Any) -> str | None:
     if not isinstance(cfg, Mapping):
         return None
     candidates = (
-        _metadata(cfg).get("training_architecture"),
+        _mapping(cfg, "metadata").get("training_architecture"),
         cfg.get("architecture_str"),
         cfg.get("architecture"),
-        _trainer(cfg).get("trainer_class"),
+        _mapping(cfg, "trainer").get("trainer_class"),
         cfg.get("trainer_class"),
         cfg.get("activation_fn_str"),
     )
@@ -60,9 +60,9 @@ def architecture(cfg: Any) -> str | None:
 
 def penalty(cfg: Any) -> str | None:
     """
-    Return an SAE's regularisers in few words, "none" if it had none, None if nothing says.
+    Return an SAE's regularisers in few words, "none" if it had none, None if unknown.
 
-    What stands at its default is left out.
+    Values at their defaults are left out.
 
     >>> penalty({"metadata": {"training_architecture_details": {"regularizers": [
     ...     {"name": "weight_penalty", "norm": "l2", "coefficient": 0.006, "target": "both"}]}}})
@@ -70,7 +70,7 @@ def penalty(cfg: Any) -> str | None:
     """
     if not isinstance(cfg, Mapping):
         return None
-    metadata = _metadata(cfg)
+    metadata = _mapping(cfg, "metadata")
     details = metadata.get("training_architecture_details")
     given = details.get("regularizers") if isinstance(details, Mapping) else None
     if given is None:
@@ -84,7 +84,7 @@ def penalty(cfg: Any) -> str | None:
 
 
 def _is_regularizer(item: Any) -> bool:
-    """Return whether an entry of a configuration can be read as a regulariser."""
+    """Return whether a configuration's entry can be read as a regulariser."""
     if not isinstance(item, Mapping):
         # it is no penalty, and says so to ``acts``
         return True
@@ -94,14 +94,10 @@ def _is_regularizer(item: Any) -> bool:
     )
 
 
-def _metadata(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    metadata = cfg.get("metadata")
-    return metadata if isinstance(metadata, Mapping) else {}
-
-
-def _trainer(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    trainer = cfg.get("trainer")
-    return trainer if isinstance(trainer, Mapping) else {}
+def _mapping(cfg: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a nested mapping; an empty one if there is none."""
+    found = cfg.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _regularizer(item: Mapping[str, Any]) -> str:
@@ -117,16 +113,13 @@ def _regularizer(item: Mapping[str, Any]) -> str:
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:
+    """Return the defaults of a regulariser's fields as a saved configuration has them."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        if field.default is not dataclasses.MISSING:
-            found[field.name] = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            made: Any = field.default_factory()
-            found[field.name] = _plain_default(made)
+        value: Any = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        if value is not dataclasses.MISSING:
+            nested = getattr(value, "__dataclass_fields__", None) is not None
+            found[field.name] = dataclasses.asdict(value) if nested else value
     return found
-
-
-def _plain_default(value: Any) -> Any:
-    """Return a default as it stands in a saved configuration."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # pyright: ignore[reportArgumentType]

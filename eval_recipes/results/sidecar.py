@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 from sae_bench.evals.base_eval_output import BaseEvalOutput
 
 from eval_recipes.results.files import read_results, result_text
-from eval_recipes.results.reading import SUFFIX
+from eval_recipes.results.reading import SUFFIX, read_result
+from eval_recipes.results.subject import Subject
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, read_regular, sha256
 
@@ -23,11 +25,11 @@ _MAX_BYTES = 1 << 34
 @dataclass(frozen=True)
 class StoredTable:
     """
-    A table that is about to be put next to its result.
+    A written table that is not yet in its place.
 
     Attributes:
-        path: where it can be read until then.
-        about: what the result says of it: ``file``, ``rows`` and ``sha256``.
+        path: temporary path.
+        about: ``file``, ``rows`` and ``sha256``, for the result.
     """
 
     path: Path
@@ -54,14 +56,14 @@ def write_with_table(
     Write a result and the ``pyarrow.Table`` next to it; return the result's path.
 
     Both are complete before either replaces an earlier one: if ``build`` raises or the disk is
-    full, result and table stay as they were. A cut between the two leaves an earlier result
-    whose table is another one, which ``damaged_table`` finds.
+    full, result and table stay as they were. A power cut between the two replacements leaves
+    a mismatch that ``damaged_table`` finds.
 
     Args:
-        result: where the result goes.
-        ending: of the table's name, instead of the result's.
+        result: path of the result.
+        ending: ending of the table's file name.
         table: the table.
-        build: makes the output, given what it is to say of the table.
+        build: makes the output, given the stored table.
 
     Raises:
         NonFiniteError: see ``result_text``.
@@ -81,7 +83,7 @@ def write_with_table(
 
 
 def tables_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what a result says of the tables next to it."""
+    """Return ``file``, ``rows`` and ``sha256`` of each table next to a result."""
     extra = record.get("eval_result_unstructured")
     values = extra.values() if isinstance(extra, dict) else ()
     return [
@@ -92,12 +94,12 @@ def tables_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def damaged_table(result: Path, record: Mapping[str, Any]) -> str | None:
-    """Say which table a result names that is missing or not the one it was written with."""
+    """Name the table of a result that is missing or not the one it was written with."""
     for about in tables_of(record):
-        path = result.with_name(Path(str(about["file"])).name)
+        path, same = _named(result, about)
         if not path.is_file():
             return f"table {path.name!r} is missing"
-        if sha256(path) != about["sha256"]:
+        if not same:
             return f"table {path.name!r} is not the one it was written with (SHA-256)"
     return None
 
@@ -112,50 +114,85 @@ def damaged_notes(folder: Path) -> list[str]:
     ]
 
 
-def named_path(result: Path, about: Mapping[str, Any], *, what: str, eval: str) -> Path:
-    """
-    Return the path of the table that a result names.
-
-    Raises:
-        InputError: if the table there is not the one that the result was written with.
-    """
+def _named(result: Path, about: Mapping[str, Any]) -> tuple[Path, bool]:
+    """Return the path of a table that a result names, and whether its content is the same."""
     path = result.with_name(Path(str(about["file"])).name)
-    if path.is_file() and sha256(path) != about["sha256"]:
-        raise InputError(
-            f"{what} {str(path)!r} is not what {str(result)!r} was written with (its "
-            f"SHA-256 differs). Run the evaluation {eval!r} again."
-        )
-    return path
+    return path, path.is_file() and sha256(path) == about["sha256"]
 
 
-def read_table(
-    path: Path, *, what: str, eval: str, columns: Collection[str]
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class SideTable:
     """
-    Read a table.
+    A kind of table that an evaluation stores next to its results.
 
-    Args:
-        path: where it is.
-        what: it is called so in messages.
+    Attributes:
+        what: its name in messages.
         eval: the evaluation that writes it.
+        field: where results name it.
+        ending: of its file's name.
         columns: those that it must have.
-
-    Raises:
-        InputError: if it is missing, no regular file, damaged, or lacks a column.
     """
-    expected = f"expected the parquet file that the evaluation {eval!r} writes"
-    content = read_regular(
-        path, remedy=f"{what}: {expected}. Run it again.", max_bytes=_MAX_BYTES
-    )
-    try:
-        table = pq.read_table(pa.BufferReader(content))
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{what} {str(path)!r} cannot be read ({error}); {expected}. Run it again."
-        ) from error
-    missing = set(columns) - set(table.column_names)
-    if missing:
-        raise InputError(
-            f"{what} {str(path)!r} lacks the columns {', '.join(sorted(missing))}; {expected}."
+
+    what: str
+    eval: str
+    field: str
+    ending: str
+    columns: Collection[str]
+
+    def path(self, result: Path) -> Path:
+        """Return the path of the table next to a result."""
+        return side_path(result, self.ending)
+
+    def of(self, columns: Mapping[str, Any], subject: Subject, **about: Any) -> Any:
+        """Return the ``pyarrow.Table`` of one SAE, which says so in its metadata."""
+        names = ("release", "sae_id", "group", "seed")
+        text = json.dumps({name: getattr(subject, name) for name in names} | about)
+        return pa.table(columns).replace_schema_metadata({b"saereg": text.encode()})
+
+    def read(self, path: str | Path) -> pd.DataFrame:
+        """
+        Read a table, given its own path or that of the result that names it.
+
+        Raises:
+            InputError: if it is missing, no regular file, damaged, not what the result was
+                written with, or lacks a column; or if the result names none.
+        """
+        path = Path(path)
+        if path.name.endswith(SUFFIX):
+            path = self._named_by(path)
+        expected = f"expected the parquet file that the evaluation {self.eval!r} writes"
+        content = read_regular(
+            path,
+            remedy=f"{self.what}: {expected}. Run it again.",
+            max_bytes=_MAX_BYTES,
         )
-    return table.to_pandas()
+        try:
+            table = pq.read_table(pa.BufferReader(content))
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"{self.what} {str(path)!r} cannot be read ({error}); {expected}. Run it again."
+            ) from error
+        missing = set(self.columns) - set(table.column_names)
+        if missing:
+            raise InputError(
+                f"{self.what} {str(path)!r} lacks the columns {', '.join(sorted(missing))}; "
+                f"{expected}."
+            )
+        return table.to_pandas()
+
+    def _named_by(self, result: Path) -> Path:
+        record = read_result(result)
+        extra = record.get("eval_result_unstructured")
+        about = extra.get(self.field) if isinstance(extra, dict) else None
+        if record["eval_type_id"] != self.eval or not isinstance(about, dict):
+            raise InputError(
+                f"Result {str(result)!r} names no {self.what.lower()}; expected a result of the "
+                f"evaluation {self.eval!r}. Give such a result, or run the evaluation again."
+            )
+        path, same = _named(result, about)
+        if path.is_file() and not same:
+            raise InputError(
+                f"{self.what} {str(path)!r} is not what {str(result)!r} was written with (its "
+                f"SHA-256 differs). Run the evaluation {self.eval!r} again."
+            )
+        return path

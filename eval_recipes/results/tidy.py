@@ -25,19 +25,19 @@ COLUMNS = [
     "n",
 ]
 
-# What a metric's companions are called, and the column of the tidy table each fills.
+# Endings of a metric's companions, and the column that each fills.
 _COMPANIONS = {"_ci_low": "low", "_ci_high": "high", "_n": "n"}
 
 
 def saereg_block(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what this package writes into its results, or None in a file of SAEBench's own."""
+    """Return this package's block of a result; None in SAEBench's own files."""
     extra = record.get("eval_result_unstructured")
     block = extra.get("saereg") if isinstance(extra, dict) else None
     return block if isinstance(block, dict) else None
 
 
 def data_of(record: dict[str, Any]) -> str:
-    """Return where a result's labelled texts came from: "hub" or "embedded"."""
+    """Return the source of a result's labelled texts: "hub" or "embedded"."""
     extra = record.get("eval_result_unstructured")
     block = saereg_block(record) or {}
     given = extra.get("data") if isinstance(extra, dict) else None
@@ -46,7 +46,7 @@ def data_of(record: dict[str, Any]) -> str:
 
 def one_line(name: Any) -> str | None:
     r"""
-    Return a name as tables show it, in one line and with control characters escaped.
+    Return a name in one line, with control characters escaped.
 
     >>> one_line("a\nb\x1b[2J"), one_line(None)
     ('a\\nb\\x1b[2J', None)
@@ -59,9 +59,9 @@ def one_line(name: Any) -> str | None:
 
 def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
-    Yield one tidy row a metric; a metric's companions fill its low, high and n.
+    Yield one tidy row per metric, with its interval and count.
 
-    Names are as ``one_line``: a downloaded file may hold what a terminal would obey.
+    Names pass through ``one_line``: a downloaded file may hold terminal codes.
     """
     block = saereg_block(record) or {}
     cfg = record.get("sae_cfg_dict")
@@ -102,8 +102,7 @@ def _is_no_score(record: dict[str, Any], category: str) -> bool:
     """
     Return whether a category only fills upstream's format.
 
-    Without a language model autointerp has none of upstream's scores, and the format no
-    place for "none": -1 stands there.
+    Without a language model autointerp lacks upstream's scores and writes -1 for them.
     """
     extra = record.get("eval_result_unstructured")
     judged = not isinstance(extra, dict) or extra.get("comparable_with_llm_scores")
@@ -112,11 +111,10 @@ def _is_no_score(record: dict[str, Any], category: str) -> bool:
 
 def frame_of(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """
-    Return one row a metric, columns ``COLUMNS``.
+    Return one row per metric, columns ``COLUMNS``.
 
-    ``metric`` is ``category/name``; ``low``, ``high`` and ``n`` are missing where
-    the evaluation gives none, ``architecture``, ``penalty``, ``group`` and ``seed`` where
-    the file does not say them.
+    ``metric`` is ``category/name``. ``low``, ``high``, ``n``, ``architecture``, ``penalty``,
+    ``group`` and ``seed`` may be missing.
     """
     rows = [row for record in records for row in rows_of(record)]
     frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from sae_lens import SAE
 
-from eval_recipes.results.to_json import plain
+from eval_recipes.results.files import plain
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
     atomic_path,

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from eval_recipes.results.files import read_result, result_path
+from eval_recipes.results.files import plain, read_result, result_path
 from eval_recipes.results.sidecar import damaged_table
 from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import saereg_block
-from eval_recipes.results.to_json import plain
 from eval_recipes.running.artifacts import package_versions, weights_hash
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation

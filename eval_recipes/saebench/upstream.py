@@ -1,4 +1,4 @@
-"""One context manager around SAEBench's evals: what it injects, seeds, restores, reports."""
+"""Context manager around SAEBench's evals, with seeds, patches and error reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class UpstreamError(RuntimeError):
 
 @dataclass
 class Captured:
-    """What upstream printed, and the errors it logged instead of raising."""
+    """Upstream's prints, and the errors that it logged instead of raising."""
 
     errors: list[str] = field(default_factory=list)
     exceptions: list[BaseException] = field(default_factory=list)
@@ -82,6 +82,15 @@ def patched(target: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
+def all_patched(patches: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Replace several attributes, (target, name, value) each, and put them back."""
+    with ExitStack() as stack:
+        for target, name, value in patches:
+            stack.enter_context(patched(target, name, value))
+        yield
+
+
+@contextmanager
 def preserved_state() -> Iterator[None]:
     """Restore random states, gradient mode and working folder."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -102,10 +111,10 @@ def preserved_state() -> Iterator[None]:
 @contextmanager
 def preserved_model(model: HookedTransformer) -> Iterator[None]:
     """
-    Run a block on the model without the caller's hooks; leave hooks and tokenizer as before.
+    Run a block without the caller's hooks; restore hooks and tokenizer afterwards.
 
-    Upstream takes every hook away that is not permanent, and an evaluation of the SAE should
-    not see the caller's. Permanent ones are part of the model.
+    Upstream removes every hook that is not permanent, and an evaluation should not see the
+    caller's. Permanent hooks are part of the model.
     """
     tokenizer: Any = model.tokenizer
     padding, truncation = tokenizer.padding_side, tokenizer.truncation_side
@@ -167,7 +176,7 @@ def _capture(captured: Captured) -> Iterator[None]:
     upstream_logger.propagate = False
     try:
         with redirect_stdout(captured.printed), warnings.catch_warnings():
-            # Raw text is what the recipes mean to pass.
+            # evaluations pass raw text on purpose
             warnings.filterwarnings("ignore", "Dataset is not tokenized")
             yield
     finally:
@@ -177,7 +186,7 @@ def _capture(captured: Captured) -> Iterator[None]:
 
 
 def _no_retry(**_: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Stand in for upstream's retries: they sleep on errors that cannot go away."""
+    """Replace upstream's retries, which sleep on permanent errors."""
     return lambda function: function
 
 
@@ -198,14 +207,14 @@ def upstream(
     """
     Run one of upstream's evals on one SAE inside this block.
 
-    Within it, whatever model upstream loads is ``model``, whatever SAE it loads
-    is a decoder-norm-folded copy of ``sae`` under its true id, and the global
-    generators are seeded. Afterwards, and after a failure, every global it
-    touched is as before. ``sae`` itself is never changed. Without a model, an eval that
-    asks for one fails. ``torch.load`` unpickles nothing but tensors and plain values.
+    Inside it, every model that upstream loads is ``model``, every SAE is a
+    decoder-norm-folded copy of ``sae`` under its true id, and the global generators are
+    seeded. Afterwards, also after a failure, every global is restored. ``sae`` itself never
+    changes. Without a model, an eval that asks for one fails. ``torch.load`` unpickles only
+    tensors and plain values.
 
     Raises:
-        UpstreamError: if upstream raised, or logged an error and went on.
+        UpstreamError: if upstream raised or logged an error.
     """
 
     def load_model(*_: Any, **__: Any) -> HookedTransformer:
@@ -227,13 +236,13 @@ def upstream(
             stack.enter_context(preserved_state())
             if model is not None:
                 stack.enter_context(preserved_model(model))
-            for target, name, value in (
+            replaced = (
                 (HookedTransformer, "from_pretrained_no_processing", load_model),
                 (general_utils, "load_and_format_sae", load_sae),
                 (general_utils, "retry_with_exponential_backoff", _no_retry),
                 (torch, "load", _weights_only(torch.load)),
-            ):
-                stack.enter_context(patched(target, name, value))
+            )
+            stack.enter_context(all_patched(replaced))
             stack.enter_context(_capture(captured))
             seed_everything(seed)
             yield captured
@@ -250,10 +259,10 @@ def upstream(
 
 def upstream_model_name(name: str) -> str:
     """
-    Return what upstream is told a model's name is.
+    Return a model's name for upstream; for a local model the last part of its path.
 
-    Upstream joins it to the path of a folder that it makes. The path of a local model would
-    lead out of there, for example into the model's own folder, so its last part stands for it.
+    Upstream joins the name to the path of a folder that it makes. The whole path of a local
+    model would lead out of that folder.
     """
     return Path(name).resolve().name if Path(name).is_dir() else name
 
@@ -262,7 +271,7 @@ def read_upstream(
     folder: Path, cls: type[Output], *, eval: str, subject: Subject
 ) -> Output:
     """
-    Read the one result that upstream left below ``folder``, as its output class.
+    Read upstream's only result below ``folder`` as its output class.
 
     Raises:
         UpstreamError: if there is not exactly one, or it does not parse.
@@ -283,7 +292,7 @@ def read_upstream(
 
 
 def without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    """Stand in for tqdm: upstream's progress bars count to one for every SAE."""
+    """Replace tqdm: upstream's progress bars count to one for every SAE."""
     return items
 
 

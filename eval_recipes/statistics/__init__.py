@@ -1,1 +1,1 @@
-"""Intervals over seeds and contexts, without anything of SAEs."""
+"""Intervals over seeds and contexts, independent of SAEs."""

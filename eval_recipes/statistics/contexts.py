@@ -36,8 +36,8 @@ def bootstrap(
     """
     Return a statistic of ``n`` contexts with its percentile bootstrap interval.
 
-    ``statistic`` maps weights of shape (weightings, n) to (weightings,). There is no
-    interval, but a reason, where a resample has no value.
+    ``statistic`` maps weights of shape (weightings, n) to (weightings,). If a resample has no
+    value, there is a reason instead of an interval.
     """
     draws = np.concatenate(
         [statistic(w) for w in resampled_weights(n, resamples=resamples, seed=seed)]
@@ -48,7 +48,7 @@ def bootstrap(
 @dataclass(frozen=True)
 class ContextSums:
     """
-    Sums over the tokens of each context: all that explained variance needs.
+    Sums over the tokens of each context, from which explained variance follows.
 
     Attributes:
         count: tokens, shape (contexts,).

@@ -1,4 +1,4 @@
-"""An estimate with its interval, and how resamples become one."""
+"""Estimates with confidence intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 NO_VARIATION = "all values are equal, so their spread cannot be estimated"
 
 OVER_SEEDS = frozenset({"seeds", "seed pairs"})
-"""What an interval must be over to say anything about seeds that were not trained."""
+"""Units over which an interval generalises to unseen seeds."""
 
 
 class Interval(NamedTuple):
@@ -21,13 +21,13 @@ class Interval(NamedTuple):
     low: float | None
     high: float | None
     n: int
-    """How many latents, contexts, seeds or seed pairs the estimate averages."""
+    """Latents, contexts, seeds or seed pairs behind the estimate."""
     reason: str | None = None
     """Why there is no interval."""
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval excludes 0; never so without an interval."""
+        """Whether there is an interval and it excludes 0."""
         if self.low is None or self.high is None:
             return False
         return self.low > 0 or self.high < 0
@@ -35,10 +35,10 @@ class Interval(NamedTuple):
     @property
     def ends(self) -> tuple[float, float]:
         """
-        Both ends, for a figure that is of no use without them.
+        Both ends.
 
         Raises:
-            ValueError: if there is no interval; says why.
+            ValueError: if there is no interval, with the reason.
         """
         if self.low is None or self.high is None:
             raise ValueError(f"a figure of {self.n} has no interval: {self.reason}")
@@ -51,8 +51,8 @@ def percentile_interval(
     """
     Return ``value`` with the percentile interval of its bootstrap resamples ``draws``.
 
-    Where a resample has no value (NaN: nothing fired in any of its contexts) there is no
-    interval: leaving it out would hide that the figure rests on so little.
+    If a resample has no value (NaN: nothing fired in any of its contexts), there is no
+    interval: leaving it out would hide how little data the figure has.
 
     >>> percentile_interval(0.5, np.array([0.5, np.nan]), 7).reason
     '1 of 2 resamples have no value'
@@ -69,16 +69,14 @@ def unseen(
     samples: Sequence[tuple[float, float, float, int]], *, level: float = 0.95
 ) -> tuple[float, float]:
     """
-    How far a weighted sum of means can lie below and above samples that do not vary.
+    Return how far a weighted sum of means can lie below and above constant samples.
 
-    A sample of n equal values does not show what is rarer than 1 in n. By the binomial
-    law a share p of other values stays unseen with probability (1 - p)^n <= exp(-p n), so
-    at the level asked for p is at most ln(2 / (1 - level)) / n: 3.69 / n for 95 %, on
-    either side. Of several independent samples the sum of p_k n_k has that bound.
+    A share p of other values stays unseen in n draws with probability (1 - p)^n <= exp(-p n),
+    so p is at most ln(2 / (1 - level)) / n on either side: 3.69 / n for 95 %. For several
+    independent samples the sum of p_k n_k has that bound.
 
     Args:
-        samples: (weight, value, cap, n) each: n values that all equal ``value`` and cannot
-            leave [0, cap].
+        samples: (weight, value, cap, n) each: n values equal to ``value``, in [0, cap].
         level: coverage.
 
     >>> [round(end, 6) for end in unseen([(1.0, 0.0, 1.0, 1000)])]

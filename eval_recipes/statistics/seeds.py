@@ -19,7 +19,7 @@ from eval_recipes.statistics.interval import (
 )
 
 BOOTSTRAP_CHUNK_ELEMENTS = 1 << 18
-"""Values drawn at a time: few enough to stay in the processor's cache."""
+"""Values drawn at a time, so that they stay in the processor's cache."""
 
 FEW_LEVELS = 32
 """Arrays with no more distinct values (say indicators) are resampled by value."""
@@ -41,20 +41,18 @@ def bootstrap_mean_interval(
     level: float = 0.95,
 ) -> Interval:
     """
-    Percentile bootstrap of ``sum_k weights[k] * mean(values[k])``.
+    Return ``sum_k weights[k] * mean(values[k])`` with a percentile bootstrap interval.
 
-    The arrays are independent samples (say the latents of different SAEs): each
-    is resampled on its own. ``n`` is the length of the first. The same arguments
-    give the same interval.
+    The arrays are independent samples (say the latents of different SAEs), each resampled on
+    its own. ``n`` is the length of the first. The same arguments give the same interval.
 
-    Resampling equal values (a share of 0 or 1) shows no spread at all. Where ``caps`` bound
-    the values, arrays of equal ones widen the interval by what ``unseen`` allows; without,
-    there is no interval if no array varies.
+    Constant arrays (a share of 0 or 1) show no spread. With ``caps`` they widen the interval
+    by ``unseen``; without, there is no interval if no array varies.
 
     Args:
         values: one or more arrays of finite numbers, [n_k] each, not empty.
-        weights: one a array; 1 / number of arrays by default.
-        caps: one an array, whose values cannot leave [0, cap]; 1 for shares.
+        weights: one per array; 1 / number of arrays by default.
+        caps: one per array, whose values are in [0, cap]; 1 for shares.
         n_resamples: bootstrap resamples.
         seed: seed of the resampling.
         level: coverage of the interval.
@@ -104,7 +102,7 @@ def bootstrap_mean_interval(
 def _resampled_means(
     array: NDArray[np.float64], n_resamples: int, generator: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Means of ``n_resamples`` draws with replacement, in chunks of bounded memory."""
+    """Return means of ``n_resamples`` draws with replacement, in bounded memory."""
     levels, counts = np.unique(array, return_counts=True)
     if len(levels) <= FEW_LEVELS:
         # How often each value is drawn is multinomial: the same law, without indices.
@@ -124,13 +122,13 @@ def seed_interval(
     values: Mapping[int, float], *, level: float = 0.95, scale: float | None = None
 ) -> Interval:
     """
-    Mean of one value a seed, with Student's t interval; none if the values do not vary.
+    Return the mean over seeds with Student's t interval; none if the values do not vary.
 
     Args:
         values: by seed.
         level: coverage of the interval.
-        scale: size of the numbers that the values were computed from, which says how
-            large their rounding is; by default that of the largest value.
+        scale: size of the numbers behind the values, which bounds their rounding; the
+            largest value by default.
     """
     numbers = np.array([values[seed] for seed in sorted(values)], dtype=np.float64)
     if numbers.size == 0:
@@ -153,30 +151,30 @@ def paired_difference(
     a: Mapping[int, float], b: Mapping[int, float], *, level: float = 0.95
 ) -> Interval:
     """
-    Mean of ``a - b`` over seeds, values paired by seed, with Student's t interval.
+    Return the mean of ``a - b``, paired by seed, with Student's t interval.
 
     Raises:
         ValueError: if the seeds differ.
     """
     if set(a) != set(b):
         raise ValueError(f"seeds differ: {sorted(a)} and {sorted(b)}")
-    # a difference is as inexact as the larger of the two, however small it is itself
+    # a difference is as inexact as the larger of its two numbers
     return seed_interval(
         {seed: a[seed] - b[seed] for seed in a}, level=level, scale=_size(a, b)
     )
 
 
 def seed_pair_interval(
-    pairs: Mapping[SeedPair, float], *, level: float = 0.95, scale: float | None = None
+    pairs: Mapping[SeedPair, float], *, level: float = 0.95
 ) -> Interval:
     """
-    Mean over all pairs of seeds, with a delete-one-seed jackknife interval.
+    Return the mean over all pairs of seeds with a delete-one-seed jackknife interval.
 
     Pairs that share a seed are not independent: the mean is a U-statistic of
     order 2 over S seeds. With theta_s the mean over the pairs without seed s, its
     variance is (S - 1) / S * sum_s (theta_s - mean_s theta_s)^2, and the interval
     takes Student's t quantile on S - 1 degrees of freedom. Two seeds give one
-    pair, hence no interval. ``scale`` is that of ``seed_interval``.
+    pair, hence no interval.
 
     Raises:
         ValueError: if a pair of the seeds is missing or comes twice.
@@ -205,28 +203,7 @@ def seed_pair_interval(
         freedom=count - 1,
         n=len(values),
         level=level,
-        scale=_size(values) if scale is None else scale,
-    )
-
-
-def paired_pair_difference(
-    pairs_a: Mapping[SeedPair, float],
-    pairs_b: Mapping[SeedPair, float],
-    *,
-    level: float = 0.95,
-) -> Interval:
-    """
-    Mean of ``a - b`` over the same pairs of seeds, with the interval of ``seed_pair_interval``.
-
-    Raises:
-        ValueError: if the pairs of seeds differ.
-    """
-    a = {(min(pair), max(pair)): value for pair, value in pairs_a.items()}
-    b = {(min(pair), max(pair)): value for pair, value in pairs_b.items()}
-    if set(a) != set(b):
-        raise ValueError(f"seed pairs differ: {sorted(a)} and {sorted(b)}")
-    return seed_pair_interval(
-        {pair: a[pair] - b[pair] for pair in a}, level=level, scale=_size(a, b)
+        scale=_size(values),
     )
 
 
@@ -241,5 +218,5 @@ def _t_interval(
     if error <= ROUNDING * scale:
         # a handful of equal values says nothing about how much they could vary
         return Interval(mean, None, None, n, NO_VARIATION)
-    half = float(student_t.ppf((1 + level) / 2, freedom)) * error
-    return Interval(mean, mean - half, mean + half, n)
+    low, high = student_t.interval(level, freedom, loc=mean, scale=error)
+    return Interval(mean, float(low), float(high), n)

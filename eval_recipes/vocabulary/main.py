@@ -15,9 +15,9 @@ from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
-from eval_recipes.vocabulary.layers import LAYERS_FILE, write_layer_table
 from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 from eval_recipes.vocabulary.output import (
+    LAYERS_FILE,
     AlignmentMetrics,
     VocabularyEvalOutput,
     VocabularyMetricCategories,
@@ -26,6 +26,7 @@ from eval_recipes.vocabulary.output import (
     mean_of,
     random_alignment,
     share_difference,
+    write_layer_table,
 )
 from saereg_plugin.files import sha256
 from saereg_plugin.folder_mark import folder_lock

@@ -1,10 +1,10 @@
-"""SAEBench's absorption output with one more category: counts, intervals, what was tested."""
+"""SAEBench's absorption output with counts and intervals as one more category."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from functools import partial
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -14,28 +14,21 @@ from sae_bench.evals.absorption.eval_output import (
     AbsorptionMetricCategories,
     AbsorptionResultDetail,
 )
-from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
+from sae_bench.evals.base_eval_output import BaseMetrics
 
+from eval_recipes.results.metrics import flat, metric, metric_class, value
 from eval_recipes.statistics.contexts import bootstrap
+from eval_recipes.statistics.interval import Interval
+
+_metric = partial(
+    metric,
+    nullable=False,
+    of="Letters the figure comes from",
+    resampled=", bootstrapped over letters",
+)
 
 
-def _bound(side: str, title: str) -> Any:
-    return Field(
-        title=f"{title} ({side})",
-        description=f"{side.capitalize()} end of the 95 % interval, bootstrapped over letters",
-    )
-
-
-def _n_letters(title: str) -> Any:
-    return Field(title=f"{title} (n)", description="Letters the figure comes from")
-
-
-_FRACTION = "Absorption Fraction"
-_FULL = "Full Absorption Rate"
-_SPLITS = "Additional Split Latents"
-
-
-@dataclass(kw_only=True)
+@metric_class
 class CorrectedAbsorptionMetrics(BaseMetrics):
     """
     Means over letters with intervals, and what they rest on.
@@ -44,51 +37,40 @@ class CorrectedAbsorptionMetrics(BaseMetrics):
     SAE with rows of norm 1 (``absorption_rescaled``).
     """
 
-    absorption_fraction: float = Field(
-        title=_FRACTION,
-        description="Mean over letters of the probe's projection that absorbing latents carry",
-        json_schema_extra=DEFAULT_DISPLAY,
+    absorption_fraction = _metric(
+        "Absorption Fraction",
+        "Mean over letters of the probe's projection that absorbing latents carry",
+        display=True,
     )
-    absorption_fraction_ci_low: Annotated[float, _bound("low", _FRACTION)]
-    absorption_fraction_ci_high: Annotated[float, _bound("high", _FRACTION)]
-    absorption_fraction_n: Annotated[int, _n_letters(_FRACTION)]
-    full_absorption_rate: float = Field(
-        title=_FULL,
-        description="Mean over letters of the share of words of which one other latent does all",
-        json_schema_extra=DEFAULT_DISPLAY,
+    full_absorption_rate = _metric(
+        "Full Absorption Rate",
+        "Mean over letters of the share of words of which one other latent does all",
+        display=True,
     )
-    full_absorption_rate_ci_low: Annotated[float, _bound("low", _FULL)]
-    full_absorption_rate_ci_high: Annotated[float, _bound("high", _FULL)]
-    full_absorption_rate_n: Annotated[int, _n_letters(_FULL)]
-    additional_split_latents: float = Field(
-        title=_SPLITS,
-        description="Mean over letters of the latents that detect it beyond the first: 0 without splitting, where upstream's mean_num_split_features is 1",
+    additional_split_latents = _metric(
+        "Additional Split Latents",
+        "Mean over letters of the latents that detect it beyond the first: 0 without splitting, where upstream's mean_num_split_features is 1",
     )
-    additional_split_latents_ci_low: Annotated[float, _bound("low", _SPLITS)]
-    additional_split_latents_ci_high: Annotated[float, _bound("high", _SPLITS)]
-    additional_split_latents_n: Annotated[int, _n_letters(_SPLITS)]
-    letters_with_probe: int = Field(
-        title="Letters with a Probe",
-        description="Letters whose probe on the model's activations has an F1 above min_GT_probe_f1; the means are over these",
+    letters_with_probe: int = value(
+        "Letters with a Probe",
+        "Letters whose probe on the model's activations has an F1 above min_GT_probe_f1; the means are over these",
     )
-    mean_probe_f1: float = Field(
-        title="Mean Probe F1",
-        description="F1 of the probes on the model's activations over test words, mean over the 26 letters",
+    mean_probe_f1 = _metric(
+        "Mean Probe F1",
+        "F1 of the probes on the model's activations over test words, mean over the 26 letters",
     )
-    mean_probe_f1_n: int = Field(title="Mean Probe F1 (n)", description="Letters")
-    mean_probe_f1_ci_low: Annotated[float, _bound("low", "Mean Probe F1")]
-    mean_probe_f1_ci_high: Annotated[float, _bound("high", "Mean Probe F1")]
-    n_words: int = Field(
-        title="Words",
-        description="Test words the probes recognise, over the letters with a probe: absorption is measured on these",
+    mean_probe_f1_n: int = value("Mean Probe F1 (n)", "Letters")
+    n_words: int = value(
+        "Words",
+        "Test words the probes recognise, over the letters with a probe: absorption is measured on these",
     )
-    n_vocabulary: int = Field(
-        title="Vocabulary",
-        description="Words the probes were trained and tested on, four fifths and one fifth",
+    n_vocabulary: int = value(
+        "Vocabulary",
+        "Words the probes were trained and tested on, four fifths and one fifth",
     )
-    max_decoder_norm_deviation: float = Field(
-        title="Largest Decoder Norm Deviation",
-        description="Largest distance of a decoder norm from 1 in the SAE that upstream scored, whose projections take norms as 1: beyond rounding its own figures are wrong, and ours are of the same SAE with rows of norm 1",
+    max_decoder_norm_deviation: float = value(
+        "Largest Decoder Norm Deviation",
+        "Largest distance of a decoder norm from 1 in the SAE that upstream scored, whose projections take norms as 1: beyond rounding its own figures are wrong, and ours are of the same SAE with rows of norm 1",
     )
 
 
@@ -96,9 +78,9 @@ class CorrectedAbsorptionMetrics(BaseMetrics):
 class CorrectedAbsorptionCategories(AbsorptionMetricCategories):
     """Upstream's category, untouched, and ours beside it."""
 
-    corrected: CorrectedAbsorptionMetrics = Field(
-        title="Corrected",
-        description="Means with counts and intervals, on decoder rows of norm 1, and what they rest on",
+    corrected: CorrectedAbsorptionMetrics = value(
+        "Corrected",
+        "Means with counts and intervals, on decoder rows of norm 1, and what they rest on",
     )
 
 
@@ -106,26 +88,26 @@ class CorrectedAbsorptionCategories(AbsorptionMetricCategories):
 class AbsorptionDetail(AbsorptionResultDetail):
     """Upstream's figures of one letter, the corrected ones, and the F1 of its probe."""
 
-    corrected_absorption_fraction: float | None = Field(
+    corrected_absorption_fraction: float | None = value(
+        "Mean Absorption Fraction, Corrected",
+        "Mean over words, on decoder rows of norm 1",
         default=None,
-        title="Mean Absorption Fraction, Corrected",
-        description="Mean over words, on decoder rows of norm 1",
     )
-    corrected_full_absorption_rate: float | None = Field(
+    corrected_full_absorption_rate: float | None = value(
+        "Rate of Full Absorption, Corrected",
+        "Share of words, on decoder rows of norm 1",
         default=None,
-        title="Rate of Full Absorption, Corrected",
-        description="Share of words, on decoder rows of norm 1",
     )
-    corrected_num_split_features: int | None = Field(
+    corrected_num_split_features: int | None = value(
+        "Num Split Features, Corrected",
+        "Latents that detect the letter, the first included, on decoder rows of norm 1",
         default=None,
-        title="Num Split Features, Corrected",
-        description="Latents that detect the letter, the first included, on decoder rows of norm 1",
     )
 
-    probe_f1: float | None = Field(
+    probe_f1: float | None = value(
+        "Probe F1",
+        "F1 of the probe on the model's activations, over test words",
         default=None,
-        title="Probe F1",
-        description="F1 of the probe on the model's activations, over test words",
     )
 
 
@@ -164,25 +146,19 @@ def corrected_metrics(
         "additional_split_latents": [d.num_split_features - 1 for d in details],
         "mean_probe_f1": list(f1.values()),
     }
-    values: dict[str, Any] = {}
-    for name, by_letter in figures.items():
-        array, n = np.array(by_letter, dtype=np.float64), len(by_letter)
-        estimate = bootstrap(
-            lambda weights, array=array, n=n: weights @ array / n, n, seed=seed
-        )
-        values |= {
-            name: estimate.value,
-            f"{name}_ci_low": estimate.ends[0],
-            f"{name}_ci_high": estimate.ends[1],
-            f"{name}_n": n,
-        }
+    intervals = {name: _mean(values, seed) for name, values in figures.items()}
     return CorrectedAbsorptionMetrics(
-        **values,
+        **flat(intervals),
         letters_with_probe=len(details),
         n_words=sum(d.num_probe_true_positives for d in details),
         n_vocabulary=n_vocabulary,
         max_decoder_norm_deviation=norm_deviation,
     )
+
+
+def _mean(by_letter: Sequence[float], seed: int) -> Interval:
+    array, n = np.array(by_letter, dtype=np.float64), len(by_letter)
+    return bootstrap(lambda weights: weights @ array / n, n, seed=seed)
 
 
 def detail(
@@ -191,7 +167,7 @@ def detail(
     f1: Mapping[str, float],
 ) -> AbsorptionDetail:
     """
-    Return upstream's figures of a letter with the corrected ones beside them.
+    Return upstream's figures of a letter with the corrected ones next to them.
 
     Args:
         theirs: of the SAE as upstream scores it.

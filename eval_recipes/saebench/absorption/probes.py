@@ -1,4 +1,4 @@
-"""Words, probes and activations that absorption needs of the language model."""
+"""Words, probes and activations of the language model for absorption."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.saebench.upstream import (
+    all_patched,
     patched,
     preserved_model,
     preserved_state,
@@ -45,6 +46,16 @@ from saereg_plugin.errors import InputError
 # Activations at POSITION, shaped as upstream reads them, by prompts.
 Memory = dict[tuple[str, ...], Tensor]
 
+
+TEMPLATE = VERBOSE_FIRST_LETTER_TEMPLATE
+POSITION = VERBOSE_FIRST_LETTER_TOKEN_POS
+"""Position of the word's token, counted from the prompt's end, where upstream reads."""
+
+# a fifth are test words; with fewer, letters without any test word are common
+_LEAST_WORDS = 10
+
+# Strings given to the tokenizer at once.
+_CHUNK = 4096
 
 PROBE = "probe.safetensors"
 DATA = "data.npz"
@@ -74,10 +85,10 @@ def ensure_probes(
     """
     Train upstream's first-letter probes on the residual stream, unless ``folder`` has them.
 
-    Seeded on their own, so that the SAE that happens to come first is scored like any other.
+    They are seeded on their own, so that the first SAE is scored like any other.
     """
     with folder.locked():
-        # All are looked at, so that each damaged file is named.
+        # all are read, so that each damaged file is named
         if None not in [folder.read(name) for name in (PROBE, *_TABLES)]:
             return
         with (
@@ -109,7 +120,7 @@ def ensure_probes(
 def _save_probe_and_data(
     probe: LinearProbe, probe_data: Mapping[str, Tensor], probing_path: Path
 ) -> None:
-    """Stand in for upstream's function of that name, which pickles the probe."""
+    """Replace upstream's function of that name, which pickles the probe."""
     probing_path.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in probe.state_dict().items()}
     safetensors.torch.save_file(state, probing_path / PROBE)
@@ -118,10 +129,10 @@ def _save_probe_and_data(
 
 
 def load_probe(folder: ArtifactFolder, device: str) -> LinearProbe:
-    """Return the first-letter probe that ``ensure_probes`` left, in float32."""
+    """Return the stored first-letter probe in float32."""
     state = safetensors.torch.load_file(folder.require(PROBE))
     outputs, inputs = state["fc.weight"].shape
-    # Initial weights are drawn and then overwritten: upstream's draws must not notice.
+    # Initial weights are drawn and overwritten; upstream's random state must not change.
     with torch.random.fork_rng(devices=[]):
         probe = LinearProbe(inputs, outputs)
     probe.load_state_dict(state)
@@ -135,7 +146,7 @@ def stored_probes(
     """
     Let upstream read the probes' texts in a private folder, and the probe from ``folder``.
 
-    It would unpickle the probe, so whoever can write to the folder could run code here.
+    Upstream would unpickle the probe, and a pickle in the folder could run code.
     """
     place = private / str(model.cfg.model_name) / f"layer_{layer}"
     place.mkdir(parents=True)
@@ -163,13 +174,10 @@ def stored_probes(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Take away upstream's progress bars, dozens for each SAE, and sklearn's warnings."""
-    with ExitStack() as stack:
-        for module in _WITH_BARS:
-            bar = partial(_silent, module.tqdm)
-            stack.enter_context(patched(module, "tqdm", bar))
-        stack.enter_context(warnings.catch_warnings())
-        # A letter without a test word has an F1 of 0 and does not count.
+    """Hide upstream's progress bars, dozens per SAE, and scikit-learn's warnings."""
+    bars = [(each, "tqdm", partial(_silent, each.tqdm)) for each in _WITH_BARS]
+    with all_patched(bars), warnings.catch_warnings():
+        # a letter without a test word has an F1 of 0 and does not count
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         yield
 
@@ -181,11 +189,11 @@ def _silent(bar: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 @contextmanager
 def upstream_words(words: Sequence[str]) -> Iterator[None]:
     """Make these the words of upstream's vocabulary."""
-    with ExitStack() as stack:
-        for module in (common, feature_absorption):
-            stack.enter_context(
-                patched(module, "get_alpha_tokens", lambda *_, **__: list(words))
-            )
+    modules = (common, feature_absorption)
+    given = [
+        (each, "get_alpha_tokens", lambda *_, **__: list(words)) for each in modules
+    ]
+    with all_patched(given):
         yield
 
 
@@ -194,11 +202,10 @@ def stopping_after(
     model: HookedTransformer, layer: int, memory: Memory | None = None
 ) -> Iterator[None]:
     """
-    Let ``model.run_with_cache`` run no layer that nobody reads.
+    Let ``model.run_with_cache`` stop after the layer that is read.
 
-    Upstream runs the whole model for each prompt. With ``memory``, prompts that
-    another SAE was shown are not run again; the caller then gets, at each of
-    the last positions, the activation at ``POSITION``.
+    Upstream runs the whole model for each prompt. With ``memory``, prompts of an earlier SAE
+    are not run again; each of the last positions then holds the activation at ``POSITION``.
     """
     run: Callable[..., Any] = model.run_with_cache
 
@@ -221,17 +228,6 @@ def stopping_after(
         yield
 
 
-TEMPLATE = VERBOSE_FIRST_LETTER_TEMPLATE
-POSITION = VERBOSE_FIRST_LETTER_TOKEN_POS
-"""Where upstream reads a prompt: the word's token, counted from the prompt's end."""
-
-# A fifth of the words is tested on; with fewer, letters without any test word are common.
-_LEAST_WORDS = 10
-
-# Strings given to the tokenizer at once.
-_CHUNK = 4096
-
-
 def first_letter(word: str) -> str:
     """Return the lower-case first letter of a word that may start with a space."""
     return word.strip()[0].lower()
@@ -241,9 +237,9 @@ def word_tokens(tokenizer: Any) -> list[str]:
     """
     Return the alphabetic tokens that upstream can read, in the order of their ids.
 
-    Upstream takes them in the order of a hash map, which differs from process to
-    process, and reads every prompt at one fixed position: a word that its own
-    prompt splits into several tokens would be read in its middle, silently.
+    Upstream takes them in the order of a hash map, which differs between processes. It reads
+    every prompt at one fixed position, which is wrong for a word that the prompt splits into
+    several tokens.
     """
     words = get_alpha_tokens(tokenizer)
     found: list[tuple[int, str]] = []

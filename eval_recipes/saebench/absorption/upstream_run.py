@@ -1,4 +1,4 @@
-"""One pass of upstream's absorption eval over one SAE, in folders of its own."""
+"""Run of upstream's absorption eval on one SAE, in private folders."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sae_bench.evals.absorption import k_sparse_probing
 from sae_bench.evals.absorption import main as upstream_main
 from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
 from sae_lens import SAE
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from typing_extensions import override
@@ -40,7 +36,7 @@ from eval_recipes.saebench.absorption.probes import (
 )
 from eval_recipes.saebench.upstream import (
     UpstreamError,
-    patched,
+    all_patched,
     read_upstream,
     upstream,
 )
@@ -50,10 +46,10 @@ _WORDS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Given:
-    """What upstream is given besides the SAE."""
+    """Upstream's inputs other than the SAE."""
 
     config: AbsorptionEvalConfig
-    """Its settings; the seed among them is the one we set."""
+    """Its settings, with the seed in use."""
 
     model: HookedTransformer
     layer: int
@@ -61,14 +57,14 @@ class Given:
     words: list[str]
 
     probes: ArtifactFolder
-    """The first-letter probes (``absorption_probes.ensure_probes``)."""
+    """The first-letter probes (``probes.ensure_probes``)."""
 
     memory: Memory
-    """Activations on prompts that were run before; filled."""
+    """Activations on earlier prompts; new ones are added."""
 
 
 class Scored(NamedTuple):
-    """What one pass gave."""
+    """Result of one run."""
 
     output: AbsorptionEvalOutput
     """As upstream wrote it."""
@@ -81,8 +77,7 @@ def refuse_non_finite(given: Given, subject: Subject, sae: SAE[Any]) -> None:
     """
     Refuse an SAE with a NaN or infinity in its decoder or in its latents on the test words.
 
-    Upstream takes NaN for "not active", so that a broken SAE has no absorption at all: the
-    best of scores.
+    Upstream takes NaN for "not active", so a broken SAE would get the best score.
 
     Raises:
         UpstreamError: naming the SAE.
@@ -103,7 +98,7 @@ def refuse_non_finite(given: Given, subject: Subject, sae: SAE[Any]) -> None:
 
 def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
     """
-    Return upstream's figures of an SAE.
+    Return upstream's scores of an SAE.
 
     Raises:
         UpstreamError: if upstream failed or left no result.
@@ -115,16 +110,15 @@ def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
                 EVAL, subject, sae, given.model, seed=given.config.random_seed
             ) as captured,
             quiet(),
-            patched(k_sparse_probing, "metrics", METRICS),
             upstream_words(given.words),
             stopping_after(given.model, given.layer, given.memory),
             stored_probes(given.probes, given.model, given.layer, folder / "probes"),
             _folders(folder, folder / "probes"),
         ):
-            # Upstream creates no output folder, and writes below the working one.
+            # upstream needs an output folder and writes below the working folder
             (folder / "out").mkdir()
             os.chdir(folder)
-            # Not the release's name: it may be a path, which upstream would write to.
+            # a release's name may be a path, to which upstream would write
             selected: Any = [("release", subject.sae_id)]
             upstream_main.run_eval(
                 given.config, selected, given.device, str(folder / "out")
@@ -148,84 +142,36 @@ def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
 @contextmanager
 def _folders(folder: Path, probes: Path) -> Iterator[None]:
     """
-    Send what upstream keeps elsewhere than into the installed package.
+    Keep upstream from writing into the installed package.
 
-    Its folders are default arguments bound at import. An SAE's own results go to
-    ``folder``, which does not outlive it: upstream knows them by names only.
+    Its folders are default arguments bound at import. An SAE's intermediate results go to
+    ``folder``, which is deleted after it: upstream knows them by name only.
     """
-    sparse = folder / "k_sparse_probing"
-    seams = {
+    sparse, absorbed = folder / "k_sparse_probing", folder / "feature_absorption"
+    seams: dict[str, dict[str, Path]] = {
         "run_k_sparse_probing_experiment": {"experiment_dir": sparse},
         "run_feature_absortion_experiment": {
-            "experiment_dir": folder / "feature_absorption",
+            "experiment_dir": absorbed,
             "sparse_probing_experiment_dir": sparse,
         },
     }
-    with ExitStack() as stack:
-        for name, folders in seams.items():
-            function = getattr(upstream_main, name)
-            replaced = partial(function, probes_dir=probes, **folders)
-            stack.enter_context(patched(upstream_main, name, replaced))
+    replaced = [
+        (
+            upstream_main,
+            name,
+            partial(getattr(upstream_main, name), probes_dir=probes, **folders),
+        )
+        for name, folders in seams.items()
+    ]
+    with all_patched(replaced):
         yield
 
 
 def _probe_f1(folder: Path) -> dict[str, float]:
-    """Return the F1 of each letter's probe, from what upstream leaves beside its result."""
+    """Return the F1 of each letter's probe, from the files next to upstream's result."""
     (path,) = (folder / "artifacts" / "absorption").rglob("*_k_sparse_probing.json")
     rows = json.loads(path.read_text(encoding="utf-8"))
     return {row["letter"]: float(row["f1_probe"]) for row in rows}
-
-
-def _counts(truth: Any, predicted: Any) -> tuple[int, int, int]:
-    """Return true positives, positives and predicted positives of two boolean arrays."""
-    truth, predicted = np.asarray(truth, dtype=bool), np.asarray(predicted, dtype=bool)
-    return int((truth & predicted).sum()), int(truth.sum()), int(predicted.sum())
-
-
-def precision(truth: Any, predicted: Any) -> float:
-    """Return the share of the predicted that is true; 0 if nothing is predicted."""
-    hits, _, n_predicted = _counts(truth, predicted)
-    return hits / n_predicted if n_predicted else 0.0
-
-
-def recall(truth: Any, predicted: Any) -> float:
-    """Return the share of the true that is predicted; 0 if nothing is true."""
-    hits, n_true, _ = _counts(truth, predicted)
-    return hits / n_true if n_true else 0.0
-
-
-def f1(truth: Any, predicted: Any) -> float:
-    """Return the harmonic mean of precision and recall; 0 where neither is defined."""
-    hits, n_true, n_predicted = _counts(truth, predicted)
-    return 2 * hits / (n_true + n_predicted) if n_true + n_predicted else 0.0
-
-
-def roc_auc(truth: Any, scores: Any) -> float:
-    """
-    Return the share of (true, false) pairs in order, ties by half; NaN without a pair.
-
-    Raises:
-        ValueError: if a score is not finite.
-    """
-    values: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("a probe's scores contain NaN or infinity")
-    truth = np.asarray(truth, dtype=bool)
-    n_true = int(truth.sum())
-    n_pairs = n_true * (len(truth) - n_true)
-    above = rankdata(values)[truth].sum() - n_true * (n_true + 1) / 2
-    return float(above / n_pairs) if n_pairs else float("nan")
-
-
-METRICS = SimpleNamespace(
-    f1_score=f1, precision_score=precision, recall_score=recall, roc_auc_score=roc_auc
-)
-"""
-Stands in for ``sklearn.metrics`` where upstream scores its k-sparse probes.
-
-It asks for 26 x (4 + 8 x max_k_value) metrics an SAE, each of which costs scikit-learn some
-10 ms of input checks: over 20 s at the published settings, for equal values.
-"""
 
 
 # Float32 rows that were divided by their norms are off by some 1e-7.
@@ -273,7 +219,7 @@ class UnitDecoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.W_dec.device
 
     @property
@@ -294,6 +240,6 @@ class UnitDecoder(nn.Module):
 
     @override
     def to(self, *args: Any, **kwargs: Any) -> UnitDecoder:
-        """Move and cast; an SAE keeps its data type beside its weights."""
+        """Move and cast; an SAE also stores its data type."""
         self.base.to(*args, **kwargs)
         return super().to(*args, **kwargs)

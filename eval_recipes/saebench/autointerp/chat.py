@@ -19,7 +19,7 @@ from eval_recipes.chat import (
     RequestRefused,
 )
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp, in_thread
-from eval_recipes.saebench.autointerp.scored import Scored
+from eval_recipes.saebench.autointerp.figures import Scored
 
 
 def parse_predictions(text: str, n_examples: int) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""Text and activations that autointerp looks at: computed once for all SAEs on a hook."""
+"""Text and activations of autointerp, stored once per hook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 HUB_DATASET = "monology/pile-uncopyrighted"
 """The text that SAEBench explains latents on."""
 
-# Upstream leaves shorter texts out, and reads five characters a token.
+# upstream leaves out shorter texts, and reads five characters per token
 _LEAST_CHARACTERS = 100
 _CHARACTERS_A_TOKEN = 5
 # Values of one chunk of latent activations: 2^25 float32 are 128 MiB.
@@ -38,7 +38,7 @@ _CHUNK_VALUES = 1 << 25
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens, the folder that keeps them, and the folder of all artefacts."""
+    """Tokens, their folder, and the folder of all artefacts."""
 
     root: Path
     folder: ArtifactFolder
@@ -72,14 +72,14 @@ def load_text(
     context_size: int,
 ) -> Text:
     """
-    Return the tokens to look at, made as upstream makes them, and keep them.
+    Return the tokens of a text, made as upstream makes them, and store them.
 
     Args:
         dataset: "heldout", the held-out split of the run's corpus, or a hub data set.
-        total_tokens: how many; a text that is too short gives fewer.
+        total_tokens: number of tokens; a short text gives fewer.
 
     Raises:
-        InputError: if there is no text, or not a single context of it.
+        InputError: if there is no text, or less than one context of it.
     """
     heldout = dataset == "heldout"
     path = corpora.ensure(context.corpus, "heldout") if heldout else dataset
@@ -105,7 +105,7 @@ def load_text(
             context_size,
             max_tokens=total_tokens,
         )
-        # Upstream takes up to a context more than it was asked for.
+        # upstream takes up to a context more
         tokens = tokens[: max(1, total_tokens // context_size)].clone()
         if tokens.numel() == 0:
             raise InputError(
@@ -150,8 +150,7 @@ def load_residuals(
     """
     Return the activations at a hook, shape (contexts, context_size, d_in).
 
-    The tensor is a file mapped into memory, so its size does not count against it. The
-    first SAE reads the same file as all others.
+    The tensor is a file mapped into memory. The first SAE reads the same file as all others.
     """
     layer = hook_layer(hook_name)
     determinants = {
@@ -162,7 +161,7 @@ def load_residuals(
         "device": str(model.cfg.device),
     }
     rows, length = text.tokens.shape
-    width = _width(model, hook_name, layer, text.tokens[:1])
+    width = _run(model, hook_name, layer, text.tokens[:1, :1]).shape[-1]
     size = rows * length * width
     kind: torch.dtype = model.cfg.dtype
 
@@ -185,17 +184,13 @@ def _run(
     _, cache = model.run_with_cache(
         tokens, stop_at_layer=layer + 1, names_filter=hook_name
     )
-    # Hooks inside the attention have one row a head.
+    # hooks inside the attention have one row per head
     return cache[hook_name].flatten(2).cpu()
-
-
-def _width(model: HookedTransformer, hook_name: str, layer: int, tokens: Tensor) -> int:
-    return _run(model, hook_name, layer, tokens[:, :1]).shape[-1]
 
 
 @dataclass(frozen=True)
 class Activations:
-    """The activations that one SAE encodes; stands in for two functions of upstream."""
+    """Activations that an SAE encodes; replaces two functions of upstream."""
 
     residuals: Tensor
     """Shape (contexts, context_size, d_in)."""
@@ -226,7 +221,7 @@ class Activations:
     def _encoded(self, sae: SAE[Any]) -> Iterator[tuple[slice, Tensor]]:
         contexts, length = self.keep.shape
         if sae.hook_z_reshaping_mode:
-            # The heads are joined already.
+            # the heads are already joined
             sae.turn_off_forward_pass_hook_z_reshaping()
         fitting = _CHUNK_VALUES // (length * int(sae.cfg.d_sae))
         step = max(1, min(self.batch_size, fitting))
@@ -245,6 +240,6 @@ def activations_of(
 
 
 def latents_at_once(text: Text, memory_gib: float) -> int:
-    """Return how many latents' activations fit into half of the memory allowed."""
+    """Return the number of latents whose activations fit into half of the memory."""
     one = text.tokens.numel() * torch.bfloat16.itemsize
     return max(1, math.floor(memory_gib * 2**30 / 2 / one))

@@ -1,4 +1,4 @@
-"""SAEBench's autointerp with draws that depend on the latent alone, and checked negatives."""
+"""SAEBench's autointerp with draws by latent and checked negatives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sae_bench.sae_bench_utils.indexing_utils import index_with_buffer
 from torch import Tensor
 
 from eval_recipes.saebench.autointerp.data import Activations
-from eval_recipes.saebench.autointerp.scored import (
+from eval_recipes.saebench.autointerp.figures import (
     NoScoreError,
     Scored,
     TooFewRepliesError,
@@ -25,12 +25,12 @@ from eval_recipes.saebench.autointerp.scored import (
 )
 from eval_recipes.saebench.upstream import patched
 
-# Windows drawn in search of one negative example; a latent active in all of them has none.
+# windows drawn per negative example; a latent active in all of them has none
 _TRIES = 64
 
 
 def latent_seed(seed: int, latent: int) -> int:
-    """Return the seed of everything drawn for one latent."""
+    """Return the seed of all draws for one latent."""
     digest = hashlib.sha256(f"{seed}/{latent}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
@@ -39,10 +39,10 @@ class SeededAutoInterp(AutoInterp, ABC):
     """
     Upstream's eval of one SAE, latent by latent.
 
-    For each latent, examples and prompts are those upstream gives with
-    ``override_latents=[latent]`` and ``random_seed=latent_seed(seed, latent)`` (but for the
-    draws that beartype makes while it checks upstream's arguments): other latents, their
-    order and the order of replies change nothing.
+    The examples and prompts of a latent are those of upstream with
+    ``override_latents=[latent]`` and ``random_seed=latent_seed(seed, latent)``, except for
+    draws of beartype's argument checks. They do not depend on other latents or on the order
+    of replies.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class SeededAutoInterp(AutoInterp, ABC):
     async def run(
         self, explanations_override: dict[int, str] | None = None
     ) -> dict[int, dict[str, Any]]:
-        """Run upstream; the result is in the order of the latents, not of the replies."""
+        """Run upstream and return its results in the order of the latents."""
         results = await super().run(explanations_override or {})
         if len(results) < 2:
-            # Upstream would go on to a standard deviation that is NaN.
+            # upstream's standard deviation would be NaN
             scored = list(self.scored.values())
             unanswered = any(one.unanswered is not None for one in scored)
             raise (TooFewRepliesError if unanswered else NoScoreError)(
@@ -109,14 +109,14 @@ class SeededAutoInterp(AutoInterp, ABC):
 
     def _check(self, latent: int, asked: Examples, acts: Tensor) -> None:
         """
-        Look up whether the random examples are inactive; replace those that are not.
+        Check that the random examples are inactive; replace active ones.
 
-        Active is what upstream calls so where it knows the activations, and marks for the
-        explainer: above 1 % of the latent's largest activation.
+        Active means above 1 % of the latent's largest activation, as in upstream's marks for
+        the explainer.
         """
         size, length = self.tokenized_dataset.shape
         buffer, n = self.cfg.buffer, self.cfg.n_random_ex_for_scoring
-        # The draws that upstream began with.
+        # upstream's first draws
         self._seed(latent)
         where = _places(size, length, buffer, n, None)
         tokens = index_with_buffer(self.tokenized_dataset, where, buffer=buffer)
@@ -147,7 +147,7 @@ class SeededAutoInterp(AutoInterp, ABC):
         n: int,
         taken: list[list[int]],
     ) -> list[list[int]] | None:
-        """Return ``n`` inactive windows, none of them twice; None if too few."""
+        """Return ``n`` different inactive windows; None if there are too few."""
         if n == 0:
             return []
         size, length = self.tokenized_dataset.shape
@@ -171,7 +171,7 @@ class SeededAutoInterp(AutoInterp, ABC):
         return None
 
     def _negative(self, tokens: list[int], threshold: float) -> Example:
-        # As upstream has its random examples.
+        # as in upstream's random examples
         silent = [0.0] * len(tokens)
         return Example(tokens, silent, threshold, self.model)
 
@@ -183,7 +183,7 @@ class SeededAutoInterp(AutoInterp, ABC):
     def prompts_for(
         self, latent: int, explanation: str, examples: list[Example]
     ) -> list[dict[str, str]]:
-        """Return upstream's scoring prompt for a latent; its random example is the latent's."""
+        """Return upstream's scoring prompt, drawn from the latent's own random state."""
         kept = random.getstate()
         random.setstate(self._states[latent])
         try:
@@ -200,11 +200,11 @@ class SeededAutoInterp(AutoInterp, ABC):
         scoring_examples: Examples,
         explanation_override: str | None = None,
     ) -> dict[str, Any] | None:
-        """Score one latent: defined by the two ways of explaining."""
+        """Explain and score one latent."""
 
 
 def _as_given(examples: list[Example]) -> Examples:
-    """Return examples in the order given, which upstream's class would sort."""
+    """Return examples in their order; upstream's class would sort them."""
     kept = Examples([])
     kept.examples = examples
     return kept
@@ -220,5 +220,5 @@ def _places(
 
 
 async def in_thread(executor: ThreadPoolExecutor, function: Any, *args: Any) -> Any:
-    """Run a function in a thread and wait for it without holding up other latents."""
+    """Run a function in a thread without blocking other latents."""
     return await asyncio.get_running_loop().run_in_executor(executor, function, *args)

@@ -1,8 +1,9 @@
-"""The figures of one SAE from those of its latents, and reading them back."""
+"""Scores of latents, and the figures of an SAE made of them."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,93 @@ from typing import Any
 
 from eval_recipes.chat import Reply
 from eval_recipes.results.files import read_result
+from eval_recipes.results.metrics import flat
 from eval_recipes.saebench.autointerp.output import NOT_MEASURED, LatentDetail
-from eval_recipes.saebench.autointerp.scored import (
-    NoScoreError,
-    Scored,
-    balanced_accuracy,
-    share_of_right,
-    summary_of,
-)
-from eval_recipes.statistics.seeds import bootstrap_mean_interval
+from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from saereg_plugin.errors import InputError
+
+
+@dataclass
+class Scored:
+    """Outcome and scores of one latent; None where there is none."""
+
+    latent: int
+    n_dirty: int
+    """Active examples that upstream took for inactive."""
+
+    n_random: int
+    """Examples that upstream took for inactive."""
+
+    checkable: bool
+    """Whether enough inactive examples were found."""
+
+    explanation: str | None = None
+    upstream_score: float | None = None
+    predictions: list[int] | None = None
+    """Numbers, from 1, of the checked examples that fit the explanation."""
+
+    active: list[bool] | None = None
+    """Whether the latent is active in each checked example; None if too few are inactive."""
+
+    unparseable: bool = False
+    """Whether a reply, also to upstream's own prompt, had another form than asked for."""
+
+    refused: str | None = None
+    unanswered: str | None = None
+
+    @property
+    def hits(self) -> list[bool] | None:
+        """Whether the prediction is right, for each checked example."""
+        if self.active is None or self.predictions is None:
+            return None
+        return [
+            (number in self.predictions) == active
+            for number, active in enumerate(self.active, start=1)
+        ]
+
+
+class NoScoreError(RuntimeError):
+    """No latent has a figure, so an SAE has no mean."""
+
+
+class TooFewRepliesError(NoScoreError):
+    """The same while replies are missing."""
+
+
+def summary_of(scored: Sequence[Scored]) -> str:
+    """Return the counts of outcomes and the first cause, for a message."""
+    counts = {
+        "with data": len(scored),
+        "unparseable": sum(one.unparseable for one in scored),
+        "refused": sum(one.refused is not None for one in scored),
+        "unanswered": sum(one.unanswered is not None for one in scored),
+    }
+    text = ", ".join(f"{count} {name}" for name, count in counts.items())
+    causes = [one.unanswered or one.refused for one in scored]
+    first = next((cause for cause in causes if cause), None)
+    return f"latents {text}" + (f"; {first}" if first else "")
+
+
+def share_of_right(scored: Scored) -> float | None:
+    """Return the share of checked examples that were predicted rightly."""
+    hits = scored.hits
+    return None if hits is None else sum(hits) / len(hits)
+
+
+def balanced_accuracy(scored: Scored) -> float | None:
+    """Return the mean of the shares of right predictions among active and inactive."""
+    hits, active = scored.hits, scored.active
+    if hits is None or active is None or len(set(active)) < 2:
+        return None
+    shares = [
+        [
+            hit
+            for hit, is_active in zip(hits, active, strict=True)
+            if is_active is wanted
+        ]
+        for wanted in (True, False)
+    ]
+    return math.fsum(sum(share) / len(share) for share in shares) / 2
 
 
 def common_figures(
@@ -52,7 +130,7 @@ def common_figures(
         **interval("score", with_score, share_of_right),
         "floor": sum(floors) / len(floors) if floors else NOT_MEASURED,
         **interval("balanced_accuracy", with_score, balanced_accuracy),
-        **interval("active_negatives", scored, _dirty),
+        **interval("active_negatives", scored, lambda one: one.n_dirty / one.n_random),
         "n_latents": n_chosen,
         "n_latents_without_data": n_chosen - n_with_data,
         "n_latents_without_negatives": sum(not one.checkable for one in scored),
@@ -67,7 +145,7 @@ def judge_figures(
     seed: int,
     partial: bool = False,
 ) -> dict[str, Any]:
-    """Return the fields that ``CheckedMetrics`` has besides."""
+    """Return the further fields of ``CheckedMetrics``."""
     answered = [one for one in scored if one.refused is None]
     return {
         **_interval(
@@ -85,10 +163,6 @@ def judge_figures(
     }
 
 
-def _dirty(scored: Scored) -> float:
-    return scored.n_dirty / scored.n_random
-
-
 def _interval(
     name: str,
     scored: Sequence[Scored],
@@ -97,20 +171,18 @@ def _interval(
     seed: int,
     partial: bool,
 ) -> dict[str, Any]:
-    values = [value for one in scored if (value := figure(one)) is not None]
-    found = (NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, 0)
-    if values:
-        # every figure is a share: equal ones must not give an interval of width 0
-        interval = bootstrap_mean_interval(
-            [[float(v) for v in values]], caps=[1.0], seed=seed
-        )
-        found = (interval.value, interval.low, interval.high, interval.n)
-    elif not partial:
+    values = [float(v) for one in scored if (v := figure(one)) is not None]
+    if not values and not partial:
         raise NoScoreError(
             f"no latent has a {name.replace('_', ' ')}: {summary_of(scored)}"
         )
-    names = (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")
-    return dict(zip(names, found, strict=True))
+    # every figure is a share: equal ones must not give an interval of width 0
+    interval = (
+        bootstrap_mean_interval([values], caps=[1.0], seed=seed)
+        if values
+        else Interval(NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, 0)
+    )
+    return flat({name: interval})
 
 
 def detail_of(scored: Scored) -> LatentDetail:

@@ -25,6 +25,9 @@ from eval_recipes.saebench.autointerp.data import (
     load_text,
 )
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
+from eval_recipes.saebench.autointerp.figures import (
+    TooFewRepliesError,
+)
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
     AutoInterpOptions,
@@ -41,7 +44,6 @@ from eval_recipes.saebench.autointerp.result import (
     partial_path,
     require_complete,
 )
-from eval_recipes.saebench.autointerp.scored import TooFewRepliesError
 from eval_recipes.saebench.autointerp.token_explainer import (
     TokenAutoInterp,
     background_of,

@@ -1,8 +1,9 @@
-"""SAEBench's autointerp output with checked negatives, floors and intervals beside its score."""
+"""SAEBench's autointerp output with checked negatives, floors and intervals."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -11,136 +12,109 @@ from sae_bench.evals.autointerp.eval_output import (
     AutoInterpEvalOutput,
     AutoInterpMetricCategories,
 )
-from sae_bench.evals.base_eval_output import (
-    DEFAULT_DISPLAY,
-    BaseMetrics,
-    BaseResultDetail,
-)
+from sae_bench.evals.base_eval_output import BaseMetrics, BaseResultDetail
+
+from eval_recipes.results.metrics import metric, metric_class, value
 
 NOT_MEASURED = -1.0
 """Upstream's score where no language model judged: its format has no place for "none"."""
 
 
-def _bound(side: str, title: str) -> Any:
-    return Field(
-        title=f"{title} ({side})",
-        description=f"{side.capitalize()} end of the 95 % interval, bootstrapped over latents",
-    )
-
-
-def _n_latents(title: str) -> Any:
-    return Field(title=f"{title} (n)", description="Latents the figure comes from")
+_metric = partial(
+    metric,
+    nullable=False,
+    of="Latents the figure comes from",
+    resampled=", bootstrapped over latents",
+)
 
 
 @dataclass
 class AutoInterpConfig(AutoInterpEvalConfig):
     """Upstream's configuration, and what it does not say: who explained, which latents."""
 
-    explainer: Literal["judge", "tokens"] = Field(
+    explainer: Literal["judge", "tokens"] = value(
+        "Explainer",
+        "A language model, or the token explainer, whose scores are not comparable",
         default="judge",
-        title="Explainer",
-        description="A language model, or the token explainer, whose scores are not comparable",
     )
-    judge_model: str | None = Field(
-        default=None, title="Judge Model", description="Name the server knows it by"
+    judge_model: str | None = value(
+        "Judge Model", "Name the server knows it by", default=None
     )
-    judge_base_url: str | None = Field(
-        default=None,
-        title="Judge Base URL",
-        description="Address of the judge's server",
+    judge_base_url: str | None = value(
+        "Judge Base URL", "Address of the judge's server", default=None
     )
-    judge_temperature: float | None = Field(
-        default=None,
-        title="Judge Temperature",
-        description="Null: the server's default",
+    judge_temperature: float | None = value(
+        "Judge Temperature", "Null: the server's default", default=None
     )
-    chosen_latents: list[int] | None = Field(
-        default=None,
-        title="Chosen Latents",
-        description="The latents, if they were given; upstream's own field for them does not "
+    chosen_latents: list[int] | None = value(
+        "Chosen Latents",
+        "The latents, if they were given; upstream's own field for them does not "
         "read back",
+        default=None,
     )
 
 
-@dataclass(kw_only=True)
+@metric_class
 class TokenMetrics(BaseMetrics):
     """Figures on examples of which it is known whether the latent is active."""
 
-    score: float = Field(
-        title="Detection Score, Checked Negatives",
-        description="Share of examples predicted rightly, where every negative example is one in "
+    score = _metric(
+        "Detection Score, Checked Negatives",
+        "Share of examples predicted rightly, where every negative example is one in "
         "which the latent really is inactive (nowhere above 1 % of its largest activation, "
         "upstream's threshold); mean over latents",
-        json_schema_extra=DEFAULT_DISPLAY,
+        display=True,
     )
-    score_ci_low: Annotated[float, _bound("low", "Detection Score, Checked Negatives")]
-    score_ci_high: Annotated[
-        float, _bound("high", "Detection Score, Checked Negatives")
-    ]
-    score_n: Annotated[int, _n_latents("Detection Score, Checked Negatives")]
-    floor: float = Field(
-        title="Floor",
-        description="The same score for the constant answer None",
-        json_schema_extra=DEFAULT_DISPLAY,
+    floor: float = value(
+        "Floor", "The same score for the constant answer None", display=True
     )
-    balanced_accuracy: float = Field(
-        title="Balanced Accuracy",
-        description="Mean of the shares predicted rightly among active and among inactive "
+    balanced_accuracy = _metric(
+        "Balanced Accuracy",
+        "Mean of the shares predicted rightly among active and among inactive "
         "examples; any constant answer gives .5",
     )
-    balanced_accuracy_ci_low: Annotated[float, _bound("low", "Balanced Accuracy")]
-    balanced_accuracy_ci_high: Annotated[float, _bound("high", "Balanced Accuracy")]
-    balanced_accuracy_n: Annotated[int, _n_latents("Balanced Accuracy")]
-    active_negatives: float = Field(
-        title="Active Negatives",
-        description="Share of upstream's negative examples in which the latent is active, by "
+    active_negatives = _metric(
+        "Active Negatives",
+        "Share of upstream's negative examples in which the latent is active, by "
         "upstream's own threshold of 1 % of its largest activation",
     )
-    active_negatives_ci_low: Annotated[float, _bound("low", "Active Negatives")]
-    active_negatives_ci_high: Annotated[float, _bound("high", "Active Negatives")]
-    active_negatives_n: Annotated[int, _n_latents("Active Negatives")]
-    n_latents: int = Field(title="Latents", description="Latents that were chosen")
-    n_latents_without_data: int = Field(
-        title="Latents without Data",
-        description="Chosen latents that fire too rarely for examples",
+    n_latents: int = value("Latents", "Latents that were chosen")
+    n_latents_without_data: int = value(
+        "Latents without Data", "Chosen latents that fire too rarely for examples"
     )
-    n_latents_without_negatives: int = Field(
-        title="Latents without Negatives",
-        description="Chosen latents that fire almost everywhere, so that no checked score exists",
+    n_latents_without_negatives: int = value(
+        "Latents without Negatives",
+        "Chosen latents that fire almost everywhere, so that no checked score exists",
     )
 
 
-@dataclass(kw_only=True)
+@metric_class
 class CheckedMetrics(TokenMetrics):
     """The same from a judge, with what became of its replies."""
 
-    unparseable_rate: float = Field(
-        title="Unparseable Rate",
-        description="Share of the latents whose explanation was empty or whose predictions were "
+    unparseable_rate = _metric(
+        "Unparseable Rate",
+        "Share of the latents whose explanation was empty or whose predictions were "
         "not of the form asked for, to the checked or to upstream's own prompt; upstream takes "
         "an empty reply for None and drops the others",
     )
-    unparseable_rate_ci_low: Annotated[float, _bound("low", "Unparseable Rate")]
-    unparseable_rate_ci_high: Annotated[float, _bound("high", "Unparseable Rate")]
-    unparseable_rate_n: Annotated[int, _n_latents("Unparseable Rate")]
-    n_latents_upstream: int = Field(
-        title="Latents in Upstream's Score",
-        description="Latents behind autointerp_score, which carries no n of its own",
+    n_latents_upstream: int = value(
+        "Latents in Upstream's Score",
+        "Latents behind autointerp_score, which carries no n of its own",
     )
-    n_latents_refused: int = Field(
-        title="Latents Refused",
-        description="Latents whose request the server refused, such as by moderation",
+    n_latents_refused: int = value(
+        "Latents Refused",
+        "Latents whose request the server refused, such as by moderation",
     )
-    n_latents_unanswered: int = Field(
-        title="Latents Unanswered",
-        description="Latents without a reply: none but in a partial result",
+    n_latents_unanswered: int = value(
+        "Latents Unanswered", "Latents without a reply: none but in a partial result"
     )
-    judge_calls: int = Field(
-        title="Judge Calls",
-        description="Different requests behind this result, whether sent in this run or before",
+    judge_calls: int = value(
+        "Judge Calls",
+        "Different requests behind this result, whether sent in this run or before",
     )
-    judge_tokens: int = Field(
-        title="Judge Tokens", description="Tokens of these requests and their replies"
+    judge_tokens: int = value(
+        "Judge Tokens", "Tokens of these requests and their replies"
     )
 
 
@@ -148,9 +122,8 @@ class CheckedMetrics(TokenMetrics):
 class JudgedCategories(AutoInterpMetricCategories):
     """Upstream's category, untouched, and ours."""
 
-    checked: CheckedMetrics = Field(
-        title="Checked",
-        description="Detection with checked negatives, by the same judge",
+    checked: CheckedMetrics = value(
+        "Checked", "Detection with checked negatives, by the same judge"
     )
 
 
@@ -158,9 +131,9 @@ class JudgedCategories(AutoInterpMetricCategories):
 class TokenCategories(AutoInterpMetricCategories):
     """Upstream's category without a value, and ours."""
 
-    token_explainer: TokenMetrics = Field(
-        title="Token Explainer (not comparable with LLM scores)",
-        description="Detection by overlap with the latent's top tokens, without a language model",
+    token_explainer: TokenMetrics = value(
+        "Token Explainer (not comparable with LLM scores)",
+        "Detection by overlap with the latent's top tokens, without a language model",
     )
 
 
@@ -168,33 +141,27 @@ class TokenCategories(AutoInterpMetricCategories):
 class LatentDetail(BaseResultDetail):
     """One latent; null where there is no such figure."""
 
-    latent: int = Field(title="Latent", description="Index of the latent in the SAE")
-    explanation: str | None = Field(
-        title="Explanation", description="What the latent is said to fire on"
+    latent: int = value("Latent", "Index of the latent in the SAE")
+    explanation: str | None = value("Explanation", "What the latent is said to fire on")
+    score: float | None = value(
+        "Score", "Upstream's score of the latent; null without a judge"
     )
-    score: float | None = Field(
-        title="Score",
-        description="Upstream's score of the latent; null without a judge",
+    checked_score: float | None = value(
+        "Checked Score", "Share predicted rightly with checked negatives"
     )
-    checked_score: float | None = Field(
-        title="Checked Score",
-        description="Share predicted rightly with checked negatives",
+    checked_predictions: list[int] | None = value(
+        "Predictions", "Numbers, from 1, of the examples chosen"
     )
-    checked_predictions: list[int] | None = Field(
-        title="Predictions", description="Numbers, from 1, of the examples chosen"
-    )
-    checked_active: list[bool] | None = Field(
-        title="Active",
-        description="Whether the latent is active in each example: above 1 % of its largest "
+    checked_active: list[bool] | None = value(
+        "Active",
+        "Whether the latent is active in each example: above 1 % of its largest "
         "activation, as upstream has it",
     )
-    unparseable: bool = Field(
-        title="Unparseable",
-        description="Whether a reply was not of the form asked for, be it to upstream's prompt",
+    unparseable: bool = value(
+        "Unparseable",
+        "Whether a reply was not of the form asked for, be it to upstream's prompt",
     )
-    refused: str | None = Field(
-        title="Refused", description="Why the server refused the request"
-    )
+    refused: str | None = value("Refused", "Why the server refused the request")
 
 
 @dataclass(config=ConfigDict(title="AutoInterp"))

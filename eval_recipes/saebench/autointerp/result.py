@@ -1,4 +1,4 @@
-"""The result of one SAE: upstream's output with the checked figures, whole or partial."""
+"""Complete or partial result of one SAE, with the checked figures."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 from sae_bench.evals.autointerp.eval_output import (
     AutoInterpEvalOutput,
-    AutoInterpMetricCategories,
     AutoInterpMetrics,
 )
 from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient
 from eval_recipes.results.files import (
-    SUFFIX,
     base_fields,
     result_path,
     unstructured,
     write_result,
 )
+from eval_recipes.results.sidecar import side_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
@@ -30,6 +29,7 @@ from eval_recipes.saebench.autointerp.figures import (
     common_figures,
     detail_of,
     judge_figures,
+    summary_of,
 )
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
@@ -47,13 +47,12 @@ from eval_recipes.saebench.autointerp.output import (
     TokenMetrics,
     TokenOutput,
 )
-from eval_recipes.saebench.autointerp.scored import Scored, summary_of
 
 PARTIAL_SUFFIX = "_partial_results.json"
 
 
 class IncompleteError(RuntimeError):
-    """Some latents have no reply yet; the message says why and where the others' are."""
+    """Some latents have no reply yet; the message names the cause and the partial result."""
 
 
 def output_of(
@@ -77,14 +76,14 @@ def output_of(
         config: upstream's settings.
         subject: which SAE.
         sae: the SAE itself.
-        measured: what upstream left; None if too few latents have replies.
-        ran: what ran in upstream's place.
-        client: the judge, if one was asked.
+        measured: upstream's output; None if too few latents have replies.
+        ran: the run of upstream.
+        client: the judge, if there is one.
 
     Raises:
         NoScoreError: if all replies are there and no latent has a checked score.
     """
-    done = [one for one in _in_order(ran) if one.unanswered is None]
+    done = [one for _, one in sorted(ran.scored.items()) if one.unanswered is None]
     n_unanswered = len(ran.scored) - len(done)
     shared: dict[str, Any] = {"seed": context.seed, "partial": n_unanswered > 0}
     figures = common_figures(
@@ -103,7 +102,7 @@ def output_of(
         "eval_result_details": [detail_of(one) for one in done],
     }
     marks = {
-        "data": _data(context, options),
+        "data": "hub" if options.dataset == "hub" else context.corpus,
         "text": text_name(context, options),
         "comparable_with_llm_scores": client is not None,
         "comparable_with_published": is_as_published(options),
@@ -125,14 +124,14 @@ def output_of(
     return JudgedOutput(
         **common,
         eval_result_metrics=JudgedCategories(
-            autointerp=_upstream_metrics(measured) or nothing,
+            autointerp=measured.eval_result_metrics.autointerp if measured else nothing,
             checked=CheckedMetrics(**figures, **judged),
         ),
         eval_result_unstructured=unstructured(
             subject,
             **_logs(measured, keep=options.save_logs),
             **marks,
-            # What this run sent differs between runs; what the result took does not.
+            # requests of this run, which differ between runs
             judge_this_run={
                 "calls": client.budget.calls,
                 "tokens": client.budget.tokens,
@@ -141,20 +140,6 @@ def output_of(
             },
         ),
     )
-
-
-def _data(context: RunContext, options: AutoInterpOptions) -> str:
-    """Return where the text that was used comes from: "hub", "embedded" or its corpus."""
-    return "hub" if options.dataset == "hub" else context.corpus
-
-
-def _upstream_metrics(
-    measured: AutoInterpEvalOutput | None,
-) -> AutoInterpMetrics | None:
-    if measured is None:
-        return None
-    metrics: AutoInterpMetricCategories = measured.eval_result_metrics
-    return metrics.autointerp
 
 
 def _logs(measured: AutoInterpEvalOutput | None, *, keep: bool) -> dict[str, Any]:
@@ -167,14 +152,10 @@ def _logs(measured: AutoInterpEvalOutput | None, *, keep: bool) -> dict[str, Any
     }
 
 
-def _in_order(ran: SeededAutoInterp) -> list[Scored]:
-    return [ran.scored[latent] for latent in sorted(ran.scored)]
-
-
 def partial_path(context: RunContext, subject: Subject) -> Path:
-    """Return where a result goes that lacks replies."""
+    """Return the path of a result without all replies."""
     path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL_SUFFIX)
+    return side_path(path, PARTIAL_SUFFIX)
 
 
 def require_complete(
@@ -189,7 +170,9 @@ def require_complete(
     Raises:
         IncompleteError: if latents have no reply.
     """
-    missing = [one for one in _in_order(ran) if one.unanswered is not None]
+    missing = [
+        one for _, one in sorted(ran.scored.items()) if one.unanswered is not None
+    ]
     if missing:
         partial = write_result(partial_path(context, subject), output)
         raise IncompleteError(

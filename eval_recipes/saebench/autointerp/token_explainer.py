@@ -1,10 +1,9 @@
 """
-Explanations without any language model: a latent's tokens, and a scorer of the same shape.
+Explainer and scorer without a language model, from a latent's tokens.
 
-Both halves see what a judge would see: the explainer the marked examples, the scorer the
-explanation's text and the unmarked sequences. How well a list of words predicts activity
-says nothing about how well people or language models understand the latent: the scores
-are not comparable with a judge's.
+The explainer sees the marked examples; the scorer sees the explanation and the unmarked
+sequences, as a judge would. The scores are not comparable with a judge's: they say nothing
+about how well people or language models understand the latent.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import torch
 from sae_bench.evals.autointerp.main import Examples
 from torch import Tensor
 
-from eval_recipes.saebench.autointerp import token_explainer
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
 
 N_TOKENS = 10
@@ -59,9 +57,9 @@ def explain(examples: Sequence[Marked], background: Mapping[str, float]) -> str:
     Return an explanation such as ``the tokens "policy", "law"; near "public"``.
 
     A token's share p is its part of the activation, each example scaled to a maximum of 1;
-    its share q of all text comes from ``background``. Listed are the tokens with p of at
-    least .02 and the largest p * log(p / q), then the tokens up to three positions before
-    an active one, over-represented in the same way, that two examples or more have.
+    its share q of all text is in ``background``. The explanation lists the tokens with p of
+    at least .02 and the largest p * log(p / q). After "near" come tokens that two or more
+    examples have up to three positions before an active token, ranked in the same way.
 
     Args:
         examples: where the latent is active.
@@ -85,7 +83,7 @@ def explain(examples: Sequence[Marked], background: Mapping[str, float]) -> str:
             before.update(nearby)
         supporters.update(before)
     tokens = _distinctive(mass, background, N_TOKENS)
-    # Something must stand there even for a latent on nothing but common words.
+    # a latent that fires on common words only also needs a token
     tokens = tokens or sorted(mass, key=lambda name: (-mass[name], name))[:1]
     candidates = Counter(
         {
@@ -117,15 +115,6 @@ def predict(explanation: str, sequences: Sequence[Sequence[str]]) -> list[int]:
         if names & tokens or len(names & near) >= NEAR_NEEDED:
             chosen.append(number)
     return chosen
-
-
-def background_shares(counts: Mapping[str, int]) -> dict[str, float]:
-    """Return the share of each normalised token, from counts of tokens as they are."""
-    merged: Counter[str] = Counter()
-    for token, count in counts.items():
-        merged[normalised(token)] += count
-    total = merged.total()
-    return {token: count / total for token, count in merged.items()}
 
 
 def _distinctive(
@@ -181,11 +170,11 @@ class TokenAutoInterp(SeededAutoInterp):
             Marked([str(token) for token in example.str_toks], example.acts)
             for example in generation_examples
         ]
-        scored.explanation = token_explainer.explain(marked, self.background)
+        scored.explanation = explain(marked, self.background)
         if examples is None:
             return None
         scored.active = self.labels(latent)
-        scored.predictions = token_explainer.predict(
+        scored.predictions = predict(
             scored.explanation,
             [[str(token) for token in example.str_toks] for example in examples],
         )
@@ -197,7 +186,8 @@ def background_of(tokens: Tensor, tokenizer: Any) -> dict[str, float]:
     """Return the share of each normalised token in the text."""
     ids, counts = torch.unique(tokens, return_counts=True)
     texts = tokenizer.batch_decode(ids[:, None], clean_up_tokenization_spaces=False)
-    merged: dict[str, int] = {}
+    merged: Counter[str] = Counter()
     for text, count in zip(texts, counts.tolist(), strict=True):
-        merged[text] = merged.get(text, 0) + count
-    return token_explainer.background_shares(merged)
+        merged[normalised(text)] += count
+    total = merged.total()
+    return {token: count / total for token, count in merged.items()}

@@ -1,4 +1,4 @@
-"""Upstream's autointerp of one SAE: what is put in its place, and where it runs."""
+"""Run of upstream's autointerp on one SAE, with its parts replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from eval_recipes.saebench.autointerp.options import (
     AutoInterpOptions,
     text_name,
 )
-from eval_recipes.saebench.upstream import patched, read_upstream, upstream
+from eval_recipes.saebench.upstream import all_patched, read_upstream, upstream
 
 Returned = TypeVar("Returned")
 
@@ -76,10 +76,10 @@ def run_upstream(
         sae: the SAE itself.
         model: the language model.
         tokens: shape (contexts, context_size).
-        build: makes what stands in for upstream's ``AutoInterp``.
-        frequencies: stands in for ``get_feature_activation_sparsity``.
-        client: the judge, if one is asked.
-        signal: calls off the judge's requests for this SAE.
+        build: replaces upstream's ``AutoInterp``.
+        frequencies: replaces ``get_feature_activation_sparsity``.
+        client: the judge, if there is one.
+        signal: cancels the judge's requests for this SAE.
 
     Raises:
         UpstreamError: if upstream failed or left no result.
@@ -112,10 +112,10 @@ def without_loop(
     function: Callable[[], Returned], *, interrupted: Callable[[], None]
 ) -> Returned:
     """
-    Call a function that uses ``asyncio.run``, also where an event loop runs already.
+    Call a function that uses ``asyncio.run``, also inside a running event loop.
 
-    That is so in a notebook. There it is called in a thread of its own, and if the wait for
-    it is interrupted, ``interrupted`` is called to end it.
+    In a notebook, which has such a loop, the function runs in its own thread. If the wait is
+    interrupted, ``interrupted`` is called to end it.
     """
     try:
         asyncio.get_running_loop()
@@ -125,7 +125,7 @@ def without_loop(
         try:
             return pool.submit(function).result()
         except (KeyboardInterrupt, SystemExit):
-            # The thread goes on by itself; it must not send further requests.
+            # the thread continues, but must not send further requests
             interrupted()
             raise
 
@@ -146,23 +146,20 @@ def _replaced(
     build: Any, frequencies: Any, client: JudgeClient | None, signal: threading.Event
 ) -> Iterator[None]:
     """Replace what upstream builds, computes and shows while it runs."""
-    with ExitStack() as stack:
-        replacements: list[tuple[Any, str, Any]] = [
-            (upstream_autointerp, "AutoInterp", build),
-            (upstream_autointerp, "tqdm", _bar),
-            (activation_collection, "get_feature_activation_sparsity", frequencies),
-        ]
-        if client is not None:
-            replacements.append(
-                (upstream_autointerp, "ThreadPoolExecutor", pool_of(client, signal))
-            )
-        for target, name, value in replacements:
-            stack.enter_context(patched(target, name, value))
+    replaced: list[tuple[Any, str, Any]] = [
+        (upstream_autointerp, "AutoInterp", build),
+        (upstream_autointerp, "tqdm", _bar),
+        (activation_collection, "get_feature_activation_sparsity", frequencies),
+    ]
+    if client is not None:
+        pool = pool_of(client, signal)
+        replaced.append((upstream_autointerp, "ThreadPoolExecutor", pool))
+    with all_patched(replaced):
         yield
 
 
 def _bar(items: Iterable[Any], *, desc: str = "", total: int | None = None) -> Any:
-    """Show upstream's progress through the judge's replies, and no other of its bars."""
+    """Show upstream's progress through the judge's replies, and none of its other bars."""
     if not desc.startswith("Calling"):
         return items
     return tqdm(items, desc=desc, total=total, leave=False)

@@ -17,7 +17,11 @@ from sae_bench.evals.meta_structure.eval_output import MetaStructureEvalOutput
 from sae_lens import SAE
 from torch import Tensor
 
-from eval_recipes.results.files import base_fields, unstructured
+from eval_recipes.results.files import (
+    base_fields,
+    unstructured,
+)
+from eval_recipes.results.metrics import flat
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
@@ -188,27 +192,20 @@ def corrected_metrics(
     errors: RowErrors, alive: Tensor, *, random: float, meta_width: int, seed: int
 ) -> CorrectedMetaStructureMetrics:
     """Return the figures of one SAE; ``alive`` is a mask [n] of its latents."""
-    every = variance_explained(errors, seed=seed)
     mask = alive.numpy()
-    n_alive = int(mask.sum())
-    living = (
-        variance_explained(
-            RowErrors(errors.rows[mask], errors.residual[mask]), seed=seed
-        )
-        if n_alive > 1
-        else None
+    living = RowErrors(errors.rows[mask], errors.residual[mask])
+    every = variance_explained(errors, seed=seed)
+    # one row does not vary
+    of_alive = (
+        variance_explained(living, seed=seed) if len(living.residual) > 1 else None
     )
+    figures = {
+        "fraction_variance_explained": every,
+        "fraction_variance_explained_alive": of_alive,
+    }
+    counts = {"fraction_variance_explained_alive_n": len(living.residual)}
     return CorrectedMetaStructureMetrics(
-        fraction_variance_explained=every.value,
-        fraction_variance_explained_ci_low=every.ends[0],
-        fraction_variance_explained_ci_high=every.ends[1],
-        fraction_variance_explained_n=len(mask),
-        fraction_variance_explained_alive=None if living is None else living.value,
-        fraction_variance_explained_alive_ci_low=None if living is None else living.low,
-        fraction_variance_explained_alive_ci_high=None
-        if living is None
-        else living.high,
-        fraction_variance_explained_alive_n=n_alive,
+        **{**flat(figures), **counts},
         random_fraction_variance_explained=random,
         above_random=every.value - random,
         meta_width=meta_width,

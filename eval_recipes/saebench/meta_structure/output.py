@@ -1,83 +1,68 @@
-"""SAEBench's meta-structure output with one more category: what its one number rests on."""
+"""SAEBench's meta-structure output with one more category: intervals and baseline."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-from sae_bench.evals.base_eval_output import DEFAULT_DISPLAY, BaseMetrics
+from sae_bench.evals.base_eval_output import BaseMetrics
 from sae_bench.evals.meta_structure.eval_output import (
     MetaStructureEvalOutput,
     MetaStructureMetricCategories,
 )
 from torch import Tensor
 
+from eval_recipes.results.metrics import metric, metric_class, value
 from eval_recipes.statistics.contexts import bootstrap
 from eval_recipes.statistics.interval import Interval
 
-_VARIANCE = "Fraction of Variance Explained"
-_ALIVE = "Fraction of Variance Explained, Alive Latents"
+_metric = partial(metric, resampled=", bootstrapped over latents")
 
 
-def _bound(side: str, title: str) -> Any:
-    return Field(
-        title=f"{title} ({side})",
-        description=f"{side.capitalize()} end of the 95 % interval, bootstrapped over latents",
-    )
-
-
-@dataclass(kw_only=True)
+@metric_class
 class CorrectedMetaStructureMetrics(BaseMetrics):
     """Figures of the same meta-SAE, and of one trained on a random decoder."""
 
-    fraction_variance_explained: float = Field(
-        title=_VARIANCE,
-        description="1 - squared error / squared distance from the mean row; the k n largest activations over all n rows are kept, whatever the batch size",
-        json_schema_extra=DEFAULT_DISPLAY,
+    fraction_variance_explained = _metric(
+        "Fraction of Variance Explained",
+        "1 - squared error / squared distance from the mean row; the k n largest activations over all n rows are kept, whatever the batch size",
+        display=True,
+        nullable=False,
     )
-    fraction_variance_explained_ci_low: Annotated[float, _bound("low", _VARIANCE)]
-    fraction_variance_explained_ci_high: Annotated[float, _bound("high", _VARIANCE)]
-    fraction_variance_explained_n: int = Field(
-        title=f"{_VARIANCE} (n)", description="Latents (decoder rows)"
+    fraction_variance_explained_n: int = value(
+        "Fraction of Variance Explained (n)", "Latents (decoder rows)"
     )
-    fraction_variance_explained_alive: float | None = Field(
-        title=_ALIVE,
-        description="The same error over the rows of latents with cos(enc_j, dec_j) > .1, against their own mean; null with fewer than two",
+    fraction_variance_explained_alive = _metric(
+        "Fraction of Variance Explained, Alive Latents",
+        "The same error over the rows of latents with cos(enc_j, dec_j) > .1, against their own mean; null with fewer than two",
     )
-    fraction_variance_explained_alive_ci_low: Annotated[
-        float | None, _bound("low", _ALIVE)
-    ]
-    fraction_variance_explained_alive_ci_high: Annotated[
-        float | None, _bound("high", _ALIVE)
-    ]
-    fraction_variance_explained_alive_n: int = Field(
-        title=f"{_ALIVE} (n)", description="Alive latents"
+    fraction_variance_explained_alive_n: int = value(
+        "Fraction of Variance Explained, Alive Latents (n)", "Alive latents"
     )
-    random_fraction_variance_explained: float = Field(
-        title="Fraction of Variance Explained, Random Decoder",
-        description="What a meta-SAE of the same shape and training reaches on rows drawn uniformly from the sphere",
+    random_fraction_variance_explained: float = value(
+        "Fraction of Variance Explained, Random Decoder",
+        "What a meta-SAE of the same shape and training reaches on rows drawn uniformly from the sphere",
     )
-    above_random: float = Field(
-        title="Above Random",
-        description="Fraction of variance explained minus that of the random decoder",
-        json_schema_extra=DEFAULT_DISPLAY,
+    above_random: float = value(
+        "Above Random",
+        "Fraction of variance explained minus that of the random decoder",
+        display=True,
     )
-    meta_width: int = Field(
-        title="Meta-SAE Width", description="Latents of the meta-SAE"
-    )
+    meta_width: int = value("Meta-SAE Width", "Latents of the meta-SAE")
 
 
 @dataclass
 class CorrectedMetaStructureMetricCategories(MetaStructureMetricCategories):
     """Upstream's category, untouched, and the corrected figures beside it."""
 
-    corrected: CorrectedMetaStructureMetrics = Field(
-        title="Corrected",
-        description="Independent of the batch size, with intervals and the baseline of a random decoder",
+    corrected: CorrectedMetaStructureMetrics = value(
+        "Corrected",
+        "Independent of the batch size, with intervals and the baseline of a random decoder",
     )
 
 
@@ -104,8 +89,8 @@ def row_errors(meta: Any, decoder: Tensor, *, batch_size: int) -> RowErrors:
     Return each row's squared reconstruction error under the meta-SAE ``meta``.
 
     A BatchTopK SAE in training mode keeps the ``k * batch`` largest activations of a batch,
-    so upstream's error depends on which rows share one. Here the ``int(k * n)`` largest of
-    all n rows are kept: two passes, the first for the smallest activation that stays.
+    so upstream's error depends on the batches. Here the ``int(k * n)`` largest of all n rows
+    are kept. The first of two passes finds the smallest of these activations.
 
     Args:
         meta: SAELens' BatchTopKTrainingSAE.
@@ -132,8 +117,8 @@ def variance_explained(errors: RowErrors, *, seed: int) -> Interval:
     """
     Return 1 - sum error / sum ||row - mean row||^2, with its interval over rows.
 
-    Meta-SAE and mean row stay as they are: a mean recomputed in each resample would shift
-    the interval by a share 1 / n of the variance.
+    Meta-SAE and mean row are fixed: a mean of each resample would shift the interval by a
+    share 1 / n of the variance.
     """
     rows, residual = errors
     squares = np.square(rows - rows.mean(0)).sum(1)

@@ -1,4 +1,4 @@
-"""The texts of sae-probes: their activations, and splits in which no text stands twice."""
+"""Texts of sae-probes, their activations, and splits without duplicates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transformer_lens import HookedTransformer
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.saebench.upstream import patched, preserved_model
 
-# Importing sae-probes reads every set and would keep 100 MB of text for good.
+# importing sae-probes reads every set and would keep 100 MB of text
 read_dataset_df.cache_clear()
 
 MAX_ROWS = 5000
@@ -89,8 +89,8 @@ def deduplicated_split(texts: Sequence[str], labels: Rows, *, seed: int) -> Spli
     """
     Split as upstream does, over distinct texts, both classes equally often.
 
-    Upstream's sets are drawn with replacement and split by row, so that a test
-    text may have been trained on.
+    Upstream's sets are drawn with replacement and split by row, so that a test text may
+    also be a training text.
     """
     rows = distinct_rows(texts, labels)
     kept = labels[rows]
@@ -103,13 +103,13 @@ def deduplicated_split(texts: Sequence[str], labels: Rows, *, seed: int) -> Spli
 
 
 def rows_in_train(texts: Sequence[str], split: Split) -> int:
-    """Return how many test rows hold a text that stands in a training row, too."""
+    """Return the number of test rows whose text is also in a training row."""
     trained = {texts[row] for row in split.train}
     return sum(texts[row] in trained for row in split.test)
 
 
 def load_activations(folder: ArtifactFolder, dataset: str) -> Tensor:
-    """Return what ``ensure_activations`` left of a set, (rows, d_in) float32."""
+    """Return a set's stored activations, (rows, d_in) float32."""
     return torch.load(folder.require(_name(dataset)), weights_only=True)
 
 
@@ -124,7 +124,7 @@ def link_for_upstream(
     datasets: Sequence[str],
     hook: str,
 ) -> None:
-    """Fill a private folder with links to sound activations, where upstream looks for them."""
+    """Link stored activations into a private folder where upstream looks for them."""
     for dataset in datasets:
         link = private / f"model_activations_{model_name}" / f"{dataset}_{hook}.pt"
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -142,8 +142,8 @@ def ensure_activations(
     """
     Fill a folder with the last token's activations of each text, (rows, d_in) float32.
 
-    Upstream's own function computes, on distinct texts sorted by length: a text
-    that stands in many rows is read once, and little is spent on padding.
+    Upstream's own function computes them on distinct texts sorted by length, which avoids
+    repeated texts and most padding.
     """
     for dataset in datasets:
 
@@ -209,7 +209,7 @@ def _bytes_of(model: HookedTransformer) -> Callable[[int], int]:
 
 
 class _NoBar(list[int]):
-    """Stand in for a progress bar that would count to one for every batch."""
+    """Replacement of upstream's progress bar, which shows every batch."""
 
     def set_description(self, _text: str) -> None:
         """Do nothing."""

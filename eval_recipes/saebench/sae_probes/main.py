@@ -25,14 +25,18 @@ from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.saebench.sae_probes.data import ensure_activations, link_for_upstream
-from eval_recipes.saebench.sae_probes.measure import corrected, measure, require_whole
+from eval_recipes.saebench.sae_probes.measure import (
+    corrected,
+    measure,
+    quiet_sklearn,
+    require_whole,
+)
 from eval_recipes.saebench.sae_probes.options import (
     EVAL,
     SaeProbesOptions,
     resolved,
 )
 from eval_recipes.saebench.sae_probes.output import CorrectedSaeProbesOutput
-from eval_recipes.saebench.sae_probes.scores import quiet_sklearn
 from eval_recipes.saebench.upstream import (
     folded_copy,
     patched,

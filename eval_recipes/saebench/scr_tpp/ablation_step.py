@@ -14,11 +14,14 @@ from sae_bench.evals.sparse_probing.probe_training import Probe
 from sae_lens import SAE
 from torch import Tensor
 
+from eval_recipes.results import metrics
+from eval_recipes.statistics.interval import Interval
+
 Array = NDArray[np.float64]
 
 
 class TextMeans(NamedTuple):
-    """What ablations of a set of texts are made of; every row is divided by its real tokens."""
+    """Sums over the tokens of each text, divided by its number of real tokens."""
 
     clean: Tensor
     """Summed activations, shape (texts, d_in)."""
@@ -30,10 +33,10 @@ class TextMeans(NamedTuple):
 
 def real_positions(acts: Tensor) -> Tensor:
     """
-    Return where activations (texts, tokens, d_in) are those of a token, shape (texts, tokens).
+    Return a mask of the real tokens of activations (texts, tokens, d_in).
 
-    Upstream has set padded and special positions to zero. It finds them again by a sum of
-    zero, which a real token may have by chance.
+    Upstream sets padded and special positions to zero, and finds them by a sum of zero, which
+    a real token may have by chance.
     """
     return (acts != 0).any(-1)
 
@@ -57,7 +60,7 @@ def text_means(
     for batch in acts.split(batch_size):
         real = real_positions(batch)
         count = real.sum(1, keepdim=True)
-        # encode keeps what decode needs to undo a normalisation: read it off before it is used.
+        # encode keeps the scale with which decode undoes a normalisation
         values = sae.encode(batch)[..., latents].float()
         values = values * _output_scale(sae, batch)[..., None]
         on_real = torch.where(real[..., None], values, 0)
@@ -72,7 +75,7 @@ def text_means(
 
 
 def _output_scale(sae: SAE[Any], acts: Tensor) -> Tensor:
-    """By what ``decode`` multiplies each token's output after ``encode(acts)``, (texts, tokens)."""
+    """Return the factor of ``decode`` for each token after ``encode(acts)``, (texts, tokens)."""
     units = torch.tensor([1.0, 0.0], dtype=acts.dtype, device=acts.device)
     out = sae.run_time_activation_norm_fn_out(units.expand(*acts.shape[:2], 2))
     return (out[..., 0] - out[..., 1]).float()
@@ -85,7 +88,7 @@ def logits(clean: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def logit_shift(contribution: Tensor, selected: Tensor, effect: Tensor) -> Tensor:
     """
-    Return by how much ablating latents moves each probe's logit, shape (texts, probes).
+    Return the change of each probe's logit when latents are ablated, (texts, probes).
 
     Args:
         contribution: ``TextMeans.real``, ``.padded`` or their sum, (texts, latents).
@@ -130,7 +133,7 @@ def stratified(
 
 
 def averaged(sets: Sequence[dict[str, Sampled]]) -> dict[str, Sampled]:
-    """Average every figure over data sets, which are fixed; their texts are independent."""
+    """Average every figure over data sets; only their texts are resampled."""
     return {
         name: Sampled(
             float(np.mean([figures[name].value for figures in sets])),
@@ -147,21 +150,18 @@ def share(part: Array, rest: Array) -> Array:
     return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
 
 
-def flat(figures: dict[str, Sampled]) -> dict[str, float | int]:
+def flat(figures: dict[str, Sampled]) -> dict[str, Any]:
     """
-    Spread figures over a metric's four fields; the interval is the 95 % percentile bootstrap.
+    Spread figures over their metrics' fields, with 95 % percentile intervals.
 
     >>> flat({"x": Sampled(0.5, np.array([0.5, 0.5]), 7)})
     {'x': 0.5, 'x_ci_low': 0.5, 'x_ci_high': 0.5, 'x_n': 7}
     """
-    fields: dict[str, float | int] = {}
+    intervals: dict[str, Interval] = {}
     for name, figure in figures.items():
-        low, high = np.percentile(figure.draws, [2.5, 97.5])
-        fields[name] = figure.value
-        fields[f"{name}_ci_low"] = float(low)
-        fields[f"{name}_ci_high"] = float(high)
-        fields[f"{name}_n"] = figure.n
-    return fields
+        low, high = np.percentile(figure.draws, [2.5, 97.5]).tolist()
+        intervals[name] = Interval(figure.value, low, high, figure.n)
+    return metrics.flat(intervals)
 
 
 # Upstream adds and subtracts whole reconstructions in float32; this is its rounding.
@@ -170,7 +170,7 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class AblatedLogits:
-    """Logits (texts, probes) of texts, and what ablating one set of latents does to them."""
+    """Logits (texts, probes), and their shift when one set of latents is ablated."""
 
     clean: Array
     on_real: Array
@@ -185,7 +185,7 @@ class AblatedLogits:
 
     @property
     def leaky(self) -> Array:
-        """Logits after upstream's ablation, of padded positions too."""
+        """Logits after upstream's ablation, which includes padded positions."""
         return self.masked + self.on_padded
 
 
@@ -228,7 +228,7 @@ class AblationStep:
     def logits(
         self, key: str, ablated: str, n: int, probe_names: list[str]
     ) -> AblatedLogits:
-        """Return the named probes' logits of the texts ``key``, ``n`` latents of ``ablated`` gone."""
+        """Return logits of the texts ``key`` with ``n`` latents of ``ablated`` removed."""
         means = self._means[key]
         # A text without a token has no mean; upstream predicts the negative class for it.
         kept = means.clean.isfinite().all(-1)
@@ -247,10 +247,10 @@ class AblationStep:
         self, acts: Tensor, _sae: SAE[Any], to_ablate: Tensor, _batch_size: int
     ) -> Tensor:
         """
-        Return what upstream's ``ablated_precomputed_activations`` does, padding included.
+        Return the result of upstream's ``ablated_precomputed_activations``, padding included.
 
-        Upstream encodes and decodes all texts anew for every class and number of latents;
-        here the latents of each text have been summed once.
+        Upstream encodes all texts for every class and number of latents; here the latents of
+        each text are summed once.
         """
         means = self._means[self._keys[id(acts)]]
         return _ablate(means, to_ablate[self._latents], self._decoder).to(acts.dtype)

@@ -1,4 +1,4 @@
-"""Activations and probes of SCR and TPP, made before the first SAE is scored."""
+"""Stored activations and probes of SCR and TPP."""
 
 from __future__ import annotations
 
@@ -41,11 +41,10 @@ def warmed(
     pair: Pair | None,
 ) -> ArtifactFolder:
     """
-    Return the folder of one data set's activations and probes, filled if they are not sound.
+    Return the folder of one data set's activations and probes; fill it if necessary.
 
-    Upstream makes them while it scores the first SAE: their draws then depend on what was
-    drawn before, and the first SAE is scored from another random state than the others.
-    Here each set is drawn from the seed alone.
+    Upstream makes them while it scores the first SAE, so that random states depend on the
+    order of SAEs. Here it makes the files of each set from the seed alone, without an SAE.
     """
     folder = artifact_folder(
         context.artifacts,
@@ -53,8 +52,30 @@ def warmed(
         determinants(context, config, source, name, pair),
     )
     with folder.locked():
-        if None in (folder.read(ACTIVATIONS), folder.read(PROBES)):
-            _fill(folder, context, config, source, model, name, pair)
+        if None not in (folder.read(ACTIVATIONS), folder.read(PROBES)):
+            return folder
+        with (
+            folder.scratch() as scratch,
+            patched(upstream_main, "pickle", Probes),
+            patched(upstream_main, "get_all_node_effects_for_one_sae", _nothing),
+            patched(upstream_main, "perform_feature_ablations", _nothing),
+        ):
+            seed_everything(config.random_seed)
+            upstream_main.run_eval_single_dataset(
+                name,
+                config,
+                None,  # pyright: ignore[reportArgumentType]
+                model,
+                layer_of(source.hook_name),
+                source.hook_name,
+                context.device,
+                str(scratch),
+                True,
+                pair,
+            )
+            for kept, made in upstream_names(name, pair).items():
+                with folder.write(kept) as temporary:
+                    (scratch / made).replace(temporary)
     return folder
 
 
@@ -93,40 +114,6 @@ def determinants(
     }
 
 
-def _fill(
-    folder: ArtifactFolder,
-    context: RunContext,
-    config: ScrAndTppEvalConfig,
-    source: Source,
-    model: HookedTransformer,
-    name: str,
-    pair: Pair | None,
-) -> None:
-    """Let upstream make the files of a data set; what would score an SAE does nothing."""
-    with (
-        folder.scratch() as scratch,
-        patched(upstream_main, "pickle", Probes),
-        patched(upstream_main, "get_all_node_effects_for_one_sae", _nothing),
-        patched(upstream_main, "perform_feature_ablations", _nothing),
-    ):
-        seed_everything(config.random_seed)
-        upstream_main.run_eval_single_dataset(
-            name,
-            config,
-            None,  # pyright: ignore[reportArgumentType]
-            model,
-            layer_of(source.hook_name),
-            source.hook_name,
-            context.device,
-            str(scratch),
-            True,
-            pair,
-        )
-        for name, made in upstream_names(name, pair).items():
-            with folder.write(name) as temporary:
-                (scratch / made).replace(temporary)
-
-
 def upstream_names(name: str, pair: Pair | None) -> dict[str, str]:
     """Return what upstream calls each file of a data set."""
     stem = name if pair is None else f"{name}_{pair[0]}_{pair[1]}"
@@ -140,7 +127,7 @@ def upstream_names(name: str, pair: Pair | None) -> dict[str, str]:
 def in_upstreams_layout(
     folder: ArtifactFolder, name: str, pair: Pair | None
 ) -> Iterator[Path]:
-    """Yield a private folder in which upstream finds a data set's sound files."""
+    """Yield a private folder in which upstream finds a data set's files."""
     with tempfile.TemporaryDirectory() as private:
         for kept, called in upstream_names(name, pair).items():
             Path(private, called).symlink_to(folder.require(kept).absolute())
@@ -150,9 +137,9 @@ def in_upstreams_layout(
 
 class Probes:
     """
-    Replaces ``pickle`` in upstream's module: probes as safetensors and JSON.
+    Replacement of ``pickle`` in upstream's module: probes as safetensors and JSON.
 
-    Whoever can write to a folder of artefacts could otherwise run code here.
+    A pickle in the folder of artefacts could run code.
     """
 
     @staticmethod
@@ -187,7 +174,7 @@ class Probes:
 
 
 def _probe(weight: torch.Tensor, bias: torch.Tensor) -> Probe:
-    # Initial weights are drawn and then overwritten: upstream's draws must not notice.
+    # Initial weights are drawn and overwritten; upstream's random state must not change.
     with torch.random.fork_rng(devices=[]):
         probe = Probe(weight.shape[1], weight.dtype)
     probe.load_state_dict({"net.weight": weight, "net.bias": bias})

@@ -1,10 +1,10 @@
-"""Activations and probes of the language model, made once for all SAEs on a hook."""
+"""Activations and probes of the language model, stored once per hook."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypedDict, cast
 
 import torch
@@ -20,11 +20,11 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.labelled.probing import get_multi_label_train_test_data, probing_sets
 from eval_recipes.running.artifacts import ArtifactFolder
-from eval_recipes.saebench.sparse_probing.paired import Draws, draw, score
+from eval_recipes.saebench.sparse_probing.paired import Draws, draw, score, to_tensors
 from eval_recipes.saebench.upstream import patched
 
 PAIRED_FILE = "paired.pt"
-"""What corrected figures need of the language model."""
+"""File of the language model's part of the corrected figures."""
 
 
 class Activations(TypedDict):
@@ -41,7 +41,7 @@ class Paired(TypedDict):
     sizes: dict[str, tuple[int, int]]
     """Train and test texts by class."""
     left_out: dict[str, Tensor]
-    """By class, True for test texts of which a train text has the same tokens."""
+    """By class, True for test texts with the tokens of a train text."""
     llm: dict[str, dict[str, Tensor]]
     """By reader and class, whether the probe was right on each of its test texts."""
 
@@ -52,18 +52,18 @@ def activations_name(dataset_name: str) -> str:
 
 
 def load_activations(folder: ArtifactFolder, dataset_name: str) -> Activations:
-    """Return the activations, mapped into memory: only what is being read takes any."""
+    """Return the activations as a file mapped into memory."""
     path = folder.require(activations_name(dataset_name))
     return torch.load(path, mmap=True, weights_only=True)
 
 
 def load_paired(folder: ArtifactFolder) -> Paired:
-    """Return what ``ensure`` left in a folder."""
+    """Return the content of ``PAIRED_FILE``."""
     return torch.load(folder.require(PAIRED_FILE), weights_only=True)
 
 
 def draws_of(paired: Paired, dataset_name: str, seed: int) -> Draws:
-    """Return the texts that corrected probes of a data set see."""
+    """Return the texts of the corrected probes of a data set."""
     left_out = {name: mask.numpy() for name, mask in paired["left_out"].items()}
     return draw(paired["sizes"], left_out, dataset_name=dataset_name, seed=seed)
 
@@ -73,8 +73,8 @@ def repaired() -> Iterator[None]:
     """
     Make upstream's probe trainer callable.
 
-    It is decorated with ``beartype`` alone. From 0.18 on its dimensions then count as those
-    of the ``jaxtyped`` caller, which has another number of texts: every call raised.
+    It is decorated with ``beartype`` alone. Since 0.18 its dimensions count as those of the
+    ``jaxtyped`` caller, which has another number of texts, so every call raises.
     """
     function = cast("Any", probe_training.train_sklearn_probe)
     fixed = jaxtyped(typechecker=beartype)(getattr(function, "__wrapped__", function))
@@ -101,7 +101,7 @@ def data_source(data: str) -> Iterator[None]:
 
 
 class _WarmError(Exception):
-    """Upstream has stored the activations and turns to the SAE."""
+    """Upstream has stored the activations and continues with the SAE."""
 
 
 def ensure(
@@ -117,9 +117,9 @@ def ensure(
     """
     Fill a folder with the activations and the model's own probes of one data set.
 
-    Upstream scores the first SAE right after it trained the model's probes and the others
-    from its file, with other random numbers; so the file is always made first, without an
-    SAE. ``sae`` only says where the activations are read.
+    Upstream scores the first SAE right after it trains the model's probes, and the others
+    from its file, with other random numbers. So the file is always made first, without an
+    SAE; ``sae`` only names the hook.
     """
     activations = activations_name(dataset_name)
     with folder.locked():
@@ -154,14 +154,13 @@ def _write_activations(
     def stop(*_: Any, **__: Any) -> None:
         raise _WarmError
 
-    with folder.scratch() as scratch, ExitStack() as stack:
-        for target, name, value in (
-            (dataset_utils, "tokenize_data_dictionary", recorded),
-            (activation_collection, "get_sae_meaned_activations", stop),
+    with folder.scratch() as scratch:
+        with (
+            patched(dataset_utils, "tokenize_data_dictionary", recorded),
+            patched(activation_collection, "get_sae_meaned_activations", stop),
+            data_source(data),
+            contextlib.suppress(_WarmError),
         ):
-            stack.enter_context(patched(target, name, value))
-        stack.enter_context(data_source(data))
-        with contextlib.suppress(_WarmError):
             upstream_main.run_eval_single_dataset(
                 dataset_name,
                 config,
@@ -197,12 +196,13 @@ def _paired(
         activation_collection.create_meaned_model_activations
     )
     features = mean(activations["train"]), mean(activations["test"])
-    for k in (None, *config.k_values):
-        correct = score(*features, draws, k, seed=config.random_seed)
-        reader = f"llm_{'all' if k is None else f'top_{k}'}"
-        paired["llm"][reader] = {
-            name: torch.from_numpy(right) for name, right in correct.items()
-        }
+    correct = {
+        f"llm_{'all' if k is None else f'top_{k}'}": score(
+            *features, draws, k, seed=config.random_seed
+        )
+        for k in (None, *config.k_values)
+    }
+    paired["llm"] = to_tensors(correct)
     return paired
 
 
@@ -210,9 +210,9 @@ def seen_in_training(
     train: Mapping[str, Tensor], test: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """
-    Return by class, for token ids (texts, tokens), which test texts are also train texts.
+    Return by class which test texts are also train texts, given token ids (texts, tokens).
 
-    Texts that differ only behind the end of the context are the same to the model.
+    Texts that differ only after the end of the context are the same to the model.
     """
     seen = {row.numpy().tobytes() for ids in train.values() for row in ids}
     return {

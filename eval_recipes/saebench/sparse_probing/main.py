@@ -27,9 +27,8 @@ from eval_recipes.running.activation_source import Source, read_model
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
-from eval_recipes.saebench.sae_probes.scores import quiet_sklearn
+from eval_recipes.saebench.sae_probes.measure import quiet_sklearn
 from eval_recipes.saebench.sparse_probing import cache
-from eval_recipes.saebench.sparse_probing.intervals import macro_accuracy, wilson
 from eval_recipes.saebench.sparse_probing.options import (
     EVAL,
     SparseProbingOptions,
@@ -44,6 +43,7 @@ from eval_recipes.saebench.sparse_probing.output import (
     CorrectedProbingMetrics,
     CorrectedProbingOutput,
 )
+from eval_recipes.saebench.sparse_probing.paired import macro_accuracy, wilson
 from eval_recipes.saebench.sparse_probing.score import SetScores, scorer
 from eval_recipes.saebench.upstream import (
     patched,

@@ -1,39 +1,42 @@
-"""Probe accuracies on one draw for all: the same texts for every SAE, model and k."""
+"""Probe accuracies with intervals, on the same texts for every SAE."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sae_bench.evals.sparse_probing import probe_training
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eval_recipes.saebench.upstream import preserved_state, seed_everything
+from eval_recipes.statistics.contexts import bootstrap
+from eval_recipes.statistics.interval import Interval
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Features = Mapping[str, Tensor]
-"""One vector a text, shape (texts, features), by class."""
+"""One vector per text, shape (texts, features), by class."""
 
 FIT_SHARE = 0.8
 """Share of the train texts a probe on all features is fitted on; the rest picks the epoch."""
 
 
 class Side(NamedTuple):
-    """Texts one probe sees: numbers within the set (classes in order), and 1 or 0 for each."""
+    """Texts of one probe by their number in the set (classes in order), with labels 1 or 0."""
 
     texts: Ints
     labels: Ints
 
 
 class Draw(NamedTuple):
-    """What the probe of one class is trained and tested on."""
+    """Train and test texts of the probe of one class."""
 
     train: Side
     test: Side
@@ -42,6 +45,22 @@ class Draw(NamedTuple):
 Draws = Mapping[str, Draw]
 Correct = dict[str, Bools]
 """By class, whether the probe was right on each of its test texts."""
+
+
+def to_tensors(correct: Mapping[str, Correct]) -> dict[str, dict[str, Tensor]]:
+    """Return results by reader and class as tensors, which ``torch.load`` reads safely."""
+    return {
+        reader: {name: torch.from_numpy(right) for name, right in by_class.items()}
+        for reader, by_class in correct.items()
+    }
+
+
+def from_tensors(stored: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Correct]:
+    """Return the results that ``to_tensors`` was given."""
+    return {
+        reader: {name: right.numpy() for name, right in by_class.items()}
+        for reader, by_class in stored.items()
+    }
 
 
 def stable_seed(*parts: object) -> int:
@@ -60,8 +79,8 @@ def draw(
     """
     Draw for each class its own texts and as many of the other classes, evenly.
 
-    Upstream's ``probe_training.prepare_probe_data`` draws from the global generator, whose
-    state depends on the SAE scored before: here the draw depends on set, class and seed.
+    The draw depends on set, class and seed. Upstream's ``prepare_probe_data`` draws from the
+    global generator, whose state depends on the SAEs scored before.
 
     Args:
         sizes: train and test texts by class.
@@ -134,9 +153,9 @@ def score(
 
 def _top_k(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, k: int) -> Bools:
     """
-    Score upstream's probe on its k features, fitted to the end.
+    Score upstream's probe on its k features, fitted to convergence.
 
-    Upstream's solver stops so early that the order of the features decides on some texts.
+    Upstream's solver stops so early that results depend on the order of the features.
     """
     unused = probe_training.get_top_k_mean_diff_mask(x, y.to(x.device), k)
     probe = LogisticRegression(solver="newton-cholesky", tol=1e-10, max_iter=1000)
@@ -152,10 +171,9 @@ def _all_features(
     x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, seed: int
 ) -> Bools:
     """
-    Score a probe on all features whose epoch the test texts did not choose.
+    Score a probe on all features; a part of the train texts chooses its epoch.
 
-    Upstream's ``train_probe_gpu`` keeps the epoch that is best on what it is given to test
-    on; it is given a part of the train texts here.
+    Upstream's ``train_probe_gpu`` keeps the epoch that is best on the texts it tests on.
     """
     n_fit = int(FIT_SHARE * len(x))
     y, y_test = y.to(x.device), y_test.to(x.device)
@@ -192,3 +210,76 @@ def accuracies(
         w = weights[:, draws[name].test.texts]
         total = w.sum(1)
         yield (w @ right) / np.maximum(total, 1), total > 0
+
+
+Array = NDArray[np.float64]
+
+
+class Scored(NamedTuple):
+    """Texts that the probes of one data set got right, by reader."""
+
+    draws: Draws
+    n_test: int
+    """Test texts of the set, used or left out."""
+    correct: Mapping[str, Correct]
+    left_out: int = 0
+    """Test texts not used, because a train text has the same tokens."""
+
+
+def macro_accuracy(
+    sets: Sequence[Scored], name: str, minus: str | None = None, *, seed: int
+) -> Interval:
+    """
+    Return the mean over sets of the mean over classes of the test accuracy.
+
+    With ``minus``, the difference of two accuracies, paired by text. The interval resamples
+    the test texts of all sets together (one text counts in several classes' probes); sets
+    and classes are fixed. A resample's mean leaves out classes without a text.
+
+    Returns:
+        The interval; ``n`` is the number of distinct test texts used.
+    """
+    # texts that are left out get no weight, so that they do not widen the interval
+    used = [_used(scored) for scored in sets]
+    n = sum(map(len, used))
+
+    def statistic(weights: Array) -> Array:
+        values: list[Array] = []
+        present: list[Array] = []
+        start = 0
+        for scored, texts in zip(sets, used, strict=True):
+            spread = np.zeros((len(weights), scored.n_test))
+            spread[:, texts] = weights[:, start : start + len(texts)]
+            start += len(texts)
+            value, some = _set_mean(spread, scored, name)
+            if minus is not None:
+                value = value - _set_mean(spread, scored, minus)[0]
+            values.append(value)
+            present.append(some)
+        total = np.sum(values, axis=0)
+        return total / np.maximum(np.sum(present, axis=0), 1)
+
+    return bootstrap(statistic, n, seed=seed)
+
+
+def _used(scored: Scored) -> NDArray[np.int64]:
+    return np.unique(np.concatenate([d.test.texts for d in scored.draws.values()]))
+
+
+def _set_mean(weights: Array, scored: Scored, name: str) -> tuple[Array, Array]:
+    """Return the mean over classes (0 where no class has a text), and 1 where one has."""
+    classes = list(accuracies(weights, scored.draws, scored.correct[name]))
+    total = np.sum([value * some for value, some in classes], axis=0)
+    n = np.sum([some for _, some in classes], axis=0)
+    return total / np.maximum(n, 1), (n > 0).astype(np.float64)
+
+
+def wilson(correct: int, n: int, *, level: float = 0.95) -> Interval:
+    """
+    Return a share of ``n`` independent texts with its Wilson score interval.
+
+    >>> [round(x, 3) for x in wilson(8, 10)[:3]]
+    [0.8, 0.49, 0.943]
+    """
+    low, high = binomtest(correct, n).proportion_ci(level, "wilson")
+    return Interval(correct / n, float(low), float(high), n)

@@ -1,4 +1,4 @@
-"""One SAE on one data set: upstream's figures, and the paired ones beside them."""
+"""Scores of one SAE on one data set, upstream's and paired."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from torch import Tensor
 
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.saebench.sparse_probing import cache
-from eval_recipes.saebench.sparse_probing.intervals import Scored
 from eval_recipes.saebench.sparse_probing.paired import (
     Correct,
     Draws,
+    Features,
+    Scored,
+    from_tensors,
     score,
     stable_seed,
+    to_tensors,
 )
 from eval_recipes.saebench.upstream import patched, preserved_state
-
-Features = Mapping[str, Tensor]
 
 
 class SetScores(NamedTuple):
@@ -41,24 +42,16 @@ def scorer(
     random_baseline: bool,
 ) -> Callable[..., tuple[dict[str, float], dict[str, Any]]]:
     """
-    Stand in for upstream's ``run_eval_single_dataset``, which does the work.
+    Return a replacement of upstream's ``run_eval_single_dataset``.
 
-    It reads each data set's own folder, and what it computed of the SAE is scored once
-    more on the paired draws, into ``results``.
+    It runs upstream on each data set's own folder, and scores the same features once more on
+    the paired draws, into ``results``.
     """
-    single = upstream_main.run_eval_single_dataset
+    single: Any = upstream_main.run_eval_single_dataset
     mean = activation_collection.get_sae_meaned_activations
 
     def run(
-        dataset_name: str,
-        config: SparseProbingEvalConfig,
-        sae: SAE[Any],
-        model: Any,
-        layer: int,
-        hook_point: str,
-        device: str,
-        _artifacts_folder: str,
-        save_activations: bool,
+        name: str, config: SparseProbingEvalConfig, sae: SAE[Any], *rest: Any
     ) -> tuple[dict[str, float], dict[str, Any]]:
         features: list[Features] = []
 
@@ -66,130 +59,88 @@ def scorer(
             features.append(mean(*args, **kwargs))
             return features[-1]
 
-        folder = folders[dataset_name]
+        folder = folders[name]
+        # model, layer, hook, device; upstream's folder; whether to keep activations
+        *place, _, save = rest
         with patched(activation_collection, "get_sae_meaned_activations", recorded):
-            figures = single(
-                dataset_name,
-                config,
-                sae,
-                model,
-                layer,
-                hook_point,
-                device,
-                str(folder.path),
-                save_activations,
-            )
-        # Upstream goes on with the next set: its random numbers stay its own.
+            figures = single(name, config, sae, *place, str(folder.path), save)
+        # upstream's random state must be its own in the next set
         with preserved_state():
-            results[dataset_name] = _paired(
-                folder,
-                dataset_name,
-                config,
-                sae,
-                features,
-                random_baseline=random_baseline,
+            paired = cache.load_paired(folder)
+            draws = cache.draws_of(paired, name, config.random_seed)
+            correct = from_tensors(paired["llm"])
+            train, test = features
+            correct |= _score_readers("sae", train, test, draws, config)
+            l0 = None
+            if random_baseline:
+                acts = cache.load_activations(folder, name)
+                l0 = mean_l0(sae, acts["train"])
+                correct |= _random(folder, acts, draws, config, int(sae.cfg.d_sae), l0)
+            scored = Scored(
+                draws,
+                n_test=sum(n for _, n in paired["sizes"].values()),
+                correct=correct,
+                left_out=sum(int(mask.sum()) for mask in paired["left_out"].values()),
             )
+            results[name] = SetScores(scored, l0)
         return figures
 
     return run
 
 
-def _paired(
-    folder: ArtifactFolder,
-    dataset_name: str,
+def _score_readers(
+    reader: str,
+    train: Features,
+    test: Features,
+    draws: Draws,
     config: SparseProbingEvalConfig,
-    sae: SAE[Any],
-    features: list[Features],
-    *,
-    random_baseline: bool,
-) -> SetScores:
-    paired = cache.load_paired(folder)
-    seed = config.random_seed
-    draws = cache.draws_of(paired, dataset_name, seed)
-    correct: dict[str, Correct] = {
-        reader: {name: right.numpy() for name, right in by_class.items()}
-        for reader, by_class in paired["llm"].items()
+) -> dict[str, Correct]:
+    """Score probes on all features, but for a random dictionary, and on the top k."""
+    names = {} if reader == "random" else {f"{reader}_all": None}
+    names |= {f"{reader}_top_{k}": k for k in config.k_values}
+    return {
+        name: score(train, test, draws, k, seed=config.random_seed)
+        for name, k in names.items()
     }
-    train, test = features
-    correct["sae_all"] = score(train, test, draws, None, seed=seed)
-    for k in config.k_values:
-        correct[f"sae_top_{k}"] = score(train, test, draws, k, seed=seed)
-    l0 = None
-    if random_baseline:
-        l0 = mean_l0(sae, cache.load_activations(folder, dataset_name)["train"])
-        d_sae = int(sae.cfg.d_sae)
-        correct |= _random(folder, dataset_name, config, draws, d_sae=d_sae, l0=l0)
-    return SetScores(
-        Scored(
-            draws,
-            n_test=sum(n for _, n in paired["sizes"].values()),
-            correct=correct,
-            left_out=sum(int(mask.sum()) for mask in paired["left_out"].values()),
-        ),
-        l0,
-    )
 
 
 def _random(
     folder: ArtifactFolder,
-    dataset_name: str,
-    config: SparseProbingEvalConfig,
+    activations: cache.Activations,
     draws: Draws,
-    *,
+    config: SparseProbingEvalConfig,
     d_sae: int,
     l0: int,
 ) -> dict[str, Correct]:
     """Score a random dictionary; SAEs of one width and sparsity share the result."""
 
     def make(path: Path) -> None:
-        correct = _score_random(folder, dataset_name, config, draws, d_sae=d_sae, l0=l0)
-        stored = {
-            reader: {name: torch.from_numpy(right) for name, right in by_class.items()}
-            for reader, by_class in correct.items()
-        }
-        torch.save(stored, path)
+        means = activation_collection.create_meaned_model_activations(
+            activations["train"]
+        )
+        centre = torch.cat(list(means.values())).float().mean(0)
+        seed = stable_seed("random dictionary", config.random_seed)
+        directions = random_directions(len(centre), d_sae, seed).to(centre.device)
+        size = config.sae_batch_size
+        train, test = (
+            random_features(texts, directions, centre, l0, batch_size=size)
+            for texts in (activations["train"], activations["test"])
+        )
+        correct = _score_readers("random", train, test, draws, config)
+        torch.save(to_tensors(correct), path)
 
     path = folder.ensure(f"random_{d_sae}_{l0}_{config.sae_batch_size}.pt", make)
-    stored: dict[str, dict[str, Tensor]] = torch.load(path, weights_only=True)
-    return {
-        reader: {name: right.numpy() for name, right in by_class.items()}
-        for reader, by_class in stored.items()
-    }
-
-
-def _score_random(
-    folder: ArtifactFolder,
-    dataset_name: str,
-    config: SparseProbingEvalConfig,
-    draws: Draws,
-    *,
-    d_sae: int,
-    l0: int,
-) -> dict[str, Correct]:
-    activations = cache.load_activations(folder, dataset_name)
-    means = activation_collection.create_meaned_model_activations(activations["train"])
-    centre = torch.cat(list(means.values())).float().mean(0)
-    directions = random_directions(
-        len(centre), d_sae, stable_seed("random dictionary", config.random_seed)
-    ).to(centre.device)
-    train, test = (
-        random_features(texts, directions, centre, l0, batch_size=config.sae_batch_size)
-        for texts in (activations["train"], activations["test"])
-    )
-    return {
-        f"random_top_{k}": score(train, test, draws, k, seed=config.random_seed)
-        for k in config.k_values
-    }
+    return from_tensors(torch.load(path, weights_only=True))
 
 
 SAMPLE_TEXTS = 8
-"""Train texts a class from which an SAE's L0 is taken."""
+"""Train texts per class for the L0 of an SAE."""
 
 
 @torch.no_grad()
 def mean_l0(sae: SAE[Any], activations: Mapping[str, Tensor]) -> int:
     """
-    Return an SAE's mean number of active latents on a token, rounded, at least 1.
+    Return an SAE's mean number of active latents per token, rounded, at least 1.
 
     Args:
         activations: by class (texts, tokens, d_in), 0 at special tokens.
@@ -223,15 +174,15 @@ def random_features(
     """
     Return mean activations of a random TopK dictionary by text, shape (texts, d_sae).
 
-    Of a token's activation ``x``, the ``l0`` largest entries of ``ReLU((x - centre) R)``
-    are kept; the mean over the text's tokens leaves out special ones, as upstream's
+    Each token's activation ``x`` gives the ``l0`` largest entries of
+    ``ReLU((x - centre) R)``. The mean leaves out special tokens, as upstream's
     ``get_sae_meaned_activations`` does.
 
     Args:
         activations: by class (texts, tokens, d_in), 0 at special tokens.
         directions: R, shape (d_in, d_sae).
         centre: shape (d_in,).
-        l0: latents a token.
+        l0: latents per token.
         batch_size: texts encoded at a time.
     """
     return {

@@ -11,8 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from eval_recipes.results.reading import SUFFIX, read_result
-from eval_recipes.results.sidecar import named_path, read_table, side_path
+from eval_recipes.results.sidecar import SideTable
 from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.prompts import Prompt
@@ -20,10 +19,8 @@ from eval_recipes.steering.judges.judge_trials import Judged
 from eval_recipes.steering.judges.log_probability import Fluency
 from eval_recipes.steering.options import EVAL
 from eval_recipes.steering.select.candidates import KnownStability, interp_score
-from saereg_plugin.errors import InputError
 
 TEXTS_SUFFIX = "_texts.parquet"
-_METADATA = b"saereg"
 
 COLUMNS = {
     "latent": pa.int64(),
@@ -60,17 +57,11 @@ _OF_JUDGE = {
     "status": pa.string(),
     "reason": pa.string(),
 }
+
+TEXTS = SideTable("Texts", EVAL, "texts", TEXTS_SUFFIX, COLUMNS)
+"""``read`` takes the table's path or that of the result that names it."""
+
 CALIBRATION = "calibration"
-
-
-def texts_path(result: Path) -> Path:
-    """
-    Return the path of the texts of a result file.
-
-    >>> texts_path(Path("steering/lab_run_k32_eval_results.json")).name
-    'lab_run_k32_texts.parquet'
-    """
-    return side_path(result, TEXTS_SUFFIX)
 
 
 def texts_table(
@@ -123,30 +114,16 @@ def texts_table(
                     f"{judge}_status": verdict.status.value,
                     f"{judge}_reason": verdict.reason or None,
                 }
-    about = {
-        "release": subject.release,
-        "sae_id": subject.sae_id,
-        "group": subject.group,
-        "seed": subject.seed,
-        "judges": list(judged.verdicts),
+    arrays = {
+        name: pa.array([row.get(name) for row in rows], kind)
+        for name, kind in kinds.items()
     }
-    schema = pa.schema(
-        list(kinds.items()), metadata={_METADATA: json.dumps(about).encode()}
-    )
-    return pa.Table.from_pylist(rows, schema=schema)
+    return TEXTS.of(arrays, subject, judges=list(judged.verdicts))
 
 
 def read_texts(path: str | Path) -> pd.DataFrame:
-    """
-    Read the texts of one SAE, given their own path or that of the result that names them.
-
-    Raises:
-        InputError: if there are none, they are damaged, or they are not the result's.
-    """
-    path = Path(path)
-    if path.name.endswith(SUFFIX):
-        path = _named_by(path)
-    return read_table(path, what="Texts", eval=EVAL, columns=COLUMNS)
+    """Read the texts of one SAE, given their own path or a result's; see ``SideTable.read``."""
+    return TEXTS.read(path)
 
 
 def results_of(texts: pd.DataFrame) -> pd.DataFrame:
@@ -158,17 +135,6 @@ def judges_of(texts: pd.DataFrame) -> list[str]:
     """Return the judges of a table of texts, in their order."""
     ends = "_status"
     return [name.removesuffix(ends) for name in texts.columns if name.endswith(ends)]
-
-
-def _named_by(result: Path) -> Path:
-    record = read_result(result)
-    extra = record.get("eval_result_unstructured")
-    named = extra.get("texts") if isinstance(extra, dict) else None
-    if record["eval_type_id"] != EVAL or not isinstance(named, dict):
-        raise InputError(
-            f"Result {str(result)!r} names no texts; expected a result of the evaluation {EVAL!r}."
-        )
-    return named_path(result, named, what="Texts", eval=EVAL)
 
 
 def _known(value: float) -> float | None:

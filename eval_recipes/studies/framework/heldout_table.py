@@ -15,9 +15,9 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
+from eval_recipes.results.files import plain
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import COLUMNS
-from eval_recipes.results.to_json import plain
 from eval_recipes.running.artifacts import package_versions
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import eval_recipes.cross_seed.baseline as baseline_module
+import eval_recipes.cross_seed.measure as baseline_module
 import eval_recipes.cross_seed.measure as measure
-from eval_recipes.cross_seed.baseline import random_weights
-from eval_recipes.cross_seed.weights import Weights
+from eval_recipes.cross_seed.measure import random_weights
+from eval_recipes.cross_seed.pairs import Weights
 from tests.eval_recipes.cross_seed.test_cross_seed import (
     SCHEMA,
     Planted,

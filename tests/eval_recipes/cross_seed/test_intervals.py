@@ -17,8 +17,12 @@ from eval_recipes.cross_seed.aggregate import (
 )
 from eval_recipes.cross_seed.groups import difference_over_latents, over_latents
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.cross_seed.pairs import PAIR_METRICS, PairFigures, measure_pair
-from eval_recipes.cross_seed.weights import Weights
+from eval_recipes.cross_seed.pairs import (
+    PAIR_METRICS,
+    PairFigures,
+    Weights,
+    measure_pair,
+)
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import SeedPair, bootstrap_mean_interval
 

@@ -13,13 +13,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
-from eval_recipes.cross_seed.pairs import measure_pair
+from eval_recipes.cross_seed.pairs import Weights, measure_pair
 from eval_recipes.cross_seed.reconstruction_share import (
     ReconstructionShare,
     _ShareTally,
     reconstruction_shares,
 )
-from eval_recipes.cross_seed.weights import Weights
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import measure_heldout
 from eval_recipes.running.heldout_pass import Passed, _context_sums

@@ -14,9 +14,9 @@ import torch
 
 from eval_recipes.cross_seed.groups import FEW_SEEDS, over_pairs
 from eval_recipes.cross_seed.stability_table import (
+    STABILITY,
     read_stability,
     stable_latents,
-    table_path,
 )
 from eval_recipes.results.reading import read_result
 from saereg_plugin.errors import InputError
@@ -59,7 +59,7 @@ def path_of(out: Path, seed: int) -> Path:
 def test_planted_stability_is_recovered(tmp_path: Path) -> None:
     subjects, concepts = planted()
     assert run(make_context(subjects, tmp_path)) == []
-    table = read_stability(table_path(path_of(tmp_path, 0)))
+    table = read_stability(STABILITY.path(path_of(tmp_path, 0)))
     assert table["latent"].tolist() == list(range(12))
     assert table["alive"].to_numpy().all()
     for latent, concept in enumerate(concepts[0]):
@@ -78,7 +78,7 @@ def test_planted_stability_is_recovered(tmp_path: Path) -> None:
     always = [i for i, concept in enumerate(concepts[0]) if concept < 4]
     often = [i for i, concept in enumerate(concepts[0]) if concept < 6]
     assert stable_latents(path_of(tmp_path, 0), minimum=1.0) == always
-    assert stable_latents(table_path(path_of(tmp_path, 0))) == often
+    assert stable_latents(STABILITY.path(path_of(tmp_path, 0))) == often
     record = read_result(path_of(tmp_path, 0))
     metrics = record["eval_result_metrics"]
     assert metrics["reconstruction"]["stable_latents"] == 0.5
@@ -103,7 +103,7 @@ def test_dead_latents_are_marked(tmp_path: Path) -> None:
 
 def test_unusable_tables_are_named(tmp_path: Path) -> None:
     run(make_context(planted()[0], tmp_path))
-    result, table = path_of(tmp_path, 0), table_path(path_of(tmp_path, 0))
+    result, table = path_of(tmp_path, 0), STABILITY.path(path_of(tmp_path, 0))
     with pytest.raises(InputError, match="minimum = 0"):
         stable_latents(table, minimum=0)
     pd.DataFrame({"latent": [0]}).to_parquet(table)
@@ -122,7 +122,7 @@ def test_unusable_tables_are_named(tmp_path: Path) -> None:
 def test_a_failed_rerun_leaves_the_old_result_and_its_table(tmp_path: Path) -> None:
     subjects, _ = planted()
     run(make_context(subjects, tmp_path))
-    old = [path_of(tmp_path, 2), table_path(path_of(tmp_path, 2))]
+    old = [path_of(tmp_path, 2), STABILITY.path(path_of(tmp_path, 2))]
     before = [path.read_bytes() for path in old]
     subjects[2].vectors[0][0, 0] = float("nan")
     assert len(run(make_context(subjects, tmp_path))) == 1

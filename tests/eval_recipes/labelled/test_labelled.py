@@ -10,6 +10,7 @@ from eval_recipes.labelled import source
 from eval_recipes.labelled.crossed import (
     crossed_sets,
     crossed_train_test_data,
+    embedded_sets,
     texts_by_cell,
 )
 from eval_recipes.labelled.probing import (
@@ -18,7 +19,6 @@ from eval_recipes.labelled.probing import (
     probing_sets,
     texts_by_class,
 )
-from eval_recipes.labelled.table import embedded_sets
 from saereg_plugin.errors import InputError
 
 pytestmark = pytest.mark.slow

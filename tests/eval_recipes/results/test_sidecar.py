@@ -12,10 +12,10 @@ import pytest
 
 from eval_recipes.results.files import NonFiniteError, read_result
 from eval_recipes.results.sidecar import (
+    SideTable,
     StoredTable,
     damaged_notes,
     damaged_table,
-    read_table,
     side_path,
     tables_of,
     write_with_table,
@@ -24,6 +24,7 @@ from saereg_plugin.errors import InputError
 from tests.eval_recipes.results.test_files import output
 
 ENDING = "_rows.parquet"
+ROWS = SideTable("Table", "tiny", "rows", ENDING, ("x",))
 
 
 def write(folder: Path, values: list[int], **changes: float) -> Path:
@@ -36,8 +37,7 @@ def write(folder: Path, values: list[int], **changes: float) -> Path:
 
 
 def read(path: Path) -> list[int]:
-    found = read_table(path, what="Table", eval="tiny", columns=("x",))
-    return found["x"].tolist()
+    return ROWS.read(path)["x"].tolist()
 
 
 def test_result_and_table_belong_together(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sae_bench.evals.autointerp.main import AutoInterp
 
 from eval_recipes.registry import RECIPES
-from eval_recipes.results.to_json import plain
+from eval_recipes.results.files import plain
 from eval_recipes.running.context import RunContext
 from eval_recipes.steering.judges import chat
 from tests.eval_recipes.evaluations import Named

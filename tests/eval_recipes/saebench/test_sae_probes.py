@@ -28,13 +28,13 @@ from eval_recipes.saebench.sae_probes.data import (
     rows_in_train,
     upstream_split,
 )
-from eval_recipes.saebench.sae_probes.options import SaeProbesOptions
-from eval_recipes.saebench.sae_probes.scores import (
+from eval_recipes.saebench.sae_probes.measure import (
     Predictions,
     mean_scores,
     weighted_accuracy,
     weighted_auc,
 )
+from eval_recipes.saebench.sae_probes.options import SaeProbesOptions
 from eval_recipes.saebench.upstream import upstream
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.sae_lens import register_release

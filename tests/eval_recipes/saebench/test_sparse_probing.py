@@ -25,8 +25,12 @@ from eval_recipes.results.files import load_results, read_result, result_path
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
-from eval_recipes.saebench.sparse_probing.intervals import Scored, macro_accuracy
-from eval_recipes.saebench.sparse_probing.paired import draw, score
+from eval_recipes.saebench.sparse_probing.paired import (
+    Scored,
+    draw,
+    macro_accuracy,
+    score,
+)
 from eval_recipes.saebench.sparse_probing.score import (
     random_directions,
     random_features,

@@ -11,7 +11,6 @@ from eval_recipes.statistics.interval import NO_VARIATION, unseen
 from eval_recipes.statistics.seeds import (
     bootstrap_mean_interval,
     paired_difference,
-    paired_pair_difference,
     seed_interval,
     seed_pair_interval,
 )
@@ -172,8 +171,6 @@ def test_rounding_is_no_variation() -> None:
     plus = {pair: 0.1 + 0.2 for pair in pairs} | {(0, 1): 0.3}
     assert len(set(plus.values())) == 2
     assert seed_pair_interval(plus).reason == NO_VARIATION
-    less = dict.fromkeys(pairs, 0.3)
-    assert paired_pair_difference(plus, less).reason == NO_VARIATION
 
 
 def test_jackknife_by_hand() -> None:
@@ -197,7 +194,7 @@ def test_jackknife_of_four_seeds_with_a_linear_kernel() -> None:
 
 
 def test_two_seeds_are_never_distinguishable() -> None:
-    found = paired_pair_difference({(0, 1): 0.9}, {(1, 0): 0.1})
+    found = seed_pair_interval({(0, 1): 0.9 - 0.1})
     assert found.value == pytest.approx(0.8)
     assert (found.low, found.high, found.n) == (None, None, 1)
     assert not found.distinguishable
@@ -208,11 +205,9 @@ def test_pair_difference_is_distinguishable() -> None:
     pairs = [(0, 1), (0, 2), (1, 2)]
     a = dict(zip(pairs, (0.50, 0.52, 0.51), strict=True))
     b = dict(zip(pairs, (0.10, 0.11, 0.12), strict=True))
-    assert paired_pair_difference(a, b).distinguishable
-    assert paired_pair_difference(b, a).distinguishable
-    assert not paired_pair_difference(a, a).distinguishable
-    with pytest.raises(ValueError, match="seed pairs differ"):
-        paired_pair_difference(a, {(0, 1): 1.0})
+    for plus, minus, far in ((a, b, True), (b, a, True), (a, a, False)):
+        difference = {pair: plus[pair] - minus[pair] for pair in pairs}
+        assert seed_pair_interval(difference).distinguishable == far
 
 
 @pytest.mark.parametrize(

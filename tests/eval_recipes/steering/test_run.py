@@ -28,9 +28,9 @@ from eval_recipes.steering.judges.protocol import calibrate
 from eval_recipes.steering.results.plots import plot_steering
 from eval_recipes.steering.results.texts import (
     COLUMNS,
+    TEXTS,
     read_texts,
     results_of,
-    texts_path,
 )
 from eval_recipes.steering.stats.compare import (
     difference,
@@ -201,10 +201,10 @@ def test_texts_stand_beside_the_result(done: RunContext) -> None:
     assert isinstance(found.success, Interval)
     assert record["success"] == found.success.value
     assert record["success_ci_low"] == found.success.low
-    texts_path(result(done)).rename(texts_path(result(done)).with_suffix(".moved"))
+    TEXTS.path(result(done)).rename(TEXTS.path(result(done)).with_suffix(".moved"))
     with pytest.raises(InputError, match="cannot be read"):
         read_texts(result(done))
-    texts_path(result(done)).with_suffix(".moved").rename(texts_path(result(done)))
+    TEXTS.path(result(done)).with_suffix(".moved").rename(TEXTS.path(result(done)))
 
 
 def test_the_same_run_gives_the_same_result(
@@ -466,7 +466,7 @@ def test_paid_replies_are_not_asked_again(
         context = make(tmp_path, **chat)
         (failure,) = run(context)
         assert "have no verdict of the judge 'chat'" in failure.cause
-        assert not result(context).exists() and not texts_path(result(context)).exists()
+        assert not result(context).exists() and not TEXTS.path(result(context)).exists()
         paid = server.answered
         assert paid == 10
         server.kill_after = None
@@ -527,9 +527,9 @@ def test_a_chat_model_out_of_reach_leaves_the_earlier_result(
         tmp_path, judges=["chat"], judge_base_url="http://127.0.0.1:9/v1", n_latents=2
     )
     result(context).parent.mkdir(parents=True)
-    for path in (result(context), texts_path(result(context))):
+    for path in (result(context), TEXTS.path(result(context))):
         path.write_text("old")
     (failure,) = run(context)
     assert "No judge answers" in failure.cause
-    for path in (result(context), texts_path(result(context))):
+    for path in (result(context), TEXTS.path(result(context))):
         assert path.read_text() == "old"

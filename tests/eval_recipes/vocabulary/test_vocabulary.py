@@ -19,8 +19,11 @@ from eval_recipes.results.files import load_results, read_result, result_path
 from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.vocabulary.layers import LAYERS_FILE, layer_table
-from eval_recipes.vocabulary.output import VocabularyEvalOutput
+from eval_recipes.vocabulary.output import (
+    LAYERS_FILE,
+    VocabularyEvalOutput,
+    layer_table,
+)
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 from saereg_plugin.metrics.vocabulary import (

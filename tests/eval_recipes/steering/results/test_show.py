@@ -27,9 +27,9 @@ from eval_recipes.steering.results.show import (
     steering_result,
 )
 from eval_recipes.steering.results.texts import (
+    TEXTS,
     read_texts,
     results_of,
-    texts_path,
     texts_table,
 )
 from eval_recipes.steering.select.candidates import KnownStability
@@ -57,7 +57,7 @@ TRIALS = [
 
 def stored(result: Path, table: Any) -> dict[str, Any]:
     """Put texts next to a result; return what the result says of them."""
-    texts = texts_path(result)
+    texts = TEXTS.path(result)
     texts.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, texts)
     return {"file": texts.name, "rows": table.num_rows, "sha256": sha256(texts)}

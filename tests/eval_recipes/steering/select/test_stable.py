@@ -16,7 +16,7 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.generate.language_model import Models
-from eval_recipes.steering.results.texts import read_texts, texts_path
+from eval_recipes.steering.results.texts import TEXTS, read_texts
 from eval_recipes.steering.select.candidates import Candidates, choose, known_stability
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
@@ -185,7 +185,7 @@ def test_two_commands_steer_with_stable_latents(
     path = result_path(out, "steering", "stable-run", "s1")
     latents = read_result(path)["eval_result_metrics"]["latents"]
     assert (latents["candidates"], latents["pool"]) == (3, len(shared))
-    texts = read_texts(texts_path(path))
+    texts = read_texts(TEXTS.path(path))
     steered = texts.loc[texts["arm"] == "steered"]
     assert len(steered) and set(steered["stability"]) == {1.0}
     for latent, partners in zip(steered["latent"], steered["shared_with"]):
