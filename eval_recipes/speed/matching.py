@@ -16,8 +16,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.memory import peak_gib, reset_peak
-from eval_recipes.speed.timing import Timing, interleaved, ratio
+from eval_recipes.speed.measurement import (
+    Timing,
+    interleaved,
+    peak_gib,
+    ratio,
+    reset_peak,
+)
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import cosine, match_many
 from saereg_plugin.releases.opening import open_release

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.timing import matmul_rate
+from eval_recipes.speed.measurement import matmul_rate
 from saereg_plugin import provenance
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import read_json, recover, require_writable, write_json

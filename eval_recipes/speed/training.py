@@ -10,8 +10,13 @@ import torch
 
 from eval_recipes.speed.config import Row, Shape, SpeedConfig
 from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
-from eval_recipes.speed.memory import peak_of
-from eval_recipes.speed.timing import Timing, interleaved, matmul_rate, ratio
+from eval_recipes.speed.measurement import (
+    Timing,
+    interleaved,
+    matmul_rate,
+    peak_of,
+    ratio,
+)
 
 SUITE = "training"
 _VARIANTS = (

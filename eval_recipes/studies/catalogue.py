@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eval_recipes.studies.framework.model import Study
+    from eval_recipes.studies.framework.definition import Study
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     ALIVE,
     CE_SCORE,
     KL_SCORE,

@@ -7,19 +7,20 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.framework.coefficient_rule import Choice, largest_without_loss
-from eval_recipes.studies.framework.figures import values_of
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     ALIVE,
     L0,
     VARIANCE,
+    Choice,
     Column,
     Plan,
     Published,
     Scale,
     Stage,
     Study,
+    largest_without_loss,
 )
+from eval_recipes.studies.framework.figures import values_of
 from eval_recipes.studies.framework.scales import D_IN, Groups, small_sweep
 from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     CE_SCORE,
     L0,
     VARIANCE,

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from eval_recipes.results.headlines import L0, Metric
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
 from eval_recipes.results.tidy import one_line
-from eval_recipes.tables.pareto import KIND, kind_label, points
+from eval_recipes.tables.table import KIND, kind_label, points
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_text
 from saereg_plugin.owned_folder import open_owned

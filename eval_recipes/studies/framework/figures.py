@@ -12,9 +12,15 @@ from eval_recipes.cross_seed.groups import SEEDS_DEPEND
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.results.headlines import Metric
 from eval_recipes.statistics.seeds import Interval, paired_difference, seed_interval
-from eval_recipes.studies.framework.comparison import Beside, Difference, holm
-from eval_recipes.studies.framework.model import Column
-from eval_recipes.studies.framework.verdicts import Claim, Verdict, judge
+from eval_recipes.studies.framework.definition import Column
+from eval_recipes.studies.framework.verdicts import (
+    Beside,
+    Claim,
+    Difference,
+    Verdict,
+    holm,
+    judge,
+)
 from eval_recipes.tables.run_table import GroupDifference, group_figure
 
 CROSS_SEED = "cross_seed"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.statistics.seeds import Interval
+from eval_recipes.studies.framework.definition import Column, StudyRun
 from eval_recipes.studies.framework.figures import (
     figure_of,
     groups_of,
     judge_all,
     values_of,
 )
-from eval_recipes.studies.framework.model import Column, StudyRun
 from eval_recipes.studies.framework.verdicts import Verdict, summary
 from eval_recipes.tables.run_table import digits
 from saereg_plugin import provenance

@@ -10,9 +10,14 @@ import pandas as pd
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals, subjects_of
-from eval_recipes.studies.framework.coefficient_rule import Choice
+from eval_recipes.studies.framework.definition import (
+    Choice,
+    Scale,
+    Stage,
+    Study,
+    StudyRun,
+)
 from eval_recipes.studies.framework.heldout_table import measure
-from eval_recipes.studies.framework.model import Scale, Stage, Study, StudyRun
 from eval_recipes.studies.framework.report import FILES, write_report
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from saereg_plugin.sources import corpora, models

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from eval_recipes.studies.framework.model import Column
+from eval_recipes.studies.framework.definition import Column
 from saereg_plugin.presets import Preset
 from saereg_plugin.sweeps import SweepConfig
 

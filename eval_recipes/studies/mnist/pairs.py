@@ -14,7 +14,7 @@ from eval_recipes.cross_seed.pairs import Match, PairFigures
 from eval_recipes.cross_seed.pairs import measure_pair as measure_cross_seed
 from eval_recipes.cross_seed.weights import Weights as Directions
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
-from eval_recipes.studies.mnist.weights import Weights
+from eval_recipes.studies.mnist.autoencoder import Weights
 from saereg_plugin.metrics import PAIRED_THRESHOLD, SHARED_THRESHOLD
 
 COLUMNS = ("mean_max_cos", "paired", "shared", "shared_alive")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.studies.mnist.evaluation import KEPT_SHARES
-from eval_recipes.studies.mnist.finished import Finished
+from eval_recipes.studies.mnist.autoencoder import Weights, initial_weights
+from eval_recipes.studies.mnist.finished import KEPT_SHARES, Finished
 from eval_recipes.studies.mnist.images import IMAGES_SHA256, Images
 from eval_recipes.studies.mnist.pairs import (
     COLUMNS,
@@ -29,7 +29,6 @@ from eval_recipes.studies.mnist.settings import (
     Setting,
     Training,
 )
-from eval_recipes.studies.mnist.weights import Weights, initial_weights
 
 Seeds = tuple[int, int]
 

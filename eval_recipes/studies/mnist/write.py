@@ -8,14 +8,14 @@ from statistics import fmean
 from typing import Any
 
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
-from eval_recipes.studies.mnist.figures import (
+from eval_recipes.studies.mnist.finished import find_finished
+from eval_recipes.studies.mnist.images import Images
+from eval_recipes.studies.mnist.pairs import COLUMNS, LARGER_FIRST
+from eval_recipes.studies.mnist.plots import (
     draw_cosine_histograms,
     draw_kept,
     draw_shared_latents,
 )
-from eval_recipes.studies.mnist.finished import find_finished
-from eval_recipes.studies.mnist.images import Images
-from eval_recipes.studies.mnist.pairs import COLUMNS, LARGER_FIRST
 from eval_recipes.studies.mnist.report import (
     build_report,
     group_baselines,

@@ -20,14 +20,12 @@ from eval_recipes.studies.steering.sections import (
     Compared,
     Section,
     corrected,
-    section_of,
-)
-from eval_recipes.studies.steering.statements import cell
-from eval_recipes.studies.steering.table import (
     section_json,
+    section_of,
     section_text,
     strength_ratio,
 )
+from eval_recipes.studies.steering.statements import cell
 from eval_recipes.tables.run_table import digits
 from saereg_plugin import provenance
 from saereg_plugin.errors import InputError

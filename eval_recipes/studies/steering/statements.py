@@ -11,8 +11,14 @@ from eval_recipes.steering.stats.difference import GroupDifference
 from eval_recipes.steering.stats.group_tests import PValue
 from eval_recipes.steering.stats.logistic import Coefficient
 from eval_recipes.steering.stats.matched import PooledStability
-from eval_recipes.studies.framework.comparison import Difference, Values, values_text
-from eval_recipes.studies.framework.verdicts import Claim, Verdict, judge
+from eval_recipes.studies.framework.verdicts import (
+    Claim,
+    Difference,
+    Values,
+    Verdict,
+    judge,
+    values_text,
+)
 from eval_recipes.studies.steering.runs import SteeringStudy
 from eval_recipes.tables.run_table import digits
 

@@ -19,7 +19,7 @@ from eval_recipes.results.files import load_results, read_result
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import HeldOut
-from eval_recipes.tables.verdict_text import read_differences
+from eval_recipes.tables.run_table import read_differences
 from saereg_plugin.errors import InputError
 
 (SCHEMA,) = RECIPES["cross_seed"].schemas()

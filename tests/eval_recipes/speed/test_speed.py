@@ -19,7 +19,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import subjects_of
 from eval_recipes.speed import Row, Shape, SpeedConfig, run_speed
 from eval_recipes.speed.config import parse_shape
-from eval_recipes.speed.evaluations import OPTIONS, rounds
+from eval_recipes.speed.evaluations import OPTIONS, UPSTREAM, rounds
 from eval_recipes.speed.evaluations import OURS as OUR_COMMAND
 from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
 from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
@@ -32,7 +32,15 @@ from eval_recipes.speed.matching import (
     planted,
     trained,
 )
-from eval_recipes.speed.memory import peak_gib, peak_of, reset_peak
+from eval_recipes.speed.measurement import (
+    Timing,
+    interleaved,
+    matmul_rate,
+    peak_gib,
+    peak_of,
+    ratio,
+    reset_peak,
+)
 from eval_recipes.speed.run import (
     BY_NAME_ONLY,
     HEADINGS,
@@ -41,8 +49,6 @@ from eval_recipes.speed.run import (
     formatted,
 )
 from eval_recipes.speed.streams import measure
-from eval_recipes.speed.timing import Timing, interleaved, matmul_rate, ratio
-from eval_recipes.speed.upstream_evals import UPSTREAM
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release
 from tests.sweeps.tiny import tiny_sweep

@@ -18,8 +18,14 @@ from eval_recipes.studies import (
     weight_regularization,
 )
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
+from eval_recipes.studies.framework.definition import (
+    L0,
+    VARIANCE,
+    Scale,
+    Study,
+    StudyRun,
+)
 from eval_recipes.studies.framework.heldout_table import LatentTally
-from eval_recipes.studies.framework.model import L0, VARIANCE, Scale, Study, StudyRun
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand
 from saereg_plugin.sweeps.config import group_fields

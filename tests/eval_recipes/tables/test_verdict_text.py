@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval_recipes.results.differences import GroupDifference
-from eval_recipes.tables.verdict_text import read_differences
+from eval_recipes.tables.run_table import read_differences
 
 PAIRS, SEEDS = "seed pairs", "seeds"
 HIGHER = GroupDifference("shared/shared", "l2", "none", 0.25, 0.125, 0.375, 10, PAIRS)

@@ -18,16 +18,7 @@ from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.interval import NO_VARIATION
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.studies.framework import report
-from eval_recipes.studies.framework.coefficient_rule import largest_without_loss
-from eval_recipes.studies.framework.comparison import Beside, Difference, holm
-from eval_recipes.studies.framework.figures import (
-    difference_of,
-    figure_of,
-    groups_of,
-    judge_all,
-    values_of,
-)
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     L0,
     VARIANCE,
     Column,
@@ -36,12 +27,23 @@ from eval_recipes.studies.framework.model import (
     Stage,
     Study,
     StudyRun,
+    largest_without_loss,
+)
+from eval_recipes.studies.framework.figures import (
+    difference_of,
+    figure_of,
+    groups_of,
+    judge_all,
+    values_of,
 )
 from eval_recipes.studies.framework.scales import SHARED, small_sweep
 from eval_recipes.studies.framework.verdicts import (
+    Beside,
     Claim,
+    Difference,
     Direction,
     Outcome,
+    holm,
     judge,
     summary,
 )

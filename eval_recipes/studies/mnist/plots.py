@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval_recipes.studies.mnist.evaluation import KEPT_SHARES
+from eval_recipes.studies.mnist.finished import KEPT_SHARES
 from eval_recipes.studies.mnist.report import Group
 from saereg_plugin.files import atomic_path
 from saereg_plugin.metrics import ALIVE_THRESHOLD, encoder_decoder_cosines
