@@ -18,13 +18,20 @@ from eval_recipes.cross_seed.pairs import (
     PairFigures,
     Side,
 )
+from eval_recipes.results.differences import (
+    Difference,
+    Values,
+    group_minus_other,
+    listed_values,
+)
 from eval_recipes.statistics.interval import NO_VARIATION, OVER_SEEDS, Interval
 from eval_recipes.statistics.seeds import (
+    FEW_SEEDS,
+    FEWEST_SEEDS,
     SeedPair,
     bootstrap_mean_interval,
-    paired_difference,
+    over_pairs,
     seed_interval,
-    seed_pair_interval,
 )
 
 SEEDS_DEPEND = "the SAEs of a group share their pairs, so seeds are no replicates"
@@ -107,34 +114,27 @@ def group_differences(
     ours, theirs = restricted(this.pairs, seeds), restricted(other.pairs, seeds)
     for metric in PAIR_METRICS:
         a, b = pair_values(ours, metric), pair_values(theirs, metric)
-        if not len(a) == len(b) == len(seeds) * (len(seeds) - 1) // 2:
+        found = group_minus_other(a, b)
+        n_pairs = len(seeds) * (len(seeds) - 1) // 2
+        if found is None or not len(a) == len(b) == n_pairs:
             continue
-        values = {pair: a[pair] - b[pair] for pair in sorted(a)}
-        interval, over = over_pairs(values), "seed pairs"
+        interval, over = found.interval, "seed pairs"
         if len(seeds) < FEWEST_SEEDS:
-            found = difference_over_latents(ours, theirs, metric, config)
-            if found is not None:
-                interval = found._replace(value=interval.value, reason=FEW_SEEDS)
+            latents = difference_over_latents(ours, theirs, metric, config)
+            if latents is not None:
+                interval = latents._replace(value=interval.value, reason=FEW_SEEDS)
                 over = "latents"
-        rows.append(_row(metric, interval, over, values))
+        rows.append(_row(metric, interval, over, found.values))
     for metric in HEADLINE_SINGLE:
-        a, b = (
-            _of_seeds(seed_values(group.single, metric), seeds)
-            for group in (this, other)
-        )
-        if len(a) == len(b) == len(seeds):
-            values = {(seed,): a[seed] - b[seed] for seed in seeds}
-            rows.append(_row(metric, paired_difference(a, b), "seeds", values))
+        found = _over_seeds(this.single, other.single, metric, seeds)
+        if found is not None:
+            rows.append(_row(metric, found.interval, "seeds", found.values))
     for metric in _names(this.dependent):
-        a, b = (
-            _of_seeds(seed_values(group.dependent, metric), seeds)
-            for group in (this, other)
-        )
-        if len(a) == len(b) == len(seeds):
-            values = {(seed,): a[seed] - b[seed] for seed in seeds}
-            mean = sum(values.values()) / len(seeds)
+        found = _over_seeds(this.dependent, other.dependent, metric, seeds)
+        if found is not None:
+            mean = sum(value for _, value in found.values) / len(seeds)
             interval = Interval(mean, None, None, len(seeds), SEEDS_DEPEND)
-            rows.append(_row(metric, interval, None, values))
+            rows.append(_row(metric, interval, None, found.values))
     return [{**row, "other_group": other_group, "seeds": seeds} for row in rows]
 
 
@@ -142,7 +142,7 @@ def _row(
     metric: str,
     difference: Interval,
     over: str | None,
-    values: Mapping[tuple[int, ...], float],
+    values: Values,
 ) -> dict[str, Any]:
     return {
         "metric": metric,
@@ -153,15 +153,22 @@ def _row(
         "interval_over": None if difference.low is None else over,
         "distinguishable": over in OVER_SEEDS and difference.distinguishable,
         "reason": difference.reason,
-        "values": [
-            {"seeds": list(seeds), "difference": value}
-            for seeds, value in values.items()
-        ],
+        "values": listed_values(values),
     }
 
 
-def _of_seeds(values: Mapping[int, float], seeds: list[int]) -> dict[int, float]:
-    return {seed: value for seed, value in values.items() if seed in seeds}
+def _over_seeds(
+    this: Mapping[int, Figures],
+    other: Mapping[int, Figures],
+    metric: str,
+    seeds: list[int],
+) -> Difference | None:
+    """Subtract a figure of single SAEs; None unless both have it in every seed."""
+    a, b = (
+        {s: v for s, v in seed_values(group, metric).items() if s in seeds}
+        for group in (this, other)
+    )
+    return group_minus_other(a, b) if len(a) == len(b) == len(seeds) else None
 
 
 def _names(by_seed: Mapping[int, Figures]) -> list[str]:
@@ -169,29 +176,10 @@ def _names(by_seed: Mapping[int, Figures]) -> list[str]:
     return list(dict.fromkeys(name for figures in by_seed.values() for name in figures))
 
 
-FEWEST_SEEDS = 5
-"""Seeds below which pairs get no interval: four degrees of freedom at the least."""
-
-FEW_SEEDS = f"fewer than {FEWEST_SEEDS} seeds: the pairs' values are listed instead"
-
-
 def pair_values(pairs: Pairs, metric: str) -> dict[SeedPair, float]:
     """Return a metric of every pair, from the side of the lower seed (as published)."""
     figures = {seeds: pair.figure(metric, 0) for seeds, pair in pairs.items()}
     return {seeds: figure for seeds, figure in figures.items() if figure is not None}
-
-
-def over_pairs(values: Mapping[SeedPair, float]) -> Interval:
-    """
-    Return the mean over all pairs of seeds, with a jackknife interval over the seeds.
-
-    With fewer than ``FEWEST_SEEDS`` there is none: two or three degrees of freedom say
-    next to nothing about the spread, and the few values themselves say more.
-    """
-    interval = seed_pair_interval(values)
-    if len({seed for pair in values for seed in pair}) < FEWEST_SEEDS:
-        return interval._replace(low=None, high=None, reason=FEW_SEEDS)
-    return interval
 
 
 class Part(NamedTuple):

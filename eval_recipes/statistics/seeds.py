@@ -167,7 +167,7 @@ def paired_difference(
 
 
 def seed_pair_interval(
-    pairs: Mapping[SeedPair, float], *, level: float = 0.95, scale: float | None = None
+    pairs: Mapping[SeedPair, float], *, level: float = 0.95
 ) -> Interval:
     """
     Mean over all pairs of seeds, with a delete-one-seed jackknife interval.
@@ -176,7 +176,7 @@ def seed_pair_interval(
     order 2 over S seeds. With theta_s the mean over the pairs without seed s, its
     variance is (S - 1) / S * sum_s (theta_s - mean_s theta_s)^2, and the interval
     takes Student's t quantile on S - 1 degrees of freedom. Two seeds give one
-    pair, hence no interval. ``scale`` is that of ``seed_interval``.
+    pair, hence no interval.
 
     Raises:
         ValueError: if a pair of the seeds is missing or comes twice.
@@ -205,29 +205,27 @@ def seed_pair_interval(
         freedom=count - 1,
         n=len(values),
         level=level,
-        scale=_size(values) if scale is None else scale,
+        scale=_size(values),
     )
 
 
-def paired_pair_difference(
-    pairs_a: Mapping[SeedPair, float],
-    pairs_b: Mapping[SeedPair, float],
-    *,
-    level: float = 0.95,
-) -> Interval:
-    """
-    Mean of ``a - b`` over the same pairs of seeds, with the interval of ``seed_pair_interval``.
+FEWEST_SEEDS = 5
+"""Seeds below which pairs get no interval: four degrees of freedom at the least."""
 
-    Raises:
-        ValueError: if the pairs of seeds differ.
+FEW_SEEDS = f"fewer than {FEWEST_SEEDS} seeds: the pairs' values are listed instead"
+
+
+def over_pairs(values: Mapping[SeedPair, float]) -> Interval:
     """
-    a = {(min(pair), max(pair)): value for pair, value in pairs_a.items()}
-    b = {(min(pair), max(pair)): value for pair, value in pairs_b.items()}
-    if set(a) != set(b):
-        raise ValueError(f"seed pairs differ: {sorted(a)} and {sorted(b)}")
-    return seed_pair_interval(
-        {pair: a[pair] - b[pair] for pair in a}, level=level, scale=_size(a, b)
-    )
+    Return the mean over all pairs of seeds, with a jackknife interval over the seeds.
+
+    With fewer than ``FEWEST_SEEDS`` there is none: two or three degrees of freedom say
+    next to nothing about the spread, and the few values themselves say more.
+    """
+    interval = seed_pair_interval(values)
+    if len({seed for pair in values for seed in pair}) < FEWEST_SEEDS:
+        return interval._replace(low=None, high=None, reason=FEW_SEEDS)
+    return interval
 
 
 def _size(*values: Mapping[Any, float]) -> float:

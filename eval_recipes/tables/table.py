@@ -13,7 +13,7 @@ from rich.table import Table
 
 from eval_recipes.results.headlines import L0, Metric
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
-from eval_recipes.tables.run_table import digits
+from eval_recipes.tables.cells import NONE, digits, markdown_table, plain_table
 
 SAE = ["release", "sae_id"]
 """Columns that name one SAE."""
@@ -153,13 +153,10 @@ def rich_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
     wide, best = wide_frame(frame, metrics), fronts(frame, metrics)
     several = wide["release"].nunique(dropna=False) > 1
     hidden = {"outdated"} if several else {"release", "outdated"}
-    table = Table(
-        title="SAEs (* on the Pareto front of its architecture and penalty, against L0)",
-        title_justify="left",
+    table = plain_table(
+        "SAEs (* on the Pareto front of its architecture and penalty, against L0)",
         caption=FOOTNOTE if any(wide["outdated"]) else None,
         caption_justify="left",
-        box=None,
-        pad_edge=False,
     )
     shown = [name for name in wide.columns if name not in hidden]
     for name in shown:
@@ -182,15 +179,10 @@ def markdown(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     """Return the table as Markdown."""
     wide = wide_frame(frame, metrics)
     names = [str(name) for name in wide.columns if name != "outdated"]
-    rule = ["---" if name in _FIRST else "---:" for name in names]
     rows = [[_shown(row, name) for name in names] for row in wide.to_dict("records")]
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-        for cells in (names, rule, *rows)
-    ]
-    if any(wide["outdated"]):
-        lines += ["", FOOTNOTE]
-    return "\n".join(lines) + "\n"
+    table = markdown_table(names, rows, right=set(names) - set(_FIRST))
+    note = f"\n\n{FOOTNOTE}" if any(wide["outdated"]) else ""
+    return f"{table}{note}\n"
 
 
 def csv(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
@@ -205,6 +197,6 @@ def _shown(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None or pd.isna(value):
-        return "-"
+    if pd.isna(value):
+        return NONE
     return digits(value) if isinstance(value, float) else str(value)

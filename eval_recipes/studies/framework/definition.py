@@ -1,4 +1,4 @@
-"""The data classes of a study: stages, plan, claims, run."""
+"""Data classes of a study, and the columns and settings that studies share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,107 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import torch
 
+from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import COLUMNS
-from eval_recipes.studies.framework.verdicts import Claim
-from eval_recipes.tables.run_table import GroupDifference
+from eval_recipes.studies.framework.verdicts import Claim, Direction
+from saereg_plugin.presets import Preset
 from saereg_plugin.sweeps import SweepConfig
+
+Scale = Literal["small", "paper"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a study's table; ``metric`` is ``category/name`` of that evaluation."""
+
+    eval: str
+    metric: str
+    title: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Evaluation and metric."""
+        return self.eval, self.metric
+
+    def claim(
+        self,
+        group: str,
+        direction: Direction,
+        other: str,
+        *,
+        beside: Column | None = None,
+        **rest: Any,
+    ) -> Claim:
+        """Return a claim on this figure of ``group`` against ``other``; see ``Claim``."""
+        return Claim(
+            figure=self.title,
+            group=group,
+            other=other,
+            direction=direction,
+            beside=None if beside is None else beside.title,
+            **rest,
+        )
+
+
+VARIANCE = Column("heldout", "figures/explained_variance", "explained variance")
+L0 = Column("heldout", "figures/l0", "L0")
+ALIVE = Column("heldout", "figures/frac_alive", "alive share")
+KL_SCORE = Column("core", "model_behavior_preservation/kl_div_score", "KL score")
+CE_SCORE = Column("core", "model_performance_preservation/ce_loss_score", "CE score")
+SHARED = Column("cross_seed", "shared/shared", "shared")
+SHARED_ALIVE = Column("cross_seed", "shared/shared_alive", "shared of alive")
+MEAN_MAX_COS = Column("cross_seed", "similarity/mean_max_cos", "mean max cos")
+ABSORPTION = Column("absorption", "mean/mean_absorption_fraction_score", "absorption")
+PROBING = Column(
+    "sparse_probing", "sae/sae_top_1_test_accuracy", "sparse probing, top 1"
+)
+
+Groups = Mapping[str, Mapping[str, Any]]
+"""Fields of each group of a sweep, by the group's name."""
+
+D_IN = 576
+"""Width of the embedded model's residual stream."""
+
+
+def small_sweep(groups: Groups, **changes: Any) -> SweepConfig:
+    """
+    Return a sweep on the embedded model and text: few tokens, a learning rate to match.
+
+    ``changes`` are fields of SweepConfig.
+    """
+    fields: dict[str, Any] = {
+        "hook_name": "blocks.2.hook_resid_post",
+        "sae": {},
+        "groups": groups,
+        "seeds": (0, 1, 2),
+        "tokens": 307_200,
+        "batch_size": 1024,
+        "autocast": True,
+        "lr": 1e-3,
+        "lr_warm_up_steps": 20,
+        **changes,
+    }
+    return SweepConfig(**fields)
+
+
+def paper_sweep(preset: Preset, groups: Groups) -> SweepConfig:
+    """Return the sweep of a preset's run with these groups."""
+    fields: dict[str, Any] = {
+        **preset.sweep_fields(),
+        "sae": {},
+        "groups": groups,
+        "device": device(),
+        "autocast": device() != "cpu",
+    }
+    return SweepConfig(**fields)
+
+
+def device() -> str:
+    """Return where the paper's scale runs: an accelerator if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -104,30 +199,6 @@ def largest_without_loss(
     return Choice(name, chosen, baseline, dict(candidates), bool(reaching), n_seeds)
 
 
-Scale = Literal["small", "paper"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A figure of a study's table; ``metric`` is ``category/name`` of that evaluation."""
-
-    eval: str
-    metric: str
-    title: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Evaluation and metric."""
-        return self.eval, self.metric
-
-
-VARIANCE = Column("heldout", "figures/explained_variance", "explained variance")
-L0 = Column("heldout", "figures/l0", "L0")
-ALIVE = Column("heldout", "figures/frac_alive", "alive share")
-KL_SCORE = Column("core", "model_behavior_preservation/kl_div_score", "KL score")
-CE_SCORE = Column("core", "model_performance_preservation/ce_loss_score", "CE score")
-
-
 @dataclass(frozen=True)
 class Stage:
     """
@@ -162,6 +233,19 @@ class Plan:
     device: str = "cpu"
     data: Literal["hub", "embedded"] = "embedded"
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def paper_plan(settings: str, *stages: Stage, llm_dtype: str = "float32") -> Plan:
+    """Return the plan of a paper's scale: the Pile, hub data, ``device()``."""
+    return Plan(
+        stages=stages,
+        settings=settings,
+        corpus="monology/pile-uncopyrighted",
+        heldout_tokens=262_144,
+        llm_dtype=llm_dtype,
+        device=device(),
+        data="hub",
+    )
 
 
 @dataclass(frozen=True)

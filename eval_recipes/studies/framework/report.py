@@ -15,7 +15,7 @@ from eval_recipes.studies.framework.figures import (
     values_of,
 )
 from eval_recipes.studies.framework.verdicts import Verdict, summary
-from eval_recipes.tables.run_table import digits
+from eval_recipes.tables.cells import cell, digits, markdown_table
 from saereg_plugin import provenance
 from saereg_plugin.files import atomic_path, write_json, write_text
 
@@ -24,8 +24,6 @@ RESULTS = "results.json"
 CSV = "results.csv"
 FILES = (TABLE, RESULTS, CSV)
 """What ``write_report`` writes."""
-
-_NONE = "-"
 
 
 def verdicts_of(run: StudyRun) -> list[Verdict]:
@@ -133,7 +131,7 @@ def _table(run: StudyRun) -> str:
     rows: list[list[str]] = []
     for group in groups_of(frame):
         seeds = frame.loc[frame["group"] == group, "seed"].nunique()
-        cells = [_cell(figure_of(frame, group, column)) for column in columns]
+        cells = [cell(figure_of(frame, group, column)) for column in columns]
         rows.append([group, str(seeds), *cells])
     heads = ["group", "seeds", *(column.title for column in columns)]
     text = "Mean over seeds [95 % interval over seeds, Student's t; for figures of pairs see the docs]:"
@@ -167,7 +165,7 @@ def _published(run: StudyRun) -> str:
                 number.group,
                 number.column,
                 digits(number.value),
-                _cell(here),
+                cell(here),
                 number.note,
             ]
         )
@@ -201,14 +199,6 @@ def _troubles(run: StudyRun) -> list[str]:
     return ["Trouble:\n\n" + "\n".join(found)] if found else []
 
 
-def _cell(figure: Interval | None) -> str:
-    if figure is None:
-        return _NONE
-    if figure.low is None or figure.high is None:
-        return digits(figure.value)
-    return f"{digits(figure.value)} [{digits(figure.low)}, {digits(figure.high)}]"
-
-
 def _figure_json(
     figure: Interval | None, values: dict[int, float]
 ) -> dict[str, Any] | None:
@@ -216,12 +206,3 @@ def _figure_json(
         return None
     by_seed = [{"seed": seed, "value": value} for seed, value in sorted(values.items())]
     return {**figure._asdict(), "values": by_seed}
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |"
-        for line in lines
-    )

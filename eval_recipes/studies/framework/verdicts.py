@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from scipy.stats import t as student_t
-
-from eval_recipes.statistics.interval import NO_VARIATION
-from eval_recipes.statistics.seeds import ROUNDING, Interval
-from eval_recipes.tables.run_table import digits
-
-Values = tuple[tuple[tuple[int, ...], float], ...]
-"""(seed,) or (seed, other seed), and the difference in it alone."""
+from eval_recipes.results.differences import Values, listed_values
+from eval_recipes.statistics.interval import NO_VARIATION, Interval
+from eval_recipes.tables.cells import digits
 
 MATCHED = 0.01
 """Two groups are equal in a figure if they differ by at most this share of the larger value."""
 
 Match = Literal["matched", "unmatched", "not shown"]
-
-
-class Difference(NamedTuple):
-    """``group - other``; an interval, if there is one, is over seeds or pairs of seeds."""
-
-    interval: Interval
-    values: Values
-
-    @property
-    def freedom(self) -> int:
-        """Degrees of freedom of Student's t: of pairs, too, they are those of their seeds."""
-        return len({seed for seeds, _ in self.values for seed in seeds}) - 1
-
-    def p_value(self, bound: float) -> float | None:
-        """
-        Return the two-sided p-value of a difference equal to ``bound``.
-
-        It is below .05 where the 95 % interval, from which the standard error comes, leaves
-        ``bound`` out. None without an interval, or with one that only rounding widens.
-        """
-        found = self.interval
-        if found.low is None or found.high is None or self.freedom < 1:
-            return None
-        error = (found.high - found.low) / 2 / float(student_t.ppf(0.975, self.freedom))
-        if error <= ROUNDING * max(abs(found.low), abs(found.high)):
-            return None
-        distance = abs(found.value - bound) / error
-        return 2 * float(student_t.sf(distance, self.freedom))
 
 
 class Beside(NamedTuple):
@@ -130,20 +97,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     Return Holm's corrected p-values, in the order given.
 
-    The i-th smallest of m (from 0) is times m - i, at most 1, and never less than a smaller
-    one's. Rejecting those below a level keeps the chance of any false rejection below it,
-    whatever their dependence.
+    Rejecting those below a level keeps the chance of any false rejection below that level,
+    however the p-values depend on each other.
 
     >>> holm([0.04, 0.01, 0.03])
     [0.06, 0.03, 0.06]
     """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
-        corrected[place] = largest
-    return corrected
+    # takes a second to import
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
 
 
 Direction = Literal["higher", "lower", "not_lower", "not_higher"]
@@ -253,10 +216,7 @@ class Verdict:
             "source": self.claim.source,
             "outcome": self.outcome,
             "difference": None if found is None else found._asdict(),
-            "values": [
-                {"seeds": list(seeds), "difference": value}
-                for seeds, value in self.values
-            ],
+            "values": listed_values(self.values),
             "p": self.p,
             "p_corrected": self.p_corrected,
             "survives_correction": self.survives,
@@ -304,9 +264,17 @@ def _outcome(claim: Claim, difference: Interval) -> Outcome:
     return "undecided"
 
 
-def summary(verdicts: Iterable[Verdict]) -> str:
+def holm_corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Correct the p-values of verdicts by Holm's method, over those that have one."""
+    found = iter(holm([verdict.p for verdict in verdicts if verdict.p is not None]))
+    return [
+        verdict if verdict.p is None else replace(verdict, p_corrected=next(found))
+        for verdict in verdicts
+    ]
+
+
+def summary(given: Sequence[Verdict]) -> str:
     """Return how many claims held, in one sentence."""
-    given = list(verdicts)
     if not given:
         return "Nothing was claimed."
 

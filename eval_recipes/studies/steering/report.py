@@ -9,7 +9,6 @@ from typing import Any
 from eval_recipes.steering.results.plots import draw
 from eval_recipes.steering.stats.compare import GroupRates
 from eval_recipes.steering.stats.read_results import SaeKey, steering_results
-from eval_recipes.studies.framework.report import markdown_table
 from eval_recipes.studies.steering.runs import (
     RATIO,
     SteeringOutcome,
@@ -25,8 +24,7 @@ from eval_recipes.studies.steering.sections import (
     section_text,
     strength_ratio,
 )
-from eval_recipes.studies.steering.statements import cell
-from eval_recipes.tables.run_table import digits
+from eval_recipes.tables.cells import cell, digits, markdown_table
 from saereg_plugin import provenance
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_json, write_text

@@ -13,7 +13,7 @@ from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_hugging
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.run import subjects_of
 from eval_recipes.steering.stats.read_results import SaeKey
-from eval_recipes.studies.framework.scales import paper_sweep, small_sweep
+from eval_recipes.studies.framework.definition import paper_sweep, small_sweep
 from eval_recipes.studies.weight_regularization import fields, small_groups
 from saereg_plugin.checks import require_count
 from saereg_plugin.errors import InputError

@@ -28,11 +28,10 @@ from eval_recipes.steering.stats.matched import (
     count_matches,
 )
 from eval_recipes.steering.stats.read_results import SaeKey
-from eval_recipes.studies.framework.report import markdown_table
-from eval_recipes.studies.framework.verdicts import Verdict, holm
+from eval_recipes.studies.framework.verdicts import Verdict, holm_corrected
 from eval_recipes.studies.steering.runs import SteeringStudy
-from eval_recipes.studies.steering.statements import cell, statements, success_verdict
-from eval_recipes.tables.run_table import digits
+from eval_recipes.studies.steering.statements import statements, success_verdict
+from eval_recipes.tables.cells import cell, digits, markdown_table
 from saereg_plugin.errors import InputError
 
 
@@ -156,21 +155,15 @@ def section_of(
 
 def corrected(sections: Sequence[Section]) -> list[Section]:
     """Return sections whose verdicts' p-values are corrected (Holm) over all of them."""
-    p_values = [
-        one.verdict.p
-        for section in sections
-        for one in section.compared
-        if one.verdict.p is not None
-    ]
-    left = iter(holm(p_values))
-
-    def settled(one: Compared) -> Compared:
-        if one.verdict.p is None:
-            return one
-        return replace(one, verdict=replace(one.verdict, p_corrected=next(left)))
-
+    verdicts = [one.verdict for section in sections for one in section.compared]
+    settled = iter(holm_corrected(verdicts))
     return [
-        replace(section, compared=tuple(map(settled, section.compared)))
+        replace(
+            section,
+            compared=tuple(
+                replace(one, verdict=next(settled)) for one in section.compared
+            ),
+        )
         for section in sections
     ]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from eval_recipes.statistics.seeds import Interval
+from eval_recipes.results.differences import Difference, Values
+from eval_recipes.statistics.interval import Interval
 from eval_recipes.steering.stats.compare import GroupRates
 from eval_recipes.steering.stats.difference import GroupDifference
 from eval_recipes.steering.stats.group_tests import PValue
@@ -13,14 +14,12 @@ from eval_recipes.steering.stats.logistic import Coefficient
 from eval_recipes.steering.stats.matched import PooledStability
 from eval_recipes.studies.framework.verdicts import (
     Claim,
-    Difference,
-    Values,
     Verdict,
     judge,
     values_text,
 )
 from eval_recipes.studies.steering.runs import SteeringStudy
-from eval_recipes.tables.run_table import digits
+from eval_recipes.tables.cells import cell, digits
 
 NO_SEEDS = "the groups have no training seed in common"
 UNSTEERED = "unsteered texts"
@@ -202,15 +201,6 @@ def _support(pooled: PooledStability) -> str:
         f"{support.varied_texts} succeeded, of the others {support.common_successes} of "
         f"{support.common_texts}."
     )
-
-
-def cell(figure: Interval | None) -> str:
-    """Return a figure and its interval in few characters."""
-    if figure is None:
-        return "-"
-    if figure.low is None or figure.high is None:
-        return digits(figure.value)
-    return f"{digits(figure.value)} [{digits(figure.low)}, {digits(figure.high)}]"
 
 
 def _ends(found: Coefficient) -> str:

@@ -13,7 +13,7 @@ from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.check import judge_settings
 from eval_recipes.steering.options import make_config, uses_chat
-from eval_recipes.studies.framework.scales import device
+from eval_recipes.studies.framework.definition import device
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.steering.report import FILES, write_steering_report
 from eval_recipes.studies.steering.runs import (

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 
-from eval_recipes.cross_seed.groups import FEW_SEEDS, over_pairs
 from eval_recipes.cross_seed.main import run
 from eval_recipes.cross_seed.stability_table import (
     read_stability,
@@ -20,6 +19,7 @@ from eval_recipes.cross_seed.stability_table import (
     table_path,
 )
 from eval_recipes.results.reading import read_result
+from eval_recipes.statistics.seeds import FEW_SEEDS, over_pairs
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.cross_seed.test_cross_seed import (
     SCHEMA,

@@ -10,7 +10,8 @@ from rich.console import Console
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.files import SUMMARY_COLUMNS
 from eval_recipes.results.headlines import RUN_HEADLINES, Metric
-from eval_recipes.tables.run_table import digits, headline_metrics, print_table
+from eval_recipes.tables.cells import digits
+from eval_recipes.tables.run_table import headline_metrics, print_table
 
 
 def frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:

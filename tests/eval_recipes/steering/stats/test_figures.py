@@ -31,8 +31,8 @@ from eval_recipes.studies.steering.sections import (
     section_of,
     section_text,
 )
-from eval_recipes.studies.steering.statements import cell, controls
-from eval_recipes.tables.run_table import digits
+from eval_recipes.studies.steering.statements import controls
+from eval_recipes.tables.cells import cell, digits
 from saereg_plugin.files import sha256
 from tests.oracles import steering_statistics_oracle as oracle
 
