@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eval_recipes.results.sae_labels import penalty
-from eval_recipes.tables.plots import COLOURS, label_text, open_plots
+from eval_recipes.tables.plots import COLOURS, label_text, open_plots, save_png
 from eval_recipes.width_control.result_groups import ResultGroup, read_groups
-from saereg_plugin.files import atomic_path
 
 _DASHES = ("--", ":", "-.", (0, (1, 4)), (0, (8, 4)))
 
@@ -47,13 +46,7 @@ def plot_cross_seed(results: Path, out: Path) -> list[Path]:
         "unstable_overlap.png": _overlaps,
     }
     folder = open_plots(out, drawn)
-    return [_save(draw(groups), folder / name) for name, draw in drawn.items()]
-
-
-def _save(figure: Figure, target: Path) -> Path:
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return target
+    return [save_png(draw(groups), folder / name) for name, draw in drawn.items()]
 
 
 def _colour(index: int) -> str:
