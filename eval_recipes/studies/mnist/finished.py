@@ -1,4 +1,4 @@
-"""Finished runs: their weights, saved as SAEs, and their figures, measured once."""
+"""Finished SAEs on MNIST: saved for SAELens, their figures measured once."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from eval_recipes.studies.mnist.training import (
 from saereg_plugin.files import atomic_path, sha256
 from saereg_plugin.metrics import alive_mask, encoder_decoder_cosines
 from saereg_plugin.owned_folder import OwnedFolder
+
+logger = logging.getLogger(__name__)
 
 KEPT_SHARES = (0.01, 0.02, 0.05, 0.1, 250 / 1568, 0.2, 0.3, 0.5, 0.75, 1.0)
 """
@@ -128,11 +130,11 @@ def _squares(residuals: Sequence[Tensor]) -> Tensor:
     return torch.stack([r.square().sum(dtype=torch.float64) for r in residuals])
 
 
-logger = logging.getLogger(__name__)
-
 SAE_FOLDER = "sae"
 EVALUATION = "evaluation.json"
 _FILES = "files"
+SAE_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
+"""What ``save_sae`` writes."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,6 @@ def _publish(
     owned: OwnedFolder,
 ) -> None:
     """Save the SAE, then its figures: whoever finds the figures finds the SAE."""
-    # imports SAELens, which takes long
-    from eval_recipes.studies.mnist.finished import SAE_FILES, save_sae
-
     names = [f"{SAE_FOLDER}/{name}" for name in SAE_FILES]
     owned.claim(f"{run.name}/{name}" for name in (*names, EVALUATION))
     folder = owned.path / run.name
@@ -220,10 +219,6 @@ def _stored(folder: Path, key: str) -> Evaluation | None:
             logger.warning("File %r is damaged; it is written again.", str(path))
             return None
     return Evaluation(**figures)
-
-
-SAE_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
-"""What ``save_sae`` writes."""
 
 
 def to_saelens(weights: Weights, identity: Mapping[str, Any]) -> StandardSAE:

@@ -1,10 +1,9 @@
-"""Train one SAE: a plain loop, resumable after every epoch."""
+"""Training of SAEs on MNIST: a plain loop and its checkpoints, one after every epoch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -193,9 +192,6 @@ def _add_(setting: Setting, weight: Tensor, grad: Tensor) -> None:
             assert_never(setting.penalty)
 
 
-logger = logging.getLogger(__name__)
-
-
 def train_all(
     runs: Sequence[Run], training: Training, images: Images, out: Path
 ) -> None:
@@ -211,29 +207,27 @@ def train_all(
         tqdm(total=len(runs) * training.epochs, unit="epoch") as progress,
     ):
         mark_folder(out, *STUDY)
-        for run in runs:
+        for number, run in enumerate(runs):
             progress.set_description(run.name)
-            before = progress.n
-
-            def report(state: State, before: int = before) -> None:
-                # a resumed run begins with more than one epoch done
-                progress.update(before + state.epoch - progress.n)
-                last = state.history[-1]
-                progress.set_postfix_str(
-                    f"mse {last['mse']:.5f}, density {last['density']:.3f}, "
-                    f"{last['seconds']:.0f} s an epoch"
-                )
-
-            claim = partial(owned.claim, [f"{run.name}/{CHECKPOINT}"])
             train(
                 run,
                 training,
                 images,
                 out / run.name,
-                before_writing=claim,
-                on_epoch=report,
+                before_writing=partial(owned.claim, [f"{run.name}/{CHECKPOINT}"]),
+                on_epoch=partial(_show, progress, number * training.epochs),
             )
-            progress.update(before + training.epochs - progress.n)
+            progress.update((number + 1) * training.epochs - progress.n)
+
+
+def _show(progress: tqdm[Any], before: int, state: State) -> None:
+    # a resumed run begins with more than one epoch done
+    progress.update(before + state.epoch - progress.n)
+    last = state.history[-1]
+    progress.set_postfix_str(
+        f"mse {last['mse']:.5f}, density {last['density']:.3f}, "
+        f"{last['seconds']:.0f} s an epoch"
+    )
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -288,7 +282,17 @@ def load_state_(path: Path, state: State, identity: Mapping[str, Any]) -> None:
             checkpoint.
     """
     tensors, metadata = _read(path)
-    require_identity(path, json.loads(metadata["identity"]), identity)
+    found = json.loads(metadata["identity"])
+    differing = [
+        f"{key} is {found.get(key)!r}, expected {identity.get(key)!r}"
+        for key in sorted({*found, *identity})
+        if found.get(key) != identity.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"{str(path)!r} is from a run with other settings: {'; '.join(differing)}. "
+            "Repeat the settings it was begun with, or choose another --out."
+        )
     for name, parameter in _parameters(state).items():
         parameter.copy_(tensors[name])
         state.optimizer.state[parameter] = {
@@ -330,27 +334,6 @@ def _hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
         digest.update(json.dumps(shape).encode())
         digest.update(tensor.detach().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def require_identity(
-    path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]
-) -> None:
-    """
-    Refuse to go on with, or report on, what other settings have left.
-
-    Raises:
-        InputError: names every setting that differs.
-    """
-    differing = [
-        f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}"
-        for key in sorted({*found, *expected})
-        if found.get(key) != expected.get(key)
-    ]
-    if differing:
-        raise InputError(
-            f"{str(path)!r} is from a run with other settings: {'; '.join(differing)}. "
-            "Repeat the settings it was begun with, or choose another --out."
-        )
 
 
 def _parameters(state: State) -> dict[str, torch.nn.Parameter]:

@@ -26,9 +26,8 @@ from eval_recipes.studies.mnist.finished import (
     save_sae,
 )
 from eval_recipes.studies.mnist.images import Images
-from eval_recipes.studies.mnist.pairs import measure_pair
+from eval_recipes.studies.mnist.pairs import group_runs, measure_pair
 from eval_recipes.studies.mnist.plots import most_shared
-from eval_recipes.studies.mnist.report import group_runs
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Training
 from eval_recipes.studies.mnist.training import train
 from saereg_plugin.metrics import encoder_decoder_cosines
