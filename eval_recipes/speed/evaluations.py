@@ -44,7 +44,7 @@ from eval_recipes.saebench.scr_tpp.shared import data_sets
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
 from eval_recipes.saebench.upstream import patched, preserved_state
 from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.measurement import Timing, ratio
+from eval_recipes.speed.measurement import Timing, timed_rows
 from eval_recipes.studies.demo import DEMO_SWEEP
 from saereg_plugin.sources import corpora
 from saereg_plugin.sweeps import run_sweep
@@ -106,7 +106,7 @@ def evaluation_rows(config: SpeedConfig) -> Iterator[Row]:
         seconds = rounds(context, Path(folder), config.repeats)
     n_saes = len(context.subjects)
     for eval in (*OPTIONS, "all"):
-        timings = {
+        timed = {
             who: Timing(
                 tuple(
                     sum(times.values()) if eval == "all" else times[eval]
@@ -115,20 +115,10 @@ def evaluation_rows(config: SpeedConfig) -> Iterator[Row]:
             )
             for who, rounds in seconds.items()
         }
-        for who, timing in timings.items():
-            against = ratio(timing, timings[OURS], seed=config.seed)
-            yield Row(
-                suite=SUITE,
-                case=f"{eval}, {n_saes} SAEs",
-                implementation=who,
-                seconds=timing.median,
-                n=len(timing.seconds),
-                throughput=n_saes / timing.median,
-                unit="SAEs/s",
-                ratio=against.value,
-                ratio_low=against.low,
-                ratio_high=against.high,
-            )
+        case = f"{eval}, {n_saes} SAEs"
+        yield from timed_rows(
+            SUITE, case, timed, work=n_saes, unit="SAEs/s", seed=config.seed
+        )
 
 
 def rounds(

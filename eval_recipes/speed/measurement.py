@@ -1,4 +1,4 @@
-"""Timing implementations side by side."""
+"""Time and peak memory of implementations, side by side."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 import torch
 from tqdm.auto import tqdm
 
-from eval_recipes.speed.config import Shape
+from eval_recipes.speed.config import Row
 from saereg_plugin.provenance import peak_memory_gib
 
 
@@ -32,8 +33,7 @@ class Timing:
         return float(np.median(self.seconds))
 
 
-@dataclass(frozen=True)
-class Ratio:
+class Ratio(NamedTuple):
     """How many times as long one implementation takes as another, with a 95 % interval."""
 
     value: float
@@ -86,6 +86,43 @@ def ratio(
     return Ratio(slower.median / faster.median, float(low), float(high))
 
 
+def timed_rows(
+    suite: str,
+    case: str,
+    timed: Mapping[str, Timing],
+    *,
+    work: float,
+    unit: str,
+    seed: int,
+) -> Iterator[Row]:
+    """
+    Yield a row for each implementation; the first, which is ours, is the reference.
+
+    Args:
+        suite: kind of work.
+        case: which piece of it.
+        timed: timings of the same rounds by implementation.
+        work: units of work of one call.
+        unit: of throughput.
+        seed: of the intervals.
+    """
+    reference = next(iter(timed.values()))
+    for name, timing in timed.items():
+        against = ratio(timing, reference, seed=seed)
+        yield Row(
+            suite=suite,
+            case=case,
+            implementation=name,
+            seconds=timing.median,
+            n=len(timing.seconds),
+            throughput=work / timing.median,
+            unit=unit,
+            ratio=against.value,
+            ratio_low=against.low,
+            ratio_high=against.high,
+        )
+
+
 def matmul_rate(dtype: torch.dtype, *, device: str, repeats: int = 5) -> float:
     """Return this machine's speed of large matrix products, in operations a second."""
     left = torch.randn(4096, 1024, device=device).to(dtype)
@@ -104,49 +141,6 @@ def matmul_rate(dtype: torch.dtype, *, device: str, repeats: int = 5) -> float:
 def _wait(device: str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-
-
-_STEPS = 2
-
-
-def peak_of(
-    name: str, shape: Shape, *, autocast: bool, device: str, seed: int
-) -> float:
-    """
-    Return the GiB that training takes at the most beyond what the process had before.
-
-    A fresh process imports everything, notes its memory, builds weights and optimiser
-    and trains two steps.
-
-    Raises:
-        RuntimeError: if that process fails; its last line of output is in the message.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "eval_recipes.speed.measurement",
-        json.dumps([name, vars(shape), autocast, device, seed]),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise RuntimeError(f"Measuring the memory of {name} failed: {last}")
-    return float(done.stdout.strip().splitlines()[-1])
-
-
-def _measure(
-    name: str, shape: Shape, *, autocast: bool, device: str, seed: int
-) -> float:
-    from eval_recipes.speed.implementations import build_step
-
-    # a step of the smallest size imports and initialises what is loaded lazily
-    small = Shape(d_in=8, d_sae=64, k=2, batch=8)
-    build_step(name, small, autocast=autocast, device=device, seed=seed)()
-    before = reset_peak(device)
-    step = build_step(name, shape, autocast=autocast, device=device, seed=seed)
-    for _ in range(_STEPS):
-        step()
-    return peak_gib(device) - before
 
 
 def reset_peak(device: str) -> float:
@@ -172,14 +166,24 @@ def peak_gib(device: str) -> float:
     return peak_memory_gib()
 
 
-def main() -> None:
-    """Measure what the one argument says; the last line of output is the figure."""
+def in_fresh_process(module: str, work: list[Any], what: str) -> Any:
+    """
+    Run ``python -m module`` on ``work`` as JSON; return what ``answer`` printed there.
+
+    Raises:
+        RuntimeError: if that process fails, with ``what`` and its last line of output.
+    """
+    command = [sys.executable, "-m", module, json.dumps(work)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise RuntimeError(f"{what} failed: {last}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def answer(measure: Callable[..., Any]) -> None:
+    """Call ``measure`` with the command's one argument; its last line of output is the result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work")
-    name, shape, autocast, device, seed = json.loads(parser.parse_args().work)
-    figure = _measure(name, Shape(**shape), autocast=autocast, device=device, seed=seed)
-    sys.stdout.write(f"\n{figure}\n")
-
-
-if __name__ == "__main__":
-    main()
+    work = json.loads(parser.parse_args().work)
+    sys.stdout.write("\n" + json.dumps(measure(*work)) + "\n")

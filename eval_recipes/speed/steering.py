@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.measurement import Timing, interleaved, ratio
+from eval_recipes.speed.measurement import Timing, interleaved, timed_rows
 from eval_recipes.steering.generate.backend import Backend
 from eval_recipes.steering.generate.decoding import Decoding, Request, Steering
 from eval_recipes.steering.generate.generate import generate
@@ -96,32 +96,12 @@ def steering_rows(
     timed = interleaved(
         calls, repeats=config.repeats, warm_up=0, device=config.device, label=SUITE
     )
-    yield from per_token(timed, work, seed=config.seed)
-
-
-def per_token(
-    timed: Mapping[str, Timing], work: Mapping[str, Work], *, seed: int
-) -> Iterator[Row]:
-    """Yield a row for each implementation; ratios are times a token over the first's."""
     each = {
         name: Timing(tuple(second / work[name].tokens for second in timing.seconds))
         for name, timing in timed.items()
     }
-    reference = next(iter(each.values()))
-    for name, timing in each.items():
-        against = ratio(timing, reference, seed=seed)
-        yield Row(
-            suite=SUITE,
-            case=f"{MODEL}, sampled text, a token",
-            implementation=name,
-            seconds=timing.median,
-            n=len(timing.seconds),
-            throughput=1 / timing.median,
-            unit="tokens/s",
-            ratio=against.value,
-            ratio_low=against.low,
-            ratio_high=against.high,
-        )
+    case = f"{MODEL}, sampled text, a token"
+    yield from timed_rows(SUITE, case, each, work=1, unit="tokens/s", seed=config.seed)
 
 
 def _steering(d_model: int, texts: int, seed: int) -> Steering:

@@ -37,7 +37,6 @@ from eval_recipes.speed.measurement import (
     interleaved,
     matmul_rate,
     peak_gib,
-    peak_of,
     ratio,
     reset_peak,
 )
@@ -48,7 +47,7 @@ from eval_recipes.speed.run import (
     chosen_suites,
     formatted,
 )
-from eval_recipes.speed.streams import measure
+from eval_recipes.speed.training import measure, peak_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release
 from tests.sweeps.tiny import tiny_sweep
@@ -203,7 +202,7 @@ def test_unknown_suite_is_told_the_nearest() -> None:
 def test_command_refuses_before_it_measures() -> None:
     result = CliRunner().invoke(app, ["speed", "--repeats", "1"])
     assert isinstance(result.exception, InputError)
-    assert "repeats is 1" in str(result.exception)
+    assert "repeats=1; expected at least 3" in str(result.exception)
 
 
 @pytest.mark.slow
