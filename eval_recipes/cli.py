@@ -20,10 +20,9 @@ from eval_recipes.commands.console import (
 )
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.list_ import list_
-from eval_recipes.commands.results import plot, table
+from eval_recipes.commands.results import plot, show, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.schemas import schemas
-from eval_recipes.commands.show import show
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.study import study
 from eval_recipes.commands.train import train

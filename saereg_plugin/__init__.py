@@ -54,21 +54,18 @@ from saereg_plugin.regularizers.linking import link_saes
 from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sources import corpora, models
 
-register_architecture(
-    RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig
-)
-register_architecture(RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig)
-register_architecture(
-    RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig
-)
-register_architecture(
-    RegularizedMatryoshkaBatchTopKTrainingSAE,
-    RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
-)
-register_architecture(
-    RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig
-)
-register_architecture(RegularizedGatedTrainingSAE, RegularizedGatedTrainingSAEConfig)
+for _sae_class, _config_class in (
+    (RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig),
+    (RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig),
+    (RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig),
+    (
+        RegularizedMatryoshkaBatchTopKTrainingSAE,
+        RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+    ),
+    (RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig),
+    (RegularizedGatedTrainingSAE, RegularizedGatedTrainingSAEConfig),
+):
+    register_architecture(_sae_class, _config_class)
 register_hooks()
 models.register_names()
 

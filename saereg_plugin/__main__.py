@@ -1,10 +1,10 @@
 """
-SAELens' own command line, with our architectures in it.
+SAELens' command line with the architectures of this package.
 
     python -m saereg_plugin --architecture regularized_topk
         --regularizers '{"name": "weight_penalty", "coefficient": 1e-5}' ...
 
-SAELens alone never imports this package, so its own command does not know them.
+SAELens' own command never imports this package, so it does not know them.
 """
 
 from __future__ import annotations

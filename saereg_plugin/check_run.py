@@ -16,6 +16,7 @@ from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.checks import require_field_types
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, require_writable
+from saereg_plugin.machine import require_device, torch_dtype
 from saereg_plugin.regularizers import (
     MutualFeatures,
     OrderSettings,
@@ -23,7 +24,6 @@ from saereg_plugin.regularizers import (
     VocabularyAnchor,
 )
 from saereg_plugin.sources.hook_shapes import hook_shape, require_context
-from saereg_plugin.sources.models import require_device, torch_dtype
 
 UNPROBED_CLASSES = ("HookedMamba",)
 """Models that SAELens can load and whose hooks are not known without their weights."""

@@ -1,4 +1,4 @@
-"""Start a regularised SAE from weights that SAELens trained."""
+"""Starting points of regularised SAEs, made of SAELens' checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.saving import restore_vanished_rows_
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sync_folder, sync_tree
-from saereg_plugin.owned_folder import OwnedFolder, open_owned, require_owned
+from saereg_plugin.folder_mark import require_owned
+from saereg_plugin.owned_folder import OwnedFolder, open_owned
 from saereg_plugin.registry import training_classes
 
 KIND = "starting point"
@@ -31,19 +32,18 @@ def regularize_checkpoint(
     """
     Write a starting point for ``cfg`` from the weights of a SAELens training checkpoint.
 
-    Use the result as ``from_pretrained_path`` of SAELens' runner. Step counters and
-    running averages start afresh; b_dec counts as initialised. With a unit-norm
-    decoder the rows' norms are folded into the encoder.
+    The result is a ``from_pretrained_path`` for SAELens' runner. Step counters and running
+    averages start afresh; b_dec counts as initialised. With a unit-norm decoder the rows'
+    norms are folded into the encoder.
 
     Args:
         source: a folder that SAELens' trainer saved, with the same base architecture.
         cfg: configuration of the SAE to train.
-        target: folder to write: new, empty, or of an earlier call.
+        target: folder to write: new, empty, or from an earlier call.
 
     Raises:
-        InputError: if the checkpoint has another base architecture, its tensors do not fit,
-            a unit-norm decoder would change what it computes, or ``target`` holds other
-            files.
+        InputError: if the base architecture or the shapes of tensors differ, a unit-norm
+            decoder would change the SAE's output, or ``target`` holds other files.
     """
     require_owned(Path(target), KIND)
     weights = Path(source) / SAE_WEIGHTS_FILENAME
@@ -106,7 +106,7 @@ def _require_same_function(source: Path, cfg: RegularizedConfigMixin) -> None:
 
 
 def _require_foldable(sae: TrainingSAE[Any], source: Path) -> None:
-    """Folding norms changes which latents TopK selects, unless it went by the product."""
+    """Refuse TopK SAEs that would select other latents once norms are folded."""
     if not hasattr(sae.cfg, "k") or _read_cfg(source).get(
         "rescale_acts_by_decoder_norm"
     ):

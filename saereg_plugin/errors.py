@@ -1,20 +1,23 @@
-"""The error classes that commands print, and the wording of messages."""
+"""Errors that commands print, and helpers for their wording."""
 
 from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 class InputError(ValueError):
     """
-    Something the user gave cannot be used.
+    An unusable value from the user.
 
-    The message names the value, says what was expected and what to do about it.
-    It is raised before any expensive work starts; commands print it and exit
-    with status 2. Control characters in it are escaped, since it may repeat what a
-    downloaded file says.
+    The message names the value, what was expected and what to do. It is raised before any
+    expensive work starts; commands print it and exit with status 2. Control characters are
+    escaped, since the message may quote a downloaded file.
     """
 
     def __init__(self, message: object):
@@ -23,10 +26,10 @@ class InputError(ValueError):
 
 class WriteError(RuntimeError):
     """
-    A file could not be written, for example on a full disk.
+    A file that cannot be written, for example on a full disk.
 
-    The message names the file or its folder and says what to do about it. What was
-    written before is still there; commands print the message and exit with status 1.
+    The message names the file or its folder and what to do. Earlier files are kept;
+    commands print the message and exit with status 1.
     """
 
     def __init__(self, message: object):
@@ -35,9 +38,7 @@ class WriteError(RuntimeError):
 
 def printable(text: str) -> str:
     r"""
-    Return ``text`` with what a terminal would obey, or cannot encode, written as escapes.
-
-    Line breaks and tabs stay.
+    Return text with control and unencodable characters as escapes; breaks and tabs stay.
 
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'
@@ -80,3 +81,65 @@ def suggest(name: str, options: Iterable[str]) -> str:
     shown = ", ".join(repr(option) for option in known[:12])
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"Known: {shown}{more}." if known else "None are known."
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "a whole number",
+    "is_instance_of": "a list",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "sequence_str": "a list",
+    "string_type": "text",
+    "string_unicode": "text in UTF-8",
+    "tuple_type": "a tuple",
+    "too_short": "at least {min_length} of them",
+}
+"""What was expected, by pydantic's name of the mistake."""
+
+
+def input_error(error: ValidationError, cls: Any) -> InputError:
+    """
+    Return pydantic's errors as one ``InputError``.
+
+    It names each field with its value, what was expected, and what to do.
+
+    Args:
+        error: what pydantic raised.
+        cls: the pydantic dataclass that was to be made.
+    """
+    return InputError(" ".join(_sentence(item, cls) for item in error.errors()))
+
+
+def _sentence(error: ErrorDetails, cls: Any) -> str:
+    kind, place = error["type"], error["loc"]
+    context = error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    fields = cls.__pydantic_fields__
+    name = str(place[0])
+    if kind == "missing":
+        return f"the field {name!r} is missing. Add it."
+    if kind == "unexpected_keyword_argument":
+        return f"unknown field {name!r}. {suggest(name, fields)}"
+    expected = _EXPECTED.get(kind, error["msg"]).format_map(context)
+    remedy = "." if fields[name].is_required() else ", or leave it out."
+    return f"{_named(place, error['input'])}; expected {expected}. Correct it{remedy}"
+
+
+def _named(place: Sequence[str | int], value: object) -> str:
+    """Return where a value is and what it is, such as "tokens=0" or "seeds has 1.5"."""
+    field, *inner = place
+    if not inner:
+        return f"{field}={brief(value)}"
+    if inner[-1] == "[key]":
+        return f"{field} has the key {brief(value)}"
+    if isinstance(inner[-1], int):
+        return f"{field} has {brief(value)}"
+    return f"{field}: {inner[-1]!r} is {brief(value)}"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, also after a power cut."""
+"""Atomic files and folders, whole or absent even after a power cut."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ def sha256(path: Path) -> str:
 
 def sha256_once(path: Path) -> str:
     """
-    Return the SHA-256 of a file that this process may have hashed before.
+    Return the SHA-256 of a file, hashed again only after its size, times or inode change.
 
-    It is read again only after its size, times or inode changed: half a gigabyte takes
-    0.7 s. Raises OSError if it is missing or no regular file.
+    Raises OSError if it is missing or no regular file.
     """
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
@@ -58,11 +57,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     Yield a temporary path next to ``target``; rename it to ``target`` on success.
 
-    The block creates a file or a folder at the temporary path. If it raises,
-    what it left is removed and ``target`` stays as it was. All that the block wrote
-    reaches the disk before the rename, and the rename before this returns, so a power
-    cut leaves the old or the new one whole. An existing target folder is moved aside
-    first and removed last; ``recover`` brings it back after a cut between the two.
+    The block creates a file or a folder at the temporary path. If it raises, the temporary
+    path is removed and ``target`` stays as it was. Content reaches the disk before the
+    rename, and the rename before this returns: a power cut leaves the old or the new target
+    whole. An old target folder is moved aside first and removed last; ``recover`` brings it
+    back after a cut between the two.
     """
     make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
@@ -91,7 +90,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents; their names are on the disk when this returns."""
+    """Create a folder and its parents, and wait until their names are on the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
@@ -100,11 +99,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """
-    Yield a new folder next to ``target``, which is removed afterwards.
-
-    If the process is killed, ``recover(target)`` removes it.
-    """
+    """Yield a new folder next to ``target`` and remove it; so does ``recover(target)``."""
     folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
     folder.mkdir(parents=True)
     try:
@@ -119,13 +114,13 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can do that."""
+    """Wait until the names in a folder are on the disk, if the system can do that."""
     if hasattr(os, "O_DIRECTORY"):
         _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def sync_tree(path: Path) -> None:
-    """Wait until a file, or a folder with all that it holds, is on the disk."""
+    """Wait until a file, or a folder with its content, is on the disk."""
     if path.is_symlink():
         return
     if path.is_file():
@@ -148,12 +143,16 @@ def _sync(path: Path, flags: int) -> None:
 
 def recover(target: Path) -> None:
     """
-    Put right what a process left that was killed inside ``atomic_path(target)``.
+    Clean up after a process that was killed inside ``atomic_path(target)``.
 
-    A folder that had been moved aside comes back if nothing replaced it; half-written
-    and replaced ones are removed. No other file is touched.
+    A folder that was moved aside comes back if nothing replaced it; other temporary files
+    and folders of ``target`` are removed.
     """
-    for path in temporaries(target):
+    if not target.parent.is_dir():
+        return
+    for path in sorted(target.parent.iterdir()):
+        if not is_temporary(path.name, of=target.name):
+            continue
         if path.suffix == ".old" and not target.exists():
             path.rename(target)
             sync_folder(target.parent)
@@ -163,19 +162,8 @@ def recover(target: Path) -> None:
             path.unlink()
 
 
-def temporaries(target: Path) -> list[Path]:
-    """Return what ``atomic_path(target)`` left next to ``target``, in order of names."""
-    if not target.parent.is_dir():
-        return []
-    return [
-        path
-        for path in sorted(target.parent.iterdir())
-        if is_temporary(path.name, of=target.name)
-    ]
-
-
 def is_temporary(name: str, *, of: str) -> bool:
-    """Return whether ``atomic_path`` makes files of that name for a target named ``of``."""
+    """Return whether a name is that of a temporary path for a target named ``of``."""
     match = _TEMPORARY.fullmatch(name)
     return match is not None and match["name"] == of
 
@@ -187,7 +175,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write strict JSON atomically; a NaN or infinity raises ``ValueError``."""
+    """Write strict JSON atomically; NaN and infinity raise ``ValueError``."""
     write_text(target, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
@@ -201,11 +189,11 @@ _WORDS = {
     "iostream error": errno.ENOSPC,
     "unexpected pos": errno.ENOSPC,
 }
-"""What safetensors and torch say in errors of their own. Torch does not say why."""
+"""Words of errors that safetensors and torch raise, and the system's number for each."""
 
 
 def disk_errno(error: BaseException) -> int | None:
-    """Return the system's number of a full or broken disk that caused an error, or None."""
+    """Return the system's error number if a full or broken disk caused an error, or None."""
     if isinstance(error, OSError):
         return error.errno if error.errno in _NOT_WRITTEN else None
     if not isinstance(error, RuntimeError | SafetensorError):
@@ -215,11 +203,7 @@ def disk_errno(error: BaseException) -> int | None:
 
 @contextmanager
 def writing_into(folder: Path, *, remedy: str) -> Iterator[None]:
-    """
-    Turn what a full or broken disk raises in the block into ``WriteError``.
-
-    ``remedy`` is a sentence.
-    """
+    """Turn errors of a full or broken disk into ``WriteError``; ``remedy`` is a sentence."""
     try:
         yield
     except WriteError:
@@ -243,8 +227,8 @@ def read_regular(path: Path, *, remedy: str, max_bytes: int = _MAX_BYTES) -> byt
     Return the content of a regular file of at most ``max_bytes``.
 
     Raises:
-        InputError: if it is missing, too large, or no regular file (a pipe would block,
-            a device would not end); the message ends with ``remedy``, a sentence.
+        InputError: if it is missing, too large, or no regular file, such as a pipe; the
+            message ends with ``remedy``, a sentence.
     """
     try:
         state = path.stat()
@@ -267,8 +251,8 @@ def read_json(path: Path, *, remedy: str, max_bytes: int = _MAX_BYTES) -> Any:
     Read strict JSON from a regular file.
 
     Raises:
-        InputError: if it cannot be read, is cut short or damaged, or holds NaN or an
-            infinity; the message ends with ``remedy``, a sentence.
+        InputError: if it cannot be read, is damaged, or holds NaN or an infinity; the
+            message ends with ``remedy``, a sentence.
     """
     content = read_regular(path, remedy=remedy, max_bytes=max_bytes)
     try:
@@ -284,7 +268,7 @@ def _refuse_constant(token: str) -> None:
 
 
 def folder_identity(folder: Path) -> list[Any]:
-    """Return plain JSON that changes when a file of the folder does: names, sizes, times."""
+    """Return names, sizes and times of a folder's files as plain JSON."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     states = [(str(file), file.stat()) for file in files]
     return [
@@ -301,15 +285,15 @@ def require_writable(
     folder: Path, *, what: str = "Output folder", remedy: str = "Choose another one."
 ) -> Path:
     """
-    Create ``folder`` and prove that files can be written in it.
+    Create a folder and prove that files can be written in it.
 
     Args:
         folder: the folder.
-        what: what the message calls it.
+        what: begins the message.
         remedy: a sentence that ends the message.
 
     Raises:
-        InputError: if it cannot be created or written to.
+        InputError: if the folder cannot be created or written to.
     """
     probe = folder / f".{PROBE}.{uuid4().hex[:8]}.tmp"
     try:

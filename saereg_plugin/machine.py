@@ -1,26 +1,110 @@
-"""Memory and disk of this machine."""
+"""This machine: devices, memory, disk, versions and command."""
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
-from saereg_plugin.errors import InputError
+from saereg_plugin.errors import InputError, printable
 
 _GROUPS = Path("/sys/fs/cgroup")
+
+
+def fast_dtype(device: str) -> str:
+    """Return "bfloat16" where the device multiplies it in hardware, else "float32"."""
+    if torch.device(device).type == "cuda":
+        return (
+            "bfloat16"
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else "float32"
+        )
+    # since torch 2.10
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    has = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return "bfloat16" if has and torch.device(device).type == "cpu" else "float32"
+
+
+def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """
+    Return a floating torch dtype by name.
+
+    Raises:
+        InputError: if no dtype has that name, or models cannot compute in it.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise InputError(
+            f"Unknown dtype {dtype!r}; expected the name of a torch dtype, such as "
+            "'float32' or 'bfloat16'."
+        )
+    if not found.is_floating_point or found.itemsize < 2:
+        raise InputError(
+            f"Models cannot compute in dtype {dtype!r}; expected 'float32', 'bfloat16', "
+            "'float16' or 'float64'."
+        )
+    return found
+
+
+def require_device(device: str) -> torch.device:
+    """
+    Return a torch device by name, if this machine has it.
+
+    Raises:
+        InputError: if no device has that name, its driver is missing, or its index is
+            too large.
+    """
+    # torch takes a number for the index of a GPU
+    if not isinstance(device, str):
+        raise InputError(f"Device {device!r} is no text; expected 'cpu' or 'cuda:1'.")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(
+            f"Unknown device {device!r}; expected 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        ) from error
+    count = _device_count(found.type)
+    if count == 0:
+        raise InputError(
+            f"Device {device!r} is not available: torch {torch.__version__} finds no "
+            f"{found.type} device on this machine. Use 'cpu', or check the driver."
+        )
+    if (found.index or 0) >= count:
+        raise InputError(
+            f"Device {device!r} does not exist: this machine has {count} {found.type} "
+            f"device{'s' if count > 1 else ''}, counted from 0."
+        )
+    return found
+
+
+def _device_count(kind: str) -> int:
+    """Return the number of devices of a type that torch can compute on."""
+    if kind == "cpu":
+        return 1
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    # "meta" tensors have no values
+    module = None if kind == "meta" else getattr(torch, kind, None)
+    if module is None or not module.is_available():
+        return 0
+    return int(module.device_count())
 
 
 def memory_bytes(device: torch.device) -> int:
     """
     Return the most memory that this process can have on a device, in bytes.
 
-    On the CPU that is the machine's memory with its swap, or what its control group
-    (a container's limit) or ``ulimit -v`` leaves of it.
+    On the CPU that is memory and swap, or the smaller limit of a control group (a
+    container) or of ``ulimit -v``.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
@@ -37,17 +121,17 @@ def require_memory(
     remedy: str = "Choose a smaller size.",
 ) -> None:
     """
-    Refuse what cannot fit into a device's memory, however much of it is free.
+    Refuse a size that cannot fit into a device's memory, however much of it is free.
 
     Args:
         what: begins the message, such as "d_sae=1000".
-        needed: bytes that it needs at least.
-        device: where.
-        parts: what takes how much.
-        remedy: what to do.
+        needed: least bytes.
+        device: the device.
+        parts: the bytes of each part, in words.
+        remedy: a sentence that ends the message.
 
     Raises:
-        InputError: with what is needed and what there is, in GiB.
+        InputError: with the needed and the present memory, in GiB.
     """
     found = memory_bytes(device)
     if needed > found:
@@ -59,12 +143,12 @@ def require_memory(
 
 
 def gib(count: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes as text in GiB."""
     return f"{count / 2**30:,.1f} GiB"
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Return the free space where ``folder`` is, or will be made."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -72,7 +156,7 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def _limits() -> Iterator[int]:
-    """Yield the limits on this process's memory, as far as the system tells them."""
+    """Yield the limits on this process's memory that the system reports."""
     if sys.platform == "win32":
         return
     import resource
@@ -102,3 +186,67 @@ def _group_files() -> list[Path]:
             elif "memory" in kinds.split(","):
                 found.add(_GROUPS / "memory" / inside / "memory.limit_in_bytes")
     return sorted(path for path in found if path.is_file())
+
+
+_PACKAGES = (
+    "saereg-plugin",
+    "sae-lens",
+    "sae-bench",
+    "transformer-lens",
+    "transformers",
+    "torch",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide results."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Return the facts of this machine that decide speed."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "accelerator": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else None,
+    }
+
+
+def command() -> str:
+    """Return the command line of this process; bytes that are not UTF-8 are escaped."""
+    return printable(" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def peak_memory_gib() -> float:
+    """Return the peak resident memory of this process, in GiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except FileNotFoundError:
+        # not Linux
+        pass
+    return platform.processor() or platform.machine()

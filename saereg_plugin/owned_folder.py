@@ -1,4 +1,4 @@
-"""Folders that this package writes into, with a list of its files."""
+"""Output folders whose own files are listed, so that no other file is touched."""
 
 from __future__ import annotations
 
@@ -8,29 +8,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from uuid import uuid4
-
-from filelock import FileLock
 
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
-    PROBE,
-    is_temporary,
     make_folder,
-    read_json,
     recover,
     require_writable,
     sync_folder,
     sync_tree,
-    write_json,
 )
-
-MARK = ".saereg.json"
-"""File that makes a folder ours; it lists the files that this package wrote there."""
-_LOCK = ".saereg.lock"
-_SHOWN = 5
+from saereg_plugin.folder_mark import (
+    LOCK,
+    MARK,
+    folder_lock,
+    read_mark,
+    require_owned,
+    write_mark,
+)
 
 
 @dataclass(frozen=True)
@@ -39,12 +35,11 @@ class OwnedFolder:
     A folder with our mark.
 
     Only files in the mark's list are ever replaced or removed. A name enters the list
-    before its file is written, so that a process killed in between leaves no file that is
-    taken for the user's.
+    before its file is written: a killed process leaves no file that looks like the user's.
 
     Attributes:
         path: the folder.
-        kind: what it holds, such as "release"; the mark says the same.
+        kind: what it holds, such as "release", as in the mark.
     """
 
     path: Path
@@ -56,17 +51,16 @@ class OwnedFolder:
 
     def claim(self, names: Iterable[str]) -> frozenset[str]:
         """
-        Add files to the list before they are written; nothing is written if one is refused.
+        List files before they are written; refuse all if one is refused.
 
         Returns:
             the names that were not in the list before.
 
         Raises:
-            InputError: if a file of that name exists that is not in the list, or one of its
-                folders is a link.
+            InputError: if a file exists that is not in the list, or a folder is a link.
         """
         wanted = set(names)
-        with self._locked():
+        with folder_lock(self.path):
             self.require_free(wanted)
             listed = self._listed()
             if not wanted <= listed:
@@ -74,51 +68,51 @@ class OwnedFolder:
             return frozenset(wanted - listed)
 
     def require_free(self, names: Iterable[str]) -> None:
-        """Refuse what ``claim`` would refuse; the list stays as it is."""
+        """Refuse the names that ``claim`` would refuse; the list stays as it is."""
         listed = self._listed()
         for name in sorted(names):
-            self._require_own_name(name, listed)
+            self.require_plain(name)
+            path = self.path / name
+            if path.exists() and name not in listed:
+                raise InputError(
+                    f"{str(path)!r} was not written by this package and would be replaced. Move it "
+                    "away, or choose another output folder."
+                )
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files of the list, and the folders that this leaves empty; others stay."""
-        with self._locked():
+        """Remove listed files, and folders that are then empty; other files stay."""
+        with folder_lock(self.path):
             listed = self._listed()
             gone = set(names) & listed
             for name in gone:
                 self.require_plain_parents(name)
                 recover(self.path / name)
                 (self.path / name).unlink(missing_ok=True)
-            for folder in sorted({(self.path / name).parent for name in gone}):
-                # a name may leave the list only when its file is gone from the disk
-                if folder.is_dir():
-                    sync_folder(folder)
-                    self._remove_empty(folder)
+            for folder in self._sync_parents(gone):
+                self._remove_empty(folder)
             self._write(listed - gone)
 
     def settle(self, names: Iterable[str], *, new: Iterable[str]) -> None:
         """
-        Bring the list in line with what was written, at the end of what ``claim`` began.
+        Bring the list in line with the files that were written after ``claim``.
 
         Args:
-            names: those that were claimed. Of which there is a file, those are in the list,
-                also if another process took them off meanwhile.
-            new: what ``claim`` returned. Of which there is no file, those leave the list: a
-                file that appears there later is not ours.
+            names: the claimed names. Names with a file are listed, even if another process
+                removed them meanwhile.
+            new: the names that ``claim`` returned. Names without a file leave the list, since
+                a later file of that name is not ours.
         """
-        with self._locked():
+        with folder_lock(self.path):
             written = {name for name in names if (self.path / name).exists()}
             gone = set(new) - written
-            for folder in {(self.path / name).parent for name in gone}:
-                # a name may leave the list only when its file is gone from the disk
-                if folder.is_dir():
-                    sync_folder(folder)
+            self._sync_parents(gone)
             listed = self._listed()
             settled = (listed - gone) | written
             if settled != listed:
                 self._write(settled)
 
     def recover(self) -> None:
-        """Remove the half-written files and folders that killed processes left."""
+        """Remove half-written files and folders of killed processes."""
         for name in sorted(self._listed()):
             self.require_plain_parents(name)
             if _is_folder(name):
@@ -130,10 +124,10 @@ class OwnedFolder:
     @contextmanager
     def write_folder(self, name: str) -> Iterator[Path]:
         """
-        Yield a temporary folder; on success its files become those of folder ``name``.
+        Yield a temporary folder; on success move its files into folder ``name``.
 
-        They are on the disk and in the list when this returns. A new folder appears in one
-        rename. In one that exists, listed files are replaced or removed and others stay.
+        The files are then on the disk and in the list. A new folder appears in one rename; in
+        an old folder, listed files are replaced or removed and other files stay.
 
         Raises:
             InputError: as ``claim``; the files of ``name`` are then as they were.
@@ -158,10 +152,10 @@ class OwnedFolder:
         """Make a listed temporary folder next to ``target``."""
         folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
         name = folder.relative_to(self.path).as_posix()
-        with self._locked():
+        with folder_lock(self.path):
             self.require_plain(name)
             make_folder(target.parent)
-            _write_mark(self.path, self.kind, self._listed() | {f"{name}/"})
+            write_mark(self.path, self.kind, self._listed() | {f"{name}/"})
             folder.mkdir()
         return folder
 
@@ -180,26 +174,26 @@ class OwnedFolder:
         )
 
     def abandon(self) -> None:
-        """Remove the files of the list and the mark, so that the folder is free again."""
+        """Remove the listed files and the mark, so that the folder is free again."""
         self.remove(self.files())
-        with self._locked():
+        with folder_lock(self.path):
             self._remove_mark()
 
     def abandon_if_empty(self) -> None:
         """Remove the mark of a folder that holds nothing else."""
-        with self._locked():
-            if {path.name for path in self.path.iterdir()} <= {MARK, _LOCK}:
+        with folder_lock(self.path):
+            if {path.name for path in self.path.iterdir()} <= {MARK, LOCK}:
                 self._remove_mark()
 
     def require_plain_parents(self, name: str) -> None:
-        """Refuse a name in a folder that is a link, as ``require_plain``."""
+        """Refuse a name in a folder that is a link, see ``require_plain``."""
         parent = PurePosixPath(name).parent
         if parent.name:
             self.require_plain(parent.as_posix())
 
     def require_plain(self, name: str) -> None:
         """
-        Refuse a name of which a part is a link, or that leaves the folder.
+        Refuse a name that leaves the folder, or has a part that is a link.
 
         Raises:
             InputError: naming the link.
@@ -218,9 +212,17 @@ class OwnedFolder:
                     "link, or make the whole output folder a link."
                 )
 
+    def _sync_parents(self, names: Iterable[str]) -> list[Path]:
+        """Wait until files are gone from the disk, before they leave the list."""
+        parents = sorted({(self.path / name).parent for name in names})
+        folders = [folder for folder in parents if folder.is_dir()]
+        for folder in folders:
+            sync_folder(folder)
+        return folders
+
     def _remove_mark(self) -> None:
         (self.path / MARK).unlink()
-        (self.path / _LOCK).unlink(missing_ok=True)
+        (self.path / LOCK).unlink(missing_ok=True)
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.path and folder.is_dir() and not any(folder.iterdir()):
@@ -228,31 +230,14 @@ class OwnedFolder:
             sync_folder(folder.parent)
             folder = folder.parent
 
-    def _require_own_name(self, name: str, listed: frozenset[str]) -> None:
-        self.require_plain(name)
-        path = self.path / name
-        if path.exists() and name not in listed:
-            raise InputError(
-                f"{str(path)!r} was not written by this package and would be replaced. Move it "
-                "away, or choose another output folder."
-            )
-
     def _listed(self) -> frozenset[str]:
         """Return the list with temporary folders, whose names end in "/"."""
-        return frozenset(_read_mark(self.path)["files"])
+        return frozenset(read_mark(self.path)["files"])
 
     def _write(self, names: Iterable[str]) -> None:
         """Write the list without the temporary folders that are gone."""
         kept = {n for n in names if not _is_folder(n) or (self.path / n).is_dir()}
-        _write_mark(self.path, self.kind, kept)
-
-    def _locked(self) -> FileLock:
-        return folder_lock(self.path)
-
-
-def folder_lock(folder: Path) -> FileLock:
-    """Return the lock of a folder of ours, for files that several processes write there."""
-    return FileLock(folder / _LOCK)
+        write_mark(self.path, self.kind, kept)
 
 
 def open_owned(folder: Path, kind: str) -> OwnedFolder:
@@ -270,7 +255,7 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
     owned = OwnedFolder(folder, kind)
     try:
         make_folder(folder)
-        with owned._locked():
+        with folder_lock(folder):
             recover(folder / MARK)
             # also where there is one: this shows that the folder can be written to
             owned._write(owned._listed() if (folder / MARK).is_file() else ())
@@ -284,9 +269,9 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
 
 def adopt(folder: Path, kind: str) -> OwnedFolder:
     """
-    Make a folder ours because of where it lies, such as in the cache, whatever it holds.
+    Make a folder ours whatever it holds, for example because it is in the cache.
 
-    What is in it does not enter the list.
+    Files that it holds do not enter the list.
 
     Raises:
         InputError: if it has the mark of another kind, or cannot be written to.
@@ -294,52 +279,8 @@ def adopt(folder: Path, kind: str) -> OwnedFolder:
     if (folder / MARK).is_file():
         return open_owned(folder, kind)
     require_writable(folder)
-    _write_mark(folder, kind, frozenset())
+    write_mark(folder, kind, frozenset())
     return OwnedFolder(folder, kind)
-
-
-def require_owned(folder: Path, kind: str) -> None:
-    """
-    Refuse a folder that is not ours to write into; writes nothing.
-
-    Raises:
-        InputError: for the current, root or home folder, and for a folder that holds files
-            without our mark, or the mark of another kind; names what is there.
-    """
-    _require_apart(folder)
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise InputError(
-            f"Output folder {str(folder)!r} is a file; expected a folder. Choose another one."
-        )
-    if (folder / MARK).is_file():
-        found = _read_mark(folder)["kind"]
-        if found != kind:
-            raise InputError(
-                f"Folder {str(folder)!r} holds {found!r}; expected a new folder, an empty one, or "
-                f"one that holds {kind!r}. Choose another output folder."
-            )
-        return
-    others = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
-    if others:
-        shown = ", ".join(repr(name) for name in others[:_SHOWN])
-        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-        raise InputError(
-            f"Folder {str(folder)!r} holds files that this package did not write: {shown}{more}. "
-            "Choose a new or an empty folder."
-        )
-
-
-def kind_of(folder: Path) -> str | None:
-    """Return what the mark of a folder says it holds; None where there is no mark."""
-    return _read_mark(folder)["kind"] if (folder / MARK).is_file() else None
-
-
-def _is_ours(name: str) -> bool:
-    """Return whether another process that makes the folder ours may just have made a file."""
-    made = any(is_temporary(name, of=target) for target in (MARK, PROBE))
-    return made or name in (MARK, _LOCK)
 
 
 def _is_folder(name: str) -> bool:
@@ -349,44 +290,3 @@ def _is_folder(name: str) -> bool:
 def _files_in(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def _require_apart(folder: Path) -> None:
-    """Refuse the folders that an unset variable or a slip would name."""
-    if os.path.expanduser(folder) != str(folder):
-        raise InputError(
-            f"Output folder {str(folder)!r} begins with '~', which the shell did not replace; "
-            "expected a path. Write $HOME, or leave out the quotes."
-        )
-    resolved = folder.resolve()
-    for place, name in (
-        (Path.cwd(), "current folder"),
-        (Path(resolved.anchor), "root folder"),
-        (Path(os.path.expanduser("~")), "home folder"),
-    ):
-        if resolved == place.resolve():
-            raise InputError(
-                f"Output folder {str(folder)!r} is the {name}; expected a folder of its own, such "
-                "as 'my-output'."
-            )
-
-
-def _read_mark(folder: Path) -> dict[str, Any]:
-    path = folder / MARK
-    remedy = "It lists the files this package wrote. Choose another output folder."
-    found = read_json(path, remedy=remedy)
-    if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("kind"), str)
-        or not isinstance(found.get("files"), list)
-        or not all(isinstance(n, str) and stays_inside(n) for n in found["files"])
-    ):
-        raise InputError(f"File {str(path)!r} is damaged. {remedy}")
-    return found
-
-
-def _write_mark(folder: Path, kind: str, names: Iterable[str]) -> None:
-    write_json(
-        folder / MARK,
-        {"written_by": "saereg-plugin", "kind": kind, "files": sorted(names)},
-    )

@@ -1,4 +1,4 @@
-"""YAML of bounded size, without repeated keys."""
+"""YAML documents of bounded size, without repeated keys."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from saereg_plugin.files import read_regular
 
 MAX_BYTES = 1 << 24
 MAX_NODES = 1_000_000
-"""Values in one document, each alias counted with all that it stands for."""
+"""Most values in one document, with aliases expanded."""
 MAX_DEPTH = 100
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: YAML 1.1 alone reads ``1e-5`` as text."""
+    """Reads ``1e-5`` as a number; YAML 1.1 alone reads it as text."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what ``_Loader`` reads as it was: text such as ``1e-5`` in quotes."""
+    """Writes text such as ``1e-5`` in quotes, so that ``_Loader`` reads it as text."""
 
 
 for _class in (_Loader, _Dumper):
@@ -64,11 +64,11 @@ def load_yaml(text: str, *, source: str) -> Any:
 
     Args:
         text: the document.
-        source: what errors call it.
+        source: begins messages.
 
     Raises:
-        InputError: if it is no YAML, has a key twice in one mapping, is nested over
-            ``MAX_DEPTH`` deep, or has over ``MAX_NODES`` values once aliases are followed.
+        InputError: if it is no YAML, repeats a key in a mapping, is nested over
+            ``MAX_DEPTH`` deep, or has over ``MAX_NODES`` values with aliases expanded.
     """
     try:
         loader = _Loader(text)
@@ -81,7 +81,7 @@ def load_yaml(text: str, *, source: str) -> Any:
         raise InputError(
             f"{source} is nested too deeply; expected at most {MAX_DEPTH} levels. Nest it less."
         ) from error
-    # PyYAML lets the errors of numbers and dates that it cannot convert through.
+    # PyYAML does not catch errors of numbers and dates that it cannot convert
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
@@ -91,7 +91,7 @@ def load_yaml(text: str, *, source: str) -> Any:
 
 
 def _check(node: yaml.Node, source: str, sizes: dict[int, int], depth: int) -> int:
-    """Return how many values a node stands for; ``sizes`` holds those of earlier nodes."""
+    """Return the number of values in a node; ``sizes`` has the numbers of earlier nodes."""
     if depth > MAX_DEPTH:
         raise InputError(
             f"{source} is nested too deeply; expected at most {MAX_DEPTH} levels. Nest it less."

@@ -117,7 +117,7 @@ def contexts(model: HookedTransformer) -> torch.Tensor:
     body = CONTEXT_SIZE - 1
     n_contexts = -(-N_ACTIVATIONS // body)
     tokens: list[int] = []
-    for row in corpora.embedded_text():
+    for row in corpora.load(corpora.EMBEDDED):
         tokens += tokenizer(row["text"], add_special_tokens=False)["input_ids"]
         if len(tokens) >= n_contexts * body:
             break

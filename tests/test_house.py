@@ -34,7 +34,6 @@ ALONE = {
     "eval_recipes.commands.demo": "one file a command",
     "eval_recipes.commands.list_": "one file a command",
     "eval_recipes.commands.schemas": "one file a command",
-    "eval_recipes.commands.show": "one file a command",
     "eval_recipes.commands.speed": "one file a command",
     "eval_recipes.results.schemas": "the command that uses it has no logic",
     "eval_recipes.studies.catalogue": "imports nothing heavy, so that --help answers at once",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
+from typer import Option
 
 from eval_recipes.commands.console import open_console, shown
 
@@ -14,20 +14,18 @@ from eval_recipes.commands.console import open_console, shown
 def artifacts(
     artifacts: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of artefacts; by default the one in the user's cache."
-        ),
+        Option(help="Folder of artefacts; by default the one in the user's cache."),
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="SIZE",
             help="Remove the least recently used until the rest takes at most SIZE, such as 20GB.",
         ),
     ] = None,
     replies: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--replies",
             help="With --keep: also remove replies of chat models, which must be paid again.",
         ),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from eval_recipes.commands.console import (
     FAILED,
@@ -18,7 +19,7 @@ from eval_recipes.commands.console import (
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for release and results.")] = Path(
+    out: Annotated[Path, Option(help="Folder for release and results.")] = Path(
         "saereg-demo"
     ),
 ) -> None:
@@ -29,7 +30,7 @@ def demo(
     """
     from eval_recipes.studies.demo import L2, PLAIN, evaluate_demo, train_demo
     from eval_recipes.tables.run_table import read_differences
-    from saereg_plugin.provenance import peak_memory_gib
+    from saereg_plugin.machine import peak_memory_gib
 
     console = open_console(soft_wrap=False)
     started = time.perf_counter()

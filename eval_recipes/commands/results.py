@@ -1,4 +1,4 @@
-"""``saereg-bench table`` and ``saereg-bench plot``."""
+"""``saereg-bench table``, ``plot`` and ``show``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Argument, Option
 
 from eval_recipes.commands.console import open_console
 
 _NOTES = 5
 _WIDTHS = "width_control.json"
-_Results = Annotated[
-    Path, typer.Argument(help="Folder of results, ours or SAEBench's own.")
-]
+_Results = Annotated[Path, Argument(help="Folder of results, ours or SAEBench's own.")]
 _Metric = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--metric",
         help="Metric by name instead of SP, SCR@10, TPP@10 and CE loss score; repeat for several.",
     ),
@@ -28,15 +27,11 @@ _Metric = Annotated[
 def table(
     results: _Results,
     metric: _Metric = None,
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV with every digit.")
-    ] = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown.")
-    ] = False,
+    csv: Annotated[bool, Option("--csv", help="Print CSV with every digit.")] = False,
+    markdown: Annotated[bool, Option("--markdown", help="Print Markdown.")] = False,
     widths: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--widths",
             help="Compare regularised groups with their width-matched controls instead.",
         ),
@@ -137,21 +132,18 @@ def plot(
     results: _Results,
     metric: _Metric = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the plots; by default RESULTS/plots."),
+        Path | None, Option(help="Folder for the plots; by default RESULTS/plots.")
     ] = None,
     cross_seed: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--cross-seed",
             help="Draw cosine histograms and shared fractions of cross_seed instead.",
         ),
     ] = False,
     steering: Annotated[
         bool,
-        typer.Option(
-            "--steering", help="Draw success against fluency of steering instead."
-        ),
+        Option("--steering", help="Draw success against fluency of steering instead."),
     ] = False,
 ) -> None:
     """
@@ -198,3 +190,37 @@ def plot(
                 "evaluate them with 'core'."
             )
     _print_notes(outdated_notes(results), console)
+
+
+show = typer.Typer(
+    help="Show what a result rests on, as a person reads it.", no_args_is_help=True
+)
+
+
+@show.command()
+def steering(
+    latent: Annotated[int, Option(help="Id of the latent in the SAE.")],
+    results: Annotated[
+        Path, Option(help="Folder of results that steering wrote to.")
+    ] = Path("eval_results"),
+    sae_id: Annotated[
+        str | None, Option(help="SAE id, if the folder has several.")
+    ] = None,
+    amount: Annotated[
+        float | None, Option(help="One strength of a sweep; all else.")
+    ] = None,
+    controls: Annotated[
+        bool, Option("--controls", help="Show the texts of the controls, too.")
+    ] = False,
+) -> None:
+    """Print a steered latent's concept, its prompts, both texts of each, and their scores."""
+    from eval_recipes.steering.results.show import show_latent, steering_result
+    from saereg_plugin.errors import printable
+
+    path = steering_result(results, sae_id)
+    typer.echo(printable(show_latent(path, latent, amount=amount, controls=controls)))
+
+
+@show.callback()
+def _group() -> None:
+    """Keep the name of the evaluation in the command while there is only one."""

@@ -1,4 +1,4 @@
-"""``saereg-bench schemas``: the JSON schemas of result files."""
+"""``saereg-bench schemas``: the JSON schemas of result files and of sweep.yaml."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ def schemas(
     from eval_recipes.results.schemas import schema_text
     from saereg_plugin.errors import InputError
     from saereg_plugin.files import write_text
+    from saereg_plugin.sweeps import config as sweeps
 
     if write and check:
         raise InputError("--write and --check exclude each other; name one.")
+    texts = {sweeps.SCHEMA: sweeps.schema_text()}
+    for recipe in RECIPES.values():
+        texts |= {path: schema_text(cls) for path, cls in recipe.schemas().items()}
     console = open_console()
     stale = 0
-    for recipe in RECIPES.values():
-        for path, cls in recipe.schemas().items():
-            text = schema_text(cls)
-            current = path.is_file() and path.read_text(encoding="utf-8") == text
-            if write and not current:
-                write_text(path, text)
-            stale += check and not current
-            state = "" if current else " written" if write else " not current"
-            console.print(f"{shown(path)}{state}")
+    for path, text in texts.items():
+        current = path.is_file() and path.read_text(encoding="utf-8") == text
+        if write and not current:
+            write_text(path, text)
+        stale += check and not current
+        state = "" if current else " written" if write else " not current"
+        console.print(f"{shown(path)}{state}")
     if stale:
         raise typer.Exit(FAILED)

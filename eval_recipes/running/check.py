@@ -25,13 +25,14 @@ from eval_recipes.registry import Recipe
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.options import MOST_AT_ONCE
+from saereg_plugin import machine
 from saereg_plugin.checks import require_count, require_seed
 from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.machine import free_disk_bytes
 from saereg_plugin.releases.release import LOADER
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sources.hook_shapes import hook_shape
-from saereg_plugin.sources.trust import require_harmless, require_outside
+from saereg_plugin.sources.models import require_harmless, require_outside
 
 _CONTEXT_OPTIONS = {
     "autointerp": "llm_context_size",
@@ -56,8 +57,8 @@ def check_settings(context: RunContext) -> None:
         require_count("context_size", context.context_size, least=2, most=1 << 30)
     checked_memory(context.memory_gib)
     checked_data(context.data)
-    models.torch_dtype(context.dtype)
-    models.require_device(context.device)
+    machine.torch_dtype(context.dtype)
+    machine.require_device(context.device)
 
 
 def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:

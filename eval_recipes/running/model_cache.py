@@ -9,7 +9,7 @@ from typing import Any
 from transformer_lens import HookedTransformer
 
 from saereg_plugin.sources import models
-from saereg_plugin.sources.trust import require_harmless
+from saereg_plugin.sources.models import require_harmless
 
 _Key = tuple[str, str, str, str]
 
@@ -33,7 +33,7 @@ class ModelCache:
     Args:
         trust_remote_code: let releases decide how their models are loaded, code of theirs
             included; otherwise only harmless arguments are passed on
-            (``saereg_plugin.sources.trust``).
+            (``saereg_plugin.sources.models``).
     """
 
     def __init__(self, *, trust_remote_code: bool = False) -> None:

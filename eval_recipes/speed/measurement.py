@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from eval_recipes.speed.config import Row
-from saereg_plugin.provenance import peak_memory_gib
+from saereg_plugin.machine import peak_memory_gib
 
 
 @dataclass(frozen=True)

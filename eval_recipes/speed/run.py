@@ -15,7 +15,7 @@ import torch
 
 from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.speed.measurement import matmul_rate
-from saereg_plugin import provenance
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import read_json, recover, require_writable, write_json
 
@@ -124,10 +124,10 @@ def run_speed(
     rows: list[Row] = []
     facts = {
         "written_by": _WRITTEN_BY,
-        "date": provenance.now(),
-        "command": provenance.command(),
-        "hardware": provenance.hardware(),
-        "versions": provenance.versions(),
+        "date": machine.now(),
+        "command": machine.command(),
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
         "product_gflops": {
             str(dtype).removeprefix("torch."): matmul_rate(dtype, device=config.device)
             / 1e9

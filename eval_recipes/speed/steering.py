@@ -23,6 +23,7 @@ from eval_recipes.steering.generate.prompts import (
     encode_prompts,
 )
 from eval_recipes.steering.select.latents import random_directions
+from saereg_plugin import machine
 from saereg_plugin.sources import models
 
 SUITE = "steering"
@@ -73,9 +74,9 @@ def steering_rows(
     calls: dict[str, Callable[[], object]] = {}
     work: dict[str, Work] = {}
     # The fast dtype first: it is the reference.
-    for dtype in dict.fromkeys((models.fast_dtype(config.device), "float32")):
+    for dtype in dict.fromkeys((machine.fast_dtype(config.device), "float32")):
         plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=models.torch_dtype(dtype)
+            folder, local_files_only=True, dtype=machine.torch_dtype(dtype)
         )
         plain.to(config.device).eval()  # pyright: ignore[reportArgumentType]
         steering = _steering(plain.config.hidden_size, batched.texts, config.seed)
@@ -96,12 +97,19 @@ def steering_rows(
     timed = interleaved(
         calls, repeats=config.repeats, warm_up=0, device=config.device, label=SUITE
     )
+    yield from per_token(timed, work, seed=config.seed)
+
+
+def per_token(
+    timed: Mapping[str, Timing], work: Mapping[str, Work], *, seed: int
+) -> Iterator[Row]:
+    """Yield a row for each implementation; ratios are times a token over the first's."""
     each = {
         name: Timing(tuple(second / work[name].tokens for second in timing.seconds))
         for name, timing in timed.items()
     }
     case = f"{MODEL}, sampled text, a token"
-    yield from timed_rows(SUITE, case, each, work=1, unit="tokens/s", seed=config.seed)
+    return timed_rows(SUITE, case, each, work=1, unit="tokens/s", seed=seed)
 
 
 def _steering(d_model: int, texts: int, seed: int) -> Steering:

@@ -25,8 +25,8 @@ from eval_recipes.speed.measurement import (
     timed_rows,
 )
 from eval_recipes.studies.demo import DEMO_SWEEP
+from saereg_plugin.process import StopFlag
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer, expand, open_trainer
-from saereg_plugin.sweeps.interruption import StopFlag
 
 _VARIANTS = (
     OURS,

@@ -1,4 +1,4 @@
-"""The SHA-256 of a release's files: taken when they are saved, compared when they are read."""
+"""SHA-256 hashes of a release's files, compared before SAEs are read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sae_lens.constants import (
-    SAE_CFG_FILENAME,
-    SAE_WEIGHTS_FILENAME,
-    SPARSITY_FILENAME,
-)
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from safetensors import SafetensorError, safe_open
 
 from saereg_plugin.errors import InputError, brief
@@ -38,11 +34,11 @@ def verify_files(
     Args:
         root: the release's folder.
         folder_name: the SAE's path in it.
-        names: the files to compare; by default all, and the sizes that they say.
+        names: the files to compare; by default all, and the sizes of the weights.
 
     Raises:
-        InputError: naming the file that is missing, differs, or is read without a hash, or
-            the SAE whose folder lies outside the release.
+        InputError: if a file is missing, differs or has no hash, or if the SAE's folder
+            lies outside the release.
     """
     entry = _entry(root, folder_name)
     source = f"SAE {entry.sae_id!r}"
@@ -79,7 +75,7 @@ def _entry(root: Path, folder_name: str) -> Entry:
 
 @lru_cache(maxsize=8)
 def _entries(root: Path, _: tuple[int, int, int] | None) -> tuple[Entry, ...]:
-    """Return a manifest's SAEs; it is parsed again when its file has changed."""
+    """Return a manifest's SAEs; a changed file is parsed again."""
     return read_release(root).entries
 
 
@@ -96,7 +92,7 @@ def _verify_file(path: Path, expected: str, source: str) -> None:
             "the release again."
         ) from error
     if found != expected:
-        # The hash that was found is not shown: a link may lead to a file of the user's.
+        # the found hash is not shown: a link may lead to a file of the user's
         raise InputError(
             f"{str(path)!r} is damaged: its SHA-256 is not {expected[:12]}..., which the manifest "
             f"says. Restore the file or train {source} again."
@@ -105,10 +101,10 @@ def _verify_file(path: Path, expected: str, source: str) -> None:
 
 def read_cfg(folder: Path) -> Mapping[str, Any]:
     """
-    Read a configuration strictly.
+    Read an SAE's configuration.
 
     Raises:
-        InputError: if it is no JSON object, or its metadata are none.
+        InputError: if it, or its metadata, is no JSON object.
     """
     path = folder / SAE_CFG_FILENAME
     cfg = read_json(path, remedy="Restore it from a copy.")
@@ -122,7 +118,7 @@ def read_cfg(folder: Path) -> Mapping[str, Any]:
 
 def require_shapes(folder: Path) -> None:
     """
-    Refuse sizes that are not those of the weights: SAELens would allocate them first.
+    Refuse a configuration with other sizes than the weights; SAELens would allocate them.
 
     Raises:
         InputError: naming the file and both sizes.

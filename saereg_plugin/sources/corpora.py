@@ -5,11 +5,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
-import logging
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from hashlib import sha256 as hash_bytes
 from importlib.metadata import version
 from pathlib import Path
@@ -20,70 +17,65 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import config
 from datasets.config import HF_DATASETS_CACHE
-from filelock import FileLock
 from huggingface_hub.constants import HF_HUB_CACHE
 from numpy.typing import NDArray
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import folder_identity, recover, scratch_folder
+from saereg_plugin.files import folder_identity
+from saereg_plugin.sources.arrow_copy import FILE, ROWS, with_sound_copy
 from saereg_plugin.sources.assets import cache_dir, ensure_folder, require_hub_repo
 
 EMBEDDED = "embedded"
 """Name of the corpus that needs no network: the prompts of sae-probes' data sets."""
 
 HELD_OUT_TEXTS = 10_000
-"""How many texts the embedded corpus holds out, and how many are taken of another's."""
+"""Held-out texts of the embedded corpus, and most held-out texts of another."""
 
 TEXT_COLUMNS = ("tokens", "input_ids", "text")
-"""Columns of which a corpus needs one, in the order in which SAELens looks for them."""
+"""Columns of which a corpus needs one, in the order of SAELens."""
 
 Split: TypeAlias = Literal["train", "heldout"]
 
 _HELD_OUT_SPLITS = ("validation", "test")
+_SEED = 0
+"""Seed of the order of the embedded texts, and so of the held-out texts."""
 _LAYOUT = 1
-"""Raised whenever the stored texts change, so that older ones are redone."""
-_FILE = "train.parquet"
-_ROWS = 10_000
-"""Rows of a group: few enough for a streaming reader to hold them in memory."""
-
-logger = logging.getLogger(__name__)
+"""Raised whenever the stored texts change, so that old folders are built again."""
 
 
 def ensure(name_or_path: str, split: Split = "train") -> str:
     """
-    Return a path or name whose split "train" is this split of the corpus.
+    Return a path or name whose split "train" is the wanted split of a corpus.
 
-    It suits everything that calls ``datasets.load_dataset(path, split="train")``,
-    such as SAELens' runners and SAEBench's core evaluation.
+    Callers of ``datasets.load_dataset(path, split="train")`` can use it, such as SAELens'
+    runners and SAEBench's core evaluation.
 
     - "embedded": both splits are fixed random choices, without a common text.
-    - Any other corpus: its own split "train"; and held out, the first 10,000
-      rows of its split "validation", or else "test", copied to the cache
-      folder.
+    - Any other corpus: its own split "train"; held out are the first 10,000 rows of its
+      split "validation", or else "test", copied to the cache folder.
 
     Args:
         name_or_path: "embedded", a folder that ``datasets`` opens, or a hub name.
-        split: Text to train on, or text that training never sees.
+        split: text to train on, or text that training never sees.
 
     Raises:
-        InputError: if the corpus is unknown, unreachable, has no such split or
-            no column of tokens or text.
+        InputError: if the corpus is unknown or unreachable, or has no such split or no
+            column of tokens or text.
     """
     if split not in ("train", "heldout"):
         raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
     if name_or_path == EMBEDDED:
-        return _with_sound_copy(_ensure_embedded(seed=0) / split)
+        return with_sound_copy(_ensure_embedded() / split)
     _require_available(name_or_path)
     if split == "train":
         _text_column(name_or_path, _own_split(name_or_path, ("train",)))
         return name_or_path
-    return _with_sound_copy(_ensure_heldout(name_or_path))
+    return with_sound_copy(_ensure_heldout(name_or_path))
 
 
 def identity(name_or_path: str) -> Any:
-    """Return what changes when a local folder's data change; a hub name is its own identity."""
+    """Return a hub name itself, or plain JSON that changes with a local folder's files."""
     folder = Path(name_or_path)
     return folder_identity(folder) if folder.is_dir() else name_or_path
 
@@ -103,40 +95,25 @@ def load(
     return cast("datasets.Dataset | datasets.IterableDataset", opened)
 
 
-def embedded_text(split: Split = "train", seed: int = 0) -> datasets.Dataset:
-    """
-    Return the embedded corpus: one column ``text``, no text twice, in a seeded order.
-
-    The seed chooses the order and the held-out texts; with another seed the
-    held-out texts overlap with the train split of seed 0. The first call for a
-    seed takes about ten seconds; its result is kept in the cache folder.
-    """
-    folder = _with_sound_copy(_ensure_embedded(seed) / split)
-    return cast("datasets.Dataset", datasets.load_dataset(folder, split="train"))
-
-
-# The embedded corpus
-
-
-def _ensure_embedded(seed: int) -> Path:
+def _ensure_embedded() -> Path:
     source = {
         "sae-probes": version("sae-probes"),
-        "seed": seed,
+        "seed": _SEED,
         "heldout": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
     }
-    return ensure_folder(_folder(source), source, lambda target: _build(target, seed))
+    return ensure_folder(_folder(source), source, _build)
 
 
-def _build(target: Path, seed: int) -> None:
+def _build(target: Path) -> None:
     texts = _read_texts()
-    texts = texts[np.random.default_rng(seed).permutation(len(texts))]
+    texts = texts[np.random.default_rng(_SEED).permutation(len(texts))]
     _write(target / "train", "text", texts[HELD_OUT_TEXTS:])
     _write(target / "heldout", "text", texts[:HELD_OUT_TEXTS])
 
 
 def _read_texts() -> NDArray[np.object_]:
-    """Return the distinct texts in sae-probes' data, in an order that is always the same."""
+    """Return the distinct texts in sae-probes' data, always in the same order."""
     prompts = [
         pd.read_csv(file, dtype=str, keep_default_na=False)["prompt"]
         for file in _prompt_files()
@@ -146,7 +123,7 @@ def _read_texts() -> NDArray[np.object_]:
 
 
 def _prompt_files() -> list[Path]:
-    # Found without importing sae_probes, whose modules import whole model loaders.
+    # without importing sae_probes, whose modules import whole model loaders
     package = importlib.util.find_spec("sae_probes")
     if package is None or not package.submodule_search_locations:
         raise InputError(
@@ -163,11 +140,8 @@ def _prompt_files() -> list[Path]:
     return files
 
 
-# Folders and the hub
-
-
 def _require_available(name_or_path: str) -> None:
-    """Refuse, within seconds, what is neither a folder nor a data set that can be had."""
+    """Refuse, within seconds, a name that is neither a folder nor a reachable data set."""
     path = Path(name_or_path)
     if path.is_file():
         raise InputError(
@@ -189,7 +163,7 @@ def _require_available(name_or_path: str) -> None:
 
 
 def is_cached(name: str) -> bool:
-    """Whether the hub client or ``datasets`` has downloaded this data set before."""
+    """Return whether the hub's client or ``datasets`` has downloaded a data set."""
     snapshots = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
     prepared = Path(HF_DATASETS_CACHE, name.replace("/", "___"))
     return any(
@@ -198,7 +172,7 @@ def is_cached(name: str) -> bool:
 
 
 def _ensure_heldout(name_or_path: str) -> Path:
-    """Return a folder with the first rows of the corpus' own held-out split."""
+    """Return a folder with the first rows of the corpus' held-out split."""
     own = _own_split(name_or_path, _HELD_OUT_SPLITS)
     column = _text_column(name_or_path, own)
     source = {
@@ -249,114 +223,15 @@ def _rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _readable(name_or_path: str) -> Iterator[None]:
-    """Turn whatever ``datasets`` raises on data that it cannot open into one clear error."""
+    """Turn every error of ``datasets`` on unreadable data into ``InputError``."""
     try:
         yield
-    # Its readers raise the errors of many libraries: pyarrow, pandas, json, fsspec, ...
+    # its readers raise errors of many libraries: pyarrow, pandas, json, fsspec, ...
     except Exception as error:
         raise InputError(
             f"Corpus {name_or_path!r} cannot be opened ({type(error).__name__}: {error}); "
             "expected data that `datasets.load_dataset` opens, with at least one row."
         ) from error
-
-
-# The copy that datasets keeps
-
-
-def _with_sound_copy(folder: Path) -> str:
-    """
-    Return a folder of this cache, as text, once the copy that ``datasets`` keeps is sound.
-
-    ``datasets`` converts a parquet file to Arrow in a cache of its own and never checks it
-    again. A copy that differs from the checked parquet file is made anew.
-    """
-    copies = _copies_of(folder)
-    # a sound one needs no lock: the cache may be another user's
-    if _is_damaged(folder, copies):
-        with FileLock(f"{copies}.lock"):
-            recover(copies)
-            # Another process may have removed it while this one waited.
-            if _is_damaged(folder, copies):
-                logger.warning(
-                    "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
-                    folder,
-                    copies,
-                )
-                with scratch_folder(copies) as aside:
-                    copies.rename(aside / copies.name)
-    return str(folder)
-
-
-def _is_damaged(folder: Path, copies: Path) -> bool:
-    return copies.is_dir() and not _is_sound(folder, copies, _identities(copies))
-
-
-def _copies_of(folder: Path) -> Path:
-    """Return where ``datasets`` keeps its copy, without reading what is there."""
-    with tempfile.TemporaryDirectory() as empty:
-        builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
-        place = Path(builder.cache_dir).relative_to(empty)
-    return Path(config.HF_DATASETS_CACHE, place)
-
-
-def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    states = [(path, path.stat()) for path in sorted(folder.iterdir())]
-    return tuple(
-        (path.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-        for path, state in states
-    )
-
-
-_DAMAGE = (
-    pa.ArrowInvalid,
-    pa.ArrowNotImplementedError,
-    pa.ArrowTypeError,
-    # of the JSON beside it
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    FileNotFoundError,
-)
-"""What is raised by damaged Arrow, or damaged JSON beside it."""
-
-
-@lru_cache(maxsize=64)
-def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
-    """
-    Whether a copy holds the same rows as the parquet file, read in parts.
-
-    Raises:
-        OSError: if the system cannot read it, which says nothing about its content.
-    """
-    try:
-        copy = datasets.load_dataset(str(folder), split="train")
-        table: Any = cast("datasets.Dataset", copy).data.table
-        table.validate(full=True)
-        return _equal_rows(pq.ParquetFile(folder / _FILE), table)
-    except _DAMAGE as error:
-        logger.debug("%s: %s", copies, error)
-        return False
-    except OSError as error:
-        # pyarrow's own, of a file that is cut short, has no number
-        if error.errno is not None:
-            raise
-        logger.debug("%s: %s", copies, error)
-        return False
-
-
-def _equal_rows(file: pq.ParquetFile, table: Any) -> bool:
-    start = 0
-    for batch in file.iter_batches(_ROWS):
-        part = table.slice(start, len(batch))
-        expected = pa.Table.from_batches([batch]).cast(part.schema)
-        if not part.equals(expected):
-            return False
-        start += len(batch)
-    return start == len(table)
-
-
-# Storage
 
 
 def _folder(source: dict[str, Any]) -> Path:
@@ -367,7 +242,7 @@ def _folder(source: dict[str, Any]) -> Path:
 def _write(folder: Path, column: str, values: Iterable[Any]) -> None:
     folder.mkdir(parents=True)
     table = pa.table({column: pa.array(values)})
-    pq.write_table(table, folder / _FILE, row_group_size=_ROWS)
+    pq.write_table(table, folder / FILE, row_group_size=ROWS)
 
 
 def _list(names: Iterable[str]) -> str:

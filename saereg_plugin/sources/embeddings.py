@@ -1,4 +1,4 @@
-"""A language model's token embeddings, read as one tensor out of its safetensors files."""
+"""Token embeddings of a language model, read alone from its safetensors files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMBEDDING_NAMES = (
     "tok_embeddings.weight",
     "shared.weight",
 )
-"""How models call their token embeddings, by the end of the tensor's name."""
+"""Ends of tensor names that models give to their token embeddings."""
 
 ALIGNED_THRESHOLD = 0.8
 """A latent is aligned if its largest cosine to an embedding is at least this (arXiv 2606.27941)."""
@@ -49,7 +49,7 @@ class Vocabulary(NamedTuple):
     """Token embeddings of a model."""
 
     rows: torch.Tensor
-    """[tokens, d] as stored; on the CPU pages of the file, shared by all who read it."""
+    """[tokens, d] as stored; on the CPU, pages of the file that readers share."""
     inverse_norms: torch.Tensor
     """[tokens] float32 or better; 0 for a token whose embedding is zero."""
 
@@ -77,17 +77,17 @@ def find_embeddings(
     model_class_name: str = "HookedTransformer",
 ) -> TensorFile:
     """
-    Return where the token embeddings are, and fail within seconds if they cannot be had.
+    Return the file and tensor of token embeddings, or fail within seconds.
 
-    Of a hub model only the file that holds them is fetched.
+    Of a hub model only the file with the embeddings is fetched.
 
     Args:
         model_name: an embedded model, a local folder, or a hub model (``models.ensure``).
-        embeddings: a safetensors file, ``path`` or ``path::tensor``, that stands in for it.
+        embeddings: a safetensors file to use instead, as ``path`` or ``path::tensor``.
         model_class_name: the class that loads the model, as SAELens calls it.
 
     Raises:
-        InputError: if there are none, or the model or file cannot be had.
+        InputError: if the model or file is missing, or has no embeddings.
     """
     if embeddings is not None:
         path, _, tensor = embeddings.partition("::")
@@ -104,7 +104,7 @@ def find_embeddings(
 
 
 def hub_repository(model_name: str) -> str:
-    """Return the hub repository of a model that TransformerLens knows by another name."""
+    """Return the hub repository of a model's TransformerLens name."""
     return make_model_alias_map().get(model_name.lower(), model_name)
 
 
@@ -227,7 +227,7 @@ def _on_hub(repo: str) -> TensorFile:
 
 
 def _hub_file(repo: str, name: str) -> Path | None:
-    """Return a file of a hub model, from the cache or the hub; None if it has no such file."""
+    """Return a file of a hub model, from the cache or the hub; None if there is none."""
     cached = try_to_load_from_cache(repo, name)
     if isinstance(cached, str):
         return Path(cached)

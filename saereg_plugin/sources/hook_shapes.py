@@ -1,4 +1,4 @@
-"""The width of the activation at a hook, found without loading any weight."""
+"""Widths of hooks and sizes of models, found without loading weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.sources.models import ensure, ignore_deprecation
 
 _PROBE_TOKENS = 11
-"""Length of the input with which hooks are probed; no model has as many heads."""
+"""Length of the probed input; no model has as many heads."""
 
 
 def hook_shape(
@@ -30,10 +30,10 @@ def hook_shape(
     model_class_name: str = "HookedTransformer",
 ) -> int:
     """
-    Return the width of the activation at a hook, without loading any weight.
+    Return the width of the activation at a hook, without loading weights.
 
-    The model is built and run on torch's meta device. Heads are counted
-    together unless one of them is chosen.
+    The model is built and run on torch's meta device. The width is that of all heads
+    together, unless a head is chosen.
 
     Raises:
         InputError: if the model, the hook or the head does not exist.
@@ -65,10 +65,8 @@ def hook_shape(
 
 
 def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
-    config = get_pretrained_model_config(get_official_model_name(name), device="meta")
-    # The vocabulary is in the model's config: no tokenizer needs to be read.
-    config.tokenizer_name = None
-    # Layers above the hook cannot change its shape, and cost most of the time.
+    config = _config(name)
+    # layers above the hook cannot change its shape, and cost most of the time
     layer = extract_layer_from_tlens_hook_name(hook_name)
     if layer is not None:
         config.n_layers = min(config.n_layers, layer + 1)
@@ -88,6 +86,13 @@ def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
     return cache[hook_name].shape
 
 
+def _config(name: str) -> HookedTransformerConfig:
+    config = get_pretrained_model_config(get_official_model_name(name), device="meta")
+    # the vocabulary's size is in the model's config: no tokenizer is read
+    config.tokenizer_name = None
+    return config
+
+
 def _transformers_shape(name: str, hook_name: str) -> torch.Size:
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     shapes: list[torch.Size] = []
@@ -101,8 +106,8 @@ def _transformers_shape(name: str, hook_name: str) -> torch.Size:
         modules = dict(model.named_modules())
         _require_hook(hook_name, [module for module in modules if module], name)
         with modules[hook_name].register_forward_hook(record):
-            # With a cache: without one, transformers looks for packed sequences in the
-            # position values, which a meta tensor does not have.
+            # without a cache, transformers looks for packed sequences in the values of
+            # positions, which a meta tensor does not have
             model(torch.zeros(1, _PROBE_TOKENS, dtype=torch.long), use_cache=True)
     if not shapes:
         raise InputError(
@@ -121,7 +126,7 @@ def _require_hook(hook_name: str, hooks: Iterable[str], name: str) -> None:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Sizes of a model as TransformerLens loads it."""
+    """Sizes of a model under TransformerLens."""
 
     context_size: int
     """Longest context, in tokens."""
@@ -136,15 +141,14 @@ def model_facts(name: str) -> ModelFacts:
         InputError: if the model does not exist, see ``models.ensure``.
     """
     ensure(name)
-    config = get_pretrained_model_config(get_official_model_name(name), device="meta")
-    config.tokenizer_name = None
+    config = _config(name)
     counts = [_parameters(replace(config, n_layers=layers)) for layers in (0, 1)]
     layer = counts[1] - counts[0]
     return ModelFacts(config.n_ctx, counts[0] + config.n_layers * layer)
 
 
 def require_context(name: str, context_size: int) -> None:
-    """Refuse contexts that are longer than a model's longest; see ``model_facts``."""
+    """Refuse contexts that are longer than a model's longest."""
     most = model_facts(name).context_size
     if context_size > most:
         raise InputError(

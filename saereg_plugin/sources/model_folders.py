@@ -1,4 +1,4 @@
-"""Local model folders in TransformerLens' tables, under paths it reads rightly."""
+"""Local and embedded model folders, in TransformerLens' tables."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path
 from saereg_plugin.sources.assets import Asset, cache_dir, ensure_folder, fetch_member
 
-# TransformerLens infers the architecture from these words anywhere in a model's
-# path: the first group in the path as registered, the second in the resolved one.
+# TransformerLens infers the architecture from these words anywhere in a model's path:
+# the first group in the registered path, the second in the resolved path.
 _NAME_WORDS = ("llama", "gemma")
 _PATH_WORDS = ("hubert", "wav2vec2", "bert", "t5")
 
 
 def ensure_model_folder(name: str, model_class_name: str) -> Path:
     """
-    Return the folder, absolute, and let TransformerLens know it if that will load it.
+    Return a model folder's absolute path; register it if TransformerLens will load it.
 
     Raises:
-        InputError: if it holds no model, or none that the class can load.
+        InputError: if it holds no model, or no model that the class can load.
     """
     folder = Path(name).absolute()
     if not (folder / "config.json").is_file():
@@ -56,10 +56,10 @@ def ensure_model_folder(name: str, model_class_name: str) -> Path:
 
 def _neutral_spelling(folder: Path) -> Path:
     """
-    Return a path to ``folder`` from which TransformerLens infers no architecture.
+    Return a path to a folder from which TransformerLens infers no architecture.
 
-    It takes "llama" or "gemma" anywhere in the path for the architecture and
-    then reads no config.json; a link with a plain name makes it read the file.
+    With "llama" or "gemma" anywhere in the path it reads no config.json; a link with a
+    plain name makes it read the file.
     """
     if not _name_words_in(folder):
         return folder
@@ -71,19 +71,11 @@ def _neutral_spelling(folder: Path) -> Path:
 
 
 def require_neutral_path(path: Path) -> None:
-    """
-    Refuse a path from which TransformerLens would infer a wrong architecture.
-
-    Raises:
-        InputError: naming the word.
-    """
+    """Refuse a path from which TransformerLens would infer a wrong architecture."""
+    spellings = (str(path), str(path.resolve()))
     found = [
         *_name_words_in(path),
-        *(
-            word
-            for word in _PATH_WORDS
-            if word in str(path) or word in str(path.resolve())
-        ),
+        *(w for w in _PATH_WORDS if any(w in spelling for spelling in spellings)),
     ]
     if found:
         raise InputError(
@@ -102,7 +94,7 @@ def _name_words_in(path: Path) -> list[str]:
 def _require_readable(folder: Path, name: str) -> None:
     try:
         get_pretrained_model_config(str(folder), device="cpu", trust_remote_code=False)
-    # TransformerLens raises whatever the first missing field of a config.json leads to.
+    # TransformerLens raises many errors on missing fields of a config.json
     except Exception as error:
         raise InputError(
             f"TransformerLens cannot read the model in folder {name!r} "
@@ -112,7 +104,7 @@ def _require_readable(folder: Path, name: str) -> None:
 
 
 def register(folder: Path, aliases: list[str]) -> None:
-    """Enter the folder in TransformerLens' tables, where an earlier entry gives way to it."""
+    """Enter a folder in TransformerLens' tables; its aliases leave earlier entries."""
     official = str(folder)
     for other in [
         o for o in OFFICIAL_MODEL_NAMES if o != official and Path(o).is_absolute()
@@ -142,23 +134,24 @@ EMBEDDED = MappingProxyType(
         )
     }
 )
-"""Models whose weights ship inside a registry package: name -> where they are."""
+"""Models whose weights ship inside a registry package, by name."""
 
 _CONVERSION = 1
-"""Raised whenever the converted folder changes, so that older ones are redone."""
+"""Raised whenever the converted folder changes, so that old folders are built again."""
 
 
 def embedded_folder(name: str) -> Path:
-    """Return where an embedded model is kept, or will be."""
+    """Return the folder of an embedded model, which need not exist yet."""
     return cache_dir() / "models" / name
 
 
 def ensure_embedded(name: str) -> Path:
     """
-    Return the folder of an embedded model, fetched and converted if it is not whole.
+    Return the folder of an embedded model, fetched and converted if needed.
 
     Raises:
-        InputError: if its archive cannot be had, or the cache's path misleads TransformerLens.
+        InputError: if its archive cannot be fetched, or the cache's path misleads
+            TransformerLens.
     """
     folder = embedded_folder(name)
     require_neutral_path(folder)
@@ -169,13 +162,9 @@ def ensure_embedded(name: str) -> Path:
 
 
 def embedded_source(name: str) -> dict[str, Any]:
-    """Return what decides the weights of an embedded model."""
-    asset = EMBEDDED[name]
-    return {
-        "archive": asset.sha256,
-        "member": asset.member,
-        "conversion": _CONVERSION,
-    }
+    """Return the ingredients of an embedded model's weights."""
+    archive, member = EMBEDDED[name].sha256, EMBEDDED[name].member
+    return {"archive": archive, "member": member, "conversion": _CONVERSION}
 
 
 def _convert(asset: Asset, target: Path) -> None:
@@ -183,9 +172,9 @@ def _convert(asset: Asset, target: Path) -> None:
     target.mkdir()
     logger.info("Converting %s, once; later loads read the result.", asset.member)
     with (
-        # Inside the folder that is built: what a killed process leaves goes with it.
+        # inside the built folder, with which it is removed after a killed process
         tempfile.TemporaryDirectory(dir=target) as scratch,
-        # Initial weights are drawn and then overwritten: the user's seed must not notice.
+        # initial weights are drawn and overwritten; the user's random state must not change
         torch.random.fork_rng(devices=[]),
     ):
         source = fetch_member(asset, Path(scratch) / Path(asset.member).name)
@@ -197,7 +186,7 @@ def _save_dequantized(source: Path, target: Path) -> None:
     quantized = AutoModelForCausalLM.from_pretrained(
         source.parent, dtype=torch.float32, **options
     )
-    # A model that came from GGUF refuses to be saved: hand its weights to a fresh one.
+    # a model from GGUF cannot be saved: copy its weights into a new model
     config = quantized.config
     del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
     model = LlamaForCausalLM(cast(LlamaConfig, config))

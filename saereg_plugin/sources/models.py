@@ -1,14 +1,16 @@
-"""Language models by name: embedded in a package, in a local folder, or on the hub."""
+"""Language models by name, and what a release may say about its own."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import (
     get_official_model_name,
@@ -17,11 +19,12 @@ from transformer_lens.loading_from_pretrained import (
 )
 from transformers import AutoTokenizer
 
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.files import folder_identity
+from saereg_plugin.machine import torch_dtype
 from saereg_plugin.sources.assets import require_hub_repo
+from saereg_plugin.sources.model_folders import EMBEDDED as EMBEDDED
 from saereg_plugin.sources.model_folders import (
-    EMBEDDED,
     embedded_folder,
     embedded_source,
     ensure_embedded,
@@ -29,35 +32,22 @@ from saereg_plugin.sources.model_folders import (
     register,
 )
 
-__all__ = [
-    "EMBEDDED",
-    "ensure",
-    "fast_dtype",
-    "identity",
-    "ignore_deprecation",
-    "load",
-    "register_names",
-    "require_device",
-    "torch_dtype",
-]
-
 
 def ensure(name: str, *, model_class_name: str = "HookedTransformer") -> Path | None:
     """
-    Make ``name`` loadable, and fail within seconds if it cannot be.
+    Make a model loadable by its name, or fail within seconds.
 
-    An embedded model is fetched and converted the first time (about a minute),
-    and checked against its hashes every time. After that
-    ``HookedTransformer.from_pretrained*`` knows it, and a local folder, by name.
+    An embedded model is fetched and converted the first time, in about a minute, and its
+    hashes are checked every time. ``HookedTransformer.from_pretrained*`` then knows its
+    name, and that of a local folder.
 
     Args:
-        name: An embedded model, a local Hugging Face folder, a name that
-            TransformerLens knows, or a hub repository (for
-            ``AutoModelForCausalLM``).
-        model_class_name: The class that will load it, as SAELens calls it.
+        name: an embedded model, a local Hugging Face folder, a name that TransformerLens
+            knows, or (for ``AutoModelForCausalLM``) a hub repository.
+        model_class_name: the class that will load the model, as SAELens calls it.
 
     Returns:
-        The folder of an embedded or local model, otherwise None.
+        the folder of an embedded or local model, otherwise None.
 
     Raises:
         InputError: if it is unknown, unreachable or cannot be loaded.
@@ -104,10 +94,10 @@ def load(
 
 def _harmless_tokenizer(name: str) -> Any:
     """
-    Return a local folder's tokenizer where TransformerLens would run the folder's code for it.
+    Return a local folder's tokenizer if TransformerLens would run the folder's code for it.
 
-    TransformerLens trusts every folder of some architectures, by the name of the architecture
-    alone. None where it does not.
+    TransformerLens trusts folders of some architectures by the architecture's name alone.
+    Otherwise return None.
     """
     config = get_pretrained_model_config(
         get_official_model_name(name), device="cpu", trust_remote_code=False
@@ -125,10 +115,10 @@ def _harmless_tokenizer(name: str) -> Any:
 
 def identity(name: str) -> Any:
     """
-    Return plain JSON that changes when the weights behind ``name`` do; loads nothing.
+    Return plain JSON that changes with the weights of a model; loads nothing.
 
-    The archive's hash of an embedded model, names, sizes and times of a local folder's
-    files, the commit of a hub model that is in the cache; otherwise the name itself.
+    That is an embedded model's archive hash, the names, sizes and times of a local folder's
+    files, a cached hub model's commit, or otherwise the name itself.
     """
     if name in EMBEDDED:
         return embedded_source(name)
@@ -141,93 +131,9 @@ def identity(name: str) -> Any:
 
 
 def register_names() -> None:
-    """Tell TransformerLens where the embedded models are, or will be; downloads nothing."""
+    """Tell TransformerLens the folders of the embedded models; downloads nothing."""
     for name in EMBEDDED:
         register(embedded_folder(name), [name])
-
-
-def fast_dtype(device: str) -> str:
-    """Return "bfloat16" where the device multiplies it in hardware, else "float32"."""
-    if torch.device(device).type == "cuda":
-        return (
-            "bfloat16"
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else "float32"
-        )
-    # since torch 2.10
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    has = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return "bfloat16" if has and torch.device(device).type == "cpu" else "float32"
-
-
-def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """
-    Return a floating torch dtype by name.
-
-    Raises:
-        InputError: if there is none of that name, or models cannot compute in it.
-    """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
-        raise InputError(
-            f"Unknown dtype {dtype!r}; expected the name of a torch dtype, such as "
-            "'float32' or 'bfloat16'."
-        )
-    if not found.is_floating_point or found.itemsize < 2:
-        raise InputError(
-            f"Models cannot compute in dtype {dtype!r}; expected 'float32', 'bfloat16', "
-            "'float16' or 'float64'."
-        )
-    return found
-
-
-def require_device(device: str) -> torch.device:
-    """
-    Return a torch device by name, if this machine has it.
-
-    Raises:
-        InputError: if no device has that name, its driver is missing, or its index is
-            too large.
-    """
-    try:
-        found = torch.device(_text(device))
-    except RuntimeError as error:
-        raise InputError(
-            f"Unknown device {device!r}; expected 'cpu', 'cuda', 'cuda:1' or 'mps'."
-        ) from error
-    count = _device_count(found.type)
-    if count == 0:
-        raise InputError(
-            f"Device {device!r} is not available: torch {torch.__version__} finds no "
-            f"{found.type} device on this machine. Use 'cpu', or check the driver."
-        )
-    if (found.index or 0) >= count:
-        raise InputError(
-            f"Device {device!r} does not exist: this machine has {count} {found.type} "
-            f"device{'s' if count > 1 else ''}, counted from 0."
-        )
-    return found
-
-
-def _text(device: object) -> str:
-    # torch takes a number for the index of a GPU
-    if not isinstance(device, str):
-        raise InputError(f"Device {device!r} is no text; expected 'cpu' or 'cuda:1'.")
-    return device
-
-
-def _device_count(kind: str) -> int:
-    """Return how many devices of a type torch can compute on; "meta" has no numbers."""
-    if kind == "cpu":
-        return 1
-    if kind == "mps":
-        return int(torch.backends.mps.is_available())
-    if kind == "meta":
-        return 0
-    module = getattr(torch, kind, None)
-    if module is None or not module.is_available():
-        return 0
-    return int(module.device_count())
 
 
 def _ensure_hub(name: str, model_class_name: str) -> None:
@@ -239,10 +145,11 @@ def _ensure_hub(name: str, model_class_name: str) -> None:
     repo = name
     if model_class_name == "HookedTransformer":
         if name.lower() not in known:
+            public = [alias for alias in known if not Path(alias).is_absolute()]
             raise InputError(
                 f"Unknown model {name!r}; expected an embedded model "
                 f"({', '.join(map(repr, EMBEDDED))}), a local Hugging Face folder, or a name "
-                f"that TransformerLens knows. {suggest(name, _public(known))}"
+                f"that TransformerLens knows. {suggest(name, public)}"
             )
         repo = known[name.lower()]
     if isinstance(try_to_load_from_cache(repo, "config.json"), str):
@@ -254,12 +161,95 @@ def _ensure_hub(name: str, model_class_name: str) -> None:
     )
 
 
-def _public(names: Iterable[str]) -> list[str]:
-    """Leave out the folders that were registered here."""
-    return [name for name in names if not Path(name).is_absolute()]
-
-
 def ignore_deprecation() -> None:
-    """Silence, in a block of caught warnings, what announces the end of HookedTransformer."""
-    # SAELens still uses it.
+    """Silence HookedTransformer's deprecation in a block of caught warnings."""
+    # SAELens still uses it
     warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
+
+
+FLAG = "--trust-remote-code"
+
+
+HARMLESS: Mapping[str, Any] = {
+    "center_unembed": bool,
+    "center_writing_weights": bool,
+    "checkpoint_index": NonNegativeInt | None,
+    "checkpoint_value": NonNegativeInt | None,
+    "default_padding_side": Literal["left", "right"] | None,
+    "default_prepend_bos": bool | None,
+    "first_n_layers": NonNegativeInt | None,
+    "fold_ln": bool,
+    "fold_value_biases": bool,
+    "n_ctx": NonNegativeInt | None,
+    "n_devices": NonNegativeInt,
+    "refactor_factored_attn_matrices": bool,
+}
+"""
+Types of the loader arguments that only choose how known weights are used.
+
+``revision`` is left out: anybody can open a pull request, which is a revision of a hub
+repository. ``attn_implementation`` can name a hub repository of compiled code.
+"""
+
+
+def require_harmless(given: object, *, trusted: bool, source: str) -> dict[str, Any]:
+    """
+    Return the arguments that a release gives for the loader of its language model.
+
+    Args:
+        given: ``model_from_pretrained_kwargs`` of an SAE's metadata.
+        trusted: pass on whatever the release says.
+        source: what errors call the SAE, such as "SAE 'k32-seed0'".
+
+    Raises:
+        InputError: for anything but ``HARMLESS`` with plain values, unless ``trusted``.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(
+            f"{source} has model_from_pretrained_kwargs = {brief(given)}; expected a mapping of "
+            "arguments. Correct its cfg.json or leave it out."
+        )
+    arguments: dict[str, Any] = dict(given or {})
+    for name, value in arguments.items():
+        known = HARMLESS.get(name)
+        if trusted or (known is not None and _accepts(known, value)):
+            continue
+        raise InputError(
+            f"{source} wants its language model loaded with {name}={brief(value)}, which may run "
+            f"code; expected only {', '.join(HARMLESS)}, with plain values. Leave the SAE out, "
+            f"or give {FLAG} if you trust the release."
+        )
+    return arguments
+
+
+def _accepts(kind: Any, value: object) -> bool:
+    try:
+        TypeAdapter[Any](kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def is_inside(path: object, folder: Path) -> bool:
+    """Return whether a path exists and leads into a folder, links followed or not."""
+    if not isinstance(path, str) or "\0" in path or not os.path.lexists(path):
+        return False
+    roots = {folder.absolute(), folder.resolve()}
+    spelled = {Path(os.path.abspath(path)), Path(path).resolve()}
+    return any(place.is_relative_to(root) for place in spelled for root in roots)
+
+
+def require_outside(model: object, folder: Path, *, trusted: bool, source: str) -> None:
+    """
+    Refuse a model that is a folder inside the release that names it.
+
+    Raises:
+        InputError: if ``model`` is a path into ``folder``, unless ``trusted``.
+    """
+    if trusted or model in EMBEDDED or not is_inside(model, folder):
+        return
+    raise InputError(
+        f"{source} reads the language model {brief(model)}, a folder inside the release itself, "
+        "which may hold code; expected a model of your own or a public one. Leave the SAE "
+        f"out, or give {FLAG} if you trust the release."
+    )

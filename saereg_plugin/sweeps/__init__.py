@@ -5,9 +5,9 @@ from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import Plan, plan_sweep
 from saereg_plugin.sweeps.records import Stopped
-from saereg_plugin.sweeps.run import SweepResult, open_trainer, run_sweep
+from saereg_plugin.sweeps.run import SweepResult, run_sweep
 from saereg_plugin.sweeps.saving import release_name
-from saereg_plugin.sweeps.trainer import SweepTrainer
+from saereg_plugin.sweeps.trainer import SweepTrainer, open_trainer
 
 __all__ = [
     "Member",

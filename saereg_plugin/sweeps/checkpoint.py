@@ -1,4 +1,4 @@
-"""Checkpoints of a sweep, checked before they are used."""
+"""The sweep that a release folder records, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from saereg_plugin import machine
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, sha256, write_json
+from saereg_plugin.folder_mark import MARK
 from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.releases.release import KIND, MANIFEST
 from saereg_plugin.sweeps.config import SweepConfig
 
 CHECKPOINT = "checkpoint"
 """Folder of the checkpoints, each in ``step-<n>``."""
 INDEX = "checkpoint.json"
-"""File of a checkpoint that says what it is, with the SHA-256 of its other files."""
+"""File of a checkpoint with its step, its sweep, and the SHA-256 of its other files."""
 STREAM = "stream.pt"
 PROGRESS = "progress.json"
-"""File that says of which step there is a checkpoint, or null, next to the folder of checkpoints."""
+"""File next to the checkpoints with the step of the newest one, or null."""
+SWEEP_FILE = "sweep.json"
+"""File with the fields of the sweep that the folder holds."""
 _FORMAT = 1
+_INDEX_TYPES = dict(
+    format=int, step=int, sweep=dict, saes=list, files=dict, records=dict
+)
 _ABSENT = object()
 _NAME = re.compile(rf"{CHECKPOINT}/step-(?P<step>[0-9]+)/.+", re.DOTALL)
 
@@ -34,13 +42,13 @@ class Checkpoint:
     step: int
     folder: Path
     records: Mapping[str, Mapping[str, Any]]
-    """By SAE id, ``bytes`` and ``sha256`` of the training record up to this step."""
+    """``bytes`` and ``sha256`` of the training record up to this step, by SAE id."""
     passed_over: tuple[str, ...] = ()
-    """Why newer ones cannot be used, a sentence each."""
+    """One sentence per newer checkpoint that cannot be used."""
 
 
 def identity(sweep: SweepConfig, sae_ids: Iterable[str]) -> dict[str, Any]:
-    """Return what a checkpoint must share with the sweep that resumes from it."""
+    """Return the fields that a checkpoint must share with the sweep that resumes."""
     return {"sweep": json.loads(json.dumps(sweep.to_dict())), "saes": list(sae_ids)}
 
 
@@ -58,7 +66,7 @@ def write_checkpoint(
     write: Callable[[Path], None],
 ) -> None:
     """
-    Write the checkpoint of a step; older ones go when it is on the disk.
+    Write the checkpoint of a step, then remove older checkpoints.
 
     Args:
         owned: the release folder.
@@ -76,20 +84,14 @@ def write_checkpoint(
         files = {path.relative_to(temporary).as_posix(): sha256(path) for path in found}
         write_json(
             temporary / INDEX,
-            {
-                "format": _FORMAT,
-                "step": step,
-                "files": files,
-                "records": records,
-                **of,
-            },
+            {"format": _FORMAT, "step": step, "files": files, "records": records, **of},
         )
     write_json(owned.path / PROGRESS, {"checkpoint_step": step})
     _remove(owned, lambda other: other != step)
 
 
 def note_no_checkpoint(owned: OwnedFolder) -> None:
-    """Write, before anything is recorded, that there is no checkpoint yet."""
+    """Note that there is no checkpoint yet, before any training record."""
     owned.claim([PROGRESS])
     write_json(owned.path / PROGRESS, {"checkpoint_step": None})
 
@@ -101,17 +103,16 @@ def remove_checkpoints(owned: OwnedFolder) -> None:
 
 
 def has_checkpoints(owned: OwnedFolder) -> bool:
-    """Return whether anything of a checkpoint is listed, whole or not."""
+    """Return whether any file of a checkpoint is listed."""
     return PROGRESS in owned.files() or bool(_steps(owned))
 
 
 def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint | None:
     """
-    Return the newest checkpoint of a sweep that is whole; None if none was ever written.
+    Return the newest usable checkpoint of a sweep, or None if none was ever written.
 
     Raises:
-        InputError: if there is none, but there was; names what is missing, damaged or of
-            another sweep.
+        InputError: if all are missing, damaged or of another sweep.
     """
     faults: list[str] = []
     written = _written_step(owned)
@@ -136,8 +137,75 @@ def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint |
     return None
 
 
-def recorded_sweep(owned: OwnedFolder) -> Mapping[str, Any]:
-    """Return the sweep that the newest readable checkpoint is of; empty if there is none."""
+def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
+    """
+    Return the sweep with the recorded data type, or else the fastest of its device.
+
+    Raises:
+        InputError: if nothing is recorded and the sweep's device does not exist.
+    """
+    if sweep.llm_dtype != "auto":
+        return sweep
+    recorded = _recorded_sweep(folder)
+    if not recorded and (folder / MARK).is_file():
+        recorded = _sweep_of_checkpoint(OwnedFolder(folder, KIND))
+    dtype = recorded.get("llm_dtype")
+    if not dtype:
+        machine.require_device(sweep.device)
+        dtype = machine.fast_dtype(sweep.device)
+    return replace(sweep, llm_dtype=dtype)
+
+
+def claim_folder(sweep: SweepConfig, owned: OwnedFolder) -> None:
+    """Write the sweep's configuration into its folder, if it is not there."""
+    require_same_sweep(sweep, owned.path)
+    if not (owned.path / SWEEP_FILE).is_file():
+        owned.claim([SWEEP_FILE])
+        write_json(owned.path / SWEEP_FILE, sweep.to_dict())
+
+
+def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
+    """
+    Refuse a folder that holds another sweep.
+
+    Raises:
+        InputError: naming the fields in which it differs, or the file that is damaged.
+    """
+    if not (folder / SWEEP_FILE).is_file():
+        if (folder / MANIFEST).is_file():
+            raise InputError(
+                f"Folder {str(folder)!r} holds a release that this command did not train "
+                f"({SWEEP_FILE} is missing). Choose another output folder."
+            )
+        return
+    wanted = json.loads(json.dumps(sweep.to_dict()))
+    differing = _differences(_recorded_sweep(folder), wanted)
+    if differing:
+        raise InputError(
+            f"Folder {str(folder)!r} holds another sweep: {differing}. Choose another output folder, "
+            "or run the command it was started with to go on."
+        )
+
+
+def _recorded_sweep(folder: Path) -> Mapping[str, Any]:
+    """Return the sweep that a folder's ``SWEEP_FILE`` holds; empty without the file."""
+    path = folder / SWEEP_FILE
+    if not path.is_file():
+        return {}
+    remedy = (
+        "Put it back; or remove it, if the folder has a checkpoint, which knows its sweep; or "
+        "choose another output folder."
+    )
+    found = read_json(path, remedy=remedy)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"File {str(path)!r} is damaged: it holds no mapping. {remedy}"
+        )
+    return found
+
+
+def _sweep_of_checkpoint(owned: OwnedFolder) -> Mapping[str, Any]:
+    """Return the sweep of the newest readable checkpoint; empty without a checkpoint."""
     for step in _steps(owned):
         path = owned.path / checkpoint_folder(step) / INDEX
         if path.is_file():
@@ -149,8 +217,8 @@ def recorded_sweep(owned: OwnedFolder) -> Mapping[str, Any]:
     return {}
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Return the fields in which two sweeps differ, as words; empty if they are equal."""
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return a sentence on the fields in which two sweeps differ; empty if equal."""
     there, here = _flat(found), _flat(wanted)
     return "; ".join(
         f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
@@ -172,16 +240,14 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _steps(owned: OwnedFolder) -> list[int]:
     """Return the steps of listed checkpoints, newest first."""
-    found = (_NAME.fullmatch(name) for name in owned.files())
-    return sorted({int(match["step"]) for match in found if match}, reverse=True)
+    found = filter(None, map(_NAME.fullmatch, owned.files()))
+    return sorted({int(match["step"]) for match in found}, reverse=True)
 
 
 def _remove(owned: OwnedFolder, chosen: Callable[[int], bool]) -> None:
-    names = []
-    for name in owned.files():
-        match = _NAME.fullmatch(name)
-        if match is not None and chosen(int(match["step"])):
-            names.append(name)
+    """Remove the checkpoints of the chosen steps."""
+    found = filter(None, map(_NAME.fullmatch, owned.files()))
+    names = [match.string for match in found if chosen(int(match["step"]))]
     if names:
         owned.remove(names)
 
@@ -199,12 +265,11 @@ def _written_step(owned: OwnedFolder) -> int | None:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's index; its fields have their types, whatever they hold."""
+    """Read a checkpoint's index; refuse fields of another type."""
     found = read_json(path, remedy="")
     if not isinstance(found, dict):
         raise InputError(f"{INDEX!r} is damaged")
-    types = {"format": int, "step": int, "sweep": dict, "saes": list}
-    for key, kind in {**types, "files": dict, "records": dict}.items():
+    for key, kind in _INDEX_TYPES.items():
         if not isinstance(found.get(key), kind):
             raise InputError(f"{INDEX!r} is damaged: {key!r} is {found.get(key)!r}")
     return found
@@ -213,7 +278,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 def _open(
     folder: Path, step: int, of: Mapping[str, Any]
 ) -> tuple[Checkpoint | None, str]:
-    """Return a checkpoint, or None and what is wrong with it."""
+    """Return a checkpoint, or None and the reason why it cannot be used."""
     if not (folder / INDEX).is_file():
         return None, f"{INDEX!r} is missing"
     try:
@@ -231,7 +296,7 @@ def _other_sweep(index: Mapping[str, Any], step: int, of: Mapping[str, Any]) -> 
         return f"it has format {index['format']}; this version reads {_FORMAT}"
     if index["step"] != step:
         return f"it is that of step {index['step']}"
-    differing = differences(index["sweep"], of["sweep"])
+    differing = _differences(index["sweep"], of["sweep"])
     if differing:
         return f"it is of another sweep: {differing}"
     if index["saes"] != of["saes"]:
@@ -244,7 +309,7 @@ def _other_sweep(index: Mapping[str, Any], step: int, of: Mapping[str, Any]) -> 
 
 
 def _file_fault(folder: Path, files: Mapping[str, Any]) -> str:
-    """Return the first file that is not as it was written, as words; empty if all are."""
+    """Return words on the first file that changed since it was written, or ""."""
     if STREAM not in files:
         return f"{INDEX!r} is damaged: it does not list {STREAM!r}"
     for name, expected in files.items():

@@ -4,31 +4,105 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+)
+from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
 
 from saereg_plugin.checks import (
     MAX_SEED,
-    require_field_types,
+    is_finite,
     require_name,
     require_plain,
     whole_number,
 )
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.errors import InputError, input_error
 from saereg_plugin.sources import corpora
 from saereg_plugin.yaml_text import read_yaml
+
+T = TypeVar("T")
 
 MAX_SAES = 4096
 """SAEs of one sweep, which are all in memory at once."""
 MAX_COUNT = 10**13
 """Largest count of tokens or steps."""
+SCHEMA = Path(__file__).with_name("sweep.schema.json")
+"""JSON schema of a YAML file with the fields of ``SweepConfig``."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _whole(value: object) -> object:
+    number = whole_number(value)
+    return value if number is None else number
+
+
+def _number(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check a number as a float; an integer stays one, as it was written."""
+    plain = isinstance(value, int | float) or not is_finite(value)
+    checked = check(value if plain else float(value))
+    return value if isinstance(value, int) else checked
+
+
+_WHOLE = BeforeValidator(_whole)
+"""Annotates an int that may be written as a float without a fraction, such as 1e6."""
+_NUMBER = WrapValidator(_number)
+"""Annotates a float that may be written, and is then kept, as an int."""
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _WHOLE]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
+Share = Annotated[float, Field(ge=0, lt=1), _NUMBER]
+GroupFields = Annotated[
+    Mapping[str, Any],
+    # a group without fields is None in YAML
+    BeforeValidator(lambda fields: fields or {}),
+    WithJsonSchema({"type": ["object", "null"]}),
+]
+
+
+@dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,)
+)
+def checked_dataclass(cls: type[T]) -> type[T]:
+    """
+    Make a frozen pydantic dataclass that raises ``InputError`` (a decorator).
+
+    Types are strict and unknown fields are refused. The docstring of a field is its
+    description in the JSON schema.
+    """
+    config = ConfigDict(
+        strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+    made: Any = dataclass(frozen=True, kw_only=True, config=config)(cls)
+    validate: Callable[..., None] = made.__init__
+
+    def __init__(self: Any, **values: Any) -> None:
+        try:
+            validate(self, **values)
+        except ValidationError as error:
+            raise input_error(error, made) from error
+
+    made.__init__ = __init__
+    return made
+
+
+@checked_dataclass
 class SweepConfig:
     """
     Groups of SAEs that are trained together on one stream of activations.
@@ -41,122 +115,83 @@ class SweepConfig:
     """TransformerLens hook point."""
     sae: Mapping[str, Any]
     """Fields that all SAEs share: ``architecture``, ``d_sae``, ``k``, ..."""
-    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"sae": {}})
-    """Fields of each group, by the group's name; they replace those of ``sae``."""
+    groups: Annotated[Mapping[str, GroupFields], Field(min_length=1)] = field(
+        default_factory=lambda: {"sae": {}}
+    )
+    """Fields of each group, by the group's name; they replace the fields of ``sae``."""
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Fields whose values are combined with every group, for example ``k: [16, 32]``."""
-    seeds: Sequence[int] = (0, 1, 2)
-    """Seeds of the initial weights."""
+    seeds: Annotated[Sequence[Seed], Field(min_length=1)] = (0, 1, 2)
+    """Seeds of the initial weights, each different."""
     model: str = "smollm2-135m-instruct"
     """Official TransformerLens name, local Hugging Face folder, or embedded model."""
     corpus: str = corpora.EMBEDDED
     """Hub or local ``datasets`` path, or ``embedded``."""
-    tokens: int = 1_000_000
+    tokens: Count = 1_000_000
     """Training tokens; special tokens are not counted if they are excluded."""
-    batch_size: int = 2048
+    batch_size: Count = 2048
     """Tokens in one optimiser step."""
-    context_size: int = 128
+    context_size: Count = 128
     """Tokens in one context of the language model."""
-    prompts_per_pass: int = 32
+    prompts_per_pass: Count = 32
     """Contexts in one pass of the language model."""
-    buffer_tokens: int = 65_536
+    buffer_tokens: Count = 65_536
     """Activations held for shuffling."""
-    mixing_fraction: float = 0.5
+    mixing_fraction: Share = 0.5
     """Share of the buffer kept back when it is refilled; 0 serves tokens in order."""
     exclude_special_tokens: bool = True
     """Leave out special tokens: position 0 alone can hold over a third of the variance."""
     prepend_bos: bool = True
     """Begin each context with the BOS token."""
     disable_concat_sequences: bool = False
-    """Take each context from one document (shorter ones are dropped) instead of filling it
-    with several."""
+    """Take each context from one document, and drop shorter documents, instead of filling
+    it with several."""
     llm_dtype: str = "auto"
     """Data type of the language model; "auto" is bfloat16 where the hardware has it, else
-    float32. A folder records what it became, and a resumed run keeps to that."""
+    float32. The folder records the choice, and a resumed run keeps it."""
     autocast: bool = False
     """Train the SAEs with bfloat16 products."""
-    lr: float = 3e-4
+    lr: Annotated[float, Field(gt=0), _NUMBER] = 3e-4
     """Adam's learning rate."""
-    lr_warm_up_steps: int = 0
+    lr_warm_up_steps: Annotated[int, Field(ge=0, le=MAX_COUNT), _WHOLE] = 0
     """Steps of linear warm-up of the learning rate."""
-    lr_decay_fraction: float = 0.2
+    lr_decay_fraction: Share = 0.2
     """Last share of the steps over which the learning rate falls to 0."""
-    dead_feature_window: int = 1000
+    dead_feature_window: Count = 1000
     """Steps without firing after which SAELens calls a latent dead."""
     device: str = "cpu"
     """Device of the SAEs and the language model."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of activations."""
-    log_every: int = 25
+    log_every: Count = 25
     """Steps between training records."""
-    checkpoint_every: int = 250
+    checkpoint_every: Count = 250
     """Steps between checkpoints."""
     matched_to: Mapping[str, str] = field(default_factory=dict)
-    """Of groups that are as wide as another group's alive latents: that group, as
-    "release/group" (``matched_sweep`` fills it in)."""
+    """For each width-matched control, its regularised group as "release/group";
+    ``matched_sweep`` fills it in."""
 
-    def __post_init__(self) -> None:
-        require_field_types(self)
-        self._require_containers()
-        self._require_seeds()
-        self._require_few()
-        for name in (
-            "tokens",
-            "batch_size",
-            "context_size",
-            "prompts_per_pass",
-            "buffer_tokens",
-            "dead_feature_window",
-            "log_every",
-            "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}; expected at least 1.")
-            if getattr(self, name) > MAX_COUNT:
-                raise InputError(
-                    f"{name}={getattr(self, name)}; expected at most {MAX_COUNT:.0e}."
-                )
-        if not 0 <= self.lr_warm_up_steps <= MAX_COUNT:
-            raise InputError(
-                f"lr_warm_up_steps={self.lr_warm_up_steps}; expected 0 or more."
-            )
-        if self.tokens < self.batch_size:
-            raise InputError(
-                f"tokens={self.tokens} is less than one batch of {self.batch_size}; nothing would be trained."
-            )
-        if self.buffer_tokens < self.batch_size:
-            raise InputError(
-                f"buffer_tokens={self.buffer_tokens} is less than one batch of {self.batch_size}."
-            )
-        if not 0 <= self.mixing_fraction < 1:
-            raise InputError(
-                f"mixing_fraction={self.mixing_fraction}; expected at least 0 and below 1."
-            )
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr={self.lr}; expected a finite number above 0.")
-        if not 0 <= self.lr_decay_fraction < 1:
-            raise InputError(
-                f"lr_decay_fraction={self.lr_decay_fraction}; expected at least 0 and below 1."
-            )
+    @field_validator("*")
+    @classmethod
+    def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str | Mapping):
+            require_plain(str(info.field_name), value)
+        return value
 
-    def _require_containers(self) -> None:
-        """Refuse what YAML can bring instead of a list or a mapping."""
-        if not isinstance(self.seeds, Sequence) or isinstance(self.seeds, str | bytes):
-            raise InputError(f"seeds={self.seeds!r}; expected a list.")
-        for name in ("sae", "groups", "grid", "matched_to"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise InputError(f"{name}={getattr(self, name)!r}; expected a mapping.")
-        # a group without fields is None in YAML
-        groups = {name: fields or {} for name, fields in self.groups.items()}
-        object.__setattr__(self, "groups", groups)
-        for name, fields in groups.items():
-            if not isinstance(fields, Mapping):
-                raise InputError(
-                    f"Group {name!r} is {fields!r}; expected a mapping of fields."
-                )
+    @field_validator("groups")
+    @classmethod
+    def _groups_have_names(cls, groups: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in groups:
             _require_group_name(name)
-        for key, values in self.grid.items():
-            if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        return groups
+
+    @field_validator("grid")
+    @classmethod
+    def _grid_holds_values(
+        cls, grid: Mapping[str, Sequence[Any]]
+    ) -> Mapping[str, Sequence[Any]]:
+        for key, values in grid.items():
+            if isinstance(values, str | bytes):
                 raise InputError(
                     f"grid: {key!r} is {values!r}; expected a list of values."
                 )
@@ -165,37 +200,25 @@ class SweepConfig:
                     f"grid: {key!r} is {values!r}; expected at least one value, and each a "
                     "number or text. Lists and mappings go into groups."
                 )
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, str | Mapping):
-                require_plain(item.name, value)
+        return grid
 
-    def _require_seeds(self) -> None:
-        """Refuse seeds that are not whole, too large, or occur twice; rounds nothing."""
-        seeds: list[int] = []
-        for given in self.seeds:
-            seed = whole_number(given)
-            if seed is None or not 0 <= seed <= MAX_SEED:
-                raise InputError(
-                    f"seeds has {given!r}; expected whole numbers from 0 to 2^32 - 1. "
-                    "Choose others."
-                )
-            seeds.append(seed)
-        if len(set(seeds)) != len(seeds) or not seeds:
-            raise InputError(
-                f"seeds are {seeds}; expected different seeds, at least one."
-            )
-        settled = seeds if isinstance(self.seeds, list) else tuple(seeds)
-        object.__setattr__(self, "seeds", settled)
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(
-                f"seed={self.seed}; expected 0 to 2^32 - 1. Choose another."
-            )
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: Sequence[int]) -> Sequence[int]:
+        if len(set(seeds)) != len(seeds):
+            raise InputError(f"seeds are {seeds}; expected different seeds.")
+        return seeds
 
-    def _require_few(self) -> None:
-        """Refuse a grid of no SAE, or of more than can be trained side by side."""
-        if not self.groups:
-            raise InputError("groups is empty; expected at least one group of SAEs.")
+    def __post_init__(self) -> None:
+        """Refuse batches without tokens, and more SAEs than can be trained side by side."""
+        if self.tokens < self.batch_size:
+            raise InputError(
+                f"tokens={self.tokens} is less than one batch of {self.batch_size}; nothing would be trained."
+            )
+        if self.buffer_tokens < self.batch_size:
+            raise InputError(
+                f"buffer_tokens={self.buffer_tokens} is less than one batch of {self.batch_size}."
+            )
         points = math.prod(len(values) for values in self.grid.values())
         count = len(self.groups) * points * len(self.seeds)
         if count > MAX_SAES:
@@ -213,11 +236,17 @@ class SweepConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
         values = dataclasses.asdict(self)
-        # Folders of earlier versions do not have these, and go on.
+        # folders of earlier versions do not have these, and can be resumed
         for name in ("matched_to", "disable_concat_sequences"):
             if not values[name]:
                 del values[name]
         return values
+
+
+def schema_text() -> str:
+    """Return the text of ``SCHEMA``, for editors of YAML files."""
+    schema = TypeAdapter(SweepConfig).json_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_sweep(path: Path) -> SweepConfig:
@@ -225,27 +254,21 @@ def read_sweep(path: Path) -> SweepConfig:
     Read a sweep from a YAML file.
 
     Raises:
-        InputError: if it cannot be read or has unknown or missing fields.
+        InputError: if it cannot be read, or a field is unknown, missing or unusable.
     """
     return sweep_from(read_yaml(path), source=str(path))
 
 
 def sweep_from(values: Any, *, source: str) -> SweepConfig:
-    """Make a sweep from a dictionary; ``source`` is named in errors."""
+    """Make a sweep from a dictionary; ``source`` begins the messages of errors."""
     if not isinstance(values, Mapping):
         raise InputError(
             f"{source}: expected a mapping of fields, got {type(values).__name__}."
         )
-    fields = {field.name: field for field in dataclasses.fields(SweepConfig)}
-    for key in values:
-        if key not in fields:
-            raise InputError(
-                f"{source}: unknown field {key!r}. {suggest(str(key), fields)}"
-            )
-    for key in ("hook_name", "sae"):
-        if key not in values:
-            raise InputError(f"{source}: the field {key!r} is missing.")
-    return SweepConfig(**values)
+    try:
+        return SweepConfig(**{str(key): value for key, value in values.items()})
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def group_fields(sweep: SweepConfig) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The control of a regularised group: unregularised SAEs as wide as its alive latents."""
+"""Width-matched controls: unregularised SAEs as wide as a group's alive latents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saereg_plugin.registry import acts
 from saereg_plugin.releases.opening import open_release
 from saereg_plugin.releases.release import Entry, Release
 from saereg_plugin.releases.sae_lens import register_release
-from saereg_plugin.sources.trust import is_inside
+from saereg_plugin.sources.models import is_inside
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
 
 SUFFIX = "-matched"
@@ -28,21 +28,21 @@ def matched_sweep(name: str) -> SweepConfig:
     Return the sweep that trains a width-matched control for every regularised group.
 
     A regularised SAE uses fewer latents, and fewer latents can agree more between seeds
-    by themselves: what arXiv 2603.04198 leaves open. The control has no regulariser and as
-    many latents as the group has alive ones (median over its seeds, alive by
-    cos(encoder, decoder) > .1); all else, seeds and order of tokens included, is the group's.
-    Of Matryoshka levels those narrower than the control stay, and its width is the last one.
+    (left open by arXiv 2603.04198). The control has no regulariser, and its width is the
+    median number of alive latents over the group's seeds, alive by cos(encoder, decoder)
+    > .1. Seeds, order of tokens and all other fields are the group's. Matryoshka levels
+    narrower than the control stay, and the last level is the control's width.
 
-    The mechanic ``weight_decay`` is a regulariser only where it is all that a group has of one,
-    and not every group decays its weights beside some that have more: the control then goes
-    without it. Else it is part of "all else".
+    The mechanic ``weight_decay`` counts as a regulariser in a group without regularisers,
+    unless every group decays its weights and some also have regularisers. Its control has
+    no decay. In all other cases the control keeps it.
 
     Args:
         name: folder of a release that ``run_sweep`` trained.
 
     Raises:
-        InputError: if the release does not say how it was trained, has no regularised group
-            (a coefficient or decay of 0 is none), or one with fewer alive latents than its k.
+        InputError: if the release does not record its sweep, has no regularised group (a
+            coefficient or decay of 0 is none), or a group with fewer alive latents than k.
     """
     release = open_release(name)
     recorded = release.provenance.get("sweep")
@@ -90,7 +90,7 @@ def matched_sweep(name: str) -> SweepConfig:
 
 
 def _control(fields: Mapping[str, Any], width: int, *, decay: bool) -> dict[str, Any]:
-    """Return a group's fields without regularisers, ``width`` wide; ``decay`` keeps its decay."""
+    """Return a group's fields without regularisers, and without decay unless ``decay``."""
     control = {**fields, "regularizers": [], "d_sae": width}
     if levels := fields.get("matryoshka_widths"):
         control["matryoshka_widths"] = [*(w for w in levels if w < width), width]
@@ -110,7 +110,7 @@ def _decays_weights(fields: Mapping[str, Any]) -> bool:
 
 
 def decays(mechanic: Any) -> bool:
-    """Whether a mechanic, given as a mapping of its fields, is a ``weight_decay`` that acts."""
+    """Return whether a mechanic, a mapping of fields, is ``weight_decay`` with an effect."""
     return (
         isinstance(mechanic, Mapping)
         and mechanic.get("name") == WeightDecay.name
@@ -124,5 +124,5 @@ def _median_alive(release: Release, entries: list[Entry]) -> int:
         sae: SAE[Any] = SAE.from_pretrained(release.name, entry.sae_id)
         alive = alive_mask(sae.W_enc.detach().T, sae.W_dec.detach())
         counts.append(int(alive.sum()))
-    # Of an even number the lower one, which is a count that occurs.
+    # the lower of two middle counts, which is the count of an SAE
     return statistics.median_low(counts)

@@ -12,6 +12,7 @@ import torch
 from sae_lens import LoggingConfig, TrainingSAE, TrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 
+from saereg_plugin import machine
 from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError, suggest
@@ -22,7 +23,6 @@ from saereg_plugin.regularizers import (
     VocabularyAnchor,
 )
 from saereg_plugin.regularizers.linking import require_peers
-from saereg_plugin.sources import models
 from saereg_plugin.sources.hook_shapes import hook_shape, require_context
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sae_id
 
@@ -51,7 +51,7 @@ def expand(sweep: SweepConfig) -> list[Member]:
             where a regulariser needs them.
     """
     if sweep.llm_dtype != "auto":
-        models.torch_dtype(sweep.llm_dtype)
+        machine.torch_dtype(sweep.llm_dtype)
     d_in = hook_shape(sweep.model, sweep.hook_name)
     require_context(sweep.model, sweep.context_size)
     members: list[Member] = []
@@ -139,7 +139,7 @@ def sae_config(
     try:
         given: dict[str, Any] = {**values, "init_seed": seed}
         cfg = config_class(**given)
-        models.torch_dtype(cfg.dtype)
+        machine.torch_dtype(cfg.dtype)
         if not 1 <= cfg.d_sae <= MAX_WIDTH:
             raise InputError(f"d_sae={cfg.d_sae}; expected 1 to {MAX_WIDTH}.")
         # SAELens checks some fields only when it builds the SAE; this costs no memory

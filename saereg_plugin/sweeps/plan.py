@@ -1,32 +1,34 @@
-"""Time, memory and disk that a sweep takes, before it is trained."""
+"""Plans of sweeps: time, memory and disk, before they are trained."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saereg_plugin import machine, provenance
-from saereg_plugin.sources import models
+from saereg_plugin import machine
+from saereg_plugin.errors import InputError
+from saereg_plugin.machine import gib
+from saereg_plugin.process import StopFlag
+from saereg_plugin.sources.hook_shapes import model_facts
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import StopFlag
-from saereg_plugin.sweeps.members import expand
-from saereg_plugin.sweeps.resources import disk_of, required_memory
-from saereg_plugin.sweeps.run import open_trainer
+from saereg_plugin.sweeps.members import Member, expand
+from saereg_plugin.sweeps.trainer import open_trainer
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep would take."""
+    """Resources of a sweep."""
 
     saes: int
     parameters: int
     least_memory_gib: float
     """By arithmetic: weights, optimiser, activations and language model."""
     memory_gib: float
-    """Measured: the most that this process has had."""
+    """Measured peak of this process."""
     has_memory_gib: float
-    """What the device has."""
+    """Memory of the device."""
     disk_gib: float
     seconds: float
     steps: int
@@ -34,10 +36,10 @@ class Plan:
 
 def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
     """
-    Measure three steps of a sweep and say what the whole would take; keeps nothing.
+    Measure three steps of a sweep and extrapolate to the whole sweep; keeps nothing.
 
     Args:
-        sweep: what would be trained.
+        sweep: the sweep.
         scratch: an empty temporary folder.
 
     Raises:
@@ -49,17 +51,14 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
     trainer = open_trainer(sweep, members, scratch)
     # the first fills the buffer and warms up
     trainer.train(StopFlag(), steps=1)
-    started, before, done = (
-        time.perf_counter(),
-        trainer.stream.model_seconds,
-        trainer.step,
-    )
+    started, done = time.perf_counter(), trainer.step
+    before = trainer.stream.model_seconds
     trainer.train(StopFlag(), steps=3)
     trainer.stream.close()
     elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
     step_seconds = elapsed / max(trainer.step - done, 1)
     pass_seconds = trainer.stream.seconds_per_token * sweep.batch_size
-    device = models.require_device(sweep.device)
+    device = machine.require_device(sweep.device)
     return Plan(
         saes=len(members),
         parameters=sum(
@@ -68,9 +67,101 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
             for parameter in t.sae.parameters()
         ),
         least_memory_gib=least.total / 2**30,
-        memory_gib=provenance.peak_memory_gib(),
+        memory_gib=machine.peak_memory_gib(),
         has_memory_gib=machine.memory_bytes(device) / 2**30,
         disk_gib=disk_of(sweep, members) / 2**30,
         seconds=(step_seconds + pass_seconds) * sweep.steps,
         steps=sweep.steps,
     )
+
+
+_FLOAT = 4
+"""Bytes of an activation, and of a moment of Adam's."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Least bytes that a sweep holds at once."""
+
+    saes: int
+    """Weights, Adam's two moments, and the gradient of one SAE."""
+    buffer: int
+    """Activations, twice while they are shuffled."""
+    model: int
+    """Language model and one pass of it."""
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts."""
+        return self.saes + self.buffer + self.model
+
+
+def least_parameters(member: Member) -> int:
+    """Return the number of weights in encoder and decoder, which every SAE has."""
+    return 2 * member.cfg.d_in * member.cfg.d_sae
+
+
+def memory_of(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
+    """Return the least memory of a sweep; allocates nothing."""
+    counts = [least_parameters(member) for member in members]
+    sizes = [machine.torch_dtype(member.cfg.dtype).itemsize for member in members]
+    weights = [count * size for count, size in zip(counts, sizes)]
+    d_in = members[0].cfg.d_in
+    dtype = sweep.llm_dtype
+    dtype = machine.fast_dtype(sweep.device) if dtype == "auto" else dtype
+    one_pass = sweep.prompts_per_pass * sweep.context_size * d_in * _FLOAT
+    return Memory(
+        saes=3 * sum(weights) + max(weights),
+        buffer=2 * sweep.buffer_tokens * d_in * _FLOAT,
+        model=model_facts(sweep.model).parameters * machine.torch_dtype(dtype).itemsize
+        + one_pass,
+    )
+
+
+def required_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
+    """
+    Return ``memory_of`` a sweep.
+
+    Raises:
+        InputError: if the device does not exist or certainly has less memory.
+    """
+    device = machine.require_device(sweep.device)
+    needed = memory_of(sweep, members)
+    machine.require_memory(
+        "The sweep",
+        needed.total,
+        device,
+        parts=f"{gib(needed.saes)} for {len(members)} SAEs, {gib(needed.buffer)} for "
+        f"buffer_tokens={sweep.buffer_tokens}, {gib(needed.model)} for the language model",
+        remedy="Train fewer or narrower SAEs, or lower buffer_tokens or prompts_per_pass.",
+    )
+    return needed
+
+
+def disk_of(sweep: SweepConfig, members: Sequence[Member]) -> int:
+    """Return the least peak size of a sweep's folder, in bytes."""
+    weights = sum(map(least_parameters, members)) * _FLOAT
+    if sweep.steps <= sweep.checkpoint_every:
+        return weights
+    waiting = int(sweep.buffer_tokens * sweep.mixing_fraction)
+    checkpoint = 3 * weights + waiting * members[0].cfg.d_in * _FLOAT
+    # a release is written next to the last checkpoint, a checkpoint next to its predecessor
+    replaced = sweep.steps > 2 * sweep.checkpoint_every
+    return checkpoint + (checkpoint if replaced else weights)
+
+
+def require_disk(sweep: SweepConfig, members: Sequence[Member], folder: Path) -> None:
+    """Refuse a folder whose disk certainly has too little free space."""
+    needed = disk_of(sweep, members) - _bytes_in(folder)
+    free = machine.free_disk_bytes(folder)
+    if needed > free:
+        raise InputError(
+            f"The sweep needs at least {gib(needed)} on the disk of {str(folder)!r} for its "
+            f"checkpoint and release; {gib(free)} are free. Make room, or choose another "
+            "folder with --out."
+        )
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the bytes of an interrupted run, which is replaced."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

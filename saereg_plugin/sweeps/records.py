@@ -1,4 +1,4 @@
-"""The training record: one JSON object a line, one file an SAE."""
+"""Training records: one file per SAE, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 
 class GradientNorm:
     """
-    The norm of an SAE's whole gradient as SAELens is about to clip it.
+    Norm of an SAE's whole gradient before SAELens clips it.
 
-    Measured only while ``active``, by hooks that run after the SAE's own.
+    Measured only while ``active``, by hooks that run after those of the SAE.
     """
 
     def __init__(self, sae: TrainingSAE[Any]):
@@ -60,11 +60,7 @@ def step_record(
     gradient_norm: float,
     tokens_per_second: float,
 ) -> dict[str, Any]:
-    """
-    Return what is recorded of one step, as plain numbers.
-
-    ``lr`` is that of this step; the optimiser holds that of the next one by now.
-    """
+    """Return the record of one step as plain numbers; ``lr`` is that of this step."""
     sae_in = output.sae_in.float()
     residual = (output.sae_out.float() - sae_in).pow(2).sum()
     variance = (sae_in - sae_in.mean(dim=0)).pow(2).sum()
@@ -84,7 +80,7 @@ def step_record(
     }
     for name, metric in output.metrics.items():
         values[f"metrics/{name}"] = float(metric() if callable(metric) else metric)
-    # JSON has no NaN: null says that a number was asked for and there was none
+    # JSON has no NaN: null is a value that is not finite
     return {
         key: value if not isinstance(value, float) or math.isfinite(value) else None
         for key, value in values.items()
@@ -99,7 +95,7 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def record_size(path: Path) -> dict[str, Any]:
-    """Return ``bytes`` and ``sha256`` of a training record, when it is on the disk."""
+    """Return ``bytes`` and ``sha256`` of a training record once it is on the disk."""
     if not path.is_file():
         return {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
     sync_file(path)
@@ -110,16 +106,16 @@ def record_size(path: Path) -> dict[str, Any]:
 
 def require_record(path: Path, part: Mapping[str, Any]) -> None:
     """
-    Refuse a training record that does not begin with what a checkpoint found in it.
+    Refuse a training record that changed since a checkpoint was written.
 
-    A missing one is only logged: the training itself does not need it.
+    A missing record is only logged, since training does not need it.
 
     Args:
         path: the record.
-        part: what ``record_size`` returned then.
+        part: its ``record_size`` in the checkpoint.
 
     Raises:
-        InputError: naming the file and, if there is one, the line that is no JSON.
+        InputError: naming the file and the first line that is no JSON.
     """
     if not path.is_file():
         if part["bytes"]:
@@ -138,7 +134,7 @@ def require_record(path: Path, part: Mapping[str, Any]) -> None:
 
 
 def cut_record(path: Path, size: int) -> None:
-    """Drop what was recorded after the step from which a run resumes."""
+    """Drop the records after the step from which a run resumes."""
     if path.is_file():
         with path.open("rb+") as file:
             file.truncate(size)
@@ -155,12 +151,12 @@ def _damaged_line(content: bytes) -> int | None:
 
 
 STOPPED = "stopped"
-"""Folder of their last good checkpoints."""
+"""Folder with the last good checkpoints of stopped SAEs."""
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """Why an SAE was taken out of a sweep."""
+    """An SAE that was taken out of a sweep, and why."""
 
     sae_id: str
     step: int
@@ -178,7 +174,7 @@ class Stopped:
 
 
 def non_finite_loss(output: TrainStepOutput) -> str | None:
-    """Return the name of the first loss that is NaN or infinite, if any is."""
+    """Return the name of the first loss that is NaN or infinite, or None."""
     for name, value in {**output.losses, "loss": output.loss}.items():
         if not torch.isfinite(value):
             return name

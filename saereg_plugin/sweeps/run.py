@@ -1,52 +1,50 @@
-"""From a sweep's configuration to a release folder."""
+"""Training of a sweep into a release folder, resumable."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import read_json, write_json, writing_into
-from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
+from saereg_plugin.files import writing_into
+from saereg_plugin.folder_mark import MARK, require_owned
+from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.process import stop_on_signal
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.release import KIND, MANIFEST, Release, read_release
-from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
     PROGRESS,
+    SWEEP_FILE,
     Checkpoint,
-    differences,
+    claim_folder,
     has_checkpoints,
     identity,
     newest_checkpoint,
     note_no_checkpoint,
-    recorded_sweep,
     remove_checkpoints,
+    require_same_sweep,
+    settled,
 )
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import stop_on_signal
-from saereg_plugin.sweeps.members import Member, expand, needs_token_order
+from saereg_plugin.sweeps.members import Member, expand
+from saereg_plugin.sweeps.plan import require_disk, required_memory
 from saereg_plugin.sweeps.records import require_record
-from saereg_plugin.sweeps.resources import require_disk, required_memory
 from saereg_plugin.sweeps.saving import release_files, release_name, save_release
-from saereg_plugin.sweeps.stream import ActivationStream, open_store
 from saereg_plugin.sweeps.trainer import (
     RECORDS,
     WRITE_REMEDY,
     SweepTrainer,
+    open_trainer,
     record_name,
 )
 
-SWEEP_FILE = "sweep.json"
 _LOCK = ".lock"
 
 _log = logging.getLogger(__name__)
@@ -54,11 +52,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came out: the release, or None if it was interrupted; and what went wrong."""
+    """Outcome of a sweep; ``release`` is None if it was interrupted."""
 
     release: Release | None
     stopped: list[str]
-    """One line for each SAE that was taken out."""
+    """One line per SAE that was taken out."""
     seconds: float
 
 
@@ -70,20 +68,19 @@ def run_sweep(
     progress: Callable[[str], object] = _log.warning,
 ) -> SweepResult:
     """
-    Train a sweep into ``folder``; go on with what an interrupted run left there.
+    Train a sweep into a folder; resume an interrupted run.
 
     Args:
         sweep: what to train.
         folder: the release folder: new, empty, or of an earlier run.
         name: the release's name; by default that of the folder.
-        progress: gets a line that says from which step training resumes, or that it was
-            finished already.
+        progress: gets one line if training resumes or was finished before.
 
     Raises:
         InputError: before the language model is loaded, if the sweep cannot work or does not
-            fit memory or disk, or if the folder is not writable or not ours, holds another
-            sweep, or has a checkpoint that cannot be used; nothing in it is changed then.
-        WriteError: if something cannot be written; the last checkpoint is still there then.
+            fit memory or disk, or if the folder is not ours or not writable, holds another
+            sweep, or has an unusable checkpoint. Nothing in it is changed then.
+        WriteError: if a file cannot be written; the last checkpoint is kept.
     """
     if not _is_readable_release(folder):
         require_owned(folder, KIND)
@@ -98,11 +95,10 @@ def run_sweep(
         with _only_process(owned):
             return _train(sweep, members, owned, name=name, progress=progress)
     if _is_marked(folder) and has_checkpoints(OwnedFolder(folder, KIND)):
-        # a run was killed when all but this was done
+        # the run was killed before its last act
         with _only_process(OwnedFolder(folder, KIND)) as owned:
             remove_checkpoints(owned)
-    _say_finished(finished, progress)
-    return finished
+    return _say_finished(finished, progress)
 
 
 def _is_marked(folder: Path) -> bool:
@@ -110,30 +106,25 @@ def _is_marked(folder: Path) -> bool:
 
 
 def _is_readable_release(folder: Path) -> bool:
-    """Return whether a release is there that an earlier version finished, without a mark."""
+    """Return whether the folder is a release of an earlier version, without a mark."""
     release = (folder / MANIFEST).is_file() and (folder / SWEEP_FILE).is_file()
     return release and not _is_marked(folder)
 
 
-def _say_finished(result: SweepResult, progress: Callable[[str], object]) -> None:
-    if result.release is not None:
-        progress(f"Release {result.release.name!r} is finished already.")
+def _say_finished(release: Release, progress: Callable[[str], object]) -> SweepResult:
+    progress(f"Release {release.name!r} is finished already.")
+    return SweepResult(release, release.provenance.get("stopped", []), 0.0)
 
 
-def _finished(sweep: SweepConfig, folder: Path) -> SweepResult | None:
-    """
-    Return what an earlier run of the same sweep left in ``folder``, if it was finished.
-
-    Raises:
-        InputError: if it is another sweep, or a file of the release is missing or damaged.
-    """
+def _finished(sweep: SweepConfig, folder: Path) -> Release | None:
+    """Return the release if an earlier run of the same sweep finished it; check its files."""
     require_same_sweep(sweep, folder)
     if not (folder / MANIFEST).is_file():
         return None
     release = read_release(folder)
     for entry in release.entries:
         verify_files(folder, entry.path)
-    return SweepResult(release, release.provenance.get("stopped", []), 0.0)
+    return release
 
 
 def _train(
@@ -144,14 +135,12 @@ def _train(
     name: str,
     progress: Callable[[str], object],
 ) -> SweepResult:
-    """Train in a folder that no other process has; one may have finished it just before."""
-    folder = owned.path
-    earlier = _finished(sweep, folder)
+    """Train in a locked folder, which another process may have finished just before."""
+    earlier = _finished(sweep, owned.path)
     if earlier is not None:
-        _say_finished(earlier, progress)
-        return earlier
+        return _say_finished(earlier, progress)
     started = time.perf_counter()
-    with writing_into(folder, remedy=WRITE_REMEDY):
+    with writing_into(owned.path, remedy=WRITE_REMEDY):
         trainer, finished = _train_steps(sweep, members, owned, progress)
         trainer.take_out_broken()
         seconds = time.perf_counter() - started
@@ -188,7 +177,7 @@ def _train_steps(
             return trainer, finished
     except InputError:
         if is_new and (trainer is None or trainer.step == 0):
-            # the folder stays free for what is put right
+            # the folder stays free for the corrected command
             owned.abandon()
         raise
     finally:
@@ -197,7 +186,7 @@ def _train_steps(
 
 
 def _require_room(trainer: SweepTrainer) -> None:
-    """Refuse files that were put where the release goes; a checkpoint keeps the training."""
+    """Refuse files in the release's place; a checkpoint keeps the training."""
     try:
         trainer.owned.require_free(
             release_files(member.sae_id for member in trainer.members)
@@ -213,7 +202,7 @@ def _require_room(trainer: SweepTrainer) -> None:
 def _usable_checkpoint(
     sweep: SweepConfig, members: list[Member], owned: OwnedFolder
 ) -> Checkpoint | None:
-    """Return what to resume from; refuse a folder of which a part is damaged or not ours."""
+    """Return the checkpoint to resume from; refuse damaged files and files that are not ours."""
     sae_ids = [member.sae_id for member in members]
     owned.require_plain(CHECKPOINT)
     owned.require_free([SWEEP_FILE, *release_files(sae_ids)])
@@ -257,85 +246,3 @@ def _only_process(owned: OwnedFolder) -> Iterator[OwnedFolder]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-
-
-def open_trainer(
-    sweep: SweepConfig, members: list[Member], folder: Path
-) -> SweepTrainer:
-    """Load the language model and the text, and make the trainer."""
-    sweep = settled(sweep, folder)
-    torch.manual_seed(sweep.seed)
-    corpora.ensure(sweep.corpus, "train")
-    model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
-    store = open_store(model, sweep, members[0].cfg.d_in)
-    stream = ActivationStream(
-        store, sweep, count_pairs=any(map(needs_token_order, members))
-    )
-    return SweepTrainer(sweep, members, stream, open_owned(folder, KIND))
-
-
-def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
-    """
-    Return the sweep with the data type that its folder records, or that is fast here.
-
-    Raises:
-        InputError: if nothing is recorded and the sweep's device does not exist.
-    """
-    if sweep.llm_dtype != "auto":
-        return sweep
-    recorded = _recorded_sweep(folder)
-    if not recorded and _is_marked(folder):
-        recorded = recorded_sweep(OwnedFolder(folder, KIND))
-    dtype = recorded.get("llm_dtype")
-    if not dtype:
-        models.require_device(sweep.device)
-        dtype = models.fast_dtype(sweep.device)
-    return replace(sweep, llm_dtype=dtype)
-
-
-def claim_folder(sweep: SweepConfig, owned: OwnedFolder) -> None:
-    """Write the sweep's configuration into its folder, if it is not there."""
-    require_same_sweep(sweep, owned.path)
-    if not (owned.path / SWEEP_FILE).is_file():
-        owned.claim([SWEEP_FILE])
-        write_json(owned.path / SWEEP_FILE, sweep.to_dict())
-
-
-def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
-    """
-    Refuse a folder that holds another sweep.
-
-    Raises:
-        InputError: naming the fields in which it differs, or the file that is damaged.
-    """
-    if not (folder / SWEEP_FILE).is_file():
-        if (folder / MANIFEST).is_file():
-            raise InputError(
-                f"Folder {str(folder)!r} holds a release that this command did not train "
-                f"({SWEEP_FILE} is missing). Choose another output folder."
-            )
-        return
-    wanted = json.loads(json.dumps(sweep.to_dict()))
-    differing = differences(_recorded_sweep(folder), wanted)
-    if differing:
-        raise InputError(
-            f"Folder {str(folder)!r} holds another sweep: {differing}. Choose another output folder, "
-            "or run the command it was started with to go on."
-        )
-
-
-def _recorded_sweep(folder: Path) -> Mapping[str, Any]:
-    """Read the sweep's configuration from its folder; empty if it is not there."""
-    path = folder / SWEEP_FILE
-    if not path.is_file():
-        return {}
-    remedy = (
-        "Put it back; or remove it, if the folder has a checkpoint, which knows its sweep; or "
-        "choose another output folder."
-    )
-    found = read_json(path, remedy=remedy)
-    if not isinstance(found, dict):
-        raise InputError(
-            f"File {str(path)!r} is damaged: it holds no mapping. {remedy}"
-        )
-    return found

@@ -1,4 +1,4 @@
-"""A trained sweep as a release folder."""
+"""Release folders written from a trained sweep, with their model cards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.constants import (
     ACTIVATION_SCALER_CFG_FILENAME,
@@ -19,7 +20,7 @@ from sae_lens.constants import (
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors.torch import save_file
 
-from saereg_plugin import provenance
+from saereg_plugin import machine
 from saereg_plugin.architectures.saving import NonFiniteOutputError
 from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError
@@ -31,7 +32,6 @@ from saereg_plugin.releases.release import (
     MANIFEST,
     Entry,
     Release,
-    model_card,
     write_release,
 )
 from saereg_plugin.sources.vocabulary_table import (
@@ -54,7 +54,7 @@ _TRAINER_FILES = (
 
 
 def release_files(sae_ids: Iterable[str]) -> Iterator[str]:
-    """Yield the names of what a sweep writes, checkpoints left out, in the release folder."""
+    """Yield the files of a sweep in the release folder, without checkpoints."""
     yield from (MANIFEST, CARD, ALIGNMENT_FILE)
     for sae_id in sae_ids:
         yield record_name(sae_id)
@@ -64,7 +64,7 @@ def release_files(sae_ids: Iterable[str]) -> Iterator[str]:
 
 def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release:
     """
-    Fold, save every SAE as SAELens' inference architecture, and write manifest and card.
+    Save every SAE as SAELens' inference architecture, then write manifest and card.
 
     SAEs whose output is not finite are taken out.
     """
@@ -90,15 +90,15 @@ def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release
         entries=tuple(entries),
         folder=folder,
         provenance={
-            "created": provenance.now(),
-            "command": provenance.command(),
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
+            "created": machine.now(),
+            "command": machine.command(),
+            "versions": machine.versions(),
+            "hardware": machine.hardware(),
             "training_seconds": round(seconds, 1),
             "model_tokens_per_second": round(
                 1 / max(trainer.stream.seconds_per_token, 1e-9)
             ),
-            "peak_memory_gib": round(provenance.peak_memory_gib(), 2),
+            "peak_memory_gib": round(machine.peak_memory_gib(), 2),
             "tokens": sweep.steps * sweep.batch_size,
             "seeds": list(sweep.seeds),
             "stopped": [str(stopped) for stopped in trainer.stopped],
@@ -113,10 +113,66 @@ def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release
     return release
 
 
+def model_card(release: Release) -> str:
+    """Return a Markdown model card: SAEs, how to load them, and provenance."""
+    sweep: dict[str, Any] = dict(release.provenance.get("sweep", {}))
+    versions: dict[str, str] = release.provenance.get("versions", {})
+    first = release.entries[0].sae_id if release.entries else "<sae_id>"
+    rows = "\n".join(
+        f"| `{entry.sae_id}` | {entry.group} | {entry.seed} | "
+        f"{'' if entry.l0 is None else f'{entry.l0:.1f}'} |"
+        for entry in release.entries
+    )
+    stopped = "".join(f"\n- {line}" for line in release.provenance.get("stopped", []))
+    metadata = ModelCardData(
+        library_name="saelens", tags=["sparse-autoencoder", "saereg-plugin"]
+    )
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# {release.name}
+
+Sparse autoencoders for `{sweep.get("hook_name")}` of `{release.model}`, trained on
+{release.provenance.get("tokens"):,} tokens of `{sweep.get("corpus")}`. SAEs of one group differ only in
+their seed.
+
+| SAE | group | seed | L0 at the end of training |
+|---|---|---|---|
+{rows}
+{f"{chr(10)}Stopped before the end:{stopped}{chr(10)}" if stopped else ""}
+## Load
+
+With SAELens alone, one SAE by its folder:
+
+```python
+from sae_lens import SAE
+
+sae = SAE.load_from_disk("{release.entries[0].path if release.entries else "saes/<sae_id>"}")
+```
+
+or by its id, once saereg-plugin has told SAELens about this folder:
+
+```python
+import saereg_plugin as sr
+from sae_lens import SAE
+
+sr.register_release("path/to/{release.name}")
+sae = SAE.from_pretrained("{release.name}", "{first}")
+```
+
+## Provenance
+
+Trained {release.provenance.get("created")} by `{release.provenance.get("command")}` with
+{", ".join(f"{name} {version}" for name, version in versions.items())}. `{MANIFEST}` has the whole
+configuration and the SHA-256 of every file.
+"""
+
+
 def save_sae(
     member: Member, trainer: SAETrainer[Any, Any], owned: OwnedFolder
 ) -> Entry:
-    """Save one trained SAE under ``saes/<sae_id>``; return its entry in the manifest."""
+    """Save an SAE under ``saes/<sae_id>``; return its entry in the manifest."""
     sae: TrainingSAE[Any] = trainer.sae
     scaler = trainer.activation_scaler
     if scaler.scaling_factor is not None:
@@ -151,13 +207,13 @@ def _sae_folder(sae_id: str) -> str:
 
 
 def _sort_keys(path: Path) -> None:
-    """Make equal configurations equal files: the order of SAELens' keys is that of hashes."""
+    """Sort the keys of a JSON file, which SAELens writes in the order of hashes."""
     values = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(values, sort_keys=True), encoding="utf-8")
 
 
 _MOST_BYTES = 255 - len("._eval_results.json") - len("..01234567.tmp")
-"""Longest release name with an SAE's id, so that the file of a result can be written."""
+"""Most bytes of release name and SAE id together, which name the file of a result."""
 
 
 def release_name(sweep: SweepConfig, folder: Path, name: str | None) -> str:
@@ -165,8 +221,7 @@ def release_name(sweep: SweepConfig, folder: Path, name: str | None) -> str:
     Return the release's name: ``name``, or that of the folder.
 
     Raises:
-        InputError: if results of it could not be written or found again, or a public
-            release has that name.
+        InputError: if files of results cannot have the name, or a public release has it.
     """
     wanted = folder.resolve().name if name is None else name
     remedy = "" if name is not None else " Give another one with --name."

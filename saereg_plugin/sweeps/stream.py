@@ -1,4 +1,4 @@
-"""Shuffled activations for many SAEs from one pass of the language model, resumable exactly."""
+"""Stream of shuffled activations for many SAEs, exactly resumable."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from saereg_plugin.sweeps.config import SweepConfig
 
 class _Pass(NamedTuple):
     """
-    Activations [n, d_in] of one pass, its contexts, and the time it took.
+    Activations [n, d_in] of one pass of the model, its number of contexts, and its time.
 
-    With counting of pairs also, for each row t, whether (t - 1, t) crosses documents.
+    If pairs are counted, ``crossing`` [n] marks rows t whose pair (t - 1, t) crosses documents.
     """
 
     activations: torch.Tensor
@@ -41,19 +41,18 @@ class ActivationStream(Iterator[torch.Tensor]):
     """
     Batches [batch_size, d_in] of float32 activations at one hook.
 
-    Like SAELens' mixing buffer: a pool is filled, shuffled, and served down to the share
-    that is kept back for mixing. Unlike it, the shuffling has its own generator, and
-    ``state_dict`` holds pool, generator and position, so that a resumed run sees the same
-    batches as an uninterrupted one. Passes of the language model may be computed ahead in
-    another thread; the batches do not depend on it.
+    Works as SAELens' mixing buffer: a pool is filled, shuffled, and served down to the share
+    that is kept back for mixing. Shuffling has its own generator here, and ``state_dict``
+    holds pool, generator and position, so that a resumed run sees the same batches. Another
+    thread may compute passes of the language model ahead, which changes no batch.
 
     Args:
         store: SAELens' source of tokens and activations; used by one thread at a time.
         sweep: what is trained.
-        prefetch: passes computed ahead; None is those of one refill of the buffer, or
-            none where there are not the cores for it.
-        count_pairs: count the pairs of neighbouring tokens that are served, and those
-            among them that lie in two documents; tokens must come in whole contexts.
+        prefetch: passes computed ahead; None is those of one refill of the buffer, or 0
+            without enough cores.
+        count_pairs: count the served pairs of neighbouring tokens, and the pairs that lie
+            in two documents; tokens must come in whole contexts.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class ActivationStream(Iterator[torch.Tensor]):
         self._separator = _separator(store) if count_pairs else None
         self._crossing = torch.empty(0, dtype=torch.bool, device=store.device)
         self._pairs = self._crossing_pairs = 0
-        self._special = special_tokens(store) if sweep.exclude_special_tokens else None
+        self._special = _special_tokens(store) if sweep.exclude_special_tokens else None
         self._generator = torch.Generator().manual_seed(sweep.seed)
         self._pool = torch.empty(0, store.d_in, device=store.device)
         self._served = 0
@@ -81,7 +80,7 @@ class ActivationStream(Iterator[torch.Tensor]):
 
     @property
     def seconds_per_token(self) -> float:
-        """Time of the language model for one activation served, text included."""
+        """Time of the language model per served activation, with reading of text."""
         return self.model_seconds / max(self._model_tokens, 1)
 
     def __next__(self) -> torch.Tensor:
@@ -97,10 +96,10 @@ class ActivationStream(Iterator[torch.Tensor]):
 
     def pairs_across_documents(self) -> dict[str, Any] | None:
         """
-        Return how many pairs of neighbouring tokens were served, and how many of them cross.
+        Return the number of served pairs of neighbouring tokens, and of crossing pairs.
 
-        None if they are not counted. ``share`` is None before the first batch. A pair is
-        (t - 1, t) within a context with t >= 2: position 0 is in none.
+        A pair is (t - 1, t) within a context, t >= 2. ``share`` is None before the first
+        batch. Return None if pairs are not counted.
         """
         if self._separator is None:
             return None
@@ -108,7 +107,7 @@ class ActivationStream(Iterator[torch.Tensor]):
         return {"crossing": self._crossing_pairs, "pairs": self._pairs, "share": share}
 
     def close(self) -> None:
-        """End the second thread: nothing uses the language model after this."""
+        """End the second thread; the language model is not used afterwards."""
         self._passes.close()
 
     def peek(self) -> torch.Tensor:
@@ -117,7 +116,7 @@ class ActivationStream(Iterator[torch.Tensor]):
         return self._pool[self._served :]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on with the same batches."""
+        """Return the state from which the same batches follow."""
         state: dict[str, Any] = {
             "pool": self._pool[self._served :].clone(),
             "generator": self._generator.get_state(),
@@ -130,10 +129,10 @@ class ActivationStream(Iterator[torch.Tensor]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Go on where ``state_dict`` was taken; text before it is skipped, not computed.
+        Resume from a ``state_dict``; earlier text is skipped without computing it.
 
         Raises:
-            InputError: if pairs are to be counted and were not.
+            InputError: if pairs are counted now and were not then.
         """
         if self._separator is not None:
             if "pairs" not in state:
@@ -191,7 +190,7 @@ class ActivationStream(Iterator[torch.Tensor]):
 
 def _depth(sweep: SweepConfig) -> int:
     """Return how many passes of the language model to compute ahead."""
-    if not has_cores_for_two():
+    if not _has_cores_for_two():
         return 0
     refill = sweep.buffer_tokens * (1 - sweep.mixing_fraction)
     return math.ceil(refill / (sweep.prompts_per_pass * sweep.context_size))
@@ -223,7 +222,7 @@ def open_store(
 
 
 def _separator(store: ActivationsStore) -> int:
-    """Return the id of the token that SAELens puts before each further document of a context."""
+    """Return the id of the token that SAELens puts between documents of a context."""
     tokenizer: Any = store.model.tokenizer
     separator = get_special_token_from_cfg(store.sequence_separator_token, tokenizer)
     if separator is None:
@@ -234,7 +233,7 @@ def _separator(store: ActivationsStore) -> int:
     return separator
 
 
-def special_tokens(store: ActivationsStore) -> torch.Tensor:
+def _special_tokens(store: ActivationsStore) -> torch.Tensor:
     """Return the ids of the model's special tokens."""
     tokenizer: Any = store.model.tokenizer
     return torch.tensor(get_special_token_ids(tokenizer), device=store.device)
@@ -245,8 +244,8 @@ T = TypeVar("T")
 _CORES_FOR_TWO = 4
 
 
-def has_cores_for_two() -> bool:
-    """Return whether this process may use enough cores for two computations at once."""
+def _has_cores_for_two() -> bool:
+    """Return whether this process may use the cores that two computations need."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) >= _CORES_FOR_TWO
     return (os.cpu_count() or 1) >= _CORES_FOR_TWO
@@ -254,14 +253,14 @@ def has_cores_for_two() -> bool:
 
 class Prefetch(Generic[T]):
     """
-    Calls ``produce`` in one background thread, ``depth`` results ahead of ``take``.
+    Results of a function, computed in a background thread ahead of ``take``.
 
-    Results come in the order of the calls, whatever the depth. An error that a call
-    raises is raised by the ``take`` that would have returned its result.
+    Results come in the order of the calls. An error of a call is raised by the ``take``
+    that would have returned its result.
 
     Args:
-        produce: makes the next result; only ever called from one thread at a time.
-        depth: 0 calls it in ``take`` itself.
+        produce: makes the next result; one thread calls it at a time.
+        depth: number of results computed ahead; 0 computes them in ``take``.
     """
 
     def __init__(self, produce: Callable[[], T], depth: int):
@@ -279,6 +278,6 @@ class Prefetch(Generic[T]):
         return self._waiting.popleft().result()
 
     def close(self) -> None:
-        """Wait for the call that runs, drop the others; nothing can be taken any more."""
+        """Wait for the running call and drop the others; ends ``take``."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Train the SAEs of a sweep side by side, interruptible between steps."""
+"""Trainer of the SAEs of a sweep, side by side and interruptible between steps."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
 from saereg_plugin.files import writing_into
-from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.process import StopFlag
 from saereg_plugin.regularizers.linking import link_groups, unlink
+from saereg_plugin.releases.release import KIND
+from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import (
     STREAM,
     Checkpoint,
     checkpoint_folder,
     identity,
     newest_checkpoint,
+    settled,
     write_checkpoint,
 )
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.interruption import StopFlag
-from saereg_plugin.sweeps.members import Member, build_sae, trainer_config
+from saereg_plugin.sweeps.members import (
+    Member,
+    build_sae,
+    needs_token_order,
+    trainer_config,
+)
 from saereg_plugin.sweeps.records import (
     STOPPED,
     GradientNorm,
@@ -40,7 +48,7 @@ from saereg_plugin.sweeps.records import (
     require_record,
     step_record,
 )
-from saereg_plugin.sweeps.stream import ActivationStream
+from saereg_plugin.sweeps.stream import ActivationStream, open_store
 
 RECORDS = "records"
 WRITE_REMEDY = (
@@ -59,13 +67,12 @@ class SweepTrainer:
     """
     Drives SAELens' public ``MultiSAETrainer`` step by step.
 
-    SAELens' runners leave nothing usable when they are interrupted; here a stop request
-    is honoured between steps, and one checkpoint holds all SAEs at the same step, the
-    stream of activations included.
+    A stop request takes effect between steps. One checkpoint holds all SAEs at the same
+    step and the stream of activations, so that a resumed run equals an uninterrupted run.
 
     Attributes:
         owned: the release folder.
-        stopped: SAEs taken out because a loss was not finite; the others go on.
+        stopped: SAEs that were taken out because a loss was not finite.
     """
 
     sweep: SweepConfig
@@ -85,8 +92,7 @@ class SweepTrainer:
             data_provider=iter(()),
         )
         link_groups(
-            self._trainer.saes,
-            {member.sae_id: member.group for member in self.members},
+            self._trainer.saes, {member.sae_id: member.group for member in self.members}
         )
         self._gradient_norms = {
             name: GradientNorm(trainer.sae) for name, trainer in self.trainers.items()
@@ -112,10 +118,6 @@ class SweepTrainer:
         """Completed steps."""
         return self._trainer.n_training_steps
 
-    def scale_activations(self) -> None:
-        """Estimate how activations are to be scaled from those that are waiting."""
-        scale_activations(self.trainers, self.stream)
-
     def train(self, stop: StopFlag, *, steps: int | None = None) -> bool:
         """
         Train to the end, or by ``steps`` steps.
@@ -124,7 +126,7 @@ class SweepTrainer:
             False if a stop was requested; then a checkpoint was written.
         """
         if self.step == 0:
-            self.scale_activations()
+            _scale_activations(self.trainers, self.stream)
         last = (
             self.sweep.steps
             if steps is None
@@ -150,10 +152,10 @@ class SweepTrainer:
 
     def save_checkpoint(self) -> None:
         """
-        Write all SAEs, their optimisers and the stream; the old checkpoint goes last.
+        Write all SAEs, their optimisers and the stream, then remove the old checkpoint.
 
         Raises:
-            WriteError: if it cannot be written; the old one is still there then.
+            WriteError: if it cannot be written; the old checkpoint is kept.
         """
         self.take_out_broken()
         with writing_into(self.folder, remedy=WRITE_REMEDY):
@@ -168,10 +170,10 @@ class SweepTrainer:
 
     def resume(self, checkpoint: Checkpoint | None = None) -> bool:
         """
-        Resume from a checkpoint, by default the newest; return whether there was one.
+        Resume from a checkpoint, by default the newest; return False without a checkpoint.
 
         Raises:
-            InputError: if there was one and it cannot be used.
+            InputError: if no checkpoint can be used.
         """
         if checkpoint is None:
             checkpoint = newest_checkpoint(self.owned, self._identity)
@@ -188,10 +190,8 @@ class SweepTrainer:
             trainer.load_trainer_state(checkpoint.folder / name)
             trainer.sae.load_weights_from_checkpoint(checkpoint.folder / name)
         for member in self.members:
-            path, part = (
-                self._record_file(member.sae_id),
-                checkpoint.records[member.sae_id],
-            )
+            path = self._record_file(member.sae_id)
+            part = checkpoint.records[member.sae_id]
             require_record(path, part)
             cut_record(path, part["bytes"])
         self.stream.load_state_dict(state["stream"])
@@ -200,20 +200,20 @@ class SweepTrainer:
         return True
 
     def sync_records(self) -> dict[str, dict[str, Any]]:
-        """Wait until the training records are on the disk; return what a checkpoint notes."""
+        """Wait until the training records are on the disk; return their sizes and hashes."""
         return {
             member.sae_id: record_size(self._record_file(member.sae_id))
             for member in self.members
         }
 
     def take_out_broken(self) -> None:
-        """Take out the SAEs that the last step left with a weight that is not finite."""
+        """Take out the SAEs with a weight that is not finite."""
         for name, trainer in self.trainers.items():
             if not all(bool(p.isfinite().all()) for p in trainer.sae.parameters()):
                 self.take_out(name, "a weight", step=self.step)
 
     def take_out(self, name: str, loss: str, *, step: int) -> None:
-        """Take out an SAE of which ``loss`` was not finite in ``step``."""
+        """Take out an SAE whose ``loss`` is not finite in ``step``; keep its checkpoint."""
         if self._checkpoint_step is not None:
             # the next checkpoint will not have this SAE
             last_good = self.folder / checkpoint_folder(self._checkpoint_step) / name
@@ -282,35 +282,40 @@ class SweepTrainer:
         return self.folder / record_name(name)
 
 
-def scale_activations(
+def open_trainer(
+    sweep: SweepConfig, members: list[Member], folder: Path
+) -> SweepTrainer:
+    """Load the language model and the text, and make the trainer."""
+    sweep = settled(sweep, folder)
+    torch.manual_seed(sweep.seed)
+    corpora.ensure(sweep.corpus, "train")
+    model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
+    store = open_store(model, sweep, members[0].cfg.d_in)
+    stream = ActivationStream(
+        store, sweep, count_pairs=any(map(needs_token_order, members))
+    )
+    return SweepTrainer(sweep, members, stream, open_owned(folder, KIND))
+
+
+def _scale_activations(
     trainers: Mapping[str, SAETrainer[Any, Any]], stream: ActivationStream
 ) -> None:
     """
     Estimate each SAE's factor or whitening from the waiting activations, as SAELens does.
 
-    A factor is the same for all SAEs of one stream, so it is estimated once.
+    A factor is equal for all SAEs of one stream and is estimated once.
     """
-    for name, trainer in trainers.items():
+    factor: float | None = None
+    for trainer in trainers.values():
         cfg, scaler = trainer.sae.cfg, trainer.activation_scaler
         if cfg.normalize_activations == "covariance_whitening":
             scaler.estimate_whitening(
                 cfg.d_in, iter([stream.peek()]), n_batches_for_norm_estimate=1
             )
         elif cfg.normalize_activations == "expected_average_only_in":
-            known = _known_factor(trainers, name)
-            if known is not None:
-                scaler.scaling_factor = known
-            else:
+            if factor is None:
                 scaler.estimate_scaling_factor(
                     cfg.d_in, iter([stream.peek()]), n_batches_for_norm_estimate=1
                 )
-
-
-def _known_factor(
-    trainers: Mapping[str, SAETrainer[Any, Any]], name: str
-) -> float | None:
-    """Return the factor that another SAE of the same stream has already."""
-    for other, trainer in trainers.items():
-        if other != name and trainer.activation_scaler.scaling_factor is not None:
-            return trainer.activation_scaler.scaling_factor
-    return None
+                factor = scaler.scaling_factor
+            scaler.scaling_factor = factor

@@ -18,8 +18,8 @@ from statistics import median
 from rich.console import Console
 
 from eval_recipes.studies.demo import DEMO_SWEEP
+from saereg_plugin.process import StopFlag
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer, expand, open_trainer
-from saereg_plugin.sweeps.interruption import StopFlag
 
 _SWEEP = replace(DEMO_SWEEP, sae={**DEMO_SWEEP.sae, "d_sae": 2048})
 

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from saereg_plugin.files import sha256
-from saereg_plugin.releases.manifest import BLOCK, COUNT, HASH, MANIFEST
+from saereg_plugin.releases.release import BLOCK, COUNT, HASH, MANIFEST
 from tests.faults.fault import RUN, SMALL, TRAIN, Fault, Place
 
 FIRST, SECOND = "none-seed0", "none-seed1"
@@ -194,7 +194,7 @@ MANIFESTS = [
     ("message", "two SAEs of one id", _first(id=SECOND), r"two SAEs have the id 'none-seed1'; .*\. Correct it, or get the release again"),
     ("message", "two SAEs in one folder", _first(path=f"saes/{SECOND}"), r"two SAEs have the path 'saes/none-seed1'"),
     ("D17", "seed is no whole number", _first(seed=1.5), r"has the seed 1\.5; expected a whole number"),
-    ("message", "l0 is text", _first(l0="4"), r"has l0 '4'; expected a finite number, or null"),
+    ("message", "l0 is text", _first(l0="4"), r"has the l0 '4'; expected a finite number, or null"),
     ("message", "group is null", _first(group=None), r"its group is None"),
     ("message", "cfg.json is no object", _no_object, r"cfg\.json' is no configuration of an SAE"),
     ("message", "d_sae of cfg.json is not that of the weights", _config(FIRST, lambda c: c.update(d_sae=10**12)), r"has W_enc of \(d_in, d_sae\) \(16, 64\); expected \(16, 1000000000000\)"),

@@ -37,7 +37,7 @@ MESSAGES = {
     "--name of a public release": "--name of a public release",
     "--out with markup": "markup in --out",
     "path in no UTF-8, ASCII locale": "tests/eval_recipes/commands/test_console.py::test_printing_never_raises",
-    "SIGHUP, SIGQUIT": "tests/sweeps/test_interruption.py::test_first_signal_requests_and_the_second_interrupts",
+    "SIGHUP, SIGQUIT": "tests/test_process.py::test_first_signal_requests_and_the_second_interrupts",
     "killed after release.yaml": "killed after the manifest and before the checkpoint is removed",
     "killed in the conversion": "tests/sources/test_assets.py::test_what_a_killed_build_left_is_removed",
     "cache read-only and empty": "tests/sources/test_assets.py::test_an_unwritable_cache_is_refused",

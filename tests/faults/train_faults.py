@@ -11,11 +11,10 @@ import torch
 import yaml
 
 from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.process import StopFlag
 from saereg_plugin.releases.release import KIND
 from saereg_plugin.sweeps import expand, open_trainer, read_sweep, run_sweep
-from saereg_plugin.sweeps.checkpoint import note_no_checkpoint
-from saereg_plugin.sweeps.interruption import StopFlag
-from saereg_plugin.sweeps.run import claim_folder
+from saereg_plugin.sweeps.checkpoint import claim_folder, note_no_checkpoint
 from tests.faults.fault import TRAIN, Fault, Place
 
 STEP = 3

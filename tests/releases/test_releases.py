@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from sae_lens import SAE, StandardSAE, TopKSAE, TopKSAEConfig
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
@@ -26,11 +27,11 @@ from saereg_plugin.releases.release import (
     MANIFEST,
     Entry,
     Release,
-    model_card,
     read_release,
     write_release,
 )
 from saereg_plugin.releases.sae_lens import register_release
+from saereg_plugin.sweeps.saving import model_card
 
 IDS = ["plain-seed0", "plain-seed1", "l2-seed0"]
 PUBLIC = "gpt2-small-res-jb"
@@ -386,6 +387,9 @@ def test_registered_name_opens_with_groups_and_checks(
 
 def test_model_card_says_how_to_load_each_way(release: Release, folder: Path) -> None:
     card = model_card(release)
+    metadata = ModelCard(card).data
+    assert metadata.library_name == "saelens"
+    assert metadata.tags == ["sparse-autoencoder", "saereg-plugin"]
     for sae_id in IDS:
         assert f"| `{sae_id}` |" in card
     first, second = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)

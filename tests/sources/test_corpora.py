@@ -18,12 +18,12 @@ from saereg_plugin.sources import corpora
 
 @pytest.fixture(scope="module")
 def train() -> list[str]:
-    return corpora.embedded_text()["text"]
+    return corpora.load(corpora.EMBEDDED)["text"]
 
 
 @pytest.fixture(scope="module")
 def heldout() -> list[str]:
-    return corpora.embedded_text("heldout")["text"]
+    return corpora.load(corpora.EMBEDDED, "heldout")["text"]
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def test_opens_as_saelens_opens_it(split: corpora.Split, streaming: bool) -> Non
         streaming=streaming,
         trust_remote_code=True,
     )
-    assert next(iter(rows)) == corpora.embedded_text(split)[0]
+    assert next(iter(rows)) == corpora.load(corpora.EMBEDDED, split)[0]
 
 
 def test_cached_text_opens_quickly() -> None:
-    corpora.embedded_text()
+    corpora.load(corpora.EMBEDDED)
     start = time.monotonic()
-    corpora.embedded_text()
+    corpora.load(corpora.EMBEDDED)
     assert time.monotonic() - start < 2
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_copy_of_the_text_is_said_and_made_again(
 ) -> None:
     """``datasets`` reads its own copy of a parquet file and never checks it."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    opened = corpora.embedded_text("heldout")
+    opened = corpora.load(corpora.EMBEDDED, "heldout")
     arrow = Path(opened.cache_files[0]["filename"])
     assert arrow.is_relative_to(tmp_path)
     content = arrow.read_bytes()
@@ -127,7 +127,7 @@ def test_a_damaged_copy_of_the_text_is_said_and_made_again(
     again = datasets.load_dataset(path, split="train")
     assert again["text"] == heldout
     caplog.clear()
-    assert corpora.embedded_text("heldout")["text"] == heldout
+    assert corpora.load(corpora.EMBEDDED, "heldout")["text"] == heldout
     assert caplog.text == ""
 
 
@@ -135,7 +135,7 @@ def test_a_copy_that_the_system_cannot_read_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    opened = corpora.embedded_text("heldout")
+    opened = corpora.load(corpora.EMBEDDED, "heldout")
     arrow = Path(opened.cache_files[0]["filename"])
     info = arrow.with_name("dataset_info.json")
     info.unlink()
@@ -143,21 +143,6 @@ def test_a_copy_that_the_system_cannot_read_stays(
     with pytest.raises(IsADirectoryError):
         corpora.ensure("embedded", "heldout")
     assert arrow.is_file()
-
-
-@pytest.mark.slow
-def test_another_seed_is_another_order_of_the_same_texts(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    train: list[str],
-    heldout: list[str],
-) -> None:
-    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
-    other = corpora.embedded_text(seed=1)["text"]
-    other_heldout = corpora.embedded_text("heldout", seed=1)["text"]
-
-    assert other_heldout != heldout
-    assert {*other, *other_heldout} == {*train, *heldout}
 
 
 def test_a_folder_is_opened_as_it_is(folder: Path, heldout: list[str]) -> None:

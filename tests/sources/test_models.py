@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,10 +26,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from eval_recipes.running.model_cache import ModelCache
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 from saereg_plugin.sources import models
 from saereg_plugin.sources.hook_shapes import hook_shape
+from saereg_plugin.sources.models import is_inside, require_harmless, require_outside
 
 TEXT = "The capital of France is"
 
@@ -342,26 +346,26 @@ def outputs_at_once(code: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("dtype", ["int8", "bool", "complex64", "float8_e4m3fn"])
 def test_dtypes_that_models_cannot_compute_in_are_refused(dtype: str) -> None:
     with pytest.raises(InputError, match=f"cannot compute in dtype '{dtype}'"):
-        models.torch_dtype(dtype)
+        machine.torch_dtype(dtype)
 
 
 @pytest.mark.parametrize("device", ["tpu9", "gpu", "", "cpu:x", "cuda:-1"])
 def test_unknown_devices_are_refused(device: str) -> None:
     with pytest.raises(InputError, match="Unknown device"):
-        models.require_device(device)
+        machine.require_device(device)
 
 
 def test_devices_that_this_machine_lacks_are_refused() -> None:
-    assert models.require_device("cpu") == torch.device("cpu")
+    assert machine.require_device("cpu") == torch.device("cpu")
     with pytest.raises(InputError, match="has 1 cpu device, counted from 0"):
-        models.require_device("cpu:7")
+        machine.require_device("cpu:7")
     with pytest.raises(InputError, match="'meta' is not available"):
-        models.require_device("meta")
+        machine.require_device("meta")
     with pytest.raises(InputError, match="cuda:99"):
-        models.require_device("cuda:99")
+        machine.require_device("cuda:99")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="'cuda' is not available"):
-            models.require_device("cuda")
+            machine.require_device("cuda")
 
 
 def test_code_in_a_model_folder_is_not_run(
@@ -406,3 +410,90 @@ def test_code_in_a_model_folder_is_not_run(
     assert model.tokenizer is not None and expected is not None
     assert model.tokenizer.encode("a text") == expected.encode("a text")
     assert model.tokenizer.padding_side == expected.padding_side
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        {},
+        {"center_writing_weights": False, "fold_ln": True},
+        {"default_padding_side": "left", "default_prepend_bos": None},
+        {"first_n_layers": 3, "n_ctx": 512, "n_devices": 2},
+    ],
+)
+def test_harmless_arguments_are_passed_on(given: dict[str, Any] | None) -> None:
+    assert require_harmless(given, trusted=False, source="SAE 'a'") == (given or {})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"trust_remote_code": True},
+        {"trust_remote_code": False},
+        {"revision": "main"},
+        {"hf_model": "x"},
+        {"tokenizer": {"a": 1}},
+        {"fold_ln": 1},
+        {"n_ctx": True},
+        {"n_ctx": -1},
+        {"default_padding_side": "middle"},
+        {"cache_dir": "/tmp"},
+        [],
+        "fold_ln",
+    ],
+)
+def test_anything_else_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="^SAE 'a' (wants its|has model_from)"):
+        require_harmless(given, trusted=False, source="SAE 'a'")
+
+
+def test_a_trusted_release_decides_itself() -> None:
+    given = {"trust_remote_code": True, "revision": "main"}
+    assert require_harmless(given, trusted=True, source="x") == given
+
+
+def test_the_model_cache_passes_nothing_else_to_the_loader() -> None:
+    with pytest.raises(InputError, match="which may run code"):
+        ModelCache().get(
+            "gpt2",
+            dtype="float32",
+            device="cpu",
+            model_kwargs='{"trust_remote_code": true}',
+        )
+
+
+def test_paths_into_the_release_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    release = tmp_path / "release"
+    (release / "lm").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "link").symlink_to(release / "lm")
+    (release / "out").symlink_to(tmp_path / "outside")
+    (tmp_path / "alias").symlink_to(release)
+    inside = [
+        "release/lm",
+        "./release/../release/lm",
+        "link",
+        "release/out",
+        "alias/lm",
+    ]
+    for path in (*inside, str(release / "lm"), "release"):
+        for folder in (release, tmp_path / "alias"):
+            assert is_inside(path, folder), path
+    for path in ("outside", "gpt2", "release/no-such", "a\0b", None, 5):
+        assert not is_inside(path, release)
+    require_outside("outside", release, trusted=False, source="x")
+    require_outside("release/lm", release, trusted=True, source="x")
+    with pytest.raises(InputError, match="a folder inside the release itself"):
+        require_outside("link", release, trusted=False, source="x")
+
+
+def test_an_embedded_model_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smollm2-135m-instruct").mkdir()
+    require_outside("smollm2-135m-instruct", tmp_path, trusted=False, source="x")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import numpy as np
 import pytest
 import torch
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, sweep_from
+from saereg_plugin.sweeps.config import schema_text
 from saereg_plugin.sweeps.members import (
     Member,
     build_sae,
@@ -31,14 +35,14 @@ from tests.sweeps.tiny import (
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": []}, "seeds are []; expected different seeds, at least one."),
+        ({"seeds": []}, "seeds=[]; expected at least 1 of them."),
         ({"seeds": [1, 1]}, "seeds are [1, 1]; expected different seeds"),
         ({"seeds": 3}, "seeds=3; expected a list"),
-        ({"groups": {}}, "groups is empty; expected at least one group"),
+        ({"groups": {}}, "groups={}; expected at least 1 of them."),
         ({"groups": ["a"]}, "groups=['a']; expected a mapping"),
-        ({"groups": {"a": 3}}, "Group 'a' is 3; expected a mapping of fields"),
+        ({"groups": {"a": 3}}, "groups: 'a' is 3; expected a mapping."),
         ({"sae": "topk"}, "sae='topk'; expected a mapping"),
-        ({"grid": {"k": 16}}, "grid: 'k' is 16; expected a list of values"),
+        ({"grid": {"k": 16}}, "grid: 'k' is 16; expected a list."),
         ({"tokens": 0}, "tokens=0; expected at least 1."),
         ({"tokens": "many"}, "tokens='many'; expected a whole number."),
         ({"tokens": 1000.5}, "tokens=1000.5; expected a whole number."),
@@ -49,7 +53,7 @@ from tests.sweeps.tiny import (
         ({"dead_feature_window": 0}, "dead_feature_window=0; expected at least 1."),
         ({"log_every": 0}, "log_every=0; expected at least 1."),
         ({"checkpoint_every": 0}, "checkpoint_every=0; expected at least 1."),
-        ({"lr_warm_up_steps": -1}, "lr_warm_up_steps=-1; expected 0 or more."),
+        ({"lr_warm_up_steps": -1}, "lr_warm_up_steps=-1; expected at least 0."),
         (
             {"tokens": 255},
             "tokens=255 is less than one batch of 256; nothing would be trained.",
@@ -60,19 +64,19 @@ from tests.sweeps.tiny import (
         ),
         (
             {"mixing_fraction": 1.0},
-            "mixing_fraction=1.0; expected at least 0 and below 1.",
+            "mixing_fraction=1.0; expected below 1.",
         ),
         (
             {"mixing_fraction": float("nan")},
-            "mixing_fraction=nan; expected at least 0 and below 1.",
+            "mixing_fraction=nan; expected a finite number.",
         ),
-        ({"lr": 0.0}, "lr=0.0; expected a finite number above 0."),
-        ({"lr": float("nan")}, "lr=nan; expected a finite number above 0."),
-        ({"lr": float("inf")}, "lr=inf; expected a finite number above 0."),
+        ({"lr": 0.0}, "lr=0.0; expected above 0."),
+        ({"lr": float("nan")}, "lr=nan; expected a finite number."),
+        ({"lr": float("inf")}, "lr=inf; expected a finite number."),
         ({"lr": "fast"}, "lr='fast'; expected a number."),
         (
             {"lr_decay_fraction": 1.0},
-            "lr_decay_fraction=1.0; expected at least 0 and below 1.",
+            "lr_decay_fraction=1.0; expected below 1.",
         ),
     ],
 )
@@ -99,6 +103,33 @@ def test_bad_field_is_named_with_its_value(
 def test_source_is_named_if_fields_are_wrong(values: Any, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         sweep_from(values, source="sweep.yaml")
+
+
+def test_every_mistake_is_told_with_its_remedy() -> None:
+    with pytest.raises(InputError) as caught:
+        sweep_from(fields(tokens=0, hook_name=3, lr="1e-3"), source="sweep.yaml")
+    assert str(caught.value) == (
+        "sweep.yaml: hook_name=3; expected text. Correct it. "
+        "tokens=0; expected at least 1. Correct it, or leave it out. "
+        "lr='1e-3'; expected a number. Correct it, or leave it out."
+    )
+
+
+def test_numbers_are_stored_as_they_were_written() -> None:
+    sweep = tiny_sweep(lr=1, mixing_fraction=np.float32(0.25), seed=np.int64(3))
+    stored = json.dumps(sweep.to_dict())
+    assert '"lr": 1,' in stored
+    assert '"mixing_fraction": 0.25,' in stored
+    assert '"seed": 3,' in stored
+
+
+def test_schema_for_editors_takes_what_a_sweep_takes() -> None:
+    schema = json.loads(schema_text())
+    jsonschema.validate({**fields(), "groups": {"plain": None}, "lr": 1}, schema)
+    for wrong in (fields(tokens=0), fields(zzz=3), fields(lr="fast"), {"sae": SAE}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+    assert schema["properties"]["tokens"]["description"].startswith("Training tokens")
 
 
 def without(name: str) -> dict[str, Any]:

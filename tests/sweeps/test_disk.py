@@ -14,13 +14,12 @@ import yaml
 from saereg_plugin.errors import WriteError
 from saereg_plugin.files import writing_into
 from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.process import StopFlag
 from saereg_plugin.releases.release import KIND
 from saereg_plugin.sweeps import SweepConfig, run_sweep
-from saereg_plugin.sweeps.checkpoint import CHECKPOINT
-from saereg_plugin.sweeps.interruption import StopFlag
+from saereg_plugin.sweeps.checkpoint import CHECKPOINT, claim_folder
 from saereg_plugin.sweeps.members import expand
-from saereg_plugin.sweeps.run import claim_folder, open_trainer
-from saereg_plugin.sweeps.trainer import SweepTrainer
+from saereg_plugin.sweeps.trainer import SweepTrainer, open_trainer
 from tests.faults.fault import run_command
 
 LIMIT = 7000

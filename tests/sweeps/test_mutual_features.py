@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from saereg_plugin.process import StopFlag
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
-from saereg_plugin.sweeps.interruption import StopFlag
 from tests.sweeps.test_trainer import Finished, assert_same, finish, stop_at
 from tests.sweeps.tiny import different, open_trainer, records_of, state_of, tiny_sweep
 

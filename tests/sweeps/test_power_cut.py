@@ -14,11 +14,13 @@ import torch
 from typing_extensions import override
 
 import saereg_plugin as sr
-from saereg_plugin.owned_folder import MARK, open_owned, require_owned
+from saereg_plugin.folder_mark import MARK, require_owned
+from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.release import KIND, MANIFEST, read_release
 from saereg_plugin.sweeps import Member, SweepConfig, expand, run_sweep
-from saereg_plugin.sweeps.run import _usable_checkpoint, require_same_sweep
+from saereg_plugin.sweeps.checkpoint import require_same_sweep
+from saereg_plugin.sweeps.run import _usable_checkpoint
 from tests.power_cut import Recording, State, recorder
 from tests.sweeps.tiny import records_of
 

@@ -33,8 +33,8 @@ from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sources.embeddings import find_embeddings, read_vocabulary
 from saereg_plugin.sources.vocabulary_table import ALIGNMENT_FILE
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, run_sweep
-from saereg_plugin.sweeps.checkpoint import CHECKPOINT
-from saereg_plugin.sweeps.run import SweepResult, _train, claim_folder, settled
+from saereg_plugin.sweeps.checkpoint import CHECKPOINT, claim_folder, settled
+from saereg_plugin.sweeps.run import SweepResult, _train
 from tests.sweeps.test_trainer import BURST
 from tests.sweeps.tiny import (
     BATCH,

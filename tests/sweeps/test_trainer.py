@@ -15,10 +15,10 @@ from sae_lens.saes.sae import TrainStepInput
 from transformer_lens import HookedTransformer
 
 from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.process import StopFlag
 from saereg_plugin.releases.release import KIND
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
 from saereg_plugin.sweeps.checkpoint import CHECKPOINT, PROGRESS
-from saereg_plugin.sweeps.interruption import StopFlag
 from saereg_plugin.sweeps.records import Stopped
 from tests.sweeps.tiny import (
     BATCH,

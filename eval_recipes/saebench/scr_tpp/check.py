@@ -17,7 +17,7 @@ from eval_recipes.saebench.scr_tpp.output import PUBLISHED_N
 from eval_recipes.saebench.scr_tpp.spec import SIZES, Kind, ScrAndTppOptions
 from eval_recipes.saebench.upstream import has_heads, require_dataset
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.sources.models import torch_dtype
+from saereg_plugin.machine import torch_dtype
 
 # Upstream needs one vector a token, and the block's number to stop the model there.
 _SERVED_HOOK = re.compile(r"blocks\.\d+\.")

@@ -31,6 +31,7 @@ from eval_recipes.steering.generate.backend import Backend, HookedBackend
 from eval_recipes.steering.generate.plain import PlainBackend, knows_layers
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.latents import Latents
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora, models
 
@@ -127,7 +128,7 @@ def _plain(name: str, *, dtype: str, device: str) -> LanguageModel:
     with warnings.catch_warnings():
         models.ignore_deprecation()
         model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=models.torch_dtype(dtype), **local
+            path, dtype=machine.torch_dtype(dtype), **local
         )
         tokenizer = AutoTokenizer.from_pretrained(path, **local)
     model.to(device).eval()

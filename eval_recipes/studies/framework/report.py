@@ -16,7 +16,7 @@ from eval_recipes.studies.framework.figures import (
 )
 from eval_recipes.studies.framework.verdicts import Verdict, summary
 from eval_recipes.tables.cells import cell, digits, markdown_table
-from saereg_plugin import provenance
+from saereg_plugin import machine
 from saereg_plugin.files import atomic_path, write_json, write_text
 
 TABLE = "table.md"
@@ -104,10 +104,10 @@ def to_markdown(
 
 def _facts(run: StudyRun) -> dict[str, Any]:
     return {
-        "date": provenance.now(),
-        "command": provenance.command(),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
+        "date": machine.now(),
+        "command": machine.command(),
+        "versions": machine.versions(),
+        "hardware": machine.hardware(),
         "training_seconds": round(run.training_seconds, 1),
     }
 

@@ -25,7 +25,7 @@ from eval_recipes.studies.steering.sections import (
     strength_ratio,
 )
 from eval_recipes.tables.cells import cell, digits, markdown_table
-from saereg_plugin import provenance
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_json, write_text
 
@@ -99,10 +99,10 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     write_json(
         out / RESULTS,
         {
-            "date": provenance.now(),
-            "command": provenance.command(),
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
+            "date": machine.now(),
+            "command": machine.command(),
+            "versions": machine.versions(),
+            "hardware": machine.hardware(),
             "published": [list(row) for row in PUBLISHED_ROWS],
             "runs": data,
             "stopped": outcome.stopped,
@@ -111,7 +111,7 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     )
     head = [
         "# Study steering",
-        f"{provenance.now()}, `{provenance.command()}`.",
+        f"{machine.now()}, `{machine.command()}`.",
         "Published (arXiv 2603.04198):\n\n"
         + markdown_table(["group", "figure", "published"], PUBLISHED_ROWS),
         _NOT_COMPARABLE,

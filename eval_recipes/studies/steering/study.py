@@ -26,8 +26,8 @@ from eval_recipes.studies.steering.runs import (
     subjects_of_groups,
     sweep_of,
 )
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
-from saereg_plugin.sources import models
 from saereg_plugin.sweeps import run_sweep
 
 Progress = Callable[[str], None]
@@ -160,7 +160,7 @@ def _check(study: SteeringStudy) -> None:
         raise InputError(
             f"Both groups are {study.group!r}; expected two different ones."
         )
-    models.torch_dtype(_dtype(study))
+    machine.torch_dtype(_dtype(study))
     for run in runs_of(study, model):
         config = make_config({**study.settings, **run.options})
         if uses_chat(config):
@@ -196,7 +196,7 @@ def _stability(
 
 def _dtype(study: SteeringStudy) -> str:
     where = device() if study.scale == "paper" else "cpu"
-    return models.fast_dtype(where) if study.dtype == "auto" else study.dtype
+    return machine.fast_dtype(where) if study.dtype == "auto" else study.dtype
 
 
 def _context(

@@ -11,12 +11,17 @@ from eval_recipes.cli import app
 from eval_recipes.registry import RECIPES, Recipe
 from eval_recipes.results.schemas import schema_text
 from saereg_plugin.errors import InputError
+from saereg_plugin.sweeps import config as sweeps
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_shipped_schemas_are_current(name: str) -> None:
     for path, cls in RECIPES[name].schemas().items():
         assert path.read_text(encoding="utf-8") == schema_text(cls)
+
+
+def test_shipped_schema_of_sweeps_is_current() -> None:
+    assert sweeps.SCHEMA.read_text(encoding="utf-8") == sweeps.schema_text()
 
 
 def test_the_command_writes_and_compares(
@@ -28,12 +33,14 @@ def test_the_command_writes_and_compares(
     }
     assert len(shipped) == 2
     monkeypatch.setattr(Recipe, "schemas", lambda _: shipped)
+    monkeypatch.setattr(sweeps, "SCHEMA", tmp_path / sweeps.SCHEMA.name)
     run = CliRunner().invoke
     stale = run(app, ["schemas", "--check"])
     assert stale.exit_code == 1 and "not current" in stale.output
     assert run(app, ["schemas", "--write"]).exit_code == 0
     for path, cls in shipped.items():
         assert path.read_text(encoding="utf-8") == schema_text(cls)
+    assert sweeps.SCHEMA.read_text(encoding="utf-8") == sweeps.schema_text()
     assert run(app, ["schemas", "--check"]).exit_code == 0
     both = run(app, ["schemas", "--check", "--write"])
     assert isinstance(both.exception, InputError)

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from eval_recipes.commands import show as command
-from eval_recipes.commands.results import plot
+from eval_recipes.commands.results import plot, show
 from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.decoding import Continuation
@@ -195,7 +194,7 @@ def test_the_command_prints_it(
     arguments = ["show", "steering", "--results", str(tmp_path), "--latent", "7"]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as caught:
-        command.show()
+        show()
     assert caught.value.code == 0
     assert "  steered: the sea" in capsys.readouterr().out
 

@@ -38,7 +38,7 @@ from saereg_plugin.releases.hashes import file_hashes
 from saereg_plugin.releases.release import MANIFEST, Entry, Release, write_release
 from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sources import models
-from saereg_plugin.sweeps.run import SWEEP_FILE, settled
+from saereg_plugin.sweeps.checkpoint import SWEEP_FILE, settled
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, serving
 from tests.eval_recipes.tiny_saes import tiny_sae

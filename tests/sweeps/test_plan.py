@@ -13,7 +13,7 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.sources.hook_shapes import model_facts, require_context
 from saereg_plugin.sweeps import SweepConfig, expand, release_name
 from saereg_plugin.sweeps.config import MAX_SAES, sae_ids
-from saereg_plugin.sweeps.resources import (
+from saereg_plugin.sweeps.plan import (
     disk_of,
     memory_of,
     require_disk,
