@@ -11,7 +11,6 @@ from eval_recipes.statistics.interval import NO_VARIATION, unseen
 from eval_recipes.statistics.seeds import (
     bootstrap_mean_interval,
     paired_difference,
-    paired_pair_difference,
     seed_interval,
     seed_pair_interval,
 )
@@ -172,8 +171,6 @@ def test_rounding_is_no_variation() -> None:
     plus = {pair: 0.1 + 0.2 for pair in pairs} | {(0, 1): 0.3}
     assert len(set(plus.values())) == 2
     assert seed_pair_interval(plus).reason == NO_VARIATION
-    less = dict.fromkeys(pairs, 0.3)
-    assert paired_pair_difference(plus, less).reason == NO_VARIATION
 
 
 def test_jackknife_by_hand() -> None:
@@ -197,22 +194,18 @@ def test_jackknife_of_four_seeds_with_a_linear_kernel() -> None:
 
 
 def test_two_seeds_are_never_distinguishable() -> None:
-    found = paired_pair_difference({(0, 1): 0.9}, {(1, 0): 0.1})
-    assert found.value == pytest.approx(0.8)
-    assert (found.low, found.high, found.n) == (None, None, 1)
+    found = seed_pair_interval({(0, 1): 0.8})
+    assert (found.value, found.low, found.high, found.n) == (0.8, None, None, 1)
     assert not found.distinguishable
     assert found.reason == "two seeds give one pair, which has no spread"
 
 
-def test_pair_difference_is_distinguishable() -> None:
+def test_pairs_that_agree_are_distinguishable_from_zero() -> None:
     pairs = [(0, 1), (0, 2), (1, 2)]
-    a = dict(zip(pairs, (0.50, 0.52, 0.51), strict=True))
-    b = dict(zip(pairs, (0.10, 0.11, 0.12), strict=True))
-    assert paired_pair_difference(a, b).distinguishable
-    assert paired_pair_difference(b, a).distinguishable
-    assert not paired_pair_difference(a, a).distinguishable
-    with pytest.raises(ValueError, match="seed pairs differ"):
-        paired_pair_difference(a, {(0, 1): 1.0})
+    values = dict(zip(pairs, (0.40, 0.41, 0.39), strict=True))
+    assert seed_pair_interval(values).distinguishable
+    assert seed_pair_interval({k: -v for k, v in values.items()}).distinguishable
+    assert not seed_pair_interval(dict.fromkeys(pairs, 0.0)).distinguishable
 
 
 @pytest.mark.parametrize(
