@@ -8,7 +8,7 @@ from typing import Any
 
 from eval_recipes.steering.results.plots import draw
 from eval_recipes.steering.stats.compare import GroupRates
-from eval_recipes.steering.stats.read_results import SaeKey, steering_results
+from eval_recipes.steering.stats.read_results import steering_results
 from eval_recipes.studies.steering.runs import (
     RATIO,
     SteeringOutcome,
@@ -24,10 +24,11 @@ from eval_recipes.studies.steering.sections import (
     section_text,
     strength_ratio,
 )
-from eval_recipes.tables.cells import cell, digits, markdown_table
+from eval_recipes.tables.cells import NONE, cell, digits, markdown_table
+from eval_recipes.tables.plots import save_png
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, write_json, write_text
+from saereg_plugin.files import write_json, write_text
 
 TABLE = "table.md"
 RESULTS = "results.json"
@@ -55,8 +56,8 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     Write ``table.md`` and ``results.json`` into ``out``; return the table's path.
 
     A run that lacks a group, or whose results do not fit together, has a section that says so.
-    The grid's runs share one table. Beside them stands ``steering.png``, success against
-    fluency of the run at several strengths, if there is one.
+    The grid's runs share one table. ``steering.png`` shows success against fluency of the run
+    at several strengths, if there is one.
     """
     found = [(run, _section(outcome, run.name, out)) for run in outcome.runs]
     # the grid makes no statements
@@ -68,13 +69,11 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     trouble_of_grid: list[str] = []
     for run, section in found:
         name = run.name
+        said = trouble_of_grid if run.grid else parts
         failed = [one.sae_id for one in outcome.by_run.get(name, [])]
         if isinstance(section, InputError):
-            said = f"Not complete: {section}"
-            if run.grid:
-                trouble_of_grid.append(f"{name}: {said}")
-            else:
-                parts.append(f"## {name}\n\n{said}")
+            head = f"{name}: " if run.grid else f"## {name}\n\n"
+            said.append(f"{head}Not complete: {section}")
             data.append({"run": name, "failed": failed, "not_complete": str(section)})
             continue
         section = settled.get(name, section)
@@ -84,10 +83,12 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
         else:
             parts.append(section_text(outcome.study, section))
         if failed:
-            said = f"{name} without {', '.join(failed)}, which failed (see Trouble)."
-            (trouble_of_grid if run.grid else parts).append(said)
+            said.append(
+                f"{name} without {', '.join(failed)}, which failed (see Trouble)."
+            )
     if RATIO in settled:
-        _write_picture(out, _saes(outcome, RATIO))
+        results = steering_results(out / "results" / RATIO, outcome.saes.get(RATIO))
+        save_png(draw([record for _, record in results]), out / PICTURE)
         parts.append(
             f"Success against fluency of {RATIO}, each SAE by its own threshold: `{PICTURE}`."
         )
@@ -95,14 +96,16 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
         parts.append("## grid")
     if grid:
         parts.append(grid_text(outcome.study, grid))
-    parts += trouble_of_grid
+    facts = {
+        "date": machine.now(),
+        "command": machine.command(),
+        "versions": machine.versions(),
+        "hardware": machine.hardware(),
+    }
     write_json(
         out / RESULTS,
         {
-            "date": machine.now(),
-            "command": machine.command(),
-            "versions": machine.versions(),
-            "hardware": machine.hardware(),
+            **facts,
             "published": [list(row) for row in PUBLISHED_ROWS],
             "runs": data,
             "stopped": outcome.stopped,
@@ -111,31 +114,22 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     )
     head = [
         "# Study steering",
-        f"{machine.now()}, `{machine.command()}`.",
-        "Published (arXiv 2603.04198):\n\n"
-        + markdown_table(["group", "figure", "published"], PUBLISHED_ROWS),
+        f"{facts['date']}, `{facts['command']}`.",
+        "Published (arXiv 2603.04198):",
+        markdown_table(["group", "figure", "published"], PUBLISHED_ROWS),
         _NOT_COMPARABLE,
         *_how_to_read(list(settled.values())),
     ]
-    write_text(out / TABLE, "\n\n".join([*head, *parts, *_troubles(outcome)]) + "\n")
+    pages = [*head, *parts, *trouble_of_grid, *_troubles(outcome)]
+    write_text(out / TABLE, "\n\n".join(pages) + "\n")
     return out / TABLE
-
-
-def _write_picture(out: Path, keep: frozenset[SaeKey] | None) -> None:
-    records = [record for _, record in steering_results(out / "results" / RATIO, keep)]
-    with atomic_path(out / PICTURE) as temporary:
-        draw(records).savefig(temporary, format="png", dpi=150)
-
-
-def _saes(outcome: SteeringOutcome, run: str) -> frozenset[SaeKey] | None:
-    return outcome.saes.get(run)
 
 
 def _section(outcome: SteeringOutcome, name: str, out: Path) -> Section | InputError:
     """Return one run's figures, or why there are none."""
     try:
         return section_of(
-            outcome.study, name, out / "results" / name, _saes(outcome, name)
+            outcome.study, name, out / "results" / name, outcome.saes.get(name)
         )
     except InputError as error:
         return error
@@ -164,9 +158,6 @@ def _troubles(outcome: SteeringOutcome) -> list[str]:
     return ["Trouble:\n\n" + "\n".join(lines)] if lines else []
 
 
-_FIGURES = ("strength / norm", "fluency loss")
-
-
 def grid_text(
     study: SteeringStudy, found: Sequence[tuple[SteeringRun, Section]]
 ) -> str:
@@ -175,11 +166,8 @@ def grid_text(
     judges = list(
         dict.fromkeys(one.judge for _, section in found for one in section.compared)
     )
-    heads = [
-        *("strength", "decoding", "positions"),
-        *(f"{figure}, {name}" for figure in _FIGURES for name in names),
-        *(f"{judge}, {name}" for judge in judges for name in names),
-    ]
+    figures = ("strength / norm", "fluency loss", *judges)
+    heads = [f"{figure}, {name}" for figure in figures for name in names]
     rows = [
         _row(run, section, amount, judges)
         for run, section in found
@@ -192,7 +180,7 @@ def grid_text(
             "threshold learned from sampled pairs, and differ less from each other than those. No "
             "statement on groups is made; every other figure of these runs stands in "
             "`results.json`.",
-            markdown_table(heads, rows),
+            markdown_table(["strength", "decoding", "positions", *heads], rows),
             "In how many of these ways to steer success exceeds that of random directions, with the "
             "whole interval and without correction (of 40 without any effect one would):",
             "\n".join(f"- {line}" for line in _counts(names, found, judges)),
@@ -207,14 +195,10 @@ def _about(found: Sequence[tuple[SteeringRun, Section]]) -> str:
     left = [
         f"{group.name} {len(group.records)} "
         + ("SAE" if len(group.records) == 1 else "SAEs")
-        + f" and {_latents(rates)} latents"
+        + f" and {_n_latents(rates)} latents"
         for group, rates in zip(first.groups, first.compared[0].rates, strict=True)
     ]
     return f"{asked} candidates of each SAE; with an explanation and a strength: {', '.join(left)}."
-
-
-def _latents(found: GroupRates) -> int:
-    return 0 if found.rates.success is None else found.rates.success.n
 
 
 def _row(
@@ -227,23 +211,25 @@ def _row(
         f"{section.mode} {amount:g}",
         "greedy" if run.options["greedy"] else "sampled",
         run.options["positions"],
-        *("-" if ratio is None else digits(ratio) for ratio in ratios),
+        *(NONE if ratio is None else digits(ratio) for ratio in ratios),
         *(cell(rates.loss) for rates in first.rates),
         *(text for judge in judges for text in _cells(by_judge.get(judge))),
     ]
 
 
-def _cells(one: Compared | None) -> tuple[str, str]:
+def _cells(one: Compared | None) -> list[str]:
     if one is None:
-        return "-", "-"
-    baseline, group = one.rates
-    return _cell(baseline), _cell(group)
+        return [NONE, NONE]
+    return [
+        NONE
+        if found.rates.success is None
+        else f"{digits(found.rates.success.value)}; {cell(found.rates.over_random)}"
+        for found in one.rates
+    ]
 
 
-def _cell(found: GroupRates) -> str:
-    if found.rates.success is None:
-        return "-"
-    return f"{digits(found.rates.success.value)}; {cell(found.rates.over_random)}"
+def _n_latents(found: GroupRates) -> int:
+    return 0 if found.rates.success is None else found.rates.success.n
 
 
 def _counts(
