@@ -25,36 +25,26 @@ _LR = 3e-4
 OURS = "saereg"
 SAE_LENS = "sae_lens"
 
-# this package's and SAELens' steps, by name: architecture and further fields
-_SAES: dict[str, tuple[str, dict[str, Any]]] = {
-    OURS: ("regularized_topk", {"sparse_step": "always"}),
+_Sae = tuple[str, dict[str, Any]]
+"""Architecture and further fields."""
+
+
+def _sparse(architecture: str = "regularized_topk", **fields: Any) -> _Sae:
+    return architecture, {"sparse_step": "always", **fields}
+
+
+_SAES: dict[str, _Sae] = {
+    OURS: _sparse(),
     "saereg dense": ("regularized_topk", {"sparse_step": "never"}),
-    "saereg without rescaling": (
-        "regularized_topk",
-        {"sparse_step": "always", "rescale_acts_by_decoder_norm": False},
-    ),
-    "saereg unit norm": (
-        "regularized_topk",
-        {"sparse_step": "always", "decoder_constraint": "unit_norm"},
-    ),
-    "saereg L2": (
-        "regularized_topk",
-        {
-            "sparse_step": "always",
-            "regularizers": [WeightPenalty(norm="l2", coefficient=1e-5)],
-        },
-    ),
-    "saereg L1": (
-        "regularized_topk",
-        {
-            "sparse_step": "always",
-            "regularizers": [WeightPenalty(norm="l1", coefficient=1e-5)],
-        },
-    ),
-    "saereg batchtopk": ("regularized_batchtopk", {"sparse_step": "always"}),
+    "saereg without rescaling": _sparse(rescale_acts_by_decoder_norm=False),
+    "saereg unit norm": _sparse(decoder_constraint="unit_norm"),
+    "saereg L2": _sparse(regularizers=[WeightPenalty(norm="l2", coefficient=1e-5)]),
+    "saereg L1": _sparse(regularizers=[WeightPenalty(norm="l1", coefficient=1e-5)]),
+    "saereg batchtopk": _sparse("regularized_batchtopk"),
     SAE_LENS: ("topk", {}),
     "sae_lens batchtopk": ("batchtopk", {}),
 }
+"""This package's and SAELens' steps, by name."""
 
 
 def peers() -> list[str]:

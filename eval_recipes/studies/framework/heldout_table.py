@@ -16,7 +16,7 @@ from sae_lens import SAE
 from torch import Tensor
 
 from eval_recipes.results.subject import Failure
-from eval_recipes.results.tidy import COLUMNS
+from eval_recipes.results.tidy import frame_of_rows
 from eval_recipes.results.to_json import plain
 from eval_recipes.running.artifacts import package_versions
 from eval_recipes.running.context import RunContext
@@ -50,11 +50,11 @@ def measure(
     key = _key(context, latents=latents)
     kept = read_figures(target, key)
     if kept is not None:
-        return _frame(context, kept), []
+        return frame_of_rows(_rows(context, kept)), []
     figures, failures = _measure(context, latents=latents)
     if not failures:
         write_figures(target, key, figures)
-    return _frame(context, figures), failures
+    return frame_of_rows(_rows(context, figures)), failures
 
 
 def _measure(context: RunContext, *, latents: bool) -> tuple[Figures, list[Failure]]:
@@ -89,13 +89,6 @@ def _key(context: RunContext, *, latents: bool) -> str:
     }
     text = json.dumps(plain(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _frame(context: RunContext, figures: Figures) -> pd.DataFrame:
-    rows = list(_rows(context, figures))
-    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-    numeric = {"value": "float64", "low": "float64", "high": "float64"}
-    return frame.astype({**numeric, "seed": "Int64", "n": "Int64"})
 
 
 def _rows(context: RunContext, figures: Figures) -> Iterator[dict[str, Any]]:
