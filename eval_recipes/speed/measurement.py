@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from eval_recipes.speed.config import Row
+from eval_recipes.statistics.interval import Interval
 from saereg_plugin.machine import peak_memory_gib
 
 
@@ -31,14 +32,6 @@ class Timing:
     def median(self) -> float:
         """The median call."""
         return float(np.median(self.seconds))
-
-
-class Ratio(NamedTuple):
-    """How many times as long one implementation takes as another, with a 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def interleaved(
@@ -71,19 +64,18 @@ def interleaved(
 
 def ratio(
     slower: Timing, faster: Timing, *, seed: int = 0, resamples: int = 2000
-) -> Ratio:
+) -> Interval:
     """
     Return the ratio of medians of two interleaved timings.
 
     The interval is a percentile bootstrap over rounds, which keeps pairs together.
     """
     pairs = np.array([slower.seconds, faster.seconds])
-    draws = np.random.default_rng(seed).integers(
-        pairs.shape[1], size=(resamples, pairs.shape[1])
-    )
+    n = pairs.shape[1]
+    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
     medians = np.median(pairs[:, draws], axis=-1)
     low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
-    return Ratio(slower.median / faster.median, float(low), float(high))
+    return Interval(slower.median / faster.median, float(low), float(high), n)
 
 
 def timed_rows(

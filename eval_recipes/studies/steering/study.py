@@ -28,6 +28,7 @@ from eval_recipes.studies.steering.runs import (
     subjects_of_groups,
     sweep_of,
 )
+from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import run_sweep
 
