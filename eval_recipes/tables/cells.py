@@ -47,6 +47,13 @@ def cell(figure: Interval | None, show: Callable[[float], str] = digits) -> str:
     return f"{show(figure.value)} [{show(figure.low)}, {show(figure.high)}]"
 
 
+def interval_words(figure: Interval) -> str:
+    """Return ``95 % interval low to high`` in few digits, or why there is none."""
+    if figure.low is None or figure.high is None:
+        return f"no interval: {figure.reason}"
+    return f"95 % interval {digits(figure.low)} to {digits(figure.high)}"
+
+
 def markdown_table(
     heads: Sequence[str],
     rows: Sequence[Sequence[str]],

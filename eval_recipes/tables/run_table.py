@@ -16,10 +16,10 @@ from eval_recipes.results.headlines import RUN_HEADLINES, Metric, metric_of
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
-from eval_recipes.tables.cells import NONE, cell, digits, plain_table
+from eval_recipes.tables.cells import NONE, cell, digits, interval_words, plain_table
 
 _UNNAMED = 6
-"""Metrics that are shown where a run has no headline; the summary holds all."""
+"""Metrics to show for a run without headlines; the summary has all."""
 
 HEADLINE_DIFFERENCES = (
     "shared",
@@ -33,7 +33,7 @@ HEADLINE_DIFFERENCES = (
     "l0",
     "alive",
 )
-"""Differences between groups that the table shows; the result files hold all."""
+"""Differences between groups to show; the result files have all."""
 
 
 def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
@@ -113,8 +113,7 @@ def difference_table(differences: Iterable[GroupDifference]) -> Table:
     """
     Return a table of the differences between groups, each with its verdict.
 
-    Where the interval says nothing about other seeds there is none: each pair of seeds is
-    listed instead.
+    Where the interval says nothing about other seeds, the verdict lists each pair of seeds.
     """
     table = plain_table("Differences \\[95 % interval]")
     table.add_column("metric", min_width=len("explained_variance"), overflow="fold")
@@ -190,7 +189,7 @@ _COSTS = {
     "explained_variance": "reconstructs less",
     "alive": "uses fewer latents",
 }
-"""What a drop of a metric means, where it qualifies the others."""
+"""Meaning of a drop of a metric that qualifies the other differences."""
 
 
 def read_differences(
@@ -199,8 +198,8 @@ def read_differences(
     """
     Return one sentence for each headline difference of ``group`` minus ``other``.
 
-    A difference counts only if its interval is over seeds or pairs of seeds and leaves 0
-    out. Without such an interval every pair's difference is told, and no verdict.
+    A difference counts only if its interval is over seeds or pairs of seeds and excludes 0.
+    Without such an interval every pair's difference is listed, without a verdict.
     """
     found = {
         item.name: item if item.group == group else item.reversed()
@@ -229,9 +228,9 @@ def read_differences(
 
 def _sentence(words: str, item: GroupDifference) -> str:
     group, other = item.group, item.other
-    if item.ci_low is None or item.ci_high is None:
+    if not item.has_interval:
         return f"The {words}: no interval (n = {item.n}), so {group} and {other} are not distinguishable."
-    interval = f"95 % interval {digits(item.ci_low)} to {digits(item.ci_high)} over {over(item)}"
+    interval = f"{interval_words(item.interval)} over {over(item)}"
     if not item.decidable:
         pairs = f"; pair by pair {listed(item)}" if item.values else ""
         return (

@@ -121,8 +121,7 @@ class Choice:
         coefficient: chosen, in the units of the configuration.
         baseline: explained variance without the penalty.
         candidates: explained variance by coefficient.
-        within: whether the chosen one reaches the baseline; if none does, the smallest
-            is taken and this is False.
+        within: whether the chosen coefficient reaches the baseline.
         n_seeds: how many seeds each explained variance is the mean of.
     """
 
@@ -153,16 +152,12 @@ class Choice:
             f"{coefficient:g}: {variance:.4f}"
             for coefficient, variance in sorted(self.candidates.items())
         )
-        how = (
-            "the largest whose explained variance is at least the baseline's"
-            if self.within
-            else "no candidate reaches the baseline's explained variance, so the smallest"
-        )
-        edge = (
-            "; it is at the edge of the grid: larger ones were not tried"
-            if self.at_edge
-            else ""
-        )
+        how = "the largest whose explained variance is at least the baseline's"
+        if not self.within:
+            how = "no candidate reaches the baseline's explained variance, so the smallest"
+        edge = ""
+        if self.at_edge:
+            edge = "; it is at the edge of the grid: larger ones were not tried"
         seeds = "one seed" if self.n_seeds == 1 else f"{self.n_seeds} seeds"
         return (
             f"{self.name}: {self.coefficient:g}, {how} ({self.baseline:.4f}; {shown}; of {seeds}, "
@@ -180,14 +175,9 @@ def largest_without_loss(
     """
     Return the largest coefficient whose explained variance is at least the baseline's.
 
-    arXiv 2606.27321 takes lambda so, by the R^2 of test data. If none reaches it, the
-    smallest is taken and ``within`` is False.
-
-    Args:
-        name: of the setting, for reports.
-        baseline: explained variance without the penalty.
-        candidates: explained variance by coefficient, at least one.
-        n_seeds: how many seeds each explained variance is the mean of.
+    arXiv 2606.27321 chooses lambda by this rule, on the R^2 of test data. If no candidate
+    (at least one) reaches the baseline, the smallest is taken and ``within`` is False. The
+    arguments are those of ``Choice``.
 
     >>> largest_without_loss("k32", 0.8, {0.01: 0.81, 0.1: 0.80, 1.0: 0.7}).coefficient
     0.1
@@ -288,15 +278,15 @@ class Study:
 @dataclass
 class StudyRun:
     """
-    What a study gave.
+    Results of a study.
 
     Attributes:
-        finished: False if training was interrupted; the same call goes on.
+        finished: False if training was interrupted; the same call resumes.
         frame: tidy results of all stages, with a further column ``stage``.
         differences: between groups, as the cross-seed evaluation gives them.
         choices: made by the stages.
         failures: evaluations without a result.
-        stopped: SAEs taken out of training, one line each.
+        stopped: SAEs taken out of training, one line for each.
         training_seconds: of the finished stages, as their releases record it (since the
             last interruption).
         pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
@@ -308,7 +298,9 @@ class StudyRun:
     scale: Scale
     plan: Plan
     finished: bool = False
-    frame: pd.DataFrame = field(default_factory=lambda: _empty())
+    frame: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=pd.Index([*COLUMNS, "stage"]))
+    )
     differences: list[GroupDifference] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -325,7 +317,3 @@ class StudyRun:
         shown = [stage.name for stage in self.plan.stages if stage.in_table]
         rows: Any = self.frame.loc[self.frame["stage"].isin(shown)]
         return rows
-
-
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame(columns=pd.Index([*COLUMNS, "stage"]))

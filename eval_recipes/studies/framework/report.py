@@ -1,4 +1,4 @@
-"""A study's results in words and numbers: Markdown, JSON, CSV."""
+"""Report of a study: Markdown, JSON, CSV."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def verdicts_of(run: StudyRun) -> list[Verdict]:
 def write_report(run: StudyRun, out: Path) -> Path:
     """Write table, JSON and CSV of a study into ``out``; return the table's path."""
     verdicts = verdicts_of(run)
-    facts = _facts(run)
+    facts = {**run_facts(), "training_seconds": round(run.training_seconds, 1)}
     write_json(out / RESULTS, to_json(run, verdicts, facts))
     with atomic_path(out / CSV) as temporary:
         run.frame.to_csv(temporary, index=False)
@@ -102,13 +102,13 @@ def to_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(run: StudyRun) -> dict[str, Any]:
+def run_facts() -> dict[str, Any]:
+    """Return when, how and where a report was made."""
     return {
         "date": machine.now(),
         "command": machine.command(),
         "versions": machine.versions(),
         "hardware": machine.hardware(),
-        "training_seconds": round(run.training_seconds, 1),
     }
 
 
@@ -160,15 +160,8 @@ def _published(run: StudyRun) -> str:
     for number in numbers:
         column = by_title.get(number.column)
         here = None if column is None else figure_of(frame, number.group, column)
-        rows.append(
-            [
-                number.group,
-                number.column,
-                digits(number.value),
-                cell(here),
-                number.note,
-            ]
-        )
+        shown = [number.group, number.column, digits(number.value), cell(here)]
+        rows.append([*shown, number.note])
     heads = ["group", "figure", "published", "here", "note"]
     return "Published numbers:\n\n" + markdown_table(heads, rows)
 

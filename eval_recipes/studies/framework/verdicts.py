@@ -1,4 +1,4 @@
-"""Whether a statement about two groups held, from the numbers and their interval."""
+"""Claims about two groups and their verdicts, from intervals and p-values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from eval_recipes.results.differences import Values, listed_values
 from eval_recipes.statistics.interval import NO_VARIATION, Interval
-from eval_recipes.tables.cells import digits
+from eval_recipes.tables.cells import digits, interval_words
 
 MATCHED = 0.01
 """Two groups are equal in a figure if they differ by at most this share of the larger value."""
@@ -46,15 +46,10 @@ class Beside(NamedTuple):
     @property
     def sentence(self) -> str:
         """Whether the groups are matched, with both values, their difference and its interval."""
-        found, share = self.difference, f"{MATCHED:.0%}"
-        ends = (
-            f"no interval: {found.reason}"
-            if found.low is None or found.high is None
-            else f"95 % interval {digits(found.low)} to {digits(found.high)}"
-        )
+        share = f"{MATCHED:.0%}"
         numbers = (
             f"{digits(self.group)} against {digits(self.other)}, difference "
-            f"{digits(found.value)}, {ends}"
+            f"{digits(self.difference.value)}, {interval_words(self.difference)}"
         )
         if self.match == "matched":
             return f"Matched: {self.figure} is equal within {share} ({numbers})."
@@ -70,13 +65,8 @@ class Beside(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {
-            "figure": self.figure,
-            "group": self.group,
-            "other": self.other,
-            "difference": self.difference._asdict(),
-            "match": self.match,
-        }
+        difference = self.difference._asdict()
+        return {**self._asdict(), "difference": difference, "match": self.match}
 
 
 def values_text(values: Values) -> str:
@@ -124,15 +114,15 @@ class Claim:
 
     Attributes:
         figure: title of the table's column.
-        group: the group it is about.
-        other: what it is compared with.
+        group: the group that the claim is about.
+        other: the group it is compared with.
         direction: what is claimed of ``group - other``. ``not_lower`` and ``not_higher``
             allow for ``margin``.
         margin: difference that does not count, 0 or more.
-        source: ``paper``; ``adapted`` for the paper's statement at a coefficient that is
-            ours; or ``ours`` for what the mechanism lets one expect.
-        beside: title of the column that would have to be equal in both groups and need not
-            be (say L0): its difference is said with the verdict.
+        source: ``paper``; ``adapted`` for the paper's statement at our own coefficient; or
+            ``ours`` for an expectation from the mechanism.
+        beside: title of a column that should be equal in both groups but may differ, such as
+            L0; the verdict states its difference.
     """
 
     figure: str
@@ -173,7 +163,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim."""
+    """A judged claim."""
 
     claim: Claim
     outcome: Outcome
@@ -196,7 +186,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The claim, what came of it, and the numbers."""
+        """The claim, its outcome and the numbers."""
         word = _WORDS[self.outcome]
         if self.survives is False:
             word += ", but not after correction"
@@ -205,22 +195,17 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        found = self.difference
+        claim = {k: v for k, v in vars(self.claim).items() if k != "beside"}
         return {
             "claim": self.claim.text,
-            "figure": self.claim.figure,
-            "group": self.claim.group,
-            "other": self.claim.other,
-            "direction": self.claim.direction,
-            "margin": self.claim.margin,
-            "source": self.claim.source,
+            **claim,
             "outcome": self.outcome,
-            "difference": None if found is None else found._asdict(),
+            "difference": self.difference and self.difference._asdict(),
             "values": listed_values(self.values),
             "p": self.p,
             "p_corrected": self.p_corrected,
             "survives_correction": self.survives,
-            "beside": None if self.beside is None else self.beside.to_dict(),
+            "beside": self.beside and self.beside.to_dict(),
             "sentence": self.sentence,
         }
 
@@ -296,9 +281,9 @@ def _numbers(verdict: Verdict) -> str:
     found = verdict.difference
     if found is None:
         return "no result of one of the two"
-    value = f"difference {digits(found.value)}"
+    value, interval = f"difference {digits(found.value)}", interval_words(found)
     if found.low is None or found.high is None:
-        shown = f"{value}, n = {found.n}, no interval: {found.reason}"
+        shown = f"{value}, n = {found.n}, {interval}"
         if not verdict.values:
             return shown
         on_side = sum(verdict.claim.fits(value) for _, value in verdict.values)
@@ -306,7 +291,7 @@ def _numbers(verdict: Verdict) -> str:
             f"{shown}; {values_text(verdict.values)}; {on_side} of {len(verdict.values)} on the "
             "claimed side"
         )
-    text = f"{value}, 95 % interval {digits(found.low)} to {digits(found.high)}, n = {found.n}"
+    text = f"{value}, {interval}, n = {found.n}"
     if verdict.p is None:
         return text
     corrected = verdict.p_corrected

@@ -9,6 +9,7 @@ from typing import Any
 from eval_recipes.steering.results.plots import draw
 from eval_recipes.steering.stats.compare import GroupRates
 from eval_recipes.steering.stats.read_results import steering_results
+from eval_recipes.studies.framework.report import run_facts
 from eval_recipes.studies.steering.runs import (
     RATIO,
     SteeringOutcome,
@@ -26,7 +27,6 @@ from eval_recipes.studies.steering.sections import (
 )
 from eval_recipes.tables.cells import NONE, cell, digits, markdown_table
 from eval_recipes.tables.plots import save_png
-from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json, write_text
 
@@ -96,12 +96,7 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
         parts.append("## grid")
     if grid:
         parts.append(grid_text(outcome.study, grid))
-    facts = {
-        "date": machine.now(),
-        "command": machine.command(),
-        "versions": machine.versions(),
-        "hardware": machine.hardware(),
-    }
+    facts = run_facts()
     write_json(
         out / RESULTS,
         {
