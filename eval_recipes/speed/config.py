@@ -38,7 +38,7 @@ class Shape:
 
     @property
     def encoder_flop(self) -> float:
-        """Operations of the encoder's dense product, which every implementation makes."""
+        """Operations of the encoder's dense product, common to all implementations."""
         return 2.0 * self.batch * self.d_in * self.d_sae
 
     @property
@@ -113,7 +113,7 @@ class Row:
     case: str
     """Which piece of it, sizes included."""
     implementation: str
-    """Who did it."""
+    """Package, and variant if there are several."""
     seconds: float | None = None
     """Median time; None where memory was measured."""
     n: int = 1

@@ -1,4 +1,4 @@
-"""Our evaluations of several SAEs against SAEBench's own entry points, one after the other."""
+"""Speed of our evaluations against SAEBench's own entry points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step of a TopK SAE in this package and in others, as each does it itself."""
+"""Training step of a TopK SAE, in this package and in others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SAES: dict[str, _Sae] = {
 
 
 def peers() -> list[str]:
-    """Return the other packages that do the same work and are installed."""
+    """Return the installed packages that do the same work."""
     # read when sparsify is imported: its Triton kernels have no CPU version
     if not torch.cuda.is_available():
         os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
@@ -118,7 +118,7 @@ def _trainer_config(shape: Shape, autocast: bool, device: str) -> SAETrainerConf
 
 
 def _sparsify(shape: Shape, batch: torch.Tensor, autocast: bool, device: str) -> Step:
-    """Sparsify's step, as its trainer makes it with Adam."""
+    """Return the step of sparsify's trainer with Adam."""
     sparsify: Any = importlib.import_module("sparsify")
     sae = sparsify.SparseCoder(
         shape.d_in,
@@ -147,7 +147,7 @@ def _sparsify(shape: Shape, batch: torch.Tensor, autocast: bool, device: str) ->
 def _dictionary_learning(
     shape: Shape, batch: torch.Tensor, autocast: bool, device: str
 ) -> Step:
-    """dictionary_learning's step, as its TopK trainer makes it."""
+    """Return the step of dictionary_learning's TopK trainer."""
     top_k: Any = importlib.import_module("dictionary_learning.trainers.top_k")
     trainer = top_k.TopKTrainer(
         steps=10_000,

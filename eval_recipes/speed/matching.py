@@ -1,4 +1,4 @@
-"""Matching two SAEs' latents, against scipy's dense solver."""
+"""Speed of matching two SAEs' latents, against scipy's dense solver."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OURS = "saereg"
 SCIPY = "scipy linear_sum_assignment"
 
 LARGE = (65_536, 512, 0.05)
-"""Latents, entries and shared part of the large case."""
+"""Latents, entries per latent and shared part of the large case."""
 
 _SHARED = (0.05, 0.5)
 _NOISE = 0.3

@@ -45,8 +45,8 @@ def interleaved(
     """
     Time every call ``repeats`` times, in rounds of one call each.
 
-    A machine's speed drifts; in rounds the drift hits all alike. The order within a
-    round rotates, so that none always follows the same other.
+    A machine's speed drifts; rounds spread the drift over all calls. The order within a
+    round rotates, so that no call always follows the same other.
     """
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -1,4 +1,4 @@
-"""Run suites of speed measurements; the table that evaluations add their own rows to."""
+"""Suites of speed measurements and their table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
 """Suites by name; each yields its rows as they are measured."""
 
 BY_NAME_ONLY = frozenset({"evaluations", "matching", "matching-large"})
-"""Suites of a quarter of an hour or more, which nobody should start by accident."""
+"""Suites of a quarter of an hour or more, which only run when named."""
 
 
 def chosen_suites(names: Iterable[str]) -> list[str]:

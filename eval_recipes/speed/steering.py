@@ -1,4 +1,4 @@
-"""Steered text: ours many at a time, against one prompt at a time as papers do it."""
+"""Speed of steered text: batches against one prompt at a time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def steering_rows(
     Sample steered texts with the embedded model, by all implementations in turns.
 
     The reference is ours in the dtype that the device is fastest in; peers run in float32,
-    and the plain loop in the fast dtype, too.
+    the plain loop also in the fast dtype.
     """
     folder = models.ensure(MODEL) or MODEL
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -1,4 +1,4 @@
-"""Training steps against other packages: time, memory, variants, growth, streams."""
+"""Speed and memory of training steps and sweeps."""
 
 from __future__ import annotations
 

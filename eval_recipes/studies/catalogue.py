@@ -1,4 +1,4 @@
-"""Every study by name: the one table that command line and tests read; imports nothing heavy."""
+"""Studies by name; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ GRID_STUDIES = MappingProxyType(
         ),
     }
 )
-"""Studies that one framework runs; ``mnist`` has a loop and a command of its own."""
+"""Studies that the framework runs; ``mnist`` has its own loop and command."""
 
 
 def study_named(name: str) -> Study:

@@ -1,4 +1,4 @@
-"""Off-support L1 and L1/L2 ratio on TopK: lambda by the paper's rule, with and without mask."""
+"""Off-support L1 and L1/L2 ratio on TopK, with and without mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight regularisation of language-model SAEs: penalties, k, decoder, mode, across seeds."""
+"""Weight regularisation of language-model SAEs, compared across seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics against L0 with their Pareto fronts: a PNG and an interactive page."""
+"""Plots of metrics against L0 with Pareto fronts: PNG and interactive page."""
 
 from __future__ import annotations
 

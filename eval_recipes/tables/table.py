@@ -1,4 +1,4 @@
-"""A table with one row an SAE and one column a metric: on the terminal, CSV, Markdown."""
+"""Table of SAEs by metric, with Pareto fronts: terminal, CSV, Markdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KIND = ["architecture", "penalty"]
 
 def points(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """
-    Return one row an SAE: columns SAE, KIND, group, seed, ``l0``, ``value``, ``low``, ``high``, ``front``, ``outdated``.
+    Return one row per SAE: columns SAE, KIND, group, seed, ``l0``, ``value``, ``low``, ``high``, ``front``, ``outdated``.
 
     L0 is joined from core's result of the same release and id. ``front`` marks the SAEs
     of a KIND of which no other has a better value at the same or a lower L0; ``outdated``
@@ -82,13 +82,13 @@ def without_l0(frame: pd.DataFrame, metric: Metric) -> list[str]:
 
 
 def kind_label(architecture: Any, penalty: Any) -> str:
-    """Return the name of a front, such as "topk, l2 0.006"; what is missing is left out."""
+    """Return the name of a front, such as "topk, l2 0.006", without missing parts."""
     parts = [str(part) for part in (architecture, penalty) if not pd.isna(part)]
     return ", ".join(parts) or "unknown"
 
 
 def last_values(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Return the rows of a metric, one an SAE: the last that has a value."""
+    """Return the rows of a metric, one per SAE: the last that has a value."""
     rows = frame.loc[
         (frame["eval"] == metric.eval)
         & (frame["metric"] == metric.metric)
@@ -102,7 +102,7 @@ _FIRST = [*SAE, "group", "seed", *KIND]
 
 def wide_frame(frame: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
     """
-    Return one row an SAE: release, sae_id, group, seed, architecture, penalty, L0, the metrics,
+    Return one row per SAE: release, sae_id, group, seed, architecture, penalty, L0, the metrics,
     and whether any of these is ``outdated``.
 
     A metric's column has its title, or its full name where two share a title. Missing
@@ -130,7 +130,7 @@ def _titles(metrics: Sequence[Metric]) -> list[str]:
 
 
 def _saes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row an SAE; what one of its files does not say another may."""
+    """Return one row per SAE, each column by the first of its files that has a value."""
     groups: Any = frame[_FIRST].groupby(SAE, dropna=False, sort=False, as_index=False)
     # the first value that is not missing
     return groups.first()[_FIRST]

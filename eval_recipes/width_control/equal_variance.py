@@ -1,4 +1,4 @@
-"""A family of groups compared with another group at the latter's explained variance."""
+"""Comparison of groups at equal explained variance, by interpolation."""
 
 from __future__ import annotations
 

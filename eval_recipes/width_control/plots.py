@@ -156,7 +156,7 @@ def _penalty(group: ResultGroup) -> str:
 def _families(
     groups: Sequence[ResultGroup],
 ) -> dict[str, list[tuple[float, ResultGroup]]]:
-    """Return groups that differ in the coefficient only; an unregularised one joins all."""
+    """Return groups that differ in the coefficient only; an unregularised group joins all."""
     families: dict[str, list[tuple[float, ResultGroup]]] = defaultdict(list)
     for group in groups:
         role = group.role

@@ -1,4 +1,4 @@
-"""Groups of SAEs as cross-seed results describe them, and the difference of two groups."""
+"""Groups of SAEs as read from cross-seed results, and their comparisons."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Comparison:
 
 
 def interval_fields(found: Interval, over: str) -> dict[str, Any]:
-    """Return an interval ``over`` seeds, pairs or latents as fields of a ``Comparison``."""
+    """Return an interval ``over`` seeds, pairs or latents as fields of ``Comparison``."""
     return {
         "difference": found.value,
         "low": found.low,

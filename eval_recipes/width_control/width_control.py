@@ -1,4 +1,4 @@
-"""Regularised SAEs against unregularised ones of equal width, of full width, at equal loss."""
+"""Comparison of regularised groups with unregularised and width-matched controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a tidy table of results to the rows of a study: groups, figures, intervals."""
+"""Figures of groups and judged claims, from a tidy table of results."""
 
 from __future__ import annotations
 
@@ -97,8 +97,7 @@ def _cross_seed_difference(
     """
     Return the difference as the evaluation gives it, without an interval over latents.
 
-    Such an interval says how much the figure depends on the latents of these SAEs, not what
-    other seeds would give: it decides nothing here.
+    An interval over latents does not generalise to other seeds, so it decides nothing here.
     """
     name = column.metric.rsplit("/", 1)[-1]
     pair = {claim.group, claim.other}
@@ -157,7 +156,7 @@ def _beside(
     column: Column,
     differences: Sequence[GroupDifference],
 ) -> Beside | None:
-    """Return in what else the groups differ; None if either lacks that figure."""
+    """Return a figure that should be equal in both groups; None if either lacks it."""
     found = difference_of(frame, claim, column, differences)
     group, other = (
         figure_of(frame, name, column) for name in (claim.group, claim.other)

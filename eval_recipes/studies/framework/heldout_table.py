@@ -1,4 +1,4 @@
-"""Held-out and latent figures of a stage's SAEs: measured once, kept in one file, as tidy rows."""
+"""Held-out and latent figures of SAEs, measured once and stored."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ TABLE = "table.md"
 RESULTS = "results.json"
 CSV = "results.csv"
 FILES = (TABLE, RESULTS, CSV)
-"""What ``write_report`` writes."""
+"""Files of ``write_report``."""
 
 
 def verdicts_of(run: StudyRun) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""Train and evaluate a study stage by stage; whatever is finished is not done again."""
+"""Run of a study, stage by stage; finished stages are kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_study(
     study: Study, scale: Scale, out: Path, *, progress: Progress = lambda _: None
 ) -> StudyRun:
     """
-    Run a study into ``out`` and write its report there; an interrupted one goes on.
+    Run a study into ``out`` and write its report there; an interrupted study resumes.
 
     Each stage is a release folder ``out/releases/<stage>``, results in
     ``out/results/<stage>`` and further figures in ``out/figures/<stage>.json``; the report is
@@ -40,7 +40,7 @@ def run_study(
         study: what to train and measure.
         scale: "small" or "paper".
         out: folder of this study at this scale, and of nothing else.
-        progress: is told what is done next.
+        progress: called with a line on each next step.
 
     Raises:
         InputError: before anything is loaded, if model or text are out of reach, or the
@@ -131,7 +131,7 @@ def _evaluate(
 
 
 def _figures_file(stage: Stage) -> str:
-    # apart from the results, whose folder has an owner of its own
+    # outside the results folder, which has its own mark
     return f"figures/{stage.name}.json"
 
 

@@ -42,7 +42,7 @@ class Weights:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters that there are, by name."""
+        """Parameters by name, without absent biases."""
         named = {
             "enc": self.enc,
             "dec": self.dec,
@@ -52,7 +52,7 @@ class Weights:
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def centered(self, x: Tensor) -> Tensor:
-        """Return ``x - b_dec`` [batch, d_in]: what is encoded, and what ``z @ dec`` is to be."""
+        """Return ``x - b_dec`` [batch, d_in], the encoder's input and the target of ``z @ dec``."""
         return x if self.b_dec is None else x - self.b_dec
 
     def encode(self, centered: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Weights:
 
 def initial_weights(setting: Setting, training: Training, *, seed: int) -> Weights:
     """
-    Draw the weights a run starts from: those of the public notebooks, seed by seed.
+    Draw a run's initial weights, equal to the public notebooks' for each seed.
 
     Untied: two independent Kaiming uniform draws in ``nn.Linear``'s layout, the encoder
     [d_sae, d_in] first, then the decoder [d_in, d_sae]; ``untied_init`` sets their bound.

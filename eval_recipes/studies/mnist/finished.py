@@ -134,7 +134,7 @@ SAE_FOLDER = "sae"
 EVALUATION = "evaluation.json"
 _FILES = "files"
 SAE_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
-"""What ``save_sae`` writes."""
+"""Files of ``save_sae``."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def find_finished(
     runs: Sequence[Run], training: Training, images: Images, owned: OwnedFolder
 ) -> list[Finished]:
     """
-    Return the finished runs; what is missing or damaged of SAE folders and figures is made.
+    Return the finished runs; missing or damaged SAE folders and figures are made again.
 
     Raises:
         InputError: if a checkpoint is of other settings or damaged, or a file that must be

@@ -1,4 +1,4 @@
-"""The 60,000 training images: from a folder, by torchvision's download, or from npm."""
+"""MNIST's training images, from a folder, torchvision or npm."""
 
 from __future__ import annotations
 

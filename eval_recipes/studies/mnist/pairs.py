@@ -1,4 +1,4 @@
-"""Similarity of pairs of SAEs, trained and untrained: the columns of the paper's table."""
+"""Similarity of two SAEs on MNIST, trained or untrained."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COLUMNS = ("mean_max_cos", "paired", "shared", "shared_alive")
 """As the paper's table has them."""
 
 EXTRA_COLUMNS = ("mean_max_cos_decoder", "mean_max_cos_encoder", "paired_encoder")
-"""What the first two columns are made of, and paired by the encoder."""
+"""Parts of the first two columns, and the paired share by the encoder."""
 
 LARGER_FIRST = "shared_alive_larger_first"
 
 _PUBLISHED_EPS = 1e-8
-"""What the public notebook adds to a vector's norm before it divides by it."""
+"""Added to a vector's norm by the public notebook before division."""
 
 _METRICS = {
     "mean_max_cos": "mean_max_cos",
@@ -38,7 +38,7 @@ _METRICS = {
     "mean_max_cos_decoder": "mean_max_cos_decoder",
     "mean_max_cos_encoder": "mean_max_cos_encoder",
 }
-"""Columns that the cross-seed evaluation has, and what they are there."""
+"""Columns by their names in the cross-seed evaluation."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Pair:
     match: Match
     """All latents matched, by the ids of the first SAE."""
     gaps: Mapping[str, float]
-    """What each matching's total similarity may lack of the optimum, as certified."""
+    """Certified bound on each matching's distance from the optimal total similarity."""
 
 
 def measure_pair(

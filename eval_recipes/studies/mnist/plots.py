@@ -1,4 +1,4 @@
-"""Pictures of the MNIST study: cosines, shared latents, error by share of latents kept."""
+"""Pictures of the MNIST study."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEPT_COLUMNS = 3
 _NO_IMAGES = 0.3
 
 PICTURES = ("encoder-decoder-cosines.png", "shared-latents.png", "kept-latents.png")
-"""What ``draw_pictures`` writes."""
+"""Files of ``draw_pictures``."""
 
 
 def draw_pictures(groups: Sequence[Group], folder: Path) -> None:
@@ -33,7 +33,7 @@ def draw_pictures(groups: Sequence[Group], folder: Path) -> None:
 
 
 def _cosine_histograms(groups: Sequence[Group]) -> Figure:
-    """Draw the encoder-decoder cosines of every SAE, one panel a setting."""
+    """Draw the encoder-decoder cosines of every SAE, one panel per setting."""
     figure = Figure(figsize=(7, 1.9 * len(groups)), layout="constrained")
     bins = np.linspace(-1, 1, 101).tolist()
     for number, group in enumerate(groups):
@@ -55,11 +55,11 @@ def _cosine_histograms(groups: Sequence[Group]) -> Figure:
 
 def _shared_latents(groups: Sequence[Group]) -> Figure:
     """
-    Draw the most shared latents' decoder vectors as images, one row a seed.
+    Draw the most shared latents' decoder vectors as images, one row per seed.
 
     Columns are latents of a setting's first seed that all its pairs share, by falling
     least similarity; below each its partners in the other seeds. Signs are as they are;
-    each image has a scale of its own, symmetric around 0.
+    each image has its own scale, symmetric around 0.
     """
     shown = [most_shared(group) for group in groups]
     # a setting without shared latents is one line of text
@@ -119,7 +119,7 @@ def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
 
 
 def _kept(groups: Sequence[Group]) -> Figure:
-    """Draw the error against the share of latents kept, a panel a setting and a line a seed."""
+    """Draw the error against the share of latents kept: a panel per setting, a line per seed."""
     rows = -(-len(groups) // _KEPT_COLUMNS)
     figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
     panels = figure.subplots(

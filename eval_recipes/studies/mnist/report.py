@@ -1,4 +1,4 @@
-"""Report of the MNIST study on whatever SAEs are finished: JSON, Markdown and pictures."""
+"""Report of the MNIST study on the finished SAEs: JSON, Markdown, pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from saereg_plugin.files import write_json, write_text
 REPORT = "report.md"
 _REPORT_JSON = "report.json"
 FILES = (REPORT, _REPORT_JSON, *PICTURES)
-"""What ``write_report`` writes into the study's folder itself."""
+"""Files of ``write_report`` in the study's folder itself."""
 
 
 def write_report(

@@ -1,4 +1,4 @@
-"""Training of SAEs on MNIST: a plain loop and its checkpoints, one after every epoch."""
+"""Training loop of the MNIST study and its checkpoints."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def train_all(
     runs: Sequence[Run], training: Training, images: Images, out: Path
 ) -> None:
     """
-    Train every run to its last epoch, in order; finished ones cost only a look.
+    Train every run to its last epoch, in order; finished runs are only read.
 
     Raises:
         InputError: if ``out`` holds the user's files, is not writable, holds runs with other
@@ -236,12 +236,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass
 class State:
-    """Everything that the next epoch depends on, and what the past ones measured."""
+    """Weights, optimiser and history between two epochs."""
 
     weights: Weights
     optimizer: torch.optim.Adam
     history: list[dict[str, float]] = field(default_factory=list)
-    """One entry an epoch."""
+    """One entry per epoch."""
 
     @property
     def epoch(self) -> int:

@@ -1,4 +1,4 @@
-"""The steering study in words and numbers, beside the published figures: Markdown and JSON."""
+"""Report of the steering study: Markdown, JSON and a picture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TABLE = "table.md"
 RESULTS = "results.json"
 PICTURE = "steering.png"
 FILES = (TABLE, RESULTS, PICTURE)
-"""What ``write_steering_report`` writes."""
+"""Files of ``write_steering_report``."""
 
 PUBLISHED_ROWS = (
     ("none", "success", "6.3 % (57 of 900)"),
@@ -121,7 +121,7 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
 
 
 def _section(outcome: SteeringOutcome, name: str, out: Path) -> Section | InputError:
-    """Return one run's figures, or why there are none."""
+    """Return one run's figures, or the error that prevents them."""
     try:
         return section_of(
             outcome.study, name, out / "results" / name, outcome.saes.get(name)
@@ -131,7 +131,7 @@ def _section(outcome: SteeringOutcome, name: str, out: Path) -> Section | InputE
 
 
 def _how_to_read(sections: Sequence[Section]) -> list[str]:
-    """Say what verdicts rest on; nothing where there are none."""
+    """Return how verdicts are made; nothing without verdicts."""
     if not sections:
         return []
     tests = sum(

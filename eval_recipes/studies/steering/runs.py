@@ -51,7 +51,7 @@ GRID_AMOUNTS = {
 @dataclass(frozen=True, kw_only=True)
 class SteeringStudy:
     """
-    What is run.
+    Settings of the steering study.
 
     Attributes:
         scale: "small": the embedded model; "paper": pythia-70m-deduped and the Pile.
@@ -64,7 +64,7 @@ class SteeringStudy:
             ``n_latents``; fewer, since these are several strengths.
         paper_norm: median residual norm of the paper's model at its hook; None leaves the
             ratio open, and on another model than the paper's ``RATIOS`` are run.
-        grid: run the paper's grid, too: decoding x positions x strengths, on the lowest seed
+        grid: also run the paper's grid, decoding x positions x strengths, on the lowest seed
             that both groups have.
         grid_latents: candidates of each SAE in the grid.
         settings: options of the evaluation that all runs share, such as judges.
@@ -169,7 +169,7 @@ def _grid(study: SteeringStudy, seed: int | None) -> list[SteeringRun]:
 
 @dataclass
 class SteeringOutcome:
-    """What the study gave; ``finished`` is False if training was interrupted."""
+    """Results of the study; ``finished`` is False if training was interrupted."""
 
     study: SteeringStudy
     runs: list[SteeringRun] = field(default_factory=list[SteeringRun])

@@ -1,4 +1,4 @@
-"""One run of the steering study as figures: groups, controls, tests, verdicts."""
+"""Section of the steering report on one run: figures, Markdown, JSON."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from saereg_plugin.errors import InputError
 @dataclass(frozen=True)
 class Compared:
     """
-    Both groups at one strength in the eyes of one judge.
+    Both groups at one strength, by one judge.
 
     Attributes:
-        judge: whose.
+        judge: name of the judge.
         amount: strength in the units of the mode.
         rates: of the baseline and of the group.
         against: the group against the baseline.
@@ -60,7 +60,7 @@ class Compared:
 @dataclass(frozen=True)
 class Section:
     """
-    One run.
+    Figures of one run.
 
     Attributes:
         name: of the run.
@@ -68,7 +68,7 @@ class Section:
         max_ratio: steered over unsteered perplexity up to which a text is fluent.
         groups: the baseline and the group, judged by the common thresholds.
         thresholds: common to all SAEs, of each judge that learned one.
-        compared: one a judge and strength.
+        compared: one entry per judge and strength.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Statements on the steering study, from intervals and p-values alone."""
+"""Statements of the steering study, from intervals and p-values alone."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def stability_sentence(pooled: PooledStability | None) -> str:
     """
     Say whether more stable latents steer better, within groups.
 
-    The fit without groups stands beside it: it also answers to whatever else sets them apart.
+    The fit without groups is given next to it; it also reflects other group differences.
     An error robust within latents needs several latents that differ, so fewer than
     ``FEWEST_VARIED`` decide nothing.
     """

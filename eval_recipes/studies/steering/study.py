@@ -45,18 +45,17 @@ def run_steering_study(
     progress: Progress = lambda _: None,
 ) -> SteeringOutcome:
     """
-    Run the study into ``out`` and write its report there; an interrupted one goes on, and asks
-    nothing twice.
+    Run the study into ``out`` and write its report there; an interrupted study resumes.
 
     ``out/release`` holds the SAEs if they are trained here, ``out/results/stability`` the
     cross-seed results, ``out/results/<run>`` those of each way of steering, ``out/table.md`` the
     report. All runs share one budget of the chat model.
 
     Args:
-        study: what is run.
+        study: settings.
         out: folder of this study.
-        artifacts: what is kept between runs; by default in the user's cache.
-        progress: is told what is done next, and what failed.
+        artifacts: folder kept between runs; by default in the user's cache.
+        progress: called with a line on each next step and each failure.
 
     Raises:
         InputError: before anything is loaded, if groups, text or options cannot be used, or
