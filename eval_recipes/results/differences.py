@@ -1,4 +1,4 @@
-"""Differences between groups of SAEs, as result files carry them."""
+"""Differences between groups of SAEs: computed, and read from result files."""
 
 from __future__ import annotations
 
@@ -65,13 +65,12 @@ def group_minus_other(
     common = sorted(set(group) & set(other))
     if not common:
         return None
-    pairs = {k: group[k] - other[k] for k in common if isinstance(k, tuple)}
-    if pairs:
-        return Difference(over_pairs(pairs), tuple(pairs.items()))
-    seeds = [k for k in common if isinstance(k, int)]
-    a, b = ({seed: side[seed] for seed in seeds} for side in (group, other))
-    values = tuple(((seed,), a[seed] - b[seed]) for seed in seeds)
-    return Difference(paired_difference(a, b), values)
+    values: Any = {key: group[key] - other[key] for key in common}
+    if isinstance(common[0], tuple):
+        return Difference(over_pairs(values), tuple(values.items()))
+    sides: Any = [{seed: side[seed] for seed in common} for side in (group, other)]
+    by_seed = tuple(((seed,), value) for seed, value in values.items())
+    return Difference(paired_difference(*sides), by_seed)
 
 
 def listed_values(

@@ -21,7 +21,7 @@ from eval_recipes.results.to_json import plain
 from eval_recipes.running.artifacts import package_versions
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
-from eval_recipes.running.heldout_pass import Passed, tally_heldout
+from eval_recipes.running.heldout_pass import tally_heldout
 from eval_recipes.running.plan import subject_hashes
 from eval_recipes.studies.framework.study_folder import read_figures, write_figures
 from saereg_plugin.sources import corpora
@@ -171,7 +171,7 @@ class LatentTally:
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] += float(value.double())
 
-    def figures(self, _: Passed) -> dict[str, float | None]:
+    def figures(self) -> dict[str, float | None]:
         """Return the figures; None where nothing fired."""
         sums = self._sums
         return {
@@ -190,7 +190,7 @@ def latent_figures(
         context,
         context.subjects,
         lambda _, sae: LatentTally(sae),
-        lambda tally, passed: tally.figures(passed),
+        lambda tally, _: tally.figures(),
     )
 
 

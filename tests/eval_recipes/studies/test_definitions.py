@@ -263,7 +263,7 @@ def test_latent_figures_equal_plain_loops() -> None:
     tally = LatentTally(sae)
     tally.update(acts[:2], keep[:2])
     tally.update(acts[2:], keep[2:])
-    found = tally.figures(None)  # pyright: ignore[reportArgumentType]
+    found = tally.figures()
 
     dropped = total = ratio = changed = squares = moved = supports = 0.0
     tokens = 0
