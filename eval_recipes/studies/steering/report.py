@@ -17,7 +17,6 @@ from eval_recipes.studies.steering.runs import (
     SteeringStudy,
 )
 from eval_recipes.studies.steering.sections import (
-    Compared,
     Section,
     corrected,
     section_json,
@@ -25,6 +24,7 @@ from eval_recipes.studies.steering.sections import (
     section_text,
     strength_ratio,
 )
+from eval_recipes.studies.steering.statements import Compared
 from eval_recipes.tables.cells import NONE, cell, digits, markdown_table
 from eval_recipes.tables.plots import save_png
 from saereg_plugin.errors import InputError

@@ -20,41 +20,22 @@ from eval_recipes.steering.stats.compare import (
     stability_over_groups,
     with_common_thresholds,
 )
-from eval_recipes.steering.stats.difference import GroupDifference, difference
+from eval_recipes.steering.stats.difference import difference
 from eval_recipes.steering.stats.figures import figure_of
 from eval_recipes.steering.stats.matched import (
     Matches,
-    PooledStability,
     count_matches,
 )
 from eval_recipes.steering.stats.read_results import SaeKey
-from eval_recipes.studies.framework.verdicts import Verdict, holm_corrected
+from eval_recipes.studies.framework.verdicts import holm_corrected
 from eval_recipes.studies.steering.runs import SteeringStudy
-from eval_recipes.studies.steering.statements import statements, success_verdict
+from eval_recipes.studies.steering.statements import (
+    Compared,
+    statements,
+    success_verdict,
+)
 from eval_recipes.tables.cells import cell, digits, markdown_table
 from saereg_plugin.errors import InputError
-
-
-@dataclass(frozen=True)
-class Compared:
-    """
-    Both groups at one strength, by one judge.
-
-    Attributes:
-        judge: name of the judge.
-        amount: strength in the units of the mode.
-        rates: of the baseline and of the group.
-        against: the group against the baseline.
-        pooled: whether stability predicts success; None where it is not known.
-        verdict: on success beyond that of random directions, over seeds.
-    """
-
-    judge: str
-    amount: float
-    rates: tuple[GroupRates, GroupRates]
-    against: GroupDifference
-    pooled: PooledStability | None
-    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -186,7 +167,7 @@ def section_text(study: SteeringStudy, section: Section) -> str:
     said = [
         f"- {_where(section, one)}: {line}"
         for one in section.compared
-        for line in _statements(study, one)
+        for line in statements(study, one)
     ]
     parts = [
         f"## {section.name}",
@@ -226,15 +207,11 @@ def section_json(study: SteeringStudy, section: Section) -> dict[str, Any]:
                 "difference": readable(one.against),
                 "stability": readable(one.pooled),
                 "verdict": one.verdict.to_dict(),
-                "statements": _statements(study, one),
+                "statements": statements(study, one),
             }
             for one in section.compared
         ],
     }
-
-
-def _statements(study: SteeringStudy, one: Compared) -> list[str]:
-    return statements(study, one.rates, one.against, one.pooled, one.verdict)
 
 
 def _where(section: Section, one: Compared) -> str:
