@@ -159,7 +159,7 @@ def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
 def _page_rows(metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
     """Return a metric's points with what the page shows of each."""
     below, above = _bars(rows) or (float("nan"), float("nan"))
-    marks = rows["outdated"].map({True: DAGGER, False: ""})
+    marks = [DAGGER if outdated else "" for outdated in rows["outdated"]]
     kinds = zip(*(rows[name] for name in KIND))
     return rows.assign(
         metric=_title(metric),

@@ -102,10 +102,10 @@ def group_table(frame: pd.DataFrame) -> Table:
         ["group", "SAEs"],
         metrics,
     )
-    for (_, group), rows in frame.groupby(["release", "group"], dropna=False):
+    for _, rows in frame.groupby(["release", "group"], dropna=False):
         saes = rows[["release", "sae_id"]].drop_duplicates()
         cells = [cell(group_figure(rows, metric)) for metric in metrics]
-        table.add_row(_text(group), str(len(saes)), *cells)
+        table.add_row(_text(rows["group"].iloc[0]), str(len(saes)), *cells)
     return table
 
 

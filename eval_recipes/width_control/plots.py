@@ -218,7 +218,7 @@ def _overlaps(groups: Sequence[ResultGroup]) -> Figure:
         for number, pair in enumerate(group.pairs.values()):
             curve = zip(chance["ranks"], pair["unstable_overlap"])
             defined = [(rank, value) for rank, value in curve if value is not None]
-            style = {"color": _colour(index), "alpha": 0.7}
+            style: dict[str, Any] = {"color": _colour(index), "alpha": 0.7}
             if defined:
                 axes.plot(*zip(*defined), "-", label=None if number else label, **style)
     by_width = {_d_in(group): c for group, c in reversed([*zip(groups, chances)])}

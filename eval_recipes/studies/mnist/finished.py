@@ -190,7 +190,7 @@ def _publish(
     pixels: Tensor,
     owned: OwnedFolder,
 ) -> None:
-    """Save the SAE, then its figures: whoever finds the figures finds the SAE."""
+    """Save the SAE before its figures, so that figures imply a saved SAE."""
     names = [f"{SAE_FOLDER}/{name}" for name in SAE_FILES]
     owned.claim(f"{run.name}/{name}" for name in (*names, EVALUATION))
     folder = owned.path / run.name
@@ -201,7 +201,7 @@ def _publish(
 
 
 def _key(checkpoint: str) -> str:
-    """Return what changes when the checkpoint or what is measured does."""
+    """Return a key of the checkpoint and of the figures to measure."""
     parts = [checkpoint, KEPT_SHARES, Evaluation._fields]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
