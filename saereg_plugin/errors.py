@@ -52,19 +52,14 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def brief(value: object, limit: int = 80) -> str:
-    """
-    Return a value for a message, cut to ``limit`` characters.
-
-    >>> brief("abcdefghijkl", limit=8)
-    "'abcd..."
-    """
+def brief(value: object) -> str:
+    """Return a value for a message, cut to 80 characters."""
     try:
         text = repr(value)
     except ValueError:
         # Python refuses to write integers of thousands of digits
         text = f"a {type(value).__name__} of too many digits"
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
@@ -98,21 +93,21 @@ _EXPECTED = {
     "sequence_str": "a list",
     "string_type": "text",
     "string_unicode": "text in UTF-8",
+    "too_short": "{min_length} or more entries",
     "tuple_type": "a tuple",
-    "too_short": "at least {min_length} of them",
 }
-"""What was expected, by pydantic's name of the mistake."""
+"""Words for the expected value, by pydantic's type of error."""
 
 
 def input_error(error: ValidationError, cls: Any) -> InputError:
     """
     Return pydantic's errors as one ``InputError``.
 
-    It names each field with its value, what was expected, and what to do.
+    Its message names each field, its value, what was expected and what to do.
 
     Args:
-        error: what pydantic raised.
-        cls: the pydantic dataclass that was to be made.
+        error: the errors.
+        cls: the pydantic dataclass that raised them.
     """
     return InputError(" ".join(_sentence(item, cls) for item in error.errors()))
 
@@ -128,13 +123,13 @@ def _sentence(error: ErrorDetails, cls: Any) -> str:
         return f"the field {name!r} is missing. Add it."
     if kind == "unexpected_keyword_argument":
         return f"unknown field {name!r}. {suggest(name, fields)}"
-    expected = _EXPECTED.get(kind, error["msg"]).format_map(context)
+    expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else error["msg"]
     remedy = "." if fields[name].is_required() else ", or leave it out."
     return f"{_named(place, error['input'])}; expected {expected}. Correct it{remedy}"
 
 
 def _named(place: Sequence[str | int], value: object) -> str:
-    """Return where a value is and what it is, such as "tokens=0" or "seeds has 1.5"."""
+    """Return the place and value of a mistake, such as "tokens=0" or "seeds has 1.5"."""
     field, *inner = place
     if not inner:
         return f"{field}={brief(value)}"

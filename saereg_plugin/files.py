@@ -64,12 +64,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
     back after a cut between the two.
     """
     make_folder(target.parent)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+    temporary = temporary_path(target)
     try:
         yield temporary
         sync_tree(temporary)
         if target.is_dir() and not target.is_symlink():
-            aside = target.with_name(f".{target.name}.{uuid4().hex[:8]}.old")
+            aside = temporary_path(target, "old")
             target.rename(aside)
             temporary.rename(target)
             sync_folder(target.parent)
@@ -83,10 +83,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
             error.filename = str(target)
         raise
     finally:
-        if temporary.is_dir() and not temporary.is_symlink():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _delete(temporary)
 
 
 def make_folder(folder: Path) -> None:
@@ -100,7 +97,7 @@ def make_folder(folder: Path) -> None:
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder next to ``target`` and remove it; so does ``recover(target)``."""
-    folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+    folder = temporary_path(target)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -156,10 +153,20 @@ def recover(target: Path) -> None:
         if path.suffix == ".old" and not target.exists():
             path.rename(target)
             sync_folder(target.parent)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
         else:
-            path.unlink()
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def temporary_path(target: Path, ending: str = "tmp") -> Path:
+    """Return a new path next to ``target``, see ``is_temporary``."""
+    return target.with_name(f".{target.name}.{uuid4().hex[:8]}.{ending}")
 
 
 def is_temporary(name: str, *, of: str) -> bool:
@@ -174,9 +181,9 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(target: Path, value: Any, *, indent: int | None = 2) -> None:
+def write_json(target: Path, value: Any) -> None:
     """Write strict JSON atomically; NaN and infinity raise ``ValueError``."""
-    write_text(target, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+    write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -295,7 +302,7 @@ def require_writable(
     Raises:
         InputError: if the folder cannot be created or written to.
     """
-    probe = folder / f".{PROBE}.{uuid4().hex[:8]}.tmp"
+    probe = temporary_path(folder / PROBE)
     try:
         make_folder(folder)
         probe.touch()

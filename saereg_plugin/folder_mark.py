@@ -1,4 +1,4 @@
-"""Mark file of an output folder: its kind, and the files written there."""
+"""Mark of an output folder: its kind and its files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def require_owned(folder: Path, kind: str) -> None:
     Refuse a folder that is not ours to write into; writes nothing.
 
     Raises:
-        InputError: for the current, root or home folder, and for a folder with files but
-            without our mark, or with the mark of another kind.
+        InputError: for the current, root or home folder, for files without our mark, or
+            for the mark of another kind.
     """
     _require_apart(folder)
     if not os.path.lexists(folder):
@@ -106,5 +106,5 @@ def write_mark(folder: Path, kind: str, names: Iterable[str]) -> None:
 
 
 def folder_lock(folder: Path) -> FileLock:
-    """Return the lock of a folder of ours, for files that several processes write."""
+    """Return the lock of a marked folder, for files that several processes write."""
     return FileLock(folder / LOCK)

@@ -103,8 +103,8 @@ def memory_bytes(device: torch.device) -> int:
     """
     Return the most memory that this process can have on a device, in bytes.
 
-    On the CPU that is memory and swap, or the smaller limit of a control group (a
-    container) or of ``ulimit -v``.
+    On the CPU that is memory and swap, or a smaller limit of a control group or of
+    ``ulimit -v``.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]

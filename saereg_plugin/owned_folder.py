@@ -1,4 +1,4 @@
-"""Output folders whose own files are listed, so that no other file is touched."""
+"""Output folders with a list of the files that may be replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from uuid import uuid4
 
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
@@ -18,6 +17,7 @@ from saereg_plugin.files import (
     require_writable,
     sync_folder,
     sync_tree,
+    temporary_path,
 )
 from saereg_plugin.folder_mark import (
     LOCK,
@@ -150,7 +150,7 @@ class OwnedFolder:
 
     def _new_folder(self, target: Path) -> Path:
         """Make a listed temporary folder next to ``target``."""
-        folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+        folder = temporary_path(target)
         name = folder.relative_to(self.path).as_posix()
         with folder_lock(self.path):
             self.require_plain(name)
@@ -242,7 +242,7 @@ class OwnedFolder:
 
 def open_owned(folder: Path, kind: str) -> OwnedFolder:
     """
-    Make a folder ours, or open one that is.
+    Mark a folder, or open a marked folder.
 
     Args:
         folder: new, empty, or with our mark of this kind.
@@ -269,7 +269,7 @@ def open_owned(folder: Path, kind: str) -> OwnedFolder:
 
 def adopt(folder: Path, kind: str) -> OwnedFolder:
     """
-    Make a folder ours whatever it holds, for example because it is in the cache.
+    Mark a folder whatever it holds, for example in the cache.
 
     Files that it holds do not enter the list.
 

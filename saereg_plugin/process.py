@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop, and the end of a process."""
+"""Stop requests by signal, and the end of a process."""
 
 from __future__ import annotations
 

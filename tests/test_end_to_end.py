@@ -23,8 +23,8 @@ from typer.testing import CliRunner, Result
 
 from eval_recipes.cli import app
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
-from eval_recipes.registry import RECIPES
 from eval_recipes.results.files import SUMMARY_COLUMNS, load_results
+from eval_recipes.running.evaluation import schema_files
 from eval_recipes.saebench.core import output as core_output
 from saereg_plugin.folder_mark import MARK
 from saereg_plugin.releases.hashes import file_hashes
@@ -147,7 +147,7 @@ OUTPUTS: dict[str, Callable[[], Any]] = {
 def test_results_are_strict_json_in_the_shipped_schema(
     evaluated: Evaluated, name: str
 ) -> None:
-    (path,) = RECIPES[name].schemas()
+    (path,) = schema_files(name)
     schema = json.loads(path.read_text(encoding="utf-8"))
     adapter = OUTPUTS[name]()
     found = records(evaluated, name)
@@ -164,7 +164,7 @@ def test_results_are_strict_json_in_the_shipped_schema(
 
 @pytest.mark.parametrize("name", EVALS)
 def test_results_validate_with_jsonschema(evaluated: Evaluated, name: str) -> None:
-    (path,) = RECIPES[name].schemas()
+    (path,) = schema_files(name)
     schema = json.loads(path.read_text(encoding="utf-8"))
     for record in records(evaluated, name):
         jsonschema.validate(record, schema)

@@ -29,9 +29,9 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 from transformer_lens import HookedTransformer
 
 from eval_recipes.chat import KEY_VARIABLE
-from eval_recipes.registry import RECIPES
 from eval_recipes.results.files import load_results, read_result, result_files
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.evaluation import schema_files
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.saebench.core.output import NULLABLE
 from saereg_plugin.releases.release import Release
@@ -194,7 +194,7 @@ def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> No
 def schema_of(name: str) -> Any:
     """The schema that ships for an evaluation."""
     # autointerp has two; here it is run with the tokens' explainer
-    *_, path = RECIPES[name].schemas()
+    *_, path = schema_files(name)
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Consoles of the commands, and text that is shown as it is."""
+"""Consoles of the commands, literal text, and messages about the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.markup import escape
 
 def open_console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
     """
-    Return a console that turns no ":name:" into a picture.
+    Return a console that prints ":name:" literally.
 
     Args:
         stderr: print to stderr.
@@ -25,15 +25,15 @@ def open_console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
 
 
 def shown(value: object) -> str:
-    """Return what a user or a file gave as text that is shown literally; no "[" may follow."""
+    """Return a value of a user or a file as literal text; no "[" may follow it."""
     from saereg_plugin.errors import printable
 
-    # escape would double a backslash at the end, for the sake of markup that follows
+    # escape doubles a backslash at the end, in case markup follows
     return escape(f"{printable(str(value))}.")[:-1]
 
 
 def interrupt_on_signals() -> None:
-    """Let SIGTERM, SIGQUIT and SIGHUP interrupt as Ctrl-C does; ``nohup`` stays in force."""
+    """Let SIGTERM, SIGQUIT and SIGHUP interrupt as Ctrl-C does, except under ``nohup``."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
@@ -47,10 +47,10 @@ def interrupt_on_signals() -> None:
 
 def keep_printing() -> None:
     """
-    Let no character and no closed stream stop a command.
+    Print in every encoding of the terminal, and without closed streams.
 
-    Characters that the terminal's encoding lacks are printed as escapes; what is printed
-    to a stream that was closed before the start (``>&-``) is dropped.
+    Characters that the encoding lacks are printed as escapes. Output to a stream that was
+    closed before the start (``>&-``) is dropped.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -80,7 +80,7 @@ REPEAT = "run the command again"
 
 
 def machine_failure(error: BaseException) -> str | None:
-    """Return what to say of an error that full memory or a full disk caused, or None."""
+    """Return a message if full memory or a full disk caused an error, or None."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

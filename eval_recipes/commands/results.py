@@ -113,7 +113,7 @@ def _print_widths(results: Path) -> None:
 
 
 def _write_widths(found: Any, results: Path) -> str:
-    """Write the comparisons into a folder that is ours to write into; say what was done."""
+    """Write the comparisons if the folder is ours; return a sentence for the user."""
     from eval_recipes.results.folder import own_folder
     from eval_recipes.width_control.width_control import write_comparisons
     from saereg_plugin.errors import InputError
@@ -223,4 +223,4 @@ def steering(
 
 @show.callback()
 def _group() -> None:
-    """Keep the name of the evaluation in the command while there is only one."""
+    """Keep the evaluation's name in the command even with a single evaluation."""

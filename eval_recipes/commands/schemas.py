@@ -23,6 +23,7 @@ def schemas(
     """List the files, or with --write or --check bring them in line with the result classes."""
     from eval_recipes.registry import RECIPES
     from eval_recipes.results.schemas import schema_text
+    from eval_recipes.running.evaluation import schema_files
     from saereg_plugin.errors import InputError
     from saereg_plugin.files import write_text
     from saereg_plugin.sweeps import config as sweeps
@@ -30,8 +31,9 @@ def schemas(
     if write and check:
         raise InputError("--write and --check exclude each other; name one.")
     texts = {sweeps.SCHEMA: sweeps.schema_text()}
-    for recipe in RECIPES.values():
-        texts |= {path: schema_text(cls) for path, cls in recipe.schemas().items()}
+    for name in RECIPES:
+        files = schema_files(name)
+        texts |= {path: schema_text(cls) for path, cls in files.items()}
     console = open_console()
     stale = 0
     for path, text in texts.items():

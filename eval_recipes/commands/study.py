@@ -1,4 +1,4 @@
-"""``saereg-bench study``: a paper's grid, trained and set beside its table."""
+"""``saereg-bench study``: papers' grids, trained and compared with their tables."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def judge_settings(
     max_calls: int | None = None,
     max_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Return options of steering: the offline judges, and first the chat model if one is named."""
+    """Return options of steering: offline judges, and first a chat model if it is named."""
     judges = ["embedding", "embedding_published", "log_probability"]
     settings: dict[str, Any] = {"judges": judges, "explainer": explainer}
     if judge_model is not None or judge_base_url is not None:
@@ -261,7 +261,7 @@ def mnist(
     images = load_images(mnist_dir, mnist_source.value)
     if not report_only:
         train_all(runs, training, images, out)
-    # the report is on the whole folder, whatever was chosen to train now
+    # the report covers the whole folder, not only the chosen settings
     seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs), *seeds_in(out)}))
     report = write_report(schedule(SETTINGS, seeds), training, images, out)
     state = "complete" if report["complete"] else "PARTIAL"

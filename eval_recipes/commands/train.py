@@ -92,10 +92,10 @@ def train(
     )
 
     if config is not None:
-        _refuse_flags_beside("config", context)
+        _refuse_other_flags("config", context)
         sweep = read_sweep(config)
     elif match_alive is not None:
-        _refuse_flags_beside("match_alive", context)
+        _refuse_other_flags("match_alive", context)
         sweep = matched_sweep(match_alive)
     else:
         several, single = _split_grid(
@@ -148,15 +148,15 @@ def train(
         raise typer.Exit(FAILED)
 
 
-def _refuse_flags_beside(whole: str, context: typer.Context) -> None:
-    """Refuse flags beside the one that says everything."""
+def _refuse_other_flags(whole: str, context: typer.Context) -> None:
+    """Refuse flags next to the flag that replaces them."""
     from saereg_plugin.errors import InputError
 
-    beside = {"out", whole, "name", "dry_run"}
+    allowed = {"out", whole, "name", "dry_run"}
     given = [
         f"--{name.replace('_', '-')}"
         for name in context.params
-        if name not in beside
+        if name not in allowed
         and getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
     ]
     if given:
@@ -173,14 +173,14 @@ def _refuse_flags_beside(whole: str, context: typer.Context) -> None:
 def _split_grid(
     values: dict[str, list[Any]],
 ) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Return the fields with several values, and those with one."""
+    """Return the fields with several values, and the fields with one value."""
     several = {name: given for name, given in values.items() if len(given) > 1}
     single = {name: given[0] for name, given in values.items() if len(given) == 1}
     return several, single
 
 
 def _penalty_groups(norm: str, coefficients: list[float]) -> dict[str, dict[str, Any]]:
-    """Return one group a coefficient; 0 is the group without penalty."""
+    """Return one group per coefficient; 0 is the group without penalty."""
     names = [f"{coefficient:g}" for coefficient in coefficients]
     if len(set(names)) != len(names):
         from saereg_plugin.errors import InputError

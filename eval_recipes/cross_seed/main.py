@@ -1,13 +1,10 @@
-"""Runs the cross-seed evaluation: all pairs of seeds of every group of SAEs."""
+"""The cross-seed evaluation: all pairs of seeds of every group of SAEs."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -22,46 +19,89 @@ from eval_recipes.cross_seed.output import (
 from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
 from eval_recipes.cross_seed.stability_table import TABLE_SUFFIX, stability_table
 from eval_recipes.cross_seed.weights import Loaded, load, unequal_shapes
-from eval_recipes.results.files import result_path
-from eval_recipes.results.sidecar import StoredTable, write_with_table
+from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.evaluation import Evaluation, TableOutput
 from eval_recipes.running.heldout import heldout_of
-from eval_recipes.running.options import eval_config
 from saereg_plugin.errors import InputError
 
-SIDE_FILES = (TABLE_SUFFIX,)
-"""Endings of what is written next to each result."""
+
+class CrossSeedEvaluation(Evaluation[CrossSeedEvalConfig]):
+    """All pairs of seeds of every group of SAEs."""
+
+    name = EVAL_TYPE_ID_CROSS_SEED
+    summary = "how alike SAEs are that differ only in their seed, and groups compared"
+    Options = CrossSeedEvalConfig
+    Output = CrossSeedEvalOutput
+    over_groups = True
+    reads_text = True
+    bytes_per_latent = 10
+    side_files = (TABLE_SUFFIX,)
+    from_run = {
+        "random_seed": "seed",
+        "corpus": "corpus",
+        "heldout_tokens": "heldout_tokens",
+    }
+    run_decides = frozenset({"corpus", "heldout_tokens"})
+    # the text is in every key by its content; threads decide nothing
+    not_in_key = frozenset({"corpus", "heldout_tokens", "matching_threads"})
+
+    def check(
+        self,
+        context: RunContext,
+        options: CrossSeedEvalConfig,  # noqa: ARG002
+    ) -> None:
+        """Refuse SAEs without a seed, and groups of one seed."""
+        subjects_by_seed(context.subjects)
+
+    def evaluate_all(
+        self, context: RunContext, options: CrossSeedEvalConfig
+    ) -> list[Failure]:
+        """
+        Evaluate every group and write the result of each SAE; return the failures.
+
+        An SAE that cannot be used is left out of its group and reported. So are the SAEs of a
+        group that has fewer than two left.
+        """
+        failures: list[Failure] = []
+        groups = subjects_by_seed(context.subjects)
+        loaded = _load_all(groups, options, failures)
+        loaded = _of_equal_shapes(loaded, failures)
+        heldout = _heldout(context, loaded, failures)
+        usable = [sae for sae in loaded if sae.subject.sae_id in heldout]
+        saes = _complete_groups(usable, failures)
+        measured = measure_groups(saes, heldout, options)
+        if options.reconstruction_shares:
+            measured = _with_shares(context, measured, failures)
+        lost = {failure.sae_id for failure in failures}
+        for name, group in measured.groups.items():
+            report = report_group(measured, name, options)
+            for seed, sae in group.saes.items():
+                if sae.subject.sae_id in lost:
+                    continue
+                output = TableOutput(
+                    TABLE_SUFFIX,
+                    stability_table(group, seed),
+                    partial(_output, measured, name, seed, options, report),
+                )
+                try:
+                    self.write(context, sae.subject, output)
+                except Exception as error:
+                    failures.append(_failure(sae.subject, error))
+        return failures
 
 
-_NOT_IN_KEYS = frozenset({"corpus", "heldout_tokens", "matching_threads"})
-
-
-def config_of(context: RunContext) -> CrossSeedEvalConfig:
-    """Return the settings of a run; raises InputError for a wrong option."""
-    return eval_config(
-        EVAL_TYPE_ID_CROSS_SEED,
-        CrossSeedEvalConfig,
-        context.options.get(EVAL_TYPE_ID_CROSS_SEED, {}),
-        shared={
-            "random_seed": context.seed,
-            "corpus": context.corpus,
-            "heldout_tokens": context.heldout_tokens,
-        },
-    )
-
-
-def check(context: RunContext) -> dict[str, dict[int, Subject]]:
+def subjects_by_seed(subjects: Iterable[Subject]) -> dict[str, dict[int, Subject]]:
     """
-    Return the subjects by group and seed; loads nothing.
+    Return the SAEs by group and seed; loads nothing.
 
     Raises:
-        InputError: if an option is wrong, an SAE has no seed, two SAEs of a group
-            have the same one, or a group has a single seed.
+        InputError: if an SAE has no seed, two SAEs of a group have the same seed, or a group
+            has a single seed.
     """
-    config_of(context)
     groups: dict[str, dict[int, Subject]] = defaultdict(dict)
-    for subject in context.subjects:
+    for subject in subjects:
         if subject.seed is None:
             raise InputError(
                 f"SAE {subject.sae_id!r} of group {subject.group!r} has no seed; "
@@ -86,53 +126,6 @@ def check(context: RunContext) -> dict[str, dict[int, Subject]]:
     return dict(groups)
 
 
-def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options that decide a result: naming a default changes nothing."""
-    chosen = dataclasses.asdict(config_of(context))  # pyright: ignore[reportArgumentType]
-    # text is in every key by what it is, not where; threads decide nothing
-    return {name: value for name, value in chosen.items() if name not in _NOT_IN_KEYS}
-
-
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every group and write one result a SAE; return the SAEs that failed.
-
-    An SAE that cannot be used is left out of its group and reported; so are the
-    SAEs of a group that has fewer than two left.
-
-    Raises:
-        InputError: see ``check``.
-    """
-    groups = check(context)
-    config = config_of(context)
-    failures: list[Failure] = []
-    loaded = _load_all(groups, config, failures)
-    loaded = _of_equal_shapes(loaded, failures)
-    heldout = _heldout(context, loaded, failures)
-    usable = [sae for sae in loaded if sae.subject.sae_id in heldout]
-    saes = _complete_groups(usable, failures)
-    measured = measure_groups(saes, heldout, config)
-    if config.reconstruction_shares:
-        measured = _with_shares(context, measured, failures)
-    lost = {failure.sae_id for failure in failures}
-    for name, group in measured.groups.items():
-        report = report_group(measured, name, config)
-        for seed, sae in group.saes.items():
-            subject = sae.subject
-            if subject.sae_id in lost:
-                continue
-            try:
-                write_with_table(
-                    _path(context, subject),
-                    TABLE_SUFFIX,
-                    stability_table(group, seed),
-                    partial(_output, measured, name, seed, config, report),
-                )
-            except Exception as error:
-                failures.append(_failure(subject, error))
-    return failures
-
-
 def _output(
     measured: Measured,
     name: str,
@@ -143,12 +136,6 @@ def _output(
 ) -> CrossSeedEvalOutput:
     return build_output(
         measured, name, seed, config, report=report, stability_table=table.about
-    )
-
-
-def _path(context: RunContext, subject: Subject) -> Path:
-    return result_path(
-        context.out, EVAL_TYPE_ID_CROSS_SEED, subject.release, subject.sae_id
     )
 
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-from eval_recipes.registry import Recipe
 from eval_recipes.results.files import SUMMARY, result_name
 from eval_recipes.results.outdated import FILE as OUTDATED
 from eval_recipes.results.reading import SUFFIX
@@ -23,8 +23,27 @@ KIND = "results"
 """Kind of a results folder in its mark."""
 
 
+class Writer(Protocol):
+    """What is asked of an evaluation about its files."""
+
+    @property
+    def name(self) -> str:
+        """Folder of its results."""
+        ...
+
+    @property
+    def side_files(self) -> tuple[str, ...]:
+        """Endings of the files next to each result."""
+        ...
+
+    @property
+    def folder_files(self) -> tuple[str, ...]:
+        """Names of the files over all results."""
+        ...
+
+
 def check_names(
-    out: Path, chosen: Sequence[Recipe], subjects: Sequence[Subject]
+    out: Path, chosen: Sequence[Writer], subjects: Sequence[Subject]
 ) -> None:
     """
     Refuse files of the user's with names that a run will write; writes nothing.
@@ -39,7 +58,7 @@ def check_names(
 
 @contextmanager
 def claimed_results(
-    out: Path, chosen: Sequence[Recipe], subjects: Sequence[Subject]
+    out: Path, chosen: Sequence[Writer], subjects: Sequence[Subject]
 ) -> Iterator[None]:
     """
     Make a folder that of a run, and all that the run writes there ours.
@@ -71,19 +90,23 @@ def claimed_results(
     folder.settle(own, new=new)
 
 
-def _own_names(chosen: Sequence[Recipe], subjects: Sequence[Subject]) -> list[str]:
+def _own_names(chosen: Sequence[Writer], subjects: Sequence[Subject]) -> list[str]:
     """Return the files that only a run of these SAEs writes."""
     return [
-        f"{recipe.name}/{_stem(subject)}{end}"
-        for recipe in chosen
+        f"{evaluation.name}/{_stem(subject)}{end}"
+        for evaluation in chosen
         for subject in subjects
-        for end in (SUFFIX, *recipe.side_files)
+        for end in (SUFFIX, *evaluation.side_files)
     ]
 
 
-def _shared_names(chosen: Sequence[Recipe]) -> list[str]:
+def _shared_names(chosen: Sequence[Writer]) -> list[str]:
     """Return the files that every run in the folder writes."""
-    own = [f"{recipe.name}/{name}" for recipe in chosen for name in recipe.folder_files]
+    own = [
+        f"{evaluation.name}/{name}"
+        for evaluation in chosen
+        for name in evaluation.folder_files
+    ]
     return [SUMMARY, OUTDATED, *own]
 
 

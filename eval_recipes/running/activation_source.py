@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sae_lens import SAE
 from transformer_lens import HookedTransformer
 
+from eval_recipes.running.context import RunContext
 from saereg_plugin.errors import InputError, suggest
 
 
@@ -62,6 +63,31 @@ def source_of(sae: SAE[Any], *, context_size: int | None) -> Source:
         sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
         model_kwargs=json.dumps(kwargs, sort_keys=True),
     )
+
+
+def read_model(
+    context: RunContext, sae: SAE[Any], *, context_size: int | None = None
+) -> tuple[Source, HookedTransformer]:
+    """
+    Return where an SAE's activations come from, and the model, loaded at most once.
+
+    Args:
+        context: the run.
+        sae: the SAE.
+        context_size: tokens in one context; None takes the run's, else the SAE's own.
+
+    Raises:
+        InputError: for incomplete metadata, or a hook that the model does not have.
+    """
+    source = source_of(sae, context_size=context_size or context.context_size)
+    model = context.models.get(
+        source.model_name,
+        dtype=context.dtype,
+        device=context.device,
+        model_kwargs=source.model_kwargs,
+    )
+    check_hook(model, source.hook_name)
+    return source, model
 
 
 def check_hook(model: HookedTransformer, hook_name: str) -> None:

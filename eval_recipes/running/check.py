@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -21,9 +22,9 @@ from transformer_lens.loading_from_pretrained import (
     get_pretrained_model_config,
 )
 
-from eval_recipes.registry import Recipe
-from eval_recipes.results.subject import Subject
+from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.running.options import MOST_AT_ONCE
 from saereg_plugin import machine
 from saereg_plugin.checks import require_count, require_seed
@@ -33,14 +34,6 @@ from saereg_plugin.releases.release import LOADER
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sources.hook_shapes import hook_shape
 from saereg_plugin.sources.models import require_harmless, require_outside
-
-_CONTEXT_OPTIONS = {
-    "autointerp": "llm_context_size",
-    "scr": "context_length",
-    "sparse_probing": "context_length",
-    "tpp": "context_length",
-}
-"""Evaluations whose contexts an option of their own sizes, and not the SAE."""
 
 
 def check_settings(context: RunContext) -> None:
@@ -61,7 +54,7 @@ def check_settings(context: RunContext) -> None:
     machine.require_device(context.device)
 
 
-def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
+def check_sources(context: RunContext, chosen: Iterable[Evaluation[Any]]) -> None:
     """
     Refuse SAEs whose model or hook is unknown or of another width; fetch what is missing.
 
@@ -71,35 +64,26 @@ def check_sources(context: RunContext, chosen: Iterable[Recipe]) -> None:
         InputError: naming the SAE; for more held-out tokens than the text has, more tokens in
             a context than the model reads, or results that have no place on the disk.
     """
-    recipes = list(chosen)
-    if any(recipe.reads_text for recipe in recipes):
+    evaluations = list(chosen)
+    if any(evaluation.reads_text for evaluation in evaluations):
         _check_text(context)
-    if not any(recipe.reads_model for recipe in recipes):
+    if not any(evaluation.reads_model for evaluation in evaluations):
         return
     n_latents = 0
-    checked: set[tuple[Any, ...]] = set()
+    checked: set[SubjectFacts] = set()
     for subject in context.subjects:
-        cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
-        n_latents += int(cfg.get("d_sae") or 0)
-        metadata = cfg.get("metadata", cfg)
-        source = (metadata.get("model_name"), metadata.get("hook_name"), cfg["d_in"])
-        arguments = metadata.get("model_from_pretrained_kwargs") or {}
-        # these decide which contexts are refused
-        sizes = (metadata.get("context_size"), arguments.get("n_ctx"))
-        if (*source, *sizes) in checked or not all(source):
+        facts = SubjectFacts.read(subject)
+        n_latents += facts.d_sae
+        source = dataclasses.replace(facts, sae_id="", d_sae=0)
+        if source in checked or not (facts.model_name and facts.hook_name):
             continue
-        model, hook, d_in = source
-        width = hook_shape(model, hook, hook_head_index=metadata.get("hook_head_index"))
-        if width != d_in:
-            raise InputError(
-                f"SAE {subject.sae_id!r} has d_in={d_in}, but {hook!r} of model {model!r} has "
-                f"{width} dimensions. Correct the SAE's metadata, or get the release again."
-            )
-        _check_context_size(context, recipes, subject.sae_id, metadata)
-        checked.add((*source, *sizes))
-        models.ensure(model)
+        checked.add(source)
+        _check_width(facts)
+        _check_context_size(context, evaluations, facts)
+        models.ensure(facts.model_name)
     require_space(
-        context.out, n_latents * sum(recipe.bytes_per_latent for recipe in recipes)
+        context.out,
+        n_latents * sum(evaluation.bytes_per_latent for evaluation in evaluations),
     )
 
 
@@ -125,22 +109,34 @@ def _most_tokens(file: Path) -> int:
     return 2 * (size + 2 * len(values))
 
 
+def _check_width(facts: SubjectFacts) -> None:
+    assert facts.model_name is not None
+    width = hook_shape(
+        facts.model_name, facts.hook_name, hook_head_index=facts.hook_head_index
+    )
+    if width != facts.d_in:
+        raise InputError(
+            f"SAE {facts.sae_id!r} has d_in={facts.d_in}, but {facts.hook_name!r} of model "
+            f"{facts.model_name!r} has {width} dimensions. Correct the SAE's metadata, or get "
+            "the release again."
+        )
+
+
 def _check_context_size(
     context: RunContext,
-    recipes: Collection[Recipe],
-    sae_id: str,
-    metadata: Mapping[str, Any],
+    evaluations: Collection[Evaluation[Any]],
+    facts: SubjectFacts,
 ) -> None:
-    model = metadata["model_name"]
-    arguments = metadata.get("model_from_pretrained_kwargs") or {}
-    limit = arguments.get("n_ctx") or _context_limit(model)
+    model = str(facts.model_name)
+    limit = facts.n_ctx or _context_limit(model)
     sizes = {"context_size": context.context_size}
-    reading = {recipe.name for recipe in recipes if recipe.reads_model}
-    if context.context_size is None and not reading <= _CONTEXT_OPTIONS.keys():
-        sizes = {f"context_size of SAE {sae_id!r}": metadata.get("context_size")}
-    for name in sorted(reading & _CONTEXT_OPTIONS.keys()):
-        option = _CONTEXT_OPTIONS[name]
-        sizes[f"option {name}.{option}"] = context.options.get(name, {}).get(option)
+    reading = [evaluation for evaluation in evaluations if evaluation.reads_model]
+    if context.context_size is None and not all(e.context_option for e in reading):
+        sizes = {f"context_size of SAE {facts.sae_id!r}": facts.context_size}
+    for evaluation in sorted(reading, key=lambda evaluation: evaluation.name):
+        if option := evaluation.context_option:
+            given = context.options.get(evaluation.name, {})
+            sizes[f"option {evaluation.name}.{option}"] = given.get(option)
     for name, size in sizes.items():
         if isinstance(size, int) and size > limit:
             raise InputError(
@@ -225,7 +221,9 @@ COMPARED_METADATA = (
 """Fields of the metadata that the SAEs of a group share; the others are measured or of versions."""
 
 
-def check_configurations(context: RunContext, chosen: Iterable[Recipe]) -> None:
+def check_configurations(
+    context: RunContext, chosen: Iterable[Evaluation[Any]]
+) -> None:
     """
     Refuse SAEs whose model may run code, and groups that differ in more than their seed.
 
@@ -237,7 +235,7 @@ def check_configurations(context: RunContext, chosen: Iterable[Recipe]) -> None:
     configs = {subject: _config(subject) for subject in context.subjects}
     for subject, config in configs.items():
         check_model(subject, config, trusted=context.models.trust_remote_code)
-    if any(recipe.over_groups for recipe in chosen):
+    if any(evaluation.over_groups for evaluation in chosen):
         check_groups(configs)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from sae_bench.evals.base_eval_output import BaseEvalConfig
+from pydantic_core import to_json
 
-from eval_recipes.registry import recipes
-from saereg_plugin.errors import InputError, suggest
+from eval_recipes.registry import evaluation_names
+from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.yaml_text import load_yaml, read_yaml
 
 
@@ -31,11 +31,11 @@ def read_options(
             evaluation that is unknown or will not run. Names of settings are checked
             by the evaluation itself.
     """
-    names = {recipe.name for recipe in recipes(evals)}
+    names = set(evaluation_names(evals))
     options: dict[str, dict[str, Any]] = {}
     for item in given:
         for name, settings in _parse(item).items():
-            recipes([name])
+            evaluation_names([name])
             if name not in names:
                 raise InputError(
                     f"{item!r} is for the evaluation {name!r}, which does not run; expected one "
@@ -80,7 +80,7 @@ def _file(path: Path) -> dict[str, dict[str, Any]]:
     return {str(name): dict(settings) for name, settings in found.items()}
 
 
-Config = TypeVar("Config", bound=BaseEvalConfig)
+Options = TypeVar("Options")
 
 
 MOST_AT_ONCE = 1 << 16
@@ -114,40 +114,68 @@ def check_sizes(eval: str, options: Mapping[str, Any]) -> None:
                 )
 
 
-def eval_config(
+def parse_options(
     eval: str,
-    cls: type[Config],
-    options: Mapping[str, Any],
-    *,
+    cls: type[Options],
+    given: Mapping[str, Any],
     shared: Mapping[str, Any],
-    fixed: Collection[str] = (),
-) -> Config:
+) -> Options:
     """
-    Return an evaluation's settings.
+    Return the settings of an evaluation, each checked on its field.
+
+    Values are read as JSON is: a list may stand for a tuple and a whole number for a float, but
+    no text or boolean for a number.
 
     Args:
-        eval: its name, for messages.
-        cls: the pydantic dataclass of its settings.
-        options: what the user chose.
-        shared: settings that the run decides where an option does not.
-        fixed: settings that the run alone decides; as options they are unknown.
+        eval: name of the evaluation, for messages.
+        cls: pydantic dataclass of the settings.
+        given: what the user chose.
+        shared: defaults that the run decides.
 
     Raises:
-        InputError: if an option is unknown or has an unusable value.
+        InputError: for an unknown option, with the nearest one, or an unusable value.
     """
-    known = {field.name for field in dataclasses.fields(cls)} - set(fixed)
-    for name in options:
+    known = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+    for name in given:
         if name not in known:
             raise InputError(f"Unknown {eval} option {name!r}. {suggest(name, known)}")
-    check_sizes(eval, options)
+    check_sizes(eval, given)
+    text = to_json({**shared, **given})
     try:
-        return TypeAdapter(cls).validate_python({**shared, **options})
+        return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
-        causes = "; ".join(
-            f"{item['loc'][0]} = {item['input']!r}: {item['msg']}"
-            for item in error.errors()
-        )
         raise InputError(
-            f"Options of evaluation {eval!r} cannot be used ({causes}). "
-            "Correct them or leave them out."
+            f"{_refusal(eval, error)} Correct it or leave it out."
         ) from error
+
+
+_BOUNDS = {
+    "ge": "a number of at least",
+    "gt": "a number above",
+    "le": "a number of at most",
+    "lt": "a number below",
+    "min_length": "a list no shorter than",
+    "max_length": "a list no longer than",
+}
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+}
+"""What is expected, in words, by pydantic's type of error."""
+
+
+def _refusal(eval: str, error: ValidationError) -> str:
+    """Return one sentence on the first value that a field refuses."""
+    item = error.errors()[0]
+    message = item["msg"].removeprefix("Input should be ")
+    expected = _KINDS.get(item["type"], message)
+    for bound, value in item.get("ctx", {}).items():
+        if bound in _BOUNDS:
+            expected = f"{_BOUNDS[bound]} {value:g}"
+    place = ".".join(map(str, (eval, *item["loc"])))
+    return f"Option {place} is {brief(item['input'])}; expected {expected}."

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from eval_recipes.registry import Recipe
 from eval_recipes.results.files import read_result, result_path
 from eval_recipes.results.sidecar import damaged_table
 from eval_recipes.results.subject import Subject
@@ -21,6 +20,7 @@ from eval_recipes.results.tidy import saereg_block
 from eval_recipes.results.to_json import plain
 from eval_recipes.running.artifacts import package_versions, weights_hash
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.evaluation import Evaluation
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 
@@ -44,7 +44,9 @@ def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
     return hashes
 
 
-def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Path, str]:
+def result_keys(
+    evaluation: Evaluation[Any], context: RunContext, hashes: Hashes
+) -> dict[Path, str]:
     """
     Return the key of each subject's result by the path of its file.
 
@@ -56,7 +58,7 @@ def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Pat
     """
     everyone = sorted(_facts(subject, hashes) for subject in context.subjects)
     common = {
-        "eval": recipe.name,
+        "eval": evaluation.name,
         "data": context.data,
         "corpus": corpora.identity(context.corpus),
         "heldout_tokens": context.heldout_tokens,
@@ -69,16 +71,17 @@ def result_keys(recipe: Recipe, context: RunContext, hashes: Hashes) -> dict[Pat
         "seed": context.seed,
         "threads": torch.get_num_threads(),
         "packages": package_versions(),
-        "others": everyone if recipe.over_groups else None,
+        "others": everyone if evaluation.over_groups else None,
     }
 
     def options(subject: Subject) -> Any:
         # of one SAE alone: another's explanations, say, do not touch its result
         alone = dataclasses.replace(context, subjects=[subject])
-        return recipe.determinants(context if recipe.over_groups else alone)
+        part = context if evaluation.over_groups else alone
+        return evaluation.key(part, evaluation.options(part))
 
     return {
-        _path(recipe, context, subject): _digest(
+        _path(evaluation, context, subject): _digest(
             {**common, "options": options(subject), "sae": _facts(subject, hashes)}
         )
         for subject in context.subjects
@@ -95,15 +98,15 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _path(recipe: Recipe, context: RunContext, subject: Subject) -> Path:
-    return result_path(context.out, recipe.name, subject.release, subject.sae_id)
+def _path(evaluation: Evaluation[Any], context: RunContext, subject: Subject) -> Path:
+    return result_path(context.out, evaluation.name, subject.release, subject.sae_id)
 
 
 @dataclass(frozen=True)
 class Todo:
     """What is left of one evaluation: subjects to evaluate, and why each."""
 
-    recipe: Recipe
+    evaluation: Evaluation[Any]
     subjects: list[Subject]
     reasons: dict[str, int]
     """Number of SAEs by reason."""
@@ -119,7 +122,7 @@ class Todo:
         """Return the files of the results that are kept."""
         left = set(self.subjects)
         return [
-            _path(self.recipe, context, subject)
+            _path(self.evaluation, context, subject)
             for subject in context.subjects
             if subject not in left
         ]
@@ -127,32 +130,38 @@ class Todo:
     def text(self) -> str:
         """Say what is kept and what is done again."""
         if not self.subjects:
-            return f"{self.recipe.name}: all {self.kept} results are current; kept."
+            return f"{self.evaluation.name}: all {self.kept} results are current; kept."
         causes = ", ".join(
             f"{count} {reason}" for reason, count in self.reasons.items()
         )
-        return f"{self.recipe.name}: {self.kept} results are current; {len(self.subjects)} to do ({causes})."
+        return f"{self.evaluation.name}: {self.kept} results are current; {len(self.subjects)} to do ({causes})."
 
 
-def todo(recipe: Recipe, context: RunContext, keys: Mapping[Path, str]) -> Todo:
+def todo(
+    evaluation: Evaluation[Any], context: RunContext, keys: Mapping[Path, str]
+) -> Todo:
     """Return the subjects whose result or its table is missing, damaged or another one."""
     states = {
-        subject: _state(recipe, context, subject, keys) for subject in context.subjects
+        subject: _state(evaluation, context, subject, keys)
+        for subject in context.subjects
     }
     left = {subject: state for subject, state in states.items() if state is not None}
-    if left and recipe.over_groups:
+    if left and evaluation.over_groups:
         depend = "depends on those"
         left = {subject: state or depend for subject, state in states.items()}
     found = list(left.values())
     reasons = {reason: found.count(reason) for reason in dict.fromkeys(found)}
-    return Todo(recipe, list(left), reasons, len(context.subjects))
+    return Todo(evaluation, list(left), reasons, len(context.subjects))
 
 
 def _state(
-    recipe: Recipe, context: RunContext, subject: Subject, keys: Mapping[Path, str]
+    evaluation: Evaluation[Any],
+    context: RunContext,
+    subject: Subject,
+    keys: Mapping[Path, str],
 ) -> str | None:
     """Return why a result must be made again, or None if it is current."""
-    path = _path(recipe, context, subject)
+    path = _path(evaluation, context, subject)
     if not path.exists():
         return "missing"
     try:

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from eval_recipes.registry import Recipe, recipes
+from eval_recipes.registry import evaluation_names, load_evaluation
 from eval_recipes.results.differences import GroupDifference, load_group_differences
 from eval_recipes.results.files import (
     check_unique_paths,
@@ -31,6 +32,7 @@ from eval_recipes.running.check import (
     check_sources,
 )
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.running.plan import (
     Hashes,
     Todo,
@@ -121,13 +123,13 @@ def run_evals(
         InputError: before anything is computed, if one of them cannot work.
         WriteError: if the disk is full; results that were written stay.
     """
-    chosen = recipes(evals)
+    chosen = [load_evaluation(name) for name in evaluation_names(evals)]
     check_settings(context)
     require_owned(context.out, KIND)
     check_artifacts(context.artifacts)
     check_unique_paths(context.subjects)
-    for recipe in chosen:
-        recipe.check(context)
+    for evaluation in chosen:
+        evaluation.check(context, evaluation.options(context))
     check_configurations(context, chosen)
     check_names(context.out, chosen, context.subjects)
     # a broken file of an earlier run is named now, not after hours; a resumed run
@@ -135,15 +137,16 @@ def run_evals(
     _check_results(context, chosen, resume=resume)
     check_sources(context, chosen)
     hashes = subject_hashes(context)
-    plans = [_plan(recipe, context, hashes, resume=resume) for recipe in chosen]
+    plans = [_plan(evaluation, context, hashes, resume=resume) for evaluation in chosen]
     for plan in plans:
         if plan.subjects:
-            plan.recipe.check_server(context)
+            options = plan.evaluation.options(context)
+            plan.evaluation.check_server(context, options)
     with (
         writing_into(context.out, remedy=_NO_ROOM),
         claimed_results(context.out, chosen, context.subjects),
     ):
-        if any(recipe.keeps_artifacts for recipe in chosen):
+        if any(evaluation.keeps_artifacts for evaluation in chosen):
             open_artifacts(context.artifacts)
         if resume and progress is not None:
             for plan in plans:
@@ -161,9 +164,7 @@ def _run(plans: Sequence[Todo], context: RunContext, hashes: Hashes) -> Outcome:
         note_attempts(context.out, failed={}, current=plan.kept_paths(context))
         if plan.subjects:
             part = whole.part(plan.subjects)
-            keys = result_keys(plan.recipe, context, hashes)
-            with keyed(keys):
-                failures += _run_recipe(plan.recipe, part)
+            failures += _run_evaluation(plan.evaluation, part, context, hashes)
     return _outcome(context, failures, kept=sum(plan.kept for plan in plans))
 
 
@@ -185,14 +186,16 @@ def _outcome(context: RunContext, failures: list[Failure], *, kept: int) -> Outc
     )
 
 
-def _plan(recipe: Recipe, context: RunContext, hashes: Hashes, *, resume: bool) -> Todo:
+def _plan(
+    evaluation: Evaluation[Any], context: RunContext, hashes: Hashes, *, resume: bool
+) -> Todo:
     if resume:
-        return todo(recipe, context, result_keys(recipe, context, hashes))
-    return Todo(recipe, context.subjects, {}, len(context.subjects))
+        return todo(evaluation, context, result_keys(evaluation, context, hashes))
+    return Todo(evaluation, context.subjects, {}, len(context.subjects))
 
 
 def _check_results(
-    context: RunContext, chosen: Sequence[Recipe], *, resume: bool
+    context: RunContext, chosen: Sequence[Evaluation[Any]], *, resume: bool
 ) -> None:
     """
     Read every result in the folder; a resumed run's own may be broken.
@@ -201,10 +204,10 @@ def _check_results(
         InputError: if a file is broken, or holds a result that the run would write elsewhere.
     """
     own = {
-        (recipe.eval_type_id, subject.release, subject.sae_id): result_path(
-            context.out, recipe.name, subject.release, subject.sae_id
+        (evaluation.eval_type_id, subject.release, subject.sae_id): result_path(
+            context.out, evaluation.name, subject.release, subject.sae_id
         )
-        for recipe in chosen
+        for evaluation in chosen
         for subject in context.subjects
     }
     paths = set(own.values())
@@ -229,28 +232,30 @@ def _check_results(
             read_result(path)
 
 
-def _run_recipe(recipe: Recipe, context: RunContext) -> list[Failure]:
+def _run_evaluation(
+    evaluation: Evaluation[Any], context: RunContext, whole: RunContext, hashes: Hashes
+) -> list[Failure]:
     """
-    Run one recipe; an error that it does not handle fails every SAE, not the others.
+    Run one evaluation; an error that it does not handle fails every SAE, not the others.
 
     An earlier result stays until its successor takes its place. Those whose SAE failed are
     recorded as outdated.
     """
     paths = {
-        result_path(context.out, recipe.name, subject.release, subject.sae_id): subject
+        result_path(
+            context.out, evaluation.name, subject.release, subject.sae_id
+        ): subject
         for subject in context.subjects
     }
     before = {path: _written(path) for path in paths}
     try:
-        failures = recipe.run(context)
+        with keyed(result_keys(evaluation, whole, hashes)):
+            failures = evaluation.evaluate_all(context, evaluation.options(context))
     except Exception as error:
         # an input error says all there is to say
         trace = not isinstance(error, InputError)
-        logger.error("Evaluation %s stopped", recipe.name, exc_info=trace)
-        cause = f"{type(error).__name__}: {error}"
-        failures = [
-            Failure(recipe.name, subject.sae_id, cause) for subject in context.subjects
-        ]
+        logger.error("Evaluation %s stopped", evaluation.name, exc_info=trace)
+        failures = [evaluation.failure(subject, error) for subject in context.subjects]
     stayed = [path for path in paths if _written(path) == before[path]]
     causes = {failure.sae_id: failure.cause for failure in failures}
     note_attempts(

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -286,20 +285,6 @@ def read_upstream(
 def without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
     """Stand in for tqdm: upstream's progress bars count to one for every SAE."""
     return items
-
-
-# Heads stand in a dimension of their own there.
-_BY_HEAD = re.compile(r"\.attn\.hook_|\.hook_[qkv]_input$|\.hook_attn_in$")
-
-
-def has_heads(hook_name: str) -> bool:
-    """
-    Whether a hook gives a vector for each head, which no probe of upstream's can read.
-
-    >>> has_heads("blocks.3.attn.hook_z"), has_heads("blocks.3.hook_resid_post")
-    (True, False)
-    """
-    return _BY_HEAD.search(hook_name) is not None
 
 
 def require_dataset(repository: str) -> None:

@@ -38,7 +38,7 @@ from eval_recipes.results.files import result_path
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals, subjects_of
-from eval_recipes.saebench.absorption.options import options as absorption_options
+from eval_recipes.saebench.absorption.main import AbsorptionEvaluation
 from eval_recipes.saebench.absorption.probes import sample_words, word_tokens
 from eval_recipes.saebench.scr_tpp.shared import data_sets
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
@@ -252,7 +252,7 @@ def _words(context: RunContext) -> Iterator[None]:
 
     chosen: list[str] = []
     all_tokens = common.get_alpha_tokens
-    options = absorption_options(context)
+    options = AbsorptionEvaluation().options(context)
 
     def words(tokenizer: Any, *_: Any, **__: Any) -> list[str]:
         if not chosen:

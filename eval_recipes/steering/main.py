@@ -1,181 +1,268 @@
-"""Runs the steering evaluation: latents, explanations, texts, verdicts, result, SAE by SAE."""
+"""The steering evaluation: latents, explanations, texts, verdicts, results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sae_lens import SAE
 
-from eval_recipes.chat import JudgeClient, check_judge
-from eval_recipes.results.files import base_fields, result_path
-from eval_recipes.results.sidecar import StoredTable, write_with_table
-from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.chat import JudgeClient, check_judge, read_key
+from eval_recipes.chat.options import IDENTITY, PACING
+from eval_recipes.cross_seed.stability_table import read_stability
+from eval_recipes.results.files import base_fields, read_result
+from eval_recipes.results.sidecar import StoredTable
+from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject
-from eval_recipes.steering.check import check, config_of, determinants, judge_config
+from eval_recipes.running.evaluation import Evaluation, TableOutput
+from eval_recipes.saebench.autointerp.figures import read_explanations
+from eval_recipes.saebench.autointerp.options import prompts_identity
+from eval_recipes.steering.generate.backend import parse_hook
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
 from eval_recipes.steering.generate.trials import Trial
 from eval_recipes.steering.generate.write import strengths_by_amount, written_trials
+from eval_recipes.steering.judges.chat import prompt_identity
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.probe import train_probe
-from eval_recipes.steering.options import EVAL, SteeringEvalConfig, uses_chat
+from eval_recipes.steering.options import (
+    EVAL,
+    SteeringEvalConfig,
+    make_config,
+    uses_chat,
+)
 from eval_recipes.steering.results.build import Measured, build_output
 from eval_recipes.steering.results.output import SteeringEvalOutput
 from eval_recipes.steering.results.texts import TEXTS_SUFFIX, read_texts, texts_table
 from eval_recipes.steering.select.candidates import (
     Chosen,
     choose,
+    find_result,
+    given,
     known_stability,
     with_explanations,
 )
+from eval_recipes.steering.select.contrast import TextSets
+from eval_recipes.steering.select.contrast import identity as contrast_identity
 from eval_recipes.steering.select.explanations import explain
 from eval_recipes.steering.select.latents import read_latents
 from eval_recipes.steering.stats.steered_contrast import ContrastReport, contrast_report
 from saereg_plugin.errors import InputError
 
-__all__ = [
-    "SIDE_FILES",
-    "check",
-    "check_server",
-    "determinants",
-    "evaluate",
-    "run",
-]
-
-SIDE_FILES = (TEXTS_SUFFIX,)
-"""Endings of what is written next to each result."""
+TEXTS_FORMAT = 2
+"""Of the stored texts. 2: with the scores that thresholds were learned from."""
 
 
-def check_server(context: RunContext) -> None:
-    """
-    Prove that the chat model answers and knows key and model, if one is asked.
+class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
+    """Latents, explanations, texts, verdicts and the result of each SAE."""
 
-    Raises:
-        InputError: if it does not.
-    """
-    config = config_of(context)
-    if uses_chat(config):
-        check_judge(judge_config(context, config))
+    name = EVAL
+    summary = "whether adding a latent's direction does what its explanation says"
+    Options = SteeringEvalConfig
+    Output = SteeringEvalOutput
+    reads_text = True
+    keeps_artifacts = True
+    side_files = (TEXTS_SUFFIX,)
+    from_run = {"random_seed": "seed", "corpus": "corpus"}
+    run_decides = frozenset(from_run)
+    # the text is in every key by its content
+    not_in_key = frozenset({"corpus", *PACING})
 
+    def parse(
+        self, given: Mapping[str, Any], shared: Mapping[str, Any]
+    ) -> SteeringEvalConfig:
+        """Return the settings; see ``make_config``."""
+        return make_config(given, **shared)
 
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject and write its result and its texts; return those that failed.
+    def check(self, context: RunContext, options: SteeringEvalConfig) -> None:
+        """
+        Refuse what cannot work; the chat model is not asked.
 
-    All SAEs share one budget of the chat model, ``context.judge_budget`` if there is one. An SAE
-    with pairs that have no reply yet fails; the next run goes on from there.
+        Raises:
+            InputError: for SAEs, files or results that nothing could run with, and for a
+                missing key.
+        """
+        if options.contrast is not None and options.latents is None:
+            TextSets.read(options.contrast)
+        for subject in context.subjects:
+            facts = SubjectFacts.read(subject)
+            if options.latents is not None:
+                given(options.latents, d_sae=facts.d_sae)
+            if facts.hook_name:
+                # how many layers there are is known when the model is
+                parse_hook(facts.hook_name, sys.maxsize)
+            _results(subject, options)
+        if uses_chat(options):
+            options.judge_config(seed=context.seed)
+            read_key()
 
-    Raises:
-        InputError: see ``check``.
-    """
-    check(context)
-    config = config_of(context)
-    client: JudgeClient | None = None
-    if uses_chat(config):
-        client = JudgeClient(
-            judge_config(context, config),
-            context.artifacts,
-            budget=context.judge_budget,
-        )
-    try:
-        if client is not None:
-            try:
-                client.check()
-            except InputError as error:
-                cause = f"{type(error).__name__}: {error}"
-                return [
-                    Failure(EVAL, subject.sae_id, cause) for subject in context.subjects
-                ]
-        judges = Judges(config, client)
-        models = Models(context, config)
-        return each_subject(
-            EVAL,
+    def check_server(self, context: RunContext, options: SteeringEvalConfig) -> None:
+        """Prove that the chat model answers and knows key and model, if it is asked."""
+        if uses_chat(options):
+            check_judge(options.judge_config(seed=context.seed))
+
+    def key(self, context: RunContext, options: SteeringEvalConfig) -> dict[str, Any]:
+        """
+        Return the settings that a result depends on, and the contents of what it reads.
+
+        Settings of the chat model are left out where it is not asked.
+
+        Raises:
+            InputError: for a file that is missing.
+        """
+        chosen = super().key(context, options)
+        chat, explains = uses_chat(options), options.explanations is None
+        if not explains:
+            del chosen["explainer"]
+        if chat:
+            chosen["judge_base_url"] = options.judge_config(seed=context.seed).url
+            chosen["prompts"] = {
+                "judge": prompt_identity() if "chat" in options.judges else None,
+                "explainer": prompts_identity()
+                if explains and options.explainer == "judge"
+                else None,
+            }
+        else:
+            chosen = {k: v for k, v in chosen.items() if k not in IDENTITY}
+        if options.contrast is not None:
+            chosen["contrast"] = contrast_identity(options.contrast)
+        for name in ("stability", "explanations"):
+            # their place decides nothing; their content does
+            chosen[name] = chosen[name] is not None
+        chosen["texts"] = TEXTS_FORMAT
+        chosen["read"] = {
+            f"{subject.release}/{subject.sae_id}/{name}": _contents(name, path)
+            for subject in context.subjects
+            for name, path in _results(subject, options).items()
+        }
+        return chosen
+
+    @contextmanager
+    def opened(
+        self, context: RunContext, options: SteeringEvalConfig
+    ) -> Iterator[None]:
+        """
+        Hold judges and language models; all SAEs share one budget of the chat model.
+
+        An SAE with pairs that have no reply yet fails; the next run resumes there.
+        """
+        self.models = Models(context, options)
+        if not uses_chat(options):
+            self.judges = Judges(options, None)
+            yield
+            return
+        config = options.judge_config(seed=context.seed)
+        with closing(
+            JudgeClient(config, context.artifacts, budget=context.judge_budget)
+        ) as client:
+            client.check()
+            self.judges = Judges(options, client)
+            yield
+
+    def evaluate(
+        self, context: RunContext, subject: Subject, options: SteeringEvalConfig
+    ) -> TableOutput:
+        """
+        Evaluate one SAE.
+
+        Raises:
+            InputError: if no candidate has an explanation (except with ``select=contrast``),
+                or nothing can be steered.
+            UnansweredError: if the chat model left pairs without a reply.
+            NoVerdictError: if it has no verdict on any pair.
+        """
+        sae = subject.load(context.device)
+        stability = known_stability(subject, options)
+        chosen = choose(subject, sae, options, stability.shares, self.models)
+        found = explain(
             context,
-            lambda subject: evaluate(context, subject, config, judges, models),
+            subject,
+            sae,
+            chosen.candidates.ids,
+            chosen.pool,
+            options,
+            self.judges.client,
+            self.models,
         )
-    finally:
-        if client is not None:
-            client.close()
-
-
-def evaluate(
-    context: RunContext,
-    subject: Subject,
-    config: SteeringEvalConfig,
-    judges: Judges,
-    models: Models,
-) -> Path:
-    """
-    Evaluate one SAE and return the path of its result.
-
-    Raises:
-        InputError: if no candidate has an explanation (but with ``select=contrast``), or nothing
-            can be steered.
-        UnansweredError: if the chat model left pairs without a reply.
-        NoVerdictError: if it has no verdict on any pair.
-    """
-    sae = subject.load(context.device)
-    stability = known_stability(subject, config)
-    chosen = choose(subject, sae, config, stability.shares, models)
-    found = explain(
-        context,
-        subject,
-        sae,
-        chosen.candidates.ids,
-        chosen.pool,
-        config,
-        judges.client,
-        models,
-    )
-    explained = with_explanations(chosen.candidates, found.explanations)
-    # the classifier of a contrast needs no explanation
-    steered = explained.ids if chosen.sets is None else chosen.candidates.ids
-    if not steered:
-        raise InputError(
-            f"None of {len(chosen.candidates.ids)} candidates of SAE {subject.sae_id!r} has an "
-            "explanation; expected one or more. Choose other latents, or explain them on more "
-            "text (explainer_tokens)."
+        explained = with_explanations(chosen.candidates, found.explanations)
+        # the classifier of a contrast needs no explanation
+        steered = explained.ids if chosen.sets is None else chosen.candidates.ids
+        if not steered:
+            raise InputError(
+                f"None of {len(chosen.candidates.ids)} candidates of SAE {subject.sae_id!r} has an "
+                "explanation; expected one or more. Choose other latents, or explain them on more "
+                "text (explainer_tokens)."
+            )
+        model = self.models.get(sae)
+        latents = read_latents(sae, steered)
+        prompts = latents.prompts(model.tokenizer, options.prompts)
+        norm = self.models.norm(sae, latents)
+        by_amount, without = strengths_by_amount(
+            model, latents, prompts, norm.value, options
         )
-    model = models.get(sae)
-    latents = read_latents(sae, steered)
-    prompts = latents.prompts(model.tokenizer, config.prompts)
-    norm = models.norm(sae, latents)
-    by_amount, without = strengths_by_amount(
-        model, latents, prompts, norm.value, config
-    )
-    trials = written_trials(context, sae, model, latents, prompts, by_amount, config)
-    concepts = {latent: one.text for latent, one in explained.explanations.items()}
-    judged = judge_trials(trials, concepts, prompts, model, judges)
-    table = texts_table(judged, explained.explanations, stability, prompts, subject)
-    unlike = differences(sae, config, found.explainer)
-
-    def build(texts: StoredTable) -> SteeringEvalOutput:
-        measured = Measured(
-            texts=read_texts(texts.path),
-            stored=texts.about,
-            judges=judged.judges,
-            candidates=chosen.candidates,
-            explained=explained,
-            without_strength=without,
-            norm=norm,
-            contrast=_contrast(judged.trials, chosen, config, judges),
-            extra={
-                "backend": model.kind,
-                "model": model.name,
-                "dtype": str(model.backend.dtype).removeprefix("torch."),
-                "explainer": found.explainer,
-                "explanations_from": "result" if config.explanations else "this run",
-                "comparable_with_published": not unlike,
-                "unlike_published": unlike,
-            },
+        trials = written_trials(
+            context, sae, model, latents, prompts, by_amount, options
         )
-        return build_output(measured, subject, base_fields(subject, sae), config)
+        concepts = {latent: one.text for latent, one in explained.explanations.items()}
+        judged = judge_trials(trials, concepts, prompts, model, self.judges)
+        table = texts_table(judged, explained.explanations, stability, prompts, subject)
+        unlike = differences(sae, options, found.explainer)
 
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return write_with_table(path, TEXTS_SUFFIX, table, build)
+        def build(texts: StoredTable) -> SteeringEvalOutput:
+            measured = Measured(
+                texts=read_texts(texts.path),
+                stored=texts.about,
+                judges=judged.judges,
+                candidates=chosen.candidates,
+                explained=explained,
+                without_strength=without,
+                norm=norm,
+                contrast=_contrast(judged.trials, chosen, options, self.judges),
+                extra={
+                    "backend": model.kind,
+                    "model": model.name,
+                    "dtype": str(model.backend.dtype).removeprefix("torch."),
+                    "explainer": found.explainer,
+                    "explanations_from": "result"
+                    if options.explanations
+                    else "this run",
+                    "comparable_with_published": not unlike,
+                    "unlike_published": unlike,
+                },
+            )
+            return build_output(measured, subject, base_fields(subject, sae), options)
+
+        return TableOutput(TEXTS_SUFFIX, table, build)
+
+
+def _results(subject: Subject, config: SteeringEvalConfig) -> dict[str, Path]:
+    """Return the results of other evaluations that are read for an SAE."""
+    folders = {"cross_seed": config.stability, "autointerp": config.explanations}
+    return {
+        name: find_result(Path(folder), subject, eval=name)
+        for name, folder in folders.items()
+        if folder is not None
+    }
+
+
+def _contents(name: str, path: Path) -> str:
+    """Return a hash of what is read of a result, which has a date and an id besides."""
+    if name == "cross_seed":
+        # refuses a table that is not the result's
+        read_stability(path)
+        named = read_result(path)["eval_result_unstructured"]["stability_table"]
+        return str(named["sha256"])
+    read = {
+        str(latent): dataclasses.asdict(one)
+        for latent, one in sorted(read_explanations(path).items())
+    }
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
 
 def _contrast(

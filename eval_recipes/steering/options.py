@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseEvalConfig
 
-from eval_recipes.running.options import eval_config
+from eval_recipes.chat.options import ChatOptions
+from eval_recipes.running.options import parse_options
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import ALIVE_THRESHOLD
@@ -25,9 +27,7 @@ def _setting(default: Any, title: str, description: str, **bounds: Any) -> Any:
 
 
 @dataclass
-class SteeringEvalConfig(BaseEvalConfig):
-    """Settings of one run; the same for all its SAEs."""
-
+class _OwnOptions(BaseEvalConfig):
     random_seed: int = _setting(
         0, "Random Seed", "Seed of latents, texts, controls and resamples"
     )
@@ -147,78 +147,39 @@ class SteeringEvalConfig(BaseEvalConfig):
         "Steered over unsteered perplexity up to which a success counts as fluent",
         gt=0,
     )
+
+
+@dataclass
+class SteeringEvalConfig(ChatOptions, _OwnOptions):
+    """Settings of one run; the same for all its SAEs."""
+
     judge_model: str = _setting(
         "gpt-5.1", "Judge Model", "Name the server knows it by, as published"
-    )
-    judge_base_url: str | None = _setting(
-        None, "Judge Base URL", "Server; null: OPENAI_BASE_URL, else OpenAI's"
     )
     judge_temperature: float | None = _setting(
         0.0, "Judge Temperature", "As published; null leaves it to the server", ge=0
     )
-    judge_concurrency: int = _setting(8, "Judge Concurrency", "Requests at once", ge=1)
-    judge_timeout_seconds: float = _setting(
-        60.0, "Judge Timeout", "How long one attempt may take"
-    )
-    judge_attempts: int = _setting(
-        6, "Judge Attempts", "How often a request is sent before it failed", ge=1
-    )
-    judge_backoff_seconds: float = _setting(
-        1.0, "Judge Backoff", "Longest wait before the second attempt"
-    )
-    judge_max_calls: int | None = _setting(
-        None, "Judge Max Calls", "Requests that this run may send", ge=1
-    )
-    judge_max_tokens: int | None = _setting(
-        None, "Judge Max Tokens", "Tokens that this run may use", ge=1
-    )
 
-
-PACING = frozenset(
-    f"judge_{name}"
-    for name in (
-        "concurrency",
-        "timeout_seconds",
-        "attempts",
-        "backoff_seconds",
-        "max_calls",
-        "max_tokens",
-    )
-)
-"""Settings that limit or pace requests and decide no result."""
 
 CALIBRATED = ("embedding", "log_probability")
 """Judges whose threshold is learned from unsteered pairs."""
 
-FROM_RUN = {"random_seed": "--seed", "corpus": "--corpus"}
-"""Settings that a run's other evaluations and their artefacts share, and their flags."""
 
-CHAT_ONLY = ("judge_model", "judge_base_url", "judge_temperature")
-
-
-def make_config(options: dict[str, Any], **shared: Any) -> SteeringEvalConfig:
+def make_config(given: Mapping[str, Any], **shared: Any) -> SteeringEvalConfig:
     """
-    Build the settings from a recipe's options and those it shares with others.
+    Return the settings, with defaults that the run decides as keyword arguments.
 
-    A chat model that is named judges, too, unless ``judges`` say who does.
+    A chat model that is named judges first, unless ``judges`` says who does.
 
     Raises:
         InputError: if an option is unknown, has an unusable value, or lacks what it needs.
     """
-    for name in options:
-        if name in FROM_RUN:
-            raise InputError(
-                f"Option {name!r} of evaluation {EVAL!r} would hold for a part of the run only; "
-                f"expected it for all of it: {FROM_RUN[name]} (RunContext."
-                f"{FROM_RUN[name].strip('-')})."
-            )
-    config = eval_config(EVAL, SteeringEvalConfig, _with_chat(options), shared=shared)
+    config = parse_options(EVAL, SteeringEvalConfig, _with_chat(given), shared)
     _check_together(config)
     return config
 
 
-def _with_chat(options: dict[str, Any]) -> dict[str, Any]:
-    """Let the chat model judge first where one is named and no judges are."""
+def _with_chat(options: Mapping[str, Any]) -> Mapping[str, Any]:
     flags = ("judge_model", "judge_base_url")
     named = any(options.get(name) is not None for name in flags)
     if not named or "judges" in options:

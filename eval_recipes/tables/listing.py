@@ -8,7 +8,7 @@ from typing import Any
 
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from eval_recipes.registry import RECIPES, UNAVAILABLE
+from eval_recipes.registry import RECIPES, UNAVAILABLE, load_evaluation
 from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
 from saereg_plugin.sources.models import EMBEDDED
 
@@ -25,7 +25,7 @@ def sections(*, public_releases: bool = False) -> dict[str, Rows]:
         ],
         "Regularisers": [(name, _fields(cfg)) for name, cfg in REGULARIZERS.items()],
         "Training mechanics": [(name, _fields(cfg)) for name, cfg in MECHANICS.items()],
-        "Evaluations": [(recipe.name, recipe.summary) for recipe in RECIPES.values()],
+        "Evaluations": [(name, load_evaluation(name).summary) for name in RECIPES],
         "Unavailable evaluations": list(UNAVAILABLE.items()),
         "Embedded models": [
             (name, asset.requirement) for name, asset in EMBEDDED.items()

@@ -1,26 +1,20 @@
-"""Runs the vocabulary evaluation: decoder rows against token embeddings, weights only."""
+"""The vocabulary evaluation: decoder rows against token embeddings, weights only."""
 
 from __future__ import annotations
 
-import dataclasses
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from eval_recipes.results.files import (
-    base_fields,
-    check_unique_paths,
-    result_path,
-    unstructured,
-)
+from eval_recipes.results.files import base_fields, unstructured
 from eval_recipes.results.metrics import flat
-from eval_recipes.results.sidecar import StoredTable, write_with_table
+from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject
-from eval_recipes.running.options import eval_config
+from eval_recipes.running.evaluation import Evaluation, TableOutput
 from eval_recipes.vocabulary.layers import LAYERS_FILE, write_layer_table
 from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 from eval_recipes.vocabulary.output import (
@@ -45,63 +39,6 @@ from saereg_plugin.sources.embeddings import (
 from saereg_plugin.sources.vocabulary_table import alignment_table, token_texts
 
 TABLE_SUFFIX = "_vocabulary.parquet"
-SIDE_FILES = (TABLE_SUFFIX,)
-"""Endings of what is written next to each result."""
-FOLDER_FILES = (LAYERS_FILE,)
-"""What is written over all results of the folder."""
-
-
-def config_of(context: RunContext) -> VocabularyEvalConfig:
-    """Return the settings of a run; raises InputError for a wrong option."""
-    return eval_config(
-        EVAL,
-        VocabularyEvalConfig,
-        context.options.get(EVAL, {}),
-        shared={"random_seed": context.seed},
-        fixed={"random_seed"},
-    )
-
-
-def check(context: RunContext) -> None:
-    """
-    Check the options; loads no SAE and no weights.
-
-    Raises:
-        InputError: for an option that cannot be used, an embeddings file that cannot be read,
-            or result names that collide.
-    """
-    config = config_of(context)
-    if config.embeddings is not None:
-        embedding_shape(find_embeddings(None, config.embeddings))
-    check_unique_paths(context.subjects)
-
-
-def determinants(context: RunContext) -> Any:
-    """Return what decides the results besides the SAE, its model and what all evaluations share."""
-    config = config_of(context)
-    chosen = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
-    if config.embeddings is None:
-        return chosen
-    file = find_embeddings(None, config.embeddings)
-    return {**chosen, "embeddings": [file.tensor, sha256(file.path)]}
-
-
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject, write its result and the per-layer table; return those that failed.
-
-    Raises:
-        InputError: see ``check``.
-    """
-    check(context)
-    evaluation = Evaluation(context)
-    failures = each_subject(EVAL, context, evaluation.of)
-    folder = context.out / EVAL
-    folder.mkdir(parents=True, exist_ok=True)
-    # other runs may write it too
-    with folder_lock(context.out):
-        write_layer_table(folder)
-    return failures
 
 
 class Tokens(NamedTuple):
@@ -121,18 +58,75 @@ class Baseline(NamedTuple):
     """[d_sae] which of its rows are aligned."""
 
 
-class Evaluation:
-    """One run; keeps the last vocabulary and random dictionary, which SAEs mostly share."""
+class VocabularyEvaluation(Evaluation[VocabularyEvalConfig]):
+    """
+    Decoder rows against token embeddings; weights only.
 
-    def __init__(self, context: RunContext):
-        self.context = context
-        self.config = config_of(context)
-        self.tokens = lru_cache(maxsize=1)(self._tokens)
+    Keeps the last vocabulary and random dictionary, which most SAEs share.
+    """
+
+    name = EVAL
+    summary = (
+        "how near decoder rows lie to the model's token embeddings, beside random rows"
+    )
+    Options = VocabularyEvalConfig
+    Output = VocabularyEvalOutput
+    reads_model = False
+    bytes_per_latent = 10
+    side_files = (TABLE_SUFFIX,)
+    folder_files = (LAYERS_FILE,)
+    from_run = {"random_seed": "seed"}
+    run_decides = frozenset({"random_seed"})
+
+    def check(
+        self,
+        context: RunContext,  # noqa: ARG002
+        options: VocabularyEvalConfig,
+    ) -> None:
+        """Refuse a file of embeddings that cannot be read."""
+        if options.embeddings is not None:
+            embedding_shape(find_embeddings(None, options.embeddings))
+
+    def key(self, context: RunContext, options: VocabularyEvalConfig) -> dict[str, Any]:
+        """Return the settings, with the content of a file of embeddings."""
+        chosen = super().key(context, options)
+        if options.embeddings is None:
+            return chosen
+        file = find_embeddings(None, options.embeddings)
+        return {**chosen, "embeddings": [file.tensor, sha256(file.path)]}
+
+    @contextmanager
+    def opened(
+        self,
+        context: RunContext,  # noqa: ARG002
+        options: VocabularyEvalConfig,
+    ) -> Iterator[None]:
+        """Keep the vocabulary and the random dictionaries of the last SAEs."""
+        self.tokens = lru_cache(maxsize=1)(partial(_read_tokens, options))
         self.baseline = lru_cache(maxsize=4)(self._baseline)
+        self.chosen = options
+        yield
 
-    def of(self, subject: Subject) -> Path:
+    def evaluate_all(
+        self, context: RunContext, options: VocabularyEvalConfig
+    ) -> list[Failure]:
+        """Evaluate every SAE and write its result and the per-layer table."""
+        failures = super().evaluate_all(context, options)
+        folder = context.out / EVAL
+        folder.mkdir(parents=True, exist_ok=True)
+        # other runs may write it as well
+        with folder_lock(context.out):
+            write_layer_table(folder)
+        return failures
+
+    def evaluate(
+        self,
+        context: RunContext,  # noqa: ARG002
+        subject: Subject,
+        options: VocabularyEvalConfig,
+    ) -> TableOutput:
         """
-        Evaluate one SAE and return the path of its result; its table is beside it.
+        Evaluate one SAE.
 
         Raises:
             InputError: if the embeddings cannot be had or have another width.
@@ -147,27 +141,27 @@ class Evaluation:
         tokens = self.tokens(model, d_in)
         alignment = nearest_token(unit_rows(rows), tokens.unit, unit=True)
         alive = alive_mask(
-            sae.W_enc.detach().T, rows, threshold=self.config.alive_threshold
+            sae.W_enc.detach().T, rows, threshold=options.alive_threshold
         )
-        figures = alignment_figures(alignment, len(tokens.unit), self.config)
-        aligned = aligned_mask(alignment, threshold=self.config.aligned_threshold)
+        figures = alignment_figures(alignment, len(tokens.unit), options)
+        aligned = aligned_mask(alignment, threshold=options.aligned_threshold)
         figures["aligned_fraction_alive"] = (
-            mean_of(aligned[alive], self.config) if bool(alive.any()) else None
+            mean_of(aligned[alive], options) if bool(alive.any()) else None
         )
         random = self.baseline(model, d_sae, d_in)
-        figures["above_random"] = share_difference(aligned, random.aligned, self.config)
+        figures["above_random"] = share_difference(aligned, random.aligned, options)
         own = flat(figures)
         saved = alignment_table(
             subject.sae_id,
             alignment,
             tokens.texts,
-            threshold=self.config.aligned_threshold,
+            threshold=options.aligned_threshold,
         ).append_column("alive", [alive.numpy()])
 
         def build(table: StoredTable) -> VocabularyEvalOutput:
             return VocabularyEvalOutput(
                 **base_fields(subject, sae),
-                eval_config=self.config,
+                eval_config=options,
                 eval_result_metrics=VocabularyMetricCategories(
                     vocabulary=VocabularyMetrics(**own), baseline=random.metrics
                 ),
@@ -175,23 +169,27 @@ class Evaluation:
                 eval_result_unstructured=unstructured(subject, latents=table.about),
             )
 
-        path = result_path(self.context.out, EVAL, subject.release, subject.sae_id)
-        return write_with_table(path, TABLE_SUFFIX, saved, build)
-
-    def _tokens(self, model: str | None, d_in: int) -> Tokens:
-        file = find_embeddings(model, self.config.embeddings)
-        rows = read_vocabulary(file, d_in).rows
-        own = self.config.embeddings is None
-        texts = token_texts(str(model), len(rows)) if own else None
-        return Tokens(unit_rows(rows), texts)
+        return TableOutput(TABLE_SUFFIX, saved, build)
 
     def _baseline(self, model: str | None, d_sae: int, d_in: int) -> Baseline:
         tokens = self.tokens(model, d_in).unit
-        alignment = random_alignment(
-            (d_sae, d_in), tokens, seed=self.config.random_seed
-        )
-        figures = alignment_figures(alignment, len(tokens), self.config)
-        return Baseline(
-            AlignmentMetrics(**flat(figures)),
-            aligned_mask(alignment, threshold=self.config.aligned_threshold),
-        )
+        return _random_baseline(self.chosen, tokens, (d_sae, d_in))
+
+
+def _read_tokens(options: VocabularyEvalConfig, model: str | None, d_in: int) -> Tokens:
+    file = find_embeddings(model, options.embeddings)
+    rows = read_vocabulary(file, d_in).rows
+    own = options.embeddings is None
+    texts = token_texts(str(model), len(rows)) if own else None
+    return Tokens(unit_rows(rows), texts)
+
+
+def _random_baseline(
+    options: VocabularyEvalConfig, tokens: Tensor, shape: tuple[int, int]
+) -> Baseline:
+    alignment = random_alignment(shape, tokens, seed=options.random_seed)
+    figures = alignment_figures(alignment, len(tokens), options)
+    return Baseline(
+        AlignmentMetrics(**flat(figures)),
+        aligned_mask(alignment, threshold=options.aligned_threshold),
+    )

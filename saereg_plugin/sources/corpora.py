@@ -1,4 +1,4 @@
-"""Text by name: embedded in a package, in a local folder, or on the hub."""
+"""Texts by name: embedded, in a local folder, or on the hub."""
 
 from __future__ import annotations
 

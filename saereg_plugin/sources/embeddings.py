@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,8 +101,9 @@ def find_embeddings(
         )
     folder = models.ensure(model_name, model_class_name=model_class_name)
     if folder is not None:
-        return _in_folder(folder, model_name)
-    return _on_hub(hub_repository(model_name))
+        return _locate(partial(_folder_file, folder), f"Model folder {model_name!r}")
+    repo = hub_repository(model_name)
+    return _locate(partial(_hub_file, repo), f"Model {repo!r} on the hub")
 
 
 def hub_repository(model_name: str) -> str:
@@ -197,33 +200,25 @@ def _embedding_name(names: list[str], where: str) -> str:
     )
 
 
-def _in_folder(folder: Path, name: str) -> TensorFile:
-    if (folder / _INDEX).is_file():
-        files = _weight_map(folder / _INDEX)
-        tensor = _embedding_name(list(files), f"Model {name!r}")
-        return TensorFile(folder / files[tensor], tensor)
-    if not (folder / _SINGLE).is_file():
-        raise InputError(
-            f"Model folder {name!r} has no {_SINGLE}, so its embeddings cannot be read alone. {_ADVICE}"
-        )
-    return TensorFile(folder / _SINGLE, _only_tensor(folder / _SINGLE))
-
-
-def _on_hub(repo: str) -> TensorFile:
-    index = _hub_file(repo, _INDEX)
+def _locate(get: Callable[[str], Path | None], where: str) -> TensorFile:
+    """Return the embeddings of a model in one file or several; ``get`` finds a file by name."""
+    index = get(_INDEX)
     if index is not None:
         files = _weight_map(index)
-        tensor = _embedding_name(list(files), f"Model {repo!r}")
-        shard = _hub_file(repo, files[tensor])
+        tensor = _embedding_name(list(files), where)
+        shard = get(files[tensor])
         if shard is not None:
             return TensorFile(shard, tensor)
-    single = _hub_file(repo, _SINGLE)
+    single = get(_SINGLE)
     if single is None:
         raise InputError(
-            f"Model {repo!r} has no safetensors weights on the hub, so its embeddings cannot "
-            f"be read alone. {_ADVICE}"
+            f"{where} has no {_SINGLE}, so its embeddings cannot be read alone. {_ADVICE}"
         )
     return TensorFile(single, _only_tensor(single))
+
+
+def _folder_file(folder: Path, name: str) -> Path | None:
+    return folder / name if (folder / name).is_file() else None
 
 
 def _hub_file(repo: str, name: str) -> Path | None:
@@ -231,12 +226,10 @@ def _hub_file(repo: str, name: str) -> Path | None:
     cached = try_to_load_from_cache(repo, name)
     if isinstance(cached, str):
         return Path(cached)
-    if cached is None and name == _INDEX:
-        # a model in one file has no index: the hub need not be asked for it
-        single = try_to_load_from_cache(repo, _SINGLE)
-        if isinstance(single, str):
-            return None
-    if cached is not None:
+    # a model in one file has no index: the hub need not be asked for it
+    if cached is not None or (
+        name == _INDEX and isinstance(try_to_load_from_cache(repo, _SINGLE), str)
+    ):
         return None
     require_hub_repo(repo, kind="model", advice=_ADVICE)
     try:

@@ -1,4 +1,4 @@
-"""Language models by name, and what a release may say about its own."""
+"""Language models by name, and limits on models that releases name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -37,7 +37,7 @@ def ensure(name: str, *, model_class_name: str = "HookedTransformer") -> Path | 
     """
     Make a model loadable by its name, or fail within seconds.
 
-    An embedded model is fetched and converted the first time, in about a minute, and its
+    An embedded model is fetched and converted the first time, in about a minute. Its
     hashes are checked every time. ``HookedTransformer.from_pretrained*`` then knows its
     name, and that of a local folder.
 
@@ -117,8 +117,8 @@ def identity(name: str) -> Any:
     """
     Return plain JSON that changes with the weights of a model; loads nothing.
 
-    That is an embedded model's archive hash, the names, sizes and times of a local folder's
-    files, a cached hub model's commit, or otherwise the name itself.
+    For an embedded model that is the hash of its archive. For a local folder it is names,
+    sizes and times of files; for a cached hub model its commit; otherwise the name.
     """
     if name in EMBEDDED:
         return embedded_source(name)
@@ -169,18 +169,19 @@ def ignore_deprecation() -> None:
 
 FLAG = "--trust-remote-code"
 
+_CountOrNone: TypeAlias = NonNegativeInt | None
 
 HARMLESS: Mapping[str, Any] = {
     "center_unembed": bool,
     "center_writing_weights": bool,
-    "checkpoint_index": NonNegativeInt | None,
-    "checkpoint_value": NonNegativeInt | None,
+    "checkpoint_index": _CountOrNone,
+    "checkpoint_value": _CountOrNone,
     "default_padding_side": Literal["left", "right"] | None,
     "default_prepend_bos": bool | None,
-    "first_n_layers": NonNegativeInt | None,
+    "first_n_layers": _CountOrNone,
     "fold_ln": bool,
     "fold_value_biases": bool,
-    "n_ctx": NonNegativeInt | None,
+    "n_ctx": _CountOrNone,
     "n_devices": NonNegativeInt,
     "refactor_factored_attn_matrices": bool,
 }
@@ -198,7 +199,7 @@ def require_harmless(given: object, *, trusted: bool, source: str) -> dict[str, 
 
     Args:
         given: ``model_from_pretrained_kwargs`` of an SAE's metadata.
-        trusted: pass on whatever the release says.
+        trusted: pass on any argument.
         source: what errors call the SAE, such as "SAE 'k32-seed0'".
 
     Raises:

@@ -28,9 +28,14 @@ PROGRESS = "progress.json"
 SWEEP_FILE = "sweep.json"
 """File with the fields of the sweep that the folder holds."""
 _FORMAT = 1
-_INDEX_TYPES = dict(
-    format=int, step=int, sweep=dict, saes=list, files=dict, records=dict
-)
+_INDEX_TYPES: Mapping[str, type] = {
+    "format": int,
+    "step": int,
+    "sweep": dict,
+    "saes": list,
+    "files": dict,
+    "records": dict,
+}
 _ABSENT = object()
 _NAME = re.compile(rf"{CHECKPOINT}/step-(?P<step>[0-9]+)/.+", re.DOTALL)
 

@@ -113,7 +113,7 @@ class SweepConfig:
 
     hook_name: str
     """TransformerLens hook point."""
-    sae: Mapping[str, Any]
+    sae: Annotated[Mapping[str, Any], WithJsonSchema({"type": "object"})]
     """Fields that all SAEs share: ``architecture``, ``d_sae``, ``k``, ..."""
     groups: Annotated[Mapping[str, GroupFields], Field(min_length=1)] = field(
         default_factory=lambda: {"sae": {}}

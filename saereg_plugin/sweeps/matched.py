@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +14,7 @@ from saereg_plugin.mechanics import WeightDecay
 from saereg_plugin.metrics import alive_mask
 from saereg_plugin.registry import acts
 from saereg_plugin.releases.opening import open_release
-from saereg_plugin.releases.release import Entry, Release
-from saereg_plugin.releases.sae_lens import register_release
+from saereg_plugin.releases.release import Release
 from saereg_plugin.sources.models import is_inside
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
 
@@ -28,14 +26,14 @@ def matched_sweep(name: str) -> SweepConfig:
     Return the sweep that trains a width-matched control for every regularised group.
 
     A regularised SAE uses fewer latents, and fewer latents can agree more between seeds
-    (left open by arXiv 2603.04198). The control has no regulariser, and its width is the
-    median number of alive latents over the group's seeds, alive by cos(encoder, decoder)
-    > .1. Seeds, order of tokens and all other fields are the group's. Matryoshka levels
-    narrower than the control stay, and the last level is the control's width.
+    (left open by arXiv 2603.04198). The control has no regulariser. Its width is the median
+    number of alive latents over the group's seeds, alive by cos(encoder, decoder) > .1.
+    Seeds, order of tokens and all other fields are the group's. Matryoshka levels narrower
+    than the control stay, and the last level is the control's width.
 
-    The mechanic ``weight_decay`` counts as a regulariser in a group without regularisers,
-    unless every group decays its weights and some also have regularisers. Its control has
-    no decay. In all other cases the control keeps it.
+    In a group without regularisers, the mechanic ``weight_decay`` counts as a regulariser,
+    and the control has no decay. The exception is a release in which every group decays its
+    weights and some groups have regularisers. In all other cases the control keeps the decay.
 
     Args:
         name: folder of a release that ``run_sweep`` trained.
@@ -45,48 +43,50 @@ def matched_sweep(name: str) -> SweepConfig:
             coefficient or decay of 0 is none), or a group with fewer alive latents than k.
     """
     release = open_release(name)
-    recorded = release.provenance.get("sweep")
-    if release.folder is None or not isinstance(recorded, Mapping):
-        raise InputError(
-            f"Release {name!r} does not record how it was trained; --match-alive expected the "
-            "folder of a release that 'saereg-bench train' wrote."
-        )
-    sweep = sweep_from(recorded, source=f"the sweep of release {name!r}")
-    for path in (sweep.model, sweep.corpus):
-        if is_inside(path, release.folder):
-            raise InputError(
-                f"The sweep of release {name!r} reads {path!r}, which is inside the release itself and "
-                "may hold code; expected a model and a text of your own or public ones. Copy it "
-                "to another folder if you trust it, and name that in the manifest's sweep."
-            )
-    register_release(release.folder)
-    entries: dict[str, list[Entry]] = defaultdict(list)
-    for entry in release.entries:
-        entries[entry.group].append(entry)
-    groups: dict[str, dict[str, Any]] = {}
-    matched_to: dict[str, str] = {}
+    sweep = _sweep_of(release, name)
     given = group_fields(sweep)
     penalised = {group for group, fields in given.items() if _penalises(fields)}
     decayed = {group for group, fields in given.items() if _decays_weights(fields)}
     if penalised and len(decayed) == len(given):
         decayed = set[str]()
+    groups: dict[str, dict[str, Any]] = {}
+    matched_to: dict[str, str] = {}
     for group, fields in given.items():
-        if group not in entries or group not in penalised | decayed:
+        ids = [entry.sae_id for entry in release.entries if entry.group == group]
+        if not ids or group not in penalised | decayed:
             continue
-        control = group + SUFFIX
-        width = _median_alive(release, entries[group])
+        width = _median_alive(release, ids)
         if width < max(int(fields.get("k") or 1), 1):
             raise InputError(
                 f"Group {group!r} of release {name!r} has {width} alive latents (median), fewer "
                 f"than k={fields.get('k')}; no SAE of that width can be trained."
             )
-        groups[control] = _control(fields, width, decay=group in penalised)
-        matched_to[control] = f"{release.name}/{group}"
+        groups[group + SUFFIX] = _control(fields, width, decay=group in penalised)
+        matched_to[group + SUFFIX] = f"{release.name}/{group}"
     if not groups:
         raise InputError(
             f"Release {name!r} has no regularised group; there is nothing to match."
         )
     return replace(sweep, sae={}, groups=groups, grid={}, matched_to=matched_to)
+
+
+def _sweep_of(release: Release, name: str) -> SweepConfig:
+    """Return the sweep that a release records; refuse models and texts inside the release."""
+    recorded = release.provenance.get("sweep")
+    if release.folder is None or not isinstance(recorded, Mapping):
+        raise InputError(
+            f"Release {name!r} does not record how it was trained; --match-alive expected "
+            "the folder of a release that 'saereg-bench train' wrote."
+        )
+    sweep = sweep_from(recorded, source=f"the sweep of release {name!r}")
+    for path in (sweep.model, sweep.corpus):
+        if is_inside(path, release.folder):
+            raise InputError(
+                f"The sweep of release {name!r} reads {path!r}, which is inside the release "
+                "itself and may hold code; expected a model and a text of your own or public ones. "
+                "Copy it to another folder if you trust it, and name that in the manifest's sweep."
+            )
+    return sweep
 
 
 def _control(fields: Mapping[str, Any], width: int, *, decay: bool) -> dict[str, Any]:
@@ -118,10 +118,10 @@ def decays(mechanic: Any) -> bool:
     )
 
 
-def _median_alive(release: Release, entries: list[Entry]) -> int:
+def _median_alive(release: Release, sae_ids: list[str]) -> int:
     counts: list[int] = []
-    for entry in entries:
-        sae: SAE[Any] = SAE.from_pretrained(release.name, entry.sae_id)
+    for sae_id in sae_ids:
+        sae: SAE[Any] = SAE.from_pretrained(release.name, sae_id)
         alive = alive_mask(sae.W_enc.detach().T, sae.W_dec.detach())
         counts.append(int(alive.sum()))
     # the lower of two middle counts, which is the count of an SAE

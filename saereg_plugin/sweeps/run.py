@@ -77,9 +77,9 @@ def run_sweep(
         progress: gets one line if training resumes or was finished before.
 
     Raises:
-        InputError: before the language model is loaded, if the sweep cannot work or does not
-            fit memory or disk, or if the folder is not ours or not writable, holds another
-            sweep, or has an unusable checkpoint. Nothing in it is changed then.
+        InputError: if the sweep cannot work, or does not fit memory or disk; or if the
+            folder is not ours or not writable, holds another sweep, or has an unusable
+            checkpoint. It is raised before the language model is loaded or a file changed.
         WriteError: if a file cannot be written; the last checkpoint is kept.
     """
     if not _is_readable_release(folder):

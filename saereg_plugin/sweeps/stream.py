@@ -42,9 +42,9 @@ class ActivationStream(Iterator[torch.Tensor]):
     Batches [batch_size, d_in] of float32 activations at one hook.
 
     Works as SAELens' mixing buffer: a pool is filled, shuffled, and served down to the share
-    that is kept back for mixing. Shuffling has its own generator here, and ``state_dict``
-    holds pool, generator and position, so that a resumed run sees the same batches. Another
-    thread may compute passes of the language model ahead, which changes no batch.
+    that is kept back for mixing. Shuffling has its own generator. ``state_dict`` holds pool,
+    generator and position, so that a resumed run sees the same batches. Another thread may
+    compute passes of the language model ahead, which changes no batch.
 
     Args:
         store: SAELens' source of tokens and activations; used by one thread at a time.

@@ -1,4 +1,4 @@
-"""Trainer of the SAEs of a sweep, side by side and interruptible between steps."""
+"""Trainer of all SAEs of a sweep, interruptible between steps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SweepTrainer:
     Drives SAELens' public ``MultiSAETrainer`` step by step.
 
     A stop request takes effect between steps. One checkpoint holds all SAEs at the same
-    step and the stream of activations, so that a resumed run equals an uninterrupted run.
+    step and the stream of activations. A resumed run equals an uninterrupted run.
 
     Attributes:
         owned: the release folder.

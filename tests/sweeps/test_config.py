@@ -35,10 +35,10 @@ from tests.sweeps.tiny import (
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": []}, "seeds=[]; expected at least 1 of them."),
+        ({"seeds": []}, "seeds=[]; expected 1 or more entries."),
         ({"seeds": [1, 1]}, "seeds are [1, 1]; expected different seeds"),
         ({"seeds": 3}, "seeds=3; expected a list"),
-        ({"groups": {}}, "groups={}; expected at least 1 of them."),
+        ({"groups": {}}, "groups={}; expected 1 or more entries."),
         ({"groups": ["a"]}, "groups=['a']; expected a mapping"),
         ({"groups": {"a": 3}}, "groups: 'a' is 3; expected a mapping."),
         ({"sae": "topk"}, "sae='topk'; expected a mapping"),

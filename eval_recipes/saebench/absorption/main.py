@@ -1,8 +1,9 @@
-"""Recipe ``absorption``: SAEBench's first-letter absorption (arXiv 2409.14507)."""
+"""SAEBench's first-letter absorption (arXiv 2409.14507)."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -10,24 +11,13 @@ from typing import Any, cast
 from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 from sae_lens import SAE
 
-from eval_recipes.results.files import (
-    base_fields,
-    result_path,
-    unstructured,
-    write_result,
-)
-from eval_recipes.results.subject import Failure, Subject
-from eval_recipes.running.activation_source import source_of
+from eval_recipes.results.files import base_fields, unstructured
+from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.activation_source import read_model
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject
-from eval_recipes.saebench.absorption.options import (
-    EVAL,
-    HOOK,
-    AbsorptionOptions,
-    check,
-    options,
-)
+from eval_recipes.running.evaluation import Evaluation
+from eval_recipes.saebench.absorption.options import EVAL, AbsorptionOptions
 from eval_recipes.saebench.absorption.output import (
     CorrectedAbsorptionCategories,
     CorrectedAbsorptionOutput,
@@ -52,7 +42,10 @@ from eval_recipes.saebench.absorption.upstream_run import (
 )
 from eval_recipes.saebench.upstream import folded_copy
 
-__all__ = ["EVAL", "AbsorptionOptions", "Shared", "check", "evaluate", "run"]
+_HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_post$")
+
+# upstream looks at the ten latents with the largest projection
+_LEAST_LATENTS = 10
 
 
 @dataclass(frozen=True)
@@ -66,91 +59,86 @@ class Shared:
     """Activations on upstream's prompts, by folder of the probes."""
 
 
-def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options, which decide a result: naming a default changes nothing."""
-    return dataclasses.asdict(options(context))
+class AbsorptionEvaluation(Evaluation[AbsorptionOptions]):
+    """SAEBench's first-letter absorption (arXiv 2409.14507)."""
 
-
-def run(context: RunContext, shared: Shared | None = None) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    Args:
-        shared: what an earlier run computed and this one may use and add to.
-
-    Raises:
-        InputError: for options nothing could run with, or a hook it cannot serve.
-    """
-    check(context)
-    chosen = options(context)
-    kept = Shared() if shared is None else shared
-    return each_subject(
-        EVAL, context, lambda subject: evaluate(context, subject, chosen, kept)
+    name = EVAL
+    summary = (
+        "how often a latent for a word's first letter is absorbed by more special ones"
+    )
+    Options = AbsorptionOptions
+    Output = CorrectedAbsorptionOutput
+    type_id = "absorption_first_letter"
+    keeps_artifacts = True
+    serves = (
+        _HOOK.pattern,
+        "'blocks.<layer>.hook_resid_post', which SAEBench reads whatever the SAE was trained on",
     )
 
+    def __init__(self) -> None:
+        self.shared = Shared()
 
-def evaluate(
-    context: RunContext, subject: Subject, chosen: AbsorptionOptions, shared: Shared
-) -> Path:
-    """
-    Evaluate one SAE and return the path of its result.
+    def check_subject(
+        self, context: RunContext, facts: SubjectFacts, options: AbsorptionOptions
+    ) -> None:
+        """Refuse an SAE with too few latents."""
+        super().check_subject(context, facts, options)
+        least = max(_LEAST_LATENTS, options.max_k_value)
+        facts.require_latents(least, eval=EVAL, option="max_k_value")
 
-    Raises:
-        InputError: if the tokenizer's vocabulary does not hold words of every letter.
-        UpstreamError: if upstream failed or left no result, or the SAE's latents are NaN.
-        NonFiniteError: if a metric is NaN or infinite.
-    """
-    sae = subject.load(context.device)
-    given = _given(context, sae, chosen, shared)
-    folded = folded_copy(sae)
-    refuse_non_finite(given, subject, folded)
-    measured = score(given, subject, sae)
-    exact = measured
-    if not is_unit(folded):
-        # Upstream's projections take the norms as 1, and its probes depend on the scale.
-        exact = score(given, subject, cast("SAE[Any]", UnitDecoder(folded)))
-    metrics = corrected_metrics(
-        exact.output.eval_result_details,
-        exact.probe_f1,
-        norm_deviation=norm_deviation(folded),
-        n_vocabulary=len(given.words),
-        seed=context.seed,
-    )
-    output = CorrectedAbsorptionOutput(
-        **base_fields(subject, sae),
-        eval_config=measured.output.eval_config,
-        eval_result_metrics=CorrectedAbsorptionCategories(
-            mean=measured.output.eval_result_metrics.mean, corrected=metrics
-        ),
-        eval_result_details=[
-            detail(theirs, ours, exact.probe_f1)
-            for theirs, ours in zip(
-                measured.output.eval_result_details,
-                exact.output.eval_result_details,
-                strict=True,
-            )
-        ],
-        # The words are the tokenizer's own, whatever `data` says.
-        eval_result_unstructured=unstructured(subject, data="vocabulary"),
-    )
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return write_result(path, output)
+    def evaluate(
+        self, context: RunContext, subject: Subject, options: AbsorptionOptions
+    ) -> CorrectedAbsorptionOutput:
+        """
+        Evaluate one SAE.
+
+        Raises:
+            InputError: if the tokenizer's vocabulary does not hold words of every letter.
+            UpstreamError: if upstream failed or left no result, or the SAE's latents are NaN.
+        """
+        sae = subject.load(context.device)
+        given = _given(context, sae, options, self.shared)
+        folded = folded_copy(sae)
+        refuse_non_finite(given, subject, folded)
+        measured = score(given, subject, sae)
+        exact = measured
+        if not is_unit(folded):
+            # upstream's projections take the norms as 1, and its probes depend on the scale.
+            exact = score(given, subject, cast("SAE[Any]", UnitDecoder(folded)))
+        metrics = corrected_metrics(
+            exact.output.eval_result_details,
+            exact.probe_f1,
+            norm_deviation=norm_deviation(folded),
+            n_vocabulary=len(given.words),
+            seed=context.seed,
+        )
+        return CorrectedAbsorptionOutput(
+            **base_fields(subject, sae),
+            eval_config=measured.output.eval_config,
+            eval_result_metrics=CorrectedAbsorptionCategories(
+                mean=measured.output.eval_result_metrics.mean, corrected=metrics
+            ),
+            eval_result_details=[
+                detail(theirs, ours, exact.probe_f1)
+                for theirs, ours in zip(
+                    measured.output.eval_result_details,
+                    exact.output.eval_result_details,
+                    strict=True,
+                )
+            ],
+            # The words are the tokenizer's own, whatever `data` says.
+            eval_result_unstructured=unstructured(subject, data="vocabulary"),
+        )
 
 
 def _given(
     context: RunContext, sae: SAE[Any], chosen: AbsorptionOptions, shared: Shared
 ) -> Given:
     """Prepare what upstream is given besides the SAE; train the probes if there are none."""
-    source = source_of(sae, context_size=context.context_size)
-    match = HOOK.fullmatch(source.hook_name)
+    source, model = read_model(context, sae)
+    match = _HOOK.match(source.hook_name)
     assert match is not None, "check() lets no other hook through"
     layer = int(match[1])
-    model = context.models.get(
-        source.model_name,
-        dtype=context.dtype,
-        device=context.device,
-        model_kwargs=source.model_kwargs,
-    )
     if source.model_name not in shared.words:
         shared.words[source.model_name] = word_tokens(model.tokenizer)
     words = sample_words(
@@ -175,7 +163,7 @@ def _given(
     ensure_probes(
         probes, model, words, layer=layer, device=context.device, seed=context.seed
     )
-    settings = dataclasses.asdict(chosen)
+    settings = dataclasses.asdict(chosen)  # pyright: ignore[reportArgumentType]
     del settings["words_per_letter"]
     config = AbsorptionEvalConfig(
         model_name=source.model_name,

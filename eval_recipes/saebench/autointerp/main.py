@@ -1,20 +1,21 @@
-"""Recipe ``autointerp``: SAEBench's automated interpretability with any judge, or with none."""
+"""SAEBench's automated interpretability with any judge, or with none."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens import SAE
 
-from eval_recipes.chat import JudgeClient, check_judge
-from eval_recipes.results.files import check_unique_paths
-from eval_recipes.results.subject import Failure, Subject
-from eval_recipes.running.activation_source import check_hook, source_of
+from eval_recipes.chat import JudgeClient, check_judge, read_key
+from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.activation_source import read_model
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject
+from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
 from eval_recipes.saebench.autointerp.data import (
     HUB_DATASET,
@@ -24,21 +25,21 @@ from eval_recipes.saebench.autointerp.data import (
     load_text,
 )
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
-from eval_recipes.saebench.autointerp.figures import read_explanations
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
     AutoInterpOptions,
-    autointerp_options,
-    check,
-    determinants,
-    judge_config,
+    check_data,
+    check_facts,
+    key,
+    resolved,
 )
+from eval_recipes.saebench.autointerp.output import JudgedOutput, TokenOutput
 from eval_recipes.saebench.autointerp.result import (
     PARTIAL_SUFFIX,
     IncompleteError,
     output_of,
     partial_path,
-    write_output,
+    require_complete,
 )
 from eval_recipes.saebench.autointerp.scored import TooFewRepliesError
 from eval_recipes.saebench.autointerp.token_explainer import (
@@ -47,115 +48,103 @@ from eval_recipes.saebench.autointerp.token_explainer import (
 )
 from eval_recipes.saebench.autointerp.upstream_run import run_upstream, upstream_config
 from eval_recipes.saebench.upstream import UpstreamError
-from saereg_plugin.errors import InputError
-
-__all__ = [
-    "EVAL",
-    "SIDE_FILES",
-    "AutoInterpOptions",
-    "IncompleteError",
-    "check",
-    "check_server",
-    "determinants",
-    "evaluate",
-    "read_explanations",
-    "run",
-]
-
-SIDE_FILES = (PARTIAL_SUFFIX,)
-"""Endings of what is written next to each result."""
 
 
-def check_server(context: RunContext) -> None:
-    """
-    Prove that the judge answers and knows key and model, if one is asked.
+class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
+    """SAEBench's automated interpretability with any judge, or with none."""
 
-    Raises:
-        InputError: if it does not.
-    """
-    options = autointerp_options(context)
-    if options.explainer == "judge":
-        check_judge(judge_config(context, options))
+    name = EVAL
+    summary = "how well explanations of latents predict where they fire, judged by an LLM or by tokens"
+    Options = AutoInterpOptions
+    Output = JudgedOutput
+    reads_text = True
+    keeps_artifacts = True
+    side_files = (PARTIAL_SUFFIX,)
+    context_option = "llm_context_size"
+
+    def outputs(self) -> dict[str, type[Any]]:
+        """Return the classes with a judge and without one."""
+        return {EVAL: JudgedOutput, f"{EVAL}_tokens": TokenOutput}
+
+    def resolve(
+        self,
+        context: RunContext,  # noqa: ARG002
+        options: AutoInterpOptions,
+    ) -> AutoInterpOptions:
+        """Put the latents in order."""
+        return resolved(options)
+
+    def check(self, context: RunContext, options: AutoInterpOptions) -> None:
+        """
+        Refuse SAEs, text or an address that nothing could run with; the judge is not asked.
+
+        Raises:
+            InputError: naming them, and for a missing key.
+        """
+        for subject in context.subjects:
+            check_facts(SubjectFacts.read(subject), options)
+        check_data(options, context.data)
+        if options.explainer == "judge":
+            options.judge_config(seed=context.seed)
+            read_key()
+
+    def check_server(self, context: RunContext, options: AutoInterpOptions) -> None:
+        """Prove that the judge answers and knows key and model, if it is asked."""
+        if options.explainer == "judge":
+            check_judge(options.judge_config(seed=context.seed))
+
+    def key(self, context: RunContext, options: AutoInterpOptions) -> dict[str, Any]:
+        """Return the settings that a result depends on, and the prompts."""
+        return key(options, options.judge_config(seed=context.seed).url)
+
+    @contextmanager
+    def opened(self, context: RunContext, options: AutoInterpOptions) -> Iterator[None]:
+        """Hold the judge; all SAEs share one budget, and none is evaluated without it."""
+        self.client: JudgeClient | None = None
+        if options.explainer == "tokens":
+            yield
+            return
+        config = options.judge_config(seed=context.seed)
+        with closing(JudgeClient(config, context.artifacts)) as client:
+            client.check()
+            self.client = client
+            yield
+
+    def evaluate(
+        self, context: RunContext, subject: Subject, options: AutoInterpOptions
+    ) -> JudgedOutput | TokenOutput:
+        """Evaluate one SAE; see ``explain_and_score``."""
+        try:
+            return explain_and_score(context, subject, options, self.client)
+        except IncompleteError:
+            # the partial result was written anew
+            raise
+        except Exception:
+            partial_path(context, subject).unlink(missing_ok=True)
+            raise
+
+    def write(self, context: RunContext, subject: Subject, output: Any) -> Path:
+        """Write the result; remove an earlier partial one, which it replaces."""
+        path = super().write(context, subject, output)
+        partial_path(context, subject).unlink(missing_ok=True)
+        return path
 
 
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    All SAEs share one budget. An SAE with latents that have no reply yet fails, and what
-    is there is written beside the place of its result, ending in ``_partial_results.json``.
-    If the judge cannot be reached, or refuses key or model, all of them fail at once.
-
-    Raises:
-        InputError: for options, or a missing key.
-    """
-    options = autointerp_options(context)
-    check_unique_paths(context.subjects)
-    if options.explainer == "tokens":
-        return each_subject(
-            EVAL,
-            context,
-            lambda subject: _evaluate_anew(context, subject, options, None),
-        )
-    client = JudgeClient(judge_config(context, options), context.artifacts)
-    try:
-        client.check()
-    except InputError as error:
-        client.close()
-        cause = f"{type(error).__name__}: {error}"
-        return [Failure(EVAL, subject.sae_id, cause) for subject in context.subjects]
-    try:
-        return each_subject(
-            EVAL,
-            context,
-            lambda subject: _evaluate_anew(context, subject, options, client),
-        )
-    finally:
-        client.close()
-
-
-def _evaluate_anew(
+def explain_and_score(
     context: RunContext,
     subject: Subject,
     options: AutoInterpOptions,
     client: JudgeClient | None,
-) -> Path:
-    """Evaluate one SAE; remove the partial result of an earlier run that this one outdates."""
-    partial = partial_path(context, subject)
-    try:
-        path = evaluate(context, subject, options, client)
-    except IncompleteError:
-        # it was written anew
-        raise
-    except Exception:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.unlink(missing_ok=True)
-    return path
-
-
-def evaluate(
-    context: RunContext,
-    subject: Subject,
-    options: AutoInterpOptions,
-    client: JudgeClient | None,
-) -> Path:
+) -> JudgedOutput | TokenOutput:
     """
-    Evaluate one SAE and return the path of its result; without a client, by tokens.
+    Explain and score latents of one SAE; without a client, by tokens.
 
     Raises:
         IncompleteError: if latents have no reply yet.
         UpstreamError: if upstream failed or left no result.
     """
     sae = subject.load(context.device)
-    source = source_of(sae, context_size=options.llm_context_size)
-    model = context.models.get(
-        source.model_name,
-        dtype=context.dtype,
-        device=context.device,
-        model_kwargs=source.model_kwargs,
-    )
-    check_hook(model, source.hook_name)
+    source, model = read_model(context, sae, context_size=options.llm_context_size)
     text = load_text(
         context,
         source,
@@ -220,4 +209,5 @@ def evaluate(
     output = output_of(
         context, options, config, subject, sae, measured, built[-1], client
     )
-    return write_output(context, subject, output, built[-1])
+    require_complete(context, subject, output, built[-1])
+    return output

@@ -177,17 +177,17 @@ def partial_path(context: RunContext, subject: Subject) -> Path:
     return path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL_SUFFIX)
 
 
-def write_output(
+def require_complete(
     context: RunContext,
     subject: Subject,
     output: JudgedOutput | TokenOutput,
     ran: SeededAutoInterp,
-) -> Path:
+) -> None:
     """
-    Write the result and return its path.
+    Refuse a result that lacks replies; it is written as a partial result.
 
     Raises:
-        IncompleteError: if latents have no reply; what there is is written elsewhere.
+        IncompleteError: if latents have no reply.
     """
     missing = [one for one in _in_order(ran) if one.unanswered is not None]
     if missing:
@@ -197,5 +197,3 @@ def write_output(
             "latents have no reply. "
             f"{summary_of(missing)}. What there is stands in {partial.name!r}."
         )
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return write_result(path, output)

@@ -1,4 +1,4 @@
-"""Recipe ``core``: SAEBench's core evaluation, with corrected figures beside its own."""
+"""SAEBench's core evaluation, with corrected figures next to its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,13 @@ from sae_lens import SAE, ActivationsStore
 from sae_lens.config import HfDataset
 from transformer_lens import HookedTransformer
 
-from eval_recipes.results.files import (
-    base_fields,
-    check_unique_paths,
-    result_path,
-    unstructured,
-    write_result,
-)
-from eval_recipes.results.subject import Failure, Subject
-from eval_recipes.running.activation_source import check_hook, source_of
+from eval_recipes.results.files import base_fields, unstructured
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.activation_source import read_model
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject, options_of
+from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.running.heldout import HeldOut, heldout_of
+from eval_recipes.saebench.core.options import CoreOptions
 from eval_recipes.saebench.core.output import (
     NULLABLE,
     CorrectedCoreMetricCategories,
@@ -39,129 +33,69 @@ from eval_recipes.saebench.core.output import (
     FeatureMetric,
 )
 from eval_recipes.saebench.upstream import patched, read_upstream, upstream, without_bar
-from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 
-EVAL = "core"
 
+class CoreEvaluation(Evaluation[CoreOptions]):
+    """SAEBench's core evaluation, with corrected figures next to its own."""
 
-@dataclass(frozen=True)
-class CoreOptions:
-    """
-    Settings of upstream's part, ``RunContext.options["core"]``.
+    name = "core"
+    summary = "SAEBench's core metrics, with corrected explained variance beside them"
+    Options = CoreOptions
+    Output = CorrectedCoreOutput
+    reads_text = True
+    bytes_per_latent = 200
 
-    Upstream's own defaults (10 and 1; published runs 200 and 2000) are meant for
-    a GPU: on a CPU a reconstruction batch is three passes of the whole model.
-    """
+    @contextmanager
+    def opened(self, context: RunContext, options: CoreOptions) -> Iterator[None]:
+        """Open the text, and share the passes of the model that do not depend on the SAE."""
+        del options
+        # fails here, before any work, if the corpus cannot be read
+        self.text = corpora.load(context.corpus, "heldout", streaming=True)
+        # a single SAE shares with none, and its own activations need memory
+        several = len(context.subjects) > 1
+        self.passes = SharedPasses(context.memory_gib / 2 if several else 0.0)
+        yield
 
-    n_eval_reconstruction_batches: int = 1
-    """Batches for cross entropy and KL divergence."""
+    def evaluate(
+        self, context: RunContext, subject: Subject, options: CoreOptions
+    ) -> CorrectedCoreOutput:
+        """
+        Evaluate one SAE.
 
-    n_eval_sparsity_variance_batches: int = 4
-    """Batches for upstream's L0, variance and latent densities."""
-
-    eval_batch_size_prompts: int = 8
-    """Contexts in one batch."""
-
-
-def core_options(context: RunContext) -> CoreOptions:
-    """
-    Return the recipe's settings.
-
-    Raises:
-        InputError: for an unknown name or a value that is no positive integer.
-    """
-    given = context.options.get(EVAL, {})
-    options = options_of(EVAL, CoreOptions, given)
-    for name, value in given.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(
-                f"Core option {name!r} is {value!r}; expected a positive integer."
+        Raises:
+            HeldOutError: if its held-out figures could not be measured.
+            UpstreamError: if upstream failed or left no result.
+        """
+        heldout = heldout_of(context)[subject.sae_id]
+        sae = subject.load(context.device)
+        source, model = read_model(context, sae)
+        with tempfile.TemporaryDirectory() as folder:
+            with (
+                upstream(self.name, subject, sae, model, seed=context.seed),
+                self.passes.on(model),
+                # upstream writes -1 for NaN, which a cosine or a bias may also be
+                patched(upstream_core, "replace_nans_with_negative_one", _unchanged),
+                patched(ActivationsStore, "from_sae", _store_of(self.text)),
+                # its progress bar counts to one for every SAE
+                patched(upstream_core, "tqdm", without_bar),
+            ):
+                upstream_core.multiple_evals(
+                    selected_saes=[(subject.release, subject.sae_id)],
+                    **dataclasses.asdict(options),  # pyright: ignore[reportArgumentType]
+                    compute_featurewise_density_statistics=True,
+                    compute_featurewise_weight_based_metrics=True,
+                    exclude_special_tokens_from_reconstruction=True,
+                    dataset=f"{context.corpus}/heldout",
+                    context_size=source.context_size,
+                    output_folder=folder,
+                    dtype=context.dtype,
+                    device=context.device,
+                )
+            measured = read_upstream(
+                Path(folder), CoreEvalOutput, eval=self.name, subject=subject
             )
-    return options
-
-
-def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options, which decide a result: naming a default changes nothing."""
-    return dataclasses.asdict(core_options(context))
-
-
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    Raises:
-        InputError: for options, result names or a corpus nothing could run with.
-    """
-    options = core_options(context)
-    check_unique_paths(context.subjects)
-    # Fails here, before any work, if the corpus cannot be read.
-    text = corpora.load(context.corpus, "heldout", streaming=True)
-    # one SAE has nobody to share with; the SAE's own activations need memory, too
-    several = len(context.subjects) > 1
-    passes = SharedPasses(context.memory_gib / 2 if several else 0.0)
-    return each_subject(
-        EVAL,
-        context,
-        lambda subject: evaluate(context, subject, options, text=text, passes=passes),
-    )
-
-
-def evaluate(
-    context: RunContext,
-    subject: Subject,
-    options: CoreOptions,
-    *,
-    text: HfDataset,
-    passes: SharedPasses,
-) -> Path:
-    """
-    Evaluate one SAE and return the path of its result.
-
-    Raises:
-        HeldOutError: if its held-out figures could not be measured.
-        UpstreamError: if upstream failed or left no result.
-        NonFiniteError: if a metric is NaN or infinite.
-    """
-    heldout = heldout_of(context)[subject.sae_id]
-    sae = subject.load(context.device)
-    source = source_of(sae, context_size=context.context_size)
-    model = context.models.get(
-        source.model_name,
-        dtype=context.dtype,
-        device=context.device,
-        model_kwargs=source.model_kwargs,
-    )
-    check_hook(model, source.hook_name)
-    with tempfile.TemporaryDirectory() as folder:
-        with (
-            upstream(EVAL, subject, sae, model, seed=context.seed),
-            passes.on(model),
-            # Upstream writes -1 for NaN, which a cosine or a bias may also be.
-            patched(upstream_core, "replace_nans_with_negative_one", _unchanged),
-            patched(ActivationsStore, "from_sae", _store_of(text)),
-            # Its progress bar counts to one for every SAE.
-            patched(upstream_core, "tqdm", without_bar),
-        ):
-            upstream_core.multiple_evals(
-                selected_saes=[(subject.release, subject.sae_id)],
-                n_eval_reconstruction_batches=options.n_eval_reconstruction_batches,
-                n_eval_sparsity_variance_batches=options.n_eval_sparsity_variance_batches,
-                eval_batch_size_prompts=options.eval_batch_size_prompts,
-                compute_featurewise_density_statistics=True,
-                compute_featurewise_weight_based_metrics=True,
-                exclude_special_tokens_from_reconstruction=True,
-                dataset=f"{context.corpus}/heldout",
-                context_size=source.context_size,
-                output_folder=folder,
-                dtype=context.dtype,
-                device=context.device,
-            )
-        measured = read_upstream(
-            Path(folder), CoreEvalOutput, eval=EVAL, subject=subject
-        )
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return write_result(path, corrected(measured, heldout, subject, sae))
+        return corrected(measured, heldout, subject, sae)
 
 
 def _store_of(text: HfDataset) -> Callable[..., ActivationsStore]:

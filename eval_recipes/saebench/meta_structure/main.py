@@ -1,4 +1,4 @@
-"""Recipe ``meta_structure``: how well a smaller SAE compresses the decoder; weights only."""
+"""Compression of the decoder by a smaller SAE; weights only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,17 +17,12 @@ from sae_bench.evals.meta_structure.eval_output import MetaStructureEvalOutput
 from sae_lens import SAE
 from torch import Tensor
 
-from eval_recipes.results.files import (
-    base_fields,
-    check_unique_paths,
-    result_path,
-    unstructured,
-    write_result,
-)
-from eval_recipes.results.subject import Failure, Subject
+from eval_recipes.results.files import base_fields, unstructured
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject, options_of
+from eval_recipes.running.evaluation import Evaluation
+from eval_recipes.saebench.meta_structure.options import MetaStructureOptions
 from eval_recipes.saebench.meta_structure.output import (
     CorrectedMetaStructureMetricCategories,
     CorrectedMetaStructureMetrics,
@@ -43,155 +37,55 @@ from eval_recipes.saebench.upstream import (
     patched,
     upstream,
 )
-from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import write_json
 from saereg_plugin.metrics import alive_mask
 
 EVAL = "meta_structure"
 
-_DTYPES = ("float32", "float64", "float16", "bfloat16")
 
+class MetaStructureEvaluation(Evaluation[MetaStructureOptions]):
+    """Compression of the decoder by a smaller SAE; weights only."""
 
-@dataclass(frozen=True)
-class MetaStructureOptions:
-    """
-    Settings of the meta-SAE, ``RunContext.options["meta_structure"]``.
+    name = EVAL
+    summary = "how well a smaller SAE compresses the decoder, beside a random decoder"
+    Options = MetaStructureOptions
+    Output = CorrectedMetaStructureOutput
+    type_id = "meta_structure_decoder_variance"
+    reads_model = False
+    keeps_artifacts = True
 
-    Upstream's defaults but for ``train_steps`` and ``autocast``.
-    """
+    def evaluate(
+        self, context: RunContext, subject: Subject, options: MetaStructureOptions
+    ) -> CorrectedMetaStructureOutput:
+        """
+        Evaluate one SAE.
 
-    width_ratio: float = 0.25
-    """Latents of the meta-SAE as a share of the SAE's."""
-
-    k: int = 4
-    """Latents that stand for a row, on average."""
-
-    train_steps: int = 300
-    """Steps of Adam; published: 1500, which takes minutes an SAE on a CPU."""
-
-    train_batch_size: int = 1024
-    """Decoder rows in one step, drawn with replacement."""
-
-    learning_rate: float = 5e-4
-    """Of Adam, constant."""
-
-    weight_decay: float = 0.0
-    """Of Adam."""
-
-    autocast: bool = False
-    """Train with bfloat16 products; published: True, which is slower on most CPUs."""
-
-    eval_batch_size: int = 4096
-    """Rows in one batch of upstream's figure, which depends on it."""
-
-    dtype: str = "float32"
-    """Data type of decoder and meta-SAE."""
-
-
-def meta_options(context: RunContext) -> MetaStructureOptions:
-    """
-    Return the recipe's settings.
-
-    Raises:
-        InputError: for an unknown name or a value that cannot be used.
-    """
-    given = context.options.get(EVAL, {})
-    options = options_of(EVAL, MetaStructureOptions, given)
-    for name in ("k", "train_steps", "train_batch_size", "eval_batch_size"):
-        value: Any = getattr(options, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            _refuse(name, value, "a positive integer")
-    for name, low in (
-        ("width_ratio", "above"),
-        ("learning_rate", "above"),
-        ("weight_decay", "from"),
-    ):
-        value = getattr(options, name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value < 0:
-            _refuse(name, value, f"a finite number {low} 0")
-        if low == "above" and value == 0:
-            _refuse(name, value, "a finite number above 0")
-    if not isinstance(options.autocast, bool):
-        _refuse("autocast", options.autocast, "true or false")
-    if options.dtype not in _DTYPES:
-        raise InputError(
-            f"meta_structure option 'dtype' is {options.dtype!r}. {suggest(str(options.dtype), _DTYPES)}"
+        Raises:
+            UpstreamError: if upstream failed.
+        """
+        sae = subject.load(context.device)
+        config = config_of(context, options)
+        copied = folded_copy(sae)
+        alive = alive_mask(copied.W_enc.detach().T, copied.W_dec.detach())
+        measured, errors = _measure(context, subject, sae, copied, config)
+        random = _random_variance(context, tuple(sae.W_dec.shape), config)
+        metrics = corrected_metrics(
+            errors,
+            alive.cpu(),
+            random=random,
+            meta_width=meta_width(config, len(errors.residual)),
+            seed=context.seed,
         )
-    return options
-
-
-def _refuse(name: str, value: Any, expected: str) -> None:
-    raise InputError(
-        f"meta_structure option {name!r} is {value!r}; expected {expected}."
-    )
-
-
-def check(context: RunContext) -> None:
-    """
-    Check the options; loads nothing. Any SAE with a decoder can be evaluated.
-
-    Raises:
-        InputError: for an option that cannot be used, or result names that collide.
-    """
-    meta_options(context)
-    check_unique_paths(context.subjects)
-
-
-def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options, which decide a result: naming a default changes nothing."""
-    return dataclasses.asdict(meta_options(context))
-
-
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    Raises:
-        InputError: see ``check``.
-    """
-    check(context)
-    options = meta_options(context)
-    return each_subject(
-        EVAL, context, lambda subject: evaluate(context, subject, options)
-    )
-
-
-def evaluate(
-    context: RunContext, subject: Subject, options: MetaStructureOptions
-) -> Path:
-    """
-    Evaluate one SAE and return the path of its result.
-
-    Raises:
-        UpstreamError: if upstream failed.
-        NonFiniteError: if a metric is NaN or infinite.
-    """
-    sae = subject.load(context.device)
-    config = config_of(context, options)
-    copied = folded_copy(sae)
-    alive = alive_mask(copied.W_enc.detach().T, copied.W_dec.detach())
-    measured, errors = _measure(context, subject, sae, copied, config)
-    random = _random_variance(context, tuple(sae.W_dec.shape), config)
-    metrics = corrected_metrics(
-        errors,
-        alive.cpu(),
-        random=random,
-        meta_width=meta_width(config, len(errors.residual)),
-        seed=context.seed,
-    )
-    output = CorrectedMetaStructureOutput(
-        **base_fields(subject, sae),
-        eval_config=config,
-        eval_result_metrics=CorrectedMetaStructureMetricCategories(
-            meta_structure=measured.eval_result_metrics.meta_structure,
-            corrected=metrics,
-        ),
-        eval_result_details=[],
-        eval_result_unstructured=unstructured(subject),
-    )
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return write_result(path, output)
+        return CorrectedMetaStructureOutput(
+            **base_fields(subject, sae),
+            eval_config=config,
+            eval_result_metrics=CorrectedMetaStructureMetricCategories(
+                meta_structure=measured.eval_result_metrics.meta_structure,
+                corrected=metrics,
+            ),
+            eval_result_details=[],
+            eval_result_unstructured=unstructured(subject),
+        )
 
 
 def config_of(
@@ -199,7 +93,8 @@ def config_of(
 ) -> MetaStructureEvalConfig:
     """Return upstream's configuration; its seed is the one that is really used."""
     return MetaStructureEvalConfig(
-        random_seed=context.seed, **dataclasses.asdict(options)
+        random_seed=context.seed,
+        **dataclasses.asdict(options),  # pyright: ignore[reportArgumentType]
     )
 
 

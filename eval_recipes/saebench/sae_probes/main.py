@@ -1,8 +1,7 @@
-"""Recipe ``sae_probes``: sparse probing on the labelled sets that sae-probes ships."""
+"""Sparse probing on the labelled sets that sae-probes ships."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,23 +19,19 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 )
 from sae_probes.run_baselines import get_baseline_save_path
 
-from eval_recipes.results.files import (
-    result_path,
-    write_result,
-)
-from eval_recipes.results.subject import Failure, Subject
-from eval_recipes.running.activation_source import Source, check_hook, source_of
+from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.activation_source import Source, read_model
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject
+from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.saebench.sae_probes.data import ensure_activations, link_for_upstream
 from eval_recipes.saebench.sae_probes.measure import corrected, measure, require_whole
 from eval_recipes.saebench.sae_probes.options import (
     EVAL,
     SaeProbesOptions,
-    check,
-    options,
+    resolved,
 )
+from eval_recipes.saebench.sae_probes.output import CorrectedSaeProbesOutput
 from eval_recipes.saebench.sae_probes.scores import quiet_sklearn
 from eval_recipes.saebench.upstream import (
     folded_copy,
@@ -49,92 +44,97 @@ from eval_recipes.saebench.upstream import (
 _BASELINE = "logreg"
 
 
-def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options, which decide a result: naming a default changes nothing."""
-    return dataclasses.asdict(options(context))
+class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
+    """Sparse probing on the labelled sets that sae-probes ships."""
 
-
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    Raises:
-        InputError: for options nothing could run with.
-    """
-    check(context)
-    chosen = options(context)
-    return each_subject(
-        EVAL, context, lambda subject: evaluate(context, subject, chosen)
+    name = EVAL
+    summary = (
+        "sparse probing on sae-probes' sets, with deduplicated scores beside upstream's"
     )
+    Options = SaeProbesOptions
+    Output = CorrectedSaeProbesOutput
+    type_id = "sparse_probing_sae_probes"
+    keeps_artifacts = True
+    serves = r"blocks\.", "a hook in a block with one activation a token"
 
+    def resolve(
+        self,
+        context: RunContext,  # noqa: ARG002
+        options: SaeProbesOptions,
+    ) -> SaeProbesOptions:
+        """Fill in the names of the sets."""
+        return resolved(options)
 
-def evaluate(context: RunContext, subject: Subject, chosen: SaeProbesOptions) -> Path:
-    """
-    Evaluate one SAE and return the path of its result.
+    def check_subject(
+        self, context: RunContext, facts: SubjectFacts, options: SaeProbesOptions
+    ) -> None:
+        """Refuse an SAE with too few latents."""
+        super().check_subject(context, facts, options)
+        facts.require_latents(max(options.ks), eval=EVAL, option="ks")
 
-    Raises:
-        UpstreamError: if upstream failed or left no whole result.
-        NonFiniteError: if a metric is NaN or infinite.
-    """
-    sae = subject.load(context.device)
-    source = source_of(sae, context_size=context.context_size)
-    model = context.models.get(
-        source.model_name,
-        dtype=context.dtype,
-        device=context.device,
-        model_kwargs=source.model_kwargs,
-    )
-    check_hook(model, source.hook_name)
-    cache, baselines = _folders(context, source)
-    # Filled before upstream runs, so that the first SAE sees what later ones see.
-    ensure_activations(
-        cache,
-        model,
-        chosen.datasets,
-        source.hook_name,
-        memory_gib=context.memory_gib,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        private = Path(folder, "activations")
-        link_for_upstream(
-            cache, private, source.model_name, chosen.datasets, source.hook_name
+    def evaluate(
+        self, context: RunContext, subject: Subject, options: SaeProbesOptions
+    ) -> CorrectedSaeProbesOutput:
+        """
+        Evaluate one SAE.
+
+        Raises:
+            UpstreamError: if upstream failed or left no whole result.
+        """
+        sae = subject.load(context.device)
+        source, model = read_model(context, sae)
+        assert not isinstance(options.datasets, str)
+        cache, baselines = _folders(context, source)
+        # Filled before upstream runs, so that the first SAE sees what later ones see.
+        ensure_activations(
+            cache,
+            model,
+            options.datasets,
+            source.hook_name,
+            memory_gib=context.memory_gib,
         )
-        config = SparseProbingSaeProbesEvalConfig(
-            model_name=source.model_name,
-            random_seed=context.seed,
-            dataset_names=list(chosen.datasets),
-            reg_type=chosen.reg_type,
-            setting=chosen.setting,
-            ks=list(chosen.ks),
-            # Results of an SAE are never kept: upstream knows them by names only.
-            results_path=str(Path(folder) / "results"),
-            model_cache_path=str(private),
-            baseline_method=_BASELINE,
+        with tempfile.TemporaryDirectory() as folder:
+            private = Path(folder, "activations")
+            link_for_upstream(
+                cache, private, source.model_name, options.datasets, source.hook_name
+            )
+            config = SparseProbingSaeProbesEvalConfig(
+                model_name=source.model_name,
+                random_seed=context.seed,
+                dataset_names=list(options.datasets),
+                reg_type=options.reg_type,
+                setting=options.setting,
+                ks=list(options.ks),
+                # Results of an SAE are never kept: upstream knows them by names only.
+                results_path=str(Path(folder) / "results"),
+                model_cache_path=str(private),
+                baseline_method=_BASELINE,
+            )
+            with (
+                upstream(self.name, subject, sae, model, seed=context.seed),
+                _without_bars(),
+                quiet_sklearn(),
+            ):
+                _run_upstream(
+                    config, subject, source, context.device, folder, baselines
+                )
+            measured = read_upstream(
+                Path(folder) / "out",
+                SparseProbingSaeProbesEvalOutput,
+                eval=self.name,
+                subject=subject,
+            )
+        require_whole(measured, subject, options)
+        ours = measure(
+            folded_copy(sae),
+            options.datasets,
+            ks=options.ks,
+            penalty=options.reg_type,
+            seed=context.seed,
+            cache=cache,
+            baselines=baselines,
         )
-        with (
-            upstream(EVAL, subject, sae, model, seed=context.seed),
-            _without_bars(),
-            quiet_sklearn(),
-        ):
-            _run_upstream(config, subject, source, context.device, folder, baselines)
-        measured = read_upstream(
-            Path(folder) / "out",
-            SparseProbingSaeProbesEvalOutput,
-            eval=EVAL,
-            subject=subject,
-        )
-    require_whole(measured, subject, chosen)
-    ours = measure(
-        folded_copy(sae),
-        chosen.datasets,
-        ks=chosen.ks,
-        penalty=chosen.reg_type,
-        seed=context.seed,
-        cache=cache,
-        baselines=baselines,
-    )
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return write_result(path, corrected(measured, ours, subject, sae))
+        return corrected(measured, ours, subject, sae)
 
 
 def _folders(

@@ -1,20 +1,14 @@
-"""Settings of the recipe ``sae_probes``, and what it refuses."""
+"""Settings of sparse probing on the sets of sae-probes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from sae_probes import DATASETS
 
-from eval_recipes.results.files import check_unique_paths
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import options_of
-from eval_recipes.saebench.sae_probes.output import KS
-from eval_recipes.saebench.upstream import has_heads
 from saereg_plugin.errors import InputError, suggest
 
 EVAL = "sae_probes"
@@ -38,92 +32,39 @@ DEFAULT_DATASETS = (
 class SaeProbesOptions:
     """Settings, ``RunContext.options["sae_probes"]``."""
 
-    datasets: str | Sequence[str] = DEFAULT_DATASETS
+    datasets: str | tuple[str, ...] = Field(default=DEFAULT_DATASETS, min_length=1)
     """Names of sets, or "all" for the 113 of published runs (hours on a CPU)."""
 
-    ks: Sequence[int] = (1, 2, 5)
-    """Numbers of latents a probe may use, of 1, 2, 5, 10, 20, 50 and 100; upstream's default."""
+    ks: tuple[Literal[1, 2, 5, 10, 20, 50, 100], ...] = Field(
+        default=(1, 2, 5), min_length=1
+    )
+    """Numbers of latents a probe may use; SAEBench's output has fields for these."""
 
-    reg_type: str = "l1"
-    """Penalty of the probes on latents, "l1" (upstream's default) or "l2"."""
+    reg_type: Literal["l1", "l2"] = "l1"
+    """Penalty of the probes on latents; upstream's default is "l1"."""
 
-    setting: str = "normal"
+    setting: Literal["normal"] = "normal"
     """Balance of the classes. SAEBench reads only the results of "normal"."""
 
 
-def options(context: RunContext) -> SaeProbesOptions:
+def resolved(options: SaeProbesOptions) -> SaeProbesOptions:
     """
-    Return the recipe's settings, names of sets resolved.
+    Return the settings with the names of sets as a tuple.
 
     Raises:
-        InputError: for an unknown name or value.
+        InputError: for an unknown set, or a set or k that is given twice.
     """
-    given = options_of(EVAL, SaeProbesOptions, context.options.get(EVAL, {}))
-    if given.datasets == "all":
-        given = dataclasses.replace(given, datasets=tuple(DATASETS))
-    if isinstance(given.datasets, str):
-        given = dataclasses.replace(given, datasets=(given.datasets,))
-    if not isinstance(given.datasets, (list, tuple)):
-        raise InputError(
-            f"sae_probes option 'datasets' is {given.datasets!r}; expected a list of names."
-        )
-    for name in given.datasets:
+    given = options.datasets
+    names = tuple(DATASETS) if given == "all" else given
+    names = (names,) if isinstance(names, str) else names
+    for name in names:
         if name not in DATASETS:
             raise InputError(
                 f"Unknown sae_probes set {name!r}. {suggest(name, DATASETS)}"
             )
-    if not isinstance(given.ks, (list, tuple)):
-        raise InputError(
-            f"sae_probes option 'ks' is {given.ks!r}; expected a list such as [1, 2, 5]."
-        )
-    for kind, values in (("set", given.datasets), ("k", given.ks)):
-        if not values or len(set(values)) != len(values):
+    for kind, values in (("set", names), ("k", options.ks)):
+        if len(set(values)) != len(values):
             raise InputError(
-                f"sae_probes was given {list(values)!r}; expected at least one {kind}, each once."
+                f"sae_probes was given {list(values)!r}; expected each {kind} once."
             )
-    for k in given.ks:
-        if k not in KS:
-            raise InputError(
-                f"sae_probes cannot report k={k!r}; SAEBench's output has fields for "
-                f"{', '.join(map(str, KS))}."
-            )
-    if given.reg_type not in ("l1", "l2"):
-        raise InputError(
-            f"sae_probes option 'reg_type' is {given.reg_type!r}; expected 'l1' or 'l2'."
-        )
-    if given.setting != "normal":
-        raise InputError(
-            f"sae_probes option 'setting' is {given.setting!r}; expected 'normal': "
-            "SAEBench does not collect the results of the others."
-        )
-    return given
-
-
-def check(context: RunContext) -> None:
-    """
-    Refuse what the evaluation cannot work on, before anything is loaded.
-
-    Raises:
-        InputError: naming the option, or the SAE.
-    """
-    largest = max(options(context).ks)
-    check_unique_paths(context.subjects)
-    for subject in context.subjects:
-        cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
-        metadata: Mapping[str, Any] = cfg.get("metadata", cfg)
-        hook = str(metadata.get("hook_name"))
-        if not hook.startswith("blocks.") or has_heads(hook):
-            raise InputError(
-                f"sae_probes cannot read hook {hook!r} of SAE {subject.sae_id!r}; expected one "
-                "in a block with one activation a token, such as 'blocks.4.hook_resid_post'."
-            )
-        if metadata.get("hook_head_index") is not None:
-            raise InputError(
-                f"SAE {subject.sae_id!r} reads head {metadata['hook_head_index']} of {hook!r}; "
-                "sae_probes reads whole activations only."
-            )
-        if cfg["d_sae"] < largest:
-            raise InputError(
-                f"SAE {subject.sae_id!r} has {cfg['d_sae']} latents; sae_probes was asked for "
-                f"k={largest}. Choose smaller ks."
-            )
+    return dataclasses.replace(options, datasets=names)

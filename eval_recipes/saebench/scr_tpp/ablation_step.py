@@ -281,3 +281,15 @@ class AblationStep:
 def _ablate(means: TextMeans, selected: Tensor, decoder: Tensor) -> Tensor:
     contribution = means.real[:, selected] + means.padded[:, selected]
     return means.clean - contribution @ decoder[selected].float()
+
+
+Columns = dict[str, Array]
+"""Figures by name: their values, or their bootstrap resamples."""
+
+
+def sampled(value: Columns, draws: Columns, texts: int) -> dict[str, Sampled]:
+    """Join figures and their resamples by name."""
+    return {
+        name: Sampled(float(value[name]), np.asarray(draws[name]), texts)
+        for name in value
+    }

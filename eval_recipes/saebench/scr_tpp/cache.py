@@ -22,15 +22,17 @@ from eval_recipes.labelled.source import LAYOUT
 from eval_recipes.running.activation_source import Source
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.scr_tpp.spec import Kind, Pair
 from eval_recipes.saebench.upstream import patched, seed_everything
+
+Pair = tuple[str, str]
+"""Values of the attribute to keep, in upstream's order."""
 
 ACTIVATIONS = "activations.pt"
 PROBES = "probes.safetensors"
 
 
 def warmed(
-    kind: Kind,
+    eval: str,
     context: RunContext,
     config: ScrAndTppEvalConfig,
     source: Source,
@@ -47,7 +49,7 @@ def warmed(
     """
     folder = artifact_folder(
         context.artifacts,
-        kind.eval,
+        eval,
         determinants(context, config, source, name, pair),
     )
     with folder.locked():

@@ -1,8 +1,7 @@
-"""Recipe ``scr``: SAEBench's spurious correlation removal, and its masked ablation."""
+"""SAEBench's spurious correlation removal, and its masked ablation."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,20 +17,18 @@ from sae_bench.evals.scr_and_tpp.eval_output import (
 from sae_bench.sae_bench_utils.dataset_info import PAIRED_CLASS_KEYS
 
 from eval_recipes.labelled.crossed import check_sizes, crossed_sets
-from eval_recipes.results.subject import Failure
-from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.scr_tpp import shared as scr_and_tpp
 from eval_recipes.saebench.scr_tpp.ablation_step import (
     AblationStep,
     Array,
+    Columns,
     Sampled,
     flat,
+    sampled,
     share,
     stratified,
 )
-from eval_recipes.saebench.scr_tpp.check import checked_options
 from eval_recipes.saebench.scr_tpp.output import metrics_class
-from eval_recipes.saebench.scr_tpp.spec import Columns, Kind, Runs, sampled
+from eval_recipes.saebench.scr_tpp.shared import Runs, ScrOrTpp
 
 EVAL = EVAL_TYPE_ID_SCR
 
@@ -137,74 +134,6 @@ def _figures(
     return figures
 
 
-def _runs(config: ScrAndTppEvalConfig) -> Runs:
-    return [
-        (name, pair)
-        for name in config.dataset_names
-        for pair in config.column1_vals_lookup[name]
-    ]
-
-
-def _output(
-    measured: ScrEvalOutput, figures: dict[str, Sampled], fields: dict[str, object]
-) -> MaskedScrOutput:
-    return MaskedScrOutput(
-        **fields,  # pyright: ignore[reportArgumentType]
-        eval_config=measured.eval_config,
-        eval_result_metrics=MaskedScrMetricCategories(
-            scr_metrics=measured.eval_result_metrics.scr_metrics,
-            masked=MaskedScrMetrics(**flat(figures)),
-        ),
-        eval_result_details=measured.eval_result_details,
-    )
-
-
-def _hub_sets() -> dict[str, str]:
-    return {
-        name: name.split("_class_set")[0]
-        for name in ScrAndTppEvalConfig().column1_vals_lookup
-    }
-
-
-_KIND = Kind(
-    eval=EVAL,
-    embedded_sets=lambda: tuple(crossed_sets()),
-    default_embedded=tuple(crossed_sets()),
-    hub_sets=_hub_sets,
-    check_sizes=check_sizes,
-    texts=lambda _, size: 12 * (size // 4),
-    runs=_runs,
-    measure=measure,
-    upstream_output=ScrEvalOutput,
-    output=_output,
-)
-
-
-def check(context: RunContext) -> None:
-    """
-    Refuse what SCR cannot work on, before anything is loaded.
-
-    Raises:
-        InputError: for options, SAEs, sizes or data sets that cannot work.
-    """
-    scr_and_tpp.check(context, _KIND)
-
-
-def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options, which decide a result: naming a default changes nothing."""
-    return dataclasses.asdict(checked_options(context, _KIND))
-
-
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    Raises:
-        InputError: as ``check``.
-    """
-    return scr_and_tpp.run(context, _KIND)
-
-
 _DOC = "SCR with the latents ablated on real tokens only; intervals over test texts."
 
 if TYPE_CHECKING:
@@ -256,3 +185,60 @@ class MaskedScrOutput(ScrEvalOutput):
     """SCR in upstream's format with the masked ablation beside its own."""
 
     eval_result_metrics: MaskedScrMetricCategories  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+
+
+class ScrEvaluation(ScrOrTpp):
+    """SAEBench's spurious correlation removal, and its masked ablation."""
+
+    name = EVAL
+    summary = "whether ablating few latents removes a spurious correlation from a probe"
+    Output = MaskedScrOutput
+    upstream_output = ScrEvalOutput
+
+    def embedded_sets(self) -> tuple[str, ...]:
+        """Return the crossed sets."""
+        return tuple(crossed_sets())
+
+    def hub_sets(self) -> dict[str, str]:
+        """Return upstream's sets."""
+        names = ScrAndTppEvalConfig().column1_vals_lookup
+        return {name: name.split("_class_set")[0] for name in names}
+
+    def check_sizes(self, name: str, n_train: int, n_test: int) -> None:
+        """Refuse sizes that a crossed set cannot serve."""
+        check_sizes(name, n_train, n_test)
+
+    def texts(self, name: str, size: int) -> int:  # noqa: ARG002
+        """Return how many texts are in memory."""
+        return 12 * (size // 4)
+
+    def runs(self, config: ScrAndTppEvalConfig) -> Runs:
+        """Return every set with each of its pairs."""
+        return [
+            (name, pair)
+            for name in config.dataset_names
+            for pair in config.column1_vals_lookup[name]
+        ]
+
+    def measure(
+        self, step: AblationStep, *, resamples: int, seed: int
+    ) -> dict[str, Sampled]:
+        """Return the masked figures."""
+        return measure(step, resamples=resamples, seed=seed)
+
+    def output(
+        self,
+        measured: ScrEvalOutput,
+        figures: dict[str, Sampled],
+        fields: dict[str, Any],
+    ) -> MaskedScrOutput:
+        """Return upstream's output with the masked figures next to its own."""
+        return MaskedScrOutput(
+            **fields,
+            eval_config=measured.eval_config,
+            eval_result_metrics=MaskedScrMetricCategories(
+                scr_metrics=measured.eval_result_metrics.scr_metrics,
+                masked=MaskedScrMetrics(**flat(figures)),
+            ),
+            eval_result_details=measured.eval_result_details,
+        )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sae_bench.evals.scr_and_tpp import dataset_creation
@@ -17,28 +17,26 @@ from sae_lens import SAE
 
 from eval_recipes.labelled.crossed import crossed_sets, crossed_train_test_data
 from eval_recipes.labelled.probing import probing_sets
-from eval_recipes.results.files import (
-    base_fields,
-    result_path,
-    unstructured,
-    write_result,
-)
-from eval_recipes.results.subject import Failure, Subject
-from eval_recipes.running.activation_source import check_hook, source_of
+from eval_recipes.results.files import base_fields, unstructured
+from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.activation_source import Source, read_model
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject
+from eval_recipes.running.evaluation import Evaluation, Output
 from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep, Sampled, averaged
-from eval_recipes.saebench.scr_tpp.cache import in_upstreams_layout, warmed
-from eval_recipes.saebench.scr_tpp.check import check
-from eval_recipes.saebench.scr_tpp.spec import Kind, ScrAndTppOptions, eval_config
+from eval_recipes.saebench.scr_tpp.cache import Pair, in_upstreams_layout, warmed
+from eval_recipes.saebench.scr_tpp.options import ScrAndTppOptions
 from eval_recipes.saebench.upstream import (
     patched,
     read_upstream,
+    require_dataset,
     seed_everything,
     upstream,
+    upstream_model_name,
     without_bar,
 )
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.machine import torch_dtype
 
 # Copies of a batch of latents that upstream holds at once: encoded, masked, ablated.
 _COPIES = 3
@@ -46,82 +44,210 @@ _COPIES = 3
 _BATCH_SHARE = 0.25
 
 
-def run(context: RunContext, kind: Kind) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    Raises:
-        InputError: for what nothing could run with.
-    """
-    options = check(context, kind)
-    return each_subject(
-        kind.eval, context, lambda subject: evaluate(context, kind, options, subject)
-    )
+Runs = list[tuple[str, Pair | None]]
+"""Data sets, for SCR with a pair of values of the attribute to keep, in upstream's order."""
 
 
-def evaluate(
-    context: RunContext, kind: Kind, options: ScrAndTppOptions, subject: Subject
-) -> Path:
-    """
-    Evaluate one SAE and return the path of its result.
+class ScrOrTpp(Evaluation[ScrAndTppOptions]):
+    """SCR and TPP; a subclass says in what they differ."""
 
-    Raises:
-        UpstreamError: if upstream failed or left no result.
-        NonFiniteError: if a metric is NaN or infinite.
-    """
-    sae = subject.load(context.device)
-    source = source_of(sae, context_size=context.context_size)
-    model = context.models.get(
-        source.model_name,
-        dtype=context.dtype,
-        device=context.device,
-        model_kwargs=source.model_kwargs,
-    )
-    check_hook(model, source.hook_name)
-    batch_size = sae_batch_size(context, options, sae)
-    config = eval_config(kind, context, options, source, sae_batch_size=batch_size)
-    measured: list[dict[str, Sampled]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        with (
-            upstream(kind.eval, subject, sae, model, seed=context.seed),
-            data_sets(context.data),
-        ):
-            tokenizer: Any = model.tokenizer
-            tokenizer.padding_side = tokenizer.truncation_side = "right"
-            folders = {
-                (name, pair): warmed(kind, context, config, source, model, name, pair)
-                for name, pair in kind.runs(config)
-            }
-            seed_everything(context.seed)
-            with (
-                patched(upstream_main, "run_eval_single_dataset", _in(folders)),
-                patched(
-                    upstream_main,
-                    "perform_feature_ablations",
-                    _measuring(context, kind, options, measured),
-                ),
-                # Its progress bar counts to one for every SAE.
-                patched(upstream_main, "tqdm", without_bar),
-            ):
-                upstream_main.run_eval(
-                    config,
-                    [(subject.release, subject.sae_id)],
-                    context.device,
-                    folder,
-                    force_rerun=True,
-                    # Each data set's folder is given above; upstream makes this one.
-                    artifacts_path=str(Path(folder, "artifacts")),
+    Options = ScrAndTppOptions
+    keeps_artifacts = True
+    context_option = "context_length"
+    # upstream needs one vector a token, and the block's number to stop the model there
+    serves = r"blocks\.\d+\.", "a hook of a block with one vector a token"
+    upstream_output: ClassVar[type[Any]]
+
+    def embedded_sets(self) -> tuple[str, ...]:
+        """Return the names of the embedded data sets."""
+        raise NotImplementedError
+
+    def default_embedded(self) -> tuple[str, ...]:
+        """Return the embedded data sets that are used where none is named."""
+        return self.embedded_sets()
+
+    def hub_sets(self) -> Mapping[str, str]:
+        """Return upstream's names of data sets, and the hub repository of each."""
+        raise NotImplementedError
+
+    def check_sizes(self, name: str, n_train: int, n_test: int) -> None:
+        """Refuse sizes that an embedded set cannot serve."""
+        raise NotImplementedError
+
+    def texts(self, name: str, size: int) -> int:
+        """Return how many texts of a data set are in memory for a train or test size."""
+        raise NotImplementedError
+
+    def runs(self, config: ScrAndTppEvalConfig) -> Runs:
+        """Return the data sets and pairs in upstream's order."""
+        raise NotImplementedError
+
+    def measure(
+        self, step: AblationStep, *, resamples: int, seed: int
+    ) -> dict[str, Sampled]:
+        """Return the masked figures of one data set and pair."""
+        raise NotImplementedError
+
+    def output(
+        self, measured: Any, figures: dict[str, Sampled], fields: dict[str, Any]
+    ) -> Output:
+        """Return upstream's output with the masked figures next to its own."""
+        raise NotImplementedError
+
+    def resolve(
+        self, context: RunContext, options: ScrAndTppOptions
+    ) -> ScrAndTppOptions:
+        """
+        Fill in the sets and sizes that the run's data decide.
+
+        Raises:
+            InputError: for an unknown set, a set given twice, or sizes it cannot serve.
+        """
+        chosen = options.resolved(context.data, self.default_embedded())
+        embedded = context.data == "embedded"
+        known = self.embedded_sets() if embedded else self.hub_sets()
+        names = chosen.dataset_names
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"Unknown {self.name} data set {name!r} for data {context.data!r}. "
+                    f"{suggest(name, known)}"
                 )
-        result = read_upstream(
-            Path(folder), kind.upstream_output, eval=kind.eval, subject=subject
+            if embedded:
+                self.check_sizes(
+                    name, chosen.train_set_size or 0, chosen.test_set_size or 0
+                )
+        if len(set(names)) < len(names):
+            raise InputError(f"{self.name} option 'dataset_names' names a set twice.")
+        return chosen
+
+    def check(self, context: RunContext, options: ScrAndTppOptions) -> None:
+        """Refuse SAEs that cannot be served, and data sets that cannot be had."""
+        super().check(context, options)
+        if context.data == "hub":
+            repositories = self.hub_sets()
+            for name in {repositories[name] for name in options.dataset_names}:
+                require_dataset(name)
+
+    def check_subject(
+        self, context: RunContext, facts: SubjectFacts, options: ScrAndTppOptions
+    ) -> None:
+        """Refuse an SAE whose input is scaled, with too few latents, or too large."""
+        super().check_subject(context, facts, options)
+        if facts.normalize_activations == "constant_norm_rescale":
+            raise InputError(
+                f"SAE {facts.sae_id!r} divides by the norm of its input, which is 0 at the padded "
+                f"positions that upstream hands it; {self.name} cannot evaluate it. Leave it out."
+            )
+        largest = max(options.n_values)
+        facts.require_latents(largest, eval=self.name, option="n_values")
+        size = (options.train_set_size or 0), (options.test_set_size or 0)
+        texts = max(
+            self.texts(name, size[0]) + self.texts(name, size[1])
+            for name in options.dataset_names
         )
-    extra = unstructured(
-        subject, data=context.data, **(result.eval_result_unstructured or {})
+        values = texts * options.context_length * facts.d_in
+        gib = values * torch_dtype(context.dtype).itemsize / 2**30
+        if gib > context.memory_gib:
+            raise InputError(
+                f"{self.name} would hold {gib:.1f} GiB of activations ({texts} texts of "
+                f"{options.context_length} tokens) and may hold {context.memory_gib:g}. Allow more "
+                "memory, or choose a smaller train_set_size, test_set_size or context_length."
+            )
+
+    def evaluate(
+        self, context: RunContext, subject: Subject, options: ScrAndTppOptions
+    ) -> Output:
+        """
+        Evaluate one SAE.
+
+        Raises:
+            UpstreamError: if upstream failed or left no result.
+        """
+        sae = subject.load(context.device)
+        source, model = read_model(context, sae)
+        batch_size = sae_batch_size(context, options, sae)
+        config = eval_config(
+            self.name, context, options, source, sae_batch_size=batch_size
+        )
+        measured: list[dict[str, Sampled]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            with (
+                upstream(self.name, subject, sae, model, seed=context.seed),
+                data_sets(context.data),
+            ):
+                tokenizer: Any = model.tokenizer
+                tokenizer.padding_side = tokenizer.truncation_side = "right"
+                folders = {
+                    (name, pair): warmed(
+                        self.name, context, config, source, model, name, pair
+                    )
+                    for name, pair in self.runs(config)
+                }
+                seed_everything(context.seed)
+                with (
+                    patched(upstream_main, "run_eval_single_dataset", _in(folders)),
+                    patched(
+                        upstream_main,
+                        "perform_feature_ablations",
+                        _measuring(context, self.measure, options, measured),
+                    ),
+                    # Its progress bar counts to one for every SAE.
+                    patched(upstream_main, "tqdm", without_bar),
+                ):
+                    upstream_main.run_eval(
+                        config,
+                        [(subject.release, subject.sae_id)],
+                        context.device,
+                        folder,
+                        force_rerun=True,
+                        # Each data set's folder is given above; upstream makes this one.
+                        artifacts_path=str(Path(folder, "artifacts")),
+                    )
+            result = read_upstream(
+                Path(folder), self.upstream_output, eval=self.name, subject=subject
+            )
+        extra = unstructured(
+            subject, data=context.data, **(result.eval_result_unstructured or {})
+        )
+        extra["saereg"]["data"] = context.data
+        fields = {**base_fields(subject, sae), "eval_result_unstructured": extra}
+        return self.output(result, averaged(measured), fields)
+
+
+def eval_config(
+    eval: str,
+    context: RunContext,
+    options: ScrAndTppOptions,
+    source: Source,
+    *,
+    sae_batch_size: int,
+) -> ScrAndTppEvalConfig:
+    """Return upstream's configuration; ``options`` must be checked."""
+    config = ScrAndTppEvalConfig(
+        random_seed=context.seed,
+        dataset_names=list(options.dataset_names),
+        perform_scr=eval == "scr",
+        train_set_size=options.train_set_size or 0,
+        test_set_size=options.test_set_size or 0,
+        context_length=options.context_length,
+        probe_epochs=options.probe_epochs,
+        # As published: the probe is never stopped early.
+        early_stopping_patience=options.probe_epochs,
+        sae_batch_size=sae_batch_size,
+        llm_batch_size=context.batch_size_prompts,
+        llm_dtype=context.dtype,
+        model_name=upstream_model_name(source.model_name),
+        n_values=list(options.n_values),
     )
-    extra["saereg"]["data"] = context.data
-    fields = {**base_fields(subject, sae), "eval_result_unstructured": extra}
-    path = result_path(context.out, kind.eval, subject.release, subject.sae_id)
-    return write_result(path, kind.output(result, averaged(measured), fields))
+    if context.data == "embedded":
+        config.column1_vals_lookup = embedded_pairs()
+    return config
+
+
+def embedded_pairs() -> dict[str, list[Pair]]:
+    """Return what upstream calls ``column1_vals_lookup``, for the embedded crossed sets."""
+    return {name: [crossed.column1_vals] for name, crossed in crossed_sets().items()}
 
 
 def sae_batch_size(
@@ -194,7 +320,7 @@ def _in(folders: dict[Any, ArtifactFolder]) -> Callable[..., Any]:
 
 def _measuring(
     context: RunContext,
-    kind: Kind,
+    measure: Callable[..., dict[str, Sampled]],
     options: ScrAndTppOptions,
     measured: list[dict[str, Sampled]],
 ) -> Callable[..., Any]:
@@ -223,7 +349,7 @@ def _measuring(
         if context.dtype == "float32":
             step.check_linear()
         measured.append(
-            kind.measure(
+            measure(
                 step,
                 resamples=options.n_resamples,
                 seed=context.seed * 1000 + len(measured),

@@ -1,8 +1,7 @@
-"""Recipe ``tpp``: SAEBench's targeted probe perturbation, and its masked ablation."""
+"""SAEBench's targeted probe perturbation, and its masked ablation."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,20 +17,18 @@ from sae_bench.evals.scr_and_tpp.eval_output import (
 from sae_bench.sae_bench_utils import dataset_info
 
 from eval_recipes.labelled.probing import check_sizes, probing_sets
-from eval_recipes.results.subject import Failure
-from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.scr_tpp import shared as scr_and_tpp
 from eval_recipes.saebench.scr_tpp.ablation_step import (
     AblationStep,
     Array,
+    Columns,
     Sampled,
     flat,
+    sampled,
     share,
     stratified,
 )
-from eval_recipes.saebench.scr_tpp.check import checked_options
 from eval_recipes.saebench.scr_tpp.output import metrics_class
-from eval_recipes.saebench.scr_tpp.spec import Columns, Kind, Runs, sampled
+from eval_recipes.saebench.scr_tpp.shared import Runs, ScrOrTpp
 
 EVAL = EVAL_TYPE_ID_TPP
 
@@ -111,75 +108,6 @@ def _columns(step: AblationStep, index: int) -> Array:
     return np.concatenate(columns, axis=1)
 
 
-def _runs(config: ScrAndTppEvalConfig) -> Runs:
-    return [(name, None) for name in config.dataset_names]
-
-
-def _output(
-    measured: TppEvalOutput, figures: dict[str, Sampled], fields: dict[str, object]
-) -> MaskedTppOutput:
-    return MaskedTppOutput(
-        **fields,  # pyright: ignore[reportArgumentType]
-        eval_config=measured.eval_config,
-        eval_result_metrics=MaskedTppMetricCategories(
-            tpp_metrics=measured.eval_result_metrics.tpp_metrics,
-            masked=MaskedTppMetrics(**flat(figures)),
-        ),
-        eval_result_details=measured.eval_result_details,
-    )
-
-
-def _hub_sets() -> dict[str, str]:
-    return {
-        name: name.split("_class_set")[0].removesuffix("_sentiment")
-        for name in dataset_info.chosen_classes_per_dataset
-    }
-
-
-def _texts(dataset_name: str, size: int) -> int:
-    classes = {**dataset_info.chosen_classes_per_dataset, **probing_sets()}
-    return len(classes[dataset_name]) * (size // 2)
-
-
-_KIND = Kind(
-    eval=EVAL,
-    embedded_sets=lambda: tuple(probing_sets()),
-    default_embedded=("embedded/ag_news", "embedded/occupations"),
-    hub_sets=_hub_sets,
-    check_sizes=check_sizes,
-    texts=_texts,
-    runs=_runs,
-    measure=measure,
-    upstream_output=TppEvalOutput,
-    output=_output,
-)
-
-
-def check(context: RunContext) -> None:
-    """
-    Refuse what TPP cannot work on, before anything is loaded.
-
-    Raises:
-        InputError: for options, SAEs, sizes or data sets that cannot work.
-    """
-    scr_and_tpp.check(context, _KIND)
-
-
-def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options, which decide a result: naming a default changes nothing."""
-    return dataclasses.asdict(checked_options(context, _KIND))
-
-
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    Raises:
-        InputError: as ``check``.
-    """
-    return scr_and_tpp.run(context, _KIND)
-
-
 _DOC = "TPP with the latents ablated on real tokens only, on every negative text; intervals over test texts."
 
 if TYPE_CHECKING:
@@ -231,3 +159,63 @@ class MaskedTppOutput(TppEvalOutput):
     """TPP in upstream's format with the masked ablation beside its own."""
 
     eval_result_metrics: MaskedTppMetricCategories  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+
+
+class TppEvaluation(ScrOrTpp):
+    """SAEBench's targeted probe perturbation, and its masked ablation."""
+
+    name = EVAL
+    summary = "whether ablating few latents disturbs one class's probe and no other's"
+    Output = MaskedTppOutput
+    upstream_output = TppEvalOutput
+
+    def embedded_sets(self) -> tuple[str, ...]:
+        """Return the probing sets."""
+        return tuple(probing_sets())
+
+    def default_embedded(self) -> tuple[str, ...]:
+        """Return the two that are used where none is named."""
+        return ("embedded/ag_news", "embedded/occupations")
+
+    def hub_sets(self) -> dict[str, str]:
+        """Return upstream's sets."""
+        return {
+            name: name.split("_class_set")[0].removesuffix("_sentiment")
+            for name in dataset_info.chosen_classes_per_dataset
+        }
+
+    def check_sizes(self, name: str, n_train: int, n_test: int) -> None:
+        """Refuse sizes that a probing set cannot serve."""
+        check_sizes(name, n_train, n_test)
+
+    def texts(self, name: str, size: int) -> int:
+        """Return how many texts are in memory."""
+        classes = {**dataset_info.chosen_classes_per_dataset, **probing_sets()}
+        return len(classes[name]) * (size // 2)
+
+    def runs(self, config: ScrAndTppEvalConfig) -> Runs:
+        """Return every set."""
+        return [(name, None) for name in config.dataset_names]
+
+    def measure(
+        self, step: AblationStep, *, resamples: int, seed: int
+    ) -> dict[str, Sampled]:
+        """Return the masked figures."""
+        return measure(step, resamples=resamples, seed=seed)
+
+    def output(
+        self,
+        measured: TppEvalOutput,
+        figures: dict[str, Sampled],
+        fields: dict[str, Any],
+    ) -> MaskedTppOutput:
+        """Return upstream's output with the masked figures next to its own."""
+        return MaskedTppOutput(
+            **fields,
+            eval_config=measured.eval_config,
+            eval_result_metrics=MaskedTppMetricCategories(
+                tpp_metrics=measured.eval_result_metrics.tpp_metrics,
+                masked=MaskedTppMetrics(**flat(figures)),
+            ),
+            eval_result_details=measured.eval_result_details,
+        )

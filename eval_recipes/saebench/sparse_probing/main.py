@@ -1,4 +1,4 @@
-"""Recipe ``sparse_probing``: SAEBench's evaluation on its own sets or on embedded ones."""
+"""SAEBench's sparse probing on its own sets or on embedded ones."""
 
 from __future__ import annotations
 
@@ -20,29 +20,23 @@ from sae_bench.sae_bench_utils import general_utils
 from sae_lens import SAE
 
 from eval_recipes.labelled.source import LAYOUT
-from eval_recipes.results.files import (
-    base_fields,
-    check_unique_paths,
-    result_path,
-    unstructured,
-    write_result,
-)
+from eval_recipes.results.files import base_fields, unstructured
 from eval_recipes.results.metrics import flat
-from eval_recipes.results.subject import Failure, Subject
-from eval_recipes.running.activation_source import Source, check_hook, source_of
+from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.activation_source import Source, read_model
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject
+from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.saebench.sae_probes.scores import quiet_sklearn
 from eval_recipes.saebench.sparse_probing import cache
-from eval_recipes.saebench.sparse_probing.check import (
+from eval_recipes.saebench.sparse_probing.intervals import macro_accuracy, wilson
+from eval_recipes.saebench.sparse_probing.options import (
     EVAL,
     SparseProbingOptions,
-    checked_options,
+    held_gib,
     require_data,
-    require_subjects,
+    resolved,
 )
-from eval_recipes.saebench.sparse_probing.intervals import macro_accuracy, wilson
 from eval_recipes.saebench.sparse_probing.output import (
     ClassAccuracy,
     CorrectedProbingCategories,
@@ -59,111 +53,108 @@ from eval_recipes.saebench.upstream import (
     without_bar,
 )
 from eval_recipes.statistics.interval import Interval
+from saereg_plugin.errors import InputError
 
 
-def check(context: RunContext) -> None:
-    """
-    Refuse, before anything is loaded, what the evaluation cannot work on.
+class SparseProbingEvaluation(Evaluation[SparseProbingOptions]):
+    """SAEBench's sparse probing on its own sets or on embedded ones."""
 
-    Raises:
-        InputError: for unknown options, SAEs it cannot serve, or data it cannot have.
-    """
-    options = checked_options(context)
-    require_subjects(context, options)
-    require_data(context, options)
+    name = EVAL
+    summary = "how well labelled concepts can be read off few latents"
+    Options = SparseProbingOptions
+    Output = CorrectedProbingOutput
+    keeps_artifacts = True
+    context_option = "context_length"
+    serves = r".*\d", "a hook of one layer without heads"
 
+    def resolve(
+        self, context: RunContext, options: SparseProbingOptions
+    ) -> SparseProbingOptions:
+        """Fill in the sets and sizes that the run's data decide."""
+        return resolved(context.data, options)
 
-def determinants(context: RunContext) -> dict[str, Any]:
-    """Return the resolved options, which decide a result: naming a default changes nothing."""
-    return dataclasses.asdict(checked_options(context))
+    def check(self, context: RunContext, options: SparseProbingOptions) -> None:
+        """Refuse SAEs that cannot be served, and data that cannot be had."""
+        super().check(context, options)
+        require_data(context, options)
 
-
-def run(context: RunContext) -> list[Failure]:
-    """
-    Evaluate every subject and write its result file; return those that failed.
-
-    Raises:
-        InputError: as ``check`` does.
-    """
-    check(context)
-    check_unique_paths(context.subjects)
-    options = checked_options(context)
-    return each_subject(
-        EVAL, context, lambda subject: evaluate(context, subject, options)
-    )
-
-
-def evaluate(
-    context: RunContext, subject: Subject, options: SparseProbingOptions
-) -> Path:
-    """
-    Evaluate one SAE and return the path of its result.
-
-    Raises:
-        InputError: if the SAE's metadata or hook are unusable.
-        UpstreamError: if upstream failed or left no result.
-        NonFiniteError: if a metric is NaN or infinite.
-    """
-    sae = subject.load(context.device)
-    source = source_of(sae, context_size=options.context_length)
-    model = context.models.get(
-        source.model_name,
-        dtype=context.dtype,
-        device=context.device,
-        model_kwargs=source.model_kwargs,
-    )
-    check_hook(model, source.hook_name)
-    config = _config(context, source, options, d_sae=int(sae.cfg.d_sae))
-    folders = {
-        name: artifact_folder(
-            context.artifacts, EVAL, _determinants(context, source, config, name)
-        )
-        for name in options.dataset_names
-    }
-    for name, folder in folders.items():
-        # One block a set: the random numbers of one do not depend on the others.
-        with (
-            upstream(EVAL, subject, sae, model, seed=context.seed),
-            cache.repaired(),
-            quiet_sklearn(),
-        ):
-            _, copied, _ = general_utils.load_and_format_sae("", "", context.device)  # pyright: ignore[reportGeneralTypeIssues]
-            cache.ensure(
-                folder,
-                name,
-                config,
-                copied,
-                model,
-                device=context.device,
-                data=context.data,
+    def check_subject(
+        self, context: RunContext, facts: SubjectFacts, options: SparseProbingOptions
+    ) -> None:
+        """Refuse an SAE with too few latents, or too large for the memory."""
+        super().check_subject(context, facts, options)
+        facts.require_latents(max(options.k_values), eval=EVAL, option="k_values")
+        needed = held_gib(options, context, facts.d_in)
+        if needed > context.memory_gib:
+            raise InputError(
+                f"{EVAL} holds {needed:.1f} GiB of activations of one data set for SAE "
+                f"{facts.sae_id!r}, more than the {context.memory_gib:g} GiB allowed. Allow "
+                "more memory, or choose a smaller 'probe_train_set_size' or 'context_length'."
             )
-    results: dict[str, SetScores] = {}
-    score_set = scorer(folders, results, random_baseline=options.random_baseline)
-    with tempfile.TemporaryDirectory() as folder:
-        with (
-            upstream(EVAL, subject, sae, model, seed=context.seed),
-            cache.repaired(),
-            quiet_sklearn(),
-            patched(upstream_main, "run_eval_single_dataset", score_set),
-            # Only the batch that is encoded is in memory.
-            patched(torch, "load", partial(torch.load, mmap=True)),
-            # Its progress bar counts to one for every SAE.
-            patched(upstream_main, "tqdm", without_bar),
-        ):
-            upstream_main.run_eval(
-                config,
-                [(subject.release, subject.sae_id)],
-                context.device,
-                output_path=str(Path(folder, "out")),
-                # Each data set's folder is given above; this one stays empty.
-                artifacts_path=str(Path(folder, "artifacts")),
+
+    def evaluate(
+        self, context: RunContext, subject: Subject, options: SparseProbingOptions
+    ) -> CorrectedProbingOutput:
+        """
+        Evaluate one SAE.
+
+        Raises:
+            InputError: if the SAE's metadata or hook are unusable.
+            UpstreamError: if upstream failed or left no result.
+        """
+        sae = subject.load(context.device)
+        source, model = read_model(context, sae, context_size=options.context_length)
+        config = _config(context, source, options, d_sae=int(sae.cfg.d_sae))
+        folders = {
+            name: artifact_folder(
+                context.artifacts,
+                self.name,
+                _determinants(context, source, config, name),
             )
-        measured = read_upstream(
-            Path(folder), SparseProbingEvalOutput, eval=EVAL, subject=subject
-        )
-    output = corrected(measured, results, context, subject, sae)
-    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
-    return write_result(path, output)
+            for name in options.dataset_names
+        }
+        for name, folder in folders.items():
+            # One block a set: the random numbers of one do not depend on the others.
+            with (
+                upstream(self.name, subject, sae, model, seed=context.seed),
+                cache.repaired(),
+                quiet_sklearn(),
+            ):
+                _, copied, _ = general_utils.load_and_format_sae("", "", context.device)  # pyright: ignore[reportGeneralTypeIssues]
+                cache.ensure(
+                    folder,
+                    name,
+                    config,
+                    copied,
+                    model,
+                    device=context.device,
+                    data=context.data,
+                )
+        results: dict[str, SetScores] = {}
+        score_set = scorer(folders, results, random_baseline=options.random_baseline)
+        with tempfile.TemporaryDirectory() as folder:
+            with (
+                upstream(self.name, subject, sae, model, seed=context.seed),
+                cache.repaired(),
+                quiet_sklearn(),
+                patched(upstream_main, "run_eval_single_dataset", score_set),
+                # Only the batch that is encoded is in memory.
+                patched(torch, "load", partial(torch.load, mmap=True)),
+                # Its progress bar counts to one for every SAE.
+                patched(upstream_main, "tqdm", without_bar),
+            ):
+                upstream_main.run_eval(
+                    config,
+                    [(subject.release, subject.sae_id)],
+                    context.device,
+                    output_path=str(Path(folder, "out")),
+                    # Each data set's folder is given above; this one stays empty.
+                    artifacts_path=str(Path(folder, "artifacts")),
+                )
+            measured = read_upstream(
+                Path(folder), SparseProbingEvalOutput, eval=self.name, subject=subject
+            )
+        return corrected(measured, results, context, subject, sae)
 
 
 def _config(

@@ -15,8 +15,7 @@ from eval_recipes.cross_seed.stability_table import read_stability
 from eval_recipes.results.files import read_result, result_name
 from eval_recipes.results.reading import result_files
 from eval_recipes.results.subject import Subject
-from eval_recipes.saebench.autointerp.figures import Explanation
-from eval_recipes.saebench.autointerp.main import read_explanations
+from eval_recipes.saebench.autointerp.figures import Explanation, read_explanations
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select import contrast as contrast_data

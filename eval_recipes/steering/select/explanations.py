@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from typing import Any
 from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient
-from eval_recipes.results.files import read_result
+from eval_recipes.results.files import read_result, write_result
 from eval_recipes.results.reading import SUFFIX
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder, weights_hash
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.autointerp.figures import Explanation
-from eval_recipes.saebench.autointerp.main import evaluate, read_explanations
+from eval_recipes.saebench.autointerp.figures import Explanation, read_explanations
+from eval_recipes.saebench.autointerp.main import explain_and_score
 from eval_recipes.saebench.autointerp.options import AutoInterpOptions
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
@@ -112,7 +111,7 @@ def explain(
                 options={},
                 models=models.for_explaining(sae),
             )
-            shutil.copyfile(evaluate(own, subject, options, client), path)
+            write_result(path, explain_and_score(own, subject, options, client))
 
     found = kept_explanations(folder, make)
     return dataclasses.replace(

@@ -13,7 +13,6 @@ from eval_recipes.running.artifacts import default_artifacts, open_artifacts
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals
-from eval_recipes.steering.check import judge_settings
 from eval_recipes.steering.options import make_config, uses_chat
 from eval_recipes.studies.framework.definition import device
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
@@ -215,5 +214,5 @@ def _check(study: SteeringStudy) -> None:
     for run in runs_of(study, model):
         config = make_config({**study.settings, **run.options})
         if uses_chat(config):
-            judge_settings(config, seed=0)
+            config.judge_config(seed=0)
             read_key()

@@ -15,7 +15,6 @@ from torch import Tensor
 import eval_recipes.cross_seed.baseline as baseline_module
 import eval_recipes.cross_seed.measure as measure
 from eval_recipes.cross_seed.baseline import random_weights
-from eval_recipes.cross_seed.main import run
 from eval_recipes.cross_seed.weights import Weights
 from tests.eval_recipes.cross_seed.test_cross_seed import (
     SCHEMA,
@@ -24,7 +23,10 @@ from tests.eval_recipes.cross_seed.test_cross_seed import (
     results,
     seeds,
 )
+from tests.eval_recipes.evaluations import Named
 from tests.oracles import cross_seed_oracle as oracle
+
+run = Named("cross_seed").run
 
 
 def group(

@@ -11,18 +11,20 @@ from pydantic import TypeAdapter
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from torch import Tensor
 
-from eval_recipes.cross_seed.main import check, run
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput
-from eval_recipes.registry import RECIPES
 from eval_recipes.results.differences import load_group_differences
 from eval_recipes.results.files import load_results, read_result
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.evaluation import schema_files
 from eval_recipes.running.heldout import HeldOut
 from eval_recipes.tables.run_table import read_differences
 from saereg_plugin.errors import InputError
+from tests.eval_recipes.evaluations import Named
 
-(SCHEMA,) = RECIPES["cross_seed"].schemas()
+run = Named("cross_seed").run
+
+(SCHEMA,) = schema_files("cross_seed")
 
 
 @dataclass(frozen=True)
@@ -262,15 +264,17 @@ def test_single_seed_is_refused(tmp_path: Path) -> None:
 def test_other_unusable_input(tmp_path: Path) -> None:
     twice = [*seeds("g", 2, common=3), *seeds("g", 1, common=3)]
     with pytest.raises(InputError, match="both have seed 0"):
-        check(make_context(twice, tmp_path))
+        Named("cross_seed").check(make_context(twice, tmp_path))
     unnamed = [Planted("r", "x", "g", None)]
     with pytest.raises(InputError, match="'x' of group 'g' has no seed"):
-        check(make_context(unnamed, tmp_path))
+        Named("cross_seed").check(make_context(unnamed, tmp_path))
     good = seeds("g", 2, common=3)
     with pytest.raises(InputError, match="Did you mean 'n_resamples'"):
-        check(make_context(good, tmp_path, n_resample=3))
-    with pytest.raises(InputError, match="n_resamples = 0"):
-        check(make_context(good, tmp_path, n_resamples=0))
+        Named("cross_seed").check(make_context(good, tmp_path, n_resample=3))
+    with pytest.raises(
+        InputError, match="n_resamples is 0; expected a number of at least 1"
+    ):
+        Named("cross_seed").check(make_context(good, tmp_path, n_resamples=0))
 
 
 def test_widths_must_agree_inside_a_group(tmp_path: Path) -> None:

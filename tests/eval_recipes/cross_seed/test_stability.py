@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 
-from eval_recipes.cross_seed.main import run
 from eval_recipes.cross_seed.stability_table import (
     read_stability,
     stable_latents,
@@ -28,6 +27,9 @@ from tests.eval_recipes.cross_seed.test_cross_seed import (
     results,
     seeds,
 )
+from tests.eval_recipes.evaluations import Named
+
+run = Named("cross_seed").run
 
 # Concepts of 12 latents each: 0 to 3 in all three seeds, 4 and 5 in seeds 0 and 1 only.
 CONCEPTS = [

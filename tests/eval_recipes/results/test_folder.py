@@ -11,7 +11,7 @@ from threading import Event
 
 import pytest
 
-from eval_recipes.registry import RECIPES
+from eval_recipes.registry import load_evaluation
 from eval_recipes.results.files import SUMMARY
 from eval_recipes.results.folder import KIND, claimed_results
 from eval_recipes.results.outdated import FILE, note_attempts
@@ -22,7 +22,7 @@ from saereg_plugin.folder_mark import folder_lock
 from saereg_plugin.owned_folder import open_owned
 
 MINE, OTHER = (Subject("release", name, "g", 0) for name in ("mine", "other"))
-CHOSEN = [RECIPES["vocabulary"]]
+CHOSEN = [load_evaluation("vocabulary")]
 
 
 def test_failures_noted_at_once_are_all_kept(tmp_path: Path) -> None:

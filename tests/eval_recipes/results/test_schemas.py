@@ -8,15 +8,17 @@ import pytest
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
-from eval_recipes.registry import RECIPES, Recipe
+from eval_recipes.registry import RECIPES
 from eval_recipes.results.schemas import schema_text
+from eval_recipes.running import evaluation
+from eval_recipes.running.evaluation import schema_files
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import config as sweeps
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_shipped_schemas_are_current(name: str) -> None:
-    for path, cls in RECIPES[name].schemas().items():
+    for path, cls in schema_files(name).items():
         assert path.read_text(encoding="utf-8") == schema_text(cls)
 
 
@@ -28,11 +30,10 @@ def test_the_command_writes_and_compares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = {
-        tmp_path / path.name: cls
-        for path, cls in RECIPES["autointerp"].schemas().items()
+        tmp_path / path.name: cls for path, cls in schema_files("autointerp").items()
     }
     assert len(shipped) == 2
-    monkeypatch.setattr(Recipe, "schemas", lambda _: shipped)
+    monkeypatch.setattr(evaluation, "schema_files", lambda _: shipped)
     monkeypatch.setattr(sweeps, "SCHEMA", tmp_path / sweeps.SCHEMA.name)
     run = CliRunner().invoke
     stale = run(app, ["schemas", "--check"])

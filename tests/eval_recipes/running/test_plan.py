@@ -7,15 +7,13 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from eval_recipes import registry
-from eval_recipes.registry import Recipe
+from eval_recipes.registry import RECIPES, load_evaluation
 from eval_recipes.results.files import keyed, read_result, result_path
 from eval_recipes.results.outdated import outdated_notes, outdated_results
 from eval_recipes.running.context import RunContext
@@ -25,37 +23,36 @@ from eval_recipes.running.plan import result_keys, subject_hashes
 from eval_recipes.running.run import run_evals
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
-from tests.eval_recipes.running import counting_recipe
+from tests.eval_recipes.evaluations import Named
+from tests.eval_recipes.running import counting
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 
 pytestmark = pytest.mark.slow
 
-MODULE = "tests.eval_recipes.running.counting_recipe"
-SINGLE = Recipe("counting", "a throwaway", MODULE)
-OVER_GROUPS = Recipe("counting", "a throwaway", MODULE, over_groups=True)
+MODULE = "tests.eval_recipes.running.counting"
+SINGLE = f"{MODULE}:CountingEvaluation"
+OVER_GROUPS = f"{MODULE}:OverGroups"
 IDS = ["s0", "s1", "s2"]
 
 
 @pytest.fixture
-def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Recipe], None]]:
-    """Enter a recipe in the registry for one test, with clean counts."""
+def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Enter an evaluation in the registry for one test, with clean counts."""
 
-    def enter(recipe: Recipe) -> None:
-        monkeypatch.setattr(
-            registry, "RECIPES", MappingProxyType({recipe.name: recipe})
-        )
+    def enter(place: str) -> None:
+        monkeypatch.setitem(RECIPES, "counting", place)
 
-    counting_recipe.EVALUATED.clear()
+    counting.EVALUATED.clear()
     enter(SINGLE)
     yield enter
-    counting_recipe.STOP_AFTER.clear()
+    counting.STOP_AFTER.clear()
 
 
 @pytest.fixture
 def context(
     tmp_path: Path,
     model_name: str,
-    register: Callable[[Recipe], None],  # noqa: ARG001
+    register: Callable[[str], None],  # noqa: ARG001
 ) -> RunContext:
     saes = {
         name: tiny_sae(model_name, HOOK_NAME, torch.zeros(576), seed)
@@ -66,13 +63,13 @@ def context(
 
 def evaluated(context: RunContext, *, resume: bool = True) -> list[str]:
     """Run, and return whom the evaluation evaluated."""
-    counting_recipe.EVALUATED.clear()
+    counting.EVALUATED.clear()
     outcome = run_evals(["counting"], context, resume=resume)
     assert outcome.failures == []
     assert sorted(outcome.frame["sae_id"]) == sorted(
         subject.sae_id for subject in context.subjects
     )
-    return list(counting_recipe.EVALUATED)
+    return list(counting.EVALUATED)
 
 
 def path_of(context: RunContext, sae_id: str) -> Path:
@@ -212,10 +209,10 @@ def test_another_sae_of_the_same_name_is_evaluated(
 
 
 def test_a_run_that_was_killed_goes_on_where_it_stopped(context: RunContext) -> None:
-    counting_recipe.STOP_AFTER.append(2)
-    with pytest.raises(counting_recipe.Killed):
+    counting.STOP_AFTER.append(2)
+    with pytest.raises(counting.Killed):
         evaluated(context)
-    counting_recipe.STOP_AFTER.clear()
+    counting.STOP_AFTER.clear()
     assert evaluated(context) == ["s2"]
 
 
@@ -225,10 +222,10 @@ def test_an_interrupted_rerun_leaves_what_it_did_not_come_to(
     evaluated(context)
     before = {sae_id: path_of(context, sae_id).read_bytes() for sae_id in IDS}
     changed = replace(context, options={"counting": {"factor": 2.0}})
-    counting_recipe.STOP_AFTER.append(1)
-    with pytest.raises(counting_recipe.Killed):
+    counting.STOP_AFTER.append(1)
+    with pytest.raises(counting.Killed):
         evaluated(changed)
-    counting_recipe.STOP_AFTER.clear()
+    counting.STOP_AFTER.clear()
     same = [path_of(context, sae_id).read_bytes() == before[sae_id] for sae_id in IDS]
     assert same == [False, True, True]
     assert evaluated(context) == ["s0"]
@@ -292,7 +289,7 @@ def test_the_outcome_says_how_many_results_are_kept(context: RunContext) -> None
 
 
 def test_an_evaluation_over_groups_is_done_for_all_or_for_none(
-    context: RunContext, register: Callable[[Recipe], None]
+    context: RunContext, register: Callable[[str], None]
 ) -> None:
     register(OVER_GROUPS)
     assert evaluated(context) == IDS
@@ -312,7 +309,7 @@ def test_a_broken_file_of_another_run_stops_before_the_evaluation(
     other.write_text("{")
     with pytest.raises(InputError, match="other_x_eval_results"):
         evaluated(context)
-    assert counting_recipe.EVALUATED == []
+    assert counting.EVALUATED == []
 
 
 def test_progress_says_what_is_kept_and_why_the_rest_is_not(
@@ -341,17 +338,17 @@ def test_an_sae_that_cannot_be_loaded_has_no_key(context: RunContext) -> None:
         True,
         False,
     ]
-    keys = result_keys(SINGLE, context, hashes)
+    keys = result_keys(load_evaluation("counting"), context, hashes)
     assert path_of(context, "s1") not in keys
     assert len(set(keys.values())) == 2
 
 
 def test_keys_end_with_their_block(context: RunContext) -> None:
     with keyed({path_of(context, "s0"): "abc"}):
-        counting_recipe.run(replace(context, subjects=context.subjects[:1]))
+        Named("counting").run(replace(context, subjects=context.subjects[:1]))
     extra = read_result(path_of(context, "s0"))["eval_result_unstructured"]
     assert extra["saereg"]["key"] == "abc"
-    counting_recipe.run(replace(context, subjects=context.subjects[:1]))
+    Named("counting").run(replace(context, subjects=context.subjects[:1]))
     extra = read_result(path_of(context, "s0"))["eval_result_unstructured"]
     assert "key" not in extra["saereg"]
 

@@ -13,6 +13,7 @@ from eval_recipes.registry import RECIPES
 from eval_recipes.results.to_json import plain
 from eval_recipes.running.context import RunContext
 from eval_recipes.steering.judges import chat
+from tests.eval_recipes.evaluations import Named
 
 # A default by name, and another value, of an option of each evaluation.
 DEFAULTS: dict[str, tuple[str, Any, Any]] = {
@@ -39,7 +40,7 @@ def test_keys_are_of_resolved_options(name: str, tmp_path: Path) -> None:
     def key(**options: Any) -> str:
         given = {name: {**tokens, **options}}
         context = RunContext([], tmp_path, data="embedded", options=given)
-        found = plain(RECIPES[name].determinants(context))
+        found = plain(Named(name).key(context))
         assert option in found
         return json.dumps(found, sort_keys=True)
 
@@ -63,11 +64,11 @@ def test_a_changed_prompt_is_another_result(
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     context = RunContext([], tmp_path, data="embedded", options={name: options})
-    before = RECIPES[name].determinants(context)
-    assert before == RECIPES[name].determinants(context)
+    before = Named(name).key(context)
+    assert before == Named(name).key(context)
     if place is chat:
         monkeypatch.setattr(chat, "_INSTRUCTIONS", "Be kind.")
     else:
         # what a newer upstream would have: another function of that name
         monkeypatch.setattr(AutoInterp, "get_scoring_prompts", AutoInterp.__init__)
-    assert before != RECIPES[name].determinants(context)
+    assert before != Named(name).key(context)

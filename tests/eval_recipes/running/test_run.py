@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from eval_recipes.registry import RECIPES, recipes
+from eval_recipes.registry import RECIPES, load_evaluation
 from eval_recipes.results.files import result_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.check import check_sources, require_space
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.each_subject import each_subject
+from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.running.run import run_evals, subjects_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release, write_release
@@ -116,20 +116,27 @@ def test_an_old_result_stays_until_its_successor_is_there(tmp_path: Path) -> Non
     for path in paths:
         path.write_text("old")
 
-    def evaluate(subject: Subject) -> None:
-        if subject.seed == 0:
-            raise ValueError("no")
-        if subject.seed == 1:
-            paths[1].write_text("new")
-        if subject.seed == 2:
-            raise KeyboardInterrupt
+    class Failing(Evaluation[None]):
+        name = "core"
+
+        def write(self, context: RunContext, subject: Subject, output: Any) -> Path:
+            path = self.path(context, subject)
+            path.write_text(output)
+            return path
+
+        def evaluate(self, context: Any, subject: Subject, options: None) -> Any:  # noqa: ARG002
+            if subject.seed == 0:
+                raise ValueError("no")
+            if subject.seed == 2:
+                raise KeyboardInterrupt
+            return "new"
 
     context = RunContext(subjects, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        each_subject("core", context, evaluate)
+        Failing().evaluate_all(context, None)
     assert [path.read_text() for path in paths] == ["old", "new", "old", "old"]
     context.subjects = subjects[:2]
-    (failure,) = each_subject("core", context, evaluate)
+    (failure,) = Failing().evaluate_all(context, None)
     assert (failure.sae_id, failure.cause) == ("s0", "ValueError: no")
     assert [path.read_text() for path in paths] == ["old", "new", "old", "old"]
 
@@ -179,7 +186,7 @@ def test_more_than_text_or_model_have_is_refused(
         RunContext(subjects(tmp_path / "rel"), tmp_path / "out"), **changes
     )
     with pytest.raises(InputError, match=re.escape(message)):
-        check_sources(context, recipes(["core", "autointerp"]))
+        check_sources(context, [load_evaluation("core"), load_evaluation("autointerp")])
 
 
 @pytest.mark.usefixtures("model_name")
@@ -188,12 +195,12 @@ def test_contexts_are_held_against_what_will_be_read(tmp_path: Path) -> None:
     sae = tiny_sae("smollm2-135m-instruct", HOOK_NAME, torch.zeros(576), 0)
     sae.cfg.metadata.context_size = 1 << 20
     long = RunContext(save_release(tmp_path / "long", {"s0": sae}), tmp_path / "out")
-    check_sources(long, recipes(["autointerp"]))
+    check_sources(long, [load_evaluation("autointerp")])
     with pytest.raises(InputError, match="context_size of SAE 's0' is 1,048,576"):
-        check_sources(long, recipes(["core", "autointerp"]))
+        check_sources(long, [load_evaluation("core"), load_evaluation("autointerp")])
     sae.cfg.metadata.model_from_pretrained_kwargs = {"n_ctx": 1 << 20}
     wide = RunContext(save_release(tmp_path / "wide", {"s0": sae}), tmp_path / "out")
-    check_sources(wide, recipes(["core"]))
+    check_sources(wide, [load_evaluation("core")])
 
 
 def test_results_that_the_disk_has_no_room_for_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sae_lens import TopKSAE
 from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_CONFIG_GETTERS
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from eval_recipes.registry import recipes
+from eval_recipes.registry import load_evaluation
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.check import (
     check_configurations,
@@ -110,4 +110,4 @@ def test_an_entry_without_a_conversion_is_checked_too(
     monkeypatch.setitem(getters, "sae_lens", getters[LOADER])
     context = RunContext(subjects, tmp_path / "out")
     with pytest.raises(InputError, match="SAE 's0' wants .* trust_remote_code=True"):
-        check_configurations(context, recipes(["meta_structure"]))
+        check_configurations(context, [load_evaluation("meta_structure")])

@@ -31,8 +31,7 @@ from eval_recipes.results.files import read_result, result_path
 from eval_recipes.results.subject import Failure
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.absorption import main as absorption
-from eval_recipes.saebench.absorption.main import Shared
+from eval_recipes.saebench.absorption.main import AbsorptionEvaluation, Shared
 from eval_recipes.saebench.absorption.probes import (
     POSITION,
     TEMPLATE,
@@ -42,6 +41,7 @@ from eval_recipes.saebench.absorption.probes import (
     word_tokens,
 )
 from eval_recipes.saebench.absorption.upstream_run import UnitDecoder
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import save_release
 from tests.oracles import absorption_oracle as oracle
 from tests.training import (
@@ -53,6 +53,8 @@ from tests.training import (
     make_trainer,
     run_steps,
 )
+
+EVALUATION = Named("absorption")
 
 pytestmark = pytest.mark.slow
 
@@ -187,7 +189,9 @@ def unchanged(
 ) -> list[Failure]:
     """Run the recipe, and see that it leaves everything as it was."""
     before = state(model)
-    failures = absorption.run(context, shared)
+    evaluation = AbsorptionEvaluation()
+    evaluation.shared = shared
+    failures = EVALUATION.run(context, evaluation)
     assert state(model) == before
     return failures
 

@@ -13,7 +13,6 @@ from sae_lens import SAE
 from sklearn import metrics
 
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.absorption import main as absorption
 from eval_recipes.saebench.absorption.probes import sample_words
 from eval_recipes.saebench.absorption.upstream_run import (
     METRICS,
@@ -23,9 +22,12 @@ from eval_recipes.saebench.absorption.upstream_run import (
 )
 from eval_recipes.saebench.upstream import folded_copy
 from saereg_plugin.errors import InputError
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import absorption_oracle as oracle
 from tests.training import D_IN, D_SAE, make_stock_sae
+
+EVALUATION = Named("absorption")
 
 # Norms are folded on saving, by fold_W_dec_norm, or nowhere.
 UNFOLDABLE = ("topk", {"rescale_acts_by_decoder_norm": False})
@@ -149,14 +151,17 @@ def test_words_are_drawn_by_letter():
     ("options", "message"),
     [
         ({"words": 10}, "Unknown absorption option"),
-        ({"words_per_letter": 9}, "at least 10"),
-        ({"min_feats_for_eval": 1}, "at least 2"),
-        ({"min_GT_probe_f1": 1.5}, "from 0 to 1"),
+        ({"words_per_letter": 9}, "of at least 10"),
+        ({"min_feats_for_eval": 1}, "of at least 2"),
+        (
+            {"min_GT_probe_f1": 1.5},
+            "min_GT_probe_f1 is 1.5; expected a number of at most 1",
+        ),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str):
     with pytest.raises(InputError, match=message):
-        absorption.check(
+        EVALUATION.check(
             RunContext([], Path("unused"), options={"absorption": options})
         )
 
@@ -164,5 +169,7 @@ def test_bad_options_are_refused(options: dict[str, object], message: str):
 def test_other_hooks_are_refused_by_name(tmp_path: Path, model_name: str):
     sae = tiny_sae(model_name, "blocks.0.hook_mlp_out", torch.zeros(576), 0)
     subjects = save_release(tmp_path / "other-hook", {"a": sae})
-    with pytest.raises(InputError, match="cannot serve hook 'blocks.0.hook_mlp_out'"):
-        absorption.check(RunContext(subjects, tmp_path))
+    with pytest.raises(
+        InputError, match="reads 'blocks.0.hook_mlp_out', which absorption cannot serve"
+    ):
+        EVALUATION.check(RunContext(subjects, tmp_path))

@@ -35,10 +35,17 @@ from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp import main as autointerp
-from eval_recipes.saebench.autointerp.chat import parse_predictions
+from eval_recipes.saebench.autointerp.chat import (
+    JudgedAutoInterp,
+    parse_predictions,
+)
 from eval_recipes.saebench.autointerp.data import Activations
 from eval_recipes.saebench.autointerp.examples import latent_seed
-from eval_recipes.saebench.autointerp.options import is_as_published
+from eval_recipes.saebench.autointerp.figures import read_explanations
+from eval_recipes.saebench.autointerp.options import (
+    AutoInterpOptions,
+    is_as_published,
+)
 from eval_recipes.saebench.autointerp.output import (
     JudgedOutput,
     TokenOutput,
@@ -53,8 +60,11 @@ from eval_recipes.saebench.upstream import folded_copy
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, JudgeServer, good_reply, serving
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import autointerp_oracle as oracle
+
+EVALUATION = Named("autointerp")
 
 pytestmark = pytest.mark.slow
 
@@ -128,7 +138,7 @@ def record_of(context: RunContext, name: str = "a") -> dict[str, Any]:
 
 
 def run(context: RunContext, name: str = "a") -> dict[str, Any]:
-    assert autointerp.run(context) == []
+    assert EVALUATION.run(context) == []
     return record_of(context, name)
 
 
@@ -150,14 +160,14 @@ def without_draws(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fail(context: RunContext) -> Failure:
-    (failure,) = autointerp.run(context)
+    (failure,) = EVALUATION.run(context)
     assert not list(context.out.rglob("*_eval_results.json"))
     return failure
 
 
 def test_result_is_valid_for_upstream_and_for_us(server: JudgeServer, make: Make):
     context = make()
-    autointerp.check(context)
+    EVALUATION.check(context)
     record = run(context)
     jsonschema.validate(record, json.loads(schema_text(JudgedOutput)))
     assert TypeAdapter(JudgedOutput).validate_python(record)
@@ -210,7 +220,7 @@ def test_negatives_are_inactive_where_they_stand_in_the_text(
     monkeypatch: pytest.MonkeyPatch,
 ):
     ran: list[Any] = []
-    build = autointerp.JudgedAutoInterp
+    build = JudgedAutoInterp
 
     def keep(*args: Any, **kwargs: Any) -> Any:
         ran.append(build(*args, **kwargs))
@@ -342,12 +352,12 @@ def test_order_caches_concurrency_and_faults_change_nothing(
     assert expected["a"] != expected["b"]
     calls = len(server.chats)
     warm = make("ba", latents=tuple(reversed(LATENTS)), judge_concurrency=1)
-    assert autointerp.run(warm) == []
+    assert EVALUATION.run(warm) == []
     assert len(server.chats) == calls, "all from the cache"
     # concurrency decides which call meets which fault: one may meet them all
     cold = dataclasses.replace(make("b", judge_attempts=6), artifacts=tmp_path / "cold")
     server.faults.extend(["500", "429", "cut", "page"])
-    assert autointerp.run(cold) == []
+    assert EVALUATION.run(cold) == []
     assert len(server.chats) > calls
     for name in "ab":
         assert compared(record_of(warm, name)) == expected[name]
@@ -357,7 +367,7 @@ def test_order_caches_concurrency_and_faults_change_nothing(
 @pytest.mark.usefixtures("server")
 def test_drawn_latents_are_the_same_each_time_and_alive(make: Make):
     drawn = make("ba", latents=None, n_latents=5)
-    assert autointerp.run(drawn) == []
+    assert EVALUATION.run(drawn) == []
     alone = make("a", latents=None, n_latents=5)
     assert compared(run(alone)) == compared(record_of(drawn))
     latents = [d["latent"] for d in record_of(drawn)["eval_result_details"]]
@@ -489,7 +499,7 @@ def test_an_error_of_one_sae_leaves_the_judge_to_the_others(
     calls = len(server.chats)
     both = make("ab")
     try:
-        (failure,) = autointerp.run(both)
+        (failure,) = EVALUATION.run(both)
     finally:
         blocked.unlink()
     assert failure.sae_id == "a"
@@ -514,11 +524,11 @@ def test_an_absent_server_fails_every_sae_within_seconds(
     context = make("ab", judge_base_url="http://127.0.0.1:9/v1")
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(InputError, match=KEY_VARIABLE):
-        autointerp.check(context)
+        EVALUATION.check(context)
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     started = time.monotonic()
-    autointerp.check(context)
-    failures = autointerp.run(context)
+    EVALUATION.check(context)
+    failures = EVALUATION.run(context)
     assert time.monotonic() - started < 5
     assert [failure.sae_id for failure in failures] == ["a", "b"]
     assert all("No judge answers at http" in failure.cause for failure in failures)
@@ -528,7 +538,7 @@ def test_determinants_are_what_a_result_depends_on(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://one.example/v1/")
-    usual = autointerp.determinants(make())
+    usual = EVALUATION.key(make())
     assert usual["judge_base_url"] == "http://one.example/v1"
     json.dumps(usual)
     paced = make(
@@ -541,13 +551,13 @@ def test_determinants_are_what_a_result_depends_on(
         judge_max_tokens=7,
         judge_base_url="http://one.example/v1",
     )
-    assert autointerp.determinants(paced) == usual
+    assert EVALUATION.key(paced) == usual
     monkeypatch.setenv("OPENAI_BASE_URL", "http://two.example/v1")
-    assert autointerp.determinants(paced) == usual
-    assert autointerp.determinants(make()) != usual
-    tokens = autointerp.determinants(make(explainer="tokens"))
+    assert EVALUATION.key(paced) == usual
+    assert EVALUATION.key(make()) != usual
+    tokens = EVALUATION.key(make(explainer="tokens"))
     other = make(explainer="tokens", judge_model="x", judge_temperature=1)
-    assert autointerp.determinants(other) == tokens
+    assert EVALUATION.key(other) == tokens
     for changed in (
         {"latents": (1, 2)},
         {"judge_model": "other"},
@@ -556,7 +566,7 @@ def test_determinants_are_what_a_result_depends_on(
         {"total_tokens": 2048},
     ):
         context = make(**{"judge_base_url": "http://one.example/v1", **changed})
-        assert autointerp.determinants(context) != usual, changed
+        assert EVALUATION.key(context) != usual, changed
 
 
 @pytest.mark.parametrize(
@@ -576,7 +586,7 @@ def test_only_upstreams_text_and_judge_are_comparable_with_published_scores(
     changed: dict[str, Any], comparable: bool
 ):
     options = {"dataset": "hub", "total_tokens": 2_000_000, **changed}
-    assert is_as_published(autointerp.AutoInterpOptions(**options)) is comparable
+    assert is_as_published(AutoInterpOptions(**options)) is comparable
 
 
 def test_a_server_killed_half_way_loses_nothing(server: JudgeServer, make: Make):
@@ -635,7 +645,7 @@ def test_tokens_need_no_server_and_are_marked(
 ):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     context = make("ab", explainer="tokens")
-    autointerp.check(context)
+    EVALUATION.check(context)
     record = run(context)
     jsonschema.validate(record, json.loads(schema_text(TokenOutput)))
     assert TypeAdapter(AutoInterpEvalOutput).validate_python(record)
@@ -646,7 +656,7 @@ def test_tokens_need_no_server_and_are_marked(
     for name, value in oracle.scores(record["eval_result_details"]).items():
         assert metrics["token_explainer"][name] == pytest.approx(value, abs=1e-12)
     again = make("ba", explainer="tokens", latents=tuple(reversed(LATENTS)))
-    assert autointerp.run(again) == []
+    assert EVALUATION.run(again) == []
     assert compared(record_of(again, "b")) == compared(record_of(context, "b"))
 
 
@@ -655,7 +665,7 @@ def test_explanations_are_read_back(make: Make, tmp_path: Path):
     context = make()
     record = run(context)
     (path,) = context.out.rglob("*_eval_results.json")
-    read = autointerp.read_explanations(path)
+    read = read_explanations(path)
     assert list(read) == sorted(LATENTS)
     for detail in record["eval_result_details"]:
         found = read[detail["latent"]]
@@ -667,22 +677,22 @@ def test_explanations_are_read_back(make: Make, tmp_path: Path):
     other = tmp_path / "other.json"
     other.write_text('{"eval_type_id": "core", "eval_result_metrics": {}}')
     with pytest.raises(InputError, match="holds no explanations"):
-        autointerp.read_explanations(other)
+        read_explanations(other)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"n_latent": 3}, "Did you mean 'n_latents'"),
-        ({"latents": (1,)}, "two or more"),
-        ({"latents": (1, 1)}, "different"),
-        ({"latents": (1, 256)}, "latent 256"),
+        ({"latents": (1,)}, "no shorter than 2"),
+        ({"latents": (1, 1)}, "each latent once"),
+        ({"latents": (1, 256)}, "autointerp needs 257"),
         ({"latents": None, "n_latents": 257}, "has 256 latents"),
-        ({"explainer": "magic"}, "'judge', 'tokens'"),
+        ({"explainer": "magic"}, "'judge' or 'tokens'"),
         ({"llm_context_size": 21}, "at least 22"),
-        ({"judge_attempts": 0}, "'attempts' is 0"),
+        ({"judge_attempts": 0}, "judge_attempts is 0"),
         ({"judge_base_url": "127.0.0.1:8000"}, "expected an address"),
-        ({"latents": 5}, "'latents' is 5; expected different"),
+        ({"latents": 5}, "latents is 5; expected a list"),
         ({"latents": "12"}, "'latents' is '12'; expected different"),
         ({"latents": (True, 3)}, "expected different"),
         ({"latents": ([1], 3)}, "expected different"),
@@ -702,13 +712,13 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
     make: Make, options: dict[str, Any], message: str
 ):
     with pytest.raises(InputError, match=message):
-        autointerp.check(make(**options))
+        EVALUATION.check(make(**options))
 
 
 def test_hub_text_needs_a_run_on_hub_data(make: Make):
     context = make(dataset="hub", explainer="tokens")
     with pytest.raises(InputError, match="'heldout'"):
-        autointerp.check(dataclasses.replace(context, data="embedded"))
+        EVALUATION.check(dataclasses.replace(context, data="embedded"))
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,15 @@ from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
-from eval_recipes.saebench.core import main as core
-from eval_recipes.saebench.core.main import SharedPasses
 from eval_recipes.saebench.core.output import NULLABLE, CorrectedCoreOutput
 from eval_recipes.saebench.upstream import UpstreamError, folded_copy, upstream
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 from tests.conftest import HOOK_NAME
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
+
+EVALUATION = Named("core")
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,7 @@ def context(
 
 @pytest.fixture(scope="module")
 def failures(context: RunContext) -> list[Failure]:
-    return core.run(context)
+    return EVALUATION.run(context)
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +155,9 @@ def test_values_are_those_of_upstream_called_directly(
         tmp_path / "other",
         {"x": tiny_sae(model.cfg.model_name, HOOK_NAME, torch.zeros(576), 3)},
     )
-    shared = SharedPasses(1.0)
-    text = corpora.load("embedded", "heldout", streaming=True)
     # With what another SAE has left in the shared passes, too.
-    again = replace(context, subjects=[subject, other], out=tmp_path / "out")
-    for one in (other, subject):
-        core.evaluate(again, one, core.core_options(again), text=text, passes=shared)
+    again = replace(context, subjects=[other, subject], out=tmp_path / "out")
+    assert EVALUATION.run(again) == []
     warm = read_result(result_path(again.out, "core", subject.release, "good"))
     with upstream("core", subject, subject.load(), model, seed=0):
         upstream_core.multiple_evals(
@@ -238,13 +236,8 @@ def test_rerun_gives_the_same_numbers_and_leaves_no_trace(
     random.seed(7)
     np.random.seed(7)
     torch.manual_seed(7)
-    path = core.evaluate(
-        context,
-        subject,
-        core.core_options(context),
-        text=corpora.load("embedded", "heldout", streaming=True),
-        passes=SharedPasses(1.0),
-    )
+    assert EVALUATION.run(context.part([subject])) == []
+    path = result_path(context.out, "core", subject.release, "good")
     assert read_result(path)["eval_result_metrics"] == record["eval_result_metrics"]
     assert read_result(path)["eval_result_details"] == record["eval_result_details"]
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
@@ -306,9 +299,9 @@ def test_a_folded_copy_leaves_no_norm_on_the_callers_sae(
     ("options", "message"),
     [
         ({"n_eval_batches": 1}, "Did you mean|Known"),
-        ({"eval_batch_size_prompts": 0}, "positive"),
+        ({"eval_batch_size_prompts": 0}, "core.eval_batch_size_prompts is 0"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str):
     with pytest.raises(InputError, match=message):
-        core.run(RunContext([], Path("unused"), options={"core": options}))
+        EVALUATION.run(RunContext([], Path("unused"), options={"core": options}))

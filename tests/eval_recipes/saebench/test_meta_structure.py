@@ -32,8 +32,11 @@ from eval_recipes.saebench.meta_structure.output import (
 )
 from eval_recipes.saebench.upstream import folded_copy
 from saereg_plugin.errors import InputError
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 from tests.oracles import meta_structure_oracle
+
+EVALUATION = Named("meta_structure")
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +66,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
 
 @pytest.fixture(scope="module")
 def causes(context: RunContext) -> dict[str, str]:
-    return {failure.sae_id: failure.cause for failure in recipe.run(context)}
+    return {failure.sae_id: failure.cause for failure in EVALUATION.run(context)}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ def test_upstream_called_directly_gives_the_same(
     context: RunContext, records: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     """By its own entry point, seeded as its script would, by release and id."""
-    config = recipe.config_of(context, recipe.meta_options(context))
+    config = recipe.config_of(context, EVALUATION.options(context))
     release = context.subjects[0].release
     folded = folded_copy(subject(context, "a").load())
     torch.manual_seed(context.seed)
@@ -128,14 +131,14 @@ def test_alone_in_another_order_warm_and_cold_give_equal_figures(
     )
     torch.manual_seed(99)
     for changed in (warm, cold):
-        assert recipe.run(changed) == []
+        assert EVALUATION.run(changed) == []
         for item in changed.subjects:
             assert figures(record_of(changed, item.sae_id)) == figures(
                 records[item.sae_id]
             )
     assert figures(records["a"]) != figures(records["b"])
     other = replace(cold, seed=1, out=tmp_path / "seed")
-    recipe.run(other)
+    EVALUATION.run(other)
     assert figures(record_of(other, "a")) != figures(records["a"])
 
 
@@ -156,7 +159,7 @@ def test_runs_with_gradients_off_and_leaves_no_trace(
     changed = replace(context, out=tmp_path)
     with torch.no_grad():
         # one fails, one does not
-        failures = recipe.run(replace(changed, subjects=context.subjects[:2]))
+        failures = EVALUATION.run(replace(changed, subjects=context.subjects[:2]))
         assert not torch.is_grad_enabled()
     assert [failure.sae_id for failure in failures] == ["broken"]
     assert figures(record_of(changed, "a")) == figures(records["a"])
@@ -173,7 +176,7 @@ def test_another_sae_of_the_same_name_gets_its_own_result(
     sae = tiny_sae("no-such-model", HOOK, torch.linspace(-1, 1, D_IN), 5)
     subjects = save_release(tmp_path / context.subjects[0].release, {"a": sae})
     changed = replace(context, subjects=subjects, out=tmp_path / "out")
-    assert recipe.run(changed) == []
+    assert EVALUATION.run(changed) == []
     mine = record_of(changed, "a")["eval_result_metrics"]
     theirs = records["a"]["eval_result_metrics"]
     name = "fraction_variance_explained"
@@ -186,7 +189,7 @@ def test_another_sae_of_the_same_name_gets_its_own_result(
 def trained(context: RunContext) -> Iterator[tuple[Any, torch.Tensor]]:
     sae: SAE[Any] = folded_copy(subject(context, "a").load())
     decoder = sae.W_dec.detach()
-    config = recipe.config_of(context, recipe.meta_options(context))
+    config = recipe.config_of(context, EVALUATION.options(context))
     torch.manual_seed(0)
     meta, _ = upstream_meta._train_meta_structure_on_decoder(decoder, 64, config, "cpu")
     yield meta.eval(), decoder
@@ -260,18 +263,18 @@ def test_random_rows_are_unit_and_follow_the_seed() -> None:
     ("options", "message"),
     [
         ({"train_step": 1}, "Did you mean 'train_steps'"),
-        ({"train_steps": 0}, "'train_steps' is 0; expected a positive integer"),
-        ({"k": 2.5}, "'k' is 2.5; expected a positive integer"),
-        ({"width_ratio": 0}, "'width_ratio' is 0.0; expected a finite number above 0"),
+        ({"train_steps": 0}, "train_steps is 0; expected a number of at least 1"),
+        ({"k": 2.5}, "k is 2.5; expected a whole number"),
+        ({"width_ratio": 0}, "width_ratio is 0; expected a number above 0"),
         (
             {"learning_rate": float("nan")},
             "learning_rate is nan; expected a finite number",
         ),
-        ({"weight_decay": "x"}, "'weight_decay' is 'x'"),
-        ({"autocast": 1}, "'autocast' is 1; expected true or false"),
-        ({"dtype": "float31"}, "'dtype' is 'float31'. Did you mean"),
+        ({"weight_decay": "x"}, "weight_decay is 'x'; expected a number"),
+        ({"autocast": 1}, "autocast is 1; expected true or false"),
+        ({"dtype": "float31"}, "dtype is 'float31'; expected 'float32'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        recipe.check(RunContext([], Path("x"), options={"meta_structure": options}))
+        EVALUATION.check(RunContext([], Path("x"), options={"meta_structure": options}))

@@ -20,7 +20,6 @@ from transformer_lens import HookedTransformer
 from eval_recipes.results.files import read_result, result_path
 from eval_recipes.results.subject import Failure
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.sae_probes import main as sae_probes
 from eval_recipes.saebench.sae_probes.data import (
     batches,
     deduplicated_split,
@@ -39,8 +38,11 @@ from eval_recipes.saebench.sae_probes.scores import (
 from eval_recipes.saebench.upstream import upstream
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.sae_lens import register_release
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import sae_probes_oracle as oracle
+
+EVALUATION = Named("sae_probes")
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +84,7 @@ def failures(context: RunContext) -> list[Failure]:
     torch.manual_seed(11)
     expected = torch.rand(1)
     torch.manual_seed(11)
-    found = sae_probes.run(context)
+    found = EVALUATION.run(context)
     assert torch.equal(torch.rand(1), expected)
     assert tokenizer.truncation_side == "right"
     assert torch.is_grad_enabled()
@@ -147,7 +149,7 @@ def test_another_order_and_warm_caches_change_nothing(
     context: RunContext, records: dict[str, dict[str, Any]], tmp_path: Path
 ):
     again = replace(context, subjects=[context.subjects[1]], out=tmp_path)
-    assert sae_probes.run(again) == []
+    assert EVALUATION.run(again) == []
     subject = again.subjects[0]
     path = result_path(tmp_path, "sae_probes", subject.release, "b")
     assert metrics(read_result(path)) == metrics(records["b"])
@@ -167,7 +169,7 @@ def test_another_sae_of_the_same_name_gets_its_own_result(
         (subject,) = save_release(folder, {"a": tiny_sae(model_name, HOOK, bias, 1)})
         assert subject.release == context.subjects[0].release
         again = replace(context, subjects=[subject], out=tmp_path / "out")
-        assert sae_probes.run(again) == []
+        assert EVALUATION.run(again) == []
     finally:
         register_release(context.out.parent)
     found = read_result(result_path(again.out, "sae_probes", subject.release, "a"))
@@ -265,16 +267,16 @@ def test_scores_agree_with_counting_pairs():
     [
         ({"dataset": ["x"]}, "Did you mean 'datasets'"),
         ({"datasets": ["92_glue_sst"]}, "Did you mean '92_glue_sst2'"),
-        ({"datasets": []}, "at least one set"),
-        ({"ks": [1, 1]}, "each once"),
-        ({"ks": [3]}, "k=3"),
+        ({"datasets": []}, "expected a list no shorter than 1"),
+        ({"ks": [1, 1]}, "each k once"),
+        ({"ks": [3]}, "is 3; expected 1, 2, 5, 10, 20, 50 or 100"),
         ({"reg_type": "l3"}, "'l1' or 'l2'"),
         ({"setting": "scarcity"}, "expected 'normal'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str):
     with pytest.raises(InputError, match=message):
-        sae_probes.check(
+        EVALUATION.check(
             RunContext([], Path("unused"), options={"sae_probes": options})
         )
 
@@ -283,7 +285,7 @@ def test_all_sets_are_named_by_all():
     context = RunContext(
         [], Path("unused"), options={"sae_probes": {"datasets": "all"}}
     )
-    names = sae_probes.options(context).datasets
+    names = EVALUATION.options(context).datasets
     assert len(names) == 113
     assert set(SaeProbesOptions().datasets) < set(names)
 
@@ -291,7 +293,7 @@ def test_all_sets_are_named_by_all():
 @pytest.mark.parametrize(
     ("hook", "ks", "message"),
     [
-        ("blocks.0.attn.hook_z", [1], "cannot read hook"),
+        ("blocks.0.attn.hook_z", [1], "cannot serve"),
         (HOOK, [50, 100], "has 60 latents"),
     ],
 )
@@ -306,4 +308,4 @@ def test_saes_it_cannot_serve_are_refused(
     subjects = save_release(folder, {"a": sae})
     context = RunContext(subjects, tmp_path, options={"sae_probes": {"ks": ks}})
     with pytest.raises(InputError, match=message):
-        sae_probes.check(context)
+        EVALUATION.check(context)

@@ -48,6 +48,7 @@ from eval_recipes.saebench.scr_tpp.cache import (
 from eval_recipes.saebench.upstream import folded_copy, preserved_state
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.running.hostile import Hostile
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import scr_and_tpp_oracle as oracle
@@ -56,7 +57,7 @@ pytestmark = pytest.mark.slow
 
 N_VALUES = [2, 100]
 SETS = {"scr": "embedded/cm_correct_isshort", "tpp": "embedded/ag_news"}
-RECIPES = {"scr": scr, "tpp": tpp}
+RECIPES = {"scr": Named("scr"), "tpp": Named("tpp")}
 OUTPUTS = {"scr": scr.MaskedScrOutput, "tpp": tpp.MaskedTppOutput}
 UPSTREAM_OUTPUTS = {"scr": ScrEvalOutput, "tpp": TppEvalOutput}
 PAIR = ("wrong", "acceptable")
@@ -419,11 +420,11 @@ def test_stored_probes_are_the_same_and_draw_nothing(tmp_path: Path):
     ("changed", "sae", "message"),
     [
         ({"n_value": [2]}, "a", "Did you mean 'n_values'"),
-        ({"n_values": [3]}, "a", "some of 2, 5, 10"),
-        ({"n_values": []}, "a", "some of 2, 5, 10"),
-        ({"n_values": 100}, "a", "a list of some"),
-        ({"n_values": [2, 500]}, "a", "256 latents .* ablate 500"),
-        ({"train_set_size": 0}, "a", "positive"),
+        ({"n_values": [3]}, "a", "expected 2, 5, 10"),
+        ({"n_values": []}, "a", "no shorter than 1"),
+        ({"n_values": 100}, "a", "expected a list"),
+        ({"n_values": [2, 500]}, "a", "256 latents, .* needs 500"),
+        ({"train_set_size": 0}, "a", "of at least 1"),
         ({"train_set_size": 100_000}, "a", "at most"),
         ({"context_length": 10_000_000}, "a", "GiB of activations"),
         ({"fast_ablation": 1}, "a", "true or false"),

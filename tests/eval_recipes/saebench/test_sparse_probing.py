@@ -25,8 +25,6 @@ from eval_recipes.results.files import load_results, read_result, result_path
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
-from eval_recipes.saebench.sparse_probing import main as sparse_probing
-from eval_recipes.saebench.sparse_probing.check import checked_options
 from eval_recipes.saebench.sparse_probing.intervals import Scored, macro_accuracy
 from eval_recipes.saebench.sparse_probing.paired import draw, score
 from eval_recipes.saebench.sparse_probing.score import (
@@ -36,8 +34,11 @@ from eval_recipes.saebench.sparse_probing.score import (
 from eval_recipes.saebench.upstream import folded_copy
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 from tests.oracles import sparse_probing_oracle as oracle
+
+EVALUATION = Named("sparse_probing")
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +99,7 @@ def context(
 
 @pytest.fixture(scope="module")
 def failures(context: RunContext) -> list[Failure]:
-    return sparse_probing.run(context)
+    return EVALUATION.run(context)
 
 
 @pytest.fixture(scope="module")
@@ -234,11 +235,11 @@ def test_cold_warm_alone_and_in_another_order_are_the_same(
 ):
     _, other, good = subjects
     cold = make_context([good, other], tmp_path, model)
-    assert sparse_probing.run(cold) == []
+    assert EVALUATION.run(cold) == []
     assert scores(read(cold, good)) == scores(record)
     assert scores(read(cold, other)) == scores(read(context, other))
     alone = dataclasses.replace(cold, subjects=[good], out=tmp_path / "alone")
-    assert sparse_probing.run(alone) == []
+    assert EVALUATION.run(alone) == []
     assert scores(read(alone, good)) == scores(record)
 
 
@@ -258,7 +259,7 @@ def test_another_sae_of_the_same_name_gets_its_own_result(
     )
     rerun = make_context([subject], tmp_path, model)
     rerun.artifacts = context.artifacts
-    assert sparse_probing.run(rerun) == []
+    assert EVALUATION.run(rerun) == []
     metrics = read(rerun, subject)["eval_result_metrics"]
     before = record["eval_result_metrics"]
     assert metrics["llm"] == before["llm"]
@@ -298,7 +299,7 @@ def test_state_is_as_before_also_after_a_failure(
     np.random.seed(3)
     random.seed(3)
     again = dataclasses.replace(context, subjects=[subjects[0], subjects[2]])
-    assert len(sparse_probing.run(again)) == 1
+    assert len(EVALUATION.run(again)) == 1
     assert drawn() == expected
     assert state() == before
     assert scores(read(again, subjects[2])) == scores(record)
@@ -445,40 +446,40 @@ def test_texts_that_the_model_reads_alike_are_found():
     [
         ({"dataset": ()}, "Unknown sparse_probing option"),
         ({"dataset_names": ("embedded/sst",)}, "Did you mean 'embedded/sst2'"),
-        ({"dataset_names": "embedded/sst2"}, "list of names"),
-        ({"k_values": (3,)}, "expected some of 1, 2, 5"),
-        ({"k_values": ()}, "expected some of 1, 2, 5"),
-        ({"probe_test_set_size": 0}, "integer of 10"),
-        ({"llm_batch_size": True}, "integer of 1"),
+        ({"dataset_names": "embedded/sst2"}, "expected a list"),
+        ({"k_values": (3,)}, "expected 1, 2, 5"),
+        ({"k_values": ()}, "no shorter than 1"),
+        ({"probe_test_set_size": 0}, "a number of at least 10"),
+        ({"llm_batch_size": True}, "expected a whole number"),
         ({"probe_train_set_size": 1500, "dataset_names": ["embedded/country"]}, "1518"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path):
     with pytest.raises(InputError, match=message):
-        sparse_probing.check(make_context([], tmp_path, **options))
+        EVALUATION.check(make_context([], tmp_path, **options))
 
 
 def test_saes_it_cannot_serve_are_refused(
     model_name: str, activations: torch.Tensor, tmp_path: Path, subjects: list[Subject]
 ):
     context = make_context(subjects, tmp_path)
-    sparse_probing.check(context)
+    EVALUATION.check(context)
     context.memory_gib = 0.001
     with pytest.raises(InputError, match=r"GiB of activations .* 'broken'"):
-        sparse_probing.check(context)
+        EVALUATION.check(context)
     by_head = tiny_sae(model_name, "blocks.2.attn.hook_z", activations.mean(0), 0)
     folder = tmp_path / "tiny-heads"
     folder.mkdir()
     with pytest.raises(InputError, match="'heads' reads 'blocks.2.attn.hook_z'"):
-        sparse_probing.check(
+        EVALUATION.check(
             make_context(save_release(folder, {"heads": by_head}), tmp_path)
         )
     narrow = tiny_sae(model_name, HOOK_NAME, activations.mean(0), 0)
     narrow.cfg.d_sae = 4
     folder = tmp_path / "tiny-narrow"
     folder.mkdir()
-    with pytest.raises(InputError, match="has 4 latents, fewer than the largest k, 5"):
-        sparse_probing.check(
+    with pytest.raises(InputError, match="has 4 latents, but sparse_probing needs 5"):
+        EVALUATION.check(
             make_context(save_release(folder, {"narrow": narrow}), tmp_path)
         )
     assert D_SAE > 5
@@ -487,8 +488,8 @@ def test_saes_it_cannot_serve_are_refused(
 @pytest.mark.usefixtures("offline")
 def test_hub_out_of_reach_is_named_at_once():
     context = RunContext([], Path("unused"))
-    options = checked_options(context)
+    options = EVALUATION.options(context)
     assert options.dataset_names == tuple(SparseProbingEvalConfig().dataset_names)
     assert (options.probe_train_set_size, options.probe_test_set_size) == (4000, 1000)
     with pytest.raises(InputError, match=r"LabHC/bias_in_bios'.*embedded"):
-        sparse_probing.check(context)
+        EVALUATION.check(context)

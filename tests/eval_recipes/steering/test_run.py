@@ -17,7 +17,6 @@ import torch
 from transformer_lens import HookedTransformer
 
 from eval_recipes.chat import KEY_VARIABLE, Budget
-from eval_recipes.registry import Recipe
 from eval_recipes.results.files import keyed, load_results, read_result, result_path
 from eval_recipes.results.sidecar import damaged_table
 from eval_recipes.running.context import RunContext
@@ -26,7 +25,6 @@ from eval_recipes.running.plan import result_keys, subject_hashes, todo
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
 from eval_recipes.steering.judges.protocol import calibrate
-from eval_recipes.steering.main import determinants, run
 from eval_recipes.steering.results.plots import plot_steering
 from eval_recipes.steering.results.texts import (
     COLUMNS,
@@ -45,7 +43,11 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.sources import models
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, serving
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
+
+EVALUATION = Named("steering")
+run = EVALUATION.run
 
 SCHEMA = json.loads(
     files("eval_recipes.steering")
@@ -54,7 +56,6 @@ SCHEMA = json.loads(
 )
 pytestmark = pytest.mark.slow
 
-RECIPE = Recipe("steering", "", "eval_recipes.steering.main")
 OPTIONS: dict[str, Any] = {
     "n_latents": 6,
     "explainer_tokens": 4096,
@@ -121,7 +122,7 @@ def make(
 def done(make: Make, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
     """Both SAEs evaluated, with the keys that a later run compares."""
     context = make(tmp_path_factory.mktemp("steered"), 2)
-    with keyed(result_keys(RECIPE, context, subject_hashes(context))):
+    with keyed(result_keys(EVALUATION.new(), context, subject_hashes(context))):
         assert run(context) == []
     return context
 
@@ -385,16 +386,18 @@ def test_latents_that_separate_two_files_are_steered_with(
 
 def test_a_resumed_run_keeps_what_is_current(done: RunContext, make: Make) -> None:
     hashes = subject_hashes(done)
-    keys = result_keys(RECIPE, done, hashes)
-    assert todo(RECIPE, done, keys).subjects == []
+    keys = result_keys(EVALUATION.new(), done, hashes)
+    assert todo(EVALUATION.new(), done, keys).subjects == []
     changed = make(done.out, 2, amounts=[40.0])
-    left = todo(RECIPE, changed, result_keys(RECIPE, changed, hashes))
+    left = todo(
+        EVALUATION.new(), changed, result_keys(EVALUATION.new(), changed, hashes)
+    )
     assert len(left.subjects) == 2
     paced = make(done.out, 2, judge_concurrency=3, judge_model="other")
-    assert determinants(paced) == determinants(done)
+    assert EVALUATION.key(paced) == EVALUATION.key(done)
     limited = make(done.out, 2, judge_max_calls=5, judge_max_tokens=900)
     limited.judge_budget = Budget(5, 900)
-    assert result_keys(RECIPE, limited, hashes) == keys
+    assert result_keys(EVALUATION.new(), limited, hashes) == keys
 
 
 def test_the_key_holds_what_is_read_and_not_where_it_lies(
@@ -425,11 +428,11 @@ def test_the_key_holds_what_is_read_and_not_where_it_lies(
     first, second = (
         make(done.out, 2, explanations=str(tmp_path / name)) for name in ("one", "two")
     )
-    assert determinants(first) == determinants(second) != determinants(done)
+    assert EVALUATION.key(first) == EVALUATION.key(second) != EVALUATION.key(done)
     alone = [replace(second, subjects=second.subjects[i : i + 1]) for i in range(2)]
-    before = [determinants(context) for context in alone]
+    before = [EVALUATION.key(context) for context in alone]
     explained[3].write_text(explained[3].read_text().replace("sea 1", "law"))
-    after = [determinants(context) for context in alone]
+    after = [EVALUATION.key(context) for context in alone]
     assert before[0] == after[0] and before[1] != after[1]
 
 

@@ -19,7 +19,6 @@ from eval_recipes.results.files import load_results, read_result, result_path
 from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.vocabulary import main as recipe
 from eval_recipes.vocabulary.layers import LAYERS_FILE, layer_table
 from eval_recipes.vocabulary.output import VocabularyEvalOutput
 from saereg_plugin.errors import InputError
@@ -31,7 +30,10 @@ from saereg_plugin.metrics.vocabulary import (
     covered_tokens,
     nearest_token,
 )
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
+
+EVALUATION = Named("vocabulary")
 
 D_IN, TOKENS = 32, 500
 PLANTED = 60
@@ -72,7 +74,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
 
 @pytest.fixture(scope="module")
 def records(context: RunContext) -> dict[str, dict[str, Any]]:
-    failures = recipe.run(context)
+    failures = EVALUATION.run(context)
     assert [failure.sae_id for failure in failures] == ["broken"]
     assert "NaN" in failures[0].cause
     return {sae_id: record_of(context, sae_id) for sae_id in ("near", "far", "later")}
@@ -150,7 +152,7 @@ def test_baseline_is_a_random_dictionary_of_the_seed(
         assert baselines[0][name] == pytest.approx(expected, abs=1e-6)
     far = [subject(context, "far")]
     other = replace(context, subjects=far, out=tmp_path, seed=5)
-    assert recipe.run(other) == []
+    assert EVALUATION.run(other) == []
     changed = record_of(other, "far")["eval_result_metrics"]
     assert changed["baseline"] != baselines[0]
     value = changed["vocabulary"]["mean_max_cos"]
@@ -221,9 +223,12 @@ def test_layers_stand_in_one_table(
     ("options", "message"),
     [
         ({"threshold": 0.8}, "Unknown vocabulary option 'threshold'"),
-        ({"random_seed": 1}, "Unknown vocabulary option 'random_seed'"),
-        ({"aligned_threshold": 1.5}, "aligned_threshold = 1.5"),
-        ({"n_resamples": 0}, "n_resamples = 0"),
+        ({"random_seed": 1}, "expected it for all of it: --seed"),
+        (
+            {"aligned_threshold": 1.5},
+            "aligned_threshold is 1.5; expected a number of at most 1",
+        ),
+        ({"n_resamples": 0}, "vocabulary.n_resamples is 0"),
         ({"embeddings": "/nowhere.safetensors"}, "cannot be read as safetensors"),
     ],
 )
@@ -232,7 +237,7 @@ def test_bad_options_are_refused(
 ) -> None:
     changed = replace(context, options={"vocabulary": options})
     with pytest.raises(InputError, match=message):
-        recipe.check(changed)
+        EVALUATION.check(changed)
 
 
 def test_another_embeddings_file_is_another_configuration(
@@ -241,7 +246,7 @@ def test_another_embeddings_file_is_another_configuration(
     def key(rows: torch.Tensor) -> Any:
         save_file({"wte.weight": rows}, tmp_path / "e.safetensors")
         options = {"vocabulary": {"embeddings": str(tmp_path / "e.safetensors")}}
-        return recipe.determinants(replace(context, options=options))
+        return EVALUATION.key(replace(context, options=options))
 
     assert key(embeddings()) == key(embeddings())
     assert key(embeddings()) != key(embeddings() * 2)
@@ -251,7 +256,7 @@ def test_a_model_that_cannot_be_had_fails_its_sae_alone(
     context: RunContext, tmp_path: Path
 ) -> None:
     changed = replace(context, options={}, out=tmp_path)
-    failures = recipe.run(changed)
+    failures = EVALUATION.run(changed)
     assert len(failures) == len(context.subjects)
     assert "Unknown model 'no-such-model'" in failures[0].cause
 
@@ -262,7 +267,7 @@ def test_tokens_of_the_models_own_embeddings_are_spelled(
     sae = tiny_sae(model_name, "blocks.2.hook_resid_post", torch.zeros(576), 0)
     folder = tmp_path / "own"
     context = RunContext(save_release(folder, {"a": sae}), tmp_path / "out")
-    assert recipe.run(context) == []
+    assert EVALUATION.run(context) == []
     table = pq.read_table(next((tmp_path / "out").rglob("*.parquet"))).to_pandas()
     assert table["token"].str.len().gt(0).all()
     figures = record_of(context, "a")["eval_result_metrics"]["vocabulary"]

@@ -20,7 +20,6 @@ from PIL import Image
 from sae_lens import SAE
 from sae_lens.saes.sae import SAEMetadata
 
-from eval_recipes.cross_seed.main import run
 from eval_recipes.cross_seed.roles import Role, matched_to, role_of
 from eval_recipes.results.reading import read_result
 from eval_recipes.results.subject import Subject
@@ -54,6 +53,9 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Entry, Release, write_release
 from saereg_plugin.releases.sae_lens import register_release
 from tests.eval_recipes.cross_seed.test_cross_seed import Planted, heldout, seeds
+from tests.eval_recipes.evaluations import Named
+
+run = Named("cross_seed").run
 
 FAMILY = [
     Point(0.0, Estimate(0.8, 0.01), Estimate(0.10, 0.02)),

@@ -31,11 +31,13 @@ from eval_recipes.steering.generate.prompts import (
     Prompt,
     encode_prompts,
 )
-from eval_recipes.steering.main import run
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.latents import random_directions
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles.steering_oracle import step_logits
+
+run = Named("steering").run
 
 HOOK = "blocks.20.hook_resid_post"
 pytestmark = pytest.mark.slow

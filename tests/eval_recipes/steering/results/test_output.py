@@ -15,7 +15,6 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.speed.measurement import Timing
 from eval_recipes.speed.steering import ONE_BY_ONE, Work, per_token
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.steering.main import check
 from eval_recipes.steering.results.build import link_fields, nothing, readable
 from eval_recipes.steering.results.output import JudgeMetrics
 from eval_recipes.steering.stats.figures import Links
@@ -24,7 +23,10 @@ from eval_recipes.steering.stats.logistic import Coefficient, LogisticFit
 from eval_recipes.steering.stats.steered_contrast import AmountEffect
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
+
+check = Named("steering").check
 
 
 @pytest.fixture(scope="module")

@@ -11,20 +11,20 @@ import torch
 from sae_lens import TopKSAE
 from transformer_lens import HookedTransformer
 
-from eval_recipes.cross_seed import main as cross_seed
 from eval_recipes.results.files import read_result, result_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals
-from eval_recipes.steering import main as steering
-from eval_recipes.steering.check import config_of
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.results.texts import read_texts, texts_path
 from eval_recipes.steering.select.candidates import Candidates, choose, known_stability
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.cross_seed.test_cross_seed import heldout
+from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
+
+EVALUATION = Named("steering")
 
 D_IN = 64
 ALWAYS, OFTEN, DEAD = range(4), range(4, 6), range(6, 9)
@@ -73,7 +73,7 @@ def released(
     context = RunContext(subjects, folder / "out", options=options)
     # of this width there is no language model
     context.measured["heldout"] = {s.sae_id: heldout(0.5) for s in subjects}
-    assert cross_seed.run(context) == []
+    assert Named("cross_seed").run(context) == []
     return folder / "out", subjects, list(latents)
 
 
@@ -81,9 +81,9 @@ def chosen(out: Path, subject: Subject, **options: Any) -> Candidates:
     """Choose as ``evaluate`` of the steering evaluation does."""
     given = {"select": "stable", "stability": str(out), **options}
     context = RunContext([subject], out, options={"steering": given})
-    steering.check(context)
-    assert steering.determinants(context)["read"]
-    config = config_of(context)
+    EVALUATION.check(context)
+    assert EVALUATION.key(context)["read"]
+    config = EVALUATION.options(context)
     stability = known_stability(subject, config)
     sae = subject.load()
     models = Models(context, config)
@@ -114,7 +114,7 @@ def test_dead_latents_are_stable_and_yet_not_chosen(
     context = RunContext(
         subjects, out, options={"steering": {"stability": str(out), "select": "stable"}}
     )
-    known = known_stability(subjects[0], config_of(context))
+    known = known_stability(subjects[0], EVALUATION.options(context))
     dead = {latents[0][c] for c in DEAD}
     assert {known.shares[latent] for latent in dead} == {1.0}
     assert dead.isdisjoint(chosen(out, subjects[0]).ids)
@@ -128,7 +128,7 @@ def test_partners_are_the_same_concepts_of_other_seeds(
 ) -> None:
     out, subjects, latents = released
     context = RunContext(subjects, out, options={"steering": {"stability": str(out)}})
-    partners = known_stability(subjects[0], config_of(context)).partners
+    partners = known_stability(subjects[0], EVALUATION.options(context)).partners
     for concept in ALWAYS:
         expected = {seed: latents[seed][concept] for seed in (1, 2)}
         assert partners[latents[0][concept]] == expected

@@ -12,14 +12,10 @@ from sae_bench.evals.base_eval_output import (
     BaseResultDetail,
 )
 
-from eval_recipes.results.files import (
-    base_fields,
-    result_path,
-    unstructured,
-    write_result,
-)
-from eval_recipes.results.subject import Failure
+from eval_recipes.results.files import base_fields, unstructured
+from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.evaluation import Evaluation
 
 EVALUATED: list[str] = []
 """SAE ids in the order in which they were evaluated."""
@@ -56,23 +52,36 @@ class Output(BaseEvalOutput[Config, Categories, BaseResultDetail]):
     eval_type_id: str = "counting"
 
 
-def check(context: RunContext) -> None:
-    """Refuse nothing."""
+class CountingEvaluation(Evaluation[Config]):
+    name = "counting"
+    summary = "a throwaway"
+    Options = Config
+    Output = Output
 
+    def evaluate_all(self, context: RunContext, options: Config) -> list[Failure]:
+        """Handle no error: the first one stops the evaluation."""
+        for subject in context.subjects:
+            if STOP_AFTER and len(EVALUATED) >= STOP_AFTER[0]:
+                raise Killed
+            self.write(context, subject, self.evaluate(context, subject, options))
+        return []
 
-def run(context: RunContext) -> list[Failure]:
-    factor = context.options.get("counting", {}).get("factor", 1.0)
-    for subject in context.subjects:
-        if STOP_AFTER and len(EVALUATED) >= STOP_AFTER[0]:
-            raise Killed
+    def evaluate(
+        self,
+        context: RunContext,  # noqa: ARG002
+        subject: Subject,
+        options: Config,
+    ) -> Output:
         sae = subject.load()
         EVALUATED.append(subject.sae_id)
-        output = Output(
+        norm = float(sae.W_dec.norm())
+        return Output(
             **base_fields(subject, sae),
-            eval_config=Config(factor),
-            eval_result_metrics=Categories(Metrics(factor * float(sae.W_dec.norm()))),
+            eval_config=options,
+            eval_result_metrics=Categories(Metrics(options.factor * norm)),
             eval_result_unstructured=unstructured(subject),
         )
-        path = result_path(context.out, "counting", subject.release, subject.sae_id)
-        write_result(path, output)
-    return []
+
+
+class OverGroups(CountingEvaluation):
+    over_groups = True
