@@ -15,7 +15,7 @@ from saereg_plugin.sweeps.config import checked_dataclass
 
 _MAX_DIGITS = 12
 _COPIES = 4
-"""Of every weight in memory: itself, its gradient and Adam's two moments."""
+"""Copies of every weight in memory: itself, its gradient and Adam's two moments."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SpeedConfig:
     device: Annotated[str, AfterValidator(_known_device)] = "cpu"
     """Torch device."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
-    """Of inputs, weights and intervals."""
+    """Seed of inputs, weights and intervals."""
     release: str | None = None
     """Release folder whose first two SAEs are matched next to planted ones."""
 
@@ -111,7 +111,7 @@ class Row:
     suite: str
     """Kind of work."""
     case: str
-    """Which piece of it, sizes included."""
+    """Piece of work, sizes included."""
     implementation: str
     """Package, and variant if there are several."""
     seconds: float | None = None
@@ -121,7 +121,7 @@ class Row:
     throughput: float | None = None
     """Units of work per second."""
     unit: str = ""
-    """What is counted."""
+    """Unit of work."""
     ratio: float | None = None
     """Time (or memory) over that of the suite's reference, which is ours."""
     ratio_low: float | None = None

@@ -302,9 +302,9 @@ def run_upstream(
     """
     Run one of upstream's evals on SAEs, in the working folder; return its result files.
 
-    Upstream loads model and SAEs itself. What it needs to run at all here is given to it:
-    the embedded data sets, the words, folders that are not inside the installed package,
-    and a repaired decorator of sparse_probing; nothing that saves it work.
+    Upstream loads model and SAEs itself. It gets only what it needs to run here: the
+    embedded data sets, the words, folders outside the installed package, and a repaired
+    decorator of sparse_probing.
 
     Args:
         eval: a key of ``UPSTREAM``.

@@ -23,7 +23,7 @@ Suite = Callable[[SpeedConfig], Iterator[Row]]
 
 
 def _suite(module: str, function: str) -> Suite:
-    """Return a suite whose module, with heavy imports, is loaded when the suite runs."""
+    """Return a suite that loads its module, with heavy imports, only when it runs."""
 
     def rows(config: SpeedConfig) -> Iterator[Row]:
         found = import_module(f"eval_recipes.speed.{module}")

@@ -40,7 +40,7 @@ _STREAM_COUNTS = (1, 2, 6)
 _STREAM_STEPS = 64
 _MEMORY_STEPS = 2
 _VARIANT_REPEATS = 5
-"""Times as many repetitions: variants differ by a few per cent."""
+"""Factor of repetitions, since variants differ by a few per cent."""
 
 
 def training_rows(config: SpeedConfig) -> Iterator[Row]:

@@ -114,7 +114,7 @@ def at_equal_variance(
     Return a family's metric at the explained variance of ``other``, minus the latter's.
 
     Args:
-        group: the regularised group whose family it is, and whose control ``other`` is.
+        group: the regularised group that the family and the control belong to.
         family: groups that differ from it in the coefficient only, itself among them.
         other: the control.
         metric: one of ``PAIR_METRICS``.

@@ -32,7 +32,7 @@ from saereg_plugin.files import write_json
 logger = logging.getLogger(__name__)
 
 SHOWN = ("shared", "shared_alive", "mean_max_cos", "fraction_paired", *SINGLE)
-"""What the table shows; the file holds all."""
+"""Metrics of the table; the file has all."""
 
 OTHER_SEEDS = (
     "the groups have different seeds: errors over latents are known for all pairs of a group "
@@ -44,9 +44,9 @@ def compare_widths(folder: Path) -> list[Comparison]:
     """
     Compare every regularised group below a results folder with its controls.
 
-    The matched control is the group whose release says so (``matched_to``); the wide one
-    is unregularised, of the same configuration and width. Runs into one folder may be
-    several: a figure needs the results alone. A control whose group is not there is logged.
+    The matched control is named by its release (``matched_to``); the wide control is
+    unregularised, of the same configuration and width. The folder may hold several runs. A
+    control without its group is logged.
 
     Raises:
         InputError: see ``read_groups``; if a group has several controls of one kind.
@@ -195,7 +195,7 @@ def matched_control(
     group: ResultGroup, groups: Sequence[ResultGroup]
 ) -> ResultGroup | None:
     """
-    Return the group whose release says that it has this one's alive count as width.
+    Return the group with this group's alive count as width, by its release.
 
     Raises:
         InputError: if several say so.
@@ -250,7 +250,7 @@ def family_of(
 
 
 def warn_of_controls_without_group(groups: Sequence[ResultGroup]) -> None:
-    """Log a warning for each control whose regularised group is not among the results."""
+    """Log a warning for each control without its regularised group in the results."""
     names = {group.role.name for group in groups}
     for group in groups:
         target = group.role.matched_to

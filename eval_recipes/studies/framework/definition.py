@@ -216,7 +216,7 @@ class Plan:
 
     stages: tuple[Stage, ...]
     settings: str
-    """In words, for the table: model, tokens, width."""
+    """Model, tokens and width in words, for the table."""
     corpus: str = "embedded"
     heldout_tokens: int = 32_768
     llm_dtype: str = "float32"
@@ -260,7 +260,7 @@ class Study:
         summary: one line.
         plan: stages at a scale; raises InputError for a scale that cannot be run.
         columns: of the table, in order; one without results is left out.
-        claims: what is judged; a claim whose groups or figures are missing is said to be so.
+        claims: to judge; a claim about missing groups or figures is reported as not measured.
         published: numbers of the paper.
         notes: sentences on what differs from the paper at the small scale.
     """

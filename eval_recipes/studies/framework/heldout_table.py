@@ -31,7 +31,7 @@ LATENTS = "latents"
 _CATEGORY = "figures"
 
 Figures = dict[str, dict[str, dict[str, Any]]]
-"""By SAE id, evaluation and figure."""
+"""Values by SAE id, evaluation and figure."""
 
 
 def measure(

@@ -60,7 +60,7 @@ def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
     shared = ModelCache()
     first = run.plan.stages[0]
     _require_sources(first.sweep(run.frame))
-    # the first stage says which study the folder holds
+    # only once the first stage can run
     mark_folder(out, run.study.name, run.scale)
     for number, stage in enumerate(run.plan.stages, start=1):
         sweep = stage.sweep(run.frame)

@@ -149,7 +149,7 @@ class Claim:
 
     @property
     def bound(self) -> float:
-        """What ``group - other`` must exceed (``upwards``) or stay below."""
+        """Value that ``group - other`` must exceed (``upwards``) or stay below."""
         if self.direction in ("higher", "lower"):
             return 0.0
         return -self.margin if self.direction == "not_lower" else self.margin

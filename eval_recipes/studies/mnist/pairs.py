@@ -21,7 +21,7 @@ from eval_recipes.studies.mnist.settings import PIXELS, Setting, Training
 from saereg_plugin.metrics import PAIRED_THRESHOLD, SHARED_THRESHOLD
 
 COLUMNS = ("mean_max_cos", "paired", "shared", "shared_alive")
-"""As the paper's table has them."""
+"""Columns of the paper's table."""
 
 EXTRA_COLUMNS = ("mean_max_cos_decoder", "mean_max_cos_encoder", "paired_encoder")
 """Parts of the first two columns, and the paired share by the encoder."""
@@ -46,7 +46,7 @@ class Pair:
     """Two SAEs, matched once."""
 
     figures: dict[str, Interval]
-    """By column, with 95 % intervals over latents; ``shared_alive`` only if any is alive."""
+    """Figures by column with 95 % intervals over latents; ``shared_alive`` if any is alive."""
     as_published: dict[str, float]
     """
     By column, as the public notebook computes it: 1e-8 added to norms, so that a vanishing

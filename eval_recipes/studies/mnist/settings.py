@@ -30,7 +30,7 @@ STUDY = ("mnist", "paper")
 
 _MAX_EPOCHS = 1_000_000
 _COPIES = 4
-"""Of every weight in memory: itself, its gradient and Adam's two moments."""
+"""Copies of every weight in memory: itself, its gradient and Adam's two moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Training:
     batch_size: int = 512
     learning_rate: float = 1e-3
     activation_l1: float = 0.1
-    """Times the mean over samples and latents of the activations."""
+    """Factor of the activations' mean over samples and latents."""
     data_order: DataOrder = "per-seed"
     """Whether each seed has its own order, as in the paper, or all share one."""
     drop_last: bool = False

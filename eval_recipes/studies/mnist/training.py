@@ -37,7 +37,7 @@ from saereg_plugin.mechanics.initialization import geometric_median
 CHECKPOINT = "checkpoint.safetensors"
 
 _ORDER_STREAM = 1
-"""Keeps the draws of the data order apart from any other use of the same seed."""
+"""Stream of the data order, apart from other uses of the same seed."""
 
 NEGLIGIBLE = 1e-30
 """
@@ -231,7 +231,7 @@ def _show(progress: tqdm[Any], before: int, state: State) -> None:
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-"""What Adam keeps for each parameter."""
+"""Adam's state of each parameter."""
 
 
 @dataclass
@@ -259,7 +259,7 @@ def new_state(weights: Weights, learning_rate: float) -> State:
 
 
 def save_state(path: Path, state: State, identity: Mapping[str, Any]) -> None:
-    """Write weights, Adam's moments and history; ``identity`` says which run it is."""
+    """Write weights, Adam's moments and history; ``identity`` describes the run."""
     tensors = {**state.weights.tensors}
     for name, parameter in _parameters(state).items():
         for moment in MOMENTS:
@@ -302,7 +302,7 @@ def load_state_(path: Path, state: State, identity: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and texts of a checkpoint; refuse one whose hash is another."""
+    """Return the tensors and texts of a checkpoint; refuse a damaged one."""
     remedy = "Delete this file to train that SAE anew."
     if not path.is_file():
         raise InputError(f"Checkpoint {str(path)!r} is no regular file. {remedy}")

@@ -55,7 +55,7 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     """
     Write ``table.md`` and ``results.json`` into ``out``; return the table's path.
 
-    A run that lacks a group, or whose results do not fit together, has a section that says so.
+    A run without a group, or with results that do not fit together, has a section that says so.
     The grid's runs share one table. ``steering.png`` shows success against fluency of the run
     at several strengths, if there is one.
     """

@@ -107,7 +107,7 @@ class SteeringRun:
     name: str
     options: Mapping[str, Any]
     seeds: tuple[int, ...] | None = None
-    """None is all."""
+    """Seeds to run; None is all."""
     grid: bool = False
     """Whether it is one of the paper's grid, which is reported in one table."""
 

@@ -60,7 +60,7 @@ class Section:
     compared: tuple[Compared, ...]
 
     def without_explanation(self, group: SteeredGroup) -> int:
-        """Return how many candidates of a group were left out for want of an explanation."""
+        """Return how many candidates of a group had no explanation and were left out."""
         return sum(
             record["eval_result_metrics"]["latents"]["without_explanation"]
             for record in group.records
@@ -135,7 +135,7 @@ def section_of(
 
 
 def corrected(sections: Sequence[Section]) -> list[Section]:
-    """Return sections whose verdicts' p-values are corrected (Holm) over all of them."""
+    """Correct the p-values of the sections' verdicts (Holm) over all of them."""
     verdicts = [one.verdict for section in sections for one in section.compared]
     settled = iter(holm_corrected(verdicts))
     return [
