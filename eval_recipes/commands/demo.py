@@ -29,7 +29,7 @@ def demo(
     Needs no hub: model and text come from registry packages. Ctrl-C is safe; run it again.
     """
     from eval_recipes.studies.demo import L2, PLAIN, evaluate_demo, train_demo
-    from eval_recipes.tables.verdict_text import read_differences
+    from eval_recipes.tables.run_table import read_differences
     from saereg_plugin.machine import peak_memory_gib
 
     console = open_console(soft_wrap=False)

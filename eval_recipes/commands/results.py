@@ -153,13 +153,13 @@ def plot(
     """
     from eval_recipes.results.headlines import choose
     from eval_recipes.results.outdated import outdated_notes
-    from eval_recipes.tables.pareto import without_l0
     from eval_recipes.tables.plots import (
         draw_html,
         draw_png,
         open_plots,
         points_by_metric,
     )
+    from eval_recipes.tables.table import without_l0
 
     console = open_console(soft_wrap=False)
     if cross_seed or steering:

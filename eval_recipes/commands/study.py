@@ -236,6 +236,7 @@ def mnist(
     """
     from eval_recipes.studies.framework.study_folder import require_study_folder
     from eval_recipes.studies.mnist.images import load_images
+    from eval_recipes.studies.mnist.report import REPORT, write_report
     from eval_recipes.studies.mnist.settings import (
         SEEDS,
         SETTINGS,
@@ -246,7 +247,6 @@ def mnist(
         seeds_in,
     )
     from eval_recipes.studies.mnist.training import train_all
-    from eval_recipes.studies.mnist.write import REPORT, write_report
 
     runs = schedule(chosen_settings(setting or ()), tuple(dict.fromkeys(seed or SEEDS)))
     training = Training(

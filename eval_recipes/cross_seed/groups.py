@@ -18,13 +18,20 @@ from eval_recipes.cross_seed.pairs import (
     PairFigures,
     Side,
 )
+from eval_recipes.results.differences import (
+    Difference,
+    Values,
+    group_minus_other,
+    listed_values,
+)
 from eval_recipes.statistics.interval import NO_VARIATION, OVER_SEEDS, Interval
 from eval_recipes.statistics.seeds import (
+    FEW_SEEDS,
+    FEWEST_SEEDS,
     SeedPair,
     bootstrap_mean_interval,
-    paired_difference,
+    over_pairs,
     seed_interval,
-    seed_pair_interval,
 )
 
 SEEDS_DEPEND = "the SAEs of a group share their pairs, so seeds are no replicates"
@@ -112,31 +119,27 @@ def group_differences(
     ours, theirs = restricted(this.pairs, seeds), restricted(other.pairs, seeds)
     for metric in PAIR_METRICS:
         a, b = pair_values(ours, metric), pair_values(theirs, metric)
-        if not len(a) == len(b) == len(seeds) * (len(seeds) - 1) // 2:
+        found = group_minus_other(a, b)
+        n_pairs = len(seeds) * (len(seeds) - 1) // 2
+        if found is None or not len(a) == len(b) == n_pairs:
             continue
-        values = {pair: a[pair] - b[pair] for pair in sorted(a)}
-        interval, over = over_pairs(values), "seed pairs"
+        interval, over = found.interval, "seed pairs"
         if len(seeds) < FEWEST_SEEDS:
-            found = difference_over_latents(ours, theirs, metric, config)
-            if found is not None:
-                interval = found._replace(value=interval.value, reason=FEW_SEEDS)
+            latents = difference_over_latents(ours, theirs, metric, config)
+            if latents is not None:
+                interval = latents._replace(value=interval.value, reason=FEW_SEEDS)
                 over = "latents"
-        rows.append(_row(metric, interval, over, values))
-    for metric in (*HEADLINE_SINGLE, *_names(this.dependent)):
-        alone = metric in HEADLINE_SINGLE
-        a, b = (
-            seed_values(group.single if alone else group.dependent, metric, seeds)
-            for group in (this, other)
-        )
-        if not len(a) == len(b) == len(seeds):
-            continue
-        values = {(seed,): a[seed] - b[seed] for seed in seeds}
-        if alone:
-            found = paired_difference(a, b)
-        else:
-            mean = sum(values.values()) / len(seeds)
-            found = Interval(mean, None, None, len(seeds), SEEDS_DEPEND)
-        rows.append(_row(metric, found, "seeds", values))
+        rows.append(_row(metric, interval, over, found.values))
+    for metric in HEADLINE_SINGLE:
+        found = _over_seeds(this.single, other.single, metric, seeds)
+        if found is not None:
+            rows.append(_row(metric, found.interval, "seeds", found.values))
+    for metric in _names(this.dependent):
+        found = _over_seeds(this.dependent, other.dependent, metric, seeds)
+        if found is not None:
+            mean = sum(value for _, value in found.values) / len(seeds)
+            interval = Interval(mean, None, None, len(seeds), SEEDS_DEPEND)
+            rows.append(_row(metric, interval, None, found.values))
     return [{**row, "other_group": other_group, "seeds": seeds} for row in rows]
 
 
@@ -144,7 +147,7 @@ def _row(
     metric: str,
     difference: Interval,
     over: str | None,
-    values: Mapping[tuple[int, ...], float],
+    values: Values,
 ) -> dict[str, Any]:
     return {
         "metric": metric,
@@ -155,11 +158,22 @@ def _row(
         "interval_over": None if difference.low is None else over,
         "distinguishable": over in OVER_SEEDS and difference.distinguishable,
         "reason": difference.reason,
-        "values": [
-            {"seeds": list(seeds), "difference": value}
-            for seeds, value in values.items()
-        ],
+        "values": listed_values(values),
     }
+
+
+def _over_seeds(
+    this: Mapping[int, Figures],
+    other: Mapping[int, Figures],
+    metric: str,
+    seeds: list[int],
+) -> Difference | None:
+    """Subtract a figure of single SAEs; None unless both have it in every seed."""
+    a, b = (
+        {s: v for s, v in seed_values(group, metric).items() if s in seeds}
+        for group in (this, other)
+    )
+    return group_minus_other(a, b) if len(a) == len(b) == len(seeds) else None
 
 
 def _names(by_seed: Mapping[int, Figures]) -> list[str]:
@@ -167,29 +181,10 @@ def _names(by_seed: Mapping[int, Figures]) -> list[str]:
     return list(dict.fromkeys(name for figures in by_seed.values() for name in figures))
 
 
-FEWEST_SEEDS = 5
-"""Fewest seeds for an interval over pairs, which then has four degrees of freedom."""
-
-FEW_SEEDS = f"fewer than {FEWEST_SEEDS} seeds: the pairs' values are listed instead"
-
-
 def pair_values(pairs: Pairs, metric: str) -> dict[SeedPair, float]:
     """Return a metric of every pair, from the side of the lower seed (as published)."""
     figures = {seeds: pair.figure(metric, 0) for seeds, pair in pairs.items()}
     return {seeds: figure for seeds, figure in figures.items() if figure is not None}
-
-
-def over_pairs(values: Mapping[SeedPair, float]) -> Interval:
-    """
-    Return the mean over all pairs of seeds, with a jackknife interval over the seeds.
-
-    With fewer than ``FEWEST_SEEDS`` there is no interval: two or three degrees of freedom
-    say little about the spread.
-    """
-    interval = seed_pair_interval(values)
-    if len({seed for pair in values for seed in pair}) < FEWEST_SEEDS:
-        return interval._replace(low=None, high=None, reason=FEW_SEEDS)
-    return interval
 
 
 class Part(NamedTuple):

@@ -1,15 +1,83 @@
-"""Differences between groups of SAEs in result files."""
+"""Differences between groups of SAEs: computed, and read from result files."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+
+from scipy.stats import t as student_t
 
 from eval_recipes.results.files import read_results
-from eval_recipes.statistics.interval import OVER_SEEDS
+from eval_recipes.statistics.interval import OVER_SEEDS, Interval
+from eval_recipes.statistics.seeds import (
+    ROUNDING,
+    SeedPair,
+    over_pairs,
+    paired_difference,
+)
 from saereg_plugin.errors import InputError
+
+Values = tuple[tuple[tuple[int, ...], float], ...]
+"""(seed,) or (seed, other seed), and the difference in it alone."""
+
+_Key = TypeVar("_Key", int, SeedPair)
+
+
+class Difference(NamedTuple):
+    """``group - other``; an interval, if there is one, is over seeds or pairs of seeds."""
+
+    interval: Interval
+    values: Values
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of Student's t: those of the seeds, also for pairs of seeds."""
+        return len({seed for seeds, _ in self.values for seed in seeds}) - 1
+
+    def p_value(self, bound: float) -> float | None:
+        """
+        Return the two-sided p-value of a difference equal to ``bound``.
+
+        It is below .05 where the 95 % interval, from which the standard error comes, leaves
+        ``bound`` out. None without an interval, or with one that only rounding widens.
+        """
+        found = self.interval
+        if found.low is None or found.high is None or self.freedom < 1:
+            return None
+        error = (found.high - found.low) / 2 / float(student_t.ppf(0.975, self.freedom))
+        if error <= ROUNDING * max(abs(found.low), abs(found.high)):
+            return None
+        distance = abs(found.value - bound) / error
+        return 2 * float(student_t.sf(distance, self.freedom))
+
+
+def group_minus_other(
+    group: Mapping[_Key, float], other: Mapping[_Key, float]
+) -> Difference | None:
+    """
+    Subtract a figure of two groups by the seeds, or pairs of seeds, that both have.
+
+    The interval is Student's t over seeds, or a jackknife over pairs of five seeds or more.
+    None if the groups have no seed or pair in common.
+    """
+    common = sorted(set(group) & set(other))
+    if not common:
+        return None
+    values: Any = {key: group[key] - other[key] for key in common}
+    if isinstance(common[0], tuple):
+        return Difference(over_pairs(values), tuple(values.items()))
+    sides: Any = [{seed: side[seed] for seed in common} for side in (group, other)]
+    by_seed = tuple(((seed,), value) for seed, value in values.items())
+    return Difference(paired_difference(*sides), by_seed)
+
+
+def listed_values(
+    values: Iterable[tuple[tuple[int, ...], float]],
+) -> list[dict[str, Any]]:
+    """Return the difference in each seed or pair of seeds as plain JSON."""
+    return [{"seeds": list(seeds), "difference": value} for seeds, value in values]
 
 
 @dataclass(frozen=True)
@@ -26,10 +94,20 @@ class GroupDifference:
     """Number of ``interval_over``; without an interval, of seeds or pairs of seeds."""
     interval_over: str | None = None
     """"seeds", "seed pairs" or "latents"; None without an interval."""
-    values: tuple[tuple[tuple[int, ...], float], ...] = ()
-    """(seed,) or (seed, other seed), each with its own difference."""
+    values: Values = ()
     reason: str | None = None
     """Why there is no interval over seeds or pairs of seeds."""
+
+    @property
+    def name(self) -> str:
+        """The metric without its category."""
+        return self.metric.rsplit("/", 1)[-1]
+
+    @property
+    def interval(self) -> Interval:
+        """The difference as an interval; ``n`` is 0 where a file does not say it."""
+        ends = self.ci_low, self.ci_high
+        return Interval(self.difference, *ends, self.n or 0, self.reason)
 
     def reversed(self) -> GroupDifference:
         """Return ``other`` minus ``group``."""

@@ -116,7 +116,11 @@ def frame_of(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     ``metric`` is ``category/name``. ``low``, ``high``, ``n``, ``architecture``, ``penalty``,
     ``group`` and ``seed`` may be missing.
     """
-    rows = [row for record in records for row in rows_of(record)]
-    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    return frame_of_rows(row for record in records for row in rows_of(record))
+
+
+def frame_of_rows(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows with ``COLUMNS`` as a table of the same types, whatever is missing."""
+    frame = pd.DataFrame(list(rows), columns=pd.Index(COLUMNS))
     numeric = {"value": "float64", "low": "float64", "high": "float64"}
     return frame.astype({**numeric, "seed": "Int64", "n": "Int64"})

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from saereg_plugin.checks import require_count, require_seed
+import torch
+from pydantic import AfterValidator, Field
+
+from saereg_plugin.checks import MAX_SEED
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import require_device, require_memory
+from saereg_plugin.sweeps.config import checked_dataclass
 
-_MAX_REPEATS = 1_000_000
 _MAX_DIGITS = 12
 _COPIES = 4
-"""Of every weight in memory: itself, its gradient and Adam's two moments."""
+"""Copies of every weight in memory: itself, its gradient and Adam's two moments."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Shape:
 
     @property
     def encoder_flop(self) -> float:
-        """Operations of the encoder's dense product, which every implementation makes."""
+        """Operations of the encoder's dense product, common to all implementations."""
         return 2.0 * self.batch * self.d_in * self.d_sae
 
     @property
@@ -66,34 +70,32 @@ def _is_size(text: str) -> bool:
     return text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
+def _known_device(name: str) -> str:
+    require_device(name)
+    return name
+
+
 DEFAULT_SHAPES = (Shape(), Shape(d_sae=4096), Shape(d_sae=32_768))
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class SpeedConfig:
-    """
-    Settings of a benchmark.
-
-    Attributes:
-        shapes: measured with every implementation; the first also in the variants and in
-            the growth with d_sae, k and batch.
-        repeats: timed steps of each implementation.
-        device: torch device.
-        seed: of inputs, weights and intervals.
-        release: release folder whose first two SAEs are matched beside planted ones.
-    """
+    """Settings of a benchmark; a value that cannot be used is an ``InputError``."""
 
     shapes: tuple[Shape, ...] = DEFAULT_SHAPES
-    repeats: int = 5
-    device: str = "cpu"
-    seed: int = 0
+    """Measured with every implementation; the first also in the variants and in the growth
+    with d_sae, k and batch."""
+    repeats: Annotated[int, Field(ge=3, le=1_000_000)] = 5
+    """Timed steps of each implementation; a median needs three."""
+    device: Annotated[str, AfterValidator(_known_device)] = "cpu"
+    """Torch device."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    """Seed of inputs, weights and intervals."""
     release: str | None = None
+    """Release folder whose first two SAEs are matched next to planted ones."""
 
     def __post_init__(self) -> None:
-        # a median needs three
-        require_count("repeats", self.repeats, least=3, most=_MAX_REPEATS)
-        require_seed("Seed", self.seed)
-        device = require_device(self.device)
+        device = torch.device(self.device)
         for shape in self.shapes:
             require_memory(f"A step of shape {shape}", shape.bytes, device)
 
@@ -104,32 +106,30 @@ class Row:
     One implementation of one piece of work.
 
     Rows of the same suite and case did the same work, interleaved.
-
-    Attributes:
-        suite: what kind of work.
-        case: which piece of it, sizes included.
-        implementation: who did it.
-        seconds: median time; None where memory was measured.
-        n: timed repetitions behind the median.
-        throughput: units of work a second.
-        unit: what is counted.
-        ratio: time (or memory) of this row over that of the suite's reference, which is ours.
-        ratio_low: lower end of its 95 % interval.
-        ratio_high: upper end.
-        peak_gib: most resident memory beyond what was there before, in a fresh process.
-        product_share: time that the work's one unavoidable dense product takes at the
-            machine's measured speed, over the time of the row.
     """
 
     suite: str
+    """Kind of work."""
     case: str
+    """Piece of work, sizes included."""
     implementation: str
+    """Package, and variant if there are several."""
     seconds: float | None = None
+    """Median time; None where memory was measured."""
     n: int = 1
+    """Timed repetitions behind the median."""
     throughput: float | None = None
+    """Units of work per second."""
     unit: str = ""
+    """Unit of work."""
     ratio: float | None = None
+    """Time (or memory) over that of the suite's reference, which is ours."""
     ratio_low: float | None = None
+    """Lower end of its 95 % interval."""
     ratio_high: float | None = None
+    """Upper end."""
     peak_gib: float | None = None
+    """Most resident memory beyond what was there before, in a fresh process."""
     product_share: float | None = None
+    """Time that the work's one unavoidable dense product takes at the machine's measured
+    speed, over the time of the row."""

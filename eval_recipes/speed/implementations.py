@@ -1,4 +1,4 @@
-"""One training step of a TopK SAE in this package and in others, as each does it itself."""
+"""Training step of a TopK SAE, in this package and in others."""
 
 from __future__ import annotations
 
@@ -25,40 +25,30 @@ _LR = 3e-4
 OURS = "saereg"
 SAE_LENS = "sae_lens"
 
-# this package's and SAELens' steps, by name: architecture and further fields
-_SAES: dict[str, tuple[str, dict[str, Any]]] = {
-    OURS: ("regularized_topk", {"sparse_step": "always"}),
+_Sae = tuple[str, dict[str, Any]]
+"""Architecture and further fields."""
+
+
+def _sparse(architecture: str = "regularized_topk", **fields: Any) -> _Sae:
+    return architecture, {"sparse_step": "always", **fields}
+
+
+_SAES: dict[str, _Sae] = {
+    OURS: _sparse(),
     "saereg dense": ("regularized_topk", {"sparse_step": "never"}),
-    "saereg without rescaling": (
-        "regularized_topk",
-        {"sparse_step": "always", "rescale_acts_by_decoder_norm": False},
-    ),
-    "saereg unit norm": (
-        "regularized_topk",
-        {"sparse_step": "always", "decoder_constraint": "unit_norm"},
-    ),
-    "saereg L2": (
-        "regularized_topk",
-        {
-            "sparse_step": "always",
-            "regularizers": [WeightPenalty(norm="l2", coefficient=1e-5)],
-        },
-    ),
-    "saereg L1": (
-        "regularized_topk",
-        {
-            "sparse_step": "always",
-            "regularizers": [WeightPenalty(norm="l1", coefficient=1e-5)],
-        },
-    ),
-    "saereg batchtopk": ("regularized_batchtopk", {"sparse_step": "always"}),
+    "saereg without rescaling": _sparse(rescale_acts_by_decoder_norm=False),
+    "saereg unit norm": _sparse(decoder_constraint="unit_norm"),
+    "saereg L2": _sparse(regularizers=[WeightPenalty(norm="l2", coefficient=1e-5)]),
+    "saereg L1": _sparse(regularizers=[WeightPenalty(norm="l1", coefficient=1e-5)]),
+    "saereg batchtopk": _sparse("regularized_batchtopk"),
     SAE_LENS: ("topk", {}),
     "sae_lens batchtopk": ("batchtopk", {}),
 }
+"""This package's and SAELens' steps, by name."""
 
 
 def peers() -> list[str]:
-    """Return the other packages that do the same work and are installed."""
+    """Return the installed packages that do the same work."""
     # read when sparsify is imported: its Triton kernels have no CPU version
     if not torch.cuda.is_available():
         os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
@@ -128,7 +118,7 @@ def _trainer_config(shape: Shape, autocast: bool, device: str) -> SAETrainerConf
 
 
 def _sparsify(shape: Shape, batch: torch.Tensor, autocast: bool, device: str) -> Step:
-    """Sparsify's step, as its trainer makes it with Adam."""
+    """Return the step of sparsify's trainer with Adam."""
     sparsify: Any = importlib.import_module("sparsify")
     sae = sparsify.SparseCoder(
         shape.d_in,
@@ -157,7 +147,7 @@ def _sparsify(shape: Shape, batch: torch.Tensor, autocast: bool, device: str) ->
 def _dictionary_learning(
     shape: Shape, batch: torch.Tensor, autocast: bool, device: str
 ) -> Step:
-    """dictionary_learning's step, as its TopK trainer makes it."""
+    """Return the step of dictionary_learning's TopK trainer."""
     top_k: Any = importlib.import_module("dictionary_learning.trainers.top_k")
     trainer = top_k.TopKTrainer(
         steps=10_000,

@@ -1,11 +1,7 @@
-"""Matching two SAEs' latents, against scipy's dense solver."""
+"""Speed of matching two SAEs' latents, against scipy's dense solver."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +12,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.memory import peak_gib, reset_peak
-from eval_recipes.speed.timing import Timing, interleaved, ratio
+from eval_recipes.speed.measurement import (
+    answer,
+    in_fresh_process,
+    interleaved,
+    peak_gib,
+    reset_peak,
+    timed_rows,
+)
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import cosine, match_many
 from saereg_plugin.releases.opening import open_release
@@ -26,7 +28,7 @@ OURS = "saereg"
 SCIPY = "scipy linear_sum_assignment"
 
 LARGE = (65_536, 512, 0.05)
-"""Latents, entries and shared part of the large case."""
+"""Latents, entries per latent and shared part of the large case."""
 
 _SHARED = (0.05, 0.5)
 _NOISE = 0.3
@@ -152,25 +154,8 @@ def _timed(case: str, pairs: Pairs, config: SpeedConfig) -> Iterator[Row]:
         if abs(own - other) > _SAME_TOTAL * abs(other):
             raise RuntimeError(f"{case}: totals are {own} and {other}.")
     latents = sum(len(a) for a, _ in pairs)
-    for name, timing in timed.items():
-        yield _row(case, name, timing, timed[OURS], latents, config.seed)
-
-
-def _row(
-    case: str, name: str, timing: Timing, reference: Timing, latents: int, seed: int
-) -> Row:
-    against = ratio(timing, reference, seed=seed)
-    return Row(
-        suite="matching",
-        case=case,
-        implementation=name,
-        seconds=timing.median,
-        n=len(timing.seconds),
-        throughput=latents / timing.median,
-        unit="latents/s",
-        ratio=against.value,
-        ratio_low=against.low,
-        ratio_high=against.high,
+    yield from timed_rows(
+        "matching", case, timed, work=latents, unit="latents/s", seed=config.seed
     )
 
 
@@ -189,12 +174,7 @@ def apart(work: list[Any]) -> dict[str, float]:
     Raises:
         RuntimeError: if that process fails; its last line of output is in the message.
     """
-    command = [sys.executable, "-m", "eval_recipes.speed.matching", json.dumps(work)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise RuntimeError(f"Matching {work} failed: {last}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return in_fresh_process("eval_recipes.speed.matching", work, f"Matching {work}")
 
 
 def _measure(
@@ -219,13 +199,5 @@ def _measure(
     }
 
 
-def main() -> None:
-    """Measure what the one argument says; the last line of output is the figures."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("work")
-    work = json.loads(parser.parse_args().work)
-    sys.stdout.write("\n" + json.dumps(_measure(*work)) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    answer(_measure)

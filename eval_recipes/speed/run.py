@@ -1,10 +1,11 @@
-"""Run suites of speed measurements; the table that evaluations add their own rows to."""
+"""Suites of speed measurements and their table."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 
 from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.timing import matmul_rate
+from eval_recipes.speed.measurement import matmul_rate
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import read_json, recover, require_writable, write_json
@@ -21,77 +22,33 @@ from saereg_plugin.files import read_json, recover, require_writable, write_json
 Suite = Callable[[SpeedConfig], Iterator[Row]]
 
 
-def _training(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.training import training_rows
+def _suite(module: str, function: str) -> Suite:
+    """Return a suite that loads its module, with heavy imports, only when it runs."""
 
-    return training_rows(config)
+    def rows(config: SpeedConfig) -> Iterator[Row]:
+        found = import_module(f"eval_recipes.speed.{module}")
+        return getattr(found, function)(config)
 
-
-def _memory(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.training import memory_rows
-
-    return memory_rows(config)
-
-
-def _variants(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.training import variant_rows
-
-    return variant_rows(config)
-
-
-def _growth(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.training import growth_rows
-
-    return growth_rows(config)
-
-
-def _streams(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.streams import stream_rows
-
-    return stream_rows(config)
-
-
-def _evaluations(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.evaluations import evaluation_rows
-
-    return evaluation_rows(config)
-
-
-def _matching(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.matching import matching_rows
-
-    return matching_rows(config)
-
-
-def _matching_large(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.matching import large_rows
-
-    return large_rows(config)
-
-
-def _steering(config: SpeedConfig) -> Iterator[Row]:
-    from eval_recipes.speed.steering import steering_rows
-
-    return steering_rows(config)
+    return rows
 
 
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
-        "training": _training,
-        "memory": _memory,
-        "variants": _variants,
-        "growth": _growth,
-        "streams": _streams,
-        "evaluations": _evaluations,
-        "matching": _matching,
-        "matching-large": _matching_large,
-        "steering": _steering,
+        "training": _suite("training", "training_rows"),
+        "memory": _suite("training", "memory_rows"),
+        "variants": _suite("training", "variant_rows"),
+        "growth": _suite("training", "growth_rows"),
+        "streams": _suite("training", "stream_rows"),
+        "evaluations": _suite("evaluations", "evaluation_rows"),
+        "matching": _suite("matching", "matching_rows"),
+        "matching-large": _suite("matching", "large_rows"),
+        "steering": _suite("steering", "steering_rows"),
     }
 )
 """Suites by name; each yields its rows as they are measured."""
 
 BY_NAME_ONLY = frozenset({"evaluations", "matching", "matching-large"})
-"""Suites of a quarter of an hour or more, which nobody should start by accident."""
+"""Suites of a quarter of an hour or more, which only run when named."""
 
 
 def chosen_suites(names: Iterable[str]) -> list[str]:

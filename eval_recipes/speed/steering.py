@@ -1,4 +1,4 @@
-"""Steered text: ours many at a time, against one prompt at a time as papers do it."""
+"""Speed of steered text: batches against one prompt at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.timing import Timing, interleaved, ratio
+from eval_recipes.speed.measurement import Timing, interleaved, timed_rows
 from eval_recipes.steering.generate.backend import Backend
 from eval_recipes.steering.generate.decoding import Decoding, Request, Steering
 from eval_recipes.steering.generate.generate import generate
@@ -66,7 +66,7 @@ def steering_rows(
     Sample steered texts with the embedded model, by all implementations in turns.
 
     The reference is ours in the dtype that the device is fastest in; peers run in float32,
-    and the plain loop in the fast dtype, too.
+    the plain loop also in the fast dtype.
     """
     folder = models.ensure(MODEL) or MODEL
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -108,21 +108,8 @@ def per_token(
         name: Timing(tuple(second / work[name].tokens for second in timing.seconds))
         for name, timing in timed.items()
     }
-    reference = next(iter(each.values()))
-    for name, timing in each.items():
-        against = ratio(timing, reference, seed=seed)
-        yield Row(
-            suite=SUITE,
-            case=f"{MODEL}, sampled text, a token",
-            implementation=name,
-            seconds=timing.median,
-            n=len(timing.seconds),
-            throughput=1 / timing.median,
-            unit="tokens/s",
-            ratio=against.value,
-            ratio_low=against.low,
-            ratio_high=against.high,
-        )
+    case = f"{MODEL}, sampled text, a token"
+    return timed_rows(SUITE, case, each, work=1, unit="tokens/s", seed=seed)
 
 
 def _steering(d_model: int, texts: int, seed: int) -> Steering:

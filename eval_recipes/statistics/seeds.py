@@ -207,6 +207,25 @@ def seed_pair_interval(
     )
 
 
+FEWEST_SEEDS = 5
+"""Seeds below which pairs get no interval: four degrees of freedom at the least."""
+
+FEW_SEEDS = f"fewer than {FEWEST_SEEDS} seeds: the pairs' values are listed instead"
+
+
+def over_pairs(values: Mapping[SeedPair, float]) -> Interval:
+    """
+    Return the mean over all pairs of seeds, with a jackknife interval over the seeds.
+
+    With fewer than ``FEWEST_SEEDS`` there is none: two or three degrees of freedom say
+    next to nothing about the spread, and the few values themselves say more.
+    """
+    interval = seed_pair_interval(values)
+    if len({seed for pair in values for seed in pair}) < FEWEST_SEEDS:
+        return interval._replace(low=None, high=None, reason=FEW_SEEDS)
+    return interval
+
+
 def _size(*values: Mapping[Any, float]) -> float:
     """Return the largest absolute value."""
     return max((abs(x) for each in values for x in each.values()), default=0.0)

@@ -1,1 +1,1 @@
-"""Studies: a paper's grid, trained and set beside its table; one command, `saereg-bench study`."""
+"""Studies: the grid of a paper, trained and compared with its table."""

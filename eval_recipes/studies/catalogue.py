@@ -1,4 +1,4 @@
-"""Every study by name: the one table that command line and tests read; imports nothing heavy."""
+"""Studies by name; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eval_recipes.studies.framework.model import Study
+    from eval_recipes.studies.framework.definition import Study
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ GRID_STUDIES = MappingProxyType(
         ),
     }
 )
-"""Studies that one framework runs; ``mnist`` has a loop and a command of its own."""
+"""Studies that the framework runs; ``mnist`` has its own loop and command."""
 
 
 def study_named(name: str) -> Study:

@@ -1,4 +1,4 @@
-"""The whole way on one machine: train with and without L2, three seeds each, and compare."""
+"""The demo: train with and without L2 on three seeds, and compare."""
 
 from __future__ import annotations
 

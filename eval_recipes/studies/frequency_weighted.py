@@ -6,25 +6,23 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
+    ABSORPTION,
     ALIVE,
     CE_SCORE,
+    D_IN,
     KL_SCORE,
     L0,
+    PROBING,
     VARIANCE,
     Column,
+    Groups,
     Plan,
     Published,
     Scale,
     Stage,
     Study,
-)
-from eval_recipes.studies.framework.scales import (
-    ABSORPTION,
-    D_IN,
-    PROBING,
-    Groups,
-    device,
+    paper_plan,
     paper_sweep,
     small_sweep,
 )
@@ -77,45 +75,24 @@ def _plan(scale: Scale) -> Plan:
             settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, d_sae 1,152, 614,400 tokens "
             "in batches of 1,024, lr 1e-3, lambda .04 sqrt(d_in) = .96.",
         )
-    return Plan(
-        stages=(Stage("saes", _paper, evals=("core", "sparse_probing", "absorption")),),
-        settings="Gemma-2-2B, blocks.19.hook_resid_post, d_sae 2,304, 20M tokens.",
-        corpus="monology/pile-uncopyrighted",
-        heldout_tokens=262_144,
+    return paper_plan(
+        "Gemma-2-2B, blocks.19.hook_resid_post, d_sae 2,304, 20M tokens.",
+        Stage("saes", _paper, evals=("core", "sparse_probing", "absorption")),
         llm_dtype="bfloat16",
-        device=device(),
-        data="hub",
     )
 
 
 def _claims(_: Scale) -> Sequence[Claim]:
     found: list[Claim] = []
     for beta in BETAS:
-        group = f"beta{beta:g}"
-        for column in (OVER_10, OVER_1):
-            found.append(
-                Claim(
-                    figure=column.title,
-                    group=group,
-                    other="standard",
-                    direction="lower",
-                    beside=L0.title,
-                )
-            )
-        for column, margin in ((KL_SCORE, 0.01), (VARIANCE, 0.01)):
-            found.append(
-                Claim(
-                    figure=column.title,
-                    group=group,
-                    other="standard",
-                    direction="not_lower",
-                    margin=margin,
-                    beside=L0.title,
-                )
-            )
-        found.append(
-            Claim(figure=L0.title, group=group, other="standard", direction="lower")
-        )
+        both = {"group": f"beta{beta:g}", "other": "standard"}
+        found += [
+            OVER_10.claim(direction="lower", beside=L0, **both),
+            OVER_1.claim(direction="lower", beside=L0, **both),
+            KL_SCORE.claim(direction="not_lower", margin=0.01, beside=L0, **both),
+            VARIANCE.claim(direction="not_lower", margin=0.01, beside=L0, **both),
+            L0.claim(direction="lower", **both),
+        ]
     return found
 
 

@@ -7,28 +7,26 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
+    ABSORPTION,
     ALIVE,
     CE_SCORE,
+    D_IN,
     KL_SCORE,
     L0,
+    PROBING,
     VARIANCE,
     Column,
+    Groups,
     Plan,
     Scale,
     Stage,
     Study,
-)
-from eval_recipes.studies.framework.scales import (
-    ABSORPTION,
-    D_IN,
-    PROBING,
-    Groups,
-    device,
+    paper_plan,
     paper_sweep,
     small_sweep,
 )
-from eval_recipes.studies.framework.verdicts import Claim
+from eval_recipes.studies.framework.verdicts import Claim, Direction
 from saereg_plugin.presets import temporal_sae
 from saereg_plugin.sweeps import SweepConfig
 
@@ -88,8 +86,7 @@ def _small(_: pd.DataFrame) -> SweepConfig:
 
 def _paper(_: pd.DataFrame) -> SweepConfig:
     preset = temporal_sae()
-    found = groups(preset.d_in, preset.d_sae, k=64)
-    return paper_sweep(preset, found)
+    return paper_sweep(preset, groups(preset.d_in, preset.d_sae, k=64))
 
 
 def _plan(scale: Scale) -> Plan:
@@ -99,45 +96,35 @@ def _plan(scale: Scale) -> Plan:
             settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, d_sae 1,536, 358,400 tokens "
             "in order in batches of 1,024, one document a context, lr 1e-3, position 0 left out of training.",
         )
-    return Plan(
-        stages=(Stage("saes", _paper, evals=("core", "sparse_probing", "absorption")),),
-        settings="Gemma-2B, blocks.12.hook_resid_post, d_sae 16,384, 10M tokens in order, one document a "
+    return paper_plan(
+        "Gemma-2B, blocks.12.hook_resid_post, d_sae 16,384, 10M tokens in order, one document a "
         "context.",
-        corpus="monology/pile-uncopyrighted",
-        heldout_tokens=262_144,
+        Stage("saes", _paper, evals=("core", "sparse_probing", "absorption")),
         llm_dtype="bfloat16",
-        device=device(),
-        data="hub",
     )
 
 
 def _claims(scale: Scale) -> Sequence[Claim]:
-    def claim(column: Column, group: str, other: str, **rest: Any) -> Claim:
+    def claim(
+        column: Column, group: str, direction: Direction, other: str, **rest: Any
+    ) -> Claim:
         # every run has the same L1, which does not give the same L0
-        return Claim(
-            figure=column.title, group=group, other=other, beside=L0.title, **rest
-        )
+        return column.claim(group, direction, other, beside=L0, **rest)
 
     last = "+gradient-scaling"
     found = [
-        claim(column, "temporal", "standard", direction="lower", source="paper")
-        for column in (CHANGE, SUPPORT)
-    ]
-    found += [
-        claim(CHANGE, "temporal", other, direction="lower")
-        for other in ("topk", "jumprelu")
-    ]
-    found += [
-        claim(ALIVE, group, other, direction="higher", source="paper")
-        for group, other in (("+resampling", "+clipping"), (last, "+resampling"))
-    ]
-    found += [
-        claim(VARIANCE, group, "standard", direction="not_lower", margin=0.01)
-        for group in ("temporal", last)
+        claim(CHANGE, "temporal", "lower", "standard", source="paper"),
+        claim(SUPPORT, "temporal", "lower", "standard", source="paper"),
+        claim(CHANGE, "temporal", "lower", "topk"),
+        claim(CHANGE, "temporal", "lower", "jumprelu"),
+        claim(ALIVE, "+resampling", "higher", "+clipping", source="paper"),
+        claim(ALIVE, last, "higher", "+resampling", source="paper"),
+        claim(VARIANCE, "temporal", "not_lower", "standard", margin=0.01),
+        claim(VARIANCE, last, "not_lower", "standard", margin=0.01),
     ]
     if scale == "paper":
         # SAEBench's sign: less absorption is better
-        found.append(claim(ABSORPTION, last, "standard", direction="lower"))
+        found.append(claim(ABSORPTION, last, "lower", "standard"))
     return found
 
 

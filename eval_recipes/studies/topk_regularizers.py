@@ -1,4 +1,4 @@
-"""Off-support L1 and L1/L2 ratio on TopK: lambda by the paper's rule, with and without mask."""
+"""Off-support L1 and L1/L2 ratio on TopK, with and without mask."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.framework.coefficient_rule import Choice, largest_without_loss
-from eval_recipes.studies.framework.figures import values_of
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     ALIVE,
+    D_IN,
     L0,
     VARIANCE,
+    Choice,
     Column,
+    Groups,
     Plan,
     Published,
     Scale,
     Stage,
     Study,
+    largest_without_loss,
+    small_sweep,
 )
-from eval_recipes.studies.framework.scales import D_IN, Groups, small_sweep
+from eval_recipes.studies.framework.figures import values_of
 from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.errors import InputError
 from saereg_plugin.presets import Preset, l1_l2_ratio_topk, off_support_topk
@@ -147,29 +150,13 @@ def _claims(_: Scale) -> Sequence[Claim]:
         base = f"k{k}-baseline"
         for method in METHODS:
             masked, unmasked = f"k{k}-{method}", f"k{k}-{method}-unmasked"
+            off = method == "off-support"
+            own = OFF_SUPPORT if off else RATIO
+            adapted: dict[str, Any] = {"source": "adapted"}
             found += [
-                Claim(
-                    figure=ALIVE.title,
-                    group=unmasked,
-                    other=masked,
-                    direction="lower",
-                    source="adapted" if method == "off-support" else "ours",
-                ),
-                Claim(
-                    figure=VARIANCE.title,
-                    group=masked,
-                    other=base,
-                    direction="not_lower",
-                    margin=0.002,
-                    source="adapted",
-                ),
-                Claim(
-                    figure=(OFF_SUPPORT if method == "off-support" else RATIO).title,
-                    group=masked,
-                    other=base,
-                    direction="lower",
-                    source="adapted",
-                ),
+                ALIVE.claim(unmasked, "lower", masked, **(adapted if off else {})),
+                VARIANCE.claim(masked, "not_lower", base, margin=0.002, **adapted),
+                own.claim(masked, "lower", base, **adapted),
             ]
     return found
 

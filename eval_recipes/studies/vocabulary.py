@@ -7,21 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     ALIVE,
     CE_SCORE,
+    D_IN,
     L0,
     VARIANCE,
     Column,
+    Groups,
     Plan,
     Scale,
     Stage,
     Study,
-)
-from eval_recipes.studies.framework.scales import (
-    D_IN,
-    Groups,
-    device,
+    paper_plan,
     paper_sweep,
     small_sweep,
 )
@@ -76,27 +74,25 @@ def _plan(scale: Scale) -> Plan:
             settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, d_sae 1,536, k 32, vocabulary "
             "of 49,152, 307,200 tokens in batches of 1,024, lr 1e-3, activations unscaled.",
         )
-    return Plan(
-        stages=tuple(
+    return paper_plan(
+        "GPT-2 small, residual stream of layers 0, 6 and 11, d_sae 50,257, k 32, lambda 1e-4.",
+        *(
             Stage(f"layer{layer}", _paper(layer), evals=_EVALS)
             for layer in PAPER_LAYERS
         ),
-        settings="GPT-2 small, residual stream of layers 0, 6 and 11, d_sae 50,257, k 32, lambda 1e-4.",
-        corpus="monology/pile-uncopyrighted",
-        heldout_tokens=262_144,
-        device=device(),
-        data="hub",
     )
 
 
 def _claims(scale: Scale) -> Sequence[Claim]:
-    def source(value: float) -> Source:
-        return "paper" if value in PAPER_COEFFICIENTS else "adapted"
-
     pairs: list[tuple[str, str, Source]]
     if scale == "small":
         pairs = [
-            (f"anchor{value:g}", "none", source(value)) for value in SMALL_COEFFICIENTS
+            (
+                f"anchor{value:g}",
+                "none",
+                "paper" if value in PAPER_COEFFICIENTS else "adapted",
+            )
+            for value in SMALL_COEFFICIENTS
         ]
     else:
         pairs = [
@@ -104,26 +100,12 @@ def _claims(scale: Scale) -> Sequence[Claim]:
             for layer in PAPER_LAYERS
         ]
     found: list[Claim] = []
-    for group, other, whose in pairs:
+    for group, other, source in pairs:
         found += [
-            Claim(
-                figure=column.title,
-                group=group,
-                other=other,
-                direction="higher",
-                source=whose,
-            )
+            column.claim(group, "higher", other, source=source)
             for column in (ALIGNED, COSINE, COVERAGE)
         ]
-        found.append(
-            Claim(
-                figure=VARIANCE.title,
-                group=group,
-                other=other,
-                direction="not_lower",
-                margin=0.01,
-            )
-        )
+        found.append(VARIANCE.claim(group, "not_lower", other, margin=0.01))
     return found
 
 

@@ -1,28 +1,27 @@
-"""Weight regularisation of language-model SAEs: penalties, k, decoder, mode, across seeds."""
+"""Weight regularisation of language-model SAEs, compared across seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
 
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     CE_SCORE,
+    D_IN,
     L0,
+    MEAN_MAX_COS,
+    SHARED,
+    SHARED_ALIVE,
     VARIANCE,
     Column,
     Plan,
     Scale,
     Stage,
     Study,
-)
-from eval_recipes.studies.framework.scales import (
-    D_IN,
-    MEAN_MAX_COS,
-    SHARED,
-    SHARED_ALIVE,
-    device,
+    paper_plan,
     paper_sweep,
     small_sweep,
 )
@@ -104,24 +103,20 @@ def paper_groups(k: int) -> dict[str, dict[str, Any]]:
     """Return the paper's grid at one k: penalties x decoder x mode."""
     preset = weight_regularized_topk()
     found: dict[str, dict[str, Any]] = {}
-    for penalty in PENALTIES:
-        for unit_norm in (True, False):
-            for decoupled in (False,) if penalty == "none" else (False, True):
-                name = "-".join(
-                    [
-                        f"{penalty}-k{k}",
-                        *([] if unit_norm else ["free"]),
-                        *(["decoupled"] if decoupled else []),
-                    ]
-                )
-                found[name] = fields(
-                    penalty,
-                    k,
-                    d_in=preset.d_in,
-                    d_sae=preset.d_sae,
-                    unit_norm=unit_norm,
-                    decoupled=decoupled,
-                )
+    for penalty, unit_norm, decoupled in product(
+        PENALTIES, (True, False), (False, True)
+    ):
+        if penalty == "none" and decoupled:
+            continue
+        marks = ("" if unit_norm else "-free") + ("-decoupled" if decoupled else "")
+        found[f"{penalty}-k{k}{marks}"] = fields(
+            penalty,
+            k,
+            d_in=preset.d_in,
+            d_sae=preset.d_sae,
+            unit_norm=unit_norm,
+            decoupled=decoupled,
+        )
     return found
 
 
@@ -147,14 +142,10 @@ def _plan(scale: Scale) -> Plan:
             settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, d_sae 1,536, 307,200 tokens "
             "in batches of 1,024, lr 1e-3, the paper's lambda 1e-4 (times d_in).",
         )
-    return Plan(
-        stages=tuple(Stage(f"k{k}", _paper(k), evals=evals) for k in PAPER_KS),
-        settings="pythia-70m-deduped, blocks.3.hook_resid_post, d_sae 16,384, 50M tokens of the "
+    return paper_plan(
+        "pythia-70m-deduped, blocks.3.hook_resid_post, d_sae 16,384, 50M tokens of the "
         "Pile, lambda 1e-4 (times d_in).",
-        corpus="monology/pile-uncopyrighted",
-        heldout_tokens=262_144,
-        device=device(),
-        data="hub",
+        *(Stage(f"k{k}", _paper(k), evals=evals) for k in PAPER_KS),
     )
 
 
@@ -178,31 +169,17 @@ def _claims(scale: Scale) -> Sequence[Claim]:
             for k in PAPER_KS
             for factor in ("free", "decoupled")
         ]
-    return found + [
-        Claim(figure=SHARED.title, group=group, other=other, direction="lower")
-        for group, other in pairs
-    ]
+    return found + [SHARED.claim(group, "lower", other) for group, other in pairs]
 
 
 def _against_none(group: str, other: str) -> list[Claim]:
     return [
-        Claim(
-            figure=column.title,
-            group=group,
-            other=other,
-            direction="higher",
-            source="paper",
-        )
-        for column in (SHARED, SHARED_ALIVE, MEAN_MAX_COS)
-    ] + [
-        Claim(
-            figure=VARIANCE.title,
-            group=group,
-            other=other,
-            direction="not_lower",
-            margin=0.01,
+        *(
+            column.claim(group, "higher", other, source="paper")
+            for column in (SHARED, SHARED_ALIVE, MEAN_MAX_COS)
         ),
-        Claim(figure=ALIVE.title, group=group, other=other, direction="lower"),
+        VARIANCE.claim(group, "not_lower", other, margin=0.01),
+        ALIVE.claim(group, "lower", other),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Metrics against L0 with their Pareto fronts: a PNG and an interactive page."""
+"""Plots of metrics against L0 with Pareto fronts: PNG and interactive page."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 from matplotlib.figure import Figure
-from plotly.subplots import make_subplots
 
 from eval_recipes.results.headlines import L0, Metric
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
 from eval_recipes.results.tidy import one_line
-from eval_recipes.tables.pareto import KIND, kind_label, points
+from eval_recipes.tables.table import KIND, kind_label, points
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_text
 from saereg_plugin.owned_folder import open_owned
@@ -44,6 +42,13 @@ def open_plots(folder: Path, names: Iterable[str]) -> Path:
     """
     open_owned(folder, "plots").claim(names)
     return folder
+
+
+def save_png(figure: Figure, target: Path, *, dpi: int = 150) -> Path:
+    """Write a figure as PNG, whole or not at all; return ``target``."""
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+    return target
 
 
 def label_text(name: str) -> str:
@@ -103,74 +108,65 @@ def draw_png(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
             axes.legend(fontsize="small")
     if _any_outdated(drawn):
         figure.supxlabel(FOOTNOTE, fontsize="small")
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return target
+    return save_png(figure, target)
 
 
 def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
     """Write the same as one interactive page that needs no network."""
+    # takes a second to import
+    import plotly.express as px
+
     n_rows, n_columns = _grid(len(drawn))
-    titles = [_title(metric) for metric in drawn]
-    figure = make_subplots(rows=n_rows, cols=n_columns, subplot_titles=titles)
-    kinds = _kinds(drawn)
-    shown: set[str] = set()
+    points_ = pd.concat([_page_rows(*item) for item in drawn.items()])
+    shared: dict[str, Any] = {
+        "x": "l0",
+        "y": "value",
+        "color": "kind",
+        "facet_col": "metric",
+        "facet_col_wrap": n_columns,
+        "category_orders": {"kind": _kinds(drawn), "metric": [*map(_title, drawn)]},
+        "color_discrete_sequence": COLOURS,
+    }
+    figure: Any = px.line(points_[points_["front"]], **shared)
+    figure.update_traces(showlegend=False, hoverinfo="skip", hovertemplate=None)
+    dots: Any = px.scatter(
+        points_,
+        **shared,
+        error_y="above",
+        error_y_minus="below",
+        hover_name="name",
+        render_mode="svg",
+    )
+    dots.update_traces(
+        marker={"size": 9, "opacity": 0.7},
+        hovertemplate="%{hovertext}<br>L0 %{x:.4g}<br>%{y:.4g}<extra></extra>",
+    )
+    figure.add_traces(dots.data)
+    figure.for_each_annotation(lambda it: it.update(text=it.text.partition("=")[2]))
+    figure.update_yaxes(matches=None, showticklabels=True, title_text=None)
+    figure.update_xaxes(matches=None, showticklabels=True, title_text=L0.title)
     for number, rows in enumerate(drawn.values()):
-        place: dict[str, Any] = {
-            "row": number // n_columns + 1,
-            "col": number % n_columns + 1,
-        }
-        for label, points_ in _by_kind(rows):
-            colour, _ = _style(kinds.index(label))
-            front = points_[points_["front"]]
-            line = go.Scatter(
-                x=front["l0"].tolist(),
-                y=front["value"].tolist(),
-                mode="lines",
-                line={"color": colour},
-                legendgroup=label,
-                showlegend=False,
-                hoverinfo="skip",
-            )
-            figure.add_trace(line, **place)
-            figure.add_trace(
-                _dots(label, points_, colour, named=label not in shown), **place
-            )
-            shown.add(label)
-        kind = "log" if _is_wide(rows) else "linear"
-        figure.update_xaxes(title_text=L0.title, type=kind, **place)
-    figure.update_layout(template="plotly_white", height=420 * n_rows)
+        # rows of facets count from the bottom
+        place = {"row": n_rows - number // n_columns, "col": number % n_columns + 1}
+        figure.update_xaxes(type="log" if _is_wide(rows) else "linear", **place)
+    figure.update_layout(template="plotly_white", height=420 * n_rows, legend_title="")
     if _any_outdated(drawn):
         figure.update_layout(title=FOOTNOTE)
     write_text(target, figure.to_html(include_plotlyjs=True, full_html=True))
     return target
 
 
-def _dots(label: str, rows: pd.DataFrame, colour: str, *, named: bool) -> go.Scatter:
-    bars = _bars(rows)
-    return go.Scatter(
-        x=rows["l0"].tolist(),
-        y=rows["value"].tolist(),
-        error_y=None
-        if bars is None
-        else {
-            "type": "data",
-            "symmetric": False,
-            "arrayminus": bars[0],
-            "array": bars[1],
-        },
-        mode="markers",
-        marker={"color": colour, "size": 9, "opacity": 0.7},
-        name=label,
-        legendgroup=label,
-        showlegend=named,
-        text=[
-            f"{release}<br>{sae_id}{DAGGER if outdated else ''}"
-            for release, sae_id, outdated in zip(
-                rows["release"], rows["sae_id"], rows["outdated"]
-            )
-        ],
-        hovertemplate="%{text}<br>L0 %{x:.4g}<br>%{y:.4g}<extra></extra>",
+def _page_rows(metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a metric's points with what the page shows of each."""
+    below, above = _bars(rows) or (float("nan"), float("nan"))
+    marks = [DAGGER if outdated else "" for outdated in rows["outdated"]]
+    kinds = zip(*(rows[name] for name in KIND))
+    return rows.assign(
+        metric=_title(metric),
+        kind=[kind_label(*kind) for kind in kinds],
+        below=below,
+        above=above,
+        name=rows["release"] + "<br>" + rows["sae_id"] + marks,
     )
 
 

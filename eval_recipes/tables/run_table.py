@@ -1,10 +1,9 @@
-"""A compact table of headline figures: each SAE, each group, differences of groups."""
+"""Headline figures of a run as tables and sentences: SAEs, groups, differences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,10 +14,12 @@ from rich.table import Table
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.headlines import RUN_HEADLINES, Metric, metric_of
 from eval_recipes.results.tidy import one_line
+from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
+from eval_recipes.tables.cells import NONE, cell, digits, interval_words, plain_table
 
 _UNNAMED = 6
-"""Metrics that are shown where a run has no headline; the summary holds all."""
+"""Metrics to show for a run without headlines; the summary has all."""
 
 HEADLINE_DIFFERENCES = (
     "shared",
@@ -32,41 +33,7 @@ HEADLINE_DIFFERENCES = (
     "l0",
     "alive",
 )
-"""Differences between groups that the table shows; the result files hold all."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A value with an interval, where there is one, and what it rests on."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def text(self) -> str:
-        """Return ``value [low, high]`` in at most four digits."""
-        if self.low is None or self.high is None:
-            return digits(self.value)
-        return f"{digits(self.value)} \\[{digits(self.low)}, {digits(self.high)}]"
-
-
-def digits(value: float) -> str:
-    """
-    Return a number in few characters.
-
-    >>> digits(0.82349), digits(31.98), digits(4096.0), digits(-1.2e-6)
-    ('.823', '32.0', '4096', '-1.2e-06')
-    """
-    if not math.isfinite(value):
-        return "-"
-    size = abs(value)
-    if value == round(value) or size >= 1000:
-        return f"{value:.0f}"
-    if size >= 1:
-        return f"{value:.3g}" if size >= 100 else f"{value:#.3g}"
-    if size < 5e-4:
-        return f"{value:.1e}"
-    return f"{value:.3f}".replace("0.", ".", 1)
+"""Differences between groups to show; the result files have all."""
 
 
 def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
@@ -76,29 +43,26 @@ def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
     return headlines or [metric_of(*key) for key in list(present)[:_UNNAMED]]
 
 
-def group_figure(rows: pd.DataFrame, metric: Metric) -> Figure | None:
+def group_figure(rows: pd.DataFrame, metric: Metric) -> Interval | None:
     """
     Return a group's mean of one headline with its 95 % interval over seeds.
 
-    Where the evaluation gives a figure of the whole group (``group/<name>``)
-    that one is taken: pairs of seeds are not independent, and it accounts for it.
+    A figure that the evaluation gives for the whole group (``group/<name>``) is taken as it
+    is: it accounts for pairs that share a seed.
     """
     own = _select(rows, Metric(metric.eval, f"group/{metric.name}", ""))
     if len(own):
         own = own.loc[own["value"].notna()]
         return _own_figure(own) if len(own) else None
-    values = _select(rows, metric)["value"].dropna()
-    if values.empty:
-        return None
-    interval = seed_interval(dict(enumerate(values.astype(float))))
-    return Figure(interval.value, interval.low, interval.high)
+    values = _select(rows, metric)["value"].dropna().astype(float)
+    return None if values.empty else seed_interval(dict(enumerate(values)))
 
 
-def _own_figure(rows: pd.DataFrame) -> Figure:
+def _own_figure(rows: pd.DataFrame) -> Interval:
     value, low, high = (float(rows[name].iloc[0]) for name in ("value", "low", "high"))
     if math.isnan(low) or math.isnan(high):
-        return Figure(value)
-    return Figure(value, low, high)
+        return Interval(value, None, None, len(rows))
+    return Interval(value, low, high, len(rows))
 
 
 def _select(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -107,7 +71,7 @@ def _select(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
 
 def _table(title: str, first: Sequence[str], metrics: Iterable[Metric]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = plain_table(title)
     for name in first:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     for metric in metrics:
@@ -116,37 +80,32 @@ def _table(title: str, first: Sequence[str], metrics: Iterable[Metric]) -> Table
 
 
 def sae_table(frame: pd.DataFrame) -> Table:
-    """Return a table with one row an SAE and one column a headline."""
+    """Return a table with one row per SAE and one column per headline."""
     metrics = headline_metrics(frame)
     table = _table("SAEs", ["SAE", "group", "seed"], metrics)
     columns = ["group", "seed", "release", "sae_id"]
-    for _, rows in frame.groupby(columns, dropna=False, sort=True):
-        sae_id, group, seed = (
-            rows[name].iloc[0] for name in ("sae_id", "group", "seed")
-        )
+    for _, rows in frame.groupby(columns, dropna=False):
+        names = [_text(rows[name].iloc[0]) for name in ("sae_id", "group", "seed")]
         cells: list[str] = []
         for metric in metrics:
             values = _select(rows, metric)["value"].dropna()
-            cells.append(digits(float(values.iloc[0])) if len(values) else "-")
-        table.add_row(_text(sae_id), _text(group), _text(seed), *cells)
+            cells.append(digits(float(values.iloc[0])) if len(values) else NONE)
+        table.add_row(*names, *cells)
     return table
 
 
 def group_table(frame: pd.DataFrame) -> Table:
-    """Return a table with one row a group: the mean over its SAEs, its interval."""
+    """Return a table with one row per group: the mean over its SAEs and its interval."""
     metrics = headline_metrics(frame)
     table = _table(
         "Groups: mean \\[95 % interval over seeds or, from five seeds on, their pairs]",
         ["group", "SAEs"],
         metrics,
     )
-    by_group = frame.groupby(["release", "group"], dropna=False, sort=True)
-    for _, rows in by_group:
-        group = rows["group"].iloc[0]
+    for _, rows in frame.groupby(["release", "group"], dropna=False):
         saes = rows[["release", "sae_id"]].drop_duplicates()
-        figures = [group_figure(rows, metric) for metric in metrics]
-        cells = ["-" if figure is None else figure.text() for figure in figures]
-        table.add_row(_text(group), str(len(saes)), *cells)
+        cells = [cell(group_figure(rows, metric)) for metric in metrics]
+        table.add_row(_text(rows["group"].iloc[0]), str(len(saes)), *cells)
     return table
 
 
@@ -154,29 +113,21 @@ def difference_table(differences: Iterable[GroupDifference]) -> Table:
     """
     Return a table of the differences between groups, each with its verdict.
 
-    Where the interval says nothing about other seeds there is none: each pair of seeds is
-    listed instead.
+    Where the interval says nothing about other seeds, the verdict lists each pair of seeds.
     """
-    table = Table(
-        title="Differences \\[95 % interval]",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    table = plain_table("Differences \\[95 % interval]")
     table.add_column("metric", min_width=len("explained_variance"), overflow="fold")
     for name in ("groups", "difference", "interval over", "verdict"):
         table.add_column(name, overflow="fold")
     for item in differences:
-        if item.metric.rsplit("/", 1)[-1] not in HEADLINE_DIFFERENCES:
-            continue
-        figure = Figure(item.difference, item.ci_low, item.ci_high)
-        table.add_row(
-            item.metric.rsplit("/", 1)[-1],
-            f"{_text(item.group)} - {_text(item.other)}",
-            figure.text(),
-            over(item),
-            _verdict(item),
-        )
+        if item.name in HEADLINE_DIFFERENCES:
+            table.add_row(
+                item.name,
+                f"{_text(item.group)} - {_text(item.other)}",
+                cell(item.interval),
+                over(item),
+                _verdict(item),
+            )
     return table
 
 
@@ -202,9 +153,7 @@ def _verdict(item: GroupDifference) -> str:
 
 def _text(value: Any) -> str:
     """Return a table cell: names are shown as they are, never read as markup."""
-    if value is None or pd.isna(value):
-        return "-"
-    return escape(one_line(value) or "")
+    return NONE if pd.isna(value) else escape(one_line(value) or "")
 
 
 def print_table(
@@ -227,3 +176,71 @@ def print_table(
     console.print(group_table(frame))
     if differences:
         console.print(difference_table(differences))
+
+
+_SENTENCES = {
+    "shared": "share of latents that two seeds have in common",
+    "mean_max_cos": "mean best cosine between two seeds' latents",
+    "explained_variance": "explained variance on held-out text",
+    "alive": "number of latents that fire on held-out text",
+}
+
+_COSTS = {
+    "explained_variance": "reconstructs less",
+    "alive": "uses fewer latents",
+}
+"""Meaning of a drop of a metric that qualifies the other differences."""
+
+
+def read_differences(
+    differences: Iterable[GroupDifference], *, group: str, other: str
+) -> list[str]:
+    """
+    Return one sentence for each headline difference of ``group`` minus ``other``.
+
+    A difference counts only if its interval is over seeds or pairs of seeds and excludes 0.
+    Without such an interval every pair's difference is listed, without a verdict.
+    """
+    found = {
+        item.name: item if item.group == group else item.reversed()
+        for item in differences
+        if {item.group, item.other} == {group, other}
+    }
+    sentences = [
+        _sentence(words, found[metric])
+        for metric, words in _SENTENCES.items()
+        if metric in found
+    ]
+    costs = [
+        words
+        for metric, words in _COSTS.items()
+        if metric in found
+        and found[metric].distinguishable
+        and found[metric].difference < 0
+    ]
+    if costs:
+        sentences.append(
+            f"{group} {' and '.join(costs)} than {other}, which by itself can raise agreement between "
+            "seeds: compare groups of equal width and equal explained variance before crediting the penalty."
+        )
+    return sentences
+
+
+def _sentence(words: str, item: GroupDifference) -> str:
+    group, other = item.group, item.other
+    if not item.has_interval:
+        return f"The {words}: no interval (n = {item.n}), so {group} and {other} are not distinguishable."
+    interval = f"{interval_words(item.interval)} over {over(item)}"
+    if not item.decidable:
+        pairs = f"; pair by pair {listed(item)}" if item.values else ""
+        return (
+            f"The {words}: {group} minus {other} is {digits(item.difference)}{pairs} ({interval}). "
+            "These are too few seeds for a verdict: an interval over latents says nothing about other seeds."
+        )
+    numbers = f"(difference {digits(item.difference)}, {interval})"
+    if not item.distinguishable:
+        return (
+            f"The {words} is not distinguishable between {group} and {other} {numbers}."
+        )
+    direction = "higher" if item.difference > 0 else "lower"
+    return f"The {words} is {direction} with {group} than with {other} {numbers}."

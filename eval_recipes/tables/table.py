@@ -1,25 +1,108 @@
-"""A table with one row an SAE and one column a metric: on the terminal, CSV, Markdown."""
+"""Table of SAEs by metric, with Pareto fronts: terminal, CSV, Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
 from eval_recipes.results.headlines import L0, Metric
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
-from eval_recipes.tables.pareto import KIND, SAE, last_values, points
-from eval_recipes.tables.run_table import digits
+from eval_recipes.tables.cells import NONE, digits, markdown_table, plain_table
+
+SAE = ["release", "sae_id"]
+"""Columns that name one SAE."""
+
+KIND = ["architecture", "penalty"]
+"""Columns that a front is drawn for."""
+
+
+def points(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """
+    Return one row per SAE: columns SAE, KIND, group, seed, ``l0``, ``value``, ``low``, ``high``, ``front``, ``outdated``.
+
+    L0 is joined from core's result of the same release and id. ``front`` marks the SAEs
+    of a KIND of which no other has a better value at the same or a lower L0; ``outdated``
+    those of which the value or the L0 should have been replaced. SAEs without
+    L0 or value are left out. Of several results of one SAE the last counts, in the order
+    of the table.
+    """
+    columns = [*SAE, *KIND, "group", "seed", "value", "low", "high", "outdated"]
+    values = last_values(frame, metric)[columns]
+    l0: Any = last_values(frame, L0)[[*SAE, "value", "outdated"]]
+    l0 = l0.rename(columns={"value": "l0", "outdated": "l0_outdated"})
+    joined = values.merge(l0, on=SAE, how="inner").dropna(subset=["value", "l0"])
+    joined["outdated"] |= joined.pop("l0_outdated")
+    joined["front"] = False
+    for _, rows in joined.groupby(KIND, dropna=False):
+        mask = on_front(
+            rows["l0"].to_numpy(float),
+            rows["value"].to_numpy(float),
+            higher_is_better=metric.higher_is_better,
+        )
+        joined.loc[rows.index, "front"] = mask
+    return joined.sort_values([*KIND, "l0", *SAE], ignore_index=True)
+
+
+def on_front(
+    l0: NDArray[np.float64],
+    value: NDArray[np.float64],
+    *,
+    higher_is_better: bool = True,
+) -> NDArray[np.bool_]:
+    """
+    Return which points [n] no other one dominates.
+
+    A point dominates another if it is at least as good in both (a lower L0 is better) and
+    better in one. Points that are equal in both stay together.
+    """
+    gain = value if higher_is_better else -value
+    keep = np.zeros(len(gain), dtype=bool)
+    order = np.lexsort((-gain, l0))
+    best = -np.inf
+    last: tuple[float, float] | None = None
+    for index in order:
+        point = (float(l0[index]), float(gain[index]))
+        if gain[index] > best or point == last:
+            keep[index] = True
+            best, last = point[1], point
+    return keep
+
+
+def without_l0(frame: pd.DataFrame, metric: Metric) -> list[str]:
+    """Return the ids of SAEs that have the metric and no L0."""
+    have = set(last_values(frame, L0)[SAE].itertuples(index=False, name=None))
+    rows = last_values(frame, metric)[SAE].itertuples(index=False, name=None)
+    return [str(key[1]) for key in rows if key not in have]
+
+
+def kind_label(architecture: Any, penalty: Any) -> str:
+    """Return the name of a front, such as "topk, l2 0.006", without missing parts."""
+    parts = [str(part) for part in (architecture, penalty) if not pd.isna(part)]
+    return ", ".join(parts) or "unknown"
+
+
+def last_values(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Return the rows of a metric, one per SAE: the last that has a value."""
+    rows = frame.loc[
+        (frame["eval"] == metric.eval)
+        & (frame["metric"] == metric.metric)
+        & frame["value"].notna()
+    ]
+    return rows.drop_duplicates(SAE, keep="last")
+
 
 _FIRST = [*SAE, "group", "seed", *KIND]
 
 
 def wide_frame(frame: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
     """
-    Return one row an SAE: release, sae_id, group, seed, architecture, penalty, L0, the metrics,
+    Return one row per SAE: release, sae_id, group, seed, architecture, penalty, L0, the metrics,
     and whether any of these is ``outdated``.
 
     A metric's column has its title, or its full name where two share a title. Missing
@@ -47,7 +130,7 @@ def _titles(metrics: Sequence[Metric]) -> list[str]:
 
 
 def _saes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row an SAE; what one of its files does not say another may."""
+    """Return one row per SAE, each column by the first of its files that has a value."""
     groups: Any = frame[_FIRST].groupby(SAE, dropna=False, sort=False, as_index=False)
     # the first value that is not missing
     return groups.first()[_FIRST]
@@ -70,13 +153,10 @@ def rich_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
     wide, best = wide_frame(frame, metrics), fronts(frame, metrics)
     several = wide["release"].nunique(dropna=False) > 1
     hidden = {"outdated"} if several else {"release", "outdated"}
-    table = Table(
-        title="SAEs (* on the Pareto front of its architecture and penalty, against L0)",
-        title_justify="left",
+    table = plain_table(
+        "SAEs (* on the Pareto front of its architecture and penalty, against L0)",
         caption=FOOTNOTE if any(wide["outdated"]) else None,
         caption_justify="left",
-        box=None,
-        pad_edge=False,
     )
     shown = [name for name in wide.columns if name not in hidden]
     for name in shown:
@@ -99,15 +179,10 @@ def markdown(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     """Return the table as Markdown."""
     wide = wide_frame(frame, metrics)
     names = [str(name) for name in wide.columns if name != "outdated"]
-    rule = ["---" if name in _FIRST else "---:" for name in names]
     rows = [[_shown(row, name) for name in names] for row in wide.to_dict("records")]
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-        for cells in (names, rule, *rows)
-    ]
-    if any(wide["outdated"]):
-        lines += ["", FOOTNOTE]
-    return "\n".join(lines) + "\n"
+    table = markdown_table(names, rows, right=set(names) - set(_FIRST))
+    note = f"\n\n{FOOTNOTE}" if any(wide["outdated"]) else ""
+    return f"{table}{note}\n"
 
 
 def csv(frame: pd.DataFrame, metrics: Sequence[Metric]) -> str:
@@ -122,6 +197,6 @@ def _shown(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None or pd.isna(value):
-        return "-"
+    if pd.isna(value):
+        return NONE
     return digits(value) if isinstance(value, float) else str(value)

@@ -1,27 +1,110 @@
-"""A family of groups compared with another group at the latter's explained variance."""
+"""Comparison of groups at equal explained variance, by interpolation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
-from eval_recipes.cross_seed.groups import FEW_SEEDS, FEWEST_SEEDS, over_pairs
 from eval_recipes.statistics.interval import Interval
-from eval_recipes.statistics.seeds import SeedPair
-from eval_recipes.width_control.comparison import Comparison, Z
-from eval_recipes.width_control.interpolation import (
-    Estimate,
-    Interpolated,
-    Point,
-    at_explained_variance,
+from eval_recipes.statistics.seeds import (
+    FEW_SEEDS,
+    FEWEST_SEEDS,
+    SeedPair,
+    over_pairs,
 )
-from eval_recipes.width_control.result_groups import ResultGroup
+from eval_recipes.width_control.result_groups import (
+    Comparison,
+    Estimate,
+    ResultGroup,
+    Z,
+    interval_fields,
+)
 
 KIND = "regularised - matched at equal explained variance"
 DIFFERENT_SEEDS = "the groups have different seeds: only pairs that all have count"
 OTHER_SEEDS = f"{DIFFERENT_SEEDS}, and errors over latents are known for all pairs of a group only"
+
+
+class Point(NamedTuple):
+    """One group of a family: groups that differ in the penalty's coefficient only."""
+
+    coefficient: float
+    explained_variance: Estimate
+    metric: Estimate
+
+
+class Interpolated(NamedTuple):
+    """The metric at the explained variance asked for, or why there is none."""
+
+    estimate: Estimate | None
+    between: tuple[float, float] | None = None
+    """Coefficients of the neighbours."""
+    reason: str | None = None
+
+
+def at_explained_variance(points: Sequence[Point], target: Estimate) -> Interpolated:
+    """
+    Interpolate a family's metric, linearly, to the explained variance ``target``.
+
+    Between neighbours in the coefficient, metric and explained variance are both taken as
+    linear in it, so the metric is linear in the explained variance:
+    m = (1 - w) m_1 + w m_2 with w = (e - e_1) / (e_2 - e_1) and slope s = (m_2 - m_1) / (e_2 - e_1).
+    The standard error is that of first order (delta method). The neighbours are made of the
+    same concepts and read the same contexts, so their errors are added, as if they went up and
+    down together; else inputs are taken as independent. Its square is
+    ((1 - w) err m_1 + w err m_2)^2 + s^2 ((1 - w) err e_1 + w err e_2)^2 + s^2 err e^2.
+
+    There is no value, and a reason, where the explained variance lies outside the family's
+    range, or the family passes it more than once.
+
+    >>> family = [Point(0.0, Estimate(0.8), Estimate(0.0)), Point(1e-4, Estimate(0.6), Estimate(0.4))]
+    >>> round(at_explained_variance(family, Estimate(0.7)).estimate.value, 6)
+    0.2
+    """
+    ordered = sorted(points, key=lambda point: point.coefficient)
+    if len({point.coefficient for point in ordered}) != len(ordered):
+        raise ValueError("expected different coefficients within a family")
+    if len(ordered) < 2:
+        return Interpolated(None, reason="the family has fewer than two coefficients")
+    values = [point.explained_variance.value for point in ordered]
+    e = target.value
+    if not min(values) <= e <= max(values):
+        return Interpolated(
+            None,
+            reason=f"explained variance {e:.4f} lies outside the family's range "
+            f"{min(values):.4f} to {max(values):.4f}",
+        )
+    last = len(values) - 1
+    # a group that is there itself takes any neighbour: its share is 0
+    found = [(i, i + 1 if i < last else i - 1) for i, v in enumerate(values) if v == e]
+    found += [
+        (i, i + 1) for i in range(last) if (values[i] - e) * (values[i + 1] - e) < 0
+    ]
+    if len(found) > 1:
+        return Interpolated(
+            None,
+            reason=f"the family passes explained variance {e:.4f} more than once",
+        )
+    first, second = (ordered[i] for i in found[0])
+    low, high = sorted((first.coefficient, second.coefficient))
+    return Interpolated(_between(first, second, target), between=(low, high))
+
+
+def _between(first: Point, second: Point, target: Estimate) -> Estimate:
+    (e1, d1), (m1, f1) = first.explained_variance, first.metric
+    (e2, d2), (m2, f2) = second.explained_variance, second.metric
+    w, slope = (target.value - e1) / (e2 - e1), (m2 - m1) / (e2 - e1)
+    value = (1 - w) * m1 + w * m2
+    errors = (d1, f1, d2, f2, target.error)
+    if any(error is None for error in errors):
+        return Estimate(value)
+    d1, f1, d2, f2, d = (float(error or 0.0) for error in errors)
+    error = math.hypot(
+        (1 - w) * f1 + w * f2, slope * ((1 - w) * d1 + w * d2), slope * d
+    )
+    return Estimate(value, error)
 
 
 def at_equal_variance(
@@ -31,7 +114,7 @@ def at_equal_variance(
     Return a family's metric at the explained variance of ``other``, minus the latter's.
 
     Args:
-        group: the regularised group whose family it is, and whose control ``other`` is.
+        group: the regularised group that the family and the control belong to.
         family: groups that differ from it in the coefficient only, itself among them.
         other: the control.
         metric: one of ``PAIR_METRICS``.
@@ -40,9 +123,8 @@ def at_equal_variance(
     pairs. Else it is over latents and contexts if all have the same seeds, and ``reason``
     says why it is no more than that.
     """
-    everyone = [*family, other]
-    common = sorted(set(other.pairs).intersection(*(set(m.pairs) for m in family)))
-    same_seeds = all(member.seeds == other.seeds for member in everyone)
+    common = sorted(set(other.pairs).intersection(*(m.pairs for m in family)))
+    same_seeds = all(member.seeds == other.seeds for member in family)
     seeds = sorted({seed for pair in common for seed in pair})
     about: dict[str, Any] = {
         "kind": KIND,
@@ -59,13 +141,15 @@ def at_equal_variance(
     over = "latents and contexts"
     if complete and enough:
         found, over = over_pairs(values), "seed pairs"
+    elif not same_seeds and not complete:
+        reason = (
+            f"{DIFFERENT_SEEDS}; of those {len(values)} of {len(common)} have a value"
+        )
+        return Comparison(**about, reason=reason)
     elif not same_seeds:
-        if not complete:
-            reason = f"{DIFFERENT_SEEDS}; of those {len(values)} of {len(common)} have a value"
-            return Comparison(**about, **_nothing(reason))
         found = Interval(fmean(values.values()), None, None, len(values), OTHER_SEEDS)
     elif whole.estimate is None:
-        return Comparison(**about, **_nothing(whole.reason))
+        return Comparison(**about, reason=whole.reason)
     else:
         why = (
             f"{len(common) - len(values)} of {len(common)} pairs of seeds have no value at "
@@ -75,15 +159,7 @@ def at_equal_variance(
         )
         found = _over_latents(whole, family, other, metric, len(values), why)
     return Comparison(
-        **about,
-        difference=found.value,
-        low=found.low,
-        high=found.high,
-        interval_over=None if found.low is None else over,
-        n=found.n,
-        values=values,
-        between=whole.between,
-        reason=found.reason,
+        **about, **interval_fields(found, over), values=values, between=whole.between
     )
 
 
@@ -131,14 +207,13 @@ def _of_pair(
 ) -> float | None:
     """Return the difference in one pair of seeds alone; None where it has none."""
     own, target = other.pairs[pair][metric], _mean_variance(other, pair)
-    points: list[Point] = []
-    for member in family:
-        figure, variance = member.pairs[pair][metric], _mean_variance(member, pair)
-        if figure is None or variance is None:
-            return None
-        coefficient = member.role.coefficient or 0.0
-        points.append(Point(coefficient, Estimate(variance), Estimate(figure)))
-    if own is None or target is None:
+    points = [
+        Point(member.role.coefficient or 0.0, Estimate(variance), Estimate(figure))
+        for member in family
+        if (figure := member.pairs[pair][metric]) is not None
+        and (variance := _mean_variance(member, pair)) is not None
+    ]
+    if own is None or target is None or len(points) < len(family):
         return None
     found = at_explained_variance(points, Estimate(target)).estimate
     return None if found is None else found.value - own
@@ -149,15 +224,3 @@ def _mean_variance(group: ResultGroup, seeds: Sequence[int]) -> float | None:
     if not seeds or not set(seeds) <= set(values):
         return None
     return fmean(values[seed] for seed in seeds)
-
-
-def _nothing(reason: str | None) -> dict[str, Any]:
-    return {
-        "difference": None,
-        "low": None,
-        "high": None,
-        "interval_over": None,
-        "n": 0,
-        "values": {},
-        "reason": reason,
-    }

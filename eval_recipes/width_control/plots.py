@@ -1,22 +1,20 @@
-"""Pictures of cross-seed results; what they show stands in the result files."""
+"""Pictures of cross-seed results, drawn from the result files alone."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from eval_recipes.results.sae_labels import penalty
-from eval_recipes.tables.plots import COLOURS, label_text, open_plots
+from eval_recipes.tables.plots import COLOURS, label_text, open_plots, save_png
 from eval_recipes.width_control.result_groups import ResultGroup, read_groups
-from saereg_plugin.files import atomic_path
 
 _DASHES = ("--", ":", "-.", (0, (1, 4)), (0, (8, 4)))
 
@@ -47,13 +45,7 @@ def plot_cross_seed(results: Path, out: Path) -> list[Path]:
         "unstable_overlap.png": _overlaps,
     }
     folder = open_plots(out, drawn)
-    return [_save(draw(groups), folder / name) for name, draw in drawn.items()]
-
-
-def _save(figure: Figure, target: Path) -> Path:
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return target
+    return [save_png(draw(groups), folder / name) for name, draw in drawn.items()]
 
 
 def _colour(index: int) -> str:
@@ -64,18 +56,11 @@ def _extras(group: ResultGroup) -> list[dict[str, Any]]:
     return [record["eval_result_unstructured"] for record in group.records]
 
 
-def _density(
-    histograms: Sequence[dict[str, Any]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (density, edges) of histograms over the same bins, added up."""
+def _stairs(axes: Axes, histograms: Sequence[dict[str, Any]], **style: Any) -> None:
+    """Draw the density of histograms over the same bins, added up."""
     counts = np.sum([found["counts"] for found in histograms], axis=0).astype(float)
     edges = np.linspace(histograms[0]["low"], histograms[0]["high"], len(counts) + 1)
-    return counts / (max(counts.sum(), 1.0) * np.diff(edges)), edges
-
-
-def _stairs(axes: Axes, histograms: Sequence[dict[str, Any]], **style: Any) -> None:
-    density, edges = _density(histograms)
-    axes.stairs(density, edges, **style)
+    axes.stairs(counts / (max(counts.sum(), 1.0) * np.diff(edges)), edges, **style)
 
 
 def _d_in(group: ResultGroup) -> int:
@@ -92,13 +77,13 @@ def _baselines(
     """
     by_shape = {(g.role.d_sae, _d_in(g)): g for g in groups}
     return [
-        (_DASHES[index % len(_DASHES)], f"random, {shape[0]} x {shape[1]}", group)
-        for index, (shape, group) in enumerate(sorted(by_shape.items(), key=_first))
+        (
+            _DASHES[index % len(_DASHES)],
+            f"random, {d_sae} x {d_in}",
+            by_shape[d_sae, d_in],
+        )
+        for index, (d_sae, d_in) in enumerate(sorted(by_shape))
     ]
-
-
-def _first(item: tuple[tuple[int, int], ResultGroup]) -> tuple[int, int]:
-    return item[0]
 
 
 def _dress(axes: Axes, x: str, y: str) -> None:
@@ -110,13 +95,7 @@ def _dress(axes: Axes, x: str, y: str) -> None:
 def _cosines(groups: Sequence[ResultGroup]) -> Figure:
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    name = "encoder_decoder_cosine_histogram"
-    for index, group in enumerate(groups):
-        found = [extra[name] for extra in _extras(group)]
-        _stairs(axes, found, color=_colour(index), label=label_text(group.role.name))
-    for style, label, group in _baselines(groups):
-        found = _extras(group)[0]["baseline_histograms"][name]
-        _stairs(axes, [found], color="grey", linestyle=style, label=label)
+    _histograms(axes, groups, lambda of: of["encoder_decoder_cosine_histogram"])
     _dress(axes, "cosine of encoder and decoder vector", "density of latents")
     axes.legend(fontsize="small")
     return figure
@@ -124,20 +103,26 @@ def _cosines(groups: Sequence[ResultGroup]) -> Figure:
 
 def _similarities(groups: Sequence[ResultGroup]) -> Figure:
     figure = Figure(figsize=(12, 4.2), layout="constrained")
-    name = "matched_similarity_histogram"
     for number, side in enumerate(("decoder", "encoder")):
         axes = figure.add_subplot(1, 2, number + 1)
-        for index, group in enumerate(groups):
-            found = [extra[name][side] for extra in _extras(group)]
-            _stairs(
-                axes, found, color=_colour(index), label=label_text(group.role.name)
-            )
-        for style, label, group in _baselines(groups):
-            found = _extras(group)[0]["baseline_histograms"][name][side]
-            _stairs(axes, [found], color="grey", linestyle=style, label=label)
+        _histograms(
+            axes, groups, lambda of, side=side: of["matched_similarity_histogram"][side]
+        )
         _dress(axes, f"|cosine| of matched latents, {side}", "density of matched pairs")
     figure.axes[0].legend(fontsize="small")
     return figure
+
+
+def _histograms(
+    axes: Axes, groups: Sequence[ResultGroup], pick: Callable[[Any], dict[str, Any]]
+) -> None:
+    """Draw what ``pick`` takes of each SAE's extras, by group, and of random dictionaries."""
+    for index, group in enumerate(groups):
+        label = label_text(group.role.name)
+        _stairs(axes, [*map(pick, _extras(group))], color=_colour(index), label=label)
+    for style, label, group in _baselines(groups):
+        found = pick(_extras(group)[0]["baseline_histograms"])
+        _stairs(axes, [found], color="grey", linestyle=style, label=label)
 
 
 def _shared(groups: Sequence[ResultGroup]) -> Figure:
@@ -171,7 +156,7 @@ def _penalty(group: ResultGroup) -> str:
 def _families(
     groups: Sequence[ResultGroup],
 ) -> dict[str, list[tuple[float, ResultGroup]]]:
-    """Return groups that differ in the coefficient only; an unregularised one joins all."""
+    """Return groups that differ in the coefficient only; an unregularised group joins all."""
     families: dict[str, list[tuple[float, ResultGroup]]] = defaultdict(list)
     for group in groups:
         role = group.role
@@ -224,29 +209,26 @@ def _lines(
 def _overlaps(groups: Sequence[ResultGroup]) -> Figure:
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for index, group in enumerate(groups):
+    chances = [
+        group.records[0]["eval_result_details"][0]["unstable_overlap"]
+        for group in groups
+    ]
+    for index, (group, chance) in enumerate(zip(groups, chances)):
+        label = label_text(group.role.name)
         for number, pair in enumerate(group.pairs.values()):
-            curve = pair["unstable_overlap"]
-            ranks = group.records[0]["eval_result_details"][0]["unstable_overlap"][
-                "ranks"
-            ]
-            defined = [(r, v) for r, v in zip(ranks, curve) if v is not None]
-            label = label_text(group.role.name) if number == 0 else None
+            curve = zip(chance["ranks"], pair["unstable_overlap"])
+            defined = [(rank, value) for rank, value in curve if value is not None]
+            style: dict[str, Any] = {"color": _colour(index), "alpha": 0.7}
             if defined:
-                axes.plot(
-                    *zip(*defined), "-", color=_colour(index), label=label, alpha=0.7
-                )
-    for index, d_in in enumerate(sorted({_d_in(group) for group in groups})):
-        group = next(group for group in groups if _d_in(group) == d_in)
-        chance = group.records[0]["eval_result_details"][0]["unstable_overlap"]
-        style = _DASHES[index % len(_DASHES)]
-        label = f"random, d_in {d_in}"
+                axes.plot(*zip(*defined), "-", label=None if number else label, **style)
+    by_width = {_d_in(group): c for group, c in reversed([*zip(groups, chances)])}
+    for index, d_in in enumerate(sorted(by_width)):
         axes.plot(
-            chance["ranks"],
-            chance["random"],
-            linestyle=style,
+            by_width[d_in]["ranks"],
+            by_width[d_in]["random"],
+            linestyle=_DASHES[index % len(_DASHES)],
             color="grey",
-            label=label,
+            label=f"random, d_in {d_in}",
         )
     axes.set_xscale("log", base=2)
     _dress(axes, "rank r", "overlap of unstable subspaces")

@@ -1,4 +1,4 @@
-"""Groups of SAEs as cross-seed results describe them: no weights, no text."""
+"""Groups of SAEs as read from cross-seed results, and their comparisons."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eval_recipes.cross_seed.roles import Role
+from eval_recipes.results.differences import listed_values
 from eval_recipes.results.files import read_results
 from eval_recipes.results.outdated import outdated_results
+from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import SeedPair
-from eval_recipes.width_control.comparison import Z
-from eval_recipes.width_control.interpolation import Estimate
 from saereg_plugin.errors import InputError
+
+Z = 1.959964
+"""Standard errors in half a 95 % interval."""
+
+
+class Estimate(NamedTuple):
+    """A figure and its standard error, None where it is not known."""
+
+    value: float
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,12 @@ class ResultGroup:
     def metric(self, name: str) -> Estimate | None:
         """Return the mean over pairs of seeds and its standard error over latents."""
         value = self.over_latents.get(name)
-        if value is None:
-            return None
-        low, high = (self.over_latents[f"{name}_ci_{end}"] for end in ("low", "high"))
-        if low is None or high is None:
-            return Estimate(value)
-        return Estimate(value, (high - low) / (2 * Z))
+        return (
+            None if value is None else Estimate(value, _error(self.over_latents, name))
+        )
 
     def n_latents(self, name: str) -> int:
-        """Return how many latents the error of ``metric(name)`` rests on: those of one SAE."""
+        """Return how many latents of one SAE the error of ``metric(name)`` rests on."""
         return int(self.over_latents.get(f"{name}_n") or 0)
 
     @property
@@ -68,6 +75,52 @@ class ResultGroup:
         if set(errors) != set(values):
             return Estimate(mean)
         return Estimate(mean, sum(errors.values()) / len(errors))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """``group`` minus ``other`` in one metric; ``reason`` says why something is missing."""
+
+    kind: str
+    """"regularised - matched", "regularised - wide", "matched - wide", or with "at equal
+    explained variance": there the family of ``group``, which differs in the coefficient
+    only, is interpolated to the explained variance of ``other``."""
+    group: str
+    other: str
+    metric: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    interval_over: str | None = None
+    """"seed pairs", "seeds", or "latents" (and contexts, where interpolated)."""
+    n: int = 0
+    """
+    How many of ``interval_over``; if latents, of one SAE of every group that is in the
+    difference; without an interval how many ``values``.
+    """
+    values: Mapping[tuple[int, ...], float] = field(default_factory=dict)
+    """The difference in every pair of seeds, or in every (seed,) for figures of single SAEs."""
+    explained_variance: float | None = None
+    between: tuple[float, float] | None = None
+    """Coefficients between which the family was interpolated."""
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON."""
+        found = {name: value for name, value in vars(self).items() if name != "values"}
+        return {**found, "values": listed_values(self.values.items())}
+
+
+def interval_fields(found: Interval, over: str) -> dict[str, Any]:
+    """Return an interval ``over`` seeds, pairs or latents as fields of ``Comparison``."""
+    return {
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "interval_over": None if found.low is None else over,
+        "n": found.n,
+        "reason": found.reason,
+    }
 
 
 SINGLE = {
@@ -101,7 +154,7 @@ def read_groups(folder: Path) -> list[ResultGroup]:
                 f"Result {str(path)!r} is of an older version; expected one that says what "
                 "its group is. Run the evaluation 'cross_seed' again."
             )
-        by_group[_group_name(path, extra)].append(record)
+        by_group[_group_name(path, extra["role"])].append(record)
     if not by_group:
         raise InputError(
             f"Folder {str(folder)!r} holds no result of the evaluation 'cross_seed'; "
@@ -110,8 +163,7 @@ def read_groups(folder: Path) -> list[ResultGroup]:
     return [_checked_group(folder, name, by_group[name]) for name in sorted(by_group)]
 
 
-def _group_name(path: Path, extra: Mapping[str, Any]) -> str:
-    role = extra["role"]
+def _group_name(path: Path, role: Any) -> str:
     if not isinstance(role, dict) or not isinstance(role.get("name"), str):
         raise InputError(
             f"Result {str(path)!r} is damaged: its role is {role!r}; expected a group's name "
@@ -134,7 +186,8 @@ def _checked_group(
 
 def _group(name: str, records: list[dict[str, Any]]) -> ResultGroup:
     extras = [record["eval_result_unstructured"] for record in records]
-    if any(extra["seeds"] != extras[0]["seeds"] for extra in extras):
+    first = extras[0]
+    if any(extra["seeds"] != first["seeds"] for extra in extras):
         raise InputError(
             f"Results of group {name!r} come from runs over different seeds; expected one "
             "run. Evaluate all its SAEs together, or into different folders."
@@ -151,24 +204,22 @@ def _group(name: str, records: list[dict[str, Any]]) -> ResultGroup:
         }
         for metric, category in SINGLE.items()
     }
+    errors = {
+        seed: _error(metrics["heldout"], "explained_variance")
+        for seed, metrics in by_seed.items()
+    }
     return ResultGroup(
-        role=Role(**extras[0]["role"]),
-        group=extras[0]["saereg"]["group"],
-        pairs={
-            (pair["seeds"][0], pair["seeds"][1]): pair
-            for pair in extras[0]["group_pairs"]
-        },
-        over_latents=extras[0]["group_over_latents"],
+        role=Role(**first["role"]),
+        group=first["saereg"]["group"],
+        pairs={(p["seeds"][0], p["seeds"][1]): p for p in first["group_pairs"]},
+        over_latents=first["group_over_latents"],
         single=single,
-        variance_errors={
-            seed: error
-            for seed, metrics in by_seed.items()
-            if (error := _error(metrics["heldout"])) is not None
-        },
+        variance_errors={s: error for s, error in errors.items() if error is not None},
         records=records,
     )
 
 
-def _error(heldout: Mapping[str, Any]) -> float | None:
-    low, high = (heldout[f"explained_variance_ci_{end}"] for end in ("low", "high"))
+def _error(figures: Mapping[str, Any], name: str) -> float | None:
+    """Return the standard error of a figure by its 95 % interval, if it has one."""
+    low, high = (figures[f"{name}_ci_{end}"] for end in ("low", "high"))
     return None if low is None or high is None else (high - low) / (2 * Z)

@@ -1,29 +1,38 @@
-"""Regularised SAEs against unregularised ones of equal width, of full width, at equal loss."""
+"""Comparison of regularised groups with unregularised and width-matched controls."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from eval_recipes.cross_seed.groups import FEW_SEEDS, FEWEST_SEEDS, over_pairs
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.results.differences import Difference, group_minus_other
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import OVER_SEEDS, Interval
-from eval_recipes.statistics.seeds import SeedPair, paired_difference
-from eval_recipes.tables.run_table import Figure, digits
-from eval_recipes.width_control.comparison import Comparison, Z
+from eval_recipes.statistics.seeds import FEW_SEEDS, FEWEST_SEEDS, SeedPair
+from eval_recipes.tables.cells import NONE, cell, digits
+from eval_recipes.tables.run_table import plain_table
 from eval_recipes.width_control.equal_variance import at_equal_variance
-from eval_recipes.width_control.result_groups import SINGLE, ResultGroup, read_groups
+from eval_recipes.width_control.result_groups import (
+    SINGLE,
+    Comparison,
+    ResultGroup,
+    Z,
+    interval_fields,
+    read_groups,
+)
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
 
+logger = logging.getLogger(__name__)
+
 SHOWN = ("shared", "shared_alive", "mean_max_cos", "fraction_paired", *SINGLE)
-"""What the table shows; the file holds all."""
+"""Metrics of the table; the file has all."""
 
 OTHER_SEEDS = (
     "the groups have different seeds: errors over latents are known for all pairs of a group "
@@ -35,9 +44,9 @@ def compare_widths(folder: Path) -> list[Comparison]:
     """
     Compare every regularised group below a results folder with its controls.
 
-    The matched control is the group whose release says so (``matched_to``); the wide one
-    is unregularised, of the same configuration and width. Runs into one folder may be
-    several: a figure needs the results alone. A control whose group is not there is logged.
+    The matched control is named by its release (``matched_to``); the wide control is
+    unregularised, of the same configuration and width. The folder may hold several runs. A
+    control without its group is logged.
 
     Raises:
         InputError: see ``read_groups``; if a group has several controls of one kind.
@@ -64,24 +73,34 @@ def compare_widths(folder: Path) -> list[Comparison]:
 
 def _compare(kind: str, group: ResultGroup, other: ResultGroup) -> list[Comparison]:
     rows: list[Comparison] = []
+
+    def add(metric: str, found: Difference, over: str) -> None:
+        rows.append(
+            Comparison(
+                kind=kind,
+                group=group.role.name,
+                other=other.role.name,
+                metric=metric,
+                values=dict(found.values),
+                **interval_fields(found.interval, over),
+            )
+        )
+
     common = sorted(set(group.pairs) & set(other.pairs))
     for metric in PAIR_METRICS:
         a, b = (_defined(side, common, metric) for side in (group, other))
-        if not common or not len(a) == len(b) == len(common):
+        found = group_minus_other(a, b)
+        if found is None or not len(a) == len(b) == len(common):
             continue
-        values = {pair: a[pair] - b[pair] for pair in common}
-        interval, over = over_pairs(values), "seed pairs"
-        if len({seed for pair in common for seed in pair}) < FEWEST_SEEDS:
-            interval, over = _independent(interval, group, other, metric), "latents"
-        rows.append(_row(kind, group, other, metric, interval, over, values))
+        if len({seed for pair in common for seed in pair}) >= FEWEST_SEEDS:
+            add(metric, found, "seed pairs")
+        else:
+            interval = _independent(found.interval, group, other, metric)
+            add(metric, found._replace(interval=interval), "latents")
     for metric in SINGLE:
-        seeds = sorted(set(group.single[metric]) & set(other.single[metric]))
-        if len(seeds) < 2:
-            continue
-        sides = [{s: side.single[metric][s] for s in seeds} for side in (group, other)]
-        interval = paired_difference(sides[0], sides[1])
-        values = {(s,): sides[0][s] - sides[1][s] for s in seeds}
-        rows.append(_row(kind, group, other, metric, interval, "seeds", values))
+        found = group_minus_other(group.single[metric], other.single[metric])
+        if found is not None and len(found.values) >= 2:
+            add(metric, found, "seeds")
     return rows
 
 
@@ -106,30 +125,6 @@ def _independent(
     return Interval(value, value - half, value + half, n, FEW_SEEDS)
 
 
-def _row(
-    kind: str,
-    group: ResultGroup,
-    other: ResultGroup,
-    metric: str,
-    interval: Interval,
-    over: str,
-    values: Mapping[tuple[int, ...], float],
-) -> Comparison:
-    return Comparison(
-        kind=kind,
-        group=group.role.name,
-        other=other.role.name,
-        metric=metric,
-        difference=interval.value,
-        low=interval.low,
-        high=interval.high,
-        interval_over=None if interval.low is None else over,
-        n=interval.n,
-        values=values,
-        reason=interval.reason,
-    )
-
-
 def write_comparisons(comparisons: Sequence[Comparison], target: Path) -> Path:
     """Write every comparison, with the value of every seed or pair of seeds, as strict JSON."""
     write_json(target, [found.to_dict() for found in comparisons])
@@ -140,36 +135,34 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """
     Return the comparisons in the metrics of ``SHOWN``, one row each.
 
-    The values by seed or pair stand where the interval is not over seeds or pairs.
+    The values by seed or pair follow where the interval is not over seeds or pairs.
     """
-    table = Table(
-        title="Width-matched control \\[95 % interval]",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    columns = ("comparison", "groups", "metric", "difference", "interval over", "each")
-    for name in columns:
+    table = plain_table("Width-matched control \\[95 % interval]")
+    for name in (
+        "comparison",
+        "groups",
+        "metric",
+        "difference",
+        "interval over",
+        "each",
+    ):
         table.add_column(name, overflow="fold")
     for item in comparisons:
         if item.metric in SHOWN:
             figure = (
-                item.reason or "-"
+                item.reason or NONE
                 if item.difference is None
-                else Figure(item.difference, item.low, item.high).text()
+                else cell(Interval(item.difference, item.low, item.high, item.n))
             )
             groups = escape(one_line(f"{item.group} - {item.other}") or "")
-            over = f"{item.n} {item.interval_over}" if item.interval_over else "-"
+            over = f"{item.n} {item.interval_over}" if item.interval_over else NONE
             each = (
-                "-"
+                NONE
                 if item.interval_over in OVER_SEEDS
                 else ", ".join(map(digits, item.values.values()))
             )
             table.add_row(item.kind, groups, item.metric, figure, over, each)
     return table
-
-
-logger = logging.getLogger(__name__)
 
 
 def wide_control(
@@ -202,7 +195,7 @@ def matched_control(
     group: ResultGroup, groups: Sequence[ResultGroup]
 ) -> ResultGroup | None:
     """
-    Return the group whose release says that it has this one's alive count as width.
+    Return the group with this group's alive count as width, by its release.
 
     Raises:
         InputError: if several say so.
@@ -257,7 +250,7 @@ def family_of(
 
 
 def warn_of_controls_without_group(groups: Sequence[ResultGroup]) -> None:
-    """Log a warning for each control whose regularised group is not among the results."""
+    """Log a warning for each control without its regularised group in the results."""
     names = {group.role.name for group in groups}
     for group in groups:
         target = group.role.matched_to

@@ -278,10 +278,13 @@ _FLAGS = [
         ("speed --out new.json --device tpu9", "Unknown device 'tpu9'"),
         (
             "speed --out new.json --repeats 0",
-            "repeats is 0; expected an integer from 3 to 1,000,000",
+            "repeats=0; expected at least 3",
         ),
-        (f"speed --out new.json --repeats {10**12}", "repeats is 1000000000000"),
-        ("speed --out new.json --seed -1", "Seed is -1; expected an integer from 0"),
+        (
+            f"speed --out new.json --repeats {10**12}",
+            "repeats=1000000000000; expected at most 1000000",
+        ),
+        ("speed --out new.json --seed -1", "seed=-1; expected at least 0"),
         (
             "speed --out new.json --shape 1000000,1000000,1,1",
             "1000000-1000000-k1-b1 needs at least 29,802.3 GiB",

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval_recipes.steering.stats.compare import SaeKey, steering_results
-from eval_recipes.tables.plots import COLOURS, label_text, open_plots
-from saereg_plugin.files import atomic_path
+from eval_recipes.tables.plots import COLOURS, label_text, open_plots, save_png
 
 
 def plot_steering(
@@ -30,10 +29,7 @@ def plot_steering(
     """
     records = [record for _, record in steering_results(results, keep)]
     target = open_plots(out, ["steering.png"]) / "steering.png"
-    figure = draw(records)
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return [target]
+    return [save_png(draw(records), target)]
 
 
 def draw(records: Sequence[dict[str, Any]]) -> Figure:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from eval_recipes.statistics.seeds import Interval, paired_difference, seed_interval
+from eval_recipes.results.differences import group_minus_other
+from eval_recipes.statistics.seeds import Interval, seed_interval
 from eval_recipes.steering.stats.logistic import LogisticFit, fit_logistic
 from eval_recipes.steering.stats.rates import (
     Array,
@@ -149,7 +150,5 @@ def difference_over_seeds(
     a: Mapping[int, float], b: Mapping[int, float]
 ) -> Interval | None:
     """Return the mean difference at equal seeds, Student's t; None without seeds in common."""
-    common = sorted(set(a) & set(b))
-    if not common:
-        return None
-    return paired_difference({s: a[s] for s in common}, {s: b[s] for s in common})
+    found = group_minus_other(a, b)
+    return None if found is None else found.interval

@@ -1,21 +1,30 @@
-"""From a tidy table of results to the rows of a study: groups, figures, intervals."""
+"""Figures of groups and judged claims, from a tidy table of results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from eval_recipes.cross_seed.groups import SEEDS_DEPEND
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.results.differences import (
+    Difference,
+    GroupDifference,
+    group_minus_other,
+)
 from eval_recipes.results.headlines import Metric
-from eval_recipes.statistics.seeds import Interval, paired_difference, seed_interval
-from eval_recipes.studies.framework.comparison import Beside, Difference, holm
-from eval_recipes.studies.framework.model import Column
-from eval_recipes.studies.framework.verdicts import Claim, Verdict, judge
-from eval_recipes.tables.run_table import GroupDifference, group_figure
+from eval_recipes.statistics.seeds import Interval, seed_interval
+from eval_recipes.studies.framework.definition import Column
+from eval_recipes.studies.framework.verdicts import (
+    Beside,
+    Claim,
+    Verdict,
+    holm_corrected,
+    judge,
+)
+from eval_recipes.tables.run_table import group_figure
 
 CROSS_SEED = "cross_seed"
 
@@ -53,7 +62,7 @@ def figure_of(frame: pd.DataFrame, group: str, column: Column) -> Interval | Non
     if found is None:
         return None
     reason = None if found.low is not None else _why_none(column, values)
-    return Interval(found.value, found.low, found.high, len(values), reason)
+    return found._replace(n=len(values), reason=reason)
 
 
 def _why_none(column: Column, values: dict[int, float]) -> str:
@@ -77,12 +86,9 @@ def difference_of(
     """
     if column.eval == CROSS_SEED:
         return _cross_seed_difference(claim, column, differences)
-    a, b = (values_of(frame, name, column) for name in (claim.group, claim.other))
-    seeds = sorted(set(a) & set(b))
-    if not seeds:
-        return None
-    found = paired_difference({s: a[s] for s in seeds}, {s: b[s] for s in seeds})
-    return Difference(found, tuple(((s,), a[s] - b[s]) for s in seeds))
+    return group_minus_other(
+        values_of(frame, claim.group, column), values_of(frame, claim.other, column)
+    )
 
 
 def _cross_seed_difference(
@@ -91,8 +97,7 @@ def _cross_seed_difference(
     """
     Return the difference as the evaluation gives it, without an interval over latents.
 
-    Such an interval says how much the figure depends on the latents of these SAEs, not what
-    other seeds would give: it decides nothing here.
+    An interval over latents does not generalise to other seeds, so it decides nothing here.
     """
     name = column.metric.rsplit("/", 1)[-1]
     pair = {claim.group, claim.other}
@@ -142,10 +147,7 @@ def judge_all(
                 p=found.p_value(claim.bound),
             )
         )
-    corrected = iter(holm([v.p for v in verdicts if v.p is not None]))
-    return [
-        v if v.p is None else replace(v, p_corrected=next(corrected)) for v in verdicts
-    ]
+    return holm_corrected(verdicts)
 
 
 def _beside(
@@ -154,7 +156,7 @@ def _beside(
     column: Column,
     differences: Sequence[GroupDifference],
 ) -> Beside | None:
-    """Return in what else the groups differ; None if either lacks that figure."""
+    """Return a figure that should be equal in both groups; None if either lacks it."""
     found = difference_of(frame, claim, column, differences)
     group, other = (
         figure_of(frame, name, column) for name in (claim.group, claim.other)

@@ -1,4 +1,4 @@
-"""Held-out and latent figures of a stage's SAEs: measured once, kept in one file, as tidy rows."""
+"""Held-out and latent figures of SAEs, measured once and stored."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from eval_recipes.results.files import plain
 from eval_recipes.results.subject import Failure
-from eval_recipes.results.tidy import COLUMNS
+from eval_recipes.results.tidy import frame_of_rows
 from eval_recipes.running.artifacts import package_versions
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
-from eval_recipes.running.heldout_pass import Passed, tally_heldout
+from eval_recipes.running.heldout_pass import tally_heldout
 from eval_recipes.running.plan import subject_hashes
 from eval_recipes.studies.framework.study_folder import read_figures, write_figures
 from saereg_plugin.sources import corpora
@@ -31,7 +31,7 @@ LATENTS = "latents"
 _CATEGORY = "figures"
 
 Figures = dict[str, dict[str, dict[str, Any]]]
-"""By SAE id, evaluation and figure."""
+"""Values by SAE id, evaluation and figure."""
 
 
 def measure(
@@ -50,11 +50,11 @@ def measure(
     key = _key(context, latents=latents)
     kept = read_figures(target, key)
     if kept is not None:
-        return _frame(context, kept), []
+        return frame_of_rows(_rows(context, kept)), []
     figures, failures = _measure(context, latents=latents)
     if not failures:
         write_figures(target, key, figures)
-    return _frame(context, figures), failures
+    return frame_of_rows(_rows(context, figures)), failures
 
 
 def _measure(context: RunContext, *, latents: bool) -> tuple[Figures, list[Failure]]:
@@ -89,13 +89,6 @@ def _key(context: RunContext, *, latents: bool) -> str:
     }
     text = json.dumps(plain(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _frame(context: RunContext, figures: Figures) -> pd.DataFrame:
-    rows = list(_rows(context, figures))
-    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-    numeric = {"value": "float64", "low": "float64", "high": "float64"}
-    return frame.astype({**numeric, "seed": "Int64", "n": "Int64"})
 
 
 def _rows(context: RunContext, figures: Figures) -> Iterator[dict[str, Any]]:
@@ -178,7 +171,7 @@ class LatentTally:
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] += float(value.double())
 
-    def figures(self, _: Passed) -> dict[str, float | None]:
+    def figures(self) -> dict[str, float | None]:
         """Return the figures; None where nothing fired."""
         sums = self._sums
         return {
@@ -197,7 +190,7 @@ def latent_figures(
         context,
         context.subjects,
         lambda _, sae: LatentTally(sae),
-        lambda tally, passed: tally.figures(passed),
+        lambda tally, _: tally.figures(),
     )
 
 

@@ -1,4 +1,4 @@
-"""A study's results in words and numbers: Markdown, JSON, CSV."""
+"""Report of a study: Markdown, JSON, CSV."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.statistics.seeds import Interval
+from eval_recipes.studies.framework.definition import Column, StudyRun
 from eval_recipes.studies.framework.figures import (
     figure_of,
     groups_of,
     judge_all,
     values_of,
 )
-from eval_recipes.studies.framework.model import Column, StudyRun
 from eval_recipes.studies.framework.verdicts import Verdict, summary
-from eval_recipes.tables.run_table import digits
+from eval_recipes.tables.cells import cell, digits, markdown_table
 from saereg_plugin import machine
 from saereg_plugin.files import atomic_path, write_json, write_text
 
@@ -23,9 +23,7 @@ TABLE = "table.md"
 RESULTS = "results.json"
 CSV = "results.csv"
 FILES = (TABLE, RESULTS, CSV)
-"""What ``write_report`` writes."""
-
-_NONE = "-"
+"""Files of ``write_report``."""
 
 
 def verdicts_of(run: StudyRun) -> list[Verdict]:
@@ -41,7 +39,7 @@ def verdicts_of(run: StudyRun) -> list[Verdict]:
 def write_report(run: StudyRun, out: Path) -> Path:
     """Write table, JSON and CSV of a study into ``out``; return the table's path."""
     verdicts = verdicts_of(run)
-    facts = _facts(run)
+    facts = {**run_facts(), "training_seconds": round(run.training_seconds, 1)}
     write_json(out / RESULTS, to_json(run, verdicts, facts))
     with atomic_path(out / CSV) as temporary:
         run.frame.to_csv(temporary, index=False)
@@ -104,13 +102,13 @@ def to_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(run: StudyRun) -> dict[str, Any]:
+def run_facts() -> dict[str, Any]:
+    """Return when, how and where a report was made."""
     return {
         "date": machine.now(),
         "command": machine.command(),
         "versions": machine.versions(),
         "hardware": machine.hardware(),
-        "training_seconds": round(run.training_seconds, 1),
     }
 
 
@@ -133,7 +131,7 @@ def _table(run: StudyRun) -> str:
     rows: list[list[str]] = []
     for group in groups_of(frame):
         seeds = frame.loc[frame["group"] == group, "seed"].nunique()
-        cells = [_cell(figure_of(frame, group, column)) for column in columns]
+        cells = [cell(figure_of(frame, group, column)) for column in columns]
         rows.append([group, str(seeds), *cells])
     heads = ["group", "seeds", *(column.title for column in columns)]
     text = "Mean over seeds [95 % interval over seeds, Student's t; for figures of pairs see the docs]:"
@@ -162,15 +160,8 @@ def _published(run: StudyRun) -> str:
     for number in numbers:
         column = by_title.get(number.column)
         here = None if column is None else figure_of(frame, number.group, column)
-        rows.append(
-            [
-                number.group,
-                number.column,
-                digits(number.value),
-                _cell(here),
-                number.note,
-            ]
-        )
+        shown = [number.group, number.column, digits(number.value), cell(here)]
+        rows.append([*shown, number.note])
     heads = ["group", "figure", "published", "here", "note"]
     return "Published numbers:\n\n" + markdown_table(heads, rows)
 
@@ -201,14 +192,6 @@ def _troubles(run: StudyRun) -> list[str]:
     return ["Trouble:\n\n" + "\n".join(found)] if found else []
 
 
-def _cell(figure: Interval | None) -> str:
-    if figure is None:
-        return _NONE
-    if figure.low is None or figure.high is None:
-        return digits(figure.value)
-    return f"{digits(figure.value)} [{digits(figure.low)}, {digits(figure.high)}]"
-
-
 def _figure_json(
     figure: Interval | None, values: dict[int, float]
 ) -> dict[str, Any] | None:
@@ -216,12 +199,3 @@ def _figure_json(
         return None
     by_seed = [{"seed": seed, "value": value} for seed, value in sorted(values.items())]
     return {**figure._asdict(), "values": by_seed}
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |"
-        for line in lines
-    )

@@ -1,4 +1,4 @@
-"""Train and evaluate a study stage by stage; whatever is finished is not done again."""
+"""Run of a study, stage by stage; finished stages are kept."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import pandas as pd
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals, subjects_of
-from eval_recipes.studies.framework.coefficient_rule import Choice
+from eval_recipes.studies.framework.definition import (
+    Choice,
+    Scale,
+    Stage,
+    Study,
+    StudyRun,
+)
 from eval_recipes.studies.framework.heldout_table import measure
-from eval_recipes.studies.framework.model import Scale, Stage, Study, StudyRun
 from eval_recipes.studies.framework.report import FILES, write_report
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from saereg_plugin.sources import corpora, models
@@ -25,7 +30,7 @@ def run_study(
     study: Study, scale: Scale, out: Path, *, progress: Progress = lambda _: None
 ) -> StudyRun:
     """
-    Run a study into ``out`` and write its report there; an interrupted one goes on.
+    Run a study into ``out`` and write its report there; an interrupted study resumes.
 
     Each stage is a release folder ``out/releases/<stage>``, results in
     ``out/results/<stage>`` and further figures in ``out/figures/<stage>.json``; the report is
@@ -35,7 +40,7 @@ def run_study(
         study: what to train and measure.
         scale: "small" or "paper".
         out: folder of this study at this scale, and of nothing else.
-        progress: is told what is done next.
+        progress: called with a line on each next step.
 
     Raises:
         InputError: before anything is loaded, if model or text are out of reach, or the
@@ -55,7 +60,7 @@ def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
     shared = ModelCache()
     first = run.plan.stages[0]
     _require_sources(first.sweep(run.frame))
-    # the first stage says which study the folder holds
+    # only once the first stage can run
     mark_folder(out, run.study.name, run.scale)
     for number, stage in enumerate(run.plan.stages, start=1):
         sweep = stage.sweep(run.frame)
@@ -126,7 +131,7 @@ def _evaluate(
 
 
 def _figures_file(stage: Stage) -> str:
-    # apart from the results, whose folder has an owner of its own
+    # outside the results folder, which has its own mark
     return f"figures/{stage.name}.json"
 
 

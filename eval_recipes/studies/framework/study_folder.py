@@ -1,4 +1,4 @@
-"""The folder of a study: one process at a time, and one study at one scale."""
+"""Folder of a study: one process, one study and one scale."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def study_folder(
     """
     Hold the folder of a study at one scale; write nothing in a folder of another.
 
-    What killed processes left half-written under names of the folder's list is removed.
+    Half-written files of killed processes, under names of the folder's list, are removed.
 
     Args:
         out: new, empty, or this study's.
         study: name of the study.
         scale: "small" or "paper".
-        files: what the study will write at the end, relative to ``out``.
+        files: names of the report's files, relative to ``out``.
 
     Raises:
         InputError: if the folder holds the user's files, another study or scale, is not
@@ -65,7 +65,7 @@ def require_study_folder(out: Path, study: str, scale: str) -> None:
 
 
 def mark_folder(out: Path, study: str, scale: str) -> None:
-    """Write down which study a folder holds, unless that is written there already."""
+    """Record which study a folder holds, unless that is recorded already."""
     if not (out / _MARK).is_file():
         write_json(out / _MARK, {"study": study, "scale": scale})
 
@@ -106,12 +106,12 @@ logger = logging.getLogger(__name__)
 
 
 def write_figures(target: Path, key: str, figures: dict[str, Any]) -> None:
-    """Write figures with their hash; ``key`` changes when what was measured does."""
+    """Write figures with their hash; ``key`` identifies what was measured."""
     write_json(target, {"key": key, "sha256": _hash(figures), "figures": figures})
 
 
 def read_figures(target: Path, key: str) -> dict[str, Any] | None:
-    """Return the figures of ``key``; None if there are none, or if the file is damaged."""
+    """Return the figures of ``key``; None if the file is absent, damaged or of another key."""
     if not target.exists():
         return None
     try:

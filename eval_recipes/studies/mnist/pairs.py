@@ -1,9 +1,10 @@
-"""Similarity of two SAEs: the four columns of the paper's table."""
+"""Similarity of two SAEs on MNIST, trained or untrained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -13,20 +14,22 @@ from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import Match, PairFigures
 from eval_recipes.cross_seed.pairs import Weights as Directions
 from eval_recipes.cross_seed.pairs import measure_pair as measure_cross_seed
-from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
-from eval_recipes.studies.mnist.weights import Weights
+from eval_recipes.statistics.seeds import Interval, SeedPair, bootstrap_mean_interval
+from eval_recipes.studies.mnist.autoencoder import Weights, initial_weights
+from eval_recipes.studies.mnist.finished import Finished
+from eval_recipes.studies.mnist.settings import PIXELS, Setting, Training
 from saereg_plugin.metrics import PAIRED_THRESHOLD, SHARED_THRESHOLD
 
 COLUMNS = ("mean_max_cos", "paired", "shared", "shared_alive")
-"""As the paper's table has them."""
+"""Columns of the paper's table."""
 
 EXTRA_COLUMNS = ("mean_max_cos_decoder", "mean_max_cos_encoder", "paired_encoder")
-"""What the first two columns are made of, and paired by the encoder."""
+"""Parts of the first two columns, and the paired share by the encoder."""
 
 LARGER_FIRST = "shared_alive_larger_first"
 
 _PUBLISHED_EPS = 1e-8
-"""What the public notebook adds to a vector's norm before it divides by it."""
+"""Added to a vector's norm by the public notebook before division."""
 
 _METRICS = {
     "mean_max_cos": "mean_max_cos",
@@ -35,7 +38,7 @@ _METRICS = {
     "mean_max_cos_decoder": "mean_max_cos_decoder",
     "mean_max_cos_encoder": "mean_max_cos_encoder",
 }
-"""Columns that the cross-seed evaluation has, and what they are there."""
+"""Columns by their names in the cross-seed evaluation."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Pair:
     """Two SAEs, matched once."""
 
     figures: dict[str, Interval]
-    """By column, with 95 % intervals over latents; ``shared_alive`` only if any is alive."""
+    """Figures by column with 95 % intervals over latents; ``shared_alive`` if any is alive."""
     as_published: dict[str, float]
     """
     By column, as the public notebook computes it: 1e-8 added to norms, so that a vanishing
@@ -53,7 +56,7 @@ class Pair:
     match: Match
     """All latents matched, by the ids of the first SAE."""
     gaps: Mapping[str, float]
-    """What each matching's total similarity may lack of the optimum, as certified."""
+    """Certified bound on each matching's distance from the optimal total similarity."""
 
 
 def measure_pair(
@@ -74,11 +77,8 @@ def measure_pair(
         )
 
     everything = figures_of_pair(found, 0, config)
-    figures = {
-        column: figure
-        for column, metric in _METRICS.items()
-        if (figure := everything[metric]) is not None
-    }
+    named = {column: everything[metric] for column, metric in _METRICS.items()}
+    figures = {name: figure for name, figure in named.items() if figure is not None}
     best_encoder = found.values["mean_max_cos_encoder"][0]
     figures["paired_encoder"] = interval(best_encoder > PAIRED_THRESHOLD)
     alive = _of_smaller(found)
@@ -152,3 +152,71 @@ def by_position(
     )
     found = torch.count_nonzero(same & similar)
     return int(found) / denominator if denominator else 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """The finished SAEs of one setting, in the order of their seeds, and their pairs."""
+
+    setting: Setting
+    members: list[Finished]
+    pairs: dict[SeedPair, Pair]
+
+
+def group_runs(finished: Sequence[Finished]) -> list[Group]:
+    """Match all pairs of seeds of every setting."""
+    by_setting: dict[str, list[Finished]] = {}
+    for one in finished:
+        by_setting.setdefault(one.run.setting.name, []).append(one)
+    groups: list[Group] = []
+    for members in by_setting.values():
+        members.sort(key=lambda one: one.run.seed)
+        pairs = {
+            (a.run.seed, b.run.seed): measure_pair(a.weights, b.weights)
+            for a, b in combinations(members, 2)
+        }
+        groups.append(Group(members[0].run.setting, members, pairs))
+    return groups
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Untrained pairs of the shape that the trained ones have."""
+
+    name: str
+    label: str
+    pairs: dict[SeedPair, Pair]
+
+
+def random_weights(d_sae: int, *, seed: int) -> Weights:
+    """Draw encoder and decoder rows [d_sae, 784] of uniform directions, independently."""
+    generator = torch.Generator().manual_seed(seed)
+    enc, dec = torch.randn(2, d_sae, PIXELS, generator=generator)
+    return Weights(enc, dec)
+
+
+def measure_baselines(
+    settings: Sequence[Setting], pairs: Sequence[SeedPair], training: Training
+) -> list[Baseline]:
+    """
+    Match random directions once, and starts of every kind in ``settings``.
+
+    Args:
+        settings: trained ones; only whether they start tied matters here.
+        pairs: pairs of seeds that were trained.
+        training: says the shape, and the bound of untied starts.
+    """
+    if not pairs:
+        return []
+    both = [random_weights(training.d_sae, seed=seed) for seed in (0, 1)]
+    found = [Baseline("random", "random directions", {(0, 1): measure_pair(*both)})]
+    by_start = {setting.tied: setting for setting in settings}
+    for tied, setting in sorted(by_start.items()):
+        starts = {
+            seed: initial_weights(setting, training, seed=seed)
+            for seed in sorted({seed for pair in pairs for seed in pair})
+        }
+        kind = "tied" if tied else "untied"
+        measured = {(a, b): measure_pair(starts[a], starts[b]) for a, b in pairs}
+        found.append(Baseline(f"{kind}-start", f"{kind}, before training", measured))
+    return found

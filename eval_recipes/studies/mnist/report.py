@@ -1,111 +1,70 @@
-"""The study's figures as one JSON value, from whatever runs are finished."""
+"""Report of the MNIST study on the finished SAEs: JSON, Markdown, pictures."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from eval_recipes.statistics.seeds import Interval
-from eval_recipes.studies.mnist.evaluation import KEPT_SHARES
-from eval_recipes.studies.mnist.finished import Finished
+from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.seeds import SeedPair
+from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
+from eval_recipes.studies.mnist.finished import KEPT_SHARES, Finished, find_finished
 from eval_recipes.studies.mnist.images import IMAGES_SHA256, Images
 from eval_recipes.studies.mnist.pairs import (
     COLUMNS,
     EXTRA_COLUMNS,
     LARGER_FIRST,
+    Baseline,
+    Group,
     Pair,
-    measure_pair,
+    group_runs,
+    measure_baselines,
 )
-from eval_recipes.studies.mnist.settings import (
-    PIXELS,
-    PUBLISHED,
-    Run,
-    Setting,
-    Training,
-)
-from eval_recipes.studies.mnist.weights import Weights, initial_weights
+from eval_recipes.studies.mnist.plots import PICTURES, draw_pictures
+from eval_recipes.studies.mnist.settings import PUBLISHED, STUDY, Run, Training
+from eval_recipes.tables.cells import NONE, cell, markdown_table
+from saereg_plugin.errors import InputError
+from saereg_plugin.files import write_json, write_text
 
-Seeds = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """Untrained pairs of the shape that the trained ones have."""
-
-    name: str
-    label: str
-    pairs: dict[Seeds, Pair]
+REPORT = "report.md"
+_REPORT_JSON = "report.json"
+FILES = (REPORT, _REPORT_JSON, *PICTURES)
+"""Files of ``write_report`` in the study's folder itself."""
 
 
-def random_weights(d_sae: int, *, seed: int) -> Weights:
-    """Draw encoder and decoder rows [d_sae, 784] of uniform directions, independently."""
-    generator = torch.Generator().manual_seed(seed)
-    enc, dec = torch.randn(2, d_sae, PIXELS, generator=generator)
-    return Weights(enc, dec)
-
-
-def measure_baselines(
-    settings: Sequence[Setting], pairs: Sequence[Seeds], training: Training
-) -> list[Baseline]:
+def write_report(
+    runs: Sequence[Run], training: Training, images: Images, out: Path
+) -> dict[str, Any]:
     """
-    Match random directions once, and starts of every kind in ``settings``.
+    Write ``report.json``, ``report.md`` and the pictures into ``out``; return the report.
 
-    Args:
-        settings: trained ones; only whether they start tied matters here.
-        pairs: pairs of seeds that were trained.
-        training: says the shape, and the bound of untied starts.
+    Raises:
+        InputError: if no run is finished, one is of other settings, or the folder holds the
+            user's files or is used by another process.
     """
-    if not pairs:
-        return []
-    both = [random_weights(training.d_sae, seed=seed) for seed in (0, 1)]
-    found = [Baseline("random", "random directions", {(0, 1): measure_pair(*both)})]
-    by_start = {setting.tied: setting for setting in settings}
-    for tied, setting in sorted(by_start.items()):
-        starts = {
-            seed: initial_weights(setting, training, seed=seed)
-            for seed in sorted({seed for pair in pairs for seed in pair})
-        }
-        kind = "tied" if tied else "untied"
-        measured = {(a, b): measure_pair(starts[a], starts[b]) for a, b in pairs}
-        found.append(Baseline(f"{kind}-start", f"{kind}, before training", measured))
-    return found
-
-
-@dataclass(frozen=True)
-class Group:
-    """The finished SAEs of one setting, in the order of their seeds, and their pairs."""
-
-    setting: Setting
-    members: list[Finished]
-    pairs: dict[Seeds, Pair]
-
-
-def group_runs(finished: Sequence[Finished]) -> list[Group]:
-    """Match all pairs of seeds of every setting."""
-    by_setting: dict[str, list[Finished]] = {}
-    for one in finished:
-        by_setting.setdefault(one.run.setting.name, []).append(one)
-    groups: list[Group] = []
-    for members in by_setting.values():
-        members.sort(key=lambda one: one.run.seed)
-        pairs = {
-            (a.run.seed, b.run.seed): measure_pair(a.weights, b.weights)
-            for a, b in combinations(members, 2)
-        }
-        groups.append(Group(members[0].run.setting, members, pairs))
-    return groups
-
-
-def group_baselines(groups: Sequence[Group], training: Training) -> list[Baseline]:
-    """Match untrained SAEs of the same shape, by the pairs of seeds that there are."""
-    pairs = sorted({seeds for group in groups for seeds in group.pairs})
-    return measure_baselines([group.setting for group in groups], pairs, training)
+    with study_folder(out, *STUDY, files=FILES) as owned:
+        groups = group_runs(find_finished(runs, training, images, owned))
+        if not groups:
+            raise InputError(
+                f"Folder {str(out)!r} has no SAE with all its {training.epochs} epochs yet, of "
+                f"{len(runs)} planned. Train first: leave --report-only out."
+            )
+        mark_folder(out, *STUDY)
+        pairs = sorted({seeds for group in groups for seeds in group.pairs})
+        settings = [group.setting for group in groups]
+        baselines = measure_baselines(settings, pairs, training)
+        report = build_report(groups, baselines, runs, training, images)
+        write_json(out / _REPORT_JSON, report)
+        draw_pictures(groups, out)
+        write_text(out / REPORT, to_markdown(report))
+        return report
 
 
 def build_report(
@@ -116,7 +75,7 @@ def build_report(
     images: Images,
 ) -> dict[str, Any]:
     """
-    Return the report; ``complete`` is false while any of ``runs`` is missing.
+    Return the report as plain JSON; ``complete`` is false while any of ``runs`` is missing.
 
     A column's value is the mean over the pairs of seeds; each pair's own value has a 95 %
     interval over latents. With three seeds there is no interval over pairs.
@@ -160,13 +119,36 @@ def _setting(group: Group) -> dict[str, Any]:
     }
 
 
-def _compared(pairs: Mapping[Seeds, Pair]) -> dict[str, Any]:
+def _compared(pairs: Mapping[SeedPair, Pair]) -> dict[str, Any]:
     """Return what pairs of SAEs say: columns, and how exact the matchings are."""
-    columns = (*COLUMNS, *EXTRA_COLUMNS)
+
+    def column(values: Mapping[SeedPair, dict[str, Any]]) -> dict[str, Any]:
+        numbers = [value["value"] for value in values.values()]
+        return {
+            "mean": fmean(numbers) if numbers else None,
+            "pairs": [{"seeds": list(s), **value} for s, value in values.items()],
+        }
+
     return {
-        "figures": {name: _column(pairs, name) for name in columns},
+        "figures": {
+            name: column(
+                {
+                    seeds: _figure(pair.figures[name])
+                    for seeds, pair in pairs.items()
+                    if name in pair.figures
+                }
+            )
+            for name in (*COLUMNS, *EXTRA_COLUMNS)
+        },
         "as_published": {
-            name: _published_column(pairs, name) for name in (*COLUMNS, LARGER_FIRST)
+            name: column(
+                {
+                    seeds: {"value": pair.as_published[name]}
+                    for seeds, pair in pairs.items()
+                    if name in pair.as_published
+                }
+            )
+            for name in (*COLUMNS, LARGER_FIRST)
         },
         "matching_gaps": [
             {"seeds": list(seeds), **pair.gaps} for seeds, pair in pairs.items()
@@ -174,37 +156,12 @@ def _compared(pairs: Mapping[Seeds, Pair]) -> dict[str, Any]:
     }
 
 
-def _column(pairs: Mapping[Seeds, Pair], name: str) -> dict[str, Any]:
-    found = {
-        seeds: pair.figures[name]
-        for seeds, pair in pairs.items()
-        if name in pair.figures
-    }
+def _figure(found: Interval) -> dict[str, Any]:
     return {
-        "mean": _mean([figure.value for figure in found.values()]),
-        "pairs": [_figure(seeds, figure) for seeds, figure in found.items()],
-    }
-
-
-def _published_column(pairs: Mapping[Seeds, Pair], name: str) -> dict[str, Any]:
-    found = {
-        seeds: pair.as_published[name]
-        for seeds, pair in pairs.items()
-        if name in pair.as_published
-    }
-    return {
-        "mean": _mean([*found.values()]),
-        "pairs": [{"seeds": list(s), "value": value} for s, value in found.items()],
-    }
-
-
-def _figure(seeds: Seeds, figure: Interval) -> dict[str, Any]:
-    return {
-        "seeds": list(seeds),
-        "value": figure.value,
-        "low": figure.low,
-        "high": figure.high,
-        "n_latents": figure.n,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n_latents": found.n,
     }
 
 
@@ -220,5 +177,143 @@ def _sae(one: Finished) -> dict[str, Any]:
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+_TITLES = {
+    "mean_max_cos": "mean max cos",
+    "paired": "paired",
+    "shared": "shared of all",
+    "shared_alive": "shared of alive",
+    LARGER_FIRST: "of alive, larger first",
+}
+_PAIR_TITLES = {
+    **{name: _TITLES[name] for name in COLUMNS},
+    "mean_max_cos_decoder": "of decoders",
+    "mean_max_cos_encoder": "of encoders",
+}
+_SAE_COLUMNS = {
+    "seed": ("seed", "{}"),
+    "mse": ("MSE", "{:.5f}"),
+    "variance_explained": ("variance explained", "{:.4f}"),
+    "density": ("density", "{:.4f}"),
+    "firing": ("latents that fire", "{}"),
+    "alive": ("alive by cosine", "{}"),
+    "dead": ("dead", "{}"),
+}
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """Return the tables of a report: next to the published one, by pair, by SAE."""
+    parts = [
+        _status(report),
+        _beside_published(report, "figures"),
+        "The same SAEs measured as the public notebook does: 1e-8 added to norms, so that a "
+        "vanishing vector is like nothing, and partners of alive latents compared by position. "
+        "That miscounts pairs whose first SAE has more alive latents; the last column has "
+        "the larger SAE first in every pair:",
+        _beside_published(report, "as_published", LARGER_FIRST),
+        "Each pair, with its 95 % interval over latents, and the most that the total similarity "
+        "of any of its matchings can be below the optimum (0: proven optimal):",
+        _pairs(report),
+        _saes(report),
+        "MSE when only a share of the latents is kept: those of largest encoder-decoder "
+        "cosine by size, as many drawn at random, or all but the former (mean over seeds "
+        "and draws):",
+        _kept(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _status(report: Mapping[str, Any]) -> str:
+    training, images = report["training"], report["images"]
+    said = (
+        f"{report['finished_runs']} of {report['planned_runs']} SAEs, {training['epochs']} epochs "
+        f"on {images['n']} images, d_sae {training['d_sae']}, data order {training['data_order']}."
+    )
+    if not report["complete"]:
+        said = (
+            f"**Partial report.** {said} Missing: {', '.join(report['missing_runs'])}."
+        )
+    if not images["is_mnist"]:
+        said += " The images are not MNIST's 60,000 training images."
+    return said
+
+
+def _beside_published(report: Mapping[str, Any], measured: str, *extra: str) -> str:
+    rows: list[list[str]] = []
+    for setting in _settings(report):
+        published = setting.get("published") or {}
+        row = [setting["label"], str(len(setting["figures"]["shared"]["pairs"]))]
+        for name in COLUMNS:
+            row.append(_show(name, setting[measured][name]["mean"]))
+            row.append(_show(name, published.get(name)))
+        rows.append([*row, *(_show(n, setting[measured][n]["mean"]) for n in extra)])
+    heads = ["setting", "pairs"]
+    for name in COLUMNS:
+        heads += [_TITLES[name], "published"]
+    return markdown_table([*heads, *(_TITLES[name] for name in extra)], rows)
+
+
+def _pairs(report: Mapping[str, Any]) -> str:
+    rows: list[list[str]] = []
+    for setting in _settings(report):
+        by_seeds = {
+            name: {
+                tuple(pair["seeds"]): Interval(
+                    pair["value"], pair["low"], pair["high"], pair["n_latents"]
+                )
+                for pair in setting["figures"][name]["pairs"]
+            }
+            for name in _PAIR_TITLES
+        }
+        for gaps in setting["matching_gaps"]:
+            seeds = tuple(gaps["seeds"])
+            cells = [
+                cell(by_seeds[name].get(seeds), partial(_show, name))
+                for name in _PAIR_TITLES
+            ]
+            gap = max(value for name, value in gaps.items() if name != "seeds")
+            named = [setting["label"], f"{seeds[0]}, {seeds[1]}"]
+            rows.append([*named, *cells, f"{gap:.1e}" if gap else "0"])
+    heads = ["setting", "seeds", *_PAIR_TITLES.values(), "matching gap"]
+    return markdown_table(heads, rows)
+
+
+def _settings(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the settings, and below them what untrained SAEs of the same shape give."""
+    return [*report["settings"], *report["baselines"]]
+
+
+def _saes(report: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            setting["label"],
+            *(form.format(sae[name]) for name, (_, form) in _SAE_COLUMNS.items()),
+            f"{sae['seconds'] / 60:.0f}",
+            f"{sae['cpu_seconds'] / 60:.0f}",
+        ]
+        for setting in report["settings"]
+        for sae in setting["saes"]
+    ]
+    heads = [title for title, _ in _SAE_COLUMNS.values()]
+    return markdown_table(["setting", *heads, "minutes", "processor minutes"], rows)
+
+
+def _kept(report: Mapping[str, Any]) -> str:
+    rows: list[list[str]] = []
+    for setting in report["settings"]:
+        saes = setting["saes"]
+        draws = [draw for sae in saes for draw in sae["random_mse"]]
+        for kept, curves in (
+            ("most aligned", [sae["kept_mse"] for sae in saes]),
+            (f"at random ({len(draws)} draws)", draws),
+            ("all but the most aligned", [sae["without_mse"] for sae in saes]),
+        ):
+            means = [f"{fmean(values):.5f}" for values in zip(*curves, strict=True)]
+            rows.append([setting["label"], kept, *means])
+    shares = [f"{share:.0%}" for share in report["kept_shares"]]
+    return markdown_table(["setting", "kept", *shares], rows)
+
+
+def _show(name: str, value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.4f}" if name.startswith("mean") else f"{value:.2%}"

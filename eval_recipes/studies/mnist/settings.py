@@ -1,4 +1,4 @@
-"""The paper's six settings, one of them in two readings."""
+"""Settings of the MNIST study: the paper's six, one in two readings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STUDY = ("mnist", "paper")
 
 _MAX_EPOCHS = 1_000_000
 _COPIES = 4
-"""Of every weight in memory: itself, its gradient and Adam's two moments."""
+"""Copies of every weight in memory: itself, its gradient and Adam's two moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +78,16 @@ SETTINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every run has in common; the defaults are the paper's."""
+    """Settings that all runs share; the defaults are the paper's."""
 
     d_sae: int = 1568
     epochs: int = 100
     batch_size: int = 512
     learning_rate: float = 1e-3
     activation_l1: float = 0.1
-    """Times the mean over samples and latents of the activations."""
+    """Factor of the activations' mean over samples and latents."""
     data_order: DataOrder = "per-seed"
-    """Whether every seed shuffles differently, as in the paper, or all alike."""
+    """Whether each seed has its own order, as in the paper, or all share one."""
     drop_last: bool = False
     """Leave out the last, smaller batch of an epoch."""
     untied_init: UntiedInit = "kaiming"
@@ -181,7 +181,7 @@ PUBLISHED: dict[str, Published] = {
     "untied-l1": Published(0.3260, 0.0466, 0.0321, 0.0060),
     "tied-l1": Published(0.5486, 0.5162, 0.1407, 0.1410),
     "untied-l2": Published(0.5061, 0.0738, 0.0491, 0.0290),
-    # the paper's one row of tied L2 stands beside both readings of it
+    # the paper has one row of tied L2, compared with both readings
     "tied-frobenius": Published(0.3858, 0.4288, 0.1254, 0.2250),
     "tied-l2": Published(0.3858, 0.4288, 0.1254, 0.2250),
 }

@@ -1,41 +1,43 @@
-"""Train one SAE: a plain loop, resumable after every epoch."""
+"""Training loop of the MNIST study and its checkpoints."""
 
 from __future__ import annotations
 
-import logging
+import hashlib
+import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.linalg import vector_norm
 from tqdm import tqdm
 from typing_extensions import assert_never
 
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
-from eval_recipes.studies.mnist.checkpoint import (
-    State,
-    load_state_,
-    new_state,
-    save_state,
+from eval_recipes.studies.mnist.autoencoder import (
+    Weights,
+    initial_weights,
+    step_gradients,
+    unit_norm_,
 )
-from eval_recipes.studies.mnist.gradients import step_gradients
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import STUDY, DataOrder, Run, Setting, Training
-from eval_recipes.studies.mnist.weights import Weights, initial_weights, unit_norm_
 from saereg_plugin.errors import InputError
+from saereg_plugin.files import atomic_path
 from saereg_plugin.mechanics.initialization import geometric_median
 
 CHECKPOINT = "checkpoint.safetensors"
 
 _ORDER_STREAM = 1
-"""Keeps the draws of the data order apart from any other use of the same seed."""
+"""Stream of the data order, apart from other uses of the same seed."""
 
 NEGLIGIBLE = 1e-30
 """
@@ -190,14 +192,11 @@ def _add_(setting: Setting, weight: Tensor, grad: Tensor) -> None:
             assert_never(setting.penalty)
 
 
-logger = logging.getLogger(__name__)
-
-
 def train_all(
     runs: Sequence[Run], training: Training, images: Images, out: Path
 ) -> None:
     """
-    Train every run to its last epoch, in order; finished ones cost only a look.
+    Train every run to its last epoch, in order; finished runs are only read.
 
     Raises:
         InputError: if ``out`` holds the user's files, is not writable, holds runs with other
@@ -208,26 +207,135 @@ def train_all(
         tqdm(total=len(runs) * training.epochs, unit="epoch") as progress,
     ):
         mark_folder(out, *STUDY)
-        for run in runs:
+        for number, run in enumerate(runs):
             progress.set_description(run.name)
-            before = progress.n
-
-            def report(state: State, before: int = before) -> None:
-                # a resumed run begins with more than one epoch done
-                progress.update(before + state.epoch - progress.n)
-                last = state.history[-1]
-                progress.set_postfix_str(
-                    f"mse {last['mse']:.5f}, density {last['density']:.3f}, "
-                    f"{last['seconds']:.0f} s an epoch"
-                )
-
-            claim = partial(owned.claim, [f"{run.name}/{CHECKPOINT}"])
             train(
                 run,
                 training,
                 images,
                 out / run.name,
-                before_writing=claim,
-                on_epoch=report,
+                before_writing=partial(owned.claim, [f"{run.name}/{CHECKPOINT}"]),
+                on_epoch=partial(_show, progress, number * training.epochs),
             )
-            progress.update(before + training.epochs - progress.n)
+            progress.update((number + 1) * training.epochs - progress.n)
+
+
+def _show(progress: tqdm[Any], before: int, state: State) -> None:
+    # a resumed run begins with more than one epoch done
+    progress.update(before + state.epoch - progress.n)
+    last = state.history[-1]
+    progress.set_postfix_str(
+        f"mse {last['mse']:.5f}, density {last['density']:.3f}, "
+        f"{last['seconds']:.0f} s an epoch"
+    )
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""Adam's state of each parameter."""
+
+
+@dataclass
+class State:
+    """Weights, optimiser and history between two epochs."""
+
+    weights: Weights
+    optimizer: torch.optim.Adam
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One entry per epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+
+def new_state(weights: Weights, learning_rate: float) -> State:
+    """Return the state before the first epoch, with PyTorch's fused Adam."""
+    parameters = [
+        torch.nn.Parameter(tensor, requires_grad=False)
+        for tensor in weights.tensors.values()
+    ]
+    return State(weights, torch.optim.Adam(parameters, lr=learning_rate, fused=True))
+
+
+def save_state(path: Path, state: State, identity: Mapping[str, Any]) -> None:
+    """Write weights, Adam's moments and history; ``identity`` describes the run."""
+    tensors = {**state.weights.tensors}
+    for name, parameter in _parameters(state).items():
+        for moment in MOMENTS:
+            tensors[f"{moment}.{name}"] = state.optimizer.state[parameter][moment]
+    metadata = {
+        "identity": json.dumps(identity, sort_keys=True),
+        "history": json.dumps(state.history),
+    }
+    metadata["sha256"] = _hash(tensors, metadata)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_state_(path: Path, state: State, identity: Mapping[str, Any]) -> None:
+    """
+    Fill ``state`` from a checkpoint, in place.
+
+    Raises:
+        InputError: if the file is of a run with other settings, is damaged, or is no
+            checkpoint.
+    """
+    tensors, metadata = _read(path)
+    found = json.loads(metadata["identity"])
+    differing = [
+        f"{key} is {found.get(key)!r}, expected {identity.get(key)!r}"
+        for key in sorted({*found, *identity})
+        if found.get(key) != identity.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"{str(path)!r} is from a run with other settings: {'; '.join(differing)}. "
+            "Repeat the settings it was begun with, or choose another --out."
+        )
+    for name, parameter in _parameters(state).items():
+        parameter.copy_(tensors[name])
+        state.optimizer.state[parameter] = {
+            moment: tensors[f"{moment}.{name}"] for moment in MOMENTS
+        }
+    state.history = json.loads(metadata["history"])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and texts of a checkpoint; refuse a damaged one."""
+    remedy = "Delete this file to train that SAE anew."
+    if not path.is_file():
+        raise InputError(f"Checkpoint {str(path)!r} is no regular file. {remedy}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors: dict[str, Tensor] = {
+                name: file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"Checkpoint {str(path)!r} is damaged, or no checkpoint of this study ({error}). "
+            f"{remedy}"
+        ) from error
+    if metadata.pop("sha256", None) != _hash(tensors, metadata):
+        raise InputError(
+            f"Checkpoint {str(path)!r} is damaged: its content has another hash than it "
+            f"names. {remedy}"
+        )
+    return tensors, metadata
+
+
+def _hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        shape = [name, str(tensor.dtype), list(tensor.shape)]
+        digest.update(json.dumps(shape).encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _parameters(state: State) -> dict[str, torch.nn.Parameter]:
+    (group,) = state.optimizer.param_groups
+    return dict(zip(state.weights.tensors, group["params"], strict=True))

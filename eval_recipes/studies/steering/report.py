@@ -1,4 +1,4 @@
-"""The steering study in words and numbers, beside the published figures: Markdown and JSON."""
+"""Report of the steering study: Markdown, JSON and a picture."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.steering.results.plots import draw
-from eval_recipes.steering.stats.compare import GroupRates, SaeKey, steering_results
-from eval_recipes.studies.framework.report import markdown_table
+from eval_recipes.steering.stats.compare import GroupRates, steering_results
+from eval_recipes.studies.framework.report import run_facts
 from eval_recipes.studies.steering.runs import (
     RATIO,
     SteeringOutcome,
@@ -16,27 +16,24 @@ from eval_recipes.studies.steering.runs import (
     SteeringStudy,
 )
 from eval_recipes.studies.steering.sections import (
-    Compared,
     Section,
     corrected,
-    section_of,
-)
-from eval_recipes.studies.steering.statements import cell
-from eval_recipes.studies.steering.table import (
     section_json,
+    section_of,
     section_text,
     strength_ratio,
 )
-from eval_recipes.tables.run_table import digits
-from saereg_plugin import machine
+from eval_recipes.studies.steering.statements import Compared
+from eval_recipes.tables.cells import NONE, cell, digits, markdown_table
+from eval_recipes.tables.plots import save_png
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, write_json, write_text
+from saereg_plugin.files import write_json, write_text
 
 TABLE = "table.md"
 RESULTS = "results.json"
 PICTURE = "steering.png"
 FILES = (TABLE, RESULTS, PICTURE)
-"""What ``write_steering_report`` writes."""
+"""Files of ``write_steering_report``."""
 
 PUBLISHED_ROWS = (
     ("none", "success", "6.3 % (57 of 900)"),
@@ -57,9 +54,9 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     """
     Write ``table.md`` and ``results.json`` into ``out``; return the table's path.
 
-    A run that lacks a group, or whose results do not fit together, has a section that says so.
-    The grid's runs share one table. Beside them stands ``steering.png``, success against
-    fluency of the run at several strengths, if there is one.
+    A run without a group, or with results that do not fit together, has a section that says so.
+    The grid's runs share one table. ``steering.png`` shows success against fluency of the run
+    at several strengths, if there is one.
     """
     found = [(run, _section(outcome, run.name, out)) for run in outcome.runs]
     # the grid makes no statements
@@ -71,13 +68,11 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     trouble_of_grid: list[str] = []
     for run, section in found:
         name = run.name
+        said = trouble_of_grid if run.grid else parts
         failed = [one.sae_id for one in outcome.by_run.get(name, [])]
         if isinstance(section, InputError):
-            said = f"Not complete: {section}"
-            if run.grid:
-                trouble_of_grid.append(f"{name}: {said}")
-            else:
-                parts.append(f"## {name}\n\n{said}")
+            head = f"{name}: " if run.grid else f"## {name}\n\n"
+            said.append(f"{head}Not complete: {section}")
             data.append({"run": name, "failed": failed, "not_complete": str(section)})
             continue
         section = settled.get(name, section)
@@ -87,10 +82,12 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
         else:
             parts.append(section_text(outcome.study, section))
         if failed:
-            said = f"{name} without {', '.join(failed)}, which failed (see Trouble)."
-            (trouble_of_grid if run.grid else parts).append(said)
+            said.append(
+                f"{name} without {', '.join(failed)}, which failed (see Trouble)."
+            )
     if RATIO in settled:
-        _write_picture(out, _saes(outcome, RATIO))
+        results = steering_results(out / "results" / RATIO, outcome.saes.get(RATIO))
+        save_png(draw([record for _, record in results]), out / PICTURE)
         parts.append(
             f"Success against fluency of {RATIO}, each SAE by its own threshold: `{PICTURE}`."
         )
@@ -98,14 +95,11 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
         parts.append("## grid")
     if grid:
         parts.append(grid_text(outcome.study, grid))
-    parts += trouble_of_grid
+    facts = run_facts()
     write_json(
         out / RESULTS,
         {
-            "date": machine.now(),
-            "command": machine.command(),
-            "versions": machine.versions(),
-            "hardware": machine.hardware(),
+            **facts,
             "published": [list(row) for row in PUBLISHED_ROWS],
             "runs": data,
             "stopped": outcome.stopped,
@@ -114,38 +108,29 @@ def write_steering_report(outcome: SteeringOutcome, out: Path) -> Path:
     )
     head = [
         "# Study steering",
-        f"{machine.now()}, `{machine.command()}`.",
-        "Published (arXiv 2603.04198):\n\n"
-        + markdown_table(["group", "figure", "published"], PUBLISHED_ROWS),
+        f"{facts['date']}, `{facts['command']}`.",
+        "Published (arXiv 2603.04198):",
+        markdown_table(["group", "figure", "published"], PUBLISHED_ROWS),
         _NOT_COMPARABLE,
         *_how_to_read(list(settled.values())),
     ]
-    write_text(out / TABLE, "\n\n".join([*head, *parts, *_troubles(outcome)]) + "\n")
+    pages = [*head, *parts, *trouble_of_grid, *_troubles(outcome)]
+    write_text(out / TABLE, "\n\n".join(pages) + "\n")
     return out / TABLE
 
 
-def _write_picture(out: Path, keep: frozenset[SaeKey] | None) -> None:
-    records = [record for _, record in steering_results(out / "results" / RATIO, keep)]
-    with atomic_path(out / PICTURE) as temporary:
-        draw(records).savefig(temporary, format="png", dpi=150)
-
-
-def _saes(outcome: SteeringOutcome, run: str) -> frozenset[SaeKey] | None:
-    return outcome.saes.get(run)
-
-
 def _section(outcome: SteeringOutcome, name: str, out: Path) -> Section | InputError:
-    """Return one run's figures, or why there are none."""
+    """Return one run's figures, or the error that prevents them."""
     try:
         return section_of(
-            outcome.study, name, out / "results" / name, _saes(outcome, name)
+            outcome.study, name, out / "results" / name, outcome.saes.get(name)
         )
     except InputError as error:
         return error
 
 
 def _how_to_read(sections: Sequence[Section]) -> list[str]:
-    """Say what verdicts rest on; nothing where there are none."""
+    """Return how verdicts are made; nothing without verdicts."""
     if not sections:
         return []
     tests = sum(
@@ -167,9 +152,6 @@ def _troubles(outcome: SteeringOutcome) -> list[str]:
     return ["Trouble:\n\n" + "\n".join(lines)] if lines else []
 
 
-_FIGURES = ("strength / norm", "fluency loss")
-
-
 def grid_text(
     study: SteeringStudy, found: Sequence[tuple[SteeringRun, Section]]
 ) -> str:
@@ -178,11 +160,8 @@ def grid_text(
     judges = list(
         dict.fromkeys(one.judge for _, section in found for one in section.compared)
     )
-    heads = [
-        *("strength", "decoding", "positions"),
-        *(f"{figure}, {name}" for figure in _FIGURES for name in names),
-        *(f"{judge}, {name}" for judge in judges for name in names),
-    ]
+    figures = ("strength / norm", "fluency loss", *judges)
+    heads = [f"{figure}, {name}" for figure in figures for name in names]
     rows = [
         _row(run, section, amount, judges)
         for run, section in found
@@ -195,7 +174,7 @@ def grid_text(
             "threshold learned from sampled pairs, and differ less from each other than those. No "
             "statement on groups is made; every other figure of these runs stands in "
             "`results.json`.",
-            markdown_table(heads, rows),
+            markdown_table(["strength", "decoding", "positions", *heads], rows),
             "In how many of these ways to steer success exceeds that of random directions, with the "
             "whole interval and without correction (of 40 without any effect one would):",
             "\n".join(f"- {line}" for line in _counts(names, found, judges)),
@@ -210,14 +189,10 @@ def _about(found: Sequence[tuple[SteeringRun, Section]]) -> str:
     left = [
         f"{group.name} {len(group.records)} "
         + ("SAE" if len(group.records) == 1 else "SAEs")
-        + f" and {_latents(rates)} latents"
+        + f" and {_n_latents(rates)} latents"
         for group, rates in zip(first.groups, first.compared[0].rates, strict=True)
     ]
     return f"{asked} candidates of each SAE; with an explanation and a strength: {', '.join(left)}."
-
-
-def _latents(found: GroupRates) -> int:
-    return 0 if found.rates.success is None else found.rates.success.n
 
 
 def _row(
@@ -230,23 +205,25 @@ def _row(
         f"{section.mode} {amount:g}",
         "greedy" if run.options["greedy"] else "sampled",
         run.options["positions"],
-        *("-" if ratio is None else digits(ratio) for ratio in ratios),
+        *(NONE if ratio is None else digits(ratio) for ratio in ratios),
         *(cell(rates.loss) for rates in first.rates),
         *(text for judge in judges for text in _cells(by_judge.get(judge))),
     ]
 
 
-def _cells(one: Compared | None) -> tuple[str, str]:
+def _cells(one: Compared | None) -> list[str]:
     if one is None:
-        return "-", "-"
-    baseline, group = one.rates
-    return _cell(baseline), _cell(group)
+        return [NONE, NONE]
+    return [
+        NONE
+        if found.rates.success is None
+        else f"{digits(found.rates.success.value)}; {cell(found.rates.over_random)}"
+        for found in one.rates
+    ]
 
 
-def _cell(found: GroupRates) -> str:
-    if found.rates.success is None:
-        return "-"
-    return f"{digits(found.rates.success.value)}; {cell(found.rates.over_random)}"
+def _n_latents(found: GroupRates) -> int:
+    return 0 if found.rates.success is None else found.rates.success.n
 
 
 def _counts(

@@ -13,7 +13,7 @@ from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_hugging
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.run import subjects_of
 from eval_recipes.steering.stats.compare import SaeKey
-from eval_recipes.studies.framework.scales import paper_sweep, small_sweep
+from eval_recipes.studies.framework.definition import paper_sweep, small_sweep
 from eval_recipes.studies.weight_regularization import fields, small_groups
 from saereg_plugin.checks import require_count
 from saereg_plugin.errors import InputError
@@ -51,7 +51,7 @@ GRID_AMOUNTS = {
 @dataclass(frozen=True, kw_only=True)
 class SteeringStudy:
     """
-    What is run.
+    Settings of the steering study.
 
     Attributes:
         scale: "small": the embedded model; "paper": pythia-70m-deduped and the Pile.
@@ -64,7 +64,7 @@ class SteeringStudy:
             ``n_latents``; fewer, since these are several strengths.
         paper_norm: median residual norm of the paper's model at its hook; None leaves the
             ratio open, and on another model than the paper's ``RATIOS`` are run.
-        grid: run the paper's grid, too: decoding x positions x strengths, on the lowest seed
+        grid: also run the paper's grid, decoding x positions x strengths, on the lowest seed
             that both groups have.
         grid_latents: candidates of each SAE in the grid.
         settings: options of the evaluation that all runs share, such as judges.
@@ -107,7 +107,7 @@ class SteeringRun:
     name: str
     options: Mapping[str, Any]
     seeds: tuple[int, ...] | None = None
-    """None is all."""
+    """Seeds to run; None is all."""
     grid: bool = False
     """Whether it is one of the paper's grid, which is reported in one table."""
 
@@ -169,7 +169,7 @@ def _grid(study: SteeringStudy, seed: int | None) -> list[SteeringRun]:
 
 @dataclass
 class SteeringOutcome:
-    """What the study gave; ``finished`` is False if training was interrupted."""
+    """Results of the study; ``finished`` is False if training was interrupted."""
 
     study: SteeringStudy
     runs: list[SteeringRun] = field(default_factory=list[SteeringRun])

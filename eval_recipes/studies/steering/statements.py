@@ -1,25 +1,30 @@
-"""Statements on the steering study, from intervals and p-values alone."""
+"""Statements of the steering study, from intervals and p-values alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from eval_recipes.statistics.seeds import Interval
+from eval_recipes.results.differences import Difference, Values
+from eval_recipes.statistics.interval import Interval
 from eval_recipes.steering.stats.compare import GroupDifference, GroupRates
 from eval_recipes.steering.stats.group_tests import PValue
 from eval_recipes.steering.stats.logistic import Coefficient
 from eval_recipes.steering.stats.matched import PooledStability
-from eval_recipes.studies.framework.comparison import Difference, Values, values_text
-from eval_recipes.studies.framework.verdicts import Claim, Verdict, judge
+from eval_recipes.studies.framework.verdicts import (
+    Claim,
+    Verdict,
+    judge,
+    values_text,
+)
 from eval_recipes.studies.steering.runs import SteeringStudy
-from eval_recipes.tables.run_table import digits
+from eval_recipes.tables.cells import cell, digits
 
 NO_SEEDS = "the groups have no training seed in common"
 UNSTEERED = "unsteered texts"
 
 FEWEST_VARIED = 10
-"""With fewer latents that differ in stability from all others nothing is said of it."""
+"""Latents of unusual stability below which stability decides nothing."""
 
 _SHARED_TEXT = (
     "With common random numbers a weakly steered text shares its beginning, and more, with its "
@@ -27,29 +32,36 @@ _SHARED_TEXT = (
 )
 
 
-def statements(
-    study: SteeringStudy,
-    rates: Sequence[GroupRates],
-    against: GroupDifference,
-    pooled: PooledStability | None,
-    verdict: Verdict,
-) -> list[str]:
+@dataclass(frozen=True)
+class Compared:
     """
-    Say what held, computed from intervals and p-values alone.
+    Both groups at one strength, by one judge.
 
-    Args:
-        study: which groups.
+    Attributes:
+        judge: name of the judge.
+        amount: strength in the units of the mode.
         rates: of the baseline and of the group.
         against: the group against the baseline.
-        pooled: whether stability predicts success.
-        verdict: ``success_verdict``, its p-value corrected.
+        pooled: whether stability predicts success; None where it is not known.
+        verdict: on success beyond that of random directions, over seeds.
     """
+
+    judge: str
+    amount: float
+    rates: tuple[GroupRates, GroupRates]
+    against: GroupDifference
+    pooled: PooledStability | None
+    verdict: Verdict
+
+
+def statements(study: SteeringStudy, one: Compared) -> list[str]:
+    """Say what held at one strength, from intervals and p-values alone."""
     return [
-        _excess(verdict),
-        _published(study, rates, against),
-        *controls(study, rates),
-        _interaction(study, against),
-        stability_sentence(pooled),
+        _excess(one.verdict),
+        _published(study, one.rates, one.against),
+        *controls(study, one.rates),
+        _interaction(study, one.against),
+        stability_sentence(one.pooled),
     ]
 
 
@@ -57,12 +69,11 @@ def success_verdict(
     study: SteeringStudy, rates: Sequence[GroupRates], against: GroupDifference
 ) -> Verdict:
     """
-    Judge whether the group's latents succeed more often than the baseline's, beyond any push.
+    Judge whether the group's latents succeed more often than the baseline's.
 
-    Of each SAE's success that of random directions is taken off: explanations whose scores
+    The success of random directions is subtracted for each SAE: explanations whose scores
     scatter more pass a common threshold more often whatever is done to the text. SAEs are the
-    replicates: an interval over latents says what other latents of these SAEs would give, and
-    nothing of other training seeds.
+    replicates, since an interval over latents does not generalise to other training seeds.
     """
     claim = Claim(
         figure="success beyond that of random directions",
@@ -156,9 +167,9 @@ def stability_sentence(pooled: PooledStability | None) -> str:
     """
     Say whether more stable latents steer better, within groups.
 
-    The fit without groups stands beside it: it also answers to whatever else sets them apart.
-    An error robust within latents needs several latents that differ, so fewer than
-    ``FEWEST_VARIED`` decide nothing.
+    The fit without groups is given next to it; it also reflects other group differences.
+    Fewer than ``FEWEST_VARIED`` latents that differ decide nothing: the error is robust
+    within latents only with several of them.
     """
     if pooled is None:
         return "Not measured here: whether stability predicts success."
@@ -195,15 +206,6 @@ def _support(pooled: PooledStability) -> str:
         f"{support.varied_texts} succeeded, of the others {support.common_successes} of "
         f"{support.common_texts}."
     )
-
-
-def cell(figure: Interval | None) -> str:
-    """Return a figure and its interval in few characters."""
-    if figure is None:
-        return "-"
-    if figure.low is None or figure.high is None:
-        return digits(figure.value)
-    return f"{digits(figure.value)} [{digits(figure.low)}, {digits(figure.high)}]"
 
 
 def _ends(found: Coefficient) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eval_recipes.chat import Budget, read_key
 from eval_recipes.results.subject import Failure, Subject
@@ -12,7 +14,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.options import make_config, uses_chat
-from eval_recipes.studies.framework.scales import device
+from eval_recipes.studies.framework.definition import device
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.steering.report import FILES, write_steering_report
 from eval_recipes.studies.steering.runs import (
@@ -42,18 +44,17 @@ def run_steering_study(
     progress: Progress = lambda _: None,
 ) -> SteeringOutcome:
     """
-    Run the study into ``out`` and write its report there; an interrupted one goes on, and asks
-    nothing twice.
+    Run the study into ``out`` and write its report there; an interrupted study resumes.
 
     ``out/release`` holds the SAEs if they are trained here, ``out/results/stability`` the
     cross-seed results, ``out/results/<run>`` those of each way of steering, ``out/table.md`` the
     report. All runs share one budget of the chat model.
 
     Args:
-        study: what is run.
+        study: settings.
         out: folder of this study.
-        artifacts: what is kept between runs; by default in the user's cache.
-        progress: is told what is done next, and what failed.
+        artifacts: folder kept between runs; by default in the user's cache.
+        progress: called with a line on each next step and each failure.
 
     Raises:
         InputError: before anything is loaded, if groups, text or options cannot be used, or
@@ -61,79 +62,129 @@ def run_steering_study(
     """
     with study_folder(out, NAME, study.scale, files=FILES):
         _check(study)
-        open_artifacts(artifacts or default_artifacts())
+        artifacts = artifacts or default_artifacts()
+        open_artifacts(artifacts)
         mark_folder(out, NAME, study.scale)
-        outcome = _run(study, out, artifacts, progress)
+        outcome = SteeringOutcome(study)
+        _Work(study, out, artifacts, progress, outcome).run()
         if outcome.finished:
             # before another process may change what it reports on
             outcome.table = write_steering_report(outcome, out)
         return outcome
 
 
-def _run(
-    study: SteeringStudy, out: Path, artifacts: Path | None, progress: Progress
-) -> SteeringOutcome:
-    outcome = SteeringOutcome(study)
-    name = study.release
-    if name is None:
-        progress("Training the SAEs.")
+@dataclass(frozen=True)
+class _Work:
+    """One call of the study, which fills ``outcome``."""
+
+    study: SteeringStudy
+    out: Path
+    artifacts: Path
+    progress: Progress
+    outcome: SteeringOutcome
+
+    def run(self) -> None:
+        study, outcome = self.study, self.outcome
+        name = self._trained() if study.release is None else study.release
+        if name is None:
+            return
+        subjects = subjects_of_groups(name, study)
+        runs = runs_of(
+            study, model_of(subjects[0]), grid_seed=grid_seed(study, subjects)
+        )
+        outcome.runs += runs
+        stability = self._stability(subjects)
+        shared = ModelCache()
+        # one budget of the chat model over all runs, from the options that they share
+        config = make_config(dict(study.settings))
+        budget = Budget(config.judge_max_calls, config.judge_max_tokens)
+        for number, run in enumerate(runs, start=1):
+            self.progress(f"Run {number} of {len(runs)}: {run.name}.")
+            chosen = [
+                subject
+                for subject in subjects
+                if run.seeds is None or subject.seed in run.seeds
+            ]
+            saes = frozenset((one.release, one.sae_id) for one in chosen)
+            outcome.saes[run.name] = saes
+            context = self._context(chosen, run.name, shared)
+            context.judge_budget = budget
+            options = {**study.settings, **run.options, **stability}
+            outcome.by_run[run.name] = self._evaluate("steering", options, context)
+        outcome.finished = True
+
+    def _trained(self) -> str | None:
+        """Train the SAEs; return their release, or None if there is nothing to steer with."""
+        study, outcome = self.study, self.outcome
+        self.progress("Training the SAEs.")
         result = run_sweep(
             sweep_of(study.scale),
-            out / "release",
+            self.out / "release",
             name=f"steering-{study.scale}",
-            progress=progress,
+            progress=self.progress,
         )
-        outcome.stopped += result.stopped
-        for line in result.stopped:
-            progress(f"Stopped in training: {line}")
-        if result.release is None:
-            return outcome
-        lost = lost_groups(study, result.release)
-        for group in lost:
-            line = f"every SAE of group {group!r}, so nothing was steered"
-            outcome.stopped.append(line)
-            progress(f"Stopped in training: {line}")
-        if lost:
-            outcome.finished = True
-            return outcome
-        name = str(out / "release")
-    subjects = subjects_of_groups(name, study)
-    runs = runs_of(study, model_of(subjects[0]), grid_seed=grid_seed(study, subjects))
-    outcome.runs += runs
-    # a cache of its own: steering loads another kind of model
-    stability = _stability(
-        study, subjects, out, ModelCache(), artifacts, progress, outcome
-    )
-    shared = ModelCache()
-    budget = _budget(study)
-    for number, run in enumerate(runs, start=1):
-        progress(f"Run {number} of {len(runs)}: {run.name}.")
-        chosen = [
-            subject
-            for subject in subjects
-            if run.seeds is None or subject.seed in run.seeds
+        lost = [] if result.release is None else lost_groups(study, result.release)
+        stopped = [
+            *result.stopped,
+            *(f"every SAE of group {g!r}, so nothing was steered" for g in lost),
         ]
-        outcome.saes[run.name] = frozenset((one.release, one.sae_id) for one in chosen)
-        context = _context(study, chosen, out / "results" / run.name, shared, artifacts)
-        context.options = {"steering": {**study.settings, **run.options, **stability}}
-        context.judge_budget = budget
-        found = run_evals(["steering"], context, resume=True, progress=progress)
-        _tell(found.failures, progress)
-        outcome.failures += found.failures
-        outcome.by_run[run.name] = found.failures
-    outcome.finished = True
-    return outcome
+        outcome.stopped += stopped
+        for line in stopped:
+            self.progress(f"Stopped in training: {line}")
+        outcome.finished = bool(lost)
+        return None if result.release is None or lost else str(self.out / "release")
+
+    def _stability(self, subjects: list[Subject]) -> dict[str, str]:
+        """Measure which latents other seeds share; return the option that names the results."""
+        seeds = [
+            {s.seed for s in subjects if s.group == group}
+            for group in (self.study.group, self.study.baseline)
+        ]
+        if any(len(found) < 2 or None in found for found in seeds):
+            self.progress("A group has a single seed: stability is not measured.")
+            return {}
+        # a cache of its own: steering loads another kind of model
+        context = self._context(subjects, "stability", ModelCache())
+        options = {"reconstruction_shares": False}
+        failures = self._evaluate("cross_seed", options, context)
+        return {} if failures else {"stability": str(context.out)}
+
+    def _evaluate(
+        self, eval: str, options: dict[str, Any], context: RunContext
+    ) -> list[Failure]:
+        context.options = {eval: options}
+        failures = run_evals(
+            [eval], context, resume=True, progress=self.progress
+        ).failures
+        for failure in failures:
+            self.progress(f"failed {failure.eval} of {failure.sae_id}: {failure.cause}")
+        self.outcome.failures += failures
+        return failures
+
+    def _context(
+        self, subjects: list[Subject], name: str, shared: ModelCache
+    ) -> RunContext:
+        study, paper = self.study, self.study.scale == "paper"
+        corpus = "monology/pile-uncopyrighted" if paper else "embedded"
+        return RunContext(
+            subjects=subjects,
+            out=self.out / "results" / name,
+            corpus=study.corpus or corpus,
+            heldout_tokens=study.heldout_tokens,
+            dtype=_dtype(study),
+            device=_device(study),
+            data="hub" if paper else "embedded",
+            artifacts=self.artifacts,
+            models=shared,
+        )
 
 
-def _budget(study: SteeringStudy) -> Budget:
-    """Return the chat model's budget over all runs, from the options that they share."""
-    config = make_config(dict(study.settings))
-    return Budget(config.judge_max_calls, config.judge_max_tokens)
+def _device(study: SteeringStudy) -> str:
+    return device() if study.scale == "paper" else "cpu"
 
 
-def _tell(failures: Sequence[Failure], progress: Progress) -> None:
-    for failure in failures:
-        progress(f"failed {failure.eval} of {failure.sae_id}: {failure.cause}")
+def _dtype(study: SteeringStudy) -> str:
+    return machine.fast_dtype(_device(study)) if study.dtype == "auto" else study.dtype
 
 
 def _check(study: SteeringStudy) -> None:
@@ -165,55 +216,3 @@ def _check(study: SteeringStudy) -> None:
         if uses_chat(config):
             config.judge_config(seed=0)
             read_key()
-
-
-def _stability(
-    study: SteeringStudy,
-    subjects: Sequence[Subject],
-    out: Path,
-    shared: ModelCache,
-    artifacts: Path | None,
-    progress: Progress,
-    outcome: SteeringOutcome,
-) -> dict[str, str]:
-    """Measure which latents other seeds share; return the option that names the results."""
-    seeds = {
-        group: {s.seed for s in subjects if s.group == group}
-        for group in (study.group, study.baseline)
-    }
-    if any(len(found) < 2 or None in found for found in seeds.values()):
-        progress("A group has a single seed: stability is not measured.")
-        return {}
-    folder = out / "results" / "stability"
-    context = _context(study, list(subjects), folder, shared, artifacts)
-    context.options = {"cross_seed": {"reconstruction_shares": False}}
-    found = run_evals(["cross_seed"], context, resume=True, progress=progress)
-    _tell(found.failures, progress)
-    outcome.failures += found.failures
-    return {} if found.failures else {"stability": str(folder)}
-
-
-def _dtype(study: SteeringStudy) -> str:
-    where = device() if study.scale == "paper" else "cpu"
-    return machine.fast_dtype(where) if study.dtype == "auto" else study.dtype
-
-
-def _context(
-    study: SteeringStudy,
-    subjects: list[Subject],
-    out: Path,
-    shared: ModelCache,
-    artifacts: Path | None,
-) -> RunContext:
-    paper = study.scale == "paper"
-    return RunContext(
-        subjects=subjects,
-        out=out,
-        corpus=study.corpus or ("monology/pile-uncopyrighted" if paper else "embedded"),
-        heldout_tokens=study.heldout_tokens,
-        dtype=_dtype(study),
-        device=device() if paper else "cpu",
-        data="hub" if paper else "embedded",
-        artifacts=artifacts or default_artifacts(),
-        models=shared,
-    )

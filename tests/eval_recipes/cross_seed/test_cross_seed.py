@@ -18,7 +18,7 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import schema_files
 from eval_recipes.running.heldout import HeldOut
-from eval_recipes.tables.verdict_text import read_differences
+from eval_recipes.tables.run_table import read_differences
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.evaluations import Named
 

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
-from eval_recipes.cross_seed.groups import FEW_SEEDS, over_pairs
 from eval_recipes.cross_seed.stability_table import (
     STABILITY,
     read_stability,
     stable_latents,
 )
 from eval_recipes.results.reading import read_result
+from eval_recipes.statistics.seeds import FEW_SEEDS, over_pairs
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.cross_seed.test_cross_seed import (
     SCHEMA,

@@ -20,7 +20,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import subjects_of
 from eval_recipes.speed import Row, Shape, SpeedConfig, run_speed
 from eval_recipes.speed.config import parse_shape
-from eval_recipes.speed.evaluations import OPTIONS, rounds
+from eval_recipes.speed.evaluations import OPTIONS, UPSTREAM, rounds
 from eval_recipes.speed.evaluations import OURS as OUR_COMMAND
 from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
 from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
@@ -33,7 +33,14 @@ from eval_recipes.speed.matching import (
     planted,
     trained,
 )
-from eval_recipes.speed.memory import _measure, peak_gib, peak_of, reset_peak
+from eval_recipes.speed.measurement import (
+    Timing,
+    interleaved,
+    matmul_rate,
+    peak_gib,
+    ratio,
+    reset_peak,
+)
 from eval_recipes.speed.run import (
     BY_NAME_ONLY,
     HEADINGS,
@@ -41,9 +48,7 @@ from eval_recipes.speed.run import (
     chosen_suites,
     formatted,
 )
-from eval_recipes.speed.streams import measure
-from eval_recipes.speed.timing import Timing, interleaved, matmul_rate, ratio
-from eval_recipes.speed.upstream_evals import UPSTREAM
+from eval_recipes.speed.training import _peak, measure, peak_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release
 from tests.forked import forked
@@ -119,7 +124,7 @@ def test_memory_counts_what_was_given_back() -> None:
 def test_memory_is_measured_in_a_process_of_its_own() -> None:
     shape = Shape(d_in=64, d_sae=16_384, k=8, batch=1024)
     ours = peak_of(OURS, shape, autocast=False, device="cpu", seed=0)
-    dense = forked(_measure, SAE_LENS, shape, autocast=False, device="cpu", seed=0)
+    dense = forked(_peak, SAE_LENS, vars(shape), False, "cpu", 0)
     # a dense step keeps several matrices of batch x d_sae, 64 MiB each
     assert dense > 3 / 16
     assert ours < dense / 2
@@ -202,7 +207,7 @@ def test_unknown_suite_is_told_the_nearest() -> None:
 def test_command_refuses_before_it_measures() -> None:
     result = CliRunner().invoke(app, ["speed", "--repeats", "1"])
     assert isinstance(result.exception, InputError)
-    assert "repeats is 1" in str(result.exception)
+    assert "repeats=1; expected at least 3" in str(result.exception)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from eval_recipes.results.tidy import COLUMNS
-from eval_recipes.studies.framework.model import Column
+from eval_recipes.studies.framework.definition import Column
 
 Figures = Mapping[str, Mapping[Column, Sequence[float]]]
 """By group and column, one value a seed 0, 1, 2, ..."""

@@ -18,8 +18,14 @@ from eval_recipes.studies import (
     weight_regularization,
 )
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
+from eval_recipes.studies.framework.definition import (
+    L0,
+    VARIANCE,
+    Scale,
+    Study,
+    StudyRun,
+)
 from eval_recipes.studies.framework.heldout_table import LatentTally
-from eval_recipes.studies.framework.model import L0, VARIANCE, Scale, Study, StudyRun
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand
 from saereg_plugin.sweeps.config import group_fields
@@ -257,7 +263,7 @@ def test_latent_figures_equal_plain_loops() -> None:
     tally = LatentTally(sae)
     tally.update(acts[:2], keep[:2])
     tally.update(acts[2:], keep[2:])
-    found = tally.figures(None)  # pyright: ignore[reportArgumentType]
+    found = tally.figures()
 
     dropped = total = ratio = changed = squares = moved = supports = 0.0
     tokens = 0

@@ -1,16 +1,22 @@
-"""The table a run ends with."""
+"""The table a run ends with, and its differences in words."""
 
 from __future__ import annotations
 
 import io
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.files import SUMMARY_COLUMNS
 from eval_recipes.results.headlines import RUN_HEADLINES, Metric
-from eval_recipes.tables.run_table import digits, headline_metrics, print_table
+from eval_recipes.tables.cells import digits
+from eval_recipes.tables.run_table import (
+    headline_metrics,
+    print_table,
+    read_differences,
+)
 
 
 def frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:
@@ -129,3 +135,110 @@ def test_every_headline_of_a_run_has_a_column():
     assert headline_metrics(frame(rows)) == list(RUN_HEADLINES)
     (unnamed,) = headline_metrics(frame(rows[-1:]))
     assert unnamed.title == "more"
+
+
+PAIRS, SEEDS = "seed pairs", "seeds"
+HIGHER = GroupDifference("shared/shared", "l2", "none", 0.25, 0.125, 0.375, 10, PAIRS)
+LOWER = GroupDifference(
+    "explained_variance", "l2", "none", -0.01, -0.02, -0.005, 5, SEEDS
+)
+UNCLEAR = GroupDifference(
+    "similarity/mean_max_cos", "l2", "none", 0.02, -0.01, 0.05, 10, PAIRS
+)
+NO_INTERVAL = GroupDifference("alive", "l2", "none", 12.0, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "sentence"),
+    [
+        (
+            HIGHER,
+            "The share of latents that two seeds have in common is higher with l2 than "
+            "with none (difference .250, 95 % interval .125 to .375 over 10 seed pairs).",
+        ),
+        (
+            LOWER,
+            "The explained variance on held-out text is lower with l2 than with none "
+            "(difference -.010, 95 % interval -.020 to -.005 over 5 seeds).",
+        ),
+        (
+            UNCLEAR,
+            "The mean best cosine between two seeds' latents is not distinguishable between "
+            "l2 and none (difference .020, 95 % interval -.010 to .050 over 10 seed pairs).",
+        ),
+        (
+            NO_INTERVAL,
+            "The number of latents that fire on held-out text: no interval (n = 1), so l2 and none "
+            "are not distinguishable.",
+        ),
+    ],
+)
+def test_sentence(difference: GroupDifference, sentence: str) -> None:
+    assert read_differences([difference], group="l2", other="none")[0] == sentence
+
+
+def test_lower_reconstruction_and_fewer_latents_qualify_the_rest() -> None:
+    fewer = GroupDifference("alive", "l2", "none", -600.0, -700.0, -500.0, 5, SEEDS)
+    last = read_differences([HIGHER, LOWER, fewer], group="l2", other="none")[-1]
+    assert last.startswith("l2 reconstructs less and uses fewer latents than none")
+    assert "equal width" in last
+    unqualified = read_differences([HIGHER, UNCLEAR], group="l2", other="none")
+    assert not any("equal width" in sentence for sentence in unqualified)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.5), (-0.5, 0.0)])
+def test_interval_that_touches_zero_is_not_distinguishable(
+    low: float, high: float
+) -> None:
+    item = GroupDifference("shared", "l2", "none", 0.25, low, high, 10, PAIRS)
+    (sentence,) = read_differences([item], group="l2", other="none")
+    assert "is not distinguishable" in sentence
+
+
+def test_difference_the_other_way_round_is_turned() -> None:
+    turned = [item.reversed() for item in (HIGHER, LOWER, UNCLEAR, NO_INTERVAL)]
+    assert turned[0].difference == -0.25
+    assert read_differences(turned, group="l2", other="none") == read_differences(
+        [HIGHER, LOWER, UNCLEAR, NO_INTERVAL], group="l2", other="none"
+    )
+
+
+def test_order_is_fixed_and_other_groups_and_metrics_are_left_out() -> None:
+    other = GroupDifference("shared", "l1", "none", 0.9, 0.8, 1.0, 10, PAIRS)
+    unread = GroupDifference("geometry/c_dec", "l2", "none", 0.9, 0.8, 1.0, 10, PAIRS)
+    sentences = read_differences(
+        [NO_INTERVAL, other, unread, LOWER, HIGHER], group="l2", other="none"
+    )
+    assert [sentence.split(" that")[0][:12] for sentence in sentences] == [
+        "The share of",
+        "The explaine",
+        "The number o",
+        "l2 reconstru",
+    ]
+    assert ".900" not in "".join(sentences)
+    assert read_differences([], group="l2", other="none") == []
+
+
+def test_an_interval_over_latents_gives_no_verdict() -> None:
+    values = (((0, 1), 0.25), ((0, 2), 0.125), ((1, 2), 0.5))
+    item = GroupDifference(
+        "shared", "l2", "none", 0.29, 0.28, 0.3, 6144, "latents", values
+    )
+    assert not item.distinguishable
+    (sentence,) = read_differences([item], group="l2", other="none")
+    assert sentence == (
+        "The share of latents that two seeds have in common: l2 minus none is .290; pair by pair "
+        ".250, .125, .500 (95 % interval .280 to .300 over 6144 latents). These are too few seeds "
+        "for a verdict: an interval over latents says nothing about other seeds."
+    )
+    (turned,) = read_differences([item.reversed()], group="none", other="l2")
+    assert "none minus l2 is -.290; pair by pair -.250, -.125, -.500" in turned
+    # nor does one of which nobody knows what it is over
+    unknown = GroupDifference("shared", "l2", "none", 0.29, 0.28, 0.3, 3)
+    assert not unknown.distinguishable
+
+
+def test_few_latents_qualify_nothing_without_a_verdict() -> None:
+    fewer = GroupDifference("alive", "l2", "none", -9.0, -10.0, -8.0, 50, "latents")
+    (sentence,) = read_differences([fewer], group="l2", other="none")
+    assert "uses fewer latents" not in sentence

@@ -23,9 +23,15 @@ from eval_recipes.results.files import load_results, read_result, write_summary
 from eval_recipes.results.headlines import HEADLINES, L0, Metric, choose
 from eval_recipes.results.outdated import note_attempts
 from eval_recipes.results.sae_labels import architecture, penalty
-from eval_recipes.tables.pareto import kind_label, on_front, points, without_l0
 from eval_recipes.tables.plots import draw_html, draw_png
-from eval_recipes.tables.table import markdown, wide_frame
+from eval_recipes.tables.table import (
+    kind_label,
+    markdown,
+    on_front,
+    points,
+    wide_frame,
+    without_l0,
+)
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.tables.upstream_files import (
     write_core,

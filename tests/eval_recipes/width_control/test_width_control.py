@@ -20,14 +20,13 @@ from PIL import Image
 from sae_lens import SAE
 from sae_lens.saes.sae import SAEMetadata
 
-from eval_recipes.cross_seed.groups import FEW_SEEDS
 from eval_recipes.cross_seed.roles import Role, matched_to, role_of
 from eval_recipes.results.reading import read_result
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.width_control.equal_variance import KIND
-from eval_recipes.width_control.interpolation import (
-    Estimate,
+from eval_recipes.statistics.seeds import FEW_SEEDS
+from eval_recipes.width_control.equal_variance import (
+    KIND,
     Point,
     at_explained_variance,
 )
@@ -38,9 +37,13 @@ from eval_recipes.width_control.plots import (
     _similarities,
     plot_cross_seed,
 )
-from eval_recipes.width_control.result_groups import ResultGroup, read_groups
-from eval_recipes.width_control.width_control import (
+from eval_recipes.width_control.result_groups import (
     Comparison,
+    Estimate,
+    ResultGroup,
+    read_groups,
+)
+from eval_recipes.width_control.width_control import (
     compare_widths,
     comparison_table,
     wide_control,

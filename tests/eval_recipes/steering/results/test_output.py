@@ -12,8 +12,8 @@ import torch
 from eval_recipes.chat import KEY_VARIABLE
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
+from eval_recipes.speed.measurement import Timing
 from eval_recipes.speed.steering import ONE_BY_ONE, Work, per_token
-from eval_recipes.speed.timing import Timing
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.judges.probe import AmountEffect
 from eval_recipes.steering.results.build import link_fields, nothing, readable

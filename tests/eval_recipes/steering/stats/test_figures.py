@@ -25,10 +25,14 @@ from eval_recipes.studies.steering.runs import (
     SteeringRun,
     SteeringStudy,
 )
-from eval_recipes.studies.steering.sections import Section, corrected, section_of
-from eval_recipes.studies.steering.statements import cell, controls
-from eval_recipes.studies.steering.table import section_text
-from eval_recipes.tables.run_table import digits
+from eval_recipes.studies.steering.sections import (
+    Section,
+    corrected,
+    section_of,
+    section_text,
+)
+from eval_recipes.studies.steering.statements import controls
+from eval_recipes.tables.cells import cell, digits
 from saereg_plugin.files import sha256
 from tests.oracles import steering_statistics_oracle as oracle
 

@@ -14,21 +14,14 @@ from hypothesis import strategies as st
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
+from eval_recipes.results.differences import Difference, GroupDifference
 from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.interval import NO_VARIATION
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.studies.framework import report
-from eval_recipes.studies.framework.coefficient_rule import largest_without_loss
-from eval_recipes.studies.framework.comparison import Beside, Difference, holm
-from eval_recipes.studies.framework.figures import (
-    difference_of,
-    figure_of,
-    groups_of,
-    judge_all,
-    values_of,
-)
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     L0,
+    SHARED,
     VARIANCE,
     Column,
     Plan,
@@ -36,16 +29,26 @@ from eval_recipes.studies.framework.model import (
     Stage,
     Study,
     StudyRun,
+    largest_without_loss,
+    small_sweep,
 )
-from eval_recipes.studies.framework.scales import SHARED, small_sweep
+from eval_recipes.studies.framework.figures import (
+    difference_of,
+    figure_of,
+    groups_of,
+    judge_all,
+    values_of,
+)
 from eval_recipes.studies.framework.verdicts import (
+    Beside,
     Claim,
     Direction,
     Outcome,
+    holm,
     judge,
     summary,
 )
-from eval_recipes.tables.run_table import GroupDifference, digits
+from eval_recipes.tables.cells import digits
 from saereg_plugin.yaml_text import read_yaml
 from tests.eval_recipes.studies.planted import planted_frame
 

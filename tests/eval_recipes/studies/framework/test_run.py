@@ -19,18 +19,19 @@ from typer.testing import CliRunner
 from eval_recipes.cli import app
 from eval_recipes.studies import temporal, topk_regularizers, vocabulary
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
-from eval_recipes.studies.framework.coefficient_rule import Choice, largest_without_loss
-from eval_recipes.studies.framework.figures import values_of
-from eval_recipes.studies.framework.model import (
+from eval_recipes.studies.framework.definition import (
     ALIVE,
     L0,
     VARIANCE,
+    Choice,
     Plan,
     Scale,
     Stage,
     Study,
     StudyRun,
+    largest_without_loss,
 )
+from eval_recipes.studies.framework.figures import values_of
 from eval_recipes.studies.framework.report import TABLE, verdicts_of
 from eval_recipes.studies.framework.run import run_study
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from eval_recipes.cross_seed.pairs import Match
-from eval_recipes.studies.mnist.pairs import by_position, measure_pair
-from eval_recipes.studies.mnist.report import measure_baselines, random_weights
+from eval_recipes.studies.mnist.autoencoder import Weights, initial_weights
+from eval_recipes.studies.mnist.pairs import (
+    by_position,
+    measure_baselines,
+    measure_pair,
+    random_weights,
+)
 from eval_recipes.studies.mnist.settings import SETTINGS, Training
-from eval_recipes.studies.mnist.weights import Weights, initial_weights
 from saereg_plugin.metrics import match_rows
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}

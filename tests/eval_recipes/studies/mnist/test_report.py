@@ -17,19 +17,19 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 
 from eval_recipes import cli
-from eval_recipes.studies.mnist.evaluation import (
+from eval_recipes.studies.mnist.autoencoder import Weights, initial_weights
+from eval_recipes.studies.mnist.finished import (
     KEPT_SHARES,
     RANDOM_DRAWS,
+    Finished,
     evaluate,
+    save_sae,
 )
-from eval_recipes.studies.mnist.figures import most_shared
-from eval_recipes.studies.mnist.finished import Finished, save_sae
 from eval_recipes.studies.mnist.images import Images
-from eval_recipes.studies.mnist.pairs import measure_pair
-from eval_recipes.studies.mnist.report import group_runs
+from eval_recipes.studies.mnist.pairs import group_runs, measure_pair
+from eval_recipes.studies.mnist.plots import most_shared
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Training
 from eval_recipes.studies.mnist.training import train
-from eval_recipes.studies.mnist.weights import Weights, initial_weights
 from saereg_plugin.metrics import encoder_decoder_cosines
 from tests.eval_recipes.studies.mnist.few_images import few_images, write_folder
 from tests.oracles import mnist_oracle

@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 from eval_recipes.cli import app
 from eval_recipes.studies.framework.study_folder import study_folder
-from eval_recipes.studies.mnist.checkpoint import State
+from eval_recipes.studies.mnist.autoencoder import initial_weights
 from eval_recipes.studies.mnist.images import Images
+from eval_recipes.studies.mnist.report import write_report
 from eval_recipes.studies.mnist.settings import (
     PUBLISHED,
     SEEDS,
@@ -35,12 +36,11 @@ from eval_recipes.studies.mnist.settings import (
 from eval_recipes.studies.mnist.training import (
     CHECKPOINT,
     NEGLIGIBLE,
+    State,
     epoch_order,
     train,
     train_all,
 )
-from eval_recipes.studies.mnist.weights import initial_weights
-from eval_recipes.studies.mnist.write import write_report
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.studies.mnist.few_images import few_images, write_folder
 from tests.oracles import mnist_oracle

@@ -7,12 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval_recipes.studies.mnist.checkpoint import new_state
-from eval_recipes.studies.mnist.gradients import step_gradients
+from eval_recipes.studies.mnist.autoencoder import (
+    Weights,
+    initial_weights,
+    step_gradients,
+)
 from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Setting, Training
-from eval_recipes.studies.mnist.training import _step, add_penalty_
-from eval_recipes.studies.mnist.weights import Weights, initial_weights
+from eval_recipes.studies.mnist.training import _step, add_penalty_, new_state
 from tests.eval_recipes.studies.mnist.few_images import few_images
 from tests.oracles import mnist_oracle
 

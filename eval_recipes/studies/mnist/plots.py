@@ -1,4 +1,4 @@
-"""The study's pictures: cosine histograms, shared latents, and what aligned latents carry."""
+"""Pictures of the MNIST study."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval_recipes.studies.mnist.evaluation import KEPT_SHARES
-from eval_recipes.studies.mnist.report import Group
-from saereg_plugin.files import atomic_path
+from eval_recipes.studies.mnist.finished import KEPT_SHARES
+from eval_recipes.studies.mnist.pairs import Group
+from eval_recipes.tables.plots import save_png
 from saereg_plugin.metrics import ALIVE_THRESHOLD, encoder_decoder_cosines
 
 SHOWN_LATENTS = 12
@@ -21,9 +21,19 @@ _SIDE = 28
 _KEPT_COLUMNS = 3
 _NO_IMAGES = 0.3
 
+PICTURES = ("encoder-decoder-cosines.png", "shared-latents.png", "kept-latents.png")
+"""Files of ``draw_pictures``."""
 
-def draw_cosine_histograms(groups: Sequence[Group], target: Path) -> Path:
-    """Draw the encoder-decoder cosines of every SAE, one panel a setting."""
+
+def draw_pictures(groups: Sequence[Group], folder: Path) -> None:
+    """Write the three pictures of a study's settings into ``folder``."""
+    draws = (_cosine_histograms, _shared_latents, _kept)
+    for name, draw in zip(PICTURES, draws, strict=True):
+        save_png(draw(groups), folder / name, dpi=110)
+
+
+def _cosine_histograms(groups: Sequence[Group]) -> Figure:
+    """Draw the encoder-decoder cosines of every SAE, one panel per setting."""
     figure = Figure(figsize=(7, 1.9 * len(groups)), layout="constrained")
     bins = np.linspace(-1, 1, 101).tolist()
     for number, group in enumerate(groups):
@@ -40,16 +50,16 @@ def draw_cosine_histograms(groups: Sequence[Group], target: Path) -> Path:
         axes.legend(fontsize="small", loc="upper left")
         if number == len(groups) - 1:
             axes.set_xlabel("cosine of encoder and decoder (dotted: alive above)")
-    return _save(figure, target)
+    return figure
 
 
-def draw_shared_latents(groups: Sequence[Group], target: Path) -> Path:
+def _shared_latents(groups: Sequence[Group]) -> Figure:
     """
-    Draw the most shared latents' decoder vectors as images, one row a seed.
+    Draw the most shared latents' decoder vectors as images, one row per seed.
 
     Columns are latents of a setting's first seed that all its pairs share, by falling
     least similarity; below each its partners in the other seeds. Signs are as they are;
-    each image has a scale of its own, symmetric around 0.
+    each image has its own scale, symmetric around 0.
     """
     shown = [most_shared(group) for group in groups]
     # a setting without shared latents is one line of text
@@ -76,18 +86,17 @@ def draw_shared_latents(groups: Sequence[Group], target: Path) -> Path:
                 scale = float(np.abs(image).max()) or 1.0
                 axes.imshow(image, cmap="RdBu_r", vmin=-scale, vmax=scale)
                 axes.axis("off")
-    return _save(figure, target)
+    return figure
 
 
 def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
     """
     Return latent ids [shown, seeds] of one latent in every seed, most similar first.
 
-    Its partners in the other seeds are shared between those, too. Empty without a pair.
+    Its partners in the other seeds are also shared with each other. Empty without a pair.
     Similarity is the least of encoder's and decoder's over the pairs with the first seed.
     """
-    first = group.members[0].run.seed
-    others = [one.run.seed for one in group.members[1:]]
+    first, *others = (one.run.seed for one in group.members)
     if not others:
         return torch.empty(0, 1, dtype=torch.int64)
     matches = [group.pairs[first, other].match for other in others]
@@ -109,8 +118,8 @@ def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
     )
 
 
-def draw_kept(groups: Sequence[Group], target: Path) -> Path:
-    """Draw the error against the share of latents kept, a panel a setting and a line a seed."""
+def _kept(groups: Sequence[Group]) -> Figure:
+    """Draw the error against the share of latents kept: a panel per setting, a line per seed."""
     rows = -(-len(groups) // _KEPT_COLUMNS)
     figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
     panels = figure.subplots(
@@ -140,10 +149,4 @@ def draw_kept(groups: Sequence[Group], target: Path) -> Path:
     figure.supylabel("mean squared error")
     place = "center" if len(panels) > len(groups) else "best"
     panels[-1].legend(*panels[0].get_legend_handles_labels(), loc=place)
-    return _save(figure, target)
-
-
-def _save(figure: Figure, target: Path) -> Path:
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return target
+    return figure

@@ -1,0 +1,181 @@
+"""Time and peak memory of implementations, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from tqdm.auto import tqdm
+
+from eval_recipes.speed.config import Row
+from eval_recipes.statistics.interval import Interval
+from saereg_plugin.machine import peak_memory_gib
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of single calls, in the order of the rounds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median call."""
+        return float(np.median(self.seconds))
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warm_up: int = 1,
+    device: str = "cpu",
+    label: str = "",
+) -> dict[str, Timing]:
+    """
+    Time every call ``repeats`` times, in rounds of one call each.
+
+    A machine's speed drifts; rounds spread the drift over all calls. The order within a
+    round rotates, so that no call always follows the same other.
+    """
+    names = list(calls)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    rounds = tqdm(range(-warm_up, repeats), desc=label, leave=False)
+    for number in rounds:
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            started = time.perf_counter()
+            calls[name]()
+            _wait(device)
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def ratio(
+    slower: Timing, faster: Timing, *, seed: int = 0, resamples: int = 2000
+) -> Interval:
+    """
+    Return the ratio of medians of two interleaved timings.
+
+    The interval is a percentile bootstrap over rounds, which keeps pairs together.
+    """
+    pairs = np.array([slower.seconds, faster.seconds])
+    n = pairs.shape[1]
+    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    medians = np.median(pairs[:, draws], axis=-1)
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
+    return Interval(slower.median / faster.median, float(low), float(high), n)
+
+
+def timed_rows(
+    suite: str,
+    case: str,
+    timed: Mapping[str, Timing],
+    *,
+    work: float,
+    unit: str,
+    seed: int,
+) -> Iterator[Row]:
+    """
+    Yield a row for each implementation; the first, which is ours, is the reference.
+
+    Args:
+        suite: kind of work.
+        case: which piece of it.
+        timed: timings of the same rounds by implementation.
+        work: units of work of one call.
+        unit: of throughput.
+        seed: of the intervals.
+    """
+    reference = next(iter(timed.values()))
+    for name, timing in timed.items():
+        against = ratio(timing, reference, seed=seed)
+        yield Row(
+            suite=suite,
+            case=case,
+            implementation=name,
+            seconds=timing.median,
+            n=len(timing.seconds),
+            throughput=work / timing.median,
+            unit=unit,
+            ratio=against.value,
+            ratio_low=against.low,
+            ratio_high=against.high,
+        )
+
+
+def matmul_rate(dtype: torch.dtype, *, device: str, repeats: int = 5) -> float:
+    """Return this machine's speed of large matrix products, in operations a second."""
+    left = torch.randn(4096, 1024, device=device).to(dtype)
+    right = torch.randn(1024, 4096, device=device).to(dtype)
+    out = torch.empty(4096, 4096, dtype=dtype, device=device)
+
+    def product() -> None:
+        torch.mm(left, right, out=out)
+
+    timed: Sequence[float] = interleaved(
+        {"product": product}, repeats=repeats, warm_up=2, device=device
+    )["product"].seconds
+    return 2.0 * 4096 * 1024 * 4096 / float(np.median(timed))
+
+
+def _wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak(device: str) -> float:
+    """Forget earlier peaks where the system can; return the memory in use, in GiB."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**30
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+    return psutil.Process().memory_info().rss / 2**30
+
+
+def peak_gib(device: str) -> float:
+    """Return the most memory that the process had since ``reset_peak``, in GiB."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20
+    return peak_memory_gib()
+
+
+def in_fresh_process(module: str, work: list[Any], what: str) -> Any:
+    """
+    Run ``python -m module`` on ``work`` as JSON; return what ``answer`` printed there.
+
+    Raises:
+        RuntimeError: if that process fails, with ``what`` and its last line of output.
+    """
+    command = [sys.executable, "-m", module, json.dumps(work)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise RuntimeError(f"{what} failed: {last}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def answer(measure: Callable[..., Any]) -> None:
+    """Call ``measure`` with the command's one argument; its last line of output is the result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work")
+    work = json.loads(parser.parse_args().work)
+    sys.stdout.write("\n" + json.dumps(measure(*work)) + "\n")
