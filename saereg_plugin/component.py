@@ -38,7 +38,7 @@ from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
-from saereg_plugin.kernels import ActiveLatents
+from saereg_plugin.kernels.encode import ActiveLatents
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from saereg_plugin.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from saereg_plugin.mechanics.base import MechanicConfig
-    from saereg_plugin.regularizers.base import RegularizerConfig
+    from saereg_plugin.config import MechanicConfig, RegularizerConfig
 
 R = TypeVar("R", bound="RegularizerConfig")
 M = TypeVar("M", bound="MechanicConfig")

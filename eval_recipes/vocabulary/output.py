@@ -17,7 +17,7 @@ from eval_recipes.results.metrics import metric, metric_class
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 from saereg_plugin.metrics import unit_rows
-from saereg_plugin.metrics.vocabulary import (
+from saereg_plugin.metrics.similarity import (
     TokenAlignment,
     aligned_mask,
     covered_tokens,

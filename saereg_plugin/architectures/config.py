@@ -15,11 +15,17 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.checks import require_choice, require_field_types
+from saereg_plugin.config import (
+    ComponentConfig,
+    MechanicConfig,
+    RegularizerConfig,
+    RunSettings,
+    config_from,
+)
 from saereg_plugin.errors import InputError
-from saereg_plugin.mechanics.base import MechanicConfig, mechanic_from
+from saereg_plugin.mechanics.auxk import AuxKScaling
 from saereg_plugin.mechanics.initialization import BDecInit, Initialization
 from saereg_plugin.registry import MECHANICS, REGULARIZERS
-from saereg_plugin.regularizers.base import RegularizerConfig, regularizer_from
 
 DecoderConstraint = Literal["none", "unit_norm"]
 
@@ -41,7 +47,7 @@ RESERVED_LABELS = frozenset(
 
 _Base = TrainingSAEConfig if TYPE_CHECKING else object
 
-T = TypeVar("T")
+C = TypeVar("C", bound=ComponentConfig)
 
 
 def auto_or(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -71,12 +77,12 @@ def parse_bool(text: str) -> bool:
 
 def one_regularizer(text: Any) -> RegularizerConfig:
     """Read one regulariser from the command line: a JSON object."""
-    return _for_argparse(regularizer_from, text, REGULARIZERS)
+    return _for_argparse(text, RegularizerConfig, REGULARIZERS)
 
 
 def one_mechanic(text: Any) -> MechanicConfig:
     """Read one mechanic from the command line: a JSON object."""
-    return _for_argparse(mechanic_from, text, MECHANICS)
+    return _for_argparse(text, MechanicConfig, MECHANICS)
 
 
 def _require_list(field: str, value: object) -> None:
@@ -86,9 +92,9 @@ def _require_list(field: str, value: object) -> None:
         )
 
 
-def _for_argparse(read: Callable[[Any, Any], T], text: Any, known: Any) -> T:
+def _for_argparse(text: Any, base: type[C], known: Any) -> C:
     try:
-        return read(text, known)
+        return config_from(text, base, known)
     except InputError as error:
         # argparse shows the text of this error class only
         raise argparse.ArgumentTypeError(str(error)) from error
@@ -133,13 +139,22 @@ class RegularizedConfigMixin(_Base):
     """SAELens' inference configuration under which the SAE is saved."""
 
     @override
+    @classmethod
+    def architecture(cls) -> str:
+        # a mixin: the next class is SAELens' own
+        return f"regularized_{cast(Any, super()).architecture()}"
+
+    @override
     def __post_init__(self) -> None:
         for name in ("regularizers", "mechanics"):
             _require_list(name, getattr(self, name))
         self.regularizers = [
-            regularizer_from(value, REGULARIZERS) for value in self.regularizers
+            config_from(value, RegularizerConfig, REGULARIZERS)
+            for value in self.regularizers
         ]
-        self.mechanics = [mechanic_from(value, MECHANICS) for value in self.mechanics]
+        self.mechanics = [
+            config_from(value, MechanicConfig, MECHANICS) for value in self.mechanics
+        ]
         for name, choices in (
             ("decoder_constraint", get_args(DecoderConstraint)),
             ("initialization", get_args(Initialization)),
@@ -272,3 +287,80 @@ class RegularizedConfigMixin(_Base):
                 raise InputError(
                     f"label={label!r} is taken by this package or SAELens; choose another name."
                 )
+
+
+def check_components(settings: RunSettings) -> None:
+    """
+    Let the regularisers and mechanics of ``settings.sae`` refuse a run.
+
+    Raises:
+        InputError: from the first that refuses it.
+    """
+    if isinstance(settings.sae, RegularizedConfigMixin):
+        for part in (*settings.sae.regularizers, *settings.sae.mechanics):
+            part.check_run(settings)
+
+
+SparseStep = Literal["auto", "always", "never"]
+
+_LEAST_WIDTH_PER_K = 16
+_LEAST_WIDTH_PER_K_AUTOCAST = 40
+"""d_sae / k from which a sparse step is the faster one (docs: speed). Under autocast a dense
+product is cheaper, so that later."""
+
+
+@dataclass(kw_only=True)
+class TopKFieldsMixin(RegularizedConfigMixin):
+    """
+    What the TopK kinds take besides the fields of every regularised architecture.
+
+    Args:
+        rescale_acts_by_decoder_norm: "auto" is False with unit norm, else SAELens'
+            default, True.
+        sparse_step: whether training computes only what selected latents need; the
+            results are those of SAELens' dense step up to rounding. "auto" where it
+            wins and nothing needs all pre-activations, "always" (an error where it is
+            impossible), "never" (bit for bit SAELens' step).
+        auxk_scaling: how the auxiliary loss of dead latents is scaled before
+            ``aux_loss_coefficient``: "sae_lens" (SAELens' own), "openai",
+            "dictionary_learning" or "sparsify" (see ``mechanics.auxk``).
+    """
+
+    rescale_acts_by_decoder_norm: bool = auto_field(parse_bool)
+    # a built-in type: SAELens' command-line parser resolves names in another module
+    sparse_step: str = "auto"
+    auxk_scaling: str = "sae_lens"
+
+    @override
+    def validate(self) -> None:
+        super().validate()
+        require_choice("sparse_step", self.sparse_step, get_args(SparseStep))
+        require_choice("auxk_scaling", self.auxk_scaling, get_args(AuxKScaling))
+        unknown = self.normalize_activations in ("constant_norm_rescale", "layer_norm")
+        if unknown and self.auxk_scaling != "sae_lens":
+            raise InputError(
+                f"auxk_scaling={self.auxk_scaling!r} cannot be used with normalize_activations="
+                f"{self.normalize_activations!r}, for which the auxiliary loss is not defined (SAELens "
+                "refuses it, too). Use normalize_activations='expected_average_only_in'."
+            )
+        obstacle = self.sparse_step_obstacle()
+        if self.sparse_step == "always" and obstacle is not None:
+            raise InputError(
+                f"sparse_step='always' cannot be followed: {obstacle}. Use sparse_step='auto'."
+            )
+
+    def sparse_step_obstacle(self) -> str | None:
+        """Return which field makes a sparse step impossible, if one does."""
+        if self.normalize_activations in ("constant_norm_rescale", "layer_norm"):
+            return f"normalize_activations={self.normalize_activations!r} acts inside the step"
+        for label, regularizer in self.labelled_regularizers().items():
+            if regularizer.needs_all_pre_activations:
+                return (
+                    f"the regulariser {label} needs the pre-activations of all latents"
+                )
+        return None
+
+    def sparse_step_wins(self, k: float, *, autocast: bool) -> bool:
+        """Whether the dictionary is wide enough for a sparse step with k to be faster."""
+        least = _LEAST_WIDTH_PER_K_AUTOCAST if autocast else _LEAST_WIDTH_PER_K
+        return self.d_sae >= least * k

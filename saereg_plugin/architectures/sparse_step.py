@@ -10,19 +10,16 @@ from sae_lens import BatchTopKTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
-from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
+from saereg_plugin.architectures.config import TopKFieldsMixin
 from saereg_plugin.errors import InputError
-from saereg_plugin.kernels import (
+from saereg_plugin.kernels.aux_loss import AuxKLoss, DeadLatents
+from saereg_plugin.kernels.encode import (
     ActiveLatents,
-    AuxKLoss,
-    DeadLatents,
     NestedDecode,
-    PreActivations,
-    Selected,
     SelectedPreActivations,
-    select_batch_top_k,
-    select_top_k,
 )
+from saereg_plugin.kernels.selected import Selected
+from saereg_plugin.kernels.top_k import PreActivations, select_batch_top_k, select_top_k
 from saereg_plugin.mechanics.auxk import (
     ScaledAuxKMixin,
     ScaledMatryoshkaAuxKMixin,

@@ -9,8 +9,8 @@ import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Component
+from saereg_plugin.config import MechanicConfig
 from saereg_plugin.kernels.blocks import row_norms
-from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.registry import register_mechanic
 
 _EPSILON = 1e-6

@@ -9,12 +9,11 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.architectures.parameters import parameter_of
 from saereg_plugin.component import Step
-from saereg_plugin.mechanics.base import MechanicConfig
-from saereg_plugin.mechanics.firing_rate import (
+from saereg_plugin.config import MechanicConfig
+from saereg_plugin.firing import (
     FiringRateComponent,
-    along_latents,
-    latent_axis,
 )
 from saereg_plugin.registry import register_mechanic
 
@@ -76,9 +75,11 @@ class ActivationRateScalingModule(FiringRateComponent):
 
     @override
     def gradient(self, name: str, parameter: nn.Parameter) -> None:
-        if parameter.grad is not None and latent_axis(name) is not None:
+        axis = parameter_of(self.sae, name).latent_axis
+        if parameter.grad is not None and axis is not None:
             factors = self._factors.to(parameter.grad)
-            parameter.grad.mul_(along_latents(factors, name))
+            rows = axis == 0 and parameter.ndim == 2
+            parameter.grad.mul_(factors[:, None] if rows else factors)
 
 
 def rate_factors(rate: torch.Tensor, least: float, most: float) -> torch.Tensor:

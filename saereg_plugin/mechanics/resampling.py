@@ -9,11 +9,12 @@ import torch
 from sae_lens import TrainingSAE
 from typing_extensions import override
 
+from saereg_plugin.architectures.parameters import parameter_of
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import MechanicConfig
 from saereg_plugin.errors import InputError
+from saereg_plugin.firing import FiringRateComponent
 from saereg_plugin.kernels.blocks import row_norms
-from saereg_plugin.mechanics.base import MechanicConfig
-from saereg_plugin.mechanics.firing_rate import FiringRateComponent, latent_axis
 from saereg_plugin.registry import register_mechanic
 
 
@@ -210,7 +211,7 @@ def restart_latents_(
     sae.W_dec[latents] = rows
     sae.W_enc[:, latents] = rows.T
     for name, parameter in sae.named_parameters():
-        if name in ("W_enc", "W_dec") or latent_axis(name) is None:
+        if parameter.ndim == 2 or parameter_of(sae, name).latent_axis is None:
             continue
         start = sae.cfg.jumprelu_init_threshold if name == "threshold" else 0.0
         parameter[latents] = start
@@ -226,7 +227,7 @@ def reset_optimizer_state_(
     is over by then.
     """
     for name, parameter in sae.named_parameters():
-        axis = latent_axis(name)
+        axis = parameter_of(sae, name).latent_axis
         if axis is None:
             continue
         for value in optimizer.state.get(parameter, {}).values():

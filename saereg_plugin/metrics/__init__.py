@@ -21,11 +21,12 @@ from saereg_plugin.metrics.geometry import (
     row_geometry,
     row_norms,
 )
-from saereg_plugin.metrics.many import match_many, match_many_twice
 from saereg_plugin.metrics.matching import (
     SHARED_THRESHOLD,
     Matching,
     hungarian,
+    match_many,
+    match_many_twice,
     match_rows,
     seen_from_b,
     with_latent_ids,

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saereg_plugin.metrics.many import match_many
 from saereg_plugin.metrics.matching import (
     SHARED_THRESHOLD,
     Matching,
+    match_many,
     match_rows,
     with_latent_ids,
 )

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ALIGNED_THRESHOLD = 0.8
+"""A latent is aligned if its largest cosine to an embedding is at least this (arXiv 2606.27941)."""
+
 PAIRED_THRESHOLD = 0.7
 """A latent is paired if its best |cos| exceeds this (arXiv 2603.04198)."""
 
@@ -106,3 +109,49 @@ def fraction_paired(
     one_sided = float((best.a_to_b > threshold).double().mean())
     reverse = float((best.b_to_a > threshold).double().mean())
     return Paired(one_sided, (one_sided + reverse) / 2)
+
+
+class TokenAlignment(NamedTuple):
+    """The nearest token of each row."""
+
+    token: Tensor
+    """[n] int64, argmax_j cos(row_i, e_j)."""
+    cosine: Tensor
+    """[n] float32, the signed cosine to it; 0 for a zero row."""
+
+
+def nearest_token(
+    rows: Tensor, embeddings: Tensor, *, unit: bool = False
+) -> TokenAlignment:
+    """
+    Find the nearest embedding of each row by signed cosine, streamed and exact.
+
+    Args:
+        rows: [n, d].
+        embeddings: [tokens, d].
+        unit: both come from ``unit_rows``.
+    """
+    token = torch.zeros(len(rows), dtype=torch.long)
+    cosine = torch.zeros(len(rows))
+    for part, block in cosine_blocks(rows, embeddings, unit=unit):
+        cosine[part], token[part] = block.max(dim=1)
+    return TokenAlignment(token, cosine)
+
+
+def aligned_mask(
+    alignment: TokenAlignment, *, threshold: float = ALIGNED_THRESHOLD
+) -> Tensor:
+    """Latents with max_j cos(dec_i, e_j) of at least ``threshold``, [n] bool."""
+    return alignment.cosine >= threshold
+
+
+def covered_tokens(
+    alignment: TokenAlignment,
+    n_tokens: int,
+    *,
+    threshold: float = ALIGNED_THRESHOLD,
+) -> Tensor:
+    """Tokens that are the nearest one of at least one aligned latent, [n_tokens] bool."""
+    covered = torch.zeros(n_tokens, dtype=torch.bool)
+    covered[alignment.token[aligned_mask(alignment, threshold=threshold)]] = True
+    return covered

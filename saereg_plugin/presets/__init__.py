@@ -8,6 +8,12 @@ Each function returns a ``Preset``: ``.sae()`` is a SAELens training configurati
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from saereg_plugin.presets.activations import (
+    freq_sae,
+    l1_l2_ratio_topk,
+    off_support_topk,
+    temporal_sae,
+)
 from saereg_plugin.presets.base import (
     PaperLoss,
     Preset,
@@ -15,13 +21,11 @@ from saereg_plugin.presets.base import (
     loss_factor,
     sae_lens_coefficient,
 )
-from saereg_plugin.presets.dictionary import mutual_feature, ort_sae
-from saereg_plugin.presets.frequency import freq_sae
-from saereg_plugin.presets.mnist import weight_regularized_mnist
-from saereg_plugin.presets.temporal import temporal_sae
-from saereg_plugin.presets.topk_regularizers import l1_l2_ratio_topk, off_support_topk
-from saereg_plugin.presets.vasae import vasae
-from saereg_plugin.presets.weight_regularization import weight_regularized_topk
+from saereg_plugin.presets.decoder_rows import mutual_feature, ort_sae, vasae
+from saereg_plugin.presets.weight_regularization import (
+    weight_regularized_mnist,
+    weight_regularized_topk,
+)
 
 PRESETS: Mapping[str, Callable[..., Preset]] = MappingProxyType(
     {

@@ -10,9 +10,9 @@ from sae_lens import StandardTrainingSAEConfig
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense, fired_latents
-from saereg_plugin.regularizers.base import RegularizerConfig
 
 ActivationMask = Literal["batch_active", "none"]
 BatchReduction = Literal["mean", "sum"]

@@ -10,8 +10,8 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig
 from saereg_plugin.kernels.blocks import row_blocks, row_norms
-from saereg_plugin.regularizers.base import RegularizerConfig
 
 BLOCK_ENTRIES = 1 << 23
 """Cosines held at once: 32 MiB in float32."""

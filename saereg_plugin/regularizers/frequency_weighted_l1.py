@@ -10,10 +10,10 @@ from sae_lens import StandardTrainingSAEConfig
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense, firing_counts
 from saereg_plugin.registry import register_regularizer
-from saereg_plugin.regularizers.base import RegularizerConfig
 
 _FREQUENT = 0.1
 

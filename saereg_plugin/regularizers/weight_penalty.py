@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.architectures.parameters import WEIGHTS
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import fired_latents
 from saereg_plugin.kernels.blocks import row_blocks, row_norms
-from saereg_plugin.mechanics.firing_rate import WEIGHTS
 from saereg_plugin.registry import register_regularizer
-from saereg_plugin.regularizers.base import RegularizerConfig
 
 Norm = Literal["l1", "l2", "frobenius"]
 Reduction = Literal["sum", "mean"]

@@ -27,9 +27,6 @@ EMBEDDING_NAMES = (
 )
 """How models call their token embeddings, by the end of the tensor's name."""
 
-ALIGNED_THRESHOLD = 0.8
-"""A latent is aligned if its largest cosine to an embedding is at least this (arXiv 2606.27941)."""
-
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ADVICE = (

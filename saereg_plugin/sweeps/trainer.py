@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from saereg_plugin.files import writing_into
 from saereg_plugin.owned_folder import OwnedFolder
-from saereg_plugin.regularizers.linking import link_groups, unlink
+from saereg_plugin.regularizers.peers import link_groups, unlink
 from saereg_plugin.sweeps.checkpoint import (
     STREAM,
     Checkpoint,

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saereg_plugin.kernels import (
+from saereg_plugin.kernels import pre_activations
+from saereg_plugin.kernels.top_k import (
     PreActivations,
-    pre_activations,
     select_batch_top_k,
     select_top_k,
     top_k,

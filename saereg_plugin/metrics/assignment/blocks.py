@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
+import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
 
 BLOCK_ELEMENTS = 1 << 24
 """Weights in one block: 64 MiB, twice (the product and its whole numbers)."""
@@ -32,3 +38,23 @@ def in_parts(work: _Part, length: int) -> None:
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, parts))
+
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def compiled(
+    function: Callable[_Parameters, _Result],
+) -> Callable[_Parameters, _Result]:
+    """
+    Compile a loop at its first call; it releases the interpreter's lock.
+
+    The machine code is kept on disk beside the module, or in the user's cache where
+    that is read-only. Where neither can be written to, every process compiles anew.
+    """
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        # numba found no folder for its cache; it looks for one when it decorates
+        return numba.njit(nogil=True)(function)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from saereg_plugin.metrics.assignment.compiled import compiled
-from saereg_plugin.metrics.assignment.heap import Ints
+from saereg_plugin.metrics.assignment.blocks import Ints, compiled
 
 _CHUNK = 256
 """Weights looked at together before any is looked at alone."""

@@ -27,10 +27,11 @@ from saereg_plugin.metrics.assignment.certificate import (
     fault,
     relative,
 )
-from saereg_plugin.metrics.assignment.heap import Ints, Longs
 from saereg_plugin.metrics.assignment.scan import NONE, scan_columns, scan_rows
 from saereg_plugin.metrics.assignment.search import (
     SINGLE,
+    Ints,
+    Longs,
     augment,
     bid,
     tighten,

@@ -24,7 +24,7 @@ from eval_recipes.vocabulary.layers import LAYERS_FILE, layer_table
 from eval_recipes.vocabulary.output import VocabularyEvalOutput
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
-from saereg_plugin.metrics.vocabulary import (
+from saereg_plugin.metrics.similarity import (
     ALIGNED_THRESHOLD,
     TokenAlignment,
     aligned_mask,

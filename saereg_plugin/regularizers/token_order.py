@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from saereg_plugin.config import RunSettings
 from saereg_plugin.errors import InputError
 
 _IN_ORDER = (
@@ -18,23 +18,7 @@ _MOST_SPREAD = 0.05
 is 0 in order and about 1 if shuffled; rounding costs 1e-5 (whitening) to 0.03 (bfloat16)."""
 
 
-@dataclass(frozen=True)
-class OrderSettings:
-    """What a run's settings say about the order of its tokens, before there are any."""
-
-    context_size: int
-    batch_size: int
-    """Tokens of a training batch."""
-    mixing_fraction: float
-    """Share of the activation buffer kept back for shuffling; 0 serves them in order."""
-    prepend_bos: bool = True
-    exclude_special_tokens: bool | list[int] = False
-    seqpos_slice: tuple[int | None, ...] = (None,)
-
-
-def require_order_settings(
-    settings: OrderSettings, given: int | None, name: str
-) -> None:
+def require_order_settings(settings: RunSettings, given: int | None, name: str) -> None:
     """
     Refuse a run whose settings already say that its batches are not contexts in order.
 
@@ -63,7 +47,7 @@ def context_size_of(metadata: Any, given: int | None, name: str) -> int:
 
     Args:
         metadata: the SAE's, as SAELens' runner fills it (what it lacks is not held
-            against it), or ``OrderSettings``.
+            against it), or ``RunSettings``.
         given: the size to take if the metadata has none.
         name: of the regulariser, for messages.
 

@@ -12,14 +12,13 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig, RunSettings
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense
-from saereg_plugin.kernels import ActiveLatents
+from saereg_plugin.kernels.encode import ActiveLatents
 from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.activation_penalty import BatchReduction
-from saereg_plugin.regularizers.base import RegularizerConfig
-from saereg_plugin.regularizers.temporal.order import (
-    OrderSettings,
+from saereg_plugin.regularizers.token_order import (
     context_size_of,
     require_order_settings,
     require_token_order,
@@ -57,6 +56,7 @@ class TemporalDifference(RegularizerConfig):
     """
 
     needs_all_pre_activations: ClassVar[bool] = False
+    needs_token_order: ClassVar[bool] = True
 
     decay: float = 0.99
     sharpness: float = 5.0
@@ -89,13 +89,8 @@ class TemporalDifference(RegularizerConfig):
                 "left. Add their coefficients."
             )
 
-    def check_order(self, settings: OrderSettings) -> None:
-        """
-        Refuse a run whose settings shuffle tokens or cut contexts; needs no model.
-
-        Raises:
-            InputError: naming the setting.
-        """
+    @override
+    def check_run(self, settings: RunSettings) -> None:
         require_order_settings(settings, self.context_size, self.label or self.name)
 
     @override
