@@ -95,6 +95,7 @@ class Component(nn.Module):
     def __init__(self, *, label: str, seed: int = 0):
         super().__init__()
         self.label = label
+        self.logged: dict[str, torch.Tensor | float] = {}
         self._sae: weakref.ref[TrainingSAE[Any]] | None = None
         self._generator: torch.Generator | None = None
         if self.draws:
@@ -130,8 +131,8 @@ class Component(nn.Module):
         return None
 
     def metrics(self) -> dict[str, torch.Tensor | float]:
-        """Return further values to log for this step."""
-        return {}
+        """Return further values to log for this step: by default ``self.logged``."""
+        return self.logged
 
     def end_pass(self) -> None:
         """Undo what was changed for the forward pass alone; called even if it failed."""

@@ -29,19 +29,10 @@ from saereg_plugin.registry import MECHANICS, REGULARIZERS
 
 DecoderConstraint = Literal["none", "unit_norm"]
 
-RESERVED_LABELS = frozenset(
-    {
-        "unit_norm",
-        "norm_mask",
-        "row_floor",
-        "b_dec_init",
-        "mse_loss",
-        "l1_loss",
-        "l0_loss",
-        "pre_act_loss",
-        "auxiliary_reconstruction_loss",
-        "overall_loss",
-    }
+RESERVED_LABELS = (
+    *("unit_norm", "norm_mask", "row_floor", "b_dec_init", "overall_loss"),
+    *("mse_loss", "l1_loss", "l0_loss", "pre_act_loss"),
+    "auxiliary_reconstruction_loss",
 )
 """Names in the logs and in the state dict that a regulariser may not take."""
 
@@ -50,8 +41,8 @@ _Base = TrainingSAEConfig if TYPE_CHECKING else object
 C = TypeVar("C", bound=ComponentConfig)
 
 
-def auto_or(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Return a command-line parser that takes ``auto``, ``none``, or what ``parse`` takes."""
+def _auto_field(parse: Callable[[str], Any]) -> Any:
+    """Return a field that is ``"auto"`` by default; its text may be auto, none or a value."""
 
     def parse_value(text: Any) -> Any:
         if not isinstance(text, str):
@@ -60,44 +51,36 @@ def auto_or(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
             return None if text.lower() == "none" else "auto"
         return parse(text)
 
-    return parse_value
+    return field(default="auto", type=parse_value)
 
 
-def auto_field(parse: Callable[[str], Any]) -> Any:
-    """A field whose default ``"auto"`` is resolved in ``__post_init__``."""
-    return field(default="auto", type=auto_or(parse))
-
-
-def parse_bool(text: str) -> bool:
-    """Read true or false from the command line."""
+def _parse_bool(text: str) -> bool:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     raise InputError(f"Expected true, false or auto, got {text!r}.")
 
 
-def one_regularizer(text: Any) -> RegularizerConfig:
-    """Read one regulariser from the command line: a JSON object."""
-    return _for_argparse(text, RegularizerConfig, REGULARIZERS)
+def _list_field(base: type[C], known: dict[str, type[C]]) -> Any:
+    """Return a field for a list of configurations, each a JSON object on the command line."""
+
+    def parse(text: Any) -> C:
+        try:
+            return config_from(text, base, known)
+        except InputError as error:
+            # argparse shows the text of this error class only
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return field(default_factory=list, type=parse, nargs="*")
 
 
-def one_mechanic(text: Any) -> MechanicConfig:
-    """Read one mechanic from the command line: a JSON object."""
-    return _for_argparse(text, MechanicConfig, MECHANICS)
-
-
-def _require_list(field: str, value: object) -> None:
-    if not isinstance(value, list | tuple):
+def _configs(
+    name: str, values: Any, base: type[C], known: dict[str, type[C]]
+) -> list[C]:
+    if not isinstance(values, list | tuple):
         raise InputError(
-            f"{field} is {value!r}; expected a list, each entry a mapping with a 'name'."
+            f"{name} is {values!r}; expected a list, each entry a mapping with a 'name'."
         )
-
-
-def _for_argparse(text: Any, base: type[C], known: Any) -> C:
-    try:
-        return config_from(text, base, known)
-    except InputError as error:
-        # argparse shows the text of this error class only
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return [config_from(value, base, known) for value in values]
 
 
 @dataclass(kw_only=True)
@@ -124,16 +107,14 @@ class RegularizedConfigMixin(_Base):
             unit norm, None (as drawn) if untied, else SAELens' default.
     """
 
-    regularizers: list[Any] = field(
-        default_factory=list, type=one_regularizer, nargs="*"
-    )
-    mechanics: list[Any] = field(default_factory=list, type=one_mechanic, nargs="*")
+    regularizers: list[Any] = _list_field(RegularizerConfig, REGULARIZERS)
+    mechanics: list[Any] = _list_field(MechanicConfig, MECHANICS)
     decoder_constraint: DecoderConstraint = "none"
     initialization: Initialization = "tied"
     b_dec_init: BDecInit = "zero"
     init_seed: int | None = None
     max_norm_multiple: float | None = None
-    decoder_init_norm: float | None = auto_field(float)
+    decoder_init_norm: float | None = _auto_field(float)
 
     inference_config: ClassVar[type[SAEConfig]]
     """SAELens' inference configuration under which the SAE is saved."""
@@ -146,15 +127,12 @@ class RegularizedConfigMixin(_Base):
 
     @override
     def __post_init__(self) -> None:
-        for name in ("regularizers", "mechanics"):
-            _require_list(name, getattr(self, name))
-        self.regularizers = [
-            config_from(value, RegularizerConfig, REGULARIZERS)
-            for value in self.regularizers
-        ]
-        self.mechanics = [
-            config_from(value, MechanicConfig, MECHANICS) for value in self.mechanics
-        ]
+        self.regularizers = _configs(
+            "regularizers", self.regularizers, RegularizerConfig, REGULARIZERS
+        )
+        self.mechanics = _configs(
+            "mechanics", self.mechanics, MechanicConfig, MECHANICS
+        )
         for name, choices in (
             ("decoder_constraint", get_args(DecoderConstraint)),
             ("initialization", get_args(Initialization)),
@@ -326,7 +304,7 @@ class TopKFieldsMixin(RegularizedConfigMixin):
             "dictionary_learning" or "sparsify" (see ``mechanics.auxk``).
     """
 
-    rescale_acts_by_decoder_norm: bool = auto_field(parse_bool)
+    rescale_acts_by_decoder_norm: bool = _auto_field(_parse_bool)
     # a built-in type: SAELens' command-line parser resolves names in another module
     sparse_step: str = "auto"
     auxk_scaling: str = "sae_lens"

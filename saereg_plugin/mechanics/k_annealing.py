@@ -58,19 +58,19 @@ class KAnnealingModule(Component):
     def __init__(self, cfg: KAnnealing):
         super().__init__(label=cfg.name)
         self.cfg = cfg
-        self._k = 0.0
 
     @override
     def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
         sae = cast(Any, self.sae)
-        self._k = annealed_k(
+        k = annealed_k(
             sae.step_index,
             steps=self.cfg.steps,
             d_in=sae.cfg.d_in,
             d_sae=sae.cfg.d_sae,
             k=sae.cfg.k,
         )
-        sae.activation_fn.k = self._k
+        sae.activation_fn.k = k
+        self.logged = {"k": float(k)}
         return sae_in
 
     @override
@@ -78,10 +78,6 @@ class KAnnealingModule(Component):
         # also after a pass that failed: all but training passes has the final k
         sae = cast(Any, self.sae)
         sae.activation_fn.k = sae.cfg.k
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {"k": float(self._k)}
 
 
 def annealed_k(step: int, *, steps: int, d_in: int, d_sae: int, k: float) -> float:

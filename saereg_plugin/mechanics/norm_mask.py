@@ -36,7 +36,6 @@ class NormMask(Component):
         # 0 stands for "no batch seen yet": a NaN would not survive as an SAE's metadata
         self.register_buffer("running_median", torch.tensor(0.0))
         self._next_median: torch.Tensor | None = None
-        self._dropped = 0
 
     @override
     def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
@@ -46,7 +45,8 @@ class NormMask(Component):
         running = self.decay * past + (1 - self.decay) * median
         keep = norms <= self.multiple * running
         kept = int(keep.sum())
-        self._dropped = sae_in.shape[0] - kept
+        dropped = sae_in.shape[0] - kept
+        self.logged = {"dropped": float(dropped), "running_median": running}
         if kept == 0:
             raise InputError(
                 f"{self.label}: every activation of the batch exceeds {self.multiple} x the running "
@@ -55,13 +55,7 @@ class NormMask(Component):
                 "Raise 'max_norm_multiple' and train into a new folder, or check the text."
             )
         self._next_median = running
-        return sae_in if self._dropped == 0 else sae_in[keep]
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        pending = self._next_median
-        running = self.running_median if pending is None else pending
-        return {"dropped": float(self._dropped), "running_median": running}
+        return sae_in if dropped == 0 else sae_in[keep]
 
     @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

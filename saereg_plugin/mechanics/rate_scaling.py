@@ -68,10 +68,7 @@ class ActivationRateScalingModule(FiringRateComponent):
     def loss(self, step: Step) -> None:
         rate = self.new_rate(step)
         self._factors = rate_factors(rate, self.cfg.least, self.cfg.most)
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {"mean_factor": self._factors.mean()}
+        self.logged = {"mean_factor": self._factors.mean()}
 
     @override
     def gradient(self, name: str, parameter: nn.Parameter) -> None:

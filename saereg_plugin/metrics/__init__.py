@@ -1,6 +1,6 @@
 """Metrics of sparse autoencoders as pure functions on tensors."""
 
-from saereg_plugin.metrics.assignment import Certificate, certify
+from saereg_plugin.metrics.assignment.certificate import Certificate, certify
 from saereg_plugin.metrics.consistency import (
     ShareClasses,
     SharedLatents,

@@ -184,7 +184,6 @@ class DirectionalPenalty(Component):
         self.cfg = cfg
         self.strength = 0.0
         self.direction: torch.Tensor | None = None
-        self.logged: dict[str, torch.Tensor | float] = {}
 
     def measure(
         self, step: Step, own: Directions

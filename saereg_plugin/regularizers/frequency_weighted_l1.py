@@ -99,7 +99,6 @@ class FrequencyWeightedL1Module(Component):
         self.cfg = cfg
         self.register_buffer("firing_rate", torch.zeros(d_sae))
         self._next_rate: torch.Tensor | None = None
-        self._logged: dict[str, torch.Tensor | float] = {}
 
     @override
     def loss(self, step: Step) -> torch.Tensor:
@@ -115,7 +114,7 @@ class FrequencyWeightedL1Module(Component):
         if self.cfg.times_decoder_norm:
             sums = sums * step.sae.W_dec.norm(dim=-1)
         penalty = (sums * weight).sum() / batch
-        self._logged = {
+        self.logged = {
             "coefficient": coefficient,
             "beta": beta,
             "penalty": penalty.detach(),
@@ -124,10 +123,6 @@ class FrequencyWeightedL1Module(Component):
             "frequent_latents": (rate > _FREQUENT).sum(),
         }
         return coefficient * penalty
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return self._logged
 
     @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -118,7 +118,6 @@ class TemporalDifferenceModule(Component):
         self._n_contexts = 0
         self._may_cross = 0.0
         self._next_average: torch.Tensor | None = None
-        self._logged: dict[str, torch.Tensor | float] = {}
 
     @override
     def setup(self, sae: TrainingSAE[Any]) -> None:
@@ -151,7 +150,7 @@ class TemporalDifferenceModule(Component):
         pairs = self._n_contexts * (length - 1)
         coefficient = self.cfg.schedule.value(self.cfg.coefficient, step.index)
         self._next_average = average
-        self._logged = {
+        self.logged = {
             "coefficient": coefficient,
             "alpha": alpha,
             "average_loss": average,
@@ -171,10 +170,6 @@ class TemporalDifferenceModule(Component):
             past = torch.where(self.started > 0, past, error)
         average = self.cfg.decay * past + (1 - self.cfg.decay) * error
         return torch.sigmoid(self.cfg.sharpness * (average - error)), average
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return self._logged
 
     @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

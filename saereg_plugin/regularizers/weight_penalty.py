@@ -235,7 +235,6 @@ class WeightPenaltyModule(Component):
         self.cfg = cfg
         self.in_loss = cfg.mode == "coupled"
         self._coefficient = 0.0
-        self._value = torch.tensor(0.0)
         self._lr = 0.0
         self._mask: torch.Tensor | None = None
 
@@ -243,18 +242,15 @@ class WeightPenaltyModule(Component):
     def loss(self, step: Step) -> torch.Tensor:
         self._coefficient = self.cfg.schedule.value(self.cfg.coefficient, step.index)
         self._mask = latent_mask(self.cfg.mask, step)
-        self._value = torch.zeros((), device=step.sae.W_enc.device)
+        value = torch.zeros((), device=step.sae.W_enc.device)
         for name in WEIGHTS[self.cfg.target]:
             weight = getattr(step.sae, name).detach()
             mask = _broadcast(self._mask, name)
-            self._value = self._value + penalty(
+            value = value + penalty(
                 weight, norm=self.cfg.norm, reduction=self.cfg.reduction, mask=mask
             )
-        return self._coefficient * self._value
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {"coefficient": self._coefficient, "penalty": self._value}
+        self.logged = {"coefficient": self._coefficient, "penalty": value}
+        return self._coefficient * value
 
     @override
     def gradient(self, name: str, parameter: nn.Parameter) -> None:

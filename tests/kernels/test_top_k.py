@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saereg_plugin.kernels import pre_activations
 from saereg_plugin.kernels.top_k import (
     PreActivations,
     select_batch_top_k,
@@ -172,7 +171,7 @@ def dense(pre: PreActivations) -> torch.Tensor:
 def test_blocks_together_are_the_matrix(
     norms: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pre_activations, "_BLOCK_ENTRIES", rows * 96)
+    monkeypatch.setattr("saereg_plugin.kernels.top_k._BLOCK_ENTRIES", rows * 96)
     pre = pre_of(norms=norms)
     # each block is overwritten by the next
     blocks = [block.clone() for block in pre.blocks()]
@@ -198,7 +197,7 @@ def assert_selects(selection: Any, wanted: torch.Tensor, entries: torch.Tensor) 
 def test_row_selection_is_sorted_and_keeps_negative_entries(
     norms: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pre_activations, "_BLOCK_ENTRIES", rows * 96)
+    monkeypatch.setattr("saereg_plugin.kernels.top_k._BLOCK_ENTRIES", rows * 96)
     for bias in (0.0, -20.0):
         pre = pre_of(norms=norms, bias=bias)
         entries = dense(pre)

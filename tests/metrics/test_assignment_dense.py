@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics.assignment import DenseWeights
+from saereg_plugin.metrics.assignment.weights import DenseWeights
 from saereg_plugin.metrics.matching import hungarian
 from tests.oracles import assignment_oracle as oracle
 

@@ -9,8 +9,9 @@ import torch
 from eval_recipes.speed.matching import OURS, SCIPY, apart
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import match_rows, unit_rows
-from saereg_plugin.metrics.assignment import RowWeights, assign, blocks
-from saereg_plugin.metrics.assignment.weights import LARGEST
+from saereg_plugin.metrics.assignment import blocks
+from saereg_plugin.metrics.assignment.solve import assign
+from saereg_plugin.metrics.assignment.weights import LARGEST, RowWeights
 from saereg_plugin.metrics.matching import hungarian
 from tests.metrics.assignment_problems import ROUNDING, problem, whole
 from tests.oracles import assignment_oracle as oracle

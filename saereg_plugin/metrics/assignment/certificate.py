@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics.assignment.blocks import Ints, Longs, in_parts
-from saereg_plugin.metrics.assignment.scan import NONE, scan_rows
+from saereg_plugin.metrics.assignment.blocks import Ints, Longs
+from saereg_plugin.metrics.assignment.scan import profitable
 from saereg_plugin.metrics.assignment.search import SINGLE
 from saereg_plugin.metrics.assignment.weights import (
     LARGEST,
@@ -109,32 +109,9 @@ def check(
     pairs: list[Longs] = []
     found: list[Ints] = []
     for rows, block in weights.blocks():
-        column_of = np.empty((len(block), room), np.int32)
-        weight_of = np.empty((len(block), room), np.int32)
-
-        def scan(
-            part: slice,
-            block: Ints = block,
-            first: int = rows.start,
-            column_of: Ints = column_of,
-            weight_of: Ints = weight_of,
-        ) -> None:
-            inside = slice(first + part.start, first + part.stop)
-            scan_rows(
-                block[part],
-                price,
-                floor[inside],
-                inside.start,
-                best[inside],
-                column_of[part],
-                weight_of[part],
-            )
-
-        in_parts(scan, len(block))
-        listed_row, place = np.nonzero(column_of != NONE)
-        column = column_of[listed_row, place].astype(np.int64)
-        pairs.append((listed_row + rows.start) * n_b + column)
-        found.append(weight_of[listed_row, place])
+        listed = profitable(block, rows, price, floor[rows], best[rows], room)
+        pairs.append(listed[0])
+        found.append(listed[1])
         (taken,) = np.nonzero(partner[rows] != SINGLE)
         matched[rows.start + taken] = block[taken, partner[rows][taken]]
     profit = np.maximum(best.astype(np.int64), 0)

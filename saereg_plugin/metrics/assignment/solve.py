@@ -27,7 +27,7 @@ from saereg_plugin.metrics.assignment.certificate import (
     fault,
     relative,
 )
-from saereg_plugin.metrics.assignment.scan import NONE, scan_columns, scan_rows
+from saereg_plugin.metrics.assignment.scan import NONE, profitable, scan_columns
 from saereg_plugin.metrics.assignment.search import (
     SINGLE,
     Ints,
@@ -172,32 +172,17 @@ def _first_edges(weights: Weights, room: int) -> tuple[Edges, Ints, Ints]:
     pairs: list[Longs] = []
     found: list[Ints] = []
     for rows, block in weights.blocks():
-        first = rows.start
-        count = len(block)
-        best = row_best[rows]
-        floor = np.full(count, -1, np.int32)
-        column_of = np.empty((count, room), np.int32)
-        weight_of = np.empty((count, room), np.int32)
 
-        def by_rows(part: slice) -> None:
-            scan_rows(
-                block[part],
-                free,
-                floor[part],
-                first + part.start,
-                best[part],
-                column_of[part],
-                weight_of[part],
-            )
-
-        def by_columns(part: slice) -> None:
+        def by_columns(
+            part: slice, block: Ints = block, first: int = rows.start
+        ) -> None:
             scan_columns(block, first, part.start, part.stop, least, row_of, row_weight)
 
-        in_parts(by_rows, count)
+        floor = np.full(len(block), -1, np.int32)
+        listed = profitable(block, rows, free, floor, row_best[rows], room)
+        pairs.append(listed[0])
+        found.append(listed[1])
         in_parts(by_columns, n_b)
-        row, place = np.nonzero(column_of != NONE)
-        pairs.append((row + first) * n_b + column_of[row, place])
-        found.append(weight_of[row, place])
     column, place = np.nonzero(row_of != NONE)
     pairs.append(row_of[column, place].astype(np.int64) * n_b + column)
     found.append(row_weight[column, place])
