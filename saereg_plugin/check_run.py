@@ -24,7 +24,7 @@ from saereg_plugin.sources.hook_shapes import hook_shape, require_context
 from saereg_plugin.sources.models import require_device, torch_dtype
 
 UNPROBED_CLASSES = ("HookedMamba",)
-"""Models that SAELens can load and whose hooks are not known without their weights."""
+"""Models that SAELens can load and that have unknown hooks without their weights."""
 
 
 def check(
@@ -88,7 +88,7 @@ def _settings(
 
 
 def check_sae(cfg: TrainingSAEConfig) -> None:
-    """Refuse fields that contradict one another, also if they were changed since."""
+    """Refuse fields that contradict one another; they may have changed since their check."""
     require_field_types(cfg)
     k: float | None = getattr(cfg, "k", None)
     if k is not None and not 0 < k <= cfg.d_sae:

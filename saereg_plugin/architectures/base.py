@@ -1,4 +1,4 @@
-"""The mixin that turns one of SAELens' training SAEs into a regularised one."""
+"""Mixin that adds regularisers and mechanics to SAELens' training SAEs."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ class RegularizedMixin(_Base):
 
     def bind(self) -> None:
         """
-        Find our way from parameters and components back to this SAE.
+        Make this SAE the owner of its parameters and components.
 
-        Done in every forward pass: loading and copying replace parameters.
+        Called in every forward pass: loading and copying replace parameters.
         """
         for name, parameter in self.named_parameters(recurse=False):
             if claim(parameter, self):
@@ -216,8 +216,7 @@ class RegularizedMixin(_Base):
             state_dict[key] = state_dict[key].to(own[key].dtype)
         self._is_set_up = False
 
-    # A buffer would be a tensor that belongs to nobody but us among the SAE's own: SAELens'
-    # tests, for one, draw random numbers into all of them.
+    # no buffer: SAELens takes all buffers for its own; its tests fill them with random numbers
     @override
     def _save_to_state_dict(
         self, destination: Any, prefix: str, keep_vars: bool

@@ -86,7 +86,7 @@ def _configs(
 @dataclass(kw_only=True)
 class RegularizedConfigMixin(_Base):
     """
-    What a regularised architecture takes besides SAELens' own fields.
+    Fields of a regularised architecture, next to SAELens' own.
 
     Args:
         regularizers: any number of regulariser configurations (or their dictionaries,
@@ -101,7 +101,7 @@ class RegularizedConfigMixin(_Base):
             the first batch.
         init_seed: seed of the initial weights. None draws as SAELens does; s gives the
             weights of SAELens' class built after ``torch.manual_seed(s)``.
-        max_norm_multiple: leave activations out whose norm exceeds this multiple of the
+        max_norm_multiple: leave out activations with a norm above this multiple of the
             running median; None keeps all.
         decoder_init_norm: norm of the decoder's rows at the start. "auto" is 1.0 with
             unit norm, None (as drawn) if untied, else SAELens' default.
@@ -180,7 +180,7 @@ class RegularizedConfigMixin(_Base):
 
     @override
     def get_inference_sae_cfg_dict(self) -> dict[str, Any]:
-        # SAELens collects the keys in a set, whose order differs between processes
+        # SAELens collects the keys in a set: its order differs between processes
         found = super().get_inference_sae_cfg_dict()
         order = [item.name for item in dataclasses.fields(self.inference_config)]
         return {
@@ -290,7 +290,7 @@ product is cheaper, so that later."""
 @dataclass(kw_only=True)
 class TopKFieldsMixin(RegularizedConfigMixin):
     """
-    What the TopK kinds take besides the fields of every regularised architecture.
+    Fields of the regularised TopK kinds, next to those of all architectures.
 
     Args:
         rescale_acts_by_decoder_norm: "auto" is False with unit norm, else SAELens'
@@ -328,7 +328,7 @@ class TopKFieldsMixin(RegularizedConfigMixin):
             )
 
     def sparse_step_obstacle(self) -> str | None:
-        """Return which field makes a sparse step impossible, if one does."""
+        """Return the field that makes a sparse step impossible, or None."""
         if self.normalize_activations in ("constant_norm_rescale", "layer_norm"):
             return f"normalize_activations={self.normalize_activations!r} acts inside the step"
         for label, regularizer in self.labelled_regularizers().items():
@@ -339,6 +339,6 @@ class TopKFieldsMixin(RegularizedConfigMixin):
         return None
 
     def sparse_step_wins(self, k: float, *, autocast: bool) -> bool:
-        """Whether the dictionary is wide enough for a sparse step with k to be faster."""
+        """Return whether a sparse step with k is faster at this d_sae."""
         least = _LEAST_WIDTH_PER_K_AUTOCAST if autocast else _LEAST_WIDTH_PER_K
         return self.d_sae >= least * k

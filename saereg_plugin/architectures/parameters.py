@@ -12,7 +12,7 @@ from saereg_plugin.errors import InputError
 
 
 class Parameter(NamedTuple):
-    """What a parameter or buffer of an SAE is made of."""
+    """Description of a parameter or buffer of an SAE."""
 
     latent_axis: int | None
     """The axis that counts latents; None if the parameter belongs to no latent."""

@@ -1,4 +1,4 @@
-"""Exact top-k over many latents, through the maxima of groups."""
+"""Exact top-k over many latents, and selection of active latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""k falls from d_in to its final value (arXiv 2603.04198)."""
+"""Annealing of k from d_in to its final value (arXiv 2603.04198)."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class KAnnealing(MechanicConfig):
 
 class KAnnealingModule(Component):
     """
-    The annealing at work: k is set for a forward pass and taken back after it.
+    The annealing in training: k is set for a forward pass and reset after it.
 
-    Dense and sparse steps both read it from the SAE's activation function.
+    Dense and sparse steps read k from the SAE's activation function.
     """
 
     def __init__(self, cfg: KAnnealing):
@@ -75,7 +75,6 @@ class KAnnealingModule(Component):
 
     @override
     def end_pass(self) -> None:
-        # also after a pass that failed: all but training passes has the final k
         sae = cast(Any, self.sae)
         sae.activation_fn.k = sae.cfg.k
 

@@ -1,4 +1,4 @@
-"""Leave activations of unusual norm out of training (arXiv 2603.04198)."""
+"""Filter of activations of unusual norm (arXiv 2603.04198)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from saereg_plugin.kernels.blocks import row_norms
 
 class NormMask(Component):
     """
-    Drop rows whose norm exceeds ``multiple`` times the running median norm.
+    Drop rows with a norm above ``multiple`` times the running median norm.
 
-    The paper drops activations of more than 10 times the median; SAELens has no
-    such filter. The running median is an exponential average of the batches'
-    medians, one update in an optimiser step, this batch included. Dropped rows do not enter
-    the loss and count as not firing (SAELens divides by the whole batch).
+    The running median is an exponential average of the batches' medians, with one update in
+    an optimiser step, this batch included. Dropped rows do not enter the loss and count as
+    not firing (SAELens divides by the whole batch).
 
     Args:
         multiple: of the running median, above 1.
         decay: weight of the past in the running median.
 
     Raises:
-        InputError: in a step all of whose rows would be dropped.
+        InputError: in a step that would drop all rows.
     """
 
     running_median: torch.Tensor

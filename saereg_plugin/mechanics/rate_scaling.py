@@ -1,4 +1,4 @@
-"""Gradients scaled by how rarely a latent fires (TemporalSAE)."""
+"""Scaling of gradients by firing rates (TemporalSAE)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ActivationRateScaling(MechanicConfig):
 
 
 class ActivationRateScalingModule(FiringRateComponent):
-    """The scaling at work."""
+    """The scaling in training."""
 
     def __init__(self, cfg: ActivationRateScaling, d_sae: int):
         super().__init__(d_sae, decay=cfg.decay, label=cfg.name)

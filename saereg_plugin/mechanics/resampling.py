@@ -1,4 +1,4 @@
-"""Dead latents start anew where the reconstruction is worst (TemporalSAE)."""
+"""Resampling of dead latents on badly reconstructed rows (TemporalSAE)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from saereg_plugin.registry import register_mechanic
 @dataclass(frozen=True, kw_only=True)
 class DeadLatentResampling(MechanicConfig):
     """
-    Latents with a running firing rate below ``threshold`` start anew on badly reconstructed rows.
+    Restart latents with a running firing rate below ``threshold`` on badly reconstructed rows.
 
     TemporalSAE. After step t (counted from 1), for t a multiple of ``every`` up to
     ``until``, then every ``then_every`` steps: encoder column and decoder row of each
-    such latent become ``norm * x_k / ||x_k||``; rows x_k of the step's batch are drawn with a
-    probability in proportion to their squared error, each at most once, for the
-    latents of the lowest rates first (if rows run out, the others wait). A row that is
-    exactly 0, such as padding, has no direction and is never drawn. The latents'
-    optimiser state becomes 0. Our choices: encoder bias 0; gated b_gate, b_mag and r_mag 0, jumprelu
-    threshold as at the start; the rate is not touched.
+    such latent become ``norm * x_k / ||x_k||``. Rows x_k of the step's batch are drawn with a
+    probability in proportion to their squared error, each at most once, for the latents of
+    the lowest rates first (if rows run out, the others wait). A row of zeros, such as
+    padding, is never drawn. The latents' optimiser state becomes 0. Our choices: encoder
+    bias 0; gated b_gate, b_mag and r_mag 0; jumprelu threshold as at the start; the rate
+    stays.
 
     Args:
         decay: weight of the past in the rate, which starts at 0.
@@ -105,7 +105,7 @@ class DeadLatentResampling(MechanicConfig):
 
 
 class DeadLatentResamplingModule(FiringRateComponent):
-    """The resampling at work."""
+    """The resampling in training."""
 
     draws = True
     counts = ("resampled",)
@@ -195,7 +195,7 @@ def restart_latents_(
     norm: float,
 ) -> None:
     """
-    Point latents in new directions, in place; their other parameters start anew.
+    Point latents in new directions and reset their other parameters, in place.
 
     Encoder column and decoder row become ``norm * direction / ||direction||``. Biases
     (b_enc, b_gate, b_mag) and r_mag become 0, a jumprelu threshold its initial value.

@@ -55,7 +55,7 @@ class WeightDecay(MechanicConfig):
 
 
 class WeightDecayModule(Component):
-    """The decay at work."""
+    """The decay in training."""
 
     def __init__(self, cfg: WeightDecay):
         super().__init__(label=cfg.name)

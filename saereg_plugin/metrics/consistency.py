@@ -1,4 +1,4 @@
-"""Latents that come back in SAEs trained from other seeds."""
+"""Latents shared by SAEs trained from different seeds."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def latent_stability(shared: Tensor) -> Tensor:
     Share of the other seeds in which each latent is shared, [n] float32.
 
     Args:
-        shared: [n_others, n] bool; row t says which latents of this one SAE are
-            shared with the t-th other seed, by this SAE's latent ids.
+        shared: [n_others, n] bool; row t has the latents of this SAE that are shared
+            with the t-th other seed, by this SAE's latent ids.
     """
     if shared.ndim != 2 or len(shared) == 0:
         raise ValueError(f"expected masks [n_others >= 1, n], got {[*shared.shape]}")

@@ -43,7 +43,7 @@ class Matching(NamedTuple):
     """[n_b] float64 prices of the rows of B, in units of similarity."""
     best: MaxCosine
     """
-    Largest similarity of every row and every column, whoever they are matched to.
+    Largest similarity of every row and every column, matched or not.
 
     By |cos| it is what ``mean_max_cos`` gives, from the matching's own first pass.
     """
@@ -99,14 +99,14 @@ def match_rows(
     to a multiple of 2^-30 (signed: 2^-29), which leaves those above 2^-7 (2^-6) as they
     are; for these similarities the matching is optimal exactly, and proven to be.
 
-    The matrix of similarities is kept while it has at most 2 GiB, and computed anew in
-    every pass otherwise; there is never a float64 one.
+    The matrix of similarities is kept while it has at most 2 GiB, and computed again
+    in every pass otherwise; there is never a float64 one.
 
     Args:
         a, b: rows; they need not have norm 1. A zero row has similarity 0 to all.
         absolute: match by |cos| instead of the signed cosine.
-        relative_gap: be content with a total proven to be within this share of the
-            largest; 0 demands the optimum.
+        relative_gap: accept a total proven to be within this share of the largest; 0
+            demands the optimum.
         unit: the rows come from ``unit_rows``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Cosine similarity between the rows of two matrices, streamed in row blocks."""
+"""Cosines between the rows of two matrices, streamed in row blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK_ELEMENTS = 1 << 23
 
 
 class MaxCosine(NamedTuple):
-    """Best |cos| of every latent of A among those of B, and the other way round."""
+    """Best |cos| of every latent of A among those of B, and of B among those of A."""
 
     a_to_b: Tensor
     """[n_a] max_j |cos(a_i, b_j)|."""
@@ -34,7 +34,7 @@ class MaxCosine(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Share of latents whose best |cos| exceeds the threshold."""
+    """Share of latents with a best |cos| above the threshold."""
 
     one_sided: float
     """Of the latents of A: the published figure."""
@@ -74,8 +74,8 @@ def cosine_blocks(
 
     The caller owns each block and may write into it. Memory is one block of at
     most ``BLOCK_ELEMENTS`` cosines (one row of them if B is wider than that).
-    ``unit`` says that the rows come from ``unit_rows``, so that a dictionary that is
-    compared many times is scaled once.
+    ``unit``: the rows come from ``unit_rows``, so that a dictionary that is compared many
+    times is scaled once.
     """
     unit_a, unit_b = (a, b) if unit else (unit_rows(a), unit_rows(b))
     step = max(1, BLOCK_ELEMENTS // max(1, len(unit_b)))
@@ -104,7 +104,7 @@ def mean_max_cos(a: Tensor, b: Tensor, *, unit: bool = False) -> MaxCosine:
 def fraction_paired(
     a: Tensor, b: Tensor, *, threshold: float = PAIRED_THRESHOLD
 ) -> Paired:
-    """Share of rows whose best |cos| exceeds ``threshold`` (arXiv 2603.04198)."""
+    """Share of rows with a best |cos| above ``threshold`` (arXiv 2603.04198)."""
     best = mean_max_cos(a, b)
     one_sided = float((best.a_to_b > threshold).double().mean())
     reverse = float((best.b_to_a > threshold).double().mean())

@@ -1,8 +1,9 @@
 """
 The papers' settings as configurations.
 
-Each function returns a ``Preset``: ``.sae()`` is a SAELens training configuration,
-``.sweep_fields()`` what ``SweepConfig`` takes; ``.stated`` and ``.chosen`` say who decided what.
+Each function returns a ``Preset``. ``.sae()`` is a SAELens training configuration and
+``.sweep_fields()`` the fields of a ``SweepConfig``. ``.stated`` names the paper's own fields,
+and ``.chosen`` ours with their reasons.
 """
 
 from collections.abc import Callable, Mapping

@@ -150,7 +150,7 @@ def temporal_sae(
         clipping: clip the gradient's norm at .1. This loss, and the gradient of its weights,
             is d_in times the paper's, so clipping acts more often than in the paper; Adam
             divides most of a common factor out again.
-        resampling: start dead latents anew.
+        resampling: restart dead latents.
         gradient_scaling: scale gradients by how rarely a latent fires.
     """
     mechanics: list[MechanicConfig] = [WeightDecay(decay=0.01)]

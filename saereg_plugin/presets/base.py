@@ -20,7 +20,7 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What belongs to the run and not to the SAE; names and units are those of SweepConfig."""
+    """Settings of the run, with the names and units of SweepConfig."""
 
     model: str | None
     """None where the paper's activations are not a language model's."""
@@ -173,7 +173,7 @@ Scale = Literal["unit_mean_square", "as_trained"]
 @dataclass(frozen=True, kw_only=True)
 class PaperLoss:
     """
-    How a paper writes its loss.
+    The form of a paper's loss.
 
     Args:
         error: the squared error of one sample is the ``sum`` over d_in, as in SAELens, or
@@ -193,7 +193,7 @@ class PaperLoss:
 
 def loss_factor(paper: PaperLoss, *, d_in: int) -> float:
     """
-    Return what SAELens' loss is of the paper's, for the same SAE up to scale.
+    Return SAELens' loss over the paper's, for the same SAE up to scale.
 
     With c the paper's factor of the summed squared error (1 or 1 / d_in) and s our scale
     of activations over the paper's, this is s^2 / c.

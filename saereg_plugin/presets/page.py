@@ -11,7 +11,7 @@ from saereg_plugin.presets.base import Preset
 
 
 def write_page(path: Path) -> None:
-    """Write the generated parts of the page at ``path`` anew."""
+    """Update the generated parts of the page at ``path``."""
     path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 

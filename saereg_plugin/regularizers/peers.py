@@ -120,7 +120,7 @@ class Snapshot(NamedTuple):
 
     step: int
     version: tuple[int, int]
-    """Identity of the weights they were taken of."""
+    """Identity of the weights."""
     unit: torch.Tensor
     """[d_sae, d_in] unit rows."""
 
@@ -129,9 +129,9 @@ class Peers:
     """
     A set of linked SAEs, held weakly: none becomes a part of another.
 
-    In step t everybody sees everybody's decoder as it was at the end of step t - 1. An SAE
-    that has not stepped yet is read directly; one that has is remembered from its own
-    forward pass. So the order in which a trainer steps them changes nothing.
+    In step t each SAE sees the decoders of the others as they were at the end of step
+    t - 1. An SAE that has not stepped yet is read directly; an SAE that has is remembered
+    from its own forward pass. So the order in which a trainer steps them changes nothing.
     """
 
     def __init__(self, saes: Mapping[str, TrainingSAE[Any]]):
@@ -150,7 +150,7 @@ class Peers:
         Return a linked SAE.
 
         Raises:
-            InputError: if nobody else holds it any more.
+            InputError: if the SAE was deleted.
         """
         sae = self._saes[name]()
         if sae is None:
@@ -161,19 +161,19 @@ class Peers:
         return sae
 
     def name_of(self, sae: TrainingSAE[Any]) -> str:
-        """Return under which name ``sae`` was linked."""
+        """Return the name under which ``sae`` was linked."""
         return next(name for name, known in self._saes.items() if known() is sae)
 
     def completed(self, name: str) -> int:
-        """Return how many optimiser steps an SAE has completed."""
+        """Return the number of optimiser steps that an SAE has completed."""
         return cast(Any, self.sae(name)).step_index
 
     def leave(self, name: str) -> None:
-        """Take an SAE out: after the steps it has completed nobody sees it."""
+        """Take an SAE out: after its completed steps no other sees it."""
         self._left[name] = self.completed(name)
 
     def others(self, name: str, step: int) -> list[str]:
-        """Return who takes part in ``step`` besides ``name``, in order of names."""
+        """Return the other SAEs that take part in ``step``, in order of names."""
         return [
             other
             for other in sorted(self._saes)
@@ -199,7 +199,7 @@ class Peers:
 
     def partners(self, name: str, other: str, step: int) -> torch.Tensor:
         """Return for each latent of ``name`` the most similar one of ``other``, int64."""
-        # one product serves both, and is the same whoever asks first
+        # one product serves both, in the same order for both
         first, second = sorted((name, other))
         a, b = self._snapshot(first, step), self._snapshot(second, step)
         known = self._partners.get((first, second))
@@ -209,7 +209,7 @@ class Peers:
         return known[2].a_to_b if name == first else known[2].b_to_a
 
     def forget(self, name: str) -> None:
-        """Drop what is remembered of an SAE, after its weights were loaded anew."""
+        """Drop the snapshot of an SAE, after its weights were loaded from a checkpoint."""
         self._snapshots.pop(name, None)
 
     def _snapshot(self, name: str, step: int) -> Snapshot:

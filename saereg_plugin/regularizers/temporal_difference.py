@@ -100,10 +100,10 @@ class TemporalDifference(RegularizerConfig):
 
 class TemporalDifferenceModule(Component):
     """
-    The temporal difference at work.
+    The temporal difference in training.
 
-    A forward pass computes the new running average of the error; the optimiser's step
-    makes it the old one, so passes without a step count nothing.
+    A forward pass computes the new running average of the error, and the optimiser's step
+    keeps it, so passes without a step count nothing.
     """
 
     average_loss: torch.Tensor
@@ -230,7 +230,7 @@ def _differences(acts: torch.Tensor, length: int) -> Iterator[tuple[int, torch.T
     n_pairs = acts.shape[0] - 1
     block = max(1, n_pairs)
     if acts.device.type == "cpu":
-        # what several operations make of a block stays in the cache
+        # the results of several operations on a block stay in the cache
         block = max(1, _ENTRIES // acts.shape[1])
     dtype = _float_of(acts)
     for start in range(0, n_pairs, block):

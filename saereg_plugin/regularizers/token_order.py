@@ -20,7 +20,7 @@ is 0 in order and about 1 if shuffled; rounding costs 1e-5 (whitening) to 0.03 (
 
 def require_order_settings(settings: RunSettings, given: int | None, name: str) -> None:
     """
-    Refuse a run whose settings already say that its batches are not contexts in order.
+    Refuse a run with settings under which batches are not contexts in order.
 
     ``require_token_order`` proves the same from the data, once the model is loaded.
 
@@ -28,9 +28,6 @@ def require_order_settings(settings: RunSettings, given: int | None, name: str) 
         settings: of the run.
         given: the regulariser's own ``context_size``.
         name: of the regulariser, for messages.
-
-    Raises:
-        InputError: naming the setting that is wrong.
     """
     size = context_size_of(settings, given, name)
     _require_whole_contexts(settings.batch_size, size, name)
@@ -43,11 +40,11 @@ def require_order_settings(settings: RunSettings, given: int | None, name: str) 
 
 def context_size_of(metadata: Any, given: int | None, name: str) -> int:
     """
-    Return the context size, if contexts are whole and begin with BOS.
+    Return the context size; refuse contexts that are not whole or do not begin with BOS.
 
     Args:
-        metadata: the SAE's, as SAELens' runner fills it (what it lacks is not held
-            against it), or ``RunSettings``.
+        metadata: the SAE's, as SAELens' runner fills it (missing values are not refused),
+            or ``RunSettings``.
         given: the size to take if the metadata has none.
         name: of the regulariser, for messages.
 
@@ -175,8 +172,8 @@ def crossing_pairs(contexts: torch.Tensor, separator: int) -> tuple[int, int]:
         separator: id of the token that begins a document.
 
     Returns:
-        How many pairs (t - 1, t) with t >= 2 have the separator at t, and how many pairs
-        there are: position 0 is in none.
+        The number of pairs (t - 1, t) with t >= 2 that have the separator at t, and the
+        number of all pairs: position 0 is in none.
     """
     crossing = crosses_documents(contexts, separator)
     return int(crossing.sum()), contexts.shape[0] * max(contexts.shape[1] - 2, 0)

@@ -108,10 +108,10 @@ def anchor_scores(
 
 
 class Anchored(NamedTuple):
-    """How the kept tokens act on each latent."""
+    """Scores of latents and their pull to the kept tokens."""
 
     score: torch.Tensor
-    """[n] what is to be maximised."""
+    """[n], to be maximised."""
     max_cosine: torch.Tensor
     """[n] exact cosine to the nearest kept token."""
     pull: torch.Tensor
@@ -159,7 +159,7 @@ SearchDtype = Literal["float32", "bfloat16"]
 @dataclass(frozen=True, kw_only=True)
 class VocabularyAnchor(DirectionalConfig):
     """
-    ``- coefficient * mean_i s_i``, with s_i how near dec_i is to a token's embedding.
+    ``- coefficient * mean_i s_i``, with s_i the similarity of dec_i to token embeddings.
 
     arXiv 2606.27941. Over the ``top`` embeddings e_j of largest cosine to dec_i, ``s_i`` is
     ``max_j cos(dec_i, e_j)`` (nearest), ``t log sum_j exp(cos / t)`` (logsumexp) or
@@ -171,11 +171,9 @@ class VocabularyAnchor(DirectionalConfig):
         top: tokens kept for each latent.
         embeddings: a safetensors file (``path`` or ``path::tensor``); None takes the
             model in ``cfg.metadata.model_name``.
-        refresh_every: steps between exact searches over the vocabulary. Between them the
-            cosines to the kept tokens are exact, and another token is not noticed; 1
-            searches in every step.
-        search_dtype: of the search's products; the kept tokens' cosines are exact in
-            either.
+        refresh_every: steps between exact searches over the vocabulary. Between searches
+            the cosines to the kept tokens are exact, and other tokens are not noticed.
+        search_dtype: of the search's products; cosines to the kept tokens are exact.
         temperature: t, above 0.
         every: apply the penalty in every n-th step only, n times as strong.
 
@@ -268,7 +266,7 @@ class VocabularyAnchor(DirectionalConfig):
 
 
 class VocabularyAnchorModule(DirectionalPenalty):
-    """The anchor at work. Of its state only the kept tokens are in checkpoints."""
+    """The anchor in training; checkpoints hold its kept tokens."""
 
     cfg: VocabularyAnchor
     kept_tokens: torch.Tensor
@@ -276,8 +274,8 @@ class VocabularyAnchorModule(DirectionalPenalty):
     def __init__(self, cfg: VocabularyAnchor, d_sae: int, *, label: str):
         super().__init__(cfg, label=label)
         # bytes: SAELens casts what it loads to the SAE's type, and bfloat16 rounds ids
-        nobody = torch.full((d_sae, cfg.top), -1, dtype=torch.int32)
-        self.register_buffer("kept_tokens", nobody.view(torch.uint8))
+        none = torch.full((d_sae, cfg.top), -1, dtype=torch.int32)
+        self.register_buffer("kept_tokens", none.view(torch.uint8))
         self._vocabulary: Vocabulary | None = None
 
     @override

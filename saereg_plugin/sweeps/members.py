@@ -143,7 +143,7 @@ def sae_config(
 
 
 def build_sae(member: Member, sweep: SweepConfig) -> TrainingSAE[Any]:
-    """Make one training SAE; its metadata says what SAELens' runner would say."""
+    """Make one training SAE, with the metadata that SAELens' runner would give it."""
     sae = training_classes(member.cfg.architecture())[0](member.cfg).to(sweep.device)
     for key, value in {
         "dataset_path": sweep.corpus,

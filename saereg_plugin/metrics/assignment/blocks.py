@@ -1,4 +1,4 @@
-"""Blocks of a matrix of all pairs, and their parts for threads."""
+"""Blocks of a matrix of all pairs, their parts for threads, and compiled loops."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def compiled(
     """
     Compile a loop at its first call; it releases the interpreter's lock.
 
-    The machine code is kept on disk beside the module, or in the user's cache where
-    that is read-only. Where neither can be written to, every process compiles anew.
+    The machine code is kept on disk next to the module, or in the user's cache where
+    that is read-only. Where neither can be written to, every process compiles again.
     """
     try:
         return numba.njit(nogil=True, cache=True)(function)

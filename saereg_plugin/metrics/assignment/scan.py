@@ -1,4 +1,4 @@
-"""Passes over all pairs: the best profits of rows, and the best weights of columns."""
+"""Passes over all pairs: best profits of rows, best weights of columns."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def scan_rows(
         weights: [rows, n_b].
         prices: [n_b].
         floor: [rows] profits must be above this to be listed.
-        first_row: number of the first row, which says where it begins.
+        first_row: number of the first row, from which its starting column follows.
         best: [rows] written: the largest profit.
         column_of: [rows, k] written: columns of the k largest profits above the
             floor, in no order, ``NONE`` after the last.

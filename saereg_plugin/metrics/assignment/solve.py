@@ -1,5 +1,5 @@
 """
-The exact assignment of large dictionaries: candidates, sparse optimum, proof, repeat.
+Exact assignment of large dictionaries: candidates, sparse optimum, proof, repeat.
 
 1. A pass over all pairs lists the k largest weights of every row and of every column.
 2. The heaviest matching of that sparse graph is found, with duals (``search``).
@@ -134,7 +134,7 @@ def assign(
 
 
 def _require_matching(partner: Ints, n_a: int, n_b: int) -> None:
-    """Refuse what the bound would say nothing of."""
+    """Refuse partners for which the bound does not hold."""
     wrong = fault(partner, n_a, n_b)
     if wrong is not None:
         raise RuntimeError(
@@ -162,7 +162,7 @@ def _gap(seen: Check, grid: Grid, pairs: int) -> tuple[float, float]:
 
 
 def _first_edges(weights: Weights, room: int) -> tuple[Edges, Ints, Ints]:
-    """List the largest weights of rows and columns; return the very largest, too."""
+    """List the largest weights of rows and columns; also return the largest of each."""
     n_a, n_b = weights.shape
     row_best = np.empty(n_a, np.int32)
     free: Ints = np.zeros(n_b, np.int32)
@@ -203,7 +203,7 @@ class Edges(NamedTuple):
     """[edges]."""
 
     def merged(self, pair: Longs, weight: Ints) -> Edges:
-        """Add pairs; of one that is there already, the weight stays."""
+        """Add pairs; pairs that are there already keep their weight."""
         pairs, first = np.unique(np.concatenate([self.pair, pair]), return_index=True)
         return Edges(pairs, np.concatenate([self.weight, weight])[first])
 
@@ -228,7 +228,7 @@ class State:
 
     def solve(self, edges: Edges) -> None:
         """
-        Find the heaviest matching of the graph, from what was the best of another one.
+        Find the heaviest matching of the graph, from the best matching of another graph.
 
         Afterwards u_i + v_j >= weight for every edge, with equality if matched, and
         the dual of every single row and column is 0: all are optimal.

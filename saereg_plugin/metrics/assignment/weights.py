@@ -4,8 +4,8 @@ Similarities as whole numbers, in blocks of rows.
 An assignment solved in floating point has duals that hold up to rounding. Here a
 similarity is rounded towards zero to a multiple of 2^-30 (|cos|) or 2^-29 (signed), and
 the solver works on those multiples. A float32 cosine of at least 2^-7 (or 2^-6) is such
-a multiple already; a smaller one moves by less than 1e-9 (2e-9). What is optimal for
-these weights is optimal exactly, and duals, totals and gaps are sums of integers.
+a multiple already; a smaller one moves by less than 1e-9 (2e-9). For these
+weights the optimum is exact, and duals, totals and gaps are sums of integers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ALIGNMENT = 16
 @dataclass(frozen=True)
 class Grid:
     """
-    How whole numbers stand for similarities: similarity = (weight - shift) * step.
+    Whole numbers for similarities: similarity = (weight - shift) * step.
 
     ``shift`` makes every weight >= 0, which does not change the best full matching
     of the smaller side.
@@ -61,7 +61,7 @@ class Weights(Protocol):
 
     @property
     def grid(self) -> Grid:
-        """What the weights stand for."""
+        """The grid of the weights."""
         ...
 
     def blocks(self) -> Iterator[tuple[slice, Ints]]:
@@ -145,7 +145,7 @@ class RowWeights:
         Return the weights of some rows and columns, as they are here where they are kept.
 
         Kept weights move over block by block, so that no memory is needed for both; a
-        later pass here computes them anew.
+        later pass here computes them again.
 
         Args:
             ids_a, ids_b: numbers of rows and of columns, ascending.
