@@ -10,11 +10,7 @@ from saereg_plugin.mechanics.weight_decay import WeightDecay
 from saereg_plugin.presets.base import (
     IMAGES,
     NO_SCHEDULE,
-    NOT_STATED,
     SAE_LENS_SCALE,
-    STANDARD,
-    SWEEP,
-    TOPK,
     UNIT_NORM,
     Fields,
     PaperLoss,
@@ -22,7 +18,6 @@ from saereg_plugin.presets.base import (
     Run,
     because,
     sae_lens_coefficient,
-    without,
 )
 from saereg_plugin.regularizers.activation_penalty import (
     ActivationMask,
@@ -36,12 +31,6 @@ from saereg_plugin.regularizers.temporal_difference import TemporalDifference
 _LOSS = PaperLoss(error="sum", scale="unit_mean_square")
 _L1 = 0.04
 """Of FreqSAE and TemporalSAE, at activations of unit mean squared norm."""
-_GEMMA = {
-    **STANDARD,
-    **because(NOT_STATED, "corpus", "lr_warm_up_steps", "lr_decay_fraction", "seeds"),
-    "d_in": "the model's",
-}
-"""Reasons for both, which were trained on Gemma."""
 
 
 def freq_sae(
@@ -109,8 +98,7 @@ def freq_sae(
             "frequency_weighted_l1.decay",
         ),
         chosen={
-            **SWEEP,
-            **_GEMMA,
+            "d_in": "the model's",
             "frequency_weighted_l1.times_decoder_norm": "off: rows have norm 1",
             "frequency_weighted_l1.schedule": NO_SCHEDULE,
             "l1_coefficient": "0: the weighted L1 replaces SAELens' own",
@@ -208,21 +196,18 @@ def temporal_sae(
             ),
         ),
         chosen={
-            **without(SWEEP, *in_order),
-            **without(_GEMMA, "mechanics"),
-            **because(NOT_STATED, "d_sae", "context_size"),
+            "d_in": "the model's",
             **because("the penalty needs tokens in order, from BOS on", *in_order),
             "disable_concat_sequences": "no pair of neighbouring tokens spans two documents",
-            "temporal_difference.average_start": "not stated; beta starts at 0",
             "temporal_difference.reduction": (
                 "not stated; mean over pairs. The L_recon in alpha is the mean over elements, where "
                 "the paper sums over dimensions: alpha lies between 0 and 1 instead of at either"
             ),
             "temporal_difference.schedule": NO_SCHEDULE,
-            "weight_decay.decay": "not stated; AdamW's default",
-            "weight_decay.target": "not stated; every parameter, as AdamW",
+            **because(
+                "not stated; as AdamW", "weight_decay.decay", "weight_decay.target"
+            ),
             "gradient_clipping.max_norm": ".1 is stated, of a gradient d_in times smaller",
-            "resampling.stop": "not stated; never",
             "resampling.subtract_b_dec": "the formula has x_k itself",
             "resampling.norm": "1, that of the decoder's rows",
             "decoder_constraint": "not stated; makes SAELens' L1 the plain one",
@@ -314,21 +299,13 @@ def _vision(
         make=make,
         stated=("d_sae", "k", "regularizers", f"{penalty.name}.mask"),
         chosen={
-            **TOPK,
             **IMAGES,
             **because(
                 "CLIP on ImageNet: no language model", "model", "hook_name", "corpus"
             ),
-            **because(
-                NOT_STATED,
-                *("tokens", "batch_size", "lr", "lr_warm_up_steps"),
-                *("lr_decay_fraction", "seeds"),
-            ),
-            "architecture": "TopK as SAELens has it",
             "d_in": "the width of CLIP's embedding depends on the tower; 768",
             "decoder_constraint": "unit_norm: activations are then in units of the input",
             "normalize_activations": SAE_LENS_SCALE,
-            "dead_feature_window": "SAELens' default",
             f"{penalty.name}.coefficient": (
                 "found by the paper's rule: the largest lambda whose R^2 is at least the baseline's"
             ),

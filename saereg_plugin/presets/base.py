@@ -59,6 +59,18 @@ def open_run(model: str, hook_name: str) -> Run:
     )
 
 
+NOT_STATED = "not stated"
+_HOW_IT_RUNS = {
+    # where and in what precision
+    *("device", "dtype", "sparse_step", "use_sparse_activations"),
+    # written by SAELens; shape of a hook; one of the run's seeds
+    *("metadata", "reshape_activations", "init_seed"),
+}
+"""Fields of an SAE that are no part of a method."""
+_NAMES_AND_PLACES = {"name", "label", "embeddings", "context_size"}
+"""Fields of a regulariser or mechanic that are no part of a method."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """
@@ -75,7 +87,7 @@ class Preset:
         stated: fields that the paper states, as far as we have it; a setting inside a
             regulariser or mechanic is ``name.field``.
         chosen: every other field that can change what is learned, with the reason for its
-            value.
+            value; fields that are not given here are ``NOT_STATED``.
     """
 
     name: str
@@ -94,7 +106,32 @@ class Preset:
             raise InputError(
                 f"Preset {self.name!r} lists {both} as stated and as chosen."
             )
-        object.__setattr__(self, "chosen", MappingProxyType(dict(self.chosen)))
+        open_fields = [name for name in self.settings() if name not in self.stated]
+        chosen = {**because(NOT_STATED, *open_fields), **self.chosen}
+        object.__setattr__(self, "chosen", MappingProxyType(chosen))
+
+    def settings(self) -> Fields:
+        """
+        Return every field that can change what is learned, at the paper's widths.
+
+        A setting of a regulariser or mechanic is ``name.field``.
+        """
+        cfg: Any = self.sae()
+        return {
+            "architecture": self.architecture,
+            **dataclasses.asdict(self.run),
+            **{
+                item.name: getattr(cfg, item.name)
+                for item in dataclasses.fields(cfg)
+                if item.name not in _HOW_IT_RUNS
+            },
+            **{
+                f"{part.name}.{key}": value
+                for part in (*cfg.regularizers, *cfg.mechanics)
+                for key, value in part.to_dict().items()
+                if key not in _NAMES_AND_PLACES
+            },
+        }
 
     def sae_fields(
         self, *, d_in: int | None = None, d_sae: int | None = None
@@ -244,7 +281,6 @@ def _error_factor(paper: PaperLoss, d_in: int) -> float:
     return 1.0 if paper.error == "sum" else 1 / d_in
 
 
-NOT_STATED = "not stated"
 NO_SCHEDULE = "constant; no schedule is stated"
 SAE_LENS_SCALE = "SAELens' E||x|| = sqrt(d_in)"
 
@@ -260,46 +296,9 @@ def because(reason: str, *fields: str) -> dict[str, str]:
     return dict.fromkeys(fields, reason)
 
 
-_TEXT = (
-    *("exclude_special_tokens", "prepend_bos", "buffer_tokens", "mixing_fraction"),
-    "disable_concat_sequences",
+IMAGES = because(
+    "of no use on images",
+    *("context_size", "exclude_special_tokens", "prepend_bos", "buffer_tokens"),
+    *("mixing_fraction", "disable_concat_sequences"),
 )
-SWEEP = because("default of this package's sweeps", *_TEXT, "dead_feature_window")
-"""Reasons for a run that is shuffled as this package's sweeps do."""
-OPEN_RUN = {
-    **SWEEP,
-    **because(
-        NOT_STATED,
-        *("context_size", "lr", "lr_warm_up_steps", "lr_decay_fraction", "seeds"),
-        *("tokens", "batch_size", "corpus"),
-    ),
-}
-"""Reasons for a run of which the paper, as far as we have it, states model and layer only."""
-IMAGES = because("of no use on images", *_TEXT, "context_size")
 """Reasons for a run on images."""
-SAE = {
-    "initialization": "not stated; tied, as in SAELens",
-    "b_dec_init": "not stated; zero, as in SAELens",
-    "decoder_init_norm": "not stated; rows start at norm 1",
-    "apply_b_dec_to_input": "not stated; SAELens' default, True",
-    "max_norm_multiple": "no filter of activations is stated",
-    "mechanics": "none is stated",
-}
-"""Reasons for every SAE."""
-TOPK = {
-    **SAE,
-    "rescale_acts_by_decoder_norm": "no difference at unit norm",
-    "aux_loss_coefficient": "not stated; SAELens' default, 1",
-    "auxk_scaling": "not stated; SAELens' own",
-}
-"""Reasons for the TopK kinds."""
-STANDARD = {**SAE, "l1_warm_up_steps": "none is stated", "lp_norm": "1: an L1"}
-"""Reasons for ReLU SAEs."""
-
-
-def without(reasons: Mapping[str, str], *names: str) -> dict[str, str]:
-    """Return the reasons of all other fields; an unknown name is a KeyError."""
-    left = dict(reasons)
-    for name in names:
-        del left[name]
-    return left

@@ -5,18 +5,13 @@ from __future__ import annotations
 from saereg_plugin.config import Schedule
 from saereg_plugin.presets.base import (
     NO_SCHEDULE,
-    NOT_STATED,
-    OPEN_RUN,
     SAE_LENS_SCALE,
-    TOPK,
     UNIT_NORM,
     Fields,
     PaperLoss,
     Preset,
-    because,
     open_run,
     sae_lens_coefficient,
-    without,
 )
 from saereg_plugin.regularizers.mutual_features import MutualFeatures
 from saereg_plugin.regularizers.orthogonality import Orthogonality
@@ -25,14 +20,6 @@ from saereg_plugin.regularizers.vocabulary_anchor import AnchorMode, VocabularyA
 _MEAN_ERROR = PaperLoss(error="mean", scale="as_trained")
 SAE_LENS_LOSS = PaperLoss(error="sum", scale="as_trained")
 """SAELens' own: a coefficient is taken as it is."""
-_OPEN = {
-    **OPEN_RUN,
-    **TOPK,
-    **because(NOT_STATED, "architecture", "k", "d_in", "d_sae", "model", "hook_name"),
-    "decoder_constraint": NOT_STATED,
-    "normalize_activations": SAE_LENS_SCALE,
-}
-"""Reasons where the paper, as far as we have it, states the penalty only."""
 
 
 def vasae(
@@ -85,18 +72,13 @@ def vasae(
             "vocabulary_anchor.top",
         ),
         chosen={
-            **OPEN_RUN,
-            **without(TOPK, "apply_b_dec_to_input"),
-            "architecture": "TopK as SAELens has it",
-            "hook_name": "layer 6; the paper has several layers",
+            "hook_name": "the paper has several layers",
             "d_in": "the model's",
             "decoder_constraint": "not stated; only directions are anchored",
-            "vocabulary_anchor.mode": "nearest, of the paper's three",
-            "vocabulary_anchor.refresh_every": "50 steps between exact searches",
-            "vocabulary_anchor.search_dtype": "float32",
-            "vocabulary_anchor.every": "every step",
+            "vocabulary_anchor.mode": "of the paper's three",
+            "vocabulary_anchor.refresh_every": "steps between exact searches",
             "vocabulary_anchor.schedule": NO_SCHEDULE,
-            "vocabulary_anchor.temperature": "1; of no use in mode nearest",
+            "vocabulary_anchor.temperature": "of no use in mode nearest",
         },
     )
 
@@ -144,9 +126,8 @@ def mutual_feature(
         make=make,
         stated=("regularizers", "mutual_features.schedule"),
         chosen={
-            **_OPEN,
+            "normalize_activations": SAE_LENS_SCALE,
             "mutual_features.coefficient": "alpha and the scale of its loss are not stated",
-            "mutual_features.every": "every step",
         },
     )
 
@@ -194,10 +175,9 @@ def ort_sae(
         make=make,
         stated=("regularizers", "orthogonality.chunk_size", "orthogonality.every"),
         chosen={
-            **_OPEN,
+            "normalize_activations": SAE_LENS_SCALE,
             "orthogonality.coefficient": ".25 is stated, the scale of its loss is not",
             "orthogonality.similarity": "signed; the formula as we have it",
             "orthogonality.schedule": NO_SCHEDULE,
-            "topk_threshold_lr": "not stated; SAELens' default",
         },
     )

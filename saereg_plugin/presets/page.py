@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.presets import PRESETS
@@ -57,14 +58,23 @@ def _choices(presets: Iterable[Preset]) -> Iterator[str]:
     """Yield a section per preset: the stated fields, and the chosen ones by reason."""
     for preset in presets:
         yield from (f"### {preset.name}", "")
-        yield f"- Stated: {_listed(preset.stated)}."
+        values = preset.settings()
+        yield f"- Stated: {_listed(preset.stated, values)}."
         by_reason: dict[str, list[str]] = {}
         for field, reason in preset.chosen.items():
             by_reason.setdefault(reason, []).append(field)
         for reason, fields in by_reason.items():
-            yield f"- {_listed(fields)}: {reason}."
+            yield f"- {_listed(fields, values)}: {reason}."
         yield ""
 
 
-def _listed(fields: Iterable[str]) -> str:
-    return ", ".join(f"`{field}`" for field in fields)
+def _listed(fields: Iterable[str], values: Mapping[str, Any]) -> str:
+    """Return fields with their values, but for values that are lists or mappings."""
+    shown: list[str] = []
+    for field in fields:
+        value = values[field]
+        if isinstance(value, float):
+            value = f"{value:.6g}"
+        several = isinstance(value, list | tuple | dict)
+        shown.append(f"`{field}`" if several else f"`{field}={value}`")
+    return ", ".join(shown)

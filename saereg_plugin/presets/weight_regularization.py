@@ -8,17 +8,13 @@ from saereg_plugin.mechanics.k_annealing import KAnnealing
 from saereg_plugin.presets.base import (
     IMAGES,
     NO_SCHEDULE,
-    NOT_STATED,
     SAE_LENS_SCALE,
-    STANDARD,
-    SWEEP,
     Fields,
     PaperLoss,
     Preset,
     Run,
     because,
     sae_lens_coefficient,
-    without,
 )
 from saereg_plugin.regularizers.frequency_weighted_l1 import FrequencyWeightedL1
 from saereg_plugin.regularizers.weight_penalty import Norm, WeightPenalty
@@ -131,11 +127,7 @@ def weight_regularized_topk(
             "k_annealing.steps",
         ),
         chosen={
-            **without(
-                SWEEP, "exclude_special_tokens", "prepend_bos", "dead_feature_window"
-            ),
             **_PENALTY,
-            "initialization": "not stated; tied, as in SAELens",
             "decoder_init_norm": "rows start at norm 1, free or not",
             "rescale_acts_by_decoder_norm": "the paper ranks latents by plain activations",
             "b_dec_init": "geometric median of the first batch, as in the public training code",
@@ -150,7 +142,6 @@ def weight_regularized_topk(
             ),
             "prepend_bos": "contexts begin with BOS, which is left out of training",
             "weight_penalty.schedule": "constant; annealing is future work in the paper",
-            "apply_b_dec_to_input": "not stated; SAELens' default, True",
         },
     )
 
@@ -236,14 +227,12 @@ def weight_regularized_mnist(
             "weight_penalty.reduction",
         ),
         chosen={
-            **STANDARD,
             **IMAGES,
             **_PENALTY,
             **because(
                 "of no use on images",
                 *("model", "hook_name", "corpus", "dead_feature_window"),
             ),
-            **because(NOT_STATED, "lr_warm_up_steps", "lr_decay_fraction"),
             **because(
                 NO_SCHEDULE, "frequency_weighted_l1.schedule", "weight_penalty.schedule"
             ),
