@@ -232,8 +232,7 @@ class RegularizedMixin(_Base):
         local_metadata: Any,
         strict: bool,
         missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
+        *args: Any,
     ) -> None:
         count = state_dict.pop(prefix + _STEPS, None)
         if count is not None:
@@ -241,13 +240,7 @@ class RegularizedMixin(_Base):
         elif strict:
             missing_keys.append(prefix + _STEPS)
         super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
+            state_dict, prefix, local_metadata, strict, missing_keys, *args
         )
 
     def _own_keys(self) -> list[str]:

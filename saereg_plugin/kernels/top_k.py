@@ -130,39 +130,22 @@ class PreActivations:
         """Whether the product has the weights' own precision."""
         return self.dtype == self.W_enc.dtype
 
-    def blocks(self) -> Iterator[torch.Tensor]:
+    def blocks(self, rows: int | None = None) -> Iterator[torch.Tensor]:
         """Yield blocks of rows [rows, d_sae]; each is overwritten by the next."""
         batch = self.sae_in.shape[0]
-        rows = max(1, min(batch, _BLOCK_ENTRIES // self.d_sae))
-        buffer = self._empty(rows)
-        operands = self._operands()
-        for start in range(0, batch, rows):
-            end = min(start + rows, batch)
-            block = buffer[: end - start]
-            yield self._product(operands, slice(start, end), block)
-
-    def whole(self) -> torch.Tensor:
-        """Return the whole matrix [batch, d_sae]."""
-        batch = self.sae_in.shape[0]
-        return self._product(self._operands(), slice(0, batch), self._empty(batch))
-
-    def _empty(self, rows: int) -> torch.Tensor:
-        return self.W_enc.new_empty(rows, self.d_sae, dtype=self.dtype)
-
-    def _operands(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if rows is None:
+            rows = max(1, min(batch, _BLOCK_ENTRIES // self.d_sae))
         weight, bias = self.W_enc, self.b_enc
         if self.norms is not None:
             weight, bias = weight * self.norms, bias * self.norms
-        return self.sae_in.to(self.dtype), weight.to(self.dtype), bias.to(self.dtype)
-
-    def _product(
-        self,
-        operands: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        rows: slice,
-        out: torch.Tensor,
-    ) -> torch.Tensor:
-        sae_in, weight, bias = operands
-        return torch.addmm(bias, sae_in[rows], weight, out=out)
+        sae_in, weight, bias = (
+            each.to(self.dtype) for each in (self.sae_in, weight, bias)
+        )
+        buffer = weight.new_empty(rows, self.d_sae)
+        for start in range(0, batch, rows):
+            end = min(start + rows, batch)
+            out = buffer[: end - start]
+            yield torch.addmm(bias, sae_in[start:end], weight, out=out)
 
 
 def select_top_k(pre: PreActivations, k: int) -> tuple[Selected, torch.Tensor]:
@@ -192,7 +175,7 @@ def select_batch_top_k(
         The selection and its entries of the matrix, [n]; fewer than ``count`` if
         fewer are positive.
     """
-    matrix = pre.whole()
+    (matrix,) = pre.blocks(pre.sae_in.shape[0])
     values, positions = top_k_of_all(matrix, count)
     positions, order = positions.sort()
     rows = positions // pre.d_sae

@@ -2,18 +2,13 @@
 
 from saereg_plugin.metrics.assignment.certificate import Certificate, certify
 from saereg_plugin.metrics.consistency import (
-    ShareClasses,
-    SharedLatents,
     latent_stability,
-    pw_mcc,
     share_classes,
-    shared_latents,
     shared_mask,
     stable_mask,
 )
 from saereg_plugin.metrics.geometry import (
     ALIVE_THRESHOLD,
-    RowGeometry,
     alive_mask,
     dead_count,
     encoder_decoder_cosines,
@@ -33,8 +28,6 @@ from saereg_plugin.metrics.matching import (
 )
 from saereg_plugin.metrics.similarity import (
     PAIRED_THRESHOLD,
-    MaxCosine,
-    Paired,
     cosine,
     cosine_blocks,
     fraction_paired,
@@ -42,8 +35,6 @@ from saereg_plugin.metrics.similarity import (
     unit_rows,
 )
 from saereg_plugin.metrics.subspaces import (
-    LeadingDirections,
-    RandomOverlap,
     leading_directions,
     overlap_ranks,
     random_overlap,
@@ -54,15 +45,8 @@ __all__ = [
     "ALIVE_THRESHOLD",
     "PAIRED_THRESHOLD",
     "SHARED_THRESHOLD",
-    "LeadingDirections",
     "Certificate",
     "Matching",
-    "MaxCosine",
-    "Paired",
-    "RandomOverlap",
-    "RowGeometry",
-    "ShareClasses",
-    "SharedLatents",
     "alive_mask",
     "certify",
     "cosine",
@@ -79,13 +63,11 @@ __all__ = [
     "match_rows",
     "mean_max_cos",
     "overlap_ranks",
-    "pw_mcc",
     "random_overlap",
     "row_geometry",
     "row_norms",
     "seen_from_b",
     "share_classes",
-    "shared_latents",
     "shared_mask",
     "stable_mask",
     "subspace_overlap",

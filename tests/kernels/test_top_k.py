@@ -179,7 +179,8 @@ def test_blocks_together_are_the_matrix(
         min(rows, 11 - start) for start in range(0, 11, rows)
     ]
     torch.testing.assert_close(torch.cat(blocks), dense(pre))
-    torch.testing.assert_close(pre.whole(), dense(pre))
+    (whole,) = pre.blocks(len(pre.sae_in))
+    torch.testing.assert_close(whole, dense(pre))
 
 
 def assert_selects(selection: Any, wanted: torch.Tensor, entries: torch.Tensor) -> None:

@@ -159,8 +159,6 @@ def test_every_refusal_of_a_combination_is_on_the_page() -> None:
 
 
 TOLD_BEFORE = (
-    # of a single value, or a question of the configuration's
-    "expected letters, digits and underscores",
     # the same as tokens that come out of order, told by the settings of a run
     "tokens would not come in order: a fraction of",
     # no combination: a batch of another shape
