@@ -17,6 +17,13 @@ from saereg_plugin.mechanics.norm_mask import NormMask
 from saereg_plugin.mechanics.row_floor import RowFloor, UnitNormDecoder
 from saereg_plugin.registry import acts
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_EXPECTED = "expected a scalar tensor of floats with gradients, or None"
+_ACTING = ("gradient", "before_step", "after_step")
+"""Methods by which a component acts when its loss has no gradients."""
+
 
 def build_components(cfg: RegularizedConfigMixin) -> list[Component]:
     """
@@ -59,14 +66,6 @@ def _shortens_rows(cfg: RegularizedConfigMixin) -> bool:
 
 def _seed(base_seed: int, number: int) -> int:
     return (base_seed * 1_000_003 + number) % 2**63
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_EXPECTED = "expected a scalar tensor of floats with gradients, or None"
-_ACTING = ("gradient", "before_step", "after_step")
-"""Methods by which a component acts when its loss has no gradients."""
 
 
 def call(

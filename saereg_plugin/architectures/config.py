@@ -29,6 +29,7 @@ from saereg_plugin.registry import MECHANICS, REGULARIZERS
 
 DecoderConstraint = Literal["none", "unit_norm"]
 
+SparseStep = Literal["auto", "always", "never"]
 RESERVED_LABELS = (
     *("unit_norm", "norm_mask", "row_floor", "b_dec_init", "overall_loss"),
     *("mse_loss", "l1_loss", "l0_loss", "pre_act_loss"),
@@ -36,6 +37,10 @@ RESERVED_LABELS = (
 )
 """Names in the logs and in the state dict that a regulariser may not take."""
 
+_LEAST_WIDTH_PER_K = 16
+_LEAST_WIDTH_PER_K_AUTOCAST = 40
+"""d_sae / k from which a sparse step is the faster one (docs: speed). Under autocast a dense
+product is cheaper, so that later."""
 _Base = TrainingSAEConfig if TYPE_CHECKING else object
 
 C = TypeVar("C", bound=ComponentConfig)
@@ -277,14 +282,6 @@ def check_components(settings: RunSettings) -> None:
     if isinstance(settings.sae, RegularizedConfigMixin):
         for part in (*settings.sae.regularizers, *settings.sae.mechanics):
             part.check_run(settings)
-
-
-SparseStep = Literal["auto", "always", "never"]
-
-_LEAST_WIDTH_PER_K = 16
-_LEAST_WIDTH_PER_K_AUTOCAST = 40
-"""d_sae / k from which a sparse step is the faster one (docs: speed). Under autocast a dense
-product is cheaper, so that later."""
 
 
 @dataclass(kw_only=True)

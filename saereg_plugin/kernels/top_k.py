@@ -11,6 +11,7 @@ from torch.nn import functional
 from saereg_plugin.kernels.selected import Selected, select_rows
 
 _GROUP = 8
+_BLOCK_ENTRIES = 2**24
 _BATCH_GROUPS = (32, 16, 8, 4)
 
 
@@ -95,9 +96,6 @@ def _positive(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     kept = values > 0
     return values[kept], positions[kept]
-
-
-_BLOCK_ENTRIES = 2**24
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ from saereg_plugin.metrics.similarity import MaxCosine
 SHARED_THRESHOLD = 0.7
 """Both similarities of a shared latent exceed this (arXiv 2603.04198)."""
 
+_Found = TypeVar("_Found")
+
+_AT_A_TIME = 2
+"""Matchings solved side by side: one computes products while the other searches."""
 UNMATCHED = -1
 
 
@@ -167,12 +171,6 @@ def solved(
         prices=torch.from_numpy(found.prices),
         best=MaxCosine(*best),
     )
-
-
-_Found = TypeVar("_Found")
-
-_AT_A_TIME = 2
-"""Matchings solved side by side: one computes products while the other searches."""
 
 
 def match_many(

@@ -9,23 +9,23 @@ and ``.chosen`` ours with their reasons.
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from saereg_plugin.presets.activations import (
-    freq_sae,
-    l1_l2_ratio_topk,
-    off_support_topk,
-    temporal_sae,
-)
-from saereg_plugin.presets.base import (
-    PaperLoss,
-    Preset,
-    Run,
-    loss_factor,
-    sae_lens_coefficient,
-)
-from saereg_plugin.presets.decoder_rows import mutual_feature, ort_sae, vasae
+from saereg_plugin.presets.activations import freq_sae as freq_sae
+from saereg_plugin.presets.activations import l1_l2_ratio_topk as l1_l2_ratio_topk
+from saereg_plugin.presets.activations import off_support_topk as off_support_topk
+from saereg_plugin.presets.activations import temporal_sae as temporal_sae
+from saereg_plugin.presets.base import PaperLoss as PaperLoss
+from saereg_plugin.presets.base import Preset as Preset
+from saereg_plugin.presets.base import Run as Run
+from saereg_plugin.presets.base import loss_factor as loss_factor
+from saereg_plugin.presets.base import sae_lens_coefficient as sae_lens_coefficient
+from saereg_plugin.presets.decoder_rows import mutual_feature as mutual_feature
+from saereg_plugin.presets.decoder_rows import ort_sae as ort_sae
+from saereg_plugin.presets.decoder_rows import vasae as vasae
 from saereg_plugin.presets.weight_regularization import (
-    weight_regularized_mnist,
-    weight_regularized_topk,
+    weight_regularized_mnist as weight_regularized_mnist,
+)
+from saereg_plugin.presets.weight_regularization import (
+    weight_regularized_topk as weight_regularized_topk,
 )
 
 PRESETS: Mapping[str, Callable[..., Preset]] = MappingProxyType(
@@ -45,21 +45,3 @@ PRESETS: Mapping[str, Callable[..., Preset]] = MappingProxyType(
     }
 )
 """Every preset by name."""
-
-__all__ = [
-    "PRESETS",
-    "PaperLoss",
-    "Preset",
-    "Run",
-    "freq_sae",
-    "l1_l2_ratio_topk",
-    "loss_factor",
-    "mutual_feature",
-    "off_support_topk",
-    "ort_sae",
-    "sae_lens_coefficient",
-    "temporal_sae",
-    "vasae",
-    "weight_regularized_mnist",
-    "weight_regularized_topk",
-]

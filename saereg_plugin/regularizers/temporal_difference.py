@@ -26,6 +26,7 @@ from saereg_plugin.regularizers.token_order import (
 )
 
 AverageStart = Literal["zero", "first_loss"]
+_ENTRIES = 2**18
 
 
 @register_regularizer("temporal_difference")
@@ -177,9 +178,6 @@ class TemporalDifferenceModule(Component):
             self.average_loss.copy_(self._next_average)
             self.started.fill_(1)
             self._next_average = None
-
-
-_ENTRIES = 2**18
 
 
 def squared_differences(acts: torch.Tensor, length: int) -> torch.Tensor:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 BLOCK_ELEMENTS = 1 << 24
 """Weights in one block: 64 MiB, twice (the product and its whole numbers)."""
 
@@ -38,10 +40,6 @@ def in_parts(work: _Part, length: int) -> None:
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, parts))
-
-
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
 
 
 def compiled(

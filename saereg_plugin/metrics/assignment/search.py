@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from saereg_plugin.metrics.assignment.blocks import Ints, Longs, compiled
 
+OUTSIDE = -1
+"""Place of a node that is not in the heap."""
 SINGLE = -1
 """Mate of a node without one."""
 
@@ -244,10 +246,6 @@ def transposed(
             weights[at] = weight[edge]
             fill[other[edge]] = at + 1
     return begin, rows, weights
-
-
-OUTSIDE = -1
-"""Place of a node that is not in the heap."""
 
 
 @compiled

@@ -43,6 +43,7 @@ CANDIDATES = 16
 """Pairs that each row and each column proposes in one pass."""
 
 
+_BIDS_PER_ROW = 20
 _LISTED = 1 << 24
 """Pairs that one pass may list at the most, for memory: 8 bytes each, twice."""
 
@@ -105,7 +106,11 @@ def assign(
         rounds += 1
         partner = state.completed()
         # the gap trusts nothing of the search: neither its partners nor its prices
-        _require_matching(partner, n_a, n_b)
+        wrong = fault(partner, n_a, n_b)
+        if wrong is not None:
+            raise RuntimeError(
+                f"The assignment's search gave no matching, which is a bug of it: {wrong}"
+            )
         steps = clipped(state.v)
         seen = check(weights, partner, steps, state.u, room=room)
         gap, share = _gap(seen, weights.grid, min(n_a, n_b))
@@ -131,15 +136,6 @@ def assign(
             )
         edges = more
         room = _next_room(seen, room, n_a, n_b)
-
-
-def _require_matching(partner: Ints, n_a: int, n_b: int) -> None:
-    """Refuse partners for which the bound does not hold."""
-    wrong = fault(partner, n_a, n_b)
-    if wrong is not None:
-        raise RuntimeError(
-            f"The assignment's search gave no matching, which is a bug of it: {wrong}"
-        )
 
 
 def _next_room(seen: Check, room: int, n_a: int, n_b: int) -> int:
@@ -189,9 +185,6 @@ def _first_edges(weights: Weights, room: int) -> tuple[Edges, Ints, Ints]:
     nothing = Edges(np.empty(0, np.int64), np.empty(0, np.int32))
     edges = nothing.merged(np.concatenate(pairs), np.concatenate(found))
     return edges, row_best, row_weight.max(axis=1)
-
-
-_BIDS_PER_ROW = 20
 
 
 class Edges(NamedTuple):

@@ -31,6 +31,10 @@ LARGEST = 1 << 30
 STORE_BYTES = 2 << 30
 """Weights up to this size (23,170 x 23,170) are kept, larger ones recomputed."""
 
+_MOST_EXPONENT = 1000
+"""Powers of two up to this, or down to its negative, leave float64 room for sums and steps."""
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _ALIGNMENT = 16
 
 
@@ -244,12 +248,6 @@ def _aligned(rows: Tensor) -> Tensor:
     if missing == 0 and begins and rows.is_contiguous():
         return rows
     return torch.nn.functional.pad(rows, (0, missing)).contiguous()
-
-
-_MOST_EXPONENT = 1000
-"""Powers of two up to this, or down to its negative, leave float64 room for sums and steps."""
-
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class DenseWeights:
