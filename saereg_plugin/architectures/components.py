@@ -130,7 +130,7 @@ def loss_of(
             "a value without gradients (detached, or computed under torch.no_grad)",
         )
     if step.index == 0 and not value.isfinite() and step.sae_out.isfinite().all():
-        _refuse(component, f"{float(value)} in the first step")
+        _refuse(component, f"{float(value.detach())} in the first step")
     return value
 
 
