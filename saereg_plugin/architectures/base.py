@@ -232,7 +232,8 @@ class RegularizedMixin(_Base):
         local_metadata: Any,
         strict: bool,
         missing_keys: list[str],
-        *args: Any,
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
         count = state_dict.pop(prefix + _STEPS, None)
         if count is not None:
@@ -240,7 +241,13 @@ class RegularizedMixin(_Base):
         elif strict:
             missing_keys.append(prefix + _STEPS)
         super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, *args
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
         )
 
     def _own_keys(self) -> list[str]:

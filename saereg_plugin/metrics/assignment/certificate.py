@@ -100,7 +100,7 @@ def check(
     Raises:
         RuntimeError: if the bound is below the total, which a ``fault`` can cause.
     """
-    n_a, n_b = weights.shape
+    n_a, _ = weights.shape
     price = prices.astype(np.int32)
     floor = np.full(n_a, LARGEST) if promised is None else promised
     floor = floor.astype(np.int32)
