@@ -1,115 +1,60 @@
 """
 Regularised sparse autoencoders under SAELens.
 
-Importing this package registers every architecture with SAELens, once.
+Importing this package registers every architecture with SAELens, once, and every
+regulariser and mechanic that is imported here.
 """
 
-from saereg_plugin.architectures import (
-    RegularizedBatchTopKTrainingSAE,
-    RegularizedBatchTopKTrainingSAEConfig,
-    RegularizedConfigMixin,
-    RegularizedGatedTrainingSAE,
-    RegularizedGatedTrainingSAEConfig,
-    RegularizedJumpReLUTrainingSAE,
-    RegularizedJumpReLUTrainingSAEConfig,
-    RegularizedMatryoshkaBatchTopKTrainingSAE,
-    RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
-    RegularizedMixin,
-    RegularizedStandardTrainingSAE,
-    RegularizedStandardTrainingSAEConfig,
-    RegularizedTopKTrainingSAE,
-    RegularizedTopKTrainingSAEConfig,
+from saereg_plugin.architectures.base import RegularizedMixin as RegularizedMixin
+from saereg_plugin.architectures.config import (
+    RegularizedConfigMixin as RegularizedConfigMixin,
 )
-from saereg_plugin.check_run import check
-from saereg_plugin.checkpoints import regularize_checkpoint
-from saereg_plugin.component import Component, Step
-from saereg_plugin.errors import InputError
-from saereg_plugin.mechanics import (
-    ActivationRateScaling,
-    DeadLatentResampling,
-    GradientClipping,
-    KAnnealing,
-    MechanicConfig,
-    WeightDecay,
+from saereg_plugin.architectures.kinds import *
+from saereg_plugin.architectures.kinds import KINDS
+from saereg_plugin.check_run import check as check
+from saereg_plugin.checkpoints import regularize_checkpoint as regularize_checkpoint
+from saereg_plugin.component import Component as Component
+from saereg_plugin.component import Step as Step
+from saereg_plugin.config import MechanicConfig as MechanicConfig
+from saereg_plugin.config import RegularizerConfig as RegularizerConfig
+from saereg_plugin.config import RunSettings as RunSettings
+from saereg_plugin.config import Schedule as Schedule
+from saereg_plugin.errors import InputError as InputError
+from saereg_plugin.mechanics.gradient_clipping import (
+    GradientClipping as GradientClipping,
 )
+from saereg_plugin.mechanics.k_annealing import KAnnealing as KAnnealing
 from saereg_plugin.mechanics.optimizer_steps import register_hooks
-from saereg_plugin.mechanics.schedules import Schedule
-from saereg_plugin.registry import (
-    register_architecture,
-    register_mechanic,
-    register_regularizer,
+from saereg_plugin.mechanics.rate_scaling import (
+    ActivationRateScaling as ActivationRateScaling,
 )
-from saereg_plugin.regularizers import (
-    FrequencyWeightedL1,
-    L1L2Ratio,
-    MutualFeatures,
-    OffSupportL1,
-    Orthogonality,
-    RegularizerConfig,
-    TemporalDifference,
-    VocabularyAnchor,
-    WeightPenalty,
+from saereg_plugin.mechanics.resampling import (
+    DeadLatentResampling as DeadLatentResampling,
 )
-from saereg_plugin.regularizers.linking import link_saes
-from saereg_plugin.releases.sae_lens import register_release
-from saereg_plugin.sources import corpora, models
+from saereg_plugin.mechanics.weight_decay import WeightDecay as WeightDecay
+from saereg_plugin.registry import register_architecture as register_architecture
+from saereg_plugin.registry import register_mechanic as register_mechanic
+from saereg_plugin.registry import register_regularizer as register_regularizer
+from saereg_plugin.regularizers.frequency_weighted_l1 import (
+    FrequencyWeightedL1 as FrequencyWeightedL1,
+)
+from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio as L1L2Ratio
+from saereg_plugin.regularizers.mutual_features import MutualFeatures as MutualFeatures
+from saereg_plugin.regularizers.off_support import OffSupportL1 as OffSupportL1
+from saereg_plugin.regularizers.orthogonality import Orthogonality as Orthogonality
+from saereg_plugin.regularizers.peers import link_saes as link_saes
+from saereg_plugin.regularizers.temporal_difference import (
+    TemporalDifference as TemporalDifference,
+)
+from saereg_plugin.regularizers.vocabulary_anchor import (
+    VocabularyAnchor as VocabularyAnchor,
+)
+from saereg_plugin.regularizers.weight_penalty import WeightPenalty as WeightPenalty
+from saereg_plugin.releases.sae_lens import register_release as register_release
+from saereg_plugin.sources import corpora as corpora
+from saereg_plugin.sources import models as models
 
-for _sae_class, _config_class in (
-    (RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig),
-    (RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig),
-    (RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig),
-    (
-        RegularizedMatryoshkaBatchTopKTrainingSAE,
-        RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
-    ),
-    (RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig),
-    (RegularizedGatedTrainingSAE, RegularizedGatedTrainingSAEConfig),
-):
-    register_architecture(_sae_class, _config_class)
+for _classes in KINDS:
+    register_architecture(*_classes)
 register_hooks()
 models.register_names()
-
-__all__ = [
-    "ActivationRateScaling",
-    "Component",
-    "DeadLatentResampling",
-    "FrequencyWeightedL1",
-    "GradientClipping",
-    "InputError",
-    "KAnnealing",
-    "L1L2Ratio",
-    "MechanicConfig",
-    "MutualFeatures",
-    "OffSupportL1",
-    "Orthogonality",
-    "RegularizedBatchTopKTrainingSAE",
-    "RegularizedBatchTopKTrainingSAEConfig",
-    "RegularizedConfigMixin",
-    "RegularizedGatedTrainingSAE",
-    "RegularizedGatedTrainingSAEConfig",
-    "RegularizedJumpReLUTrainingSAE",
-    "RegularizedJumpReLUTrainingSAEConfig",
-    "RegularizedMatryoshkaBatchTopKTrainingSAE",
-    "RegularizedMatryoshkaBatchTopKTrainingSAEConfig",
-    "RegularizedMixin",
-    "RegularizedStandardTrainingSAE",
-    "RegularizedStandardTrainingSAEConfig",
-    "RegularizedTopKTrainingSAE",
-    "RegularizedTopKTrainingSAEConfig",
-    "RegularizerConfig",
-    "Schedule",
-    "Step",
-    "TemporalDifference",
-    "VocabularyAnchor",
-    "WeightDecay",
-    "WeightPenalty",
-    "check",
-    "corpora",
-    "link_saes",
-    "models",
-    "register_architecture",
-    "register_mechanic",
-    "register_regularizer",
-    "register_release",
-    "regularize_checkpoint",
-]

@@ -12,21 +12,19 @@ from sae_lens import (
 )
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 
-from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.config import (
+    RegularizedConfigMixin,
+    check_components,
+)
 from saereg_plugin.checks import require_field_types
+from saereg_plugin.config import RunSettings
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, require_writable
 from saereg_plugin.machine import require_device, torch_dtype
-from saereg_plugin.regularizers import (
-    MutualFeatures,
-    OrderSettings,
-    TemporalDifference,
-    VocabularyAnchor,
-)
 from saereg_plugin.sources.hook_shapes import hook_shape, require_context
 
 UNPROBED_CLASSES = ("HookedMamba",)
-"""Models that SAELens can load and whose hooks are not known without their weights."""
+"""Models that SAELens can load and that have unknown hooks without their weights."""
 
 
 def check(
@@ -37,8 +35,8 @@ def check(
 
     Checks the SAE's fields, that the model is known, the hook exists and has the SAE's
     d_in, the device exists, contexts are not longer than the model's, the output folder
-    is writable, a starting checkpoint has the SAE's architecture, tokens come in order
-    where a regulariser needs that, and the batch makes sense.
+    is writable, a starting checkpoint has the SAE's architecture, the batch makes sense,
+    and each regulariser and mechanic accepts the run (``check_run``).
 
     Raises:
         InputError: naming the value, what was expected and what to do.
@@ -46,19 +44,19 @@ def check(
     require_device(cfg.device)
     torch_dtype(cfg.dtype)
     if isinstance(cfg, MultiSAETrainingRunnerConfig):
+        saes = list(cfg.saes.values())
         for name, sae in cfg.saes.items():
             check_sae(sae)
-            check_order(cfg, sae)
             head = cfg.hook_head_indices_per_sae[name]
             check_hook(cfg, cfg.hook_names_per_sae[name], sae.d_in, head)
-            check_anchors(cfg, sae)
     else:
+        saes = [cfg.sae]
         check_sae(cfg.sae)
-        check_order(cfg, cfg.sae)
-        check_anchors(cfg, cfg.sae)
-        check_alone(cfg.sae)
         check_hook(cfg, cfg.hook_name, cfg.sae.d_in, cfg.hook_head_index)
         check_starting_point(cfg)
+    for number, sae in enumerate(saes):
+        others = [*saes[:number], *saes[number + 1 :]]
+        check_components(_settings(cfg, sae, others))
     if cfg.model_class_name == "HookedTransformer":
         require_context(cfg.model_name, cfg.context_size)
     if cfg.training_tokens < cfg.train_batch_size_tokens:
@@ -70,8 +68,27 @@ def check(
         require_writable(Path(cfg.output_path))
 
 
+def _settings(
+    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
+    sae: TrainingSAEConfig,
+    others: list[TrainingSAEConfig],
+) -> RunSettings:
+    return RunSettings(
+        sae=sae,
+        others=others,
+        model_name=cfg.model_name,
+        model_class_name=cfg.model_class_name,
+        context_size=cfg.context_size,
+        batch_size=cfg.train_batch_size_tokens,
+        mixing_fraction=cfg.activations_mixing_fraction,
+        prepend_bos=cfg.prepend_bos,
+        exclude_special_tokens=cfg.exclude_special_tokens,
+        seqpos_slice=cfg.seqpos_slice,
+    )
+
+
 def check_sae(cfg: TrainingSAEConfig) -> None:
-    """Refuse fields that contradict one another, also if they were changed since."""
+    """Refuse fields that contradict one another; they may have changed since their check."""
     require_field_types(cfg)
     k: float | None = getattr(cfg, "k", None)
     if k is not None and not 0 < k <= cfg.d_sae:
@@ -101,50 +118,6 @@ def check_hook(
         raise InputError(
             f"d_in={d_in} does not fit {hook_name!r} of model {cfg.model_name!r}, which has "
             f"{width} dimensions. Set d_in={width}."
-        )
-
-
-def check_order(
-    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
-    sae: TrainingSAEConfig,
-) -> None:
-    """Refuse settings that shuffle tokens or cut contexts under temporal_difference."""
-    for regularizer in getattr(sae, "regularizers", ()):
-        if isinstance(regularizer, TemporalDifference):
-            regularizer.check_order(
-                OrderSettings(
-                    context_size=cfg.context_size,
-                    batch_size=cfg.train_batch_size_tokens,
-                    mixing_fraction=cfg.activations_mixing_fraction,
-                    prepend_bos=cfg.prepend_bos,
-                    exclude_special_tokens=cfg.exclude_special_tokens,
-                    seqpos_slice=cfg.seqpos_slice,
-                )
-            )
-
-
-def check_anchors(
-    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
-    sae: TrainingSAEConfig,
-) -> None:
-    """Refuse a vocabulary anchor whose token embeddings cannot be had or do not fit."""
-    for regularizer in getattr(sae, "regularizers", ()):
-        if isinstance(regularizer, VocabularyAnchor):
-            regularizer.check_model(
-                cfg.model_name, sae.d_in, model_class_name=cfg.model_class_name
-            )
-
-
-def check_alone(sae: TrainingSAEConfig) -> None:
-    """Refuse mutual_features for an SAE that is trained by itself."""
-    if any(
-        isinstance(regularizer, MutualFeatures)
-        for regularizer in getattr(sae, "regularizers", ())
-    ):
-        raise InputError(
-            "mutual_features links SAEs that are trained side by side, and this run trains one. "
-            "Use MultiSAETrainingRunner(cfg, override_saes=saereg_plugin.link_saes(saes)), or "
-            "'saereg-bench train' with two seeds or more."
         )
 
 

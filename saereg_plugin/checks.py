@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from saereg_plugin.errors import InputError, suggest
 
@@ -218,40 +218,3 @@ def _fault_of_name(name: str, *, slashes: bool) -> str | None:
     if len(name.encode()) > MAX_NAME_BYTES:
         return f"has {len(name.encode())} bytes"
     return None
-
-
-class FieldChecks:
-    """
-    Checks of its own fields, for a configuration with a ``name``.
-
-    Each raises an ``InputError`` that names the configuration, the field, its value and
-    what was expected.
-    """
-
-    name: ClassVar[str]
-
-    def require(self, field: str, holds: bool, expected: str) -> None:
-        """Refuse the value of a field unless ``holds``."""
-        if not holds:
-            raise InputError(
-                f"{self.name}: {field} is {getattr(self, field)!r}; expected {expected}."
-            )
-
-    def require_choice(self, field: str, choices: Sequence[str]) -> None:
-        """Refuse a value of a field outside ``choices``."""
-        require_choice(f"{self.name}: {field}", getattr(self, field), choices)
-
-    def require_count(self, field: str, least: int = 1) -> None:
-        """Refuse a value of a field that is no integer of at least ``least``."""
-        value = getattr(self, field)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        self.require(
-            field, whole and value >= least, f"a whole number, {least} or more"
-        )
-
-    def require_number(
-        self, field: str, holds: Callable[[float], bool], expected: str
-    ) -> None:
-        """Refuse a value of a field that is not finite or for which not ``holds``."""
-        value = getattr(self, field)
-        self.require(field, is_finite(value) and holds(value), expected)

@@ -1,5 +1,5 @@
 """
-The protocol that regularisers and mechanics share.
+Protocol of regularisers and mechanics.
 
 A component is a module without parameters that belongs to one training SAE.
 In each training step the SAE calls, in this order and for every component:
@@ -20,7 +20,7 @@ A step is one forward pass, one backward pass and one optimiser step, as in SAEL
 trainers. A second backward pass onto the gradients of the first is refused: a
 component changes the sum of gradients as it stands, so the first pass's part would be
 changed twice. A component knows the last forward pass only, so a backward pass or an
-optimiser step of an earlier one is refused, too. A forward pass need not be followed by
+optimiser step of an earlier one is also refused. A forward pass need not be followed by
 a step, so state that counts steps is computed in ``loss`` and committed in
 ``after_step``. Forward passes under ``torch.no_grad`` call no component and may come at
 any time.
@@ -38,7 +38,7 @@ from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
-from saereg_plugin.kernels import ActiveLatents
+from saereg_plugin.kernels.encode import ActiveLatents
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ class Component(nn.Module):
     A part of a training SAE that acts around its steps. All methods are optional.
 
     State that must survive a checkpoint lives in buffers, which keep their data
-    type when the SAE is cast, or in the whole numbers that ``counts`` names. A subclass that draws random numbers sets
-    ``draws = True`` and uses ``self.generator``, whose state is checkpointed.
+    type when the SAE is cast, or in the whole numbers that ``counts`` names. A subclass that
+    draws random numbers sets ``draws = True`` and uses ``self.generator``; checkpoints keep
+    its state.
 
     Args:
         label: name in the logs and in the state dict; unique in one SAE.
@@ -95,6 +96,7 @@ class Component(nn.Module):
     def __init__(self, *, label: str, seed: int = 0):
         super().__init__()
         self.label = label
+        self.logged: dict[str, torch.Tensor | float] = {}
         self._sae: weakref.ref[TrainingSAE[Any]] | None = None
         self._generator: torch.Generator | None = None
         if self.draws:
@@ -130,8 +132,8 @@ class Component(nn.Module):
         return None
 
     def metrics(self) -> dict[str, torch.Tensor | float]:
-        """Return further values to log for this step."""
-        return {}
+        """Return further values to log for this step: by default ``self.logged``."""
+        return self.logged
 
     def end_pass(self) -> None:
         """Undo what was changed for the forward pass alone; called even if it failed."""
@@ -146,7 +148,7 @@ class Component(nn.Module):
         """Act after the optimiser's step."""
 
     def restarted(self, latents: torch.Tensor) -> None:
-        """Forget what was kept of ``latents`` (int64 [n]), which were just set anew."""
+        """Forget what was kept of ``latents`` (int64 [n]), which were just reset."""
 
     @property
     def generator(self) -> torch.Generator:

@@ -17,11 +17,11 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from saereg_plugin.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from saereg_plugin.mechanics.base import MechanicConfig
-    from saereg_plugin.regularizers.base import RegularizerConfig
+    from saereg_plugin.config import MechanicConfig, RegularizerConfig
 
 R = TypeVar("R", bound="RegularizerConfig")
 M = TypeVar("M", bound="MechanicConfig")
+T = TypeVar("T", bound=Any)
 
 REGULARIZERS: dict[str, type[RegularizerConfig]] = {}
 MECHANICS: dict[str, type[MechanicConfig]] = {}
@@ -37,53 +37,36 @@ def register_regularizer(name: str) -> Callable[[type[R]], type[R]]:
     Raises:
         InputError: if another class has that name, or it is no text.
     """
-
-    _require_name("regularizer", name)
-
-    def register(cls: type[R]) -> type[R]:
-        _enter(REGULARIZERS, "regulariser", name, cls)
-        return cls
-
-    return register
+    return _register("regularizer", "regulariser", REGULARIZERS, name)
 
 
 def register_mechanic(name: str) -> Callable[[type[M]], type[M]]:
-    """
-    Make a mechanic's configuration class known by a name (a decorator).
-
-    The name becomes the class' ``name``.
-
-    Raises:
-        InputError: if another class has that name, or it is no text.
-    """
-
-    _require_name("mechanic", name)
-
-    def register(cls: type[M]) -> type[M]:
-        _enter(MECHANICS, "mechanic", name, cls)
-        return cls
-
-    return register
+    """Make a mechanic's configuration class known by a name, as ``register_regularizer``."""
+    return _register("mechanic", "mechanic", MECHANICS, name)
 
 
-def _require_name(kind: str, name: object) -> None:
-    """Refuse the class itself, as 0.1.0 took it."""
+def _register(
+    kind: str, noun: str, table: dict[str, Any], name: object
+) -> Callable[[T], T]:
+    # 0.1.0 took the class itself
     if not isinstance(name, str):
         raise InputError(
             f"register_{kind} was given {name!r}; expected a name. Write for example "
             f"@register_{kind}('my_{kind}')."
         )
 
+    def register(cls: T) -> T:
+        known = table.get(name)
+        if known is not None and known is not cls:
+            raise InputError(
+                f"A {noun} named {name!r} is registered already ({known.__qualname__}); "
+                "choose another name."
+            )
+        cls.name = name
+        table[name] = cls
+        return cls
 
-def _enter(table: dict[str, Any], kind: str, name: str, cls: Any) -> None:
-    known = table.get(name)
-    if known is not None and known is not cls:
-        raise InputError(
-            f"A {kind} named {name!r} is registered already ({known.__qualname__}); "
-            "choose another name."
-        )
-    cls.name = name
-    table[name] = cls
+    return register
 
 
 def acts(regularizer: Any) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sae_lens import MultiSAETrainingRunnerConfig
+from typing_extensions import override
 
 import saereg_plugin as sr
 from tests.training import (
@@ -130,6 +132,46 @@ def test_impossible_k_is_refused_when_configured(architecture: str, k: int) -> N
     ):
         make_cfg(architecture, k=k)
     assert make_cfg(architecture, k=D_SAE).d_in == D_IN
+
+
+@sr.register_regularizer("test_whole_thousands")
+@dataclass(frozen=True, kw_only=True)
+class WholeThousands(sr.RegularizerConfig):
+    """A regulariser of a user with a rule about the whole run."""
+
+    @override
+    def check_run(self, settings: sr.RunSettings) -> None:
+        if settings.batch_size % 1000 != 0 or settings.others:
+            raise sr.InputError(
+                f"{self.name}: batch_size is {settings.batch_size} next to "
+                f"{len(settings.others)} SAEs; expected thousands, and none."
+            )
+
+    @override
+    def build(self, sae_cfg: Any, *, label: str, seed: int) -> sr.Component:
+        return sr.Component(label=label, seed=seed)
+
+
+@pytest.mark.parametrize("batch_size", [64, 2000])
+def test_a_regulariser_of_a_user_checks_the_run(batch_size: int) -> None:
+    sae = make_cfg(regularizers=[{"name": "test_whole_thousands"}])
+    batch = {"train_batch_size_tokens": batch_size, "training_tokens": 10_000}
+    message = f"test_whole_thousands: batch_size is {batch_size} next to 1 SAEs"
+    with pytest.raises(sr.InputError, match=message):
+        sr.check(multi_cfg({"a": sae, "b": make_cfg()}, **batch))
+    if batch_size == 2000:
+        sr.check(runner_cfg(sae, **batch))
+    else:
+        with pytest.raises(sr.InputError, match="batch_size is 64 next to 0 SAEs"):
+            sr.check(runner_cfg(sae, **batch))
+
+
+def test_a_single_sae_has_nobody_to_share_features_with() -> None:
+    sae = make_cfg(regularizers=[{"name": "mutual_features", "coefficient": 1.0}])
+    for cfg in (runner_cfg(sae), multi_cfg({"a": sae, "b": make_cfg()})):
+        with pytest.raises(sr.InputError, match="trains a single one with it"):
+            sr.check(cfg)
+    sr.check(multi_cfg({"a": sae, "b": sae}))
 
 
 TEMPORAL = {"name": "temporal_difference", "coefficient": 0.1}

@@ -52,7 +52,7 @@ def test_a_claim_that_its_numbers_do_not_carry_is_gone(page: str, claim: str) ->
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        ("saereg_plugin/presets/temporal.py", "the paper's L_recon is summed"),
+        ("saereg_plugin/presets/activations.py", "the paper's L_recon is summed"),
         (
             "docs/evals/cross-seed-statistics.md",
             "whose seeds all keep the same concepts",

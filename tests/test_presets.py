@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,9 +29,12 @@ from saereg_plugin.presets import (
     weight_regularized_mnist,
     weight_regularized_topk,
 )
+from saereg_plugin.presets import page as presets_page
+from saereg_plugin.presets.page import updated, write_page
 from saereg_plugin.sweeps import SweepConfig
 
 D_IN, D_SAE, BATCH = 6, 10, 5
+PAGE = Path(__file__).parents[1] / "docs/presets.md"
 
 
 def random_sae(seed: int) -> dict[str, torch.Tensor]:
@@ -203,23 +207,44 @@ def open_questions(preset: Preset) -> set[str]:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_field_is_stated_or_chosen_and_chosen_ones_are_in_the_docstring(
-    name: str,
-) -> None:
-    make = PRESETS[name]
-    preset = make()
+def test_every_field_is_stated_or_chosen_for_a_reason(name: str) -> None:
+    preset = PRESETS[name]()
     assert preset.name == name
     decided = {*preset.stated, *preset.chosen}
     asked = open_questions(preset)
     assert sorted(asked - decided) == []
     assert sorted(decided - asked) == []
-    text = make.__doc__ or ""
-    assert "Stated:" in text
-    assert "Our choices" in text
-    assert [field for field in preset.chosen if f"``{field}``" not in text] == []
     assert [field for field, why in preset.chosen.items() if not why.strip()] == []
     if preset.paper[0].isdigit():
-        assert preset.paper in text
+        assert preset.paper in (PRESETS[name].__doc__ or "")
+
+
+def test_the_page_is_generated_from_the_code() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == updated(text), (
+        "docs/presets.md is not what the presets give. Write it anew: "
+        "saereg_plugin.presets.page.write_page(Path('docs/presets.md'))"
+    )
+    for name, make in PRESETS.items():
+        assert f"\n### {name}\n" in text
+        fields = [*make().stated, *make().chosen]
+        shown = [
+            field for field in fields if f"`{field}`" in text or f"`{field}=" in text
+        ]
+        assert shown == fields
+
+
+def test_the_page_follows_a_preset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = tmp_path / "presets.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    changed = dataclasses.replace(freq_sae(), d_sae=12_345)
+    monkeypatch.setattr(presets_page, "PRESETS", {"freq_sae": lambda: changed})
+    write_page(page)
+    assert "2,304, 12,345" in page.read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="expected the lines '<!-- generated: over"):
+        updated("# Presets")
 
 
 @pytest.mark.parametrize("name", PRESETS)

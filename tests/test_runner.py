@@ -18,7 +18,7 @@ from sae_lens import (
 from transformer_lens import HookedTransformer
 
 import saereg_plugin as sr
-from saereg_plugin.metrics.vocabulary import nearest_token
+from saereg_plugin.metrics.similarity import nearest_token
 from saereg_plugin.sources.embeddings import find_embeddings, read_vocabulary
 from tests.regularizers.throwaway import NoisyFiring
 from tests.training import (

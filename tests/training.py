@@ -17,7 +17,7 @@ from sae_lens import (
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 
-from saereg_plugin.architectures import RegularizedMixin
+from saereg_plugin import RegularizedMixin
 from saereg_plugin.registry import training_classes
 
 D_IN = 576

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseEvalConfig
 
 from saereg_plugin.metrics import ALIVE_THRESHOLD
-from saereg_plugin.metrics.vocabulary import ALIGNED_THRESHOLD
+from saereg_plugin.metrics.similarity import ALIGNED_THRESHOLD
 
 EVAL = "vocabulary"
 

@@ -30,7 +30,7 @@ from eval_recipes.statistics.seeds import (
 from eval_recipes.vocabulary.options import EVAL, VocabularyEvalConfig
 from saereg_plugin.files import atomic_path
 from saereg_plugin.metrics import unit_rows
-from saereg_plugin.metrics.vocabulary import (
+from saereg_plugin.metrics.similarity import (
     TokenAlignment,
     aligned_mask,
     covered_tokens,

@@ -1,12 +1,13 @@
-"""The mixin that turns one of SAELens' training SAEs into a regularised one."""
+"""Mixin that adds regularisers and mechanics to SAELens' training SAEs."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from sae_lens import TrainingSAE
@@ -22,6 +23,11 @@ from saereg_plugin.architectures.components import (
     rows_of,
 )
 from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.parameters import (
+    Parameter,
+    own_tensors,
+    parameter_of,
+)
 from saereg_plugin.architectures.pass_order import PassOrder
 from saereg_plugin.architectures.saving import (
     require_finite_output,
@@ -36,7 +42,6 @@ _Base = TrainingSAE[Any] if TYPE_CHECKING else object
 
 _STEPS = "completed_steps"
 """Key of the step count in state dicts."""
-_BIASES = ("b_enc", "b_gate", "b_mag", "b_dec", "threshold", "topk_threshold")
 
 
 class RegularizedMixin(_Base):
@@ -50,11 +55,15 @@ class RegularizedMixin(_Base):
     """
 
     cfg: RegularizedConfigMixin
+    further_parameters: ClassVar[Mapping[str, Parameter]] = {}
+    """Parameters and buffers that SAELens' architectures do not have, by name."""
     step_index: int
     """Completed optimiser steps, over all resumptions; in state dicts, but no buffer."""
 
     def __init__(self, cfg: Any, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
+        for name, _ in own_tensors(self):
+            parameter_of(self, name)
         self.components = nn.ModuleDict(
             {component.label: component for component in build_components(cfg)}
         )
@@ -97,9 +106,9 @@ class RegularizedMixin(_Base):
 
     def bind(self) -> None:
         """
-        Find our way from parameters and components back to this SAE.
+        Make this SAE the owner of its parameters and components.
 
-        Done in every forward pass: loading and copying replace parameters.
+        Called in every forward pass: loading and copying replace parameters.
         """
         for name, parameter in self.named_parameters(recurse=False):
             if claim(parameter, self):
@@ -162,10 +171,9 @@ class RegularizedMixin(_Base):
         if not self.cfg.unit_norm:
             super().fold_activation_norm_scaling_factor(scaling_factor)
             return
-        for name in _BIASES:
-            bias = getattr(self, name, None)
-            if bias is not None:
-                bias.data /= scaling_factor
+        for name, tensor in own_tensors(self):
+            if parameter_of(self, name).in_activation_units:
+                tensor.data /= scaling_factor
         self.cfg.normalize_activations = "none"
 
     @override
@@ -208,8 +216,7 @@ class RegularizedMixin(_Base):
             state_dict[key] = state_dict[key].to(own[key].dtype)
         self._is_set_up = False
 
-    # A buffer would be a tensor that belongs to nobody but us among the SAE's own: SAELens'
-    # tests, for one, draw random numbers into all of them.
+    # no buffer: SAELens takes all buffers for its own; its tests fill them with random numbers
     @override
     def _save_to_state_dict(
         self, destination: Any, prefix: str, keep_vars: bool

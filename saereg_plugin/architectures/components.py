@@ -17,15 +17,22 @@ from saereg_plugin.mechanics.norm_mask import NormMask
 from saereg_plugin.mechanics.row_floor import RowFloor, UnitNormDecoder
 from saereg_plugin.registry import acts
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_EXPECTED = "expected a scalar tensor of floats with gradients, or None"
+_ACTING = ("gradient", "before_step", "after_step")
+"""Methods by which a component acts when its loss has no gradients."""
+
 
 def build_components(cfg: RegularizedConfigMixin) -> list[Component]:
     """
     Make the components of a configuration, in the order in which they act.
 
-    Regularisers come first, so that what mechanics do to gradients concerns theirs too.
-    Mechanics follow by their ``order``, with unit norm at its own place among them: after
-    those that change single gradients (its projection) or weights (its normalisation),
-    before resampling, which sets rows of norm 1 itself. The floor of free rows comes last.
+    Regularisers come first, so that mechanics also act on their gradients. Mechanics follow
+    by their ``order``. Unit norm is among them: after those that change single gradients or
+    weights, and before resampling, which sets rows of norm 1 itself. The floor of free rows
+    comes last.
     """
     base_seed = torch.initial_seed() if cfg.init_seed is None else cfg.init_seed
     components: list[Component] = []
@@ -51,7 +58,7 @@ def build_components(cfg: RegularizedConfigMixin) -> list[Component]:
 
 
 def _shortens_rows(cfg: RegularizedConfigMixin) -> bool:
-    """Whether SAELens divides by the norms of rows that some component may shrink to 0."""
+    """Return whether SAELens divides by norms of rows that a component may shrink to 0."""
     return getattr(cfg, "rescale_acts_by_decoder_norm", False) and bool(
         cfg.mechanics or any(acts(each.to_dict()) for each in cfg.regularizers)
     )
@@ -61,14 +68,6 @@ def _seed(base_seed: int, number: int) -> int:
     return (base_seed * 1_000_003 + number) % 2**63
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_EXPECTED = "expected a scalar tensor of floats with gradients, or None"
-_ACTING = ("gradient", "before_step", "after_step")
-"""Methods by which a component acts whose loss has no gradients."""
-
-
 def call(
     component: Component, method: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
@@ -76,8 +75,8 @@ def call(
     Call a component's bound ``method``.
 
     Raises:
-        InputError: naming the component and the line, if the method raised something
-            else than an ``InputError`` or for want of memory.
+        InputError: naming the component and the line, if the method raised an error other
+            than an ``InputError`` or a lack of memory.
     """
     try:
         return method(*args, **kwargs)
@@ -131,7 +130,7 @@ def loss_of(
             "a value without gradients (detached, or computed under torch.no_grad)",
         )
     if step.index == 0 and not value.isfinite() and step.sae_out.isfinite().all():
-        _refuse(component, f"{float(value)} in the first step")
+        _refuse(component, f"{float(value.detach())} in the first step")
     return value
 
 

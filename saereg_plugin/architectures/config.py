@@ -15,37 +15,39 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.checks import require_choice, require_field_types
+from saereg_plugin.config import (
+    ComponentConfig,
+    MechanicConfig,
+    RegularizerConfig,
+    RunSettings,
+    config_from,
+)
 from saereg_plugin.errors import InputError
-from saereg_plugin.mechanics.base import MechanicConfig, mechanic_from
+from saereg_plugin.mechanics.auxk import AuxKScaling
 from saereg_plugin.mechanics.initialization import BDecInit, Initialization
 from saereg_plugin.registry import MECHANICS, REGULARIZERS
-from saereg_plugin.regularizers.base import RegularizerConfig, regularizer_from
 
 DecoderConstraint = Literal["none", "unit_norm"]
 
-RESERVED_LABELS = frozenset(
-    {
-        "unit_norm",
-        "norm_mask",
-        "row_floor",
-        "b_dec_init",
-        "mse_loss",
-        "l1_loss",
-        "l0_loss",
-        "pre_act_loss",
-        "auxiliary_reconstruction_loss",
-        "overall_loss",
-    }
+SparseStep = Literal["auto", "always", "never"]
+RESERVED_LABELS = (
+    *("unit_norm", "norm_mask", "row_floor", "b_dec_init", "overall_loss"),
+    *("mse_loss", "l1_loss", "l0_loss", "pre_act_loss"),
+    "auxiliary_reconstruction_loss",
 )
 """Names in the logs and in the state dict that a regulariser may not take."""
 
+_LEAST_WIDTH_PER_K = 16
+_LEAST_WIDTH_PER_K_AUTOCAST = 40
+"""d_sae / k from which a sparse step is the faster one (docs: speed). Under autocast a dense
+product is cheaper, so that later."""
 _Base = TrainingSAEConfig if TYPE_CHECKING else object
 
-T = TypeVar("T")
+C = TypeVar("C", bound=ComponentConfig)
 
 
-def auto_or(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Return a command-line parser that takes ``auto``, ``none``, or what ``parse`` takes."""
+def _auto_field(parse: Callable[[str], Any]) -> Any:
+    """Return a field that is ``"auto"`` by default; its text may be auto, none or a value."""
 
     def parse_value(text: Any) -> Any:
         if not isinstance(text, str):
@@ -54,50 +56,42 @@ def auto_or(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
             return None if text.lower() == "none" else "auto"
         return parse(text)
 
-    return parse_value
+    return field(default="auto", type=parse_value)
 
 
-def auto_field(parse: Callable[[str], Any]) -> Any:
-    """A field whose default ``"auto"`` is resolved in ``__post_init__``."""
-    return field(default="auto", type=auto_or(parse))
-
-
-def parse_bool(text: str) -> bool:
-    """Read true or false from the command line."""
+def _parse_bool(text: str) -> bool:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     raise InputError(f"Expected true, false or auto, got {text!r}.")
 
 
-def one_regularizer(text: Any) -> RegularizerConfig:
-    """Read one regulariser from the command line: a JSON object."""
-    return _for_argparse(regularizer_from, text, REGULARIZERS)
+def _list_field(base: type[C], known: dict[str, type[C]]) -> Any:
+    """Return a field for a list of configurations, each a JSON object on the command line."""
+
+    def parse(text: Any) -> C:
+        try:
+            return config_from(text, base, known)
+        except InputError as error:
+            # argparse shows the text of this error class only
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return field(default_factory=list, type=parse, nargs="*")
 
 
-def one_mechanic(text: Any) -> MechanicConfig:
-    """Read one mechanic from the command line: a JSON object."""
-    return _for_argparse(mechanic_from, text, MECHANICS)
-
-
-def _require_list(field: str, value: object) -> None:
-    if not isinstance(value, list | tuple):
+def _configs(
+    name: str, values: Any, base: type[C], known: dict[str, type[C]]
+) -> list[C]:
+    if not isinstance(values, list | tuple):
         raise InputError(
-            f"{field} is {value!r}; expected a list, each entry a mapping with a 'name'."
+            f"{name} is {values!r}; expected a list, each entry a mapping with a 'name'."
         )
-
-
-def _for_argparse(read: Callable[[Any, Any], T], text: Any, known: Any) -> T:
-    try:
-        return read(text, known)
-    except InputError as error:
-        # argparse shows the text of this error class only
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return [config_from(value, base, known) for value in values]
 
 
 @dataclass(kw_only=True)
 class RegularizedConfigMixin(_Base):
     """
-    What a regularised architecture takes besides SAELens' own fields.
+    Fields of a regularised architecture, next to SAELens' own.
 
     Args:
         regularizers: any number of regulariser configurations (or their dictionaries,
@@ -112,34 +106,38 @@ class RegularizedConfigMixin(_Base):
             the first batch.
         init_seed: seed of the initial weights. None draws as SAELens does; s gives the
             weights of SAELens' class built after ``torch.manual_seed(s)``.
-        max_norm_multiple: leave activations out whose norm exceeds this multiple of the
+        max_norm_multiple: leave out activations with a norm above this multiple of the
             running median; None keeps all.
         decoder_init_norm: norm of the decoder's rows at the start. "auto" is 1.0 with
             unit norm, None (as drawn) if untied, else SAELens' default.
     """
 
-    regularizers: list[Any] = field(
-        default_factory=list, type=one_regularizer, nargs="*"
-    )
-    mechanics: list[Any] = field(default_factory=list, type=one_mechanic, nargs="*")
+    regularizers: list[Any] = _list_field(RegularizerConfig, REGULARIZERS)
+    mechanics: list[Any] = _list_field(MechanicConfig, MECHANICS)
     decoder_constraint: DecoderConstraint = "none"
     initialization: Initialization = "tied"
     b_dec_init: BDecInit = "zero"
     init_seed: int | None = None
     max_norm_multiple: float | None = None
-    decoder_init_norm: float | None = auto_field(float)
+    decoder_init_norm: float | None = _auto_field(float)
 
     inference_config: ClassVar[type[SAEConfig]]
     """SAELens' inference configuration under which the SAE is saved."""
 
     @override
+    @classmethod
+    def architecture(cls) -> str:
+        # a mixin: the next class is SAELens' own
+        return f"regularized_{cast(Any, super()).architecture()}"
+
+    @override
     def __post_init__(self) -> None:
-        for name in ("regularizers", "mechanics"):
-            _require_list(name, getattr(self, name))
-        self.regularizers = [
-            regularizer_from(value, REGULARIZERS) for value in self.regularizers
-        ]
-        self.mechanics = [mechanic_from(value, MECHANICS) for value in self.mechanics]
+        self.regularizers = _configs(
+            "regularizers", self.regularizers, RegularizerConfig, REGULARIZERS
+        )
+        self.mechanics = _configs(
+            "mechanics", self.mechanics, MechanicConfig, MECHANICS
+        )
         for name, choices in (
             ("decoder_constraint", get_args(DecoderConstraint)),
             ("initialization", get_args(Initialization)),
@@ -187,7 +185,7 @@ class RegularizedConfigMixin(_Base):
 
     @override
     def get_inference_sae_cfg_dict(self) -> dict[str, Any]:
-        # SAELens collects the keys in a set, whose order differs between processes
+        # SAELens collects the keys in a set: its order differs between processes
         found = super().get_inference_sae_cfg_dict()
         order = [item.name for item in dataclasses.fields(self.inference_config)]
         return {
@@ -272,3 +270,72 @@ class RegularizedConfigMixin(_Base):
                 raise InputError(
                     f"label={label!r} is taken by this package or SAELens; choose another name."
                 )
+
+
+def check_components(settings: RunSettings) -> None:
+    """
+    Let the regularisers and mechanics of ``settings.sae`` refuse a run.
+
+    Raises:
+        InputError: from the first that refuses it.
+    """
+    if isinstance(settings.sae, RegularizedConfigMixin):
+        for part in (*settings.sae.regularizers, *settings.sae.mechanics):
+            part.check_run(settings)
+
+
+@dataclass(kw_only=True)
+class TopKFieldsMixin(RegularizedConfigMixin):
+    """
+    Fields of the regularised TopK kinds, next to those of all architectures.
+
+    Args:
+        rescale_acts_by_decoder_norm: "auto" is False with unit norm, else SAELens'
+            default, True.
+        sparse_step: whether training computes only what selected latents need; the
+            results are those of SAELens' dense step up to rounding. "auto" where it
+            wins and nothing needs all pre-activations, "always" (an error where it is
+            impossible), "never" (bit for bit SAELens' step).
+        auxk_scaling: how the auxiliary loss of dead latents is scaled before
+            ``aux_loss_coefficient``: "sae_lens" (SAELens' own), "openai",
+            "dictionary_learning" or "sparsify" (see ``mechanics.auxk``).
+    """
+
+    rescale_acts_by_decoder_norm: bool = _auto_field(_parse_bool)
+    # a built-in type: SAELens' command-line parser resolves names in another module
+    sparse_step: str = "auto"
+    auxk_scaling: str = "sae_lens"
+
+    @override
+    def validate(self) -> None:
+        super().validate()
+        require_choice("sparse_step", self.sparse_step, get_args(SparseStep))
+        require_choice("auxk_scaling", self.auxk_scaling, get_args(AuxKScaling))
+        unknown = self.normalize_activations in ("constant_norm_rescale", "layer_norm")
+        if unknown and self.auxk_scaling != "sae_lens":
+            raise InputError(
+                f"auxk_scaling={self.auxk_scaling!r} cannot be used with normalize_activations="
+                f"{self.normalize_activations!r}, for which the auxiliary loss is not defined (SAELens "
+                "refuses it, too). Use normalize_activations='expected_average_only_in'."
+            )
+        obstacle = self.sparse_step_obstacle()
+        if self.sparse_step == "always" and obstacle is not None:
+            raise InputError(
+                f"sparse_step='always' cannot be followed: {obstacle}. Use sparse_step='auto'."
+            )
+
+    def sparse_step_obstacle(self) -> str | None:
+        """Return the field that makes a sparse step impossible, or None."""
+        if self.normalize_activations in ("constant_norm_rescale", "layer_norm"):
+            return f"normalize_activations={self.normalize_activations!r} acts inside the step"
+        for label, regularizer in self.labelled_regularizers().items():
+            if regularizer.needs_all_pre_activations:
+                return (
+                    f"the regulariser {label} needs the pre-activations of all latents"
+                )
+        return None
+
+    def sparse_step_wins(self, k: float, *, autocast: bool) -> bool:
+        """Return whether a sparse step with k is faster at this d_sae."""
+        least = _LEAST_WIDTH_PER_K_AUTOCAST if autocast else _LEAST_WIDTH_PER_K
+        return self.d_sae >= least * k

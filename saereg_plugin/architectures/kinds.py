@@ -1,4 +1,4 @@
-"""SAELens' architectures with regularisers."""
+"""SAELens' architectures with regularisers and mechanics."""
 
 from __future__ import annotations
 
@@ -22,38 +22,40 @@ from sae_lens import (
     TopKTrainingSAE,
     TopKTrainingSAEConfig,
 )
-from typing_extensions import override
 
 from saereg_plugin.architectures.base import RegularizedMixin
-from saereg_plugin.architectures.config import (
-    RegularizedConfigMixin,
-)
+from saereg_plugin.architectures.config import RegularizedConfigMixin, TopKFieldsMixin
 from saereg_plugin.architectures.sparse_step import (
     SparseBatchTopKMixin,
     SparseMatryoshkaMixin,
     SparseStepMixin,
 )
-from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
+
+__all__ = [
+    "RegularizedBatchTopKTrainingSAE",
+    "RegularizedBatchTopKTrainingSAEConfig",
+    "RegularizedGatedTrainingSAE",
+    "RegularizedGatedTrainingSAEConfig",
+    "RegularizedJumpReLUTrainingSAE",
+    "RegularizedJumpReLUTrainingSAEConfig",
+    "RegularizedMatryoshkaBatchTopKTrainingSAE",
+    "RegularizedMatryoshkaBatchTopKTrainingSAEConfig",
+    "RegularizedStandardTrainingSAE",
+    "RegularizedStandardTrainingSAEConfig",
+    "RegularizedTopKTrainingSAE",
+    "RegularizedTopKTrainingSAEConfig",
+]
 
 
 @dataclass
 class RegularizedTopKTrainingSAEConfig(TopKFieldsMixin, TopKTrainingSAEConfig):
-    """
-    SAELens' TopKTrainingSAEConfig with regularisers; saved as SAELens' `topk`.
-
-    Further fields: see ``TopKFieldsMixin`` and ``RegularizedConfigMixin``.
-    """
+    """TopKTrainingSAEConfig, to which ``TopKFieldsMixin`` adds fields."""
 
     inference_config = TopKSAEConfig
 
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_topk"
-
 
 class RegularizedTopKTrainingSAE(RegularizedMixin, SparseStepMixin, TopKTrainingSAE):
-    """SAELens' TopKTrainingSAE with regularisers and mechanics."""
+    """TopKTrainingSAE with regularisers; saved as SAELens' ``topk``."""
 
     cfg: RegularizedTopKTrainingSAEConfig  # type: ignore[assignment]
 
@@ -62,24 +64,15 @@ class RegularizedTopKTrainingSAE(RegularizedMixin, SparseStepMixin, TopKTraining
 class RegularizedBatchTopKTrainingSAEConfig(
     TopKFieldsMixin, BatchTopKTrainingSAEConfig
 ):
-    """
-    SAELens' BatchTopKTrainingSAEConfig with regularisers; saved as SAELens' `jumprelu`.
-
-    Further fields: see ``TopKFieldsMixin`` and ``RegularizedConfigMixin``.
-    """
+    """BatchTopKTrainingSAEConfig, to which ``TopKFieldsMixin`` adds fields."""
 
     inference_config = JumpReLUSAEConfig
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_batchtopk"
 
 
 class RegularizedBatchTopKTrainingSAE(
     RegularizedMixin, SparseBatchTopKMixin, BatchTopKTrainingSAE
 ):
-    """SAELens' BatchTopKTrainingSAE with regularisers and mechanics."""
+    """BatchTopKTrainingSAE with regularisers; saved as SAELens' ``jumprelu``."""
 
     cfg: RegularizedBatchTopKTrainingSAEConfig  # type: ignore[assignment]
 
@@ -88,24 +81,15 @@ class RegularizedBatchTopKTrainingSAE(
 class RegularizedMatryoshkaBatchTopKTrainingSAEConfig(
     TopKFieldsMixin, MatryoshkaBatchTopKTrainingSAEConfig
 ):
-    """
-    SAELens' MatryoshkaBatchTopKTrainingSAEConfig with regularisers; saved as SAELens' `jumprelu`.
-
-    Further fields: see ``TopKFieldsMixin`` and ``RegularizedConfigMixin``.
-    """
+    """MatryoshkaBatchTopKTrainingSAEConfig, to which ``TopKFieldsMixin`` adds fields."""
 
     inference_config = JumpReLUSAEConfig
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_matryoshka_batchtopk"
 
 
 class RegularizedMatryoshkaBatchTopKTrainingSAE(
     RegularizedMixin, SparseMatryoshkaMixin, MatryoshkaBatchTopKTrainingSAE
 ):
-    """SAELens' MatryoshkaBatchTopKTrainingSAE with regularisers and mechanics."""
+    """MatryoshkaBatchTopKTrainingSAE with regularisers; saved as SAELens' ``jumprelu``."""
 
     cfg: RegularizedMatryoshkaBatchTopKTrainingSAEConfig  # type: ignore[assignment]
 
@@ -114,22 +98,13 @@ class RegularizedMatryoshkaBatchTopKTrainingSAE(
 class RegularizedStandardTrainingSAEConfig(
     RegularizedConfigMixin, StandardTrainingSAEConfig
 ):
-    """
-    SAELens' StandardTrainingSAEConfig with regularisers; saved as SAELens' `standard`.
-
-    Further fields: see ``RegularizedConfigMixin``.
-    """
+    """StandardTrainingSAEConfig, to which ``RegularizedConfigMixin`` adds fields."""
 
     inference_config = StandardSAEConfig
 
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_standard"
-
 
 class RegularizedStandardTrainingSAE(RegularizedMixin, StandardTrainingSAE):
-    """SAELens' StandardTrainingSAE with regularisers and mechanics."""
+    """StandardTrainingSAE with regularisers; saved as SAELens' ``standard``."""
 
     cfg: RegularizedStandardTrainingSAEConfig  # type: ignore[assignment]
 
@@ -138,43 +113,39 @@ class RegularizedStandardTrainingSAE(RegularizedMixin, StandardTrainingSAE):
 class RegularizedJumpReLUTrainingSAEConfig(
     RegularizedConfigMixin, JumpReLUTrainingSAEConfig
 ):
-    """
-    SAELens' JumpReLUTrainingSAEConfig with regularisers; saved as SAELens' `jumprelu`.
-
-    Further fields: see ``RegularizedConfigMixin``.
-    """
+    """JumpReLUTrainingSAEConfig, to which ``RegularizedConfigMixin`` adds fields."""
 
     inference_config = JumpReLUSAEConfig
 
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_jumprelu"
-
 
 class RegularizedJumpReLUTrainingSAE(RegularizedMixin, JumpReLUTrainingSAE):
-    """SAELens' JumpReLUTrainingSAE with regularisers and mechanics."""
+    """JumpReLUTrainingSAE with regularisers; saved as SAELens' ``jumprelu``."""
 
     cfg: RegularizedJumpReLUTrainingSAEConfig  # type: ignore[assignment]
 
 
 @dataclass
 class RegularizedGatedTrainingSAEConfig(RegularizedConfigMixin, GatedTrainingSAEConfig):
-    """
-    SAELens' GatedTrainingSAEConfig with regularisers; saved as SAELens' `gated`.
-
-    Further fields: see ``RegularizedConfigMixin``.
-    """
+    """GatedTrainingSAEConfig, to which ``RegularizedConfigMixin`` adds fields."""
 
     inference_config = GatedSAEConfig
 
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_gated"
-
 
 class RegularizedGatedTrainingSAE(RegularizedMixin, GatedTrainingSAE):
-    """SAELens' GatedTrainingSAE with regularisers and mechanics."""
+    """GatedTrainingSAE with regularisers; saved as SAELens' ``gated``."""
 
     cfg: RegularizedGatedTrainingSAEConfig  # type: ignore[assignment]
+
+
+KINDS = (
+    (RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig),
+    (RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig),
+    (RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig),
+    (
+        RegularizedMatryoshkaBatchTopKTrainingSAE,
+        RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+    ),
+    (RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig),
+    (RegularizedGatedTrainingSAE, RegularizedGatedTrainingSAEConfig),
+)
+"""Training classes with their configurations, as they are registered."""

@@ -1,4 +1,4 @@
-"""Proof that each step is one forward pass, its own backward pass and one optimiser step."""
+"""Order of forward passes, backward passes and optimiser steps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from saereg_plugin.errors import InputError
 
 class PassOrder:
     """
-    Follows the passes of one SAE and refuses those that its components cannot serve.
+    Refuses passes of one SAE that its components cannot serve.
 
-    Components know the last forward pass only, and change the sum of gradients as it stands.
+    Components know the last forward pass only, and change the sum of gradients.
     """
 
     def __init__(self):
         self._last = 0
-        # number of the pass whose gradients the parameters have; None after a step
+        # number of the pass that gave the parameters' gradients; None after a step
         self._trained: int | None = None
         self._accumulates = False
         self._written: set[str] = set()
@@ -44,8 +44,7 @@ class PassOrder:
 
         Raises:
             InputError: if it adds to gradients of another backward pass since the last
-                optimiser step. Gradients that a step has used and nobody cleared are not
-                noticed.
+                optimiser step. Gradients left from an earlier step are not noticed.
         """
         if self._accumulates or name in self._written:
             raise InputError(

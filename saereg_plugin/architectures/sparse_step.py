@@ -1,4 +1,4 @@
-"""A training step in which only the selected latents are decoded and get gradients."""
+"""Training steps in which only selected latents get gradients."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from sae_lens import BatchTopKTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
-from saereg_plugin.architectures.topk_fields import TopKFieldsMixin
+from saereg_plugin.architectures.config import TopKFieldsMixin
 from saereg_plugin.errors import InputError
-from saereg_plugin.kernels import (
+from saereg_plugin.kernels.aux_loss import AuxKLoss, DeadLatents
+from saereg_plugin.kernels.encode import (
     ActiveLatents,
-    AuxKLoss,
-    DeadLatents,
     NestedDecode,
-    PreActivations,
-    Selected,
     SelectedPreActivations,
-    select_batch_top_k,
-    select_top_k,
 )
+from saereg_plugin.kernels.selected import Selected
+from saereg_plugin.kernels.top_k import PreActivations, select_batch_top_k, select_top_k
 from saereg_plugin.mechanics.auxk import (
     ScaledAuxKMixin,
     ScaledMatryoshkaAuxKMixin,
@@ -36,13 +33,13 @@ _REPLACED = (
     "calculate_aux_loss",
     "get_activation_fn",
 )
-"""Methods of SAELens whose work a sparse step does itself."""
+"""Methods of SAELens that a sparse step replaces."""
 
 
 @dataclass
 class SparseStepOutput(TrainStepOutput):
     """
-    What a sparse step returns.
+    Output of a sparse step.
 
     ``feature_acts`` is a sparse [batch, d_sae] matrix without gradients and
     ``hidden_pre`` has no rows: the pre-activations are not kept.
@@ -96,7 +93,7 @@ class SparseStepMixin(ScaledAuxKMixin):
         return False
 
     def _obstacle(self, sae_in: torch.Tensor) -> str | None:
-        """Return why this SAE's step has to be dense, if it has."""
+        """Return the reason why this SAE's step must be dense, or None."""
         if sae_in.ndim != 2:
             return f"it takes activations [batch, d_in], these have {sae_in.ndim} dimensions"
         for name in _REPLACED:
@@ -228,7 +225,7 @@ class SparseStepMixin(ScaledAuxKMixin):
     def _dead_by_level(
         self, x: torch.Tensor, levels: torch.Tensor, dead: torch.Tensor
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return pairs of a residual and the dead latents that are to reconstruct it."""
+        """Return residuals, each with the dead latents that reconstruct it."""
         return [((x - levels[-1]).detach(), dead)]
 
     def _output(
@@ -258,7 +255,7 @@ class SparseStepMixin(ScaledAuxKMixin):
 
 
 def _is_in_use(hook: Any) -> bool:
-    """Whether something listens at a hook point, through TransformerLens or PyTorch."""
+    """Return whether a hook point has hooks, of TransformerLens or PyTorch."""
     return bool(
         hook.has_hooks(including_permanent=True)
         or hook._forward_hooks

@@ -1,4 +1,4 @@
-"""The auxiliary loss of dead latents, in time and memory of the dead latents only."""
+"""Auxiliary loss in time and memory of the dead latents only."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _CHUNK_ENTRIES = 2**22
 @dataclass(frozen=True)
 class DeadLatents:
     """
-    Which latents the loss concerns, and how many of them may answer.
+    The dead latents of an auxiliary loss.
 
     Attributes:
         latents: the dead latents, int64 [m].
-        k: how many of them reconstruct each row's residual.
+        k: number of latents that reconstruct each row's residual.
         norms: of the decoder's rows, [d_sae], by which pre-activations are ranked,
             or None for ones.
         dtype: of the matrix products.

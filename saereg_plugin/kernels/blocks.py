@@ -13,8 +13,8 @@ def row_blocks(*matrices: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """
     Yield blocks of the same rows of matrices of one shape, as views.
 
-    On the CPU a block is a megabyte, so that what several operations make of it stays in
-    the cache: a third of the time on matrices of tens of megabytes. On a GPU the whole
+    On the CPU a block is a megabyte and stays in the cache over several operations: a third
+    of the time on matrices of tens of megabytes. On a GPU the whole
     matrices are one block.
     """
     first = matrices[0]

@@ -1,4 +1,4 @@
-"""Pre-activations of the selected latents, with gradients only through them."""
+"""Encoding and decoding of selected latents, with gradients."""
 
 from __future__ import annotations
 

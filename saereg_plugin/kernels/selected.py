@@ -124,7 +124,7 @@ class Selected:
             left: [batch, d].
             right: [d_sae, d].
         """
-        _hear_the_warning_once()
+        _take_the_beta_warning()
         pattern = torch.sparse_csr_tensor(
             self.row_offsets,
             self.latents,
@@ -150,8 +150,8 @@ class Selected:
 
 
 @cache
-def _hear_the_warning_once() -> None:
-    """Let torch say, once in a process and unheard, that CSR tensors are in beta."""
+def _take_the_beta_warning() -> None:
+    """Take torch's warning, once per process, that CSR tensors are in beta."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.eye(1).to_sparse_csr()

@@ -1,10 +1,17 @@
-"""Exact top-k over many latents, through the maxima of groups."""
+"""Exact top-k over many latents, and selection of active latents."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
+from torch.nn import functional
+
+from saereg_plugin.kernels.selected import Selected, select_rows
 
 _GROUP = 8
+_BLOCK_ENTRIES = 2**24
 _BATCH_GROUPS = (32, 16, 8, 4)
 
 
@@ -89,3 +96,87 @@ def _positive(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     kept = values > 0
     return values[kept], positions[kept]
+
+
+@dataclass(frozen=True)
+class PreActivations:
+    """
+    The matrix ``(sae_in @ W_enc + b_enc) * norms``, computed when asked for, in blocks.
+
+    Args:
+        sae_in: [batch, d_in].
+        W_enc: [d_in, d_sae].
+        b_enc: [d_sae].
+        norms: of the decoder's rows, [d_sae], or None for ones.
+        dtype: of the product; autocast's data type ranks latents by a product of that
+            precision, as SAELens does under autocast.
+    """
+
+    sae_in: torch.Tensor
+    W_enc: torch.Tensor
+    b_enc: torch.Tensor
+    norms: torch.Tensor | None
+    dtype: torch.dtype
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.W_enc.shape[1]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the product has the weights' own precision."""
+        return self.dtype == self.W_enc.dtype
+
+    def blocks(self, rows: int | None = None) -> Iterator[torch.Tensor]:
+        """Yield blocks of rows [rows, d_sae]; each is overwritten by the next."""
+        batch = self.sae_in.shape[0]
+        if rows is None:
+            rows = max(1, min(batch, _BLOCK_ENTRIES // self.d_sae))
+        weight, bias = self.W_enc, self.b_enc
+        if self.norms is not None:
+            weight, bias = weight * self.norms, bias * self.norms
+        sae_in, weight, bias = (
+            each.to(self.dtype) for each in (self.sae_in, weight, bias)
+        )
+        buffer = weight.new_empty(rows, self.d_sae)
+        for start in range(0, batch, rows):
+            end = min(start + rows, batch)
+            out = buffer[: end - start]
+            yield torch.addmm(bias, sae_in[start:end], weight, out=out)
+
+
+def select_top_k(pre: PreActivations, k: int) -> tuple[Selected, torch.Tensor]:
+    """
+    Select the k largest pre-activations of each row.
+
+    Returns:
+        The selection and its entries of the matrix, [n]; negative ones stay.
+    """
+    values, latents = [], []
+    for block in pre.blocks():
+        value, latent = top_k(block, k)
+        latent, order = latent.sort(dim=1)
+        values.append(value.gather(1, order))
+        latents.append(latent)
+    selected = select_rows(torch.cat(latents), pre.d_sae)
+    return selected, torch.cat(values).reshape(-1)
+
+
+def select_batch_top_k(
+    pre: PreActivations, count: int
+) -> tuple[Selected, torch.Tensor]:
+    """
+    Select the ``count`` largest positive pre-activations of the whole batch.
+
+    Returns:
+        The selection and its entries of the matrix, [n]; fewer than ``count`` if
+        fewer are positive.
+    """
+    (matrix,) = pre.blocks(pre.sae_in.shape[0])
+    values, positions = top_k_of_all(matrix, count)
+    positions, order = positions.sort()
+    rows = positions // pre.d_sae
+    counts = torch.bincount(rows, minlength=matrix.shape[0])
+    offsets = functional.pad(counts.cumsum(0), (1, 0))
+    return Selected(positions % pre.d_sae, offsets, pre.d_sae), values[order]

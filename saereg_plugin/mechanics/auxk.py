@@ -1,4 +1,4 @@
-"""The four public scalings of the auxiliary loss of dead latents, by name."""
+"""Scalings of the auxiliary loss of dead latents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def auxk_scale(
     residual: torch.Tensor,
 ) -> torch.Tensor | float:
     """
-    Return what the mean squared error of the residual's reconstruction is multiplied with.
+    Return the factor of the mean squared error of the residual's reconstruction.
 
     With ``e = x - x_hat`` the residual, ``e_hat`` its reconstruction by the k_aux dead latents
     of the largest pre-activations, ``A = mean_i ||e_hat_i - e_i||^2`` and
@@ -37,16 +37,16 @@ def auxk_scale(
     - ``sae_lens``: ``min(n_dead / k_aux, 1) A``;
     - ``openai``: ``A / (32 var(x))``, arXiv 2406.04093: squared errors are normalised by that
       of predicting the mean activation;
-    - ``dictionary_learning``: ``A / (32 var(e))``, as OpenAI's training script has it, too;
+    - ``dictionary_learning``: ``A / (32 var(e))``, as in OpenAI's training script;
     - ``sparsify``: ``min(n_dead / k_aux, 1) A / var(x)``.
 
     The variances are constants: no gradient runs through them. Where one is 0 (a batch of
     one row) the loss is 0.
 
     Args:
-        scaling: whose.
+        scaling: name of the scaling.
         n_dead: number of dead latents.
-        k_aux: how many may answer, d_in / 2; not lowered to ``n_dead``.
+        k_aux: number that may answer, d_in / 2; not lowered to ``n_dead``.
         x: [batch, d_in].
         residual: [batch, d_in].
     """
@@ -122,7 +122,7 @@ class ScaledAuxKMixin(_Base):
 
 
 class ScaledMatryoshkaAuxKMixin(ScaledAuxKMixin, _Matryoshka):
-    """The same for Matryoshka SAEs, level by level with ``use_matryoshka_aux_loss``."""
+    """``ScaledAuxKMixin`` for Matryoshka SAEs, by level with ``use_matryoshka_aux_loss``."""
 
     @override
     def calculate_matryoshka_aux_loss(

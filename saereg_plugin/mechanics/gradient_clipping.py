@@ -1,4 +1,4 @@
-"""Clip the gradient's norm below SAELens' 1.0."""
+"""Clipping of the gradient's norm below SAELens' 1.0."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Component
+from saereg_plugin.config import MechanicConfig
 from saereg_plugin.kernels.blocks import row_norms
-from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.registry import register_mechanic
 
 _EPSILON = 1e-6
-"""What torch's ``clip_grad_norm_`` adds to the norm."""
+"""Added to the norm by torch's ``clip_grad_norm_``."""
 _ROUNDING = 1e-4
 
 
@@ -49,7 +49,7 @@ class GradientClipping(MechanicConfig):
 
 
 class GradientClippingModule(Component):
-    """The clipping at work."""
+    """The clipping in training."""
 
     def __init__(self, cfg: GradientClipping):
         super().__init__(label=cfg.name)

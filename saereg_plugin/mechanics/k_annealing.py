@@ -1,4 +1,4 @@
-"""k falls from d_in to its final value (arXiv 2603.04198)."""
+"""Annealing of k from d_in to its final value (arXiv 2603.04198)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Component
+from saereg_plugin.config import MechanicConfig
 from saereg_plugin.errors import InputError
-from saereg_plugin.mechanics.base import MechanicConfig
 from saereg_plugin.registry import register_mechanic
 
 
@@ -50,38 +50,33 @@ class KAnnealing(MechanicConfig):
 
 class KAnnealingModule(Component):
     """
-    The annealing at work: k is set for a forward pass and taken back after it.
+    The annealing in training: k is set for a forward pass and reset after it.
 
-    Dense and sparse steps both read it from the SAE's activation function.
+    Dense and sparse steps read k from the SAE's activation function.
     """
 
     def __init__(self, cfg: KAnnealing):
         super().__init__(label=cfg.name)
         self.cfg = cfg
-        self._k = 0.0
 
     @override
     def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
         sae = cast(Any, self.sae)
-        self._k = annealed_k(
+        k = annealed_k(
             sae.step_index,
             steps=self.cfg.steps,
             d_in=sae.cfg.d_in,
             d_sae=sae.cfg.d_sae,
             k=sae.cfg.k,
         )
-        sae.activation_fn.k = self._k
+        sae.activation_fn.k = k
+        self.logged = {"k": float(k)}
         return sae_in
 
     @override
     def end_pass(self) -> None:
-        # also after a pass that failed: all but training passes has the final k
         sae = cast(Any, self.sae)
         sae.activation_fn.k = sae.cfg.k
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {"k": float(self._k)}
 
 
 def annealed_k(step: int, *, steps: int, d_in: int, d_sae: int, k: float) -> float:

@@ -1,4 +1,4 @@
-"""Leave activations of unusual norm out of training (arXiv 2603.04198)."""
+"""Filter of activations of unusual norm (arXiv 2603.04198)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from saereg_plugin.kernels.blocks import row_norms
 
 class NormMask(Component):
     """
-    Drop rows whose norm exceeds ``multiple`` times the running median norm.
+    Drop rows with a norm above ``multiple`` times the running median norm.
 
-    The paper drops activations of more than 10 times the median; SAELens has no
-    such filter. The running median is an exponential average of the batches'
-    medians, one update in an optimiser step, this batch included. Dropped rows do not enter
-    the loss and count as not firing (SAELens divides by the whole batch).
+    The running median is an exponential average of the batches' medians, with one update in
+    an optimiser step, this batch included. Dropped rows do not enter the loss and count as
+    not firing (SAELens divides by the whole batch).
 
     Args:
         multiple: of the running median, above 1.
         decay: weight of the past in the running median.
 
     Raises:
-        InputError: in a step all of whose rows would be dropped.
+        InputError: in a step that would drop all rows.
     """
 
     running_median: torch.Tensor
@@ -36,7 +35,6 @@ class NormMask(Component):
         # 0 stands for "no batch seen yet": a NaN would not survive as an SAE's metadata
         self.register_buffer("running_median", torch.tensor(0.0))
         self._next_median: torch.Tensor | None = None
-        self._dropped = 0
 
     @override
     def prepare(self, sae_in: torch.Tensor) -> torch.Tensor:
@@ -46,7 +44,8 @@ class NormMask(Component):
         running = self.decay * past + (1 - self.decay) * median
         keep = norms <= self.multiple * running
         kept = int(keep.sum())
-        self._dropped = sae_in.shape[0] - kept
+        dropped = sae_in.shape[0] - kept
+        self.logged = {"dropped": float(dropped), "running_median": running}
         if kept == 0:
             raise InputError(
                 f"{self.label}: every activation of the batch exceeds {self.multiple} x the running "
@@ -55,13 +54,7 @@ class NormMask(Component):
                 "Raise 'max_norm_multiple' and train into a new folder, or check the text."
             )
         self._next_median = running
-        return sae_in if self._dropped == 0 else sae_in[keep]
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        pending = self._next_median
-        running = self.running_median if pending is None else pending
-        return {"dropped": float(self._dropped), "running_median": running}
+        return sae_in if dropped == 0 else sae_in[keep]
 
     @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -1,9 +1,8 @@
 """
-Act around the optimiser that SAELens builds for itself.
+Hooks around the steps of the optimiser that SAELens builds.
 
-SAELens' trainers construct Adam, clip at 1.0 and offer no seam after the step,
-so two of PyTorch's public global optimiser hooks lead from an optimiser to the
-SAE that owns its parameters.
+SAELens' trainers construct Adam, clip at 1.0 and have no hook after the step, so two of
+PyTorch's global optimiser hooks lead from an optimiser to the SAE that owns its parameters.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def claim(parameter: nn.Parameter, sae: StepsWithOptimizer) -> bool:
 
 
 def owner_of(optimizer: torch.optim.Optimizer) -> StepsWithOptimizer | None:
-    """Return the SAE whose parameters ``optimizer`` steps, if it is one of ours."""
+    """Return the SAE of this package that ``optimizer`` trains, if there is one."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             # isinstance: after a second import of this package the two sets of

@@ -1,4 +1,4 @@
-"""Gradients scaled by how rarely a latent fires (TemporalSAE)."""
+"""Scaling of gradients by firing rates (TemporalSAE)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.architectures.parameters import parameter_of
 from saereg_plugin.component import Step
-from saereg_plugin.mechanics.base import MechanicConfig
-from saereg_plugin.mechanics.firing_rate import (
+from saereg_plugin.config import MechanicConfig
+from saereg_plugin.firing import (
     FiringRateComponent,
-    along_latents,
-    latent_axis,
 )
 from saereg_plugin.registry import register_mechanic
 
@@ -58,7 +57,7 @@ class ActivationRateScaling(MechanicConfig):
 
 
 class ActivationRateScalingModule(FiringRateComponent):
-    """The scaling at work."""
+    """The scaling in training."""
 
     def __init__(self, cfg: ActivationRateScaling, d_sae: int):
         super().__init__(d_sae, decay=cfg.decay, label=cfg.name)
@@ -69,16 +68,15 @@ class ActivationRateScalingModule(FiringRateComponent):
     def loss(self, step: Step) -> None:
         rate = self.new_rate(step)
         self._factors = rate_factors(rate, self.cfg.least, self.cfg.most)
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {"mean_factor": self._factors.mean()}
+        self.logged = {"mean_factor": self._factors.mean()}
 
     @override
     def gradient(self, name: str, parameter: nn.Parameter) -> None:
-        if parameter.grad is not None and latent_axis(name) is not None:
+        axis = parameter_of(self.sae, name).latent_axis
+        if parameter.grad is not None and axis is not None:
             factors = self._factors.to(parameter.grad)
-            parameter.grad.mul_(along_latents(factors, name))
+            rows = axis == 0 and parameter.ndim == 2
+            parameter.grad.mul_(factors[:, None] if rows else factors)
 
 
 def rate_factors(rate: torch.Tensor, least: float, most: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Dead latents start anew where the reconstruction is worst (TemporalSAE)."""
+"""Resampling of dead latents on badly reconstructed rows (TemporalSAE)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from sae_lens import TrainingSAE
 from typing_extensions import override
 
+from saereg_plugin.architectures.parameters import parameter_of
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import MechanicConfig
 from saereg_plugin.errors import InputError
+from saereg_plugin.firing import FiringRateComponent
 from saereg_plugin.kernels.blocks import row_norms
-from saereg_plugin.mechanics.base import MechanicConfig
-from saereg_plugin.mechanics.firing_rate import FiringRateComponent, latent_axis
 from saereg_plugin.registry import register_mechanic
 
 
@@ -21,16 +22,16 @@ from saereg_plugin.registry import register_mechanic
 @dataclass(frozen=True, kw_only=True)
 class DeadLatentResampling(MechanicConfig):
     """
-    Latents with a running firing rate below ``threshold`` start anew on badly reconstructed rows.
+    Restart latents with a running firing rate below ``threshold`` on badly reconstructed rows.
 
     TemporalSAE. After step t (counted from 1), for t a multiple of ``every`` up to
     ``until``, then every ``then_every`` steps: encoder column and decoder row of each
-    such latent become ``norm * x_k / ||x_k||``; rows x_k of the step's batch are drawn with a
-    probability in proportion to their squared error, each at most once, for the
-    latents of the lowest rates first (if rows run out, the others wait). A row that is
-    exactly 0, such as padding, has no direction and is never drawn. The latents'
-    optimiser state becomes 0. Our choices: encoder bias 0; gated b_gate, b_mag and r_mag 0, jumprelu
-    threshold as at the start; the rate is not touched.
+    such latent become ``norm * x_k / ||x_k||``. Rows x_k of the step's batch are drawn with a
+    probability in proportion to their squared error, each at most once, for the latents of
+    the lowest rates first (if rows run out, the others wait). A row of zeros, such as
+    padding, is never drawn. The latents' optimiser state becomes 0. Our choices: encoder
+    bias 0; gated b_gate, b_mag and r_mag 0; jumprelu threshold as at the start; the rate
+    stays.
 
     Args:
         decay: weight of the past in the rate, which starts at 0.
@@ -104,7 +105,7 @@ class DeadLatentResampling(MechanicConfig):
 
 
 class DeadLatentResamplingModule(FiringRateComponent):
-    """The resampling at work."""
+    """The resampling in training."""
 
     draws = True
     counts = ("resampled",)
@@ -194,7 +195,7 @@ def restart_latents_(
     norm: float,
 ) -> None:
     """
-    Point latents in new directions, in place; their other parameters start anew.
+    Point latents in new directions and reset their other parameters, in place.
 
     Encoder column and decoder row become ``norm * direction / ||direction||``. Biases
     (b_enc, b_gate, b_mag) and r_mag become 0, a jumprelu threshold its initial value.
@@ -210,7 +211,7 @@ def restart_latents_(
     sae.W_dec[latents] = rows
     sae.W_enc[:, latents] = rows.T
     for name, parameter in sae.named_parameters():
-        if name in ("W_enc", "W_dec") or latent_axis(name) is None:
+        if parameter.ndim == 2 or parameter_of(sae, name).latent_axis is None:
             continue
         start = sae.cfg.jumprelu_init_threshold if name == "threshold" else 0.0
         parameter[latents] = start
@@ -226,7 +227,7 @@ def reset_optimizer_state_(
     is over by then.
     """
     for name, parameter in sae.named_parameters():
-        axis = latent_axis(name)
+        axis = parameter_of(sae, name).latent_axis
         if axis is None:
             continue
         for value in optimizer.state.get(parameter, {}).values():

@@ -1,4 +1,4 @@
-"""A least length for decoder rows whose norm SAELens divides by."""
+"""Norms of decoder rows: a floor, or norm 1."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RowFloor(Component):
     """
 
     order = 60
-    """Its place among the mechanics: after all that change rows."""
+    """After all mechanics that change rows."""
     counts = ("held",)
 
     def __init__(self, *, label: str):
@@ -52,7 +52,7 @@ class RowFloor(Component):
 
     @torch.no_grad()
     def _hold(self, *, below: float) -> int:
-        """Lengthen the rows under ``below`` times the floor; return how many they are."""
+        """Lengthen the rows under ``below`` times the floor; return their number."""
         rows, encoder = self.sae.W_dec, self.sae.W_enc
         floor = least_norm(rows)
         short = (row_norms(rows) < below * floor).nonzero().squeeze(1)
@@ -63,7 +63,7 @@ class RowFloor(Component):
 
 
 def least_norm(rows: torch.Tensor) -> float:
-    """Return the floor for rows [n, d]: ``FLOOR``, or what their data type can still hold."""
+    """Return the floor for rows [n, d]: ``FLOOR``, or the least norm of their data type."""
     return max(FLOOR, torch.finfo(rows.dtype).tiny * rows.shape[1] ** 0.5)
 
 
@@ -104,7 +104,7 @@ class UnitNormDecoder(Component):
     """
 
     order = 45
-    """Its place among the mechanics; see ``build_components``."""
+    """See ``build_components``."""
 
     @override
     def setup(self, sae: TrainingSAE[Any]) -> None:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal, get_args
 
 from typing_extensions import override
 
+from saereg_plugin.architectures.parameters import WEIGHTS
 from saereg_plugin.component import Component
+from saereg_plugin.config import MechanicConfig
 from saereg_plugin.errors import InputError
-from saereg_plugin.mechanics.base import MechanicConfig
-from saereg_plugin.mechanics.firing_rate import WEIGHTS
 from saereg_plugin.registry import register_mechanic
 
 DecayTarget = Literal["all", "both", "encoder", "decoder"]
@@ -55,7 +55,7 @@ class WeightDecay(MechanicConfig):
 
 
 class WeightDecayModule(Component):
-    """The decay at work."""
+    """The decay in training."""
 
     def __init__(self, cfg: WeightDecay):
         super().__init__(label=cfg.name)

@@ -1,93 +1,35 @@
 """Metrics of sparse autoencoders as pure functions on tensors."""
 
-from saereg_plugin.metrics.assignment import Certificate, certify
-from saereg_plugin.metrics.consistency import (
-    ShareClasses,
-    SharedLatents,
-    latent_stability,
-    pw_mcc,
-    share_classes,
-    shared_latents,
-    shared_mask,
-    stable_mask,
-)
+from saereg_plugin.metrics.assignment.certificate import Certificate as Certificate
+from saereg_plugin.metrics.assignment.certificate import certify as certify
+from saereg_plugin.metrics.consistency import latent_stability as latent_stability
+from saereg_plugin.metrics.consistency import share_classes as share_classes
+from saereg_plugin.metrics.consistency import shared_mask as shared_mask
+from saereg_plugin.metrics.consistency import stable_mask as stable_mask
+from saereg_plugin.metrics.geometry import ALIVE_THRESHOLD as ALIVE_THRESHOLD
+from saereg_plugin.metrics.geometry import alive_mask as alive_mask
+from saereg_plugin.metrics.geometry import dead_count as dead_count
 from saereg_plugin.metrics.geometry import (
-    ALIVE_THRESHOLD,
-    RowGeometry,
-    alive_mask,
-    dead_count,
-    encoder_decoder_cosines,
-    expected_abs_cosine,
-    row_geometry,
-    row_norms,
+    encoder_decoder_cosines as encoder_decoder_cosines,
 )
-from saereg_plugin.metrics.many import match_many, match_many_twice
-from saereg_plugin.metrics.matching import (
-    SHARED_THRESHOLD,
-    Matching,
-    hungarian,
-    match_rows,
-    seen_from_b,
-    with_latent_ids,
-)
-from saereg_plugin.metrics.similarity import (
-    PAIRED_THRESHOLD,
-    MaxCosine,
-    Paired,
-    cosine,
-    cosine_blocks,
-    fraction_paired,
-    mean_max_cos,
-    unit_rows,
-)
-from saereg_plugin.metrics.subspaces import (
-    LeadingDirections,
-    RandomOverlap,
-    leading_directions,
-    overlap_ranks,
-    random_overlap,
-    subspace_overlap,
-)
-
-__all__ = [
-    "ALIVE_THRESHOLD",
-    "PAIRED_THRESHOLD",
-    "SHARED_THRESHOLD",
-    "LeadingDirections",
-    "Certificate",
-    "Matching",
-    "MaxCosine",
-    "Paired",
-    "RandomOverlap",
-    "RowGeometry",
-    "ShareClasses",
-    "SharedLatents",
-    "alive_mask",
-    "certify",
-    "cosine",
-    "cosine_blocks",
-    "dead_count",
-    "encoder_decoder_cosines",
-    "expected_abs_cosine",
-    "fraction_paired",
-    "hungarian",
-    "latent_stability",
-    "leading_directions",
-    "match_many",
-    "match_many_twice",
-    "match_rows",
-    "mean_max_cos",
-    "overlap_ranks",
-    "pw_mcc",
-    "random_overlap",
-    "row_geometry",
-    "row_norms",
-    "seen_from_b",
-    "share_classes",
-    "shared_latents",
-    "shared_mask",
-    "stable_mask",
-    "subspace_overlap",
-    "unit_rows",
-    "with_latent_ids",
-]
+from saereg_plugin.metrics.geometry import expected_abs_cosine as expected_abs_cosine
+from saereg_plugin.metrics.geometry import row_geometry as row_geometry
+from saereg_plugin.metrics.geometry import row_norms as row_norms
+from saereg_plugin.metrics.matching import SHARED_THRESHOLD as SHARED_THRESHOLD
+from saereg_plugin.metrics.matching import Matching as Matching
+from saereg_plugin.metrics.matching import hungarian as hungarian
+from saereg_plugin.metrics.matching import match_many as match_many
+from saereg_plugin.metrics.matching import match_many_twice as match_many_twice
+from saereg_plugin.metrics.matching import match_rows as match_rows
+from saereg_plugin.metrics.matching import seen_from_b as seen_from_b
+from saereg_plugin.metrics.matching import with_latent_ids as with_latent_ids
+from saereg_plugin.metrics.similarity import PAIRED_THRESHOLD as PAIRED_THRESHOLD
+from saereg_plugin.metrics.similarity import cosine as cosine
+from saereg_plugin.metrics.similarity import cosine_blocks as cosine_blocks
+from saereg_plugin.metrics.similarity import fraction_paired as fraction_paired
+from saereg_plugin.metrics.similarity import mean_max_cos as mean_max_cos
+from saereg_plugin.metrics.similarity import unit_rows as unit_rows
+from saereg_plugin.metrics.subspaces import leading_directions as leading_directions
+from saereg_plugin.metrics.subspaces import overlap_ranks as overlap_ranks
+from saereg_plugin.metrics.subspaces import random_overlap as random_overlap
+from saereg_plugin.metrics.subspaces import subspace_overlap as subspace_overlap

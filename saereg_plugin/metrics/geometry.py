@@ -1,4 +1,4 @@
-"""Geometry of one dictionary: how its vectors lie to each other and to their encoders."""
+"""Geometry of one dictionary: cosines of its rows and encoders."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def row_geometry(rows: Tensor, *, unit: bool = False) -> RowGeometry:
     """
     Cosines between all pairs of different rows of ``rows`` [n >= 2, d], streamed.
 
-    ``unit``: the rows come from ``unit_rows``. The n x n matrix is never held. Quantiles are over the n (n - 1) ordered pairs
-    and come from a histogram of |cos| with ``HISTOGRAM_BINS`` equal bins: each is
-    the midpoint of the bin that holds it.
+    The n x n matrix is never held. Quantiles are over the n (n - 1) ordered pairs, from a
+    histogram of |cos| with ``HISTOGRAM_BINS`` equal bins: each is the midpoint of its bin.
+    ``unit``: the rows come from ``unit_rows``.
     """
     n = len(rows)
     if n < 2:

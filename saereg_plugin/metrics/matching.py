@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from saereg_plugin.errors import InputError
 from saereg_plugin.metrics.assignment.certificate import relative
-from saereg_plugin.metrics.assignment.dense import DenseWeights
 from saereg_plugin.metrics.assignment.solve import assign
 from saereg_plugin.metrics.assignment.weights import (
+    DenseWeights,
     RowWeights,
     Weights,
 )
@@ -19,6 +23,10 @@ from saereg_plugin.metrics.similarity import MaxCosine
 SHARED_THRESHOLD = 0.7
 """Both similarities of a shared latent exceed this (arXiv 2603.04198)."""
 
+_Found = TypeVar("_Found")
+
+_AT_A_TIME = 2
+"""Matchings solved side by side: one computes products while the other searches."""
 UNMATCHED = -1
 
 
@@ -39,7 +47,7 @@ class Matching(NamedTuple):
     """[n_b] float64 prices of the rows of B, in units of similarity."""
     best: MaxCosine
     """
-    Largest similarity of every row and every column, whoever they are matched to.
+    Largest similarity of every row and every column, matched or not.
 
     By |cos| it is what ``mean_max_cos`` gives, from the matching's own first pass.
     """
@@ -95,14 +103,14 @@ def match_rows(
     to a multiple of 2^-30 (signed: 2^-29), which leaves those above 2^-7 (2^-6) as they
     are; for these similarities the matching is optimal exactly, and proven to be.
 
-    The matrix of similarities is kept while it has at most 2 GiB, and computed anew in
-    every pass otherwise; there is never a float64 one.
+    The matrix of similarities is kept while it has at most 2 GiB, and computed again
+    in every pass otherwise; there is never a float64 one.
 
     Args:
         a, b: rows; they need not have norm 1. A zero row has similarity 0 to all.
         absolute: match by |cos| instead of the signed cosine.
-        relative_gap: be content with a total proven to be within this share of the
-            largest; 0 demands the optimum.
+        relative_gap: accept a total proven to be within this share of the largest; 0
+            demands the optimum.
         unit: the rows come from ``unit_rows``.
 
     Raises:
@@ -163,3 +171,96 @@ def solved(
         prices=torch.from_numpy(found.prices),
         best=MaxCosine(*best),
     )
+
+
+def match_many(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    *,
+    absolute: bool = True,
+    relative_gap: float = 0.0,
+    unit: bool = False,
+) -> list[Matching]:
+    """
+    Match several pairs as ``match_rows`` does, two at a time.
+
+    Products are computed for one matching at a time, with all of torch's threads,
+    while the other one searches. Takes the memory of two matchings.
+    """
+
+    def solve(weights: RowWeights) -> Matching:
+        return solved(weights, relative_gap)
+
+    return _side_by_side(solve, pairs, absolute=absolute, unit=unit)
+
+
+def match_many_twice(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    ids_a: Tensor,
+    ids_b: Tensor,
+    *,
+    absolute: bool = True,
+    relative_gap: float = 0.0,
+    unit: bool = False,
+) -> list[tuple[Matching, Matching]]:
+    """
+    Match several pairs as ``match_many`` does, and each again by some of its rows only.
+
+    The second matching takes its similarities from the first one, as long as they are
+    kept, and is the first one where all rows are among the chosen.
+
+    Args:
+        pairs: as for ``match_many``; all of one number of rows a side.
+        ids_a, ids_b: rows of either side (say the alive latents), ascending.
+        absolute, relative_gap, unit: see ``match_rows``.
+
+    Returns:
+        For each pair the matching of all rows and that of the chosen, both by the
+        numbers of all rows.
+
+    Raises:
+        InputError: as ``match_rows``, and for ids that do not ascend or are of no row.
+    """
+    for a, b in pairs:
+        _check_ids(ids_a, len(a), "ids_a")
+        _check_ids(ids_b, len(b), "ids_b")
+
+    def solve(weights: RowWeights) -> tuple[Matching, Matching]:
+        every = solved(weights, relative_gap)
+        # ids ascend, so as many of them as there are rows are all of them
+        if (len(ids_a), len(ids_b)) == weights.shape:
+            return every, every
+        chosen = solved(weights.take(ids_a, ids_b), relative_gap)
+        return every, with_latent_ids(chosen, ids_a, ids_b, n_a=weights.shape[0])
+
+    return _side_by_side(solve, pairs, absolute=absolute, unit=unit)
+
+
+def _check_ids(ids: Tensor, n: int, name: str) -> None:
+    """Refuse ids that do not ascend from 0 or more to ``n - 1`` or less."""
+    if len(ids) == 0:
+        return
+    ascending = bool((ids.diff() > 0).all())
+    low, high = int(ids.min()), int(ids.max())
+    if not ascending or low < 0 or high >= n:
+        order = "ascending" if ascending else "not ascending"
+        raise InputError(
+            f"{name} goes from {low} to {high}, {order}; expected row numbers from 0 to "
+            f"{n - 1}, each above the one before."
+        )
+
+
+def _side_by_side(
+    solve: Callable[[RowWeights], _Found],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    *,
+    absolute: bool,
+    unit: bool,
+) -> list[_Found]:
+    """Solve several pairs, two at a time, with one of them in a product."""
+    products = Lock()
+
+    def one(pair: tuple[Tensor, Tensor]) -> _Found:
+        return solve(RowWeights(*pair, absolute=absolute, unit=unit, products=products))
+
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return list(pool.map(one, pairs))

@@ -1,4 +1,4 @@
-"""Cosine similarity between the rows of two matrices, streamed in row blocks."""
+"""Cosines between the rows of two matrices, streamed in row blocks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ALIGNED_THRESHOLD = 0.8
+"""A latent is aligned if its largest cosine to an embedding is at least this (arXiv 2606.27941)."""
+
 PAIRED_THRESHOLD = 0.7
 """A latent is paired if its best |cos| exceeds this (arXiv 2603.04198)."""
 
@@ -16,7 +19,7 @@ BLOCK_ELEMENTS = 1 << 23
 
 
 class MaxCosine(NamedTuple):
-    """Best |cos| of every latent of A among those of B, and the other way round."""
+    """Best |cos| of every latent of A among those of B, and of B among those of A."""
 
     a_to_b: Tensor
     """[n_a] max_j |cos(a_i, b_j)|."""
@@ -31,7 +34,7 @@ class MaxCosine(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Share of latents whose best |cos| exceeds the threshold."""
+    """Share of latents with a best |cos| above the threshold."""
 
     one_sided: float
     """Of the latents of A: the published figure."""
@@ -71,8 +74,8 @@ def cosine_blocks(
 
     The caller owns each block and may write into it. Memory is one block of at
     most ``BLOCK_ELEMENTS`` cosines (one row of them if B is wider than that).
-    ``unit`` says that the rows come from ``unit_rows``, so that a dictionary that is
-    compared many times is scaled once.
+    ``unit``: the rows come from ``unit_rows``, so that a dictionary that is compared many
+    times is scaled once.
     """
     unit_a, unit_b = (a, b) if unit else (unit_rows(a), unit_rows(b))
     step = max(1, BLOCK_ELEMENTS // max(1, len(unit_b)))
@@ -101,8 +104,54 @@ def mean_max_cos(a: Tensor, b: Tensor, *, unit: bool = False) -> MaxCosine:
 def fraction_paired(
     a: Tensor, b: Tensor, *, threshold: float = PAIRED_THRESHOLD
 ) -> Paired:
-    """Share of rows whose best |cos| exceeds ``threshold`` (arXiv 2603.04198)."""
+    """Share of rows with a best |cos| above ``threshold`` (arXiv 2603.04198)."""
     best = mean_max_cos(a, b)
     one_sided = float((best.a_to_b > threshold).double().mean())
     reverse = float((best.b_to_a > threshold).double().mean())
     return Paired(one_sided, (one_sided + reverse) / 2)
+
+
+class TokenAlignment(NamedTuple):
+    """The nearest token of each row."""
+
+    token: Tensor
+    """[n] int64, argmax_j cos(row_i, e_j)."""
+    cosine: Tensor
+    """[n] float32, the signed cosine to it; 0 for a zero row."""
+
+
+def nearest_token(
+    rows: Tensor, embeddings: Tensor, *, unit: bool = False
+) -> TokenAlignment:
+    """
+    Find the nearest embedding of each row by signed cosine, streamed and exact.
+
+    Args:
+        rows: [n, d].
+        embeddings: [tokens, d].
+        unit: both come from ``unit_rows``.
+    """
+    token = torch.zeros(len(rows), dtype=torch.long)
+    cosine = torch.zeros(len(rows))
+    for part, block in cosine_blocks(rows, embeddings, unit=unit):
+        cosine[part], token[part] = block.max(dim=1)
+    return TokenAlignment(token, cosine)
+
+
+def aligned_mask(
+    alignment: TokenAlignment, *, threshold: float = ALIGNED_THRESHOLD
+) -> Tensor:
+    """Latents with max_j cos(dec_i, e_j) of at least ``threshold``, [n] bool."""
+    return alignment.cosine >= threshold
+
+
+def covered_tokens(
+    alignment: TokenAlignment,
+    n_tokens: int,
+    *,
+    threshold: float = ALIGNED_THRESHOLD,
+) -> Tensor:
+    """Tokens that are the nearest one of at least one aligned latent, [n_tokens] bool."""
+    covered = torch.zeros(n_tokens, dtype=torch.bool)
+    covered[alignment.token[aligned_mask(alignment, threshold=threshold)]] = True
+    return covered

@@ -1,4 +1,4 @@
-"""Do the latents that differ between two seeds still span the same directions?"""
+"""Overlap of the subspaces that two sets of latents span."""
 
 from __future__ import annotations
 

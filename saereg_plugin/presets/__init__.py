@@ -1,27 +1,32 @@
 """
 The papers' settings as configurations.
 
-Each function returns a ``Preset``: ``.sae()`` is a SAELens training configuration,
-``.sweep_fields()`` what ``SweepConfig`` takes; ``.stated`` and ``.chosen`` say who decided what.
+Each function returns a ``Preset``. ``.sae()`` is a SAELens training configuration and
+``.sweep_fields()`` the fields of a ``SweepConfig``. ``.stated`` names the paper's own fields,
+and ``.chosen`` ours with their reasons.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from saereg_plugin.presets.base import (
-    PaperLoss,
-    Preset,
-    Run,
-    loss_factor,
-    sae_lens_coefficient,
+from saereg_plugin.presets.activations import freq_sae as freq_sae
+from saereg_plugin.presets.activations import l1_l2_ratio_topk as l1_l2_ratio_topk
+from saereg_plugin.presets.activations import off_support_topk as off_support_topk
+from saereg_plugin.presets.activations import temporal_sae as temporal_sae
+from saereg_plugin.presets.base import PaperLoss as PaperLoss
+from saereg_plugin.presets.base import Preset as Preset
+from saereg_plugin.presets.base import Run as Run
+from saereg_plugin.presets.base import loss_factor as loss_factor
+from saereg_plugin.presets.base import sae_lens_coefficient as sae_lens_coefficient
+from saereg_plugin.presets.decoder_rows import mutual_feature as mutual_feature
+from saereg_plugin.presets.decoder_rows import ort_sae as ort_sae
+from saereg_plugin.presets.decoder_rows import vasae as vasae
+from saereg_plugin.presets.weight_regularization import (
+    weight_regularized_mnist as weight_regularized_mnist,
 )
-from saereg_plugin.presets.dictionary import mutual_feature, ort_sae
-from saereg_plugin.presets.frequency import freq_sae
-from saereg_plugin.presets.mnist import weight_regularized_mnist
-from saereg_plugin.presets.temporal import temporal_sae
-from saereg_plugin.presets.topk_regularizers import l1_l2_ratio_topk, off_support_topk
-from saereg_plugin.presets.vasae import vasae
-from saereg_plugin.presets.weight_regularization import weight_regularized_topk
+from saereg_plugin.presets.weight_regularization import (
+    weight_regularized_topk as weight_regularized_topk,
+)
 
 PRESETS: Mapping[str, Callable[..., Preset]] = MappingProxyType(
     {
@@ -40,21 +45,3 @@ PRESETS: Mapping[str, Callable[..., Preset]] = MappingProxyType(
     }
 )
 """Every preset by name."""
-
-__all__ = [
-    "PRESETS",
-    "PaperLoss",
-    "Preset",
-    "Run",
-    "freq_sae",
-    "l1_l2_ratio_topk",
-    "loss_factor",
-    "mutual_feature",
-    "off_support_topk",
-    "ort_sae",
-    "sae_lens_coefficient",
-    "temporal_sae",
-    "vasae",
-    "weight_regularized_mnist",
-    "weight_regularized_topk",
-]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from sae_lens import TrainingSAEConfig
 
@@ -18,20 +18,9 @@ from saereg_plugin.registry import training_classes
 Fields = dict[str, Any]
 
 
-class Widths(NamedTuple):
-    """Of one SAE."""
-
-    d_in: int
-    d_sae: int
-
-
-MakeFields = Callable[[Widths], Fields]
-"""From the widths to the other fields of an SAE: conversions depend on them."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What belongs to the run and not to the SAE; names and units are those of SweepConfig."""
+    """Settings of the run, with the names and units of SweepConfig."""
 
     model: str | None
     """None where the paper's activations are not a language model's."""
@@ -59,7 +48,7 @@ class Run:
 
 
 def open_run(model: str, hook_name: str) -> Run:
-    """Return a run of which only model and hook are given; the rest is ours."""
+    """Return a run of which the paper states model and hook only."""
     return Run(
         model=model,
         hook_name=hook_name,
@@ -68,6 +57,18 @@ def open_run(model: str, hook_name: str) -> Run:
         batch_size=2048,
         lr=3e-4,
     )
+
+
+NOT_STATED = "not stated"
+_HOW_IT_RUNS = {
+    # where and in what precision
+    *("device", "dtype", "sparse_step", "use_sparse_activations"),
+    # written by SAELens; shape of a hook; one of the run's seeds
+    *("metadata", "reshape_activations", "init_seed"),
+}
+"""Fields of an SAE that are no part of a method."""
+_NAMES_AND_PLACES = {"name", "label", "embeddings", "context_size"}
+"""Fields of a regulariser or mechanic that are no part of a method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +83,11 @@ class Preset:
         d_in: the paper's.
         d_sae: the paper's.
         run: what belongs to the run.
+        make: from (d_in, d_sae) to the other fields of the SAE; coefficients depend on d_in.
         stated: fields that the paper states, as far as we have it; a setting inside a
             regulariser or mechanic is ``name.field``.
-        chosen: every other field that can change what is learned, and why it is as it is.
+        chosen: every other field that can change what is learned, with the reason for its
+            value; fields that are not given here are ``NOT_STATED``.
     """
 
     name: str
@@ -95,7 +98,7 @@ class Preset:
     run: Run
     stated: tuple[str, ...]
     chosen: Mapping[str, str]
-    make: MakeFields = field(repr=False)
+    make: Callable[[int, int], Fields] = field(repr=False)
 
     def __post_init__(self) -> None:
         both = sorted(set(self.stated) & set(self.chosen))
@@ -103,20 +106,43 @@ class Preset:
             raise InputError(
                 f"Preset {self.name!r} lists {both} as stated and as chosen."
             )
-        object.__setattr__(self, "chosen", MappingProxyType(dict(self.chosen)))
+        open_fields = [name for name in self.settings() if name not in self.stated]
+        chosen = {**because(NOT_STATED, *open_fields), **self.chosen}
+        object.__setattr__(self, "chosen", MappingProxyType(chosen))
+
+    def settings(self) -> Fields:
+        """
+        Return every field that can change what is learned, at the paper's widths.
+
+        A setting of a regulariser or mechanic is ``name.field``.
+        """
+        cfg: Any = self.sae()
+        return {
+            "architecture": self.architecture,
+            **dataclasses.asdict(self.run),
+            **{
+                item.name: getattr(cfg, item.name)
+                for item in dataclasses.fields(cfg)
+                if item.name not in _HOW_IT_RUNS
+            },
+            **{
+                f"{part.name}.{key}": value
+                for part in (*cfg.regularizers, *cfg.mechanics)
+                for key, value in part.to_dict().items()
+                if key not in _NAMES_AND_PLACES
+            },
+        }
 
     def sae_fields(
         self, *, d_in: int | None = None, d_sae: int | None = None
     ) -> Fields:
         """Return the fields of the SAE as plain JSON, as ``SweepConfig.sae`` takes them."""
-        widths = Widths(
-            self.d_in if d_in is None else d_in,
-            self.d_sae if d_sae is None else d_sae,
-        )
+        d_in = self.d_in if d_in is None else d_in
+        d_sae = self.d_sae if d_sae is None else d_sae
         return {
             "architecture": self.architecture,
-            "d_sae": widths.d_sae,
-            **self.make(widths),
+            "d_sae": d_sae,
+            **self.make(d_in, d_sae),
         }
 
     def sae(
@@ -184,7 +210,7 @@ Scale = Literal["unit_mean_square", "as_trained"]
 @dataclass(frozen=True, kw_only=True)
 class PaperLoss:
     """
-    How a paper writes its loss.
+    The form of a paper's loss.
 
     Args:
         error: the squared error of one sample is the ``sum`` over d_in, as in SAELens, or
@@ -204,7 +230,7 @@ class PaperLoss:
 
 def loss_factor(paper: PaperLoss, *, d_in: int) -> float:
     """
-    Return what SAELens' loss is of the paper's, for the same SAE up to scale.
+    Return SAELens' loss over the paper's, for the same SAE up to scale.
 
     With c the paper's factor of the summed squared error (1 or 1 / d_in) and s our scale
     of activations over the paper's, this is s^2 / c.
@@ -255,73 +281,24 @@ def _error_factor(paper: PaperLoss, d_in: int) -> float:
     return 1.0 if paper.error == "sum" else 1 / d_in
 
 
-NOT_STATED = "not stated"
-CONSTANT = "constant; no schedule is stated"
+NO_SCHEDULE = "constant; no schedule is stated"
+SAE_LENS_SCALE = "SAELens' E||x|| = sqrt(d_in)"
 
-_SWEEP = "default of this package's sweeps"
-SWEEP = {
-    "exclude_special_tokens": _SWEEP,
-    "prepend_bos": _SWEEP,
-    "buffer_tokens": _SWEEP,
-    "mixing_fraction": _SWEEP,
-    "disable_concat_sequences": _SWEEP,
-    "dead_feature_window": _SWEEP,
+UNIT_NORM: Fields = {
+    "decoder_constraint": "unit_norm",
+    "normalize_activations": "expected_average_only_in",
 }
-"""Of a run, shuffled as this package's sweeps do."""
-
-OPEN_RUN = {
-    **SWEEP,
-    "context_size": NOT_STATED,
-    "lr": NOT_STATED,
-    "lr_warm_up_steps": NOT_STATED,
-    "lr_decay_fraction": NOT_STATED,
-    "seeds": NOT_STATED,
-    "tokens": NOT_STATED,
-    "batch_size": NOT_STATED,
-    "corpus": NOT_STATED,
-}
-"""Of a run of which the paper, as far as we have it, says nothing but model and layer."""
-
-_NO_TEXT = "of no use on images"
-IMAGES = {
-    "context_size": _NO_TEXT,
-    "exclude_special_tokens": _NO_TEXT,
-    "prepend_bos": _NO_TEXT,
-    "buffer_tokens": _NO_TEXT,
-    "mixing_fraction": _NO_TEXT,
-    "disable_concat_sequences": _NO_TEXT,
-}
-"""Of a run on images."""
-
-SAE = {
-    "initialization": "not stated; tied, as in SAELens",
-    "b_dec_init": "not stated; zero, as in SAELens",
-    "decoder_init_norm": "not stated; rows start at norm 1",
-    "apply_b_dec_to_input": "not stated; SAELens' default, True",
-    "max_norm_multiple": "no filter of activations is stated",
-}
-"""Of every SAE."""
-
-TOPK = {
-    **SAE,
-    "mechanics": "none is stated",
-    "rescale_acts_by_decoder_norm": "no difference at unit norm",
-    "aux_loss_coefficient": "not stated; SAELens' default, 1",
-    "auxk_scaling": "not stated; SAELens' own",
-}
-"""Of the TopK kinds."""
-
-STANDARD = {
-    **SAE,
-    "l1_warm_up_steps": "none is stated",
-    "lp_norm": "1: an L1",
-}
-"""Of ReLU SAEs."""
+"""Fields of an SAE with decoder rows of norm 1, on activations of SAELens' scale."""
 
 
-def without(reasons: Mapping[str, str], *names: str) -> dict[str, str]:
-    """Return the reasons of all other fields; a wrong name is a KeyError."""
-    left = dict(reasons)
-    for name in names:
-        del left[name]
-    return left
+def because(reason: str, *fields: str) -> dict[str, str]:
+    """Return the same reason for several fields of ``Preset.chosen``."""
+    return dict.fromkeys(fields, reason)
+
+
+IMAGES = because(
+    "of no use on images",
+    *("context_size", "exclude_special_tokens", "prepend_bos", "buffer_tokens"),
+    *("mixing_fraction", "disable_concat_sequences"),
+)
+"""Reasons for a run on images."""

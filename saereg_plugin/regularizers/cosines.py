@@ -1,4 +1,4 @@
-"""Cosines between many rows in bounded memory, and the gradient of a few of them."""
+"""Penalties on cosines of decoder rows, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig
 from saereg_plugin.kernels.blocks import row_blocks, row_norms
-from saereg_plugin.regularizers.base import RegularizerConfig
 
 BLOCK_ENTRIES = 1 << 23
 """Cosines held at once: 32 MiB in float32."""
@@ -70,7 +70,7 @@ class _Best:
         self.index = torch.zeros(n, dtype=torch.long, device=like.device)
 
     def by_rows(self, start: int, block: torch.Tensor, first_column: int) -> None:
-        """Compare with a block whose rows are rows ``start`` and on."""
+        """Compare with a block of rows that begins at row ``start``."""
         rows = slice(start, start + len(block))
         value, index = block.max(dim=1)
         better = value > self.value[rows]
@@ -78,7 +78,7 @@ class _Best:
         self.index[rows] = torch.where(better, index + first_column, self.index[rows])
 
     def by_columns(self, start: int, block: torch.Tensor, first_row: int) -> None:
-        """Compare with a block whose columns are rows ``start`` and on."""
+        """Compare with a block of columns that begins at row ``start``."""
         if block.numel() == 0:
             return
         top = block.amax(dim=0)
@@ -90,7 +90,7 @@ class _Best:
 
 
 class Partners(NamedTuple):
-    """For each row of A its best partner among the rows of B, and the other way round."""
+    """Best partners of the rows of A among those of B, and of B among those of A."""
 
     a_to_b: torch.Tensor
     """[n_a] int64, argmax_j cos(a_i, b_j)."""
@@ -151,8 +151,8 @@ class DirectionalConfig(RegularizerConfig):
     Configuration of a penalty on the cosines of decoder rows.
 
     Args:
-        every: apply the penalty in every n-th step only, n times as strong: in the
-            mean over steps the same, at an n-th of the cost.
+        every: apply the penalty in every n-th step only, n times as strong. The mean over
+            steps is the same, at an n-th of the cost.
     """
 
     needs_all_pre_activations: ClassVar[bool] = False
@@ -184,16 +184,14 @@ class DirectionalPenalty(Component):
         self.cfg = cfg
         self.strength = 0.0
         self.direction: torch.Tensor | None = None
-        self.logged: dict[str, torch.Tensor | float] = {}
 
     def measure(
         self, step: Step, own: Directions
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Return the penalty, a scalar, and its gradient with respect to W_dec.
+        Return the penalty, a scalar, and its gradient by W_dec, [d_sae, d_in] or None for 0.
 
-        What it puts into ``self.logged`` is logged until it is called again. The gradient
-        is [d_sae, d_in] and may be kept; None stands for zero.
+        Values in ``self.logged`` are logged until the next call.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement measure().")
 

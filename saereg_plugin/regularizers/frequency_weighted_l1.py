@@ -10,10 +10,10 @@ from sae_lens import StandardTrainingSAEConfig
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense, firing_counts
 from saereg_plugin.registry import register_regularizer
-from saereg_plugin.regularizers.base import RegularizerConfig
 
 _FREQUENT = 0.1
 
@@ -31,8 +31,8 @@ class FrequencyWeightedL1(RegularizerConfig):
     so ``regularized_standard`` needs ``l1_coefficient=0``.
 
     Args:
-        beta: how much more a latent that always fires is charged, 0 or more. The
-            paper's values are .1, .2 and .5.
+        beta: further charge of a latent that always fires, 0 or more. The paper's values
+            are .1, .2 and .5.
         beta_warm_up_steps: optimiser steps over which beta rises from 0.
         decay: weight of the past in f, at least 0 and below 1.
         times_decoder_norm: multiply ``|z_ij|`` by the norm of decoder row j, as
@@ -86,10 +86,10 @@ class FrequencyWeightedL1(RegularizerConfig):
 
 class FrequencyWeightedL1Module(Component):
     """
-    The frequency-weighted L1 at work.
+    The frequency-weighted L1 in training.
 
-    A forward pass computes the new firing rates; the optimiser's step makes them the
-    old ones. So passes without a step (an evaluation, a repeated pass) count nothing.
+    A forward pass computes the new firing rates, and the optimiser's step keeps them, so
+    passes without a step count nothing.
     """
 
     firing_rate: torch.Tensor
@@ -99,7 +99,6 @@ class FrequencyWeightedL1Module(Component):
         self.cfg = cfg
         self.register_buffer("firing_rate", torch.zeros(d_sae))
         self._next_rate: torch.Tensor | None = None
-        self._logged: dict[str, torch.Tensor | float] = {}
 
     @override
     def loss(self, step: Step) -> torch.Tensor:
@@ -115,7 +114,7 @@ class FrequencyWeightedL1Module(Component):
         if self.cfg.times_decoder_norm:
             sums = sums * step.sae.W_dec.norm(dim=-1)
         penalty = (sums * weight).sum() / batch
-        self._logged = {
+        self.logged = {
             "coefficient": coefficient,
             "beta": beta,
             "penalty": penalty.detach(),
@@ -126,10 +125,6 @@ class FrequencyWeightedL1Module(Component):
         return coefficient * penalty
 
     @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return self._logged
-
-    @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._next_rate is not None:
             self.firing_rate.copy_(self._next_rate)
@@ -138,7 +133,7 @@ class FrequencyWeightedL1Module(Component):
 
 def activation_sums(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Return each latent's summed activation (with gradients) and in how many rows it fired.
+    Return each latent's summed activation (with gradients) and the rows in which it fired.
 
     Returns:
         Two [d_sae] tensors in float32 or better. Activations are never negative, so the

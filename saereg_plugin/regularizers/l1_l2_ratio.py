@@ -11,10 +11,7 @@ from typing_extensions import override
 
 from saereg_plugin.kernels.blocks import row_blocks
 from saereg_plugin.registry import register_regularizer
-from saereg_plugin.regularizers.activation_penalty import (
-    ActivationPenalty,
-    ActivationPenaltyModule,
-)
+from saereg_plugin.regularizers.activation_penalty import ActivationPenalty
 
 _LEAST_NORM = 1e-12
 """A row below this norm counts as zero: its squares are near the end of float32's range."""
@@ -36,21 +33,11 @@ class L1L2Ratio(ActivationPenalty):
         reduction: ``mean`` | ``sum`` over the rows of the batch.
     """
 
-    @override
-    def reason_on_standard(self) -> str:
-        return (
-            "there z = a, so the mask changes nothing (mu_j = 0 means a_ij = 0 for every "
-            "row i) and nothing is left out for the ratio to act on: it would be a second "
-            "sparsity penalty of z in place of SAELens' L1, another method."
-        )
-
-    @override
-    def build(self, sae_cfg: Any, *, label: str, seed: int) -> L1L2RatioModule:
-        return L1L2RatioModule(self, label=label)
-
-
-class L1L2RatioModule(ActivationPenaltyModule):
-    """The L1/L2 ratio at work."""
+    reason_on_standard = (
+        "there z = a, so the mask changes nothing (mu_j = 0 means a_ij = 0 for every "
+        "row i) and nothing is left out for the ratio to act on: it would be a second "
+        "sparsity penalty of z in place of SAELens' L1, another method."
+    )
 
     @override
     def sum_over_rows(

@@ -11,10 +11,7 @@ from typing_extensions import override
 
 from saereg_plugin.kernels.blocks import row_blocks
 from saereg_plugin.registry import register_regularizer
-from saereg_plugin.regularizers.activation_penalty import (
-    ActivationPenalty,
-    ActivationPenaltyModule,
-)
+from saereg_plugin.regularizers.activation_penalty import ActivationPenalty
 
 
 @register_regularizer("off_support_l1")
@@ -27,24 +24,17 @@ class OffSupportL1(ActivationPenalty):
     the sparsifier left it out. The support (where ``z > 0``) is a constant of the
     step: no gradient reaches JumpReLU's threshold or the gate through it. With
     ``rescale_acts_by_decoder_norm`` both a and z are multiplied by the norms of the
-    decoder's rows, as in the saved SAE, and the gradient reaches the norms.
+    decoder's rows, as in the saved SAE, and the gradient reaches the norms. The metric
+    ``share`` is the share of dropped activation in all activation.
 
     Args:
         mask: ``batch_active`` | ``none``; mu above.
         reduction: ``mean`` | ``sum`` over the rows of the batch.
     """
 
-    @override
-    def reason_on_standard(self) -> str:
-        return "there z = relu(hidden_pre) = a, so a - z and its gradient are 0 everywhere."
-
-    @override
-    def build(self, sae_cfg: Any, *, label: str, seed: int) -> OffSupportL1Module:
-        return OffSupportL1Module(self, label=label)
-
-
-class OffSupportL1Module(ActivationPenaltyModule):
-    """The off-support L1 at work; it logs its share of all activation as ``share``."""
+    reason_on_standard = (
+        "there z = relu(hidden_pre) = a, so a - z and its gradient are 0 everywhere."
+    )
 
     @override
     def sum_over_rows(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from sae_lens import TrainingSAE
 from typing_extensions import override
 
 from saereg_plugin.component import Step
+from saereg_plugin.config import RunSettings
 from saereg_plugin.errors import InputError
+from saereg_plugin.kernels.top_k import top_k
+from saereg_plugin.metrics.similarity import ALIGNED_THRESHOLD
 from saereg_plugin.registry import register_regularizer
-from saereg_plugin.regularizers.anchor_search import (
-    AnchorMode,
-    nearest_tokens,
-    score_tokens,
-)
 from saereg_plugin.regularizers.cosines import (
     DirectionalConfig,
     DirectionalPenalty,
@@ -24,12 +22,135 @@ from saereg_plugin.regularizers.cosines import (
     cosine_gradient_,
 )
 from saereg_plugin.sources.embeddings import (
-    ALIGNED_THRESHOLD,
     Vocabulary,
     find_embeddings,
     read_vocabulary,
     require_embeddings,
 )
+from saereg_plugin.sources.vocabulary_table import AnchorVocabulary
+
+AnchorMode = Literal["nearest", "logsumexp", "softmax"]
+
+_TOKENS = 8192
+_LATENTS = 1024
+_GATHERED = 1 << 19
+"""Entries of gathered embeddings held at once: few enough to stay in the cache."""
+
+
+def nearest_tokens(
+    unit: torch.Tensor,
+    vocabulary: Vocabulary,
+    top: int,
+    *,
+    dtype: torch.dtype | None = None,
+    chunk: int = _TOKENS,
+) -> torch.Tensor:
+    """
+    Return the ``top`` tokens of largest cosine to each row, int64 [n, top], in no order.
+
+    Streamed: the vocabulary in chunks, and rows in blocks within a chunk.
+
+    Args:
+        unit: unit rows, [n, d].
+        vocabulary: embeddings of at least ``top`` tokens.
+        top: tokens for each row.
+        dtype: of the products; None is that of ``unit``. In bfloat16, near ties may be
+            taken in another order.
+        chunk: tokens in one chunk.
+    """
+    dtype = unit.dtype if dtype is None else dtype
+    queries = unit.to(dtype)
+    tokens = torch.zeros(len(unit), top, dtype=torch.long, device=unit.device)
+    best = torch.full_like(tokens, float("-inf"), dtype=unit.dtype)
+    for start in range(0, len(vocabulary.rows), chunk):
+        keys = _unit_tokens(vocabulary, slice(start, start + chunk), dtype).T
+        for first in range(0, len(queries), _LATENTS):
+            part = slice(first, first + _LATENTS)
+            found = top_k(queries[part] @ keys, min(top, keys.shape[1]))
+            values = torch.cat([best[part], found[0].to(unit.dtype)], dim=1)
+            columns = torch.cat([tokens[part], found[1] + start], dim=1)
+            kept = values.topk(top, dim=1, sorted=False)
+            best[part] = kept.values
+            tokens[part] = columns.gather(1, kept.indices)
+    return tokens
+
+
+def _unit_tokens(
+    vocabulary: Vocabulary, part: slice, dtype: torch.dtype
+) -> torch.Tensor:
+    scale = vocabulary.inverse_norms[part, None]
+    return (vocabulary.rows[part].to(scale.dtype) * scale).to(dtype)
+
+
+def anchor_scores(
+    cosines: torch.Tensor, mode: AnchorMode, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return each latent's score s [n] and the derivatives ds/dcos [n, top].
+
+    With t the temperature and sums over the kept tokens: nearest ``max cos``; logsumexp
+    ``t log sum exp(cos / t)``; softmax ``sum p cos`` with ``p = softmax(cos / t)``, through
+    which the gradient passes.
+
+    Args:
+        cosines: of each latent to its kept tokens, [n, top].
+        mode: how they are combined.
+        temperature: above 0; unused by nearest.
+    """
+    if mode == "nearest":
+        score, best = cosines.max(dim=1)
+        return score, torch.zeros_like(cosines).scatter_(1, best[:, None], 1.0)
+    share = (cosines / temperature).softmax(dim=1)
+    if mode == "logsumexp":
+        return temperature * (cosines / temperature).logsumexp(dim=1), share
+    score = (share * cosines).sum(dim=1)
+    return score, share * (1 + (cosines - score[:, None]) / temperature)
+
+
+class Anchored(NamedTuple):
+    """Scores of latents and their pull to the kept tokens."""
+
+    score: torch.Tensor
+    """[n], to be maximised."""
+    max_cosine: torch.Tensor
+    """[n] exact cosine to the nearest kept token."""
+    pull: torch.Tensor
+    """[n, d] ``sum_k w_ik e_k`` with w = ds/dcos and e_k of norm 1."""
+    along: torch.Tensor
+    """[n] ``sum_k w_ik cos_ik``."""
+
+
+def score_tokens(
+    unit: torch.Tensor,
+    vocabulary: Vocabulary,
+    tokens: torch.Tensor,
+    mode: AnchorMode,
+    *,
+    temperature: float = 1.0,
+) -> Anchored:
+    """
+    Score each row [n, d] of norm 1 by the exact cosines to its ``tokens``, int64 [n, top].
+
+    The embeddings are gathered a block of rows at a time and never held for all.
+    """
+    (n, top), d = tokens.shape, unit.shape[1]
+    result = Anchored(
+        unit.new_empty(n), unit.new_empty(n), torch.empty_like(unit), unit.new_empty(n)
+    )
+    step = max(1, _GATHERED // (top * d))
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        chosen = tokens[part].reshape(-1)
+        rows = vocabulary.rows.index_select(0, chosen).to(unit.dtype).view(-1, top, d)
+        scale = vocabulary.inverse_norms[chosen].to(unit.dtype).view(-1, top)
+        cosines = torch.bmm(rows, unit[part, :, None]).squeeze(2) * scale
+        score, weight = anchor_scores(cosines, mode, temperature)
+        result.score[part] = score
+        result.max_cosine[part] = cosines.amax(dim=1)
+        result.along[part] = (weight * cosines).sum(dim=1)
+        result.pull[part] = torch.bmm((weight * scale)[:, None, :], rows).squeeze(1)
+    return result
+
 
 SearchDtype = Literal["float32", "bfloat16"]
 
@@ -38,7 +159,7 @@ SearchDtype = Literal["float32", "bfloat16"]
 @dataclass(frozen=True, kw_only=True)
 class VocabularyAnchor(DirectionalConfig):
     """
-    ``- coefficient * mean_i s_i``, with s_i how near dec_i is to a token's embedding.
+    ``- coefficient * mean_i s_i``, with s_i the similarity of dec_i to token embeddings.
 
     arXiv 2606.27941. Over the ``top`` embeddings e_j of largest cosine to dec_i, ``s_i`` is
     ``max_j cos(dec_i, e_j)`` (nearest), ``t log sum_j exp(cos / t)`` (logsumexp) or
@@ -50,11 +171,9 @@ class VocabularyAnchor(DirectionalConfig):
         top: tokens kept for each latent.
         embeddings: a safetensors file (``path`` or ``path::tensor``); None takes the
             model in ``cfg.metadata.model_name``.
-        refresh_every: steps between exact searches over the vocabulary. Between them the
-            cosines to the kept tokens are exact, and another token is not noticed; 1
-            searches in every step.
-        search_dtype: of the search's products; the kept tokens' cosines are exact in
-            either.
+        refresh_every: steps between exact searches over the vocabulary. Between searches
+            the cosines to the kept tokens are exact, and other tokens are not noticed.
+        search_dtype: of the search's products; cosines to the kept tokens are exact.
         temperature: t, above 0.
         every: apply the penalty in every n-th step only, n times as strong.
 
@@ -111,6 +230,24 @@ class VocabularyAnchor(DirectionalConfig):
         )
         self.require_tokens(require_embeddings(file, d_in))
 
+    @override
+    def check_run(self, settings: RunSettings) -> None:
+        self.check_model(
+            settings.model_name,
+            settings.sae.d_in,
+            model_class_name=settings.model_class_name,
+        )
+
+    @override
+    def anchor_vocabulary(self, metadata: Any) -> AnchorVocabulary:
+        file = find_embeddings(
+            metadata.model_name,
+            self.embeddings,
+            model_class_name=metadata.model_class_name or "HookedTransformer",
+        )
+        named = self.embeddings is None
+        return AnchorVocabulary(file, str(metadata.model_name) if named else None)
+
     def require_tokens(self, tokens: int) -> None:
         """Refuse a vocabulary of fewer tokens than are to be kept."""
         if tokens < self.top:
@@ -129,7 +266,7 @@ class VocabularyAnchor(DirectionalConfig):
 
 
 class VocabularyAnchorModule(DirectionalPenalty):
-    """The anchor at work. Of its state only the kept tokens are in checkpoints."""
+    """The anchor in training; checkpoints hold its kept tokens."""
 
     cfg: VocabularyAnchor
     kept_tokens: torch.Tensor
@@ -137,8 +274,8 @@ class VocabularyAnchorModule(DirectionalPenalty):
     def __init__(self, cfg: VocabularyAnchor, d_sae: int, *, label: str):
         super().__init__(cfg, label=label)
         # bytes: SAELens casts what it loads to the SAE's type, and bfloat16 rounds ids
-        nobody = torch.full((d_sae, cfg.top), -1, dtype=torch.int32)
-        self.register_buffer("kept_tokens", nobody.view(torch.uint8))
+        none = torch.full((d_sae, cfg.top), -1, dtype=torch.int32)
+        self.register_buffer("kept_tokens", none.view(torch.uint8))
         self._vocabulary: Vocabulary | None = None
 
     @override
@@ -216,11 +353,6 @@ class VocabularyAnchorModule(DirectionalPenalty):
         self._keep(tokens)
 
     def _read(self, sae: TrainingSAE[Any]) -> Vocabulary:
-        metadata = sae.cfg.metadata
-        file = find_embeddings(
-            metadata.model_name,
-            self.cfg.embeddings,
-            model_class_name=metadata.model_class_name or "HookedTransformer",
-        )
+        file = self.cfg.anchor_vocabulary(sae.cfg.metadata).file
         self.cfg.require_tokens(require_embeddings(file, sae.cfg.d_in))
         return read_vocabulary(file, sae.cfg.d_in, sae.W_dec.device)

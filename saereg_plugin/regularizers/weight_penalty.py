@@ -4,155 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
 from typing_extensions import override
 
+from saereg_plugin.architectures.parameters import WEIGHTS
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import fired_latents
 from saereg_plugin.kernels.blocks import row_blocks, row_norms
-from saereg_plugin.mechanics.firing_rate import WEIGHTS
 from saereg_plugin.registry import register_regularizer
-from saereg_plugin.regularizers.base import RegularizerConfig
 
 Norm = Literal["l1", "l2", "frobenius"]
 Reduction = Literal["sum", "mean"]
 
 _LEFT = 2.0**-10
-"""
-Share of its largest entry, or of its length, that a row keeps for its direction; more in data
-types in which it would be lost in rounding.
-"""
-
-
-def penalty(
-    weight: torch.Tensor,
-    *,
-    norm: Norm,
-    reduction: Reduction,
-    mask: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """
-    Return R(weight) as a float32 scalar.
-
-    Args:
-        weight: a weight matrix.
-        mask: bool, broadcastable to ``weight``; what it leaves out counts as absent.
-    """
-    kept = weight if mask is None else weight * mask
-    count = kept_count(weight, mask)
-    if norm == "l1":
-        total = _entrywise_norm(kept, 1)
-        return total if reduction == "sum" else total / max(count, 1)
-    length = _entrywise_norm(kept, 2)
-    if norm == "l2":
-        return length**2 if reduction == "sum" else length**2 / max(count, 1)
-    return length if reduction == "sum" else length / math.sqrt(max(count, 1))
-
-
-def add_penalty_gradient(
-    gradient: torch.Tensor,
-    weight: torch.Tensor,
-    *,
-    norm: Norm,
-    reduction: Reduction,
-    mask: torch.Tensor | None,
-    coefficient: float,
-) -> None:
-    """Add ``coefficient * dR/dweight`` to ``gradient`` in place."""
-    scale = coefficient
-    if norm == "frobenius":
-        kept = weight if mask is None else weight * mask
-        length = float(_entrywise_norm(kept, 2))
-        if length == 0:
-            return
-        scale /= length
-    if reduction == "mean":
-        count = max(kept_count(weight, mask), 1)
-        scale /= math.sqrt(count) if norm == "frobenius" else count
-    if norm == "l2":
-        scale *= 2
-    if mask is not None:
-        direction = weight.sign() if norm == "l1" else weight
-        gradient.addcmul_(direction, mask.to(direction.dtype), value=scale)
-        return
-    for part, own in row_blocks(gradient, weight):
-        part.add_(own.sign() if norm == "l1" else own, alpha=scale)
-
-
-def shrink_(
-    weight: torch.Tensor,
-    *,
-    norm: Norm,
-    reduction: Reduction,
-    mask: torch.Tensor | None,
-    coefficient: float,
-    lr: float,
-    keep_directions: bool = False,
-) -> None:
-    """
-    Take one step of size ``lr`` on the penalty alone, in place.
-
-    l2 is a gradient step, ``w *= 1 - 2 lr coefficient``, as AdamW decays; l1 and
-    frobenius are proximal steps. These make rows exactly 0, unless ``keep_directions`` says
-    that the rows of ``weight`` are divided by their norms: then a step that would take all
-    of a row stops just short of it, which leaves (almost) its largest entry alone.
-    """
-    count = max(kept_count(weight, mask), 1)
-    if norm == "l2":
-        decay = 2 * coefficient if reduction == "sum" else 2 * coefficient / count
-        factor = 1 - lr * decay
-    elif norm == "l1":
-        threshold = lr * coefficient if reduction == "sum" else lr * coefficient / count
-        shrunk = _soft_threshold(weight, _least(weight, threshold, keep_directions))
-        weight.copy_(shrunk if mask is None else torch.where(mask, shrunk, weight))
-        return
-    else:
-        kept = weight if mask is None else weight * mask
-        length = float(_entrywise_norm(kept, 2))
-        if length == 0:
-            return
-        root = 1.0 if reduction == "sum" else math.sqrt(count)
-        least = _LEFT if keep_directions else 0.0
-        factor = max(least, 1 - lr * coefficient / (root * length))
-    if mask is None:
-        weight.mul_(factor)
-    else:
-        weight.mul_(torch.where(mask, factor, 1.0).to(weight.dtype))
-
-
-def kept_count(weight: torch.Tensor, mask: torch.Tensor | None) -> int:
-    """Return how many entries of ``weight`` the mask keeps."""
-    if mask is None:
-        return weight.numel()
-    return int(mask.sum()) * (weight.numel() // mask.numel())
-
-
-def _entrywise_norm(weight: torch.Tensor, order: int) -> torch.Tensor:
-    # row by row: one float32 sum over ten million entries is 0.7 % off on the CPU
-    rows = row_norms(weight, order)
-    return rows.sum() if order == 1 else rows.square().sum().sqrt()
-
-
-def _least(
-    weight: torch.Tensor, threshold: float, keep_directions: bool
-) -> torch.Tensor | float:
-    """Return the threshold, of each row [n, 1] if one may not take all of a row."""
-    if not keep_directions:
-        return threshold
-    largest = weight.abs().amax(dim=1, keepdim=True)
-    left = max(_LEFT, 2 * torch.finfo(weight.dtype).eps)
-    return (largest * (1 - left)).clamp(max=threshold)
-
-
-def _soft_threshold(
-    weight: torch.Tensor, threshold: torch.Tensor | float
-) -> torch.Tensor:
-    return weight.sign() * (weight.abs() - threshold).clamp(min=0)
-
+"""Share of its largest entry, or of its length, that a row keeps for its direction."""
 
 Target = Literal["encoder", "decoder", "both"]
 Mode = Literal["coupled", "decoupled"]
@@ -175,11 +45,10 @@ class WeightPenalty(RegularizerConfig):
         target: ``encoder`` | ``decoder`` | ``both``.
         reduction: over the weights kept by ``mask``. The paper's language-model
             runs use sums, its MNIST L1 uses means.
-        mode: ``coupled`` adds the penalty to the loss, so Adam rescales its
-            gradient. ``decoupled`` takes one step of size lr on the penalty outside
-            Adam: ``w *= 1 - 2 lr coefficient`` for l2 (AdamW with a weight decay of
-            twice the coefficient), and after Adam's step the proximal map for l1 (soft
-            threshold) and frobenius (block threshold).
+        mode: ``coupled`` adds the penalty to the loss, so Adam rescales its gradient.
+            ``decoupled`` takes one step of size lr on the penalty outside Adam: for l2
+            before Adam's step (AdamW with a weight decay of twice the coefficient), for l1
+            and frobenius after it (proximal maps). See ``WeightNorm.shrink_``.
         mask: which latents' weights count: all, those active in this batch, or
             those that SAELens does not call dead.
 
@@ -224,7 +93,7 @@ class WeightPenalty(RegularizerConfig):
 
 class WeightPenaltyModule(Component):
     """
-    The weight penalty at work.
+    The weight penalty in training.
 
     Its value carries no graph: the gradient has a closed form and is added to
     ``parameter.grad`` in place, a tenth of the cost of differentiating the sum.
@@ -234,8 +103,8 @@ class WeightPenaltyModule(Component):
         super().__init__(label=label)
         self.cfg = cfg
         self.in_loss = cfg.mode == "coupled"
+        self._norm = WeightNorm(cfg.norm, cfg.reduction)
         self._coefficient = 0.0
-        self._value = torch.tensor(0.0)
         self._lr = 0.0
         self._mask: torch.Tensor | None = None
 
@@ -243,18 +112,13 @@ class WeightPenaltyModule(Component):
     def loss(self, step: Step) -> torch.Tensor:
         self._coefficient = self.cfg.schedule.value(self.cfg.coefficient, step.index)
         self._mask = latent_mask(self.cfg.mask, step)
-        self._value = torch.zeros((), device=step.sae.W_enc.device)
+        value = torch.zeros((), device=step.sae.W_enc.device)
         for name in WEIGHTS[self.cfg.target]:
             weight = getattr(step.sae, name).detach()
             mask = _broadcast(self._mask, name)
-            self._value = self._value + penalty(
-                weight, norm=self.cfg.norm, reduction=self.cfg.reduction, mask=mask
-            )
-        return self._coefficient * self._value
-
-    @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {"coefficient": self._coefficient, "penalty": self._value}
+            value = value + self._norm.value(weight, mask)
+        self.logged = {"coefficient": self._coefficient, "penalty": value}
+        return self._coefficient * value
 
     @override
     def gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -262,14 +126,8 @@ class WeightPenaltyModule(Component):
             return
         if parameter.grad is None or self._coefficient == 0:
             return
-        add_penalty_gradient(
-            parameter.grad,
-            parameter,
-            norm=self.cfg.norm,
-            reduction=self.cfg.reduction,
-            mask=_broadcast(self._mask, name),
-            coefficient=self._coefficient,
-        )
+        mask = _broadcast(self._mask, name)
+        self._norm.add_gradient(parameter.grad, parameter, mask, self._coefficient)
 
     @override
     def before_step(self, lr: float) -> None:
@@ -286,12 +144,10 @@ class WeightPenaltyModule(Component):
         cfg = self.sae.cfg
         divided = cfg.unit_norm or getattr(cfg, "rescale_acts_by_decoder_norm", False)
         for name in WEIGHTS[self.cfg.target]:
-            shrink_(
+            self._norm.shrink_(
                 getattr(self.sae, name),
-                norm=self.cfg.norm,
-                reduction=self.cfg.reduction,
-                mask=_broadcast(self._mask, name),
-                coefficient=self._coefficient,
+                _broadcast(self._mask, name),
+                self._coefficient,
                 lr=self._lr,
                 keep_directions=divided and name == "W_dec",
             )
@@ -311,3 +167,112 @@ def _broadcast(mask: torch.Tensor | None, name: str) -> torch.Tensor | None:
     if mask is None:
         return None
     return mask[None, :] if name == "W_enc" else mask[:, None]
+
+
+class WeightNorm(NamedTuple):
+    """A norm R of a weight matrix: its value, its gradient and a step that shrinks it.
+
+    In every method ``mask``, bool and broadcastable to the weights, says which weights
+    count; None counts all.
+    """
+
+    norm: Norm
+    reduction: Reduction
+
+    def value(
+        self, weight: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return R(weight), a scalar in float32 or better."""
+        kept = weight if mask is None else weight * mask
+        total = _entrywise_norm(kept, 1 if self.norm == "l1" else 2)
+        return (total**2 if self.norm == "l2" else total) / self._size(weight, mask)
+
+    def add_gradient(
+        self,
+        gradient: torch.Tensor,
+        weight: torch.Tensor,
+        mask: torch.Tensor | None,
+        coefficient: float,
+    ) -> None:
+        """Add ``coefficient * dR/dweight`` to ``gradient`` in place."""
+        scale = coefficient
+        if self.norm == "frobenius":
+            kept = weight if mask is None else weight * mask
+            length = float(_entrywise_norm(kept, 2))
+            if length == 0:
+                return
+            scale /= length
+        scale /= self._size(weight, mask)
+        if self.norm == "l2":
+            scale *= 2
+        if mask is not None:
+            direction = weight.sign() if self.norm == "l1" else weight
+            gradient.addcmul_(direction, mask.to(direction.dtype), value=scale)
+            return
+        for part, own in row_blocks(gradient, weight):
+            part.add_(own.sign() if self.norm == "l1" else own, alpha=scale)
+
+    def shrink_(
+        self,
+        weight: torch.Tensor,
+        mask: torch.Tensor | None,
+        coefficient: float,
+        *,
+        lr: float,
+        keep_directions: bool = False,
+    ) -> None:
+        """
+        Take one step of size ``lr`` on ``coefficient * R`` alone, in place.
+
+        l2 is a gradient step, ``w *= 1 - 2 lr coefficient``, as AdamW decays; l1 and
+        frobenius are proximal steps. These make rows exactly 0, unless ``keep_directions``
+        says that the rows of ``weight`` are divided by their norms: then a step that would
+        take all of a row stops just short of it, which leaves (almost) its largest entry
+        alone.
+        """
+        size = self._size(weight, mask)
+        if self.norm == "l1":
+            least = _least(weight, lr * coefficient / size, keep_directions)
+            shrunk = weight.sign() * (weight.abs() - least).clamp(min=0)
+            weight.copy_(shrunk if mask is None else torch.where(mask, shrunk, weight))
+            return
+        if self.norm == "l2":
+            factor = 1 - lr * (2 * coefficient / size)
+        else:
+            kept = weight if mask is None else weight * mask
+            length = float(_entrywise_norm(kept, 2))
+            if length == 0:
+                return
+            left = _LEFT if keep_directions else 0.0
+            factor = max(left, 1 - lr * coefficient / (size * length))
+        if mask is None:
+            weight.mul_(factor)
+        else:
+            weight.mul_(torch.where(mask, factor, 1.0).to(weight.dtype))
+
+    def _size(self, weight: torch.Tensor, mask: torch.Tensor | None) -> float:
+        """Return the divisor that makes a sum over the kept weights a mean."""
+        if self.reduction == "sum":
+            return 1
+        count = weight.numel()
+        if mask is not None:
+            count = int(mask.sum()) * (count // mask.numel())
+        count = max(count, 1)
+        return math.sqrt(count) if self.norm == "frobenius" else count
+
+
+def _entrywise_norm(weight: torch.Tensor, order: int) -> torch.Tensor:
+    # row by row: one float32 sum over ten million entries is 0.7 % off on the CPU
+    rows = row_norms(weight, order)
+    return rows.sum() if order == 1 else rows.square().sum().sqrt()
+
+
+def _least(
+    weight: torch.Tensor, threshold: float, keep_directions: bool
+) -> torch.Tensor | float:
+    """Return the threshold, of each row [n, 1] if one may not take all of a row."""
+    if not keep_directions:
+        return threshold
+    largest = weight.abs().amax(dim=1, keepdim=True)
+    left = max(_LEFT, 2 * torch.finfo(weight.dtype).eps)
+    return (largest * (1 - left)).clamp(max=threshold)

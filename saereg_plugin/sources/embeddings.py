@@ -29,9 +29,6 @@ EMBEDDING_NAMES = (
 )
 """Ends of tensor names that models give to their token embeddings."""
 
-ALIGNED_THRESHOLD = 0.8
-"""A latent is aligned if its largest cosine to an embedding is at least this (arXiv 2606.27941)."""
-
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ADVICE = (

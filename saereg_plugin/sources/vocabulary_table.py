@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sae_lens import TrainingSAE
 from transformers import AutoTokenizer
 
-from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.files import atomic_path, sha256
-from saereg_plugin.metrics.vocabulary import TokenAlignment, nearest_token
-from saereg_plugin.regularizers.vocabulary_anchor import VocabularyAnchor
+from saereg_plugin.metrics.similarity import (
+    ALIGNED_THRESHOLD,
+    TokenAlignment,
+    nearest_token,
+)
 from saereg_plugin.sources import models
 from saereg_plugin.sources.embeddings import (
-    ALIGNED_THRESHOLD,
-    find_embeddings,
+    TensorFile,
     hub_repository,
     read_vocabulary,
 )
@@ -26,13 +27,21 @@ from saereg_plugin.sources.embeddings import (
 ALIGNMENT_FILE = "vocabulary_alignment.parquet"
 
 
+class AnchorVocabulary(NamedTuple):
+    """The token embeddings to which a regulariser pulls decoder rows."""
+
+    file: TensorFile
+    model_name: str | None
+    """Model whose tokenizer spells the tokens; None if the embeddings are no model's."""
+
+
 def write_vocabulary_alignment(
     saes: Mapping[str, TrainingSAE[Any]], folder: Path
 ) -> dict[str, Any] | None:
     """
-    Write ``folder/vocabulary_alignment.parquet`` for the SAEs that have a vocabulary anchor.
+    Write ``folder/vocabulary_alignment.parquet`` for the SAEs whose rows are pulled to tokens.
 
-    One row a latent: ``sae_id``, ``latent``, ``token_id``, ``token`` (as the tokenizer spells
+    One row per latent: ``sae_id``, ``latent``, ``token_id``, ``token`` (as the tokenizer spells
     it; null if the embeddings came from a file), ``cosine`` and ``aligned`` (cosine at least
     .8). An exact search over the vocabulary, 20 s for 49,152 latents and tokens.
 
@@ -41,24 +50,17 @@ def write_vocabulary_alignment(
         folder: the release folder.
 
     Returns:
-        ``file``, ``rows`` and ``sha256``, for the manifest; None if no SAE has an anchor.
+        ``file``, ``rows`` and ``sha256``, for the manifest; None if there is no such SAE.
     """
     tables: list[Any] = []
     spelled: dict[str, list[str]] = {}
     for sae_id, sae in saes.items():
-        anchor = anchor_of(sae)
+        anchor = _anchor_of(sae)
         if anchor is None:
             continue
-        metadata = sae.cfg.metadata
-        file = find_embeddings(
-            metadata.model_name,
-            anchor.embeddings,
-            model_class_name=metadata.model_class_name or "HookedTransformer",
-        )
-        vocabulary = read_vocabulary(file, sae.cfg.d_in)
-        tokens = None
-        if anchor.embeddings is None:
-            name = str(metadata.model_name)
+        vocabulary = read_vocabulary(anchor.file, sae.cfg.d_in)
+        name, tokens = anchor.model_name, None
+        if name is not None:
             if name not in spelled:
                 spelled[name] = token_texts(name, len(vocabulary.rows))
             tokens = spelled[name]
@@ -73,13 +75,13 @@ def write_vocabulary_alignment(
     return {"file": target.name, "rows": table.num_rows, "sha256": sha256(target)}
 
 
-def anchor_of(sae: TrainingSAE[Any]) -> VocabularyAnchor | None:
-    """Return the vocabulary anchor of an SAE's configuration, if it has one."""
-    if not isinstance(sae.cfg, RegularizedConfigMixin):
-        return None
-    # a second one is refused when the configuration is made
-    anchors = (r for r in sae.cfg.regularizers if isinstance(r, VocabularyAnchor))
-    return next(anchors, None)
+def _anchor_of(sae: TrainingSAE[Any]) -> AnchorVocabulary | None:
+    """Return the vocabulary to which the first such regulariser pulls decoder rows."""
+    for regularizer in getattr(sae.cfg, "regularizers", ()):
+        found = regularizer.anchor_vocabulary(sae.cfg.metadata)
+        if found is not None:
+            return found
+    return None
 
 
 def alignment_table(

@@ -10,7 +10,7 @@ from typing import Any
 from sae_lens import SAE
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.mechanics import WeightDecay
+from saereg_plugin.mechanics.weight_decay import WeightDecay
 from saereg_plugin.metrics import alive_mask
 from saereg_plugin.registry import acts
 from saereg_plugin.releases.opening import open_release

@@ -13,16 +13,14 @@ from sae_lens import LoggingConfig, TrainingSAE, TrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 
 from saereg_plugin import machine
-from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.config import (
+    RegularizedConfigMixin,
+    check_components,
+)
 from saereg_plugin.checks import require_name
+from saereg_plugin.config import RunSettings
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.registry import training_classes
-from saereg_plugin.regularizers import (
-    OrderSettings,
-    TemporalDifference,
-    VocabularyAnchor,
-)
-from saereg_plugin.regularizers.linking import require_peers
 from saereg_plugin.sources.hook_shapes import hook_shape, require_context
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sae_id
 
@@ -47,8 +45,8 @@ def expand(sweep: SweepConfig) -> list[Member]:
     Raises:
         InputError: naming the group, for an unknown architecture or field, a field that
             is missing or contradicts another, a hook the model does not have, a d_in
-            that does not fit it, contexts longer than the model's, or tokens out of order
-            where a regulariser needs them.
+            that does not fit it, contexts longer than the model's, or a sweep that a
+            regulariser or mechanic refuses.
     """
     if sweep.llm_dtype != "auto":
         machine.torch_dtype(sweep.llm_dtype)
@@ -66,46 +64,36 @@ def expand(sweep: SweepConfig) -> list[Member]:
             cfg = sae_config(fields, seed=seed, group=name)
             one_id = require_name("SAE id", sae_id(name, seed))
             members.append(Member(one_id, name, seed, cfg))
-    _require_order(sweep, members)
-    require_peers((member.group, member.cfg) for member in members)
-    for regularizer in {
-        regularizer
-        for member in members
-        for regularizer in getattr(member.cfg, "regularizers", ())
-        if isinstance(regularizer, VocabularyAnchor)
-    }:
-        regularizer.check_model(sweep.model, d_in)
+    _check_components(sweep, members)
     return members
 
 
 def needs_token_order(member: Member) -> bool:
-    """Return whether an SAE looks at neighbouring tokens."""
-    return bool(_temporal(member))
-
-
-def _require_order(sweep: SweepConfig, members: Sequence[Member]) -> None:
-    """Refuse settings that shuffle tokens or cut contexts under temporal_difference."""
-    settings = OrderSettings(
-        context_size=sweep.context_size,
-        batch_size=sweep.batch_size,
-        mixing_fraction=sweep.mixing_fraction,
-        prepend_bos=sweep.prepend_bos,
-        exclude_special_tokens=sweep.exclude_special_tokens,
-    )
-    for member in members:
-        for regularizer in _temporal(member):
-            try:
-                regularizer.check_order(settings)
-            except InputError as error:
-                raise InputError(f"Group {member.group!r}: {error}") from error
-
-
-def _temporal(member: Member) -> list[TemporalDifference]:
-    return [
-        regularizer
+    """Return whether a regulariser of an SAE compares neighbouring tokens."""
+    return any(
+        regularizer.needs_token_order
         for regularizer in getattr(member.cfg, "regularizers", ())
-        if isinstance(regularizer, TemporalDifference)
-    ]
+    )
+
+
+def _check_components(sweep: SweepConfig, members: Sequence[Member]) -> None:
+    """Let the regularisers and mechanics of each group check the sweep."""
+    for group in dict.fromkeys(member.group for member in members):
+        first, *others = (member.cfg for member in members if member.group == group)
+        settings = RunSettings(
+            sae=first,
+            others=others,
+            model_name=sweep.model,
+            context_size=sweep.context_size,
+            batch_size=sweep.batch_size,
+            mixing_fraction=sweep.mixing_fraction,
+            prepend_bos=sweep.prepend_bos,
+            exclude_special_tokens=sweep.exclude_special_tokens,
+        )
+        try:
+            check_components(settings)
+        except InputError as error:
+            raise InputError(f"Group {group!r}: {error}") from error
 
 
 def sae_config(
@@ -155,7 +143,7 @@ def sae_config(
 
 
 def build_sae(member: Member, sweep: SweepConfig) -> TrainingSAE[Any]:
-    """Make one training SAE; its metadata says what SAELens' runner would say."""
+    """Make one training SAE, with the metadata that SAELens' runner would give it."""
     sae = training_classes(member.cfg.architecture())[0](member.cfg).to(sweep.device)
     for key, value in {
         "dataset_path": sweep.corpus,

@@ -19,7 +19,7 @@ from sae_lens.util import get_special_token_ids
 from transformer_lens import HookedTransformer
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.regularizers.temporal.order import crosses_documents
+from saereg_plugin.regularizers.token_order import crosses_documents
 from saereg_plugin.sources import corpora
 from saereg_plugin.sweeps.config import SweepConfig
 

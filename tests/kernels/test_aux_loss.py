@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from saereg_plugin.kernels import AuxKLoss, DeadLatents, aux_loss
+from saereg_plugin.kernels import aux_loss
+from saereg_plugin.kernels.aux_loss import AuxKLoss, DeadLatents
 from tests.kernels.test_gradients import leaf
 from tests.oracles.dense_topk_step import aux_k_loss, pre_activations
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from saereg_plugin.kernels import NestedDecode, Selected, SelectedPreActivations
+from saereg_plugin.kernels.encode import NestedDecode, SelectedPreActivations
+from saereg_plugin.kernels.selected import Selected
 from tests.kernels.test_selected import filled, selected_from
 from tests.oracles.dense_topk_step import nested_reconstructions, pre_activations
 

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saereg_plugin.kernels import Selected
-from saereg_plugin.kernels.selected import select_rows, transposed
+from saereg_plugin.kernels.selected import Selected, select_rows, transposed
 
 D = 7
 

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saereg_plugin.kernels import (
+from saereg_plugin.kernels.top_k import (
     PreActivations,
-    pre_activations,
     select_batch_top_k,
     select_top_k,
     top_k,
@@ -172,7 +171,7 @@ def dense(pre: PreActivations) -> torch.Tensor:
 def test_blocks_together_are_the_matrix(
     norms: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pre_activations, "_BLOCK_ENTRIES", rows * 96)
+    monkeypatch.setattr("saereg_plugin.kernels.top_k._BLOCK_ENTRIES", rows * 96)
     pre = pre_of(norms=norms)
     # each block is overwritten by the next
     blocks = [block.clone() for block in pre.blocks()]
@@ -180,7 +179,8 @@ def test_blocks_together_are_the_matrix(
         min(rows, 11 - start) for start in range(0, 11, rows)
     ]
     torch.testing.assert_close(torch.cat(blocks), dense(pre))
-    torch.testing.assert_close(pre.whole(), dense(pre))
+    (whole,) = pre.blocks(len(pre.sae_in))
+    torch.testing.assert_close(whole, dense(pre))
 
 
 def assert_selects(selection: Any, wanted: torch.Tensor, entries: torch.Tensor) -> None:
@@ -198,7 +198,7 @@ def assert_selects(selection: Any, wanted: torch.Tensor, entries: torch.Tensor) 
 def test_row_selection_is_sorted_and_keeps_negative_entries(
     norms: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pre_activations, "_BLOCK_ENTRIES", rows * 96)
+    monkeypatch.setattr("saereg_plugin.kernels.top_k._BLOCK_ENTRIES", rows * 96)
     for bias in (0.0, -20.0):
         pre = pre_of(norms=norms, bias=bias)
         entries = dense(pre)

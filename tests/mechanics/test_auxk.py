@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import saereg_plugin as sr
-from saereg_plugin.kernels import AuxKLoss, DeadLatents
+from saereg_plugin.kernels.aux_loss import AuxKLoss, DeadLatents
 from saereg_plugin.mechanics.auxk import auxk_scale
 from tests.kernels.test_gradients import leaf
 from tests.mechanics.small import D_SAE, data, small_sae, small_stock

@@ -13,7 +13,7 @@ from sae_lens import SAE
 
 import saereg_plugin as sr
 from saereg_plugin.mechanics.row_floor import FLOOR, directions, least_norm
-from saereg_plugin.regularizers.weight_penalty import shrink_
+from saereg_plugin.regularizers.weight_penalty import WeightNorm
 from tests.mechanics.small import D_SAE, STEPS, backward, data, small_sae, train
 from tests.training import (
     assert_same_optimizer,
@@ -217,19 +217,19 @@ def test_a_step_that_would_take_whole_rows_stops_just_short_of_them(
     weight = torch.tensor(
         [[0.5, -2.0, 1.0], [0.1, 0.1, -0.1], [0.0, 0.0, 0.0]], dtype=dtype
     )
-    step: dict[str, Any] = {"reduction": "sum", "mask": None, "lr": 1.0}
+    l1, frobenius = WeightNorm("l1", "sum"), WeightNorm("frobenius", "sum")
     kept = weight.clone()
-    shrink_(kept, norm="l1", coefficient=1.5, keep_directions=True, **step)
+    l1.shrink_(kept, None, 1.5, lr=1.0, keep_directions=True)
     shares = kept / kept.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
     assert kept[0].tolist() == [0, -0.5, 0]
     assert shares[1].tolist() == [1, 1, -1]
     assert 0 < kept[1].abs().max() < 0.1 * max(2**-9, 4 * torch.finfo(dtype).eps)
     assert not kept[2].any()
     plain = weight.clone()
-    shrink_(plain, norm="l1", coefficient=1.5, **step)
+    l1.shrink_(plain, None, 1.5, lr=1.0)
     assert plain.tolist() == [[0, -0.5, 0], [0, 0, 0], [0, 0, 0]]
     whole = weight.clone()
-    shrink_(whole, norm="frobenius", coefficient=50.0, keep_directions=True, **step)
+    frobenius.shrink_(whole, None, 50.0, lr=1.0, keep_directions=True)
     torch.testing.assert_close(whole / whole[0, 1], weight / weight[0, 1])
-    shrink_(whole, norm="frobenius", coefficient=50.0, **step)
+    frobenius.shrink_(whole, None, 50.0, lr=1.0)
     assert not whole.any()

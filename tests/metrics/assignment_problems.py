@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.metrics import Certificate, certify
-from saereg_plugin.metrics.assignment import Assignment, Weights
+from saereg_plugin.metrics.assignment.solve import Assignment
+from saereg_plugin.metrics.assignment.weights import Weights
 
 KINDS = ("random", "ties", "duplicates", "zeros", "plane", "planted")
 ROUNDING = 1e-6

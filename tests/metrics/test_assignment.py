@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saereg_plugin.metrics import certify, match_rows
-from saereg_plugin.metrics.assignment import RowWeights, assign
-from saereg_plugin.metrics.assignment.compiled import compiled
+from saereg_plugin.metrics.assignment.blocks import compiled
+from saereg_plugin.metrics.assignment.solve import assign
+from saereg_plugin.metrics.assignment.weights import RowWeights
 from saereg_plugin.metrics.matching import hungarian
 from tests.metrics.assignment_problems import KINDS, ROUNDING, certified, problem, whole
 from tests.oracles import assignment_oracle as oracle

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from saereg_plugin.metrics import certify, match_rows
-from saereg_plugin.metrics.assignment import DenseWeights
 from saereg_plugin.metrics.assignment.certificate import check
 from saereg_plugin.metrics.assignment.search import SINGLE
 from saereg_plugin.metrics.assignment.solve import Edges, State
+from saereg_plugin.metrics.assignment.weights import DenseWeights
 from tests.metrics.assignment_problems import ROUNDING, problem
 from tests.oracles import assignment_oracle as oracle
 

@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from saereg_plugin.metrics.assignment.heap import OUTSIDE, pop, push
-from saereg_plugin.metrics.assignment.search import SINGLE, transposed
+from saereg_plugin.metrics.assignment.search import (
+    OUTSIDE,
+    SINGLE,
+    pop,
+    push,
+    transposed,
+)
 from saereg_plugin.metrics.assignment.solve import Edges, State
 from tests.oracles import assignment_oracle as oracle
 

@@ -5,14 +5,13 @@ from torch import Tensor
 from saereg_plugin.metrics import (
     latent_stability,
     match_rows,
-    pw_mcc,
     seen_from_b,
     share_classes,
-    shared_latents,
     shared_mask,
     stable_mask,
     with_latent_ids,
 )
+from tests.metrics.shared import shared_latents
 from tests.oracles import cross_seed_oracle as oracle
 
 # Of 10 latents, seeds 0, 1 and 2 all share 4; 0 and 1 share 2 more, 1 and 2 one more.
@@ -113,17 +112,3 @@ def test_a_third_is_at_least_a_third() -> None:
 def test_a_stability_needs_another_seed() -> None:
     with pytest.raises(ValueError, match="n_others"):
         latent_stability(torch.zeros(0, 4, dtype=torch.bool))
-
-
-def test_pw_mcc() -> None:
-    eye = torch.eye(4)
-    flipped = eye.clone()
-    flipped[0] *= -1
-    assert pw_mcc([eye, eye.flip(0)], signed=True) == 1
-    assert pw_mcc([eye, flipped], signed=False) == 1
-    # Row 0's best partners are now orthogonal: 2 of 4 rows match at 1, 2 at 0.
-    assert pw_mcc([eye, flipped], signed=True) == 0.5
-    three = pw_mcc([eye, eye, -eye], signed=True)
-    assert three == pytest.approx(1 / 3)
-    with pytest.raises(ValueError, match="two or more"):
-        pw_mcc([eye], signed=True)

@@ -12,8 +12,8 @@ from saereg_plugin.metrics import (
     cosine,
     hungarian,
     match_rows,
-    shared_latents,
 )
+from tests.metrics.shared import shared_latents
 from tests.oracles import cross_seed_oracle as oracle
 
 

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 import saereg_plugin as sr
-from saereg_plugin.regularizers.linking import require_peers
 from tests.regularizers.synthetic import (
     CONTEXT,
     D_IN,
@@ -93,7 +92,11 @@ def link_single(_: Path) -> None:
 
 
 def group_of_one_seed(_: Path) -> None:
-    require_peers([("group", small_sae(**MUTUAL).cfg)])
+    cfg: Any = small_sae(**MUTUAL).cfg
+    settings = sr.RunSettings(
+        sae=cfg, model_name="gpt2", context_size=8, batch_size=16, mixing_fraction=0.5
+    )
+    cfg.regularizers[0].check_run(settings)
 
 
 def of_two_names(_: Path) -> None:
@@ -202,8 +205,8 @@ LATER: list[tuple[str, Callable[[Path], None], str]] = [
         "another component takes rows out of the contexts",
     ),
     (ALONE, single, "linked to no other"),
-    (ALONE, link_single, "of which 'a' has the regulariser"),
-    (ALONE, group_of_one_seed, "and a single seed"),
+    (ALONE, link_single, "of which 'a' has a regulariser"),
+    (ALONE, group_of_one_seed, "trains a single one with it"),
     ("the same SAE linked under two names", of_two_names, "under two names"),
     ("SAEs linked twice, with others", linked_twice, "are linked with others already"),
     ("linked SAEs of which one was deleted", deleted, "deleted since"),

@@ -18,12 +18,11 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 
 import saereg_plugin as sr
-from saereg_plugin.regularizers import MutualFeatures
+from saereg_plugin import MutualFeatures
 from saereg_plugin.regularizers.cosines import Directions, best_partners
-from saereg_plugin.regularizers.linking import (
+from saereg_plugin.regularizers.peers import (
     link_groups,
     link_saes,
-    require_peers,
     unlink,
 )
 from tests.oracles import directional_oracle as oracle
@@ -340,5 +339,6 @@ def test_groups_are_linked_apart() -> None:
     assert component(saes["x0"], LABEL).peers.names == ["x0", "x1"]
     assert component(saes["y1"], LABEL).peers.names == ["y0", "y1"]
     del groups["x1"]
-    with pytest.raises(sr.InputError, match="Group 'x' has .* a single seed"):
-        require_peers((group, saes[name].cfg) for name, group in groups.items())
+    del saes["x1"]
+    with pytest.raises(sr.InputError, match="of which 'x0' has a regulariser"):
+        link_groups(saes, groups)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saereg_plugin as sr
+from saereg_plugin import Orthogonality
 from saereg_plugin.metrics import row_geometry
-from saereg_plugin.regularizers import Orthogonality
 from saereg_plugin.regularizers.cosines import Directions, nearest_others
 from saereg_plugin.regularizers.orthogonality import nearest_in_chunks
 from tests.oracles import directional_oracle as oracle

@@ -10,7 +10,7 @@ import torch
 from sae_lens.saes.sae import TrainStepOutput
 
 import saereg_plugin as sr
-from saereg_plugin.regularizers.temporal.order import without_starts
+from saereg_plugin.regularizers.token_order import without_starts
 from tests.regularizers.synthetic import (
     CONTEXT,
     explained,

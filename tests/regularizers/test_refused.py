@@ -90,9 +90,7 @@ def refusals() -> Iterator[tuple[tuple[str, int], str]]:
     Those are in the methods ``check`` of regularisers and mechanics and in all methods of the
     architectures' configurations.
     """
-    architectures = [
-        PACKAGE / "architectures" / name for name in ("config.py", "topk_fields.py")
-    ]
+    architectures = [PACKAGE / "architectures" / "config.py"]
     parts = [
         path
         for folder in ("regularizers", "mechanics")
@@ -120,7 +118,7 @@ def place_of(error: sr.InputError) -> tuple[str, int | None]:
 
 def obstacles() -> Iterator[str]:
     """The words of every reason why ``sparse_step="always"`` is refused."""
-    path = PACKAGE / "architectures" / "topk_fields.py"
+    path = PACKAGE / "architectures" / "config.py"
     for method in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(method, ast.FunctionDef) and method.name == (
             "sparse_step_obstacle"
@@ -161,8 +159,6 @@ def test_every_refusal_of_a_combination_is_on_the_page() -> None:
 
 
 TOLD_BEFORE = (
-    # of a single value, or a question of the configuration's
-    "expected letters, digits and underscores",
     # the same as tokens that come out of order, told by the settings of a run
     "tokens would not come in order: a fraction of",
     # no combination: a batch of another shape
@@ -178,17 +174,17 @@ def later_refusals() -> Iterator[tuple[tuple[str, int], str]]:
     File and line of every ``raise InputError`` in training or linking, and its words.
 
     Those are in all functions of regularisers, mechanics, linking, and what the architectures do
-    in a step; but for ``check`` and the classes of values that it is given.
+    in a step; but for ``check`` and ``check_run``.
     """
     folders = [PACKAGE / "regularizers", PACKAGE / "mechanics"]
     paths = [path for folder in folders for path in folder.rglob("*.py")]
     steps = ("base.py", "pass_order.py", "sparse_step.py")
     paths += [PACKAGE / "architectures" / name for name in steps]
     for path in paths:
-        if path.name == "schedules.py":
-            continue
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(function, ast.FunctionDef) and function.name != "check":
+            if isinstance(function, ast.FunctionDef) and not function.name.startswith(
+                "check"
+            ):
                 yield from (
                     ((str(path), node.lineno), words_of(node))
                     for node in ast.walk(function)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sae_lens import TrainingSAE
 
 import saereg_plugin as sr
-from saereg_plugin.kernels import ActiveLatents
-from saereg_plugin.regularizers.temporal.difference import (
+from saereg_plugin.kernels.encode import ActiveLatents
+from saereg_plugin.regularizers.temporal_difference import (
     squared_differences,
     squared_differences_of_active,
 )
-from saereg_plugin.regularizers.temporal.order import without_starts
+from saereg_plugin.regularizers.token_order import without_starts
 from tests.kernels.test_selected import selected_from
 from tests.oracles import activation_penalty_oracle as oracle
 from tests.regularizers.synthetic import (

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import saereg_plugin as sr
-from saereg_plugin.metrics.vocabulary import ALIGNED_THRESHOLD, nearest_token
-from saereg_plugin.regularizers import VocabularyAnchor
-from saereg_plugin.regularizers.anchor_search import (
+from saereg_plugin import VocabularyAnchor
+from saereg_plugin.metrics.similarity import ALIGNED_THRESHOLD, nearest_token
+from saereg_plugin.regularizers.cosines import Directions
+from saereg_plugin.regularizers.vocabulary_anchor import (
     anchor_scores,
     nearest_tokens,
     score_tokens,
 )
-from saereg_plugin.regularizers.cosines import Directions
 from saereg_plugin.sources.embeddings import Vocabulary
 from tests.oracles import directional_oracle as oracle
 from tests.regularizers.directional import (

@@ -10,7 +10,7 @@ import torch
 from sae_lens.training.optim import get_lr_scheduler
 
 import saereg_plugin as sr
-from saereg_plugin.regularizers.weight_penalty import add_penalty_gradient, penalty
+from saereg_plugin.regularizers.weight_penalty import WeightNorm
 from tests.training import (
     ARCHITECTURES,
     D_SAE,
@@ -122,20 +122,17 @@ def test_gradient_is_that_of_finite_differences(
     # no entry within a step of 0, where |w| has a corner
     weight += 0.1 * weight.sign()
     mask = torch.tensor([True, False, True, True, False, True, True])[:, None]
-    choices: dict[str, Any] = {
-        "norm": norm,
-        "reduction": reduction,
-        "mask": mask if masked else None,
-    }
+    kept = mask if masked else None
+    penalty = WeightNorm(norm, reduction)
     gradient = torch.full_like(weight, 2.0)
-    add_penalty_gradient(gradient, weight, coefficient=0.3, **choices)
+    penalty.add_gradient(gradient, weight, kept, 0.3)
     h = 1e-6
     for row, column in itertools.product(range(7), range(5)):
         ends: list[torch.Tensor] = []
         for sign in (1, -1):
             moved = weight.clone()
             moved[row, column] += sign * h
-            ends.append(penalty(moved, **choices))
+            ends.append(penalty.value(moved, kept))
         slope = float(ends[0] - ends[1]) / (2 * h)
         added = float(gradient[row, column]) - 2
         assert added == pytest.approx(0.3 * slope, rel=1e-6, abs=1e-8)
@@ -199,7 +196,7 @@ def test_whole_step_agrees_with_finite_differences_in_float64(
 def test_value_is_exact_for_ten_million_weights(norm: Any) -> None:
     weight = torch.randn(16_384, 576, generator=torch.Generator().manual_seed(0))
     exact = torch.linalg.vector_norm(weight.double(), ord=1 if norm == "l1" else 2)
-    value = penalty(weight, norm=norm, reduction="sum")  # type: ignore[arg-type]
+    value = WeightNorm(norm, "sum").value(weight)
     wanted = float(exact**2 if norm == "l2" else exact)
     assert float(value) == pytest.approx(wanted, rel=1e-6)
 

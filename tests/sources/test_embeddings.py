@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from saereg_plugin import VocabularyAnchor
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
-from saereg_plugin.metrics.vocabulary import TokenAlignment, nearest_token
-from saereg_plugin.regularizers import VocabularyAnchor
+from saereg_plugin.metrics.similarity import TokenAlignment, nearest_token
 from saereg_plugin.sources.embeddings import (
     embedding_shape,
     find_embeddings,

@@ -234,6 +234,15 @@ def test_tokens_out_of_order_are_refused_with_the_group(
     assert str(caught.value).startswith("Group 'slow': temporal_difference: ")
 
 
+@pytest.mark.usefixtures("model_name")
+def test_a_group_of_one_seed_has_nobody_to_share_features_with() -> None:
+    shared = {"regularizers": [{"name": "mutual_features", "coefficient": 1.0}]}
+    groups = {"plain": {}, "shared": shared}
+    with pytest.raises(InputError, match="^Group 'shared': mutual_features pulls SAEs"):
+        expand(tiny_sweep(groups=groups, seeds=[0]))
+    assert len(expand(tiny_sweep(groups=groups, seeds=[0, 1]))) == 4
+
+
 def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(

@@ -24,7 +24,7 @@ import saereg_plugin as sr
 from eval_recipes.cli import app
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
-from saereg_plugin.metrics.vocabulary import nearest_token
+from saereg_plugin.metrics.similarity import nearest_token
 from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.registry import REGULARIZERS
 from saereg_plugin.releases.hashes import verify_files

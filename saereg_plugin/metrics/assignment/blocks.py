@@ -1,13 +1,21 @@
-"""Blocks of a matrix of all pairs, and their parts for threads."""
+"""Blocks of a matrix of all pairs, their parts for threads, and compiled loops."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
+import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 BLOCK_ELEMENTS = 1 << 24
 """Weights in one block: 64 MiB, twice (the product and its whole numbers)."""
 
@@ -32,3 +40,19 @@ def in_parts(work: _Part, length: int) -> None:
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, parts))
+
+
+def compiled(
+    function: Callable[_Parameters, _Result],
+) -> Callable[_Parameters, _Result]:
+    """
+    Compile a loop at its first call; it releases the interpreter's lock.
+
+    The machine code is kept on disk next to the module, or in the user's cache where
+    that is read-only. Where neither can be written to, every process compiles again.
+    """
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        # numba found no folder for its cache; it looks for one when it decorates
+        return numba.njit(nogil=True)(function)

@@ -6,8 +6,8 @@ For any prices v_j >= 0 of columns and any one-to-one matching M of weights S_ij
     sum_M S_ij <= sum_i max(0, max_j (S_ij - v_j)) + sum_j v_j,
 
 since every row gets at most its largest profit, and every price is paid at most once.
-The right-hand side is therefore a bound on the best total, whoever proposed the prices
-and by whatever method; what it exceeds a matching's total by is that matching's gap.
+The right-hand side is therefore a bound on the best total, wherever the prices come from.
+Its excess over a matching's total is the gap of that matching.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics.assignment.blocks import in_parts
-from saereg_plugin.metrics.assignment.heap import Ints, Longs
-from saereg_plugin.metrics.assignment.scan import NONE, scan_rows
+from saereg_plugin.metrics.assignment.blocks import Ints, Longs
+from saereg_plugin.metrics.assignment.scan import profitable
 from saereg_plugin.metrics.assignment.search import SINGLE
 from saereg_plugin.metrics.assignment.weights import (
     LARGEST,
@@ -35,7 +34,7 @@ from saereg_plugin.metrics.assignment.weights import (
 @dataclass(frozen=True)
 class Certificate:
     """
-    What prices prove about a matching.
+    Proof by prices of the quality of a matching.
 
     Attributes:
         total: similarity of all matched pairs.
@@ -88,7 +87,7 @@ def check(
     room: int = 1,
 ) -> Check:
     """
-    Look at every pair once.
+    Compute total and bound in one pass over all pairs.
 
     Args:
         weights: of all pairs [n_a, n_b].
@@ -101,7 +100,7 @@ def check(
     Raises:
         RuntimeError: if the bound is below the total, which a ``fault`` can cause.
     """
-    n_a, n_b = weights.shape
+    n_a, _ = weights.shape
     price = prices.astype(np.int32)
     floor = np.full(n_a, LARGEST) if promised is None else promised
     floor = floor.astype(np.int32)
@@ -110,32 +109,9 @@ def check(
     pairs: list[Longs] = []
     found: list[Ints] = []
     for rows, block in weights.blocks():
-        column_of = np.empty((len(block), room), np.int32)
-        weight_of = np.empty((len(block), room), np.int32)
-
-        def scan(
-            part: slice,
-            block: Ints = block,
-            first: int = rows.start,
-            column_of: Ints = column_of,
-            weight_of: Ints = weight_of,
-        ) -> None:
-            inside = slice(first + part.start, first + part.stop)
-            scan_rows(
-                block[part],
-                price,
-                floor[inside],
-                inside.start,
-                best[inside],
-                column_of[part],
-                weight_of[part],
-            )
-
-        in_parts(scan, len(block))
-        listed_row, place = np.nonzero(column_of != NONE)
-        column = column_of[listed_row, place].astype(np.int64)
-        pairs.append((listed_row + rows.start) * n_b + column)
-        found.append(weight_of[listed_row, place])
+        listed = profitable(block, rows, price, floor[rows], best[rows], room)
+        pairs.append(listed[0])
+        found.append(listed[1])
         (taken,) = np.nonzero(partner[rows] != SINGLE)
         matched[rows.start + taken] = block[taken, partner[rows][taken]]
     profit = np.maximum(best.astype(np.int64), 0)
@@ -157,9 +133,9 @@ def check(
 
 def fault(partner: Longs | Ints, n_a: int, n_b: int) -> str | None:
     """
-    Return what keeps partners from being a one-to-one matching of the whole smaller side.
+    Return the reason why partners are no one-to-one matching of the whole smaller side.
 
-    None if they are one. The bound is that of such matchings: it says nothing of others.
+    None if they are such a matching; the bound holds for such matchings only.
 
     >>> fault(np.array([1, 1]), 2, 2)
     'partner matches 2 rows of a to 1 rows of b; expected 2 to as many different ones.'
@@ -197,12 +173,11 @@ def certify(
     unit: bool = False,
 ) -> Certificate:
     """
-    Prove how good a matching of the rows of ``a`` and ``b`` is, from nothing but prices.
+    Prove the gap of a matching of the rows of ``a`` and ``b`` from its prices.
 
-    Computes all similarities anew, in blocks, and shares no result with the solver: a
-    wrong partner lowers the total, a wrong price raises the bound, and either shows as
-    a gap. Prices may be any numbers; they are clipped to what a price can be (0 to
-    ``LARGEST`` steps of the grid) and rounded to it, after which the bound holds.
+    Computes all similarities again, in blocks, and shares no result with the solver: a
+    wrong partner lowers the total, a wrong price raises the bound, and either shows as a
+    gap. The bound holds for any prices; they are clipped and rounded to the grid.
 
     Args:
         a: [n_a, d] rows.

@@ -1,11 +1,10 @@
-"""Passes over all pairs: the best profits of rows, and the best weights of columns."""
+"""Passes over all pairs: best profits of rows, best weights of columns."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from saereg_plugin.metrics.assignment.compiled import compiled
-from saereg_plugin.metrics.assignment.heap import Ints
+from saereg_plugin.metrics.assignment.blocks import Ints, Longs, compiled, in_parts
 
 _CHUNK = 256
 """Weights looked at together before any is looked at alone."""
@@ -15,6 +14,43 @@ _STRIDE = 40503
 
 NONE = -1
 """Stands where fewer candidates were found than there is room for."""
+
+
+def profitable(
+    block: Ints, rows: slice, prices: Ints, floor: Ints, best: Ints, room: int
+) -> tuple[Longs, Ints]:
+    """
+    List the pairs of a block whose profits are above a floor, with their weights.
+
+    Args:
+        block: [len(rows), n_b] weights.
+        rows: numbers of the block's rows.
+        prices: [n_b].
+        floor: [len(rows)] profits must be above this.
+        best: [len(rows)] written: the largest profit of each row.
+        room: pairs to list per row, the most profitable.
+
+    Returns:
+        ``row * n_b + column`` of each pair, and its weight.
+    """
+    column_of = np.empty((len(block), room), np.int32)
+    weight_of = np.empty((len(block), room), np.int32)
+
+    def scan(part: slice) -> None:
+        scan_rows(
+            block[part],
+            prices,
+            floor[part],
+            rows.start + part.start,
+            best[part],
+            column_of[part],
+            weight_of[part],
+        )
+
+    in_parts(scan, len(block))
+    row, place = np.nonzero(column_of != NONE)
+    pair = (row + rows.start) * block.shape[1] + column_of[row, place].astype(np.int64)
+    return pair, weight_of[row, place]
 
 
 @compiled
@@ -37,7 +73,7 @@ def scan_rows(
         weights: [rows, n_b].
         prices: [n_b].
         floor: [rows] profits must be above this to be listed.
-        first_row: number of the first row, which says where it begins.
+        first_row: number of the first row, from which its starting column follows.
         best: [rows] written: the largest profit.
         column_of: [rows, k] written: columns of the k largest profits above the
             floor, in no order, ``NONE`` after the last.

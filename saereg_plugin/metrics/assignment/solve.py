@@ -1,5 +1,5 @@
 """
-The exact assignment of large dictionaries: candidates, sparse optimum, proof, repeat.
+Exact assignment of large dictionaries: candidates, sparse optimum, proof, repeat.
 
 1. A pass over all pairs lists the k largest weights of every row and of every column.
 2. The heaviest matching of that sparse graph is found, with duals (``search``).
@@ -27,10 +27,11 @@ from saereg_plugin.metrics.assignment.certificate import (
     fault,
     relative,
 )
-from saereg_plugin.metrics.assignment.heap import Ints, Longs
-from saereg_plugin.metrics.assignment.scan import NONE, scan_columns, scan_rows
+from saereg_plugin.metrics.assignment.scan import NONE, profitable, scan_columns
 from saereg_plugin.metrics.assignment.search import (
     SINGLE,
+    Ints,
+    Longs,
     augment,
     bid,
     tighten,
@@ -42,6 +43,7 @@ CANDIDATES = 16
 """Pairs that each row and each column proposes in one pass."""
 
 
+_BIDS_PER_ROW = 20
 _LISTED = 1 << 24
 """Pairs that one pass may list at the most, for memory: 8 bytes each, twice."""
 
@@ -104,7 +106,11 @@ def assign(
         rounds += 1
         partner = state.completed()
         # the gap trusts nothing of the search: neither its partners nor its prices
-        _require_matching(partner, n_a, n_b)
+        wrong = fault(partner, n_a, n_b)
+        if wrong is not None:
+            raise RuntimeError(
+                f"The assignment's search gave no matching, which is a bug of it: {wrong}"
+            )
         steps = clipped(state.v)
         seen = check(weights, partner, steps, state.u, room=room)
         gap, share = _gap(seen, weights.grid, min(n_a, n_b))
@@ -132,15 +138,6 @@ def assign(
         room = _next_room(seen, room, n_a, n_b)
 
 
-def _require_matching(partner: Ints, n_a: int, n_b: int) -> None:
-    """Refuse what the bound would say nothing of."""
-    wrong = fault(partner, n_a, n_b)
-    if wrong is not None:
-        raise RuntimeError(
-            f"The assignment's search gave no matching, which is a bug of it: {wrong}"
-        )
-
-
 def _next_room(seen: Check, room: int, n_a: int, n_b: int) -> int:
     """
     Double the room of rows if most of those that listed pairs ran out of it.
@@ -161,7 +158,7 @@ def _gap(seen: Check, grid: Grid, pairs: int) -> tuple[float, float]:
 
 
 def _first_edges(weights: Weights, room: int) -> tuple[Edges, Ints, Ints]:
-    """List the largest weights of rows and columns; return the very largest, too."""
+    """List the largest weights of rows and columns; also return the largest of each."""
     n_a, n_b = weights.shape
     row_best = np.empty(n_a, np.int32)
     free: Ints = np.zeros(n_b, np.int32)
@@ -171,41 +168,23 @@ def _first_edges(weights: Weights, room: int) -> tuple[Edges, Ints, Ints]:
     pairs: list[Longs] = []
     found: list[Ints] = []
     for rows, block in weights.blocks():
-        first = rows.start
-        count = len(block)
-        best = row_best[rows]
-        floor = np.full(count, -1, np.int32)
-        column_of = np.empty((count, room), np.int32)
-        weight_of = np.empty((count, room), np.int32)
 
-        def by_rows(part: slice) -> None:
-            scan_rows(
-                block[part],
-                free,
-                floor[part],
-                first + part.start,
-                best[part],
-                column_of[part],
-                weight_of[part],
-            )
-
-        def by_columns(part: slice) -> None:
+        def by_columns(
+            part: slice, block: Ints = block, first: int = rows.start
+        ) -> None:
             scan_columns(block, first, part.start, part.stop, least, row_of, row_weight)
 
-        in_parts(by_rows, count)
+        floor = np.full(len(block), -1, np.int32)
+        listed = profitable(block, rows, free, floor, row_best[rows], room)
+        pairs.append(listed[0])
+        found.append(listed[1])
         in_parts(by_columns, n_b)
-        row, place = np.nonzero(column_of != NONE)
-        pairs.append((row + first) * n_b + column_of[row, place])
-        found.append(weight_of[row, place])
     column, place = np.nonzero(row_of != NONE)
     pairs.append(row_of[column, place].astype(np.int64) * n_b + column)
     found.append(row_weight[column, place])
     nothing = Edges(np.empty(0, np.int64), np.empty(0, np.int32))
     edges = nothing.merged(np.concatenate(pairs), np.concatenate(found))
     return edges, row_best, row_weight.max(axis=1)
-
-
-_BIDS_PER_ROW = 20
 
 
 class Edges(NamedTuple):
@@ -217,7 +196,7 @@ class Edges(NamedTuple):
     """[edges]."""
 
     def merged(self, pair: Longs, weight: Ints) -> Edges:
-        """Add pairs; of one that is there already, the weight stays."""
+        """Add pairs; pairs that are there already keep their weight."""
         pairs, first = np.unique(np.concatenate([self.pair, pair]), return_index=True)
         return Edges(pairs, np.concatenate([self.weight, weight])[first])
 
@@ -242,7 +221,7 @@ class State:
 
     def solve(self, edges: Edges) -> None:
         """
-        Find the heaviest matching of the graph, from what was the best of another one.
+        Find the heaviest matching of the graph, from the best matching of another graph.
 
         Afterwards u_i + v_j >= weight for every edge, with equality if matched, and
         the dual of every single row and column is 0: all are optimal.

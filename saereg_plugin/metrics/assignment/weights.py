@@ -4,12 +4,13 @@ Similarities as whole numbers, in blocks of rows.
 An assignment solved in floating point has duals that hold up to rounding. Here a
 similarity is rounded towards zero to a multiple of 2^-30 (|cos|) or 2^-29 (signed), and
 the solver works on those multiples. A float32 cosine of at least 2^-7 (or 2^-6) is such
-a multiple already; a smaller one moves by less than 1e-9 (2e-9). What is optimal for
-these weights is optimal exactly, and duals, totals and gaps are sums of integers.
+a multiple already; a smaller one moves by less than 1e-9 (2e-9). For these
+weights the optimum is exact, and duals, totals and gaps are sums of integers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,9 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics.assignment.blocks import in_parts, row_blocks
-from saereg_plugin.metrics.assignment.compiled import compiled
-from saereg_plugin.metrics.assignment.heap import Ints
+from saereg_plugin.metrics.assignment.blocks import Ints, compiled, in_parts, row_blocks
 from saereg_plugin.metrics.similarity import unit_rows
 
 LARGEST = 1 << 30
@@ -32,13 +31,17 @@ LARGEST = 1 << 30
 STORE_BYTES = 2 << 30
 """Weights up to this size (23,170 x 23,170) are kept, larger ones recomputed."""
 
+_MOST_EXPONENT = 1000
+"""Powers of two up to this, or down to its negative, leave float64 room for sums and steps."""
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
 class Grid:
     """
-    How whole numbers stand for similarities: similarity = (weight - shift) * step.
+    Whole numbers for similarities: similarity = (weight - shift) * step.
 
     ``shift`` makes every weight >= 0, which does not change the best full matching
     of the smaller side.
@@ -62,7 +65,7 @@ class Weights(Protocol):
 
     @property
     def grid(self) -> Grid:
-        """What the weights stand for."""
+        """The grid of the weights."""
         ...
 
     def blocks(self) -> Iterator[tuple[slice, Ints]]:
@@ -146,7 +149,7 @@ class RowWeights:
         Return the weights of some rows and columns, as they are here where they are kept.
 
         Kept weights move over block by block, so that no memory is needed for both; a
-        later pass here computes them anew.
+        later pass here computes them again.
 
         Args:
             ids_a, ids_b: numbers of rows and of columns, ascending.
@@ -245,3 +248,46 @@ def _aligned(rows: Tensor) -> Tensor:
     if missing == 0 and begins and rows.is_contiguous():
         return rows
     return torch.nn.functional.pad(rows, (0, missing)).contiguous()
+
+
+class DenseWeights:
+    """Weights of a given similarity matrix, scaled to the grid by a power of two."""
+
+    def __init__(self, similarity: Tensor) -> None:
+        """
+        Take a matrix [n_a, n_b]; of float64 no digit is lost before the grid.
+
+        Raises:
+            InputError: if it is no matrix, holds NaN or infinity, or has its largest
+                entry outside of 2^-1000 to 2^1000.
+        """
+        require_finite(similarity, "similarity")
+        exact = torch.float32 if similarity.dtype in _FLOATS else torch.float64
+        self._matrix = similarity.detach().cpu().to(exact).contiguous()
+        self.shape = (similarity.shape[0], similarity.shape[1])
+        low, high = (
+            (float(bound) for bound in torch.aminmax(self._matrix))
+            if self._matrix.numel()
+            else (0.0, 0.0)
+        )
+        half = 0 if low >= 0 else LARGEST // 2
+        # 2^exponent is the least power of two that is at least the largest entry
+        mantissa, exponent = math.frexp(max(-low, high))
+        self._exponent = exponent - (mantissa == 0.5)
+        if abs(self._exponent) > _MOST_EXPONENT:
+            raise InputError(
+                f"The largest entry of similarity is {max(-low, high):g} in size; expected "
+                f"0 or 2^-{_MOST_EXPONENT} to 2^{_MOST_EXPONENT} (about 1e-301 to 1e301). "
+                "Scale the matrix: the best matching stays the same."
+            )
+        self.grid = Grid(
+            step=math.ldexp(1, self._exponent) / (LARGEST - half), shift=half
+        )
+
+    def blocks(self) -> Iterator[tuple[slice, Ints]]:
+        """Yield the blocks, see ``Weights``."""
+        for rows in row_blocks(*self.shape):
+            # in float64: a power of two may be outside of float32's range
+            scaled = np.ldexp(self._matrix[rows].double().numpy(), -self._exponent)
+            scaled *= LARGEST - self.grid.shift
+            yield rows, scaled.astype(np.int32) + np.int32(self.grid.shift)

@@ -26,7 +26,7 @@ from eval_recipes.vocabulary.output import (
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
-from saereg_plugin.metrics.vocabulary import (
+from saereg_plugin.metrics.similarity import (
     ALIGNED_THRESHOLD,
     TokenAlignment,
     aligned_mask,

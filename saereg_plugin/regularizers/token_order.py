@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from saereg_plugin.config import RunSettings
 from saereg_plugin.errors import InputError
 
 _IN_ORDER = (
@@ -18,25 +18,9 @@ _MOST_SPREAD = 0.05
 is 0 in order and about 1 if shuffled; rounding costs 1e-5 (whitening) to 0.03 (bfloat16)."""
 
 
-@dataclass(frozen=True)
-class OrderSettings:
-    """What a run's settings say about the order of its tokens, before there are any."""
-
-    context_size: int
-    batch_size: int
-    """Tokens of a training batch."""
-    mixing_fraction: float
-    """Share of the activation buffer kept back for shuffling; 0 serves them in order."""
-    prepend_bos: bool = True
-    exclude_special_tokens: bool | list[int] = False
-    seqpos_slice: tuple[int | None, ...] = (None,)
-
-
-def require_order_settings(
-    settings: OrderSettings, given: int | None, name: str
-) -> None:
+def require_order_settings(settings: RunSettings, given: int | None, name: str) -> None:
     """
-    Refuse a run whose settings already say that its batches are not contexts in order.
+    Refuse a run with settings under which batches are not contexts in order.
 
     ``require_token_order`` proves the same from the data, once the model is loaded.
 
@@ -44,9 +28,6 @@ def require_order_settings(
         settings: of the run.
         given: the regulariser's own ``context_size``.
         name: of the regulariser, for messages.
-
-    Raises:
-        InputError: naming the setting that is wrong.
     """
     size = context_size_of(settings, given, name)
     _require_whole_contexts(settings.batch_size, size, name)
@@ -59,11 +40,11 @@ def require_order_settings(
 
 def context_size_of(metadata: Any, given: int | None, name: str) -> int:
     """
-    Return the context size, if contexts are whole and begin with BOS.
+    Return the context size; refuse contexts that are not whole or do not begin with BOS.
 
     Args:
-        metadata: the SAE's, as SAELens' runner fills it (what it lacks is not held
-            against it), or ``OrderSettings``.
+        metadata: the SAE's, as SAELens' runner fills it (missing values are not refused),
+            or ``RunSettings``.
         given: the size to take if the metadata has none.
         name: of the regulariser, for messages.
 
@@ -191,8 +172,8 @@ def crossing_pairs(contexts: torch.Tensor, separator: int) -> tuple[int, int]:
         separator: id of the token that begins a document.
 
     Returns:
-        How many pairs (t - 1, t) with t >= 2 have the separator at t, and how many pairs
-        there are: position 0 is in none.
+        The number of pairs (t - 1, t) with t >= 2 that have the separator at t, and the
+        number of all pairs: position 0 is in none.
     """
     crossing = crosses_documents(contexts, separator)
     return int(crossing.sum()), contexts.shape[0] * max(contexts.shape[1] - 2, 0)

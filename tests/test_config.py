@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import saereg_plugin as sr
-from saereg_plugin.mechanics.schedules import Anneal
+from saereg_plugin.config import Anneal
 
 coefficients = st.floats(0, 1e3, allow_subnormal=False)
 lengths = st.integers(1, 10_000)

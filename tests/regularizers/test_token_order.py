@@ -10,8 +10,7 @@ import torch
 from sae_lens import TrainingSAE
 
 import saereg_plugin as sr
-from saereg_plugin.regularizers import OrderSettings
-from saereg_plugin.regularizers.temporal.order import crossing_pairs, start_spread
+from saereg_plugin.regularizers.token_order import crossing_pairs, start_spread
 from tests.regularizers.synthetic import CONTEXT, in_batches, small_sae, token_data
 from tests.training import (
     assert_same_state,
@@ -115,19 +114,21 @@ def test_settings_are_refused_before_there_are_tokens(
     changes: dict[str, Any], message: str
 ) -> None:
     good: dict[str, Any] = {
+        "sae": ordered_sae().cfg,
+        "model_name": "gpt2",
         "context_size": CONTEXT,
         "batch_size": BATCH,
         "mixing_fraction": 0.0,
     }
     regularizer = sr.TemporalDifference(label="slow")
-    regularizer.check_order(OrderSettings(**good))
+    regularizer.check_run(sr.RunSettings(**good))
     with pytest.raises(sr.InputError, match=f"^slow: .*{message}"):
-        regularizer.check_order(OrderSettings(**{**good, **changes}))
+        regularizer.check_run(sr.RunSettings(**{**good, **changes}))
     other = sr.TemporalDifference(context_size=CONTEXT + 1)
     with pytest.raises(
         sr.InputError, match="context_size is 9, but the SAE's metadata"
     ):
-        other.check_order(OrderSettings(**good))
+        other.check_run(sr.RunSettings(**good))
 
 
 @pytest.mark.parametrize("seqpos_slice", [None, (None,), [None], (0, None), (CONTEXT,)])

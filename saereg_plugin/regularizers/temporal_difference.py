@@ -12,14 +12,13 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
+from saereg_plugin.config import RegularizerConfig, RunSettings
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense
-from saereg_plugin.kernels import ActiveLatents
+from saereg_plugin.kernels.encode import ActiveLatents
 from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.activation_penalty import BatchReduction
-from saereg_plugin.regularizers.base import RegularizerConfig
-from saereg_plugin.regularizers.temporal.order import (
-    OrderSettings,
+from saereg_plugin.regularizers.token_order import (
     context_size_of,
     require_order_settings,
     require_token_order,
@@ -27,6 +26,7 @@ from saereg_plugin.regularizers.temporal.order import (
 )
 
 AverageStart = Literal["zero", "first_loss"]
+_ENTRIES = 2**18
 
 
 @register_regularizer("temporal_difference")
@@ -57,6 +57,7 @@ class TemporalDifference(RegularizerConfig):
     """
 
     needs_all_pre_activations: ClassVar[bool] = False
+    needs_token_order: ClassVar[bool] = True
 
     decay: float = 0.99
     sharpness: float = 5.0
@@ -89,13 +90,8 @@ class TemporalDifference(RegularizerConfig):
                 "left. Add their coefficients."
             )
 
-    def check_order(self, settings: OrderSettings) -> None:
-        """
-        Refuse a run whose settings shuffle tokens or cut contexts; needs no model.
-
-        Raises:
-            InputError: naming the setting.
-        """
+    @override
+    def check_run(self, settings: RunSettings) -> None:
         require_order_settings(settings, self.context_size, self.label or self.name)
 
     @override
@@ -105,10 +101,10 @@ class TemporalDifference(RegularizerConfig):
 
 class TemporalDifferenceModule(Component):
     """
-    The temporal difference at work.
+    The temporal difference in training.
 
-    A forward pass computes the new running average of the error; the optimiser's step
-    makes it the old one, so passes without a step count nothing.
+    A forward pass computes the new running average of the error, and the optimiser's step
+    keeps it, so passes without a step count nothing.
     """
 
     average_loss: torch.Tensor
@@ -123,7 +119,6 @@ class TemporalDifferenceModule(Component):
         self._n_contexts = 0
         self._may_cross = 0.0
         self._next_average: torch.Tensor | None = None
-        self._logged: dict[str, torch.Tensor | float] = {}
 
     @override
     def setup(self, sae: TrainingSAE[Any]) -> None:
@@ -156,7 +151,7 @@ class TemporalDifferenceModule(Component):
         pairs = self._n_contexts * (length - 1)
         coefficient = self.cfg.schedule.value(self.cfg.coefficient, step.index)
         self._next_average = average
-        self._logged = {
+        self.logged = {
             "coefficient": coefficient,
             "alpha": alpha,
             "average_loss": average,
@@ -178,18 +173,11 @@ class TemporalDifferenceModule(Component):
         return torch.sigmoid(self.cfg.sharpness * (average - error)), average
 
     @override
-    def metrics(self) -> dict[str, torch.Tensor | float]:
-        return self._logged
-
-    @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._next_average is not None:
             self.average_loss.copy_(self._next_average)
             self.started.fill_(1)
             self._next_average = None
-
-
-_ENTRIES = 2**18
 
 
 def squared_differences(acts: torch.Tensor, length: int) -> torch.Tensor:
@@ -240,7 +228,7 @@ def _differences(acts: torch.Tensor, length: int) -> Iterator[tuple[int, torch.T
     n_pairs = acts.shape[0] - 1
     block = max(1, n_pairs)
     if acts.device.type == "cpu":
-        # what several operations make of a block stays in the cache
+        # the results of several operations on a block stay in the cache
         block = max(1, _ENTRIES // acts.shape[1])
     dtype = _float_of(acts)
     for start in range(0, n_pairs, block):

@@ -1,1 +1,0 @@
-"""Differences between the codes of neighbouring tokens."""
