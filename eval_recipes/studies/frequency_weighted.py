@@ -85,13 +85,13 @@ def _plan(scale: Scale) -> Plan:
 def _claims(_: Scale) -> Sequence[Claim]:
     found: list[Claim] = []
     for beta in BETAS:
-        both = {"group": f"beta{beta:g}", "other": "standard"}
+        group = f"beta{beta:g}"
         found += [
-            OVER_10.claim(direction="lower", beside=L0, **both),
-            OVER_1.claim(direction="lower", beside=L0, **both),
-            KL_SCORE.claim(direction="not_lower", margin=0.01, beside=L0, **both),
-            VARIANCE.claim(direction="not_lower", margin=0.01, beside=L0, **both),
-            L0.claim(direction="lower", **both),
+            OVER_10.claim(group, "lower", "standard", beside=L0),
+            OVER_1.claim(group, "lower", "standard", beside=L0),
+            KL_SCORE.claim(group, "not_lower", "standard", margin=0.01, beside=L0),
+            VARIANCE.claim(group, "not_lower", "standard", margin=0.01, beside=L0),
+            L0.claim(group, "lower", "standard"),
         ]
     return found
 

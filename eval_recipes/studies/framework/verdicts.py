@@ -96,7 +96,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     # takes a second to import
     from statsmodels.stats.multitest import multipletests
 
-    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    if not p_values:
+        return []
+    corrected: Any = multipletests(p_values, method="holm")[1]
+    return corrected.tolist()
 
 
 Direction = Literal["higher", "lower", "not_lower", "not_higher"]
