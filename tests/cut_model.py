@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -12,9 +15,16 @@ from saereg_plugin.sources import models
 
 
 @cache
-def _parent() -> TemporaryDirectory[str]:
-    """A folder that is removed when the process ends."""
-    return TemporaryDirectory(prefix="saereg-tests-")
+def _parent() -> Path:
+    """A folder that is removed when the process ends; forks of the process leave it."""
+    folder = Path(mkdtemp(prefix="saereg-tests-"))
+    atexit.register(_remove, folder, os.getpid())
+    return folder
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder)
 
 
 @cache
@@ -26,7 +36,7 @@ def cut_model() -> Path:
     loads four layers five times faster than thirty.
     """
     whole = models.ensure("smollm2-135m-instruct")
-    folder = Path(_parent().name) / "smollm2-of-four-layers"
+    folder = _parent() / "smollm2-of-four-layers"
     config = AutoConfig.from_pretrained(whole, num_hidden_layers=4)
     cut = AutoModelForCausalLM.from_pretrained(whole, config=config)
     cut.save_pretrained(folder)

@@ -122,4 +122,4 @@ def test_harmless_calls_are_left_alone(source: str) -> None:
 
 
 def test_both_packages_are_read() -> None:
-    assert {path.name for path in FILES} >= {"manifest.py", "upstream.py", "cli.py"}
+    assert {path.name for path in FILES} >= {"release.py", "upstream.py", "cli.py"}

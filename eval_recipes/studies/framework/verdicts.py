@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from eval_recipes.results.differences import Values, listed_values
 from eval_recipes.statistics.interval import NO_VARIATION, Interval
@@ -87,19 +87,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     Return Holm's corrected p-values, in the order given.
 
-    Rejecting those below a level keeps the chance of any false rejection below that level,
-    however the p-values depend on each other.
+    The i-th smallest of m (from 0) is multiplied by m - i, at most 1, and never less than a
+    smaller one's. Rejecting those below a level keeps the chance of any false rejection below
+    that level, however the p-values depend on each other.
 
     >>> holm([0.04, 0.01, 0.03])
     [0.06, 0.03, 0.06]
     """
-    # takes a second to import
-    from statsmodels.stats.multitest import multipletests
-
-    if not p_values:
-        return []
-    corrected: Any = multipletests(p_values, method="holm")[1]
-    return corrected.tolist()
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
+        corrected[place] = largest
+    return corrected
 
 
 Direction = Literal["higher", "lower", "not_lower", "not_higher"]
