@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pydantic import Field
+
 from saereg_plugin.errors import InputError
+from saereg_plugin.sweeps.config import checked_dataclass
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 """The environment variable with the key: the only place it is taken from."""
@@ -20,42 +21,41 @@ _ACCOUNT = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class JudgeConfig:
-    """A judge behind an OpenAI-compatible server; raises InputError for unusable values."""
+    """A chat model behind an OpenAI-compatible server; raises InputError for unusable values."""
 
     model: str
     """Name of the model, as the server knows it."""
 
     base_url: str | None = None
-    """Address up to and with ``/v1``; None takes OPENAI_BASE_URL, else OpenAI's own, and so
-    does an OPENAI_BASE_URL that is set to nothing."""
+    """Address up to and with ``/v1``; None or an empty OPENAI_BASE_URL takes OpenAI's."""
 
-    temperature: float | None = None
+    temperature: float | None = Field(default=None, ge=0)
     """Sampling temperature; None leaves it to the server."""
 
-    concurrency: int = 8
+    concurrency: int = Field(default=8, ge=1)
     """Requests under way at once."""
 
-    timeout_seconds: float = 60.0
-    """How long one attempt may take, from the start to the last byte of the reply."""
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    """Longest duration of one attempt, from the start to the last byte of the reply."""
 
-    attempts: int = 6
+    attempts: int = Field(default=6, ge=1)
     """How often a request is sent before it counts as failed."""
 
-    backoff_seconds: float = 1.0
+    backoff_seconds: float = Field(default=1.0, ge=0)
     """Longest wait before the second attempt; doubles with each further one."""
 
-    max_wait_seconds: float = 120.0
+    max_wait_seconds: float = Field(default=120.0, ge=0)
     """Longest wait between attempts; a server that asks for more counts as failed."""
 
-    max_failures: int = 3
-    """Failed requests in a row after which no further one is sent."""
+    max_failures: int = Field(default=3, ge=1)
+    """Failed requests in a row after which no further request is sent."""
 
-    max_calls: int | None = None
+    max_calls: int | None = Field(default=None, ge=1)
     """Requests that may be sent, repeated ones included; None is no limit."""
 
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
     """Tokens that may be used, of requests and replies; None is no limit."""
 
     seed: int = 0
@@ -67,21 +67,6 @@ class JudgeConfig:
                 "No judge model was named; expected the name of a model that the server "
                 "at the judge's base URL serves."
             )
-        for name in ("model", "base_url"):
-            value = getattr(self, name)
-            if not isinstance(value, str | None):
-                raise InputError(f"Judge setting {name!r} is {value!r}; expected text.")
-        for name in ("concurrency", "attempts", "max_failures"):
-            _require(name, getattr(self, name), whole=True, least=1)
-        for name in ("max_calls", "max_tokens"):
-            if getattr(self, name) is not None:
-                _require(name, getattr(self, name), whole=True, least=1)
-        for name in ("timeout_seconds", "backoff_seconds", "max_wait_seconds"):
-            _require(name, getattr(self, name), whole=False, least=0)
-        if not self.timeout_seconds:
-            raise InputError("Judge setting 'timeout_seconds' is 0; expected more.")
-        if self.temperature is not None:
-            _require("temperature", self.temperature, whole=False, least=0)
         self._check_url()
 
     @property
@@ -125,20 +110,6 @@ class JudgeConfig:
 
 def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
-
-
-def _require(name: str, value: object, *, whole: bool, least: int) -> None:
-    kinds = (int,) if whole else (int, float)
-    if (
-        isinstance(value, kinds)
-        and not isinstance(value, bool)
-        and least <= value < math.inf
-    ):
-        return
-    kind = "whole number" if whole else "finite number"
-    raise InputError(
-        f"Judge setting {name!r} is {value!r}; expected a {kind} of at least {least}."
-    )
 
 
 def read_key() -> str:
