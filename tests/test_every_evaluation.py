@@ -212,9 +212,31 @@ def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> No
         },
         {"eval_config": {**record["eval_config"], "surplus": 1}},
     ]
+    required = strict_numbers(metrics, schema)
+    assert required
+    wrong += [
+        {"eval_result_metrics": {**metrics, group: {**metrics[group], field: None}}}
+        for group, field in required
+    ]
     for change in wrong:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**record, **change}, schema)
+
+
+def strict_numbers(metrics: Any, schema: Any) -> list[tuple[str, str]]:
+    """Categories and fields of metrics that must have a number."""
+    definitions = schema["$defs"]
+
+    def definition(reference: Any) -> Any:
+        return definitions[reference["$ref"].rpartition("/")[2]]
+
+    groups = definition(schema["properties"]["eval_result_metrics"])["properties"]
+    return [
+        (group, field)
+        for group in metrics
+        for field, about in definition(groups[group])["properties"].items()
+        if about.get("type") in ("number", "integer") and field in metrics[group]
+    ]
 
 
 def schema_of(name: str) -> Any:

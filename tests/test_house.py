@@ -43,6 +43,7 @@ ALONE = {
 """Short modules with a single importer that stay, and why."""
 EVALUATION = ("main", "options", "output")
 """Modules that the folder of every evaluation has, however short."""
+MOST_WORDS = 12
 QUESTIONS = ("What", "Which", "How", "Where", "Who")
 
 
@@ -56,27 +57,28 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(tree: ast.AST) -> Iterator[ast.ImportFrom]:
-    """Every import at run time, in functions as well; those for type checkers are none."""
+def imported(tree: ast.AST, *, types: bool) -> Iterator[str]:
+    """Every imported name, also in functions; those for type checkers alone if ``types``."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        checked = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if checked and not types:
             continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom):
-            yield node
-        yield from imported(node)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from imported(node, types=types)
 
 
 @cache
-def arrows() -> dict[str, set[str]]:
+def arrows(*, types: bool = False) -> dict[str, set[str]]:
     """Modules that each module imports."""
     found: dict[str, set[str]] = defaultdict(set)
     for name, path in modules().items():
-        for node in imported(ast.parse(path.read_text(encoding="utf-8"))):
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                target = inner if inner in modules() else str(node.module)
-                if target in modules() and target != name:
-                    found[name].add(target)
+        for inner in imported(ast.parse(path.read_text(encoding="utf-8")), types=types):
+            target = inner if inner in modules() else inner.rpartition(".")[0]
+            if target in modules() and target != name:
+                found[name].add(target)
     return found
 
 
@@ -90,7 +92,6 @@ def test_no_circle_of_imports() -> None:
     while ready := {name for name in left if arrows()[name] <= free}:
         free |= ready
         left -= ready
-    # a package's __init__ is imported with each of its modules
     assert left == set()
 
 
@@ -98,7 +99,7 @@ def test_arrows_run_down() -> None:
     rank = {name: number for number, rooms in enumerate(ORDER) for name in rooms}
     up = [
         (name, target)
-        for name, targets in arrows().items()
+        for name, targets in arrows(types=True).items()
         for target in targets
         if name.startswith("eval_recipes.") and target.startswith("eval_recipes.")
         if room(name) != room(target) and rank[room(name)] >= rank[room(target)]
@@ -106,7 +107,7 @@ def test_arrows_run_down() -> None:
     assert up == []
     assert not [
         (name, target)
-        for name, targets in arrows().items()
+        for name, targets in arrows(types=True).items()
         for target in targets
         if name.startswith("saereg_plugin") and target.startswith("eval_recipes")
     ]
@@ -128,6 +129,7 @@ def test_docstring_names_the_module(name: str) -> None:
     first = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
     assert first, name
     assert not first.startswith(QUESTIONS), first
+    assert len(first.split()) <= MOST_WORDS, first
 
 
 def test_short_modules_have_several_importers() -> None:

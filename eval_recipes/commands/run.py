@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from eval_recipes.commands.console import FAILED, open_console, print_outcome
+from eval_recipes.registry import RECIPES
 
 
 def run(
@@ -20,9 +21,7 @@ def run(
     ),
     evals: Annotated[
         str,
-        typer.Option(
-            help="Evaluations, separated by commas; 'saereg-bench list' names them."
-        ),
+        typer.Option(help=f"Evaluations, separated by commas: {', '.join(RECIPES)}."),
     ] = "core,cross_seed",
     sae_id: Annotated[
         list[str] | None,
@@ -197,7 +196,7 @@ def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
     import json
 
     from eval_recipes.chat.options import ChatOptions
-    from eval_recipes.registry import RECIPES, load_evaluation
+    from eval_recipes.registry import load_evaluation
 
     judged = [
         name

@@ -80,12 +80,10 @@ class CrossSeedEvaluation(Evaluation[CrossSeedEvalConfig]):
             for seed, sae in group.saes.items():
                 if sae.subject.sae_id in lost:
                     continue
-                output = TableOutput(
-                    TABLE_SUFFIX,
-                    stability_table(group, seed),
-                    partial(_output, measured, name, seed, options, report),
-                )
+                build = partial(_output, measured, name, seed, options, report)
                 try:
+                    table = stability_table(group, seed)
+                    output = TableOutput(TABLE_SUFFIX, table, build)
                     self.write(context, sae.subject, output)
                 except Exception as error:
                     failures.append(_failure(sae.subject, error))

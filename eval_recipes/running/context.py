@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import default_artifacts
 from eval_recipes.running.model_cache import ModelCache
 
-if TYPE_CHECKING:
-    from eval_recipes.chat import Budget
-
 
 @dataclass
 class RunContext:
     """
-    Everything a recipe may ask for. Costly parts are computed once, on first use.
+    Everything that an evaluation may ask for. Costly parts are computed once, on first use.
 
     Attributes:
         subjects: the SAEs to evaluate.
-        out: folder of the results; a recipe writes ``out/<eval>/...`` only.
+        out: folder of the results; an evaluation writes ``out/<eval>/...`` only.
         corpus: name, folder or hub path of the text (``saereg_plugin.sources.corpora``).
         heldout_tokens: tokens of held-out text used for explained variance, L0, alive.
         context_size: tokens in one context; None takes each SAE's own.
@@ -33,9 +30,9 @@ class RunContext:
             of the same shape from the sae-probes wheel; scores are not comparable).
         artifacts: folder of what is kept between runs (``eval_recipes.running.artifacts``).
         memory_gib: bound on the activations that an evaluation holds in memory.
-        options: settings of single recipes, by recipe name.
-        models: the language model in memory, shared by all recipes.
-        judge_budget: of steering's chat model, where several runs share one; None gives each run
+        options: settings of single evaluations, by name.
+        models: the language model in memory, shared by all evaluations.
+        judge_budget: an ``eval_recipes.chat.Budget`` that several runs share; None gives each run
             its own, by its options. It decides no result and is in no key.
         whole: the run's context, of which this one has a part of the subjects.
         measured: figures that evaluations share, computed on first use (``heldout_of``).
@@ -55,7 +52,7 @@ class RunContext:
     memory_gib: float = 4.0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: ModelCache = field(default_factory=ModelCache)
-    judge_budget: Budget | None = None
+    judge_budget: Any = None
     whole: RunContext | None = field(default=None, init=False)
     measured: dict[str, Any] = field(default_factory=dict, init=False)
 

@@ -141,7 +141,9 @@ def parse_options(
     known = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
     for name in given:
         if name not in known:
-            raise InputError(f"Unknown {eval} option {name!r}. {suggest(name, known)}")
+            raise InputError(
+                f"Unknown {eval} option {name!r}. {suggest(str(name), known)}"
+            )
         if name in run_decides:
             of = run_decides[name]
             raise InputError(
@@ -149,7 +151,7 @@ def parse_options(
                 f"expected it for all of it: --{of.replace('_', '-')} (RunContext.{of})."
             )
     check_sizes(eval, given)
-    text = to_json({**shared, **given})
+    text = to_json({**shared, **given}, fallback=repr)
     try:
         return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:

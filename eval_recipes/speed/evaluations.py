@@ -308,7 +308,7 @@ def run_upstream(
 
     Args:
         eval: a key of ``UPSTREAM``.
-        config: upstream's own settings, as the result of our recipe holds them.
+        config: upstream's own settings, as the result of our evaluation holds them.
         selected: release and id of each SAE.
         context: text, data type, device and seed.
     """

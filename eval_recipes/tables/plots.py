@@ -117,6 +117,8 @@ def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
     import plotly.express as px
 
     n_rows, n_columns = _grid(len(drawn))
+    # two evaluations may give one title to their metrics
+    titles = {metric.full_name: _title(metric) for metric in drawn}
     points_ = pd.concat([_page_rows(*item) for item in drawn.items()])
     shared: dict[str, Any] = {
         "x": "l0",
@@ -124,7 +126,7 @@ def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
         "color": "kind",
         "facet_col": "metric",
         "facet_col_wrap": n_columns,
-        "category_orders": {"kind": _kinds(drawn), "metric": [*map(_title, drawn)]},
+        "category_orders": {"kind": _kinds(drawn), "metric": [*titles]},
         "color_discrete_sequence": COLOURS,
     }
     figure: Any = px.line(points_[points_["front"]], **shared)
@@ -142,7 +144,9 @@ def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
         hovertemplate="%{hovertext}<br>L0 %{x:.4g}<br>%{y:.4g}<extra></extra>",
     )
     figure.add_traces(dots.data)
-    figure.for_each_annotation(lambda it: it.update(text=it.text.partition("=")[2]))
+    figure.for_each_annotation(
+        lambda it: it.update(text=titles[it.text.partition("=")[2]])
+    )
     figure.update_yaxes(matches=None, showticklabels=True, title_text=None)
     figure.update_xaxes(matches=None, showticklabels=True, title_text=L0.title)
     for number, rows in enumerate(drawn.values()):
@@ -162,7 +166,7 @@ def _page_rows(metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
     marks = [DAGGER if outdated else "" for outdated in rows["outdated"]]
     kinds = zip(*(rows[name] for name in KIND))
     return rows.assign(
-        metric=_title(metric),
+        metric=metric.full_name,
         kind=[kind_label(*kind) for kind in kinds],
         below=below,
         above=above,

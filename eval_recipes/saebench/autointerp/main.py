@@ -97,7 +97,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
 
     def key(self, context: RunContext, options: AutoInterpOptions) -> dict[str, Any]:
         """Return the settings that a result depends on, and the prompts."""
-        return key(options, options.judge_config(seed=context.seed).url)
+        return key(options, seed=context.seed)
 
     @contextmanager
     def opened(self, context: RunContext, options: AutoInterpOptions) -> Iterator[None]:

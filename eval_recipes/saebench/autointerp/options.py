@@ -104,7 +104,7 @@ def prompts_identity() -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def key(options: AutoInterpOptions, url: str) -> dict[str, Any]:
+def key(options: AutoInterpOptions, *, seed: int) -> dict[str, Any]:
     """
     Return the settings that a result depends on, and the prompts.
 
@@ -113,13 +113,18 @@ def key(options: AutoInterpOptions, url: str) -> dict[str, Any]:
 
     Args:
         options: the settings.
-        url: address that requests go to.
+        seed: of the run.
+
+    Raises:
+        InputError: for an impossible address, where a judge is asked.
     """
     values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
     chosen = {name: value for name, value in values.items() if name not in PACING}
     if options.latents is not None:
         del chosen["n_latents"]
     if options.explainer == "judge":
+        # the address may come from the environment
+        url = options.judge_config(seed=seed).url
         return {**chosen, "judge_base_url": url, "prompts": prompts_identity()}
     return {k: v for k, v in chosen.items() if k not in _IDLE_WITH_TOKENS}
 

@@ -72,7 +72,7 @@ def output_of(
 
     Args:
         context: the run.
-        options: the recipe's settings.
+        options: settings of the evaluation.
         config: upstream's settings.
         subject: which SAE.
         sae: the SAE itself.

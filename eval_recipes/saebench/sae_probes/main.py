@@ -105,7 +105,8 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
                 random_seed=context.seed,
                 dataset_names=list(options.datasets),
                 reg_type=options.reg_type,
-                setting=options.setting,
+                # SAEBench collects the results of no other balance of classes
+                setting="normal",
                 ks=list(options.ks),
                 # Results of an SAE are never kept: upstream knows them by names only.
                 results_path=str(Path(folder) / "results"),

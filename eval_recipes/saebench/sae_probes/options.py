@@ -43,9 +43,6 @@ class SaeProbesOptions:
     reg_type: Literal["l1", "l2"] = "l1"
     """Penalty of the probes on latents; upstream's default is "l1"."""
 
-    setting: Literal["normal"] = "normal"
-    """Balance of the classes. SAEBench reads only the results of "normal"."""
-
 
 def resolved(options: SaeProbesOptions) -> SaeProbesOptions:
     """

@@ -1,4 +1,4 @@
-"""Explanations of chosen latents: read from a result, or made by the recipe autointerp."""
+"""Explanations of chosen latents: read from a result, or made by autointerp."""
 
 from __future__ import annotations
 

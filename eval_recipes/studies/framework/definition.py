@@ -197,7 +197,7 @@ class Stage:
     Attributes:
         name: of the release's folder and of the results'.
         sweep: makes the sweep from the results of the stages before it (tidy table).
-        evals: recipes, as ``saereg-bench run`` names them.
+        evals: names of evaluations, as for ``saereg-bench run``.
         in_table: whether its groups are rows of the study's table; a stage that only
             chooses settings is shown apart.
         choice: made when the stage is evaluated, from the tidy table.

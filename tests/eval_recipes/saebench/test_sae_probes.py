@@ -271,7 +271,7 @@ def test_scores_agree_with_counting_pairs():
         ({"ks": [1, 1]}, "each k once"),
         ({"ks": [3]}, "is 3; expected 1, 2, 5, 10, 20, 50 or 100"),
         ({"reg_type": "l3"}, "'l1' or 'l2'"),
-        ({"setting": "scarcity"}, "expected 'normal'"),
+        ({"setting": "scarcity"}, "Unknown sae_probes option 'setting'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str):
