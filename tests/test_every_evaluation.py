@@ -212,31 +212,30 @@ def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> No
         },
         {"eval_config": {**record["eval_config"], "surplus": 1}},
     ]
-    required = strict_numbers(metrics, schema)
-    assert required
+    config = record["eval_config"]
+    settings = strict_numbers(config, schema["properties"]["eval_config"], schema)
+    assert settings
+    wrong += [{"eval_config": {**config, field: None}} for field in settings]
+    groups = definition(schema["properties"]["eval_result_metrics"], schema)
     wrong += [
-        {"eval_result_metrics": {**metrics, group: {**metrics[group], field: None}}}
-        for group, field in required
+        {"eval_result_metrics": {**metrics, group: {**values, field: None}}}
+        for group, values in metrics.items()
+        for field in strict_numbers(values, groups["properties"][group], schema)
     ]
     for change in wrong:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**record, **change}, schema)
 
 
-def strict_numbers(metrics: Any, schema: Any) -> list[tuple[str, str]]:
-    """Categories and fields of metrics that must have a number."""
-    definitions = schema["$defs"]
+def definition(reference: Any, schema: Any) -> Any:
+    """What a schema says of the object behind a reference."""
+    return schema["$defs"][reference["$ref"].rpartition("/")[2]]
 
-    def definition(reference: Any) -> Any:
-        return definitions[reference["$ref"].rpartition("/")[2]]
 
-    groups = definition(schema["properties"]["eval_result_metrics"])["properties"]
-    return [
-        (group, field)
-        for group in metrics
-        for field, about in definition(groups[group])["properties"].items()
-        if about.get("type") in ("number", "integer") and field in metrics[group]
-    ]
+def strict_numbers(values: Any, reference: Any, schema: Any) -> list[str]:
+    """Fields that must have a number."""
+    fields = definition(reference, schema)["properties"]
+    return [f for f in values if fields[f].get("type") in ("number", "integer")]
 
 
 def schema_of(name: str) -> Any:
