@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import pytest
+import torch
 from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from typing_extensions import override
@@ -14,50 +16,10 @@ from typing_extensions import override
 import saereg_plugin as sr
 from saereg_plugin.registry import ARCHITECTURES as REGISTERED
 from saereg_plugin.registry import training_classes
-from tests.training import ARCHITECTURES
+from tests.forked import forked
+from tests.training import ARCHITECTURES, make_trainer, run_steps
 
 pytestmark = pytest.mark.slow
-
-TWICE = """
-import sys
-import torch
-from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
-import saereg_plugin as first
-from tests.training import make_cfg, make_trainer, run_steps
-
-FIELDS = dict(
-    d_in=12, d_sae=24, k=4, regularizers=[
-        first.WeightPenalty(coefficient=30.0, mode="decoupled", target="encoder").to_dict()
-    ], decoder_constraint="unit_norm",
-)
-
-def train(package):
-    torch.manual_seed(0)
-    sae = package.RegularizedTopKTrainingSAE(
-        package.RegularizedTopKTrainingSAEConfig(**FIELDS)
-    )
-    data = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
-    run_steps(make_trainer(sae, iter(data.split(20)), batch_size=20), 5)
-    return sae
-
-once = train(first)
-early = first.RegularizedTopKTrainingSAE
-for name in [name for name in sys.modules if name.split(".")[0] == "saereg_plugin"]:
-    del sys.modules[name]
-import saereg_plugin as second
-assert second is not first and second.RegularizedTopKTrainingSAE is not early
-for name, (sae_class, cfg_class) in SAE_TRAINING_CLASS_REGISTRY.items():
-    if name.startswith("regularized_"):
-        assert sae_class is getattr(second, sae_class.__name__), name
-        assert cfg_class is getattr(second, cfg_class.__name__), name
-for package in (second, first):
-    again = train(package)
-    assert type(again) is package.RegularizedTopKTrainingSAE
-    assert again.step_index == 5, again.step_index
-    for name, parameter in once.named_parameters():
-        assert torch.equal(again.get_parameter(name), parameter), name
-print("harmless")
-"""
 
 
 def test_every_architecture_is_in_saelens_registry() -> None:
@@ -103,8 +65,41 @@ def test_unknown_architecture_suggests_the_nearest() -> None:
 
 
 def test_importing_twice_is_harmless() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", TWICE], capture_output=True, text=True, check=False
+    assert forked(import_twice) == "harmless"
+
+
+def import_twice() -> str:
+    """Train before and after a second import, with the classes of both."""
+    once = train(sr)
+    early = sr.RegularizedTopKTrainingSAE
+    for name in [name for name in sys.modules if name.split(".")[0] == "saereg_plugin"]:
+        del sys.modules[name]
+    second = import_module("saereg_plugin")
+    assert second is not sr and second.RegularizedTopKTrainingSAE is not early
+    for name, (sae_class, cfg_class) in SAE_TRAINING_CLASS_REGISTRY.items():
+        if name.startswith("regularized_"):
+            assert sae_class is getattr(second, sae_class.__name__), name
+            assert cfg_class is getattr(second, cfg_class.__name__), name
+    for package in (second, sr):
+        again = train(package)
+        assert type(again) is package.RegularizedTopKTrainingSAE
+        assert again.step_index == 5, again.step_index
+        for name, parameter in once.named_parameters():
+            assert torch.equal(again.get_parameter(name), parameter), name
+    return "harmless"
+
+
+def train(package: Any) -> Any:
+    torch.manual_seed(0)
+    penalty = sr.WeightPenalty(coefficient=30.0, mode="decoupled", target="encoder")
+    cfg = package.RegularizedTopKTrainingSAEConfig(
+        d_in=12,
+        d_sae=24,
+        k=4,
+        regularizers=[penalty.to_dict()],
+        decoder_constraint="unit_norm",
     )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split()[-1] == "harmless"
+    sae = package.RegularizedTopKTrainingSAE(cfg)
+    data = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
+    run_steps(make_trainer(sae, iter(data.split(20)), batch_size=20), 5)
+    return sae

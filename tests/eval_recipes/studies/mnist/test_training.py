@@ -43,6 +43,7 @@ from eval_recipes.studies.mnist.training import (
 )
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.studies.mnist.few_images import few_images, write_folder
+from tests.forked import forked, started
 from tests.oracles import mnist_oracle
 
 TRAINING = Training(d_sae=64, epochs=4, batch_size=128)
@@ -450,21 +451,24 @@ def test_the_command_survives_kill_9(images: Images, tmp_path: Path) -> None:
     command += ["--d-sae", "600", "--epochs", "60", "--out"]
     out, whole = tmp_path / "killed", tmp_path / "whole"
     checkpoint = Path("untied-l1", "seed0", CHECKPOINT)
-    elsewhere = [sys.executable, "-m", "eval_recipes.cli", *command, str(out)]
-    # sums depend on the number of threads
-    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(elsewhere, stderr=subprocess.DEVNULL, env=threads)
+    process = started(tmp_path / "log", run_command, [*command, str(out)])
     while not (out / checkpoint).is_file():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (out / "report.md").exists()
-    subprocess.run(elsewhere, check=True, stderr=subprocess.DEVNULL, env=threads)
+    # again in another process
+    forked(run_command, [*command, str(out)])
     # never killed, here
-    done = CliRunner().invoke(app, [*command, str(whole)])
-    assert done.exit_code == 0, done.output
+    run_command([*command, str(whole)])
     for target in (out, whole):
         assert (target / "report.md").is_file()
     sae = Path("untied-l1", "seed0", "sae", "sae_weights.safetensors")
     assert (out / sae).read_bytes() == (whole / sae).read_bytes()
+
+
+def run_command(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
