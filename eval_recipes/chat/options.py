@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
+from urllib.parse import urlsplit
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eval_recipes.chat.config import JudgeConfig
+from saereg_plugin.errors import InputError
 
 PREFIX = "judge_"
 
@@ -87,3 +90,176 @@ class ChatOptions:
             for field in dataclasses.fields(ChatOptions)  # pyright: ignore[reportArgumentType]
         }
         return JudgeConfig(**values, seed=seed)
+
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+"""The environment variable with the key: the only place it is taken from."""
+
+URL_VARIABLE = "OPENAI_BASE_URL"
+DEFAULT_URL = "https://api.openai.com/v1"
+_ACCOUNT = {
+    "OpenAI-Organization": "OPENAI_ORG_ID",
+    "OpenAI-Project": "OPENAI_PROJECT_ID",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """A judge behind an OpenAI-compatible server; raises InputError for unusable values."""
+
+    model: str
+    """Name of the model, as the server knows it."""
+
+    base_url: str | None = None
+    """Address up to and with ``/v1``; None takes OPENAI_BASE_URL, else OpenAI's own, and so
+    does an OPENAI_BASE_URL that is set to nothing."""
+
+    temperature: float | None = None
+    """Sampling temperature; None leaves it to the server."""
+
+    concurrency: int = 8
+    """Requests under way at once."""
+
+    timeout_seconds: float = 60.0
+    """How long one attempt may take, from the start to the last byte of the reply."""
+
+    attempts: int = 6
+    """How often a request is sent before it counts as failed."""
+
+    backoff_seconds: float = 1.0
+    """Longest wait before the second attempt; doubles with each further one."""
+
+    max_wait_seconds: float = 120.0
+    """Longest wait between attempts; a server that asks for more counts as failed."""
+
+    max_failures: int = 3
+    """Failed requests in a row after which no further one is sent."""
+
+    max_calls: int | None = None
+    """Requests that may be sent, repeated ones included; None is no limit."""
+
+    max_tokens: int | None = None
+    """Tokens that may be used, of requests and replies; None is no limit."""
+
+    seed: int = 0
+    """Seed of the jitter in the waits."""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise InputError(
+                "No judge model was named; expected the name of a model that the server "
+                "at the judge's base URL serves."
+            )
+        for name in ("model", "base_url"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise InputError(f"Judge setting {name!r} is {value!r}; expected text.")
+        for name in ("concurrency", "attempts", "max_failures"):
+            _require(name, getattr(self, name), whole=True, least=1)
+        for name in ("max_calls", "max_tokens"):
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), whole=True, least=1)
+        for name in ("timeout_seconds", "backoff_seconds", "max_wait_seconds"):
+            _require(name, getattr(self, name), whole=False, least=0)
+        if not self.timeout_seconds:
+            raise InputError("Judge setting 'timeout_seconds' is 0; expected more.")
+        if self.temperature is not None:
+            _require("temperature", self.temperature, whole=False, least=0)
+        self._check_url()
+
+    @property
+    def url(self) -> str:
+        """The address requests go to, without a slash at its end."""
+        chosen = self.base_url
+        if chosen is None:
+            chosen = os.environ.get(URL_VARIABLE) or DEFAULT_URL
+        return chosen.rstrip("/")
+
+    def _check_url(self) -> None:
+        if not self.url:
+            raise InputError(
+                "The judge's base URL is empty; expected an address such as "
+                "'http://127.0.0.1:8000/v1'. Leave it out for that of the environment variable "
+                f"{URL_VARIABLE}, or OpenAI's."
+            )
+        try:
+            parts = urlsplit(self.url)
+            usable = parts.port != 0 and bool(parts.hostname) and _is_plain(self.url)
+        except ValueError:
+            raise self._no_address() from None
+        # The address is stored in results, so nothing secret may stand in it, and it is
+        # not repeated in the message when something may.
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise InputError(
+                "The judge's base URL holds a user name, password or query; expected the "
+                f"plain address. A key belongs into the environment variable {KEY_VARIABLE}."
+            )
+        if parts.scheme not in ("http", "https") or not usable:
+            raise self._no_address()
+
+    def _no_address(self) -> InputError:
+        # one that cannot be taken apart may hold a password
+        shown = "no address" if "@" in self.url else repr(self.url)
+        return InputError(
+            f"The judge's base URL is {shown}; expected an address such as "
+            "'http://127.0.0.1:8000/v1', in plain ASCII."
+        )
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _require(name: str, value: object, *, whole: bool, least: int) -> None:
+    kinds = (int,) if whole else (int, float)
+    if (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and least <= value < math.inf
+    ):
+        return
+    kind = "whole number" if whole else "finite number"
+    raise InputError(
+        f"Judge setting {name!r} is {value!r}; expected a {kind} of at least {least}."
+    )
+
+
+def read_key() -> str:
+    """
+    Return the key from the environment.
+
+    Raises:
+        InputError: if there is none, or it cannot stand in the head of a request.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key:
+        raise InputError(
+            f"The environment variable {KEY_VARIABLE} is not set; expected the key of the "
+            "judge's server (any text for a server that asks for none)."
+        )
+    _require_plain(KEY_VARIABLE, key)
+    return key
+
+
+def read_account() -> dict[str, str]:
+    """
+    Return the headers that say who pays at OpenAI, as the environment has it.
+
+    Raises:
+        InputError: if one cannot stand in the head of a request.
+    """
+    found = {
+        header: os.environ.get(variable, "").strip()
+        for header, variable in _ACCOUNT.items()
+    }
+    for header, value in found.items():
+        _require_plain(_ACCOUNT[header], value)
+    return {header: value for header, value in found.items() if value}
+
+
+def _require_plain(variable: str, value: str) -> None:
+    if not (value.isascii() and value.isprintable()):
+        raise InputError(
+            f"The environment variable {variable} holds a line break, or another character that "
+            "no key has; expected one line of printable ASCII. Copy it again."
+        )

@@ -128,8 +128,7 @@ def run(
     """
     from eval_recipes.running.artifacts import default_artifacts
     from eval_recipes.running.check import checked_data
-    from eval_recipes.running.context import RunContext
-    from eval_recipes.running.model_cache import ModelCache
+    from eval_recipes.running.context import ModelCache, RunContext
     from eval_recipes.running.options import read_options
     from eval_recipes.running.run import run_evals, subjects_of
     from saereg_plugin.errors import InputError

@@ -14,7 +14,7 @@ from torch import Tensor
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
-from eval_recipes.statistics.contexts import Array, bootstrap, explained_variance
+from eval_recipes.statistics.interval import Array, bootstrap, explained_variance
 from saereg_plugin.errors import InputError
 
 # Values of one chunk of latent activations: 2^25 float32 are 128 MiB.

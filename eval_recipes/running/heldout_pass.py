@@ -18,7 +18,7 @@ from transformer_lens import HookedTransformer
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.context import RunContext
-from eval_recipes.statistics.contexts import Array, ContextSums, concatenate
+from eval_recipes.statistics.interval import Array, ContextSums, concatenate
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 

@@ -35,8 +35,7 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_config import (
 from tqdm.auto import tqdm
 
 from eval_recipes.results.files import result_path
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.saebench.absorption.main import AbsorptionEvaluation
 from eval_recipes.saebench.absorption.probes import sample_words, word_tokens

@@ -16,7 +16,7 @@ from eval_recipes.results.headlines import RUN_HEADLINES, Metric, metric_of
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
-from eval_recipes.tables.cells import NONE, cell, digits, interval_words, plain_table
+from eval_recipes.tables.table import NONE, cell, digits, interval_words, plain_table
 
 _UNNAMED = 6
 """Metrics to show for a run without headlines; the summary has all."""

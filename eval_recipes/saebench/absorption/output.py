@@ -17,8 +17,7 @@ from sae_bench.evals.absorption.eval_output import (
 from sae_bench.evals.base_eval_output import BaseMetrics
 
 from eval_recipes.results.metrics import flat, metric, metric_class, value
-from eval_recipes.statistics.contexts import bootstrap
-from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.interval import Interval, bootstrap
 
 _metric = partial(
     metric,

@@ -16,7 +16,11 @@ from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.activation_source import read_model
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
-from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
+from eval_recipes.saebench.autointerp.chat import (
+    JudgedAutoInterp,
+    run_upstream,
+    upstream_config,
+)
 from eval_recipes.saebench.autointerp.data import (
     HUB_DATASET,
     activations_of,
@@ -36,10 +40,11 @@ from eval_recipes.saebench.autointerp.options import (
     key,
     resolved,
 )
-from eval_recipes.saebench.autointerp.output import JudgedOutput, TokenOutput
-from eval_recipes.saebench.autointerp.result import (
+from eval_recipes.saebench.autointerp.output import (
     PARTIAL_SUFFIX,
     IncompleteError,
+    JudgedOutput,
+    TokenOutput,
     output_of,
     partial_path,
     require_complete,
@@ -48,7 +53,6 @@ from eval_recipes.saebench.autointerp.token_explainer import (
     TokenAutoInterp,
     background_of,
 )
-from eval_recipes.saebench.autointerp.upstream_run import run_upstream, upstream_config
 from eval_recipes.saebench.upstream import UpstreamError
 
 

@@ -18,8 +18,7 @@ from sae_bench.evals.meta_structure.eval_output import (
 from torch import Tensor
 
 from eval_recipes.results.metrics import metric, metric_class, value
-from eval_recipes.statistics.contexts import bootstrap
-from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.interval import Interval, bootstrap
 
 _metric = partial(metric, resampled=", bootstrapped over latents")
 

@@ -50,8 +50,13 @@ from eval_recipes.saebench.sae_probes.output import (
     SaeProbesDetail,
 )
 from eval_recipes.saebench.upstream import UpstreamError
-from eval_recipes.statistics.contexts import N_RESAMPLES, Array, resampled_weights
-from eval_recipes.statistics.interval import Interval, percentile_interval
+from eval_recipes.statistics.interval import (
+    N_RESAMPLES,
+    Array,
+    Interval,
+    percentile_interval,
+    resampled_weights,
+)
 from saereg_plugin.files import write_json
 
 # Latents held at once while encoding, as float32: 2^26 are 256 MiB.

@@ -16,8 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eval_recipes.saebench.upstream import preserved_state, seed_everything
-from eval_recipes.statistics.contexts import bootstrap
-from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.interval import Interval, bootstrap
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

@@ -10,8 +10,7 @@ from typing import Any
 from eval_recipes.chat import Budget, read_key
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.artifacts import default_artifacts, open_artifacts
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.options import make_config, uses_chat
 from eval_recipes.studies.framework.definition import device
