@@ -90,6 +90,15 @@ def read_model(
     return source, model
 
 
+def model_determinants(context: RunContext, source: Source) -> dict[str, Any]:
+    """Return what decides an artefact made with the language model: name, weights, arguments."""
+    return {
+        "model": source.model_name,
+        "model_identity": context.models.identity(source.model_name),
+        "model_kwargs": source.model_kwargs,
+    }
+
+
 def check_hook(model: HookedTransformer, hook_name: str) -> None:
     """
     Refuse a hook the model does not have.

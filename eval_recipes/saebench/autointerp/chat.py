@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -204,10 +205,25 @@ def pool_of(
 Returned = TypeVar("Returned")
 
 
+@dataclass(frozen=True)
+class Job:
+    """One SAE to explain and score, and what it is evaluated with."""
+
+    context: RunContext
+    options: AutoInterpOptions
+    subject: Subject
+    sae: SAE[Any]
+    client: JudgeClient | None
+    """The judge, if there is one."""
+    signal: threading.Event
+    """Cancels the judge's requests for this SAE."""
+
+
 def upstream_config(
-    context: RunContext, options: AutoInterpOptions, model_name: str, total_tokens: int
+    job: Job, model_name: str, total_tokens: int
 ) -> AutoInterpEvalConfig:
     """Return upstream's settings."""
+    context, options = job.context, job.options
     chosen = options.latents
     return AutoInterpEvalConfig(
         model_name=model_name,
@@ -224,54 +240,47 @@ def upstream_config(
 
 
 def run_upstream(
-    context: RunContext,
+    job: Job,
     config: AutoInterpEvalConfig,
-    subject: Subject,
-    sae: SAE[Any],
     model: HookedTransformer,
     tokens: torch.Tensor,
     *,
     build: Callable[..., Any],
     frequencies: Callable[..., Any],
-    client: JudgeClient | None,
-    signal: threading.Event,
 ) -> AutoInterpEvalOutput:
     """
     Run upstream on one SAE.
 
     Args:
-        context: the run.
+        job: the SAE and what it is evaluated with.
         config: upstream's settings.
-        subject: which SAE.
-        sae: the SAE itself.
         model: the language model.
         tokens: shape (contexts, context_size).
         build: replaces upstream's ``AutoInterp``.
         frequencies: replaces ``get_feature_activation_sparsity``.
-        client: the judge, if there is one.
-        signal: cancels the judge's requests for this SAE.
 
     Raises:
         UpstreamError: if upstream failed or left no result.
     """
+    subject = job.subject
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _place_tokens(folder, config, tokens)
         with (
-            upstream(EVAL, subject, sae, model, seed=context.seed),
-            _replaced(build, frequencies, client, signal),
+            upstream(EVAL, subject, job.sae, model, seed=job.context.seed),
+            _replaced(build, frequencies, job.client, job.signal),
         ):
             without_loop(
                 lambda: upstream_autointerp.run_eval(
                     config,
                     [(subject.release, subject.sae_id)],
-                    context.device,
+                    job.context.device,
                     # Upstream hands it to a client that is not used.
                     api_key="",
                     output_path=str(folder / "results"),
                     artifacts_path=str(folder),
                 ),
-                interrupted=client.stop if client is not None else lambda: None,
+                interrupted=job.client.stop if job.client else lambda: None,
             )
         return read_upstream(
             folder / "results", AutoInterpEvalOutput, eval=EVAL, subject=subject

@@ -17,15 +17,15 @@ from eval_recipes.running.activation_source import read_model
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.saebench.autointerp.chat import (
+    Job,
     JudgedAutoInterp,
     run_upstream,
     upstream_config,
 )
 from eval_recipes.saebench.autointerp.data import (
     HUB_DATASET,
-    activations_of,
     latents_at_once,
-    load_residuals,
+    load_activations,
     load_text,
 )
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
@@ -159,16 +159,7 @@ def explain_and_score(
         total_tokens=options.total_tokens,
         context_size=options.llm_context_size,
     )
-    residuals = load_residuals(
-        text,
-        model,
-        source.hook_name,
-        batch_size=context.batch_size_prompts,
-        dtype=context.dtype,
-    )
-    activations = activations_of(
-        text, residuals, model, batch_size=context.batch_size_prompts
-    )
+    activations = load_activations(context, text, model, source.hook_name)
     shared: dict[str, Any] = {
         "activations": activations,
         "latents": options.latents,
@@ -176,6 +167,7 @@ def explain_and_score(
     }
     built: list[SeededAutoInterp] = []
     signal = client.signal() if client is not None else threading.Event()
+    job = Job(context, options, subject, sae, client, signal)
 
     def build(**arguments: Any) -> SeededAutoInterp:
         if client is None:
@@ -194,26 +186,15 @@ def explain_and_score(
             return torch.zeros(int(scored.cfg.d_sae))
         return activations.frequencies(scored)
 
-    config = upstream_config(context, options, source.model_name, text.tokens.numel())
+    config = upstream_config(job, source.model_name, text.tokens.numel())
     try:
         measured = run_upstream(
-            context,
-            config,
-            subject,
-            sae,
-            model,
-            text.tokens,
-            build=build,
-            frequencies=frequencies,
-            client=client,
-            signal=signal,
+            job, config, model, text.tokens, build=build, frequencies=frequencies
         )
     except UpstreamError as error:
         if not isinstance(error.__cause__, TooFewRepliesError):
             raise
         measured = None
-    output = output_of(
-        context, options, config, subject, sae, measured, built[-1], client
-    )
-    require_complete(context, subject, output, built[-1])
+    output = output_of(job, config, measured, built[-1])
+    require_complete(job, output, built[-1])
     return output

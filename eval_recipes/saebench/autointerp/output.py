@@ -16,9 +16,7 @@ from sae_bench.evals.autointerp.eval_output import (
     AutoInterpMetrics,
 )
 from sae_bench.evals.base_eval_output import BaseMetrics, BaseResultDetail
-from sae_lens import SAE
 
-from eval_recipes.chat import JudgeClient
 from eval_recipes.results.files import (
     base_fields,
     result_path,
@@ -29,24 +27,21 @@ from eval_recipes.results.metrics import metric, metric_class, value
 from eval_recipes.results.sidecar import side_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
+from eval_recipes.saebench.autointerp.chat import Job, JudgedAutoInterp
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
 from eval_recipes.saebench.autointerp.figures import (
+    NOT_MEASURED,
+    Scored,
     common_figures,
-    detail_of,
     judge_figures,
+    share_of_right,
     summary_of,
 )
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
-    AutoInterpOptions,
     is_as_published,
     text_name,
 )
-
-NOT_MEASURED = -1.0
-"""Upstream's score where no language model judged: its format has no place for "none"."""
-
 
 _metric = partial(
     metric,
@@ -226,14 +221,10 @@ class IncompleteError(RuntimeError):
 
 
 def output_of(
-    context: RunContext,
-    options: AutoInterpOptions,
+    job: Job,
     config: AutoInterpEvalConfig,
-    subject: Subject,
-    sae: SAE[Any],
     measured: AutoInterpEvalOutput | None,
     ran: SeededAutoInterp,
-    client: JudgeClient | None,
 ) -> JudgedOutput | TokenOutput:
     """
     Return upstream's output with the checked figures.
@@ -241,18 +232,20 @@ def output_of(
     Where replies are missing, a figure that no latent has is ``NOT_MEASURED``.
 
     Args:
-        context: the run.
-        options: the recipe's settings.
+        job: the SAE and what it is evaluated with.
         config: upstream's settings.
-        subject: which SAE.
-        sae: the SAE itself.
         measured: upstream's output; None if too few latents have replies.
         ran: the run of upstream.
-        client: the judge, if there is one.
 
     Raises:
         NoScoreError: if all replies are there and no latent has a checked score.
     """
+    context, options, subject, client = (
+        job.context,
+        job.options,
+        job.subject,
+        job.client,
+    )
     done = [one for _, one in sorted(ran.scored.items()) if one.unanswered is None]
     n_unanswered = len(ran.scored) - len(done)
     shared: dict[str, Any] = {"seed": context.seed, "partial": n_unanswered > 0}
@@ -260,7 +253,7 @@ def output_of(
         done, n_chosen=ran.n_latents, n_with_data=len(ran.scored), **shared
     )
     common: dict[str, Any] = {
-        **base_fields(subject, sae),
+        **base_fields(subject, job.sae),
         "eval_config": AutoInterpConfig(
             **dataclasses.asdict(config),  # pyright: ignore[reportArgumentType]
             explainer=options.explainer,
@@ -322,6 +315,20 @@ def _logs(measured: AutoInterpEvalOutput | None, *, keep: bool) -> dict[str, Any
     }
 
 
+def detail_of(scored: Scored) -> LatentDetail:
+    """Return one latent's entry of the result file."""
+    return LatentDetail(
+        latent=scored.latent,
+        explanation=scored.explanation,
+        score=scored.upstream_score,
+        checked_score=share_of_right(scored),
+        checked_predictions=scored.predictions,
+        checked_active=scored.active,
+        unparseable=scored.unparseable,
+        refused=scored.refused,
+    )
+
+
 def partial_path(context: RunContext, subject: Subject) -> Path:
     """Return the path of a result without all replies."""
     path = result_path(context.out, EVAL, subject.release, subject.sae_id)
@@ -329,10 +336,7 @@ def partial_path(context: RunContext, subject: Subject) -> Path:
 
 
 def require_complete(
-    context: RunContext,
-    subject: Subject,
-    output: JudgedOutput | TokenOutput,
-    ran: SeededAutoInterp,
+    job: Job, output: JudgedOutput | TokenOutput, ran: SeededAutoInterp
 ) -> None:
     """
     Refuse a result that lacks replies; it is written as a partial result.
@@ -344,9 +348,9 @@ def require_complete(
         one for _, one in sorted(ran.scored.items()) if one.unanswered is not None
     ]
     if missing:
-        partial = write_result(partial_path(context, subject), output)
+        partial = write_result(partial_path(job.context, job.subject), output)
         raise IncompleteError(
-            f"{EVAL} of SAE {subject.sae_id!r} failed: {len(missing)} of {ran.n_latents} "
+            f"{EVAL} of SAE {job.subject.sae_id!r} failed: {len(missing)} of {ran.n_latents} "
             "latents have no reply. "
             f"{summary_of(missing)}. What there is stands in {partial.name!r}."
         )

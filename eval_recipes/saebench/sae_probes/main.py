@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
 from sae_probes.run_baselines import get_baseline_save_path
 
 from eval_recipes.results.subject import Subject, SubjectFacts
-from eval_recipes.running.activation_source import Source, read_model
+from eval_recipes.running.activation_source import (
+    Source,
+    model_determinants,
+    read_model,
+)
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
@@ -38,8 +42,8 @@ from eval_recipes.saebench.sae_probes.options import (
 )
 from eval_recipes.saebench.sae_probes.output import CorrectedSaeProbesOutput
 from eval_recipes.saebench.upstream import (
+    all_patched,
     folded_copy,
-    patched,
     read_upstream,
     upstream,
     without_bar,
@@ -144,25 +148,19 @@ def _folders(
 ) -> tuple[ArtifactFolder, ArtifactFolder]:
     """Return the folders of the activations and of what no SAE changes in the scores."""
     determinants = {
-        "model": source.model_name,
-        "model_identity": context.models.identity(source.model_name),
-        "model_kwargs": source.model_kwargs,
+        **model_determinants(context, source),
         "hook": source.hook_name,
         "dtype": context.dtype,
         "device": context.device,
         # Decides which texts share a pass, and so the last bits.
         "memory_gib": context.memory_gib,
     }
-    return (
-        artifact_folder(
-            context.artifacts, EVAL, {"what": "activations", **determinants}
-        ),
-        artifact_folder(
-            context.artifacts,
-            EVAL,
-            {"what": "baselines", "seed": context.seed, **determinants},
-        ),
+    parts = {"what": "activations"}, {"what": "baselines", "seed": context.seed}
+    activations, baselines = (
+        artifact_folder(context.artifacts, EVAL, {**part, **determinants})
+        for part in parts
     )
+    return activations, baselines
 
 
 def _run_upstream(
@@ -199,9 +197,8 @@ def _run_upstream(
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Take away upstream's progress bars, which count to one for every SAE and set."""
-    with ExitStack() as stack:
-        # By its full name: the package has a function that is called like its module.
-        modules = ("sae_probes.run_sae_evals", "sae_probes.run_baselines")
-        for module in (upstream_main, *map(import_module, modules)):
-            stack.enter_context(patched(module, "tqdm", without_bar))
+    # By its full name: the package has a function that is called like its module.
+    names = ("sae_probes.run_sae_evals", "sae_probes.run_baselines")
+    modules = (upstream_main, *map(import_module, names))
+    with all_patched([(module, "tqdm", without_bar) for module in modules]):
         yield
