@@ -107,13 +107,7 @@ def build_output(
     """
     Return the result of the SAE with ``seed`` in group ``name``.
 
-    Args:
-        measured: all measurements.
-        name: its group.
-        seed: its seed.
-        config: settings of the run.
-        report: contents shared by its group.
-        stability_table: ``StoredTable.about`` of its latents' stability.
+    ``report`` holds what its group shares, ``table`` the stored stability of its latents.
     """
     group = measured.groups[name]
     sae = group.saes[seed]

@@ -168,10 +168,7 @@ def reconstruction_shares(
     """
     Measure the shares of several SAEs in one pass over the held-out text.
 
-    Args:
-        context: text, sizes and model.
-        stable: [d_sae] bool by ``sae_id``: the stable latents.
-        subjects: the SAEs.
+    ``stable`` holds the stable latents, bool [d_sae], by ``sae_id``.
 
     Returns:
         Shares by ``sae_id``, and the cause for each SAE that has none.

@@ -52,9 +52,7 @@ def role_of(subject: Subject, cfg: Mapping[str, Any]) -> Role:
     """
     Return the role of an SAE's group, from its configuration and its release's record.
 
-    Args:
-        subject: the SAE.
-        cfg: ``sae_cfg_dict`` of its result.
+    ``cfg`` is ``sae_cfg_dict`` of its result.
 
     Raises:
         InputError: if the release's record of matched widths cannot be read.

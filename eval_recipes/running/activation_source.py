@@ -71,10 +71,7 @@ def read_model(
     """
     Return where an SAE's activations come from, and the model, loaded at most once.
 
-    Args:
-        context: the run.
-        sae: the SAE.
-        context_size: tokens in one context; None takes the run's, else the SAE's own.
+    ``context_size``, tokens in one context, is the run's by default, else the SAE's own.
 
     Raises:
         InputError: for incomplete metadata, or a hook that the model does not have.

@@ -129,11 +129,8 @@ def tally_heldout(
     SAEs are in memory until their pass is over; where they would take more than half of the
     bound on memory together, they go along the text in several passes.
 
-    Args:
-        context: text, sizes and model.
-        subjects: the SAEs, whose ids differ.
-        start: makes what runs along the text from ``sae_id`` and SAE.
-        finish: turns it into a result after the last batch.
+    ``start`` makes what runs along the text from ``sae_id`` and SAE; ``finish`` turns it into a
+    result after the last batch. Ids of the SAEs differ.
 
     Returns:
         Results by ``sae_id``, and the cause for each SAE that has none.

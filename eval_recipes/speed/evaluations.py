@@ -305,11 +305,7 @@ def run_upstream(
     embedded data sets, the words, folders outside the installed package, and a repaired
     decorator of sparse_probing.
 
-    Args:
-        eval: a key of ``UPSTREAM``.
-        config: upstream's own settings, as the result of our recipe holds them.
-        selected: release and id of each SAE.
-        context: text, data type, device and seed.
+    ``config`` is upstream's, as our result holds it; ``selected`` the release and id of each SAE.
     """
     out = Path("results", eval)
     out.parent.mkdir(exist_ok=True)

@@ -163,8 +163,7 @@ def apart(work: list[Any]) -> dict[str, float]:
     """
     Match planted dictionaries in a fresh process; return its figures.
 
-    Args:
-        work: implementation, number of pairs, n, d, shared part and seed.
+    ``work``: implementation, number of pairs, n, d, shared part and seed.
 
     Returns:
         ``seconds``, ``peak_gib`` (most resident memory of the process beyond what it had

@@ -90,13 +90,7 @@ def timed_rows(
     """
     Yield a row for each implementation; the first, which is ours, is the reference.
 
-    Args:
-        suite: kind of work.
-        case: which piece of it.
-        timed: timings of the same rounds by implementation.
-        work: units of work of one call.
-        unit: of throughput.
-        seed: of the intervals.
+    ``timed`` holds timings of the same rounds, ``work`` the units of work of one call.
     """
     reference = next(iter(timed.values()))
     for name, timing in timed.items():

@@ -102,11 +102,7 @@ def run_speed(
     """
     Run suites and return their rows as a table.
 
-    Args:
-        config: what to measure.
-        suites: names of suites; without any all but ``BY_NAME_ONLY``.
-        out: JSON file, written anew after every row, so that an interrupted run keeps
-            what it measured.
+    ``out`` is written anew after every row, so that an interrupted run keeps what it measured.
 
     Raises:
         InputError: for an unknown suite, a release that cannot be matched, or a file that

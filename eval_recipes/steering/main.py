@@ -305,10 +305,7 @@ def differences(
     Explanations count as published if a language model made them; which one the paper does
     not fix for others.
 
-    Args:
-        sae: the SAE.
-        config: the settings.
-        explainer: what made the explanations: "tokens", or a model's name.
+    ``explainer`` made the explanations: "tokens", or a model's name.
     """
     metadata = sae.cfg.metadata
     model = str(metadata.model_name).rpartition("/")[2]

@@ -164,10 +164,7 @@ def print_table(
     """
     Print headline figures of every SAE and group, then the groups' differences.
 
-    Args:
-        frame: the tidy table of ``results.load_results``.
-        console: where to print; 80 columns are enough for six headlines.
-        differences: from ``load_group_differences``.
+    80 columns are enough for six headlines; ``differences`` are ``load_group_differences``'.
     """
     if frame.empty:
         console.print("No results.")

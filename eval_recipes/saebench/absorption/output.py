@@ -168,10 +168,8 @@ def detail(
     """
     Return upstream's figures of a letter with the corrected ones next to them.
 
-    Args:
-        theirs: of the SAE as upstream scores it.
-        ours: of the same letter, with decoder rows of norm 1.
-        f1: F1 of every letter's probe.
+    ``theirs`` is of the SAE as upstream scores it, ``ours`` of the same letter with decoder rows of
+    norm 1, ``f1`` of every letter's probe.
     """
     return AbsorptionDetail(
         **dataclasses.asdict(theirs),  # pyright: ignore[reportArgumentType]

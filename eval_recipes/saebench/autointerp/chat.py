@@ -251,13 +251,8 @@ def run_upstream(
     """
     Run upstream on one SAE.
 
-    Args:
-        job: the SAE and what it is evaluated with.
-        config: upstream's settings.
-        model: the language model.
-        tokens: shape (contexts, context_size).
-        build: replaces upstream's ``AutoInterp``.
-        frequencies: replaces ``get_feature_activation_sparsity``.
+    On ``tokens`` (contexts, context_size); ``build`` replaces upstream's ``AutoInterp``,
+    ``frequencies`` its ``get_feature_activation_sparsity``.
 
     Raises:
         UpstreamError: if upstream failed or left no result.

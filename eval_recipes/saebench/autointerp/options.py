@@ -111,9 +111,7 @@ def key(options: AutoInterpOptions, url: str) -> dict[str, Any]:
     Settings that only limit or pace the requests are left out, and so are those that other
     settings make idle.
 
-    Args:
-        options: the settings.
-        url: address that requests go to.
+    ``url`` is the address that requests go to.
     """
     values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
     chosen = {name: value for name, value in values.items() if name not in PACING}

@@ -231,11 +231,7 @@ def output_of(
 
     Where replies are missing, a figure that no latent has is ``NOT_MEASURED``.
 
-    Args:
-        job: the SAE and what it is evaluated with.
-        config: upstream's settings.
-        measured: upstream's output; None if too few latents have replies.
-        ran: the run of upstream.
+    ``measured`` is None if too few latents have replies.
 
     Raises:
         NoScoreError: if all replies are there and no latent has a checked score.

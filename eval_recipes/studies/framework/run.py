@@ -54,11 +54,8 @@ def run_study(
     ``out/results/<stage>`` and further figures in ``out/figures/<stage>.json``; the report is
     ``table.md``, ``results.json``, ``results.csv``.
 
-    Args:
-        study: what to train and measure.
-        scale: "small" or "paper".
-        out: folder of this study at this scale, and of nothing else.
-        progress: called with a line on each next step.
+    ``out`` is the folder of this study at this scale, and of nothing else; ``progress`` is called
+    with a line on each next step.
 
     Raises:
         InputError: before anything is loaded, if model or text are out of reach, or the
@@ -175,10 +172,7 @@ def measure(
 
     They are read from ``target`` if it is whole and of the same SAEs, text and settings.
 
-    Args:
-        context: the subjects and the text.
-        target: JSON file.
-        latents: whether to measure the latent figures.
+    ``latents``: whether to measure the latent figures.
     """
     key = _key(context, latents=latents)
     kept = read_figures(target, key)

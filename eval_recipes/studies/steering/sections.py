@@ -81,11 +81,7 @@ def section_of(
     """
     Compare the groups of one run.
 
-    Args:
-        study: which groups.
-        name: of the run.
-        results: its folder.
-        keep: its SAEs, since the folder may hold others; None is all.
+    ``keep`` names its SAEs, since the folder may hold others; None is all.
 
     Raises:
         InputError: if a group is missing, or results do not fit together.

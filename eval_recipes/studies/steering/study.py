@@ -49,11 +49,8 @@ def run_steering_study(
     cross-seed results, ``out/results/<run>`` those of each way of steering, ``out/table.md`` the
     report. All runs share one budget of the chat model.
 
-    Args:
-        study: settings.
-        out: folder of this study.
-        artifacts: folder kept between runs; by default in the user's cache.
-        progress: called with a line on each next step and each failure.
+    ``artifacts`` is kept between runs, by default in the user's cache; ``progress`` is called with a
+    line on each next step and each failure.
 
     Raises:
         InputError: before anything is loaded, if groups, text or options cannot be used, or
