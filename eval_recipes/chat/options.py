@@ -7,9 +7,9 @@ import math
 import os
 from urllib.parse import urlsplit
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from eval_recipes.results.metrics import setting
 from saereg_plugin.errors import InputError
 
 PREFIX = "judge_"
@@ -35,52 +35,30 @@ IDENTITY = frozenset({"judge_model", "judge_base_url", "judge_temperature"})
 class ChatOptions:
     """Chat-model address, limits and retries, as options of an evaluation."""
 
-    judge_model: str = Field(
-        default="gpt-4o-mini",
-        title="Judge Model",
-        description="Name the server knows it by, as published",
+    judge_model: str = setting(
+        "gpt-4o-mini", "Judge Model", "Name the server knows it by, as published"
     )
-    judge_base_url: str | None = Field(
-        default=None,
-        title="Judge Base URL",
-        description="Server; null: OPENAI_BASE_URL, else OpenAI's",
+    judge_base_url: str | None = setting(
+        None, "Judge Base URL", "Server; null: OPENAI_BASE_URL, else OpenAI's"
     )
-    judge_temperature: float | None = Field(
-        default=None,
-        ge=0,
-        title="Judge Temperature",
-        description="As published; null leaves it to the server",
+    judge_temperature: float | None = setting(
+        None, "Judge Temperature", "As published; null leaves it to the server", ge=0
     )
-    judge_concurrency: int = Field(
-        default=8, ge=1, title="Judge Concurrency", description="Requests at once"
+    judge_concurrency: int = setting(8, "Judge Concurrency", "Requests at once", ge=1)
+    judge_timeout_seconds: float = setting(
+        60.0, "Judge Timeout", "How long one attempt may take"
     )
-    judge_timeout_seconds: float = Field(
-        default=60.0,
-        title="Judge Timeout",
-        description="How long one attempt may take",
+    judge_attempts: int = setting(
+        6, "Judge Attempts", "How often a request is sent before it failed", ge=1
     )
-    judge_attempts: int = Field(
-        default=6,
-        ge=1,
-        title="Judge Attempts",
-        description="How often a request is sent before it failed",
+    judge_backoff_seconds: float = setting(
+        1.0, "Judge Backoff", "Longest wait before the second attempt"
     )
-    judge_backoff_seconds: float = Field(
-        default=1.0,
-        title="Judge Backoff",
-        description="Longest wait before the second attempt",
+    judge_max_calls: int | None = setting(
+        None, "Judge Max Calls", "Requests that this run may send", ge=1
     )
-    judge_max_calls: int | None = Field(
-        default=None,
-        ge=1,
-        title="Judge Max Calls",
-        description="Requests that this run may send",
-    )
-    judge_max_tokens: int | None = Field(
-        default=None,
-        ge=1,
-        title="Judge Max Tokens",
-        description="Tokens that this run may use",
+    judge_max_tokens: int | None = setting(
+        None, "Judge Max Tokens", "Tokens that this run may use", ge=1
     )
 
     def judge_config(self, *, seed: int) -> JudgeConfig:

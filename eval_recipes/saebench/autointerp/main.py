@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +13,7 @@ import torch
 from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient, check_judge, read_key
+from eval_recipes.chat.options import PACING
 from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.activation_source import read_model
 from eval_recipes.running.context import RunContext
@@ -34,11 +36,11 @@ from eval_recipes.saebench.autointerp.figures import (
 )
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
+    IDLE_WITH_TOKENS,
     AutoInterpOptions,
     check_data,
     check_facts,
-    key,
-    resolved,
+    prompts_identity,
 )
 from eval_recipes.saebench.autointerp.output import (
     PARTIAL_SUFFIX,
@@ -54,6 +56,7 @@ from eval_recipes.saebench.autointerp.token_explainer import (
     background_of,
 )
 from eval_recipes.saebench.upstream import UpstreamError
+from saereg_plugin.errors import InputError
 
 
 class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
@@ -67,6 +70,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
     keeps_artifacts = True
     side_files = (PARTIAL_SUFFIX,)
     context_option = "llm_context_size"
+    not_in_key = PACING
 
     def outputs(self) -> dict[str, type[Any]]:
         """Return the classes with a judge and without one."""
@@ -77,8 +81,20 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
         context: RunContext,
         options: AutoInterpOptions,
     ) -> AutoInterpOptions:
-        """Put the latents in order."""
-        return resolved(options)
+        """
+        Return the settings with the latents in order, on which sums depend.
+
+        Raises:
+            InputError: if a latent is given twice.
+        """
+        if options.latents is None:
+            return options
+        if len(set(options.latents)) < len(options.latents):
+            raise InputError(
+                f"Option {EVAL}.latents is {list(options.latents)}; expected each latent once. "
+                "Correct it or leave it out."
+            )
+        return dataclasses.replace(options, latents=tuple(sorted(options.latents)))
 
     def check(self, context: RunContext, options: AutoInterpOptions) -> None:
         """
@@ -100,8 +116,19 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
             check_judge(options.judge_config(seed=context.seed))
 
     def key(self, context: RunContext, options: AutoInterpOptions) -> dict[str, Any]:
-        """Return the settings that a result depends on, and the prompts."""
-        return key(options, options.judge_config(seed=context.seed).url)
+        """
+        Return the settings that a result depends on, and the prompts.
+
+        Settings that only limit or pace the requests are left out, and so are those that
+        other settings make idle.
+        """
+        chosen = super().key(context, options)
+        if options.latents is not None:
+            del chosen["n_latents"]
+        if options.explainer == "tokens":
+            return {k: v for k, v in chosen.items() if k not in IDLE_WITH_TOKENS}
+        url = options.judge_config(seed=context.seed).url
+        return {**chosen, "judge_base_url": url, "prompts": prompts_identity()}
 
     @contextmanager
     def opened(self, context: RunContext, options: AutoInterpOptions) -> Iterator[None]:

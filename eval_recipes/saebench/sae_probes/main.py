@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_config import (
 from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
     SparseProbingSaeProbesEvalOutput,
 )
+from sae_probes import DATASETS
 from sae_probes.run_baselines import get_baseline_save_path
 
 from eval_recipes.results.subject import Subject, SubjectFacts
@@ -35,11 +37,7 @@ from eval_recipes.saebench.sae_probes.measure import (
     quiet_sklearn,
     require_whole,
 )
-from eval_recipes.saebench.sae_probes.options import (
-    EVAL,
-    SaeProbesOptions,
-    resolved,
-)
+from eval_recipes.saebench.sae_probes.options import EVAL, SaeProbesOptions
 from eval_recipes.saebench.sae_probes.output import CorrectedSaeProbesOutput
 from eval_recipes.saebench.upstream import (
     all_patched,
@@ -48,6 +46,7 @@ from eval_recipes.saebench.upstream import (
     upstream,
     without_bar,
 )
+from saereg_plugin.errors import InputError, suggest
 
 _BASELINE = "logreg"
 
@@ -68,8 +67,26 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
         context: RunContext,
         options: SaeProbesOptions,
     ) -> SaeProbesOptions:
-        """Fill in the names of the sets."""
-        return resolved(options)
+        """
+        Return the settings with the names of sets as a tuple.
+
+        Raises:
+            InputError: for an unknown set, or a set or k that is given twice.
+        """
+        given = options.datasets
+        names = tuple(DATASETS) if given == "all" else given
+        names = (names,) if isinstance(names, str) else names
+        for name in names:
+            if name not in DATASETS:
+                raise InputError(
+                    f"Unknown {EVAL} set {name!r}. {suggest(name, DATASETS)}"
+                )
+        for kind, values in (("set", names), ("k", options.ks)):
+            if len(set(values)) != len(values):
+                raise InputError(
+                    f"{EVAL} was given {list(values)!r}; expected each {kind} once."
+                )
+        return dataclasses.replace(options, datasets=names)
 
     def check_subject(
         self, context: RunContext, facts: SubjectFacts, options: SaeProbesOptions
@@ -131,15 +148,7 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
                 subject=subject,
             )
         require_whole(measured, subject, options)
-        ours = measure(
-            folded_copy(sae),
-            options.datasets,
-            ks=options.ks,
-            penalty=options.reg_type,
-            seed=context.seed,
-            cache=cache,
-            baselines=baselines,
-        )
+        ours = measure(folded_copy(sae), options, cache, baselines, seed=context.seed)
         return corrected(measured, ours, subject, sae)
 
 

@@ -220,13 +220,11 @@ class Measured:
 
 def measure(
     sae: SAE[Any],
-    datasets: Sequence[str],
-    *,
-    ks: Sequence[int],
-    penalty: str,
-    seed: int,
+    options: SaeProbesOptions,
     cache: ArtifactFolder,
     baselines: ArtifactFolder,
+    *,
+    seed: int,
 ) -> Measured:
     """
     Probe the SAE on splits by text, and count upstream's overlap.
@@ -238,9 +236,9 @@ def measure(
             which no SAE changes, are kept between runs.
     """
     llm: dict[str, Predictions] = {}
-    latents: dict[int, dict[str, Predictions]] = {k: {} for k in ks}
+    latents: dict[int, dict[str, Predictions]] = {k: {} for k in options.ks}
     by_dataset: dict[str, dict[str, Any]] = {}
-    for dataset in datasets:
+    for dataset in options.datasets:
         data = read_texts(dataset)
         activations = load_activations(cache, dataset)[: len(data.labels)]
         split = deduplicated_split(data.texts, data.labels, seed=seed)
@@ -262,8 +260,8 @@ def measure(
             encode(sae, activations),
             data.labels,
             split,
-            ks=ks,
-            penalty=penalty,
+            ks=options.ks,
+            penalty=options.reg_type,
             seed=seed,
         )
         for k, predictions in probes.items():

@@ -67,7 +67,7 @@ class ScrOrTpp(Evaluation[ScrAndTppOptions]):
     """Class of the metrics: upstream's, and the masked ones."""
     masked: ClassVar[type[Any]]
     """Class of the masked metrics."""
-    check_sizes: ClassVar[Callable[[str, int, int], None]]
+    check_sizes: ClassVar[Callable[..., None]]
     """Refuses train and test sizes that an embedded set cannot serve."""
     measure: ClassVar[Callable[..., dict[str, Sampled]]]
     """Returns the masked figures of one data set and pair."""
@@ -289,14 +289,13 @@ def data_sets(data: str) -> Iterator[None]:
 
 def _in(folders: dict[Any, ArtifactFolder]) -> Callable[..., Any]:
     """Stand in for ``run_eval_single_dataset`` with each data set's own artefact folder."""
-    original = upstream_main.run_eval_single_dataset
+    original: Any = upstream_main.run_eval_single_dataset
 
-    def run_single(name: str, *rest: Any) -> Any:
-        # config, SAE, model, layer, hook, device; upstream's folder; what to keep; pair
-        *place, _, save, given = rest
-        pair = None if given is None else tuple(given)
+    def run_single(name: str, *given: Any) -> Any:
+        # config, SAE, model, layer, hook, device; upstream's folder; what to keep, SCR's pair
+        pair = tuple(given[8]) if len(given) > 8 else None
         with in_upstreams_layout(folders[name, pair], name, pair) as private:
-            return original(name, *place, str(private), save, given)
+            return original(name, *given[:6], str(private), *given[7:])
 
     return run_single
 
