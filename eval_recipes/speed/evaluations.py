@@ -10,9 +10,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,9 +38,10 @@ from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.saebench.absorption.main import AbsorptionEvaluation
 from eval_recipes.saebench.absorption.probes import sample_words, word_tokens
+from eval_recipes.saebench.absorption.upstream_run import private_folders
 from eval_recipes.saebench.scr_tpp.shared import data_sets
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
-from eval_recipes.saebench.upstream import patched, preserved_state
+from eval_recipes.saebench.upstream import all_patched, patched, preserved_state
 from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.speed.measurement import Timing, timed_rows
 from eval_recipes.studies.demo import DEMO_SWEEP
@@ -223,22 +223,8 @@ def _sae_probes(
 def _absorption(
     config: Config, selected: Selected, context: RunContext, out: Path
 ) -> object:
-    # Where it keeps things are defaults bound at import, inside the installed package.
-    seams = {
-        "run_k_sparse_probing_experiment": {"experiment_dir": Path("k_sparse_probing")},
-        "run_feature_absortion_experiment": {
-            "experiment_dir": Path("feature_absorption"),
-            "sparse_probing_experiment_dir": Path("k_sparse_probing"),
-        },
-    }
     out.mkdir()
-    with ExitStack() as stack:
-        for name, folders in seams.items():
-            replaced = partial(
-                getattr(absorption, name), probes_dir=Path("probes"), **folders
-            )
-            stack.enter_context(patched(absorption, name, replaced))
-        stack.enter_context(_words(context))
+    with private_folders(Path(), Path("probes")), _words(context):
         return absorption.run_eval(
             _read(AbsorptionEvalConfig, config), selected, context.device, str(out)
         )
@@ -264,10 +250,8 @@ def _words(context: RunContext) -> Iterator[None]:
             )
         return list(chosen)
 
-    with (
-        patched(common, "get_alpha_tokens", words),
-        patched(feature_absorption, "get_alpha_tokens", words),
-    ):
+    modules = (common, feature_absorption)
+    with all_patched([(module, "get_alpha_tokens", words) for module in modules]):
         yield
 
 

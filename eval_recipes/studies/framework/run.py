@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +13,13 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
-from eval_recipes.results.files import plain
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import frame_of_rows
 from eval_recipes.running.artifacts import package_versions
 from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.heldout import heldout_of
 from eval_recipes.running.heldout_pass import tally_heldout
-from eval_recipes.running.plan import subject_hashes
+from eval_recipes.running.plan import digest, subject_hashes
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.studies.framework.definition import (
     Choice,
@@ -201,21 +198,21 @@ def _measure(context: RunContext, *, latents: bool) -> tuple[Figures, list[Failu
 
 
 def _key(context: RunContext, *, latents: bool) -> str:
-    settings = {
-        "saes": sorted(
-            [*dataclasses.astuple(subject), digest]
-            for subject, digest in subject_hashes(context).items()
-        ),
-        "corpus": corpora.identity(context.corpus),
-        "heldout_tokens": context.heldout_tokens,
-        "dtype": context.dtype,
-        "device": context.device,
-        "seed": context.seed,
-        "latents": latents,
-        "packages": package_versions(),
-    }
-    text = json.dumps(plain(settings), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(
+        {
+            "saes": sorted(
+                [*dataclasses.astuple(subject), hashed]
+                for subject, hashed in subject_hashes(context).items()
+            ),
+            "corpus": corpora.identity(context.corpus),
+            "heldout_tokens": context.heldout_tokens,
+            "dtype": context.dtype,
+            "device": context.device,
+            "seed": context.seed,
+            "latents": latents,
+            "packages": package_versions(),
+        }
+    )
 
 
 def _rows(context: RunContext, figures: Figures) -> Iterator[dict[str, Any]]:
