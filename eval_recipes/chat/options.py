@@ -1,4 +1,4 @@
-"""Settings of the chat model that several evaluations share."""
+"""Address, limits and key of a chat model, also as options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Result file of the cross-seed evaluation."""
+"""Result file and stability table of the cross-seed evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Result records as rows of one tidy table."""
+"""Result records as rows of one tidy table, architecture and penalty included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SAEs, text and folders of one run of evaluations."""
+"""The SAEs, text, model and folders of one run of evaluations."""
 
 from __future__ import annotations
 

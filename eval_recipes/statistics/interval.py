@@ -1,4 +1,4 @@
-"""Estimates with confidence intervals."""
+"""Estimates with confidence intervals, and the bootstrap over contexts."""
 
 from __future__ import annotations
 

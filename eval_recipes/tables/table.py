@@ -1,4 +1,4 @@
-"""Table of SAEs by metric, with Pareto fronts: terminal, CSV, Markdown."""
+"""Table of SAEs by metric, and its cells: terminal, CSV, Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autointerp with a language model as explainer and scorer."""
+"""Run of upstream's autointerp, with a language model as explainer and scorer."""
 
 from __future__ import annotations
 

@@ -123,11 +123,11 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
         other settings make idle.
         """
         chosen = super().key(context, options)
+        url = options.judge_config(seed=context.seed).url
         if options.latents is not None:
             del chosen["n_latents"]
         if options.explainer == "tokens":
             return {k: v for k, v in chosen.items() if k not in IDLE_WITH_TOKENS}
-        url = options.judge_config(seed=context.seed).url
         return {**chosen, "judge_base_url": url, "prompts": prompts_identity()}
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Report of a study: Markdown, JSON, CSV."""
+"""Report of a study: figures and verdicts as Markdown, JSON, CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run of a study, stage by stage; finished stages are kept."""
+"""Run of a study, stage by stage, and its held-out figures."""
 
 from __future__ import annotations
 
