@@ -42,8 +42,7 @@ from eval_recipes.saebench.absorption.upstream_run import private_folders
 from eval_recipes.saebench.scr_tpp.shared import data_sets
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
 from eval_recipes.saebench.upstream import all_patched, patched, preserved_state
-from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.measurement import Timing, timed_rows
+from eval_recipes.speed.measurement import Row, SpeedConfig, Timing, timed_rows
 from eval_recipes.studies.demo import DEMO_SWEEP
 from saereg_plugin.sources import corpora
 from saereg_plugin.sweeps import run_sweep

@@ -11,8 +11,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.speed.measurement import (
+    Row,
+    SpeedConfig,
     answer,
     in_fresh_process,
     interleaved,

@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.measurement import matmul_rate
+from eval_recipes.speed.measurement import Row, SpeedConfig, matmul_rate
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import read_json, recover, require_writable, write_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from eval_recipes.saebench.scr_tpp.ablation_step import (
     flat,
 )
 from eval_recipes.saebench.scr_tpp.cache import Pair, in_upstreams_layout, warmed
-from eval_recipes.saebench.scr_tpp.options import ScrAndTppOptions
+from eval_recipes.saebench.scr_tpp.options import DEFAULT_HUB, SIZES, ScrAndTppOptions
 from eval_recipes.saebench.upstream import (
     all_patched,
     patched,
@@ -101,10 +102,18 @@ class ScrOrTpp(Evaluation[ScrAndTppOptions]):
         Raises:
             InputError: for an unknown set, a set given twice, or sizes it cannot serve.
         """
-        chosen = options.resolved(context.data, self.default_embedded())
         embedded = context.data == "embedded"
         known = self.embedded_sets() if embedded else self.hub_sets()
-        names = chosen.dataset_names
+        default = self.default_embedded() if embedded else DEFAULT_HUB
+        names = options.dataset_names or default
+        n_train, n_test = SIZES[context.data]
+        chosen = dataclasses.replace(
+            options,
+            dataset_names=names,
+            train_set_size=options.train_set_size or n_train,
+            test_set_size=options.test_set_size or n_test,
+            n_values=tuple(sorted(set(options.n_values))),
+        )
         for name in names:
             if name not in known:
                 raise InputError(
