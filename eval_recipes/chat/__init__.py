@@ -2,7 +2,6 @@
 
 from eval_recipes.chat.budget import Budget
 from eval_recipes.chat.client import JudgeClient, check_judge
-from eval_recipes.chat.config import KEY_VARIABLE, JudgeConfig, read_key
 from eval_recipes.chat.errors import (
     BudgetExceeded,
     JudgeError,
@@ -10,6 +9,7 @@ from eval_recipes.chat.errors import (
     RequestRefused,
 )
 from eval_recipes.chat.messages import Message, Reply
+from eval_recipes.chat.options import KEY_VARIABLE, JudgeConfig, read_key
 
 __all__ = [
     "KEY_VARIABLE",

@@ -14,7 +14,6 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from tenacity.nap import sleep_using_event
 
 from eval_recipes.chat.budget import Budget
-from eval_recipes.chat.config import JudgeConfig, read_key
 from eval_recipes.chat.connection import Deadline, Signals
 from eval_recipes.chat.errors import (
     AttemptError,
@@ -42,6 +41,7 @@ from eval_recipes.chat.messages import (
     read_completion,
     request_key,
 )
+from eval_recipes.chat.options import JudgeConfig, read_key
 from saereg_plugin.errors import printable
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
-from eval_recipes.chat.config import JudgeConfig
+from eval_recipes.chat.options import JudgeConfig
 
 
 class JudgeError(RuntimeError):

@@ -11,7 +11,6 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from eval_recipes.chat.config import KEY_VARIABLE, JudgeConfig, read_account
 from eval_recipes.chat.connection import Deadline, open_pool
 from eval_recipes.chat.errors import (
     AttemptError,
@@ -23,6 +22,7 @@ from eval_recipes.chat.errors import (
     Unreachable,
 )
 from eval_recipes.chat.messages import most_bytes
+from eval_recipes.chat.options import KEY_VARIABLE, JudgeConfig, read_account
 from saereg_plugin.errors import InputError, suggest
 
 _MOST_OF_ERROR = 1 << 16

@@ -17,9 +17,7 @@ def open_console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
     """
     Return a console that prints ":name:" literally.
 
-    Args:
-        stderr: print to stderr.
-        soft_wrap: leave lines, and so paths, whole; False fits tables into the terminal.
+    ``soft_wrap`` leaves lines, and so paths, whole; otherwise tables fit into the terminal.
     """
     return Console(stderr=stderr, soft_wrap=soft_wrap, emoji=False)
 

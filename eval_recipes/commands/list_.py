@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
 from rich.markup import escape
 from rich.table import Table
+from typer import Option
 
 from eval_recipes.commands.console import open_console
 
 
 def list_(
     releases: Annotated[
-        bool, typer.Option(help="Also list SAELens' public releases.")
+        bool, Option(help="Also list SAELens' public releases.")
     ] = False,
 ) -> None:
     """List architectures, regularisers, evaluations and models."""

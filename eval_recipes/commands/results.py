@@ -163,7 +163,7 @@ def plot(
 
     console = open_console(soft_wrap=False)
     if cross_seed or steering:
-        from eval_recipes.steering.results.plots import plot_steering
+        from eval_recipes.steering.plots import plot_steering
         from eval_recipes.width_control.plots import plot_cross_seed
 
         folder = out or results / "plots"
@@ -214,7 +214,7 @@ def steering(
     ] = False,
 ) -> None:
     """Print a steered latent's concept, its prompts, both texts of each, and their scores."""
-    from eval_recipes.steering.results.show import show_latent, steering_result
+    from eval_recipes.steering.show import show_latent, steering_result
     from saereg_plugin.errors import printable
 
     path = steering_result(results, sae_id)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from eval_recipes.commands.console import FAILED, open_console, print_outcome
 from eval_recipes.registry import RECIPES
@@ -14,78 +15,74 @@ from eval_recipes.registry import RECIPES
 def run(
     sae_release: Annotated[
         str,
-        typer.Option(help="Release folder, public release name, or hub repository."),
+        Option(help="Release folder, public release name, or hub repository."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(
-        "eval_results"
-    ),
+    out: Annotated[Path, Option(help="Folder for the results.")] = Path("eval_results"),
     evals: Annotated[
         str,
-        typer.Option(help=f"Evaluations, separated by commas: {', '.join(RECIPES)}."),
+        Option(help=f"Evaluations, separated by commas: {', '.join(RECIPES)}."),
     ] = "core,cross_seed",
     sae_id: Annotated[
         list[str] | None,
-        typer.Option(help="SAE id or shell pattern; repeat for several."),
+        Option(help="SAE id or shell pattern; repeat for several."),
     ] = None,
     group_by: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Regular expression with (?P<seed>...), or YAML file: groups and seeds."
         ),
     ] = None,
     corpus: Annotated[
         str,
-        typer.Option(help="Text to evaluate on (its held-out part), or 'embedded'."),
+        Option(help="Text to evaluate on (its held-out part), or 'embedded'."),
     ] = "embedded",
     heldout_tokens: Annotated[
-        int, typer.Option(help="Tokens for explained variance, L0 and alive latents.")
+        int, Option(help="Tokens for explained variance, L0 and alive latents.")
     ] = 65_536,
     llm_dtype: Annotated[
-        str, typer.Option(help="Data type of the language model.")
+        str, Option(help="Data type of the language model.")
     ] = "float32",
-    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    device: Annotated[str, Option(help="Torch device.")] = "cpu",
+    seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
     data: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Labelled texts: SAEBench's from the hub, or 'embedded' ones of the same "
             "shape (scores not comparable with published ones)."
         ),
     ] = "hub",
     option: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Setting of an evaluation, eval.name=value; repeat for several."
-        ),
+        Option(help="Setting of an evaluation, eval.name=value; repeat for several."),
     ] = None,
     options: Annotated[
         Path | None,
-        typer.Option(help="YAML file of settings by evaluation; --option wins."),
+        Option(help="YAML file of settings by evaluation; --option wins."),
     ] = None,
     judge_model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="autointerp, steering: chat model that explains and judges; in steering it "
             "judges first, before the offline judges, unless steering.judges says who does."
         ),
     ] = None,
     judge_base_url: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="autointerp, steering: OpenAI-compatible server; the key is read from "
             "OPENAI_API_KEY."
         ),
     ] = None,
     explainer: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="autointerp, steering: 'judge', or 'tokens' for explanations without any server "
             "(steering's default)."
         ),
     ] = None,
     select: Annotated[
         tuple[str, str, str] | None,
-        typer.Option(
+        Option(
             metavar="contrast A.txt B.txt",
             help="steering: steer with the latents that best separate two files of texts, one a "
             "line, towards the first.",
@@ -93,29 +90,29 @@ def run(
     ] = None,
     artifacts: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Folder of what is kept between runs; by default in the user's cache."
         ),
     ] = None,
     clean_artifacts: Annotated[
         bool,
-        typer.Option(
+        Option(
             help="Remove everything kept in that folder after the run, replies of judges too."
         ),
     ] = False,
     trust_remote_code: Annotated[
         bool,
-        typer.Option(
+        Option(
             help="Load the language model as the release says, code of the release included. "
             "Only for releases whose authors you trust."
         ),
     ] = False,
     memory_gib: Annotated[
-        float, typer.Option(help="Bound on activations held in memory, in GiB.")
+        float, Option(help="Bound on activations held in memory, in GiB.")
     ] = 4.0,
     resume: Annotated[
         bool,
-        typer.Option(
+        Option(
             help="Redo only results that are missing, damaged or of another configuration."
         ),
     ] = False,
@@ -127,8 +124,7 @@ def run(
     """
     from eval_recipes.running.artifacts import default_artifacts
     from eval_recipes.running.check import checked_data
-    from eval_recipes.running.context import RunContext
-    from eval_recipes.running.model_cache import ModelCache
+    from eval_recipes.running.context import ModelCache, RunContext
     from eval_recipes.running.options import read_options
     from eval_recipes.running.run import run_evals, subjects_of
     from saereg_plugin.errors import InputError

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from eval_recipes.commands.console import FAILED, open_console, shown
 
 
 def schemas(
     write: Annotated[
-        bool, typer.Option("--write", help="Write the schemas of the result classes.")
+        bool, Option("--write", help="Write the schemas of the result classes.")
     ] = False,
     check: Annotated[
         bool,
-        typer.Option(
-            "--check", help="Compare; exit with status 1 if a file is not current."
-        ),
+        Option("--check", help="Compare; exit with status 1 if a file is not current."),
     ] = False,
 ) -> None:
     """List the files, or with --write or --check bring them in line with the result classes."""

@@ -41,7 +41,7 @@ def speed(
     Implementations take turns on the same batches; ratios are times over ours. Let the
     machine do nothing else meanwhile.
     """
-    from eval_recipes.speed.config import DEFAULT_SHAPES, SpeedConfig, parse_shape
+    from eval_recipes.speed.measurement import DEFAULT_SHAPES, SpeedConfig, parse_shape
     from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted, run_speed
 
     suites = chosen_suites(suite or ())

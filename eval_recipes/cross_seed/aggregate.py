@@ -152,11 +152,8 @@ def stability_figures(
     """
     Return the shares of always, sometimes and never shared latents of one SAE.
 
-    Args:
-        everything: bool [others, d_sae], all latents matched.
-        filtered: the same after leaving out latents that are not alive.
-        alive: bool [d_sae].
-        config: settings of the run.
+    ``everything`` is bool [others, d_sae] with all latents matched, ``filtered`` the same without
+    latents that are not ``alive``, bool [d_sae].
     """
     return {
         f"{name}_shared{suffix}": share_figure(mask, config) if len(mask) else None

@@ -45,6 +45,7 @@ from eval_recipes.cross_seed.pairs import PAIR_METRICS, Match
 from eval_recipes.cross_seed.roles import role_of
 from eval_recipes.results.files import unstructured
 from eval_recipes.results.metrics import flat
+from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.statistics.seeds import Interval
 from saereg_plugin.metrics import expected_abs_cosine, overlap_ranks, random_overlap
 
@@ -100,20 +101,13 @@ def build_output(
     name: str,
     seed: int,
     config: CrossSeedEvalConfig,
-    *,
     report: GroupReport,
-    stability_table: dict[str, Any],
+    table: StoredTable,
 ) -> CrossSeedEvalOutput:
     """
     Return the result of the SAE with ``seed`` in group ``name``.
 
-    Args:
-        measured: all measurements.
-        name: its group.
-        seed: its seed.
-        config: settings of the run.
-        report: contents shared by its group.
-        stability_table: ``StoredTable.about`` of its latents' stability.
+    ``report`` holds what its group shares, ``table`` the stored stability of its latents.
     """
     group = measured.groups[name]
     sae = group.saes[seed]
@@ -162,7 +156,7 @@ def build_output(
                 {**figures, "baseline": random, "group": report.figures}
             ),
             stability_by_latent=group.latent_stability[seed].tolist(),
-            stability_table=stability_table,
+            stability_table=table.about,
             **sae_histograms(group, seed),
             baseline_histograms=baseline_histograms(baseline),
         ),

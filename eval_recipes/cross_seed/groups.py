@@ -169,10 +169,7 @@ def _over_seeds(
     seeds: list[int],
 ) -> Difference | None:
     """Subtract a figure of single SAEs; None unless both have it in every seed."""
-    a, b = (
-        {s: v for s, v in seed_values(group, metric).items() if s in seeds}
-        for group in (this, other)
-    )
+    a, b = (seed_values(group, metric, seeds) for group in (this, other))
     return group_minus_other(a, b) if len(a) == len(b) == len(seeds) else None
 
 

@@ -9,17 +9,17 @@ from functools import partial
 from tqdm.auto import tqdm
 
 from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
-from eval_recipes.cross_seed.build_output import GroupReport, build_output, report_group
+from eval_recipes.cross_seed.build_output import build_output, report_group
 from eval_recipes.cross_seed.measure import Measured, measure_groups, with_shares
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.output import (
     EVAL_TYPE_ID_CROSS_SEED,
+    TABLE_SUFFIX,
     CrossSeedEvalOutput,
+    stability_table,
 )
 from eval_recipes.cross_seed.pairs import Loaded, load, unequal_shapes
 from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
-from eval_recipes.cross_seed.stability_table import TABLE_SUFFIX, stability_table
-from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
@@ -80,7 +80,7 @@ class CrossSeedEvaluation(Evaluation[CrossSeedEvalConfig]):
             for seed, sae in group.saes.items():
                 if sae.subject.sae_id in lost:
                     continue
-                build = partial(_output, measured, name, seed, options, report)
+                build = partial(build_output, measured, name, seed, options, report)
                 try:
                     table = stability_table(group, seed)
                     output = TableOutput(TABLE_SUFFIX, table, build)
@@ -124,19 +124,6 @@ def subjects_by_seed(subjects: Iterable[Subject]) -> dict[str, dict[int, Subject
     return dict(groups)
 
 
-def _output(
-    measured: Measured,
-    name: str,
-    seed: int,
-    config: CrossSeedEvalConfig,
-    report: GroupReport,
-    table: StoredTable,
-) -> CrossSeedEvalOutput:
-    return build_output(
-        measured, name, seed, config, report=report, stability_table=table.about
-    )
-
-
 def _with_shares(
     context: RunContext, measured: Measured, failures: list[Failure]
 ) -> Measured:
@@ -150,17 +137,18 @@ def _with_shares(
     subjects = [sae.subject for group in groups for sae in group.saes.values()]
     shares, causes = reconstruction_shares(context, stable, subjects)
     failures += [
-        Failure(EVAL_TYPE_ID_CROSS_SEED, sae_id, f"reconstruction shares: {cause}")
-        for sae_id, cause in causes.items()
+        _failure(subject, f"reconstruction shares: {causes[sae_id]}")
+        for sae_id in causes
+        for subject in subjects
+        if subject.sae_id == sae_id
     ]
     return with_shares(
         measured, {sae_id: share.figures for sae_id, share in shares.items()}
     )
 
 
-def _failure(subject: Subject, error: Exception) -> Failure:
-    cause = f"{type(error).__name__}: {error}"
-    return Failure(EVAL_TYPE_ID_CROSS_SEED, subject.sae_id, cause)
+def _failure(subject: Subject, error: Exception | str) -> Failure:
+    return CrossSeedEvaluation().failure(subject, error)
 
 
 def _load_all(
@@ -182,7 +170,7 @@ def _of_equal_shapes(loaded: list[Loaded], failures: list[Failure]) -> list[Load
     """Return the SAEs of groups that have one shape; those of the others are failures."""
     causes = unequal_shapes(loaded)
     failures += [
-        Failure(EVAL_TYPE_ID_CROSS_SEED, sae.subject.sae_id, causes[sae.subject.group])
+        _failure(sae.subject, causes[sae.subject.group])
         for sae in loaded
         if sae.subject.group in causes
     ]
@@ -213,8 +201,5 @@ def _complete_groups(
     for name, by_seed in groups.items():
         if len(by_seed) < 2:
             cause = f"no other seed of group {name!r} could be measured"
-            failures += [
-                Failure(EVAL_TYPE_ID_CROSS_SEED, sae.subject.sae_id, cause)
-                for sae in by_seed.values()
-            ]
+            failures += [_failure(sae.subject, cause) for sae in by_seed.values()]
     return {name: by_seed for name, by_seed in groups.items() if len(by_seed) > 1}

@@ -204,10 +204,7 @@ def measure_groups(
     """
     Measure groups of SAEs, and random SAEs of each shape, as many as a group has seeds.
 
-    Args:
-        saes: two or more SAEs of one shape by seed, by group.
-        heldout: held-out figures by SAE id.
-        config: settings of the run.
+    ``saes`` holds two or more SAEs of one shape by seed, by group; ``heldout`` figures by SAE id.
     """
     shapes = sorted({s.shape for by_seed in saes.values() for s in by_seed.values()})
     generator = torch.Generator().manual_seed(config.random_seed)
@@ -331,9 +328,7 @@ def unstable_overlaps(
     initial vectors. A block holds the unit decoder rows of the unstable latents. Each SAE is
     decomposed once for all pairs.
 
-    Args:
-        weights: the SAEs of a group by seed.
-        stable: [d_sae] bool by seed.
+    ``weights`` and ``stable``, bool [d_sae], are by seed.
     """
     blocks = {
         seed: leading_directions(sae.dec[sae.alive & ~stable[seed]])

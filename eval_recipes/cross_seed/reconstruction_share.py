@@ -15,8 +15,13 @@ from eval_recipes.cross_seed.aggregate import Figures
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
-from eval_recipes.statistics.contexts import Array, bootstrap, explained_variance
-from eval_recipes.statistics.interval import NO_VARIATION, Interval
+from eval_recipes.statistics.interval import (
+    NO_VARIATION,
+    Array,
+    Interval,
+    bootstrap,
+    explained_variance,
+)
 
 # Values of one chunk of latent activations: 2^23 float32 are 32 MiB, held a few times.
 _CHUNK_VALUES = 1 << 23
@@ -163,10 +168,7 @@ def reconstruction_shares(
     """
     Measure the shares of several SAEs in one pass over the held-out text.
 
-    Args:
-        context: text, sizes and model.
-        stable: [d_sae] bool by ``sae_id``: the stable latents.
-        subjects: the SAEs.
+    ``stable`` holds the stable latents, bool [d_sae], by ``sae_id``.
 
     Returns:
         Shares by ``sae_id``, and the cause for each SAE that has none.

@@ -9,8 +9,8 @@ from typing import Any
 
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from eval_recipes.results.sae_labels import architecture
 from eval_recipes.results.subject import Subject
+from eval_recipes.results.tidy import architecture
 from saereg_plugin.errors import InputError
 from saereg_plugin.registry import acts
 from saereg_plugin.releases.release import LOADER, read_release
@@ -52,9 +52,7 @@ def role_of(subject: Subject, cfg: Mapping[str, Any]) -> Role:
     """
     Return the role of an SAE's group, from its configuration and its release's record.
 
-    Args:
-        subject: the SAE.
-        cfg: ``sae_cfg_dict`` of its result.
+    ``cfg`` is ``sae_cfg_dict`` of its result.
 
     Raises:
         InputError: if the release's record of matched widths cannot be read.

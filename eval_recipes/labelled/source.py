@@ -39,8 +39,7 @@ def read_set(name: str) -> pd.DataFrame:
     The data of arXiv 2502.16681 were drawn with replacement. Each text is kept once, at its
     first row; texts with different targets are dropped. The order is the file's.
 
-    Args:
-        name: file name without ``.csv.zst``, such as ``92_glue_sst2``.
+    ``name`` is the file name without ``.csv.zst``, such as ``92_glue_sst2``.
 
     Returns:
         Columns ``prompt`` (without white space at its ends, never empty) and ``target``,

@@ -139,9 +139,7 @@ class GroupDifference:
         An interval over latents shows how much the figure depends on the latents of these
         SAEs. It is narrow even with two seeds, and the next seed may lie far outside.
         """
-        if self.ci_low is None or self.ci_high is None or not self.decidable:
-            return False
-        return self.ci_low > 0 or self.ci_high < 0
+        return self.decidable and self.interval.distinguishable
 
 
 def load_group_differences(

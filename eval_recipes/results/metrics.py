@@ -105,6 +105,11 @@ def metric(
     )
 
 
+def setting(default: Any, title: str, description: str, **bounds: Any) -> Any:
+    """Return the field of a setting; ``bounds`` are pydantic's, such as ``ge=1``."""
+    return Field(default=default, title=title, description=description, **bounds)
+
+
 def value(
     title: str, description: str, *, display: bool = False, default: Any = ...
 ) -> Any:

@@ -74,10 +74,8 @@ def note_attempts(
     """
     Update the list after an evaluation.
 
-    Args:
-        folder: the results folder.
-        failed: results that stayed, and why their successors failed.
-        current: results of the requested configuration.
+    ``failed`` results stayed, each with why its successor failed; ``current`` results are of the
+    requested configuration.
 
     Raises:
         InputError: if the list is damaged.

@@ -59,11 +59,7 @@ def write_with_table(
     full, result and table stay as they were. A power cut between the two replacements leaves
     a mismatch that ``damaged_table`` finds.
 
-    Args:
-        result: path of the result.
-        ending: ending of the table's file name.
-        table: the table.
-        build: makes the output, given the stored table.
+    ``ending`` is of the table's file name; ``build`` makes the output, given the stored table.
 
     Raises:
         NonFiniteError: see ``result_text``.

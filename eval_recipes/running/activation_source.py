@@ -71,10 +71,7 @@ def read_model(
     """
     Return where an SAE's activations come from, and the model, loaded at most once.
 
-    Args:
-        context: the run.
-        sae: the SAE.
-        context_size: tokens in one context; None takes the run's, else the SAE's own.
+    ``context_size``, tokens in one context, is the run's by default, else the SAE's own.
 
     Raises:
         InputError: for incomplete metadata, or a hook that the model does not have.
@@ -88,6 +85,15 @@ def read_model(
     )
     check_hook(model, source.hook_name)
     return source, model
+
+
+def model_determinants(context: RunContext, source: Source) -> dict[str, Any]:
+    """Return what decides an artefact made with the language model: name, weights, arguments."""
+    return {
+        "model": source.model_name,
+        "model_identity": context.models.identity(source.model_name),
+        "model_kwargs": source.model_kwargs,
+    }
 
 
 def check_hook(model: HookedTransformer, hook_name: str) -> None:

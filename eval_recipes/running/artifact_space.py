@@ -78,10 +78,7 @@ def remove_down_to(
     """
     Remove the least recently used entries until all together take at most ``size`` bytes.
 
-    Args:
-        root: folder of artefacts.
-        size: bytes that may stay.
-        replies: remove replies also, when it is their turn.
+    ``size`` bytes may stay; ``replies`` are removed only if asked for, when it is their turn.
 
     Returns:
         What stays, and what was removed. Folders that a process is writing to stay.

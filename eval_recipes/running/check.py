@@ -154,9 +154,7 @@ def require_space(folder: Path, needed: int) -> None:
     """
     Refuse to start what the disk has no room for.
 
-    Args:
-        folder: where it will be written; it may be missing.
-        needed: bytes, at the least.
+    The folder may be missing; ``needed`` bytes are the least that is written.
 
     Raises:
         InputError: if fewer are free.

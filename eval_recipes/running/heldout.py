@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
-from eval_recipes.statistics.contexts import Array, bootstrap, explained_variance
+from eval_recipes.statistics.interval import Array, bootstrap, explained_variance
 from saereg_plugin.errors import InputError
 
 # Values of one chunk of latent activations: 2^25 float32 are 128 MiB.
@@ -135,29 +136,25 @@ class _Tally:
         residual_all = residual + np.concatenate(self.residual_special)
         nonzero = np.concatenate(self.nonzero)
         everything = kept + special
-        n = len(residual)
         tokens = float(kept.count.sum())
-        variance = bootstrap(
-            lambda w: explained_variance(kept, residual, w), n, seed=seed
-        )
-        with_bos = bootstrap(
-            lambda w: explained_variance(everything, residual_all, w), n, seed=seed
-        )
-        l0 = bootstrap(lambda w: (w @ nonzero) / (w @ kept.count), n, seed=seed)
+        spread = partial(bootstrap, n=len(residual), seed=seed)
+        intervals = {
+            "explained_variance": spread(
+                lambda w: explained_variance(kept, residual, w)
+            ),
+            "explained_variance_with_bos": spread(
+                lambda w: explained_variance(everything, residual_all, w)
+            ),
+            "l0": spread(lambda w: (w @ nonzero) / (w @ kept.count)),
+        }
+        figures: dict[str, Any] = {}
+        for name, interval in intervals.items():
+            low, high = interval.ends
+            ends = {f"{name}_ci_low": low, f"{name}_ci_high": high}
+            figures |= {name: interval.value, **ends, f"{name}_n": interval.n}
         return HeldOut(
-            explained_variance=variance.value,
-            explained_variance_ci_low=variance.ends[0],
-            explained_variance_ci_high=variance.ends[1],
-            explained_variance_n=n,
-            explained_variance_with_bos=with_bos.value,
-            explained_variance_with_bos_ci_low=with_bos.ends[0],
-            explained_variance_with_bos_ci_high=with_bos.ends[1],
-            explained_variance_with_bos_n=n,
+            **figures,
             mse=float(residual.sum()) / (tokens * kept.total.shape[1]),
-            l0=l0.value,
-            l0_ci_low=l0.ends[0],
-            l0_ci_high=l0.ends[1],
-            l0_n=n,
             alive=int(self.fired.sum()),
             d_sae=len(self.fired),
             n_tokens=int(tokens),

@@ -18,7 +18,7 @@ from transformer_lens import HookedTransformer
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.context import RunContext
-from eval_recipes.statistics.contexts import Array, ContextSums, concatenate
+from eval_recipes.statistics.interval import Array, ContextSums, concatenate
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 
@@ -129,11 +129,8 @@ def tally_heldout(
     SAEs are in memory until their pass is over; where they would take more than half of the
     bound on memory together, they go along the text in several passes.
 
-    Args:
-        context: text, sizes and model.
-        subjects: the SAEs, whose ids differ.
-        start: makes what runs along the text from ``sae_id`` and SAE.
-        finish: turns it into a result after the last batch.
+    ``start`` makes what runs along the text from ``sae_id`` and SAE; ``finish`` turns it into a
+    result after the last batch. Ids of the SAEs differ.
 
     Returns:
         Results by ``sae_id``, and the cause for each SAE that has none.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from eval_recipes.results.files import plain, read_result, result_path
+from eval_recipes.results.files import plain, read_result
 from eval_recipes.results.sidecar import damaged_table
 from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import saereg_block
@@ -35,7 +35,7 @@ def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
         try:
             sae = subject.load()
             model = context.models.identity(str(sae.cfg.metadata.model_name))
-            hashes[subject] = _digest([weights_hash(sae), model])
+            hashes[subject] = digest([weights_hash(sae), model])
         except Exception as error:
             # its evaluation fails with the same error; without a key it is tried each time
             logger.warning("SAE %s cannot be loaded: %s", subject.sae_id, error)
@@ -80,7 +80,7 @@ def result_keys(
         return evaluation.key(part, evaluation.options(part))
 
     return {
-        _path(evaluation, context, subject): _digest(
+        evaluation.path(context, subject): digest(
             {**common, "options": options(subject), "sae": _facts(subject, hashes)}
         )
         for subject in context.subjects
@@ -92,13 +92,10 @@ def _facts(subject: Subject, hashes: Hashes) -> str:
     return json.dumps([*dataclasses.astuple(subject), hashes[subject]])
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """Return a hash of plain values."""
     text = json.dumps(plain(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _path(evaluation: Evaluation[Any], context: RunContext, subject: Subject) -> Path:
-    return result_path(context.out, evaluation.name, subject.release, subject.sae_id)
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class Todo:
         """Return the files of the results that are kept."""
         left = set(self.subjects)
         return [
-            _path(self.evaluation, context, subject)
+            self.evaluation.path(context, subject)
             for subject in context.subjects
             if subject not in left
         ]
@@ -160,7 +157,7 @@ def _state(
     keys: Mapping[Path, str],
 ) -> str | None:
     """Return why a result must be made again, or None if it is current."""
-    path = _path(evaluation, context, subject)
+    path = evaluation.path(context, subject)
     if not path.exists():
         return "missing"
     try:

@@ -10,9 +10,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,16 +34,15 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_config import (
 from tqdm.auto import tqdm
 
 from eval_recipes.results.files import result_path
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.saebench.absorption.main import AbsorptionEvaluation
 from eval_recipes.saebench.absorption.probes import sample_words, word_tokens
+from eval_recipes.saebench.absorption.upstream_run import private_folders
 from eval_recipes.saebench.scr_tpp.shared import data_sets
 from eval_recipes.saebench.sparse_probing import cache as sparse_probing_cache
-from eval_recipes.saebench.upstream import patched, preserved_state
-from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.measurement import Timing, timed_rows
+from eval_recipes.saebench.upstream import all_patched, patched, preserved_state
+from eval_recipes.speed.measurement import Row, SpeedConfig, Timing, timed_rows
 from eval_recipes.studies.demo import DEMO_SWEEP
 from saereg_plugin.sources import corpora
 from saereg_plugin.sweeps import run_sweep
@@ -224,22 +222,8 @@ def _sae_probes(
 def _absorption(
     config: Config, selected: Selected, context: RunContext, out: Path
 ) -> object:
-    # Where it keeps things are defaults bound at import, inside the installed package.
-    seams = {
-        "run_k_sparse_probing_experiment": {"experiment_dir": Path("k_sparse_probing")},
-        "run_feature_absortion_experiment": {
-            "experiment_dir": Path("feature_absorption"),
-            "sparse_probing_experiment_dir": Path("k_sparse_probing"),
-        },
-    }
     out.mkdir()
-    with ExitStack() as stack:
-        for name, folders in seams.items():
-            replaced = partial(
-                getattr(absorption, name), probes_dir=Path("probes"), **folders
-            )
-            stack.enter_context(patched(absorption, name, replaced))
-        stack.enter_context(_words(context))
+    with private_folders(Path(), Path("probes")), _words(context):
         return absorption.run_eval(
             _read(AbsorptionEvalConfig, config), selected, context.device, str(out)
         )
@@ -265,10 +249,8 @@ def _words(context: RunContext) -> Iterator[None]:
             )
         return list(chosen)
 
-    with (
-        patched(common, "get_alpha_tokens", words),
-        patched(feature_absorption, "get_alpha_tokens", words),
-    ):
+    modules = (common, feature_absorption)
+    with all_patched([(module, "get_alpha_tokens", words) for module in modules]):
         yield
 
 
@@ -306,11 +288,7 @@ def run_upstream(
     embedded data sets, the words, folders outside the installed package, and a repaired
     decorator of sparse_probing.
 
-    Args:
-        eval: a key of ``UPSTREAM``.
-        config: upstream's own settings, as the result of our evaluation holds them.
-        selected: release and id of each SAE.
-        context: text, data type, device and seed.
+    ``config`` is upstream's, as our result holds it; ``selected`` the release and id of each SAE.
     """
     out = Path("results", eval)
     out.parent.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from sae_lens import LoggingConfig, SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 
-from eval_recipes.speed.config import Shape
+from eval_recipes.speed.measurement import Shape
 from saereg_plugin import WeightPenalty
 from saereg_plugin.registry import training_classes
 

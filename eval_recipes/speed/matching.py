@@ -11,8 +11,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from eval_recipes.speed.config import Row, SpeedConfig
 from eval_recipes.speed.measurement import (
+    Row,
+    SpeedConfig,
     answer,
     in_fresh_process,
     interleaved,
@@ -163,8 +164,7 @@ def apart(work: list[Any]) -> dict[str, float]:
     """
     Match planted dictionaries in a fresh process; return its figures.
 
-    Args:
-        work: implementation, number of pairs, n, d, shared part and seed.
+    ``work``: implementation, number of pairs, n, d, shared part and seed.
 
     Returns:
         ``seconds``, ``peak_gib`` (most resident memory of the process beyond what it had

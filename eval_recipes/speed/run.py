@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.measurement import matmul_rate
+from eval_recipes.speed.measurement import Row, SpeedConfig, matmul_rate
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.files import read_json, recover, require_writable, write_json
@@ -102,11 +101,7 @@ def run_speed(
     """
     Run suites and return their rows as a table.
 
-    Args:
-        config: what to measure.
-        suites: names of suites; without any all but ``BY_NAME_ONLY``.
-        out: JSON file, written anew after every row, so that an interrupted run keeps
-            what it measured.
+    ``out`` is written anew after every row, so that an interrupted run keeps what it measured.
 
     Raises:
         InputError: for an unknown suite, a release that cannot be matched, or a file that

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from eval_recipes.speed.config import Row, SpeedConfig
-from eval_recipes.speed.measurement import Timing, interleaved, timed_rows
+from eval_recipes.speed.measurement import (
+    Row,
+    SpeedConfig,
+    Timing,
+    interleaved,
+    timed_rows,
+)
 from eval_recipes.steering.generate.backend import Backend
 from eval_recipes.steering.generate.decoding import Decoding, Request, Steering
 from eval_recipes.steering.generate.generate import generate

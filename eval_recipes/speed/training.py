@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval_recipes.speed.config import Row, Shape, SpeedConfig
 from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
 from eval_recipes.speed.measurement import (
+    Row,
+    Shape,
+    SpeedConfig,
     answer,
     in_fresh_process,
     interleaved,

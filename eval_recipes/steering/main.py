@@ -15,7 +15,7 @@ from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient, check_judge, read_key
 from eval_recipes.chat.options import IDENTITY, PACING
-from eval_recipes.cross_seed.stability_table import read_stability
+from eval_recipes.cross_seed.output import read_stability
 from eval_recipes.results.files import base_fields, read_result
 from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Subject, SubjectFacts
@@ -23,6 +23,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
 from eval_recipes.saebench.autointerp.figures import read_explanations
 from eval_recipes.saebench.autointerp.options import prompts_identity
+from eval_recipes.steering.build_output import Measured, build_output
 from eval_recipes.steering.generate.backend import parse_hook
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
@@ -42,9 +43,7 @@ from eval_recipes.steering.options import (
     make_config,
     uses_chat,
 )
-from eval_recipes.steering.results.build import Measured, build_output
-from eval_recipes.steering.results.output import SteeringEvalOutput
-from eval_recipes.steering.results.texts import TEXTS_SUFFIX, read_texts, texts_table
+from eval_recipes.steering.output import SteeringEvalOutput
 from eval_recipes.steering.select.candidates import (
     Chosen,
     choose,
@@ -57,6 +56,7 @@ from eval_recipes.steering.select.contrast import TextSets
 from eval_recipes.steering.select.contrast import identity as contrast_identity
 from eval_recipes.steering.select.explanations import explain
 from eval_recipes.steering.select.latents import read_latents
+from eval_recipes.steering.texts import TEXTS_SUFFIX, read_texts, texts_table
 from saereg_plugin.errors import InputError
 
 TEXTS_FORMAT = 2
@@ -305,10 +305,7 @@ def differences(
     Explanations count as published if a language model made them; which one the paper does
     not fix for others.
 
-    Args:
-        sae: the SAE.
-        config: the settings.
-        explainer: what made the explanations: "tokens", or a model's name.
+    ``explainer`` made the explanations: "tokens", or a model's name.
     """
     metadata = sae.cfg.metadata
     model = str(metadata.model_name).rpartition("/")[2]

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseEvalConfig
 
 from eval_recipes.chat.options import ChatOptions
+from eval_recipes.results.metrics import setting
 from eval_recipes.running.options import parse_options
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
 from saereg_plugin.errors import InputError
@@ -22,126 +22,122 @@ JudgeName = Literal["embedding", "embedding_published", "log_probability", "chat
 Select = Literal["random", "stable", "explained", "contrast"]
 
 
-def _setting(default: Any, title: str, description: str, **bounds: Any) -> Any:
-    return Field(default=default, title=title, description=description, **bounds)
-
-
 @dataclass
 class _OwnOptions(BaseEvalConfig):
-    random_seed: int = _setting(
+    random_seed: int = setting(
         0, "Random Seed", "Seed of latents, texts, controls and resamples"
     )
-    corpus: str = _setting(
+    corpus: str = setting(
         "embedded", "Corpus", "Text of residual norms and token explanations"
     )
-    select: Select = _setting(
+    select: Select = setting(
         "random",
         "Select",
         "random: from the alive pool; stable: its latents shared with other seeds; explained: "
         "those with an explanation in the given result; contrast: those that best separate two "
         "sets of texts",
     )
-    latents: list[int] | None = _setting(
+    latents: list[int] | None = setting(
         None, "Latents", "The latents themselves, instead of a choice"
     )
-    n_latents: int = _setting(
+    n_latents: int = setting(
         300,
         "Number of Latents",
         "How many are drawn, or steered with by contrast",
         ge=1,
     )
-    alive_threshold: float = _setting(
+    alive_threshold: float = setting(
         ALIVE_THRESHOLD,
         "Alive Threshold",
         "A latent is in the alive pool if cos(encoder, decoder) exceeds this",
     )
-    stability: str | None = _setting(
+    stability: str | None = setting(
         None,
         "Stability",
         "Folder of cross_seed results, whose tables say how stable each latent is",
     )
-    stable_minimum: float = _setting(
+    stable_minimum: float = setting(
         0.5,
         "Stable Minimum",
         "A latent is stable if it is shared with at least this share of the other seeds",
         gt=0,
         le=1,
     )
-    contrast: list[str] | None = _setting(
+    contrast: list[str] | None = setting(
         None,
         "Contrast",
         "Two files of texts, one a line; steering is towards the first",
         min_length=2,
         max_length=2,
     )
-    explanations: str | None = _setting(
+    explanations: str | None = setting(
         None,
         "Explanations",
         "Folder of autointerp results to read explanations from; null: they are made here",
     )
-    explainer: Literal["tokens", "judge"] = _setting(
+    explainer: Literal["tokens", "judge"] = setting(
         "tokens",
         "Explainer",
         "What makes explanations that are not read: lists of tokens, or the chat model",
     )
-    explainer_tokens: int = _setting(
+    explainer_tokens: int = setting(
         262_144, "Explainer Tokens", "Tokens in which examples are looked for", ge=1
     )
-    prompts: list[str] = _setting(
+    prompts: list[str] = setting(
         list(PUBLISHED_PROMPTS), "Prompts", "What is continued", min_length=1
     )
     strength_mode: Literal["fixed", "resid_rms", "target_preact", "norm_ratio"] = (
-        _setting(
+        setting(
             "fixed",
             "Strength Mode",
             "fixed: alpha; resid_rms: in RMS values of the residual stream; target_preact: rise "
             "of the pre-activation; norm_ratio: alpha over the median residual norm",
         )
     )
-    amounts: list[float] = _setting(
+    amounts: list[float] = setting(
         [5.0],
         "Amounts",
         "Strengths in units of the mode; the first is the headline's",
         min_length=1,
     )
-    positions: Literal["generation", "prompt_end", "all"] = _setting(
+    positions: Literal["generation", "prompt_end", "all"] = setting(
         "generation", "Positions", "Which positions are steered"
     )
-    new_tokens: int = _setting(30, "New Tokens", "Tokens of a continuation", ge=1)
-    greedy: bool = _setting(False, "Greedy", "Take the likeliest token each time")
-    temperature: float = _setting(0.7, "Temperature", "Of sampling", gt=0)
-    top_p: float = _setting(0.9, "Top-p", "Of sampling", gt=0, le=1)
-    samples_per_prompt: int = _setting(
+    new_tokens: int = setting(30, "New Tokens", "Tokens of a continuation", ge=1)
+    greedy: bool = setting(False, "Greedy", "Take the likeliest token each time")
+    temperature: float = setting(0.7, "Temperature", "Of sampling", gt=0)
+    top_p: float = setting(0.9, "Top-p", "Of sampling", gt=0, le=1)
+    samples_per_prompt: int = setting(
         1, "Samples per Prompt", "Texts of one latent and prompt", ge=1
     )
-    calibration_pairs: int = _setting(
+    calibration_pairs: int = setting(
         300,
         "Calibration Pairs",
         "Pairs of unsteered texts that thresholds are learned from, each in both orders; rounded "
         "up to as many for each latent",
         ge=1,
     )
-    batch_size: int = _setting(128, "Batch Size", "Texts made at a time", ge=1)
-    backend: Literal["auto", "plain", "hooked"] = _setting(
+    batch_size: int = setting(128, "Batch Size", "Texts made at a time", ge=1)
+    backend: Literal["auto", "plain", "hooked"] = setting(
         "auto",
         "Backend",
         "plain: transformers, several times faster; hooked: TransformerLens; auto: plain where "
         "the SAE's hook and model allow it",
     )
-    judges: list[JudgeName] = _setting(
+    judges: list[JudgeName] = setting(
         ["embedding", "log_probability"],
         "Judges",
         "Who says what succeeded; the first is the headline's",
         min_length=1,
     )
-    false_positive_rate: float = _setting(
+    false_positive_rate: float = setting(
         0.05,
         "False-positive Rate",
         "Share of unsteered pairs that may succeed, to which thresholds are calibrated",
         gt=0,
         lt=1,
     )
-    max_perplexity_ratio: float = _setting(
+    max_perplexity_ratio: float = setting(
         2.0,
         "Largest Perplexity Ratio",
         "Steered over unsteered perplexity up to which a success counts as fluent",
@@ -153,10 +149,10 @@ class _OwnOptions(BaseEvalConfig):
 class SteeringEvalConfig(ChatOptions, _OwnOptions):
     """Settings of one run; the same for all its SAEs."""
 
-    judge_model: str = _setting(
+    judge_model: str = setting(
         "gpt-5.1", "Judge Model", "Name the server knows it by, as published"
     )
-    judge_temperature: float | None = _setting(
+    judge_temperature: float | None = setting(
         0.0, "Judge Temperature", "As published; null leaves it to the server", ge=0
     )
 

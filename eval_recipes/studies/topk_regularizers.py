@@ -23,7 +23,7 @@ from eval_recipes.studies.framework.definition import (
     largest_without_loss,
     small_sweep,
 )
-from eval_recipes.studies.framework.figures import values_of
+from eval_recipes.studies.framework.report import values_of
 from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.errors import InputError
 from saereg_plugin.presets import Preset, l1_l2_ratio_topk, off_support_topk

@@ -16,7 +16,7 @@ from eval_recipes.results.headlines import RUN_HEADLINES, Metric, metric_of
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
-from eval_recipes.tables.cells import NONE, cell, digits, interval_words, plain_table
+from eval_recipes.tables.table import NONE, cell, digits, interval_words, plain_table
 
 _UNNAMED = 6
 """Metrics to show for a run without headlines; the summary has all."""
@@ -164,10 +164,7 @@ def print_table(
     """
     Print headline figures of every SAE and group, then the groups' differences.
 
-    Args:
-        frame: the tidy table of ``results.load_results``.
-        console: where to print; 80 columns are enough for six headlines.
-        differences: from ``load_group_differences``.
+    80 columns are enough for six headlines; ``differences`` are ``load_group_differences``'.
     """
     if frame.empty:
         console.print("No results.")

@@ -157,10 +157,7 @@ def random_alignment(
     """
     Return the nearest tokens of a dictionary in uniformly random directions.
 
-    Args:
-        shape: (d_sae, d_in).
-        tokens: embeddings as unit rows, [tokens, d_in].
-        seed: seed of the directions.
+    ``shape`` is (d_sae, d_in); tokens are embeddings as unit rows [tokens, d_in].
     """
     generator = torch.Generator().manual_seed(seed)
     rows = unit_rows(torch.randn(shape, generator=generator))

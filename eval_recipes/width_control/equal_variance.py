@@ -113,11 +113,8 @@ def at_equal_variance(
     """
     Return a family's metric at the explained variance of ``other``, minus the latter's.
 
-    Args:
-        group: the regularised group that the family and the control belong to.
-        family: groups that differ from it in the coefficient only, itself among them.
-        other: the control.
-        metric: one of ``PAIR_METRICS``.
+    ``family`` holds the groups that differ from ``group`` in the coefficient only, itself among them;
+    ``other`` is the control, ``metric`` one of ``PAIR_METRICS``.
 
     With five common seeds or more, every pair of which has a value, the interval is over
     pairs. Else it is over latents and contexts if all have the same seeds, and ``reason``

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval_recipes.results.sae_labels import penalty
+from eval_recipes.results.tidy import penalty
 from eval_recipes.tables.plots import COLOURS, label_text, open_plots, save_png
 from eval_recipes.width_control.result_groups import ResultGroup, read_groups
 

@@ -15,8 +15,8 @@ from eval_recipes.results.differences import Difference, group_minus_other
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import OVER_SEEDS, Interval
 from eval_recipes.statistics.seeds import FEW_SEEDS, FEWEST_SEEDS, SeedPair
-from eval_recipes.tables.cells import NONE, cell, digits
 from eval_recipes.tables.run_table import plain_table
+from eval_recipes.tables.table import NONE, cell, digits
 from eval_recipes.width_control.equal_variance import at_equal_variance
 from eval_recipes.width_control.result_groups import (
     SINGLE,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eval_recipes.results.sae_labels import penalty
+from eval_recipes.results.tidy import penalty
 from saereg_plugin.registry import acts
 
 NAME = {"name": "weight_penalty", "norm": "l2"}

@@ -26,7 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.context import ModelCache
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256

@@ -13,7 +13,7 @@ from sae_lens import SAE
 
 from eval_recipes.results.files import base_fields, unstructured
 from eval_recipes.results.subject import Subject, SubjectFacts
-from eval_recipes.running.activation_source import read_model
+from eval_recipes.running.activation_source import model_determinants, read_model
 from eval_recipes.running.artifacts import artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
@@ -147,9 +147,7 @@ def _given(
         seed=context.seed,
     )
     determinants = {
-        "model": source.model_name,
-        "model_identity": context.models.identity(source.model_name),
-        "model_kwargs": source.model_kwargs,
+        **model_determinants(context, source),
         "layer": layer,
         "dtype": context.dtype,
         "device": context.device,

@@ -17,8 +17,7 @@ from sae_bench.evals.absorption.eval_output import (
 from sae_bench.evals.base_eval_output import BaseMetrics
 
 from eval_recipes.results.metrics import flat, metric, metric_class, value
-from eval_recipes.statistics.contexts import bootstrap
-from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.interval import Interval, bootstrap
 
 _metric = partial(
     metric,
@@ -169,10 +168,8 @@ def detail(
     """
     Return upstream's figures of a letter with the corrected ones next to them.
 
-    Args:
-        theirs: of the SAE as upstream scores it.
-        ours: of the same letter, with decoder rows of norm 1.
-        f1: F1 of every letter's probe.
+    ``theirs`` is of the SAE as upstream scores it, ``ours`` of the same letter with decoder rows of
+    norm 1, ``f1`` of every letter's probe.
     """
     return AbsorptionDetail(
         **dataclasses.asdict(theirs),  # pyright: ignore[reportArgumentType]

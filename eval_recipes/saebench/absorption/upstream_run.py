@@ -113,7 +113,7 @@ def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
             upstream_words(given.words),
             stopping_after(given.model, given.layer, given.memory),
             stored_probes(given.probes, given.model, given.layer, folder / "probes"),
-            _folders(folder, folder / "probes"),
+            private_folders(folder, folder / "probes"),
         ):
             # upstream needs an output folder and writes below the working folder
             (folder / "out").mkdir()
@@ -140,7 +140,7 @@ def score(given: Given, subject: Subject, sae: SAE[Any]) -> Scored:
 
 
 @contextmanager
-def _folders(folder: Path, probes: Path) -> Iterator[None]:
+def private_folders(folder: Path, probes: Path) -> Iterator[None]:
     """
     Keep upstream from writing into the installed package.
 

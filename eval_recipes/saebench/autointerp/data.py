@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from eval_recipes.running.activation_source import Source
+from eval_recipes.running.activation_source import Source, model_determinants
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
 from saereg_plugin.errors import InputError
@@ -38,9 +38,8 @@ _CHUNK_VALUES = 1 << 25
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens, their folder, and the folder of all artefacts."""
+    """Tokens, and their folder."""
 
-    root: Path
     folder: ArtifactFolder
     tokens: Tensor
     """Shape (contexts, context_size); each context starts with BOS."""
@@ -87,9 +86,7 @@ def load_text(
         context.artifacts,
         "autointerp",
         {
-            "model": source.model_name,
-            "model_identity": context.models.identity(source.model_name),
-            "model_kwargs": source.model_kwargs,
+            **model_determinants(context, source),
             "text": path,
             "total_tokens": total_tokens,
             "context_size": context_size,
@@ -117,7 +114,7 @@ def load_text(
         torch.save(tokens, stored)
 
     stored = folder.ensure("tokens.pt", make)
-    return Text(context.artifacts, folder, torch.load(stored, weights_only=True))
+    return Text(folder, torch.load(stored, weights_only=True))
 
 
 def _read_texts(corpus: str, split: Any, characters: int) -> list[str]:
@@ -139,24 +136,19 @@ def _read_texts(corpus: str, split: Any, characters: int) -> list[str]:
 
 
 @torch.no_grad()
-def load_residuals(
-    text: Text,
-    model: HookedTransformer,
-    hook_name: str,
-    *,
-    batch_size: int,
-    dtype: str,
-) -> Tensor:
+def load_activations(
+    context: RunContext, text: Text, model: HookedTransformer, hook_name: str
+) -> Activations:
     """
-    Return the activations at a hook, shape (contexts, context_size, d_in).
+    Return the activations at a hook, with the mask that upstream uses.
 
-    The tensor is a file mapped into memory. The first SAE reads the same file as all others.
+    They are a file mapped into memory. The first SAE reads the same file as all others.
     """
-    layer = hook_layer(hook_name)
+    layer, batch_size = hook_layer(hook_name), context.batch_size_prompts
     determinants = {
         "text": text.folder.path.name,
         "hook": hook_name,
-        "dtype": dtype,
+        "dtype": context.dtype,
         "batch_size": batch_size,
         "device": str(model.cfg.device),
     }
@@ -173,9 +165,11 @@ def load_residuals(
             batch = text.tokens[start : start + batch_size]
             mapped[start : start + batch_size] = _run(model, hook_name, layer, batch)
 
-    folder = artifact_folder(text.root, "autointerp", determinants)
+    folder = artifact_folder(context.artifacts, "autointerp", determinants)
     file = folder.ensure("activations.bin", make)
-    return torch.from_file(str(file), size=size, dtype=kind).view(rows, length, width)
+    residuals = torch.from_file(str(file), size=size, dtype=kind)
+    keep = get_bos_pad_eos_mask(text.tokens, model.tokenizer)
+    return Activations(residuals.view(rows, length, width), keep, batch_size)
 
 
 def _run(
@@ -229,14 +223,6 @@ class Activations:
             rows = slice(start, start + step)
             latents = sae.encode(self.residuals[rows].to(sae.device))
             yield rows, latents * self.keep[rows, :, None].to(latents.device)
-
-
-def activations_of(
-    text: Text, residuals: Tensor, model: HookedTransformer, *, batch_size: int
-) -> Activations:
-    """Return activations with the mask that upstream uses."""
-    keep = get_bos_pad_eos_mask(text.tokens, model.tokenizer)
-    return Activations(residuals, keep, batch_size)
 
 
 def latents_at_once(text: Text, memory_gib: float) -> int:

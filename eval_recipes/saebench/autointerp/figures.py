@@ -12,9 +12,11 @@ from typing import Any
 from eval_recipes.chat import Reply
 from eval_recipes.results.files import read_result
 from eval_recipes.results.metrics import flat
-from eval_recipes.saebench.autointerp.output import NOT_MEASURED, LatentDetail
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from saereg_plugin.errors import InputError
+
+NOT_MEASURED = -1.0
+"""Upstream's score where no language model judged: its format has no place for "none"."""
 
 
 @dataclass
@@ -183,20 +185,6 @@ def _interval(
         else Interval(NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, 0)
     )
     return flat({name: interval})
-
-
-def detail_of(scored: Scored) -> LatentDetail:
-    """Return one latent's entry of the result file."""
-    return LatentDetail(
-        latent=scored.latent,
-        explanation=scored.explanation,
-        score=scored.upstream_score,
-        checked_score=share_of_right(scored),
-        checked_predictions=scored.predictions,
-        checked_active=scored.active,
-        unparseable=scored.unparseable,
-        refused=scored.refused,
-    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,16 +13,21 @@ import torch
 from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient, check_judge, read_key
+from eval_recipes.chat.options import PACING
 from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.activation_source import read_model
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
-from eval_recipes.saebench.autointerp.chat import JudgedAutoInterp
+from eval_recipes.saebench.autointerp.chat import (
+    Job,
+    JudgedAutoInterp,
+    run_upstream,
+    upstream_config,
+)
 from eval_recipes.saebench.autointerp.data import (
     HUB_DATASET,
-    activations_of,
     latents_at_once,
-    load_residuals,
+    load_activations,
     load_text,
 )
 from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
@@ -30,16 +36,17 @@ from eval_recipes.saebench.autointerp.figures import (
 )
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
+    IDLE_WITH_TOKENS,
     AutoInterpOptions,
     check_data,
     check_facts,
-    key,
-    resolved,
+    prompts_identity,
 )
-from eval_recipes.saebench.autointerp.output import JudgedOutput, TokenOutput
-from eval_recipes.saebench.autointerp.result import (
+from eval_recipes.saebench.autointerp.output import (
     PARTIAL_SUFFIX,
     IncompleteError,
+    JudgedOutput,
+    TokenOutput,
     output_of,
     partial_path,
     require_complete,
@@ -48,8 +55,8 @@ from eval_recipes.saebench.autointerp.token_explainer import (
     TokenAutoInterp,
     background_of,
 )
-from eval_recipes.saebench.autointerp.upstream_run import run_upstream, upstream_config
 from eval_recipes.saebench.upstream import UpstreamError
+from saereg_plugin.errors import InputError
 
 
 class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
@@ -63,6 +70,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
     keeps_artifacts = True
     side_files = (PARTIAL_SUFFIX,)
     context_option = "llm_context_size"
+    not_in_key = PACING
 
     def outputs(self) -> dict[str, type[Any]]:
         """Return the classes with a judge and without one."""
@@ -73,8 +81,20 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
         context: RunContext,
         options: AutoInterpOptions,
     ) -> AutoInterpOptions:
-        """Put the latents in order."""
-        return resolved(options)
+        """
+        Return the settings with the latents in order, on which sums depend.
+
+        Raises:
+            InputError: if a latent is given twice.
+        """
+        if options.latents is None:
+            return options
+        if len(set(options.latents)) < len(options.latents):
+            raise InputError(
+                f"Option {EVAL}.latents is {list(options.latents)}; expected each latent once. "
+                "Correct it or leave it out."
+            )
+        return dataclasses.replace(options, latents=tuple(sorted(options.latents)))
 
     def check(self, context: RunContext, options: AutoInterpOptions) -> None:
         """
@@ -96,8 +116,20 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
             check_judge(options.judge_config(seed=context.seed))
 
     def key(self, context: RunContext, options: AutoInterpOptions) -> dict[str, Any]:
-        """Return the settings that a result depends on, and the prompts."""
-        return key(options, seed=context.seed)
+        """
+        Return the settings that a result depends on, and the prompts.
+
+        Settings that only limit or pace the requests are left out, and so are those that
+        other settings make idle.
+        """
+        chosen = super().key(context, options)
+        if options.latents is not None:
+            del chosen["n_latents"]
+        if options.explainer == "tokens":
+            return {k: v for k, v in chosen.items() if k not in IDLE_WITH_TOKENS}
+        # the address may come from the environment
+        url = options.judge_config(seed=context.seed).url
+        return {**chosen, "judge_base_url": url, "prompts": prompts_identity()}
 
     @contextmanager
     def opened(self, context: RunContext, options: AutoInterpOptions) -> Iterator[None]:
@@ -155,16 +187,7 @@ def explain_and_score(
         total_tokens=options.total_tokens,
         context_size=options.llm_context_size,
     )
-    residuals = load_residuals(
-        text,
-        model,
-        source.hook_name,
-        batch_size=context.batch_size_prompts,
-        dtype=context.dtype,
-    )
-    activations = activations_of(
-        text, residuals, model, batch_size=context.batch_size_prompts
-    )
+    activations = load_activations(context, text, model, source.hook_name)
     shared: dict[str, Any] = {
         "activations": activations,
         "latents": options.latents,
@@ -172,6 +195,7 @@ def explain_and_score(
     }
     built: list[SeededAutoInterp] = []
     signal = client.signal() if client is not None else threading.Event()
+    job = Job(context, options, subject, sae, client, signal)
 
     def build(**arguments: Any) -> SeededAutoInterp:
         if client is None:
@@ -190,26 +214,15 @@ def explain_and_score(
             return torch.zeros(int(scored.cfg.d_sae))
         return activations.frequencies(scored)
 
-    config = upstream_config(context, options, source.model_name, text.tokens.numel())
+    config = upstream_config(job, source.model_name, text.tokens.numel())
     try:
         measured = run_upstream(
-            context,
-            config,
-            subject,
-            sae,
-            model,
-            text.tokens,
-            build=build,
-            frequencies=frequencies,
-            client=client,
-            signal=signal,
+            job, config, model, text.tokens, build=build, frequencies=frequencies
         )
     except UpstreamError as error:
         if not isinstance(error.__cause__, TooFewRepliesError):
             raise
         measured = None
-    output = output_of(
-        context, options, config, subject, sae, measured, built[-1], client
-    )
-    require_complete(context, subject, output, built[-1])
+    output = output_of(job, config, measured, built[-1])
+    require_complete(job, output, built[-1])
     return output

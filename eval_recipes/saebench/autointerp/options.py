@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 from sae_bench.evals.autointerp.main import AutoInterp
 
-from eval_recipes.chat.options import IDENTITY, PACING, ChatOptions
+from eval_recipes.chat.options import IDENTITY, ChatOptions
 from eval_recipes.results.subject import SubjectFacts
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.autointerp.data import HUB_DATASET, hook_layer
@@ -23,7 +22,7 @@ EVAL = "autointerp"
 
 LatentId = Annotated[int, Field(ge=0)]
 
-_IDLE_WITH_TOKENS = IDENTITY | {"save_logs"}
+IDLE_WITH_TOKENS = IDENTITY | {"save_logs"}
 """Settings that decide nothing without a judge."""
 
 
@@ -61,23 +60,6 @@ class AutoInterpOptions(ChatOptions):
     """Keep upstream's log of each latent, which repeats the prompts with their text."""
 
 
-def resolved(options: AutoInterpOptions) -> AutoInterpOptions:
-    """
-    Return the settings with the latents in order, on which sums depend.
-
-    Raises:
-        InputError: if a latent is given twice.
-    """
-    if options.latents is None:
-        return options
-    if len(set(options.latents)) < len(options.latents):
-        raise InputError(
-            f"Option {EVAL}.latents is {list(options.latents)}; expected each latent once. "
-            "Correct it or leave it out."
-        )
-    return dataclasses.replace(options, latents=tuple(sorted(options.latents)))
-
-
 def text_name(context: RunContext, options: AutoInterpOptions) -> str:
     """Return which text the latents are explained on."""
     return HUB_DATASET if options.dataset == "hub" else f"{context.corpus}/heldout"
@@ -102,31 +84,6 @@ def prompts_identity() -> str:
     makers = (AutoInterp.get_generation_prompts, AutoInterp.get_scoring_prompts)
     text = "".join(inspect.getsource(maker) for maker in makers)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def key(options: AutoInterpOptions, *, seed: int) -> dict[str, Any]:
-    """
-    Return the settings that a result depends on, and the prompts.
-
-    Settings that only limit or pace the requests are left out, and so are those that other
-    settings make idle.
-
-    Args:
-        options: the settings.
-        seed: of the run.
-
-    Raises:
-        InputError: for an impossible address, where a judge is asked.
-    """
-    values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
-    chosen = {name: value for name, value in values.items() if name not in PACING}
-    if options.latents is not None:
-        del chosen["n_latents"]
-    if options.explainer == "judge":
-        # the address may come from the environment
-        url = options.judge_config(seed=seed).url
-        return {**chosen, "judge_base_url": url, "prompts": prompts_identity()}
-    return {k: v for k, v in chosen.items() if k not in _IDLE_WITH_TOKENS}
 
 
 def check_data(options: AutoInterpOptions, data: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -11,14 +13,35 @@ from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 from sae_bench.evals.autointerp.eval_output import (
     AutoInterpEvalOutput,
     AutoInterpMetricCategories,
+    AutoInterpMetrics,
 )
 from sae_bench.evals.base_eval_output import BaseMetrics, BaseResultDetail
 
+from eval_recipes.results.files import (
+    base_fields,
+    result_path,
+    unstructured,
+    write_result,
+)
 from eval_recipes.results.metrics import metric, metric_class, value
-
-NOT_MEASURED = -1.0
-"""Upstream's score where no language model judged: its format has no place for "none"."""
-
+from eval_recipes.results.sidecar import side_path
+from eval_recipes.results.subject import Subject
+from eval_recipes.running.context import RunContext
+from eval_recipes.saebench.autointerp.chat import Job, JudgedAutoInterp
+from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
+from eval_recipes.saebench.autointerp.figures import (
+    NOT_MEASURED,
+    Scored,
+    common_figures,
+    judge_figures,
+    share_of_right,
+    summary_of,
+)
+from eval_recipes.saebench.autointerp.options import (
+    EVAL,
+    is_as_published,
+    text_name,
+)
 
 _metric = partial(
     metric,
@@ -188,3 +211,142 @@ class TokenOutput(AutoInterpEvalOutput):
         title="Latents",
         description="One entry a latent with data",
     )
+
+
+PARTIAL_SUFFIX = "_partial_results.json"
+
+
+class IncompleteError(RuntimeError):
+    """Some latents have no reply yet; the message names the cause and the partial result."""
+
+
+def output_of(
+    job: Job,
+    config: AutoInterpEvalConfig,
+    measured: AutoInterpEvalOutput | None,
+    ran: SeededAutoInterp,
+) -> JudgedOutput | TokenOutput:
+    """
+    Return upstream's output with the checked figures.
+
+    Where replies are missing, a figure that no latent has is ``NOT_MEASURED``.
+
+    ``measured`` is None if too few latents have replies.
+
+    Raises:
+        NoScoreError: if all replies are there and no latent has a checked score.
+    """
+    context, options, subject, client = (
+        job.context,
+        job.options,
+        job.subject,
+        job.client,
+    )
+    done = [one for _, one in sorted(ran.scored.items()) if one.unanswered is None]
+    n_unanswered = len(ran.scored) - len(done)
+    shared: dict[str, Any] = {"seed": context.seed, "partial": n_unanswered > 0}
+    figures = common_figures(
+        done, n_chosen=ran.n_latents, n_with_data=len(ran.scored), **shared
+    )
+    common: dict[str, Any] = {
+        **base_fields(subject, job.sae),
+        "eval_config": AutoInterpConfig(
+            **dataclasses.asdict(config),  # pyright: ignore[reportArgumentType]
+            explainer=options.explainer,
+            judge_model=None if client is None else client.config.model,
+            judge_base_url=None if client is None else client.config.url,
+            judge_temperature=None if client is None else options.judge_temperature,
+            chosen_latents=None if options.latents is None else list(options.latents),
+        ),
+        "eval_result_details": [detail_of(one) for one in done],
+    }
+    marks = {
+        "data": "hub" if options.dataset == "hub" else context.corpus,
+        "text": text_name(context, options),
+        "comparable_with_llm_scores": client is not None,
+        "comparable_with_published": is_as_published(options),
+    }
+    nothing = AutoInterpMetrics(
+        autointerp_score=NOT_MEASURED, autointerp_std_dev=NOT_MEASURED
+    )
+    if not isinstance(ran, JudgedAutoInterp) or client is None:
+        return TokenOutput(
+            **common,
+            eval_result_metrics=TokenCategories(
+                autointerp=nothing, token_explainer=TokenMetrics(**figures)
+            ),
+            eval_result_unstructured=unstructured(subject, **marks),
+        )
+    judged = judge_figures(
+        done, list(ran.replies.values()), n_unanswered=n_unanswered, **shared
+    )
+    return JudgedOutput(
+        **common,
+        eval_result_metrics=JudgedCategories(
+            autointerp=measured.eval_result_metrics.autointerp if measured else nothing,
+            checked=CheckedMetrics(**figures, **judged),
+        ),
+        eval_result_unstructured=unstructured(
+            subject,
+            **_logs(measured, keep=options.save_logs),
+            **marks,
+            # requests of this run, which differ between runs
+            judge_this_run={
+                "calls": client.budget.calls,
+                "tokens": client.budget.tokens,
+                "retries": client.retries,
+                "cache_hits": client.cache_hits,
+            },
+        ),
+    )
+
+
+def _logs(measured: AutoInterpEvalOutput | None, *, keep: bool) -> dict[str, Any]:
+    """Return upstream's entry of each latent, by default without the text it saw."""
+    found = None if measured is None else measured.eval_result_unstructured
+    entries: dict[str, Any] = found or {}
+    return {
+        latent: {name: v for name, v in entry.items() if keep or name != "logs"}
+        for latent, entry in entries.items()
+    }
+
+
+def detail_of(scored: Scored) -> LatentDetail:
+    """Return one latent's entry of the result file."""
+    return LatentDetail(
+        latent=scored.latent,
+        explanation=scored.explanation,
+        score=scored.upstream_score,
+        checked_score=share_of_right(scored),
+        checked_predictions=scored.predictions,
+        checked_active=scored.active,
+        unparseable=scored.unparseable,
+        refused=scored.refused,
+    )
+
+
+def partial_path(context: RunContext, subject: Subject) -> Path:
+    """Return the path of a result without all replies."""
+    path = result_path(context.out, EVAL, subject.release, subject.sae_id)
+    return side_path(path, PARTIAL_SUFFIX)
+
+
+def require_complete(
+    job: Job, output: JudgedOutput | TokenOutput, ran: SeededAutoInterp
+) -> None:
+    """
+    Refuse a result that lacks replies; it is written as a partial result.
+
+    Raises:
+        IncompleteError: if latents have no reply.
+    """
+    missing = [
+        one for _, one in sorted(ran.scored.items()) if one.unanswered is not None
+    ]
+    if missing:
+        partial = write_result(partial_path(job.context, job.subject), output)
+        raise IncompleteError(
+            f"{EVAL} of SAE {job.subject.sae_id!r} failed: {len(missing)} of {ran.n_latents} "
+            "latents have no reply. "
+            f"{summary_of(missing)}. What there is stands in {partial.name!r}."
+        )

@@ -61,9 +61,7 @@ def explain(examples: Sequence[Marked], background: Mapping[str, float]) -> str:
     at least .02 and the largest p * log(p / q). After "near" come tokens that two or more
     examples have up to three positions before an active token, ranked in the same way.
 
-    Args:
-        examples: where the latent is active.
-        background: share of each normalised token in the text.
+    ``background`` is the share of each normalised token in the text.
     """
     mass: defaultdict[str, float] = defaultdict(float)
     near: Counter[str] = Counter()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -133,12 +132,11 @@ def _measure(
         )
         return figures
 
-    with ExitStack() as stack:
-        stack.enter_context(upstream(EVAL, subject, sae, None, seed=context.seed))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(
-            patched(upstream_meta, "_decoder_variance_metrics", with_rows)
-        )
+    with (
+        upstream(EVAL, subject, sae, None, seed=context.seed),
+        torch.enable_grad(),
+        patched(upstream_meta, "_decoder_variance_metrics", with_rows),
+    ):
         measured = upstream_meta.run_eval_single_sae(
             subject.release, subject.sae_id, copied, config, context.device
         )

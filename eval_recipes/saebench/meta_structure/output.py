@@ -18,8 +18,7 @@ from sae_bench.evals.meta_structure.eval_output import (
 from torch import Tensor
 
 from eval_recipes.results.metrics import metric, metric_class, value
-from eval_recipes.statistics.contexts import bootstrap
-from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.interval import Interval, bootstrap
 
 _metric = partial(metric, resampled=", bootstrapped over latents")
 
@@ -92,10 +91,8 @@ def row_errors(meta: Any, decoder: Tensor, *, batch_size: int) -> RowErrors:
     so upstream's error depends on the batches. Here the ``int(k * n)`` largest of all n rows
     are kept. The first of two passes finds the smallest of these activations.
 
-    Args:
-        meta: SAELens' BatchTopKTrainingSAE.
-        decoder: [n, d_in].
-        batch_size: rows at once; bounds memory to batch_size x meta width.
+    Of SAELens' BatchTopKTrainingSAE on a decoder [n, d_in]; ``batch_size`` rows at once bound the
+    memory to batch_size x meta width.
     """
     batches = decoder.split(batch_size)
     keep = int(meta.cfg.k * len(decoder))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,15 @@ from sae_bench.evals.sparse_probing_sae_probes.eval_config import (
 from sae_bench.evals.sparse_probing_sae_probes.eval_output import (
     SparseProbingSaeProbesEvalOutput,
 )
+from sae_probes import DATASETS
 from sae_probes.run_baselines import get_baseline_save_path
 
 from eval_recipes.results.subject import Subject, SubjectFacts
-from eval_recipes.running.activation_source import Source, read_model
+from eval_recipes.running.activation_source import (
+    Source,
+    model_determinants,
+    read_model,
+)
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
@@ -31,19 +37,16 @@ from eval_recipes.saebench.sae_probes.measure import (
     quiet_sklearn,
     require_whole,
 )
-from eval_recipes.saebench.sae_probes.options import (
-    EVAL,
-    SaeProbesOptions,
-    resolved,
-)
+from eval_recipes.saebench.sae_probes.options import EVAL, SaeProbesOptions
 from eval_recipes.saebench.sae_probes.output import CorrectedSaeProbesOutput
 from eval_recipes.saebench.upstream import (
+    all_patched,
     folded_copy,
-    patched,
     read_upstream,
     upstream,
     without_bar,
 )
+from saereg_plugin.errors import InputError, suggest
 
 _BASELINE = "logreg"
 
@@ -64,8 +67,26 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
         context: RunContext,
         options: SaeProbesOptions,
     ) -> SaeProbesOptions:
-        """Fill in the names of the sets."""
-        return resolved(options)
+        """
+        Return the settings with the names of sets as a tuple.
+
+        Raises:
+            InputError: for an unknown set, or a set or k that is given twice.
+        """
+        given = options.datasets
+        names = tuple(DATASETS) if given == "all" else given
+        names = (names,) if isinstance(names, str) else names
+        for name in names:
+            if name not in DATASETS:
+                raise InputError(
+                    f"Unknown {EVAL} set {name!r}. {suggest(name, DATASETS)}"
+                )
+        for kind, values in (("set", names), ("k", options.ks)):
+            if len(set(values)) != len(values):
+                raise InputError(
+                    f"{EVAL} was given {list(values)!r}; expected each {kind} once."
+                )
+        return dataclasses.replace(options, datasets=names)
 
     def check_subject(
         self, context: RunContext, facts: SubjectFacts, options: SaeProbesOptions
@@ -128,15 +149,7 @@ class SaeProbesEvaluation(Evaluation[SaeProbesOptions]):
                 subject=subject,
             )
         require_whole(measured, subject, options)
-        ours = measure(
-            folded_copy(sae),
-            options.datasets,
-            ks=options.ks,
-            penalty=options.reg_type,
-            seed=context.seed,
-            cache=cache,
-            baselines=baselines,
-        )
+        ours = measure(folded_copy(sae), options, cache, baselines, seed=context.seed)
         return corrected(measured, ours, subject, sae)
 
 
@@ -145,25 +158,19 @@ def _folders(
 ) -> tuple[ArtifactFolder, ArtifactFolder]:
     """Return the folders of the activations and of what no SAE changes in the scores."""
     determinants = {
-        "model": source.model_name,
-        "model_identity": context.models.identity(source.model_name),
-        "model_kwargs": source.model_kwargs,
+        **model_determinants(context, source),
         "hook": source.hook_name,
         "dtype": context.dtype,
         "device": context.device,
         # Decides which texts share a pass, and so the last bits.
         "memory_gib": context.memory_gib,
     }
-    return (
-        artifact_folder(
-            context.artifacts, EVAL, {"what": "activations", **determinants}
-        ),
-        artifact_folder(
-            context.artifacts,
-            EVAL,
-            {"what": "baselines", "seed": context.seed, **determinants},
-        ),
+    parts = {"what": "activations"}, {"what": "baselines", "seed": context.seed}
+    activations, baselines = (
+        artifact_folder(context.artifacts, EVAL, {**part, **determinants})
+        for part in parts
     )
+    return activations, baselines
 
 
 def _run_upstream(
@@ -200,9 +207,8 @@ def _run_upstream(
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Take away upstream's progress bars, which count to one for every SAE and set."""
-    with ExitStack() as stack:
-        # By its full name: the package has a function that is called like its module.
-        modules = ("sae_probes.run_sae_evals", "sae_probes.run_baselines")
-        for module in (upstream_main, *map(import_module, modules)):
-            stack.enter_context(patched(module, "tqdm", without_bar))
+    # By its full name: the package has a function that is called like its module.
+    names = ("sae_probes.run_sae_evals", "sae_probes.run_baselines")
+    modules = (upstream_main, *map(import_module, names))
+    with all_patched([(module, "tqdm", without_bar) for module in modules]):
         yield

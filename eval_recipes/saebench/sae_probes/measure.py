@@ -50,8 +50,13 @@ from eval_recipes.saebench.sae_probes.output import (
     SaeProbesDetail,
 )
 from eval_recipes.saebench.upstream import UpstreamError
-from eval_recipes.statistics.contexts import N_RESAMPLES, Array, resampled_weights
-from eval_recipes.statistics.interval import Interval, percentile_interval
+from eval_recipes.statistics.interval import (
+    N_RESAMPLES,
+    Array,
+    Interval,
+    percentile_interval,
+    resampled_weights,
+)
 from saereg_plugin.files import write_json
 
 # Latents held at once while encoding, as float32: 2^26 are 256 MiB.
@@ -215,13 +220,11 @@ class Measured:
 
 def measure(
     sae: SAE[Any],
-    datasets: Sequence[str],
-    *,
-    ks: Sequence[int],
-    penalty: str,
-    seed: int,
+    options: SaeProbesOptions,
     cache: ArtifactFolder,
     baselines: ArtifactFolder,
+    *,
+    seed: int,
 ) -> Measured:
     """
     Probe the SAE on splits by text, and count upstream's overlap.
@@ -233,9 +236,9 @@ def measure(
             which no SAE changes, are kept between runs.
     """
     llm: dict[str, Predictions] = {}
-    latents: dict[int, dict[str, Predictions]] = {k: {} for k in ks}
+    latents: dict[int, dict[str, Predictions]] = {k: {} for k in options.ks}
     by_dataset: dict[str, dict[str, Any]] = {}
-    for dataset in datasets:
+    for dataset in options.datasets:
         data = read_texts(dataset)
         activations = load_activations(cache, dataset)[: len(data.labels)]
         split = deduplicated_split(data.texts, data.labels, seed=seed)
@@ -257,8 +260,8 @@ def measure(
             encode(sae, activations),
             data.labels,
             split,
-            ks=ks,
-            penalty=penalty,
+            ks=options.ks,
+            penalty=options.reg_type,
             seed=seed,
         )
         for k, predictions in probes.items():

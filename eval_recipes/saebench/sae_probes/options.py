@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from sae_probes import DATASETS
-
-from saereg_plugin.errors import InputError, suggest
 
 EVAL = "sae_probes"
 
@@ -42,26 +38,3 @@ class SaeProbesOptions:
 
     reg_type: Literal["l1", "l2"] = "l1"
     """Penalty of the probes on latents; upstream's default is "l1"."""
-
-
-def resolved(options: SaeProbesOptions) -> SaeProbesOptions:
-    """
-    Return the settings with the names of sets as a tuple.
-
-    Raises:
-        InputError: for an unknown set, or a set or k that is given twice.
-    """
-    given = options.datasets
-    names = tuple(DATASETS) if given == "all" else given
-    names = (names,) if isinstance(names, str) else names
-    for name in names:
-        if name not in DATASETS:
-            raise InputError(
-                f"Unknown sae_probes set {name!r}. {suggest(name, DATASETS)}"
-            )
-    for kind, values in (("set", names), ("k", options.ks)):
-        if len(set(values)) != len(values):
-            raise InputError(
-                f"sae_probes was given {list(values)!r}; expected each {kind} once."
-            )
-    return dataclasses.replace(options, datasets=names)

@@ -114,10 +114,7 @@ def stratified(
 
     Texts are resampled within their stratum (a class), whose size stays.
 
-    Args:
-        strata: one array (texts of the stratum, columns) each.
-        resamples: number of resamples.
-        seed: seed of the resampling.
+    Each stratum has shape (texts of the stratum, columns).
 
     Returns:
         Shapes (columns,) and (resamples, columns).

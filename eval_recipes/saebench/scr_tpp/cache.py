@@ -19,7 +19,7 @@ from safetensors import safe_open
 from transformer_lens import HookedTransformer
 
 from eval_recipes.labelled.source import LAYOUT
-from eval_recipes.running.activation_source import Source
+from eval_recipes.running.activation_source import Source, model_determinants
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.upstream import patched, seed_everything
@@ -96,9 +96,7 @@ def determinants(
         "train_set_size": config.train_set_size,
         "test_set_size": config.test_set_size,
         "context_length": config.context_length,
-        "model": source.model_name,
-        "model_identity": context.models.identity(source.model_name),
-        "model_kwargs": source.model_kwargs,
+        **model_determinants(context, source),
         "hook": source.hook_name,
         "dtype": context.dtype,
         "device": context.device,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 from pydantic import Field
@@ -55,17 +54,3 @@ class ScrAndTppOptions:
 
     n_resamples: int = Field(default=1000, ge=1)
     """Bootstrap resamples of the test texts."""
-
-    def resolved(
-        self, data: str, default_embedded: tuple[str, ...]
-    ) -> ScrAndTppOptions:
-        """Return the settings with sets and sizes that the run's data decide."""
-        n_train, n_test = SIZES[data]
-        default = default_embedded if data == "embedded" else DEFAULT_HUB
-        return dataclasses.replace(
-            self,
-            dataset_names=self.dataset_names or default,
-            train_set_size=self.train_set_size or n_train,
-            test_set_size=self.test_set_size or n_test,
-            n_values=tuple(sorted(set(self.n_values))),
-        )

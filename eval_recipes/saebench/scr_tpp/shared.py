@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,10 +24,16 @@ from eval_recipes.running.activation_source import Source, read_model
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, Output
-from eval_recipes.saebench.scr_tpp.ablation_step import AblationStep, Sampled, averaged
+from eval_recipes.saebench.scr_tpp.ablation_step import (
+    AblationStep,
+    Sampled,
+    averaged,
+    flat,
+)
 from eval_recipes.saebench.scr_tpp.cache import Pair, in_upstreams_layout, warmed
-from eval_recipes.saebench.scr_tpp.options import ScrAndTppOptions
+from eval_recipes.saebench.scr_tpp.options import DEFAULT_HUB, SIZES, ScrAndTppOptions
 from eval_recipes.saebench.upstream import (
+    all_patched,
     patched,
     read_upstream,
     require_dataset,
@@ -57,6 +64,14 @@ class ScrOrTpp(Evaluation[ScrAndTppOptions]):
     # upstream needs one vector a token, and the block's number to stop the model there
     serves = r"blocks\.\d+\.", "a hook of a block with one vector a token"
     upstream_output: ClassVar[type[Any]]
+    categories: ClassVar[type[Any]]
+    """Class of the metrics: upstream's, and the masked ones."""
+    masked: ClassVar[type[Any]]
+    """Class of the masked metrics."""
+    check_sizes: ClassVar[Callable[..., None]]
+    """Refuses train and test sizes that an embedded set cannot serve."""
+    measure: ClassVar[Callable[..., dict[str, Sampled]]]
+    """Returns the masked figures of one data set and pair."""
 
     def embedded_sets(self) -> tuple[str, ...]:
         """Return the names of the embedded data sets."""
@@ -70,28 +85,12 @@ class ScrOrTpp(Evaluation[ScrAndTppOptions]):
         """Return upstream's names of data sets, and the hub repository of each."""
         raise NotImplementedError
 
-    def check_sizes(self, name: str, n_train: int, n_test: int) -> None:
-        """Refuse sizes that an embedded set cannot serve."""
-        raise NotImplementedError
-
     def texts(self, name: str, size: int) -> int:
         """Return how many texts of a data set are in memory for a train or test size."""
         raise NotImplementedError
 
     def runs(self, config: ScrAndTppEvalConfig) -> Runs:
         """Return the data sets and pairs in upstream's order."""
-        raise NotImplementedError
-
-    def measure(
-        self, step: AblationStep, *, resamples: int, seed: int
-    ) -> dict[str, Sampled]:
-        """Return the masked figures of one data set and pair."""
-        raise NotImplementedError
-
-    def output(
-        self, measured: Any, figures: dict[str, Sampled], fields: dict[str, Any]
-    ) -> Output:
-        """Return upstream's output with the masked figures next to its own."""
         raise NotImplementedError
 
     def resolve(
@@ -103,10 +102,18 @@ class ScrOrTpp(Evaluation[ScrAndTppOptions]):
         Raises:
             InputError: for an unknown set, a set given twice, or sizes it cannot serve.
         """
-        chosen = options.resolved(context.data, self.default_embedded())
         embedded = context.data == "embedded"
         known = self.embedded_sets() if embedded else self.hub_sets()
-        names = chosen.dataset_names
+        default = self.default_embedded() if embedded else DEFAULT_HUB
+        names = options.dataset_names or default
+        n_train, n_test = SIZES[context.data]
+        chosen = dataclasses.replace(
+            options,
+            dataset_names=names,
+            train_set_size=options.train_set_size or n_train,
+            test_set_size=options.test_set_size or n_test,
+            n_values=tuple(sorted(set(options.n_values))),
+        )
         for name in names:
             if name not in known:
                 raise InputError(
@@ -185,14 +192,10 @@ class ScrOrTpp(Evaluation[ScrAndTppOptions]):
                     for name, pair in self.runs(config)
                 }
                 seed_everything(context.seed)
+                measuring = _measuring(context, self.measure, options, measured)
                 with (
                     patched(upstream_main, "run_eval_single_dataset", _in(folders)),
-                    patched(
-                        upstream_main,
-                        "perform_feature_ablations",
-                        _measuring(context, self.measure, options, measured),
-                    ),
-                    # Its progress bar counts to one for every SAE.
+                    patched(upstream_main, "perform_feature_ablations", measuring),
                     patched(upstream_main, "tqdm", without_bar),
                 ):
                     upstream_main.run_eval(
@@ -211,8 +214,20 @@ class ScrOrTpp(Evaluation[ScrAndTppOptions]):
             subject, data=context.data, **(result.eval_result_unstructured or {})
         )
         extra["saereg"]["data"] = context.data
-        fields = {**base_fields(subject, sae), "eval_result_unstructured": extra}
-        return self.output(result, averaged(measured), fields)
+        metrics = {
+            f"{self.name}_metrics": getattr(
+                result.eval_result_metrics, f"{self.name}_metrics"
+            )
+        }
+        return self.Output(
+            **base_fields(subject, sae),
+            eval_config=result.eval_config,
+            eval_result_metrics=self.categories(
+                **metrics, masked=self.masked(**flat(averaged(measured)))
+            ),
+            eval_result_details=result.eval_result_details,
+            eval_result_unstructured=extra,
+        )
 
 
 def eval_config(
@@ -266,54 +281,30 @@ def data_sets(data: str) -> Iterator[None]:
     known = dict.fromkeys(dataset_info.chosen_classes_per_dataset, None)
     pairs: dict[str, Any] = {**known, **upstream_main.COLUMN2_VALS_LOOKUP}
     classes = dict(dataset_info.chosen_classes_per_dataset)
-    with ExitStack() as stack:
-        if data == "embedded":
-            classes |= probing_sets()
-            pairs |= dict.fromkeys(probing_sets())
-            pairs |= {name: item.column2_vals for name, item in crossed_sets().items()}
-            stack.enter_context(
-                patched(
-                    dataset_creation, "get_train_test_data", crossed_train_test_data
-                )
-            )
-        for target, name, value in (
-            (upstream_main, "COLUMN2_VALS_LOOKUP", pairs),
-            (dataset_info, "chosen_classes_per_dataset", classes),
-        ):
-            stack.enter_context(patched(target, name, value))
+    patches: list[tuple[Any, str, Any]] = [
+        (upstream_main, "COLUMN2_VALS_LOOKUP", pairs),
+        (dataset_info, "chosen_classes_per_dataset", classes),
+    ]
+    if data == "embedded":
+        classes |= probing_sets()
+        pairs |= dict.fromkeys(probing_sets())
+        pairs |= {name: item.column2_vals for name, item in crossed_sets().items()}
+        patches.append(
+            (dataset_creation, "get_train_test_data", crossed_train_test_data)
+        )
+    with all_patched(patches):
         yield
 
 
 def _in(folders: dict[Any, ArtifactFolder]) -> Callable[..., Any]:
     """Stand in for ``run_eval_single_dataset`` with each data set's own artefact folder."""
-    original = upstream_main.run_eval_single_dataset
+    original: Any = upstream_main.run_eval_single_dataset
 
-    def run_single(
-        name: str,
-        config: ScrAndTppEvalConfig,
-        sae: SAE[Any],
-        model: Any,
-        layer: int,
-        hook_point: str,
-        device: str,
-        _folder: str,
-        save_activations: bool = True,
-        column1_vals: Any = None,
-    ) -> Any:
-        pair = None if column1_vals is None else tuple(column1_vals)
+    def run_single(name: str, *given: Any) -> Any:
+        # config, SAE, model, layer, hook, device; upstream's folder; what to keep, SCR's pair
+        pair = tuple(given[8]) if len(given) > 8 else None
         with in_upstreams_layout(folders[name, pair], name, pair) as private:
-            return original(
-                name,
-                config,
-                sae,
-                model,
-                layer,
-                hook_point,
-                device,
-                str(private),
-                save_activations,
-                column1_vals,
-            )
+            return original(name, *given[:6], str(private), *given[7:])
 
     return run_single
 

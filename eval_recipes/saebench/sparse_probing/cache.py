@@ -20,6 +20,7 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.labelled.probing import get_multi_label_train_test_data, probing_sets
 from eval_recipes.running.artifacts import ArtifactFolder
+from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.sparse_probing.paired import Draws, draw, score, to_tensors
 from eval_recipes.saebench.upstream import patched
 
@@ -110,9 +111,7 @@ def ensure(
     config: SparseProbingEvalConfig,
     sae: SAE[Any],
     model: HookedTransformer,
-    *,
-    device: str,
-    data: str,
+    context: RunContext,
 ) -> None:
     """
     Fill a folder with the activations and the model's own probes of one data set.
@@ -125,7 +124,7 @@ def ensure(
     with folder.locked():
         if None in (folder.read(activations), folder.read(PAIRED_FILE)):
             tokens = _write_activations(
-                folder, dataset_name, config, sae, model, device=device, data=data
+                folder, dataset_name, config, sae, model, context
             )
             paired = _paired(folder, dataset_name, config, *tokens)
             with folder.write(PAIRED_FILE) as path:
@@ -138,9 +137,7 @@ def _write_activations(
     config: SparseProbingEvalConfig,
     sae: SAE[Any],
     model: HookedTransformer,
-    *,
-    device: str,
-    data: str,
+    context: RunContext,
 ) -> list[dict[str, Tensor]]:
     """Let upstream write the activations; return the token ids of train and test texts."""
     tokens: list[dict[str, Tensor]] = []
@@ -158,7 +155,7 @@ def _write_activations(
         with (
             patched(dataset_utils, "tokenize_data_dictionary", recorded),
             patched(activation_collection, "get_sae_meaned_activations", stop),
-            data_source(data),
+            data_source(context.data),
             contextlib.suppress(_WarmError),
         ):
             upstream_main.run_eval_single_dataset(
@@ -168,7 +165,7 @@ def _write_activations(
                 model,
                 sae.cfg.hook_layer,
                 sae.cfg.hook_name,
-                device,
+                context.device,
                 str(scratch),
                 save_activations=True,
             )

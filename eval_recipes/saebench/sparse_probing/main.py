@@ -19,6 +19,7 @@ from sae_bench.evals.sparse_probing.eval_output import (
 from sae_bench.sae_bench_utils import general_utils
 from sae_lens import SAE
 
+from eval_recipes.labelled.probing import check_sizes
 from eval_recipes.labelled.source import LAYOUT
 from eval_recipes.results.files import base_fields, unstructured
 from eval_recipes.results.metrics import flat
@@ -31,10 +32,10 @@ from eval_recipes.saebench.sae_probes.measure import quiet_sklearn
 from eval_recipes.saebench.sparse_probing import cache
 from eval_recipes.saebench.sparse_probing.options import (
     EVAL,
+    SIZES,
     SparseProbingOptions,
     held_gib,
-    require_data,
-    resolved,
+    known_sets,
 )
 from eval_recipes.saebench.sparse_probing.output import (
     ClassAccuracy,
@@ -48,12 +49,13 @@ from eval_recipes.saebench.sparse_probing.score import SetScores, scorer
 from eval_recipes.saebench.upstream import (
     patched,
     read_upstream,
+    require_dataset,
     upstream,
     upstream_model_name,
     without_bar,
 )
 from eval_recipes.statistics.interval import Interval
-from saereg_plugin.errors import InputError
+from saereg_plugin.errors import InputError, suggest
 
 
 class SparseProbingEvaluation(Evaluation[SparseProbingOptions]):
@@ -70,13 +72,37 @@ class SparseProbingEvaluation(Evaluation[SparseProbingOptions]):
     def resolve(
         self, context: RunContext, options: SparseProbingOptions
     ) -> SparseProbingOptions:
-        """Fill in the sets and sizes that the run's data decide."""
-        return resolved(context.data, options)
+        """
+        Return the settings with nothing left open, each set and each k once.
+
+        Raises:
+            InputError: for an unknown set.
+        """
+        n_train, n_test = SIZES[context.data]
+        known = known_sets(context.data)
+        for name in options.dataset_names:
+            if name not in known:
+                raise InputError(
+                    f"Unknown data set {name!r} for {EVAL} with data {context.data!r}. "
+                    f"{suggest(name, known)}"
+                )
+        return dataclasses.replace(
+            options,
+            dataset_names=tuple(dict.fromkeys(options.dataset_names)) or known,
+            k_values=tuple(dict.fromkeys(options.k_values)),
+            probe_train_set_size=options.probe_train_set_size or n_train,
+            probe_test_set_size=options.probe_test_set_size or n_test,
+        )
 
     def check(self, context: RunContext, options: SparseProbingOptions) -> None:
-        """Refuse SAEs that cannot be served, and data that cannot be had."""
+        """Refuse SAEs or sizes that cannot be served, and hub sets that cannot be had."""
         super().check(context, options)
-        require_data(context, options)
+        n_train, n_test = options.probe_train_set_size, options.probe_test_set_size
+        for name in options.dataset_names:
+            if context.data == "embedded":
+                check_sizes(name, n_train or 0, n_test or 0)
+            else:
+                require_dataset(name.split("_class_set")[0].split("_sentiment")[0])
 
     def check_subject(
         self, context: RunContext, facts: SubjectFacts, options: SparseProbingOptions
@@ -121,15 +147,7 @@ class SparseProbingEvaluation(Evaluation[SparseProbingOptions]):
                 quiet_sklearn(),
             ):
                 _, copied, _ = general_utils.load_and_format_sae("", "", context.device)  # pyright: ignore[reportGeneralTypeIssues]
-                cache.ensure(
-                    folder,
-                    name,
-                    config,
-                    copied,
-                    model,
-                    device=context.device,
-                    data=context.data,
-                )
+                cache.ensure(folder, name, config, copied, model, context)
         results: dict[str, SetScores] = {}
         score_set = scorer(folders, results, random_baseline=options.random_baseline)
         with tempfile.TemporaryDirectory() as folder:
@@ -160,15 +178,13 @@ class SparseProbingEvaluation(Evaluation[SparseProbingOptions]):
 def _config(
     context: RunContext, source: Source, options: SparseProbingOptions, *, d_sae: int
 ) -> SparseProbingEvalConfig:
-    assert options.probe_train_set_size is not None
-    assert options.probe_test_set_size is not None
     # Upstream holds about four tensors of (texts, tokens, latents) while it encodes.
     batch = int(context.memory_gib * 2**30 / 4 / (16 * options.context_length * d_sae))
     return SparseProbingEvalConfig(
         random_seed=context.seed,
         dataset_names=list(options.dataset_names),
-        probe_train_set_size=options.probe_train_set_size,
-        probe_test_set_size=options.probe_test_set_size,
+        probe_train_set_size=options.probe_train_set_size or 0,
+        probe_test_set_size=options.probe_test_set_size or 0,
         context_length=options.context_length,
         sae_batch_size=max(1, min(options.sae_batch_size, batch)),
         llm_batch_size=options.llm_batch_size,

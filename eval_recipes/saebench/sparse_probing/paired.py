@@ -16,8 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eval_recipes.saebench.upstream import preserved_state, seed_everything
-from eval_recipes.statistics.contexts import bootstrap
-from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.interval import Interval, bootstrap
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -82,11 +81,8 @@ def draw(
     The draw depends on set, class and seed. Upstream's ``prepare_probe_data`` draws from the
     global generator, whose state depends on the SAEs scored before.
 
-    Args:
-        sizes: train and test texts by class.
-        left_out: by class, True for test texts that must not be used, shape (test texts,).
-        dataset_name: enters the seed.
-        seed: enters the seed.
+    ``sizes`` are train and test texts by class; ``left_out`` is True for test texts that must not be
+    used, shape (test texts,), by class.
     """
     names = list(sizes)
     kept: dict[str, list[Ints]] = {"train": [], "test": []}
@@ -200,8 +196,7 @@ def accuracies(
     """
     Yield for each class its accuracy under weights of the set's test texts.
 
-    Args:
-        weights: shape (weightings, test texts of the set).
+    Weights have the shape (weightings, test texts of the set).
 
     Yields:
         Accuracies (weightings,), and whether any text has weight; 0 where none has.

@@ -142,8 +142,7 @@ def mean_l0(sae: SAE[Any], activations: Mapping[str, Tensor]) -> int:
     """
     Return an SAE's mean number of active latents per token, rounded, at least 1.
 
-    Args:
-        activations: by class (texts, tokens, d_in), 0 at special tokens.
+    Activations are by class (texts, tokens, d_in), 0 at special tokens.
     """
     active = tokens = 0
     for texts in activations.values():

@@ -144,9 +144,7 @@ def require_numbers(logits: Tensor, added: Tensor | None) -> None:
     """
     Refuse logits that are NaN: steering has driven the model out of its range.
 
-    Args:
-        logits: [batch, vocabulary].
-        added: what was added to each row's residual stream [batch, d_model].
+    Logits [batch, vocabulary]; ``added`` to each row's residual stream [batch, d_model].
 
     Raises:
         InputError: naming the strength and the data type.

@@ -24,8 +24,7 @@ from transformers import (
 )
 
 from eval_recipes.running.activation_source import Source, check_hook, source_of
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.generate.backend import Backend, HookedBackend, pad_rows
 from eval_recipes.steering.generate.plain import PlainBackend, find_layers

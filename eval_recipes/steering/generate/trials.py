@@ -285,14 +285,11 @@ def make_trials(
         texts = written[_is_greedy(pair, config)]
         trials.append(
             Trial(
-                pair.arm,
-                pair.latent,
-                pair.prompt,
-                pair.repeat,
-                pair.amount,
-                pair.strength,
-                texts[pair.original],
-                texts[pair.other],
+                **{
+                    **vars(pair),
+                    "original": texts[pair.original],
+                    "other": texts[pair.other],
+                }
             )
         )
     return trials

@@ -103,11 +103,8 @@ def calibrate(
     """
     Return the lowest threshold that at most a share ``rate`` of unsteered pairs exceeds.
 
-    Args:
-        scores: a judge's scores of unsteered pairs with independent random numbers.
-        rate: false-positive rate, between 0 and 1.
-        clusters: the cluster of each score, such as its latent: scores of one cluster are
-            not independent.
+    Scores are of unsteered pairs with independent random numbers; those of one cluster, such as a
+    latent, are not independent.
 
     Raises:
         InputError: if the rate is not between 0 and 1, a score is not finite, or there are too

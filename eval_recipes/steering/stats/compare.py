@@ -15,7 +15,6 @@ from eval_recipes.results.reading import result_files
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.judges.protocol import Threshold, calibrate
 from eval_recipes.steering.options import CALIBRATED, EVAL
-from eval_recipes.steering.results.texts import CALIBRATION, read_texts
 from eval_recipes.steering.stats.association import interaction
 from eval_recipes.steering.stats.figures import (
     Links,
@@ -42,6 +41,7 @@ from eval_recipes.steering.stats.rates import (
     restricted,
     success_rate,
 )
+from eval_recipes.steering.texts import CALIBRATION, read_texts
 from saereg_plugin.errors import InputError
 
 SaeKey = tuple[str, str]

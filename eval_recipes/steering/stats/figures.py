@@ -72,12 +72,8 @@ def rates(
     """
     Return the success rates at one strength.
 
-    Args:
-        texts: ``texts.read_texts`` of one SAE, or of several with a column ``sae``.
-        judge: name of the judge.
-        amount: strength, in the units of the mode.
-        max_ratio: steered over unsteered perplexity up to which a text is fluent.
-        seed: of the resamples.
+    ``texts`` are of one SAE, or of several with a column ``sae``; ``amount`` is in units of the mode.
+    A text is fluent up to ``max_ratio`` of steered over unsteered perplexity.
     """
     rows = {
         name: arm(texts, judge, name, None if name == "unsteered" else amount)

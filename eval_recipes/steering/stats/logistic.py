@@ -74,9 +74,7 @@ def fit_logistic(trials: Trials, predictors: Mapping[str, ArrayLike]) -> Logisti
     matrix, and clustered by latent (Liang & Zeger 1986 with the usual correction for few
     clusters).
 
-    Args:
-        trials: outcomes and their latents.
-        predictors: values by name, shape (n,) each, finite.
+    Predictors have shape (n,) each, and are finite.
 
     Returns:
         The fit. It has no coefficients but a reason if the outcome does not vary or is

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from eval_recipes.results.differences import Values, listed_values
 from eval_recipes.statistics.interval import NO_VARIATION, Interval
-from eval_recipes.tables.cells import digits, interval_words
+from eval_recipes.tables.table import digits, interval_words
 
 MATCHED = 0.01
 """Two groups are equal in a figure if they differ by at most this share of the larger value."""

@@ -140,10 +140,8 @@ def by_position(
     the true share whenever A has no more latents than B. Reported only to compare with
     the published column; 0 if nothing was matched.
 
-    Args:
-        match: of the latents that took part, by the ids of A.
-        denominator: the smaller of the two numbers of them.
-        threshold: lower bound, exclusive, of both similarities.
+    ``match`` is of the latents that took part, by the ids of A; ``denominator`` the smaller of their
+    two numbers.
     """
     in_dec, in_enc = match.decoder.partner >= 0, match.encoder.partner >= 0
     same = match.decoder.partner[in_dec] == match.encoder.partner[in_enc]

@@ -89,7 +89,7 @@ def _shared_latents(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
+def most_shared(group: Group) -> Tensor:
     """
     Return latent ids [shown, seeds] of one latent in every seed, most similar first.
 
@@ -112,7 +112,7 @@ def most_shared(group: Group, limit: int = SHOWN_LATENTS) -> Tensor:
         [torch.minimum(m.decoder.similarity, m.encoder.similarity) for m in matches]
     ).amin(dim=0)
     ranked = least.masked_fill(~shared, -1.0).argsort(descending=True, stable=True)
-    chosen = ranked[: min(limit, int(shared.sum()))]
+    chosen = ranked[: min(SHOWN_LATENTS, int(shared.sum()))]
     return torch.stack(
         [chosen, *(match.decoder.partner[chosen] for match in matches)], dim=1
     )

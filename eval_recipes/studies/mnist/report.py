@@ -29,7 +29,7 @@ from eval_recipes.studies.mnist.pairs import (
 )
 from eval_recipes.studies.mnist.plots import PICTURES, draw_pictures
 from eval_recipes.studies.mnist.settings import PUBLISHED, STUDY, Run, Training
-from eval_recipes.tables.cells import NONE, cell, markdown_table
+from eval_recipes.tables.table import NONE, cell, markdown_table
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json, write_text
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_recipes.steering.results.plots import draw
+from eval_recipes.steering.plots import draw
 from eval_recipes.steering.stats.compare import GroupRates, steering_results
 from eval_recipes.studies.framework.report import run_facts
 from eval_recipes.studies.steering.runs import (
@@ -24,8 +24,8 @@ from eval_recipes.studies.steering.sections import (
     strength_ratio,
 )
 from eval_recipes.studies.steering.statements import Compared
-from eval_recipes.tables.cells import NONE, cell, digits, markdown_table
 from eval_recipes.tables.plots import save_png
+from eval_recipes.tables.table import NONE, cell, digits, markdown_table
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json, write_text
 

@@ -118,10 +118,7 @@ def runs_of(
     """
     Return every way of steering, the published setting first.
 
-    Args:
-        study: what is asked for.
-        model: name of the language model.
-        grid_seed: seed of the SAEs that the grid is run on; None for all.
+    ``grid_seed``: seed of the SAEs that the grid is run on; None for all.
     """
     runs = [
         SteeringRun(PUBLISHED, {"n_latents": study.n_latents, "amounts": [PAPER_ALPHA]})

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval_recipes.steering.build_output import readable
 from eval_recipes.steering.judges.protocol import Threshold
-from eval_recipes.steering.results.build import readable
 from eval_recipes.steering.stats.compare import (
     GroupRates,
     SaeKey,
@@ -34,7 +34,7 @@ from eval_recipes.studies.steering.statements import (
     statements,
     success_verdict,
 )
-from eval_recipes.tables.cells import cell, digits, markdown_table
+from eval_recipes.tables.table import cell, digits, markdown_table
 from saereg_plugin.errors import InputError
 
 
@@ -81,11 +81,7 @@ def section_of(
     """
     Compare the groups of one run.
 
-    Args:
-        study: which groups.
-        name: of the run.
-        results: its folder.
-        keep: its SAEs, since the folder may hold others; None is all.
+    ``keep`` names its SAEs, since the folder may hold others; None is all.
 
     Raises:
         InputError: if a group is missing, or results do not fit together.

@@ -18,7 +18,7 @@ from eval_recipes.studies.framework.verdicts import (
     values_text,
 )
 from eval_recipes.studies.steering.runs import SteeringStudy
-from eval_recipes.tables.cells import cell, digits
+from eval_recipes.tables.table import cell, digits
 
 NO_SEEDS = "the groups have no training seed in common"
 UNSTEERED = "unsteered texts"

@@ -10,8 +10,7 @@ from typing import Any
 from eval_recipes.chat import Budget, read_key
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.artifacts import default_artifacts, open_artifacts
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.options import make_config, uses_chat
 from eval_recipes.studies.framework.definition import device
@@ -50,11 +49,8 @@ def run_steering_study(
     cross-seed results, ``out/results/<run>`` those of each way of steering, ``out/table.md`` the
     report. All runs share one budget of the chat model.
 
-    Args:
-        study: settings.
-        out: folder of this study.
-        artifacts: folder kept between runs; by default in the user's cache.
-        progress: called with a line on each next step and each failure.
+    ``artifacts`` is kept between runs, by default in the user's cache; ``progress`` is called with a
+    line on each next step and each failure.
 
     Raises:
         InputError: before anything is loaded, if groups, text or options cannot be used, or

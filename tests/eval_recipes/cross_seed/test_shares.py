@@ -22,8 +22,7 @@ from eval_recipes.cross_seed.reconstruction_share import (
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import measure_heldout
 from eval_recipes.running.heldout_pass import Passed, _context_sums
-from eval_recipes.statistics.contexts import concatenate
-from eval_recipes.statistics.interval import NO_VARIATION
+from eval_recipes.statistics.interval import NO_VARIATION, concatenate
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 from tests.oracles import cross_seed_oracle as oracle

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from eval_recipes.cross_seed.stability_table import (
+from eval_recipes.cross_seed.output import (
     STABILITY,
     read_stability,
     stable_latents,

@@ -15,7 +15,7 @@ from eval_recipes.running.activation_source import source_of
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import HeldOutError, HeldOutTable, measure_heldout
 from eval_recipes.running.heldout_pass import heldout_store, token_batches
-from eval_recipes.statistics.contexts import ContextSums, bootstrap, explained_variance
+from eval_recipes.statistics.interval import ContextSums, bootstrap, explained_variance
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae

@@ -16,9 +16,8 @@ from transformer_lens import HookedTransformer
 from eval_recipes.registry import RECIPES, load_evaluation
 from eval_recipes.results.files import keyed, read_result, result_path
 from eval_recipes.results.outdated import outdated_notes, outdated_results
-from eval_recipes.running.context import RunContext
+from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.heldout import HeldOutTable, heldout_of
-from eval_recipes.running.model_cache import ModelCache
 from eval_recipes.running.plan import result_keys, subject_hashes
 from eval_recipes.running.run import run_evals
 from saereg_plugin.errors import InputError

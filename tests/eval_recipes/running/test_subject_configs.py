@@ -20,8 +20,7 @@ from eval_recipes.running.check import (
     check_model,
     differing_fields,
 )
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.run import run_evals
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import LOADER

@@ -30,7 +30,7 @@ from eval_recipes.results.files import load_results, read_result, result_path
 from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.scr_tpp import scr, tpp
+from eval_recipes.saebench.scr_tpp import main as scr_tpp
 from eval_recipes.saebench.scr_tpp.ablation_step import (
     Sampled,
     averaged,
@@ -58,7 +58,7 @@ pytestmark = pytest.mark.slow
 N_VALUES = [2, 100]
 SETS = {"scr": "embedded/cm_correct_isshort", "tpp": "embedded/ag_news"}
 RECIPES = {"scr": Named("scr"), "tpp": Named("tpp")}
-OUTPUTS = {"scr": scr.MaskedScrOutput, "tpp": tpp.MaskedTppOutput}
+OUTPUTS = {"scr": scr_tpp.MaskedScrOutput, "tpp": scr_tpp.MaskedTppOutput}
 UPSTREAM_OUTPUTS = {"scr": ScrEvalOutput, "tpp": TppEvalOutput}
 PAIR = ("wrong", "acceptable")
 
@@ -490,11 +490,11 @@ def test_removal_score():
     arrays = (
         np.array(values) for values in ([0.9, 0.6, 1.0], [0.6] * 3, [0.9, 0.6005, 0.5])
     )
-    np.testing.assert_allclose(scr.removal_score(*arrays), [1, 0, 0])
+    np.testing.assert_allclose(scr_tpp.removal_score(*arrays), [1, 0, 0])
 
 
 def test_accuracy_weights_are_upstreams_expectation():
-    weights = tpp.accuracy_weights(4)
+    weights = scr_tpp.accuracy_weights(4)
     np.testing.assert_allclose(weights.sum(1), 1)
     np.testing.assert_allclose(weights[2], [1 / 6, 1 / 6, 1 / 2, 1 / 6])
 

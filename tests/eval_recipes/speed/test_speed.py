@@ -19,7 +19,6 @@ from eval_recipes.registry import RECIPES
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import subjects_of
 from eval_recipes.speed import Row, Shape, SpeedConfig, run_speed
-from eval_recipes.speed.config import parse_shape
 from eval_recipes.speed.evaluations import OPTIONS, UPSTREAM, rounds
 from eval_recipes.speed.evaluations import OURS as OUR_COMMAND
 from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
@@ -37,6 +36,7 @@ from eval_recipes.speed.measurement import (
     Timing,
     interleaved,
     matmul_rate,
+    parse_shape,
     peak_gib,
     ratio,
     reset_peak,

@@ -6,8 +6,7 @@ import pytest
 from scipy import stats
 
 from eval_recipes.statistics import seeds as statistics
-from eval_recipes.statistics.contexts import Array, bootstrap
-from eval_recipes.statistics.interval import NO_VARIATION, unseen
+from eval_recipes.statistics.interval import NO_VARIATION, Array, bootstrap, unseen
 from eval_recipes.statistics.seeds import (
     bootstrap_mean_interval,
     paired_difference,

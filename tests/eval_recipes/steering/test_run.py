@@ -19,19 +19,12 @@ from transformer_lens import HookedTransformer
 from eval_recipes.chat import KEY_VARIABLE, Budget
 from eval_recipes.results.files import keyed, load_results, read_result, result_path
 from eval_recipes.results.sidecar import damaged_table
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
+from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.plan import result_keys, subject_hashes, todo
 from eval_recipes.statistics.seeds import Interval
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
 from eval_recipes.steering.judges.protocol import calibrate
-from eval_recipes.steering.results.plots import plot_steering
-from eval_recipes.steering.results.texts import (
-    COLUMNS,
-    TEXTS,
-    read_texts,
-    results_of,
-)
+from eval_recipes.steering.plots import plot_steering
 from eval_recipes.steering.stats.compare import (
     difference,
     group_rates,
@@ -39,6 +32,12 @@ from eval_recipes.steering.stats.compare import (
     with_common_thresholds,
 )
 from eval_recipes.steering.stats.figures import rates
+from eval_recipes.steering.texts import (
+    COLUMNS,
+    TEXTS,
+    read_texts,
+    results_of,
+)
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, serving

@@ -11,12 +11,12 @@ from rich.console import Console
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.files import SUMMARY_COLUMNS
 from eval_recipes.results.headlines import RUN_HEADLINES, Metric
-from eval_recipes.tables.cells import digits
 from eval_recipes.tables.run_table import (
     headline_metrics,
     print_table,
     read_differences,
 )
+from eval_recipes.tables.table import digits
 
 
 def frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:

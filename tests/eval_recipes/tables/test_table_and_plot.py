@@ -22,7 +22,7 @@ from eval_recipes import cli
 from eval_recipes.results.files import load_results, read_result, write_summary
 from eval_recipes.results.headlines import HEADLINES, L0, Metric, choose
 from eval_recipes.results.outdated import note_attempts
-from eval_recipes.results.sae_labels import architecture, penalty
+from eval_recipes.results.tidy import architecture, penalty
 from eval_recipes.tables.plots import draw_html, draw_png
 from eval_recipes.tables.table import (
     kind_label,

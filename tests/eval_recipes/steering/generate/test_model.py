@@ -19,9 +19,8 @@ from transformers import (
 )
 
 from eval_recipes.results.files import read_result, result_path
-from eval_recipes.running.context import RunContext
-from eval_recipes.running.model_cache import ModelCache
-from eval_recipes.speed.config import SpeedConfig
+from eval_recipes.running.context import ModelCache, RunContext
+from eval_recipes.speed.measurement import SpeedConfig
 from eval_recipes.speed.steering import Work, steering_rows
 from eval_recipes.steering.generate.decoding import Decoding, Request, Steering
 from eval_recipes.steering.generate.generate import generate

@@ -16,8 +16,8 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.generate.language_model import Models
-from eval_recipes.steering.results.texts import TEXTS, read_texts
 from eval_recipes.steering.select.candidates import Candidates, choose, known_stability
+from eval_recipes.steering.texts import TEXTS, read_texts
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.cross_seed.test_cross_seed import heldout

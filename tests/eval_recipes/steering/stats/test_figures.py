@@ -15,10 +15,10 @@ from scipy import stats
 
 from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.steering.results.texts import COLUMNS
 from eval_recipes.steering.stats.compare import GroupRates
 from eval_recipes.steering.stats.figures import Links, Rates, rates
 from eval_recipes.steering.stats.rates import make_trials, success_rate
+from eval_recipes.steering.texts import COLUMNS
 from eval_recipes.studies.steering.report import write_steering_report
 from eval_recipes.studies.steering.runs import (
     SteeringOutcome,
@@ -32,7 +32,7 @@ from eval_recipes.studies.steering.sections import (
     section_text,
 )
 from eval_recipes.studies.steering.statements import controls
-from eval_recipes.tables.cells import cell, digits
+from eval_recipes.tables.table import cell, digits
 from saereg_plugin.files import sha256
 from tests.oracles import steering_statistics_oracle as oracle
 

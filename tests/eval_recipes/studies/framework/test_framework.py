@@ -32,7 +32,7 @@ from eval_recipes.studies.framework.definition import (
     largest_without_loss,
     small_sweep,
 )
-from eval_recipes.studies.framework.figures import (
+from eval_recipes.studies.framework.report import (
     difference_of,
     figure_of,
     groups_of,
@@ -48,7 +48,7 @@ from eval_recipes.studies.framework.verdicts import (
     judge,
     summary,
 )
-from eval_recipes.tables.cells import digits
+from eval_recipes.tables.table import digits
 from saereg_plugin.yaml_text import read_yaml
 from tests.eval_recipes.studies.planted import planted_frame
 

@@ -31,8 +31,7 @@ from eval_recipes.studies.framework.definition import (
     StudyRun,
     largest_without_loss,
 )
-from eval_recipes.studies.framework.figures import values_of
-from eval_recipes.studies.framework.report import TABLE, verdicts_of
+from eval_recipes.studies.framework.report import TABLE, values_of, verdicts_of
 from eval_recipes.studies.framework.run import run_study
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.framework.verdicts import Claim

@@ -30,7 +30,7 @@ from eval_recipes.studies.steering.runs import (
 from eval_recipes.studies.steering.sections import section_of
 from eval_recipes.studies.steering.statements import stability_sentence
 from eval_recipes.studies.steering.study import NAME, run_steering_study
-from eval_recipes.tables.cells import cell, digits
+from eval_recipes.tables.table import cell, digits
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
 from saereg_plugin.owned_folder import open_owned

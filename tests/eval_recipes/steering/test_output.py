@@ -15,9 +15,9 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.speed.measurement import Timing
 from eval_recipes.speed.steering import ONE_BY_ONE, Work, per_token
 from eval_recipes.statistics.seeds import Interval
+from eval_recipes.steering.build_output import link_fields, nothing, readable
 from eval_recipes.steering.judges.probe import AmountEffect
-from eval_recipes.steering.results.build import link_fields, nothing, readable
-from eval_recipes.steering.results.output import JudgeMetrics
+from eval_recipes.steering.output import JudgeMetrics
 from eval_recipes.steering.stats.figures import Links
 from eval_recipes.steering.stats.group_tests import PValue
 from eval_recipes.steering.stats.logistic import Coefficient, LogisticFit

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval_recipes.steering.stats.compare import SaeKey, steering_results
+from eval_recipes.steering.stats.compare import steering_results
 from eval_recipes.tables.plots import COLOURS, label_text, open_plots, save_png
 
 
-def plot_steering(
-    results: Path, out: Path, *, keep: Collection[SaeKey] | None = None
-) -> list[Path]:
+def plot_steering(results: Path, out: Path) -> list[Path]:
     """
     Draw the steering results below ``results``; write ``steering.png`` into ``out``.
 
     One row per judge. Left: success against the mean fluency loss, a point per strength, with
     intervals over latents. Right: success, fluent success and random directions against
     strength over the median residual norm. One line per SAE, judged by its own threshold, and
-    one colour per group. ``keep``: only these SAEs; None is all.
+    one colour per group.
 
     Raises:
         InputError: if there is no steering result, or ``out`` holds files of others.
     """
-    records = [record for _, record in steering_results(results, keep)]
+    records = [record for _, record in steering_results(results)]
     target = open_plots(out, ["steering.png"]) / "steering.png"
     return [save_png(draw(records), target)]
 

@@ -21,18 +21,18 @@ from eval_recipes.steering.generate.trials import Arm, Trial
 from eval_recipes.steering.judges.judge_trials import Judged
 from eval_recipes.steering.judges.log_probability import Fluency
 from eval_recipes.steering.judges.protocol import Status, Verdict
-from eval_recipes.steering.results.show import (
+from eval_recipes.steering.select.candidates import KnownStability
+from eval_recipes.steering.show import (
     latent_lines,
     show_latent,
     steering_result,
 )
-from eval_recipes.steering.results.texts import (
+from eval_recipes.steering.texts import (
     TEXTS,
     read_texts,
     results_of,
     texts_table,
 )
-from eval_recipes.steering.select.candidates import KnownStability
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 

@@ -15,7 +15,7 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from eval_recipes.steering.judges.probe import ContrastReport
 from eval_recipes.steering.options import JudgeName, SteeringEvalConfig
-from eval_recipes.steering.results.output import (
+from eval_recipes.steering.output import (
     ContrastMetrics,
     FluencyMetrics,
     JudgeMetrics,
@@ -25,7 +25,6 @@ from eval_recipes.steering.results.output import (
     SteeringPoint,
     StrengthMetrics,
 )
-from eval_recipes.steering.results.texts import results_of
 from eval_recipes.steering.select.candidates import Candidates, Explained
 from eval_recipes.steering.stats.association import Figure
 from eval_recipes.steering.stats.figures import (
@@ -37,6 +36,7 @@ from eval_recipes.steering.stats.figures import (
     links,
     rates,
 )
+from eval_recipes.steering.texts import results_of
 
 JUDGES: tuple[JudgeName, ...] = get_args(JudgeName)
 
