@@ -40,9 +40,9 @@ from saereg_plugin.regularizers.frequency_weighted_l1 import (
 )
 from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio as L1L2Ratio
 from saereg_plugin.regularizers.mutual_features import MutualFeatures as MutualFeatures
+from saereg_plugin.regularizers.mutual_features import link_saes as link_saes
 from saereg_plugin.regularizers.off_support import OffSupportL1 as OffSupportL1
 from saereg_plugin.regularizers.orthogonality import Orthogonality as Orthogonality
-from saereg_plugin.regularizers.peers import link_saes as link_saes
 from saereg_plugin.regularizers.temporal_difference import (
     TemporalDifference as TemporalDifference,
 )
@@ -50,7 +50,7 @@ from saereg_plugin.regularizers.vocabulary_anchor import (
     VocabularyAnchor as VocabularyAnchor,
 )
 from saereg_plugin.regularizers.weight_penalty import WeightPenalty as WeightPenalty
-from saereg_plugin.releases.sae_lens import register_release as register_release
+from saereg_plugin.releases.opening import register_release as register_release
 from saereg_plugin.sources import corpora as corpora
 from saereg_plugin.sources import models as models
 

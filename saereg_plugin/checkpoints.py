@@ -18,8 +18,7 @@ from saereg_plugin.architectures.config import RegularizedConfigMixin
 from saereg_plugin.architectures.saving import restore_vanished_rows_
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sync_folder, sync_tree
-from saereg_plugin.folder_mark import require_owned
-from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.owned_folder import OwnedFolder, open_owned, require_owned
 from saereg_plugin.registry import training_classes
 
 KIND = "starting point"

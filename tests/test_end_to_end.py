@@ -26,7 +26,7 @@ from eval_recipes.cross_seed.output import CrossSeedEvalOutput
 from eval_recipes.results.files import SUMMARY_COLUMNS, load_results
 from eval_recipes.running.evaluation import schema_files
 from eval_recipes.saebench.core import output as core_output
-from saereg_plugin.folder_mark import MARK
+from saereg_plugin.owned_folder import MARK
 from saereg_plugin.releases.hashes import file_hashes
 from saereg_plugin.releases.release import Entry, Release, write_release
 from tests.conftest import TRAINED_HOOK

@@ -29,9 +29,9 @@ from eval_recipes.vocabulary.output import (
     write_layer_table,
 )
 from saereg_plugin.files import sha256
-from saereg_plugin.folder_mark import folder_lock
 from saereg_plugin.metrics import alive_mask, unit_rows
 from saereg_plugin.metrics.similarity import aligned_mask, nearest_token
+from saereg_plugin.owned_folder import folder_lock
 from saereg_plugin.sources.embeddings import (
     embedding_shape,
     find_embeddings,

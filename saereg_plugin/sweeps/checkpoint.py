@@ -13,8 +13,7 @@ from saereg_plugin import machine
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, sha256, write_json
-from saereg_plugin.folder_mark import MARK
-from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.owned_folder import MARK, OwnedFolder
 from saereg_plugin.releases.release import KIND, MANIFEST
 from saereg_plugin.sweeps.config import SweepConfig
 

@@ -11,8 +11,8 @@ from sae_lens.saes.sae import SAEMetadata
 
 from eval_recipes.results.subject import Subject
 from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import Entry, Release, write_release
-from saereg_plugin.releases.sae_lens import register_release
 
 D_SAE = 256
 

@@ -21,7 +21,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from eval_recipes.running.run import subjects_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.hashes import file_hashes, verify_files
-from saereg_plugin.releases.opening import open_release, sae_folders
+from saereg_plugin.releases.opening import open_release, register_release, sae_folders
 from saereg_plugin.releases.release import (
     LOADER,
     MANIFEST,
@@ -30,7 +30,6 @@ from saereg_plugin.releases.release import (
     read_release,
     write_release,
 )
-from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sweeps.saving import model_card
 
 IDS = ["plain-seed0", "plain-seed1", "l2-seed0"]

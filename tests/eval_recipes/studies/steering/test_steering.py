@@ -35,8 +35,8 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
 from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import MANIFEST, Entry, Release, write_release
-from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sweeps.checkpoint import SWEEP_FILE, settled
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, serving
