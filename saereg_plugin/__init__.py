@@ -9,8 +9,43 @@ from saereg_plugin.architectures.base import RegularizedMixin as RegularizedMixi
 from saereg_plugin.architectures.config import (
     RegularizedConfigMixin as RegularizedConfigMixin,
 )
-from saereg_plugin.architectures.kinds import *
 from saereg_plugin.architectures.kinds import KINDS
+from saereg_plugin.architectures.kinds import (
+    RegularizedBatchTopKTrainingSAE as RegularizedBatchTopKTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedBatchTopKTrainingSAEConfig as RegularizedBatchTopKTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedGatedTrainingSAE as RegularizedGatedTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedGatedTrainingSAEConfig as RegularizedGatedTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedJumpReLUTrainingSAE as RegularizedJumpReLUTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedJumpReLUTrainingSAEConfig as RegularizedJumpReLUTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedMatryoshkaBatchTopKTrainingSAE as RegularizedMatryoshkaBatchTopKTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedMatryoshkaBatchTopKTrainingSAEConfig as RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedStandardTrainingSAE as RegularizedStandardTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedStandardTrainingSAEConfig as RegularizedStandardTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedTopKTrainingSAE as RegularizedTopKTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedTopKTrainingSAEConfig as RegularizedTopKTrainingSAEConfig,
+)
 from saereg_plugin.check_run import check as check
 from saereg_plugin.checkpoints import regularize_checkpoint as regularize_checkpoint
 from saereg_plugin.component import Component as Component

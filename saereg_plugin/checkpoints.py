@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from saereg_plugin.architectures.base import RegularizedMixin
 from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.parameters import parameter_of
 from saereg_plugin.architectures.saving import restore_vanished_rows_
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sync_folder, sync_tree
@@ -131,14 +132,19 @@ def _load(sae: TrainingSAE[Any], state: dict[str, torch.Tensor]) -> None:
 
 @torch.no_grad()
 def _fold_norms(sae: TrainingSAE[Any]) -> None:
+    """
+    Give decoder rows the norm 1, and multiply each latent's activation by the old norm.
+
+    SAELens' fold multiplies W_enc and b_enc only.
+    """
     norms = sae.fold_and_get_W_dec_norm()
-    for name in ("b_gate", "b_mag", "threshold"):
-        parameter = getattr(sae, name, None)
-        if parameter is not None:
-            parameter.data.mul_(norms)
-    biases = [
-        getattr(sae, name).data
-        for name in ("b_enc", "b_gate", "b_mag")
-        if isinstance(getattr(sae, name, None), torch.Tensor)
-    ]
+    biases: list[torch.Tensor] = []
+    for name, tensor in sae.named_parameters(recurse=False):
+        known = parameter_of(sae, name)
+        if known.latent_axis is None or not known.in_activation_units:
+            continue
+        if name != "b_enc":
+            tensor.data.mul_(norms)
+        if name != "threshold":
+            biases.append(tensor.data)
     restore_vanished_rows_(sae.W_dec.data, sae.W_enc.data, *biases)

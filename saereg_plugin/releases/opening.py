@@ -1,4 +1,9 @@
-"""Releases by name: a folder, SAELens' public table, or a hub repository."""
+"""
+Releases by name: a folder, SAELens' public table, or a hub repository.
+
+Release folders enter SAELens' own tables of releases and of loaders, where
+``SAE.from_pretrained`` and SAEBench find them; no function is replaced.
+"""
 
 from __future__ import annotations
 

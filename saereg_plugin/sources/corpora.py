@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import config
 from datasets.config import HF_DATASETS_CACHE
 from filelock import FileLock
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -294,7 +293,7 @@ def _copies_of(folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as empty:
         builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
         place = Path(builder.cache_dir).relative_to(empty)
-    return Path(config.HF_DATASETS_CACHE, place)
+    return Path(HF_DATASETS_CACHE, place)
 
 
 def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:

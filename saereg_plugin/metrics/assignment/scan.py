@@ -1,4 +1,4 @@
-"""Passes over all pairs: best profits of rows, best weights of columns."""
+"""Compiled passes over the blocks of a matrix of all pairs."""
 
 from __future__ import annotations
 
