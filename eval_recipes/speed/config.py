@@ -8,10 +8,9 @@ from typing import Annotated
 import torch
 from pydantic import AfterValidator, Field
 
-from saereg_plugin.checks import MAX_SEED
+from saereg_plugin.checks import MAX_SEED, checked_dataclass
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import require_device, require_memory
-from saereg_plugin.sweeps.config import checked_dataclass
 
 _MAX_DIGITS = 12
 _COPIES = 4
