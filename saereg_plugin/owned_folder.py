@@ -16,6 +16,7 @@ from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
     PROBE,
+    files_in,
     is_temporary,
     make_folder,
     read_json,
@@ -232,7 +233,7 @@ class OwnedFolder:
         try:
             yield temporary
             sync_tree(temporary)
-            written = _files_in(temporary)
+            written = files_in(temporary)
             self.claim(f"{name}/{file}" for file in written)
             if target.exists():
                 self._merge(temporary, name, written)
@@ -380,8 +381,3 @@ def adopt(folder: Path, kind: str) -> OwnedFolder:
 
 def _is_folder(name: str) -> bool:
     return name.endswith("/")
-
-
-def _files_in(folder: Path) -> list[str]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in paths)

@@ -2,10 +2,6 @@
 
 from saereg_plugin.metrics.assignment.certificate import Certificate as Certificate
 from saereg_plugin.metrics.assignment.certificate import certify as certify
-from saereg_plugin.metrics.consistency import latent_stability as latent_stability
-from saereg_plugin.metrics.consistency import share_classes as share_classes
-from saereg_plugin.metrics.consistency import shared_mask as shared_mask
-from saereg_plugin.metrics.consistency import stable_mask as stable_mask
 from saereg_plugin.metrics.geometry import ALIVE_THRESHOLD as ALIVE_THRESHOLD
 from saereg_plugin.metrics.geometry import alive_mask as alive_mask
 from saereg_plugin.metrics.geometry import dead_count as dead_count
@@ -18,10 +14,14 @@ from saereg_plugin.metrics.geometry import row_norms as row_norms
 from saereg_plugin.metrics.matching import SHARED_THRESHOLD as SHARED_THRESHOLD
 from saereg_plugin.metrics.matching import Matching as Matching
 from saereg_plugin.metrics.matching import hungarian as hungarian
+from saereg_plugin.metrics.matching import latent_stability as latent_stability
 from saereg_plugin.metrics.matching import match_many as match_many
 from saereg_plugin.metrics.matching import match_many_twice as match_many_twice
 from saereg_plugin.metrics.matching import match_rows as match_rows
 from saereg_plugin.metrics.matching import seen_from_b as seen_from_b
+from saereg_plugin.metrics.matching import share_classes as share_classes
+from saereg_plugin.metrics.matching import shared_mask as shared_mask
+from saereg_plugin.metrics.matching import stable_mask as stable_mask
 from saereg_plugin.metrics.matching import with_latent_ids as with_latent_ids
 from saereg_plugin.metrics.similarity import PAIRED_THRESHOLD as PAIRED_THRESHOLD
 from saereg_plugin.metrics.similarity import cosine as cosine

@@ -289,9 +289,6 @@ def _vision(
         d_in=d_in,
         d_sae=d_sae,
         run=Run(
-            model=None,
-            hook_name=None,
-            corpus=None,
             tokens=10_000_000,
             batch_size=2048,
             lr=3e-4,

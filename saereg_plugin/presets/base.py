@@ -22,10 +22,10 @@ Fields = dict[str, Any]
 class Run:
     """Settings of the run, with the names and units of SweepConfig."""
 
-    model: str | None
+    model: str | None = None
     """None where the paper's activations are not a language model's."""
-    hook_name: str | None
-    corpus: str | None
+    hook_name: str | None = None
+    corpus: str | None = None
     tokens: int
     """Training samples: tokens, or images."""
     batch_size: int

@@ -210,9 +210,6 @@ def weight_regularized_mnist(
         d_in=d_in,
         d_sae=d_sae,
         run=Run(
-            model=None,
-            hook_name=None,
-            corpus=None,
             tokens=100 * 60_000,
             batch_size=512,
             lr=1e-3,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from sae_lens import TrainingSAE
@@ -183,9 +183,7 @@ def squared_differences(acts: torch.Tensor, length: int) -> torch.Tensor:
     Returns:
         A scalar in float32 or better.
     """
-    total = _SquaredDifferences.apply(acts, length)
-    assert isinstance(total, torch.Tensor)
-    return total
+    return cast(torch.Tensor, _SquaredDifferences.apply(acts, length))
 
 
 class _SquaredDifferences(torch.autograd.Function):

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
     atomic_path,
+    folder_hashes,
     recover,
     require_writable,
     scratch_folder,
@@ -151,7 +152,8 @@ def ensure_folder(
                     )
                 with atomic_path(folder) as target:
                     build(target)
-                    write_json(target / _MANIFEST, _manifest(target, source))
+                    manifest = {"source": dict(source), "files": folder_hashes(target)}
+                    write_json(target / _MANIFEST, manifest)
     return folder
 
 
@@ -195,12 +197,6 @@ def _require_built(folder: Path) -> None:
             f"{str(folder)!r} was not written by this package and would be replaced. Set the "
             "environment variable SAEREG_CACHE to a folder of its own, or move that one away."
         )
-
-
-def _manifest(folder: Path, source: Mapping[str, Any]) -> dict[str, Any]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    return {"source": dict(source), "files": hashes}
 
 
 def _is_intact(folder: Path, source: Mapping[str, Any]) -> bool:
