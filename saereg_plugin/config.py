@@ -16,7 +16,7 @@ from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from saereg_plugin.sources.vocabulary_table import AnchorVocabulary
+    from saereg_plugin.sources.embeddings import AnchorVocabulary
 
 T = TypeVar("T")
 C = TypeVar("C", bound="ComponentConfig")

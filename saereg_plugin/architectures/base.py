@@ -23,11 +23,7 @@ from saereg_plugin.architectures.components import (
     rows_of,
 )
 from saereg_plugin.architectures.config import RegularizedConfigMixin
-from saereg_plugin.architectures.parameters import (
-    Parameter,
-    own_tensors,
-    parameter_of,
-)
+from saereg_plugin.architectures.parameters import Parameter, own_tensors, parameter_of
 from saereg_plugin.architectures.saving import (
     require_finite_output,
     restore_vanished_rows_,
@@ -251,10 +247,7 @@ class RegularizedMixin(_Base):
         )
 
     def _own_keys(self) -> list[str]:
-        return [
-            _STEPS,
-            *(f"components.{key}" for key in self.components.state_dict()),
-        ]
+        return [_STEPS, *(f"components.{key}" for key in self.components.state_dict())]
 
     def _each(self) -> list[Component]:
         return [

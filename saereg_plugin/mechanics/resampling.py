@@ -120,10 +120,7 @@ class DeadLatentResamplingModule(FiringRateComponent):
 
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {
-            "below_threshold": self._below,
-            "last_resampled": float(self.resampled),
-        }
+        return {"below_threshold": self._below, "last_resampled": float(self.resampled)}
 
     @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -13,11 +13,7 @@ from torch import Tensor
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics.assignment.certificate import relative
 from saereg_plugin.metrics.assignment.solve import assign
-from saereg_plugin.metrics.assignment.weights import (
-    DenseWeights,
-    RowWeights,
-    Weights,
-)
+from saereg_plugin.metrics.assignment.weights import DenseWeights, RowWeights, Weights
 from saereg_plugin.metrics.similarity import MaxCosine
 
 SHARED_THRESHOLD = 0.7

@@ -186,10 +186,7 @@ class Preset:
         Raises:
             InputError: if the paper has no language model and none is given.
         """
-        sae = {
-            **self.sae_fields(d_in=d_in, d_sae=d_sae),
-            **changes.pop("sae", {}),
-        }
+        sae = {**self.sae_fields(d_in=d_in, d_sae=d_sae), **changes.pop("sae", {})}
         fields = {**dataclasses.asdict(self.run), "sae": sae, **changes}
         missing = [
             name for name in ("model", "hook_name", "corpus") if fields[name] is None

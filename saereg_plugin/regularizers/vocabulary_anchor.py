@@ -22,12 +22,12 @@ from saereg_plugin.regularizers.cosines import (
     cosine_gradient_,
 )
 from saereg_plugin.sources.embeddings import (
+    AnchorVocabulary,
     Vocabulary,
     find_embeddings,
     read_vocabulary,
     require_embeddings,
 )
-from saereg_plugin.sources.vocabulary_table import AnchorVocabulary
 
 AnchorMode = Literal["nearest", "logsumexp", "softmax"]
 
@@ -327,10 +327,7 @@ class VocabularyAnchorModule(DirectionalPenalty):
     def _search(self, unit: torch.Tensor) -> torch.Tensor:
         half = self.cfg.search_dtype == "bfloat16"
         return nearest_tokens(
-            unit,
-            self.vocabulary,
-            self.cfg.top,
-            dtype=torch.bfloat16 if half else None,
+            unit, self.vocabulary, self.cfg.top, dtype=torch.bfloat16 if half else None
         )
 
     def _keep(self, tokens: torch.Tensor) -> None:

@@ -33,10 +33,7 @@ from saereg_plugin.releases.release import (
     Release,
     write_release,
 )
-from saereg_plugin.sources.vocabulary_table import (
-    ALIGNMENT_FILE,
-    write_vocabulary_alignment,
-)
+from saereg_plugin.sources.embeddings import ALIGNMENT_FILE, write_vocabulary_alignment
 from saereg_plugin.sweeps.config import SweepConfig, sae_ids
 from saereg_plugin.sweeps.members import Member
 from saereg_plugin.sweeps.records import STOPPED
