@@ -237,7 +237,11 @@ class RegularizerConfig(ComponentConfig):
 
     coefficient: float = 0.0
     schedule: Schedule = field(default_factory=Schedule)
-    label: str | None = None
+    label: str | None = checked(
+        None,
+        lambda v: isinstance(v, str) and v.isidentifier(),
+        "letters, digits and underscores",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -252,11 +256,6 @@ class RegularizerConfig(ComponentConfig):
             is_finite(self.coefficient) and self.coefficient >= 0,
             "a finite number, 0 or more",
         )
-        label: Any = self.label
-        if label is not None and not (isinstance(label, str) and label.isidentifier()):
-            raise InputError(
-                f"{self.name}: label is {label!r}; expected letters, digits and underscores."
-            )
 
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> Component:
         """Make the module for an SAE with the configuration ``sae_cfg``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
@@ -182,10 +183,7 @@ def match_many(
     Products are computed for one matching at a time, with all of torch's threads,
     while the other one searches. Takes the memory of two matchings.
     """
-
-    def solve(weights: RowWeights) -> Matching:
-        return solved(weights, relative_gap)
-
+    solve = partial(solved, relative_gap=relative_gap)
     return _side_by_side(solve, pairs, absolute=absolute, unit=unit)
 
 

@@ -177,16 +177,14 @@ def require_hub_repo(
         raise InputError(
             f"The hub has no {kind} {name!r} (or it is private and no token is set). {advice}"
         ) from error
-    except OfflineModeIsEnabled as error:
-        raise InputError(
-            f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
-            f"cache, and HF_HUB_OFFLINE forbids asking the hub. {advice}"
-        ) from error
     # the class of network errors differs between versions of the hub's client
     except Exception as error:
+        reason = f"the hub cannot be reached ({type(error).__name__}: {error})"
+        if isinstance(error, OfflineModeIsEnabled):
+            reason = "HF_HUB_OFFLINE forbids asking the hub"
         raise InputError(
             f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
-            f"cache, and the hub cannot be reached ({type(error).__name__}: {error}). {advice}"
+            f"cache, and {reason}. {advice}"
         ) from error
 
 
