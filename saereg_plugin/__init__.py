@@ -9,8 +9,43 @@ from saereg_plugin.architectures.base import RegularizedMixin as RegularizedMixi
 from saereg_plugin.architectures.config import (
     RegularizedConfigMixin as RegularizedConfigMixin,
 )
-from saereg_plugin.architectures.kinds import *
 from saereg_plugin.architectures.kinds import KINDS
+from saereg_plugin.architectures.kinds import (
+    RegularizedBatchTopKTrainingSAE as RegularizedBatchTopKTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedBatchTopKTrainingSAEConfig as RegularizedBatchTopKTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedGatedTrainingSAE as RegularizedGatedTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedGatedTrainingSAEConfig as RegularizedGatedTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedJumpReLUTrainingSAE as RegularizedJumpReLUTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedJumpReLUTrainingSAEConfig as RegularizedJumpReLUTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedMatryoshkaBatchTopKTrainingSAE as RegularizedMatryoshkaBatchTopKTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedMatryoshkaBatchTopKTrainingSAEConfig as RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedStandardTrainingSAE as RegularizedStandardTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedStandardTrainingSAEConfig as RegularizedStandardTrainingSAEConfig,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedTopKTrainingSAE as RegularizedTopKTrainingSAE,
+)
+from saereg_plugin.architectures.kinds import (
+    RegularizedTopKTrainingSAEConfig as RegularizedTopKTrainingSAEConfig,
+)
 from saereg_plugin.check_run import check as check
 from saereg_plugin.checkpoints import regularize_checkpoint as regularize_checkpoint
 from saereg_plugin.component import Component as Component
@@ -40,9 +75,9 @@ from saereg_plugin.regularizers.frequency_weighted_l1 import (
 )
 from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio as L1L2Ratio
 from saereg_plugin.regularizers.mutual_features import MutualFeatures as MutualFeatures
+from saereg_plugin.regularizers.mutual_features import link_saes as link_saes
 from saereg_plugin.regularizers.off_support import OffSupportL1 as OffSupportL1
 from saereg_plugin.regularizers.orthogonality import Orthogonality as Orthogonality
-from saereg_plugin.regularizers.peers import link_saes as link_saes
 from saereg_plugin.regularizers.temporal_difference import (
     TemporalDifference as TemporalDifference,
 )
@@ -50,7 +85,7 @@ from saereg_plugin.regularizers.vocabulary_anchor import (
     VocabularyAnchor as VocabularyAnchor,
 )
 from saereg_plugin.regularizers.weight_penalty import WeightPenalty as WeightPenalty
-from saereg_plugin.releases.sae_lens import register_release as register_release
+from saereg_plugin.releases.opening import register_release as register_release
 from saereg_plugin.sources import corpora as corpora
 from saereg_plugin.sources import models as models
 

@@ -12,10 +12,7 @@ from sae_lens import (
 )
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 
-from saereg_plugin.architectures.config import (
-    RegularizedConfigMixin,
-    check_components,
-)
+from saereg_plugin.architectures.config import RegularizedConfigMixin, check_components
 from saereg_plugin.checks import require_field_types
 from saereg_plugin.config import RunSettings
 from saereg_plugin.errors import InputError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,11 +16,11 @@ from safetensors.torch import load_file
 
 from saereg_plugin.architectures.base import RegularizedMixin
 from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.parameters import parameter_of
 from saereg_plugin.architectures.saving import restore_vanished_rows_
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sync_folder, sync_tree
-from saereg_plugin.folder_mark import require_owned
-from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.owned_folder import OwnedFolder, open_owned, require_owned
 from saereg_plugin.registry import training_classes
 
 KIND = "starting point"
@@ -51,20 +52,21 @@ def regularize_checkpoint(
         raise InputError(
             f"{str(source)!r} has no {SAE_WEIGHTS_FILENAME}; expected a SAELens checkpoint."
         )
-    _require_same_function(Path(source), cfg)
+    found = _read_cfg(Path(source))
+    _require_same_function(source, found, cfg)
     sae = training_classes(cfg.architecture())[0](cfg)
     assert isinstance(sae, RegularizedMixin)
     state = load_file(weights)
     for key, parameter in sae.named_parameters():
-        found = None if key not in state else tuple(state[key].shape)
-        if found != tuple(parameter.shape):
+        shape = None if key not in state else tuple(state[key].shape)
+        if shape != tuple(parameter.shape):
             raise InputError(
-                f"Checkpoint {str(source)!r} has {key} of shape {found}; {cfg.architecture()!r} with "
+                f"Checkpoint {str(source)!r} has {key} of shape {shape}; {cfg.architecture()!r} with "
                 f"d_in={cfg.d_in}, d_sae={cfg.d_sae} needs {tuple(parameter.shape)}."
             )
     _load(sae, state)
     if cfg.unit_norm:
-        _require_foldable(sae, Path(source))
+        _require_foldable(sae, source, found)
         _fold_norms(sae)
     _save(sae, open_owned(Path(target), KIND))
     return Path(target)
@@ -89,8 +91,9 @@ def _read_cfg(source: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _require_same_function(source: Path, cfg: RegularizedConfigMixin) -> None:
-    found = _read_cfg(source)
+def _require_same_function(
+    source: str | Path, found: Mapping[str, Any], cfg: RegularizedConfigMixin
+) -> None:
     base = str(found.get("architecture")).removeprefix("regularized_")
     if base != cfg.architecture().removeprefix("regularized_"):
         raise InputError(
@@ -105,11 +108,11 @@ def _require_same_function(source: Path, cfg: RegularizedConfigMixin) -> None:
         )
 
 
-def _require_foldable(sae: TrainingSAE[Any], source: Path) -> None:
+def _require_foldable(
+    sae: TrainingSAE[Any], source: str | Path, found: Mapping[str, Any]
+) -> None:
     """Refuse TopK SAEs that would select other latents once norms are folded."""
-    if not hasattr(sae.cfg, "k") or _read_cfg(source).get(
-        "rescale_acts_by_decoder_norm"
-    ):
+    if not hasattr(sae.cfg, "k") or found.get("rescale_acts_by_decoder_norm"):
         return
     if not torch.allclose(sae.get_W_dec_norm(), sae.W_dec.new_ones(()), atol=1e-5):
         raise InputError(
@@ -132,14 +135,19 @@ def _load(sae: TrainingSAE[Any], state: dict[str, torch.Tensor]) -> None:
 
 @torch.no_grad()
 def _fold_norms(sae: TrainingSAE[Any]) -> None:
+    """
+    Give decoder rows the norm 1, and multiply each latent's activation by the old norm.
+
+    SAELens' fold multiplies W_enc and b_enc only.
+    """
     norms = sae.fold_and_get_W_dec_norm()
-    for name in ("b_gate", "b_mag", "threshold"):
-        parameter = getattr(sae, name, None)
-        if parameter is not None:
-            parameter.data.mul_(norms)
-    biases = [
-        getattr(sae, name).data
-        for name in ("b_enc", "b_gate", "b_mag")
-        if isinstance(getattr(sae, name, None), torch.Tensor)
-    ]
+    biases: list[torch.Tensor] = []
+    for name, tensor in sae.named_parameters(recurse=False):
+        known = parameter_of(sae, name)
+        if known.latent_axis is None or not known.in_activation_units:
+            continue
+        if name != "b_enc":
+            tensor.data.mul_(norms)
+        if name != "threshold":
+            biases.append(tensor.data)
     restore_vanished_rows_(sae.W_dec.data, sae.W_enc.data, *biases)

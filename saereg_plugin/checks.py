@@ -1,16 +1,22 @@
-"""Checks of single values that configurations share."""
+"""Checks of values and dataclasses that configurations share."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from saereg_plugin.errors import InputError, suggest
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
+
+from saereg_plugin.errors import InputError, input_error, suggest
+
+T = TypeVar("T")
 
 
 def require_choice(field: str, value: object, choices: Sequence[str]) -> None:
@@ -218,3 +224,29 @@ def _fault_of_name(name: str, *, slashes: bool) -> str | None:
     if len(name.encode()) > MAX_NAME_BYTES:
         return f"has {len(name.encode())} bytes"
     return None
+
+
+@dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,)
+)
+def checked_dataclass(cls: type[T]) -> type[T]:
+    """
+    Make a frozen pydantic dataclass that raises ``InputError`` (a decorator).
+
+    Types are strict and unknown fields are refused. The docstring of a field is its
+    description in the JSON schema.
+    """
+    config = ConfigDict(
+        strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+    made: Any = dataclass(frozen=True, kw_only=True, config=config)(cls)
+    validate: Callable[..., None] = made.__init__
+
+    def __init__(self: Any, **values: Any) -> None:
+        try:
+            validate(self, **values)
+        except ValidationError as error:
+            raise input_error(error, made) from error
+
+    made.__init__ = __init__
+    return made

@@ -16,7 +16,7 @@ from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from saereg_plugin.sources.vocabulary_table import AnchorVocabulary
+    from saereg_plugin.sources.embeddings import AnchorVocabulary
 
 T = TypeVar("T")
 C = TypeVar("C", bound="ComponentConfig")
@@ -125,6 +125,50 @@ class RunSettings:
     seqpos_slice: tuple[int | None, ...] = (None,)
 
 
+_CHECK = "check"
+"""Key of a field's check in its metadata: a function of configuration, name and value."""
+
+
+def checked(default: T, holds: Callable[[Any], bool], expected: str) -> T:
+    """
+    Make a field of a configuration whose values are checked.
+
+    Args:
+        default: the default; if it is None, None is accepted.
+        holds: whether a value can be used.
+        expected: what a value should be, for the error.
+    """
+
+    def check(config: ComponentConfig, name: str, value: Any) -> None:
+        config.require(name, holds(value), expected)
+
+    return field(default=default, metadata={_CHECK: check})
+
+
+def number(default: T, holds: Callable[[float], bool], expected: str) -> T:
+    """Make a field that takes finite numbers for which ``holds``; see ``checked``."""
+    return checked(default, lambda value: is_finite(value) and holds(value), expected)
+
+
+def count(default: T, *, least: int = 1) -> T:
+    """Make a field that takes integers of at least ``least``; see ``checked``."""
+
+    def holds(value: Any) -> bool:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and value >= least
+
+    return checked(default, holds, f"a whole number, {least} or more")
+
+
+def choice(default: T, kind: Any) -> T:
+    """Make a field that takes the values of ``kind``, a ``Literal``."""
+
+    def check(config: ComponentConfig, name: str, value: Any) -> None:
+        require_choice(f"{config.name}: {name}", value, get_args(kind))
+
+    return field(default=default, metadata={_CHECK: check})
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComponentConfig:
     """Configuration of a regulariser or mechanic: frozen, comparable, and plain in JSON."""
@@ -132,6 +176,12 @@ class ComponentConfig:
     name: ClassVar[str]
     _kind: ClassVar[str]
     _example: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value, check = getattr(self, each.name), each.metadata.get(_CHECK)
+            if check is not None and not (value is None and each.default is None):
+                check(self, each.name, value)
 
     def check(self, sae_cfg: Any) -> None:
         """
@@ -160,25 +210,6 @@ class ComponentConfig:
                 f"{self.name}: {field} is {getattr(self, field)!r}; expected {expected}."
             )
 
-    def require_choice(self, field: str, choices: Sequence[str]) -> None:
-        """Refuse a value of a field outside ``choices``."""
-        require_choice(f"{self.name}: {field}", getattr(self, field), choices)
-
-    def require_count(self, field: str, least: int = 1) -> None:
-        """Refuse a value of a field that is no integer of at least ``least``."""
-        value = getattr(self, field)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        self.require(
-            field, whole and value >= least, f"a whole number, {least} or more"
-        )
-
-    def require_number(
-        self, field: str, holds: Callable[[float], bool], expected: str
-    ) -> None:
-        """Refuse a value of a field that is not finite or for which not ``holds``."""
-        value = getattr(self, field)
-        self.require(field, is_finite(value) and holds(value), expected)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizerConfig(ComponentConfig):
@@ -206,22 +237,25 @@ class RegularizerConfig(ComponentConfig):
 
     coefficient: float = 0.0
     schedule: Schedule = field(default_factory=Schedule)
-    label: str | None = None
+    label: str | None = checked(
+        None,
+        lambda v: isinstance(v, str) and v.isidentifier(),
+        "letters, digits and underscores",
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.schedule, Mapping):
             object.__setattr__(self, "schedule", fields_from(Schedule, self.schedule))
         self.require(
             "schedule", isinstance(self.schedule, Schedule), "a mapping of its fields"
         )
-        self.require_number(
-            "coefficient", lambda v: v >= 0, "a finite number, 0 or more"
+        # here, since a subclass may give another default
+        self.require(
+            "coefficient",
+            is_finite(self.coefficient) and self.coefficient >= 0,
+            "a finite number, 0 or more",
         )
-        label: Any = self.label
-        if label is not None and not (isinstance(label, str) and label.isidentifier()):
-            raise InputError(
-                f"{self.name}: label is {label!r}; expected letters, digits and underscores."
-            )
 
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> Component:
         """Make the module for an SAE with the configuration ``sae_cfg``."""

@@ -30,6 +30,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def files_in(folder: Path) -> list[str]:
+    """Return the paths of all files below a folder, relative to it, with "/" between parts."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of all files below a folder, by their ``files_in`` paths."""
+    return {name: sha256(folder / name) for name in files_in(folder)}
+
+
 def sha256_once(path: Path) -> str:
     """
     Return the SHA-256 of a file, hashed again only after its size, times or inode change.

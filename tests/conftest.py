@@ -14,8 +14,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import Release
-from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sources.assets import fetch_archive
 from saereg_plugin.sweeps import SweepConfig, run_sweep

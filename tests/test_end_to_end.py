@@ -26,8 +26,8 @@ from eval_recipes.cross_seed.output import CrossSeedEvalOutput
 from eval_recipes.results.files import SUMMARY_COLUMNS, load_results
 from eval_recipes.running.evaluation import schema_files
 from eval_recipes.saebench.core import output as core_output
-from saereg_plugin.folder_mark import MARK
-from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.files import folder_hashes
+from saereg_plugin.owned_folder import MARK
 from saereg_plugin.releases.release import Entry, Release, write_release
 from tests.conftest import TRAINED_HOOK
 
@@ -61,7 +61,7 @@ def with_a_broken_seed(trained_release: Release, folder: Path) -> Path:
     weights = load_file(sae / "sae_weights.safetensors")
     weights["W_dec"][3] = torch.nan
     save_file(weights, sae / "sae_weights.safetensors")
-    entry = Entry(BROKEN, f"saes/{BROKEN}", "sae", 2, file_hashes(sae))
+    entry = Entry(BROKEN, f"saes/{BROKEN}", "sae", 2, folder_hashes(sae))
     entries = (*trained_release.entries, entry)
     write_release(Release("e2e-broken", trained_release.model, entries, target))
     return target

@@ -8,8 +8,7 @@ import pytest
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, recover, write_text
-from saereg_plugin.folder_mark import MARK, require_owned
-from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 import saereg_plugin as sr
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals, subjects_of
-from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.files import folder_hashes
 from saereg_plugin.releases.release import Entry, Release, write_release
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def release(
     for seed in (0, 1):
         path = f"saes/seed{seed}"
         train_by_runner(model, seed, folder / path)
-        hashes = file_hashes(folder / path)
+        hashes = folder_hashes(folder / path)
         entries.append(Entry(f"l2-seed{seed}", path, "l2", seed, hashes))
     write_release(Release("by-runner", model_name, tuple(entries), folder))
     return folder

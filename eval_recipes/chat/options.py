@@ -10,8 +10,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from eval_recipes.results.metrics import setting
+from saereg_plugin.checks import checked_dataclass
 from saereg_plugin.errors import InputError
-from saereg_plugin.sweeps.config import checked_dataclass
 
 PREFIX = "judge_"
 

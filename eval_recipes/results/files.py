@@ -26,7 +26,7 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import COLUMNS, data_of, frame_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, sha256, write_text
-from saereg_plugin.folder_mark import folder_lock
+from saereg_plugin.owned_folder import folder_lock
 
 SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = [*COLUMNS, "outdated"]

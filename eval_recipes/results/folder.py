@@ -14,8 +14,7 @@ from eval_recipes.results.reading import SUFFIX
 from eval_recipes.results.subject import Subject
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import recover
-from saereg_plugin.folder_mark import MARK, folder_lock
-from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.owned_folder import MARK, OwnedFolder, folder_lock, open_owned
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from eval_recipes.results.reading import read_result
 from eval_recipes.results.tidy import one_line
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json
-from saereg_plugin.folder_mark import folder_lock
+from saereg_plugin.owned_folder import folder_lock
 
 FILE = "outdated.json"
 """File in a results folder that lists its outdated results."""

@@ -24,8 +24,7 @@ from eval_recipes.running.artifacts import (
 )
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
-from saereg_plugin.folder_mark import MARK
-from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.owned_folder import MARK, OwnedFolder
 
 REPLIES = "judge/replies"
 """Where the paid replies of chat models lie below a folder of artefacts."""

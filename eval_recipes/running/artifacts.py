@@ -28,8 +28,7 @@ from saereg_plugin.files import (
     sha256_once,
     write_json,
 )
-from saereg_plugin.folder_mark import MARK, require_owned
-from saereg_plugin.owned_folder import adopt, open_owned
+from saereg_plugin.owned_folder import MARK, adopt, open_owned, require_owned
 from saereg_plugin.sources.assets import cache_dir, require_writable_cache
 
 logger = logging.getLogger(__name__)

@@ -42,7 +42,7 @@ from eval_recipes.running.plan import (
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
-from saereg_plugin.folder_mark import require_owned
+from saereg_plugin.owned_folder import require_owned
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.opening import open_release
 

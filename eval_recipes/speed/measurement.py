@@ -19,10 +19,9 @@ from pydantic import AfterValidator, Field
 from tqdm.auto import tqdm
 
 from eval_recipes.statistics.interval import Interval
-from saereg_plugin.checks import MAX_SEED
+from saereg_plugin.checks import MAX_SEED, checked_dataclass
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import peak_memory_gib, require_device, require_memory
-from saereg_plugin.sweeps.config import checked_dataclass
 
 
 @dataclass(frozen=True)

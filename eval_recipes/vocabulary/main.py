@@ -29,15 +29,16 @@ from eval_recipes.vocabulary.output import (
     write_layer_table,
 )
 from saereg_plugin.files import sha256
-from saereg_plugin.folder_mark import folder_lock
 from saereg_plugin.metrics import alive_mask, unit_rows
 from saereg_plugin.metrics.similarity import aligned_mask, nearest_token
+from saereg_plugin.owned_folder import folder_lock
 from saereg_plugin.sources.embeddings import (
+    alignment_table,
     embedding_shape,
     find_embeddings,
     read_vocabulary,
+    token_texts,
 )
-from saereg_plugin.sources.vocabulary_table import alignment_table, token_texts
 
 TABLE_SUFFIX = "_vocabulary.parquet"
 

@@ -31,21 +31,6 @@ from saereg_plugin.architectures.sparse_step import (
     SparseStepMixin,
 )
 
-__all__ = [
-    "RegularizedBatchTopKTrainingSAE",
-    "RegularizedBatchTopKTrainingSAEConfig",
-    "RegularizedGatedTrainingSAE",
-    "RegularizedGatedTrainingSAEConfig",
-    "RegularizedJumpReLUTrainingSAE",
-    "RegularizedJumpReLUTrainingSAEConfig",
-    "RegularizedMatryoshkaBatchTopKTrainingSAE",
-    "RegularizedMatryoshkaBatchTopKTrainingSAEConfig",
-    "RegularizedStandardTrainingSAE",
-    "RegularizedStandardTrainingSAEConfig",
-    "RegularizedTopKTrainingSAE",
-    "RegularizedTopKTrainingSAEConfig",
-]
-
 
 @dataclass
 class RegularizedTopKTrainingSAEConfig(TopKFieldsMixin, TopKTrainingSAEConfig):

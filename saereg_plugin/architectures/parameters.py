@@ -34,11 +34,7 @@ PARAMETERS = {
 """Parameters and buffers of SAELens' training SAEs. An architecture of yours that has
 others declares them in its class attribute ``further_parameters``."""
 
-WEIGHTS = {
-    "encoder": ("W_enc",),
-    "decoder": ("W_dec",),
-    "both": ("W_enc", "W_dec"),
-}
+WEIGHTS = {"encoder": ("W_enc",), "decoder": ("W_dec",), "both": ("W_enc", "W_dec")}
 """Names of the weight matrices that a ``target`` stands for."""
 
 

@@ -9,7 +9,7 @@ import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Component
-from saereg_plugin.config import MechanicConfig
+from saereg_plugin.config import MechanicConfig, number
 from saereg_plugin.kernels.blocks import row_norms
 from saereg_plugin.registry import register_mechanic
 
@@ -34,14 +34,11 @@ class GradientClipping(MechanicConfig):
 
     order: ClassVar[int] = 30
 
-    max_norm: float = 0.1
-
-    def __post_init__(self) -> None:
-        self.require_number(
-            "max_norm",
-            lambda v: 0 < v < 1,
-            "a number above 0 and below 1 (SAELens itself clips at 1.0)",
-        )
+    max_norm: float = number(
+        0.1,
+        lambda v: 0 < v < 1,
+        "a number above 0 and below 1 (SAELens itself clips at 1.0)",
+    )
 
     @override
     def build(self, sae_cfg: Any, *, seed: int) -> GradientClippingModule:

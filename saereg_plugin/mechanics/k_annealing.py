@@ -9,7 +9,7 @@ import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Component
-from saereg_plugin.config import MechanicConfig
+from saereg_plugin.config import MechanicConfig, count
 from saereg_plugin.errors import InputError
 from saereg_plugin.registry import register_mechanic
 
@@ -30,10 +30,7 @@ class KAnnealing(MechanicConfig):
 
     order: ClassVar[int] = 0
 
-    steps: int = 1000
-
-    def __post_init__(self) -> None:
-        self.require_count("steps")
+    steps: int = count(1000)
 
     @override
     def check(self, sae_cfg: Any) -> None:

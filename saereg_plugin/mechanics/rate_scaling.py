@@ -10,11 +10,10 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.architectures.parameters import parameter_of
+from saereg_plugin.checks import is_finite
 from saereg_plugin.component import Step
-from saereg_plugin.config import MechanicConfig
-from saereg_plugin.firing import (
-    FiringRateComponent,
-)
+from saereg_plugin.config import MechanicConfig, number
+from saereg_plugin.firing import FiringRateComponent
 from saereg_plugin.registry import register_mechanic
 
 _EPSILON = 1e-6
@@ -40,16 +39,15 @@ class ActivationRateScaling(MechanicConfig):
 
     order: ClassVar[int] = 10
 
-    decay: float = 0.99
-    least: float = 0.1
+    decay: float = number(0.99, lambda v: 0 <= v < 1, "a number in [0, 1)")
+    least: float = number(0.1, lambda v: v > 0, "a number above 0")
     most: float = 10.0
 
+    @override
     def __post_init__(self) -> None:
-        self.require_number("decay", lambda v: 0 <= v < 1, "a number in [0, 1)")
-        self.require_number("least", lambda v: v > 0, "a number above 0")
-        self.require_number(
-            "most", lambda v: v >= self.least, f"a number of at least {self.least}"
-        )
+        super().__post_init__()
+        holds = is_finite(self.most) and self.most >= self.least
+        self.require("most", holds, f"a number of at least {self.least}")
 
     @override
     def build(self, sae_cfg: Any, *, seed: int) -> ActivationRateScalingModule:

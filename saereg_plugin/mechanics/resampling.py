@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from saereg_plugin.architectures.parameters import parameter_of
 from saereg_plugin.component import Component, Step
-from saereg_plugin.config import MechanicConfig
+from saereg_plugin.config import MechanicConfig, checked, count, number
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import FiringRateComponent
 from saereg_plugin.kernels.blocks import row_norms
@@ -47,26 +47,14 @@ class DeadLatentResampling(MechanicConfig):
 
     order: ClassVar[int] = 50
 
-    decay: float = 0.99
-    threshold: float = 0.005
-    every: int = 100
-    until: int = 1000
-    then_every: int = 500
-    stop: int | None = None
-    subtract_b_dec: bool = False
-    norm: float | None = None
-
-    def __post_init__(self) -> None:
-        self.require_number("decay", lambda v: 0 <= v < 1, "a number in [0, 1)")
-        self.require_number("threshold", lambda v: 0 < v < 1, "a number in (0, 1)")
-        self.require_count("every")
-        self.require_count("until", least=0)
-        self.require_count("then_every")
-        if self.stop is not None:
-            self.require_count("stop", least=0)
-        self.require("subtract_b_dec", isinstance(self.subtract_b_dec, bool), "a bool")
-        if self.norm is not None:
-            self.require_number("norm", lambda v: v > 0, "a number above 0, or None")
+    decay: float = number(0.99, lambda v: 0 <= v < 1, "a number in [0, 1)")
+    threshold: float = number(0.005, lambda v: 0 < v < 1, "a number in (0, 1)")
+    every: int = count(100)
+    until: int = count(1000, least=0)
+    then_every: int = count(500)
+    stop: int | None = count(None, least=0)
+    subtract_b_dec: bool = checked(False, lambda v: isinstance(v, bool), "a bool")
+    norm: float | None = number(None, lambda v: v > 0, "a number above 0, or None")
 
     @override
     def check(self, sae_cfg: Any) -> None:
@@ -132,10 +120,7 @@ class DeadLatentResamplingModule(FiringRateComponent):
 
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:
-        return {
-            "below_threshold": self._below,
-            "last_resampled": float(self.resampled),
-        }
+        return {"below_threshold": self._below, "last_resampled": float(self.resampled)}
 
     @override
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
 from saereg_plugin.architectures.parameters import WEIGHTS
 from saereg_plugin.component import Component
-from saereg_plugin.config import MechanicConfig
+from saereg_plugin.config import MechanicConfig, choice, number
 from saereg_plugin.errors import InputError
 from saereg_plugin.registry import register_mechanic
 
@@ -33,12 +33,8 @@ class WeightDecay(MechanicConfig):
 
     order: ClassVar[int] = 40
 
-    decay: float = 0.01
-    target: DecayTarget = "all"
-
-    def __post_init__(self) -> None:
-        self.require_number("decay", lambda v: v >= 0, "a finite number, 0 or more")
-        self.require_choice("target", get_args(DecayTarget))
+    decay: float = number(0.01, lambda v: v >= 0, "a finite number, 0 or more")
+    target: DecayTarget = choice("all", DecayTarget)
 
     @override
     def check(self, sae_cfg: Any) -> None:

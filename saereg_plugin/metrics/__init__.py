@@ -2,32 +2,32 @@
 
 from saereg_plugin.metrics.assignment.certificate import Certificate as Certificate
 from saereg_plugin.metrics.assignment.certificate import certify as certify
-from saereg_plugin.metrics.consistency import latent_stability as latent_stability
-from saereg_plugin.metrics.consistency import share_classes as share_classes
-from saereg_plugin.metrics.consistency import shared_mask as shared_mask
-from saereg_plugin.metrics.consistency import stable_mask as stable_mask
-from saereg_plugin.metrics.geometry import ALIVE_THRESHOLD as ALIVE_THRESHOLD
-from saereg_plugin.metrics.geometry import alive_mask as alive_mask
-from saereg_plugin.metrics.geometry import dead_count as dead_count
-from saereg_plugin.metrics.geometry import (
-    encoder_decoder_cosines as encoder_decoder_cosines,
-)
-from saereg_plugin.metrics.geometry import expected_abs_cosine as expected_abs_cosine
-from saereg_plugin.metrics.geometry import row_geometry as row_geometry
-from saereg_plugin.metrics.geometry import row_norms as row_norms
 from saereg_plugin.metrics.matching import SHARED_THRESHOLD as SHARED_THRESHOLD
 from saereg_plugin.metrics.matching import Matching as Matching
 from saereg_plugin.metrics.matching import hungarian as hungarian
+from saereg_plugin.metrics.matching import latent_stability as latent_stability
 from saereg_plugin.metrics.matching import match_many as match_many
 from saereg_plugin.metrics.matching import match_many_twice as match_many_twice
 from saereg_plugin.metrics.matching import match_rows as match_rows
 from saereg_plugin.metrics.matching import seen_from_b as seen_from_b
+from saereg_plugin.metrics.matching import share_classes as share_classes
+from saereg_plugin.metrics.matching import shared_mask as shared_mask
+from saereg_plugin.metrics.matching import stable_mask as stable_mask
 from saereg_plugin.metrics.matching import with_latent_ids as with_latent_ids
+from saereg_plugin.metrics.similarity import ALIVE_THRESHOLD as ALIVE_THRESHOLD
 from saereg_plugin.metrics.similarity import PAIRED_THRESHOLD as PAIRED_THRESHOLD
+from saereg_plugin.metrics.similarity import alive_mask as alive_mask
 from saereg_plugin.metrics.similarity import cosine as cosine
 from saereg_plugin.metrics.similarity import cosine_blocks as cosine_blocks
+from saereg_plugin.metrics.similarity import dead_count as dead_count
+from saereg_plugin.metrics.similarity import (
+    encoder_decoder_cosines as encoder_decoder_cosines,
+)
+from saereg_plugin.metrics.similarity import expected_abs_cosine as expected_abs_cosine
 from saereg_plugin.metrics.similarity import fraction_paired as fraction_paired
 from saereg_plugin.metrics.similarity import mean_max_cos as mean_max_cos
+from saereg_plugin.metrics.similarity import row_geometry as row_geometry
+from saereg_plugin.metrics.similarity import row_norms as row_norms
 from saereg_plugin.metrics.similarity import unit_rows as unit_rows
 from saereg_plugin.metrics.subspaces import leading_directions as leading_directions
 from saereg_plugin.metrics.subspaces import overlap_ranks as overlap_ranks

@@ -1,9 +1,10 @@
-"""One-to-one matching of latents."""
+"""One-to-one matching of latents, and latents shared by SAEs of different seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
@@ -13,11 +14,7 @@ from torch import Tensor
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics.assignment.certificate import relative
 from saereg_plugin.metrics.assignment.solve import assign
-from saereg_plugin.metrics.assignment.weights import (
-    DenseWeights,
-    RowWeights,
-    Weights,
-)
+from saereg_plugin.metrics.assignment.weights import DenseWeights, RowWeights, Weights
 from saereg_plugin.metrics.similarity import MaxCosine
 
 SHARED_THRESHOLD = 0.7
@@ -186,10 +183,7 @@ def match_many(
     Products are computed for one matching at a time, with all of torch's threads,
     while the other one searches. Takes the memory of two matchings.
     """
-
-    def solve(weights: RowWeights) -> Matching:
-        return solved(weights, relative_gap)
-
+    solve = partial(solved, relative_gap=relative_gap)
     return _side_by_side(solve, pairs, absolute=absolute, unit=unit)
 
 
@@ -264,3 +258,72 @@ def _side_by_side(
 
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         return list(pool.map(one, pairs))
+
+
+class ShareClasses(NamedTuple):
+    """Masks over the latents of one SAE, [n] bool each; every latent is in one."""
+
+    always: Tensor
+    """Shared with every other seed."""
+    sometimes: Tensor
+    """Shared with some, not all."""
+    never: Tensor
+    """Shared with none."""
+
+
+def shared_mask(
+    decoder: Matching, encoder: Matching, *, threshold: float = SHARED_THRESHOLD
+) -> Tensor:
+    """
+    Latents of A with one partner by decoder and encoder, both above ``threshold``.
+
+    [n_a] bool, from two matchings by the same latent ids (arXiv 2603.04198). From
+    ``seen_from_b`` of both it is the mask over B's latents.
+    """
+    return (
+        (decoder.partner >= 0)
+        & (decoder.partner == encoder.partner)
+        & (decoder.similarity > threshold)
+        & (encoder.similarity > threshold)
+    )
+
+
+def latent_stability(shared: Tensor) -> Tensor:
+    """
+    Share of the other seeds in which each latent is shared, [n] float32.
+
+    Args:
+        shared: [n_others, n] bool; row t has the latents of this SAE that are shared
+            with the t-th other seed, by this SAE's latent ids.
+    """
+    if shared.ndim != 2 or len(shared) == 0:
+        raise ValueError(f"expected masks [n_others >= 1, n], got {[*shared.shape]}")
+    return shared.float().mean(dim=0)
+
+
+def stable_mask(stability: Tensor, *, minimum: float) -> Tensor:
+    """
+    Latents shared with at least the share ``minimum`` of the other seeds, [n] bool.
+
+    A rounding error of float32 does not exclude a latent: 2 of 3 is 2/3.
+
+    >>> stable_mask(torch.tensor([0.0, 0.5, 1.0]), minimum=0.5).tolist()
+    [False, True, True]
+    """
+    if not 0 < minimum <= 1:
+        raise ValueError(f"expected 0 < minimum <= 1, got {minimum}")
+    return stability.double() >= minimum - 1e-6
+
+
+def share_classes(shared: Tensor) -> ShareClasses:
+    """
+    Always, sometimes and never shared latents of one SAE.
+
+    The masks [n_others, n] must all be by this SAE's own latent ids: the code
+    published with arXiv 2603.04198 adds latent i of SAE 0 in the pairs (0, 1) and
+    (0, 2) to latent i of SAE 1 in the pair (1, 2), which is another latent.
+    """
+    stability = latent_stability(shared)
+    # Exact: a mean of n ones is 1 and of n zeros is 0.
+    always, never = shared.all(dim=0), stability == 0
+    return ShareClasses(always, ~(always | never), never)

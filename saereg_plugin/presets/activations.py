@@ -67,11 +67,7 @@ def freq_sae(
             beta_warm_up_steps=beta_warm_up_steps,
             decay=0.99,
         )
-        return {
-            "l1_coefficient": 0.0,
-            "regularizers": [penalty.to_dict()],
-            **UNIT_NORM,
-        }
+        return {"l1_coefficient": 0.0, "regularizers": [penalty.to_dict()], **UNIT_NORM}
 
     return Preset(
         name="freq_sae",
@@ -288,14 +284,7 @@ def _vision(
         architecture="regularized_topk",
         d_in=d_in,
         d_sae=d_sae,
-        run=Run(
-            model=None,
-            hook_name=None,
-            corpus=None,
-            tokens=10_000_000,
-            batch_size=2048,
-            lr=3e-4,
-        ),
+        run=Run(tokens=10_000_000, batch_size=2048, lr=3e-4),
         make=make,
         stated=("d_sae", "k", "regularizers", f"{penalty.name}.mask"),
         chosen={

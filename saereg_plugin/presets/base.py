@@ -22,10 +22,10 @@ Fields = dict[str, Any]
 class Run:
     """Settings of the run, with the names and units of SweepConfig."""
 
-    model: str | None
+    model: str | None = None
     """None where the paper's activations are not a language model's."""
-    hook_name: str | None
-    corpus: str | None
+    hook_name: str | None = None
+    corpus: str | None = None
     tokens: int
     """Training samples: tokens, or images."""
     batch_size: int
@@ -186,10 +186,7 @@ class Preset:
         Raises:
             InputError: if the paper has no language model and none is given.
         """
-        sae = {
-            **self.sae_fields(d_in=d_in, d_sae=d_sae),
-            **changes.pop("sae", {}),
-        }
+        sae = {**self.sae_fields(d_in=d_in, d_sae=d_sae), **changes.pop("sae", {})}
         fields = {**dataclasses.asdict(self.run), "sae": sae, **changes}
         missing = [
             name for name in ("model", "hook_name", "corpus") if fields[name] is None

@@ -113,13 +113,8 @@ def weight_regularized_topk(
         make=make,
         stated=(
             *("architecture", "model", "hook_name", "corpus", "tokens", "batch_size"),
-            *(
-                "context_size",
-                "lr",
-                "lr_warm_up_steps",
-                "lr_decay_fraction",
-                "dead_feature_window",
-            ),
+            *("context_size", "lr", "lr_warm_up_steps", "lr_decay_fraction"),
+            "dead_feature_window",
             *("seeds", "exclude_special_tokens", "d_in", "d_sae", "k"),
             *("decoder_constraint", "max_norm_multiple", "regularizers", "mechanics"),
             *("weight_penalty.norm", "weight_penalty.target"),
@@ -147,11 +142,7 @@ def weight_regularized_topk(
 
 
 def weight_regularized_mnist(
-    *,
-    d_in: int = 784,
-    d_sae: int = 1568,
-    tied: bool = True,
-    penalty: AnyPenalty = "l1",
+    *, d_in: int = 784, d_sae: int = 1568, tied: bool = True, penalty: AnyPenalty = "l1"
 ) -> Preset:
     """
     The MNIST SAEs (arXiv 2603.04198) as a SAELens configuration.
@@ -210,9 +201,6 @@ def weight_regularized_mnist(
         d_in=d_in,
         d_sae=d_sae,
         run=Run(
-            model=None,
-            hook_name=None,
-            corpus=None,
             tokens=100 * 60_000,
             batch_size=512,
             lr=1e-3,

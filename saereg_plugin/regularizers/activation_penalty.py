@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from sae_lens import StandardTrainingSAEConfig
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
-from saereg_plugin.config import RegularizerConfig
+from saereg_plugin.config import RegularizerConfig, choice
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense, fired_latents
 
@@ -35,14 +35,8 @@ class ActivationPenalty(RegularizerConfig):
     reason_on_standard: ClassVar[str]
     """Why the penalty has no place on SAELens' standard architecture."""
 
-    mask: ActivationMask = "batch_active"
-    reduction: BatchReduction = "mean"
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_choice("mask", get_args(ActivationMask))
-        self.require_choice("reduction", get_args(BatchReduction))
+    mask: ActivationMask = choice("batch_active", ActivationMask)
+    reduction: BatchReduction = choice("mean", BatchReduction)
 
     @override
     def check(self, sae_cfg: Any) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
-from saereg_plugin.config import RegularizerConfig
+from saereg_plugin.config import RegularizerConfig, count
 from saereg_plugin.kernels.blocks import row_blocks, row_norms
 
 BLOCK_ENTRIES = 1 << 23
@@ -157,12 +157,7 @@ class DirectionalConfig(RegularizerConfig):
 
     needs_all_pre_activations: ClassVar[bool] = False
 
-    every: int = 1
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_count("every")
+    every: int = count(1)
 
     def strength(self, step: int) -> float:
         """Return the factor of the penalty after ``step`` completed steps; 0 if it rests."""

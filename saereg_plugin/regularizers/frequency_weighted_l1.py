@@ -10,7 +10,7 @@ from sae_lens import StandardTrainingSAEConfig
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
-from saereg_plugin.config import RegularizerConfig
+from saereg_plugin.config import RegularizerConfig, count, number
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense, firing_counts
 from saereg_plugin.registry import register_regularizer
@@ -42,17 +42,10 @@ class FrequencyWeightedL1(RegularizerConfig):
 
     needs_all_pre_activations: ClassVar[bool] = False
 
-    beta: float = 0.1
-    beta_warm_up_steps: int = 1000
-    decay: float = 0.99
+    beta: float = number(0.1, lambda v: v >= 0, "a finite number, 0 or more")
+    beta_warm_up_steps: int = count(1000, least=0)
+    decay: float = number(0.99, lambda v: 0 <= v < 1, "at least 0 and below 1")
     times_decoder_norm: bool = False
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_number("beta", lambda v: v >= 0, "a finite number, 0 or more")
-        self.require_count("beta_warm_up_steps", least=0)
-        self.require_number("decay", lambda v: 0 <= v < 1, "at least 0 and below 1")
 
     @override
     def check(self, sae_cfg: Any) -> None:

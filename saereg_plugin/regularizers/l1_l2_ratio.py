@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -57,9 +57,7 @@ def l1_l2_ratio(hidden_pre: torch.Tensor, mask: torch.Tensor | None) -> torch.Te
     Returns:
         A scalar in float32 or better.
     """
-    total = _L1L2Ratio.apply(hidden_pre, mask)
-    assert isinstance(total, torch.Tensor)
-    return total
+    return cast(torch.Tensor, _L1L2Ratio.apply(hidden_pre, mask))
 
 
 class _L1L2Ratio(torch.autograd.Function):

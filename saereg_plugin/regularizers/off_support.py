@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -61,9 +61,7 @@ def off_support_l1(
         acts: z, equal to a on its support and 0 off it, [batch, d_sae].
         mask: mu, bool [d_sae]; None for all.
     """
-    total = _OffSupportL1.apply(hidden_pre, acts, mask)
-    assert isinstance(total, torch.Tensor)
-    return total
+    return cast(torch.Tensor, _OffSupportL1.apply(hidden_pre, acts, mask))
 
 
 class _OffSupportL1(torch.autograd.Function):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from typing_extensions import override
 
 from saereg_plugin.component import Step
+from saereg_plugin.config import choice, count
 from saereg_plugin.registry import register_regularizer
 from saereg_plugin.regularizers.cosines import (
     DirectionalConfig,
@@ -41,14 +42,8 @@ class Orthogonality(DirectionalConfig):
     """
 
     coefficient: float = 0.25
-    chunk_size: int = 8192
-    similarity: Similarity = "signed"
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_count("chunk_size", least=2)
-        self.require_choice("similarity", get_args(Similarity))
+    chunk_size: int = count(8192, least=2)
+    similarity: Similarity = choice("signed", Similarity)
 
     @override
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> OrthogonalityModule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from sae_lens import TrainingSAE
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
-from saereg_plugin.config import RegularizerConfig, RunSettings
+from saereg_plugin.config import RegularizerConfig, RunSettings, choice, number
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import dense
 from saereg_plugin.kernels.encode import ActiveLatents
@@ -59,19 +59,11 @@ class TemporalDifference(RegularizerConfig):
     needs_all_pre_activations: ClassVar[bool] = False
     needs_token_order: ClassVar[bool] = True
 
-    decay: float = 0.99
-    sharpness: float = 5.0
-    average_start: AverageStart = "zero"
-    reduction: BatchReduction = "mean"
+    decay: float = number(0.99, lambda v: 0 <= v < 1, "at least 0 and below 1")
+    sharpness: float = number(5.0, lambda v: v >= 0, "a finite number, 0 or more")
+    average_start: AverageStart = choice("zero", AverageStart)
+    reduction: BatchReduction = choice("mean", BatchReduction)
     context_size: int | None = None
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_choice("average_start", get_args(AverageStart))
-        self.require_choice("reduction", get_args(BatchReduction))
-        self.require_number("decay", lambda v: 0 <= v < 1, "at least 0 and below 1")
-        self.require_number("sharpness", lambda v: v >= 0, "a finite number, 0 or more")
 
     @override
     def check(self, sae_cfg: Any) -> None:
@@ -191,9 +183,7 @@ def squared_differences(acts: torch.Tensor, length: int) -> torch.Tensor:
     Returns:
         A scalar in float32 or better.
     """
-    total = _SquaredDifferences.apply(acts, length)
-    assert isinstance(total, torch.Tensor)
-    return total
+    return cast(torch.Tensor, _SquaredDifferences.apply(acts, length))
 
 
 class _SquaredDifferences(torch.autograd.Function):

@@ -159,31 +159,18 @@ def without_starts(rows: torch.Tensor, context_size: int) -> torch.Tensor:
     return contexts[:, 1:].reshape(-1, rows.shape[-1])
 
 
-def crossing_pairs(contexts: torch.Tensor, separator: int) -> tuple[int, int]:
-    """
-    Count the pairs of neighbouring tokens that lie in different documents.
-
-    With ``disable_concat_sequences=False`` SAELens fills a context with several
-    documents and puts ``sequence_separator_token`` before each but the first. An SAE
-    cannot see that token, so this counts it where the tokens are known.
-
-    Args:
-        contexts: token ids, [n, context_size].
-        separator: id of the token that begins a document.
-
-    Returns:
-        The number of pairs (t - 1, t) with t >= 2 that have the separator at t, and the
-        number of all pairs: position 0 is in none.
-    """
-    crossing = crosses_documents(contexts, separator)
-    return int(crossing.sum()), contexts.shape[0] * max(contexts.shape[1] - 2, 0)
-
-
 def crosses_documents(contexts: torch.Tensor, separator: int) -> torch.Tensor:
     """
     Return at which tokens t the pair (t - 1, t) lies in two documents, bool [n, context_size].
 
-    Positions 0 and 1 begin no pair: see ``crossing_pairs``.
+    With ``disable_concat_sequences=False`` SAELens fills a context with several
+    documents and puts ``sequence_separator_token`` before each but the first. An SAE
+    cannot see that token, so this is told where the tokens are known. Position 0 is in no
+    pair, so positions 0 and 1 end none.
+
+    Args:
+        contexts: token ids, [n, context_size].
+        separator: id of the token that begins a document.
     """
     crossing = contexts == separator
     crossing[:, :2] = False

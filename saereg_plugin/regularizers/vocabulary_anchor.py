@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from sae_lens import TrainingSAE
 from typing_extensions import override
 
 from saereg_plugin.component import Step
-from saereg_plugin.config import RunSettings
+from saereg_plugin.config import RunSettings, choice, count, number
 from saereg_plugin.errors import InputError
 from saereg_plugin.kernels.top_k import top_k
 from saereg_plugin.metrics.similarity import ALIGNED_THRESHOLD
@@ -22,12 +22,12 @@ from saereg_plugin.regularizers.cosines import (
     cosine_gradient_,
 )
 from saereg_plugin.sources.embeddings import (
+    AnchorVocabulary,
     Vocabulary,
     find_embeddings,
     read_vocabulary,
     require_embeddings,
 )
-from saereg_plugin.sources.vocabulary_table import AnchorVocabulary
 
 AnchorMode = Literal["nearest", "logsumexp", "softmax"]
 
@@ -181,21 +181,12 @@ class VocabularyAnchor(DirectionalConfig):
     averaged over d_in: under SAELens' sum they are d_in times as large.
     """
 
-    mode: AnchorMode = "nearest"
-    top: int = 10
+    mode: AnchorMode = choice("nearest", AnchorMode)
+    top: int = count(10)
     embeddings: str | None = None
-    refresh_every: int = 50
-    search_dtype: SearchDtype = "float32"
-    temperature: float = 1.0
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_choice("mode", get_args(AnchorMode))
-        self.require_choice("search_dtype", get_args(SearchDtype))
-        self.require_count("top")
-        self.require_count("refresh_every")
-        self.require_number("temperature", lambda v: v > 0, "a finite number above 0")
+    refresh_every: int = count(50)
+    search_dtype: SearchDtype = choice("float32", SearchDtype)
+    temperature: float = number(1.0, lambda v: v > 0, "a finite number above 0")
 
     @override
     def check(self, sae_cfg: Any) -> None:
@@ -336,10 +327,7 @@ class VocabularyAnchorModule(DirectionalPenalty):
     def _search(self, unit: torch.Tensor) -> torch.Tensor:
         half = self.cfg.search_dtype == "bfloat16"
         return nearest_tokens(
-            unit,
-            self.vocabulary,
-            self.cfg.top,
-            dtype=torch.bfloat16 if half else None,
+            unit, self.vocabulary, self.cfg.top, dtype=torch.bfloat16 if half else None
         )
 
     def _keep(self, tokens: torch.Tensor) -> None:

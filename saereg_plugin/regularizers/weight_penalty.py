@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from saereg_plugin.architectures.parameters import WEIGHTS
 from saereg_plugin.component import Component, Step
-from saereg_plugin.config import RegularizerConfig
+from saereg_plugin.config import RegularizerConfig, choice
 from saereg_plugin.errors import InputError
 from saereg_plugin.firing import fired_latents
 from saereg_plugin.kernels.blocks import row_blocks, row_norms
@@ -59,20 +59,11 @@ class WeightPenalty(RegularizerConfig):
 
     needs_all_pre_activations: ClassVar[bool] = False
 
-    norm: Norm = "l2"
-    target: Target = "both"
-    reduction: Reduction = "sum"
-    mode: Mode = "coupled"
-    mask: Mask = "none"
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_choice("norm", get_args(Norm))
-        self.require_choice("target", get_args(Target))
-        self.require_choice("reduction", get_args(Reduction))
-        self.require_choice("mode", get_args(Mode))
-        self.require_choice("mask", get_args(Mask))
+    norm: Norm = choice("l2", Norm)
+    target: Target = choice("both", Target)
+    reduction: Reduction = choice("sum", Reduction)
+    mode: Mode = choice("coupled", Mode)
+    mask: Mask = choice("none", Mask)
 
     @override
     def check(self, sae_cfg: Any) -> None:

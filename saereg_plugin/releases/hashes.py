@@ -18,13 +18,6 @@ REQUIRED = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
 OPTIONAL = (SPARSITY_FILENAME,)
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a saved SAE, by name."""
-    return {
-        path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()
-    }
-
-
 def verify_files(
     root: Path, folder_name: str, names: Iterable[str] | None = None
 ) -> None:

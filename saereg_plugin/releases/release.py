@@ -23,7 +23,7 @@ from typing import Any
 from saereg_plugin.checks import is_finite, require_name, stays_inside
 from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.files import write_text
-from saereg_plugin.folder_mark import kind_of
+from saereg_plugin.owned_folder import kind_of
 from saereg_plugin.yaml_text import dump_yaml, read_yaml
 
 logger = logging.getLogger(__name__)

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
     atomic_path,
+    folder_hashes,
     recover,
     require_writable,
     scratch_folder,
@@ -151,7 +152,8 @@ def ensure_folder(
                     )
                 with atomic_path(folder) as target:
                     build(target)
-                    write_json(target / _MANIFEST, _manifest(target, source))
+                    manifest = {"source": dict(source), "files": folder_hashes(target)}
+                    write_json(target / _MANIFEST, manifest)
     return folder
 
 
@@ -175,16 +177,14 @@ def require_hub_repo(
         raise InputError(
             f"The hub has no {kind} {name!r} (or it is private and no token is set). {advice}"
         ) from error
-    except OfflineModeIsEnabled as error:
-        raise InputError(
-            f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
-            f"cache, and HF_HUB_OFFLINE forbids asking the hub. {advice}"
-        ) from error
     # the class of network errors differs between versions of the hub's client
     except Exception as error:
+        reason = f"the hub cannot be reached ({type(error).__name__}: {error})"
+        if isinstance(error, OfflineModeIsEnabled):
+            reason = "HF_HUB_OFFLINE forbids asking the hub"
         raise InputError(
             f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
-            f"cache, and the hub cannot be reached ({type(error).__name__}: {error}). {advice}"
+            f"cache, and {reason}. {advice}"
         ) from error
 
 
@@ -195,12 +195,6 @@ def _require_built(folder: Path) -> None:
             f"{str(folder)!r} was not written by this package and would be replaced. Set the "
             "environment variable SAEREG_CACHE to a folder of its own, or move that one away."
         )
-
-
-def _manifest(folder: Path, source: Mapping[str, Any]) -> dict[str, Any]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    return {"source": dict(source), "files": hashes}
 
 
 def _is_intact(folder: Path, source: Mapping[str, Any]) -> bool:

@@ -12,9 +12,8 @@ from typing import Any
 from saereg_plugin import machine
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import read_json, sha256, write_json
-from saereg_plugin.folder_mark import MARK
-from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.files import folder_hashes, read_json, sha256, write_json
+from saereg_plugin.owned_folder import MARK, OwnedFolder
 from saereg_plugin.releases.release import KIND, MANIFEST
 from saereg_plugin.sweeps.config import SweepConfig
 
@@ -85,8 +84,7 @@ def write_checkpoint(
     owned.claim([PROGRESS])
     with owned.write_folder(name) as temporary:
         write(temporary)
-        found = sorted(path for path in temporary.rglob("*") if path.is_file())
-        files = {path.relative_to(temporary).as_posix(): sha256(path) for path in found}
+        files = folder_hashes(temporary)
         write_json(
             temporary / INDEX,
             {"format": _FORMAT, "step": step, "files": files, "records": records, **of},

@@ -7,38 +7,33 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
-    ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
     field_validator,
 )
-from pydantic.dataclasses import dataclass
-from typing_extensions import dataclass_transform
 
 from saereg_plugin.checks import (
     MAX_SEED,
+    checked_dataclass,
     is_finite,
     require_name,
     require_plain,
     whole_number,
 )
-from saereg_plugin.errors import InputError, input_error
+from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 from saereg_plugin.yaml_text import read_yaml
-
-T = TypeVar("T")
 
 MAX_SAES = 4096
 """SAEs of one sweep, which are all in memory at once."""
@@ -74,32 +69,6 @@ GroupFields = Annotated[
     BeforeValidator(lambda fields: fields or {}),
     WithJsonSchema({"type": ["object", "null"]}),
 ]
-
-
-@dataclass_transform(
-    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,)
-)
-def checked_dataclass(cls: type[T]) -> type[T]:
-    """
-    Make a frozen pydantic dataclass that raises ``InputError`` (a decorator).
-
-    Types are strict and unknown fields are refused. The docstring of a field is its
-    description in the JSON schema.
-    """
-    config = ConfigDict(
-        strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-    made: Any = dataclass(frozen=True, kw_only=True, config=config)(cls)
-    validate: Callable[..., None] = made.__init__
-
-    def __init__(self: Any, **values: Any) -> None:
-        try:
-            validate(self, **values)
-        except ValidationError as error:
-            raise input_error(error, made) from error
-
-    made.__init__ = __init__
-    return made
 
 
 @checked_dataclass

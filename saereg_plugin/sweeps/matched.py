@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +45,8 @@ def matched_sweep(name: str) -> SweepConfig:
     release = open_release(name)
     sweep = _sweep_of(release, name)
     given = group_fields(sweep)
-    penalised = {group for group, fields in given.items() if _penalises(fields)}
-    decayed = {group for group, fields in given.items() if _decays_weights(fields)}
+    penalised = _groups_with(given, "regularizers", acts)
+    decayed = _groups_with(given, "mechanics", decays)
     if penalised and len(decayed) == len(given):
         decayed = set[str]()
     groups: dict[str, dict[str, Any]] = {}
@@ -101,12 +101,11 @@ def _control(fields: Mapping[str, Any], width: int, *, decay: bool) -> dict[str,
     return control
 
 
-def _penalises(fields: Mapping[str, Any]) -> bool:
-    return any(map(acts, fields.get("regularizers") or []))
-
-
-def _decays_weights(fields: Mapping[str, Any]) -> bool:
-    return any(map(decays, fields.get("mechanics") or []))
+def _groups_with(
+    given: Mapping[str, Mapping[str, Any]], key: str, holds: Callable[[Any], bool]
+) -> set[str]:
+    """Return the groups with an entry of the list ``key`` for which ``holds``."""
+    return {group for group, f in given.items() if any(map(holds, f.get(key) or []))}
 
 
 def decays(mechanic: Any) -> bool:

@@ -13,10 +13,7 @@ from sae_lens import LoggingConfig, TrainingSAE, TrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 
 from saereg_plugin import machine
-from saereg_plugin.architectures.config import (
-    RegularizedConfigMixin,
-    check_components,
-)
+from saereg_plugin.architectures.config import RegularizedConfigMixin, check_components
 from saereg_plugin.checks import require_name
 from saereg_plugin.config import RunSettings
 from saereg_plugin.errors import InputError, suggest

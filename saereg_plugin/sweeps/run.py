@@ -13,8 +13,7 @@ from filelock import FileLock, Timeout
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
-from saereg_plugin.folder_mark import MARK, require_owned
-from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
 from saereg_plugin.process import stop_on_signal
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.release import KIND, MANIFEST, Release, read_release

@@ -24,9 +24,8 @@ from saereg_plugin import machine
 from saereg_plugin.architectures.saving import NonFiniteOutputError
 from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import write_text
+from saereg_plugin.files import folder_hashes, write_text
 from saereg_plugin.owned_folder import OwnedFolder
-from saereg_plugin.releases.hashes import file_hashes
 from saereg_plugin.releases.release import (
     LOADER,
     MANIFEST,
@@ -34,10 +33,7 @@ from saereg_plugin.releases.release import (
     Release,
     write_release,
 )
-from saereg_plugin.sources.vocabulary_table import (
-    ALIGNMENT_FILE,
-    write_vocabulary_alignment,
-)
+from saereg_plugin.sources.embeddings import ALIGNMENT_FILE, write_vocabulary_alignment
 from saereg_plugin.sweeps.config import SweepConfig, sae_ids
 from saereg_plugin.sweeps.members import Member
 from saereg_plugin.sweeps.records import STOPPED
@@ -191,7 +187,7 @@ def save_sae(
         save_file(
             {"sparsity": trainer.log_feature_sparsity}, temporary / SPARSITY_FILENAME
         )
-        files = file_hashes(temporary)
+        files = folder_hashes(temporary)
     return Entry(
         sae_id=member.sae_id,
         path=path,

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from saereg_plugin.files import writing_into
 from saereg_plugin.owned_folder import OwnedFolder, open_owned
 from saereg_plugin.process import StopFlag
-from saereg_plugin.regularizers.peers import link_groups, unlink
+from saereg_plugin.regularizers.mutual_features import link_groups, unlink
 from saereg_plugin.releases.release import KIND
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import (

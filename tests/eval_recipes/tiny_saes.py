@@ -10,9 +10,9 @@ from sae_lens import TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
 from eval_recipes.results.subject import Subject
-from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.files import folder_hashes
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import Entry, Release, write_release
-from saereg_plugin.releases.sae_lens import register_release
 
 D_SAE = 256
 
@@ -50,7 +50,7 @@ def save_release(
         sae.save_model(str(path))
         if damage is not None:
             damage(path)
-        hashes = file_hashes(path)
+        hashes = folder_hashes(path)
         entries.append(Entry(sae_id, sae_id, group="tiny", seed=seed, files=hashes))
     release = Release(
         folder.name, "smollm2-135m-instruct", tuple(entries), folder=folder

@@ -8,8 +8,7 @@ from eval_recipes.studies.framework.study_folder import mark_folder, study_folde
 from eval_recipes.studies.mnist.images import load_images
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Training
 from eval_recipes.studies.mnist.training import CHECKPOINT, train_all
-from saereg_plugin.folder_mark import MARK
-from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.owned_folder import MARK, open_owned
 from tests.eval_recipes.studies.mnist.few_images import few_images, write_folder
 from tests.faults.fault import Fault, Place
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saereg_plugin.metrics import certify, match_rows
-from saereg_plugin.metrics.assignment.blocks import compiled
+from saereg_plugin.metrics.assignment.scan import compiled
 from saereg_plugin.metrics.assignment.solve import assign
 from saereg_plugin.metrics.assignment.weights import RowWeights
 from saereg_plugin.metrics.matching import hungarian

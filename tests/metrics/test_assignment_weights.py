@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eval_recipes.speed.matching import OURS, SCIPY, _measure
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import match_rows, unit_rows
-from saereg_plugin.metrics.assignment import blocks
+from saereg_plugin.metrics.assignment import scan
 from saereg_plugin.metrics.assignment.solve import assign
 from saereg_plugin.metrics.assignment.weights import LARGEST, DenseWeights, RowWeights
 from saereg_plugin.metrics.matching import hungarian
@@ -51,7 +51,7 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
 def test_many_blocks_and_threads_change_nothing(
     monkeypatch: pytest.MonkeyPatch, store_bytes: int, threads: int
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 10_000)
+    monkeypatch.setattr(scan, "BLOCK_ELEMENTS", 10_000)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -94,7 +94,7 @@ def test_float64_rows_may_be_beyond_float32(factor: float) -> None:
 def test_some_rows_and_columns_have_the_weights_they_had(
     monkeypatch: pytest.MonkeyPatch, store_bytes: int, seen: bool
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 1000)
+    monkeypatch.setattr(scan, "BLOCK_ELEMENTS", 1000)
     a, b = problem("planted", 90, 70, 20, 7)
     weights = RowWeights(a, b, absolute=True, store_bytes=store_bytes)
     # no row of the second and third block

@@ -20,7 +20,7 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 import saereg_plugin as sr
 from saereg_plugin import MutualFeatures
 from saereg_plugin.regularizers.cosines import Directions, best_partners
-from saereg_plugin.regularizers.peers import (
+from saereg_plugin.regularizers.mutual_features import (
     link_groups,
     link_saes,
     unlink,

@@ -10,7 +10,7 @@ import torch
 from sae_lens import TrainingSAE
 
 import saereg_plugin as sr
-from saereg_plugin.regularizers.token_order import crossing_pairs, start_spread
+from saereg_plugin.regularizers.token_order import crosses_documents, start_spread
 from tests.regularizers.synthetic import CONTEXT, in_batches, small_sae, token_data
 from tests.training import (
     assert_same_state,
@@ -279,4 +279,5 @@ def test_pairs_across_documents_are_counted() -> None:
     contexts = torch.tensor(
         [[0, 5, 6, 0, 7, 8], [0, 0, 5, 6, 7, 0], [0, 5, 5, 5, 5, 5]]
     )
-    assert crossing_pairs(contexts, 0) == (2, 12)
+    crossing = crosses_documents(contexts, 0)
+    assert crossing.nonzero().tolist() == [[0, 3], [1, 5]]

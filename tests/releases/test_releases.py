@@ -20,8 +20,9 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 
 from eval_recipes.running.run import subjects_of
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases.hashes import file_hashes, verify_files
-from saereg_plugin.releases.opening import open_release, sae_folders
+from saereg_plugin.files import folder_hashes
+from saereg_plugin.releases.hashes import verify_files
+from saereg_plugin.releases.opening import open_release, register_release, sae_folders
 from saereg_plugin.releases.release import (
     LOADER,
     MANIFEST,
@@ -30,7 +31,6 @@ from saereg_plugin.releases.release import (
     read_release,
     write_release,
 )
-from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sweeps.saving import model_card
 
 IDS = ["plain-seed0", "plain-seed1", "l2-seed0"]
@@ -56,7 +56,7 @@ def release(tmp_path: Path) -> Release:
         make_sae(number).save_model(path)
         group, _, seed = sae_id.partition("-seed")
         entry = Entry(
-            sae_id, f"saes/{sae_id}", group, int(seed), file_hashes(path), l0=4.0
+            sae_id, f"saes/{sae_id}", group, int(seed), folder_hashes(path), l0=4.0
         )
         entries.append(entry)
     provenance = {
@@ -283,7 +283,7 @@ def test_sizes_that_are_not_those_of_the_weights_are_refused(
 ) -> None:
     path = folder / "saes" / IDS[0] / "cfg.json"
     path.write_text(path.read_text().replace('"d_sae": 32', '"d_sae": 3200000000000'))
-    hashes = file_hashes(path.parent)
+    hashes = folder_hashes(path.parent)
 
     def change(block: dict[str, Any]) -> None:
         block["saes"][0]["files"] = hashes
@@ -304,7 +304,7 @@ def test_configuration_is_read_with_its_hash_checked(
     flip_a_byte(folder / "saes" / IDS[0] / "cfg.json")
     with pytest.raises(InputError, match="cfg.json' is damaged") as caught:
         load_sae_config_from_huggingface(release.name, IDS[0])
-    found = file_hashes(folder / "saes" / IDS[0])["cfg.json"]
+    found = folder_hashes(folder / "saes" / IDS[0])["cfg.json"]
     assert found[:8] not in str(caught.value)
 
 

@@ -15,14 +15,12 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
 from saereg_plugin.metrics.similarity import TokenAlignment, nearest_token
 from saereg_plugin.sources.embeddings import (
+    ALIGNMENT_FILE,
+    alignment_table,
     embedding_shape,
     find_embeddings,
     read_vocabulary,
     require_embeddings,
-)
-from saereg_plugin.sources.vocabulary_table import (
-    ALIGNMENT_FILE,
-    alignment_table,
     write_vocabulary_alignment,
 )
 from tests.training import make_sae

@@ -13,8 +13,8 @@ import torch
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.files import folder_hashes
 from saereg_plugin.metrics import alive_mask
-from saereg_plugin.releases.hashes import file_hashes
 from saereg_plugin.releases.release import Entry, Release, read_release, write_release
 from saereg_plugin.sweeps import (
     SweepConfig,
@@ -115,7 +115,7 @@ def recorded(folder: Path, sweep: Mapping[str, Any], *alive: int) -> str:
             sae.W_dec.data, sae.W_enc.data = rows[:128].clone(), encoder.T.contiguous()
             name = f"{group}-seed{seed}"
             sae.save_model(str(folder / name))
-            files = file_hashes(folder / name)
+            files = folder_hashes(folder / name)
             entries.append(Entry(name, name, group, seed, files))
     provenance = {"sweep": SweepConfig(**sweep).to_dict()}
     release = Release(folder.name, "x", tuple(entries), folder, provenance)

@@ -14,8 +14,7 @@ import torch
 from typing_extensions import override
 
 import saereg_plugin as sr
-from saereg_plugin.folder_mark import MARK, require_owned
-from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.owned_folder import MARK, open_owned, require_owned
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.release import KIND, MANIFEST, read_release
 from saereg_plugin.sweeps import Member, SweepConfig, expand, run_sweep

@@ -28,10 +28,13 @@ from saereg_plugin.metrics.similarity import nearest_token
 from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.registry import REGULARIZERS
 from saereg_plugin.releases.hashes import verify_files
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import KIND, read_release
-from saereg_plugin.releases.sae_lens import register_release
-from saereg_plugin.sources.embeddings import find_embeddings, read_vocabulary
-from saereg_plugin.sources.vocabulary_table import ALIGNMENT_FILE
+from saereg_plugin.sources.embeddings import (
+    ALIGNMENT_FILE,
+    find_embeddings,
+    read_vocabulary,
+)
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, run_sweep
 from saereg_plugin.sweeps.checkpoint import CHECKPOINT, claim_folder, settled
 from saereg_plugin.sweeps.run import SweepResult, _train

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from saereg_plugin.checks import checked_dataclass
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.sweeps.config import checked_dataclass
 
 NEAR = 1e-4
 """Distance in the sampled quantile, or in log-probability, below which a choice is a near tie."""

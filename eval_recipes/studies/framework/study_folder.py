@@ -14,8 +14,7 @@ from filelock import FileLock, Timeout
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import read_json, write_json
-from saereg_plugin.folder_mark import require_owned
-from saereg_plugin.owned_folder import OwnedFolder, open_owned
+from saereg_plugin.owned_folder import OwnedFolder, open_owned, require_owned
 
 KIND = "study"
 """Kind of a study's folder in its mark."""

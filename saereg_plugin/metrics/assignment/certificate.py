@@ -21,14 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics.assignment.blocks import Ints, Longs
-from saereg_plugin.metrics.assignment.scan import profitable
+from saereg_plugin.metrics.assignment.scan import Ints, Longs, profitable
 from saereg_plugin.metrics.assignment.search import SINGLE
-from saereg_plugin.metrics.assignment.weights import (
-    LARGEST,
-    RowWeights,
-    Weights,
-)
+from saereg_plugin.metrics.assignment.weights import LARGEST, RowWeights, Weights
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from saereg_plugin.metrics.assignment.blocks import Ints, Longs, compiled
+from saereg_plugin.metrics.assignment.scan import Ints, Longs, compiled
 
 OUTSIDE = -1
 """Place of a node that is not in the heap."""

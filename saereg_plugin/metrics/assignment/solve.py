@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics.assignment.blocks import in_parts
 from saereg_plugin.metrics.assignment.certificate import (
     Check,
     check,
@@ -27,7 +26,12 @@ from saereg_plugin.metrics.assignment.certificate import (
     fault,
     relative,
 )
-from saereg_plugin.metrics.assignment.scan import NONE, profitable, scan_columns
+from saereg_plugin.metrics.assignment.scan import (
+    NONE,
+    in_parts,
+    profitable,
+    scan_columns,
+)
 from saereg_plugin.metrics.assignment.search import (
     SINGLE,
     Ints,

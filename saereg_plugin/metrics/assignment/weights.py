@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics.assignment.blocks import Ints, compiled, in_parts, row_blocks
+from saereg_plugin.metrics.assignment.scan import Ints, compiled, in_parts, row_blocks
 from saereg_plugin.metrics.similarity import unit_rows
 
 LARGEST = 1 << 30

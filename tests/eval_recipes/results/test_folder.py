@@ -18,8 +18,7 @@ from eval_recipes.results.outdated import FILE, note_attempts
 from eval_recipes.results.subject import Subject
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path
-from saereg_plugin.folder_mark import folder_lock
-from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.owned_folder import folder_lock, open_owned
 
 MINE, OTHER = (Subject("release", name, "g", 0) for name in ("mine", "other"))
 CHOSEN = [load_evaluation("vocabulary")]

@@ -37,7 +37,7 @@ from eval_recipes.saebench.sae_probes.measure import (
 from eval_recipes.saebench.sae_probes.options import SaeProbesOptions
 from eval_recipes.saebench.upstream import upstream
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases.sae_lens import register_release
+from saereg_plugin.releases.opening import register_release
 from tests.eval_recipes.evaluations import Named
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import sae_probes_oracle as oracle

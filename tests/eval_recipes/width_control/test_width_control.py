@@ -50,8 +50,8 @@ from eval_recipes.width_control.width_control import (
     write_comparisons,
 )
 from saereg_plugin.errors import InputError
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import Entry, Release, write_release
-from saereg_plugin.releases.sae_lens import register_release
 from tests.eval_recipes.cross_seed.test_cross_seed import Planted, heldout, seeds
 from tests.eval_recipes.evaluations import Named
 

@@ -36,7 +36,7 @@ from eval_recipes.studies.framework.run import run_study
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.errors import InputError
-from saereg_plugin.folder_mark import MARK
+from saereg_plugin.owned_folder import MARK
 from saereg_plugin.process import StopFlag
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
 from saereg_plugin.sweeps.config import group_fields

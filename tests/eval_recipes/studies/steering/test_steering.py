@@ -32,11 +32,10 @@ from eval_recipes.studies.steering.statements import stability_sentence
 from eval_recipes.studies.steering.study import NAME, run_steering_study
 from eval_recipes.tables.table import cell, digits
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import write_json
+from saereg_plugin.files import folder_hashes, write_json
 from saereg_plugin.owned_folder import open_owned
-from saereg_plugin.releases.hashes import file_hashes
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import MANIFEST, Entry, Release, write_release
-from saereg_plugin.releases.sae_lens import register_release
 from saereg_plugin.sweeps.checkpoint import SWEEP_FILE, settled
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.chat.openai_server import KEY, serving
@@ -143,7 +142,7 @@ def trained(
         sae_id = f"{group}-s{seed}"
         sae = tiny_sae(model_name, HOOK_NAME, activations.mean(0), number)
         sae.save_model(str(folder / sae_id))
-        hashes = file_hashes(folder / sae_id)
+        hashes = folder_hashes(folder / sae_id)
         entries.append(Entry(sae_id, sae_id, group=group, seed=seed, files=hashes))
     made = Release(folder.name, model_name, tuple(entries), folder=folder)
     write_release(made)
@@ -297,7 +296,7 @@ def test_a_group_that_training_lost_ends_in_a_report(
         saved.mkdir(parents=True)
         (saved / "cfg.json").write_text('{"d_in": 1, "d_sae": 1}')
         save_file({"W_dec": torch.zeros(1, 1)}, saved / "sae_weights.safetensors")
-        files = file_hashes(saved)
+        files = folder_hashes(saved)
         entries.append(Entry(sae_id, f"saes/{sae_id}", group, seed, files))
     line = "l2-seed0: loss is not finite in step 7; no checkpoint was written before"
     trained = Release(
