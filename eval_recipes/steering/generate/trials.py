@@ -283,15 +283,12 @@ def make_trials(
     trials: list[Trial] = []
     for pair in plan:
         texts = written[_is_greedy(pair, config)]
-        trials.append(
-            Trial(
-                **{
-                    **vars(pair),
-                    "original": texts[pair.original],
-                    "other": texts[pair.other],
-                }
-            )
-        )
+        written_pair: dict[str, Any] = {
+            **vars(pair),
+            "original": texts[pair.original],
+            "other": texts[pair.other],
+        }
+        trials.append(Trial(**written_pair))
     return trials
 
 
