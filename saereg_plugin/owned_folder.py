@@ -1,4 +1,4 @@
-"""Output folders: their mark, and the list of files that may be replaced."""
+"""Output folders with a mark that lists the files we may replace."""
 
 from __future__ import annotations
 

@@ -122,6 +122,11 @@ def test_where_things_are_names_what_is_there() -> None:
     for folder in folders:
         homes = [ROOT, ROOT / "saereg_plugin", ROOT / "eval_recipes"]
         assert any((home / folder).is_dir() for home in homes), folder
+    files = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert files
+    for file in files:
+        homes = [ROOT, ROOT / "saereg_plugin", ROOT / "eval_recipes"]
+        assert any((home / file).is_file() for home in homes), file
     assert set(RECIPES) <= set(_names(text))
 
 

@@ -1,4 +1,4 @@
-"""The client of a chat model: one method that asks, from any thread."""
+"""The client of a chat model, which any thread may ask."""
 
 from __future__ import annotations
 

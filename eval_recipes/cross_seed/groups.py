@@ -1,4 +1,4 @@
-"""Figures of groups of SAEs that differ only in seed, and their differences."""
+"""Figures of groups of SAEs that differ in seed; differences of groups."""
 
 from __future__ import annotations
 

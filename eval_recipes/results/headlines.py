@@ -60,16 +60,16 @@ _LOWER_IS_BETTER = (
     "unparseable",
 )
 
-HEADLINES = (
+TABLE_COLUMNS = (
     Metric("sparse_probing", "sae/sae_top_1_test_accuracy", "SP"),
     Metric("scr", "scr_metrics/scr_metric_threshold_10", "SCR@10"),
     Metric("tpp", "tpp_metrics/tpp_threshold_10_total_metric", "TPP@10"),
     Metric("core", "model_performance_preservation/ce_loss_score", "CE loss score"),
 )
-"""Metrics that the weight-regularisation paper (arXiv 2603.04198) plots against L0; sparse
+"""Columns of ``saereg-bench table`` and metrics of its plots: those that the weight-regularisation paper (arXiv 2603.04198) plots against L0; sparse
 probing by SAEBench's headline, the accuracy of a probe on one latent."""
 
-RUN_HEADLINES = (
+RUN_COLUMNS = (
     Metric("core", "corrected/explained_variance", "expl. var."),
     Metric("core", "corrected/l0", "L0"),
     Metric("core", "corrected/alive", "alive"),
@@ -77,12 +77,12 @@ RUN_HEADLINES = (
     Metric("cross_seed", "shared/shared", "shared"),
     Metric("cross_seed", "similarity/mean_max_cos", "max cos"),
 )
-"""Metrics printed at the end of a run, in this order."""
+"""Columns of the table after a run, in this order."""
 
 L0 = Metric("core", "sparsity/l0", "L0")
 """SAEBench's own L0, in its files and ours."""
 
-_SHORT = {metric.title.lower(): metric for metric in (*HEADLINES, L0)}
+_SHORT = {metric.title.lower(): metric for metric in (*TABLE_COLUMNS, L0)}
 
 
 def metrics_of(frame: pd.DataFrame) -> list[Metric]:
@@ -100,7 +100,7 @@ def metric_of(eval: str, metric: str) -> Metric:
 def present_headlines(frame: pd.DataFrame) -> list[Metric]:
     """Return the headlines a tidy table has values of."""
     names = {metric.full_name for metric in metrics_of(frame)}
-    return [metric for metric in HEADLINES if metric.full_name in names]
+    return [metric for metric in TABLE_COLUMNS if metric.full_name in names]
 
 
 def choose(frame: pd.DataFrame, names: Iterable[str]) -> list[Metric]:
@@ -122,7 +122,7 @@ def choose(frame: pd.DataFrame, names: Iterable[str]) -> list[Metric]:
         evals = ", ".join(sorted(set(frame["eval"]))) or "none"
         raise InputError(
             "The results hold none of the headline metrics "
-            f"({', '.join(metric.title for metric in HEADLINES)}); evaluations found: "
+            f"({', '.join(metric.title for metric in TABLE_COLUMNS)}); evaluations found: "
             f"{evals}. Name others with --metric."
         )
     return found

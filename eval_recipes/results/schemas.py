@@ -1,4 +1,4 @@
-"""JSON schemas of result files: strict where a file is ours to shape."""
+"""JSON schemas of result files, strict about our own fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Explained variance, L0 and alive latents of every SAE on held-out text, in one pass."""
+"""Explained variance, L0 and alive latents of every SAE on held-out text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass along the held-out text for all SAEs that read the same activations."""
+"""One pass along the held-out text for SAEs on one hook."""
 
 from __future__ import annotations
 

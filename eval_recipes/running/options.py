@@ -1,4 +1,4 @@
-"""Settings of single evaluations as the command line and a YAML file give them."""
+"""Settings of single evaluations, from the command line or a file."""
 
 from __future__ import annotations
 

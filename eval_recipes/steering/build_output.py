@@ -1,4 +1,4 @@
-"""The output of one SAE, from its table of texts and other measurements."""
+"""The output of one SAE, from its texts and other measurements."""
 
 from __future__ import annotations
 

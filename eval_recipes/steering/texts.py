@@ -1,4 +1,4 @@
-"""The table of texts next to a result, as parquet with one row per pair."""
+"""The parquet table of texts next to a result."""
 
 from __future__ import annotations
 

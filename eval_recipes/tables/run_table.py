@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval_recipes.results.differences import GroupDifference
-from eval_recipes.results.headlines import RUN_HEADLINES, Metric, metric_of
+from eval_recipes.results.headlines import RUN_COLUMNS, Metric, metric_of
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
@@ -39,7 +39,7 @@ HEADLINE_DIFFERENCES = (
 def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
     """Return the headlines a frame has, or its first metrics if it has none."""
     present = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
-    headlines = [metric for metric in RUN_HEADLINES if metric.key in present]
+    headlines = [metric for metric in RUN_COLUMNS if metric.key in present]
     return headlines or [metric_of(*key) for key in list(present)[:_UNNAMED]]
 
 

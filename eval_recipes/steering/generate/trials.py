@@ -1,4 +1,4 @@
-"""Pairs of texts of one SAE, steered and controls: planned, written and kept."""
+"""Pairs of texts of one SAE, steered and controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts of all judges on all pairs, and the fluency of the texts."""
+"""Verdicts of all judges on all pairs; fluency of the texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits of success on stability over groups and seeds; matched latents count once."""
+"""Fits of success on stability, in which matched latents count once."""
 
 from __future__ import annotations
 

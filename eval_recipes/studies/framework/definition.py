@@ -1,4 +1,4 @@
-"""Data classes of a study, and the columns and settings that studies share."""
+"""Data classes of a study, with shared columns and settings."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Loss and gradients of a ReLU autoencoder in closed form, touching little but active latents.
+Loss and gradients of a ReLU autoencoder in closed form.
 
 Most latents fire on few images, some on nearly all. Products with the busy ones are dense
 on just their rows; the others' activations are listed as (image, latent) pairs.

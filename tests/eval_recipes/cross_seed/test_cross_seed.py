@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from torch import Tensor
 
-from eval_recipes.cross_seed.output import CrossSeedEvalOutput
+from eval_recipes.cross_seed.output import CrossSeedEvalOutput, CrossSeedPair
+from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.results.differences import load_group_differences
 from eval_recipes.results.files import load_results, read_result
 from eval_recipes.results.subject import Subject
@@ -312,3 +313,10 @@ def test_threads_and_order_do_not_matter(tmp_path: Path) -> None:
     for sae_id, record in first.items():
         for key in ("eval_result_metrics", "eval_result_details"):
             assert record[key] == second[sae_id][key]
+
+
+def test_every_metric_of_pairs_is_a_row_of_the_details() -> None:
+    """A metric without its row would be dropped in silence."""
+    fields = {field.name for field in dataclasses.fields(CrossSeedPair)}  # pyright: ignore[reportArgumentType]
+    rows = {name for name in fields if f"{name}_ci_low" in fields}
+    assert rows == set(PAIR_METRICS)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.files import SUMMARY_COLUMNS
-from eval_recipes.results.headlines import RUN_HEADLINES, Metric
+from eval_recipes.results.headlines import RUN_COLUMNS, Metric
 from eval_recipes.tables.run_table import (
     headline_metrics,
     print_table,
@@ -130,9 +130,9 @@ def test_every_headline_of_a_run_has_a_column():
     saes = columns_of("base", 0, "a0")
     rows = [
         (*saes, *metric.key, 0.5, None, None, None)
-        for metric in (*RUN_HEADLINES, Metric("core", "corrected/more", "more"))
+        for metric in (*RUN_COLUMNS, Metric("core", "corrected/more", "more"))
     ]
-    assert headline_metrics(frame(rows)) == list(RUN_HEADLINES)
+    assert headline_metrics(frame(rows)) == list(RUN_COLUMNS)
     (unnamed,) = headline_metrics(frame(rows[-1:]))
     assert unnamed.title == "more"
 

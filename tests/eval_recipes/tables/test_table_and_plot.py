@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from eval_recipes import cli
 from eval_recipes.results.files import load_results, read_result, write_summary
-from eval_recipes.results.headlines import HEADLINES, L0, Metric, choose
+from eval_recipes.results.headlines import L0, TABLE_COLUMNS, Metric, choose
 from eval_recipes.results.outdated import note_attempts
 from eval_recipes.results.tidy import architecture, penalty
 from eval_recipes.tables.plots import draw_html, draw_png
@@ -41,7 +41,7 @@ from tests.eval_recipes.tables.upstream_files import (
 )
 from tests.training import make_cfg, make_stock_cfg
 
-SP, SCR, TPP, CE = HEADLINES
+SP, SCR, TPP, CE = TABLE_COLUMNS
 PENALTY = {"name": "weight_penalty", "norm": "l2", "coefficient": 0.25}
 RELEASE = "lab/run"
 
@@ -174,7 +174,7 @@ def test_penalty_of_a_foreign_file_is_not_known() -> None:
 
 
 def test_front_of_each_kind_leaves_out_what_is_dominated(frame: pd.DataFrame) -> None:
-    for metric in HEADLINES:
+    for metric in TABLE_COLUMNS:
         rows = points(frame, metric)
         assert list(rows["sae_id"]) == [
             f"{k}-{i}" for k in ("l2", "plain") for i in range(3)
@@ -246,7 +246,7 @@ def test_direction_of_metrics(metric: str, higher: bool) -> None:
 def test_metrics_are_found_by_title_and_by_the_end_of_their_name(
     frame: pd.DataFrame,
 ) -> None:
-    assert choose(frame, []) == list(HEADLINES)
+    assert choose(frame, []) == list(TABLE_COLUMNS)
     assert choose(frame, ["sp", "SCR@10", "sp"]) == [SP, SCR]
     (found,) = choose(frame, ["sae_top_5_test_accuracy"])
     assert found.full_name == "sparse_probing/sae/sae_top_5_test_accuracy"
