@@ -317,6 +317,6 @@ def test_threads_and_order_do_not_matter(tmp_path: Path) -> None:
 
 def test_every_metric_of_pairs_is_a_row_of_the_details() -> None:
     """A metric without its row would be dropped in silence."""
-    fields = {field.name for field in dataclasses.fields(CrossSeedPair)}  # pyright: ignore[reportArgumentType]
-    rows = {name for name in fields if f"{name}_ci_low" in fields}
+    names = {item.name for item in fields(CrossSeedPair)}  # pyright: ignore[reportArgumentType]
+    rows = {name for name in names if f"{name}_ci_low" in names}
     assert rows == set(PAIR_METRICS)
