@@ -122,7 +122,7 @@ def test_where_things_are_names_what_is_there() -> None:
     for folder in folders:
         homes = [ROOT, ROOT / "saereg_plugin", ROOT / "eval_recipes"]
         assert any((home / folder).is_dir() for home in homes), folder
-    files = set(re.findall(r"`([\w/]+\.py)`", text))
+    files = set(re.findall(r"`(\w+/[\w/]+\.py)`", text))
     assert files
     for file in files:
         homes = [ROOT, ROOT / "saereg_plugin", ROOT / "eval_recipes"]
