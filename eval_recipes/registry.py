@@ -7,8 +7,6 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from saereg_plugin.errors import InputError, suggest
-
 _SAEBENCH = "eval_recipes.saebench"
 
 RECIPES = {
@@ -39,6 +37,9 @@ def evaluation_names(names: Iterable[str]) -> list[str]:
         InputError: for an unknown name, with the nearest one, and for one of SAEBench's
             that is unavailable, with the reason.
     """
+    # importing any module of saereg_plugin imports torch, and --help needs the names alone
+    from saereg_plugin.errors import InputError, suggest
+
     chosen = list(dict.fromkeys(names))
     for name in chosen:
         if name in UNAVAILABLE and name not in RECIPES:

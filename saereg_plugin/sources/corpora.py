@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.config import HF_DATASETS_CACHE
 from filelock import FileLock
 from huggingface_hub.constants import HF_HUB_CACHE
 from numpy.typing import NDArray
@@ -168,7 +167,7 @@ def _require_available(name_or_path: str) -> None:
 def is_cached(name: str) -> bool:
     """Return whether the hub's client or ``datasets`` has downloaded a data set."""
     snapshots = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "snapshots")
-    prepared = Path(HF_DATASETS_CACHE, name.replace("/", "___"))
+    prepared = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___"))
     return any(
         folder.is_dir() and any(folder.iterdir()) for folder in (snapshots, prepared)
     )
@@ -293,7 +292,7 @@ def _copies_of(folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as empty:
         builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
         place = Path(builder.cache_dir).relative_to(empty)
-    return Path(HF_DATASETS_CACHE, place)
+    return Path(datasets.config.HF_DATASETS_CACHE, place)
 
 
 def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
