@@ -22,7 +22,7 @@ ELSEWHERE = {
     "N3": "tests/test_docs.py::test_a_claim_that_its_numbers_do_not_carry_is_gone",
     "N4": "tests/test_docs.py::test_a_deviation_is_told",
     "N5": "tests/test_docs.py::test_a_deviation_is_told",
-    "N6": "tests/eval_recipes/saebench/test_sparse_probing.py::test_the_order_of_the_features_does_not_decide",
+    "N6": "tests/eval_recipes/saebench/sparse_probing/test_sparse_probing.py::test_the_order_of_the_features_does_not_decide",
 }
 """Defects that no command shows within a second, with the test that does."""
 

@@ -19,7 +19,7 @@ from saereg_plugin.metrics import (
     unit_rows,
     with_latent_ids,
 )
-from tests.metrics.assignment_problems import KINDS, ROUNDING, problem
+from tests.metrics.assignment.problems import KINDS, ROUNDING, problem
 from tests.oracles import assignment_oracle as oracle
 
 

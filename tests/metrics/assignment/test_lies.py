@@ -14,7 +14,7 @@ from saereg_plugin.metrics.assignment.certificate import check
 from saereg_plugin.metrics.assignment.search import SINGLE
 from saereg_plugin.metrics.assignment.solve import Edges, State
 from saereg_plugin.metrics.assignment.weights import DenseWeights
-from tests.metrics.assignment_problems import ROUNDING, problem
+from tests.metrics.assignment.problems import ROUNDING, problem
 from tests.oracles import assignment_oracle as oracle
 
 SHAPES = [(40, 40), (30, 50), (50, 30), (300, 700)]

@@ -34,7 +34,7 @@ from saereg_plugin.presets.page import updated, write_page
 from saereg_plugin.sweeps import SweepConfig
 
 D_IN, D_SAE, BATCH = 6, 10, 5
-PAGE = Path(__file__).parents[1] / "docs/presets.md"
+PAGE = Path(__file__).parents[2] / "docs/presets.md"
 
 
 def random_sae(seed: int) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import certify, match_rows
 from saereg_plugin.metrics.assignment.solve import assign
 from saereg_plugin.metrics.assignment.weights import RowWeights
-from tests.metrics.assignment_problems import KINDS, ROUNDING, certified, problem
+from tests.metrics.assignment.problems import KINDS, ROUNDING, certified, problem
 from tests.oracles import assignment_oracle as oracle
 
 

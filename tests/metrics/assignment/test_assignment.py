@@ -16,7 +16,7 @@ from saereg_plugin.metrics.assignment.scan import compiled
 from saereg_plugin.metrics.assignment.solve import assign
 from saereg_plugin.metrics.assignment.weights import RowWeights
 from saereg_plugin.metrics.matching import hungarian
-from tests.metrics.assignment_problems import KINDS, ROUNDING, certified, problem, whole
+from tests.metrics.assignment.problems import KINDS, ROUNDING, certified, problem, whole
 from tests.oracles import assignment_oracle as oracle
 
 

@@ -16,7 +16,7 @@ from saereg_plugin.metrics.assignment.solve import assign
 from saereg_plugin.metrics.assignment.weights import LARGEST, DenseWeights, RowWeights
 from saereg_plugin.metrics.matching import hungarian
 from tests.forked import forked
-from tests.metrics.assignment_problems import ROUNDING, problem, whole
+from tests.metrics.assignment.problems import ROUNDING, problem, whole
 from tests.oracles import assignment_oracle as oracle
 
 
