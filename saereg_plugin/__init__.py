@@ -9,6 +9,9 @@ from saereg_plugin.architectures.base import RegularizedMixin as RegularizedMixi
 from saereg_plugin.architectures.config import (
     RegularizedConfigMixin as RegularizedConfigMixin,
 )
+from saereg_plugin.architectures.config import (
+    RescaledConfigMixin as RescaledConfigMixin,
+)
 from saereg_plugin.architectures.kinds import KINDS
 from saereg_plugin.architectures.kinds import (
     RegularizedBatchTopKTrainingSAE as RegularizedBatchTopKTrainingSAE,

@@ -32,7 +32,8 @@ ARCHITECTURES = (
     "jumprelu",
     "gated",
 )
-RESCALED_ARCHITECTURES = ("topk", "batchtopk", "matryoshka_batchtopk")
+TOPK_ARCHITECTURES = ("topk", "batchtopk", "matryoshka_batchtopk")
+"""Those with ``rescale_acts_by_decoder_norm`` and a sparse step."""
 
 _FIELDS: dict[str, dict[str, Any]] = {
     "standard": {"l1_coefficient": 0.5},
@@ -50,7 +51,7 @@ def make_cfg(architecture: str = "topk", **fields: Any) -> Any:
 
     Its steps are dense, bit for bit SAELens' own, unless ``sparse_step`` says otherwise.
     """
-    if architecture in RESCALED_ARCHITECTURES:
+    if architecture in TOPK_ARCHITECTURES:
         fields = {"sparse_step": "never", **fields}
     return _cfg(f"regularized_{architecture}", architecture, fields)
 

@@ -19,7 +19,7 @@ _Metric = Annotated[
     list[str] | None,
     Option(
         "--metric",
-        help="Metric by name instead of SP, SCR@10, TPP@10 and CE loss score; repeat for several.",
+        help="Metric by name instead of the usual columns; repeat for several.",
     ),
 ]
 

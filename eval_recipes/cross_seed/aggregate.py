@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import (
+    BY_ENCODER,
     PAIR_METRICS,
     SYMMETRIC,
     UNBOUNDED,
@@ -58,8 +59,7 @@ def share_figure(mask: Tensor, config: CrossSeedEvalConfig) -> Interval:
 def partners(pair: PairFigures, metric: str, side: Side) -> Tensor:
     """Return [n] partners of one side's latents, by the vectors that the metric compares."""
     match = pair.match[side]
-    by_encoder = metric == "mean_max_cos_encoder"
-    return (match.encoder if by_encoder else match.decoder).partner
+    return (match.encoder if metric in BY_ENCODER else match.decoder).partner
 
 
 def with_partners(pair: PairFigures, metric: str, side: Side) -> Tensor:

@@ -137,6 +137,9 @@ SYMMETRIC = frozenset(
 )
 """Metrics that average both sides; others are over one side's latents."""
 
+BY_ENCODER = frozenset({"mean_max_cos_encoder"})
+"""Metrics whose partners are matched by encoder rows, not decoder rows."""
+
 UNBOUNDED = frozenset({"pw_mcc_signed"})
 """Metrics whose values can be negative; all others are shares or |cosines|."""
 

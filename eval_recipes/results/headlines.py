@@ -66,8 +66,12 @@ TABLE_COLUMNS = (
     Metric("tpp", "tpp_metrics/tpp_threshold_10_total_metric", "TPP@10"),
     Metric("core", "model_performance_preservation/ce_loss_score", "CE loss score"),
 )
-"""Columns of ``saereg-bench table`` and metrics of its plots: those that the weight-regularisation paper (arXiv 2603.04198) plots against L0; sparse
-probing by SAEBench's headline, the accuracy of a probe on one latent."""
+"""
+Columns of ``saereg-bench table`` and metrics of its plots.
+
+The weight-regularisation paper (arXiv 2603.04198) plots these against L0; sparse probing is the
+accuracy of a probe on one latent, SAEBench's headline.
+"""
 
 RUN_COLUMNS = (
     Metric("core", "corrected/explained_variance", "expl. var."),
@@ -107,8 +111,7 @@ def choose(frame: pd.DataFrame, names: Iterable[str]) -> list[Metric]:
     """
     Return metrics by name, in the order given; without names the headlines.
 
-    A name is a headline's title ("SP", "SCR@10", "TPP@10", "CE loss score"), or the end of
-    ``eval/category/name`` at a slash.
+    A name is a title in ``TABLE_COLUMNS``, or the end of ``eval/category/name`` at a slash.
 
     Raises:
         InputError: for a name that no result has, with the nearest ones, or that means

@@ -22,14 +22,14 @@ from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
 from eval_recipes.saebench.autointerp.figures import read_explanations
-from eval_recipes.saebench.autointerp.options import prompts_identity
+from eval_recipes.saebench.autointerp.options import explainer_prompts_identity
 from eval_recipes.steering.build_output import Measured, build_output
 from eval_recipes.steering.generate.backend import parse_hook
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
 from eval_recipes.steering.generate.strengths import strengths_by_amount, written_trials
 from eval_recipes.steering.generate.trials import Trial
-from eval_recipes.steering.judges.chat import prompt_identity
+from eval_recipes.steering.judges.chat import judge_prompt_identity
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.probe import (
     ContrastReport,
@@ -126,9 +126,9 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
             del chosen["explainer"]
         if chat:
             chosen["judge_base_url"] = options.judge_config(seed=context.seed).url
-            chosen["prompts"] = {
-                "judge": prompt_identity() if "chat" in options.judges else None,
-                "explainer": prompts_identity()
+            chosen["chat_prompts"] = {
+                "judge": judge_prompt_identity() if "chat" in options.judges else None,
+                "explainer": explainer_prompts_identity()
                 if explains and options.explainer == "judge"
                 else None,
             }

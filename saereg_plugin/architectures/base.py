@@ -22,7 +22,10 @@ from saereg_plugin.architectures.components import (
     loss_of,
     rows_of,
 )
-from saereg_plugin.architectures.config import RegularizedConfigMixin
+from saereg_plugin.architectures.config import (
+    RegularizedConfigMixin,
+    TopKFieldsMixin,
+)
 from saereg_plugin.architectures.parameters import Parameter, own_tensors, parameter_of
 from saereg_plugin.architectures.saving import (
     require_finite_output,
@@ -58,6 +61,12 @@ class RegularizedMixin(_Base):
 
     def __init__(self, cfg: Any, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
+        if isinstance(cfg, TopKFieldsMixin) and not isinstance(self, SparseStepMixin):
+            raise InputError(
+                f"{type(cfg).__name__} has TopKFieldsMixin's fields sparse_step and auxk_scaling, but "
+                f"{type(self).__name__} has no SparseStepMixin to follow them. Add that mixin to the "
+                "class, or give the configuration RescaledConfigMixin or RegularizedConfigMixin instead."
+            )
         for name, _ in own_tensors(self):
             parameter_of(self, name)
         self.components = nn.ModuleDict(

@@ -223,7 +223,7 @@ class RegularizedConfigMixin(_Base):
             raise InputError(
                 "rescale_acts_by_decoder_norm=True contradicts decoder_constraint='unit_norm': with rows "
                 "of norm 1 it changes no activation, but lets gradients through the norms. "
-                "Leave it at 'auto'."
+                "Set it to 'auto' or False."
             )
 
     def validate(self) -> None:
@@ -285,13 +285,24 @@ def check_components(settings: RunSettings) -> None:
 
 
 @dataclass(kw_only=True)
-class TopKFieldsMixin(RegularizedConfigMixin):
+class RescaledConfigMixin(RegularizedConfigMixin):
     """
-    Fields of the regularised TopK kinds, next to those of all architectures.
+    Fields of architectures that have SAELens' ``rescale_acts_by_decoder_norm``.
 
     Args:
         rescale_acts_by_decoder_norm: "auto" is False with unit norm, else SAELens'
             default, True.
+    """
+
+    rescale_acts_by_decoder_norm: bool = _auto_field(_parse_bool)
+
+
+@dataclass(kw_only=True)
+class TopKFieldsMixin(RescaledConfigMixin):
+    """
+    Fields of the regularised TopK kinds; their class also takes ``SparseStepMixin``.
+
+    Args:
         sparse_step: whether training computes only what selected latents need; the
             results are those of SAELens' dense step up to rounding. "auto" where it
             wins and nothing needs all pre-activations, "always" (an error where it is
@@ -301,7 +312,6 @@ class TopKFieldsMixin(RegularizedConfigMixin):
             "dictionary_learning" or "sparsify" (see ``mechanics.auxk``).
     """
 
-    rescale_acts_by_decoder_norm: bool = _auto_field(_parse_bool)
     # a built-in type: SAELens' command-line parser resolves names in another module
     sparse_step: str = "auto"
     auxk_scaling: str = "sae_lens"

@@ -8,7 +8,7 @@ import torch
 from tests.training import (
     ARCHITECTURES,
     D_SAE,
-    RESCALED_ARCHITECTURES,
+    TOPK_ARCHITECTURES,
     assert_same_state,
     batches,
     build,
@@ -116,7 +116,7 @@ def test_defaults_are_those_of_saelens(architecture: str) -> None:
         "init_seed",
         "max_norm_multiple",
     }
-    if architecture in RESCALED_ARCHITECTURES:
+    if architecture in TOPK_ARCHITECTURES:
         own |= {"sparse_step", "auxk_scaling"}
     ours_dict, stock_dict = ours.to_dict(), stock.to_dict()
     assert ours_dict.keys() - stock_dict.keys() == own

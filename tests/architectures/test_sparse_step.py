@@ -19,7 +19,7 @@ from tests.regularizers.throwaway import NoisyFiring
 from tests.training import (
     BATCH,
     D_SAE,
-    RESCALED_ARCHITECTURES,
+    TOPK_ARCHITECTURES,
     assert_same_optimizer,
     assert_same_state,
     batches,
@@ -472,7 +472,7 @@ def test_saved_sae_is_saelens_own(
 
 @pytest.mark.parametrize("choice", ["auto", "always", "never"])
 def test_choice_survives_the_configuration_file(choice: str) -> None:
-    for architecture in RESCALED_ARCHITECTURES:
+    for architecture in TOPK_ARCHITECTURES:
         cfg = make_cfg(architecture, sparse_step=choice)
         values = json.loads(json.dumps(cfg.to_dict()))
         assert values["sparse_step"] == choice
@@ -481,7 +481,7 @@ def test_choice_survives_the_configuration_file(choice: str) -> None:
 
 
 def test_the_default_choice_is_auto() -> None:
-    for architecture in RESCALED_ARCHITECTURES:
+    for architecture in TOPK_ARCHITECTURES:
         (field,) = (
             field
             for field in dataclasses.fields(make_cfg(architecture))
@@ -490,7 +490,7 @@ def test_the_default_choice_is_auto() -> None:
         assert field.default == "auto"
 
 
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_never_is_saelens_own_bit_for_bit(
     architecture: str, activations: torch.Tensor
 ) -> None:
@@ -505,7 +505,7 @@ def test_never_is_saelens_own_bit_for_bit(
     assert_same_optimizer(trainers[1].optimizer, trainers[0].optimizer)
 
 
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_adam_is_fused_after_a_sparse_step_only(
     architecture: str, activations: torch.Tensor
 ) -> None:
@@ -527,7 +527,7 @@ def took(sae: Any, x: torch.Tensor) -> bool:
     return sae.took_sparse_step
 
 
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_auto_takes_it_for_wide_dictionaries(
     architecture: str, activations: torch.Tensor
 ) -> None:
@@ -614,7 +614,7 @@ def test_a_hook_of_plain_pytorch_gets_the_dense_step(activations: torch.Tensor) 
         ),
     ],
 )
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_fields_that_need_the_dense_step(
     architecture: str,
     fields: dict[str, Any],
@@ -630,7 +630,7 @@ def test_fields_that_need_the_dense_step(
         make_cfg(architecture, k=4, sparse_step="always", **fields)
 
 
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_weights_of_low_precision_need_the_dense_step(
     architecture: str, activations: torch.Tensor
 ) -> None:
@@ -651,7 +651,7 @@ def test_a_regulariser_of_weights_only_leaves_it_sparse(
     assert took(sae, activations[:8])
 
 
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_misspelt_choice_is_refused(architecture: str) -> None:
     with pytest.raises(sr.InputError, match="sparse_step is 'sometimes'"):
         make_cfg(architecture, sparse_step="sometimes")
@@ -677,7 +677,7 @@ def kept_bytes(sae: Any, x: torch.Tensor, dead: torch.Tensor | None) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_nothing_of_the_size_batch_times_latents_is_kept(
     architecture: str, activations: torch.Tensor
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from tests.training import (
     ARCHITECTURES,
-    RESCALED_ARCHITECTURES,
+    TOPK_ARCHITECTURES,
     forward,
     make_sae,
     make_stock_sae,
@@ -30,10 +30,7 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 STEPS = [
     *((architecture, {}) for architecture in ARCHITECTURES),
-    *(
-        (architecture, {"sparse_step": "always"})
-        for architecture in RESCALED_ARCHITECTURES
-    ),
+    *((architecture, {"sparse_step": "always"}) for architecture in TOPK_ARCHITECTURES),
 ]
 """Every architecture with a dense step, and those that have a sparse one with it."""
 

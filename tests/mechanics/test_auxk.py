@@ -13,7 +13,7 @@ from saereg_plugin.mechanics.auxk import auxk_scale
 from tests.kernels.test_gradients import leaf
 from tests.mechanics.small import D_SAE, data, small_sae, small_stock
 from tests.oracles.auxk_oracle import scaled_auxk
-from tests.training import RESCALED_ARCHITECTURES, forward, make_trainer, run_steps
+from tests.training import TOPK_ARCHITECTURES, forward, make_trainer, run_steps
 
 AUX = "auxiliary_reconstruction_loss"
 SCALINGS = ("sae_lens", "openai", "dictionary_learning", "sparsify")
@@ -103,7 +103,7 @@ def test_matryoshka_levels_add_up(scaling: str, sparse_step: str) -> None:
 
 
 @pytest.mark.parametrize("scaling", NEW)
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_sparse_and_dense_training_agree(architecture: str, scaling: str) -> None:
     fields: dict[str, Any] = {"auxk_scaling": scaling, "aux_loss_coefficient": 30.0}
     saes = [

@@ -14,7 +14,7 @@ import saereg_plugin as sr
 from tests.training import (
     ARCHITECTURES,
     BATCH,
-    RESCALED_ARCHITECTURES,
+    TOPK_ARCHITECTURES,
     batches,
     estimate_scale,
     forward,
@@ -40,7 +40,7 @@ def test_gradient_is_projected_onto_the_tangent(
 ) -> None:
     sae = unit_sae(architecture)
     fields: dict[str, Any] = {"decoder_init_norm": 1.0}
-    if architecture in RESCALED_ARCHITECTURES:
+    if architecture in TOPK_ARCHITECTURES:
         fields["rescale_acts_by_decoder_norm"] = False
     stock = make_stock_sae(architecture, **fields)
     for each in (sae, stock):
@@ -144,7 +144,7 @@ def test_bfloat16_rows_have_norm_one_in_that_precision(
         ({"decoder_init_norm": None}, "decoder_init_norm=None contradicts"),
     ],
 )
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_contradictions_are_refused(
     architecture: str, fields: dict[str, Any], message: str
 ) -> None:
@@ -173,7 +173,7 @@ def test_auto_resolves_as_documented(
 ) -> None:
     cfg = make_cfg(architecture, **fields)
     assert cfg.decoder_init_norm == init_norm
-    if architecture in RESCALED_ARCHITECTURES:
+    if architecture in TOPK_ARCHITECTURES:
         assert cfg.rescale_acts_by_decoder_norm is rescale
     if init_norm is not None:
         norms = row_norms(make_sae(architecture, **fields))

@@ -29,7 +29,7 @@ from tests.regularizers.synthetic import (
 )
 from tests.training import (
     ARCHITECTURES,
-    RESCALED_ARCHITECTURES,
+    TOPK_ARCHITECTURES,
     assert_same_optimizer,
     assert_same_state,
     component,
@@ -164,7 +164,7 @@ def test_no_pair_crosses_a_context_or_a_batch() -> None:
 
 
 @pytest.mark.parametrize("rescale", [True, False])
-@pytest.mark.parametrize("architecture", RESCALED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_sparse_step_is_the_dense_step(architecture: str, rescale: bool) -> None:
     fields: dict[str, Any] = {
         "dtype": "float64",

@@ -40,7 +40,7 @@ from eval_recipes.saebench.autointerp.options import (
     AutoInterpOptions,
     check_data,
     check_facts,
-    prompts_identity,
+    explainer_prompts_identity,
 )
 from eval_recipes.saebench.autointerp.output import (
     PARTIAL_SUFFIX,
@@ -129,7 +129,11 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
             return {k: v for k, v in chosen.items() if k not in IDLE_WITH_TOKENS}
         # the address may come from the environment
         url = options.judge_config(seed=context.seed).url
-        return {**chosen, "judge_base_url": url, "prompts": prompts_identity()}
+        return {
+            **chosen,
+            "judge_base_url": url,
+            "prompts": explainer_prompts_identity(),
+        }
 
     @contextmanager
     def opened(self, context: RunContext, options: AutoInterpOptions) -> Iterator[None]:

@@ -79,7 +79,7 @@ def is_as_published(options: AutoInterpOptions) -> bool:
     )
 
 
-def prompts_identity() -> str:
+def explainer_prompts_identity() -> str:
     """Return a hash of upstream's code that writes the prompts of explainer and scorer."""
     makers = (AutoInterp.get_generation_prompts, AutoInterp.get_scoring_prompts)
     text = "".join(inspect.getsource(maker) for maker in makers)

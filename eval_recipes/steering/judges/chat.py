@@ -2,8 +2,9 @@
 The chat model as judge of steering.
 
 Its prompt is only here: ``_INSTRUCTIONS``, and ``messages``, which puts a pair below them. The
-replies that are understood are in ``_REPLY`` and ``SUCCESS``. A changed prompt needs no further
-change: ``prompt_identity`` is part of the key of results, so ``--resume`` evaluates anew.
+replies that it understands are those of ``parse_score``; ``SUCCESS`` is the threshold. None of
+these needs a further change: ``judge_prompt_identity`` is part of the key of results, so
+``--resume`` evaluates anew.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ def messages(pair: Pair) -> list[Message]:
     ]
 
 
-def prompt_identity() -> str:
-    """Return a hash of the instructions and of the code that makes the messages."""
-    text = _INSTRUCTIONS + inspect.getsource(messages)
-    return hashlib.sha256(text.encode()).hexdigest()
+def judge_prompt_identity() -> str:
+    """Return a hash of the prompt and of the rules that turn replies into verdicts."""
+    rules = f"{_REPLY.pattern} {_MOST_TOKENS} {SUCCESS}"
+    code = inspect.getsource(messages) + inspect.getsource(parse_score)
+    return hashlib.sha256((_INSTRUCTIONS + rules + code).encode()).hexdigest()
 
 
 def parse_score(text: str) -> int | None:

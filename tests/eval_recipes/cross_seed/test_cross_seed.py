@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from torch import Tensor
 
+from eval_recipes.cross_seed.metrics import SharedMetrics, SimilarityMetrics
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput, CrossSeedPair
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.results.differences import load_group_differences
@@ -317,6 +318,10 @@ def test_threads_and_order_do_not_matter(tmp_path: Path) -> None:
 
 def test_every_metric_of_pairs_is_a_row_of_the_details() -> None:
     """A metric without its row would be dropped in silence."""
-    names = {item.name for item in fields(CrossSeedPair)}  # pyright: ignore[reportArgumentType]
-    rows = {name for name in names if f"{name}_ci_low" in names}
-    assert rows == set(PAIR_METRICS)
+    assert _rows(CrossSeedPair) == set(PAIR_METRICS)
+    assert set(PAIR_METRICS) <= _rows(SimilarityMetrics) | _rows(SharedMetrics)
+
+
+def _rows(cls: Any) -> set[str]:
+    names = {item.name for item in fields(cls)}
+    return {name for name in names if f"{name}_ci_low" in names}

@@ -75,6 +75,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+DEFAULTS: dict[str, tuple[str, Any, Any]] = {
+    "core": ("eval_batch_size_prompts", 8, 4),
+    "cross_seed": ("n_resamples", 1000, 50),
+    "sparse_probing": ("context_length", 128, 64),
+    "sae_probes": ("ks", [1, 2, 5], [1, 2]),
+    "scr": ("context_length", 128, 64),
+    "tpp": ("context_length", 128, 64),
+    "absorption": ("max_k_value", 10, 5),
+    "autointerp": ("n_latents", 100, 6),
+    "meta_structure": ("k", 4, 8),
+    "vocabulary": ("n_resamples", 1000, 50),
+    "steering": ("n_latents", 300, 6),
+}
+"""Name of an option of each evaluation, its default, and another value."""
+
 # Counted by a clock.
 TIMES = frozenset({"train_time_seconds"})
 

@@ -14,21 +14,7 @@ from eval_recipes.results.files import plain
 from eval_recipes.running.context import RunContext
 from eval_recipes.steering.judges import chat
 from tests.eval_recipes.evaluations import Named
-
-# A default by name, and another value, of an option of each evaluation.
-DEFAULTS: dict[str, tuple[str, Any, Any]] = {
-    "core": ("eval_batch_size_prompts", 8, 4),
-    "cross_seed": ("n_resamples", 1000, 50),
-    "sparse_probing": ("context_length", 128, 64),
-    "sae_probes": ("ks", [1, 2, 5], [1, 2]),
-    "scr": ("context_length", 128, 64),
-    "tpp": ("context_length", 128, 64),
-    "absorption": ("max_k_value", 10, 5),
-    "autointerp": ("n_latents", 100, 6),
-    "meta_structure": ("k", 4, 8),
-    "vocabulary": ("n_resamples", 1000, 50),
-    "steering": ("n_latents", 300, 6),
-}
+from tests.eval_recipes.running.every_eval import DEFAULTS
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -72,3 +58,28 @@ def test_a_changed_prompt_is_another_result(
         # what a newer upstream would have: another function of that name
         monkeypatch.setattr(AutoInterp, "get_scoring_prompts", AutoInterp.__init__)
     assert before != Named(name).key(context)
+
+
+@pytest.mark.parametrize("judges", [["log_probability"], ["chat"]])
+def test_other_opening_words_are_another_result(
+    judges: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+
+    def key(prompts: list[str]) -> dict[str, Any]:
+        options = {"steering": {"judges": judges, "prompts": prompts}}
+        return Named("steering").key(RunContext([], tmp_path, options=options))
+
+    assert key(["I think"]) != key(["The sea"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "other"),
+    [("_INSTRUCTIONS", "Be kind."), ("SUCCESS", 5), ("_MOST_TOKENS", 1)],
+)
+def test_rules_of_the_judge_are_in_its_identity(
+    rule: str, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = chat.judge_prompt_identity()
+    monkeypatch.setattr(chat, rule, other)
+    assert chat.judge_prompt_identity() != before
