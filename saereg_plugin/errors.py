@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -76,6 +78,26 @@ def suggest(name: str, options: Iterable[str]) -> str:
     shown = ", ".join(repr(option) for option in known[:12])
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"Known: {shown}{more}." if known else "None are known."
+
+
+def suggest_path(path: str | Path) -> str:
+    """
+    Return a hint that names the existing file or folder nearest to a missing path, or "".
+
+    Every misspelt part of the path is replaced by its nearest neighbour.
+    """
+    found = Path()
+    for part in Path(path).parts:
+        following = found / part
+        if not following.exists():
+            readable = found.is_dir() and os.access(found, os.R_OK | os.X_OK)
+            names = [each.name for each in found.iterdir()] if readable else []
+            near = difflib.get_close_matches(part, names, n=1)
+            if not near:
+                return ""
+            following = found / near[0]
+        found = following
+    return "" if found == Path(path) else f"Did you mean {str(found)!r}?"
 
 
 _EXPECTED = {

@@ -2,13 +2,21 @@
 The tables of this package: regularisers, mechanics and architectures by name.
 
 The tables are empty until the modules of what they hold are imported, and this module imports
-none of these. Registering an architecture also enters it in SAELens' public registry, under
-which its runners and loaders find it.
+none of these. Installed packages add to a table by an entry point, see ``Table``. Registering
+an architecture also enters it in SAELens' public registry, under which its runners and loaders
+find it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sae_lens import TrainingSAE, TrainingSAEConfig, register_sae_training_class
@@ -22,10 +30,133 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="RegularizerConfig")
 M = TypeVar("M", bound="MechanicConfig")
 T = TypeVar("T", bound=Any)
+V = TypeVar("V")
 
-REGULARIZERS: dict[str, type[RegularizerConfig]] = {}
-MECHANICS: dict[str, type[MechanicConfig]] = {}
-ARCHITECTURES: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {}
+_log = logging.getLogger(__name__)
+
+
+class Table(MutableMapping[str, V]):
+    """
+    Entries by name, with those of installed packages.
+
+    A package's entry point in the group ``saereg_plugin.<kind>`` has the name of an entry and
+    names a module, or a class in it, whose import registers the entry. The entry points are loaded when the names are
+    listed, or when an unknown name is looked up. A package that cannot be loaded is left out
+    with a warning.
+
+    Args:
+        kind: "regularizers", "mechanics" or "architectures".
+    """
+
+    def __init__(self, kind: str):
+        self.group = f"saereg_plugin.{kind}"
+        self._entries: dict[str, V] = {}
+        self._is_loaded = False
+
+    def registered(self, name: str) -> V | None:
+        """Return an entry whose module was imported, or None; imports nothing."""
+        return self._entries.get(name)
+
+    def load(self) -> None:
+        """Import the entry points of installed packages, once."""
+        if self._is_loaded:
+            return
+        # first, as the packages read the table
+        self._is_loaded = True
+        for point in entry_points(group=self.group):
+            reason = _load(point)
+            if not reason and point.name not in self._entries:
+                reason = f"it registers no {point.name!r}"
+            if reason:
+                package = point.dist.name if point.dist is not None else "unknown"
+                _log.warning(
+                    "Entry point %s of package %r is left out: %s.",
+                    f"{self.group}:{point.name} = {point.value}",
+                    package,
+                    reason,
+                )
+
+    def __getitem__(self, name: str) -> V:
+        if name not in self._entries:
+            self.load()
+        return self._entries[name]
+
+    def __setitem__(self, name: str, value: V) -> None:
+        self._entries[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.load()
+        return iter(list(self._entries))
+
+    def __len__(self) -> int:
+        self.load()
+        return len(self._entries)
+
+
+def _load(point: EntryPoint) -> str:
+    """Import an entry point; return in one line why that fails, or ""."""
+    try:
+        point.load()
+    # another package's import can raise anything, and must not end this command
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return ""
+
+
+REGULARIZERS: Table[type[RegularizerConfig]] = Table("regularizers")
+MECHANICS: Table[type[MechanicConfig]] = Table("mechanics")
+ARCHITECTURES: Table[tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = Table(
+    "architectures"
+)
+
+
+def import_own(module: str) -> None:
+    """
+    Import a module or a file that registers a regulariser, mechanic or architecture.
+
+    Args:
+        module: the name of a module, which may be in the current folder, or the path of a
+            ``.py`` file.
+
+    Raises:
+        InputError: if there is no such module, or its import fails.
+    """
+    path = Path(module)
+    place = path.resolve().parent if path.suffix == ".py" else Path.cwd()
+    if str(place) not in sys.path:
+        # last, so that nothing there replaces an installed module
+        sys.path.append(str(place))
+    try:
+        if path.suffix == ".py":
+            _import_file(path.resolve())
+        else:
+            importlib.import_module(module)
+    # the user's code can raise anything
+    except Exception as error:
+        raise InputError(
+            f"--import {module!r} fails ({type(error).__name__}: {error}); expected a module or "
+            f"a .py file that can be imported from {os.getcwd()!r}. Correct it."
+        ) from error
+
+
+def _import_file(path: Path) -> None:
+    """Import a file under its path as the name, so that no other module has it."""
+    name = str(path)
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 def register_regularizer(name: str) -> Callable[[type[R]], type[R]]:
@@ -46,7 +177,7 @@ def register_mechanic(name: str) -> Callable[[type[M]], type[M]]:
 
 
 def _register(
-    kind: str, noun: str, table: dict[str, Any], name: object
+    kind: str, noun: str, table: Table[Any], name: object
 ) -> Callable[[T], T]:
     # 0.1.0 took the class itself
     if not isinstance(name, str):
@@ -56,7 +187,7 @@ def _register(
         )
 
     def register(cls: T) -> T:
-        known = table.get(name)
+        known = table.registered(name)
         if known is not None and known is not cls:
             raise InputError(
                 f"A {noun} named {name!r} is registered already ({known.__qualname__}); "
@@ -134,6 +265,8 @@ def training_classes(
     Raises:
         InputError: if SAELens knows no such architecture; names the nearest.
     """
+    if architecture not in SAE_TRAINING_CLASS_REGISTRY:
+        ARCHITECTURES.load()
     if architecture not in SAE_TRAINING_CLASS_REGISTRY:
         raise InputError(
             f"Unknown architecture {architecture!r}. "

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from saereg_plugin.errors import InputError
+from saereg_plugin.errors import InputError, suggest_path
 from saereg_plugin.files import read_regular
 
 MAX_BYTES = 1 << 24
@@ -45,9 +45,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         InputError: if it cannot be read, is no YAML, repeats a key, or is too large.
     """
-    content = read_regular(
-        path, remedy="Give a text file in YAML.", max_bytes=MAX_BYTES
-    )
+    remedy = suggest_path(path) or "Give a text file in YAML."
+    content = read_regular(path, remedy=remedy, max_bytes=MAX_BYTES)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

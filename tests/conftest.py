@@ -160,6 +160,8 @@ def trained_release(
         batch_size=256,
         context_size=64,
         buffer_tokens=2048,
+        autocast=False,
+        device="cpu",
         lr=3e-3,
     )
     result = run_sweep(sweep, tmp_path_factory.mktemp("end-to-end") / "e2e")

@@ -34,7 +34,7 @@ from sae_lens.loading.pretrained_saes_directory import (
 from safetensors.torch import load_file
 
 from saereg_plugin.checks import require_name
-from saereg_plugin.errors import InputError, brief, suggest
+from saereg_plugin.errors import InputError, brief, suggest, suggest_path
 from saereg_plugin.releases.hashes import read_cfg, verify_files
 from saereg_plugin.releases.release import (
     LOADER,
@@ -80,7 +80,7 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
         if name.count("/") != 1 or name.startswith((".", "/")):
             raise InputError(
                 f"No release {name!r}: it is no folder, no hub repository (owner/name), and no "
-                f"public release. {suggest(name, directory)}"
+                f"public release. {suggest_path(name) or suggest(name, directory)}"
             )
         _require_repository(name)
         directory[name] = hub_lookup(name)
@@ -93,16 +93,15 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
 
 
 def _require_repository(name: str) -> None:
-    """Require a repository on the hub; the error names the nearest release folder."""
+    """Require a repository on the hub; the error names the nearest folder."""
     try:
         require_reachable(name)
     except InputError as error:
-        parent = Path(name).parent
-        folders = [str(path.parent) for path in parent.glob(f"*/{MANIFEST}")]
-        if not folders:
+        nearest = suggest_path(name)
+        if not nearest:
             raise
         raise InputError(
-            f"There is no release folder {name!r}. {suggest(name, folders)} As a hub repository: {error}"
+            f"There is no release folder {name!r}. {nearest} As a hub repository: {error}"
         ) from error
 
 

@@ -24,7 +24,7 @@ from filelock import FileLock
 from huggingface_hub.constants import HF_HUB_CACHE
 from numpy.typing import NDArray
 
-from saereg_plugin.errors import InputError
+from saereg_plugin.errors import InputError, suggest_path
 from saereg_plugin.files import folder_identity, recover, scratch_folder
 from saereg_plugin.sources.assets import cache_dir, ensure_folder, require_hub_repo
 
@@ -154,13 +154,15 @@ def _require_available(name_or_path: str) -> None:
         return
     if name_or_path.startswith((".", "/", "~")):
         raise InputError(
-            f"Corpus folder {name_or_path!r} does not exist; expected a data set."
+            f"Corpus folder {name_or_path!r} does not exist; expected a data set. "
+            f"{suggest_path(name_or_path)}"
         )
     if not is_cached(name_or_path):
         require_hub_repo(
             name_or_path,
             kind="dataset",
-            advice=f"{EMBEDDED!r} works offline, as does the path of a local folder.",
+            advice=suggest_path(name_or_path)
+            or f"{EMBEDDED!r} works offline, as does the path of a local folder.",
         )
 
 

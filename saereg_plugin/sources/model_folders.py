@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import tempfile
+from collections.abc import Iterator
 from hashlib import sha256 as hash_bytes
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
 import torch
+from filelock import FileLock
 from transformer_lens.loading_from_pretrained import (
     MODEL_ALIASES,
     OFFICIAL_MODEL_NAMES,
@@ -23,13 +27,20 @@ from transformers import (
 )
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path
-from saereg_plugin.sources.assets import Asset, cache_dir, ensure_folder, fetch_member
+from saereg_plugin.files import atomic_path, recover
+from saereg_plugin.sources.assets import (
+    Asset,
+    cache_dir,
+    ensure_folder,
+    fetch_member,
+    require_writable_cache,
+)
 
 # TransformerLens infers the architecture from these words anywhere in a model's path:
 # the first group in the registered path, the second in the resolved path.
 _NAME_WORDS = ("llama", "gemma")
 _PATH_WORDS = ("hubert", "wav2vec2", "bert", "t5")
+_WORDS = (*_NAME_WORDS, *_PATH_WORDS)
 
 
 def ensure_model_folder(name: str, model_class_name: str) -> Path:
@@ -47,48 +58,100 @@ def ensure_model_folder(name: str, model_class_name: str) -> Path:
             "run from a folder in which there is no such folder."
         )
     if model_class_name == "HookedTransformer":
-        spelling = _neutral_spelling(folder)
-        require_neutral_path(spelling)
+        spelling = _ensure_neutral(folder)
         _require_readable(spelling, name)
         register(spelling, [name, str(folder)])
     return folder
 
 
-def _neutral_spelling(folder: Path) -> Path:
+def neutral_path(folder: Path) -> Path | None:
     """
     Return a path to a folder from which TransformerLens infers no architecture.
 
-    With "llama" or "gemma" anywhere in the path it reads no config.json; a link with a
-    plain name makes it read the file.
+    With "llama" or "gemma" anywhere in the path it reads no config.json, and with "bert" or
+    "t5" in the resolved path it loads another class. A folder whose path has such a word, of
+    the user's name for example, is read through a folder of links to its files. Return None
+    if there is no place for that.
     """
-    if not _name_words_in(folder):
+    if not _words_in(folder):
         return folder
-    link = cache_dir() / "links" / hash_bytes(str(folder).encode()).hexdigest()[:16]
-    if not (link.is_symlink() and link.readlink() == folder):
-        with atomic_path(link) as temporary:
-            temporary.symlink_to(folder, target_is_directory=True)
-    return link
+    name = hash_bytes(str(folder).encode()).hexdigest()[:20]
+    return next((base / name for base in _link_folders() if not _words_in(base)), None)
 
 
-def require_neutral_path(path: Path) -> None:
-    """Refuse a path from which TransformerLens would infer a wrong architecture."""
-    spellings = (str(path), str(path.resolve()))
-    found = [
-        *_name_words_in(path),
-        *(w for w in _PATH_WORDS if any(w in spelling for spelling in spellings)),
-    ]
-    if found:
+def _ensure_neutral(folder: Path) -> Path:
+    """
+    Return ``neutral_path`` of an existing folder, its links made.
+
+    Raises:
+        InputError: if there is no place for the links.
+    """
+    path = _require_neutral(folder)
+    if path != folder:
+        _link_files(folder, path)
+    return path
+
+
+def _require_neutral(folder: Path) -> Path:
+    path = neutral_path(folder)
+    if path is None:
         raise InputError(
-            f"The model's path {str(path)!r} (that is, {str(path.resolve())!r}) contains "
-            f"{found[0]!r}, from which TransformerLens infers a wrong architecture; expected a "
-            f"path without {', '.join(map(repr, (*_NAME_WORDS, *_PATH_WORDS)))}. Move the "
-            "model, or if the path is the cache folder's, set the environment variable "
-            "SAEREG_CACHE to another folder."
+            f"The model's path {str(folder)!r} contains {_words_in(folder)[0]!r}, from which "
+            "TransformerLens infers a wrong architecture, and so do the paths of the cache and "
+            f"of temporary files; expected a path without {', '.join(map(repr, _WORDS))}. Set "
+            "the environment variable SAEREG_CACHE to such a folder."
         )
+    return path
 
 
-def _name_words_in(path: Path) -> list[str]:
-    return [word for word in _NAME_WORDS if word in str(path).lower()]
+def _words_in(path: Path) -> list[str]:
+    """Return the words in a path from which TransformerLens infers an architecture."""
+    spelled, resolved = str(path), str(path.resolve())
+    return [
+        *(word for word in _NAME_WORDS if word in spelled.lower()),
+        *(word for word in _PATH_WORDS if word in spelled or word in resolved),
+    ]
+
+
+def _link_folders() -> Iterator[Path]:
+    """Yield the folders that may hold folders of links, best first."""
+    yield cache_dir() / "links"
+    owner = os.getuid() if hasattr(os, "getuid") else "links"
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if Path(place).is_dir():
+            yield Path(place) / f"saereg-{owner}"
+
+
+def _link_files(folder: Path, links: Path) -> None:
+    """Make a folder of links to all that a folder holds, unless it is there."""
+    wanted = {path.name: str(path) for path in folder.iterdir()}
+    _require_private(links.parent)
+    with FileLock(f"{links}.lock"):
+        recover(links)
+        if links.is_dir() and wanted == {
+            p.name: os.readlink(p) for p in links.iterdir()
+        }:
+            return
+        with atomic_path(links) as temporary:
+            temporary.mkdir()
+            for name, path in wanted.items():
+                (temporary / name).symlink_to(path, Path(path).is_dir())
+
+
+def _require_private(base: Path) -> None:
+    """Create a folder for links; refuse a folder that another user can write to."""
+    if base.parent == cache_dir():
+        require_writable_cache(base)
+        return
+    base.mkdir(mode=0o700, exist_ok=True)
+    state = base.lstat()
+    others = hasattr(os, "getuid") and state.st_uid != os.getuid()
+    if others or not stat.S_ISDIR(state.st_mode) or state.st_mode & 0o022:
+        raise InputError(
+            f"{str(base)!r} belongs to another user, who could change the model in it; expected "
+            "a folder of your own. Set the environment variable SAEREG_CACHE to a folder "
+            f"without {', '.join(map(repr, _WORDS))} in its path."
+        )
 
 
 def _require_readable(folder: Path, name: str) -> None:
@@ -150,15 +213,16 @@ def ensure_embedded(name: str) -> Path:
     Return the folder of an embedded model, fetched and converted if needed.
 
     Raises:
-        InputError: if its archive cannot be fetched, or the cache's path misleads
-            TransformerLens.
+        InputError: if its archive cannot be fetched, or the paths of the cache and of
+            temporary files both mislead TransformerLens.
     """
     folder = embedded_folder(name)
-    require_neutral_path(folder)
+    # before it is fetched
+    _require_neutral(folder)
     asset = EMBEDDED[name]
-    return ensure_folder(
-        folder, embedded_source(name), lambda target: _convert(asset, target)
-    )
+    ensure_folder(folder, embedded_source(name), lambda target: _convert(asset, target))
+    _ensure_neutral(folder)
+    return folder
 
 
 def embedded_source(name: str) -> dict[str, Any]:

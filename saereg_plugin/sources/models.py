@@ -19,7 +19,7 @@ from transformer_lens.loading_from_pretrained import (
 )
 from transformers import AutoTokenizer
 
-from saereg_plugin.errors import InputError, brief, suggest
+from saereg_plugin.errors import InputError, brief, suggest, suggest_path
 from saereg_plugin.files import folder_identity
 from saereg_plugin.machine import torch_dtype
 from saereg_plugin.sources.assets import require_hub_repo
@@ -29,6 +29,7 @@ from saereg_plugin.sources.model_folders import (
     embedded_source,
     ensure_embedded,
     ensure_model_folder,
+    neutral_path,
     register,
 )
 
@@ -133,13 +134,15 @@ def identity(name: str) -> Any:
 def register_names() -> None:
     """Tell TransformerLens the folders of the embedded models; downloads nothing."""
     for name in EMBEDDED:
-        register(embedded_folder(name), [name])
+        folder = embedded_folder(name)
+        register(neutral_path(folder) or folder, [name])
 
 
 def _ensure_hub(name: str, model_class_name: str) -> None:
     if name.startswith((".", "/", "~")):
         raise InputError(
-            f"Model folder {name!r} does not exist; expected a Hugging Face folder."
+            f"Model folder {name!r} does not exist; expected a Hugging Face folder. "
+            f"{suggest_path(name)}"
         )
     known = make_model_alias_map()
     repo = name
@@ -149,7 +152,7 @@ def _ensure_hub(name: str, model_class_name: str) -> None:
             raise InputError(
                 f"Unknown model {name!r}; expected an embedded model "
                 f"({', '.join(map(repr, EMBEDDED))}), a local Hugging Face folder, or a name "
-                f"that TransformerLens knows. {suggest(name, public)}"
+                f"that TransformerLens knows. {suggest_path(name) or suggest(name, public)}"
             )
         repo = known[name.lower()]
     if isinstance(try_to_load_from_cache(repo, "config.json"), str):

@@ -13,6 +13,7 @@ from saereg_plugin import machine
 from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import folder_hashes, read_json, sha256, write_json
+from saereg_plugin.machine import AUTO
 from saereg_plugin.owned_folder import MARK, OwnedFolder
 from saereg_plugin.releases.release import KIND, MANIFEST
 from saereg_plugin.sweeps.config import SweepConfig
@@ -140,23 +141,33 @@ def newest_checkpoint(owned: OwnedFolder, of: Mapping[str, Any]) -> Checkpoint |
     return None
 
 
-def settled(sweep: SweepConfig, folder: Path) -> SweepConfig:
+def settled(sweep: SweepConfig, folder: Path | None) -> SweepConfig:
     """
-    Return the sweep with the recorded data type, or else the fastest of its device.
+    Return the sweep with every "auto" as its folder records it, or else as is best here.
+
+    These are the device, the data type of the language model, and autocast.
 
     Raises:
         InputError: if nothing is recorded and the sweep's device does not exist.
     """
-    if sweep.llm_dtype != "auto":
+    names = ("device", "llm_dtype", "autocast")
+    chosen = {name: getattr(sweep, name) for name in names}
+    if AUTO not in chosen.values():
         return sweep
-    recorded = _recorded_sweep(folder)
-    if not recorded and (folder / MARK).is_file():
-        recorded = _sweep_of_checkpoint(OwnedFolder(folder, KIND))
-    dtype = recorded.get("llm_dtype")
-    if not dtype:
-        machine.require_device(sweep.device)
-        dtype = machine.fast_dtype(sweep.device)
-    return replace(sweep, llm_dtype=dtype)
+    recorded = {} if folder is None else _sweep_in(folder)
+    chosen |= {n: recorded.get(n, AUTO) for n in names if chosen[n] == AUTO}
+    return replace(sweep, **_chosen_here(**chosen))
+
+
+def _chosen_here(device: str, llm_dtype: str, autocast: bool | str) -> dict[str, Any]:
+    """Return the three settings without "auto"."""
+    if AUTO in (device, llm_dtype, autocast):
+        device = machine.resolve_device(device)
+    dtype = machine.fast_dtype(device) if llm_dtype == AUTO else llm_dtype
+    if autocast == AUTO:
+        # products in bfloat16 are the faster ones exactly where the hardware has them
+        autocast = machine.fast_dtype(device) == "bfloat16"
+    return {"device": device, "llm_dtype": dtype, "autocast": autocast}
 
 
 def claim_folder(sweep: SweepConfig, owned: OwnedFolder) -> None:
@@ -188,6 +199,14 @@ def require_same_sweep(sweep: SweepConfig, folder: Path) -> None:
             f"Folder {str(folder)!r} holds another sweep: {differing}. Choose another output folder, "
             "or run the command it was started with to go on."
         )
+
+
+def _sweep_in(folder: Path) -> Mapping[str, Any]:
+    """Return the sweep that a folder or its checkpoint records; empty if neither does."""
+    recorded = _recorded_sweep(folder)
+    if not recorded and (folder / MARK).is_file():
+        return _sweep_of_checkpoint(OwnedFolder(folder, KIND))
+    return recorded
 
 
 def _recorded_sweep(folder: Path) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -31,7 +31,8 @@ from saereg_plugin.checks import (
     require_plain,
     whole_number,
 )
-from saereg_plugin.errors import InputError
+from saereg_plugin.errors import InputError, brief
+from saereg_plugin.machine import AUTO
 from saereg_plugin.sources import corpora
 from saereg_plugin.yaml_text import read_yaml
 
@@ -55,6 +56,14 @@ def _number(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return value if isinstance(value, int) else checked
 
 
+def _switch(value: object) -> object:
+    if isinstance(value, bool) or value == AUTO:
+        return value
+    raise InputError(
+        f"autocast={brief(value)}; expected true, false or 'auto'. Correct it, or leave it out."
+    )
+
+
 _WHOLE = BeforeValidator(_whole)
 """Annotates an int that may be written as a float without a fraction, such as 1e6."""
 _NUMBER = WrapValidator(_number)
@@ -62,6 +71,7 @@ _NUMBER = WrapValidator(_number)
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _WHOLE]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
+Switch = Annotated[bool | Literal["auto"], BeforeValidator(_switch)]
 Share = Annotated[float, Field(ge=0, lt=1), _NUMBER]
 GroupFields = Annotated[
     Mapping[str, Any],
@@ -115,11 +125,12 @@ class SweepConfig:
     disable_concat_sequences: bool = False
     """Take each context from one document, and drop shorter documents, instead of filling
     it with several."""
-    llm_dtype: str = "auto"
+    llm_dtype: str = AUTO
     """Data type of the language model; "auto" is bfloat16 where the hardware has it, else
     float32. The folder records the choice, and a resumed run keeps it."""
-    autocast: bool = False
-    """Train the SAEs with bfloat16 products."""
+    autocast: Switch = AUTO
+    """Train the SAEs with bfloat16 products; "auto" does where the hardware has them. The
+    folder records the choice, and a resumed run keeps it."""
     lr: Annotated[float, Field(gt=0), _NUMBER] = 3e-4
     """Adam's learning rate."""
     lr_warm_up_steps: Annotated[int, Field(ge=0, le=MAX_COUNT), _WHOLE] = 0
@@ -128,8 +139,9 @@ class SweepConfig:
     """Last share of the steps over which the learning rate falls to 0."""
     dead_feature_window: Count = 1000
     """Steps without firing after which SAELens calls a latent dead."""
-    device: str = "cpu"
-    """Device of the SAEs and the language model."""
+    device: str = AUTO
+    """Device of the SAEs and the language model; "auto" is CUDA, else MPS, else the CPU. The
+    folder records the choice, and a resumed run keeps it."""
     seed: Seed = 0
     """Seed of the order of activations."""
     log_every: Count = 25

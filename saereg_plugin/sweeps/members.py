@@ -45,13 +45,16 @@ def expand(sweep: SweepConfig) -> list[Member]:
             that does not fit it, contexts longer than the model's, or a sweep that a
             regulariser or mechanic refuses.
     """
-    if sweep.llm_dtype != "auto":
+    if sweep.llm_dtype != machine.AUTO:
         machine.torch_dtype(sweep.llm_dtype)
     d_in = hook_shape(sweep.model, sweep.hook_name)
     require_context(sweep.model, sweep.context_size)
+    device = sweep.device
+    if device == machine.AUTO:
+        device = machine.resolve_device(device)
     members: list[Member] = []
     for name, given in group_fields(sweep).items():
-        fields = {"d_in": d_in, **given, "device": sweep.device}
+        fields = {"d_in": d_in, **given, "device": device}
         if fields["d_in"] != d_in:
             raise InputError(
                 f"Group {name!r}: d_in={fields['d_in']} does not fit {sweep.hook_name!r} of model "
@@ -168,7 +171,7 @@ def trainer_config(sweep: SweepConfig, folder: Path) -> SAETrainerConfig:
         save_final_checkpoint=False,
         total_training_samples=sweep.steps * sweep.batch_size,
         device=sweep.device,
-        autocast=sweep.autocast,
+        autocast=sweep.autocast is True,
         lr=sweep.lr,
         lr_end=sweep.lr / 10,
         lr_scheduler_name="constant",

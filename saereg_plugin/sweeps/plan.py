@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import gib
 from saereg_plugin.process import StopFlag
 from saereg_plugin.sources.hook_shapes import model_facts
+from saereg_plugin.sweeps.checkpoint import settled
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.trainer import open_trainer
@@ -46,6 +49,7 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
         InputError: before anything is allocated, if the sweep cannot work or certainly
             does not fit the memory.
     """
+    sweep = settled(sweep, scratch)
     members = expand(sweep)
     least = required_memory(sweep, members)
     trainer = open_trainer(sweep, members, scratch)
@@ -108,7 +112,8 @@ def memory_of(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
     weights = [count * size for count, size in zip(counts, sizes)]
     d_in = members[0].cfg.d_in
     dtype = sweep.llm_dtype
-    dtype = machine.fast_dtype(sweep.device) if dtype == "auto" else dtype
+    if dtype == machine.AUTO:
+        dtype = machine.fast_dtype(machine.resolve_device(sweep.device))
     one_pass = sweep.prompts_per_pass * sweep.context_size * d_in * _FLOAT
     return Memory(
         saes=3 * sum(weights) + max(weights),
@@ -125,7 +130,7 @@ def required_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
     Raises:
         InputError: if the device does not exist or certainly has less memory.
     """
-    device = machine.require_device(sweep.device)
+    device = torch.device(machine.resolve_device(sweep.device))
     needed = memory_of(sweep, members)
     machine.require_memory(
         "The sweep",

@@ -64,6 +64,7 @@ def run_sweep(
     folder: Path,
     *,
     name: str | None = None,
+    fresh: bool = False,
     progress: Callable[[str], object] = _log.warning,
 ) -> SweepResult:
     """
@@ -73,7 +74,9 @@ def run_sweep(
         sweep: what to train.
         folder: the release folder: new, empty, or of an earlier run.
         name: the release's name; by default that of the folder.
-        progress: gets one line if training resumes or was finished before.
+        fresh: train anew. The files that an earlier run wrote into the folder are removed.
+        progress: gets a line on what is trained and where it resumes, or that it was
+            finished before.
 
     Raises:
         InputError: if the sweep cannot work, or does not fit memory or disk; or if the
@@ -81,17 +84,19 @@ def run_sweep(
             checkpoint. It is raised before the language model is loaded or a file changed.
         WriteError: if a file cannot be written; the last checkpoint is kept.
     """
-    if not _is_readable_release(folder):
+    if fresh or not _is_readable_release(folder):
         require_owned(folder, KIND)
     name = release_name(sweep, folder, name)
+    sweep = settled(sweep, None if fresh else folder)
     members = expand(sweep)
-    sweep = settled(sweep, folder)
-    finished = _finished(sweep, folder)
+    finished = None if fresh else _finished(sweep, folder)
     if finished is None:
         required_memory(sweep, members)
         require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)
         with _only_process(owned):
+            if fresh:
+                owned.remove(owned.files() - {_LOCK})
             return _train(sweep, members, owned, name=name, progress=progress)
     if _is_marked(folder) and has_checkpoints(OwnedFolder(folder, KIND)):
         # the run was killed before its last act
@@ -111,7 +116,12 @@ def _is_readable_release(folder: Path) -> bool:
 
 
 def _say_finished(release: Release, progress: Callable[[str], object]) -> SweepResult:
-    progress(f"Release {release.name!r} is finished already.")
+    count = len(release.entries)
+    what = "The SAE" if count == 1 else f"All {count} SAEs"
+    verb = "is" if count == 1 else "are"
+    progress(
+        f"{what} of release {release.name!r} {verb} trained already; --fresh trains anew."
+    )
     return SweepResult(release, release.provenance.get("stopped", []), 0.0)
 
 
@@ -162,6 +172,7 @@ def _train_steps(
     trainer = None
     try:
         checkpoint = _usable_checkpoint(sweep, members, owned)
+        progress(_settings(sweep, members))
         trainer = open_trainer(sweep, members, owned.path)
         claim_folder(sweep, owned)
         if checkpoint is None:
@@ -182,6 +193,16 @@ def _train_steps(
     finally:
         if trainer is not None:
             trainer.stream.close()
+
+
+def _settings(sweep: SweepConfig, members: list[Member]) -> str:
+    """Return a sentence with the settings that a sweep may leave to the machine."""
+    products = "with" if sweep.autocast else "without"
+    saes = "1 SAE" if len(members) == 1 else f"{len(members)} SAEs"
+    return (
+        f"Trains {saes} on {sweep.device} {products} autocast; the language model is in "
+        f"{sweep.llm_dtype}."
+    )
 
 
 def _require_room(trainer: SweepTrainer) -> None:

@@ -152,7 +152,7 @@ FAULTS = [
     _refused(
         "text for a switch",
         "message",
-        r"autocast='off'; expected true or false",
+        r"autocast='off'; expected true, false or 'auto'",
         autocast="off",
     ),
     _refused("lr of 400 digits", "message", r"lr=1000.*expected a number", lr=10**400),

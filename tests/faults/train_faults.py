@@ -40,6 +40,8 @@ def _sweep(place: Place, **changes: object) -> Path:
         "prompts_per_pass": 4,
         "buffer_tokens": 512,
         "llm_dtype": "float32",
+        "autocast": False,
+        "device": "cpu",
         "log_every": 1,
         "checkpoint_every": 2,
     }
@@ -441,7 +443,7 @@ FAULTS = [
         arrange=_finished_elsewhere,
         command=TRAIN_OUT,
         status=0,
-        words="Release 'out' is finished already",
+        words="of release 'out' are trained already",
     ),
     Fault(
         name="finished sweep has lost the weights of an SAE",
@@ -529,7 +531,7 @@ FAULTS = [
         arrange=_checkpoint_left,
         command=f"{TRAIN} --out {{release}}",
         status=0,
-        words="Release 'release' is finished already",
+        words="of release 'release' (is|are) trained already",
         holds=_no_checkpoint_left,
     ),
 ]

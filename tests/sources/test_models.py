@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from eval_recipes.running.context import ModelCache
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
-from saereg_plugin.sources import models
+from saereg_plugin.sources import model_folders, models
 from saereg_plugin.sources.hook_shapes import hook_shape
 from saereg_plugin.sources.models import is_inside, require_harmless, require_outside
 from tests.forked import started
@@ -196,24 +197,85 @@ def test_bfloat16_by_choice(small_folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("tables")
-def test_a_path_that_misleads_transformer_lens_is_refused(
-    small_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("user", ["robert", "kurt5", "llama-fan", "sophie"])
+def test_a_model_loads_from_a_folder_of_any_user(
+    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str
 ) -> None:
+    """With the cache below the same user's folder."""
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path / user / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(_made(tmp_path / "temporary")))
+    folder = shutil.copytree(small_folder, tmp_path / user / "model")
+    assert models.ensure(str(folder)) == folder
+    loaded = models.load(str(folder))
+    # as upstream's code loads it
+    again = HookedTransformer.from_pretrained_no_processing(str(folder), device="cpu")
+    with torch.no_grad():
+        expected = models.load(str(small_folder))(TEXT)
+        for model in (loaded, again):
+            assert torch.equal(model(TEXT), expected)
+    assert hook_shape(str(folder), "blocks.1.hook_resid_post") == 576
+
+
+@pytest.mark.usefixtures("tables")
+def test_links_to_a_model_follow_its_files(
+    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path / "cache"))
     folder = shutil.copytree(small_folder, tmp_path / "robert" / "model")
+    models.ensure(str(folder))
+    (links,) = (path for path in (tmp_path / "cache/links").iterdir() if path.is_dir())
+    assert (links / "config.json").samefile(folder / "config.json")
+    (folder / "notes.txt").write_text("new")
+    (folder / "generation_config.json").unlink()
+    models.ensure(str(folder))
+    assert {path.name for path in links.iterdir()} == {p.name for p in folder.iterdir()}
 
-    with pytest.raises(
-        InputError, match="contains 'bert', from which TransformerLens infers"
-    ):
-        models.ensure(str(folder))
-    assert models.ensure(str(folder), model_class_name="AutoModelForCausalLM") == folder
+
+@pytest.mark.usefixtures("tables")
+def test_the_embedded_model_loads_from_the_cache_of_any_user(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "robert" / "cache"
+    target = cache / "models" / model_folder.name
+    shutil.copytree(model_folder, target, copy_function=os.symlink)
+    monkeypatch.setenv("SAEREG_CACHE", str(cache))
+    monkeypatch.setattr("tempfile.tempdir", str(_made(tmp_path / "temporary")))
+    assert models.ensure("smollm2-135m-instruct") == target
+    with pytest.warns(DeprecationWarning):
+        model = HookedTransformer.from_pretrained_no_processing(
+            "smollm2-135m-instruct", first_n_layers=1, device="cpu"
+        )
+    assert model.cfg.d_model == 576
 
 
-def test_a_cache_path_that_misleads_is_refused(
+def test_a_cache_path_is_refused_if_there_is_no_place_for_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAEREG_CACHE", str(tmp_path / "llama"))
-    with pytest.raises(InputError, match="set the environment variable SAEREG_CACHE"):
+    monkeypatch.setattr(
+        model_folders, "_link_folders", lambda: iter([tmp_path / "bert"])
+    )
+    with pytest.raises(
+        InputError, match="contains 'llama'.*environment variable SAEREG_CACHE"
+    ):
         models.ensure("smollm2-135m-instruct")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no mode there")
+def test_links_are_not_put_where_others_can_write(
+    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAEREG_CACHE", str(tmp_path / "robert"))
+    monkeypatch.setattr("tempfile.tempdir", str(_made(tmp_path / "temporary")))
+    _made(tmp_path / "temporary" / f"saereg-{os.getuid()}").chmod(0o777)
+    folder = shutil.copytree(small_folder, tmp_path / "robert" / "model")
+    with pytest.raises(InputError, match="belongs to another user"):
+        models.ensure(str(folder))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

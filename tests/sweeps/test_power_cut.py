@@ -82,6 +82,8 @@ def sweep_on(model: Path) -> SweepConfig:
         prompts_per_pass=4,
         buffer_tokens=256,
         llm_dtype="float32",
+        autocast=False,
+        device="cpu",
         log_every=1,
         checkpoint_every=CHECKPOINT_EVERY,
     )

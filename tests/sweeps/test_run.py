@@ -228,7 +228,9 @@ def test_sweep_that_was_finished_while_the_lock_was_waited_for_is_not_trained_ag
         return _train(sweep, expand(sweep), owned, name="tiny", progress=told.append)
 
     found = train(sweep)
-    assert told == ["Release 'tiny' is finished already."]
+    assert told == [
+        "All 4 SAEs of release 'tiny' are trained already; --fresh trains anew."
+    ]
     assert found.seconds == 0
     assert found.release == read_release(release)
     assert [line.split(":")[0] for line in found.stopped] == [
@@ -429,7 +431,7 @@ def test_file_that_the_user_writes_during_training_is_kept(
     (out / name).rename(tmp_path / "kept")
     told: list[str] = []
     assert run_sweep(sweep, out, progress=told.append).release is not None
-    assert told == ["Resumes at step 12 of 12."]
+    assert told[-1] == "Resumes at step 12 of 12."
     verify_files(out, "saes/sae-seed0")
 
 

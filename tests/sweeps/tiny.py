@@ -45,6 +45,8 @@ def fields(**changes: Any) -> dict[str, Any]:
         "context_size": 64,
         "prompts_per_pass": 4,
         "llm_dtype": "float32",
+        "autocast": False,
+        "device": "cpu",
         "buffer_tokens": 4 * BATCH,
         "lr": 1e-3,
         "log_every": 2,

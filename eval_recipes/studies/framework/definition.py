@@ -86,6 +86,7 @@ def small_sweep(groups: Groups, **changes: Any) -> SweepConfig:
         "seeds": (0, 1, 2),
         "tokens": 307_200,
         "batch_size": 1024,
+        "device": "cpu",
         "autocast": True,
         "lr": 1e-3,
         "lr_warm_up_steps": 20,
