@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.errors import InputError, suggest, suggest_path
 from saereg_plugin.files import (
     atomic_path,
     require_writable,
@@ -100,3 +100,26 @@ def test_hint_names_the_nearest_or_all(
     name: str, options: list[str], hint: str
 ) -> None:
     assert suggest(name, options).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("demo/relase", "Did you mean 'demo/release'?"),
+        ("dmeo/relase/sweep.yml", "Did you mean 'demo/release/sweep.yaml'?"),
+        ("./demo/relase", "Did you mean 'demo/release'?"),
+        ("demo/release", ""),
+        ("demo/xyz", ""),
+        ("demo/release/sweep.yaml/x", ""),
+        ("openai-community/gpt2", ""),
+    ],
+)
+def test_hint_names_the_neighbour_of_a_misspelt_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, hint: str
+) -> None:
+    (tmp_path / "demo/release").mkdir(parents=True)
+    (tmp_path / "demo/release/sweep.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert suggest_path(path) == hint
+    absolute = hint.replace("'demo", f"'{tmp_path}/demo")
+    assert suggest_path(tmp_path / path) == absolute

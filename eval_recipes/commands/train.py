@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,127 +13,301 @@ from typer import Option
 
 from eval_recipes.commands.console import FAILED, INTERRUPTED, open_console, shown
 
+_DATA, _SAE = "Model and data", "SAE"
+_TRAINING, _OUTPUT = "Training", "Output"
+_START = "Instead of flags"
+
+
+class Autocast(str, Enum):
+    """Choices of ``--autocast``."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+_AUTOCAST: dict[Autocast, Any] = {
+    Autocast.AUTO: "auto",
+    Autocast.ON: True,
+    Autocast.OFF: False,
+}
+
 
 def train(
     context: typer.Context,
     out: Annotated[
-        Path, Option(help="Release folder to write; the same command resumes.")
+        Path,
+        Option(
+            help="Release folder to write; the same command resumes.",
+            rich_help_panel=_OUTPUT,
+        ),
     ],
     config: Annotated[
         Path | None,
         Option(
-            help="YAML file with the fields of SweepConfig; replaces the flags below."
+            help="YAML file with the fields of SweepConfig; a flag that is given wins over its "
+            "field.",
+            rich_help_panel=_START,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        Option(
+            help="A paper's settings, by a name of saereg_plugin.presets; a flag that is given "
+            "wins over its field.",
+            rich_help_panel=_START,
         ),
     ] = None,
     match_alive: Annotated[
         str | None,
         Option(
             help="Release folder: train for each of its regularised groups unregularised SAEs "
-            "as wide as its alive latents, all else equal; replaces the flags below."
+            "as wide as its alive latents, all else equal.",
+            rich_help_panel=_START,
         ),
     ] = None,
     model: Annotated[
         str,
         Option(
-            help="TransformerLens name, local Hugging Face folder, or embedded model."
+            help="TransformerLens name, local Hugging Face folder, or embedded model.",
+            rich_help_panel=_DATA,
         ),
     ] = "smollm2-135m-instruct",
-    hook: Annotated[str, Option(help="Hook point.")] = "blocks.2.hook_resid_post",
+    hook: Annotated[
+        str, Option(help="Hook point.", rich_help_panel=_DATA)
+    ] = "blocks.2.hook_resid_post",
     corpus: Annotated[
-        str, Option(help="Hub or local datasets path, or 'embedded'.")
+        str,
+        Option(
+            help="Hub or local datasets path, or 'embedded'.", rich_help_panel=_DATA
+        ),
     ] = "embedded",
+    llm_dtype: Annotated[
+        str,
+        Option(
+            help="Data type of the language model; auto: bfloat16 where the hardware has it.",
+            rich_help_panel=_DATA,
+        ),
+    ] = "auto",
     architecture: Annotated[
-        list[str] | None, Option(help="Architecture; repeat for several.")
+        list[str] | None,
+        Option(
+            help="Architecture (regularized_topk); repeat for several.",
+            rich_help_panel=_SAE,
+        ),
     ] = None,
-    d_sae: Annotated[int, Option(help="Latents.")] = 4608,
+    d_sae: Annotated[int, Option(help="Latents.", rich_help_panel=_SAE)] = 4608,
+    expansion: Annotated[
+        int | None,
+        Option(
+            help="Latents for each dimension of the activations, instead of --d-sae.",
+            min=1,
+            rich_help_panel=_SAE,
+        ),
+    ] = None,
     k: Annotated[
         list[int] | None,
-        Option(help="Active latents of TopK kinds (SAELens: 100); repeat for several."),
+        Option(
+            help="Active latents of TopK kinds (SAELens: 100); repeat for several.",
+            rich_help_panel=_SAE,
+        ),
     ] = None,
-    norm: Annotated[str, Option(help="Weight penalty: l1, l2 or frobenius.")] = "l2",
+    unit_norm: Annotated[
+        bool,
+        Option(
+            help="Keep the decoder's rows at norm 1, or leave them free.",
+            rich_help_panel=_SAE,
+        ),
+    ] = True,
+    regularizer: Annotated[
+        list[str] | None,
+        Option(
+            help="NAME=COEFFICIENT, NAME:FIELD=VALUE,FIELD=VALUE, JSON, or none; joined by '+' "
+            "in one SAE, repeated for several groups. See 'saereg-bench list'.",
+            rich_help_panel=_SAE,
+        ),
+    ] = None,
     coefficient: Annotated[
         list[float] | None,
         Option(
-            help="Coefficient of the weight penalty, 0 for none; repeat for several."
+            help="Short for --regularizer weight_penalty=COEFFICIENT; 0 for none; repeat for "
+            "several.",
+            rich_help_panel=_SAE,
         ),
     ] = None,
-    seed: Annotated[list[int] | None, Option(help="Seed; repeat for several.")] = None,
-    tokens: Annotated[int, Option(help="Training tokens.")] = 1_000_000,
-    batch_size: Annotated[int, Option(help="Tokens in one step.")] = 2048,
-    lr: Annotated[float, Option(help="Learning rate of Adam.")] = 3e-4,
-    unit_norm: Annotated[
-        bool, Option(help="Keep the decoder's rows at norm 1, or leave them free.")
-    ] = True,
-    llm_dtype: Annotated[
-        str, Option(help="Data type of the language model.")
-    ] = "float32",
-    autocast: Annotated[bool, Option(help="Train with bfloat16 products.")] = False,
-    device: Annotated[str, Option(help="Torch device.")] = "cpu",
-    name: Annotated[
-        str | None, Option(help="Name of the release; by default its folder's.")
+    norm: Annotated[
+        str,
+        Option(
+            help="Norm of --coefficient: l1, l2 or frobenius.", rich_help_panel=_SAE
+        ),
+    ] = "l2",
+    mechanic: Annotated[
+        list[str] | None,
+        Option(
+            help="Mechanic of all SAEs, written as a regulariser is; repeat for several.",
+            rich_help_panel=_SAE,
+        ),
     ] = None,
+    import_: Annotated[
+        list[str] | None,
+        Option(
+            "--import",
+            help="Module or .py file that registers your own regularisers.",
+            rich_help_panel=_SAE,
+        ),
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        Option(
+            help="Seed (0, 1 and 2); repeat for several.", rich_help_panel=_TRAINING
+        ),
+    ] = None,
+    tokens: Annotated[
+        int, Option(help="Training tokens.", rich_help_panel=_TRAINING)
+    ] = 1_000_000,
+    batch_size: Annotated[
+        int, Option(help="Tokens in one step.", rich_help_panel=_TRAINING)
+    ] = 2048,
+    lr: Annotated[
+        float, Option(help="Learning rate of Adam.", rich_help_panel=_TRAINING)
+    ] = 3e-4,
+    autocast: Annotated[
+        Autocast,
+        Option(
+            help="Train with bfloat16 products; auto: where the hardware has them.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = Autocast.AUTO,
+    device: Annotated[
+        str,
+        Option(
+            help="auto (cuda, else mps, else cpu), or a torch device.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "auto",
+    name: Annotated[
+        str | None,
+        Option(
+            help="Name of the release; by default its folder's.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        Option(
+            "--fresh",
+            help="Train anew: remove what an earlier run wrote into the folder.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
-        Option(help="Measure three steps, say what the whole takes, keep nothing."),
+        Option(
+            "--dry-run",
+            help="Measure three steps, say what the whole takes, keep nothing.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = False,
 ) -> None:
     """
     Train a grid of SAEs on one stream of activations and write a release folder.
 
-    Every combination of architecture, k and coefficient is a group, trained once per seed.
-    Ctrl-C stops between two steps and keeps a checkpoint; the same command goes on.
+    Every combination of architecture, k and regulariser is a group, trained once per seed.
+    Ctrl-C stops between two steps and keeps a checkpoint; the same command resumes.
     """
+    from saereg_plugin.registry import import_own
     from saereg_plugin.sweeps import (
         matched_sweep,
         plan_sweep,
-        read_sweep,
         release_name,
         run_sweep,
-        sweep_from,
+        sweep_from_flags,
     )
 
-    if config is not None:
-        _refuse_other_flags("config", context)
-        sweep = read_sweep(config)
-    elif match_alive is not None:
-        _refuse_other_flags("match_alive", context)
-        sweep = matched_sweep(match_alive)
+    for module in import_ or []:
+        import_own(module)
+    given = _given(context)
+    if match_alive is not None:
+        _refuse_other_flags(given)
+        sweep = matched_sweep(match_alive, device=device if "device" in given else None)
     else:
-        several, single = _split_grid(
-            {"architecture": architecture or ["regularized_topk"], "k": k or []}
-        )
-        sweep = sweep_from(
+        sweep = sweep_from_flags(
             {
                 "model": model,
-                "hook_name": hook,
+                "hook": hook,
                 "corpus": corpus,
-                "sae": {
-                    **single,
-                    "d_sae": d_sae,
-                    "decoder_constraint": "unit_norm" if unit_norm else "none",
-                    "normalize_activations": "expected_average_only_in",
-                },
-                "groups": _penalty_groups(norm, coefficient or [0.0]),
-                "grid": several,
-                "seeds": seed or [0, 1, 2],
+                "llm_dtype": llm_dtype,
+                "architecture": architecture or ["regularized_topk"],
+                "d_sae": d_sae,
+                "expansion": expansion,
+                "k": k,
+                "unit_norm": unit_norm,
+                "regularizer": regularizer,
+                "coefficient": coefficient,
+                "norm": norm,
+                "mechanic": mechanic,
+                "seed": seed,
                 "tokens": tokens,
                 "batch_size": batch_size,
                 "lr": lr,
-                "llm_dtype": llm_dtype,
-                "autocast": autocast,
+                "autocast": _AUTOCAST[autocast],
                 "device": device,
             },
-            source="the flags",
+            given,
+            config=config,
+            preset=preset,
         )
     console = open_console()
+    _say_if_plain(sweep, console, is_control=match_alive is not None)
     if dry_run:
         release_name(sweep, out, name)
         with tempfile.TemporaryDirectory() as scratch:
             _print_plan(plan_sweep(sweep, Path(scratch)), console)
         return
-    result = run_sweep(
-        sweep, out, name=name, progress=lambda line: console.print(shown(line))
+
+    def say(line: str) -> None:
+        console.print(shown(line))
+
+    _print_result(
+        run_sweep(sweep, out, name=name, fresh=fresh, progress=say), out, console
     )
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the flags that the user gave."""
+    return {
+        name
+        for name in context.params
+        if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
+    }
+
+
+def _refuse_other_flags(given: set[str]) -> None:
+    """Refuse flags next to ``--match-alive``."""
+    from saereg_plugin.errors import InputError
+
+    allowed = {"out", "match_alive", "name", "dry_run", "fresh", "import_", "device"}
+    others = [f"--{name.replace('_', '-')}" for name in sorted(given - allowed)]
+    if others:
+        raise InputError(
+            f"--match-alive and {', '.join(others)} exclude one another; the control is trained "
+            "as the release was."
+        )
+
+
+def _say_if_plain(sweep: Any, console: Console, *, is_control: bool) -> None:
+    """Say that no SAE of a sweep is regularised, and how to change that."""
+    from saereg_plugin.sweeps import is_regularized
+
+    if not is_control and not is_regularized(sweep):
+        console.print(
+            "No regulariser is chosen, so these SAEs are trained as SAELens' own. Add for example "
+            "--regularizer weight_penalty=0.005; 'saereg-bench list' names all."
+        )
+
+
+def _print_result(result: Any, out: Path, console: Console) -> None:
+    """Print where the release is, or how to resume; exit with the status for it."""
     for stopped in result.stopped:
         console.print(f"[red]stopped[/] {shown(stopped)}")
     if result.release is None:
@@ -146,56 +321,6 @@ def train(
     )
     if result.stopped:
         raise typer.Exit(FAILED)
-
-
-def _refuse_other_flags(whole: str, context: typer.Context) -> None:
-    """Refuse flags next to the flag that replaces them."""
-    from saereg_plugin.errors import InputError
-
-    allowed = {"out", whole, "name", "dry_run"}
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in context.params
-        if name not in allowed
-        and getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
-    ]
-    if given:
-        remedy = (
-            "write the value into the YAML file."
-            if whole == "config"
-            else "the control is trained as the release was."
-        )
-        raise InputError(
-            f"--{whole.replace('_', '-')} and {', '.join(given)} exclude one another; {remedy}"
-        )
-
-
-def _split_grid(
-    values: dict[str, list[Any]],
-) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Return the fields with several values, and the fields with one value."""
-    several = {name: given for name, given in values.items() if len(given) > 1}
-    single = {name: given[0] for name, given in values.items() if len(given) == 1}
-    return several, single
-
-
-def _penalty_groups(norm: str, coefficients: list[float]) -> dict[str, dict[str, Any]]:
-    """Return one group per coefficient; 0 is the group without penalty."""
-    names = [f"{coefficient:g}" for coefficient in coefficients]
-    if len(set(names)) != len(names):
-        from saereg_plugin.errors import InputError
-
-        raise InputError(
-            f"--coefficient is {', '.join(names)}; expected different values."
-        )
-    return {
-        "none" if coefficient == 0 else f"{norm}-{coefficient:g}": {
-            "regularizers": []
-            if coefficient == 0
-            else [{"name": "weight_penalty", "norm": norm, "coefficient": coefficient}]
-        }
-        for coefficient in coefficients
-    }
 
 
 def _print_plan(plan: Any, console: Console) -> None:

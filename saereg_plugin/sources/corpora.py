@@ -155,7 +155,7 @@ def _require_available(name_or_path: str) -> None:
     if name_or_path.startswith((".", "/", "~")):
         raise InputError(
             f"Corpus folder {name_or_path!r} does not exist; expected a data set. "
-            f"{suggest_path(name_or_path)}"
+            f"{suggest_path(name_or_path)}".rstrip()
         )
     if not is_cached(name_or_path):
         require_hub_repo(

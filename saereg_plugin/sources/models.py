@@ -142,7 +142,7 @@ def _ensure_hub(name: str, model_class_name: str) -> None:
     if name.startswith((".", "/", "~")):
         raise InputError(
             f"Model folder {name!r} does not exist; expected a Hugging Face folder. "
-            f"{suggest_path(name)}"
+            f"{suggest_path(name)}".rstrip()
         )
     known = make_model_alias_map()
     repo = name

@@ -1,6 +1,7 @@
 """Sweeps: a grid of SAEs trained on one stream of activations."""
 
 from saereg_plugin.sweeps.config import SweepConfig, read_sweep, sweep_from
+from saereg_plugin.sweeps.flags import is_regularized, sweep_from_flags
 from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import Plan, plan_sweep
@@ -17,6 +18,7 @@ __all__ = [
     "SweepResult",
     "SweepTrainer",
     "expand",
+    "is_regularized",
     "matched_sweep",
     "open_trainer",
     "plan_sweep",
@@ -24,4 +26,5 @@ __all__ = [
     "release_name",
     "run_sweep",
     "sweep_from",
+    "sweep_from_flags",
 ]

@@ -10,8 +10,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saereg_plugin.config import ComponentConfig, MechanicConfig, RegularizerConfig
-from saereg_plugin.config import config_from
+from saereg_plugin.config import (
+    ComponentConfig,
+    MechanicConfig,
+    RegularizerConfig,
+    config_from,
+)
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.presets import PRESETS
 from saereg_plugin.registry import MECHANICS, REGULARIZERS, Table, acts
@@ -67,7 +71,8 @@ def sweep_from_flags(
         fields = {"sae": {"normalize_activations": "expected_average_only_in"}}
         left_out = {"d_sae"} if "expansion" in given else set[str]()
         given = set(flags) - left_out
-    used = {name: flags[name] for name in given if flags.get(name) is not None}
+    # in the order of the flags, which is that of the fields
+    used = {n: flags[n] for n in flags if n in given and flags[n] is not None}
     parts = _copied(fields, source)
     _set_run(parts, used)
     _set_sae(parts, used)

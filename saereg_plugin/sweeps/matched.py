@@ -21,7 +21,7 @@ from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
 SUFFIX = "-matched"
 
 
-def matched_sweep(name: str) -> SweepConfig:
+def matched_sweep(name: str, *, device: str | None = None) -> SweepConfig:
     """
     Return the sweep that trains a width-matched control for every regularised group.
 
@@ -37,6 +37,7 @@ def matched_sweep(name: str) -> SweepConfig:
 
     Args:
         name: folder of a release that ``run_sweep`` trained.
+        device: where to train; by default where the release was trained.
 
     Raises:
         InputError: if the release does not record its sweep, has no regularised group (a
@@ -67,7 +68,8 @@ def matched_sweep(name: str) -> SweepConfig:
         raise InputError(
             f"Release {name!r} has no regularised group; there is nothing to match."
         )
-    return replace(sweep, sae={}, groups=groups, grid={}, matched_to=matched_to)
+    control = replace(sweep, sae={}, groups=groups, grid={}, matched_to=matched_to)
+    return control if device is None else replace(control, device=device)
 
 
 def _sweep_of(release: Release, name: str) -> SweepConfig:

@@ -128,7 +128,7 @@ def release(pristine: Path, tmp_path: Path) -> Path:
         (["--llm-dtype", "float31"], "Unknown dtype 'float31'"),
         (
             ["--config", "sweep.yaml"],
-            "--config and --k exclude one another; write the value into the YAML file.",
+            "File 'sweep.yaml' cannot be read (No such file or directory)",
         ),
     ],
 )
