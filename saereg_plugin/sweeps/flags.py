@@ -77,7 +77,9 @@ def sweep_from_flags(
     _set_run(parts, used)
     _set_sae(parts, used)
     _set_components(parts, used, alone=config is None and preset is None)
-    return sweep_from(parts, source=source)
+    # what neither the file nor a flag has
+    left = {name: part for name, part in parts.items() if part != {} or name in fields}
+    return sweep_from(left, source=source)
 
 
 def is_regularized(sweep: SweepConfig) -> bool:
@@ -153,9 +155,9 @@ def _set_sae(fields: dict[str, Any], used: Mapping[str, Any]) -> None:
     values = {name: used[name] for name in ("architecture", "k") if name in used}
     if "d_sae" in used:
         values["d_sae"] = [used["d_sae"]]
-    if "expansion" in used:
+    if "expansion" in used and "hook_name" in fields:
         model = fields.get("model", SweepConfig.model)
-        width = hook_shape(model, str(fields.get("hook_name")))
+        width = hook_shape(model, fields["hook_name"])
         values["d_sae"] = [used["expansion"] * width]
     if "unit_norm" in used:
         values["decoder_constraint"] = ["unit_norm" if used["unit_norm"] else "none"]
