@@ -15,7 +15,7 @@ from eval_recipes.commands.console import FAILED, INTERRUPTED, open_console, sho
 
 _DATA, _SAE = "Model and data", "SAE"
 _TRAINING, _OUTPUT = "Training", "Output"
-_START = "Instead of flags"
+_START = "Start from"
 
 
 class Autocast(str, Enum):
@@ -122,8 +122,8 @@ def train(
     regularizer: Annotated[
         list[str] | None,
         Option(
-            help="NAME=COEFFICIENT, NAME:FIELD=VALUE,FIELD=VALUE, JSON, or none; joined by '+' "
-            "in one SAE, repeated for several groups. See 'saereg-bench list'.",
+            help="NAME=COEFFICIENT,FIELD=VALUE,..., or JSON, or none; '+' joins several in one "
+            "SAE; repeat for several groups. 'saereg-bench list' has the names.",
             rich_help_panel=_SAE,
         ),
     ] = None,

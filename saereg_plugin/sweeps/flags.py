@@ -221,10 +221,10 @@ def components_from(
     Return the fields of the regularisers, or mechanics, that a text names.
 
     Args:
-        text: ``name=value``, where the value is that of the first field (a regulariser's
-            coefficient); ``name:field=value,field=value``, with "." in the field's name for a
-            field inside a field; or ``name`` alone. "+" joins several. Or JSON: an object
-            with ``name``, or a list of objects. ``none`` is no regulariser.
+        text: ``name=value,field=value,...``, where the first value is that of the first field
+            (a regulariser's coefficient) and may be left out, and "." leads to a field inside
+            a field. "+" joins several. Or JSON: an object with ``name``, or a list of
+            objects. ``none`` is no regulariser.
         base: ``RegularizerConfig`` or ``MechanicConfig``.
         known: its table.
 
@@ -265,26 +265,25 @@ def _from_short(
     text: str, base: type[ComponentConfig], known: Table[Any]
 ) -> dict[str, Any]:
     """Return the fields of one regulariser or mechanic in its short form."""
-    match = re.fullmatch(r"([^:=]+)(?:(=)(.*)|:(.*))?", text, re.DOTALL)
-    name = match[1].strip() if match else text
-    if match is None or name not in known:
+    # "name:field=value" is the same as "name,field=value"
+    head, *parts = re.sub(r"^([^:=,]+):", r"\1,", text).split(",")
+    name, equals, value = (part.strip() for part in head.partition("="))
+    if name not in known:
         raise InputError(f"Unknown {base._kind} {name!r}. {suggest(name, known)}")
-    if match[2]:
+    fields: dict[str, Any] = {"name": name}
+    if equals:
         names = [field.name for field in dataclasses.fields(known[name])]
         if not names:
-            raise InputError(
-                f"{name!r} has no field; leave out {match[2] + match[3]!r}."
-            )
-        return {"name": name, names[0]: _value(match[3])}
-    fields: dict[str, Any] = {"name": name}
-    for part in (match[4] or "").split(",") if match[4] is not None else []:
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip():
+            raise InputError(f"{name!r} has no field; leave out '={value}'.")
+        fields[names[0]] = _value(value)
+    for part in parts:
+        key, equals, value = (each.strip() for each in part.partition("="))
+        if not equals or not key:
             raise InputError(
                 f"{base._kind.capitalize()} {text!r} has {part!r}; expected field=value. Write "
                 f"lists and mappings as JSON, for example '{base._example}'."
             )
-        _set(fields, key.strip().split("."), _value(value))
+        _set(fields, key.split("."), _value(value))
     return fields
 
 
