@@ -33,6 +33,7 @@ _RUN = {
     "seed": "seeds",
 }
 """Fields of SweepConfig by the name of their flag."""
+_EXAMPLE = '{"name": "weight_penalty", "coefficient": 0.005}'
 _LONGEST = 60
 """Longest part of a group's name that is made of a regulariser's fields."""
 
@@ -252,11 +253,10 @@ def components_from(
 
 def _from_json(text: str, base: type[ComponentConfig]) -> list[dict[str, Any]]:
     try:
-        found = json.loads(text)
+        found: list[dict[str, Any]] | dict[str, Any] = json.loads(text)
     except ValueError as error:
         raise InputError(
-            f"{base._kind.capitalize()} {text!r} is no JSON ({error}); expected for example "
-            f"'{base._example}'."
+            f"The {_noun(base)} {text!r} is no JSON ({error}); expected for example '{_EXAMPLE}'."
         ) from error
     return found if isinstance(found, list) else [found]
 
@@ -269,7 +269,7 @@ def _from_short(
     head, *parts = re.sub(r"^([^:=,]+):", r"\1,", text).split(",")
     name, equals, value = (part.strip() for part in head.partition("="))
     if name not in known:
-        raise InputError(f"Unknown {base._kind} {name!r}. {suggest(name, known)}")
+        raise InputError(f"Unknown {_noun(base)} {name!r}. {suggest(name, known)}")
     fields: dict[str, Any] = {"name": name}
     if equals:
         names = [field.name for field in dataclasses.fields(known[name])]
@@ -280,11 +280,15 @@ def _from_short(
         key, equals, value = (each.strip() for each in part.partition("="))
         if not equals or not key:
             raise InputError(
-                f"{base._kind.capitalize()} {text!r} has {part!r}; expected field=value. Write "
-                f"lists and mappings as JSON, for example '{base._example}'."
+                f"The {_noun(base)} {text!r} has {part!r}; expected field=value. Write lists and "
+                f"mappings as JSON, for example '{_EXAMPLE}'."
             )
         _set(fields, key.split("."), _value(value))
     return fields
+
+
+def _noun(base: type[ComponentConfig]) -> str:
+    return "regulariser" if base is RegularizerConfig else "mechanic"
 
 
 def _set(fields: dict[str, Any], path: list[str], value: Any) -> None:
