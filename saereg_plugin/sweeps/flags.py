@@ -1,4 +1,4 @@
-"""Sweeps from the flags of a command, alone or on top of a file or a preset."""
+"""Sweeps from flags, alone or on top of a file or preset."""
 
 from __future__ import annotations
 
