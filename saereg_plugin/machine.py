@@ -55,13 +55,33 @@ def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
+AUTO = "auto"
+"""Device, data type or setting that is chosen for the machine."""
+
+
+def resolve_device(text: str) -> str:
+    """
+    Return the name of a device of this machine; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        InputError: naming the devices of this machine, if it has no such device.
+
+    >>> resolve_device("cpu")
+    'cpu'
+    """
+    if text == AUTO:
+        return next(kind for kind in ("cuda", "mps", "cpu") if _device_count(kind))
+    require_device(text)
+    return text
+
+
 def require_device(device: str) -> torch.device:
     """
     Return a torch device by name, if this machine has it.
 
     Raises:
-        InputError: if no device has that name, its driver is missing, or its index is
-            too large.
+        InputError: naming the devices of this machine, if no device has that name, its
+            driver is missing, or its index is too large.
     """
     # torch takes a number for the index of a GPU
     if not isinstance(device, str):
@@ -70,20 +90,32 @@ def require_device(device: str) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise InputError(
-            f"Unknown device {device!r}; expected 'cpu', 'cuda', 'cuda:1' or 'mps'."
+            f"Unknown device {device!r}; expected {_device_names()}."
         ) from error
     count = _device_count(found.type)
     if count == 0:
         raise InputError(
             f"Device {device!r} is not available: torch {torch.__version__} finds no "
-            f"{found.type} device on this machine. Use 'cpu', or check the driver."
+            f"{found.type} device on this machine. Use {_device_names()}, or check the driver."
         )
     if (found.index or 0) >= count:
         raise InputError(
             f"Device {device!r} does not exist: this machine has {count} {found.type} "
-            f"device{'s' if count > 1 else ''}, counted from 0."
+            f"device{'s' if count > 1 else ''}, counted from 0. Use {_device_names()}."
         )
     return found
+
+
+def _device_names() -> str:
+    """Return the names that this machine's devices can be given by, as words."""
+    names = [AUTO]
+    for kind in ("cuda", "mps", "cpu"):
+        count = _device_count(kind)
+        names += (
+            [f"{kind}:{i}" for i in range(count)] if kind == "cuda" else [kind] * count
+        )
+    *most, last = map(repr, names)
+    return f"{', '.join(most)} or {last}"
 
 
 def _device_count(kind: str) -> int:

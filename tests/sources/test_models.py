@@ -365,6 +365,20 @@ def test_devices_that_this_machine_lacks_are_refused() -> None:
             machine.require_device("cuda")
 
 
+def test_a_device_may_be_left_to_the_machine() -> None:
+    gpu = torch.cuda.is_available()
+    mps = torch.backends.mps.is_available()
+    expected = "cuda" if gpu else "mps" if mps else "cpu"
+    assert machine.resolve_device("auto") == expected
+    assert machine.resolve_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:7", "meta"])
+def test_a_refused_device_names_the_devices_of_this_machine(device: str) -> None:
+    with pytest.raises(InputError, match=f"'{device}'.*'auto'.*'cpu'"):
+        machine.resolve_device(device)
+
+
 def test_code_in_a_model_folder_is_not_run(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
