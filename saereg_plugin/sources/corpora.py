@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from hashlib import sha256 as hash_bytes
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import datasets
 import numpy as np
@@ -22,8 +22,14 @@ from numpy.typing import NDArray
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import folder_identity
-from saereg_plugin.sources.assets import cache_dir, ensure_folder, require_hub_repo
+from saereg_plugin.sources.assets import (
+    cache_dir,
+    ensure_folder,
+    is_intact,
+    require_hub_repo,
+)
 from saereg_plugin.sources.dataset_copies import FILE, ROWS, with_sound_copy
+from saereg_plugin.sources.rows import last_values, stream_rows, without_code
 
 EMBEDDED = "embedded"
 """Name of the corpus that needs no network: the prompts of sae-probes' data sets."""
@@ -52,7 +58,9 @@ def ensure(name_or_path: str, split: Split = "train") -> str:
 
     - "embedded": both splits are fixed random choices, without a common text.
     - Any other corpus: its own split "train"; held out are the first 10,000 rows of its
-      split "validation", or else "test", copied to the cache folder.
+      split "validation", or else "test", copied to the cache folder. Of a corpus that has
+      neither they are the last 10,000 rows of "train", or the last tenth of a shorter one.
+      Training has read them only if it read that far.
 
     Args:
         name_or_path: "embedded", a folder that ``datasets`` opens, or a hub name.
@@ -66,11 +74,62 @@ def ensure(name_or_path: str, split: Split = "train") -> str:
         raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
     if name_or_path == EMBEDDED:
         return with_sound_copy(_ensure_embedded() / split)
-    _require_available(name_or_path)
     if split == "train":
+        _require_available(name_or_path)
         _text_column(name_or_path, _own_split(name_or_path, ("train",)))
         return name_or_path
-    return with_sound_copy(_ensure_heldout(name_or_path))
+    return with_sound_copy(held_out(name_or_path).folder)
+
+
+class HeldOut(NamedTuple):
+    """Held-out text of a corpus."""
+
+    folder: Path
+    """Folder with one parquet file of one column."""
+    split: str
+    """Split that the rows are of: "validation", "test", "train", or "heldout" (embedded)."""
+
+    @property
+    def file(self) -> Path:
+        """The parquet file."""
+        return self.folder / FILE
+
+    @property
+    def column(self) -> str:
+        """Name of the column, one of ``TEXT_COLUMNS``."""
+        return str(pq.read_schema(self.file).names[0])
+
+    @property
+    def rows(self) -> int:
+        """Number of texts."""
+        return int(pq.read_metadata(self.file).num_rows)
+
+
+def held_out(name_or_path: str) -> HeldOut:
+    """
+    Return the held-out text of a corpus; see :func:`ensure` for names and rules.
+
+    What was copied from the hub before is read again without asking the hub.
+
+    Raises:
+        InputError: if the corpus cannot be used.
+    """
+    if name_or_path == EMBEDDED:
+        return HeldOut(_ensure_embedded() / "heldout", "heldout")
+    return _kept_heldout(name_or_path) or _ensure_heldout(name_or_path)
+
+
+def own_name(path: str) -> str:
+    """
+    Return the name of a corpus by the path that SAELens was given.
+
+    A folder that ``ensure`` built of the embedded texts is "embedded"; other names and paths
+    stay as they are.
+    """
+    folder = Path(path)
+    if folder.name in ("train", "heldout") and folder.parent == _embedded_folder():
+        return EMBEDDED
+    return path
 
 
 def identity(name_or_path: str) -> Any:
@@ -95,13 +154,20 @@ def load(
 
 
 def _ensure_embedded() -> Path:
-    source = {
+    return ensure_folder(_embedded_folder(), _embedded_source(), _build)
+
+
+def _embedded_folder() -> Path:
+    return _folder(_embedded_source())
+
+
+def _embedded_source() -> dict[str, Any]:
+    return {
         "sae-probes": version("sae-probes"),
         "seed": _SEED,
         "heldout": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
     }
-    return ensure_folder(_folder(source), source, _build)
 
 
 def _build(target: Path) -> None:
@@ -170,29 +236,50 @@ def is_cached(name: str) -> bool:
     )
 
 
-def _ensure_heldout(name_or_path: str) -> Path:
-    """Return a folder with the first rows of the corpus' held-out split."""
-    own = _own_split(name_or_path, _HELD_OUT_SPLITS)
+def _ensure_heldout(name_or_path: str) -> HeldOut:
+    """Return the first rows of the held-out split, or the last rows of "train", in a folder."""
+    _require_available(name_or_path)
+    own = _own_split(name_or_path, (*_HELD_OUT_SPLITS, "train"))
     column = _text_column(name_or_path, own)
-    source = {
+    source = _heldout_source(name_or_path, own)
+
+    def build(target: Path) -> None:
+        with _readable(name_or_path):
+            if own == "train":
+                values = last_values(name_or_path, column, HELD_OUT_TEXTS)
+            else:
+                rows = itertools.islice(stream_rows(name_or_path, own), HELD_OUT_TEXTS)
+                values = [row[column] for row in rows]
+            _write(target, column, values)
+
+    return HeldOut(ensure_folder(_folder(source), source, build), own)
+
+
+def _heldout_source(name_or_path: str, split: str) -> dict[str, Any]:
+    return {
         "corpus": identity(name_or_path),
-        "split": own,
+        "split": split,
         "rows": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
     }
 
-    def build(target: Path) -> None:
-        with _readable(name_or_path):
-            rows = itertools.islice(_rows(name_or_path, own), HELD_OUT_TEXTS)
-            _write(target, column, [row[column] for row in rows])
 
-    return ensure_folder(_folder(source), source, build)
+def _kept_heldout(name: str) -> HeldOut | None:
+    """Return what was copied from a hub corpus before, or None."""
+    if Path(name).exists():
+        return None
+    for split in (*_HELD_OUT_SPLITS, "train"):
+        source = _heldout_source(name, split)
+        if is_intact(_folder(source), source):
+            return HeldOut(_folder(source), split)
+    return None
 
 
 def _own_split(name_or_path: str, wanted: tuple[str, ...]) -> str:
     with _readable(name_or_path):
         available = [
-            str(name) for name in datasets.get_dataset_split_names(name_or_path)
+            str(name)
+            for name in datasets.get_dataset_split_names(name_or_path, **without_code())
         ]
     for name in wanted:
         if name in available:
@@ -206,7 +293,7 @@ def _own_split(name_or_path: str, wanted: tuple[str, ...]) -> str:
 
 def _text_column(name_or_path: str, split: str) -> str:
     with _readable(name_or_path):
-        columns = list(next(_rows(name_or_path, split)))
+        columns = list(next(stream_rows(name_or_path, split)))
     for name in TEXT_COLUMNS:
         if name in columns:
             return name
@@ -214,10 +301,6 @@ def _text_column(name_or_path: str, split: str) -> str:
         f"Corpus {name_or_path!r} has the columns {_list(columns)}; expected one of "
         f"{_list(TEXT_COLUMNS)}. Rename the column that holds the text."
     )
-
-
-def _rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
-    return iter(datasets.load_dataset(name_or_path, split=split, streaming=True))
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def test_the_commands_know_an_evaluation_by_its_line_in_the_registry(
     )
 
     before = path.read_bytes()
-    named = ["--resume", "--sae-id", "good", "--option", "own_norm.factor=1.0"]
+    named = ["--sae-id", "good", "--option", "own_norm.factor=1.0"]
     assert invoke(app, [*command, *named]).exit_code == 0
     assert path.read_bytes() == before
     other = ["--resume", "--sae-id", "good", "--option", "own_norm.factor=2"]

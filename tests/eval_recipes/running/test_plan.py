@@ -322,9 +322,9 @@ def test_progress_says_what_is_kept_and_why_the_rest_is_not(
         run_evals(["counting"], context, resume=True, progress=lines.append)
     run_evals(["counting"], context, progress=lines.append)
     assert lines == [
-        "counting: 0 results are current; 3 to do (3 missing).",
-        "counting: 1 results are current; 2 to do (1 missing, 1 damaged).",
-        "counting: all 3 results are current; kept.",
+        "1 of 3 results are current and kept.",
+        "counting: 1 of 3 results are current; 2 to do (1 missing, 1 damaged).",
+        "3 of 3 results are current and kept.",
     ]
 
 
