@@ -43,9 +43,9 @@ def set_verbosity(*, verbose: int = 0, quiet: bool = False) -> None:
     Raises:
         InputError: if both are asked for.
     """
-    from saereg_plugin.errors import InputError
-
     if quiet and verbose:
+        from saereg_plugin.errors import InputError
+
         raise InputError("--quiet and --verbose exclude each other; give one.")
     if quiet:
         logging.getLogger().setLevel(logging.ERROR)

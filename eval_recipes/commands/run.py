@@ -38,9 +38,6 @@ def run(
             rich_help_panel=_DATA,
         ),
     ],
-    out: Annotated[
-        Path, Option(help="Folder for the results.", rich_help_panel=_OUTPUT)
-    ] = Path("eval_results"),
     evals: Annotated[
         list[str] | None,
         Option(
@@ -160,6 +157,9 @@ def run(
             rich_help_panel=_EVALUATION,
         ),
     ] = None,
+    out: Annotated[
+        Path, Option(help="Folder for the results.", rich_help_panel=_OUTPUT)
+    ] = Path("eval_results"),
     artifacts: Annotated[
         Path | None,
         Option(
