@@ -208,6 +208,7 @@ def run(
     Results that are current are kept. A failed evaluation is reported and the others run; the
     exit status is then 1.
     """
+    from eval_recipes.running.artifact_space import space_note
     from eval_recipes.running.artifacts import default_artifacts
     from eval_recipes.running.check import checked_data
     from eval_recipes.running.context import ModelCache, RunContext, resolve_dtype
@@ -271,6 +272,9 @@ def run(
     if clean_artifacts:
         _clean(context.artifacts)
     failed = print_outcome(outcome, console)
+    note = space_note(context.artifacts)
+    if note:
+        console.print(shown(note), soft_wrap=True)
     if outcome.kept:
         console.print("--fresh makes these again.")
     if failed:
