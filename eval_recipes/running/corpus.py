@@ -1,4 +1,4 @@
-"""Held-out text of a run: the SAEs' own data set, or the corpus that was named."""
+"""The text of a run: the corpus that was named, or the SAEs' own."""
 
 from __future__ import annotations
 

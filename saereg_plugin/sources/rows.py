@@ -1,4 +1,4 @@
-"""Rows of a data set: streamed from the start, or the last ones."""
+"""First and last rows of a data set."""
 
 from __future__ import annotations
 
