@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 import torch
@@ -55,7 +55,7 @@ def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
-AUTO = "auto"
+AUTO: Final = "auto"
 """Device, data type or setting that is chosen for the machine."""
 
 
