@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from eval_recipes.registry import RECIPES
+
+_COMMA = re.compile(r",(?![^\[\]]*\])")
 
 
 def listed(values: Iterable[str] | None) -> list[str]:
     """
     Return the values of a flag that may be repeated, hold commas, or both.
 
+    Commas in square brackets, as in a shell pattern, do not separate.
+
     >>> listed(["a,b", " c ", ","])
     ['a', 'b', 'c']
+    >>> listed(["seed[0,1],l2-*"])
+    ['seed[0,1]', 'l2-*']
     """
-    parts = [part.strip() for value in values or () for part in value.split(",")]
+    parts = [part.strip() for value in values or () for part in _COMMA.split(value)]
     return [part for part in parts if part]
 
 

@@ -18,6 +18,7 @@ def test_commas_and_repetition_give_the_same_list() -> None:
     assert listed(["a,b", "c"]) == listed(["a", "b", "c"]) == ["a", "b", "c"]
     assert listed([" a , ", ","]) == ["a"]
     assert listed(None) == []
+    assert listed(["seed[0,1],l2-*"]) == ["seed[0,1]", "l2-*"]
     assert listed_integers("--seed", ["0,1", "2"]) == [0, 1, 2]
     with pytest.raises(InputError, match="--seed '0,x'; expected whole numbers"):
         listed_integers("--seed", ["0,x"])
