@@ -120,8 +120,8 @@ def runs(
     backwards |= {"broken": str(broken_release(folder / "broken", release_folder))}
     command = [
         *("run", "--sae-release", release_folder, "--evals", ",".join(EVALS)),
-        *("--out", found.command, "--artifacts", folder / "a", "--data", "embedded"),
-        *("--heldout-tokens", every_eval.HELDOUT_TOKENS, "--explainer", "tokens"),
+        *("--out", found.command, "--artifacts", folder / "a", "--offline"),
+        *("--heldout-tokens", every_eval.HELDOUT_TOKENS, "--device", "cpu"),
         *("--options", write_options(folder / "options.yaml")),
     ]
     _elsewhere(

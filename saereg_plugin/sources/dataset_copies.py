@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import datasets.config
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock

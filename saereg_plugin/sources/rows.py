@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
+import datasets.config
 import pyarrow.parquet as pq
 from datasets.utils.file_utils import xopen
 
@@ -51,7 +52,9 @@ def _end_of(kind: str, file: str, column: str, most: int) -> tuple[int, list[Any
     if kind == "parquet":
         with xopen(file, "rb") as opened:
             return _end_of_parquet(pq.ParquetFile(opened), column, most)
-    rows = datasets.load_dataset(kind, data_files=[file], split="train", streaming=True)
+    rows: Any = datasets.load_dataset(
+        kind, data_files=[file], split="train", streaming=True
+    )
     last: deque[Any] = deque(maxlen=most)
     n_rows = 0
     for row in rows:
