@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
+from typer import Option
 
 from eval_recipes.commands.artifacts import artifacts
 from eval_recipes.commands.console import (
@@ -16,6 +19,7 @@ from eval_recipes.commands.console import (
     keep_printing,
     machine_failure,
     open_console,
+    set_verbosity,
     shown,
 )
 from eval_recipes.commands.demo import demo
@@ -33,7 +37,46 @@ app = typer.Typer(
     help="Train regularised sparse autoencoders with SAELens, and evaluate SAEs with SAEBench.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"saereg-plugin {version('saereg-plugin')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _settings(
+    verbose: Annotated[
+        int,
+        Option(
+            "-v",
+            "--verbose",
+            count=True,
+            show_default=False,
+            help="Show what is done meanwhile; -vv shows details.",
+        ),
+    ] = 0,
+    quiet: Annotated[
+        bool,
+        Option("-q", "--quiet", help="Print errors, the final table and paths only."),
+    ] = False,
+    _version: Annotated[
+        bool,
+        Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and end.",
+        ),
+    ] = False,
+) -> None:
+    if verbose or quiet:
+        set_verbosity(verbose=verbose, quiet=quiet)
+
+
 for command in (train, run, table, plot, speed, demo, artifacts, schemas):
     app.command()(command)
 app.command("list")(list_)

@@ -120,8 +120,8 @@ def runs(
     backwards |= {"broken": str(broken_release(folder / "broken", release_folder))}
     command = [
         *("run", "--sae-release", release_folder, "--evals", ",".join(EVALS)),
-        *("--out", found.command, "--artifacts", folder / "a", "--data", "embedded"),
-        *("--heldout-tokens", every_eval.HELDOUT_TOKENS, "--explainer", "tokens"),
+        *("--out", found.command, "--artifacts", folder / "a", "--offline"),
+        *("--heldout-tokens", every_eval.HELDOUT_TOKENS, "--device", "cpu"),
         *("--options", write_options(folder / "options.yaml")),
     ]
     _elsewhere(
@@ -286,9 +286,9 @@ def test_a_resumed_run_keeps_and_redoes(name: str, runs: Runs) -> None:
         if line.startswith(f"{name}:")
     )
     if load_evaluation(name).over_groups:
-        assert "0 results are current; 3 to do (1 depends on those" in told
+        assert "0 of 3 results are current; 3 to do (1 depends on those" in told
     else:
-        assert "1 results are current; 2 to do (2 missing)" in told
+        assert "1 of 3 results are current; 2 to do (2 missing)" in told
 
 
 def test_one_sae_alone_on_warm_caches_has_equal_figures(runs: Runs) -> None:

@@ -34,7 +34,6 @@ ONE_FILE_EACH = ("commands", "mechanics", "regularizers")
 ALONE = {
     "eval_recipes.results.schemas": "the command that uses it has no logic",
     "eval_recipes.studies.catalogue": "imports nothing heavy, so that --help answers at once",
-    "eval_recipes.tables.listing": "imports what the command line must not wait for",
 }
 """Short modules with a single importer that stay, and why."""
 EVALUATION = ("main", "options", "output")

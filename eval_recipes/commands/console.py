@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 from typing import Any
 
@@ -28,6 +31,42 @@ def shown(value: object) -> str:
 
     # escape doubles a backslash at the end, in case markup follows
     return escape(f"{printable(str(value))}.")[:-1]
+
+
+def set_verbosity(*, verbose: int = 0, quiet: bool = False) -> None:
+    """
+    Set how much is told besides tables and errors.
+
+    ``verbose`` 1 shows what this package logs, 2 also its details and other packages'.
+    ``quiet`` leaves out warnings, progress bars and what is printed inside ``working``.
+
+    Raises:
+        InputError: if both are asked for.
+    """
+    if quiet and verbose:
+        from saereg_plugin.errors import InputError
+
+        raise InputError("--quiet and --verbose exclude each other; give one.")
+    if quiet:
+        logging.getLogger().setLevel(logging.ERROR)
+        # read when these packages are imported
+        os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if verbose:
+        level = logging.INFO if verbose == 1 else logging.DEBUG
+        for package in ("saereg_plugin", "eval_recipes"):
+            logging.getLogger(package).setLevel(level)
+    if verbose > 1:
+        logging.getLogger().setLevel(logging.INFO)
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Print what is printed in this block, except under ``--quiet``."""
+    if logging.getLogger().level < logging.ERROR:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as sink, redirect_stdout(sink):
+        yield
 
 
 def interrupt_on_signals() -> None:

@@ -15,6 +15,7 @@ from eval_recipes.commands.console import (
     open_console,
     print_outcome,
     shown,
+    working,
 )
 
 
@@ -22,6 +23,9 @@ def demo(
     out: Annotated[Path, Option(help="Folder for release and results.")] = Path(
         "saereg-demo"
     ),
+    device: Annotated[
+        str, Option(help="Torch device; auto: cuda, else mps, else cpu.")
+    ] = "auto",
 ) -> None:
     """
     Train TopK SAEs with and without L2 on a small real model, three seeds each, and compare.
@@ -30,15 +34,23 @@ def demo(
     """
     from eval_recipes.studies.demo import L2, PLAIN, evaluate_demo, train_demo
     from eval_recipes.tables.run_table import read_differences
-    from saereg_plugin.machine import peak_memory_gib
+    from saereg_plugin.machine import peak_memory_gib, resolve_device
 
     console = open_console(soft_wrap=False)
+
+    def tell(line: str) -> None:
+        console.print(shown(line))
+
+    place = resolve_device(device)
+    tell(f"Device {place}.")
     started = time.perf_counter()
-    trained = train_demo(out, lambda line: console.print(shown(line)))
+    with working():
+        trained = train_demo(out, device=place, progress=tell)
     if trained.release is None:
         console.print("Interrupted; 'saereg-bench demo' resumes from the checkpoint.")
         raise typer.Exit(INTERRUPTED)
-    outcome = evaluate_demo(out)
+    with working():
+        outcome = evaluate_demo(out, device=place, progress=tell)
     failed = print_outcome(outcome, console)
     console.print("\n[bold]What this says[/]")
     for sentence in read_differences(outcome.differences, group=L2, other=PLAIN):

@@ -11,6 +11,7 @@ from rich.markup import escape
 from typer import Argument, Option
 
 from eval_recipes.commands.console import open_console
+from eval_recipes.commands.flags import listed
 
 _NOTES = 5
 _WIDTHS = "width_control.json"
@@ -19,7 +20,7 @@ _Metric = Annotated[
     list[str] | None,
     Option(
         "--metric",
-        help="Metric by name instead of the usual columns; repeat for several.",
+        help="Metrics by name instead of the usual columns, by commas or repetition.",
     ),
 ]
 
@@ -53,7 +54,7 @@ def table(
         _print_widths(results)
         return
     frame = _load(results)
-    chosen = choose(frame, metric or ())
+    chosen = choose(frame, listed(metric))
     notes = [*outdated_notes(results), *damaged_notes(results)]
     if csv or markdown:
         typer.echo((tables.csv if csv else tables.markdown)(frame, chosen), nl=False)
@@ -174,7 +175,7 @@ def plot(
         _print_notes(outdated_notes(results), console)
         return
     frame = _load(results)
-    chosen = choose(frame, metric or ())
+    chosen = choose(frame, listed(metric))
     drawn = points_by_metric(frame, chosen)
     folder = open_plots(out or results / "plots", ["pareto.png", "pareto.html"])
     for path in (

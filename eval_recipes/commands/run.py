@@ -3,81 +3,149 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from typer import Option
 
-from eval_recipes.commands.console import FAILED, open_console, print_outcome
+from eval_recipes.commands.console import (
+    FAILED,
+    open_console,
+    print_outcome,
+    shown,
+    working,
+)
+from eval_recipes.commands.flags import (
+    contrast_flag,
+    judge_flags,
+    listed,
+    offline_sources,
+)
 from eval_recipes.registry import RECIPES
+
+_DATA = "Model and data"
+_EVALUATION = "Evaluation"
+_CHAT = "Chat model (autointerp, steering)"
+_OUTPUT = "Output"
 
 
 def run(
     sae_release: Annotated[
         str,
-        Option(help="Release folder, public release name, or hub repository."),
+        Option(
+            help="Release folder, public release name, or hub repository.",
+            rich_help_panel=_DATA,
+        ),
     ],
-    out: Annotated[Path, Option(help="Folder for the results.")] = Path("eval_results"),
     evals: Annotated[
-        str,
-        Option(help=f"Evaluations, separated by commas: {', '.join(RECIPES)}."),
-    ] = "core,cross_seed",
+        list[str] | None,
+        Option(
+            metavar="NAMES",
+            help=f"Evaluations, by commas or repetition: {', '.join(RECIPES)}.",
+            show_default="core,cross_seed",
+            rich_help_panel=_EVALUATION,
+        ),
+    ] = None,
     sae_id: Annotated[
         list[str] | None,
-        Option(help="SAE id or shell pattern; repeat for several."),
+        Option(
+            metavar="IDS",
+            help="SAE ids or shell patterns, by commas or repetition; all by default.",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
     group_by: Annotated[
         str | None,
         Option(
-            help="Regular expression with (?P<seed>...), or YAML file: groups and seeds."
+            help="Regular expression with (?P<seed>...), or YAML file: groups and seeds.",
+            rich_help_panel=_DATA,
         ),
     ] = None,
     corpus: Annotated[
-        str,
-        Option(help="Text to evaluate on (its held-out part), or 'embedded'."),
-    ] = "embedded",
+        str | None,
+        Option(
+            help="Text to evaluate on (its held-out part): 'embedded', a folder, or a hub name.",
+            show_default="the SAEs' own data set if it can be read, else 'embedded'",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     heldout_tokens: Annotated[
-        int, Option(help="Tokens for explained variance, L0 and alive latents.")
+        int,
+        Option(
+            help="Tokens for explained variance, L0 and alive latents.",
+            rich_help_panel=_EVALUATION,
+        ),
     ] = 65_536,
     llm_dtype: Annotated[
-        str, Option(help="Data type of the language model.")
-    ] = "float32",
-    device: Annotated[str, Option(help="Torch device.")] = "cpu",
-    seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
-    data: Annotated[
         str,
         Option(
-            help="Labelled texts: SAEBench's from the hub, or 'embedded' ones of the same "
-            "shape (scores not comparable with published ones)."
+            help="Data type of the language model; auto: bfloat16 on CUDA devices that "
+            "multiply it in hardware, else float32.",
+            rich_help_panel=_DATA,
         ),
-    ] = "hub",
+    ] = "auto",
+    device: Annotated[
+        str,
+        Option(
+            help="Torch device; auto: cuda, else mps, else cpu.", rich_help_panel=_DATA
+        ),
+    ] = "auto",
+    seed: Annotated[
+        int, Option(help="Seed of every random draw.", rich_help_panel=_EVALUATION)
+    ] = 0,
+    data: Annotated[
+        str | None,
+        Option(
+            help="Labelled texts: SAEBench's from the 'hub', or 'embedded' ones of the same "
+            "shape (scores not comparable with published ones).",
+            show_default="hub",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    offline: Annotated[
+        bool,
+        Option(
+            "--offline",
+            help="Read nothing from a hub or a chat model: the same as --corpus embedded "
+            "--data embedded --explainer tokens.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False,
     option: Annotated[
         list[str] | None,
-        Option(help="Setting of an evaluation, eval.name=value; repeat for several."),
+        Option(
+            help="Setting of an evaluation, eval.name=value; repeat for several.",
+            rich_help_panel=_EVALUATION,
+        ),
     ] = None,
     options: Annotated[
         Path | None,
-        Option(help="YAML file of settings by evaluation; --option wins."),
+        Option(
+            help="YAML file of settings by evaluation; --option wins.",
+            rich_help_panel=_EVALUATION,
+        ),
     ] = None,
     judge_model: Annotated[
         str | None,
         Option(
-            help="autointerp, steering: chat model that explains and judges; in steering it "
-            "judges first, before the offline judges, unless steering.judges says who does."
+            help="Chat model that explains and judges; in steering it judges first, before "
+            "the offline judges, unless steering.judges says who does.",
+            rich_help_panel=_CHAT,
         ),
     ] = None,
     judge_base_url: Annotated[
         str | None,
         Option(
-            help="autointerp, steering: OpenAI-compatible server; the key is read from "
-            "OPENAI_API_KEY."
+            help="OpenAI-compatible server; the key is read from OPENAI_API_KEY.",
+            rich_help_panel=_CHAT,
         ),
     ] = None,
     explainer: Annotated[
         str | None,
         Option(
-            help="autointerp, steering: 'judge', or 'tokens' for explanations without any server "
-            "(steering's default)."
+            help="'judge', or 'tokens' for explanations without any server (steering's default).",
+            rich_help_panel=_CHAT,
         ),
     ] = None,
     select: Annotated[
@@ -86,85 +154,114 @@ def run(
             metavar="contrast A.txt B.txt",
             help="steering: steer with the latents that best separate two files of texts, one a "
             "line, towards the first.",
+            rich_help_panel=_EVALUATION,
         ),
     ] = None,
+    out: Annotated[
+        Path, Option(help="Folder for the results.", rich_help_panel=_OUTPUT)
+    ] = Path("eval_results"),
     artifacts: Annotated[
         Path | None,
         Option(
-            help="Folder of what is kept between runs; by default in the user's cache."
+            help="Folder of what is kept between runs; by default in the user's cache.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
     clean_artifacts: Annotated[
         bool,
         Option(
-            help="Remove everything kept in that folder after the run, replies of judges too."
+            help="Remove everything kept in that folder after the run, replies of judges too.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = False,
     trust_remote_code: Annotated[
         bool,
         Option(
             help="Load the language model as the release says, code of the release included. "
-            "Only for releases whose authors you trust."
+            "Only for releases whose authors you trust.",
+            rich_help_panel=_DATA,
         ),
     ] = False,
     memory_gib: Annotated[
-        float, Option(help="Bound on activations held in memory, in GiB.")
+        float,
+        Option(
+            help="Bound on activations held in memory, in GiB.",
+            rich_help_panel=_EVALUATION,
+        ),
     ] = 4.0,
-    resume: Annotated[
+    fresh: Annotated[
         bool,
         Option(
-            help="Redo only results that are missing, damaged or of another configuration."
+            "--fresh",
+            help="Redo results that are current, too. By default only results that are missing, "
+            "damaged or of another configuration are made.",
+            rich_help_panel=_OUTPUT,
         ),
+    ] = False,
+    resume: Annotated[
+        bool, Option("--resume", hidden=True, help="The default since 0.2.0.")
     ] = False,
 ) -> None:
     """
     Evaluate the SAEs of a release; write one JSON file in SAEBench's format per SAE and evaluation.
 
-    A failed evaluation is reported and the others run; the exit status is then 1.
+    Results that are current are kept. A failed evaluation is reported and the others run; the
+    exit status is then 1.
     """
+    from eval_recipes.running.artifact_space import space_note
     from eval_recipes.running.artifacts import default_artifacts
     from eval_recipes.running.check import checked_data
-    from eval_recipes.running.context import ModelCache, RunContext
+    from eval_recipes.running.context import ModelCache, RunContext, resolve_dtype
+    from eval_recipes.running.corpus import choose_corpus
     from eval_recipes.running.options import read_options
     from eval_recipes.running.run import run_evals, subjects_of
     from saereg_plugin.errors import InputError
+    from saereg_plugin.machine import resolve_device
 
     console = open_console(soft_wrap=False)
-    names = [name.strip() for name in evals.split(",") if name.strip()]
+    names = ["core", "cross_seed"] if evals is None else listed(evals)
+    flags = {
+        "judge_model": judge_model,
+        "judge_base_url": judge_base_url,
+        "explainer": explainer,
+    }
+    if fresh and resume:
+        raise InputError("--fresh and --resume exclude each other; give one.")
+    if offline:
+        corpus, data = offline_sources(names, corpus, data, flags)
     given = [
         *([str(options)] if options else []),
-        *judge_flags(
-            names,
-            {
-                "judge_model": judge_model,
-                "judge_base_url": judge_base_url,
-                "explainer": explainer,
-            },
-        ),
+        *judge_flags(names, flags),
         *contrast_flag(select),
         *(option or []),
     ]
+    place = resolve_device(device)
     context = RunContext(
-        subjects=subjects_of(sae_release, patterns=sae_id or (), group_by=group_by),
+        subjects=subjects_of(sae_release, patterns=listed(sae_id), group_by=group_by),
         out=out,
-        corpus=corpus,
         heldout_tokens=heldout_tokens,
-        dtype=llm_dtype,
-        device=device,
+        dtype=resolve_dtype(llm_dtype, place),
+        device=place,
         seed=seed,
-        data=checked_data(data),
+        data=checked_data(data or "hub"),
         artifacts=artifacts or default_artifacts(),
         memory_gib=memory_gib,
         options=read_options(given, names),
         models=ModelCache(trust_remote_code=trust_remote_code),
     )
     try:
-        outcome = run_evals(
-            names,
-            context,
-            resume=resume,
-            progress=lambda line: console.print(line, markup=False),
-        )
+        with working():
+            text = choose_corpus(
+                names, context.subjects, corpus, heldout_tokens=heldout_tokens
+            )
+            context.corpus = text.name
+            _print_setting(context, text.said, console)
+            outcome = run_evals(
+                names,
+                context,
+                resume=not fresh,
+                progress=lambda line: console.print(line, markup=False),
+            )
     except InputError:
         # nothing ran; what earlier runs keep is not this one's to remove
         raise
@@ -174,8 +271,23 @@ def run(
         raise
     if clean_artifacts:
         _clean(context.artifacts)
-    if print_outcome(outcome, console):
+    failed = print_outcome(outcome, console)
+    note = space_note(context.artifacts)
+    if note:
+        console.print(shown(note), soft_wrap=True)
+    if outcome.kept:
+        console.print("--fresh makes these again.")
+    if failed:
         raise typer.Exit(FAILED)
+
+
+def _print_setting(context: Any, said: str, console: Console) -> None:
+    """Print where the run computes, in what, and what it reads."""
+    console.print(
+        f"Device {context.device}, language model in {context.dtype}.", markup=False
+    )
+    if said:
+        console.print(shown(said), soft_wrap=True)
 
 
 def _clean(root: Path) -> None:
@@ -185,49 +297,3 @@ def _clean(root: Path) -> None:
 
     if root.is_dir():
         clean_artifacts(open_artifacts(root))
-
-
-def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
-    """Return the flags of a chat model as options of the evaluations that ask one."""
-    import json
-
-    from eval_recipes.chat.options import ChatOptions
-    from eval_recipes.registry import load_evaluation
-
-    judged = [
-        name
-        for name in names
-        if name in RECIPES and issubclass(load_evaluation(name).Options, ChatOptions)
-    ]
-    return [
-        # nothing would be YAML's null, and so the default
-        f"{name}.{flag}={value or json.dumps(value)}"
-        for name in judged or ["autointerp"]
-        for flag, value in flags.items()
-        if value is not None
-    ]
-
-
-def contrast_flag(select: tuple[str, str, str] | None) -> list[str]:
-    """
-    Return ``--select contrast A.txt B.txt`` as options of steering.
-
-    Raises:
-        InputError: for another word than ``contrast``.
-    """
-    import json
-
-    from saereg_plugin.errors import InputError
-
-    if select is None:
-        return []
-    how, towards, away = select
-    if how != "contrast":
-        raise InputError(
-            f"--select {how!r}; expected 'contrast' and two files of texts. Other choices are "
-            "options: --option steering.select=stable."
-        )
-    return [
-        "steering.select=contrast",
-        f"steering.contrast={json.dumps([towards, away])}",
-    ]

@@ -1,4 +1,4 @@
-"""``saereg-bench schemas``: the JSON schemas of result files and of sweep.yaml."""
+"""``saereg-bench schemas``: JSON schemas of results and of sweep.yaml, and the listing."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from eval_recipes.commands.console import FAILED, open_console, shown
 
 def schemas(
     write: Annotated[
-        bool, Option("--write", help="Write the schemas of the result classes.")
+        bool, Option("--write", help="Write the files that differ from the code.")
     ] = False,
     check: Annotated[
         bool,
         Option("--check", help="Compare; exit with status 1 if a file is not current."),
     ] = False,
 ) -> None:
-    """List the files, or with --write or --check bring them in line with the result classes."""
+    """
+    List the JSON schemas and the listing; --write makes them from the code, --check compares.
+    """
     from eval_recipes.registry import RECIPES
     from eval_recipes.results.schemas import schema_text
     from eval_recipes.running.evaluation import schema_files
+    from eval_recipes.tables import listing
     from saereg_plugin.errors import InputError
     from saereg_plugin.files import write_text
     from saereg_plugin.sweeps import config as sweeps
 
     if write and check:
         raise InputError("--write and --check exclude each other; name one.")
-    texts = {sweeps.SCHEMA: sweeps.schema_text()}
+    texts = {
+        sweeps.SCHEMA: sweeps.schema_text(),
+        listing.LISTING: listing.listing_text(),
+    }
     for name in RECIPES:
         files = schema_files(name)
         texts |= {path: schema_text(cls) for path, cls in files.items()}

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Option
 
-from eval_recipes.commands.console import open_console
+from eval_recipes.commands.console import open_console, working
+from eval_recipes.commands.flags import listed
 
 
 def speed(
@@ -22,11 +23,13 @@ def speed(
         Option(
             help="training, memory, variants, growth, streams, steering; and by name only: evaluations "
             "(half an hour), matching (half an hour), matching-large (quarter of an hour). "
-            "Repeat for several."
+            "By commas or repetition."
         ),
     ] = None,
     repeats: Annotated[int, Option(help="Timed steps of each implementation.")] = 5,
-    device: Annotated[str, Option(help="Torch device.")] = "cpu",
+    device: Annotated[
+        str, Option(help="Torch device; auto: cuda, else mps, else cpu.")
+    ] = "auto",
     seed: Annotated[int, Option(help="Seed of inputs and intervals.")] = 0,
     release: Annotated[
         str | None, Option(help="Release whose first two SAEs are matched, too.")
@@ -43,17 +46,22 @@ def speed(
     """
     from eval_recipes.speed.measurement import DEFAULT_SHAPES, SpeedConfig, parse_shape
     from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted, run_speed
+    from saereg_plugin.machine import resolve_device
 
-    suites = chosen_suites(suite or ())
+    place = resolve_device(device)
+    suites = chosen_suites(listed(suite))
     config = SpeedConfig(
         shapes=tuple(parse_shape(text) for text in shape or ()) or DEFAULT_SHAPES,
         repeats=repeats,
-        device=device,
+        device=place,
         seed=seed,
         release=release,
     )
-    frame = run_speed(config, suites, out=out)
+    console = open_console(soft_wrap=False)
+    with working():
+        console.print(f"Device {place}.")
+        frame = run_speed(config, suites, out=out)
     table = Table(*HEADINGS, box=None, pad_edge=False)
     for row in frame.to_dict(orient="records"):
         table.add_row(*(escape(cell) for cell in formatted(row)))
-    open_console(soft_wrap=False).print(table)
+    console.print(table)

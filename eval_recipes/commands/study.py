@@ -10,7 +10,14 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from eval_recipes.commands.console import FAILED, INTERRUPTED, open_console, shown
+from eval_recipes.commands.console import (
+    FAILED,
+    INTERRUPTED,
+    open_console,
+    shown,
+    working,
+)
+from eval_recipes.commands.flags import listed, listed_integers
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 
 
@@ -103,25 +110,26 @@ def steering(
         max_tokens=judge_max_tokens,
     )
     console = open_console()
-    outcome = run_steering_study(
-        SteeringStudy(
-            scale=scale.value,
-            release=sae_release,
-            group=group,
-            baseline=baseline,
-            group_by=group_by,
-            n_latents=latents,
-            ratio_latents=ratio_latents,
-            paper_norm=paper_norm,
-            grid=grid,
-            grid_latents=grid_latents,
-            settings=settings,
-            dtype=llm_dtype,
-        ),
-        out,
-        artifacts=artifacts,
-        progress=lambda line: console.print(shown(line)),
-    )
+    with working():
+        outcome = run_steering_study(
+            SteeringStudy(
+                scale=scale.value,
+                release=sae_release,
+                group=group,
+                baseline=baseline,
+                group_by=group_by,
+                n_latents=latents,
+                ratio_latents=ratio_latents,
+                paper_norm=paper_norm,
+                grid=grid,
+                grid_latents=grid_latents,
+                settings=settings,
+                dtype=llm_dtype,
+            ),
+            out,
+            artifacts=artifacts,
+            progress=lambda line: console.print(shown(line)),
+        )
     if outcome.table is None:
         console.print(f"Interrupted; the same command goes on from {shown(out)}.")
         raise typer.Exit(INTERRUPTED)
@@ -195,12 +203,15 @@ def mnist(
     ] = _Source.auto,
     setting: Annotated[
         list[str] | None,
-        Option(help="Setting to train, say tied-l1; repeat for several; all else."),
+        Option(
+            help="Settings to train, say tied-l1, by commas or repetition; by default all."
+        ),
     ] = None,
     seed: Annotated[
-        list[int] | None,
+        list[str] | None,
         Option(
-            help="Seed, 0 or more; repeat for several; 0, 1 and 2 if none is named."
+            metavar="SEEDS",
+            help="Seeds, 0 or more, by commas or repetition; 0, 1 and 2 by default.",
         ),
     ] = None,
     data_order: Annotated[
@@ -248,7 +259,8 @@ def mnist(
     )
     from eval_recipes.studies.mnist.training import train_all
 
-    runs = schedule(chosen_settings(setting or ()), tuple(dict.fromkeys(seed or SEEDS)))
+    numbers = dict.fromkeys(listed_integers("--seed", seed) or SEEDS)
+    runs = schedule(chosen_settings(listed(setting)), tuple(numbers))
     training = Training(
         d_sae=d_sae,
         epochs=epochs,
@@ -260,7 +272,8 @@ def mnist(
     require_study_folder(out, *STUDY)
     images = load_images(mnist_dir, mnist_source.value)
     if not report_only:
-        train_all(runs, training, images, out)
+        with working():
+            train_all(runs, training, images, out)
     # the report covers the whole folder, not only the chosen settings
     seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs), *seeds_in(out)}))
     report = write_report(schedule(SETTINGS, seeds), training, images, out)
@@ -287,12 +300,13 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
         from eval_recipes.studies.framework.verdicts import summary as summary_of
 
         console = open_console()
-        run = run_study(
-            study_named(name),
-            scale.value,
-            out,
-            progress=lambda line: console.print(shown(line)),
-        )
+        with working():
+            run = run_study(
+                study_named(name),
+                scale.value,
+                out,
+                progress=lambda line: console.print(shown(line)),
+            )
         table = run.table
         if table is None:
             console.print(f"Interrupted; the same command goes on from {shown(out)}.")

@@ -99,7 +99,7 @@ def outdated_notes(folder: Path) -> list[str]:
     return [
         one_line(
             f"{path.relative_to(folder)} is of an earlier run: the attempt of {attempt.date} "
-            f"failed ({attempt.cause}). Run it again with --resume."
+            f"failed ({attempt.cause}). Run it again."
         )
         or ""
         for path, attempt in sorted(outdated_results(folder).items())

@@ -104,7 +104,7 @@ def damaged_notes(folder: Path) -> list[str]:
     """Return one line for each result below a folder whose table is missing or damaged."""
     found = {path: damaged_table(path, record) for path, record in read_results(folder)}
     return [
-        f"{path.relative_to(folder)}: its {damage}. Run it again with --resume."
+        f"{path.relative_to(folder)}: its {damage}. Run it again."
         for path, damage in found.items()
         if damage is not None
     ]

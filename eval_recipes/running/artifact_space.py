@@ -26,6 +26,9 @@ from saereg_plugin.checks import stays_inside
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import MARK, OwnedFolder
 
+MANY_BYTES = 20 * 1000**3
+"""Bytes of artefacts from which a run says how to remove some."""
+
 REPLIES = "judge/replies"
 """Where the paid replies of chat models lie below a folder of artefacts."""
 
@@ -93,6 +96,19 @@ def remove_down_to(
             kept.remove(entry)
             removed.append(entry)
     return kept, removed
+
+
+def space_note(root: Path, limit: int = MANY_BYTES) -> str:
+    """Return how to free space, if artefacts and replies below ``root`` exceed ``limit`` bytes."""
+    if not (root / MARK).is_file():
+        return ""
+    total = sum(entry.size for entry in entries(root))
+    if total <= limit:
+        return ""
+    return (
+        f"{shown_size(total)} are kept between runs in {str(root)!r}; 'saereg-bench artifacts "
+        f"--keep {limit // 1000**3}GB' removes the least recently used, but no paid replies."
+    )
 
 
 def clean_artifacts(root: Path) -> None:

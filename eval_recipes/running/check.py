@@ -89,8 +89,7 @@ def check_sources(context: RunContext, chosen: Iterable[Evaluation[Any]]) -> Non
 
 def _check_text(context: RunContext) -> None:
     """Refuse more held-out tokens than the text could have, whatever the tokenizer."""
-    folder = Path(corpora.ensure(context.corpus, "heldout"))
-    most = _most_tokens(folder / "train.parquet")
+    most = most_tokens(corpora.held_out(context.corpus).file)
     if context.heldout_tokens > most:
         raise InputError(
             f"heldout_tokens is {context.heldout_tokens:,}, but the held-out text of corpus "
@@ -99,7 +98,7 @@ def _check_text(context: RunContext) -> None:
         )
 
 
-def _most_tokens(file: Path) -> int:
+def most_tokens(file: Path) -> int:
     """Return an upper bound of a text's tokens: a token is a byte or more."""
     (values,) = pd.read_parquet(file).to_numpy().T
     size = sum(
@@ -230,7 +229,7 @@ def check_configurations(
     Raises:
         InputError: naming the SAEs and fields.
     """
-    configs = {subject: _config(subject) for subject in context.subjects}
+    configs = {subject: read_config(subject) for subject in context.subjects}
     for subject, config in configs.items():
         check_model(subject, config, trusted=context.models.trust_remote_code)
     if any(evaluation.over_groups for evaluation in chosen):
@@ -305,7 +304,7 @@ def _compared(config: Config) -> dict[str, Any]:
     return fields
 
 
-def _config(subject: Subject) -> Config:
+def read_config(subject: Subject) -> Config:
     """Return an SAE's configuration; empty where SAELens cannot read it without the weights."""
     known = get_pretrained_saes_directory().get(subject.release)
     if known is None:

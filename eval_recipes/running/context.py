@@ -12,10 +12,26 @@ from transformer_lens import HookedTransformer
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import default_artifacts
+from saereg_plugin import machine
 from saereg_plugin.sources import models
 from saereg_plugin.sources.models import require_harmless
 
 _Key = tuple[str, str, str, str]
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """
+    Return the data type of a run's language model; "auto" depends on the device.
+
+    It is bfloat16 on CUDA devices that multiply it in hardware, and float32 elsewhere.
+
+    >>> resolve_dtype("auto", "cpu"), resolve_dtype("float64", "cuda")
+    ('float32', 'float64')
+    """
+    if dtype != machine.AUTO:
+        return dtype
+    on_cuda = device.partition(":")[0] == "cuda"
+    return machine.fast_dtype(device) if on_cuda else "float32"
 
 
 def fingerprint(model: HookedTransformer) -> str:

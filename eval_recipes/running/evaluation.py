@@ -70,6 +70,9 @@ class Evaluation(Generic[O]):
     reads_text: ClassVar[bool] = False
     """Whether held-out text of the run's corpus is read."""
 
+    shows_text: ClassVar[bool] = False
+    """Whether that text is read as characters, which a corpus of tokens does not have."""
+
     over_groups: ClassVar[bool] = False
     """Whether the result of one SAE depends on the other SAEs of the run."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def result_keys(
     common = {
         "eval": evaluation.name,
         "data": context.data,
-        "corpus": corpora.identity(context.corpus),
+        "corpus": corpora.identity(context.corpus) if evaluation.reads_text else None,
         "heldout_tokens": context.heldout_tokens,
         "context_size": context.context_size,
         "batch_size_prompts": context.batch_size_prompts,
@@ -114,6 +114,11 @@ class Todo:
         """SAEs whose result is kept."""
         return self.n_subjects - len(self.subjects)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was there before."""
+        return self.reasons == {"missing": self.n_subjects}
+
     def kept_paths(self, context: RunContext) -> list[Path]:
         """Return the files of the results that are kept."""
         left = set(self.subjects)
@@ -125,12 +130,25 @@ class Todo:
 
     def text(self) -> str:
         """Say what is kept and what is done again."""
+        current = f"{self.evaluation.name}: {self.kept} of {self.n_subjects} results are current"
         if not self.subjects:
-            return f"{self.evaluation.name}: all {self.kept} results are current; kept."
+            return f"{current}."
         causes = ", ".join(
             f"{count} {reason}" for reason, count in self.reasons.items()
         )
-        return f"{self.evaluation.name}: {self.kept} results are current; {len(self.subjects)} to do ({causes})."
+        return f"{current}; {len(self.subjects)} to do ({causes})."
+
+
+def kept_lines(plans: Sequence[Todo]) -> list[str]:
+    """Return what the user is told about earlier results; nothing where there are none."""
+    if all(plan.is_new for plan in plans):
+        return []
+    kept, total = (
+        sum(plan.kept for plan in plans),
+        sum(plan.n_subjects for plan in plans),
+    )
+    lines = [f"{kept} of {total} results are current and kept."]
+    return lines + [plan.text() for plan in plans if plan.subjects]
 
 
 def todo(

@@ -36,6 +36,7 @@ from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.running.plan import (
     Hashes,
     Todo,
+    kept_lines,
     result_keys,
     subject_hashes,
     todo,
@@ -48,9 +49,7 @@ from saereg_plugin.releases.opening import open_release
 
 logger = logging.getLogger(__name__)
 
-_NO_ROOM = (
-    "What was written before is still there. Make room and run again with --resume."
-)
+_NO_ROOM = "What was written before is still there. Make room and run it again."
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,8 @@ def run_evals(
         if any(evaluation.keeps_artifacts for evaluation in chosen):
             open_artifacts(context.artifacts)
         if resume and progress is not None:
-            for plan in plans:
-                progress(plan.text())
+            for line in kept_lines(plans):
+                progress(line)
         return _run(plans, context, hashes)
 
 

@@ -71,6 +71,7 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
     Options = SteeringEvalConfig
     Output = SteeringEvalOutput
     reads_text = True
+    shows_text = True
     keeps_artifacts = True
     side_files = (TEXTS_SUFFIX,)
     from_run = FROM_RUN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from eval_recipes.running.context import RunContext
@@ -48,7 +49,9 @@ DEMO_SWEEP = SweepConfig(
 DEMO_EVALS = ("core", "cross_seed")
 
 
-def train_demo(out: Path, progress: Callable[[str], object]) -> SweepResult:
+def train_demo(
+    out: Path, *, device: str = "cpu", progress: Callable[[str], object]
+) -> SweepResult:
     """
     Train the demo's SAEs into ``out/release``; an interrupted demo resumes.
 
@@ -57,14 +60,18 @@ def train_demo(out: Path, progress: Callable[[str], object]) -> SweepResult:
     """
     # release and results have marks of their own
     open_owned(out, "demo")
-    return run_sweep(DEMO_SWEEP, out / "release", name="saereg-demo", progress=progress)
+    sweep = replace(DEMO_SWEEP, device=device)
+    return run_sweep(sweep, out / "release", name="saereg-demo", progress=progress)
 
 
-def evaluate_demo(out: Path) -> Outcome:
-    """Evaluate the demo's SAEs into ``out/results``."""
+def evaluate_demo(
+    out: Path, *, device: str = "cpu", progress: Callable[[str], object]
+) -> Outcome:
+    """Evaluate the demo's SAEs into ``out/results``; results that are current are kept."""
     context = RunContext(
         subjects=subjects_of(str(out / "release")),
         out=out / "results",
         heldout_tokens=32_768,
+        device=device,
     )
-    return run_evals(DEMO_EVALS, context)
+    return run_evals(DEMO_EVALS, context, resume=True, progress=progress)

@@ -1,46 +1,105 @@
-"""Architectures, regularisers, evaluations and models, by name."""
+"""
+Names and summaries of what can be trained and evaluated.
+
+They are stored in ``listing.json`` next to this module, so that listing them does not import
+what they name. ``saereg-bench schemas --write`` makes the file from the registries.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
-from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
 from eval_recipes.registry import RECIPES, UNAVAILABLE, load_evaluation
-from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
-from saereg_plugin.sources.models import EMBEDDED
 
 Rows = list[tuple[str, ...]]
 
+LISTING = Path(__file__).with_name("listing.json")
+"""Rows by heading."""
 
-def sections(*, public_releases: bool = False) -> dict[str, Rows]:
-    """Return what can be trained and evaluated, by heading."""
-    directory = get_pretrained_saes_directory()
+GROUPS = {
+    "Architectures": "saereg_plugin.architectures",
+    "Regularisers": "saereg_plugin.regularizers",
+    "Training mechanics": "saereg_plugin.mechanics",
+}
+"""Heading -> group of the entry points of other packages."""
+
+_EVALUATIONS = "Evaluations"
+_OURS = re.compile(r"(saereg_plugin|eval_recipes)\.")
+
+
+def sections() -> dict[str, Rows]:
+    """Return name and summary of everything by heading; imports nothing heavy."""
+    stored = json.loads(LISTING.read_text(encoding="utf-8"))
     found: dict[str, Rows] = {
+        title: [tuple(row) for row in rows] for title, rows in stored.items()
+    }
+    for title, group in GROUPS.items():
+        found[title] += [
+            (point.name, f"of the package {_package(point)}")
+            for point in entry_points(group=group)
+        ]
+    known = {name for name, _ in found[_EVALUATIONS]}
+    found[_EVALUATIONS] += [
+        (name, load_evaluation(name).summary) for name in RECIPES if name not in known
+    ]
+    return found | {"Unavailable evaluations": list(UNAVAILABLE.items())}
+
+
+def public_releases() -> Rows:
+    """Return name and model of each public release of SAELens."""
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    directory = get_pretrained_saes_directory()
+    return [(name, entry.model) for name, entry in directory.items()]
+
+
+def listing_text() -> str:
+    """Return the content of ``LISTING``, from the registries; others' entries are left out."""
+    from saereg_plugin.presets import PRESETS
+    from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
+    from saereg_plugin.sources.models import EMBEDDED
+
+    rows = {
         "Architectures": [
             (name, f"saved as SAELens' {_saved_as(cfg)}")
-            for name, (_, cfg) in ARCHITECTURES.items()
+            for name, (sae, cfg) in ARCHITECTURES.items()
+            if _OURS.match(sae.__module__)
         ],
-        "Regularisers": [(name, _fields(cfg)) for name, cfg in REGULARIZERS.items()],
-        "Training mechanics": [(name, _fields(cfg)) for name, cfg in MECHANICS.items()],
-        "Evaluations": [(name, load_evaluation(name).summary) for name in RECIPES],
-        "Unavailable evaluations": list(UNAVAILABLE.items()),
+        "Regularisers": list(_first_lines(REGULARIZERS)),
+        "Training mechanics": list(_first_lines(MECHANICS)),
+        "Presets": [
+            (name, str(inspect.getdoc(make)).split("\n")[0])
+            for name, make in PRESETS.items()
+        ],
+        _EVALUATIONS: [
+            (name, load_evaluation(name).summary)
+            for name, place in RECIPES.items()
+            if _OURS.match(place)
+        ],
         "Embedded models": [
             (name, asset.requirement) for name, asset in EMBEDDED.items()
         ],
-        "Releases": [
-            (f"{len(directory)} public releases of SAELens; --releases lists them",)
-        ],
     }
-    if public_releases:
-        found["Releases"] = [(name, entry.model) for name, entry in directory.items()]
-    return found
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
 
 
-def _fields(cfg: type[Any]) -> str:
-    return ", ".join(field.name for field in dataclasses.fields(cfg))
+def _first_lines(table: Mapping[str, type[Any]]) -> Iterator[tuple[str, str]]:
+    """Yield each name with the first line of its module."""
+    for name, cls in table.items():
+        if _OURS.match(cls.__module__):
+            doc = inspect.getdoc(sys.modules[cls.__module__]) or ""
+            yield name, doc.split("\n")[0]
+
+
+def _package(point: EntryPoint) -> str:
+    return "unknown" if point.dist is None else point.dist.name
 
 
 def _saved_as(cfg: type[Any]) -> str:

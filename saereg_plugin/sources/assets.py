@@ -139,12 +139,12 @@ def ensure_folder(
     Raises:
         InputError: if the folder holds files and was not built here.
     """
-    if not _is_intact(folder, source):
+    if not is_intact(folder, source):
         require_writable_cache(folder.parent)
         with FileLock(f"{folder}.lock"):
             recover(folder)
             # another process may have built it meanwhile
-            if not _is_intact(folder, source):
+            if not is_intact(folder, source):
                 if folder.exists():
                     _require_built(folder)
                     logger.warning(
@@ -197,7 +197,8 @@ def _require_built(folder: Path) -> None:
         )
 
 
-def _is_intact(folder: Path, source: Mapping[str, Any]) -> bool:
+def is_intact(folder: Path, source: Mapping[str, Any]) -> bool:
+    """Return whether ``ensure_folder`` built a folder of these and every file has its hash."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return manifest["source"] == source and all(

@@ -5,28 +5,31 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
-import logging
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from hashlib import sha256 as hash_bytes
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from huggingface_hub.constants import HF_HUB_CACHE
 from numpy.typing import NDArray
 
 from saereg_plugin.errors import InputError, suggest_path
-from saereg_plugin.files import folder_identity, recover, scratch_folder
-from saereg_plugin.sources.assets import cache_dir, ensure_folder, require_hub_repo
+from saereg_plugin.files import folder_identity
+from saereg_plugin.sources.assets import (
+    cache_dir,
+    ensure_folder,
+    is_intact,
+    require_hub_repo,
+)
+from saereg_plugin.sources.dataset_copies import FILE, ROWS, with_sound_copy
+from saereg_plugin.sources.rows import last_values, stream_rows, without_code
 
 EMBEDDED = "embedded"
 """Name of the corpus that needs no network: the prompts of sae-probes' data sets."""
@@ -55,7 +58,9 @@ def ensure(name_or_path: str, split: Split = "train") -> str:
 
     - "embedded": both splits are fixed random choices, without a common text.
     - Any other corpus: its own split "train"; held out are the first 10,000 rows of its
-      split "validation", or else "test", copied to the cache folder.
+      split "validation", or else "test", copied to the cache folder. Of a corpus that has
+      neither they are the last 10,000 rows of "train", or the last tenth of a shorter one.
+      Training has read them only if it read that far.
 
     Args:
         name_or_path: "embedded", a folder that ``datasets`` opens, or a hub name.
@@ -69,11 +74,62 @@ def ensure(name_or_path: str, split: Split = "train") -> str:
         raise InputError(f"Unknown split {split!r}; expected 'train' or 'heldout'.")
     if name_or_path == EMBEDDED:
         return with_sound_copy(_ensure_embedded() / split)
-    _require_available(name_or_path)
     if split == "train":
+        _require_available(name_or_path)
         _text_column(name_or_path, _own_split(name_or_path, ("train",)))
         return name_or_path
-    return with_sound_copy(_ensure_heldout(name_or_path))
+    return with_sound_copy(held_out(name_or_path).folder)
+
+
+class HeldOut(NamedTuple):
+    """Held-out text of a corpus."""
+
+    folder: Path
+    """Folder with one parquet file of one column."""
+    split: str
+    """Split that the rows are of: "validation", "test", "train", or "heldout" (embedded)."""
+
+    @property
+    def file(self) -> Path:
+        """The parquet file."""
+        return self.folder / FILE
+
+    @property
+    def column(self) -> str:
+        """Name of the column, one of ``TEXT_COLUMNS``."""
+        return str(pq.read_schema(self.file).names[0])
+
+    @property
+    def rows(self) -> int:
+        """Number of texts."""
+        return int(pq.read_metadata(self.file).num_rows)
+
+
+def held_out(name_or_path: str) -> HeldOut:
+    """
+    Return the held-out text of a corpus; see :func:`ensure` for names and rules.
+
+    What was copied from the hub before is read again without asking the hub.
+
+    Raises:
+        InputError: if the corpus cannot be used.
+    """
+    if name_or_path == EMBEDDED:
+        return HeldOut(_ensure_embedded() / "heldout", "heldout")
+    return _kept_heldout(name_or_path) or _ensure_heldout(name_or_path)
+
+
+def own_name(path: str) -> str:
+    """
+    Return the name of a corpus by the path that SAELens was given.
+
+    A folder that ``ensure`` built of the embedded texts is "embedded"; other names and paths
+    stay as they are.
+    """
+    folder = Path(path)
+    if folder.name in ("train", "heldout") and folder.parent == _embedded_folder():
+        return EMBEDDED
+    return path
 
 
 def identity(name_or_path: str) -> Any:
@@ -98,13 +154,20 @@ def load(
 
 
 def _ensure_embedded() -> Path:
-    source = {
+    return ensure_folder(_embedded_folder(), _embedded_source(), _build)
+
+
+def _embedded_folder() -> Path:
+    return _folder(_embedded_source())
+
+
+def _embedded_source() -> dict[str, Any]:
+    return {
         "sae-probes": version("sae-probes"),
         "seed": _SEED,
         "heldout": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
     }
-    return ensure_folder(_folder(source), source, _build)
 
 
 def _build(target: Path) -> None:
@@ -175,29 +238,50 @@ def is_cached(name: str) -> bool:
     )
 
 
-def _ensure_heldout(name_or_path: str) -> Path:
-    """Return a folder with the first rows of the corpus' held-out split."""
-    own = _own_split(name_or_path, _HELD_OUT_SPLITS)
+def _ensure_heldout(name_or_path: str) -> HeldOut:
+    """Return the first rows of the held-out split, or the last rows of "train", in a folder."""
+    _require_available(name_or_path)
+    own = _own_split(name_or_path, (*_HELD_OUT_SPLITS, "train"))
     column = _text_column(name_or_path, own)
-    source = {
+    source = _heldout_source(name_or_path, own)
+
+    def build(target: Path) -> None:
+        with _readable(name_or_path):
+            if own == "train":
+                values = last_values(name_or_path, column, HELD_OUT_TEXTS)
+            else:
+                rows = itertools.islice(stream_rows(name_or_path, own), HELD_OUT_TEXTS)
+                values = [row[column] for row in rows]
+            _write(target, column, values)
+
+    return HeldOut(ensure_folder(_folder(source), source, build), own)
+
+
+def _heldout_source(name_or_path: str, split: str) -> dict[str, Any]:
+    return {
         "corpus": identity(name_or_path),
-        "split": own,
+        "split": split,
         "rows": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
     }
 
-    def build(target: Path) -> None:
-        with _readable(name_or_path):
-            rows = itertools.islice(_rows(name_or_path, own), HELD_OUT_TEXTS)
-            _write(target, column, [row[column] for row in rows])
 
-    return ensure_folder(_folder(source), source, build)
+def _kept_heldout(name: str) -> HeldOut | None:
+    """Return what was copied from a hub corpus before, or None."""
+    if Path(name).exists():
+        return None
+    for split in (*_HELD_OUT_SPLITS, "train"):
+        source = _heldout_source(name, split)
+        if is_intact(_folder(source), source):
+            return HeldOut(_folder(source), split)
+    return None
 
 
 def _own_split(name_or_path: str, wanted: tuple[str, ...]) -> str:
     with _readable(name_or_path):
         available = [
-            str(name) for name in datasets.get_dataset_split_names(name_or_path)
+            str(name)
+            for name in datasets.get_dataset_split_names(name_or_path, **without_code())
         ]
     for name in wanted:
         if name in available:
@@ -211,7 +295,7 @@ def _own_split(name_or_path: str, wanted: tuple[str, ...]) -> str:
 
 def _text_column(name_or_path: str, split: str) -> str:
     with _readable(name_or_path):
-        columns = list(next(_rows(name_or_path, split)))
+        columns = list(next(stream_rows(name_or_path, split)))
     for name in TEXT_COLUMNS:
         if name in columns:
             return name
@@ -219,10 +303,6 @@ def _text_column(name_or_path: str, split: str) -> str:
         f"Corpus {name_or_path!r} has the columns {_list(columns)}; expected one of "
         f"{_list(TEXT_COLUMNS)}. Rename the column that holds the text."
     )
-
-
-def _rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
-    return iter(datasets.load_dataset(name_or_path, split=split, streaming=True))
 
 
 @contextmanager
@@ -251,104 +331,3 @@ def _write(folder: Path, column: str, values: Iterable[Any]) -> None:
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
-
-
-logger = logging.getLogger(__name__)
-
-FILE = "train.parquet"
-"""The parquet file of a folder."""
-ROWS = 10_000
-"""Rows of a group: few enough for a streaming reader to hold them in memory."""
-
-
-def with_sound_copy(folder: Path) -> str:
-    """
-    Return a folder's path as text; remove a copy that differs from its parquet file.
-
-    ``datasets`` converts a parquet file to Arrow in its own cache and never checks the copy.
-    It makes a removed copy again.
-    """
-    copies = _copies_of(folder)
-    # a sound copy needs no lock: the cache may be another user's
-    if _is_damaged(folder, copies):
-        with FileLock(f"{copies}.lock"):
-            recover(copies)
-            # another process may have removed it meanwhile
-            if _is_damaged(folder, copies):
-                logger.warning(
-                    "The copy of %s in the cache of datasets, %s, is damaged; it is built again.",
-                    folder,
-                    copies,
-                )
-                with scratch_folder(copies) as aside:
-                    copies.rename(aside / copies.name)
-    return str(folder)
-
-
-def _is_damaged(folder: Path, copies: Path) -> bool:
-    return copies.is_dir() and not _is_sound(folder, copies, _identities(copies))
-
-
-def _copies_of(folder: Path) -> Path:
-    """Return where ``datasets`` keeps its copy, without reading the copy."""
-    with tempfile.TemporaryDirectory() as empty:
-        builder = datasets.load_dataset_builder(str(folder), cache_dir=empty)
-        place = Path(builder.cache_dir).relative_to(empty)
-    return Path(datasets.config.HF_DATASETS_CACHE, place)
-
-
-def _identities(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    states = [(path, path.stat()) for path in sorted(folder.iterdir())]
-    return tuple(
-        (path.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-        for path, state in states
-    )
-
-
-_DAMAGE = (
-    pa.ArrowInvalid,
-    pa.ArrowNotImplementedError,
-    pa.ArrowTypeError,
-    # of the JSON next to it
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    FileNotFoundError,
-)
-"""Errors of damaged Arrow, or damaged JSON next to it."""
-
-
-@lru_cache(maxsize=64)
-def _is_sound(folder: Path, copies: Path, _identities: Any) -> bool:
-    """
-    Return whether a copy holds the rows of the parquet file; both are read in parts.
-
-    Raises:
-        OSError: if the system cannot read the copy, whose content may be sound.
-    """
-    try:
-        copy = datasets.load_dataset(str(folder), split="train")
-        table: Any = cast("datasets.Dataset", copy).data.table
-        table.validate(full=True)
-        return _equal_rows(pq.ParquetFile(folder / FILE), table)
-    except _DAMAGE as error:
-        logger.debug("%s: %s", copies, error)
-        return False
-    except OSError as error:
-        # pyarrow's error for a file that is cut short has no number
-        if error.errno is not None:
-            raise
-        logger.debug("%s: %s", copies, error)
-        return False
-
-
-def _equal_rows(file: pq.ParquetFile, table: Any) -> bool:
-    start = 0
-    for batch in file.iter_batches(ROWS):
-        part = table.slice(start, len(batch))
-        expected = pa.Table.from_batches([batch]).cast(part.schema)
-        if not part.equals(expected):
-            return False
-        start += len(batch)
-    return start == len(table)

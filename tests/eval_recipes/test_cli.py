@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from eval_recipes import cli
 from saereg_plugin.releases.release import (
@@ -211,6 +213,11 @@ def nothing(_: Path) -> None:
         (nothing, ["--group-by", "(?P<seed>z)"], "matches none of the 3 SAEs"),
         (nothing, ["--group-by", "g.yaml"], "File 'g.yaml' cannot be read"),
         (nothing, ["--llm-dtype", "float31"], "Unknown dtype 'float31'"),
+        (nothing, ["--device", "gpu"], "Unknown device 'gpu'"),
+        (nothing, ["--sae-id", "s0,s9"], "No SAE 's9' in release 'cli-release'. "),
+        (nothing, ["--evals", "core", "--evals", "cor"], "Unknown evaluation 'cor'"),
+        (nothing, ["--offline", "--data", "hub"], "--offline stands for --data embed"),
+        (nothing, ["--fresh", "--resume"], "--fresh and --resume exclude each other"),
     ],
 )
 def test_run_refuses(
@@ -255,10 +262,34 @@ def test_missing_option_is_told_with_status_2(
     assert "--sae-release" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["run"], ["demo"], ["list"]])
-def test_help_imports_nothing_heavy(command: list[str]) -> None:
+def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert result.output == f"saereg-plugin {version('saereg-plugin')}\n"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["study", "mnist"]])
+def test_h_is_help(command: list[str]) -> None:
+    short, long = (CliRunner().invoke(cli.app, [*command, h]) for h in ("-h", "--help"))
+    assert short.exit_code == 0 and short.output == long.output != ""
+
+
+def test_the_flags_of_run_are_in_panels() -> None:
+    text = CliRunner().invoke(cli.app, ["run", "-h"], env={"COLUMNS": "150"}).output
+    panels = ("Model and data", "Evaluation", "Chat model", "Output")
+    places = [text.index(f"─ {panel} ") for panel in panels]
+    assert places == sorted(places)
+    # accepted, for the scripts of 0.1
+    assert "--fresh" in text and "--resume" not in text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["-h"], ["train", "-h"], ["run", "-h"], ["demo", "-h"], ["list"], ["-q", "list"]],
+)
+def test_help_and_list_import_nothing_heavy(command: list[str]) -> None:
     code = (
-        "import sys; sys.argv = ['saereg-bench', *sys.argv[1:], '--help']\n"
+        "import sys; sys.argv = ['saereg-bench', *sys.argv[1:]]\n"
         "from eval_recipes.cli import main\n"
         "try: main()\n"
         "finally: print('IMPORTED', *sys.modules)"
@@ -273,7 +304,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     )
     seconds = time.perf_counter() - started
     text, _, modules = result.stdout.partition("IMPORTED")
-    assert re.search(r"Usage: .*saereg-bench", text)
+    assert re.search(r"Usage: .*saereg-bench|regularized_topk", text)
     heavy = {"torch", "sae_lens", "transformers", "sae_bench", "pandas", "datasets"}
     assert heavy & set(modules.split()) == set()
     assert seconds < 3

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from eval_recipes.cli import app
 from eval_recipes.running.artifacts import artifact_folder
 from tests.eval_recipes.running.hostile import Hostile
-from tests.faults.fault import RUN, Fault, Place
+from tests.faults.fault import RESUMED, RUN, Fault, Place
 
 _TPP = (
     "--option tpp.dataset_names=[embedded/ag_news] --option tpp.n_values=[2] "
@@ -132,7 +132,7 @@ FAULTS = [
         name="no artefacts can be kept, and no evaluation of the run keeps any",
         row="message",
         arrange=_block,
-        command=f"{RUN} --resume --artifacts {{here}}/blocked/artifacts",
+        command=f"{RESUMED} --artifacts {{here}}/blocked/artifacts",
         status=0,
         words="Kept from earlier runs, since they are current: 4 results",
     ),

@@ -25,7 +25,9 @@ CORE = (
 )
 SMALL = f"{CORE} --heldout-tokens 2000 --artifacts {{here}}/artifacts"
 """Options that make core and cross_seed small; without core leave ``CORE`` out."""
-RUN = "run --sae-release {release} --out {results} --evals core,cross_seed " + SMALL
+RESUMED = "run --sae-release {release} --out {results} --evals core,cross_seed " + SMALL
+RUN = f"{RESUMED} --fresh"
+"""Also where results are there already."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from eval_recipes.results.folder import KIND
 from eval_recipes.results.outdated import note_attempts
 from saereg_plugin.owned_folder import OwnedFolder
-from tests.faults.fault import RUN, Fault, Place
+from tests.faults.fault import RESUMED, RUN, Fault, Place
 
 _CORE = "core/release_none-seed0_eval_results.json"
 _TABLE = "cross_seed/release_none-seed0_stability.parquet"
@@ -235,9 +235,9 @@ FAULTS = [
         name="the last attempt failed, then the same run resumes",
         row="D6",
         arrange=_failed_attempt,
-        command=f"{RUN} --resume",
+        command=RESUMED,
         status=0,
-        words=r"core: all 2 results are current; kept.*Kept from earlier runs, since they are current: 4 results",
+        words=r"4 of 4 results are current and kept.*Kept from earlier runs, since they are current: 4 results",
     ),
     Fault(
         name="results whose names begin with a dot",
@@ -251,9 +251,9 @@ FAULTS = [
         name="a table next to a result is cut, resumed",
         row="D18",
         arrange=_cut_table,
-        command=f"{RUN} --resume",
+        command=RESUMED,
         status=0,
-        words="cross_seed: 0 results are current; 2 to do .1 without its table",
+        words="cross_seed: 0 of 2 results are current; 2 to do .1 without its table",
         holds=_tables_are_whole,
     ),
     Fault(
@@ -270,7 +270,7 @@ FAULTS = [
         arrange=lambda place: (place.results / _TABLE).unlink(),
         command="table {results}",
         status=0,
-        words="none-seed0_stability.parquet' is missing. Run it again with --resume",
+        words="none-seed0_stability.parquet' is missing. Run it again",
     ),
     Fault(
         name="two results of one SAE",

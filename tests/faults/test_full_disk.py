@@ -32,7 +32,7 @@ def test_full_disk_leaves_earlier_results(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1, output
     assert "File too large" in output and "Traceback" not in output
-    assert "run again with --resume" in output
+    assert "Make room and run it again" in output
     assert _contents(place.results) == before
     outdated = outdated_results(place.results)
     assert set(outdated) == {path for path in before if path.suffix == ".json"}

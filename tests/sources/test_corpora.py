@@ -163,8 +163,10 @@ def test_a_folders_test_split_is_held_out(folder: Path, heldout: list[str]) -> N
     assert corpora.load(str(folder), "heldout")["text"] == heldout[60:63]
 
 
-def _without_held_out(folder: Path) -> None:
+def _without_train(folder: Path) -> None:
     (folder / "test.parquet").unlink()
+    (folder / "data").mkdir()
+    (folder / "train.parquet").rename(folder / "data" / "b-00000-of-00001.parquet")
 
 
 def _without_text(folder: Path) -> None:
@@ -186,7 +188,10 @@ def _empty(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_without_held_out, "has the splits 'train'; expected 'validation', 'test'"),
+        (
+            _without_train,
+            "has the splits 'b'; expected 'validation', 'test', 'train'",
+        ),
         (
             _without_text,
             "has the columns 'body'; expected one of 'tokens', 'input_ids', 'text'",
@@ -227,3 +232,54 @@ def test_a_hub_corpus_is_refused_in_seconds_without_a_hub() -> None:
         error.value
     )
     assert "'embedded' works offline" in str(error.value)
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_of_a_corpus_with_only_a_train_split_the_last_rows_are_held_out(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "HELD_OUT_TEXTS", 10)
+    data = tmp_path / "data"
+    data.mkdir()
+    texts = [f"text {number}" for number in range(107)]
+    for number, (start, end) in enumerate([(0, 60), (60, 104), (104, 107)]):
+        part = pd.DataFrame({"n": range(start, end), "text": texts[start:end]})
+        file = data / f"train-0000{number}-of-00003.{ending}"
+        if ending == "parquet":
+            part.to_parquet(file, row_group_size=4)
+        else:
+            part.to_json(file, orient="records", lines=True)
+    found = corpora.held_out(str(data))
+    assert (found.split, found.column, found.rows) == ("train", "text", 10)
+    assert corpora.load(str(data), "heldout")["text"] == texts[-10:]
+    # the order in which training reads them
+    assert corpora.load(str(data))["text"] == texts
+
+
+@pytest.mark.usefixtures("cache")
+def test_of_a_short_train_split_a_tenth_is_held_out(
+    folder: Path, heldout: list[str]
+) -> None:
+    (folder / "test.parquet").unlink()
+    assert corpora.load(str(folder), "heldout")["text"] == heldout[45:50]
+    pd.DataFrame({"text": ["alone"]}).to_parquet(folder / "train.parquet")
+    assert corpora.load(str(folder), "heldout")["text"] == ["alone"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_no_script_of_a_data_set_runs(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    ran = tmp_path / "ran"
+    (data / "data.py").write_text(f"open({str(ran)!r}, 'w')")
+    with pytest.raises(InputError, match="cannot be opened"):
+        corpora.ensure(str(data), "heldout")
+    assert not ran.exists()
+
+
+def test_a_folder_of_the_embedded_texts_has_their_name(tmp_path: Path) -> None:
+    for split in ("train", "heldout"):
+        assert corpora.own_name(corpora.ensure("embedded", split)) == "embedded"
+    for name in (str(tmp_path / "train"), "owner/name", "embedded"):
+        assert corpora.own_name(name) == name

@@ -67,6 +67,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
     Options = AutoInterpOptions
     Output = JudgedOutput
     reads_text = True
+    shows_text = True
     keeps_artifacts = True
     side_files = (PARTIAL_SUFFIX,)
     context_option = "llm_context_size"

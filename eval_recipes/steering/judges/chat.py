@@ -4,7 +4,7 @@ The chat model as judge of steering.
 Its prompt is only here: ``_INSTRUCTIONS``, and ``messages``, which puts a pair below them. The
 replies that it understands are those of ``parse_score``; ``SUCCESS`` is the threshold. None of
 these needs a further change: ``judge_prompt_identity`` is part of the key of results, so
-``--resume`` evaluates anew.
+they are evaluated anew.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from eval_recipes.running.artifact_space import (
     existing_artifacts,
     parse_size,
     remove_down_to,
+    space_note,
 )
 from eval_recipes.running.artifacts import (
     ArtifactFolder,
@@ -350,6 +351,13 @@ def test_the_least_recently_used_go_first_and_replies_only_when_asked(tmp_path: 
     assert [entry.eval for entry in kept] == ["replies"]
     kept, removed = remove_down_to(tmp_path, 0, replies=True)
     assert kept == [] and [entry.eval for entry in removed] == ["replies"]
+
+
+def test_many_bytes_are_told(tmp_path: Path):
+    assert space_note(tmp_path) == ""
+    keep(artifact_folder(tmp_path, "core", {"hook": "a"}), "a", bytes(3000))
+    assert space_note(tmp_path) == ""
+    assert space_note(tmp_path, 2000).startswith("3.0 kB are kept between runs in ")
 
 
 def test_using_a_folder_makes_it_the_most_recent(tmp_path: Path):

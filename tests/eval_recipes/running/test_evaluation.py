@@ -73,10 +73,16 @@ def test_the_commands_know_an_evaluation_by_its_line_in_the_registry(
     )
 
     before = path.read_bytes()
-    named = ["--resume", "--sae-id", "good", "--option", "own_norm.factor=1.0"]
+    named = ["--sae-id", "good", "--option", "own_norm.factor=1.0"]
     assert invoke(app, [*command, *named]).exit_code == 0
     assert path.read_bytes() == before
-    other = ["--resume", "--sae-id", "good", "--option", "own_norm.factor=2"]
+    kept = invoke(app, [*command, *named, "--resume"])
+    assert "1 of 1 results are current and kept." in kept.output
+    assert path.read_bytes() == before
+    assert invoke(app, [*command, *named, "--fresh"]).exit_code == 0
+    assert path.read_bytes() != before
+    before = path.read_bytes()
+    other = ["--sae-id", "good", "--option", "own_norm.factor=2"]
     assert invoke(app, [*command, *other]).exit_code == 0
     assert path.read_bytes() != before
 

@@ -170,18 +170,26 @@ def test_another_model_of_the_same_name_is_another_result(
 
 
 def test_another_text_under_the_same_path_is_another_result(
-    context: RunContext, tmp_path: Path
+    context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(counting.CountingEvaluation, "reads_text", True)
     corpus = tmp_path / "corpus"
     for split in ("train", "test"):
         path = corpus / f"{split}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"text": f"a {split} text"}))
-    own = replace(context, corpus=str(corpus))
+    own = replace(context, corpus=str(corpus), heldout_tokens=4)
     assert evaluated(own) == IDS
     assert evaluated(own) == []
     (corpus / "test.jsonl").write_text(json.dumps({"text": "a longer test text"}))
     assert evaluated(own) == IDS
+
+
+def test_a_text_that_an_evaluation_does_not_read_changes_nothing(
+    context: RunContext,
+) -> None:
+    assert evaluated(context) == IDS
+    assert evaluated(replace(context, corpus="no/such-corpus")) == []
 
 
 def test_thread_count_is_in_the_key(context: RunContext) -> None:
@@ -322,9 +330,9 @@ def test_progress_says_what_is_kept_and_why_the_rest_is_not(
         run_evals(["counting"], context, resume=True, progress=lines.append)
     run_evals(["counting"], context, progress=lines.append)
     assert lines == [
-        "counting: 0 results are current; 3 to do (3 missing).",
-        "counting: 1 results are current; 2 to do (1 missing, 1 damaged).",
-        "counting: all 3 results are current; kept.",
+        "1 of 3 results are current and kept.",
+        "counting: 1 of 3 results are current; 2 to do (1 missing, 1 damaged).",
+        "3 of 3 results are current and kept.",
     ]
 
 

@@ -17,7 +17,7 @@ from tests.sweeps.tiny import tiny_sweep
 def test_a_folder_of_the_users_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis").write_text("mine")
     with pytest.raises(InputError, match="did not write: 'thesis'"):
-        train_demo(tmp_path, list[str]().append)
+        train_demo(tmp_path, progress=list[str]().append)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 
 
@@ -35,9 +35,9 @@ def test_an_interrupted_demo_resumes_and_a_finished_one_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr("saereg_plugin.sweeps.trainer.append_record", interrupting)
-        assert train_demo(tmp_path, list[str]().append).release is None
-    assert train_demo(tmp_path, list[str]().append).release is not None
+        assert train_demo(tmp_path, progress=list[str]().append).release is None
+    assert train_demo(tmp_path, progress=list[str]().append).release is not None
     files = list(tmp_path.rglob("sae_weights.safetensors"))
     before = [path.stat().st_mtime_ns for path in files]
-    assert train_demo(tmp_path, list[str]().append).seconds == 0
+    assert train_demo(tmp_path, progress=list[str]().append).seconds == 0
     assert len(files) == 4 and [path.stat().st_mtime_ns for path in files] == before

@@ -1,0 +1,122 @@
+"""Values of flags: lists, and flags that stand for options of evaluations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from eval_recipes.registry import RECIPES
+
+_COMMA = re.compile(r",(?![^\[\]]*\])")
+
+
+def listed(values: Iterable[str] | None) -> list[str]:
+    """
+    Return the values of a flag that may be repeated, hold commas, or both.
+
+    Commas in square brackets, as in a shell pattern, do not separate.
+
+    >>> listed(["a,b", " c ", ","])
+    ['a', 'b', 'c']
+    >>> listed(["seed[0,1],l2-*"])
+    ['seed[0,1]', 'l2-*']
+    """
+    parts = [part.strip() for value in values or () for part in _COMMA.split(value)]
+    return [part for part in parts if part]
+
+
+def listed_integers(flag: str, values: Iterable[str] | None) -> list[int]:
+    """
+    Return whole numbers; see ``listed``.
+
+    Raises:
+        InputError: for another value, naming the flag.
+    """
+    from saereg_plugin.errors import InputError
+
+    try:
+        return [int(part) for part in listed(values)]
+    except ValueError as error:
+        raise InputError(
+            f"{flag} {','.join(values or ())!r}; expected whole numbers, such as {flag} 0,1,2."
+        ) from error
+
+
+def offline_sources(
+    names: list[str],
+    corpus: str | None,
+    data: str | None,
+    flags: dict[str, str | None],
+) -> tuple[str, str]:
+    """
+    Return corpus and data of ``--offline``, and enter its explainer into the chat model's flags.
+
+    Raises:
+        InputError: if a flag asks for something that is not offline.
+    """
+    from saereg_plugin.errors import InputError
+
+    wanted = {"corpus": "embedded", "data": "embedded", "explainer": "tokens"}
+    found = {"corpus": corpus, "data": data, "explainer": flags["explainer"]}
+    for flag, value in found.items():
+        # a text in a folder is offline, too
+        local = flag == "corpus" and value is not None and Path(value).is_dir()
+        if value not in (None, wanted[flag]) and not local:
+            raise InputError(
+                f"--offline stands for --{flag} {wanted[flag]}, and --{flag} {value} was given. "
+                "Leave one of them out."
+            )
+    if judged_evaluations(names):
+        flags["explainer"] = wanted["explainer"]
+    return corpus or wanted["corpus"], wanted["data"]
+
+
+def judged_evaluations(names: list[str]) -> list[str]:
+    """Return the evaluations that ask a chat model; unknown names are left out."""
+    from eval_recipes.chat.options import ChatOptions
+    from eval_recipes.registry import load_evaluation
+
+    return [
+        name
+        for name in names
+        if name in RECIPES and issubclass(load_evaluation(name).Options, ChatOptions)
+    ]
+
+
+def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
+    """Return the flags of a chat model as options of the evaluations that ask one."""
+    import json
+
+    return [
+        # nothing would be YAML's null, and so the default
+        f"{name}.{flag}={value or json.dumps(value)}"
+        for name in judged_evaluations(names) or ["autointerp"]
+        for flag, value in flags.items()
+        if value is not None
+    ]
+
+
+def contrast_flag(select: tuple[str, str, str] | None) -> list[str]:
+    """
+    Return ``--select contrast A.txt B.txt`` as options of steering.
+
+    Raises:
+        InputError: for another word than ``contrast``.
+    """
+    import json
+
+    from saereg_plugin.errors import InputError
+
+    if select is None:
+        return []
+    how, towards, away = select
+    if how != "contrast":
+        raise InputError(
+            f"--select {how!r}; expected 'contrast' and two files of texts. Other choices are "
+            "options: --option steering.select=stable."
+        )
+    return [
+        "steering.select=contrast",
+        f"steering.contrast={json.dumps([towards, away])}",
+    ]

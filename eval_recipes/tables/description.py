@@ -1,0 +1,187 @@
+"""Description of one architecture, regulariser, mechanic, preset or evaluation."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic_core import PydanticUndefined
+
+from eval_recipes.registry import RECIPES, UNAVAILABLE, load_evaluation
+from saereg_plugin.errors import InputError, brief, suggest
+from saereg_plugin.presets import PRESETS
+from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
+
+_ARXIV = re.compile(r"arXiv[ :]*(\d{4}\.\d{4,5})")
+_PLACES = re.compile(r"\b[a-z_]\w*\.(?=\w)")
+"""Modules in a type, such as "saereg_plugin.config."."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """
+    What a person wants to know before using a name.
+
+    Attributes:
+        title: kind and name.
+        text: docstring, with the formula.
+        sources: addresses of papers.
+        file: where it is defined.
+        fields: name, type, default, and meaning where the code says it.
+    """
+
+    title: str
+    text: str
+    sources: tuple[str, ...]
+    file: str
+    fields: tuple[tuple[str, str, str, str], ...]
+
+
+def describe(name: str) -> list[Description]:
+    """
+    Return a description for each kind of thing that has the name.
+
+    Raises:
+        InputError: if nothing has it; names the nearest.
+    """
+    kinds: dict[str, tuple[Any, Callable[[str], Description]]] = {
+        "Architecture": (ARCHITECTURES, _architecture),
+        "Regulariser": (REGULARIZERS, _regularizer),
+        "Training mechanic": (MECHANICS, _mechanic),
+        "Preset": (PRESETS, _preset),
+        "Evaluation": (RECIPES, _evaluation),
+    }
+    found = [
+        dataclasses.replace(make(name), title=f"{kind} {name}")
+        for kind, (table, make) in kinds.items()
+        if name in table
+    ]
+    if found:
+        return found
+    if name in UNAVAILABLE:
+        raise InputError(f"Evaluation {name!r} is unavailable: {UNAVAILABLE[name]}.")
+    known = [known for table, _ in kinds.values() for known in table]
+    raise InputError(
+        f"Nothing is called {name!r}. {suggest(name, known)} 'saereg-bench list' names everything."
+    )
+
+
+def _architecture(name: str) -> Description:
+    sae, cfg = ARCHITECTURES[name]
+    return _described(sae, tuple(_fields(cfg)), leave_out=("metadata",))
+
+
+def _regularizer(name: str) -> Description:
+    cls = REGULARIZERS[name]
+    return _described(cls, tuple(_fields(cls)))
+
+
+def _mechanic(name: str) -> Description:
+    cls = MECHANICS[name]
+    return _described(cls, tuple(_fields(cls)))
+
+
+def _preset(name: str) -> Description:
+    preset = PRESETS[name]()
+    fields = tuple(
+        (
+            field,
+            "",
+            brief(value),
+            "stated in the paper"
+            if field in preset.stated
+            else preset.chosen.get(field, ""),
+        )
+        for field, value in preset.settings().items()
+    )
+    found = _described(PRESETS[name], fields)
+    return dataclasses.replace(found, sources=_addresses(f"arXiv {preset.paper}"))
+
+
+def _evaluation(name: str) -> Description:
+    evaluation = load_evaluation(name)
+    found = _described(type(evaluation), tuple(_fields(evaluation.Options)))
+    return dataclasses.replace(found, text=f"{evaluation.summary}\n\n{found.text}")
+
+
+def _described(
+    item: Any,
+    fields: tuple[tuple[str, str, str, str], ...],
+    *,
+    leave_out: tuple[str, ...] = (),
+) -> Description:
+    text = inspect.getdoc(item) or ""
+    module = sys.modules[item.__module__]
+    return Description(
+        title="",
+        text=text,
+        sources=_addresses(f"{inspect.getdoc(module)} {text}"),
+        file=_file(str(module.__file__)),
+        fields=tuple(field for field in fields if field[0] not in leave_out),
+    )
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    """Return the addresses of the papers that a text names by their arXiv ids."""
+    return tuple(
+        f"https://arxiv.org/abs/{paper}"
+        for paper in dict.fromkeys(_ARXIV.findall(text))
+    )
+
+
+def _file(path: str) -> str:
+    """Return a module's path from its package on."""
+    parts = Path(path).parts
+    for package in ("saereg_plugin", "eval_recipes"):
+        if package in parts:
+            last = len(parts) - 1 - parts[::-1].index(package)
+            return "/".join(parts[last:])
+    return path
+
+
+def _fields(cls: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, type, default and meaning of each field of a dataclass."""
+    hints = get_type_hints(cls)
+    meanings = _meanings(cls)
+    checked = getattr(cls, "__pydantic_fields__", {})
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        info = checked.get(field.name)
+        kind = _PLACES.sub("", inspect.formatannotation(hints[field.name]))
+        told = (info and info.description) or meanings.get(field.name, "")
+        yield field.name, kind, _default(field, info), " ".join(told.split())
+
+
+def _default(field: dataclasses.Field[Any], info: Any) -> str:
+    """Return the default of a field as text; "required" where there is none."""
+    if info is not None:
+        value = info.get_default(call_default_factory=True)
+        return "required" if value is PydanticUndefined else brief(value)
+    if field.default_factory is not dataclasses.MISSING:
+        return brief(field.default_factory())
+    missing = field.default is dataclasses.MISSING
+    return "required" if missing else brief(field.default)
+
+
+def _meanings(cls: Any) -> dict[str, str]:
+    """Return the docstrings below the fields of a class and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__ == "builtins":
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
+        for field, below in zip(body, body[1:]):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                text = getattr(below.value, "value", None)
+                if isinstance(text, str):
+                    found[ast.unparse(field.target)] = text
+    return found

@@ -1,0 +1,93 @@
+"""Values of flags: lists by commas and repetition, and what --offline stands for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eval_recipes.commands.console import set_verbosity, working
+from eval_recipes.commands.flags import listed, listed_integers, offline_sources
+from saereg_plugin.errors import InputError
+
+
+def test_commas_and_repetition_give_the_same_list() -> None:
+    assert listed(["a,b", "c"]) == listed(["a", "b", "c"]) == ["a", "b", "c"]
+    assert listed([" a , ", ","]) == ["a"]
+    assert listed(None) == []
+    assert listed(["seed[0,1],l2-*"]) == ["seed[0,1]", "l2-*"]
+    assert listed_integers("--seed", ["0,1", "2"]) == [0, 1, 2]
+    with pytest.raises(InputError, match="--seed '0,x'; expected whole numbers"):
+        listed_integers("--seed", ["0,x"])
+
+
+def test_offline_stands_for_three_flags() -> None:
+    flags: dict[str, str | None] = {"explainer": None}
+    assert offline_sources(["core", "autointerp"], None, None, flags) == (
+        "embedded",
+        "embedded",
+    )
+    assert flags == {"explainer": "tokens"}
+    flags = {"explainer": None}
+    offline_sources(["core"], None, None, flags)
+    # core asks no chat model
+    assert flags == {"explainer": None}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "data", "explainer", "message"),
+    [
+        ("owner/name", None, None, "--corpus embedded, and --corpus owner/name"),
+        (None, "hub", None, "--data embedded, and --data hub"),
+        (None, None, "judge", "--explainer tokens, and --explainer judge"),
+    ],
+)
+def test_offline_refuses_what_needs_a_server(
+    corpus: str | None, data: str | None, explainer: str | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        offline_sources(["core"], corpus, data, {"explainer": explainer})
+
+
+def test_offline_takes_a_text_in_a_folder(tmp_path: Path) -> None:
+    found = offline_sources(["core"], str(tmp_path), None, {"explainer": None})
+    assert found == (str(tmp_path), "embedded")
+
+
+@pytest.fixture
+def levels() -> Iterator[None]:
+    """Levels of logging as they were, afterwards."""
+    names = (None, "saereg_plugin", "eval_recipes")
+    before = [logging.getLogger(name).level for name in names]
+    yield
+    for name, level in zip(names, before):
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.usefixtures("levels")
+def test_quiet_drops_what_is_printed_while_working(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "")
+    with working():
+        sys.stdout.write("told ")
+    set_verbosity(quiet=True)
+    with working():
+        sys.stdout.write("not told ")
+    sys.stdout.write("table")
+    assert capsys.readouterr().out == "told table"
+
+
+@pytest.mark.usefixtures("levels")
+def test_verbose_shows_what_this_package_logs() -> None:
+    set_verbosity(verbose=1)
+    assert logging.getLogger("saereg_plugin.files").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("other").isEnabledFor(logging.INFO)
+    set_verbosity(verbose=2)
+    assert logging.getLogger("eval_recipes.chat").isEnabledFor(logging.DEBUG)
+    with pytest.raises(InputError, match="exclude each other"):
+        set_verbosity(verbose=1, quiet=True)
