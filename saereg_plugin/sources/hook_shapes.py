@@ -64,6 +64,31 @@ def hook_shape(
     return features[1]
 
 
+def d_in_of(model: str, hook_name: str, *, head: int | None = None) -> int:
+    """
+    Return the ``d_in`` of an SAE on a hook of a TransformerLens model, without its weights.
+
+    SAELens' configurations want it by hand; ``SweepConfig`` and ``train`` find it alone.
+    Example::
+
+        import saereg_plugin as sr
+
+        hook = "blocks.4.hook_resid_post"
+        sae = sr.RegularizedTopKTrainingSAEConfig(
+            d_in=sr.d_in_of("smollm2-135m-instruct", hook), d_sae=4608, k=32
+        )
+
+    Args:
+        model: see ``models.ensure``.
+        hook_name: a hook of TransformerLens.
+        head: one head of a hook by heads; by default all heads together.
+
+    Raises:
+        InputError: if the model, the hook or the head does not exist.
+    """
+    return hook_shape(model, hook_name, head)
+
+
 def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
     config = _config(name)
     # layers above the hook cannot change its shape, and cost most of the time
