@@ -146,7 +146,7 @@ class GroupDifference:
 
 def differences_frame(differences: Iterable[GroupDifference]) -> pd.DataFrame:
     """Return one row per headline difference: its value, its ends, what they are over."""
-    columns = [
+    columns = (
         "difference of",
         "groups",
         "value",
@@ -155,7 +155,7 @@ def differences_frame(differences: Iterable[GroupDifference]) -> pd.DataFrame:
         "n",
         "over",
         "differs",
-    ]
+    )
     rows = [
         (
             item.name,
@@ -170,7 +170,7 @@ def differences_frame(differences: Iterable[GroupDifference]) -> pd.DataFrame:
         for item in differences
         if item.name in HEADLINE_DIFFERENCES
     ]
-    return pd.DataFrame(rows, columns=columns).astype({"n": object})
+    return pd.DataFrame(rows, columns=pd.Index(columns)).astype({"n": object})
 
 
 def load_group_differences(

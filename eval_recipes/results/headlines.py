@@ -138,7 +138,7 @@ def headline_frame(frame: pd.DataFrame) -> pd.DataFrame:
         found = rows.setdefault(sae, names)
         if title is not None and not pd.isna(row["value"]):
             found.setdefault(title, row["value"])
-    columns = ["group", "seed", "sae_id", *metrics.values()]
+    columns = pd.Index(["group", "seed", "sae_id", *metrics.values()])
     # as objects, a seed that is missing does not turn the others into floats
     return pd.DataFrame(list(rows.values()), columns=columns).astype({"seed": object})
 

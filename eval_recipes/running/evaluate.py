@@ -72,17 +72,17 @@ def evaluate(
         InputError: before anything is computed, if something cannot work.
         WriteError: if the disk is full; results that were written stay.
     """
-    settings = _settings(context)
+    settings: dict[str, Any] = _settings(context)
     subjects = subjects_of(release, patterns=sae_ids, group_by=group_by)
     cache = ModelCache(trust_remote_code=trust_remote_code, model_class=model_class)
     if model is not None:
         settings = {**_numbers(model), **settings}
-        hold = {key: settings[key] for key in ("dtype", "device")}
-        cache.hold(model, _only_model(subjects), **hold)
+        name = _only_model(subjects)
+        cache.hold(model, name, dtype=settings["dtype"], device=settings["device"])
     run = RunContext(subjects=subjects, out=Path(out), models=cache, **settings)
     names = evals.split(",") if isinstance(evals, str) else evals
     return run_evals(
-        [name.strip() for name in names], run, resume=not fresh, progress=progress
+        [one.strip() for one in names], run, resume=not fresh, progress=progress
     )
 
 
@@ -99,7 +99,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: Path(v) if k in _PATHS else v for k, v in given.items()}
 
 
-def _numbers(model: Any) -> dict[str, str]:
+def _numbers(model: Any) -> dict[str, Any]:
     """Return data type and device of a model in memory."""
     weight = next(iter(model.parameters()))
     return {

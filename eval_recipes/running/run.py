@@ -88,7 +88,7 @@ class Outcome:
             f"Results of {count} SAEs",
             headline_frame(self.frame),
             differences_frame(self.differences),
-            pd.DataFrame(failures, columns=["failed", "sae_id", "cause"]),
+            pd.DataFrame(failures, columns=pd.Index(["failed", "sae_id", "cause"])),
             f"All figures: {self.summary}",
         )
 

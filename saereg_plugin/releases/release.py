@@ -108,7 +108,7 @@ class Release:
     def frame(self) -> pd.DataFrame:
         """Return one row per SAE: id, group, seed, and L0 at the end of training."""
         rows = [(e.sae_id, e.group, e.seed, e.l0) for e in self.entries]
-        frame = pd.DataFrame(rows, columns=["sae_id", "group", "seed", "l0"])
+        frame = pd.DataFrame(rows, columns=pd.Index(["sae_id", "group", "seed", "l0"]))
         # as objects, a seed that is missing does not turn the others into floats
         return frame.astype({"seed": object, "l0": float})
 

@@ -137,7 +137,7 @@ def test_differences_show_themselves() -> None:
         ({"heldout_token": 5}, "no setting 'heldout_token'. Did you mean 'heldout_to"),
         ({"subjects": []}, "evaluate has no setting 'subjects'"),
         ({"evals": "cores"}, "Unknown evaluation 'cores'. Did you mean 'core'?"),
-        ({"model_class": "Bridge"}, "Unknown model class 'Bridge'. Did you mean 'Tra"),
+        ({"model_class": "Bridge"}, "Unknown model class 'Bridge'. Known: 'HookedTran"),
         ({"sae_ids": ["nothing"]}, "No SAE 'nothing' in release"),
     ],
 )
