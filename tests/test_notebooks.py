@@ -46,7 +46,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_first_hour_runs_and_shows_tables_and_plots(executed: Any) -> None:
     trained = outputs(executed, "train")["text/html"]
     assert "Release first-hour: 4 SAEs of smollm2-135m-instruct" in trained
-    assert "('TopKSAE', 576, 256" in outputs(executed, "load")["text/plain"]
+    loaded = outputs(executed, "load")["text/plain"]
+    assert "('TopKSAE', 576, 256, {'plain'" in " ".join(loaded.split())
     evaluated = outputs(executed, "evaluate")["text/html"]
     assert "expl. var." in evaluated
     assert "l2-seed1" in evaluated
