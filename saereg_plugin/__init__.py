@@ -88,9 +88,15 @@ from saereg_plugin.regularizers.vocabulary_anchor import (
     VocabularyAnchor as VocabularyAnchor,
 )
 from saereg_plugin.regularizers.weight_penalty import WeightPenalty as WeightPenalty
+from saereg_plugin.releases.opening import open_release as open_release
 from saereg_plugin.releases.opening import register_release as register_release
+from saereg_plugin.releases.release import Release as Release
 from saereg_plugin.sources import corpora as corpora
 from saereg_plugin.sources import models as models
+from saereg_plugin.sources.hook_shapes import d_in_of as d_in_of
+from saereg_plugin.sweeps import SweepConfig as SweepConfig
+from saereg_plugin.sweeps import SweepResult as SweepResult
+from saereg_plugin.sweeps import train as train
 
 for _classes in KINDS:
     register_architecture(*_classes)

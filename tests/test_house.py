@@ -108,6 +108,21 @@ def test_arrows_run_down() -> None:
     ]
 
 
+def test_transformer_lens_has_one_door() -> None:
+    users = {
+        name
+        for name, path in modules().items()
+        for inner in imported(ast.parse(path.read_text(encoding="utf-8")), types=True)
+        if inner.split(".")[0] == "transformer_lens"
+    }
+    assert users == {
+        *(f"saereg_plugin.sources.{name}" for name in ("hook_shapes", "models")),
+        "saereg_plugin.sources.model_folders",
+        # its key-value cache
+        "eval_recipes.steering.generate.backend",
+    }
+
+
 @pytest.mark.parametrize("package", ["saereg_plugin", "eval_recipes"])
 def test_folders_are_small_and_no_family_goes_by_a_prefix(package: str) -> None:
     for folder in [ROOT / package, *(ROOT / package).rglob("*/")]:

@@ -71,17 +71,9 @@ def table(
 
 def _load(results: Path) -> Any:
     """Return the tidy table of a folder; raises InputError if it holds no result."""
-    from eval_recipes.results.files import load_results
-    from eval_recipes.results.reading import SUFFIX
-    from saereg_plugin.errors import InputError
+    from eval_recipes.tables.table import results_frame
 
-    frame = load_results(results)
-    if frame.empty:
-        raise InputError(
-            f"Folder {str(results)!r} holds no results; expected files named '*{SUFFIX}', in it "
-            "or in folders below. Write some with 'saereg-bench run --out'."
-        )
-    return frame
+    return results_frame(results)
 
 
 def _print_notes(notes: list[str], console: Console) -> None:
@@ -155,23 +147,31 @@ def plot(
     from eval_recipes.results.headlines import choose
     from eval_recipes.results.outdated import outdated_notes
     from eval_recipes.tables.plots import (
-        draw_html,
-        draw_png,
+        PLOTS,
+        draw_page,
+        draw_picture,
         open_plots,
         points_by_metric,
+        save_page,
+        save_png,
     )
     from eval_recipes.tables.table import without_l0
 
     console = open_console(soft_wrap=False)
     if cross_seed or steering:
         from eval_recipes.steering.plots import plot_steering
-        from eval_recipes.width_control.plots import plot_cross_seed
+        from eval_recipes.width_control.plots import draw_cross_seed
+        from saereg_plugin.owned_folder import require_owned
 
         folder = out or results / "plots"
-        wanted = ((cross_seed, plot_cross_seed), (steering, plot_steering))
-        for draw in (draw for asked, draw in wanted if asked):
-            for path in draw(results, folder):
-                console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+        require_owned(folder, PLOTS)
+        pictures = draw_cross_seed(results) if cross_seed else {}
+        if steering:
+            pictures["steering.png"] = plot_steering(results)
+        open_plots(folder, pictures)
+        for name, picture in pictures.items():
+            path = save_png(picture, folder / name)
+            console.print(f"Wrote {path}", markup=False, soft_wrap=True)
         _print_notes(outdated_notes(results), console)
         return
     frame = _load(results)
@@ -179,8 +179,8 @@ def plot(
     drawn = points_by_metric(frame, chosen)
     folder = open_plots(out or results / "plots", ["pareto.png", "pareto.html"])
     for path in (
-        draw_png(drawn, folder / "pareto.png"),
-        draw_html(drawn, folder / "pareto.html"),
+        save_png(draw_picture(drawn), folder / "pareto.png"),
+        save_page(draw_page(drawn), folder / "pareto.html"),
     ):
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
     for item in chosen:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import pandas as pd
 from scipy.stats import t as student_t
 
 from eval_recipes.results.files import read_results
+from eval_recipes.results.headlines import HEADLINE_DIFFERENCES
 from eval_recipes.statistics.interval import OVER_SEEDS, Interval
 from eval_recipes.statistics.seeds import (
     ROUNDING,
@@ -140,6 +142,35 @@ class GroupDifference:
         SAEs. It is narrow even with two seeds, and the next seed may lie far outside.
         """
         return self.decidable and self.interval.distinguishable
+
+
+def differences_frame(differences: Iterable[GroupDifference]) -> pd.DataFrame:
+    """Return one row per headline difference: its value, its ends, what they are over."""
+    columns = (
+        "difference of",
+        "groups",
+        "value",
+        "low",
+        "high",
+        "n",
+        "over",
+        "differs",
+    )
+    rows = [
+        (
+            item.name,
+            f"{item.group} - {item.other}",
+            item.difference,
+            item.ci_low,
+            item.ci_high,
+            item.n,
+            item.interval_over,
+            "yes" if item.distinguishable else "",
+        )
+        for item in differences
+        if item.name in HEADLINE_DIFFERENCES
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(columns)).astype({"n": object})
 
 
 def load_group_differences(

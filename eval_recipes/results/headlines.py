@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -99,6 +100,47 @@ def metrics_of(frame: pd.DataFrame) -> list[Metric]:
 def metric_of(eval: str, metric: str) -> Metric:
     """Return a metric under the last part of its own name."""
     return Metric(eval, metric, metric.rsplit("/", 1)[-1])
+
+
+_UNNAMED = 6
+"""Metrics to show for a run without headlines; the summary has all."""
+
+HEADLINE_DIFFERENCES = (
+    "shared",
+    "shared_alive",
+    "mean_max_cos",
+    "fraction_paired",
+    "pw_mcc_absolute",
+    "c_dec",
+    "explained_variance",
+    "explained_variance_with_bos",
+    "l0",
+    "alive",
+)
+"""Differences between groups to show; the result files have all."""
+
+
+def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
+    """Return the headlines of a run that a frame has, or its first metrics if it has none."""
+    present = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
+    headlines = [metric for metric in RUN_COLUMNS if metric.key in present]
+    return headlines or [metric_of(*key) for key in list(present)[:_UNNAMED]]
+
+
+def headline_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per SAE: group, seed, id, and a column per headline of a run."""
+    metrics = {metric.key: metric.title for metric in headline_metrics(frame)}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in frame.to_dict("records"):
+        title = metrics.get((row["eval"], row["metric"]))
+        sae = (row["group"], row["seed"], row["release"], row["sae_id"])
+        names = {"group": sae[0], "seed": sae[1], "sae_id": sae[3]}
+        found = rows.setdefault(sae, names)
+        if title is not None and not pd.isna(row["value"]):
+            found.setdefault(title, row["value"])
+    columns = pd.Index(["group", "seed", "sae_id", *metrics.values()])
+    # as objects, a seed that is missing does not turn the others into floats
+    return pd.DataFrame(list(rows.values()), columns=columns).astype({"seed": object})
 
 
 def present_headlines(frame: pd.DataFrame) -> list[Metric]:

@@ -6,10 +6,10 @@ import json
 from typing import Any, NamedTuple
 
 from sae_lens import SAE
-from transformer_lens import HookedTransformer
 
 from eval_recipes.running.context import RunContext
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sources.models import LanguageModel
 
 
 class Source(NamedTuple):
@@ -67,7 +67,7 @@ def source_of(sae: SAE[Any], *, context_size: int | None) -> Source:
 
 def read_model(
     context: RunContext, sae: SAE[Any], *, context_size: int | None = None
-) -> tuple[Source, HookedTransformer]:
+) -> tuple[Source, LanguageModel]:
     """
     Return where an SAE's activations come from, and the model, loaded at most once.
 
@@ -96,7 +96,7 @@ def model_determinants(context: RunContext, source: Source) -> dict[str, Any]:
     }
 
 
-def check_hook(model: HookedTransformer, hook_name: str) -> None:
+def check_hook(model: LanguageModel, hook_name: str) -> None:
     """
     Refuse a hook the model does not have.
 

@@ -17,10 +17,6 @@ from sae_lens.loading.pretrained_sae_loaders import (
     load_sae_config_from_huggingface,
 )
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-from transformer_lens.loading_from_pretrained import (
-    get_official_model_name,
-    get_pretrained_model_config,
-)
 
 from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.context import RunContext
@@ -32,7 +28,7 @@ from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.machine import free_disk_bytes
 from saereg_plugin.releases.release import LOADER
 from saereg_plugin.sources import corpora, models
-from saereg_plugin.sources.hook_shapes import hook_shape
+from saereg_plugin.sources.hook_shapes import context_limit, hook_shape
 from saereg_plugin.sources.models import require_harmless, require_outside
 
 
@@ -127,7 +123,7 @@ def _check_context_size(
     facts: SubjectFacts,
 ) -> None:
     model = str(facts.model_name)
-    limit = facts.n_ctx or _context_limit(model)
+    limit = facts.n_ctx or context_limit(model)
     sizes = {"context_size": context.context_size}
     reading = [evaluation for evaluation in evaluations if evaluation.reads_model]
     if context.context_size is None and not all(e.context_option for e in reading):
@@ -142,11 +138,6 @@ def _check_context_size(
                 f"The {name} is {size:,}, but model {model!r} reads at most {limit:,} tokens. "
                 "Choose a smaller one."
             )
-
-
-def _context_limit(model: str) -> int:
-    name = get_official_model_name(model)
-    return int(get_pretrained_model_config(name, device="meta").n_ctx)
 
 
 def require_space(folder: Path, needed: int) -> None:

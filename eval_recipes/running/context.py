@@ -6,15 +6,19 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from transformer_lens import HookedTransformer
+from typing import Any, Literal, cast
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import default_artifacts
 from saereg_plugin import machine
 from saereg_plugin.sources import models
-from saereg_plugin.sources.models import require_harmless
+from saereg_plugin.sources.models import (
+    HOOKED,
+    LanguageModel,
+    TransformerBridge,
+    require_harmless,
+    require_model_class,
+)
 
 _Key = tuple[str, str, str, str]
 
@@ -34,7 +38,7 @@ def resolve_dtype(dtype: str, device: str) -> str:
     return machine.fast_dtype(device) if on_cuda else "float32"
 
 
-def fingerprint(model: HookedTransformer) -> str:
+def fingerprint(model: LanguageModel) -> str:
     """Return a hash of every tensor's name, shape, sum and norm: 0.1 s for 135M parameters."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -54,18 +58,26 @@ class ModelCache:
         trust_remote_code: let releases decide how their models are loaded, code of theirs
             included; otherwise only harmless arguments are passed on
             (``saereg_plugin.sources.models``).
+        model_class: "HookedTransformer", or "TransformerBridge", which computes on the
+            modules of transformers; the class of the models that are loaded.
+
+    Raises:
+        InputError: for another class.
     """
 
-    def __init__(self, *, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self, *, trust_remote_code: bool = False, model_class: str = HOOKED
+    ) -> None:
         self.trust_remote_code = trust_remote_code
+        self.model_class = require_model_class(model_class)
         self._key: _Key | None = None
-        self._model: HookedTransformer | None = None
+        self._model: LanguageModel | None = None
         self._fingerprint: str | None = None
         self._held = False
 
     def hold(
         self,
-        model: HookedTransformer,
+        model: LanguageModel | TransformerBridge,
         name: str,
         *,
         dtype: str,
@@ -73,7 +85,8 @@ class ModelCache:
         model_kwargs: str = "{}",
     ) -> None:
         """Use ``model`` wherever ``name`` is asked for with these settings."""
-        self._key, self._model = (name, dtype, device, model_kwargs), model
+        self._key = (name, dtype, device, model_kwargs)
+        self._model = cast(LanguageModel, model)
         self._held, self._fingerprint = True, None
 
     def release(self) -> None:
@@ -88,7 +101,9 @@ class ModelCache:
         Of a model that a caller put in, it is made from its weights.
         """
         if not self._held or self._key is None or self._key[0] != name:
-            return models.identity(name)
+            known = models.identity(name)
+            # results of the usual class keep the key they had
+            return known if self.model_class == HOOKED else [known, self.model_class]
         if self._fingerprint is None:
             assert self._model is not None
             self._fingerprint = fingerprint(self._model)
@@ -96,7 +111,7 @@ class ModelCache:
 
     def get(
         self, name: str, *, dtype: str, device: str, model_kwargs: str = "{}"
-    ) -> HookedTransformer:
+    ) -> LanguageModel:
         """
         Return the model, loaded at most once as long as nothing else is asked for.
 
@@ -114,7 +129,13 @@ class ModelCache:
             )
             # Dropped first, so that two models are never in memory together.
             self._model = None
-            model = models.load(name, dtype=dtype, device=device, **options)
+            model = models.load(
+                name,
+                dtype=dtype,
+                device=device,
+                model_class=self.model_class,
+                **options,
+            )
             self._key, self._model = key, model
             self._held, self._fingerprint = False, None
         return self._model

@@ -13,7 +13,6 @@ from sae_lens import SAE, ActivationsStore
 from sae_lens.util import get_special_token_ids
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
@@ -21,6 +20,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.statistics.interval import Array, ContextSums, concatenate
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
+from saereg_plugin.sources.models import LanguageModel
 
 
 class Tally(Protocol):
@@ -179,7 +179,7 @@ logger = logging.getLogger(__name__)
 
 
 def heldout_store(
-    model: HookedTransformer, sae: SAE[Any], source: Source, *, corpus: str
+    model: LanguageModel, sae: SAE[Any], source: Source, *, corpus: str
 ) -> ActivationsStore:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Dataset is not tokenized")

@@ -11,7 +11,11 @@ from typing import Any
 import pandas as pd
 
 from eval_recipes.registry import evaluation_names, load_evaluation
-from eval_recipes.results.differences import GroupDifference, load_group_differences
+from eval_recipes.results.differences import (
+    GroupDifference,
+    differences_frame,
+    load_group_differences,
+)
 from eval_recipes.results.files import (
     check_unique_paths,
     keyed,
@@ -22,6 +26,7 @@ from eval_recipes.results.files import (
     write_summary,
 )
 from eval_recipes.results.folder import KIND, check_names, claimed_results
+from eval_recipes.results.headlines import headline_frame
 from eval_recipes.results.outdated import Attempt, note_attempts, outdated_results
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.results.tidy import one_line
@@ -43,9 +48,11 @@ from eval_recipes.running.plan import (
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
+from saereg_plugin.html import html_block
 from saereg_plugin.owned_folder import require_owned
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.opening import open_release
+from saereg_plugin.releases.release import Release
 
 logger = logging.getLogger(__name__)
 
@@ -73,17 +80,33 @@ class Outcome:
     kept: int = 0
     outdated: dict[Path, Attempt] = field(default_factory=lambda: {})
 
+    def _repr_html_(self) -> str:
+        count = self.frame["sae_id"].nunique()
+        failures = [(f.eval, f.sae_id, f.cause) for f in self.failures]
+        return html_block(
+            f"Results of {count} SAEs",
+            headline_frame(self.frame),
+            differences_frame(self.differences),
+            pd.DataFrame(failures, columns=pd.Index(["failed", "sae_id", "cause"])),
+            f"All figures: {self.summary}",
+        )
+
 
 def subjects_of(
-    release_name: str, *, patterns: Iterable[str] = (), group_by: str | None = None
+    release_name: str | Path | Release,
+    *,
+    patterns: Iterable[str] = (),
+    group_by: str | None = None,
 ) -> list[Subject]:
     """
     Return the SAEs of a release that match ``patterns``, their files checked.
 
+    A release in a folder is opened again: its name may be that of another one meanwhile.
+
     Raises:
         InputError: if release or SAE are unknown, or a file is missing or damaged.
     """
-    release = open_release(release_name, group_by=group_by)
+    release = _opened(release_name, group_by)
     entries = release.select(patterns)
     if not entries:
         raise InputError(
@@ -94,6 +117,14 @@ def subjects_of(
         for entry in entries:
             verify_files(release.folder, entry.path)
     return [Subject(release.name, e.sae_id, e.group, e.seed) for e in entries]
+
+
+def _opened(release: str | Path | Release, group_by: str | None) -> Release:
+    if isinstance(release, Release):
+        if release.folder is None and group_by is None:
+            return release
+        release = release.folder or release.name
+    return open_release(release, group_by=group_by)
 
 
 def run_evals(

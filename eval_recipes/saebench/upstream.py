@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import json
 import logging
@@ -19,13 +20,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from sae_bench.sae_bench_utils import general_utils
+from sae_bench.sae_bench_utils import activation_collection, general_utils
 from sae_lens import SAE
-from transformer_lens import HookedTransformer
 
 from eval_recipes.results.subject import Subject
 from saereg_plugin.sources import corpora
 from saereg_plugin.sources.assets import require_hub_repo
+from saereg_plugin.sources.models import HookedTransformer, LanguageModel
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def preserved_state() -> Iterator[None]:
 
 
 @contextmanager
-def preserved_model(model: HookedTransformer) -> Iterator[None]:
+def preserved_model(model: LanguageModel) -> Iterator[None]:
     """
     Run a block without the caller's hooks; restore hooks and tokenizer afterwards.
 
@@ -140,6 +141,30 @@ def preserved_model(model: HookedTransformer) -> Iterator[None]:
             ):
                 own.clear()
                 own.update(before)
+
+
+@contextmanager
+def any_model_class(model: LanguageModel | None) -> Iterator[None]:
+    """
+    Let upstream collect activations of a model that is no ``HookedTransformer``.
+
+    Its functions refuse other classes by a check of types (beartype); without the check
+    they work on every model with TransformerLens' hooks.
+    """
+    if model is None or isinstance(model, HookedTransformer):
+        yield
+        return
+    checked = {
+        name: function
+        for name, function in vars(activation_collection).items()
+        if hasattr(function, "__wrapped__")
+        and "model" in inspect.signature(function).parameters
+    }
+    with all_patched(
+        (activation_collection, name, torch.no_grad()(inspect.unwrap(function)))
+        for name, function in checked.items()
+    ):
+        yield
 
 
 def seed_everything(seed: int) -> None:
@@ -200,7 +225,7 @@ def upstream(
     eval: str,
     subject: Subject,
     sae: SAE[Any],
-    model: HookedTransformer | None,
+    model: LanguageModel | None,
     *,
     seed: int,
 ) -> Iterator[Captured]:
@@ -217,7 +242,7 @@ def upstream(
         UpstreamError: if upstream raised or logged an error.
     """
 
-    def load_model(*_: Any, **__: Any) -> HookedTransformer:
+    def load_model(*_: Any, **__: Any) -> LanguageModel:
         if model is None:
             raise RuntimeError(
                 "it asked for the language model, expected weights alone"
@@ -236,6 +261,7 @@ def upstream(
             stack.enter_context(preserved_state())
             if model is not None:
                 stack.enter_context(preserved_model(model))
+            stack.enter_context(any_model_class(model))
             replaced = (
                 (HookedTransformer, "from_pretrained_no_processing", load_model),
                 (general_utils, "load_and_format_sae", load_sae),

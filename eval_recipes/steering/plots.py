@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from eval_recipes.steering.stats.compare import steering_results
-from eval_recipes.tables.plots import COLOURS, label_text, open_plots, save_png
+from eval_recipes.tables.plots import COLOURS, Picture, label_text
 
 
-def plot_steering(results: Path, out: Path) -> list[Path]:
+def plot_steering(results: str | Path) -> Picture:
     """
-    Draw the steering results below ``results``; write ``steering.png`` into ``out``.
+    Draw the steering results below ``results``; writes nothing.
 
     One row per judge. Left: success against the mean fluency loss, a point per strength, with
     intervals over latents. Right: success, fluent success and random directions against
@@ -23,19 +22,17 @@ def plot_steering(results: Path, out: Path) -> list[Path]:
     one colour per group.
 
     Raises:
-        InputError: if there is no steering result, or ``out`` holds files of others.
+        InputError: if there is no steering result.
     """
-    records = [record for _, record in steering_results(results)]
-    target = open_plots(out, ["steering.png"]) / "steering.png"
-    return [save_png(draw(records), target)]
+    return draw([record for _, record in steering_results(Path(results))])
 
 
-def draw(records: Sequence[dict[str, Any]]) -> Figure:
+def draw(records: Sequence[dict[str, Any]]) -> Picture:
     """Draw results, one row of two axes per judge."""
     details = [point for record in records for point in record["eval_result_details"]]
     judges = list(dict.fromkeys(point["judge"] for point in details))
     groups = list(dict.fromkeys(map(_group, records)))
-    figure = Figure(figsize=(12, 4.2 * len(judges)), layout="constrained")
+    figure = Picture(figsize=(12, 4.2 * len(judges)), layout="constrained")
     for row, judge in enumerate(judges):
         left = figure.add_subplot(len(judges), 2, 2 * row + 1)
         right = figure.add_subplot(len(judges), 2, 2 * row + 2)

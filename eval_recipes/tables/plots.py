@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eval_recipes.results.headlines import L0, Metric
+from eval_recipes.results.headlines import L0, Metric, choose
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
 from eval_recipes.results.tidy import one_line
-from eval_recipes.tables.table import KIND, kind_label, points
+from eval_recipes.tables.table import KIND, kind_label, points, results_frame
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, write_text
 from saereg_plugin.owned_folder import open_owned
@@ -29,8 +30,49 @@ COLOURS = (
 )
 """Colours that stay apart for most colour-blind readers (Okabe and Ito)."""
 
+PLOTS = "plots"
+"""Kind of a folder of plots in its mark."""
+
 _MARKERS = "osD^vPX*"
 _COLUMNS = 2
+
+
+class Picture(Figure):
+    """A figure of matplotlib that a notebook shows, with and without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+
+def plot_pareto(
+    results: str | Path | pd.DataFrame,
+    metrics: Iterable[str] = (),
+    *,
+    interactive: bool = False,
+) -> Any:
+    """
+    Return metrics against L0, with the Pareto front of each architecture and penalty.
+
+    Writes nothing. Example::
+
+        import eval_recipes
+
+        figure = eval_recipes.plot_pareto("results")
+        figure.savefig("pareto.png")
+
+    Args:
+        results: a folder of results, or what ``load_results`` returned.
+        metrics: names as in ``saereg-bench table --metric``; by default the headlines.
+        interactive: return a figure of plotly instead of matplotlib.
+
+    Raises:
+        InputError: if there is no result, no such metric, or no SAE with an L0.
+    """
+    frame = results_frame(results)
+    drawn = points_by_metric(frame, choose(frame, metrics))
+    return draw_page(drawn) if interactive else draw_picture(drawn)
 
 
 def open_plots(folder: Path, names: Iterable[str]) -> Path:
@@ -40,7 +82,7 @@ def open_plots(folder: Path, names: Iterable[str]) -> Path:
     Raises:
         InputError: if it holds something else, or a file of such a name that is not ours.
     """
-    open_owned(folder, "plots").claim(names)
+    open_owned(folder, PLOTS).claim(names)
     return folder
 
 
@@ -48,6 +90,12 @@ def save_png(figure: Figure, target: Path, *, dpi: int = 150) -> Path:
     """Write a figure as PNG, whole or not at all; return ``target``."""
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
+    return target
+
+
+def save_page(figure: Any, target: Path) -> Path:
+    """Write a figure of plotly as one page that needs no network; return ``target``."""
+    write_text(target, figure.to_html(include_plotlyjs=True, full_html=True))
     return target
 
 
@@ -77,10 +125,10 @@ def points_by_metric(
     return drawn
 
 
-def draw_png(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
-    """Draw every metric against L0, with intervals where there are any; write a PNG."""
+def draw_picture(drawn: Mapping[Metric, pd.DataFrame]) -> Picture:
+    """Draw every metric against L0, with intervals where there are any."""
     n_rows, n_columns = _grid(len(drawn))
-    figure = Figure(figsize=(6 * n_columns, 4.2 * n_rows), layout="constrained")
+    figure = Picture(figsize=(6 * n_columns, 4.2 * n_rows), layout="constrained")
     kinds = _kinds(drawn)
     for number, (metric, rows) in enumerate(drawn.items()):
         axes = figure.add_subplot(n_rows, n_columns, number + 1)
@@ -108,11 +156,11 @@ def draw_png(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
             axes.legend(fontsize="small")
     if _any_outdated(drawn):
         figure.supxlabel(FOOTNOTE, fontsize="small")
-    return save_png(figure, target)
+    return figure
 
 
-def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
-    """Write the same as one interactive page that needs no network."""
+def draw_page(drawn: Mapping[Metric, pd.DataFrame]) -> Any:
+    """Draw the same with plotly, to be looked at closely."""
     # takes a second to import
     import plotly.express as px
 
@@ -156,8 +204,7 @@ def draw_html(drawn: Mapping[Metric, pd.DataFrame], target: Path) -> Path:
     figure.update_layout(template="plotly_white", height=420 * n_rows, legend_title="")
     if _any_outdated(drawn):
         figure.update_layout(title=FOOTNOTE)
-    write_text(target, figure.to_html(include_plotlyjs=True, full_html=True))
-    return target
+    return figure
 
 
 def _page_rows(metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:

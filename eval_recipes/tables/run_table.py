@@ -12,35 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval_recipes.results.differences import GroupDifference
-from eval_recipes.results.headlines import RUN_COLUMNS, Metric, metric_of
+from eval_recipes.results.headlines import (
+    HEADLINE_DIFFERENCES,
+    Metric,
+    headline_metrics,
+)
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
 from eval_recipes.tables.table import NONE, cell, digits, interval_words, plain_table
-
-_UNNAMED = 6
-"""Metrics to show for a run without headlines; the summary has all."""
-
-HEADLINE_DIFFERENCES = (
-    "shared",
-    "shared_alive",
-    "mean_max_cos",
-    "fraction_paired",
-    "pw_mcc_absolute",
-    "c_dec",
-    "explained_variance",
-    "explained_variance_with_bos",
-    "l0",
-    "alive",
-)
-"""Differences between groups to show; the result files have all."""
-
-
-def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
-    """Return the headlines a frame has, or its first metrics if it has none."""
-    present = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
-    headlines = [metric for metric in RUN_COLUMNS if metric.key in present]
-    return headlines or [metric_of(*key) for key in list(present)[:_UNNAMED]]
 
 
 def group_figure(rows: pd.DataFrame, metric: Metric) -> Interval | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,59 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from eval_recipes.results.headlines import L0, Metric
+from eval_recipes.results.files import load_results
+from eval_recipes.results.headlines import L0, Metric, choose
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
+from eval_recipes.results.reading import SUFFIX
 from eval_recipes.statistics.interval import Interval
+from saereg_plugin.errors import InputError
 
 SAE = ["release", "sae_id"]
 """Columns that name one SAE."""
 
 KIND = ["architecture", "penalty"]
 """Columns that a front is drawn for."""
+
+
+def results_frame(results: str | Path | pd.DataFrame) -> pd.DataFrame:
+    """
+    Return the tidy table of a folder of results; a table is returned as it is.
+
+    Raises:
+        InputError: if it holds no result.
+    """
+    if isinstance(results, pd.DataFrame):
+        return results
+    frame = load_results(Path(results))
+    if frame.empty:
+        raise InputError(
+            f"Folder {str(results)!r} holds no results; expected files named '*{SUFFIX}', in it "
+            "or in folders below. Write some with 'saereg-bench run --out'."
+        )
+    return frame
+
+
+def results_table(
+    results: str | Path | pd.DataFrame, metrics: Iterable[str] = ()
+) -> pd.DataFrame:
+    """
+    Return one row per SAE and one column per metric, as ``saereg-bench table`` prints.
+
+    Example::
+
+        import eval_recipes
+
+        eval_recipes.results_table("results", ["explained variance", "shared"])
+
+    Args:
+        results: a folder of results, or what ``load_results`` returned.
+        metrics: names as in ``saereg-bench table --metric``; by default the headlines.
+
+    Raises:
+        InputError: if there is no result, or no such metric.
+    """
+    frame = results_frame(results)
+    return wide_frame(frame, choose(frame, metrics))
 
 
 def points(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:

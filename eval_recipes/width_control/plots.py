@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from eval_recipes.results.tidy import penalty
-from eval_recipes.tables.plots import COLOURS, label_text, open_plots, save_png
+from eval_recipes.tables.plots import COLOURS, Picture, label_text
 from eval_recipes.width_control.result_groups import ResultGroup, read_groups
 
 _DASHES = ("--", ":", "-.", (0, (1, 4)), (0, (8, 4)))
@@ -21,31 +20,53 @@ _DASHES = ("--", ":", "-.", (0, (1, 4)), (0, (8, 4)))
 _SHARED = {"shared": "all latents", "shared_alive": "alive latents"}
 
 
-def plot_cross_seed(results: Path, out: Path) -> list[Path]:
+def plot_encoder_decoder_cosine(results: str | Path) -> Picture:
     """
-    Draw every cross-seed result below ``results``; write PNG files into ``out``.
+    Draw the histogram of encoder-decoder cosines, by group, its SAEs together.
 
-    - ``encoder_decoder_cosine.png``: histogram by group, its SAEs together.
-    - ``matched_similarity.png``: |cosine| of matched latents, by decoder and by encoder.
-    - ``shared_fraction.png``: shared latents against k and against the penalty's
-      coefficient; a dot for each pair of seeds, a line through the means of groups of one
-      width that differ in nothing else.
-    - ``unstable_overlap.png``: overlap of unstable subspaces against their rank.
-
-    Grey, dashed or dotted: random dictionaries, one line for each shape of SAE.
+    ``results`` is a folder with cross-seed results. Nothing is written. Grey, dashed or
+    dotted, here and in the other plots: random dictionaries, one line for each shape of SAE.
 
     Raises:
-        InputError: if there is no such result (``read_groups``), or ``out`` is not ours to write into.
+        InputError: if there is no such result (``read_groups``).
+    """
+    return _cosines(read_groups(Path(results)))
+
+
+def plot_matched_similarity(results: str | Path) -> Picture:
+    """Draw the absolute cosine of matched latents, by decoder and by encoder."""
+    return _similarities(read_groups(Path(results)))
+
+
+def plot_shared_fraction(results: str | Path) -> Picture:
+    """
+    Draw shared latents against k and against the penalty's coefficient.
+
+    A dot for each pair of seeds, a line through the means of groups of one width that differ
+    in nothing else.
+    """
+    return _shared(read_groups(Path(results)))
+
+
+def plot_unstable_overlap(results: str | Path) -> Picture:
+    """Draw the overlap of unstable subspaces against their rank."""
+    return _overlaps(read_groups(Path(results)))
+
+
+def draw_cross_seed(results: Path) -> dict[str, Picture]:
+    """
+    Return the four plots of the cross-seed results below ``results``, by file name.
+
+    Raises:
+        InputError: if there is no such result (``read_groups``).
     """
     groups = read_groups(results)
-    drawn = {
-        "encoder_decoder_cosine.png": _cosines,
-        "matched_similarity.png": _similarities,
-        "shared_fraction.png": _shared,
-        "unstable_overlap.png": _overlaps,
+    return {
+        "encoder_decoder_cosine.png": _cosines(groups),
+        "matched_similarity.png": _similarities(groups),
+        "shared_fraction.png": _shared(groups),
+        "unstable_overlap.png": _overlaps(groups),
     }
-    folder = open_plots(out, drawn)
-    return [save_png(draw(groups), folder / name) for name, draw in drawn.items()]
 
 
 def _colour(index: int) -> str:
@@ -92,8 +113,8 @@ def _dress(axes: Axes, x: str, y: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _cosines(groups: Sequence[ResultGroup]) -> Figure:
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+def _cosines(groups: Sequence[ResultGroup]) -> Picture:
+    figure = Picture(figsize=(6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     _histograms(axes, groups, lambda of: of["encoder_decoder_cosine_histogram"])
     _dress(axes, "cosine of encoder and decoder vector", "density of latents")
@@ -101,8 +122,8 @@ def _cosines(groups: Sequence[ResultGroup]) -> Figure:
     return figure
 
 
-def _similarities(groups: Sequence[ResultGroup]) -> Figure:
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+def _similarities(groups: Sequence[ResultGroup]) -> Picture:
+    figure = Picture(figsize=(12, 4.2), layout="constrained")
     for number, side in enumerate(("decoder", "encoder")):
         axes = figure.add_subplot(1, 2, number + 1)
         _histograms(
@@ -125,8 +146,8 @@ def _histograms(
         _stairs(axes, [found], color="grey", linestyle=style, label=label)
 
 
-def _shared(groups: Sequence[ResultGroup]) -> Figure:
-    figure = Figure(figsize=(12, 8.4), layout="constrained")
+def _shared(groups: Sequence[ResultGroup]) -> Picture:
+    figure = Picture(figsize=(12, 8.4), layout="constrained")
     for row, (metric, words) in enumerate(_SHARED.items()):
         axes = figure.add_subplot(2, 2, 2 * row + 1)
         by_penalty: dict[str, list[tuple[float, ResultGroup]]] = defaultdict(list)
@@ -206,8 +227,8 @@ def _lines(
         axes.legend(fontsize="small")
 
 
-def _overlaps(groups: Sequence[ResultGroup]) -> Figure:
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+def _overlaps(groups: Sequence[ResultGroup]) -> Picture:
+    figure = Picture(figsize=(6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     chances = [
         group.records[0]["eval_result_details"][0]["unstable_overlap"]

@@ -56,9 +56,18 @@ SECONDS = 2
 _DIGITS = re.compile(r"[0-9]{1,18}")
 
 
-def open_release(name: str, *, group_by: str | None = None) -> Release:
+def open_release(name: str | Path, *, group_by: str | None = None) -> Release:
     """
-    Return a release by its name.
+    Return a release by its name; afterwards SAELens can load its SAEs.
+
+    Example::
+
+        import saereg_plugin as sr
+
+        release = sr.open_release("my-release")
+        release.ids  # ["plain-seed0", "l2-seed0", ...]
+        release.groups  # {"plain": ["plain-seed0", ...], "l2": [...]}
+        sae = release.load("l2-seed0")
 
     Args:
         name: a release folder; a name of SAELens' public table; or ``owner/repository``.
@@ -67,6 +76,7 @@ def open_release(name: str, *, group_by: str | None = None) -> Release:
     Raises:
         InputError: if nothing is found under that name.
     """
+    name = str(name)
     if Path(name).is_dir():
         release = register_release(name)
         if group_by is None:

@@ -20,9 +20,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from sae_lens import SAE
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
 from saereg_plugin.checks import is_finite, require_name, stays_inside
 from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.files import write_text
+from saereg_plugin.html import html_block
 from saereg_plugin.owned_folder import kind_of
 from saereg_plugin.yaml_text import dump_yaml, read_yaml
 
@@ -67,6 +72,50 @@ class Release:
     folder: Path | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the SAEs."""
+        return [entry.sae_id for entry in self.entries]
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Ids of the SAEs by group; those of one group differ only in their seed."""
+        found: dict[str, list[str]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.group, []).append(entry.sae_id)
+        return found
+
+    def load(self, sae_id: str, *, device: str = "cpu") -> SAE[Any]:
+        """
+        Load one SAE through SAELens; the hashes of a folder's files are checked.
+
+        Raises:
+            InputError: if there is no such SAE, or the release was not opened.
+        """
+        if sae_id not in self.ids:
+            raise InputError(
+                f"No SAE {sae_id!r} in release {self.name!r}. {suggest(sae_id, self.ids)}"
+            )
+        # two folders may have a name in common
+        key = self.name if self.folder is None else str(self.folder.absolute())
+        if key not in get_pretrained_saes_directory():
+            raise InputError(
+                f"SAELens does not know release {self.name!r} yet; expected an opened release. "
+                f"Open it with saereg_plugin.open_release({key!r})."
+            )
+        return SAE.from_pretrained(key, sae_id, device=device)
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row per SAE: id, group, seed, and L0 at the end of training."""
+        rows = [(e.sae_id, e.group, e.seed, e.l0) for e in self.entries]
+        frame = pd.DataFrame(rows, columns=pd.Index(["sae_id", "group", "seed", "l0"]))
+        # as objects, a seed that is missing does not turn the others into floats
+        return frame.astype({"seed": object, "l0": float})
+
+    def _repr_html_(self) -> str:
+        title = f"Release {self.name}: {len(self.entries)} SAEs of {self.model}"
+        return html_block(title, self.frame())
+
     def select(self, patterns: Iterable[str]) -> tuple[Entry, ...]:
         """
         Return the SAEs whose id matches any of the shell patterns; all without patterns.
@@ -74,15 +123,16 @@ class Release:
         Raises:
             InputError: if a pattern matches nothing; names the nearest id.
         """
-        ids = [entry.sae_id for entry in self.entries]
         wanted: set[str] = set()
         for pattern in patterns:
             found = {
-                name for name in ids if name == pattern or fnmatchcase(name, pattern)
+                name
+                for name in self.ids
+                if name == pattern or fnmatchcase(name, pattern)
             }
             if not found:
                 raise InputError(
-                    f"No SAE {pattern!r} in release {self.name!r}. {suggest(pattern, ids)}"
+                    f"No SAE {pattern!r} in release {self.name!r}. {suggest(pattern, self.ids)}"
                 )
             wanted |= found
         return tuple(e for e in self.entries if not wanted or e.sae_id in wanted)

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
@@ -257,7 +257,8 @@ def _run_pip(asset: Asset, folder: Path) -> str:
             desc=f"Downloading {asset.archive}",
             unit="B",
             unit_scale=True,
-            disable=None,
+            # nor is a notebook a terminal, but it draws bars
+            disable=False if "ipykernel" in sys.modules else None,
         ) as progress,
     ):
         try:

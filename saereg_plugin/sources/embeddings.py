@@ -15,7 +15,6 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from sae_lens import TrainingSAE
 from safetensors import SafetensorError, safe_open
-from transformer_lens.loading_from_pretrained import make_model_alias_map
 from transformers import AutoTokenizer
 
 from saereg_plugin.errors import InputError
@@ -115,7 +114,7 @@ def find_embeddings(
 
 def hub_repository(model_name: str) -> str:
     """Return the hub repository of a model's TransformerLens name."""
-    return make_model_alias_map().get(model_name.lower(), model_name)
+    return models.hub_name(model_name)
 
 
 def embedding_shape(file: TensorFile) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from sae_lens.util import extract_layer_from_tlens_hook_name
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformerConfig
 from transformer_lens.loading_from_pretrained import (
     get_official_model_name,
     get_pretrained_model_config,
@@ -17,7 +17,11 @@ from transformer_lens.loading_from_pretrained import (
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.sources.models import ensure, ignore_deprecation
+from saereg_plugin.sources.models import (
+    HookedTransformer,
+    ensure,
+    ignore_deprecation,
+)
 
 _PROBE_TOKENS = 11
 """Length of the probed input; no model has as many heads."""
@@ -62,6 +66,31 @@ def hook_shape(
             f"Hook {hook_name!r} has {heads}; head {hook_head_index} does not exist."
         )
     return features[1]
+
+
+def d_in_of(model: str, hook_name: str, *, head: int | None = None) -> int:
+    """
+    Return the ``d_in`` of an SAE on a hook of a TransformerLens model, without its weights.
+
+    SAELens' configurations want it by hand; ``SweepConfig`` and ``train`` find it alone.
+    Example::
+
+        import saereg_plugin as sr
+
+        hook = "blocks.4.hook_resid_post"
+        sae = sr.RegularizedTopKTrainingSAEConfig(
+            d_in=sr.d_in_of("smollm2-135m-instruct", hook), d_sae=4608, k=32
+        )
+
+    Args:
+        model: see ``models.ensure``.
+        hook_name: a hook of TransformerLens.
+        head: one head of a hook by heads; by default all heads together.
+
+    Raises:
+        InputError: if the model, the hook or the head does not exist.
+    """
+    return hook_shape(model, hook_name, head)
 
 
 def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
@@ -145,6 +174,11 @@ def model_facts(name: str) -> ModelFacts:
     counts = [_parameters(replace(config, n_layers=layers)) for layers in (0, 1)]
     layer = counts[1] - counts[0]
     return ModelFacts(config.n_ctx, counts[0] + config.n_layers * layer)
+
+
+def context_limit(name: str) -> int:
+    """Return the longest context of a model that is there already, in tokens."""
+    return int(_config(name).n_ctx)
 
 
 def require_context(name: str, context_size: int) -> None:

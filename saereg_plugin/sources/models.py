@@ -6,17 +6,18 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
-from transformer_lens import HookedTransformer
+from transformer_lens import HookedTransformer as HookedTransformer
 from transformer_lens.loading_from_pretrained import (
     get_official_model_name,
     get_pretrained_model_config,
     make_model_alias_map,
 )
+from transformer_lens.model_bridge import TransformerBridge as TransformerBridge
 from transformers import AutoTokenizer
 
 from saereg_plugin.errors import InputError, brief, suggest, suggest_path
@@ -32,6 +33,18 @@ from saereg_plugin.sources.model_folders import (
     neutral_path,
     register,
 )
+
+LanguageModel: TypeAlias = HookedTransformer
+"""
+Type of a language model in signatures, which upstream's functions also name.
+
+A ``TransformerBridge`` is passed as one: it has the same hooks and methods.
+"""
+
+HOOKED = "HookedTransformer"
+BRIDGE = "TransformerBridge"
+MODEL_CLASSES = (HOOKED, BRIDGE)
+"""TransformerLens' classes that ``load`` makes, by name."""
 
 
 def ensure(name: str, *, model_class_name: str = "HookedTransformer") -> Path | None:
@@ -68,19 +81,26 @@ def load(
     *,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
+    model_class: str = HOOKED,
     **from_pretrained_kwargs: Any,
-) -> HookedTransformer:
+) -> LanguageModel:
     """
     Return the model as TransformerLens computes it, its weights as published.
 
-    Further arguments go to ``HookedTransformer.from_pretrained_no_processing``. Python
-    files in a local folder are run only with ``trust_remote_code=True``.
+    Further arguments go to ``HookedTransformer.from_pretrained_no_processing``, or to
+    ``TransformerBridge.boot_transformers``. Python files in a local folder are run only with
+    ``trust_remote_code=True``.
 
     Raises:
-        InputError: if the name cannot be loaded, see :func:`ensure`.
+        InputError: if the name cannot be loaded, see :func:`ensure`; for an unknown
+            ``model_class``, or an argument that it does not take.
     """
     numbers = torch_dtype(dtype)
+    require_model_class(model_class)
     folder = ensure(name)
+    if model_class == BRIDGE:
+        place = hub_name(name) if folder is None else str(folder)
+        return _boot_bridge(place, numbers, device, from_pretrained_kwargs)
     if folder is not None and not from_pretrained_kwargs.get("trust_remote_code"):
         from_pretrained_kwargs |= {
             "trust_remote_code": False,
@@ -91,6 +111,48 @@ def load(
         return HookedTransformer.from_pretrained_no_processing(
             name, dtype=numbers, device=device, **from_pretrained_kwargs
         )
+
+
+def require_model_class(name: str) -> str:
+    """Return the name of a class that ``load`` makes; raise InputError for another one."""
+    if name not in MODEL_CLASSES:
+        raise InputError(
+            f"Unknown model class {name!r}. {suggest(name, MODEL_CLASSES)}"
+        )
+    return name
+
+
+_BOOT_ARGUMENTS = (
+    "checkpoint_index",
+    "checkpoint_value",
+    "n_ctx",
+    "n_devices",
+    "revision",
+    "trust_remote_code",
+)
+
+
+def _boot_bridge(
+    place: str, dtype: torch.dtype, device: str | torch.device, given: Mapping[str, Any]
+) -> LanguageModel:
+    """Return a ``TransformerBridge``; refuse arguments that would change its weights."""
+    # False and None leave the weights as published, as the bridge does
+    arguments = {k: v for k, v in given.items() if v is not None and v is not False}
+    for name in arguments:
+        if name not in _BOOT_ARGUMENTS:
+            raise InputError(
+                f"{BRIDGE} takes no {name}={brief(arguments[name])}; expected only "
+                f"{', '.join(_BOOT_ARGUMENTS)}. Use the model class {HOOKED!r}."
+            )
+    bridge = TransformerBridge.boot_transformers(
+        place, dtype=dtype, device=device, **arguments
+    )
+    return cast(LanguageModel, bridge)
+
+
+def hub_name(name: str) -> str:
+    """Return the hub repository of a name that TransformerLens knows; else the name."""
+    return make_model_alias_map().get(name.lower(), name)
 
 
 def _harmless_tokenizer(name: str) -> Any:
@@ -125,7 +187,7 @@ def identity(name: str) -> Any:
         return embedded_source(name)
     if Path(name).is_dir():
         return folder_identity(Path(name))
-    repo = make_model_alias_map().get(name.lower(), name)
+    repo = hub_name(name)
     cached = try_to_load_from_cache(repo, "config.json")
     # .../snapshots/<commit>/config.json
     return [repo, Path(cached).parent.name] if isinstance(cached, str) else repo

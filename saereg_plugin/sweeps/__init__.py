@@ -6,7 +6,7 @@ from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import Plan, plan_sweep
 from saereg_plugin.sweeps.records import Stopped
-from saereg_plugin.sweeps.run import SweepResult, run_sweep
+from saereg_plugin.sweeps.run import SweepResult, run_sweep, train
 from saereg_plugin.sweeps.saving import release_name
 from saereg_plugin.sweeps.trainer import SweepTrainer, open_trainer
 
@@ -27,4 +27,5 @@ __all__ = [
     "run_sweep",
     "sweep_from",
     "sweep_from_flags",
+    "train",
 ]

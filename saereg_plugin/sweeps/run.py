@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
+from saereg_plugin.html import html_block
 from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
 from saereg_plugin.process import stop_on_signal
 from saereg_plugin.releases.hashes import verify_files
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import KIND, MANIFEST, Release, read_release
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
@@ -31,7 +35,7 @@ from saereg_plugin.sweeps.checkpoint import (
     require_same_sweep,
     settled,
 )
-from saereg_plugin.sweeps.config import SweepConfig
+from saereg_plugin.sweeps.config import SweepConfig, sweep_from
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import require_disk, required_memory
 from saereg_plugin.sweeps.records import require_record
@@ -57,6 +61,67 @@ class SweepResult:
     stopped: list[str]
     """One line per SAE that was taken out."""
     seconds: float
+
+    def _repr_html_(self) -> str:
+        title = f"Trained in {self.seconds:.0f} s" if self.seconds else "Trained before"
+        if self.release is None:
+            title = "Interrupted; the same call resumes from the checkpoint"
+        stopped = pd.DataFrame({"stopped": self.stopped})
+        shown = html_block(title, stopped)
+        return shown if self.release is None else shown + self.release._repr_html_()
+
+
+def train(
+    sweep: SweepConfig | None = None,
+    *,
+    out: str | Path,
+    name: str | None = None,
+    progress: Callable[[str], object] = _log.warning,
+    **fields: Any,
+) -> SweepResult:
+    """
+    Train a grid of SAEs on one stream of activations into a release folder.
+
+    The same call resumes an interrupted run. ``d_in`` follows from the hook. Example::
+
+        import saereg_plugin as sr
+
+        trained = sr.train(
+            out="my-release",
+            hook_name="blocks.2.hook_resid_post",
+            sae={"architecture": "regularized_topk", "d_sae": 1536, "k": 32},
+            groups={
+                "plain": {},
+                "l2": {"regularizers": [{"name": "weight_penalty", "coefficient": 6e-3}]},
+            },
+            seeds=[0, 1],
+            tokens=300_000,
+        )
+        sae = trained.release.load("l2-seed0")
+
+    Args:
+        sweep: what to train; or leave it out and give the fields of ``SweepConfig``.
+        out: the release folder: new, empty, or of an earlier run.
+        name: the release's name; by default that of the folder.
+        progress: gets one line if training resumes or was finished before.
+        fields: fields of ``SweepConfig`` by name.
+
+    Returns:
+        the release, open for ``load``, and the SAEs that were taken out.
+
+    Raises:
+        InputError: see ``run_sweep``; also for a sweep and fields together.
+    """
+    if sweep is not None and fields:
+        raise InputError(
+            f"train got a sweep and {', '.join(map(repr, fields))}; expected one of both. Put "
+            "the fields into the SweepConfig."
+        )
+    sweep = sweep_from(fields, source="train") if sweep is None else sweep
+    result = run_sweep(sweep, Path(out), name=name, progress=progress)
+    if result.release is not None:
+        register_release(Path(out))
+    return result
 
 
 def run_sweep(

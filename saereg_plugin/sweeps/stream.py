@@ -16,11 +16,11 @@ import torch
 from sae_lens import ActivationsStore
 from sae_lens.pretokenize_runner import get_special_token_from_cfg
 from sae_lens.util import get_special_token_ids
-from transformer_lens import HookedTransformer
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.regularizers.token_order import crosses_documents
 from saereg_plugin.sources import corpora
+from saereg_plugin.sources.models import LanguageModel
 from saereg_plugin.sweeps.config import SweepConfig
 
 
@@ -196,9 +196,7 @@ def _depth(sweep: SweepConfig) -> int:
     return math.ceil(refill / (sweep.prompts_per_pass * sweep.context_size))
 
 
-def open_store(
-    model: HookedTransformer, sweep: SweepConfig, d_in: int
-) -> ActivationsStore:
+def open_store(model: LanguageModel, sweep: SweepConfig, d_in: int) -> ActivationsStore:
     """Open SAELens' store of tokens and activations for a sweep."""
     dataset = corpora.ensure(sweep.corpus, "train")
     with warnings.catch_warnings():

@@ -31,7 +31,6 @@ from sae_bench.evals.absorption.prompting import (
 from sae_bench.evals.absorption.vocab import LETTERS, get_alpha_tokens
 from sklearn.exceptions import UndefinedMetricWarning
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.saebench.upstream import (
@@ -42,6 +41,7 @@ from eval_recipes.saebench.upstream import (
     seed_everything,
 )
 from saereg_plugin.errors import InputError
+from saereg_plugin.sources.models import LanguageModel
 
 # Activations at POSITION, shaped as upstream reads them, by prompts.
 Memory = dict[tuple[str, ...], Tensor]
@@ -75,7 +75,7 @@ _WITH_BARS: tuple[Any, ...] = (
 
 def ensure_probes(
     folder: ArtifactFolder,
-    model: HookedTransformer,
+    model: LanguageModel,
     words: Sequence[str],
     *,
     layer: int,
@@ -141,7 +141,7 @@ def load_probe(folder: ArtifactFolder, device: str) -> LinearProbe:
 
 @contextmanager
 def stored_probes(
-    folder: ArtifactFolder, model: HookedTransformer, layer: int, private: Path
+    folder: ArtifactFolder, model: LanguageModel, layer: int, private: Path
 ) -> Iterator[None]:
     """
     Let upstream read the probes' texts in a private folder, and the probe from ``folder``.
@@ -159,7 +159,7 @@ def stored_probes(
         return load_probe(folder, device).to(dtype=dtype)
 
     def load_data(
-        model: HookedTransformer, *, base_template: str, pos_idx: int, **rest: Any
+        model: LanguageModel, *, base_template: str, pos_idx: int, **rest: Any
     ) -> Any:
         assert (base_template, pos_idx) == (TEMPLATE, POSITION)
         return common.load_probe_data_split(model, **rest)
@@ -199,7 +199,7 @@ def upstream_words(words: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def stopping_after(
-    model: HookedTransformer, layer: int, memory: Memory | None = None
+    model: LanguageModel, layer: int, memory: Memory | None = None
 ) -> Iterator[None]:
     """
     Let ``model.run_with_cache`` stop after the layer that is read.

@@ -20,7 +20,6 @@ from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
 from sae_lens import SAE
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 from typing_extensions import override
 
 from eval_recipes.results.subject import Subject
@@ -40,6 +39,7 @@ from eval_recipes.saebench.upstream import (
     read_upstream,
     upstream,
 )
+from saereg_plugin.sources.models import LanguageModel
 
 _WORDS_AT_ONCE = 512
 
@@ -51,7 +51,7 @@ class Given:
     config: AbsorptionEvalConfig
     """Its settings, with the seed in use."""
 
-    model: HookedTransformer
+    model: LanguageModel
     layer: int
     device: str
     words: list[str]

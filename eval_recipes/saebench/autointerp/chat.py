@@ -22,7 +22,6 @@ from sae_bench.sae_bench_utils import activation_collection
 from sae_lens import SAE
 from tabulate import tabulate
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from eval_recipes.chat import (
     BudgetExceeded,
@@ -41,6 +40,7 @@ from eval_recipes.saebench.autointerp.options import (
     text_name,
 )
 from eval_recipes.saebench.upstream import all_patched, read_upstream, upstream
+from saereg_plugin.sources.models import LanguageModel
 
 
 def parse_predictions(text: str, n_examples: int) -> list[int] | None:
@@ -242,7 +242,7 @@ def upstream_config(
 def run_upstream(
     job: Job,
     config: AutoInterpEvalConfig,
-    model: HookedTransformer,
+    model: LanguageModel,
     tokens: torch.Tensor,
     *,
     build: Callable[..., Any],

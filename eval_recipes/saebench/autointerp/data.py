@@ -16,13 +16,13 @@ from sae_bench.sae_bench_utils.dataset_utils import tokenize_and_concat_dataset
 from sae_lens import SAE
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from eval_recipes.running.activation_source import Source, model_determinants
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
+from saereg_plugin.sources.models import LanguageModel
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def hook_layer(hook_name: str) -> int:
 def load_text(
     context: RunContext,
     source: Source,
-    model: HookedTransformer,
+    model: LanguageModel,
     *,
     dataset: str,
     total_tokens: int,
@@ -137,7 +137,7 @@ def _read_texts(corpus: str, split: Any, characters: int) -> list[str]:
 
 @torch.no_grad()
 def load_activations(
-    context: RunContext, text: Text, model: HookedTransformer, hook_name: str
+    context: RunContext, text: Text, model: LanguageModel, hook_name: str
 ) -> Activations:
     """
     Return the activations at a hook, with the mask that upstream uses.
@@ -172,9 +172,7 @@ def load_activations(
     return Activations(residuals.view(rows, length, width), keep, batch_size)
 
 
-def _run(
-    model: HookedTransformer, hook_name: str, layer: int, tokens: Tensor
-) -> Tensor:
+def _run(model: LanguageModel, hook_name: str, layer: int, tokens: Tensor) -> Tensor:
     _, cache = model.run_with_cache(
         tokens, stop_at_layer=layer + 1, names_filter=hook_name
     )

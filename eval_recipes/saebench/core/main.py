@@ -16,7 +16,6 @@ from sae_bench.evals.core import main as upstream_core
 from sae_bench.evals.core.eval_output import CoreEvalOutput
 from sae_lens import SAE, ActivationsStore
 from sae_lens.config import HfDataset
-from transformer_lens import HookedTransformer
 
 from eval_recipes.results.files import base_fields, unstructured
 from eval_recipes.results.subject import Subject
@@ -34,6 +33,7 @@ from eval_recipes.saebench.core.output import (
 )
 from eval_recipes.saebench.upstream import patched, read_upstream, upstream, without_bar
 from saereg_plugin.sources import corpora
+from saereg_plugin.sources.models import LanguageModel
 
 
 class CoreEvaluation(Evaluation[CoreOptions]):
@@ -169,11 +169,11 @@ class SharedPasses:
 
     def __init__(self, memory_gib: float):
         self._bytes = self._left = memory_gib * 2**30
-        self._model: HookedTransformer | None = None
+        self._model: LanguageModel | None = None
         self._kept: dict[tuple[str, ...], _Passed] = {}
 
     @contextmanager
-    def on(self, model: HookedTransformer) -> Iterator[None]:
+    def on(self, model: LanguageModel) -> Iterator[None]:
         """Answer from memory within this block; another model than before starts anew."""
         if model is not self._model:
             self._model, self._left = model, self._bytes

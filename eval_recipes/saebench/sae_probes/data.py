@@ -17,10 +17,10 @@ from sae_probes.utils_data import (
     read_numbered_dataset_df,
 )
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.saebench.upstream import patched, preserved_model
+from saereg_plugin.sources.models import LanguageModel
 
 # importing sae-probes reads every set and would keep 100 MB of text
 read_dataset_df.cache_clear()
@@ -133,7 +133,7 @@ def link_for_upstream(
 
 def ensure_activations(
     folder: ArtifactFolder,
-    model: HookedTransformer,
+    model: LanguageModel,
     datasets: Sequence[str],
     hook: str,
     *,
@@ -157,7 +157,7 @@ def ensure_activations(
 
 
 def last_token_activations(
-    model: HookedTransformer, texts: Sequence[str], hook: str, *, memory_gib: float
+    model: LanguageModel, texts: Sequence[str], hook: str, *, memory_gib: float
 ) -> Tensor:
     """Return the activations at ``hook`` on the last token, (texts, d_in) float32."""
     tokenizer: Any = model.tokenizer
@@ -200,7 +200,7 @@ def batches(
         start = stop
 
 
-def _bytes_of(model: HookedTransformer) -> Callable[[int], int]:
+def _bytes_of(model: LanguageModel) -> Callable[[int], int]:
     """Return a bound on the bytes of one text in a layer, by its number of tokens."""
     cfg = model.cfg
     width = 8 * cfg.d_model + 3 * (cfg.d_mlp or 4 * cfg.d_model)

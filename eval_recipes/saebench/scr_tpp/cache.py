@@ -16,13 +16,13 @@ from sae_bench.evals.scr_and_tpp import main as upstream_main
 from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 from sae_bench.evals.sparse_probing.probe_training import Probe
 from safetensors import safe_open
-from transformer_lens import HookedTransformer
 
 from eval_recipes.labelled.source import LAYOUT
 from eval_recipes.running.activation_source import Source, model_determinants
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.upstream import patched, seed_everything
+from saereg_plugin.sources.models import LanguageModel
 
 Pair = tuple[str, str]
 """Values of the attribute to keep, in upstream's order."""
@@ -36,7 +36,7 @@ def warmed(
     context: RunContext,
     config: ScrAndTppEvalConfig,
     source: Source,
-    model: HookedTransformer,
+    model: LanguageModel,
     name: str,
     pair: Pair | None,
 ) -> ArtifactFolder:

@@ -16,13 +16,13 @@ from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
 from sae_bench.sae_bench_utils import activation_collection, dataset_info, dataset_utils
 from sae_lens import SAE
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from eval_recipes.labelled.probing import get_multi_label_train_test_data, probing_sets
 from eval_recipes.running.artifacts import ArtifactFolder
 from eval_recipes.running.context import RunContext
 from eval_recipes.saebench.sparse_probing.paired import Draws, draw, score, to_tensors
 from eval_recipes.saebench.upstream import patched
+from saereg_plugin.sources.models import LanguageModel
 
 PAIRED_FILE = "paired.pt"
 """File of the language model's part of the corrected figures."""
@@ -110,7 +110,7 @@ def ensure(
     dataset_name: str,
     config: SparseProbingEvalConfig,
     sae: SAE[Any],
-    model: HookedTransformer,
+    model: LanguageModel,
     context: RunContext,
 ) -> None:
     """
@@ -136,7 +136,7 @@ def _write_activations(
     dataset_name: str,
     config: SparseProbingEvalConfig,
     sae: SAE[Any],
-    model: HookedTransformer,
+    model: LanguageModel,
     context: RunContext,
 ) -> list[dict[str, Tensor]]:
     """Let upstream write the activations; return the token ids of train and test texts."""

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.cache.key_value_cache_entry import (
     TransformerLensKeyValueCacheEntry,
 )
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.sources.models import LanguageModel
 
 Change = Callable[[Tensor], Tensor]
 """Takes the residual stream [batch, position, d_model] and returns its replacement."""
@@ -119,7 +119,7 @@ def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 class HookedBackend:
     """A HookedTransformer as a :class:`~eval_recipes.steering.generate.backend.Backend`."""
 
-    def __init__(self, model: HookedTransformer) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
 
     @property

@@ -14,8 +14,6 @@ import torch
 from sae_lens import SAE
 from sae_lens.util import get_special_token_ids
 from torch import Tensor
-from transformer_lens import HookedTransformer
-from transformer_lens.loading_from_pretrained import make_model_alias_map
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -34,6 +32,7 @@ from eval_recipes.steering.select.latents import Latents
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora, models
+from saereg_plugin.sources.models import HookedTransformer
 
 TEXT_TOKENS = 128
 """Most tokens of a text that are read."""
@@ -122,7 +121,7 @@ def _source(sae: SAE[Any]) -> Source:
 def _place(name: str) -> tuple[str, dict[str, Any]]:
     """Return where transformers find a model, and the loader's arguments for that place."""
     folder = models.ensure(name)
-    path = str(folder or make_model_alias_map().get(name.lower(), name))
+    path = str(folder or models.hub_name(name))
     return path, {"local_files_only": folder is not None, "trust_remote_code": False}
 
 

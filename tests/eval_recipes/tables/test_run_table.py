@@ -10,12 +10,8 @@ from rich.console import Console
 
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.files import SUMMARY_COLUMNS
-from eval_recipes.results.headlines import RUN_COLUMNS, Metric
-from eval_recipes.tables.run_table import (
-    headline_metrics,
-    print_table,
-    read_differences,
-)
+from eval_recipes.results.headlines import RUN_COLUMNS, Metric, headline_metrics
+from eval_recipes.tables.run_table import print_table, read_differences
 from eval_recipes.tables.table import digits
 
 

@@ -23,12 +23,13 @@ from eval_recipes.results.files import load_results, read_result, write_summary
 from eval_recipes.results.headlines import L0, TABLE_COLUMNS, Metric, choose
 from eval_recipes.results.outdated import note_attempts
 from eval_recipes.results.tidy import architecture, penalty
-from eval_recipes.tables.plots import draw_html, draw_png
+from eval_recipes.tables.plots import Picture, draw_page, draw_picture, plot_pareto
 from eval_recipes.tables.table import (
     kind_label,
     markdown,
     on_front,
     points,
+    results_table,
     wide_frame,
     without_l0,
 )
@@ -346,13 +347,40 @@ def test_outdated_saes_have_a_mark_in_plots(tmp_path: Path) -> None:
     note_attempts(tmp_path, failed={path: "no room"}, current=())
     rows = points(load_results(tmp_path), CE)
     assert dict(zip(rows["sae_id"], rows["outdated"])) == {"new": False, "old": True}
-    page = draw_html({CE: rows}, tmp_path / "p.html").read_text(encoding="utf-8")
+    page = draw_page({CE: rows}).to_html(include_plotlyjs=False)
     # non-ASCII is escaped in the page's JSON
     assert page.count("old\\u2020") == 1 and page.count("new\\u2020") == 0
     assert page.count("outdated: the run") == 1
-    png = draw_png({CE: rows}, tmp_path / "p.png").read_bytes()
-    current = draw_png({CE: rows.assign(outdated=False)}, tmp_path / "q.png")
-    assert png != current.read_bytes()
+    picture = draw_picture({CE: rows})._repr_png_()
+    current = draw_picture({CE: rows.assign(outdated=False)})._repr_png_()
+    assert picture.startswith(b"\x89PNG")
+    assert picture != current
+
+
+def test_plots_and_tables_come_from_a_folder_or_a_frame_and_write_nothing(
+    tmp_path: Path,
+) -> None:
+    write_core(tmp_path, "r", "a", l0=3)
+    write_core(tmp_path, "r", "b", l0=5)
+    files = sorted(tmp_path.rglob("*"))
+    frame = load_results(tmp_path)
+    for results in (tmp_path, str(tmp_path), frame):
+        figure = plot_pareto(results, [CE.full_name])
+        assert isinstance(figure, Picture)
+        assert figure.axes[0].get_xlabel() == "L0"
+        page = plot_pareto(results, [CE.full_name], interactive=True)
+        assert "a" in str(page.data)
+        table = results_table(results, [CE.full_name])
+        assert list(table["sae_id"]) == ["a", "b"]
+        assert list(table["L0"]) == [3, 5]
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no results"):
+        plot_pareto(tmp_path)
+    with pytest.raises(InputError, match="holds no results"):
+        results_table(tmp_path)
 
 
 def test_embedded_data_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,11 @@ from eval_recipes.width_control.plots import (
     _overlaps,
     _shared,
     _similarities,
-    plot_cross_seed,
+    draw_cross_seed,
+    plot_encoder_decoder_cosine,
+    plot_matched_similarity,
+    plot_shared_fraction,
+    plot_unstable_overlap,
 )
 from eval_recipes.width_control.result_groups import (
     Comparison,
@@ -618,15 +623,19 @@ def assert_density(
 
 
 def test_plots_need_results_only(tmp_path: Path) -> None:
-    drawn = plot_cross_seed(evaluate(tmp_path, 2), tmp_path / "plots")
-    assert [path.name for path in drawn] == [
-        "encoder_decoder_cosine.png",
-        "matched_similarity.png",
-        "shared_fraction.png",
-        "unstable_overlap.png",
-    ]
-    for path in drawn:
-        with Image.open(path) as image:
+    out = evaluate(tmp_path, 2)
+    alone = {
+        "encoder_decoder_cosine.png": plot_encoder_decoder_cosine,
+        "matched_similarity.png": plot_matched_similarity,
+        "shared_fraction.png": plot_shared_fraction,
+        "unstable_overlap.png": plot_unstable_overlap,
+    }
+    drawn = draw_cross_seed(out)
+    assert list(drawn) == list(alone)
+    for name, picture in drawn.items():
+        content = picture._repr_png_()
+        assert alone[name](str(out))._repr_png_() == content
+        with Image.open(io.BytesIO(content)) as image:
             image.load()
             assert image.width > 500
             # more than a blank page

@@ -1,0 +1,120 @@
+"""Evaluation of a release in one call, for Python and notebooks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.context import ModelCache, RunContext
+from eval_recipes.running.run import Outcome, run_evals, subjects_of
+from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.releases.release import Release
+from saereg_plugin.sources.models import HOOKED, LanguageModel, TransformerBridge
+
+DEFAULT_EVALS = ("core", "cross_seed")
+_OWN = ("subjects", "out", "models")
+"""Fields of the context that have arguments of their own."""
+_PATHS = ("artifacts",)
+
+
+def evaluate(
+    release: str | Path | Release,
+    evals: str | Iterable[str] = DEFAULT_EVALS,
+    out: str | Path = "eval_results",
+    *,
+    sae_ids: Iterable[str] = (),
+    group_by: str | None = None,
+    fresh: bool = False,
+    model: LanguageModel | TransformerBridge | None = None,
+    model_class: str = HOOKED,
+    trust_remote_code: bool = False,
+    progress: Callable[[str], None] | None = None,
+    **context: Any,
+) -> Outcome:
+    """
+    Evaluate the SAEs of a release; write one result per SAE and evaluation into ``out``.
+
+    Results that are current are kept. A failed evaluation is in ``failures`` of the outcome,
+    and the others run. Example::
+
+        import eval_recipes
+
+        outcome = eval_recipes.evaluate(
+            "my-release",
+            evals=["core", "cross_seed"],
+            out="results",
+            heldout_tokens=32_768,
+            options={"cross_seed": {"n_resamples": 200}},
+        )
+        outcome.frame  # one row per SAE and metric
+        eval_recipes.plot_pareto("results")
+
+    Args:
+        release: an opened release; or a release folder, a name of SAELens' public table, or
+            ``owner/repository``.
+        evals: names of evaluations, or one text with commas.
+        out: folder of the results.
+        sae_ids: ids or shell patterns of the SAEs; all by default.
+        group_by: groups and seeds by expression or YAML file (``open_release``).
+        fresh: make every result again.
+        model: the SAEs' language model in memory; by default it is loaded.
+        model_class: "HookedTransformer", or "TransformerBridge", which computes on the
+            modules of transformers: the class of the model that is loaded.
+        trust_remote_code: load the model as the release says, code of the release included.
+        progress: gets one line per evaluation about what is kept.
+        context: fields of ``RunContext`` by name, such as ``device``, ``dtype``, ``seed``,
+            ``corpus``, ``data``, ``heldout_tokens`` or ``options``.
+
+    Raises:
+        InputError: before anything is computed, if something cannot work.
+        WriteError: if the disk is full; results that were written stay.
+    """
+    settings: dict[str, Any] = _settings(context)
+    subjects = subjects_of(release, patterns=sae_ids, group_by=group_by)
+    cache = ModelCache(trust_remote_code=trust_remote_code, model_class=model_class)
+    if model is not None:
+        settings = {**_numbers(model), **settings}
+        name = _only_model(subjects)
+        cache.hold(model, name, dtype=settings["dtype"], device=settings["device"])
+    run = RunContext(subjects=subjects, out=Path(out), models=cache, **settings)
+    names = evals.split(",") if isinstance(evals, str) else evals
+    return run_evals(
+        [one.strip() for one in names], run, resume=not fresh, progress=progress
+    )
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields of the context; refuse unknown names."""
+    fields = [f.name for f in dataclasses.fields(RunContext) if f.init]
+    known = [name for name in fields if name not in _OWN]
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"evaluate has no setting {name!r}. {suggest(name, known)} Settings of one "
+                "evaluation go into options={'core': {...}}."
+            )
+    return {k: Path(v) if k in _PATHS else v for k, v in given.items()}
+
+
+def _numbers(model: Any) -> dict[str, Any]:
+    """Return data type and device of a model in memory."""
+    weight = next(iter(model.parameters()))
+    return {
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": str(weight.device),
+    }
+
+
+def _only_model(subjects: Sequence[Subject]) -> str:
+    """Return the name of the model that the SAEs read; refuse several."""
+    names = {SubjectFacts.read(subject).model_name for subject in subjects}
+    if len(names) != 1 or None in names:
+        listed = ", ".join(sorted(map(repr, names)))
+        raise InputError(
+            f"One model was given, but the SAEs read {listed}; expected SAEs of one model. "
+            "Choose some with sae_ids, or leave the model out."
+        )
+    return str(names.pop())
