@@ -8,7 +8,12 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from eval_recipes.commands.console import FAILED, open_console, print_outcome
+from eval_recipes.commands.console import (
+    FAILED,
+    open_console,
+    print_outcome,
+    require_bench,
+)
 from eval_recipes.registry import RECIPES
 
 
@@ -122,6 +127,7 @@ def run(
 
     A failed evaluation is reported and the others run; the exit status is then 1.
     """
+    require_bench("run")
     from eval_recipes.running.artifacts import default_artifacts
     from eval_recipes.running.check import checked_data
     from eval_recipes.running.context import ModelCache, RunContext

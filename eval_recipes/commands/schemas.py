@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from eval_recipes.commands.console import FAILED, open_console, shown
+from eval_recipes.commands.console import FAILED, open_console, require_bench, shown
 
 
 def schemas(
@@ -20,6 +20,7 @@ def schemas(
     ] = False,
 ) -> None:
     """List the files, or with --write or --check bring them in line with the result classes."""
+    require_bench("schemas")
     from eval_recipes.registry import RECIPES
     from eval_recipes.results.schemas import schema_text
     from eval_recipes.running.evaluation import schema_files

@@ -9,6 +9,7 @@ from typing import Any
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.registry import RECIPES, UNAVAILABLE, load_evaluation
+from saereg_plugin.machine import missing_modules
 from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
 from saereg_plugin.sources.models import EMBEDDED
 
@@ -25,7 +26,7 @@ def sections(*, public_releases: bool = False) -> dict[str, Rows]:
         ],
         "Regularisers": [(name, _fields(cfg)) for name, cfg in REGULARIZERS.items()],
         "Training mechanics": [(name, _fields(cfg)) for name, cfg in MECHANICS.items()],
-        "Evaluations": [(name, load_evaluation(name).summary) for name in RECIPES],
+        "Evaluations": [(name, _summary(name)) for name in RECIPES],
         "Unavailable evaluations": list(UNAVAILABLE.items()),
         "Embedded models": [
             (name, asset.requirement) for name, asset in EMBEDDED.items()
@@ -37,6 +38,13 @@ def sections(*, public_releases: bool = False) -> dict[str, Rows]:
     if public_releases:
         found["Releases"] = [(name, entry.model) for name, entry in directory.items()]
     return found
+
+
+def _summary(name: str) -> str:
+    """Return an evaluation's summary, or that the packages for it are not installed."""
+    if missing_modules("bench"):
+        return "needs the extra 'bench': saereg-bench doctor says more"
+    return load_evaluation(name).summary
 
 
 def _fields(cfg: type[Any]) -> str:
