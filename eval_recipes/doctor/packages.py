@@ -35,6 +35,11 @@ SHOWN = (
 """Packages whose versions are printed."""
 CHECKED = (OURS, "sae-lens", "transformer-lens", "transformers", "torch", "sae-bench")
 """Packages whose own requirements are checked."""
+EXTRAS = ("bench", "offline")
+"""Extras whose state is printed."""
+EARLIER = ("3.10", "3.11", "3.12")
+"""Pythons that may have what the present one has not."""
+_BLOCK = 1 << 22
 Installed = Mapping[str, Distribution]
 
 
@@ -86,16 +91,26 @@ def check_packages(packages: Installed) -> Findings:
 
 
 def _add_extras(found: Findings, packages: Installed) -> None:
-    ours = packages[OURS]
-    for extra in sorted(set(ours.metadata.get_all("Provides-Extra") or ())):
-        unmet = [text for _, text in _unmet(packages, OURS, extra)]
-        state = "complete" if not unmet else "incomplete"
-        found.rows.append((f"extra {extra!r}", state))
-        if unmet:
+    """Add the state of the extras that commands ask for."""
+    offered = packages[OURS].metadata.get_all("Provides-Extra") or ()
+    for extra in (extra for extra in EXTRAS if extra in offered):
+        unmet = list(_unmet(packages, OURS, extra))
+        excluded = _excluded(packages[OURS], extra)
+        state = "complete"
+        if excluded:
+            state = "not for this Python"
             found.notes.append(
-                f"The extra {extra!r} is incomplete: {'; '.join(unmet)}. "
+                f"The extra {extra!r} needs {', '.join(excluded)}, not to be had for Python "
+                f"{platform.python_version()}. Use an earlier Python for it."
+            )
+        elif unmet:
+            needed = len(list(_requirements(packages[OURS], extra)))
+            state = "not installed" if len(unmet) == needed else "incomplete"
+            found.notes.append(
+                f"The extra {extra!r} lacks {', '.join(text for _, text in unmet)}. "
                 f'If you want it, run `pip install "{OURS}[{extra}]"`.'
             )
+        found.rows.append((f"extra {extra!r}", state))
 
 
 def _unmet(packages: Installed, name: str, extra: str) -> Iterator[tuple[str, str]]:
@@ -110,6 +125,24 @@ def _unmet(packages: Installed, name: str, extra: str) -> Iterator[tuple[str, st
         if there is not None:
             for inner in requirement.extras:
                 yield from _unmet(packages, canonicalize_name(requirement.name), inner)
+
+
+def _excluded(package: Distribution, extra: str) -> list[str]:
+    """Return what an extra brings, but not under this Python."""
+    requirements = [Requirement(text) for text in package.requires or ()]
+    return [
+        requirement.name
+        for requirement in requirements
+        if requirement.marker is not None
+        and not requirement.marker.evaluate({"extra": extra})
+        and any(
+            requirement.marker.evaluate({"extra": extra, "python_version": version})
+            and not requirement.marker.evaluate(
+                {"extra": "", "python_version": version}
+            )
+            for version in EARLIER
+        )
+    ]
 
 
 def _requirements(package: Distribution, extra: str) -> Iterator[Requirement]:
@@ -146,39 +179,46 @@ def check_libraries(packages: Installed, *, has_gpu: bool) -> Findings:
     for path, files in owners.items():
         for name in needed & set(files):
             others = sorted(set(files) - {name})
-            if others and not _is_own(path, files[name]):
-                _add_replaced(found, packages, path, name, others, has_gpu=has_gpu)
+            text = _trouble(path, files[name], packages[name], others)
+            if text is not None and has_gpu:
+                found.problems.append(f"{text}. Run {_remedy(packages[name])}.")
+            elif text is not None:
+                found.notes.append(
+                    f"{text}. Before you use a GPU, run {_remedy(packages[name])}."
+                )
     return found
 
 
-def _add_replaced(
-    found: Findings,
-    packages: Installed,
-    path: Path,
-    name: str,
-    others: list[str],
-    *,
-    has_gpu: bool,
-) -> None:
-    package = f"{name}=={packages[name].version}"
-    sentence = (
-        f"{path.name} is not that of {package}, which torch needs: {' or '.join(others)} has "
-        "replaced it. "
+def _trouble(
+    path: Path, file: PackagePath, package: Distribution, others: list[str]
+) -> str | None:
+    """Return what is wrong with a library of a package that torch needs, or None."""
+    owner = f"{canonicalize_name(package.name)}=={package.version}"
+    if not path.is_file():
+        return f"{path.name} of {owner}, which torch needs, is missing"
+    # a file of one owner that was changed is not looked for: that takes seconds a library
+    if others and not _is_own(path, file):
+        return (
+            f"{path.name} is not that of {owner}, which torch needs: {' or '.join(others)} has "
+            "replaced it"
+        )
+    return None
+
+
+def _remedy(package: Distribution) -> str:
+    return (
+        "`pip install --force-reinstall --no-deps "
+        f"{canonicalize_name(package.name)}=={package.version}`"
     )
-    remedy = f"run `pip install --force-reinstall --no-deps {package}`."
-    if has_gpu:
-        found.problems.append(f"{sentence}R{remedy[1:]}")
-    else:
-        found.notes.append(f"{sentence}Before you use a GPU, {remedy}")
 
 
 def _is_own(path: Path, file: PackagePath) -> bool:
     """Return whether a file has the hash that its package recorded."""
     if file.hash is None:
         return True
-    if not path.is_file():
-        return False
+    digest = hashlib.new(file.hash.mode)
     with path.open("rb") as source:
-        digest = hashlib.file_digest(source, file.hash.mode).digest()
-    text = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        while block := source.read(_BLOCK):
+            digest.update(block)
+    text = base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
     return text == file.hash.value
