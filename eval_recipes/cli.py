@@ -23,6 +23,7 @@ from eval_recipes.commands.console import (
     shown,
 )
 from eval_recipes.commands.demo import demo
+from eval_recipes.commands.doctor import doctor
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.results import plot, show, table
 from eval_recipes.commands.run import run
@@ -77,7 +78,7 @@ def _settings(
         set_verbosity(verbose=verbose, quiet=quiet)
 
 
-for command in (train, run, table, plot, speed, demo, artifacts, schemas):
+for command in (train, run, table, plot, speed, demo, doctor, artifacts, schemas):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(study, name="study")

@@ -1,4 +1,4 @@
-"""This machine: devices, memory, disk, versions and command."""
+"""This machine: devices, memory, disk, packages and command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -230,12 +231,79 @@ _PACKAGES = (
 )
 
 
+EXTRAS = {
+    "bench": (
+        "sae_bench",
+        "sae_probes",
+        "openai",
+        "sklearn",
+        "statsmodels",
+        "scipy",
+        "matplotlib",
+        "plotly",
+        "tabulate",
+        "torchvision",
+        "httpcore",
+        "tenacity",
+    ),
+    "offline": ("gguf", "zstandard"),
+}
+"""Modules that each extra of this package brings, by name of the extra."""
+
+_LAST_BENCH = (3, 12)
+"""Last Python for which sae-bench can be installed."""
+
+
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide results."""
+    """Return the versions of Python and of the installed packages that decide results."""
+    found = {name: _installed_version(name) for name in _PACKAGES}
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
+        **{name: number for name, number in found.items() if number is not None},
     }
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def missing_modules(extra: str) -> list[str]:
+    """Return the modules of an extra that are not installed."""
+    return [name for name in EXTRAS[extra] if find_spec(name) is None]
+
+
+def require_extra(extra: str, user: str) -> None:
+    """
+    Refuse what needs an extra of this package that is not installed.
+
+    Args:
+        extra: name of the extra.
+        user: begins the message, such as "`saereg-bench run`".
+
+    Raises:
+        InputError: with the missing modules and the command that installs them.
+    """
+    missing = missing_modules(extra)
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise InputError(
+            f"{user} needs the packages of the extra {extra!r} ({', '.join(missing)} {verb} not "
+            f"installed); {_how_to_install(extra, missing)}"
+        )
+
+
+def _how_to_install(extra: str, missing: list[str]) -> str:
+    """Return the end of a sentence that says how an extra is installed."""
+    command = f'`pip install "saereg-plugin[{extra}]"`'
+    if "sae_bench" in missing and sys.version_info[:2] > _LAST_BENCH:
+        return (
+            "sae-bench needs numpy < 2 and so Python 3.10 to 3.12, and this is Python "
+            f"{platform.python_version()}. Run {command} with an earlier Python."
+        )
+    return f"run {command}."
 
 
 def hardware() -> dict[str, Any]:

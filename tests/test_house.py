@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     {"cli"},
     {"commands"},
+    {"doctor"},
     {"speed"},
     {"studies"},
     {"width_control"},

@@ -8,7 +8,7 @@ from typing import Annotated
 from rich.table import Table
 from typer import Option
 
-from eval_recipes.commands.console import open_console, shown
+from eval_recipes.commands.console import open_console, require_bench, shown
 
 
 def artifacts(
@@ -32,6 +32,7 @@ def artifacts(
     ] = False,
 ) -> None:
     """List what evaluations keep between runs (size, last use, what for); remove old ones."""
+    require_bench("artifacts")
     from eval_recipes.running.artifact_space import (
         Entry,
         entries,

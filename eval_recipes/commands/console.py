@@ -100,6 +100,18 @@ def keep_printing() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def require_bench(command: str) -> None:
+    """
+    Refuse a command of ``saereg-bench`` that needs the extra ``bench``, if it is missing.
+
+    Raises:
+        InputError: with what is missing and how to install it.
+    """
+    from saereg_plugin.machine import require_extra
+
+    require_extra("bench", f"`saereg-bench {command}`")
+
+
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130

@@ -14,6 +14,7 @@ from eval_recipes.commands.console import (
     INTERRUPTED,
     open_console,
     print_outcome,
+    require_bench,
     shown,
     working,
 )
@@ -32,6 +33,7 @@ def demo(
 
     Needs no hub: model and text come from registry packages. Ctrl-C is safe; run it again.
     """
+    require_bench("demo")
     from eval_recipes.studies.demo import L2, PLAIN, evaluate_demo, train_demo
     from eval_recipes.tables.run_table import read_differences
     from saereg_plugin.machine import peak_memory_gib, resolve_device

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from eval_recipes.commands.console import open_console
+from eval_recipes.commands.console import open_console, require_bench
 from eval_recipes.commands.flags import listed
 
 _NOTES = 5
@@ -41,6 +41,7 @@ def table(
     """
     Print one row an SAE with its headline metrics; a star marks the Pareto front against L0.
     """
+    require_bench("table")
     from eval_recipes.results.files import has_embedded_data
     from eval_recipes.results.headlines import choose
     from eval_recipes.results.outdated import outdated_notes
@@ -144,6 +145,7 @@ def plot(
 
     Writes pareto.png and pareto.html, an interactive page that needs no network.
     """
+    require_bench("plot")
     from eval_recipes.results.headlines import choose
     from eval_recipes.results.outdated import outdated_notes
     from eval_recipes.tables.plots import (
@@ -215,6 +217,7 @@ def steering(
     ] = False,
 ) -> None:
     """Print a steered latent's concept, its prompts, both texts of each, and their scores."""
+    require_bench("show steering")
     from eval_recipes.steering.show import show_latent, steering_result
     from saereg_plugin.errors import printable
 

@@ -13,6 +13,7 @@ from eval_recipes.commands.console import (
     FAILED,
     open_console,
     print_outcome,
+    require_bench,
     shown,
     working,
 )
@@ -208,6 +209,7 @@ def run(
     Results that are current are kept. A failed evaluation is reported and the others run; the
     exit status is then 1.
     """
+    require_bench("run")
     from eval_recipes.running.artifact_space import space_note
     from eval_recipes.running.artifacts import default_artifacts
     from eval_recipes.running.check import checked_data

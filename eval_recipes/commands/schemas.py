@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from eval_recipes.commands.console import FAILED, open_console, shown
+from eval_recipes.commands.console import FAILED, open_console, require_bench, shown
 
 
 def schemas(
@@ -22,6 +22,7 @@ def schemas(
     """
     List the JSON schemas and the listing; --write makes them from the code, --check compares.
     """
+    require_bench("schemas")
     from eval_recipes.registry import RECIPES
     from eval_recipes.results.schemas import schema_text
     from eval_recipes.running.evaluation import schema_files

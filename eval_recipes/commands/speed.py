@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Option
 
-from eval_recipes.commands.console import open_console, working
+from eval_recipes.commands.console import open_console, require_bench, working
 from eval_recipes.commands.flags import listed
 
 
@@ -44,6 +44,7 @@ def speed(
     Implementations take turns on the same batches; ratios are times over ours. Let the
     machine do nothing else meanwhile.
     """
+    require_bench("speed")
     from eval_recipes.speed.measurement import DEFAULT_SHAPES, SpeedConfig, parse_shape
     from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted, run_speed
     from saereg_plugin.machine import resolve_device

@@ -14,6 +14,7 @@ from eval_recipes.commands.console import (
     FAILED,
     INTERRUPTED,
     open_console,
+    require_bench,
     shown,
     working,
 )
@@ -99,6 +100,7 @@ def steering(
     It can be interrupted at any time: the same command goes on, and nothing that was paid for
     is asked again. Writes results, their texts, table.md and results.json.
     """
+    require_bench("study steering")
     from eval_recipes.studies.steering.runs import SteeringStudy
     from eval_recipes.studies.steering.study import run_steering_study
 
@@ -245,6 +247,7 @@ def mnist(
     Trains 7 settings x 3 seeds. It can be interrupted at any time: the same command goes
     on after the last finished epoch. Writes SAELens SAEs, report.md, report.json, pictures.
     """
+    require_bench("study mnist")
     from eval_recipes.studies.framework.study_folder import require_study_folder
     from eval_recipes.studies.mnist.images import load_images
     from eval_recipes.studies.mnist.report import REPORT, write_report
@@ -295,6 +298,7 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
             ),
         ] = _Scale.small,
     ) -> None:
+        require_bench(f"study {name}")
         from eval_recipes.studies.framework.report import verdicts_of
         from eval_recipes.studies.framework.run import run_study
         from eval_recipes.studies.framework.verdicts import summary as summary_of

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import html
-import importlib.util
 import re
-from pathlib import Path
 from typing import cast
 
 import pandas as pd
 
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sources import probe_texts
 
 PREFIX = "embedded/"
 """Prefix of every embedded set, which tells its scores from published ones."""
@@ -53,16 +52,10 @@ def read_set(name: str) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=32)
 def _read(name: str) -> pd.DataFrame:
-    folder = _folder()
-    path = folder / f"{name}.csv.zst"
-    if not path.is_file():
-        known = [
-            file.name.removesuffix(".csv.zst") for file in folder.glob("*.csv.zst")
-        ]
-        raise InputError(
-            f"sae-probes has no data set {name!r}. {suggest(name, sorted(known))}"
-        )
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    files = probe_texts.files()
+    if name not in files:
+        raise InputError(f"sae-probes has no data set {name!r}. {suggest(name, files)}")
+    rows = probe_texts.read(files[name])
     return deduplicated(cast("pd.DataFrame", rows[["prompt", "target"]]))
 
 
@@ -100,14 +93,3 @@ def strip_template(text: str) -> str:
     text = _ESCAPED_CHARACTER.sub(lambda found: chr(int(found[1], 16)), text)
     text = _TAG.sub(" ", text).replace('\\"', '"').replace("\\", " ")
     return " ".join(text.split())
-
-
-def _folder() -> Path:
-    # importing sae_probes would import model loaders
-    package = importlib.util.find_spec("sae_probes")
-    if package is None or not package.submodule_search_locations:
-        raise InputError(
-            "Package sae-probes, whose texts the embedded sets are, is not installed; "
-            "run `pip install sae-probes`."
-        )
-    return Path(package.submodule_search_locations[0], "data", "cleaned_data")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256 as hash_bytes
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -22,6 +20,8 @@ from numpy.typing import NDArray
 
 from saereg_plugin.errors import InputError, suggest_path
 from saereg_plugin.files import folder_identity
+from saereg_plugin.machine import require_extra
+from saereg_plugin.sources import probe_texts
 from saereg_plugin.sources.assets import (
     cache_dir,
     ensure_folder,
@@ -163,7 +163,7 @@ def _embedded_folder() -> Path:
 
 def _embedded_source() -> dict[str, Any]:
     return {
-        "sae-probes": version("sae-probes"),
+        "sae-probes": probe_texts.version(),
         "seed": _SEED,
         "heldout": HELD_OUT_TEXTS,
         "layout": _LAYOUT,
@@ -179,30 +179,12 @@ def _build(target: Path) -> None:
 
 def _read_texts() -> NDArray[np.object_]:
     """Return the distinct texts in sae-probes' data, always in the same order."""
+    require_extra("offline", f"The corpus {EMBEDDED!r}")
     prompts = [
-        pd.read_csv(file, dtype=str, keep_default_na=False)["prompt"]
-        for file in _prompt_files()
+        probe_texts.read(file)["prompt"] for file in probe_texts.files().values()
     ]
     texts = pd.concat(prompts, ignore_index=True).str.strip()
     return texts[texts != ""].drop_duplicates().to_numpy(dtype=object)
-
-
-def _prompt_files() -> list[Path]:
-    # without importing sae_probes, whose modules import whole model loaders
-    package = importlib.util.find_spec("sae_probes")
-    if package is None or not package.submodule_search_locations:
-        raise InputError(
-            "Package sae-probes, whose data the embedded corpus is, is not installed; "
-            "run `pip install sae-probes`."
-        )
-    folder = Path(package.submodule_search_locations[0], "data", "cleaned_data")
-    files = sorted(folder.glob("*.csv.zst"))
-    if not files:
-        raise InputError(
-            f"Folder {str(folder)!r} has no *.csv.zst; expected the data that sae-probes "
-            "ships. Run `pip install --force-reinstall --no-deps sae-probes`."
-        )
-    return files
 
 
 def _require_available(name_or_path: str) -> None:

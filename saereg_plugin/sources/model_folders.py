@@ -28,6 +28,7 @@ from transformers import (
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, recover
+from saereg_plugin.machine import require_extra
 from saereg_plugin.sources.assets import (
     Asset,
     cache_dir,
@@ -233,6 +234,7 @@ def embedded_source(name: str) -> dict[str, Any]:
 
 def _convert(asset: Asset, target: Path) -> None:
     """Write the GGUF's weights, in float32, as an ordinary Hugging Face folder."""
+    require_extra("offline", f"The embedded model in {asset.archive}")
     target.mkdir()
     logger.info("Converting %s, once; later loads read the result.", asset.member)
     with (

@@ -1,0 +1,1 @@
+"""The checks of ``saereg-bench doctor``: packages and this machine."""
