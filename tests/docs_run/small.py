@@ -1,0 +1,83 @@
+"""Sizes at which the tests run what the docs show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RELEASE_COMMAND = (
+    "saereg-bench train --out my-release --coefficient 0 --coefficient 5e-3 --k 32"
+)
+RESULTS_COMMAND = (
+    "saereg-bench run --sae-release my-release --out results --evals core,cross_seed"
+)
+HOOK = "blocks.0.hook_resid_post"
+WIDTH = 16
+"""Of the residual stream of ``small_model``."""
+LATENTS = 64
+TOKENS = 2048
+BATCH = 256
+
+
+def smaller_words(words: list[str], model: Path) -> list[str]:
+    """
+    Return a command of the docs with smaller sizes.
+
+    ``train`` without a file gets a small model, width and length as further flags, of which
+    the last one counts. ``run`` gets few tokens. Commands that keep artefacts get a folder
+    of their own, so that those of the user stay.
+    """
+    kind = words[1] if len(words) > 1 else ""
+    if kind == "train" and not {"--config", "--match-alive"} & set(words):
+        return [*words, *_train_flags(model)]
+    if kind == "run":
+        return [*words, *_run_flags(words), "--artifacts", "artifacts"]
+    return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words
+
+
+def _train_flags(model: Path) -> list[str]:
+    flags = {
+        "model": model,
+        "hook": HOOK,
+        "d-sae": LATENTS,
+        "tokens": TOKENS,
+        "batch-size": BATCH,
+    }
+    return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+
+
+def _run_flags(words: list[str]) -> list[str]:
+    flags = ["--heldout-tokens", "1024"]
+    if any("core" in word.split(",") for word in words):
+        options = ("n_eval_reconstruction_batches", "n_eval_sparsity_variance_batches")
+        for option in options:
+            flags += ["--option", f"core.{option}=1"]
+    return flags
+
+
+def smaller_sweep(text: str, model: Path) -> str:
+    """Return a sweep of the docs with smaller sizes, as YAML."""
+    sweep: dict[str, Any] = yaml.safe_load(text)
+    sweep.update(
+        model=str(model), hook_name=HOOK, tokens=TOKENS, batch_size=BATCH, seeds=[0, 1]
+    )
+    sweep["sae"]["d_sae"] = LATENTS
+    return yaml.safe_dump(sweep, sort_keys=False)
+
+
+def smaller_python(text: str, model: Path) -> str:
+    """Return a Python block of the docs with smaller sizes."""
+    sizes = [
+        (r"smollm2-135m-instruct", str(model)),
+        (r"blocks\.\d+\.", "blocks.0."),
+        (r"\bd_in=576\b", f"d_in={WIDTH}"),
+        (r"\bd_sae=4608\b", f"d_sae={LATENTS}"),
+        (r"\btokens=[\d_]+", f"tokens={TOKENS}"),
+        (r"\btraining_tokens=[\d_]+", "training_tokens=8192"),
+    ]
+    for pattern, value in sizes:
+        text = re.sub(pattern, value, text)
+    return text
