@@ -21,9 +21,7 @@ def run_words(words: list[str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def home(
-    tmp_path_factory: pytest.TempPathFactory, small_model: Path
-) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iterator[Path]:
     """A folder with my-release, results and eval_results, made by the docs' own commands."""
     folder = tmp_path_factory.mktemp("docs")
     before = Path.cwd()

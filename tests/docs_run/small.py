@@ -17,9 +17,10 @@ RESULTS_COMMAND = (
 HOOK = "blocks.0.hook_resid_post"
 WIDTH = 16
 """Of the residual stream of ``small_model``."""
-LATENTS = 64
-TOKENS = 2048
+LATENTS = 128
+TOKENS = 4096
 BATCH = 256
+HELDOUT_TOKENS = 1024
 
 
 def smaller_words(words: list[str], model: Path) -> list[str]:
@@ -50,7 +51,7 @@ def _train_flags(model: Path) -> list[str]:
 
 
 def _run_flags(words: list[str]) -> list[str]:
-    flags = ["--heldout-tokens", "1024"]
+    flags = ["--heldout-tokens", str(HELDOUT_TOKENS)]
     if any("core" in word.split(",") for word in words):
         options = ("n_eval_reconstruction_batches", "n_eval_sparsity_variance_batches")
         for option in options:
@@ -73,10 +74,11 @@ def smaller_python(text: str, model: Path) -> str:
     sizes = [
         (r"smollm2-135m-instruct", str(model)),
         (r"blocks\.\d+\.", "blocks.0."),
-        (r"\bd_in=576\b", f"d_in={WIDTH}"),
-        (r"\bd_sae=4608\b", f"d_sae={LATENTS}"),
+        (r"\bd_in=[\d_]+", f"d_in={WIDTH}"),
+        (r"""(\bd_sae(?:=|["']: ))[\d_]+""", rf"\g<1>{LATENTS}"),
         (r"\btokens=[\d_]+", f"tokens={TOKENS}"),
-        (r"\btraining_tokens=[\d_]+", "training_tokens=8192"),
+        (r"\btraining_tokens=[\d_]+", f"training_tokens={2 * TOKENS}"),
+        (r"\bheldout_tokens=[\d_]+", f"heldout_tokens={HELDOUT_TOKENS}"),
     ]
     for pattern, value in sizes:
         text = re.sub(pattern, value, text)

@@ -107,7 +107,9 @@ def test_numpy_2_needs_one_change_of_sae_bench(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sae_lens_loads_the_architectures_of_an_entry_point(tmp_path: Path) -> None:
-    assert "KeyError: 'regularized_topk'" in _run("sae-lens-entry-points")["done"].stderr
+    assert (
+        "KeyError: 'regularized_topk'" in _run("sae-lens-entry-points")["done"].stderr
+    )
     name, text = _changed(_block("sae-lens-entry-points", "diff"))
     shutil.copytree(_installed("sae_lens/__init__.py").parent, tmp_path / "sae_lens")
     (tmp_path / name).write_text(text, encoding="utf-8")
