@@ -75,7 +75,7 @@ class Block:
 
 
 def _split(line: str) -> list[list[str]]:
-    """Return the commands of a line, without comments and assignments."""
+    """Return the commands of a line, without comments, assignments and redirections."""
     found: list[list[str]] = []
     for part in line.split("&&"):
         try:
@@ -84,6 +84,8 @@ def _split(line: str) -> list[list[str]]:
             return []
         while words and _ASSIGNMENT.match(words[0]):
             words.pop(0)
+        if ">" in words:
+            words = words[: words.index(">")]
         found += [words] if words else []
     return found
 

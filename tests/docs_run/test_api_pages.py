@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from importlib import import_module
 from types import ModuleType
 
 import pytest
 
+from saereg_plugin import registry
 from tests.docs_run.blocks import ROOT
 
 _PACKAGES = [
@@ -33,28 +33,25 @@ def hook() -> ModuleType:
     return module
 
 
-def _is_public(package: ModuleType, name: str) -> bool:
-    value = getattr(package, name)
-    module = getattr(value, "__module__", getattr(value, "__name__", ""))
-    of_ours = str(module).partition(".")[0] in ("saereg_plugin", "eval_recipes")
-    return not name.startswith("_") and of_ours and not _is_folder(package, name)
-
-
-def _is_folder(package: ModuleType, name: str) -> bool:
-    """Return whether it is a submodule of the package, which Python adds by itself."""
-    return f"{package.__name__}.{name}" in sys.modules
-
-
 @pytest.mark.parametrize("package", _PACKAGES)
-def test_the_page_has_every_exported_name(hook: ModuleType, package: str) -> None:
+def test_an_entry_is_what_the_package_exports(hook: ModuleType, package: str) -> None:
     found = import_module(package)
-    public = getattr(found, "__all__", None) or [
-        name for name in vars(found) if _is_public(found, name)
-    ]
     told = hook.exported(package)
-    assert set(public) <= set(told)
     for name, module in told.items():
         assert getattr(import_module(module), name) is getattr(found, name)
+    assert set(getattr(found, "__all__", ())) <= set(told)
+
+
+def test_the_page_has_every_class_that_is_registered(hook: ModuleType) -> None:
+    told = set(hook.exported("saereg_plugin"))
+    ours = [
+        *registry.REGULARIZERS.values(),
+        *registry.MECHANICS.values(),
+        *(cls for classes in registry.ARCHITECTURES.values() for cls in classes),
+    ]
+    names = {c.__name__ for c in ours if c.__module__.startswith("saereg_plugin.")}
+    assert names
+    assert names <= told
 
 
 @pytest.mark.parametrize("package", _PACKAGES)

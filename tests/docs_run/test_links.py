@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
@@ -37,7 +36,7 @@ def test_a_link_outside_the_site_leads_to_a_file_and_a_heading(
     assert not anchor or anchor in _anchors(file), page
 
 
-@lru_cache(maxsize=None)
+@cache
 def _anchors(page: str) -> frozenset[str]:
     headings = re.findall(r"^#+ (.+)$", _text(page), flags=re.MULTILINE)
     plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
