@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
+from eval_recipes.running.artifacts import open_artifacts
 from tests.docs_run.small import RELEASE_COMMAND, RESULTS_COMMAND, smaller_words
 
 
@@ -32,6 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iterato
     finally:
         os.chdir(before)
     shutil.copytree(folder / "results", folder / "eval_results")
+    open_artifacts(folder / "artifacts")
     yield folder
 
 

@@ -17,10 +17,16 @@ RESULTS_COMMAND = (
 HOOK = "blocks.0.hook_resid_post"
 WIDTH = 16
 """Of the residual stream of ``small_model``."""
-LATENTS = 128
+LATENTS = 512
+"""SCR and TPP ablate up to 500."""
 TOKENS = 4096
 BATCH = 256
 HELDOUT_TOKENS = 1024
+CORE = {
+    "n_eval_reconstruction_batches": 1,
+    "n_eval_sparsity_variance_batches": 1,
+    "eval_batch_size_prompts": 2,
+}
 
 
 def smaller_words(words: list[str], model: Path) -> list[str]:
@@ -53,9 +59,8 @@ def _train_flags(model: Path) -> list[str]:
 def _run_flags(words: list[str]) -> list[str]:
     flags = ["--heldout-tokens", str(HELDOUT_TOKENS)]
     if any("core" in word.split(",") for word in words):
-        options = ("n_eval_reconstruction_batches", "n_eval_sparsity_variance_batches")
-        for option in options:
-            flags += ["--option", f"core.{option}=1"]
+        for name, value in CORE.items():
+            flags += ["--option", f"core.{name}={value}"]
     return flags
 
 
@@ -82,4 +87,6 @@ def smaller_python(text: str, model: Path) -> str:
     ]
     for pattern, value in sizes:
         text = re.sub(pattern, value, text)
+    if "model=" not in text:
+        text = text.replace("sr.train(", f"sr.train(model={str(model)!r}, ")
     return text

@@ -23,8 +23,27 @@ from tests.docs_run.small import smaller_sweep, smaller_words
 
 SHELL = shell_blocks()
 RUN = [block for block in SHELL if block.reason is None]
-WHOLE = {"docs/evals/core.md"}
-"""Pages whose ``run`` commands are run to the end; those of others until all is checked."""
+TRAINED = "README.md"
+"""Page whose trainings are run also without the slow tests."""
+
+
+def _cases() -> list[Any]:
+    """Return the blocks to run; those that train are slow, but for one page."""
+    return [
+        pytest.param(
+            block,
+            id=block.name,
+            marks=[pytest.mark.slow]
+            if block.page != TRAINED and _words_of("train", block)
+            else [],
+        )
+        for block in RUN
+    ]
+
+
+def _words_of(command: str, block: Block) -> list[list[str]]:
+    """Return the calls of one command in a block."""
+    return [words for words in block.commands() if words[1:2] == [command]]
 
 
 def test_there_are_commands_to_parse_and_to_run() -> None:
@@ -82,23 +101,22 @@ class _CheckedError(Exception):
     """All that a run checks was found right."""
 
 
-@pytest.mark.parametrize("block", RUN, ids=lambda block: block.name)
+@pytest.mark.parametrize("block", _cases())
 def test_a_command_runs(
     block: Block,
     workplace: Callable[[], Path],
     small_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """``run`` is run until everything is checked, but for the pages in ``WHOLE``."""
+    """``run`` is run until everything is checked; ``home`` has a run to its end."""
     folder = workplace()
     _write_files(block.page, folder, small_model)
     _remove_trained(block, folder)
-    if block.page not in WHOLE:
-        monkeypatch.setattr(running, "_run", _stop)
+    monkeypatch.setattr(running, "_run", _stop)
     for words in block.commands():
         assert words[0] == "saereg-bench", f"{words[0]}: give a reason not to run it"
         words = smaller_words(words, small_model)
-        if words[1] == "run" and block.page not in WHOLE:
+        if words[1] == "run":
             result = CliRunner().invoke(app, words[1:], env={"COLUMNS": "200"})
             assert isinstance(result.exception, _CheckedError), result.exception
         else:
@@ -124,6 +142,6 @@ def _write_files(page: str, folder: Path, model: Path) -> None:
 
 def _remove_trained(block: Block, folder: Path) -> None:
     """Remove what the block trains, so that the training begins anew."""
-    for words in block.commands():
-        if "train" in words and "--out" in words:
+    for words in _words_of("train", block):
+        if "--out" in words:
             shutil.rmtree(folder / words[words.index("--out") + 1], ignore_errors=True)

@@ -14,6 +14,14 @@ from saereg_plugin import registry
 from tests.docs_run.blocks import Block, blocks, python_pages
 from tests.docs_run.small import smaller_python
 
+SLOW = {
+    "README.md",
+    "docs/evals/steering.md",
+    "docs/howto/python.md",
+    "docs/howto/sae-lens-runner.md",
+}
+"""Pages that train, evaluate or write texts."""
+
 PYTHON = [block for block in blocks() if block.language == "python"]
 
 
@@ -53,7 +61,13 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
 
 
 @pytest.mark.usefixtures("restored")
-@pytest.mark.parametrize("page", python_pages())
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else [])
+        for page in python_pages()
+    ],
+)
 def test_the_python_of_a_page_runs_from_top_to_bottom(
     page: str,
     workplace: Callable[[], Path],
