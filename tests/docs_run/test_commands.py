@@ -94,7 +94,7 @@ def _check_extras(words: list[str]) -> None:
 def test_a_block_that_is_not_run_has_a_reason(block: Block) -> None:
     assert block.reason is not None
     assert len(block.reason.split()) >= 3, block.name
-    assert block.language == "python" or block in SHELL, "nobody would run it"
+    assert block.language == "python" or block in SHELL, "not a block that is run"
 
 
 class _CheckedError(Exception):
