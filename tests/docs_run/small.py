@@ -84,9 +84,14 @@ def smaller_python(text: str, model: Path) -> str:
         (r"\btokens=[\d_]+", f"tokens={TOKENS}"),
         (r"\btraining_tokens=[\d_]+", f"training_tokens={2 * TOKENS}"),
         (r"\bheldout_tokens=[\d_]+", f"heldout_tokens={HELDOUT_TOKENS}"),
+        (r"""("n_eval_\w+": )\d+""", r"\g<1>1"),
     ]
     for pattern, value in sizes:
         text = re.sub(pattern, value, text)
+    if "heldout_tokens" not in text:
+        given = f"heldout_tokens={HELDOUT_TOKENS}, "
+        text = re.sub(r"(evaluate\([^)]*?)(out=)", rf"\g<1>{given}\g<2>", text)
+        text = re.sub(r"(RunContext\(\s*)(subjects=)", rf"\g<1>{given}\g<2>", text)
     if "model=" not in text:
         text = text.replace("sr.train(", f"sr.train(model={str(model)!r}, ")
     return text

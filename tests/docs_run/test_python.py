@@ -17,6 +17,7 @@ from tests.docs_run.small import smaller_python
 SLOW = {
     "README.md",
     "docs/evals/steering.md",
+    "docs/howto/evaluate-release.md",
     "docs/howto/python.md",
     "docs/howto/sae-lens-runner.md",
 }
