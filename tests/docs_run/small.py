@@ -1,0 +1,97 @@
+"""Sizes at which the tests run what the docs show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RELEASE_COMMAND = (
+    "saereg-bench train --out my-release --coefficient 0 --coefficient 5e-3 --k 32"
+)
+RESULTS_COMMAND = (
+    "saereg-bench run --sae-release my-release --out results --evals core,cross_seed"
+)
+HOOK = "blocks.0.hook_resid_post"
+WIDTH = 16
+"""Of the residual stream of ``small_model``."""
+LATENTS = 512
+"""SCR and TPP ablate up to 500."""
+TOKENS = 4096
+BATCH = 256
+HELDOUT_TOKENS = 1024
+CORE = {
+    "n_eval_reconstruction_batches": 1,
+    "n_eval_sparsity_variance_batches": 1,
+    "eval_batch_size_prompts": 2,
+}
+
+
+def smaller_words(words: list[str], model: Path) -> list[str]:
+    """
+    Return a command of the docs with smaller sizes.
+
+    ``train`` without a file gets a small model, width and length as further flags, of which
+    the last one counts. ``run`` gets few tokens. Commands that keep artefacts get a folder
+    of their own, so that those of the user stay.
+    """
+    kind = words[1] if len(words) > 1 else ""
+    if kind == "train" and not {"--config", "--match-alive"} & set(words):
+        return [*words, *_train_flags(model)]
+    if kind == "run":
+        return [*words, *_run_flags(words), "--artifacts", "artifacts"]
+    return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words
+
+
+def _train_flags(model: Path) -> list[str]:
+    flags = {
+        "model": model,
+        "hook": HOOK,
+        "d-sae": LATENTS,
+        "tokens": TOKENS,
+        "batch-size": BATCH,
+    }
+    return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+
+
+def _run_flags(words: list[str]) -> list[str]:
+    flags = ["--heldout-tokens", str(HELDOUT_TOKENS)]
+    if any("core" in word.split(",") for word in words):
+        for name, value in CORE.items():
+            flags += ["--option", f"core.{name}={value}"]
+    return flags
+
+
+def smaller_sweep(text: str, model: Path) -> str:
+    """Return a sweep of the docs with smaller sizes, as YAML."""
+    sweep: dict[str, Any] = yaml.safe_load(text)
+    sweep.update(
+        model=str(model), hook_name=HOOK, tokens=TOKENS, batch_size=BATCH, seeds=[0, 1]
+    )
+    sweep["sae"]["d_sae"] = LATENTS
+    return yaml.safe_dump(sweep, sort_keys=False)
+
+
+def smaller_python(text: str, model: Path) -> str:
+    """Return a Python block of the docs with smaller sizes."""
+    sizes = [
+        (r"smollm2-135m-instruct", str(model)),
+        (r"blocks\.\d+\.", "blocks.0."),
+        (r"\bd_in=[\d_]+", f"d_in={WIDTH}"),
+        (r"""(\bd_sae(?:=|["']: ))[\d_]+""", rf"\g<1>{LATENTS}"),
+        (r"\btokens=[\d_]+", f"tokens={TOKENS}"),
+        (r"\btraining_tokens=[\d_]+", f"training_tokens={2 * TOKENS}"),
+        (r"\bheldout_tokens=[\d_]+", f"heldout_tokens={HELDOUT_TOKENS}"),
+        (r"""("n_eval_\w+": )\d+""", r"\g<1>1"),
+    ]
+    for pattern, value in sizes:
+        text = re.sub(pattern, value, text)
+    if "heldout_tokens" not in text:
+        given = f"heldout_tokens={HELDOUT_TOKENS}, "
+        text = re.sub(r"(evaluate\([^)]*?)(out=)", rf"\g<1>{given}\g<2>", text)
+        text = re.sub(r"(RunContext\(\s*)(subjects=)", rf"\g<1>{given}\g<2>", text)
+    if "model=" not in text:
+        text = text.replace("sr.train(", f"sr.train(model={str(model)!r}, ")
+    return text

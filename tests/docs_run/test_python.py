@@ -1,0 +1,89 @@
+"""The Python blocks of README and docs: each one is compiled, and run unless its page says why not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+
+from saereg_plugin import registry
+from tests.docs_run.blocks import Block, blocks, python_pages
+from tests.docs_run.small import smaller_python
+
+SLOW = {
+    "README.md",
+    "docs/evals/steering.md",
+    "docs/howto/evaluate-release.md",
+    "docs/howto/python.md",
+    "docs/howto/sae-lens-runner.md",
+}
+"""Pages that train, evaluate or write texts."""
+
+PYTHON = [block for block in blocks() if block.language == "python"]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
+def test_a_python_block_compiles(block: Block) -> None:
+    compile(block.text, block.name, "exec")
+
+
+def test_every_page_with_python_is_run_or_says_why_not() -> None:
+    assert len(python_pages()) > 25
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    """
+    Take back what a page registers, and the modules that it writes.
+
+    With ``monkeypatch``, so that the current folder is changed back after this.
+    """
+    tables: list[dict[str, Any]] = [
+        registry.REGULARIZERS,
+        registry.MECHANICS,
+        registry.ARCHITECTURES,
+        SAE_TRAINING_CLASS_REGISTRY,
+    ]
+    before = [dict(table) for table in tables]
+    modules = set(sys.modules)
+    yield
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
+    here = Path.cwd()
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).is_relative_to(here):
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else [])
+        for page in python_pages()
+    ],
+)
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: str,
+    workplace: Callable[[], Path],
+    small_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks share their names; a block with a file name is written and may be imported."""
+    folder = workplace()
+    monkeypatch.syspath_prepend(folder)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks():
+        if block.page != page:
+            continue
+        if block.title is not None:
+            (folder / block.title).write_text(block.text, encoding="utf-8")
+        elif block.language == "python" and block.reason is None:
+            source = smaller_python(block.text, small_model)
+            exec(compile(source, block.name, "exec"), names)
