@@ -62,7 +62,7 @@ class Findings:
 def installed(path: list[str] | None = None) -> Installed:
     """Return the installed packages by name; ``path`` replaces ``sys.path``."""
     found: dict[str, Distribution] = {}
-    for package in distributions(**({} if path is None else {"path": path})):
+    for package in distributions() if path is None else distributions(path=path):
         # the first on the path is the one that is imported
         found.setdefault(canonicalize_name(package.metadata["Name"] or ""), package)
     return found

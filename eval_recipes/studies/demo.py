@@ -65,7 +65,7 @@ def train_demo(
 
 
 def evaluate_demo(
-    out: Path, *, device: str = "cpu", progress: Callable[[str], object]
+    out: Path, *, device: str = "cpu", progress: Callable[[str], None]
 ) -> Outcome:
     """Evaluate the demo's SAEs into ``out/results``; results that are current are kept."""
     context = RunContext(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args
 
@@ -65,7 +65,7 @@ def _parse_bool(text: str) -> bool:
     raise InputError(f"Expected true, false or auto, got {text!r}.")
 
 
-def _list_field(base: type[C], known: dict[str, type[C]]) -> Any:
+def _list_field(base: type[C], known: Mapping[str, type[C]]) -> Any:
     """Return a field for a list of configurations, each a JSON object on the command line."""
 
     def parse(text: Any) -> C:
@@ -79,7 +79,7 @@ def _list_field(base: type[C], known: dict[str, type[C]]) -> Any:
 
 
 def _configs(
-    name: str, values: Any, base: type[C], known: dict[str, type[C]]
+    name: str, values: Any, base: type[C], known: Mapping[str, type[C]]
 ) -> list[C]:
     if not isinstance(values, list | tuple):
         raise InputError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import datasets
+import datasets.config
 import numpy as np
 import pandas as pd
 import pyarrow as pa
