@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import datasets
+import datasets.config
 import numpy as np
 import pandas as pd
 import pyarrow as pa
