@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,25 @@ def test_embedded_data_name_the_extra_offline(
     with pytest.raises(InputError, match=f"The embedded model .* needs .* {wanted}"):
         models.ensure("smollm2-135m-instruct")
     assert not [path for path in tmp_path.rglob("*.parquet")]
+
+
+def test_a_report_of_pip_that_changes_a_package_is_refused(tmp_path: Path) -> None:
+    """The check of ``.ci/run base``, on reports as ``pip --report`` writes them."""
+    script = Path(__file__).parents[1] / ".ci" / "beside.py"
+    for name, status in (("no-such-package", 0), ("numpy", 1)):
+        report = tmp_path / f"{name}.json"
+        item = {"metadata": {"name": name, "version": "99.0"}}
+        report.write_text(json.dumps({"install": [item]}))
+        ran = subprocess.run(
+            [sys.executable, script, report],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == status
+        assert (
+            f"The base install changes numpy {version('numpy')} -> 99.0" in ran.stderr
+        ) == (status == 1)
 
 
 def test_texts_of_the_wheel_are_those_of_the_package(

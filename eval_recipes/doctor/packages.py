@@ -6,6 +6,7 @@ import base64
 import hashlib
 import platform
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class Findings:
 def installed(path: list[str] | None = None) -> Installed:
     """Return the installed packages by name; ``path`` replaces ``sys.path``."""
     found: dict[str, Distribution] = {}
-    for package in distributions() if path is None else distributions(path=path):
+    for package in distributions(path=sys.path if path is None else path):
         # the first on the path is the one that is imported
         found.setdefault(canonicalize_name(package.metadata["Name"] or ""), package)
     return found
