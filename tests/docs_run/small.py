@@ -64,8 +64,10 @@ def _run_flags(words: list[str]) -> list[str]:
     return flags
 
 
-def smaller_sweep(text: str, model: Path) -> str:
-    """Return a sweep of the docs with smaller sizes, as YAML."""
+def smaller_file(language: str, text: str, model: Path) -> str:
+    """Return a file of the docs; a sweep has smaller sizes."""
+    if language != "yaml" or "hook_name" not in yaml.safe_load(text):
+        return text
     sweep: dict[str, Any] = yaml.safe_load(text)
     sweep.update(
         model=str(model), hook_name=HOOK, tokens=TOKENS, batch_size=BATCH, seeds=[0, 1]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -19,7 +18,7 @@ from eval_recipes.running import run as running
 from saereg_plugin.__main__ import _parse_cfg_args
 from tests.docs_run.blocks import ROOT, Block, blocks, shell_blocks
 from tests.docs_run.conftest import run_words
-from tests.docs_run.small import smaller_sweep, smaller_words
+from tests.docs_run.small import smaller_file, smaller_words
 
 SHELL = shell_blocks()
 RUN = [block for block in SHELL if block.reason is None]
@@ -131,9 +130,7 @@ def _write_files(page: str, folder: Path, model: Path) -> None:
     """Write the files that the docs show with their names, those of the page last."""
     titled = [block for block in blocks() if block.title is not None]
     for block in sorted(titled, key=lambda block: block.page == page):
-        text = block.text
-        if block.language == "yaml" and "hook_name" in yaml.safe_load(text):
-            text = smaller_sweep(text, model)
+        text = smaller_file(block.language, block.text, model)
         (folder / str(block.title)).write_text(text, encoding="utf-8")
     for name, word in (("polite.txt", "please"), ("rude.txt", "now")):
         lines = [f"Send me letter {number} {word}." for number in range(200)]
