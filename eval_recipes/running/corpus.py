@@ -1,4 +1,4 @@
-"""The text of a run: the corpus that was named, or the SAEs' own."""
+"""The text of a run: a named corpus, or the SAEs' own."""
 
 from __future__ import annotations
 
