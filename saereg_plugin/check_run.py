@@ -32,7 +32,8 @@ def check(
 
     Checks the SAE's fields, that the model is known, the hook exists and has the SAE's
     d_in, the device exists, contexts are not longer than the model's, the output folder
-    is writable, a starting checkpoint has the SAE's architecture, the batch makes sense,
+    is writable, a starting checkpoint has the SAE's architecture, the batch fits the tokens and
+    the buffer,
     and each regulariser and mechanic accepts the run (``check_run``).
 
     Raises:
@@ -61,8 +62,24 @@ def check(
             f"training_tokens={cfg.training_tokens} is less than one batch of "
             f"train_batch_size_tokens={cfg.train_batch_size_tokens}; nothing would be trained."
         )
+    _require_buffer(cfg)
     if cfg.output_path is not None:
         require_writable(Path(cfg.output_path))
+
+
+def _require_buffer(
+    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
+) -> None:
+    """Refuse a buffer smaller than a batch, which SAELens refuses once the model is loaded."""
+    kept = len(range(cfg.context_size)[slice(*cfg.seqpos_slice)])
+    size = cfg.n_batches_in_buffer * kept
+    if size < cfg.train_batch_size_tokens:
+        raise InputError(
+            f"The buffer holds n_batches_in_buffer={cfg.n_batches_in_buffer} times {kept} tokens of a "
+            f"context, {size} in all; expected at least train_batch_size_tokens="
+            f"{cfg.train_batch_size_tokens}. Set n_batches_in_buffer="
+            f"{-(-cfg.train_batch_size_tokens // max(kept, 1))} or more."
+        )
 
 
 def _settings(

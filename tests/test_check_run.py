@@ -66,6 +66,11 @@ def test_a_good_configuration_passes(tmp_path: Path) -> None:
             "training_tokens=63 is less than one batch of train_batch_size_tokens=64",
         ),
         (
+            {"train_batch_size_tokens": 4096, "training_tokens": 10**6}
+            | {"context_size": 128, "n_batches_in_buffer": 20},
+            "2560 in all; expected at least .*=4096. Set n_batches_in_buffer=32 or more",
+        ),
+        (
             {"model_class_name": "HookedTransformr"},
             "Unknown model class 'HookedTransformr'. Did you mean 'HookedTransformer'",
         ),

@@ -11,7 +11,13 @@ import typer
 from rich.console import Console
 from typer import Option
 
-from eval_recipes.commands.console import FAILED, INTERRUPTED, open_console, shown
+from eval_recipes.commands.console import (
+    FAILED,
+    INTERRUPTED,
+    open_console,
+    shown,
+    working,
+)
 
 _DATA, _SAE = "Model and data", "SAE"
 _TRAINING, _OUTPUT = "Training", "Output"
@@ -258,7 +264,8 @@ def train(
             preset=preset,
         )
     console = open_console()
-    _say_if_plain(sweep, console, is_control=match_alive is not None)
+    with working():
+        _say_if_plain(sweep, console, is_control=match_alive is not None)
     if dry_run:
         release_name(sweep, out, name)
         with tempfile.TemporaryDirectory() as scratch:
@@ -268,9 +275,9 @@ def train(
     def say(line: str) -> None:
         console.print(shown(line))
 
-    _print_result(
-        run_sweep(sweep, out, name=name, fresh=fresh, progress=say), out, console
-    )
+    with working():
+        result = run_sweep(sweep, out, name=name, fresh=fresh, progress=say)
+    _print_result(result, out, console)
 
 
 def _given(context: typer.Context) -> set[str]:

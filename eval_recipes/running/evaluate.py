@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.results.subject import Subject, SubjectFacts
-from eval_recipes.running.context import ModelCache, RunContext
+from eval_recipes.running.context import ModelCache, RunContext, resolve_dtype
+from eval_recipes.running.corpus import choose_corpus
 from eval_recipes.running.run import Outcome, run_evals, subjects_of
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sources.models import HOOKED, LanguageModel, TransformerBridge
 
@@ -66,7 +68,9 @@ def evaluate(
         trust_remote_code: load the model as the release says, code of the release included.
         progress: gets one line per evaluation about what is kept.
         context: fields of ``RunContext`` by name, such as ``device``, ``dtype``, ``seed``,
-            ``corpus``, ``data``, ``heldout_tokens`` or ``options``.
+            ``corpus``, ``data``, ``heldout_tokens`` or ``options``. Device, data type and
+            corpus are those of ``saereg-bench run`` if they are left out: of this machine,
+            and the SAEs' own data set where it can be read.
 
     Raises:
         InputError: before anything is computed, if something cannot work.
@@ -77,13 +81,20 @@ def evaluate(
     cache = ModelCache(trust_remote_code=trust_remote_code, model_class=model_class)
     if model is not None:
         settings = {**_numbers(model), **settings}
+    settings["device"] = resolve_device(settings.get("device", AUTO))
+    settings["dtype"] = resolve_dtype(settings.get("dtype", AUTO), settings["device"])
+    if model is not None:
         name = _only_model(subjects)
         cache.hold(model, name, dtype=settings["dtype"], device=settings["device"])
+    corpus = settings.pop("corpus", None)
     run = RunContext(subjects=subjects, out=Path(out), models=cache, **settings)
     names = evals.split(",") if isinstance(evals, str) else evals
-    return run_evals(
-        [one.strip() for one in names], run, resume=not fresh, progress=progress
-    )
+    names = [one.strip() for one in names]
+    text = choose_corpus(names, subjects, corpus, heldout_tokens=run.heldout_tokens)
+    run.corpus = text.name
+    if progress is not None and text.said:
+        progress(text.said)
+    return run_evals(names, run, resume=not fresh, progress=progress)
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:

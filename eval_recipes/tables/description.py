@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from eval_recipes.registry import RECIPES, UNAVAILABLE, load_evaluation
 from saereg_plugin.errors import InputError, brief, suggest
+from saereg_plugin.machine import require_extra
 from saereg_plugin.presets import PRESETS
 from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
 
@@ -106,6 +107,7 @@ def _preset(name: str) -> Description:
 
 
 def _evaluation(name: str) -> Description:
+    require_extra("bench", f"`saereg-bench list {name}`")
     evaluation = load_evaluation(name)
     found = _described(type(evaluation), tuple(_fields(evaluation.Options)))
     return dataclasses.replace(found, text=f"{evaluation.summary}\n\n{found.text}")
