@@ -56,6 +56,9 @@ def __getattr__(name: str) -> Any:
     """Import a public name."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from saereg_plugin.machine import require_extra
+
+    require_extra("bench", f"{__name__}.{name}")
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
 
 

@@ -34,6 +34,12 @@ for arguments in (["--help"], ["run", "--help"], ["train", "--help"], ["list"], 
     assert result.exit_code in (0, 1), (arguments, result.output)
     assert result.exception is None or isinstance(result.exception, SystemExit), arguments
 print(CliRunner().invoke(app, ["list"]).output)
+import eval_recipes
+from saereg_plugin.errors import InputError
+try:
+    eval_recipes.load_results
+except InputError as error:
+    print(error)
 """
 
 
@@ -50,6 +56,10 @@ def test_base_packages_suffice_to_train_load_and_list(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     for word in ("regularized_topk", "weight_penalty", "cross_seed"):
         assert word in ran.stdout
+    assert (
+        "eval_recipes.load_results needs the packages of the extra 'bench'"
+        in ran.stdout
+    )
 
 
 def test_versions_leave_out_what_is_not_installed(

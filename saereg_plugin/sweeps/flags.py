@@ -84,10 +84,12 @@ def sweep_from_flags(
 
 
 def is_regularized(sweep: SweepConfig) -> bool:
-    """Return whether a regulariser acts in any group."""
-    groups = group_fields(sweep).values()
+    """Return whether a regulariser acts in any group; what is no list is refused elsewhere."""
+    given = [
+        fields.get("regularizers") or [] for fields in group_fields(sweep).values()
+    ]
     return any(
-        acts(each) for fields in groups for each in fields.get("regularizers") or []
+        not isinstance(each, list | tuple) or any(map(acts, each)) for each in given
     )
 
 

@@ -32,13 +32,15 @@ def _same_results(place: Place) -> None:
     assert _hashes(place.results) == json.loads((place.here / "before").read_text())
 
 
-def _refused(name: str, flags: str, words: str, row: str = "D6") -> Fault:
+def _refused(
+    name: str, flags: str, words: str, row: str = "D6", run: str = RUN
+) -> Fault:
     """A run into a folder of results that is refused and removes none of them."""
     return Fault(
         name=name,
         row=row,
         arrange=_remember,
-        command=f"{RUN} {flags}",
+        command=f"{run} {flags}",
         status=2,
         words=words,
         holds=_same_results,
@@ -139,8 +141,9 @@ FAULTS = [
     ),
     _refused(
         "a device that is not there, resumed",
-        "--device cuda:99 --resume",
+        "--device cuda:99",
         r"Device 'cuda:99' (is not available|does not exist)",
+        run=RESUMED,
     ),
     _refused("an unknown device", "--device tpu9", "Unknown device 'tpu9'"),
     _refused("a dtype without fractions", "--llm-dtype int8", "dtype 'int8'; expected"),

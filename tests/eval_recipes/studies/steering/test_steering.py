@@ -237,7 +237,7 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
         study, tmp_path / "out", artifacts=tmp_path / "kept", progress=lines.append
     )
     assert again.finished
-    assert sum("results are current; kept" in line for line in lines) == 3
+    assert sum("results are current and kept" in line for line in lines) == 3
     with pytest.raises(InputError, match="holds the study 'steering' at scale 'small'"):
         run_steering_study(SteeringStudy(scale="paper"), tmp_path / "out")
 
