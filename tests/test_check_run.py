@@ -160,7 +160,11 @@ class WholeThousands(sr.RegularizerConfig):
 @pytest.mark.parametrize("batch_size", [64, 2000])
 def test_a_regulariser_of_a_user_checks_the_run(batch_size: int) -> None:
     sae = make_cfg(regularizers=[{"name": "test_whole_thousands"}])
-    batch = {"train_batch_size_tokens": batch_size, "training_tokens": 10_000}
+    batch = {
+        "train_batch_size_tokens": batch_size,
+        "training_tokens": 10_000,
+        "n_batches_in_buffer": 100,
+    }
     message = f"test_whole_thousands: batch_size is {batch_size} next to 1 SAEs"
     with pytest.raises(sr.InputError, match=message):
         sr.check(multi_cfg({"a": sae, "b": make_cfg()}, **batch))

@@ -159,6 +159,8 @@ def test_every_refusal_of_a_combination_is_on_the_page() -> None:
 
 
 TOLD_BEFORE = (
+    # a class that does not fit its configuration, told when it is built
+    "has no SparseStepMixin",
     # the same as tokens that come out of order, told by the settings of a run
     "tokens would not come in order: a fraction of",
     # no combination: a batch of another shape
