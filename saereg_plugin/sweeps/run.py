@@ -41,14 +41,13 @@ from saereg_plugin.sweeps.plan import require_disk, required_memory
 from saereg_plugin.sweeps.records import require_record
 from saereg_plugin.sweeps.saving import release_files, release_name, save_release
 from saereg_plugin.sweeps.trainer import (
+    LOCK,
     RECORDS,
     WRITE_REMEDY,
     SweepTrainer,
     open_trainer,
     record_name,
 )
-
-_LOCK = ".lock"
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +75,7 @@ def train(
     *,
     out: str | Path,
     name: str | None = None,
+    fresh: bool = False,
     progress: Callable[[str], object] = _log.warning,
     **fields: Any,
 ) -> SweepResult:
@@ -103,6 +103,7 @@ def train(
         sweep: what to train; or leave it out and give the fields of ``SweepConfig``.
         out: the release folder: new, empty, or of an earlier run.
         name: the release's name; by default that of the folder.
+        fresh: train anew; the files that an earlier run wrote into ``out`` are removed.
         progress: gets one line if training resumes or was finished before.
         fields: fields of ``SweepConfig`` by name.
 
@@ -118,7 +119,7 @@ def train(
             "the fields into the SweepConfig."
         )
     sweep = sweep_from(fields, source="train") if sweep is None else sweep
-    result = run_sweep(sweep, Path(out), name=name, progress=progress)
+    result = run_sweep(sweep, Path(out), name=name, fresh=fresh, progress=progress)
     if result.release is not None:
         register_release(Path(out))
     return result
@@ -160,9 +161,9 @@ def run_sweep(
         require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)
         with _only_process(owned):
-            if fresh:
-                owned.remove(owned.files() - {_LOCK})
-            return _train(sweep, members, owned, name=name, progress=progress)
+            return _train(
+                sweep, members, owned, name=name, fresh=fresh, progress=progress
+            )
     if _is_marked(folder) and has_checkpoints(OwnedFolder(folder, KIND)):
         # the run was killed before its last act
         with _only_process(OwnedFolder(folder, KIND)) as owned:
@@ -207,15 +208,18 @@ def _train(
     owned: OwnedFolder,
     *,
     name: str,
+    fresh: bool = False,
     progress: Callable[[str], object],
 ) -> SweepResult:
     """Train in a locked folder, which another process may have finished just before."""
-    earlier = _finished(sweep, owned.path)
+    earlier = None if fresh else _finished(sweep, owned.path)
     if earlier is not None:
         return _say_finished(earlier, progress)
     started = time.perf_counter()
     with writing_into(owned.path, remedy=WRITE_REMEDY):
-        trainer, finished = _train_steps(sweep, members, owned, progress)
+        trainer, finished = _train_steps(
+            sweep, members, owned, fresh=fresh, progress=progress
+        )
         trainer.take_out_broken()
         seconds = time.perf_counter() - started
         release = None
@@ -229,16 +233,18 @@ def _train_steps(
     sweep: SweepConfig,
     members: list[Member],
     owned: OwnedFolder,
+    *,
+    fresh: bool,
     progress: Callable[[str], object],
 ) -> tuple[SweepTrainer, bool]:
     """Return the trainer, and False if a stop was requested."""
-    written = owned.files() - {_LOCK}
+    written = owned.files() - {LOCK}
     is_new = not any((owned.path / name).exists() for name in written)
     trainer = None
     try:
-        checkpoint = _usable_checkpoint(sweep, members, owned)
+        checkpoint = _usable_checkpoint(sweep, members, owned, fresh=fresh)
         progress(_settings(sweep, members))
-        trainer = open_trainer(sweep, members, owned.path)
+        trainer = open_trainer(sweep, members, owned.path, fresh=fresh)
         claim_folder(sweep, owned)
         if checkpoint is None:
             note_no_checkpoint(owned)
@@ -285,12 +291,18 @@ def _require_room(trainer: SweepTrainer) -> None:
 
 
 def _usable_checkpoint(
-    sweep: SweepConfig, members: list[Member], owned: OwnedFolder
+    sweep: SweepConfig,
+    members: list[Member],
+    owned: OwnedFolder,
+    *,
+    fresh: bool = False,
 ) -> Checkpoint | None:
     """Return the checkpoint to resume from; refuse damaged files and files that are not ours."""
     sae_ids = [member.sae_id for member in members]
     owned.require_plain(CHECKPOINT)
     owned.require_free([SWEEP_FILE, *release_files(sae_ids)])
+    if fresh:
+        return None
     checkpoint = newest_checkpoint(owned, identity(sweep, sae_ids))
     if checkpoint is not None:
         for sae_id in sae_ids:
@@ -318,8 +330,8 @@ def _require_told(owned: OwnedFolder, file: str, what: str) -> None:
 @contextmanager
 def _only_process(owned: OwnedFolder) -> Iterator[OwnedFolder]:
     """Refuse a folder in which another process trains."""
-    owned.claim([_LOCK])
-    lock = FileLock(owned.path / _LOCK, timeout=0)
+    owned.claim([LOCK])
+    lock = FileLock(owned.path / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:

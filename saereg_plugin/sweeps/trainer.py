@@ -50,6 +50,9 @@ from saereg_plugin.sweeps.records import (
 )
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
 
+LOCK = ".lock"
+"""Lock of the process that trains into a release folder."""
+
 RECORDS = "records"
 WRITE_REMEDY = (
     "Free space or raise the limit on file sizes, and run the same command again; it resumes from "
@@ -283,10 +286,15 @@ class SweepTrainer:
 
 
 def open_trainer(
-    sweep: SweepConfig, members: list[Member], folder: Path
+    sweep: SweepConfig, members: list[Member], folder: Path, *, fresh: bool = False
 ) -> SweepTrainer:
-    """Load the language model and the text, and make the trainer."""
-    sweep = settled(sweep, folder)
+    """
+    Load the language model and the text, and make the trainer.
+
+    With ``fresh`` the files of an earlier run are then removed from the folder; they stay if
+    text or model cannot be loaded.
+    """
+    sweep = settled(sweep, None if fresh else folder)
     torch.manual_seed(sweep.seed)
     corpora.ensure(sweep.corpus, "train")
     model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
@@ -294,7 +302,10 @@ def open_trainer(
     stream = ActivationStream(
         store, sweep, count_pairs=any(map(needs_token_order, members))
     )
-    return SweepTrainer(sweep, members, stream, open_owned(folder, KIND))
+    owned = open_owned(folder, KIND)
+    if fresh:
+        owned.remove(owned.files() - {LOCK})
+    return SweepTrainer(sweep, members, stream, owned)
 
 
 def _scale_activations(

@@ -80,6 +80,20 @@ def test_fresh_trains_anew_and_keeps_the_files_of_the_user(tmp_path: Path) -> No
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_fresh_keeps_the_release_where_the_text_cannot_be_read(tmp_path: Path) -> None:
+    short = {"tokens": 2 * BATCH, "seeds": [0], "groups": {"plain": {}}}
+    first, out = tiny_sweep(**short), tmp_path / "out"
+    run_sweep(first, out)
+    (out / "notes.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    wrong = replace(first, corpus=str(tmp_path / "no-such-text"))
+    with pytest.raises(InputError, match="no-such-text"):
+        run_sweep(wrong, out, fresh=True)
+    assert {p: p.read_bytes() for p in before} == before
+    assert run_sweep(first, out).release is not None
+    assert run_sweep(first, out, fresh=True).release is not None
+
+
 def test_fresh_refuses_bad_input_before_it_removes_anything(tmp_path: Path) -> None:
     out = tmp_path / "out"
     claim_folder(tiny_sweep(), open_owned(out, KIND))
