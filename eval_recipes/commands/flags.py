@@ -57,6 +57,12 @@ def offline_sources(
     """
     from saereg_plugin.errors import InputError
 
+    for flag in ("judge_model", "judge_base_url"):
+        if flags.get(flag) is not None:
+            raise InputError(
+                f"--offline asks no chat model, and --{flag.replace('_', '-')} {flags[flag]} was "
+                "given. Leave one of them out."
+            )
     wanted = {"corpus": "embedded", "data": "embedded", "explainer": "tokens"}
     found = {"corpus": corpus, "data": data, "explainer": flags["explainer"]}
     for flag, value in found.items():

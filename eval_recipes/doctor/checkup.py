@@ -68,19 +68,25 @@ def check_devices() -> Findings:
         names.append("mps")
     for name in names:
         device = torch.device(name)
-        cuda = device.type == "cuda"
-        about = (
-            torch.cuda.get_device_name(device) if cuda else f"{os.cpu_count()} cores"
-        )
+        # a device that does not compute may not answer questions either
         try:
             torch.ones(2, device=device).sum().item()
+            cuda = device.type == "cuda"
+            kind = (
+                torch.cuda.get_device_name(device)
+                if cuda
+                else f"{os.cpu_count()} cores"
+            )
+            memory = gib(memory_bytes(device))
         except RuntimeError as error:
             first = str(error).strip().split("\n")[0]
             found.problems.append(
-                f"{name} ({about}) does not compute: {first}. Check driver and torch."
+                f"{name} does not compute: {first}. Check driver and torch."
             )
-        about += f", {gib(memory_bytes(device))}, fast data type {fast_dtype(name)}"
-        found.rows.append((name, about))
+            continue
+        found.rows.append(
+            (name, f"{kind}, {memory}, fast data type {fast_dtype(name)}")
+        )
     if has_driver() and not torch.cuda.is_available():
         built = torch.version.cuda or "no CUDA"
         found.problems.append(

@@ -107,7 +107,7 @@ def space_note(root: Path, limit: int = MANY_BYTES) -> str:
         return ""
     return (
         f"{shown_size(total)} are kept between runs in {str(root)!r}; 'saereg-bench artifacts "
-        f"--keep {limit // 1000**3}GB' removes the least recently used, but no paid replies."
+        f"--keep {limit // 1000**3}GB --artifacts {root}' removes the least recently used, but no paid replies."
     )
 
 

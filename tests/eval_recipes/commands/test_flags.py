@@ -91,3 +91,10 @@ def test_verbose_shows_what_this_package_logs() -> None:
     assert logging.getLogger("eval_recipes.chat").isEnabledFor(logging.DEBUG)
     with pytest.raises(InputError, match="exclude each other"):
         set_verbosity(verbose=1, quiet=True)
+
+
+@pytest.mark.parametrize("flag", ["judge_model", "judge_base_url"])
+def test_offline_asks_no_chat_model(flag: str) -> None:
+    flags = {"explainer": None, flag: "http://127.0.0.1:9/v1"}
+    with pytest.raises(InputError, match="--offline asks no chat model, and --judge-"):
+        offline_sources(["steering"], None, None, flags)
