@@ -47,7 +47,8 @@ def demo(
     tell(f"Device {place}.")
     started = time.perf_counter()
     with working():
-        trained = train_demo(out, device=place, progress=tell)
+        # a demo that was begun keeps the device it was begun on
+        trained = train_demo(out, device=device, progress=tell)
     if trained.release is None:
         console.print("Interrupted; 'saereg-bench demo' resumes from the checkpoint.")
         raise typer.Exit(INTERRUPTED)

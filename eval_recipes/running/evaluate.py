@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sources.models import HOOKED, LanguageModel, TransformerBridge
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_EVALS = ("core", "cross_seed")
 _OWN = ("subjects", "out", "models")
@@ -33,7 +36,7 @@ def evaluate(
     model: LanguageModel | TransformerBridge | None = None,
     model_class: str = HOOKED,
     trust_remote_code: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = _log.warning,
     **context: Any,
 ) -> Outcome:
     """
@@ -66,7 +69,8 @@ def evaluate(
         model_class: "HookedTransformer", or "TransformerBridge", which computes on the
             modules of transformers: the class of the model that is loaded.
         trust_remote_code: load the model as the release says, code of the release included.
-        progress: gets one line per evaluation about what is kept.
+        progress: gets a line on the text that is read and one per evaluation about what is
+            kept; None says nothing.
         context: fields of ``RunContext`` by name, such as ``device``, ``dtype``, ``seed``,
             ``corpus``, ``data``, ``heldout_tokens`` or ``options``. Device, data type and
             corpus are those of ``saereg-bench run`` if they are left out: of this machine,
