@@ -101,8 +101,8 @@ def _add_extras(found: Findings, packages: Installed) -> None:
         if excluded:
             state = "not for this Python"
             found.notes.append(
-                f"The extra {extra!r} needs {', '.join(excluded)}, not to be had for Python "
-                f"{platform.python_version()}. Use an earlier Python for it."
+                f"The extra {extra!r} is not for Python {platform.python_version()}: it needs "
+                f"releases of {', '.join(excluded)} that want an earlier one."
             )
         elif unmet:
             needed = len(list(_requirements(packages[OURS], extra)))
