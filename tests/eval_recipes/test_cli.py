@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -294,7 +293,6 @@ def test_help_and_list_import_nothing_heavy(command: list[str]) -> None:
         "try: main()\n"
         "finally: print('IMPORTED', *sys.modules)"
     )
-    started = time.perf_counter()
     result = subprocess.run(
         [sys.executable, "-c", code, *command],
         capture_output=True,
@@ -302,9 +300,7 @@ def test_help_and_list_import_nothing_heavy(command: list[str]) -> None:
         check=True,
         env={"COLUMNS": "200", "PATH": "/usr/bin"},
     )
-    seconds = time.perf_counter() - started
     text, _, modules = result.stdout.partition("IMPORTED")
     assert re.search(r"Usage: .*saereg-bench|regularized_topk", text)
     heavy = {"torch", "sae_lens", "transformers", "sae_bench", "pandas", "datasets"}
     assert heavy & set(modules.split()) == set()
-    assert seconds < 3
