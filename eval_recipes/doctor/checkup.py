@@ -41,8 +41,16 @@ def check_imports() -> Findings:
     for name in ("torch", "saereg_plugin.sweeps"):
         try:
             import_module(name)
-        # a library that does not fit raises OSError, other packages raise what they like
-        except Exception as error:
+        # what libraries that do not fit each other raise: OSError of a shared object, the others
+        # of versions that know other names or another binary interface
+        except (
+            ImportError,
+            OSError,
+            AttributeError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             found.problems.append(
                 f"{name.split('.')[0]} cannot be imported ({type(error).__name__}: {error}). See "
                 "the other lines, or install into a new virtual environment."
@@ -98,6 +106,7 @@ def check_devices() -> Findings:
 
 def check_hub() -> Findings:
     """Ask the hub once, for at most five seconds."""
+    import httpx
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import get_session
 
@@ -109,8 +118,7 @@ def check_hub() -> Findings:
     try:
         answer: Any = get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
         state = f"yes (status {answer.status_code})"
-    # the class of network errors differs between versions of the hub's client
-    except Exception as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         state = "no"
         found.notes.append(
             f"The hub cannot be reached ({type(error).__name__}: {error}). Local folders, the "
