@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from eval_recipes.doctor.packages import (
     Findings,
@@ -106,9 +108,7 @@ def check_devices() -> Findings:
 
 def check_hub() -> Findings:
     """Ask the hub once, for at most five seconds."""
-    import httpx
     from huggingface_hub import constants, get_token
-    from huggingface_hub.utils import get_session
 
     found = Findings([("address", constants.ENDPOINT)])
     found.rows.append(("token", "set" if get_token() else "none"))
@@ -116,9 +116,13 @@ def check_hub() -> Findings:
         found.rows.append(("reachable", "not asked: HF_HUB_OFFLINE is set"))
         return found
     try:
-        answer: Any = get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-        state = f"yes (status {answer.status_code})"
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        request = Request(constants.ENDPOINT, method="HEAD")
+        with urlopen(request, timeout=HUB_SECONDS) as answer:
+            state = f"yes (status {answer.status})"
+    except HTTPError as error:
+        state = f"yes (status {error.code})"
+    # no answer, a broken one, or no address
+    except (OSError, HTTPException, ValueError) as error:
         state = "no"
         found.notes.append(
             f"The hub cannot be reached ({type(error).__name__}: {error}). Local folders, the "
