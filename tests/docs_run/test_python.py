@@ -38,12 +38,10 @@ def test_every_page_with_python_is_run_or_says_why_not() -> None:
 
 
 @pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    """
-    Take back what a page registers, and the modules that it writes.
-
-    With ``monkeypatch``, so that the current folder is changed back after this.
-    """
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take back what a page registers, and the modules that it writes into its folder."""
+    # the current folder is changed back after this fixture's end, which reads it
+    monkeypatch.chdir(Path.cwd())
     tables: list[dict[str, Any]] = [
         registry.REGULARIZERS,
         registry.MECHANICS,
