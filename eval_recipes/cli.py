@@ -15,12 +15,15 @@ from eval_recipes.commands.artifacts import artifacts
 from eval_recipes.commands.console import (
     BAD_INPUT,
     FAILED,
+    Quiet,
+    Verbose,
     interrupt_on_signals,
     keep_printing,
     machine_failure,
     open_console,
     set_verbosity,
     shown,
+    with_verbosity,
 )
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
@@ -50,20 +53,8 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _settings(
-    verbose: Annotated[
-        int,
-        Option(
-            "-v",
-            "--verbose",
-            count=True,
-            show_default=False,
-            help="Show what is done meanwhile; -vv shows details.",
-        ),
-    ] = 0,
-    quiet: Annotated[
-        bool,
-        Option("-q", "--quiet", help="Print errors, the final table and paths only."),
-    ] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     _version: Annotated[
         bool,
         Option(
@@ -79,8 +70,8 @@ def _settings(
 
 
 for command in (train, run, table, plot, speed, demo, doctor, artifacts, schemas):
-    app.command()(command)
-app.command("list")(list_)
+    app.command()(with_verbosity(command))
+app.command("list")(with_verbosity(list_))
 app.add_typer(study, name="study")
 app.add_typer(show, name="show")
 

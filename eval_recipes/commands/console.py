@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from inspect import Parameter, Signature, signature
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 from rich.console import Console
 from rich.markup import escape
+from typer import Option
 
 
 def open_console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
@@ -57,6 +60,44 @@ def set_verbosity(*, verbose: int = 0, quiet: bool = False) -> None:
             logging.getLogger(package).setLevel(level)
     if verbose > 1:
         logging.getLogger().setLevel(logging.INFO)
+
+
+Verbose = Annotated[
+    int,
+    Option(
+        "-v",
+        "--verbose",
+        count=True,
+        show_default=False,
+        help="Show what is done meanwhile; -vv shows details.",
+    ),
+]
+Quiet = Annotated[
+    bool, Option("-q", "--quiet", help="Print errors, the final table and paths only.")
+]
+
+
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that takes ``-v`` and ``-q`` behind its name, too."""
+    hints = get_type_hints(command, include_extras=True)
+
+    @functools.wraps(command)
+    def run(*, verbose: Verbose = 0, quiet: Quiet = False, **given: Any) -> None:
+        if verbose or quiet:
+            set_verbosity(verbose=verbose, quiet=quiet)
+        command(**given)
+
+    own = [
+        parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in signature(command).parameters.items()
+    ]
+    added = [
+        Parameter("verbose", Parameter.KEYWORD_ONLY, default=0, annotation=Verbose),
+        Parameter("quiet", Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
+    ]
+    run.__annotations__ = {**hints, "verbose": Verbose, "quiet": Quiet}
+    setattr(run, "__signature__", Signature([*own, *added]))
+    return run
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from eval_recipes.registry import RECIPES
 
+_N = TypeVar("_N", int, float)
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 
 
@@ -26,9 +28,13 @@ def listed(values: Iterable[str] | None) -> list[str]:
     return [part for part in parts if part]
 
 
-def listed_integers(flag: str, values: Iterable[str] | None) -> list[int]:
+def listed_numbers(
+    flag: str, values: Iterable[str] | None, kind: Callable[[str], _N]
+) -> list[_N]:
     """
-    Return whole numbers; see ``listed``.
+    Return the numbers of a flag that may be repeated, hold commas, or both.
+
+    ``kind`` is int or float.
 
     Raises:
         InputError: for another value, naming the flag.
@@ -36,10 +42,11 @@ def listed_integers(flag: str, values: Iterable[str] | None) -> list[int]:
     from saereg_plugin.errors import InputError
 
     try:
-        return [int(part) for part in listed(values)]
+        return [kind(part) for part in listed(values)]
     except ValueError as error:
+        expected = "whole numbers" if kind is int else "numbers"
         raise InputError(
-            f"{flag} {','.join(values or ())!r}; expected whole numbers, such as {flag} 0,1,2."
+            f"{flag} {','.join(values or ())!r}; expected {expected}, such as {flag} 0,1,2."
         ) from error
 
 

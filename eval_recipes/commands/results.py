@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from eval_recipes.commands.console import open_console, require_bench
+from eval_recipes.commands.console import open_console, require_bench, with_verbosity
 from eval_recipes.commands.flags import listed
 
 _NOTES = 5
@@ -201,6 +201,7 @@ show = typer.Typer(
 
 
 @show.command()
+@with_verbosity
 def steering(
     latent: Annotated[int, Option(help="Id of the latent in the SAE.")],
     results: Annotated[

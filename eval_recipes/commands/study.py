@@ -16,10 +16,14 @@ from eval_recipes.commands.console import (
     open_console,
     require_bench,
     shown,
+    with_verbosity,
     working,
 )
-from eval_recipes.commands.flags import listed, listed_integers
+from eval_recipes.commands.flags import listed, listed_numbers
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
+
+_DATA, _STEERING = "Model and data", "Steering"
+_CHAT, _OUTPUT = "Chat model", "Output"
 
 
 class _Scale(str, Enum):
@@ -28,30 +32,53 @@ class _Scale(str, Enum):
 
 
 def steering(
-    out: Annotated[Path, Option(help="Folder for SAEs, results and table.")],
+    out: Annotated[
+        Path,
+        Option(help="Folder for SAEs, results and table.", rich_help_panel=_OUTPUT),
+    ],
     scale: Annotated[
         _Scale,
         Option(
-            help="small: the embedded model and text; paper: pythia-70m-deduped and the Pile."
+            help="small: the embedded model and text; paper: pythia-70m-deduped and the Pile.",
+            rich_help_panel=_DATA,
         ),
     ] = _Scale.small,
     sae_release: Annotated[
-        str | None, Option(help="Release to steer with, instead of training one.")
+        str | None,
+        Option(
+            help="Release to steer with, instead of training one.",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
-    group: Annotated[str, Option(help="Its regularised group.")] = "l2",
-    baseline: Annotated[str, Option(help="Its unregularised group.")] = "none",
+    group: Annotated[
+        str, Option(help="Its regularised group.", rich_help_panel=_DATA)
+    ] = "l2",
+    baseline: Annotated[
+        str, Option(help="Its unregularised group.", rich_help_panel=_DATA)
+    ] = "none",
     group_by: Annotated[
-        str | None, Option(help="Regular expression with (?P<seed>...), or YAML file.")
+        str | None,
+        Option(
+            help="Regular expression with (?P<seed>...), or YAML file.",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
-    latents: Annotated[int, Option(help="Candidates of each SAE.")] = 300,
+    latents: Annotated[
+        int, Option(help="Candidates of each SAE.", rich_help_panel=_STEERING)
+    ] = 300,
     ratio_latents: Annotated[
-        int, Option(help="Candidates of each SAE at strengths in residual norms.")
+        int,
+        Option(
+            help="Candidates of each SAE at strengths in residual norms.",
+            rich_help_panel=_STEERING,
+        ),
     ] = 50,
     paper_norm: Annotated[
         float | None,
         Option(
             help="Median residual norm of the paper's model, above 0; without it several ratios "
-            "are run."
+            "are run.",
+            rich_help_panel=_STEERING,
         ),
     ] = None,
     grid: Annotated[
@@ -59,39 +86,66 @@ def steering(
         Option(
             "--grid",
             help="Run the paper's grid of decoding, positions and strengths, too.",
+            rich_help_panel=_STEERING,
         ),
     ] = False,
     grid_latents: Annotated[
-        int, Option(help="Candidates of each SAE in the grid.")
+        int,
+        Option(help="Candidates of each SAE in the grid.", rich_help_panel=_STEERING),
     ] = 50,
+    device: Annotated[
+        str,
+        Option(
+            help="Torch device; auto: cuda, else mps, else cpu.", rich_help_panel=_DATA
+        ),
+    ] = "auto",
     llm_dtype: Annotated[
         str,
         Option(
-            help="Data type of the language model; auto: the fastest of the device."
+            help="Data type of the language model; auto: the fastest of the device.",
+            rich_help_panel=_DATA,
         ),
     ] = "auto",
     judge_model: Annotated[
-        str | None, Option(help="Chat model that judges, too; the paper's is gpt-5.1.")
+        str | None,
+        Option(
+            help="Chat model that judges, too; the paper's is gpt-5.1.",
+            rich_help_panel=_CHAT,
+        ),
     ] = None,
     judge_base_url: Annotated[
         str | None,
-        Option(help="OpenAI-compatible server; the key is read from OPENAI_API_KEY."),
+        Option(
+            help="OpenAI-compatible server; the key is read from OPENAI_API_KEY.",
+            rich_help_panel=_CHAT,
+        ),
     ] = None,
     explainer: Annotated[
-        str, Option(help="'tokens' (no server), or 'judge': the chat model.")
+        str,
+        Option(
+            help="'tokens' (no server), or 'judge': the chat model.",
+            rich_help_panel=_CHAT,
+        ),
     ] = "tokens",
     judge_max_calls: Annotated[
         int | None,
         Option(
-            help="Requests to the chat model that all runs together may send.", min=1
+            help="Requests to the chat model that all runs together may send.",
+            min=1,
+            rich_help_panel=_CHAT,
         ),
     ] = None,
     judge_max_tokens: Annotated[
         int | None,
-        Option(help="Tokens of the chat model that all runs together may use.", min=1),
+        Option(
+            help="Tokens of the chat model that all runs together may use.",
+            min=1,
+            rich_help_panel=_CHAT,
+        ),
     ] = None,
     artifacts: Annotated[
-        Path | None, Option(help="Folder of what is kept between runs.")
+        Path | None,
+        Option(help="Folder of what is kept between runs.", rich_help_panel=_OUTPUT),
     ] = None,
 ) -> None:
     """
@@ -126,6 +180,7 @@ def steering(
                 grid=grid,
                 grid_latents=grid_latents,
                 settings=settings,
+                device=device,
                 dtype=llm_dtype,
             ),
             out,
@@ -262,7 +317,7 @@ def mnist(
     )
     from eval_recipes.studies.mnist.training import train_all
 
-    numbers = dict.fromkeys(listed_integers("--seed", seed) or SEEDS)
+    numbers = dict.fromkeys(listed_numbers("--seed", seed, int) or SEEDS)
     runs = schedule(chosen_settings(listed(setting)), tuple(numbers))
     training = Training(
         d_sae=d_sae,
@@ -297,6 +352,9 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
                 "paper's model and data from the hub."
             ),
         ] = _Scale.small,
+        device: Annotated[
+            str, Option(help="Torch device; auto: cuda, else mps, else cpu.")
+        ] = "auto",
     ) -> None:
         require_bench(f"study {name}")
         from eval_recipes.studies.framework.report import verdicts_of
@@ -309,6 +367,7 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
                 study_named(name),
                 scale.value,
                 out,
+                device=device,
                 progress=lambda line: console.print(shown(line)),
             )
         table = run.table
@@ -327,7 +386,7 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
     return command
 
 
-study.command("mnist")(mnist)
-study.command("steering")(steering)
+study.command("mnist")(with_verbosity(mnist))
+study.command("steering")(with_verbosity(steering))
 for _name, _entry in GRID_STUDIES.items():
-    study.command(_name)(_grid_study(_name, _entry.summary))
+    study.command(_name)(with_verbosity(_grid_study(_name, _entry.summary)))

@@ -18,6 +18,7 @@ from eval_recipes.commands.console import (
     shown,
     working,
 )
+from eval_recipes.commands.flags import listed, listed_numbers
 
 _DATA, _SAE = "Model and data", "SAE"
 _TRAINING, _OUTPUT = "Training", "Output"
@@ -91,14 +92,17 @@ def train(
     llm_dtype: Annotated[
         str,
         Option(
-            help="Data type of the language model; auto: bfloat16 where the hardware has it.",
+            help="Data type of the language model; auto: bfloat16 where the hardware has it, on "
+            "CPUs, too (run: on CUDA devices only).",
             rich_help_panel=_DATA,
         ),
     ] = "auto",
     architecture: Annotated[
         list[str] | None,
         Option(
-            help="Architecture (regularized_topk); repeat for several.",
+            metavar="NAMES",
+            help="Architectures, by commas or repetition.",
+            show_default="regularized_topk",
             rich_help_panel=_SAE,
         ),
     ] = None,
@@ -112,9 +116,11 @@ def train(
         ),
     ] = None,
     k: Annotated[
-        list[int] | None,
+        list[str] | None,
         Option(
-            help="Active latents of TopK kinds (SAELens: 100); repeat for several.",
+            metavar="INTEGERS",
+            help="Active latents of TopK kinds, by commas or repetition.",
+            show_default="SAELens': 100",
             rich_help_panel=_SAE,
         ),
     ] = None,
@@ -134,10 +140,11 @@ def train(
         ),
     ] = None,
     coefficient: Annotated[
-        list[float] | None,
+        list[str] | None,
         Option(
-            help="Short for --regularizer weight_penalty=COEFFICIENT; 0 for none; repeat for "
-            "several.",
+            metavar="NUMBERS",
+            help="Short for --regularizer weight_penalty=COEFFICIENT; 0 for none; by commas or "
+            "repetition.",
             rich_help_panel=_SAE,
         ),
     ] = None,
@@ -158,14 +165,18 @@ def train(
         list[str] | None,
         Option(
             "--import",
-            help="Module or .py file that registers your own regularisers.",
+            help="Module or .py file that registers your own regularisers; by commas or "
+            "repetition.",
             rich_help_panel=_SAE,
         ),
     ] = None,
     seed: Annotated[
-        list[int] | None,
+        list[str] | None,
         Option(
-            help="Seed (0, 1 and 2); repeat for several.", rich_help_panel=_TRAINING
+            metavar="INTEGERS",
+            help="Seeds, by commas or repetition.",
+            show_default="0,1,2",
+            rich_help_panel=_TRAINING,
         ),
     ] = None,
     tokens: Annotated[
@@ -230,7 +241,7 @@ def train(
         sweep_from_flags,
     )
 
-    for module in import_ or []:
+    for module in listed(import_):
         import_own(module)
     given = _given(context)
     if match_alive is not None:
@@ -243,16 +254,17 @@ def train(
                 "hook": hook,
                 "corpus": corpus,
                 "llm_dtype": llm_dtype,
-                "architecture": architecture or ["regularized_topk"],
+                "architecture": listed(architecture) or ["regularized_topk"],
                 "d_sae": d_sae,
                 "expansion": expansion,
-                "k": k,
+                "k": listed_numbers("--k", k, int) or None,
                 "unit_norm": unit_norm,
                 "regularizer": regularizer,
-                "coefficient": coefficient,
+                "coefficient": listed_numbers("--coefficient", coefficient, float)
+                or None,
                 "norm": norm,
                 "mechanic": mechanic,
-                "seed": seed,
+                "seed": listed_numbers("--seed", seed, int) or None,
                 "tokens": tokens,
                 "batch_size": batch_size,
                 "lr": lr,
@@ -294,6 +306,7 @@ def _refuse_other_flags(given: set[str]) -> None:
     from saereg_plugin.errors import InputError
 
     allowed = {"out", "match_alive", "name", "dry_run", "fresh", "import_", "device"}
+    allowed |= {"verbose", "quiet"}
     others = [f"--{name.replace('_', '-')}" for name in sorted(given - allowed)]
     if others:
         raise InputError(

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import default_artifacts
 from saereg_plugin import machine
+from saereg_plugin.errors import InputError
 from saereg_plugin.sources import models
 from saereg_plugin.sources.models import (
     HOOKED,
@@ -82,10 +83,13 @@ class ModelCache:
         *,
         dtype: str,
         device: str,
-        model_kwargs: str = "{}",
     ) -> None:
-        """Use ``model`` wherever ``name`` is asked for with these settings."""
-        self._key = (name, dtype, device, model_kwargs)
+        """
+        Use ``model`` wherever ``name`` is asked for, and no other model.
+
+        Its caller answers for how it was loaded: loader arguments that SAEs name are not compared.
+        """
+        self._key = (name, dtype, device, "{}")
         self._model = cast(LanguageModel, model)
         self._held, self._fingerprint = True, None
 
@@ -118,8 +122,11 @@ class ModelCache:
         ``model_kwargs`` are further arguments of its loader, as JSON.
 
         Raises:
-            InputError: for arguments that are not harmless and not trusted.
+            InputError: for arguments that are not harmless and not trusted, or for another
+                model than the one that a caller put in.
         """
+        if self._held:
+            return self._given((name, dtype, device))
         key = (name, dtype, device, model_kwargs)
         if self._model is None or self._key != key:
             options = require_harmless(
@@ -136,8 +143,19 @@ class ModelCache:
                 model_class=self.model_class,
                 **options,
             )
-            self._key, self._model = key, model
-            self._held, self._fingerprint = False, None
+            self._key, self._model, self._fingerprint = key, model, None
+        return self._model
+
+    def _given(self, wanted: tuple[str, str, str]) -> LanguageModel:
+        """Return the model that a caller put in, if it is the wanted one."""
+        assert self._key is not None and self._model is not None
+        name, dtype, device, _ = self._key
+        if (name, dtype, device) != wanted:
+            raise InputError(
+                f"The model that was given is {name!r} in {dtype} on {device}; expected "
+                "{!r} in {} on {}, which an SAE or option asks for. Give that one, or leave the "
+                "model out, so that it is loaded.".format(*wanted)
+            )
         return self._model
 
 

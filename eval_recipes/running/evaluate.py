@@ -65,7 +65,8 @@ def evaluate(
         sae_ids: ids or shell patterns of the SAEs; all by default.
         group_by: groups and seeds by expression or YAML file (``open_release``).
         fresh: make every result again.
-        model: the SAEs' language model in memory; by default it is loaded.
+        model: the SAEs' language model in memory, taken as it is, whatever loader arguments the
+            SAEs name; by default it is loaded.
         model_class: "HookedTransformer", or "TransformerBridge", which computes on the
             modules of transformers: the class of the model that is loaded.
         trust_remote_code: load the model as the release says, code of the release included.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import datasets
 import datasets.config
 import pyarrow.parquet as pq
-from datasets.utils.file_utils import xopen
+from datasets.utils.file_utils import xgetsize, xopen
 
 _PARTS = 10
 """At most one of so many parts of a split is taken."""
+_MOST_BYTES = 2**31
+"""Largest file that is read whole to find its last rows; of a parquet file only the end is read."""
 
 
 def stream_rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
@@ -30,7 +33,8 @@ def last_values(name_or_path: str, column: str, most: int) -> list[Any]:
     These are ``most`` values, or a tenth of a split that has fewer than ten times as many.
 
     Raises:
-        ValueError: if a script makes the rows, so that there are no files.
+        ValueError: if a script makes the rows, so that there are no files, or if a file would
+            have to be read whole and is larger than 2 GiB.
     """
     builder = datasets.load_dataset_builder(name_or_path, **without_code())
     files = builder.config.data_files
@@ -39,7 +43,7 @@ def last_values(name_or_path: str, column: str, most: int) -> list[Any]:
     values: list[Any] = []
     rows = 0
     for file in reversed(files["train"]):
-        n_rows, last = _end_of(str(builder.name), str(file), column, most)
+        n_rows, last = _end_of(builder, str(file), column, most)
         values = [*last, *values][-most:]
         rows += n_rows
         if rows >= _PARTS * most:
@@ -47,13 +51,20 @@ def last_values(name_or_path: str, column: str, most: int) -> list[Any]:
     return values[-max(1, min(most, rows // _PARTS)) :]
 
 
-def _end_of(kind: str, file: str, column: str, most: int) -> tuple[int, list[Any]]:
+def _end_of(
+    builder: datasets.DatasetBuilder, file: str, column: str, most: int
+) -> tuple[int, list[Any]]:
     """Return the number of rows of one file, and a column's last values."""
-    if kind == "parquet":
+    if builder.name == "parquet":
         with xopen(file, "rb") as opened:
             return _end_of_parquet(pq.ParquetFile(opened), column, most)
+    _require_short(file)
     rows: Any = datasets.load_dataset(
-        kind, data_files=[file], split="train", streaming=True
+        str(builder.name),
+        data_files=[file],
+        split="train",
+        streaming=True,
+        **_settings_of(builder),
     )
     last: deque[Any] = deque(maxlen=most)
     n_rows = 0
@@ -61,6 +72,28 @@ def _end_of(kind: str, file: str, column: str, most: int) -> tuple[int, list[Any
         last.append(row[column])
         n_rows += 1
     return n_rows, list(last)
+
+
+def _require_short(file: str) -> None:
+    size = int(xgetsize(file))
+    if size > _MOST_BYTES:
+        raise ValueError(
+            f"its file {file!r} is no parquet file, so that all of its {size / 2**30:.1f} GiB "
+            "would be read for the last rows"
+        )
+
+
+def _settings_of(builder: datasets.DatasetBuilder) -> dict[str, Any]:
+    """Return what a data set says of its files' format, such as a separator."""
+    config: Any = builder.config
+    general = {field.name for field in dataclasses.fields(datasets.BuilderConfig)}
+    usual = type(config)()
+    return {
+        field.name: value
+        for field in dataclasses.fields(config)
+        if field.name not in general
+        and (value := getattr(config, field.name)) != getattr(usual, field.name)
+    }
 
 
 def _end_of_parquet(

@@ -170,6 +170,23 @@ def _chosen_here(device: str, llm_dtype: str, autocast: bool | str) -> dict[str,
     return {"device": device, "llm_dtype": dtype, "autocast": autocast}
 
 
+def require_recorded_device(sweep: SweepConfig, folder: Path) -> None:
+    """
+    Refuse to go on with a sweep that was begun on a device that this machine lacks.
+
+    Raises:
+        InputError: naming the folder, the device, and what to do.
+    """
+    try:
+        machine.require_device(sweep.device)
+    except InputError as error:
+        raise InputError(
+            f"The sweep in {str(folder)!r} was begun on device {sweep.device!r}, which this machine "
+            "lacks. Go on on a machine that has it, choose another output folder, or train anew "
+            "with --fresh."
+        ) from error
+
+
 def claim_folder(sweep: SweepConfig, owned: OwnedFolder) -> None:
     """Write the sweep's configuration into its folder, if it is not there."""
     require_same_sweep(sweep, owned.path)

@@ -342,5 +342,16 @@ def _component_name(fields: Mapping[str, Any]) -> str:
     if parts == ["weight_penalty"] and list(others) == ["norm"]:
         parts, others = [str(fields["norm"])], {}
     if "coefficient" in fields:
-        parts.append(f"{fields['coefficient']:g}")
+        parts.append(_shortest(fields["coefficient"]))
     return "-".join([*parts, *(f"{key}{value}" for key, value in others.items())])
+
+
+def _shortest(value: Any) -> str:
+    """
+    Return a number in six digits, or in as many as tell it from others.
+
+    >>> _shortest(5e-3), _shortest(0.0012345678)
+    ('0.005', '0.0012345678')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
 from saereg_plugin.html import html_block
+from saereg_plugin.machine import AUTO
 from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_owned
 from saereg_plugin.process import stop_on_signal
 from saereg_plugin.releases.hashes import verify_files
@@ -32,6 +33,7 @@ from saereg_plugin.sweeps.checkpoint import (
     newest_checkpoint,
     note_no_checkpoint,
     remove_checkpoints,
+    require_recorded_device,
     require_same_sweep,
     settled,
 )
@@ -153,10 +155,13 @@ def run_sweep(
     if fresh or not _is_readable_release(folder):
         require_owned(folder, KIND)
     name = release_name(sweep, folder, name)
+    left_open = sweep.device == AUTO
     sweep = settled(sweep, None if fresh else folder)
     members = expand(sweep)
     finished = None if fresh else _finished(sweep, folder)
     if finished is None:
+        if left_open:
+            require_recorded_device(sweep, folder)
         required_memory(sweep, members)
         require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)

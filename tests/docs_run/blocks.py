@@ -19,19 +19,6 @@ PAGES = tuple(
     ]
 )
 
-PROGRAMS = {
-    "saereg-bench",
-    "pip",
-    "python",
-    "pytest",
-    "ruff",
-    "mkdocs",
-    "basedpyright",
-    "export",
-    "pre-commit",
-}
-"""First words of a block that is a command; other blocks without a language are text."""
-
 _FENCE = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\s*$")
 _REASON = re.compile(r"^ *<!-- not run: *(.*?) *-->$")
 _COMMENT = re.compile(r"^ *<!-- .* -->$")
@@ -46,7 +33,7 @@ class Block:
     Attributes:
         page: path from the root of the repository.
         line: of its opening fence.
-        language: what stands after the fence; empty for none.
+        language: what stands after the fence; "bash" is run.
         title: file name that the page gives it, or None.
         reason: why it is not run, or None.
         text: without the fences and their indentation.
@@ -65,10 +52,9 @@ class Block:
 
     def commands(self) -> list[list[str]]:
         """Return the words of each command; none if the block is no shell block."""
-        if self.language not in ("", "bash"):
+        if self.language != "bash":
             return []
-        found = [words for line in self._lines() for words in _split(line)]
-        return found if self.language or found and found[0][0] in PROGRAMS else []
+        return [words for line in self._lines() for words in _split(line)]
 
     def _lines(self) -> list[str]:
         return self.text.replace("\\\n", " ").splitlines()
@@ -78,10 +64,7 @@ def _split(line: str) -> list[list[str]]:
     """Return the commands of a line, without comments, assignments and redirections."""
     found: list[list[str]] = []
     for part in line.split("&&"):
-        try:
-            words = shlex.split(part, comments=True)
-        except ValueError:  # an apostrophe: text
-            return []
+        words = shlex.split(part, comments=True)
         while words and _ASSIGNMENT.match(words[0]):
             words.pop(0)
         if ">" in words:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.eval_recipes.running.every_eval import OPTIONS
 
 RELEASE_COMMAND = (
     "saereg-bench train --out my-release --coefficient 0 --coefficient 5e-3 --k 32"
@@ -14,6 +17,7 @@ RELEASE_COMMAND = (
 RESULTS_COMMAND = (
     "saereg-bench run --sae-release my-release --out results --evals core,cross_seed"
 )
+DEFAULT_EVALS = "core,cross_seed"
 HOOK = "blocks.0.hook_resid_post"
 WIDTH = 16
 """Of the residual stream of ``small_model``."""
@@ -39,29 +43,41 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
     """
     kind = words[1] if len(words) > 1 else ""
     if kind == "train" and not {"--config", "--match-alive"} & set(words):
-        return [*words, *_train_flags(model)]
+        return [*words, *_train_flags(words, model)]
     if kind == "run":
+        if len(evaluations_of(words)) > 5:
+            # two SAEs are the least that can be compared
+            words = [*words, "--sae-id", "none-*"]
         return [*words, *_run_flags(words), "--artifacts", "artifacts"]
     return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words
 
 
-def _train_flags(model: Path) -> list[str]:
-    flags = {
+def _train_flags(words: list[str], model: Path) -> list[str]:
+    flags: dict[str, Any] = {
         "model": model,
         "hook": HOOK,
         "d-sae": LATENTS,
         "tokens": TOKENS,
         "batch-size": BATCH,
     }
+    if "--seed" not in words:
+        flags["seed"] = "0,1"
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
 
 def _run_flags(words: list[str]) -> list[str]:
     flags = ["--heldout-tokens", str(HELDOUT_TOKENS)]
-    if any("core" in word.split(",") for word in words):
-        for name, value in CORE.items():
-            flags += ["--option", f"core.{name}={value}"]
+    for name in evaluations_of(words):
+        options = {**OPTIONS[name], **(CORE if name == "core" else {})}
+        for option, value in options.items():
+            flags += ["--option", f"{name}.{option}={json.dumps(value)}"]
     return flags
+
+
+def evaluations_of(words: list[str]) -> list[str]:
+    """Return the evaluations that a ``run`` asks for."""
+    found = words[words.index("--evals") + 1] if "--evals" in words else DEFAULT_EVALS
+    return found.split(",")
 
 
 def smaller_file(language: str, text: str, model: Path) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from eval_recipes.cli import app
-from eval_recipes.running import run as running
+from eval_recipes.registry import load_evaluation
+from eval_recipes.running.options import read_options
 from saereg_plugin.__main__ import _parse_cfg_args
 from tests.docs_run.blocks import ROOT, Block, blocks, shell_blocks
 from tests.docs_run.conftest import run_words
-from tests.docs_run.small import smaller_file, smaller_words
+from tests.docs_run.small import evaluations_of, smaller_file, smaller_words
 
 SHELL = shell_blocks()
 RUN = [block for block in SHELL if block.reason is None]
@@ -27,13 +27,15 @@ TRAINED = "README.md"
 
 
 def _cases() -> list[Any]:
-    """Return the blocks to run; those that train are slow, but for one page."""
+    """Return the blocks to run; those that train or evaluate are slow, but for one page."""
     return [
         pytest.param(
             block,
             id=block.name,
             marks=[pytest.mark.slow]
-            if block.page != TRAINED and _words_of("train", block)
+            if _words_of("run", block)
+            or block.page != TRAINED
+            and _words_of("train", block)
             else [],
         )
         for block in RUN
@@ -46,8 +48,8 @@ def _words_of(command: str, block: Block) -> list[list[str]]:
 
 
 def test_there_are_commands_to_parse_and_to_run() -> None:
-    assert len(SHELL) > 40
-    assert len(RUN) > 25
+    assert len(SHELL) > 70
+    assert len(RUN) > 20
 
 
 def _parsed(words: list[str]) -> str:
@@ -62,6 +64,21 @@ def _parsed(words: list[str]) -> str:
             context, [*context._protected_args, *context.args]
         )
         assert command is not None
+
+
+LANGUAGES = {"bash", "diff", "json", "python", "text", "toml", "yaml"}
+
+
+def test_every_block_says_what_it_is() -> None:
+    """A command without a language would be shown, and never run."""
+    assert {b.name: b.language for b in blocks() if b.language not in LANGUAGES} == {}
+    for block in blocks():
+        first = block.text.split()[0]
+        assert block.language != "text" or first not in (
+            "saereg-bench",
+            "pip",
+            "python",
+        )
 
 
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: block.name)
@@ -96,8 +113,24 @@ def test_a_block_that_is_not_run_has_a_reason(block: Block) -> None:
     assert block.language == "python" or block in SHELL, "not a block that is run"
 
 
-class _CheckedError(Exception):
-    """All that a run checks was found right."""
+@pytest.mark.parametrize(
+    "block",
+    [block for block in SHELL if _words_of("run", block)],
+    ids=lambda block: block.name,
+)
+def test_a_run_has_only_options_that_exist(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _write_files(block.page, tmp_path, tmp_path)
+    for words in _words_of("run", block):
+        names = evaluations_of(words)
+        flags = zip(words, words[1:])
+        given = [value for flag, value in flags if flag in ("--option", "--options")]
+        # a file before single options, which win
+        given.sort(key=lambda value: not value.endswith(".yaml"))
+        for name, options in read_options(given, names).items():
+            load_evaluation(name).Options(**options)
 
 
 @pytest.mark.parametrize("block", _cases())
@@ -105,25 +138,13 @@ def test_a_command_runs(
     block: Block,
     workplace: Callable[[], Path],
     small_model: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """``run`` is run until everything is checked; ``home`` has a run to its end."""
     folder = workplace()
     _write_files(block.page, folder, small_model)
     _remove_trained(block, folder)
-    monkeypatch.setattr(running, "_run", _stop)
     for words in block.commands():
         assert words[0] == "saereg-bench", f"{words[0]}: give a reason not to run it"
-        words = smaller_words(words, small_model)
-        if words[1] == "run":
-            result = CliRunner().invoke(app, words[1:], env={"COLUMNS": "200"})
-            assert isinstance(result.exception, _CheckedError), result.exception
-        else:
-            run_words(words)
-
-
-def _stop(*_: Any) -> None:
-    raise _CheckedError
+        run_words(smaller_words(words, small_model))
 
 
 def _write_files(page: str, folder: Path, model: Path) -> None:

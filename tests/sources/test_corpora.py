@@ -13,7 +13,7 @@ import pytest
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
-from saereg_plugin.sources import corpora
+from saereg_plugin.sources import corpora, rows
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +265,39 @@ def test_of_a_short_train_split_a_tenth_is_held_out(
     assert corpora.load(str(folder), "heldout")["text"] == heldout[45:50]
     pd.DataFrame({"text": ["alone"]}).to_parquet(folder / "train.parquet")
     assert corpora.load(str(folder), "heldout")["text"] == ["alone"]
+
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files: train.csv
+  sep: "|"
+---
+"""
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_last_rows_are_read_as_the_data_set_says(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(_CARD)
+    lines = [f"{number}|one, two {number}" for number in range(20)]
+    (tmp_path / "train.csv").write_text("\n".join(["n|text", *lines]))
+    assert corpora.load(str(tmp_path), "heldout")["text"] == [
+        "one, two 18",
+        "one, two 19",
+    ]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_large_file_is_not_read_whole_for_its_last_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "test"):
+        (folder / f"{name}.parquet").unlink()
+    texts = pd.DataFrame({"text": [f"text {number}" for number in range(50)]})
+    texts.to_json(folder / "train.jsonl", orient="records", lines=True)
+    monkeypatch.setattr(rows, "_MOST_BYTES", 100)
+    with pytest.raises(InputError, match="no parquet file, so that all of its"):
+        corpora.held_out(str(folder))
 
 
 @pytest.mark.usefixtures("cache")

@@ -258,3 +258,9 @@ def test_flags_that_contradict_one_another_are_refused(
     with pytest.raises(InputError) as caught:
         swept(**arguments)
     assert message in str(caught.value)
+
+
+def test_groups_of_coefficients_that_differ_late_have_their_own_names() -> None:
+    values = [0.0012345678, 0.0012345679]
+    sweep = swept(coefficient=values)
+    assert list(sweep.groups) == ["l2-0.0012345678", "l2-0.0012345679"]

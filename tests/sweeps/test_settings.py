@@ -100,3 +100,13 @@ def test_fresh_refuses_bad_input_before_it_removes_anything(tmp_path: Path) -> N
     with pytest.raises(InputError, match="'cuda:99'"):
         run_sweep(tiny_sweep(device="cuda:99"), out, fresh=True)
     assert (out / SWEEP_FILE).is_file()
+
+
+def test_a_sweep_of_a_device_that_is_missing_here_says_what_to_do(
+    tmp_path: Path,
+) -> None:
+    claim_folder(tiny_sweep(device="cuda:7"), open_owned(tmp_path, KIND))
+    with pytest.raises(
+        InputError, match="begun on device 'cuda:7', which this machine"
+    ):
+        run_sweep(tiny_sweep(device="auto"), tmp_path)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import COLUMNS
 from eval_recipes.studies.framework.verdicts import Claim, Direction
+from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.presets import Preset
 from saereg_plugin.sweeps import SweepConfig
 
@@ -86,7 +86,6 @@ def small_sweep(groups: Groups, **changes: Any) -> SweepConfig:
         "seeds": (0, 1, 2),
         "tokens": 307_200,
         "batch_size": 1024,
-        "device": "cpu",
         "autocast": True,
         "lr": 1e-3,
         "lr_warm_up_steps": 20,
@@ -101,15 +100,9 @@ def paper_sweep(preset: Preset, groups: Groups) -> SweepConfig:
         **preset.sweep_fields(),
         "sae": {},
         "groups": groups,
-        "device": device(),
-        "autocast": device() != "cpu",
+        "autocast": resolve_device(AUTO) != "cpu",
     }
     return SweepConfig(**fields)
-
-
-def device() -> str:
-    """Return where the paper's scale runs: an accelerator if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -227,14 +220,13 @@ class Plan:
 
 
 def paper_plan(settings: str, *stages: Stage, llm_dtype: str = "float32") -> Plan:
-    """Return the plan of a paper's scale: the Pile, hub data, ``device()``."""
+    """Return the plan of a paper's scale: the Pile and hub data."""
     return Plan(
         stages=stages,
         settings=settings,
         corpus="monology/pile-uncopyrighted",
         heldout_tokens=262_144,
         llm_dtype=llm_dtype,
-        device=device(),
         data="hub",
     )
 

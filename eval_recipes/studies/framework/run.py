@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from eval_recipes.studies.framework.study_folder import (
     study_folder,
     write_figures,
 )
+from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps import SweepConfig, run_sweep
 
@@ -42,7 +44,12 @@ Progress = Callable[[str], None]
 
 
 def run_study(
-    study: Study, scale: Scale, out: Path, *, progress: Progress = lambda _: None
+    study: Study,
+    scale: Scale,
+    out: Path,
+    *,
+    device: str = AUTO,
+    progress: Progress = lambda _: None,
 ) -> StudyRun:
     """
     Run a study into ``out`` and write its report there; an interrupted study resumes.
@@ -51,31 +58,33 @@ def run_study(
     ``out/results/<stage>`` and further figures in ``out/figures/<stage>.json``; the report is
     ``table.md``, ``results.json``, ``results.csv``.
 
-    ``out`` is the folder of this study at this scale, and of nothing else; ``progress`` is called
-    with a line on each next step.
+    ``out`` is the folder of this study at this scale, and of nothing else; ``device`` is a torch
+    device, or "auto" (CUDA, else MPS, else the CPU; training that was begun keeps its own);
+    ``progress`` is called with a line on each next step.
 
     Raises:
         InputError: before anything is loaded, if model or text are out of reach, or the
             folder holds the user's files, is not writable, in use, or of another study.
     """
-    plan = study.plan(scale)
+    plan = replace(study.plan(scale), device=resolve_device(device))
     files = [*FILES, *(_figures_file(stage) for stage in plan.stages)]
     with study_folder(out, study.name, scale, files=files):
-        run = _run_stages(StudyRun(study, scale, plan), out, progress)
+        progress(f"Device {plan.device}.")
+        run = _run_stages(StudyRun(study, scale, plan), device, out, progress)
         if run.finished:
             # before another process may change what it reports on
             run.table = write_report(run, out)
         return run
 
 
-def _run_stages(run: StudyRun, out: Path, progress: Progress) -> StudyRun:
+def _run_stages(run: StudyRun, device: str, out: Path, progress: Progress) -> StudyRun:
     shared = ModelCache()
     first = run.plan.stages[0]
     _require_sources(first.sweep(run.frame))
     # only once the first stage can run
     mark_folder(out, run.study.name, run.scale)
     for number, stage in enumerate(run.plan.stages, start=1):
-        sweep = stage.sweep(run.frame)
+        sweep = replace(stage.sweep(run.frame), device=device)
         progress(
             f"Stage {number} of {len(run.plan.stages)}, {stage.name}: "
             f"{len(sweep.groups)} groups, {len(sweep.seeds)} seeds, {sweep.steps} steps."

@@ -69,6 +69,7 @@ class SteeringStudy:
         grid_latents: candidates of each SAE in the grid.
         settings: options of the evaluation that all runs share, such as judges.
         corpus: text of explanations; None takes the scale's.
+        device: torch device; "auto" is CUDA, else MPS, else the CPU.
         dtype: data type of the language model; "auto" is the one that the device is fastest in.
         heldout_tokens: held-out text that stability's evaluation reads.
     """
@@ -85,6 +86,7 @@ class SteeringStudy:
     grid_latents: int = 50
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     corpus: str | None = None
+    device: str = "auto"
     dtype: str = "auto"
     heldout_tokens: int = 32_768
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from eval_recipes.running.artifacts import default_artifacts, open_artifacts
 from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.run import run_evals
 from eval_recipes.steering.options import make_config, uses_chat
-from eval_recipes.studies.framework.definition import device
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.steering.report import FILES, write_steering_report
 from eval_recipes.studies.steering.runs import (
@@ -114,7 +113,7 @@ class _Work:
         study, outcome = self.study, self.outcome
         self.progress("Training the SAEs.")
         result = run_sweep(
-            sweep_of(study.scale),
+            replace(sweep_of(study.scale), device=study.device),
             self.out / "release",
             name=f"steering-{study.scale}",
             progress=self.progress,
@@ -168,19 +167,19 @@ class _Work:
             corpus=study.corpus or corpus,
             heldout_tokens=study.heldout_tokens,
             dtype=_dtype(study),
-            device=_device(study),
+            device=machine.resolve_device(study.device),
             data="hub" if paper else "embedded",
             artifacts=self.artifacts,
             models=shared,
         )
 
 
-def _device(study: SteeringStudy) -> str:
-    return device() if study.scale == "paper" else "cpu"
-
-
 def _dtype(study: SteeringStudy) -> str:
-    return machine.fast_dtype(_device(study)) if study.dtype == "auto" else study.dtype
+    return (
+        machine.fast_dtype(machine.resolve_device(study.device))
+        if study.dtype == "auto"
+        else study.dtype
+    )
 
 
 def _check(study: SteeringStudy) -> None:

@@ -6,11 +6,14 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from eval_recipes.cli import app as cli
 from eval_recipes.commands.console import set_verbosity, working
-from eval_recipes.commands.flags import listed, listed_integers, offline_sources
+from eval_recipes.commands.flags import listed, listed_numbers, offline_sources
 from saereg_plugin.errors import InputError
 
 
@@ -19,9 +22,21 @@ def test_commas_and_repetition_give_the_same_list() -> None:
     assert listed([" a , ", ","]) == ["a"]
     assert listed(None) == []
     assert listed(["seed[0,1],l2-*"]) == ["seed[0,1]", "l2-*"]
-    assert listed_integers("--seed", ["0,1", "2"]) == [0, 1, 2]
-    with pytest.raises(InputError, match="--seed '0,x'; expected whole numbers"):
-        listed_integers("--seed", ["0,x"])
+    assert listed_numbers("--seed", ["0,1", "2"], int) == [0, 1, 2]
+    assert listed_numbers("--coefficient", ["0,5e-3"], float) == [0, 5e-3]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("0,x", int, "whole numbers"),
+        ("1,0.5", int, "whole numbers"),
+        ("1e", float, "numbers"),
+    ],
+)
+def test_what_is_no_number_is_refused(text: str, kind: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=f"--seed '{text}'; expected {expected}, such"):
+        listed_numbers("--seed", [text], kind)
 
 
 def test_offline_stands_for_three_flags() -> None:
@@ -98,3 +113,22 @@ def test_offline_asks_no_chat_model(flag: str) -> None:
     flags = {"explainer": None, flag: "http://127.0.0.1:9/v1"}
     with pytest.raises(InputError, match="--offline asks no chat model, and --judge-"):
         offline_sources(["steering"], None, None, flags)
+
+
+@pytest.mark.usefixtures("levels")
+@pytest.mark.parametrize("words", [["-q", "list"], ["list", "-q"], ["list", "--quiet"]])
+def test_quiet_is_known_before_and_behind_the_command(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "")
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert logging.getLogger().level == logging.ERROR
+
+
+@pytest.mark.usefixtures("levels")
+def test_verbose_behind_the_command_counts() -> None:
+    assert CliRunner().invoke(cli, ["list", "-vv"]).exit_code == 0
+    assert logging.getLogger("saereg_plugin").level == logging.DEBUG
+    result = CliRunner().invoke(cli, ["list", "-v", "-q"])
+    assert isinstance(result.exception, InputError)

@@ -369,3 +369,19 @@ def test_a_part_shares_model_and_heldout_figures(context: RunContext) -> None:
     assert part.models is context.models
     assert part.options is context.options
     assert context.part(context.subjects) is context
+
+
+def test_a_model_that_was_given_is_never_replaced(
+    model: HookedTransformer, model_name: str
+) -> None:
+    cache = ModelCache()
+    cache.hold(model, model_name, dtype="float32", device="cpu")
+    kwargs = '{"center_writing_weights": false}'
+    same = cache.get(model_name, dtype="float32", device="cpu", model_kwargs=kwargs)
+    assert same is model
+    given = f"given is '{model_name}' in float32 on cpu; expected '{model_name}' in bfloat16"
+    with pytest.raises(InputError, match=given):
+        cache.get(model_name, dtype="bfloat16", device="cpu")
+    with pytest.raises(InputError, match="expected 'gpt2' in float32"):
+        cache.get("gpt2", dtype="float32", device="cpu")
+    assert cache.get(model_name, dtype="float32", device="cpu") is model
