@@ -11,9 +11,7 @@ import yaml
 
 from tests.eval_recipes.running.every_eval import OPTIONS
 
-RELEASE_COMMAND = (
-    "saereg-bench train --out my-release --coefficient 0 --coefficient 5e-3 --k 32"
-)
+RELEASE_COMMAND = "saereg-bench train --out my-release --coefficient 0,5e-3 --k 32"
 RESULTS_COMMAND = (
     "saereg-bench run --sae-release my-release --out results --evals core,cross_seed"
 )
