@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from importlib.metadata import version
@@ -112,9 +113,13 @@ def _quieten() -> None:
         "ignore", category=DeprecationWarning, module="transformer_lens"
     )
     warnings.filterwarnings("ignore", message=".*from_pretrained is deprecated.*")
+    # "." is no line break, with which the message begins
     warnings.filterwarnings(
-        "ignore", message=".*non-empty model_from_pretrained_kwargs.*"
+        "ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs"
     )
+    if not sys.stderr.isatty():
+        # a log gets a line of a progress bar now and then, not ten a second
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
 

@@ -96,6 +96,7 @@ from saereg_plugin.sources import models as models
 from saereg_plugin.sources.hook_shapes import d_in_of as d_in_of
 from saereg_plugin.sweeps import SweepConfig as SweepConfig
 from saereg_plugin.sweeps import SweepResult as SweepResult
+from saereg_plugin.sweeps import load_records as load_records
 from saereg_plugin.sweeps import train as train
 
 for _classes in KINDS:

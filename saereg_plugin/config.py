@@ -327,14 +327,15 @@ def config_from(
     name: str = value["name"]
     if name not in known:
         raise InputError(f"Unknown {kind} {name!r}. {suggest(name, known)}")
-    return fields_from(
-        known[name], {key: item for key, item in value.items() if key != "name"}
-    )
+    fields = {key: item for key, item in value.items() if key != "name"}
+    return fields_from(known[name], fields, called=f"{kind.capitalize()} {name!r}")
 
 
-def fields_from(cls: type[T], values: Mapping[str, Any]) -> T:
+def fields_from(
+    cls: type[T], values: Mapping[str, Any], *, called: str | None = None
+) -> T:
     """
-    Return ``cls(**values)``.
+    Return ``cls(**values)``; errors call it by its class or by what is given.
 
     Raises:
         InputError: if a key is no field of the dataclass ``cls`` (names the nearest), a
@@ -345,7 +346,7 @@ def fields_from(cls: type[T], values: Mapping[str, Any]) -> T:
     for key in values:
         if key not in names:
             raise InputError(
-                f"{cls.__name__} has no field {key!r}. {suggest(str(key), names)}"
+                f"{called or cls.__name__} has no field {key!r}. {suggest(str(key), names)}"
             )
     for each in known:
         required = (each.default, each.default_factory) == (

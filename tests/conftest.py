@@ -68,6 +68,12 @@ def cut_model_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def calm_model_folder() -> Path:
+    """The first four layers with smaller logits, for what reads probabilities."""
+    return cut_model(logit_scale=0.1)
+
+
+@pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     """A random model of two layers with the tokenizer of the embedded one."""
     folder = tmp_path_factory.mktemp("small") / "lm"
@@ -141,11 +147,11 @@ def activations(model: HookedTransformer, contexts: torch.Tensor) -> torch.Tenso
 
 @pytest.fixture(scope="session")
 def trained_release(
-    tmp_path_factory: pytest.TempPathFactory, model_name: str
+    tmp_path_factory: pytest.TempPathFactory, calm_model_folder: Path
 ) -> Release:
-    """Two seeds of a small regularised SAE, trained on the embedded model and registered."""
+    """Two seeds of a small regularised SAE, trained on the cut model and registered."""
     sweep = SweepConfig(
-        model=model_name,
+        model=str(calm_model_folder),
         hook_name=TRAINED_HOOK,
         sae={
             "architecture": "regularized_topk",

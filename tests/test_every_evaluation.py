@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 import torch
 from pydantic import TypeAdapter
+from rich.console import Console
 from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
 from sae_bench.evals.autointerp.eval_output import AutoInterpEvalOutput
 from sae_bench.evals.base_eval_output import BaseEvalOutput
@@ -31,10 +32,12 @@ from transformer_lens import HookedTransformer
 from eval_recipes.chat import KEY_VARIABLE
 from eval_recipes.registry import load_evaluation
 from eval_recipes.results.files import load_results, read_result, result_files
+from eval_recipes.results.headlines import headline_metrics
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import schema_files
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.saebench.core.output import NULLABLE
+from eval_recipes.tables.run_table import print_table
 from saereg_plugin.releases.release import Release
 from tests.eval_recipes.chat.openai_server import KEY, JudgeServer, serving
 from tests.eval_recipes.running import every_eval
@@ -196,7 +199,10 @@ def test_every_evaluation_of_every_sae_has_a_valid_result(runs: Runs) -> None:
 @pytest.mark.parametrize("name", EVALS)
 def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> None:
     record = read_result(next((runs.command / name).glob("*.json")))
+    # the whole of it is validated above; here once for every change
+    record["eval_result_details"] = record["eval_result_details"][:1]
     schema = schema_of(name)
+    jsonschema.validate(record, schema)
     metrics = record["eval_result_metrics"]
     category = next(iter(metrics))
     wrong: list[dict[str, Any]] = [
@@ -262,6 +268,23 @@ def test_figures_are_those_of_trained_saes(runs: Runs) -> None:
     assert 0 < values["corrected/explained_variance"] < 1
 
 
+def test_the_table_after_a_run_has_a_figure_of_every_evaluation(runs: Runs) -> None:
+    frame = load_results(runs.command)
+    assert {metric.eval for metric in headline_metrics(frame)} == set(frame["eval"])
+    console = Console(record=True, width=80)
+    print_table(frame, console)
+    printed = console.export_text()
+    for title in (
+        "expl. var.",
+        "SP random",
+        "TPP@10",
+        "absorption",
+        "aligned",
+        "log prob.",
+    ):
+        assert title in printed
+
+
 def test_another_process_and_order_give_equal_figures(runs: Runs) -> None:
     first, second = figures(runs.command), figures(runs.reversed)
     assert set(first) == {f"{name} {sae_id}" for name in EVALS for sae_id in IDS}
@@ -303,7 +326,7 @@ def test_a_deterministic_judge_gives_equal_figures_in_every_process(
     release_folder: Path,
     server: JudgeServer,
     model: HookedTransformer,
-    model_name: str,
+    calm_model_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -316,7 +339,7 @@ def test_a_deterministic_judge_gives_equal_figures_in_every_process(
         data="embedded",
         options={"autointerp": {**OPTIONS["autointerp"], **JUDGE}},
     )
-    context.models.hold(model, model_name, dtype="float32", device="cpu")
+    context.models.hold(model, str(calm_model_folder), dtype="float32", device="cpu")
     assert run_evals(["autointerp"], context).failures == []
     here, there = figures(context.out), figures(runs.judged)
     assert set(here) == set(there) == {f"autointerp {sae_id}" for sae_id in IDS}

@@ -29,12 +29,15 @@ def outputs(notebook: Any, cell_id: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The notebook after all its cells ran; a cell that raises fails."""
+def executed(tmp_path_factory: pytest.TempPathFactory, calm_model_folder: Path) -> Any:
+    """The notebook after all its cells ran on the cut model; a cell that raises fails."""
     folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.read(NOTEBOOKS / "first-hour.ipynb", as_version=4)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SIZES.items():
+        for name, value in {
+            **SIZES,
+            "FIRST_HOUR_MODEL": str(calm_model_folder),
+        }.items():
             patch.setenv(name, value)
         client = NotebookClient(
             notebook, timeout=800, resources={"metadata": {"path": str(folder)}}
@@ -43,9 +46,11 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return notebook
 
 
-def test_first_hour_runs_and_shows_tables_and_plots(executed: Any) -> None:
+def test_first_hour_runs_and_shows_tables_and_plots(
+    executed: Any, calm_model_folder: Path
+) -> None:
     trained = outputs(executed, "train")["text/html"]
-    assert "Release first-hour: 4 SAEs of smollm2-135m-instruct" in trained
+    assert f"Release first-hour: 4 SAEs of {calm_model_folder}" in trained
     loaded = outputs(executed, "load")["text/plain"]
     assert "('TopKSAE', 576, 256, {'plain'" in " ".join(loaded.split())
     evaluated = outputs(executed, "evaluate")["text/html"]

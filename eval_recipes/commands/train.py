@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from typer import Option
 
 from eval_recipes.commands.console import (
@@ -202,6 +203,14 @@ def train(
             rich_help_panel=_TRAINING,
         ),
     ] = "auto",
+    log_every: Annotated[
+        int,
+        Option(
+            help="Steps between training records; the first and the last are recorded, too.",
+            min=1,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = 25,
     name: Annotated[
         str | None,
         Option(
@@ -230,6 +239,8 @@ def train(
     Train a grid of SAEs on one stream of activations and write a release folder.
 
     Every combination of architecture, k and regulariser is a group, trained once per seed.
+    Activations are scaled to a mean norm of sqrt(d_in) for training, and the scale is folded
+    into the weights that are saved.
     Ctrl-C stops between two steps and keeps a checkpoint; the same command resumes.
     """
     from saereg_plugin.registry import import_own
@@ -270,6 +281,7 @@ def train(
                 "lr": lr,
                 "autocast": _AUTOCAST[autocast],
                 "device": device,
+                "log_every": log_every,
             },
             given,
             config=config,
@@ -326,6 +338,32 @@ def _say_if_plain(sweep: Any, console: Console, *, is_control: bool) -> None:
         )
 
 
+_MOST_ROWS = 40
+"""Longest table of SAEs that is printed after training."""
+
+
+def _print_last_records(release: Any, out: Path, console: Console) -> None:
+    """Print a table of the SAEs in their last recorded step, and where the records are."""
+    from saereg_plugin.sweeps import load_records
+
+    if not (out / "records").is_dir():
+        return
+    last = load_records(out).groupby("sae_id").last()
+    rows = [entry.sae_id for entry in release.entries if entry.sae_id in last.index]
+    table = Table("SAE", "loss", "expl. var.", "L0", "alive", box=None, pad_edge=False)
+    for name in rows[:_MOST_ROWS]:
+        row = last.loc[name]
+        figures = (row["loss"], row["explained_variance"], row["l0"])
+        table.add_row(
+            shown(name), *(f"{v:.4g}" for v in figures), f"{row['alive']:.0f}"
+        )
+    console.print(table)
+    left = f"; {len(rows) - _MOST_ROWS} more SAEs" if len(rows) > _MOST_ROWS else ""
+    console.print(
+        f"Of the last batch{left}. All records: {shown(out / 'records')} (sr.load_records)."
+    )
+
+
 def _print_result(result: Any, out: Path, console: Console) -> None:
     """Print where the release is, or how to resume; exit with the status for it."""
     for stopped in result.stopped:
@@ -335,6 +373,7 @@ def _print_result(result: Any, out: Path, console: Console) -> None:
             f"Interrupted; the same command resumes from the checkpoint in {shown(out)}."
         )
         raise typer.Exit(INTERRUPTED)
+    _print_last_records(result.release, out, console)
     console.print(
         f"Release {shown(repr(result.release.name))} with {len(result.release.entries)} SAEs is in "
         f"{shown(out)}."

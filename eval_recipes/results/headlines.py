@@ -82,7 +82,27 @@ RUN_COLUMNS = (
     Metric("cross_seed", "shared/shared", "shared"),
     Metric("cross_seed", "similarity/mean_max_cos", "max cos"),
 )
-"""Columns of the table after a run, in this order."""
+"""Columns of the first table after a run, in this order."""
+
+OTHER_COLUMNS = (
+    Metric("sparse_probing", "corrected/sae_top_1_accuracy", "SP"),
+    Metric("sparse_probing", "corrected/random_top_1_accuracy", "SP random"),
+    Metric(
+        "sparse_probing_sae_probes",
+        "deduplicated/sae_top_1_test_accuracy",
+        "sae_probes",
+    ),
+    *TABLE_COLUMNS[1:3],
+    Metric("absorption_first_letter", "corrected/absorption_fraction", "absorption"),
+    Metric("autointerp", "autointerp/autointerp_score", "autointerp"),
+    Metric("autointerp", "token_explainer/balanced_accuracy", "tokens explain"),
+    Metric("meta_structure_decoder_variance", "corrected/above_random", "meta"),
+    Metric("vocabulary", "vocabulary/aligned_fraction", "aligned"),
+    Metric("steering", "chat/success", "steered, chat"),
+    Metric("steering", "embedding/success", "embedding"),
+    Metric("steering", "log_probability/success", "log prob."),
+)
+"""Columns of further tables after a run: one figure or two of each other evaluation."""
 
 L0 = Metric("core", "sparsity/l0", "L0")
 """SAEBench's own L0, in its files and ours."""
@@ -121,9 +141,11 @@ HEADLINE_DIFFERENCES = (
 
 
 def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
-    """Return the headlines of a run that a frame has, or its first metrics if it has none."""
-    present = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
-    headlines = [metric for metric in RUN_COLUMNS if metric.key in present]
+    """Return the headlines of a run that a frame has values of, or else its first metrics."""
+    known = frame.loc[frame["value"].notna()]
+    present = dict.fromkeys(zip(known["eval"], known["metric"], strict=True))
+    columns = (*RUN_COLUMNS, *OTHER_COLUMNS)
+    headlines = [metric for metric in columns if metric.key in present]
     return headlines or [metric_of(*key) for key in list(present)[:_UNNAMED]]
 
 

@@ -23,6 +23,10 @@ from eval_recipes.statistics.seeds import seed_interval
 from eval_recipes.tables.table import NONE, cell, digits, interval_words, plain_table
 
 
+_WIDTH = 6
+"""Most columns of figures in one table."""
+
+
 def group_figure(rows: pd.DataFrame, metric: Metric) -> Interval | None:
     """
     Return a group's mean of one headline with its 95 % interval over seeds.
@@ -59,9 +63,8 @@ def _table(title: str, first: Sequence[str], metrics: Iterable[Metric]) -> Table
     return table
 
 
-def sae_table(frame: pd.DataFrame) -> Table:
-    """Return a table with one row per SAE and one column per headline."""
-    metrics = headline_metrics(frame)
+def sae_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
+    """Return a table with one row per SAE and one column per metric."""
     table = _table("SAEs", ["SAE", "group", "seed"], metrics)
     columns = ["group", "seed", "release", "sae_id"]
     for _, rows in frame.groupby(columns, dropna=False):
@@ -74,9 +77,8 @@ def sae_table(frame: pd.DataFrame) -> Table:
     return table
 
 
-def group_table(frame: pd.DataFrame) -> Table:
+def group_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
     """Return a table with one row per group: the mean over its SAEs and its interval."""
-    metrics = headline_metrics(frame)
     table = _table(
         "Groups: mean \\[95 % interval over seeds or, from five seeds on, their pairs]",
         ["group", "SAEs"],
@@ -144,13 +146,17 @@ def print_table(
     """
     Print headline figures of every SAE and group, then the groups' differences.
 
-    80 columns are enough for six headlines; ``differences`` are ``load_group_differences``'.
+    Each table has at most six headlines, for which 80 columns are enough; ``differences`` are
+    ``load_group_differences``'.
     """
     if frame.empty:
         console.print("No results.")
         return
-    console.print(sae_table(frame))
-    console.print(group_table(frame))
+    metrics = headline_metrics(frame)
+    for first in range(0, len(metrics), _WIDTH):
+        part = metrics[first : first + _WIDTH]
+        console.print(sae_table(frame, part))
+        console.print(group_table(frame, part))
     if differences:
         console.print(difference_table(differences))
 

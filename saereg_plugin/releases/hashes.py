@@ -22,7 +22,7 @@ def verify_files(
     root: Path, folder_name: str, names: Iterable[str] | None = None
 ) -> None:
     """
-    Compare an SAE's files with the manifest.
+    Compare an SAE's files with the manifest; without a manifest only with one another.
 
     Args:
         root: the release's folder.
@@ -33,6 +33,10 @@ def verify_files(
         InputError: if a file is missing, differs or has no hash, or if the SAE's folder
             lies outside the release.
     """
+    if not (root / MANIFEST).is_file():
+        if names is None:
+            require_shapes(root / folder_name)
+        return
     entry = _entry(root, folder_name)
     source = f"SAE {entry.sae_id!r}"
     folder = root / folder_name
@@ -55,8 +59,8 @@ def verify_files(
 
 def _entry(root: Path, folder_name: str) -> Entry:
     path = root / MANIFEST
-    state = path.stat() if path.is_file() else None
-    known = state and (state.st_ino, state.st_size, state.st_mtime_ns)
+    state = path.stat()
+    known = (state.st_ino, state.st_size, state.st_mtime_ns)
     for entry in _entries(root, known):
         if entry.path == folder_name:
             return entry
@@ -67,7 +71,7 @@ def _entry(root: Path, folder_name: str) -> Entry:
 
 
 @lru_cache(maxsize=8)
-def _entries(root: Path, _: tuple[int, int, int] | None) -> tuple[Entry, ...]:
+def _entries(root: Path, _: tuple[int, int, int]) -> tuple[Entry, ...]:
     """Return a manifest's SAEs; a changed file is parsed again."""
     return read_release(root).entries
 

@@ -42,8 +42,8 @@ from saereg_plugin.releases.release import (
     Entry,
     Release,
     is_seed,
-    read_release,
 )
+from saereg_plugin.releases.saelens_folder import read_folder
 from saereg_plugin.sources.assets import require_hub_repo
 from saereg_plugin.yaml_text import read_yaml
 
@@ -70,8 +70,8 @@ def open_release(name: str | Path, *, group_by: str | None = None) -> Release:
         sae = release.load("l2-seed0")
 
     Args:
-        name: a release folder; a name of SAELens' public table; or ``owner/repository``.
-        group_by: see ``group_saes``; for a folder it replaces the manifest's groups.
+        name: a release folder, or any folder with SAEs that SAELens saved; a name of SAELens' public table; or ``owner/repository``.
+        group_by: see ``group_saes``; it replaces a manifest's groups.
 
     Raises:
         InputError: if nothing is found under that name.
@@ -307,16 +307,16 @@ def register_release(folder: str | Path) -> Release:
     as given, or its absolute path.
 
     Raises:
-        InputError: if the folder has no readable manifest, or its name is that of a
+        InputError: if the folder holds no SAE or no readable manifest, or its name is that of a
             public release.
     """
-    release = read_release(folder)
+    release = read_folder(folder)
     directory = get_pretrained_saes_directory()
     known = directory.get(release.name)
     if known is not None and known.conversion_func != LOADER:
         raise InputError(
             f"Release {release.name!r} in {str(folder)!r} has the name of a public release; "
-            f"rename it in {MANIFEST}."
+            f"rename it in {MANIFEST}, or its folder if there is none."
         )
     root = str(Path(folder).resolve())
     for spelling in {release.name, str(folder), str(Path(folder).absolute()), root}:

@@ -28,7 +28,7 @@ PLAIN = "none"
 
 _RUN = {
     **{name: name for name in ("model", "corpus", "tokens", "batch_size", "lr")},
-    **{name: name for name in ("llm_dtype", "autocast", "device")},
+    **{name: name for name in ("llm_dtype", "autocast", "device", "log_every")},
     "hook": "hook_name",
     "seed": "seeds",
 }
@@ -282,8 +282,9 @@ def _from_short(
         key, equals, value = (each.strip() for each in part.partition("="))
         if not equals or not key:
             raise InputError(
-                f"The {_noun(base)} {text!r} has {part!r}; expected field=value. Write lists and "
-                f"mappings as JSON, for example '{_EXAMPLE}'."
+                f"The {_noun(base)} {text!r} has {part!r}; expected field=value. Several values of "
+                f"a field are several flags, {_flag(base)} {name}=0 {_flag(base)} {name}=1; lists "
+                f"and mappings are written as JSON, for example '{_EXAMPLE}'."
             )
         _set(fields, key.split("."), _value(value))
     return fields
@@ -291,6 +292,10 @@ def _from_short(
 
 def _noun(base: type[ComponentConfig]) -> str:
     return "regulariser" if base is RegularizerConfig else "mechanic"
+
+
+def _flag(base: type[ComponentConfig]) -> str:
+    return "--regularizer" if base is RegularizerConfig else "--mechanic"
 
 
 def _set(fields: dict[str, Any], path: list[str], value: Any) -> None:

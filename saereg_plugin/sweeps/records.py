@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.saes.sae import TrainStepOutput
@@ -18,6 +19,9 @@ from sae_lens.saes.sae import TrainStepOutput
 from saereg_plugin.architectures.base import RegularizedMixin
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import make_folder, sync_file, sync_folder
+
+RECORDS = "records"
+"""Folder of the training records in a release folder."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +89,42 @@ def step_record(
         key: value if not isinstance(value, float) or math.isfinite(value) else None
         for key, value in values.items()
     }
+
+
+def load_records(folder: str | Path) -> pd.DataFrame:
+    """
+    Return the training records of a release folder, one row for each SAE and recorded step.
+
+    Columns are ``sae_id``, ``step``, ``tokens``, ``loss``, each part of it, and what else was
+    logged (``docs/file-formats.md``); a figure that an SAE does not have is NaN. Figures are of
+    one batch each. Example::
+
+        records = sr.load_records("my-release")
+        records.pivot(index="step", columns="sae_id", values="explained_variance").plot()
+
+    Raises:
+        InputError: if the folder has no records, or a line of them is no JSON.
+    """
+    frames: list[pd.DataFrame] = []
+    root = Path(folder, RECORDS)
+    for path in sorted(root.rglob("*.jsonl")):
+        lines = path.read_bytes().splitlines()
+        damaged = _damaged_line(path.read_bytes())
+        if damaged is not None:
+            raise InputError(
+                f"Training record {str(path)!r} is damaged: line {damaged} is no JSON. Remove that "
+                "line, or restore the file from a copy."
+            )
+        rows = pd.DataFrame([json.loads(line) for line in lines])
+        sae_id = path.relative_to(root).as_posix().removesuffix(".jsonl")
+        frames.append(rows.assign(sae_id=sae_id))
+    if not frames:
+        raise InputError(
+            f"Folder {str(folder)!r} has no training records ({RECORDS}/*.jsonl); expected a "
+            "release folder that 'saereg-bench train' or sr.train wrote."
+        )
+    records = pd.concat(frames, ignore_index=True)
+    return records[["sae_id", *records.columns.drop("sae_id")]]
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:

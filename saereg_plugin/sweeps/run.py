@@ -40,11 +40,10 @@ from saereg_plugin.sweeps.checkpoint import (
 from saereg_plugin.sweeps.config import SweepConfig, sweep_from
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import require_disk, required_memory
-from saereg_plugin.sweeps.records import require_record
+from saereg_plugin.sweeps.records import RECORDS, require_record
 from saereg_plugin.sweeps.saving import release_files, release_name, save_release
 from saereg_plugin.sweeps.trainer import (
     LOCK,
-    RECORDS,
     WRITE_REMEDY,
     SweepTrainer,
     open_trainer,
@@ -276,8 +275,8 @@ def _settings(sweep: SweepConfig, members: list[Member]) -> str:
     products = "with" if sweep.autocast else "without"
     saes = "1 SAE" if len(members) == 1 else f"{len(members)} SAEs"
     return (
-        f"Trains {saes} on {sweep.device} {products} autocast; the language model is in "
-        f"{sweep.llm_dtype}."
+        f"Trains {saes} for {sweep.steps:,} steps of {sweep.batch_size:,} tokens on {sweep.device} "
+        f"{products} autocast; the language model is in {sweep.llm_dtype}."
     )
 
 

@@ -38,6 +38,7 @@ from saereg_plugin.sweeps.members import (
     trainer_config,
 )
 from saereg_plugin.sweeps.records import (
+    RECORDS,
     STOPPED,
     GradientNorm,
     Stopped,
@@ -53,7 +54,6 @@ from saereg_plugin.sweeps.stream import ActivationStream, open_store
 LOCK = ".lock"
 """Lock of the process that trains into a release folder."""
 
-RECORDS = "records"
 WRITE_REMEDY = (
     "Free space or raise the limit on file sizes, and run the same command again; it resumes from "
     "the last checkpoint."
@@ -247,7 +247,7 @@ class SweepTrainer:
 
     def _one_step(self) -> None:
         batch = next(self.stream)
-        recording = (self.step + 1) % self.sweep.log_every == 0 or self.step == 0
+        recording = self._is_recorded(self.step + 1)
         for name, trainer in self.trainers.items():
             trainer.maybe_reset_sparsity()
             self._gradient_norms[name].active = recording
@@ -261,6 +261,10 @@ class SweepTrainer:
             if recording:
                 self._record(name, trainer, output, lr)
         self._trainer.n_training_steps += 1
+
+    def _is_recorded(self, step: int) -> bool:
+        """Return whether a step, counted from 1, is recorded: also the first and the last."""
+        return step % self.sweep.log_every == 0 or step in (1, self.sweep.steps)
 
     def _record(
         self,

@@ -62,7 +62,8 @@ def test_fresh_trains_anew_and_keeps_the_files_of_the_user(tmp_path: Path) -> No
     told: list[str] = []
     assert run_sweep(first, out, progress=told.append).release is not None
     assert told == [
-        "Trains 1 SAE on cpu without autocast; the language model is in float32."
+        f"Trains 1 SAE for 2 steps of {BATCH} tokens on cpu without autocast; the language model is "
+        "in float32."
     ]
     (out / "notes.txt").write_text("mine")
     run_sweep(first, out, progress=told.append)

@@ -194,7 +194,7 @@ def _train(folder: Path, *arguments: str) -> None:
         ],
     )
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "Trains 1 SAE on cpu" in result.output
+    assert "Trains 1 SAE for" in result.output
     assert "No regulariser is chosen" not in result.output
 
 
