@@ -145,13 +145,10 @@ def activations(model: HookedTransformer, contexts: torch.Tensor) -> torch.Tenso
     return kept[:N_ACTIVATIONS].clone()
 
 
-@pytest.fixture(scope="session")
-def trained_release(
-    tmp_path_factory: pytest.TempPathFactory, calm_model_folder: Path
-) -> Release:
-    """Two seeds of a small regularised SAE, trained on the cut model and registered."""
+def train_release(folder: Path, model: str) -> Release:
+    """Train and register two seeds of a small regularised SAE."""
     sweep = SweepConfig(
-        model=str(calm_model_folder),
+        model=model,
         hook_name=TRAINED_HOOK,
         sae={
             "architecture": "regularized_topk",
@@ -170,11 +167,19 @@ def trained_release(
         device="cpu",
         lr=3e-3,
     )
-    result = run_sweep(sweep, tmp_path_factory.mktemp("end-to-end") / "e2e")
+    result = run_sweep(sweep, folder / "e2e")
     assert result.stopped == []
     assert result.release is not None
     assert result.release.folder is not None
     return register_release(result.release.folder)
+
+
+@pytest.fixture(scope="session")
+def trained_release(
+    tmp_path_factory: pytest.TempPathFactory, calm_model_folder: Path
+) -> Release:
+    """Two seeds of a small regularised SAE of the cut model."""
+    return train_release(tmp_path_factory.mktemp("trained"), str(calm_model_folder))
 
 
 @pytest.fixture

@@ -29,13 +29,21 @@ from eval_recipes.saebench.core import output as core_output
 from saereg_plugin.files import folder_hashes
 from saereg_plugin.owned_folder import MARK
 from saereg_plugin.releases.release import Entry, Release, write_release
-from tests.conftest import TRAINED_HOOK
+from tests.conftest import TRAINED_HOOK, train_release
 
 pytestmark = pytest.mark.slow
 
 IDS = ["sae-seed0", "sae-seed1"]
 BROKEN = "sae-seed2"
 EVALS = ("core", "cross_seed")
+
+
+@pytest.fixture(scope="module")
+def trained_release(
+    tmp_path_factory: pytest.TempPathFactory, model_name: str
+) -> Release:
+    """Two seeds on the whole embedded model: the cross entropy is read."""
+    return train_release(tmp_path_factory.mktemp("end-to-end"), model_name)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from jsonschema.validators import validator_for
 from pydantic import TypeAdapter
 from rich.console import Console
 from sae_bench.evals.absorption.eval_output import AbsorptionEvalOutput
@@ -203,6 +204,7 @@ def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> No
     record["eval_result_details"] = record["eval_result_details"][:1]
     schema = schema_of(name)
     jsonschema.validate(record, schema)
+    validator = validator_for(schema)(schema)
     metrics = record["eval_result_metrics"]
     category = next(iter(metrics))
     wrong: list[dict[str, Any]] = [
@@ -228,8 +230,7 @@ def test_our_validator_refuses_what_upstreams_takes(name: str, runs: Runs) -> No
         for field in strict_numbers(values, groups["properties"][group], schema)
     ]
     for change in wrong:
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**record, **change}, schema)
+        assert not validator.is_valid({**record, **change}), change
 
 
 def definition(reference: Any, schema: Any) -> Any:

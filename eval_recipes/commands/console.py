@@ -23,9 +23,13 @@ def open_console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
     """
     Return a console that prints ":name:" literally.
 
-    ``soft_wrap`` leaves lines, and so paths, whole; otherwise tables fit into the terminal.
+    ``soft_wrap`` leaves lines, and so paths, whole; otherwise tables fit into the terminal, or
+    into 160 columns of a file or pipe (or as many as the variable COLUMNS says).
     """
-    return Console(stderr=stderr, soft_wrap=soft_wrap, emoji=False)
+    console = Console(stderr=stderr, soft_wrap=soft_wrap, emoji=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console.width = 160
+    return console
 
 
 def shown(value: object) -> str:

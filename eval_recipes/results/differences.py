@@ -144,6 +144,21 @@ class GroupDifference:
         return self.decidable and self.interval.distinguishable
 
 
+def plain_groups(frame: pd.DataFrame) -> set[str]:
+    """Return the groups of a tidy table that were trained without a penalty."""
+    return set(frame.loc[frame["penalty"] == "none", "group"])
+
+
+def minus_plain(
+    differences: Iterable[GroupDifference], plain: Collection[str]
+) -> list[GroupDifference]:
+    """Return the differences, turned round where a plain group has the other subtracted."""
+    return [
+        item.reversed() if item.group in plain and item.other not in plain else item
+        for item in differences
+    ]
+
+
 def differences_frame(differences: Iterable[GroupDifference]) -> pd.DataFrame:
     """Return one row per headline difference: its value, its ends, what they are over."""
     columns = (

@@ -15,6 +15,8 @@ from eval_recipes.results.differences import (
     GroupDifference,
     differences_frame,
     load_group_differences,
+    minus_plain,
+    plain_groups,
 )
 from eval_recipes.results.files import (
     check_unique_paths,
@@ -202,13 +204,15 @@ def _outcome(context: RunContext, failures: list[Failure], *, kept: int) -> Outc
     outdated = outdated_results(context.out)
     # such a result can be no part of any table
     damaged = {path for path, attempt in outdated.items() if attempt.eval_id is None}
+    frame = _of_this_run(load_results(context.out, without=outdated), context)
+    differences = load_group_differences(
+        context.out,
+        {subject.release for subject in context.subjects},
+        without=outdated,
+    )
     return Outcome(
-        frame=_of_this_run(load_results(context.out, without=outdated), context),
-        differences=load_group_differences(
-            context.out,
-            {subject.release for subject in context.subjects},
-            without=outdated,
-        ),
+        frame=frame,
+        differences=minus_plain(differences, plain_groups(frame)),
         failures=failures,
         summary=write_summary(context.out, without=damaged),
         kept=kept,

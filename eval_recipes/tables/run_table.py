@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval_recipes.results.differences import GroupDifference
+from eval_recipes.results.differences import GroupDifference, plain_groups
 from eval_recipes.results.headlines import (
     HEADLINE_DIFFERENCES,
     Metric,
@@ -21,7 +21,6 @@ from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
 from eval_recipes.tables.table import NONE, cell, digits, interval_words, plain_table
-
 
 _WIDTH = 6
 """Most columns of figures in one table."""
@@ -64,17 +63,33 @@ def _table(title: str, first: Sequence[str], metrics: Iterable[Metric]) -> Table
 
 
 def sae_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
-    """Return a table with one row per SAE and one column per metric."""
-    table = _table("SAEs", ["SAE", "group", "seed"], metrics)
+    """
+    Return a table with one row per SAE and one column per metric.
+
+    Group and seed have columns of their own only if an id does not show them already.
+    """
+    first = {"sae_id": "SAE", "group": "group", "seed": "seed"}
+    if _are_in_ids(frame):
+        first = {"sae_id": "SAE"}
+    table = _table("SAEs", list(first.values()), metrics)
     columns = ["group", "seed", "release", "sae_id"]
     for _, rows in frame.groupby(columns, dropna=False):
-        names = [_text(rows[name].iloc[0]) for name in ("sae_id", "group", "seed")]
+        names = [_text(rows[name].iloc[0]) for name in first]
         cells: list[str] = []
         for metric in metrics:
             values = _select(rows, metric)["value"].dropna()
             cells.append(digits(float(values.iloc[0])) if len(values) else NONE)
         table.add_row(*names, *cells)
     return table
+
+
+def _are_in_ids(frame: pd.DataFrame) -> bool:
+    """Return whether every id is ``<group>-seed<seed>``."""
+    saes = frame[["sae_id", "group", "seed"]].drop_duplicates()
+    return all(
+        sae_id == f"{group}-seed{seed}"
+        for sae_id, group, seed in saes.itertuples(index=False, name=None)
+    )
 
 
 def group_table(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Table:
@@ -128,8 +143,11 @@ def listed(item: GroupDifference) -> str:
 def _verdict(item: GroupDifference) -> str:
     if item.distinguishable:
         return "differs"
-    if item.decidable or not item.has_interval:
+    if item.decidable:
         return "not distinguishable"
+    if not item.has_interval:
+        same = len({value for _, value in item.values}) == 1
+        return "no interval: equal in all" if same else "no interval"
     return f"too few seeds; pairs: {listed(item)}" if item.values else "too few seeds"
 
 
@@ -158,7 +176,22 @@ def print_table(
         console.print(sae_table(frame, part))
         console.print(group_table(frame, part))
     if differences:
-        console.print(difference_table(differences))
+        _print_differences(frame, console, differences)
+
+
+def _print_differences(
+    frame: pd.DataFrame, console: Console, differences: Sequence[GroupDifference]
+) -> None:
+    """Print differences, those from unregularised groups alone if there are any."""
+    plain = plain_groups(frame)
+    chosen = [item for item in differences if item.other in plain] or differences
+    console.print(difference_table(chosen))
+    left = [item for item in differences if item not in chosen]
+    if left:
+        pairs = {(item.group, item.other) for item in left}
+        console.print(
+            f"{len(pairs)} more pairs of groups are compared in the result files."
+        )
 
 
 _SENTENCES = {

@@ -16,7 +16,7 @@ from saereg_plugin.files import folder_hashes, read_json, sha256, write_json
 from saereg_plugin.machine import AUTO
 from saereg_plugin.owned_folder import MARK, OwnedFolder
 from saereg_plugin.releases.release import KIND, MANIFEST
-from saereg_plugin.sweeps.config import SweepConfig
+from saereg_plugin.sweeps.config import SweepConfig, absolute_folder
 
 CHECKPOINT = "checkpoint"
 """Folder of the checkpoints, each in ``step-<n>``."""
@@ -259,6 +259,10 @@ def _sweep_of_checkpoint(owned: OwnedFolder) -> Mapping[str, Any]:
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return a sentence on the fields in which two sweeps differ; empty if equal."""
     there, here = _flat(found), _flat(wanted)
+    # releases of 0.1.0 have paths as they were given
+    there |= {
+        k: absolute_folder(str(there[k])) for k in ("model", "corpus") if k in there
+    }
     return "; ".join(
         f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
         for key in sorted({*here, *there})

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     TypeAdapter,
@@ -64,6 +66,11 @@ def _switch(value: object) -> object:
     )
 
 
+def absolute_folder(name: str) -> str:
+    """Return the absolute path of a folder; another name as it is."""
+    return os.path.abspath(name) if os.path.isdir(name) else name
+
+
 _WHOLE = BeforeValidator(_whole)
 """Annotates an int that may be written as a float without a fraction, such as 1e6."""
 _NUMBER = WrapValidator(_number)
@@ -72,6 +79,7 @@ _NUMBER = WrapValidator(_number)
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _WHOLE]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
 Switch = Annotated[bool | Literal["auto"], BeforeValidator(_switch)]
+Place = Annotated[str, AfterValidator(absolute_folder)]
 Share = Annotated[float, Field(ge=0, lt=1), _NUMBER]
 GroupFields = Annotated[
     Mapping[str, Any],
@@ -102,10 +110,11 @@ class SweepConfig:
     """Fields whose values are combined with every group, for example ``k: [16, 32]``."""
     seeds: Annotated[Sequence[Seed], Field(min_length=1)] = (0, 1, 2)
     """Seeds of the initial weights, each different."""
-    model: str = "smollm2-135m-instruct"
-    """Official TransformerLens name, local Hugging Face folder, or embedded model."""
-    corpus: str = corpora.EMBEDDED
-    """Hub or local ``datasets`` path, or ``embedded``."""
+    model: Place = "smollm2-135m-instruct"
+    """Official TransformerLens name, local Hugging Face folder, or embedded model. The path of a
+    folder is made absolute, so that the SAEs can be used from everywhere."""
+    corpus: Place = corpora.EMBEDDED
+    """Hub or local ``datasets`` path, or ``embedded``; a folder's path is made absolute."""
     tokens: Count = 1_000_000
     """Training tokens; special tokens are not counted if they are excluded."""
     batch_size: Count = 2048
