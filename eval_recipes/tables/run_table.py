@@ -147,7 +147,7 @@ def _verdict(item: GroupDifference) -> str:
         return "not distinguishable"
     if not item.has_interval:
         same = len({value for _, value in item.values}) == 1
-        return "no interval: equal in all" if same else "no interval"
+        return "all equal" if same else "no interval"
     return f"too few seeds; pairs: {listed(item)}" if item.values else "too few seeds"
 
 

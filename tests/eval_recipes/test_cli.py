@@ -191,6 +191,12 @@ def remove_manifest(release: Path) -> None:
     (release / MANIFEST).unlink()
 
 
+def remove_manifest_and_saes(release: Path) -> None:
+    remove_manifest(release)
+    for path in release.rglob("sae_weights.safetensors"):
+        path.unlink()
+
+
 def nothing(_: Path) -> None:
     """Leave the release as it is."""
 
@@ -199,7 +205,8 @@ def nothing(_: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        (remove_manifest, [], f"is no release folder: it has no {MANIFEST}."),
+        (remove_manifest_and_saes, [], f"no release folder: it has no {MANIFEST}, and"),
+        (remove_manifest, [], "Name groups and seeds with --group-by"),
         (nothing, ["--sae-id", "s9"], "No SAE 's9' in release 'cli-release'. "),
         (nothing, ["--sae-id", "s0", "--sae-id", "ss1"], "Did you mean 's1'?"),
         (nothing, ["--sae-id", "x*"], "No SAE 'x*' in release 'cli-release'. Known: "),

@@ -158,7 +158,7 @@ def test_name_of_a_public_release_is_refused(release: Release, folder: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, f"is no release folder: it has no {MANIFEST}. Expected a folder"),
+        (None, f"is no release folder: it has no {MANIFEST}"),
         ("a: [", "is no YAML"),
         ("[]", "cannot be read: it is []; expected one release by its name"),
         ("a: 1", "cannot be read: 'a' is 1; expected its fields"),

@@ -117,9 +117,9 @@ def test_the_value_of_a_mechanic_is_that_of_its_first_field() -> None:
         ("weight_penalty=-1", "coefficient is -1; expected a finite number, 0 or more"),
         (
             "weight_penalty:nrm=l1",
-            "WeightPenalty has no field 'nrm'. Did you mean 'norm'?",
+            "Regulariser 'weight_penalty' has no field 'nrm'. Did you mean 'norm'?",
         ),
-        ("weight_penalty:l1", "has 'l1'; expected field=value. Write lists and"),
+        ("weight_penalty:l1", "has 'l1'; expected field=value. Several values of"),
         (
             "weight_penalty",
             "has no coefficient and would do nothing; write for example weigh",

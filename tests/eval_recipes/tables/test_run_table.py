@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from eval_recipes.results.differences import GroupDifference
+from eval_recipes.results.differences import GroupDifference, minus_plain
 from eval_recipes.results.files import SUMMARY_COLUMNS
 from eval_recipes.results.headlines import RUN_COLUMNS, Metric, headline_metrics
 from eval_recipes.tables.run_table import print_table, read_differences
@@ -29,6 +29,7 @@ def printed(
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
+EQUAL = (((0,), -16.0), ((1,), -16.0))
 METRIC = "corrected/explained_variance"
 
 
@@ -69,10 +70,42 @@ def test_differences_carry_a_verdict():
         GroupDifference("shared", "l2", "base", 0.1, 0.05, 0.15, 10, "seed pairs"),
         GroupDifference("c_dec", "l2", "base", 0.1, -0.05, 0.25, 5, "seeds"),
         GroupDifference("l0", "l2", "base", 0.1, None, None, None),
+        GroupDifference("alive", "l2", "base", -16.0, None, None, 2, None, EQUAL),
     ]
     lines = printed(frame([row("a0", "base", 0, 0.8)]), differences).splitlines()
-    verdicts = [line for line in lines if "l2 - base" in line]
-    assert ["not distinguishable" in line for line in verdicts] == [False, True, True]
+    verdicts = [" ".join(line.split()) for line in lines if "l2 - base" in line]
+    ends = [
+        "differs",
+        "not distinguishable",
+        "no interval",
+        "all equal",
+    ]
+    assert [v for v, end in zip(verdicts, ends) if not v.endswith(end)] == []
+    assert len(verdicts) == len(ends)
+
+
+def test_differences_from_unregularised_groups_stand_alone():
+    rows = [row(f"{name}0", name, 0, 0.8) for name in ("none", "a", "b")]
+    rows = [
+        (*one[:5], "none" if one[1] == "none" else "l2 1", *one[6:]) for one in rows
+    ]
+    shown = [
+        GroupDifference("l0", name, "none", 0.1, 0, 1, 5, "seeds") for name in "ab"
+    ]
+    left = GroupDifference("l0", "a", "b", 0.1, 0, 1, 5, "seeds")
+    text = printed(frame(rows), [*shown, left])
+    assert "a - none" in text and "b - none" in text
+    assert "a - b" not in text
+    assert "1 more pairs of groups are compared in the result files." in text
+    assert "a - b" in printed(frame(rows[1:]), [left])
+
+
+def test_the_unregularised_group_is_what_is_subtracted():
+    given = GroupDifference("l0", "none", "l2", 1.0, 0.5, 2.0, 5, "seeds", EQUAL)
+    (turned,) = minus_plain([given], {"none"})
+    assert (turned.group, turned.other, turned.difference) == ("l2", "none", -1.0)
+    assert (turned.ci_low, turned.ci_high) == (-2.0, -0.5)
+    assert minus_plain([turned], {"none"}) == [turned]
 
 
 def test_too_few_seeds_list_their_pairs():
