@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,36 +59,55 @@ class Calm(sr.MechanicConfig):
     def build(self, sae_cfg, *, seed):
         return sr.Component(label=self.name)
 '''
-ENTRY_POINTS = """
-[saereg_plugin.regularizers]
-plugin_ridge = plugged.ridge:Ridge
-plugin_broken = plugged.broken
-plugin_silent = plugged
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
 
-[saereg_plugin.mechanics]
-plugin_calm = plugged.calm
+[project]
+name = "plugged"
+version = "1.0"
 
-[saereg_plugin.architectures]
-plugin_topk = plugged.broken
+[tool.setuptools]
+packages = ["plugged"]
+
+[project.entry-points."saereg_plugin.regularizers"]
+plugin_ridge = "plugged.ridge:Ridge"
+plugin_broken = "plugged.broken"
+plugin_silent = "plugged"
+
+[project.entry-points."saereg_plugin.mechanics"]
+plugin_calm = "plugged.calm"
+
+[project.entry-points."saereg_plugin.architectures"]
+plugin_topk = "plugged.broken"
 """
+MODULES = {
+    "__init__": "",
+    "ridge": RIDGE.format(name="plugin_ridge"),
+    "calm": CALM,
+    "broken": "raise OSError('no\\nlicence')",
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment into which pip installed a package with entry points."""
+    source = tmp_path_factory.mktemp("source")
+    (source / "pyproject.toml").write_text(PROJECT)
+    (source / "plugged").mkdir()
+    for name, text in MODULES.items():
+        (source / "plugged" / f"{name}.py").write_text(text)
+    target = tmp_path_factory.mktemp("site")
+    offline = ("--no-deps", "--no-index", "--no-build-isolation")
+    command = (sys.executable, "-m", "pip", "install", "--quiet", *offline)
+    subprocess.run([*command, "--target", target, source], check=True, timeout=300)
+    return target
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package with entry points, as an installer would leave it."""
-    site = tmp_path / "site"
-    package = site / "plugged"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "ridge.py").write_text(RIDGE.format(name="plugin_ridge"))
-    (package / "calm.py").write_text(CALM)
-    (package / "broken.py").write_text("raise OSError('no\\nlicence')")
-    info = site / "plugged-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n"
-    )
-    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package on the path, none of it imported yet."""
     monkeypatch.syspath_prepend(str(site))
     tables = (REGULARIZERS, MECHANICS, ARCHITECTURES)
     for table in tables:
