@@ -215,13 +215,14 @@ def run(
     from eval_recipes.running.check import checked_data
     from eval_recipes.running.context import ModelCache, RunContext, resolve_dtype
     from eval_recipes.running.corpus import choose_corpus
+    from eval_recipes.running.evaluate import DEFAULT_EVALS
     from eval_recipes.running.options import read_options
     from eval_recipes.running.run import run_evals, subjects_of
     from saereg_plugin.errors import InputError
     from saereg_plugin.machine import resolve_device
 
     console = open_console(soft_wrap=False)
-    names = ["core", "cross_seed"] if evals is None else listed(evals)
+    names = list(DEFAULT_EVALS) if evals is None else listed(evals)
     flags = {
         "judge_model": judge_model,
         "judge_base_url": judge_base_url,

@@ -93,8 +93,8 @@ def train(
     llm_dtype: Annotated[
         str,
         Option(
-            help="Data type of the language model; auto: bfloat16 where the hardware has it, on "
-            "CPUs, too (run: on CUDA devices only).",
+            help="Data type of the language model; auto: bfloat16 where the hardware has it, also "
+            "on CPUs. (saereg-bench run has float32 on CPUs.)",
             rich_help_panel=_DATA,
         ),
     ] = "auto",
@@ -206,7 +206,7 @@ def train(
     log_every: Annotated[
         int,
         Option(
-            help="Steps between training records; the first and the last are recorded, too.",
+            help="Steps between training records; the first and the last are also recorded.",
             min=1,
             rich_help_panel=_OUTPUT,
         ),
@@ -239,8 +239,8 @@ def train(
     Train a grid of SAEs on one stream of activations and write a release folder.
 
     Every combination of architecture, k and regulariser is a group, trained once per seed.
-    Activations are scaled to a mean norm of sqrt(d_in) for training, and the scale is folded
-    into the weights that are saved.
+    Unless --config or --preset says otherwise, activations are scaled to a mean norm of
+    sqrt(d_in) for training; the scale is folded into the weights that are saved.
     Ctrl-C stops between two steps and keeps a checkpoint; the same command resumes.
     """
     from saereg_plugin.registry import import_own
@@ -343,24 +343,20 @@ _MOST_ROWS = 40
 
 
 def _print_last_records(release: Any, out: Path, console: Console) -> None:
-    """Print a table of the SAEs in their last recorded step, and where the records are."""
-    from saereg_plugin.sweeps import load_records
+    """Print a table of the SAEs in their last recorded step, and how to read the records."""
+    from saereg_plugin.sweeps import last_records
 
-    if not (out / "records").is_dir():
+    last = last_records(out, release.ids)
+    if last.empty:
         return
-    last = load_records(out).groupby("sae_id").last()
-    rows = [entry.sae_id for entry in release.entries if entry.sae_id in last.index]
-    table = Table("SAE", "loss", "expl. var.", "L0", "alive", box=None, pad_edge=False)
-    for name in rows[:_MOST_ROWS]:
-        row = last.loc[name]
-        figures = (row["loss"], row["explained_variance"], row["l0"])
-        table.add_row(
-            shown(name), *(f"{v:.4g}" for v in figures), f"{row['alive']:.0f}"
-        )
+    table = Table("SAE", "loss", "expl. var.", "L0", box=None, pad_edge=False)
+    for name, row in last.head(_MOST_ROWS).iterrows():
+        table.add_row(shown(name), *(f"{value:.4g}" for value in row))
     console.print(table)
-    left = f"; {len(rows) - _MOST_ROWS} more SAEs" if len(rows) > _MOST_ROWS else ""
+    left = len(last) - _MOST_ROWS
+    more = f" {left} more SAEs are not shown." if left > 0 else ""
     console.print(
-        f"Of the last batch{left}. All records: {shown(out / 'records')} (sr.load_records)."
+        f"Figures of the last batch.{more} sr.load_records({shown(repr(str(out)))}) has every record."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
@@ -13,8 +14,7 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import architecture
 from saereg_plugin.errors import InputError
 from saereg_plugin.registry import acts
-from saereg_plugin.releases.release import LOADER
-from saereg_plugin.releases.saelens_folder import read_folder
+from saereg_plugin.releases.release import LOADER, MANIFEST, read_release
 from saereg_plugin.sweeps.matched import decays
 
 MATCHED_TO = "matched_to"
@@ -113,7 +113,9 @@ def matched_to(subject: Subject) -> str | None:
     known = get_pretrained_saes_directory().get(subject.release)
     if known is None or known.conversion_func != LOADER:
         return None
-    record: Any = read_folder(known.repo_id).provenance.get(MATCHED_TO) or {}
+    if not Path(known.repo_id, MANIFEST).is_file():
+        return None
+    record: Any = read_release(known.repo_id).provenance.get(MATCHED_TO) or {}
     if not isinstance(record, Mapping):
         raise InputError(
             f"Release {subject.release!r} records {MATCHED_TO} = {record!r}; expected a "

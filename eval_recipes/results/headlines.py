@@ -61,10 +61,13 @@ _LOWER_IS_BETTER = (
     "unparseable",
 )
 
+_SCR = Metric("scr", "scr_metrics/scr_metric_threshold_10", "SCR@10")
+_TPP = Metric("tpp", "tpp_metrics/tpp_threshold_10_total_metric", "TPP@10")
+
 TABLE_COLUMNS = (
     Metric("sparse_probing", "sae/sae_top_1_test_accuracy", "SP"),
-    Metric("scr", "scr_metrics/scr_metric_threshold_10", "SCR@10"),
-    Metric("tpp", "tpp_metrics/tpp_threshold_10_total_metric", "TPP@10"),
+    _SCR,
+    _TPP,
     Metric("core", "model_performance_preservation/ce_loss_score", "CE loss score"),
 )
 """
@@ -92,7 +95,8 @@ OTHER_COLUMNS = (
         "deduplicated/sae_top_1_test_accuracy",
         "sae_probes",
     ),
-    *TABLE_COLUMNS[1:3],
+    _SCR,
+    _TPP,
     Metric("absorption_first_letter", "corrected/absorption_fraction", "absorption"),
     Metric("autointerp", "autointerp/autointerp_score", "autointerp"),
     Metric("autointerp", "token_explainer/balanced_accuracy", "tokens explain"),
@@ -146,7 +150,8 @@ def headline_metrics(frame: pd.DataFrame) -> list[Metric]:
     present = dict.fromkeys(zip(known["eval"], known["metric"], strict=True))
     columns = (*RUN_COLUMNS, *OTHER_COLUMNS)
     headlines = [metric for metric in columns if metric.key in present]
-    return headlines or [metric_of(*key) for key in list(present)[:_UNNAMED]]
+    every = dict.fromkeys(zip(frame["eval"], frame["metric"], strict=True))
+    return headlines or [metric_of(*key) for key in list(every)[:_UNNAMED]]
 
 
 def headline_frame(frame: pd.DataFrame) -> pd.DataFrame:

@@ -152,9 +152,9 @@ class ModelCache:
         name, dtype, device, _ = self._key
         if (name, dtype, device) != wanted:
             raise InputError(
-                f"The model that was given is {name!r} in {dtype} on {device}; expected "
-                "{!r} in {} on {}, which an SAE or option asks for. Give that one, or leave the "
-                "model out, so that it is loaded.".format(*wanted)
+                f"The model that was given is {name!r} in {dtype} on {device}; expected {wanted[0]!r} "
+                f"in {wanted[1]} on {wanted[2]}, which an SAE or option asks for. Give that one, or "
+                "leave the model out, so that it is loaded."
             )
         return self._model
 

@@ -84,11 +84,10 @@ def evaluate(
     settings: dict[str, Any] = _settings(context)
     subjects = subjects_of(release, patterns=sae_ids, group_by=group_by)
     cache = ModelCache(trust_remote_code=trust_remote_code, model_class=model_class)
-    if model is not None:
-        settings = {**_numbers(model), **settings}
     settings["device"] = resolve_device(settings.get("device", AUTO))
     settings["dtype"] = resolve_dtype(settings.get("dtype", AUTO), settings["device"])
     if model is not None:
+        settings |= _numbers_of(model, context)
         name = _only_model(subjects)
         cache.hold(model, name, dtype=settings["dtype"], device=settings["device"])
     corpus = settings.pop("corpus", None)
@@ -115,13 +114,22 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: Path(v) if k in _PATHS else v for k, v in given.items()}
 
 
-def _numbers(model: Any) -> dict[str, Any]:
-    """Return data type and device of a model in memory."""
+def _numbers_of(model: Any, asked: Mapping[str, Any]) -> dict[str, str]:
+    """Return data type and device of a model in memory; refuse others that were asked for."""
     weight = next(iter(model.parameters()))
-    return {
+    found = {
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": str(weight.device),
     }
+    for name, value in found.items():
+        wanted = str(asked.get(name, AUTO)).removeprefix("torch.")
+        # "cuda" is cuda:0
+        if wanted not in (AUTO, value, value.removesuffix(":0")):
+            raise InputError(
+                f"The model that was given has {name} {value}, and {name}={wanted!r} was asked "
+                f"for. Give a model of that {name}, or leave one of the two out."
+            )
+    return found
 
 
 def _only_model(subjects: Sequence[Subject]) -> str:

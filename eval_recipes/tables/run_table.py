@@ -146,8 +146,10 @@ def _verdict(item: GroupDifference) -> str:
     if item.decidable:
         return "not distinguishable"
     if not item.has_interval:
-        same = len({value for _, value in item.values}) == 1
-        return "all equal" if same else "no interval"
+        values = [value for _, value in item.values]
+        if len(values) > 1 and len(set(values)) == 1:
+            return "all equal"
+        return f"too few seeds; each: {listed(item)}" if values else "no interval"
     return f"too few seeds; pairs: {listed(item)}" if item.values else "too few seeds"
 
 
@@ -188,10 +190,9 @@ def _print_differences(
     console.print(difference_table(chosen))
     left = [item for item in differences if item not in chosen]
     if left:
-        pairs = {(item.group, item.other) for item in left}
-        console.print(
-            f"{len(pairs)} more pairs of groups are compared in the result files."
-        )
+        pairs = len({(item.group, item.other) for item in left})
+        more = "1 more pair of groups is" if pairs == 1 else f"{pairs} more pairs are"
+        console.print(f"{more} compared in the result files.")
 
 
 _SENTENCES = {

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from saereg_plugin.errors import InputError, brief
 from saereg_plugin.files import read_json, sha256
-from saereg_plugin.releases.release import MANIFEST, Entry, read_release
+from saereg_plugin.owned_folder import kind_of
+from saereg_plugin.releases.release import KIND, MANIFEST, Entry, read_release
 
 REQUIRED = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
 OPTIONAL = (SPARSITY_FILENAME,)
@@ -34,6 +35,9 @@ def verify_files(
             lies outside the release.
     """
     if not (root / MANIFEST).is_file():
+        if kind_of(root) == KIND:
+            # a release that lost its manifest: the error says so
+            read_release(root)
         if names is None:
             require_shapes(root / folder_name)
         return

@@ -70,7 +70,8 @@ def open_release(name: str | Path, *, group_by: str | None = None) -> Release:
         sae = release.load("l2-seed0")
 
     Args:
-        name: a release folder, or any folder with SAEs that SAELens saved; a name of SAELens' public table; or ``owner/repository``.
+        name: a release folder, or any folder with SAEs that SAELens saved; a name of
+            SAELens' public table; or ``owner/repository``.
         group_by: see ``group_saes``; it replaces a manifest's groups.
 
     Raises:

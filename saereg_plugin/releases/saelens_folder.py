@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 
 from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError
-from saereg_plugin.owned_folder import kind_of
+from saereg_plugin.owned_folder import MARK, kind_of
 from saereg_plugin.releases.hashes import read_cfg
 from saereg_plugin.releases.release import (
     KIND,
@@ -47,20 +48,32 @@ def read_folder(folder: str | Path) -> Release:
             "a folder written by 'saereg-bench train', or one with SAEs that SAELens saved."
         )
     name = require_name("The name of the folder", folder.resolve().name)
-    entries: list[Entry] = []
-    for path in paths:
-        sae_id = name if path == "." else path
+    ids = [name if path == "." else path for path in paths]
+    if len(set(ids)) < len(ids):
+        raise InputError(
+            f"{str(folder)!r} is an SAE itself and holds another one called {name!r}; expected one "
+            "SAE of each name. Move one of them."
+        )
+    for sae_id in ids:
         require_name(f"The folder of an SAE in {str(folder)!r}", sae_id, slashes=True)
-        entries.append(Entry(sae_id, path, sae_id, None))
+    entries = [Entry(i, path, i, None) for i, path in zip(ids, paths, strict=True)]
     return Release(name, _model(folder / paths[0]), tuple(entries), folder)
 
 
-def _paths(folder: Path) -> Iterator[str]:
+def _paths(root: Path) -> Iterator[str]:
     """Yield the paths of the SAEs in a folder, relative to it; "." is the folder itself."""
-    for level in range(_DEPTH + 1):
-        for weights in folder.glob("*/" * level + SAE_WEIGHTS_FILENAME):
-            if (weights.parent / SAE_CFG_FILENAME).is_file():
-                yield weights.parent.relative_to(folder).as_posix()
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        path = folder.relative_to(root)
+        if len(path.parts) >= _DEPTH:
+            folders.clear()
+        if folder != root and (MANIFEST in files or MARK in files):
+            raise InputError(
+                f"{str(root)!r} is no release folder, but holds one: {str(folder)!r}. Give that one; "
+                "the SAEs of several are evaluated one release at a time."
+            )
+        if {SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME} <= set(files):
+            yield path.as_posix()
 
 
 def _model(folder: Path) -> str:

@@ -293,6 +293,8 @@ def _readable(name_or_path: str) -> Iterator[None]:
     """Turn every error of ``datasets`` on unreadable data into ``InputError``."""
     try:
         yield
+    except InputError:
+        raise
     # its readers raise errors of many libraries: pyarrow, pandas, json, fsspec, ...
     except Exception as error:
         raise InputError(

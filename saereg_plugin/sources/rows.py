@@ -12,10 +12,12 @@ import datasets.config
 import pyarrow.parquet as pq
 from datasets.utils.file_utils import xgetsize, xopen
 
+from saereg_plugin.errors import InputError
+
 _PARTS = 10
 """At most one of so many parts of a split is taken."""
 _MOST_BYTES = 2**31
-"""Largest file that is read whole to find its last rows; of a parquet file only the end is read."""
+"""Largest file that is fetched whole for its last rows; of a parquet file only the end is."""
 
 
 def stream_rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
@@ -33,8 +35,8 @@ def last_values(name_or_path: str, column: str, most: int) -> list[Any]:
     These are ``most`` values, or a tenth of a split that has fewer than ten times as many.
 
     Raises:
-        ValueError: if a script makes the rows, so that there are no files, or if a file would
-            have to be read whole and is larger than 2 GiB.
+        ValueError: if a script makes the rows, so that there are no files.
+        InputError: if a file would have to be fetched whole and is larger than 2 GiB.
     """
     builder = datasets.load_dataset_builder(name_or_path, **without_code())
     files = builder.config.data_files
@@ -75,11 +77,15 @@ def _end_of(
 
 
 def _require_short(file: str) -> None:
+    """Refuse to fetch a large file whole; one of this machine is read, however large."""
+    if "://" not in file:
+        return
     size = int(xgetsize(file))
     if size > _MOST_BYTES:
-        raise ValueError(
-            f"its file {file!r} is no parquet file, so that all of its {size / 2**30:.1f} GiB "
-            "would be read for the last rows"
+        raise InputError(
+            f"File {file!r} is no parquet file, so that all of its {size / 2**30:.1f} GiB would be "
+            "fetched for the last rows; expected at most 2 GiB. Choose a corpus with a split "
+            "'validation' or 'test', or with parquet files."
         )
 
 

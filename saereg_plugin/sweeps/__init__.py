@@ -5,7 +5,7 @@ from saereg_plugin.sweeps.flags import is_regularized, sweep_from_flags
 from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import Plan, plan_sweep
-from saereg_plugin.sweeps.records import Stopped, load_records
+from saereg_plugin.sweeps.records import Stopped, last_records, load_records
 from saereg_plugin.sweeps.run import SweepResult, run_sweep, train
 from saereg_plugin.sweeps.saving import release_name
 from saereg_plugin.sweeps.trainer import SweepTrainer, open_trainer
@@ -19,6 +19,7 @@ __all__ = [
     "SweepTrainer",
     "expand",
     "is_regularized",
+    "last_records",
     "load_records",
     "matched_sweep",
     "open_trainer",

@@ -172,7 +172,7 @@ def _chosen_here(device: str, llm_dtype: str, autocast: bool | str) -> dict[str,
 
 def require_recorded_device(sweep: SweepConfig, folder: Path) -> None:
     """
-    Refuse to go on with a sweep that was begun on a device that this machine lacks.
+    Refuse to resume a sweep that was begun on a device that this machine lacks.
 
     Raises:
         InputError: naming the folder, the device, and what to do.
@@ -182,7 +182,7 @@ def require_recorded_device(sweep: SweepConfig, folder: Path) -> None:
     except InputError as error:
         raise InputError(
             f"The sweep in {str(folder)!r} was begun on device {sweep.device!r}, which this machine "
-            "lacks. Go on on a machine that has it, choose another output folder, or train anew "
+            "lacks. Resume on a machine that has it, choose another output folder, or train anew "
             "with --fresh."
         ) from error
 

@@ -35,7 +35,7 @@ from saereg_plugin.checks import (
 )
 from saereg_plugin.errors import InputError, brief
 from saereg_plugin.machine import AUTO
-from saereg_plugin.sources import corpora
+from saereg_plugin.sources import corpora, models
 from saereg_plugin.yaml_text import read_yaml
 
 MAX_SAES = 4096
@@ -67,8 +67,9 @@ def _switch(value: object) -> object:
 
 
 def absolute_folder(name: str) -> str:
-    """Return the absolute path of a folder; another name as it is."""
-    return os.path.abspath(name) if os.path.isdir(name) else name
+    """Return the absolute path of a folder; another name, an embedded one too, as it is."""
+    is_name = name == corpora.EMBEDDED or name in models.EMBEDDED
+    return name if is_name or not os.path.isdir(name) else os.path.abspath(name)
 
 
 _WHOLE = BeforeValidator(_whole)

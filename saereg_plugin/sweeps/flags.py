@@ -34,6 +34,10 @@ _RUN = {
 }
 """Fields of SweepConfig by the name of their flag."""
 _EXAMPLE = '{"name": "weight_penalty", "coefficient": 0.005}'
+_SEVERAL: dict[type[ComponentConfig], str] = {
+    RegularizerConfig: "Several values of a field are several groups: repeat --regularizer. ",
+    MechanicConfig: "",
+}
 _LONGEST = 60
 """Longest part of a group's name that is made of a regulariser's fields."""
 
@@ -282,9 +286,8 @@ def _from_short(
         key, equals, value = (each.strip() for each in part.partition("="))
         if not equals or not key:
             raise InputError(
-                f"The {_noun(base)} {text!r} has {part!r}; expected field=value. Several values of "
-                f"a field are several flags, {_flag(base)} {name}=0 {_flag(base)} {name}=1; lists "
-                f"and mappings are written as JSON, for example '{_EXAMPLE}'."
+                f"The {_noun(base)} {text!r} has {part!r}; expected field=value. {_SEVERAL[base]}"
+                f"Lists and mappings are written as JSON, for example '{_EXAMPLE}'."
             )
         _set(fields, key.split("."), _value(value))
     return fields
@@ -292,10 +295,6 @@ def _from_short(
 
 def _noun(base: type[ComponentConfig]) -> str:
     return "regulariser" if base is RegularizerConfig else "mechanic"
-
-
-def _flag(base: type[ComponentConfig]) -> str:
-    return "--regularizer" if base is RegularizerConfig else "--mechanic"
 
 
 def _set(fields: dict[str, Any], path: list[str], value: Any) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.saes.sae import TrainStepOutput
 
 from saereg_plugin.architectures.base import RegularizedMixin
-from saereg_plugin.errors import InputError
+from saereg_plugin.errors import InputError, suggest_path
 from saereg_plugin.files import make_folder, sync_file, sync_folder
 
 RECORDS = "records"
@@ -97,7 +97,7 @@ def load_records(folder: str | Path) -> pd.DataFrame:
 
     Columns are ``sae_id``, ``step``, ``tokens``, ``loss``, each part of it, and what else was
     logged (``docs/file-formats.md``); a figure that an SAE does not have is NaN. Figures are of
-    one batch each. Example::
+    one batch each. The last row of an SAE that was taken out has its ``reason``. Example::
 
         records = sr.load_records("my-release")
         records.pivot(index="step", columns="sae_id", values="explained_variance").plot()
@@ -108,23 +108,47 @@ def load_records(folder: str | Path) -> pd.DataFrame:
     frames: list[pd.DataFrame] = []
     root = Path(folder, RECORDS)
     for path in sorted(root.rglob("*.jsonl")):
-        lines = path.read_bytes().splitlines()
-        damaged = _damaged_line(path.read_bytes())
-        if damaged is not None:
-            raise InputError(
-                f"Training record {str(path)!r} is damaged: line {damaged} is no JSON. Remove that "
-                "line, or restore the file from a copy."
-            )
-        rows = pd.DataFrame([json.loads(line) for line in lines])
+        rows = pd.DataFrame(_read_record(path))
         sae_id = path.relative_to(root).as_posix().removesuffix(".jsonl")
-        frames.append(rows.assign(sae_id=sae_id))
+        rows.insert(0, "sae_id", sae_id)
+        frames.append(rows)
     if not frames:
         raise InputError(
             f"Folder {str(folder)!r} has no training records ({RECORDS}/*.jsonl); expected a "
-            "release folder that 'saereg-bench train' or sr.train wrote."
+            "release folder that 'saereg-bench train' or sr.train wrote. "
+            f"{'' if Path(folder).is_dir() else suggest_path(folder)}".rstrip()
         )
-    records = pd.concat(frames, ignore_index=True)
-    return records[["sae_id", *records.columns.drop("sae_id")]]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read_record(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a record file; refuse one that is no JSON object."""
+    content = path.read_bytes()
+    damaged = _damaged_line(content)
+    if damaged is not None:
+        raise InputError(
+            f"Training record {str(path)!r} is damaged: line {damaged} is no JSON. Remove that "
+            "line, or restore the file from a copy."
+        )
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def last_records(folder: Path, sae_ids: Iterable[str]) -> pd.DataFrame:
+    """
+    Return loss, explained variance and L0 of SAEs in their last recorded step, by id.
+
+    An SAE without a record is left out. Training does not need the records: damaged ones are
+    logged, and the table is then empty.
+    """
+    columns = ["loss", "explained_variance", "l0"]
+    try:
+        records = load_records(folder)
+    except InputError as error:
+        _log.warning("%s", error)
+        return pd.DataFrame(columns=pd.Index(columns))
+    last = records.groupby("sae_id").tail(1).set_index("sae_id")
+    wanted = [name for name in sae_ids if name in last.index]
+    return last.reindex(index=wanted, columns=columns).astype(float)
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
@@ -184,8 +208,10 @@ def cut_record(path: Path, size: int) -> None:
 def _damaged_line(content: bytes) -> int | None:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            json.loads(line)
+            is_object = isinstance(json.loads(line), dict)
         except ValueError:
+            return number
+        if not is_object:
             return number
     return None
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
+from eval_recipes.running.evaluate import DEFAULT_EVALS
 from tests.eval_recipes.running.every_eval import OPTIONS
 
 RELEASE_COMMAND = "saereg-bench train --out my-release --coefficient 0,5e-3 --k 32"
 RESULTS_COMMAND = (
     "saereg-bench run --sae-release my-release --out results --evals core,cross_seed"
 )
-DEFAULT_EVALS = "core,cross_seed"
 HOOK = "blocks.0.hook_resid_post"
 WIDTH = 16
 """Of the residual stream of ``small_model``."""
@@ -74,8 +74,9 @@ def _run_flags(words: list[str]) -> list[str]:
 
 def evaluations_of(words: list[str]) -> list[str]:
     """Return the evaluations that a ``run`` asks for."""
-    found = words[words.index("--evals") + 1] if "--evals" in words else DEFAULT_EVALS
-    return found.split(",")
+    if "--evals" not in words:
+        return list(DEFAULT_EVALS)
+    return words[words.index("--evals") + 1].split(",")
 
 
 def smaller_file(language: str, text: str, model: Path) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from eval_recipes.cli import app
 from eval_recipes.registry import load_evaluation
+from eval_recipes.running import run as running
 from eval_recipes.running.options import read_options
 from saereg_plugin.__main__ import _parse_cfg_args
 from tests.docs_run.blocks import ROOT, Block, blocks, shell_blocks
@@ -22,20 +24,18 @@ from tests.docs_run.small import evaluations_of, smaller_file, smaller_words
 
 SHELL = shell_blocks()
 RUN = [block for block in SHELL if block.reason is None]
-TRAINED = "README.md"
-"""Page whose trainings are run also without the slow tests."""
+CHECKED = "its options are checked"
+"""Begins the reason of a block whose evaluations are not run, but checked."""
 
 
 def _cases() -> list[Any]:
-    """Return the blocks to run; those that train or evaluate are slow, but for one page."""
+    """Return the blocks to run; those that train or evaluate are slow."""
     return [
         pytest.param(
             block,
             id=block.name,
             marks=[pytest.mark.slow]
-            if _words_of("run", block)
-            or block.page != TRAINED
-            and _words_of("train", block)
+            if _words_of("run", block) or _words_of("train", block)
             else [],
         )
         for block in RUN
@@ -66,6 +66,10 @@ def _parsed(words: list[str]) -> str:
         assert command is not None
 
 
+PROGRAMS = (
+    *("saereg-bench", "pip", "python", "pytest", "ruff", "mkdocs", "basedpyright"),
+    *("export", "pre-commit"),
+)
 LANGUAGES = {"bash", "diff", "json", "python", "text", "toml", "yaml"}
 
 
@@ -131,6 +135,34 @@ def test_a_run_has_only_options_that_exist(
         given.sort(key=lambda value: not value.endswith(".yaml"))
         for name, options in read_options(given, names).items():
             load_evaluation(name).Options(**options)
+
+
+class _CheckedError(Exception):
+    """All that a run checks was found right."""
+
+
+def _stop(*_: Any) -> None:
+    raise _CheckedError
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b for b in SHELL if b.reason is not None and b.reason.startswith(CHECKED)],
+    ids=lambda block: block.name,
+)
+def test_a_run_that_is_not_run_passes_all_checks(
+    block: Block,
+    workplace: Callable[[], Path],
+    small_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """README's commands run the same evaluations to their end."""
+    _write_files(block.page, workplace(), small_model)
+    monkeypatch.setattr(running, "_run", _stop)
+    for words in _words_of("run", block):
+        words = smaller_words(words, small_model)
+        result = CliRunner().invoke(app, words[1:], env={"COLUMNS": "200"})
+        assert isinstance(result.exception, _CheckedError), result.exception
 
 
 @pytest.mark.parametrize("block", _cases())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals, subjects_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.opening import open_release
-from saereg_plugin.releases.release import KIND
+from saereg_plugin.releases.release import KIND, MANIFEST
 from tests.eval_recipes.tiny_saes import tiny_sae
 
 IDS = ["a/seed0", "a/seed1", "b/deep/er/seed0"]
@@ -103,3 +105,23 @@ def test_training_that_is_not_finished_is_still_refused(runs: Path) -> None:
     open_owned(folder, KIND)
     with pytest.raises(InputError, match="training is not finished"):
         open_release(folder)
+
+
+def test_a_folder_of_releases_is_refused(runs: Path) -> None:
+    (runs / "b" / MANIFEST).write_text("a: 1")
+    with pytest.raises(InputError, match="is no release folder, but holds one: .*/b'"):
+        open_release(runs)
+
+
+def test_an_sae_with_another_one_of_its_name_is_refused(runs: Path) -> None:
+    shutil.copytree(runs / "a" / "seed0", runs / "a" / "seed1" / "seed1")
+    with pytest.raises(InputError, match="holds another one called 'seed1'"):
+        open_release(runs / "a" / "seed1")
+
+
+def test_a_release_that_lost_its_manifest_is_not_read_without_hashes(
+    runs: Path,
+) -> None:
+    open_owned(runs, KIND)
+    with pytest.raises(InputError, match="training is not finished"):
+        verify_files(runs, "a/seed0")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import datasets
 import pandas as pd
@@ -287,17 +290,38 @@ def test_the_last_rows_are_read_as_the_data_set_says(tmp_path: Path) -> None:
     ]
 
 
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address of a server of its files."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.usefixtures("cache")
-def test_a_large_file_is_not_read_whole_for_its_last_rows(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("most", [100, 2**31])
+def test_a_large_file_of_a_server_is_not_fetched_whole_for_its_last_rows(
+    tmp_path: Path, web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    for name in ("train", "test"):
-        (folder / f"{name}.parquet").unlink()
+    folder, address = web
     texts = pd.DataFrame({"text": [f"text {number}" for number in range(50)]})
     texts.to_json(folder / "train.jsonl", orient="records", lines=True)
-    monkeypatch.setattr(rows, "_MOST_BYTES", 100)
-    with pytest.raises(InputError, match="no parquet file, so that all of its"):
-        corpora.held_out(str(folder))
+    data = tmp_path / "data"
+    data.mkdir()
+    card = _CARD.replace("train.csv", f"{address}/train.jsonl").replace(
+        '  sep: "|"\n', ""
+    )
+    (data / "README.md").write_text(card)
+    monkeypatch.setattr(rows, "_MOST_BYTES", most)
+    if most == 100:
+        with pytest.raises(InputError, match="no parquet file, so that all of its"):
+            corpora.held_out(str(data))
+    else:
+        assert corpora.held_out(str(data)).rows == 5
 
 
 @pytest.mark.usefixtures("cache")

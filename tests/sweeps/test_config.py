@@ -14,6 +14,7 @@ import torch
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, sweep_from
+from saereg_plugin.sweeps.checkpoint import SWEEP_FILE, require_same_sweep
 from saereg_plugin.sweeps.config import schema_text
 from saereg_plugin.sweeps.members import (
     Member,
@@ -330,3 +331,30 @@ def test_metadata_says_what_the_sae_reads() -> None:
     assert metadata.model_name == str(cut_model())
     assert metadata.context_size == 64
     assert metadata.prepend_bos is False
+
+
+def test_folders_of_model_and_text_are_recorded_by_their_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("lm", "texts", "embedded", "smollm2-135m-instruct"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    own = tiny_sweep(model="lm", corpus="./texts")
+    assert (own.model, own.corpus) == (str(tmp_path / "lm"), str(tmp_path / "texts"))
+    # an embedded name wins over a folder, and a name of a hub stays as it is
+    named = tiny_sweep(model="smollm2-135m-instruct", corpus="embedded")
+    assert (named.model, named.corpus) == ("smollm2-135m-instruct", "embedded")
+    assert tiny_sweep(model="gpt2").model == "gpt2"
+
+
+def test_a_sweep_that_was_begun_with_a_relative_path_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sweep, folder = tiny_sweep(model="lm"), tmp_path / "release"
+    folder.mkdir()
+    (folder / SWEEP_FILE).write_text(json.dumps({**sweep.to_dict(), "model": "lm"}))
+    require_same_sweep(sweep, folder)
+    with pytest.raises(InputError, match="holds another sweep: model is"):
+        require_same_sweep(tiny_sweep(model="gpt2"), folder)

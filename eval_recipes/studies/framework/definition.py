@@ -13,7 +13,7 @@ from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import COLUMNS
 from eval_recipes.studies.framework.verdicts import Claim, Direction
-from saereg_plugin.machine import AUTO, resolve_device
+from saereg_plugin.machine import AUTO
 from saereg_plugin.presets import Preset
 from saereg_plugin.sweeps import SweepConfig
 
@@ -100,7 +100,7 @@ def paper_sweep(preset: Preset, groups: Groups) -> SweepConfig:
         **preset.sweep_fields(),
         "sae": {},
         "groups": groups,
-        "autocast": resolve_device(AUTO) != "cpu",
+        "autocast": AUTO,
     }
     return SweepConfig(**fields)
 

@@ -187,8 +187,9 @@ def _check(study: SteeringStudy) -> None:
     Refuse what no run could be done with, before anything is trained.
 
     Raises:
-        InputError: for groups that are not there, options, or a missing key.
+        InputError: for a device or groups that are not there, options, or a missing key.
     """
+    machine.resolve_device(study.device)
     if study.release is not None:
         model = model_of(subjects_of_groups(study.release, study)[0])
     else:

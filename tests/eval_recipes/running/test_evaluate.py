@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformer_lens import HookedTransformer
 
 import eval_recipes
 import saereg_plugin as sr
@@ -16,6 +17,7 @@ from eval_recipes.results.differences import GroupDifference, differences_frame
 from eval_recipes.results.subject import Failure
 from eval_recipes.running.run import Outcome
 from eval_recipes.steering.generate.language_model import backend_for
+from saereg_plugin.errors import InputError
 from saereg_plugin.html import html_block
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sources import models
@@ -180,3 +182,14 @@ else:
 @pytest.mark.parametrize("name", eval_recipes.__all__)
 def test_every_name_of_the_package_exists(name: str) -> None:
     assert getattr(eval_recipes, name).__name__ == name
+
+
+def test_a_model_of_another_data_type_than_asked_for_is_refused(
+    trained_release: Release, model: HookedTransformer, tmp_path: Path
+) -> None:
+    for setting in ({"dtype": "bfloat16"}, {"device": "cuda:3"}):
+        ((name, value),) = setting.items()
+        with pytest.raises(InputError, match=f"{name}='{value}' was asked for"):
+            eval_recipes.evaluate(
+                trained_release, "core", tmp_path, model=model, **setting
+            )

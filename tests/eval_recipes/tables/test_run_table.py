@@ -30,6 +30,7 @@ def printed(
 
 
 EQUAL = (((0,), -16.0), ((1,), -16.0))
+UNEQUAL = (((0, 1), -16.0), ((0, 2), 2.0))
 METRIC = "corrected/explained_variance"
 
 
@@ -71,6 +72,8 @@ def test_differences_carry_a_verdict():
         GroupDifference("c_dec", "l2", "base", 0.1, -0.05, 0.25, 5, "seeds"),
         GroupDifference("l0", "l2", "base", 0.1, None, None, None),
         GroupDifference("alive", "l2", "base", -16.0, None, None, 2, None, EQUAL),
+        GroupDifference("alive", "l2", "base", -16.0, None, None, 1, None, EQUAL[:1]),
+        GroupDifference("alive", "l2", "base", -7.0, None, None, 2, None, UNEQUAL),
     ]
     lines = printed(frame([row("a0", "base", 0, 0.8)]), differences).splitlines()
     verdicts = [" ".join(line.split()) for line in lines if "l2 - base" in line]
@@ -79,6 +82,8 @@ def test_differences_carry_a_verdict():
         "not distinguishable",
         "no interval",
         "all equal",
+        "too few seeds; each: -16",
+        "too few seeds; each: -16, 2",
     ]
     assert [v for v, end in zip(verdicts, ends) if not v.endswith(end)] == []
     assert len(verdicts) == len(ends)
@@ -96,7 +101,7 @@ def test_differences_from_unregularised_groups_stand_alone():
     text = printed(frame(rows), [*shown, left])
     assert "a - none" in text and "b - none" in text
     assert "a - b" not in text
-    assert "1 more pairs of groups are compared in the result files." in text
+    assert "1 more pair of groups is compared in the result files." in text
     assert "a - b" in printed(frame(rows[1:]), [left])
 
 

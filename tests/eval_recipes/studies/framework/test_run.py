@@ -334,3 +334,12 @@ def test_vocabulary_groups_differ_in_the_anchor_only() -> None:
         for fields in groups.values()
     ]
     assert strengths == pytest.approx([0, 0.0576, 2.88, 288, 2880])
+
+
+def test_a_device_that_is_missing_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    study = study_named(next(iter(GRID_STUDIES)))
+    with pytest.raises(InputError, match="'cuda:99'"):
+        run_study(study, "small", tmp_path / "out", device="cuda:99")
+    assert not (tmp_path / "out").exists()
