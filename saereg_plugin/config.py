@@ -161,7 +161,18 @@ def count(default: T, *, least: int = 1) -> T:
 
 
 def choice(default: T, kind: Any) -> T:
-    """Make a field that takes the values of ``kind``, a ``Literal``."""
+    """
+    Make a field that takes the values of ``kind``, a ``Literal``.
+
+    Raises:
+        InputError: if ``kind`` is no ``Literal``, or the default none of its values.
+    """
+    allowed = get_args(kind)
+    if not allowed or default is not None and default not in allowed:
+        raise InputError(
+            f"choice({default!r}, {kind!r}): expected a typing.Literal that has the default, such as "
+            f"choice({default!r}, Literal[{default!r}, 'other'])."
+        )
 
     def check(config: ComponentConfig, name: str, value: Any) -> None:
         require_choice(f"{config.name}: {name}", value, get_args(kind))

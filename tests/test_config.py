@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import saereg_plugin as sr
-from saereg_plugin.config import Anneal
+from saereg_plugin.config import Anneal, choice
+from saereg_plugin.errors import InputError
 
 coefficients = st.floats(0, 1e3, allow_subnormal=False)
 lengths = st.integers(1, 10_000)
@@ -94,3 +95,11 @@ def test_default_schedule_is_constant(coefficient: float, step: int) -> None:
 def test_bad_schedule_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(sr.InputError, match=message):
         sr.Schedule(**fields)
+
+
+@pytest.mark.parametrize("kind", ["nats", int, Literal["bits"]])
+def test_a_choice_is_among_the_values_of_a_literal(kind: Any) -> None:
+    with pytest.raises(
+        InputError, match="expected a typing.Literal that has the default"
+    ):
+        choice("nats", kind)

@@ -104,7 +104,8 @@ def subjects_by_seed(subjects: Iterable[Subject]) -> dict[str, dict[int, Subject
             raise InputError(
                 f"SAE {subject.sae_id!r} of group {subject.group!r} has no seed; "
                 "expected an integer that tells the SAEs of a group apart. Name groups "
-                "and seeds with --group-by, or leave the SAE out."
+                "and seeds, for example with --group-by '-seed(?P<seed>[0-9]+)', leave the "
+                "SAE out, or evaluate without seeds, --evals core."
             )
         other = groups[subject.group].setdefault(subject.seed, subject)
         if other is not subject:

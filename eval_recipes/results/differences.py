@@ -117,10 +117,10 @@ class GroupDifference:
             self,
             group=self.other,
             other=self.group,
-            difference=-self.difference,
+            difference=0.0 - self.difference,
             ci_low=None if self.ci_high is None else -self.ci_high,
             ci_high=None if self.ci_low is None else -self.ci_low,
-            values=tuple((seeds, -value) for seeds, value in self.values),
+            values=tuple((seeds, 0.0 - value) for seeds, value in self.values),
         )
 
     @property

@@ -261,6 +261,8 @@ def digits(value: float) -> str:
     """
     if not math.isfinite(value):
         return NONE
+    # a difference of zero may be -0.0
+    value += 0.0
     size = abs(value)
     if value == round(value) or size >= 1000:
         return f"{value:.0f}"

@@ -206,7 +206,7 @@ def nothing(_: Path) -> None:
     ("change", "arguments", "message"),
     [
         (remove_manifest_and_saes, [], f"no release folder: it has no {MANIFEST}, and"),
-        (remove_manifest, [], "Name groups and seeds with --group-by"),
+        (remove_manifest, [], "for example with --group-by '-seed"),
         (nothing, ["--sae-id", "s9"], "No SAE 's9' in release 'cli-release'. "),
         (nothing, ["--sae-id", "s0", "--sae-id", "ss1"], "Did you mean 's1'?"),
         (nothing, ["--sae-id", "x*"], "No SAE 'x*' in release 'cli-release'. Known: "),

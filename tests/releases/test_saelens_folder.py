@@ -120,8 +120,10 @@ def test_an_sae_with_another_one_of_its_name_is_refused(runs: Path) -> None:
 
 
 def test_a_release_that_lost_its_manifest_is_not_read_without_hashes(
-    runs: Path,
+    tmp_path: Path, model_name: str
 ) -> None:
-    open_owned(runs, KIND)
+    folder = open_owned(tmp_path / "release", KIND).path
+    sae = tiny_sae(model_name, "blocks.0.hook_resid_post", torch.zeros(576), 0)
+    sae.save_model(folder / "a")
     with pytest.raises(InputError, match="training is not finished"):
-        verify_files(runs, "a/seed0")
+        verify_files(folder, "a")

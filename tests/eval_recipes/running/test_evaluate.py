@@ -187,9 +187,8 @@ def test_every_name_of_the_package_exists(name: str) -> None:
 def test_a_model_of_another_data_type_than_asked_for_is_refused(
     trained_release: Release, model: HookedTransformer, tmp_path: Path
 ) -> None:
-    for setting in ({"dtype": "bfloat16"}, {"device": "cuda:3"}):
-        ((name, value),) = setting.items()
-        with pytest.raises(InputError, match=f"{name}='{value}' was asked for"):
-            eval_recipes.evaluate(
-                trained_release, "core", tmp_path, model=model, **setting
-            )
+    with pytest.raises(InputError, match="dtype='bfloat16' was asked for"):
+        eval_recipes.evaluate(
+            trained_release, "core", tmp_path, model=model, dtype="bfloat16"
+        )
+    assert list(tmp_path.iterdir()) == []
