@@ -299,7 +299,7 @@ def mnist(
     """
     Weight regularisation on MNIST (arXiv 2603.04198): are latents the same in every seed?
 
-    Trains 7 settings x 3 seeds. It can be interrupted at any time: the same command goes
+    Trains 7 settings x 3 seeds, on the CPU. It can be interrupted at any time: the same command goes
     on after the last finished epoch. Writes SAELens SAEs, report.md, report.json, pictures.
     """
     require_bench("study mnist")

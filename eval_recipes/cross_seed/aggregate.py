@@ -43,12 +43,13 @@ def _bootstrap(
     config: CrossSeedEvalConfig,
     caps: Sequence[float] | None = None,
 ) -> Interval:
-    return bootstrap_mean_interval(
+    found = bootstrap_mean_interval(
         [array.numpy() for array in arrays],
         caps=caps,
         n_resamples=config.n_resamples,
         seed=config.random_seed,
     )
+    return found if caps is None else found.within_one()
 
 
 def share_figure(mask: Tensor, config: CrossSeedEvalConfig) -> Interval:

@@ -244,7 +244,8 @@ def over_latents(
     if any(part.low is None for part in found):
         return Interval(value, None, None, n, NO_VARIATION)
     lows, highs = zip(*(part.ends for part in found), strict=True)
-    return Interval(value, sum(lows), sum(highs), n)
+    figure = Interval(value, sum(lows), sum(highs), n)
+    return figure if metric in UNBOUNDED else figure.within_one()
 
 
 def difference_over_latents(

@@ -45,6 +45,19 @@ class Interval(NamedTuple):
             raise ValueError(f"a figure of {self.n} has no interval: {self.reason}")
         return self.low, self.high
 
+    def within_one(self) -> Interval:
+        """
+        Return the interval of a figure in [0, 1] without what lies outside.
+
+        >>> Interval(0.25, -0.5, 3.0, 4).within_one()[:3]
+        (0.25, 0.0, 1.0)
+        """
+        if self.low is None or self.high is None:
+            return self
+        # the figure itself may be above 1 by rounding
+        low, high = max(0.0, self.low), min(1.0, self.high)
+        return self._replace(low=min(self.value, low), high=max(self.value, high))
+
 
 def percentile_interval(
     value: float, draws: NDArray[np.float64], n: int, *, level: float = 0.95

@@ -177,8 +177,29 @@ def print_table(
         part = metrics[first : first + _WIDTH]
         console.print(sae_table(frame, part))
         console.print(group_table(frame, part))
+    chance = _by_chance(frame)
+    if chance:
+        console.print(f"By chance, random SAEs of the same shape: {chance}.")
     if differences:
         _print_differences(frame, console, differences)
+
+
+_CHANCE = (
+    Metric("cross_seed", "baseline/shared", "shared"),
+    Metric("cross_seed", "baseline/mean_max_cos", "max cos"),
+)
+"""What chance reaches of two figures of a run."""
+
+
+def _by_chance(frame: pd.DataFrame) -> str:
+    """Return what random SAEs reach, as words; nothing where it was not measured."""
+    found: list[str] = []
+    for metric in _CHANCE:
+        values = _select(frame, metric)["value"].dropna()
+        ends = dict.fromkeys(map(digits, (values.min(), values.max())))
+        if len(values):
+            found.append(f"{metric.title} {' to '.join(ends)}")
+    return ", ".join(found)
 
 
 def _print_differences(

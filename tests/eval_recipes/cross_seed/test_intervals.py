@@ -152,3 +152,21 @@ def test_saes_of_different_widths_have_no_figures_of_both_sides() -> None:
     for side in (0, 1):
         with pytest.raises(ValueError, match="not all have partners"):
             with_partners(pair, "mean_max_cos", side)
+
+
+def test_no_share_of_alive_latents_is_said_to_exceed_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs: Pairs = {}
+    saes: list[Weights] = []
+    for alive in (4, 1):
+        dec = torch.randn(N, D_IN, generator=generator)
+        enc = torch.zeros(D_IN, N)
+        enc[:, :alive] = dec[:alive].T
+        saes.append(Weights.of(enc, dec, alive_threshold=0.1))
+    assert [len(one.alive_ids) for one in saes] == [4, 1]
+    pairs[0, 1] = measure_pair(*saes, CONFIG)
+    _, shared = pair_figures(pairs, 0, CONFIG)
+    for found in (shared["shared_alive"], over_group(pairs, "shared_alive")):
+        assert found is not None
+        # none of the four is shared: the bound of "unseen" alone would be 3.69
+        assert (found.value, found.low, found.high) == (0.0, 0.0, 1.0)

@@ -144,6 +144,21 @@ def test_a_group_figure_that_is_not_defined_is_not_made_of_its_saes():
     assert ".200" not in groups
 
 
+def test_what_chance_reaches_is_printed():
+    metrics = [("baseline/shared", (0.0, 0.0)), ("baseline/mean_max_cos", (0.25, 0.3))]
+    rows = [
+        (*columns_of(g, 0, f"{g}0"), "cross_seed", name, value, None, None, 3)
+        for name, values in metrics
+        for g, value in zip("ab", values, strict=True)
+    ]
+    said = " ".join(printed(frame(rows)).split())
+    assert (
+        "By chance, random SAEs of the same shape: shared 0, max cos .250 to .300."
+        in said
+    )
+    assert "By chance" not in printed(frame([row("a0", "base", 0, 0.8)]))
+
+
 def test_an_empty_folder_says_so():
     assert "No results" in printed(frame([]))
 
