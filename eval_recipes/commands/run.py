@@ -222,7 +222,7 @@ def run(
     from saereg_plugin.machine import resolve_device
 
     console = open_console(soft_wrap=False)
-    names = list(DEFAULT_EVALS) if evals is None else listed(evals)
+    names: list[str] = [*DEFAULT_EVALS] if evals is None else listed(evals)
     flags = {
         "judge_model": judge_model,
         "judge_base_url": judge_base_url,

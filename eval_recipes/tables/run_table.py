@@ -195,9 +195,9 @@ def _by_chance(frame: pd.DataFrame) -> str:
     """Return what random SAEs reach, as words; nothing where it was not measured."""
     found: list[str] = []
     for metric in _CHANCE:
-        values = _select(frame, metric)["value"].dropna()
-        ends = dict.fromkeys(map(digits, (values.min(), values.max())))
-        if len(values):
+        values = [float(v) for v in _select(frame, metric)["value"].dropna()]
+        if values:
+            ends = dict.fromkeys((digits(min(values)), digits(max(values))))
             found.append(f"{metric.title} {' to '.join(ends)}")
     return ", ".join(found)
 

@@ -39,7 +39,7 @@ def mechanics_for(architecture: str) -> list[sr.MechanicConfig]:
         ),
         (
             {"name": "resampling", "evry": 3},
-            "DeadLatentResampling has no field 'evry'. Did you mean 'every'?",
+            "Mechanic 'resampling' has no field 'evry'. Did you mean 'every'?",
         ),
         ({"max_norm": 0.1}, "Mechanic {'max_norm': 0.1} has no name; expected for ex"),
         ("weight_decay", "Mechanic 'weight_decay' is not JSON"),

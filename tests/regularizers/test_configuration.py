@@ -59,7 +59,7 @@ def test_coefficient_that_is_text_is_refused() -> None:
         ),
         (
             {"name": "weight_penalty", "coeficient": 1},
-            "WeightPenalty has no field 'coeficient'. Did you mean 'coefficient'?",
+            "Regulariser 'weight_penalty' has no field 'coeficient'. Did you mean 'coefficient'?",
         ),
         (
             {"name": "weight_penalty", "schedule": {"warmup_steps": 3}},
