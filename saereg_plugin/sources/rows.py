@@ -28,7 +28,9 @@ def stream_rows(name_or_path: str, split: str) -> Iterator[dict[str, Any]]:
     return iter(rows)
 
 
-def last_values(name_or_path: str, column: str, most: int) -> list[Any]:
+def last_values(
+    name_or_path: str, column: str, most: int, *, most_bytes: int = _MOST_BYTES
+) -> list[Any]:
     """
     Return a column's last values of the split "train", reading its last files alone.
 
@@ -36,7 +38,7 @@ def last_values(name_or_path: str, column: str, most: int) -> list[Any]:
 
     Raises:
         ValueError: if a script makes the rows, so that there are no files.
-        InputError: if a file would have to be fetched whole and is larger than 2 GiB.
+        InputError: if a file would have to be fetched whole and is larger than ``most_bytes``.
     """
     builder = datasets.load_dataset_builder(name_or_path, **without_code())
     files = builder.config.data_files
@@ -45,7 +47,7 @@ def last_values(name_or_path: str, column: str, most: int) -> list[Any]:
     values: list[Any] = []
     rows = 0
     for file in reversed(files["train"]):
-        n_rows, last = _end_of(builder, str(file), column, most)
+        n_rows, last = _end_of(builder, str(file), column, most, most_bytes=most_bytes)
         values = [*last, *values][-most:]
         rows += n_rows
         if rows >= _PARTS * most:
@@ -54,13 +56,18 @@ def last_values(name_or_path: str, column: str, most: int) -> list[Any]:
 
 
 def _end_of(
-    builder: datasets.DatasetBuilder, file: str, column: str, most: int
+    builder: datasets.DatasetBuilder,
+    file: str,
+    column: str,
+    most: int,
+    *,
+    most_bytes: int,
 ) -> tuple[int, list[Any]]:
     """Return the number of rows of one file, and a column's last values."""
     if builder.name == "parquet":
         with xopen(file, "rb") as opened:
             return _end_of_parquet(pq.ParquetFile(opened), column, most)
-    _require_short(file)
+    _require_short(file, most_bytes)
     rows: Any = datasets.load_dataset(
         str(builder.name),
         data_files=[file],
@@ -76,15 +83,15 @@ def _end_of(
     return n_rows, list(last)
 
 
-def _require_short(file: str) -> None:
+def _require_short(file: str, most_bytes: int) -> None:
     """Refuse to fetch a large file whole; one of this machine is read, however large."""
     if "://" not in file:
         return
     size = int(xgetsize(file))
-    if size > _MOST_BYTES:
+    if size > most_bytes:
         raise InputError(
             f"File {file!r} is no parquet file, so that all of its {size / 2**30:.1f} GiB would be "
-            "fetched for the last rows; expected at most 2 GiB. Choose a corpus with a split "
+            f"fetched for the last rows; expected at most {most_bytes / 2**30:.1f} GiB. Choose a corpus with a split "
             "'validation' or 'test', or with parquet files."
         )
 

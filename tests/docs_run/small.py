@@ -43,9 +43,14 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
     if kind == "train" and not {"--config", "--match-alive"} & set(words):
         return [*words, *_train_flags(words, model)]
     if kind == "run":
-        if len(evaluations_of(words)) > 5:
+        if (
+            not {"core", "vocabulary"} & set(evaluations_of(words))
+            or "--offline" in words
+        ):
             # two SAEs are the least that can be compared
-            words = [*words, "--sae-id", "none-*"]
+            words = words if "--sae-id" in words else [*words, "--sae-id", "none-*"]
+        if not {"--data", "--offline"} & set(words):
+            words = [*words, "--data", "embedded"]
         return [*words, *_run_flags(words), "--artifacts", "artifacts"]
     return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words
 
