@@ -43,14 +43,6 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
     if kind == "train" and not {"--config", "--match-alive"} & set(words):
         return [*words, *_train_flags(words, model)]
     if kind == "run":
-        if (
-            not {"core", "vocabulary"} & set(evaluations_of(words))
-            or "--offline" in words
-        ):
-            # two SAEs are the least that can be compared
-            words = words if "--sae-id" in words else [*words, "--sae-id", "none-*"]
-        if not {"--data", "--offline"} & set(words):
-            words = [*words, "--data", "embedded"]
         return [*words, *_run_flags(words), "--artifacts", "artifacts"]
     return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words
 
@@ -70,6 +62,12 @@ def _train_flags(words: list[str], model: Path) -> list[str]:
 
 def _run_flags(words: list[str]) -> list[str]:
     flags = ["--heldout-tokens", str(HELDOUT_TOKENS)]
+    compares_groups = {"core", "cross_seed", "vocabulary"} & set(evaluations_of(words))
+    if "--sae-id" not in words and ("--offline" in words or not compares_groups):
+        # two SAEs are enough
+        flags += ["--sae-id", "none-*"]
+    if not {"--data", "--offline"} & set(words):
+        flags += ["--data", "embedded"]
     for name in evaluations_of(words):
         options = {**OPTIONS[name], **(CORE if name == "core" else {})}
         for option, value in options.items():
