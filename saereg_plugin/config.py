@@ -16,6 +16,7 @@ from saereg_plugin.component import Component
 from saereg_plugin.errors import InputError, suggest
 
 if TYPE_CHECKING:
+    from saereg_plugin.registry import Table
     from saereg_plugin.sources.embeddings import AnchorVocabulary
 
 T = TypeVar("T")
@@ -306,7 +307,7 @@ class MechanicConfig(ComponentConfig):
 def config_from(
     value: ComponentConfig | Mapping[str, Any] | str,
     base: type[C],
-    known: Mapping[str, type[C]],
+    known: Table[type[C]],
 ) -> C:
     """
     Return the configuration that ``value`` describes.
@@ -337,7 +338,7 @@ def config_from(
         )
     name: str = value["name"]
     if name not in known:
-        raise InputError(f"Unknown {kind} {name!r}. {suggest(name, known)}")
+        raise InputError(f"Unknown {kind} {name!r}. {known.suggest(name)}")
     fields = {key: item for key, item in value.items() if key != "name"}
     return fields_from(known[name], fields, called=f"{kind.capitalize()} {name!r}")
 

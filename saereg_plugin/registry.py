@@ -51,6 +51,7 @@ class Table(MutableMapping[str, V]):
     def __init__(self, kind: str):
         self.group = f"saereg_plugin.{kind}"
         self._entries: dict[str, V] = {}
+        self._left_out: dict[str, str] = {}
         self._is_loaded = False
 
     def registered(self, name: str) -> V | None:
@@ -75,6 +76,19 @@ class Table(MutableMapping[str, V]):
                     package,
                     reason,
                 )
+                self._left_out[point.name] = f"package {package!r}: {reason}"
+
+    def left_out(self, name: str) -> bool:
+        """Return whether an installed package has the name and could not be loaded."""
+        self.load()
+        return name in self._left_out
+
+    def suggest(self, name: str) -> str:
+        """Say why the package that has an unknown name was left out, or name the nearest."""
+        known = list(self)
+        if name in self._left_out:
+            return f"It is of {self._left_out[name]}. Correct and install that package again."
+        return suggest(name, known)
 
     def __getitem__(self, name: str) -> V:
         if name not in self._entries:
@@ -270,6 +284,13 @@ def training_classes(
     if architecture not in SAE_TRAINING_CLASS_REGISTRY:
         raise InputError(
             f"Unknown architecture {architecture!r}. "
-            f"{suggest(architecture, SAE_TRAINING_CLASS_REGISTRY)}"
+            f"{_suggest_architecture(architecture)}"
         )
     return SAE_TRAINING_CLASS_REGISTRY[architecture]
+
+
+def _suggest_architecture(name: str) -> str:
+    # SAELens' registry has its own architectures as well as ours
+    if ARCHITECTURES.left_out(name):
+        return ARCHITECTURES.suggest(name)
+    return suggest(name, SAE_TRAINING_CLASS_REGISTRY)

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from inspect import Parameter, Signature, signature
 from types import FrameType
@@ -226,12 +226,26 @@ def print_outcome(outcome: Any, console: Console) -> bool:
             "Outdated, in the folder but not in these tables, as what should have replaced them "
             f"failed: {_results(len(outcome.outdated))}."
         )
-    for failure in outcome.failures:
-        console.print(
-            f"[red]failed[/] {failure.eval} of {shown(failure.sae_id)}: {shown(failure.cause)}",
-            soft_wrap=True,
-        )
+    for line in failure_lines(outcome.failures):
+        console.print(f"[red]failed[/] {shown(line)}", soft_wrap=True)
     return bool(outcome.failures)
+
+
+def failure_lines(failures: Sequence[Any]) -> list[str]:
+    """Return a line for each cause of failures, with the SAEs of an evaluation it stopped."""
+    saes: dict[tuple[str, str], list[str]] = {}
+    for failure in failures:
+        # a cause names its SAE
+        cause = failure.cause.replace(failure.sae_id, "SAE")
+        saes.setdefault((failure.eval, cause), []).append(failure.sae_id)
+    lines: list[str] = []
+    for failure in failures:
+        cause = failure.cause.replace(failure.sae_id, "SAE")
+        alike = saes.pop((failure.eval, cause), None)
+        if alike:
+            more = f", and alike of {', '.join(alike[1:])}" if alike[1:] else ""
+            lines.append(f"{failure.eval} of {alike[0]}: {failure.cause}{more}")
+    return lines
 
 
 def _results(count: int) -> str:

@@ -215,11 +215,16 @@ def token_batches(
     twice and the interval would be too narrow.
     """
     rows: list[Tensor] = []
-    for _ in range(contexts):
+    for done in range(contexts):
         try:
             rows.append(store.get_batch_tokens(1, raise_at_epoch_end=True))
         except StopIteration:
-            logger.warning("The held-out text ended early")
+            logger.warning(
+                "The held-out text ended after %d of %d contexts; all of them are used. Ask for "
+                "fewer held-out tokens, or give a longer text.",
+                done,
+                contexts,
+            )
             break
         if len(rows) == batch_size:
             yield torch.cat(rows)

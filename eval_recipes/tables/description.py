@@ -68,6 +68,9 @@ def describe(name: str) -> list[Description]:
         return found
     if name in UNAVAILABLE:
         raise InputError(f"Evaluation {name!r} is unavailable: {UNAVAILABLE[name]}.")
+    for table in (REGULARIZERS, MECHANICS, ARCHITECTURES):
+        if table.left_out(name):
+            raise InputError(f"{name!r} cannot be loaded. {table.suggest(name)}")
     known = [known for table, _ in kinds.values() for known in table]
     raise InputError(
         f"Nothing is called {name!r}. {suggest(name, known)} 'saereg-bench list' names everything."

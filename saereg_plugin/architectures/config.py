@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args
 
@@ -25,7 +25,7 @@ from saereg_plugin.config import (
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.auxk import AuxKScaling
 from saereg_plugin.mechanics.initialization import BDecInit, Initialization
-from saereg_plugin.registry import MECHANICS, REGULARIZERS
+from saereg_plugin.registry import MECHANICS, REGULARIZERS, Table
 
 DecoderConstraint = Literal["none", "unit_norm"]
 
@@ -65,7 +65,7 @@ def _parse_bool(text: str) -> bool:
     raise InputError(f"Expected true, false or auto, got {text!r}.")
 
 
-def _list_field(base: type[C], known: Mapping[str, type[C]]) -> Any:
+def _list_field(base: type[C], known: Table[type[C]]) -> Any:
     """Return a field for a list of configurations, each a JSON object on the command line."""
 
     def parse(text: Any) -> C:
@@ -78,9 +78,7 @@ def _list_field(base: type[C], known: Mapping[str, type[C]]) -> Any:
     return field(default_factory=list, type=parse, nargs="*")
 
 
-def _configs(
-    name: str, values: Any, base: type[C], known: Mapping[str, type[C]]
-) -> list[C]:
+def _configs(name: str, values: Any, base: type[C], known: Table[type[C]]) -> list[C]:
     if not isinstance(values, list | tuple):
         raise InputError(
             f"{name} is {values!r}; expected a list, each entry a mapping with a 'name'."

@@ -275,7 +275,7 @@ def _from_short(
     head, *parts = re.sub(r"^([^:=,]+):", r"\1,", text).split(",")
     name, equals, value = (part.strip() for part in head.partition("="))
     if name not in known:
-        raise InputError(f"Unknown {_noun(base)} {name!r}. {suggest(name, known)}")
+        raise InputError(f"Unknown {_noun(base)} {name!r}. {known.suggest(name)}")
     fields: dict[str, Any] = {"name": name}
     if equals:
         names = [field.name for field in dataclasses.fields(known[name])]

@@ -66,6 +66,10 @@ def _not_raised(names: dict[str, Any]) -> bool:
     return names["error"] is None
 
 
+def _kl_is_zero(names: dict[str, Any]) -> bool:
+    return bool((names["kl"] == 0).all())
+
+
 def _padding_changes_nothing(names: dict[str, Any]) -> bool:
     return bool((names["short"] - names["long"]).abs().max() < 1e-6)
 
@@ -77,6 +81,7 @@ def _padding_changes_nothing(names: dict[str, Any]) -> bool:
         ("sae-bench-beartype", _not_raised),
         ("sae-lens-buffer", _not_raised),
         ("sae-bench-padding", _padding_changes_nothing),
+        ("sae-bench-kl", _kl_is_zero),
     ],
 )
 def test_a_reproducer_shows_the_fault_and_the_change_mends_it(

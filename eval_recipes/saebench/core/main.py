@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,7 +14,10 @@ from typing import Any
 
 import torch
 from sae_bench.evals.core import main as upstream_core
-from sae_bench.evals.core.eval_output import CoreEvalOutput
+from sae_bench.evals.core.eval_output import (
+    CoreEvalOutput,
+    ModelBehaviorPreservationMetrics,
+)
 from sae_lens import SAE, ActivationsStore
 from sae_lens.config import HfDataset
 
@@ -25,6 +29,7 @@ from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.running.heldout import HeldOut, heldout_of
 from eval_recipes.saebench.core.options import CoreOptions
 from eval_recipes.saebench.core.output import (
+    KL_FIGURES,
     NULLABLE,
     CorrectedCoreMetricCategories,
     CorrectedCoreOutput,
@@ -34,6 +39,8 @@ from eval_recipes.saebench.core.output import (
 from eval_recipes.saebench.upstream import patched, read_upstream, upstream, without_bar
 from saereg_plugin.sources import corpora
 from saereg_plugin.sources.models import LanguageModel
+
+logger = logging.getLogger(__name__)
 
 
 class CoreEvaluation(Evaluation[CoreOptions]):
@@ -120,6 +127,8 @@ def corrected(
         field.name: getattr(measured.eval_result_metrics, field.name)
         for field in dataclasses.fields(measured.eval_result_metrics)  # pyright: ignore[reportArgumentType]
     }
+    behavior = categories["model_behavior_preservation"]
+    categories["model_behavior_preservation"] = without_kl_of_zero(behavior, subject)
     return CorrectedCoreOutput(
         **base_fields(subject, sae),
         eval_config=measured.eval_config,
@@ -132,6 +141,27 @@ def corrected(
         ],
         eval_result_unstructured=unstructured(subject),
     )
+
+
+def without_kl_of_zero(
+    behavior: ModelBehaviorPreservationMetrics, subject: Subject
+) -> ModelBehaviorPreservationMetrics:
+    """
+    Replace KL figures that are not finite by -1, which is SAEBench's mark for no value.
+
+    Upstream takes the logarithm of the softmax, so a token of probability 0 in the model's
+    data type makes its KL divergence NaN; the other figures are not concerned.
+    """
+    broken = [name for name in KL_FIGURES if not math.isfinite(getattr(behavior, name))]
+    if not broken:
+        return behavior
+    logger.warning(
+        "SAE %s: SAEBench's %s are not finite, because the language model gives some tokens "
+        "probability 0 in its data type; they are left without a value.",
+        subject.sae_id,
+        ", ".join(broken),
+    )
+    return dataclasses.replace(behavior, **dict.fromkeys(broken, -1.0))  # pyright: ignore[reportArgumentType]
 
 
 def corrected_metrics(heldout: HeldOut) -> CorrectedMetrics:

@@ -58,6 +58,9 @@ class CorrectedCoreMetricCategories(CoreMetricCategories):
 NULLABLE = frozenset({"consistent_activation_heuristic", "encoder_decoder_cosine_sim"})
 """Figures of a latent that may have no value."""
 
+KL_FIGURES = ("kl_div_score", "kl_div_with_ablation", "kl_div_with_sae")
+"""Figures of the model's behavior that have no value where it gives a probability of 0."""
+
 
 @dataclass
 class FeatureMetric(CoreFeatureMetric):

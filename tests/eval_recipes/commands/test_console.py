@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from eval_recipes.commands.console import (
+    failure_lines,
     interrupt_on_signals,
     open_console,
     shown,
 )
+from eval_recipes.results.subject import Failure
 
 PRINT = """
 from eval_recipes.commands.console import keep_printing, open_console
@@ -53,6 +55,20 @@ def test_control_characters_and_long_paths_are_shown_whole(
     console = open_console()
     console.print(shown(Path("a\x1b[2J") / ("long " * 60)))
     assert console.file.getvalue() == "a\\x1b[2J/" + "long " * 60 + "\n"  # pyright: ignore
+
+
+def test_failures_of_one_cause_are_one_line() -> None:
+    failures = [
+        Failure("core", "a-seed0", "figure of SAE 'a-seed0' is not finite"),
+        Failure("core", "a-seed1", "figure of SAE 'a-seed1' is not finite"),
+        Failure("core", "b", "no memory"),
+        Failure("cross_seed", "a-seed1", "no memory"),
+    ]
+    assert failure_lines(failures) == [
+        "core of a-seed0: figure of SAE 'a-seed0' is not finite, and alike of a-seed1",
+        "core of b: no memory",
+        "cross_seed of a-seed1: no memory",
+    ]
 
 
 @pytest.mark.parametrize("redirection", ["", ">&-", "2>&-", ">&- 2>&-"])

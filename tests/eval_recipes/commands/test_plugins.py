@@ -13,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
-from saereg_plugin import InputError
+from eval_recipes.tables.description import describe
+from saereg_plugin import InputError, RegularizerConfig
+from saereg_plugin.config import config_from
 from saereg_plugin.registry import (
     ARCHITECTURES,
     MECHANICS,
@@ -112,6 +114,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     tables = (REGULARIZERS, MECHANICS, ARCHITECTURES)
     for table in tables:
         monkeypatch.setattr(table, "_is_loaded", False)
+        monkeypatch.setattr(table, "_left_out", {})
         monkeypatch.setattr(table, "_entries", dict(table._entries))
     yield site
     for name in [name for name in sys.modules if name.split(".")[0] == "plugged"]:
@@ -134,8 +137,13 @@ def test_a_package_that_cannot_be_loaded_is_named_once(
     with caplog.at_level(logging.WARNING):
         assert "plugin_ridge" in list(REGULARIZERS)
         assert "plugin_broken" not in REGULARIZERS
-        with pytest.raises(InputError, match="Unknown architecture 'plugin_topk'"):
+        cause = "It is of package 'plugged': OSError: no licence."
+        with pytest.raises(InputError, match=f"'plugin_topk'. {cause}"):
             training_classes("plugin_topk")
+        with pytest.raises(InputError, match=f"'plugin_broken'. {cause}"):
+            config_from({"name": "plugin_broken"}, RegularizerConfig, REGULARIZERS)
+        with pytest.raises(InputError, match=f"cannot be loaded. {cause}"):
+            describe("plugin_broken")
     assert [record.getMessage() for record in caplog.records] == [
         "Entry point saereg_plugin.regularizers:plugin_broken = plugged.broken of package "
         "'plugged' is left out: OSError: no licence.",

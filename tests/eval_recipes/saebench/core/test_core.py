@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from sae_bench.evals.core import main as upstream_core
-from sae_bench.evals.core.eval_output import CoreEvalOutput
+from sae_bench.evals.core.eval_output import (
+    CoreEvalOutput,
+    ModelBehaviorPreservationMetrics,
+)
 from sae_bench.sae_bench_utils import general_utils
 from sae_lens import ActivationsStore
 from transformer_lens import HookedTransformer
@@ -26,6 +31,7 @@ from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
+from eval_recipes.saebench.core.main import without_kl_of_zero
 from eval_recipes.saebench.core.output import NULLABLE, CorrectedCoreOutput
 from eval_recipes.saebench.upstream import UpstreamError, folded_copy, upstream
 from saereg_plugin.errors import InputError
@@ -121,6 +127,22 @@ def test_result_has_true_ids_and_both_sets_of_figures(
     assert metrics["sparsity"]["l0"] == pytest.approx(8)  # type: ignore[index]
     row = load_results(context.out).query("metric == 'corrected/l0'").iloc[0]
     assert (row.group, row.seed) == ("tiny", 2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_kl_divergence_that_is_not_finite_is_left_without_a_value(
+    record: dict[str, Any],
+    subject: Subject,
+    value: float,
+    caplog: pytest.LogCaptureFixture,
+):
+    measured = record["eval_result_metrics"]["model_behavior_preservation"]
+    behavior = ModelBehaviorPreservationMetrics(**measured)
+    assert without_kl_of_zero(behavior, subject) == behavior
+    broken = dataclasses.replace(behavior, kl_div_with_sae=value)  # pyright: ignore[reportArgumentType]
+    mended = without_kl_of_zero(broken, subject)
+    assert mended == dataclasses.replace(behavior, kl_div_with_sae=-1.0)  # pyright: ignore[reportArgumentType]
+    assert "kl_div_with_sae are not finite" in caplog.text
 
 
 def test_latents_that_never_fire_are_null(record: dict[str, object]):
