@@ -21,9 +21,14 @@ from typer.testing import CliRunner, Result
 from eval_recipes import cli
 from eval_recipes.results.files import load_results, read_result, write_summary
 from eval_recipes.results.headlines import L0, TABLE_COLUMNS, Metric, choose
-from eval_recipes.results.outdated import note_attempts
+from eval_recipes.results.outdated import DAGGER, FOOTNOTE, note_attempts
 from eval_recipes.results.tidy import architecture, penalty
-from eval_recipes.tables.plots import Picture, draw_page, draw_picture, plot_pareto
+from eval_recipes.tables.plots import (
+    Picture,
+    draw_picture,
+    plot_pareto,
+    points_by_metric,
+)
 from eval_recipes.tables.table import (
     kind_label,
     markdown,
@@ -42,7 +47,8 @@ from tests.eval_recipes.tables.upstream_files import (
 )
 from tests.training import make_cfg, make_stock_cfg
 
-SP, SCR, TPP, CE = TABLE_COLUMNS
+SP, SCR, TPP, CE, SHARED = TABLE_COLUMNS
+OF_UPSTREAM = (SP, SCR, TPP, CE)
 PENALTY = {"name": "weight_penalty", "norm": "l2", "coefficient": 0.25}
 RELEASE = "lab/run"
 
@@ -175,7 +181,7 @@ def test_penalty_of_a_foreign_file_is_not_known() -> None:
 
 
 def test_front_of_each_kind_leaves_out_what_is_dominated(frame: pd.DataFrame) -> None:
-    for metric in TABLE_COLUMNS:
+    for metric in OF_UPSTREAM:
         rows = points(frame, metric)
         assert list(rows["sae_id"]) == [
             f"{k}-{i}" for k in ("l2", "plain") for i in range(3)
@@ -247,7 +253,11 @@ def test_direction_of_metrics(metric: str, higher: bool) -> None:
 def test_metrics_are_found_by_title_and_by_the_end_of_their_name(
     frame: pd.DataFrame,
 ) -> None:
-    assert choose(frame, []) == list(TABLE_COLUMNS)
+    assert choose(frame, []) == list(OF_UPSTREAM)
+    shared = frame.iloc[:1].assign(eval=SHARED.eval, metric=SHARED.metric, value=0.5)
+    both = pd.concat([frame, shared])
+    assert choose(both, []) == list(TABLE_COLUMNS)
+    assert wide_frame(both, choose(both, []))["shared"].dropna().tolist() == [0.5]
     assert choose(frame, ["sp", "SCR@10", "sp"]) == [SP, SCR]
     (found,) = choose(frame, ["sae_top_5_test_accuracy"])
     assert found.full_name == "sparse_probing/sae/sae_top_5_test_accuracy"
@@ -345,12 +355,12 @@ def test_outdated_saes_have_a_mark_in_plots(tmp_path: Path) -> None:
         record = json.loads(path.read_text()) | {"eval_id": sae_id}
         path.write_text(json.dumps(record).replace("NaN", "null"))
     note_attempts(tmp_path, failed={path: "no room"}, current=())
-    rows = points(load_results(tmp_path), CE)
+    rows = points_by_metric(load_results(tmp_path), [CE])[CE]
     assert dict(zip(rows["sae_id"], rows["outdated"])) == {"new": False, "old": True}
-    page = draw_page({CE: rows}).to_html(include_plotlyjs=False)
-    # non-ASCII is escaped in the page's JSON
-    assert page.count("old\\u2020") == 1 and page.count("new\\u2020") == 0
-    assert page.count("outdated: the run") == 1
+    for l0 in (rows["l0"], [3.0, 30.0]):
+        drawn = draw_picture({CE: rows.assign(l0=l0)})
+        assert [text.get_text() for text in drawn.axes[0].texts] == [DAGGER]
+        assert drawn.get_supxlabel() == FOOTNOTE
     picture = draw_picture({CE: rows})._repr_png_()
     current = draw_picture({CE: rows.assign(outdated=False)})._repr_png_()
     assert picture.startswith(b"\x89PNG")
@@ -368,8 +378,6 @@ def test_plots_and_tables_come_from_a_folder_or_a_frame_and_write_nothing(
         figure = plot_pareto(results, [CE.full_name])
         assert isinstance(figure, Picture)
         assert figure.axes[0].get_xlabel() == "L0"
-        page = plot_pareto(results, [CE.full_name], interactive=True)
-        assert "a" in str(page.data)
         table = results_table(results, [CE.full_name])
         assert list(table["sae_id"]) == ["a", "b"]
         assert list(table["L0"]) == [3, 5]
@@ -391,7 +399,7 @@ def test_embedded_data_is_told(tmp_path: Path) -> None:
     assert "not comparable with published" in run("table", str(tmp_path)).output
 
 
-def test_plot_command_writes_an_image_and_a_page_without_hosts(
+def test_plot_command_writes_an_image(
     results: Path, tmp_path: Path
 ) -> None:
     result = run("plot", str(results), "--out", str(tmp_path / "plots"))
@@ -401,10 +409,7 @@ def test_plot_command_writes_an_image_and_a_page_without_hosts(
     # both kinds are drawn in their colours: 0072B2 and D55E00
     colours = {colour for _, colour in image.getcolors(1 << 24) or []}
     assert {(0, 114, 178), (213, 94, 0)} <= colours
-    page = (tmp_path / "plots" / "pareto.html").read_text()
-    for text in ("batchtopk, l2 0.25", "batchtopk, none", "plain-2", "TPP@10"):
-        assert text in page
-    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
+    assert [path.name for path in (tmp_path / "plots").glob("pareto*")] == ["pareto.png"]
 
 
 def test_plot_says_what_it_leaves_out_and_needs_l0(tmp_path: Path) -> None:

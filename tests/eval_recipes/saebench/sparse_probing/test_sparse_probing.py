@@ -417,8 +417,18 @@ def test_interval_covers_what_redrawing_texts_gives():
     assert interval.high is not None
     # Each text counts in two probes on average: near the error of 72 independent texts.
     assert 0.1 < interval.high - interval.low < 0.35
+
+
+def test_texts_answered_alike_have_a_reason_instead_of_an_interval_of_no_width():
+    draws = small_draws()
+    right = {name: np.random.default_rng(0).random(24) < 0.7 for name in "abc"}
+    every = {name: np.ones(24, dtype=bool) for name in "abc"}
+    correct = {"sae_top_1": right, "llm_top_1": right, "random_top_1": every}
+    scored = Scored(draws, 36, correct)
     nothing = macro_accuracy([scored], "sae_top_1", "llm_top_1", seed=0)
-    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    assert nothing == (0, None, None, 36, NO_VARIATION)
+    perfect = macro_accuracy([scored], "random_top_1", seed=0)
+    assert perfect == (1, None, None, 36, NO_VARIATION)
 
 
 def test_random_features_agree_with_the_oracle():
