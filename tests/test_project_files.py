@@ -80,7 +80,10 @@ def test_the_address_is_written_everywhere_and_what_it_leads_to_is_there(
     assert all(link.startswith("https://") for link in links)
     paths = [
         link.removeprefix(f"{URL}/").split("/", 2)[2].partition("#")[0]
-        for link in [*links, *re.findall(rf'"({URL}/blob/.*)"', files["pyproject.toml"])]
+        for link in [
+            *links,
+            *re.findall(rf'"({URL}/blob/.*)"', files["pyproject.toml"]),
+        ]
         if link.startswith((f"{URL}/blob/main/", f"{URL}/raw/main/"))
     ]
     assert len(paths) > 20

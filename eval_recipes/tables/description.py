@@ -23,6 +23,7 @@ from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
 _ARXIV = re.compile(r"arXiv[ :]*(\d{4}\.\d{4,5})")
 _PLACES = re.compile(r"\b[a-z_]\w*\.(?=\w)")
 """Modules in a type, such as "saereg_plugin.config."."""
+_LITERAL = re.compile(r"Literal\[([^\]]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +158,21 @@ def _fields(cls: Any) -> Iterator[tuple[str, str, str, str]]:
         if not field.init:
             continue
         info = checked.get(field.name)
-        kind = _PLACES.sub("", inspect.formatannotation(hints[field.name]))
+        kind = _type_text(hints[field.name])
         told = (info and info.description) or meanings.get(field.name, "")
         yield field.name, kind, _default(field, info), " ".join(told.split())
+
+
+def _type_text(hint: Any) -> str:
+    """
+    Return a type in few words; allowed values as they are.
+
+    >>> from typing import Literal
+    >>> _type_text(tuple[Literal["l1", "l2"], ...])
+    "tuple['l1' | 'l2', ...]"
+    """
+    text = _PLACES.sub("", inspect.formatannotation(hint))
+    return _LITERAL.sub(lambda values: values[1].replace(", ", " | "), text)
 
 
 def _default(field: dataclasses.Field[Any], info: Any) -> str:

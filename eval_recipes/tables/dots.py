@@ -52,7 +52,9 @@ def with_group_means(
             name = f"{release}/{name}"
         ends = (figure.low, figure.high) if len(points) >= _FEWEST else (None, None)
         named = points.assign(row=name, mean=figure.value)
-        parts.append(named.assign(mean_low=_number(ends[0]), mean_high=_number(ends[1])))
+        parts.append(
+            named.assign(mean_low=_number(ends[0]), mean_high=_number(ends[1]))
+        )
     return pd.concat(parts) if parts else rows
 
 
@@ -69,14 +71,15 @@ def draw_dots(axes: Axes, rows: pd.DataFrame, title: str) -> None:
         axes.plot(mine["value"], [place] * len(mine), "o", alpha=0.35, **style)
         mean, low, high = (float(mine[k].iloc[0]) for k in _MEAN)
         axes.plot([low, high], [place, place], "-", linewidth=2, **style)
-        axes.plot([mean], [place], "D", markersize=8, **style)
+        axes.plot([mean], [place], "D", markersize=7, **style)
         for value in mine.loc[mine["outdated"], "value"]:
             axes.annotate(DAGGER, (float(value), place), fontsize="x-large")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.1)
     axes.set_xlabel(title)
-    axes.set_title(f"{L0.title} {digits(float(rows['l0'].mean()))}", fontsize="medium")
+    l0 = digits(float(rows["l0"].mean()))
+    axes.set_title(f"{L0.title} {l0}: SAEs, mean, 95 % interval", fontsize="medium")
     axes.grid(alpha=0.3, axis="x")
 
 

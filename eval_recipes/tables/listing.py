@@ -121,7 +121,9 @@ def _source(module: str) -> Path | None:
     if not inner:
         return None if spec.origin is None else Path(spec.origin)
     bases = [Path(at, *inner) for at in spec.submodule_search_locations or ()]
-    paths = [path for base in bases for path in (Path(f"{base}.py"), base / "__init__.py")]
+    paths = [
+        path for base in bases for path in (Path(f"{base}.py"), base / "__init__.py")
+    ]
     return next(filter(Path.is_file, paths), None)
 
 

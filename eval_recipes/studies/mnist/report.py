@@ -244,7 +244,9 @@ def _elsewhere(report: Mapping[str, Any]) -> str:
     """Return a sentence on SAEs that were not trained on the CPU alone."""
     saes = [sae for setting in report["settings"] for sae in setting["saes"]]
     named = [
-        f"{sae['name']} ({', '.join(sae['devices'])})" for sae in saes if "devices" in sae
+        f"{sae['name']} ({', '.join(sae['devices'])})"
+        for sae in saes
+        if "devices" in sae
     ]
     if not named:
         return ""

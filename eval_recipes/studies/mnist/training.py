@@ -91,7 +91,7 @@ def train(
 
     Raises:
         InputError: if the checkpoint is of a run with other settings, is damaged, an epoch
-            has no batch, or there is no such device.
+            has no batch, or there is no such device. A finished run needs none.
     """
     if training.drop_last and len(images.pixels) < training.batch_size:
         raise InputError(
@@ -104,15 +104,18 @@ def train(
     is_begun = os.path.lexists(path)
     if not is_begun:
         _center_(start, run, training, images.pixels)
-    elif device == AUTO:
-        device = _device_of(path)
-    device = resolve_device(device)
-    state = new_state(start.to(device), training.learning_rate)
-    pixels = images.pixels.to(device)
+    state = new_state(start, training.learning_rate)
     if is_begun:
         load_state_(path, state, described)
-    if state.epoch < training.epochs and before_writing is not None:
+        if state.epoch >= training.epochs:
+            return state
+        if device == AUTO:
+            device = devices_of(state.history)[-1]
+    device = resolve_device(device)
+    if before_writing is not None:
         before_writing()
+    state = _moved(state, device, training.learning_rate)
+    pixels = images.pixels.to(device)
     while state.epoch < training.epochs:
         state.history.append(_epoch(run, training, pixels, state))
         _drop_negligible_(state)
@@ -217,12 +220,6 @@ def devices_of(history: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(epoch.get("device", _USUAL) for epoch in history))
 
 
-def _device_of(checkpoint: Path) -> str:
-    """Return the device of the last epoch of a checkpoint."""
-    _, metadata = _read(checkpoint)
-    return devices_of(json.loads(metadata["history"]))[-1]
-
-
 def train_all(
     runs: Sequence[Run],
     training: Training,
@@ -297,6 +294,19 @@ def new_state(weights: Weights, learning_rate: float) -> State:
     return State(weights, torch.optim.Adam(parameters, lr=learning_rate, fused=True))
 
 
+def _moved(state: State, device: str, learning_rate: float) -> State:
+    """Return the state on a device; on the CPU, where states are read, as it is."""
+    if torch.device(device).type == _USUAL:
+        return state
+    moved = new_state(state.weights.to(device), learning_rate)
+    moved.history = state.history
+    there = _parameters(moved)
+    for name, parameter in _parameters(state).items():
+        kept = state.optimizer.state[parameter]
+        moved.optimizer.state[there[name]] = {k: v.to(device) for k, v in kept.items()}
+    return moved
+
+
 def save_state(path: Path, state: State, identity: Mapping[str, Any]) -> None:
     """Write weights, Adam's moments and history; ``identity`` describes the run."""
     tensors = {**state.weights.tensors}
@@ -336,8 +346,7 @@ def load_state_(path: Path, state: State, identity: Mapping[str, Any]) -> None:
     for name, parameter in _parameters(state).items():
         parameter.copy_(tensors[name])
         state.optimizer.state[parameter] = {
-            moment: tensors[f"{moment}.{name}"].to(parameter.device)
-            for moment in MOMENTS
+            moment: tensors[f"{moment}.{name}"] for moment in MOMENTS
         }
     state.history = json.loads(metadata["history"])
 

@@ -343,9 +343,7 @@ def test_progress_says_what_is_kept_and_why_the_rest_is_not(
 def test_settings_that_differ_are_named_with_both_values(context: RunContext) -> None:
     lines: list[str] = []
     run_evals(["counting"], context)
-    changed = replace(
-        context, heldout_tokens=32, options={"counting": {"factor": 2.0}}
-    )
+    changed = replace(context, heldout_tokens=32, options={"counting": {"factor": 2.0}})
     run_evals(["counting"], changed, resume=True, progress=lines.append)
     assert lines[1] == (
         "counting: 0 of 3 results are current; 3 to do (3 of another configuration: "

@@ -107,7 +107,7 @@ def test_each_name_is_shown_with_its_fields(name: str) -> None:
 def test_a_regularizer_is_shown_with_types_defaults_formula_and_source() -> None:
     (found,) = describe("weight_penalty")
     fields = {row[0]: row[1:3] for row in found.fields}
-    assert fields["norm"] == ("Literal['l1', 'l2', 'frobenius']", "'l2'")
+    assert fields["norm"] == ("'l1' | 'l2' | 'frobenius'", "'l2'")
     assert fields["coefficient"][0] == "float"
     assert "coefficient * R(W_enc)" in found.text
     assert found.sources == ("https://arxiv.org/abs/2603.04198",)

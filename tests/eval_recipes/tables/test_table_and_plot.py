@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -23,6 +24,8 @@ from eval_recipes.results.files import load_results, read_result, write_summary
 from eval_recipes.results.headlines import L0, TABLE_COLUMNS, Metric, choose
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE, note_attempts
 from eval_recipes.results.tidy import architecture, penalty
+from eval_recipes.statistics.seeds import seed_interval
+from eval_recipes.tables.colours import group_colours
 from eval_recipes.tables.plots import (
     Picture,
     draw_picture,
@@ -367,6 +370,58 @@ def test_outdated_saes_have_a_mark_in_plots(tmp_path: Path) -> None:
     assert picture != current
 
 
+def test_saes_of_one_l0_are_drawn_by_group_with_an_interval_over_seeds(
+    tmp_path: Path,
+) -> None:
+    values = {"l2": [0.7, 0.8, 0.75], "none": [0.5, 0.6]}
+    for group, ces in values.items():
+        for seed, ce in enumerate(ces):
+            write_core(tmp_path, "r", f"{group}-{seed}", l0=32 + 0.1 * seed, ce=ce)
+    frame = load_results(tmp_path)
+    frame["group"] = frame["sae_id"].str.rpartition("-")[0]
+    (axes,) = plot_pareto(frame, [CE.full_name]).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["l2", "none"]
+    assert axes.get_xlabel() == "CE loss score"
+    drawn = [list(map(float, line.get_xdata())) for line in axes.lines]
+    assert sorted(drawn[0]) == pytest.approx(sorted(values["l2"]))
+    expected = seed_interval(dict(enumerate(values["l2"])))
+    assert drawn[1] == pytest.approx([expected.low, expected.high])
+    assert drawn[2] == pytest.approx([0.75])
+    # two seeds have no interval
+    assert np.isnan(drawn[4]).all() and drawn[5] == pytest.approx([0.55])
+    colours = group_colours(["none", "l2"])
+    assert [line.get_color() for line in axes.lines[::3]] == [*colours.values()]
+    low, high = axes.get_xlim()
+    assert low < 0.5 and high > 0.8
+
+
+def test_saes_of_several_l0_are_drawn_against_it_in_the_colour_of_their_group(
+    frame: pd.DataFrame,
+) -> None:
+    named = frame.assign(group=frame["sae_id"].str.rpartition("-")[0])
+    axes = plot_pareto(named, [CE.full_name]).axes[0]
+    assert axes.get_xlabel() == "L0"
+    found = {
+        label: to_hex(handle[0].get_color()).upper()
+        for handle, label in zip(*axes.get_legend_handles_labels())
+    }
+    colours = group_colours(["plain", "l2"])
+    assert found == {
+        "batchtopk, l2 0.25": colours["l2"],
+        "batchtopk, none": colours["plain"],
+    }
+
+
+def test_a_group_of_one_l0_is_named_with_its_release_and_an_sae_without_by_its_kind(
+    tmp_path: Path,
+) -> None:
+    for release in ("first", "second"):
+        write_core(tmp_path / release, release, "a", l0=32)
+    (axes,) = plot_pareto(tmp_path, [CE.full_name]).axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["first/jumprelu", "second/jumprelu"]
+
+
 def test_plots_and_tables_come_from_a_folder_or_a_frame_and_write_nothing(
     tmp_path: Path,
 ) -> None:
@@ -399,9 +454,7 @@ def test_embedded_data_is_told(tmp_path: Path) -> None:
     assert "not comparable with published" in run("table", str(tmp_path)).output
 
 
-def test_plot_command_writes_an_image(
-    results: Path, tmp_path: Path
-) -> None:
+def test_plot_command_writes_an_image(results: Path, tmp_path: Path) -> None:
     result = run("plot", str(results), "--out", str(tmp_path / "plots"))
     assert result.exit_code == 0
     image = Image.open(tmp_path / "plots" / "pareto.png").convert("RGB")
@@ -409,7 +462,9 @@ def test_plot_command_writes_an_image(
     # both kinds are drawn in their colours: 0072B2 and D55E00
     colours = {colour for _, colour in image.getcolors(1 << 24) or []}
     assert {(0, 114, 178), (213, 94, 0)} <= colours
-    assert [path.name for path in (tmp_path / "plots").glob("pareto*")] == ["pareto.png"]
+    assert [path.name for path in (tmp_path / "plots").glob("pareto*")] == [
+        "pareto.png"
+    ]
 
 
 def test_plot_says_what_it_leaves_out_and_needs_l0(tmp_path: Path) -> None:
