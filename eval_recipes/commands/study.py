@@ -129,7 +129,7 @@ def mnist(
     from eval_recipes.studies.mnist.training import train_all
     from saereg_plugin.machine import resolve_device
 
-    resolve_device(device)
+    used = resolve_device(device)
     numbers = dict.fromkeys(listed_numbers("--seed", seed, int) or SEEDS)
     runs = schedule(chosen_settings(listed(setting)), tuple(numbers))
     training = Training(
@@ -144,6 +144,7 @@ def mnist(
     images = load_images(mnist_dir, mnist_source.value)
     if not report_only:
         with working():
+            open_console().print(f"Device {used}.")
             train_all(runs, training, images, out, device=device)
     # the report covers the whole folder, not only the chosen settings
     seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs), *seeds_in(out)}))

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ Hashes = Mapping[Subject, str | None]
 
 _LONG = 60
 """Characters from which a setting is kept as a hash: prompts, lists of SAEs."""
+_PRIVATE = re.compile(r'://|"(/|~|[A-Za-z]:)')
+"""Addresses, which may hold a password, and absolute paths in JSON."""
 _HASHED = "#"
 """First character of a hash in place of a long setting; no JSON begins with it."""
 _NAMED = 3
@@ -106,13 +109,18 @@ def _key(deciding: Mapping[str, Any]) -> ResultKey:
 
 
 def _settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted name and the JSON, or its hash, of each setting in a nested value."""
+    """
+    Yield the dotted name and the JSON of each setting in a nested value.
+
+    Of long ones, and of addresses and paths, which are the user's own, a hash.
+    """
     if isinstance(value, dict) and value:
         for part, inner in value.items():
             yield from _settings(inner, f"{name}.{part}" if name else str(part))
         return
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    yield name, text if len(text) < _LONG else f"{_HASHED}{digest(value)[:16]}"
+    shown = len(text) < _LONG and not _PRIVATE.search(text)
+    yield name, text if shown else f"{_HASHED}{digest(value)[:16]}"
 
 
 def differing_settings(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -150,17 +150,36 @@ def _file(path: str) -> str:
 
 
 def _fields(cls: Any) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, type, default and meaning of each field of a dataclass."""
+    """
+    Yield name, type, default and meaning of each field of a dataclass.
+
+    A field that is a dataclass itself gives a row for each of its own, ``schedule.anneal``.
+    """
     hints = get_type_hints(cls)
     meanings = _meanings(cls)
     checked = getattr(cls, "__pydantic_fields__", {})
     for field in dataclasses.fields(cls):
         if not field.init:
             continue
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _inner_fields(field, hints[field.name])
+            continue
         info = checked.get(field.name)
         kind = _type_text(hints[field.name])
         told = (info and info.description) or meanings.get(field.name, "")
         yield field.name, kind, _default(field, info), " ".join(told.split())
+
+
+def _inner_fields(
+    field: dataclasses.Field[Any], cls: Any
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a field's own fields, with the defaults that it gives them."""
+    made: Any = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        made = field.default_factory()
+    for name, kind, default, told in _fields(cls):
+        given = brief(getattr(made, name)) if isinstance(made, cls) else default
+        yield f"{field.name}.{name}", kind, given, told
 
 
 def _type_text(hint: Any) -> str:

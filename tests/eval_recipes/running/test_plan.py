@@ -365,6 +365,20 @@ def test_long_settings_are_said_to_differ_and_many_are_counted() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "value", ["https://me:secret@host/v1", "/home/me/text", r"C:\\texts", "x" * 60]
+)
+def test_addresses_paths_and_long_settings_are_stored_as_hashes(
+    value: str, context: RunContext
+) -> None:
+    changed = replace(context, data=value)
+    keys = result_keys(load_evaluation("counting"), changed, subject_hashes(changed))
+    key = keys[path_of(context, "s0")]
+    assert key.settings["data"].startswith("#")
+    assert key.settings["device"] == json.dumps(context.device)
+    assert value not in str(key)
+
+
 def test_an_sae_that_cannot_be_loaded_has_no_key(context: RunContext) -> None:
     weights = context.out.parent / "resumed" / "s1" / "sae_weights.safetensors"
     weights.write_bytes(b"x")

@@ -379,7 +379,7 @@ def test_saes_of_one_l0_are_drawn_by_group_with_an_interval_over_seeds(
             write_core(tmp_path, "r", f"{group}-{seed}", l0=32 + 0.1 * seed, ce=ce)
     frame = load_results(tmp_path)
     frame["group"] = frame["sae_id"].str.rpartition("-")[0]
-    (axes,) = plot_pareto(frame, [CE.full_name]).axes
+    (axes,) = plot_pareto(frame, ["CE loss score"]).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["l2", "none"]
     assert axes.get_xlabel() == "CE loss score"
     drawn = [list(map(float, line.get_xdata())) for line in axes.lines]
@@ -399,7 +399,7 @@ def test_saes_of_several_l0_are_drawn_against_it_in_the_colour_of_their_group(
     frame: pd.DataFrame,
 ) -> None:
     named = frame.assign(group=frame["sae_id"].str.rpartition("-")[0])
-    axes = plot_pareto(named, [CE.full_name]).axes[0]
+    axes = plot_pareto(named, ["CE loss score"]).axes[0]
     assert axes.get_xlabel() == "L0"
     found = {
         label: to_hex(handle[0].get_color()).upper()

@@ -36,6 +36,7 @@ from eval_recipes.saebench.sparse_probing.score import (
     random_features,
 )
 from eval_recipes.saebench.upstream import folded_copy
+from eval_recipes.statistics.interval import NO_VARIATION
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.evaluations import Named
