@@ -166,6 +166,10 @@ def test_result_is_valid_and_marked_as_embedded(
     parts = table.loc[["corrected/sae_top_5_accuracy", "corrected/llm_top_5_accuracy"]]
     assert difference == pytest.approx(parts["value"].iloc[0] - parts["value"].iloc[1])
     assert table.loc["corrected/sae_top_2_accuracy"].isna()["value"]
+    ours = table[table.index.str.startswith("corrected/")]
+    without = ours.index[ours["value"].notna() & ours["low"].isna()]
+    reasons = record["eval_result_unstructured"]["without_interval"]
+    assert sorted(reasons) == sorted(without)
 
 
 def test_details_carry_every_class_and_average_to_the_metric(record: dict[str, Any]):
