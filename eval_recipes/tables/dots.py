@@ -67,11 +67,12 @@ def draw_dots(axes: Axes, rows: pd.DataFrame, title: str) -> None:
     names = sorted(set(rows["row"]))
     colours = group_colours(names)
     for place, name in enumerate(names):
-        mine, style = rows[rows["row"] == name], {"color": colours[name]}
-        axes.plot(mine["value"], [place] * len(mine), "o", alpha=0.35, **style)
-        mean, low, high = (float(mine[k].iloc[0]) for k in _MEAN)
-        axes.plot([low, high], [place, place], "-", linewidth=2, **style)
-        axes.plot([mean], [place], "D", markersize=7, **style)
+        mine: Any = rows[rows["row"] == name]
+        colour = colours[name]
+        axes.plot(mine["value"], [place] * len(mine), "o", alpha=0.35, color=colour)
+        mean, low, high = mine[[*_MEAN]].iloc[0].astype(float)
+        axes.plot([low, high], [place, place], "-", linewidth=2, color=colour)
+        axes.plot([mean], [place], "D", markersize=7, color=colour)
         for value in mine.loc[mine["outdated"], "value"]:
             axes.annotate(DAGGER, (float(value), place), fontsize="x-large")
     axes.set_yticks(range(len(names)), names)
