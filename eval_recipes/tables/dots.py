@@ -80,7 +80,10 @@ def draw_dots(axes: Axes, rows: pd.DataFrame, title: str) -> None:
     axes.margins(x=0.1)
     axes.set_xlabel(title)
     l0 = digits(float(rows["l0"].mean()))
-    axes.set_title(f"{L0.title} {l0}: SAEs, mean, 95 % interval", fontsize="medium")
+    interval = (
+        " with 95 % interval" if rows["mean_low"].notna().to_numpy().any() else ""
+    )
+    axes.set_title(f"{L0.title} {l0}: SAEs and mean{interval}", fontsize="medium")
     axes.grid(alpha=0.3, axis="x")
 
 
