@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ FORMS = sorted(
     for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")
     if path.name != "config.yml"
 )
+WITH_ADDRESS = (".ci/address", "README.md", "pyproject.toml", "CITATION.cff")
+URL = "https://github.com/some-lab/some.name"
 VERSION = re.search(
     r'^version = "([^"]+)"',
     (ROOT / "pyproject.toml").read_text(encoding="utf-8"),
@@ -43,6 +48,87 @@ def test_the_changelog_begins_with_the_current_version() -> None:
     assert first is not None
     assert VERSION is not None
     assert VERSION[1].partition(".dev")[0] == first[1]
+
+
+@pytest.fixture
+def addressed(tmp_path: Path) -> Path:
+    """A copy of the files that name the repository's address, written once."""
+    for name in WITH_ADDRESS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    _write_address(tmp_path, URL)
+    return tmp_path
+
+
+def _write_address(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(project / ".ci" / "address"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _contents(project: Path) -> dict[str, str]:
+    return {name: (project / name).read_text(encoding="utf-8") for name in WITH_ADDRESS}
+
+
+def test_the_address_is_written_everywhere_and_what_it_leads_to_is_there(
+    addressed: Path,
+) -> None:
+    files = _contents(addressed)
+    for name in ("Homepage", "Documentation", "Repository", "Issues", "Changelog"):
+        assert f'\n{name} = "{URL}' in files["pyproject.toml"]
+    assert yaml.safe_load(files["CITATION.cff"])["repository-code"] == URL
+    links = re.findall(r"\]\(([^)\s]+)\)", files["README.md"])
+    assert all(link.startswith("https://") for link in links)
+    paths = [
+        link.removeprefix(f"{URL}/").split("/", 2)[2].partition("#")[0]
+        for link in [
+            *links,
+            *re.findall(rf'"({URL}/blob/.*)"', files["pyproject.toml"]),
+        ]
+        if link.startswith((f"{URL}/blob/main/", f"{URL}/raw/main/"))
+    ]
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert f"]({URL}/raw/main/docs/images/" in files["README.md"]
+    # what a block shows is no link
+    code = r"^```.*?^```$"
+    assert re.findall(code, files["README.md"], re.M | re.S) == re.findall(
+        code, (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+
+
+def test_badges_say_what_the_project_says(addressed: Path) -> None:
+    readme, project = (addressed / name for name in ("README.md", "pyproject.toml"))
+    badges = readme.read_text(encoding="utf-8").partition("<!-- end of badges -->")[0]
+    versions = re.findall(r":: (3\.\d+)\"", project.read_text(encoding="utf-8"))
+    assert f"Python {versions[0]} to {versions[-1]}]" in badges
+    assert "licence-MIT" in badges
+    assert (ROOT / ".github/workflows/ci.yml").is_file()
+    assert f"{URL}/actions/workflows/ci.yml/badge.svg" in badges
+
+
+def test_the_address_is_written_once_and_can_change(addressed: Path) -> None:
+    once = _contents(addressed)
+    assert _write_address(addressed, f"{URL}.git").returncode == 0
+    assert _contents(addressed) == once
+    moved = "https://github.com/other/place"
+    assert _write_address(addressed, moved, "trunk").returncode == 0
+    assert _contents(addressed) == {
+        name: text.replace(URL, moved).replace("/main/", "/trunk/")
+        if name != ".ci/address"
+        else text
+        for name, text in once.items()
+    }
+
+
+@pytest.mark.parametrize("given", [[], ["http://github.com/a/b"], ["github.com/a/b"]])
+def test_an_address_of_another_kind_is_refused_and_nothing_is_written(
+    addressed: Path, given: list[str]
+) -> None:
+    before = _contents(addressed)
+    ended = _write_address(addressed, *given)
+    assert ended.returncode == 1
+    assert "https://github.com/OWNER/NAME" in ended.stderr
+    assert _contents(addressed) == before
 
 
 def test_the_workflow_runs_the_script_of_ci() -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 
 from rich.console import Console
 from rich.markup import escape
-from typer import Option
+from typer import Context, Option
 
 
 def open_console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
@@ -66,18 +66,35 @@ def set_verbosity(*, verbose: int = 0, quiet: bool = False) -> None:
         logging.getLogger().setLevel(logging.INFO)
 
 
+def _with_earlier(name: str) -> Callable[[Context, int], int]:
+    """Return a callback that adds a flag's count before the command to that behind it."""
+
+    def add(context: Context, count: int) -> int:
+        context.meta[name] = context.meta.get(name, 0) + count
+        return context.meta[name]
+
+    return add
+
+
 Verbose = Annotated[
     int,
     Option(
         "-v",
         "--verbose",
         count=True,
+        callback=_with_earlier("verbose"),
         show_default=False,
         help="Show what is done meanwhile; -vv shows details.",
     ),
 ]
 Quiet = Annotated[
-    bool, Option("-q", "--quiet", help="Print errors, the final table and paths only.")
+    bool,
+    Option(
+        "-q",
+        "--quiet",
+        callback=_with_earlier("quiet"),
+        help="Print errors, the final table and paths only.",
+    ),
 ]
 
 

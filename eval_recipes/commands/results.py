@@ -143,18 +143,16 @@ def plot(
     """
     Draw metrics against L0 with the Pareto front of each architecture and penalty.
 
-    Writes pareto.png and pareto.html, an interactive page that needs no network.
+    Writes pareto.png. Metrics of SAEs that have nearly one L0 are drawn by group instead.
     """
     require_bench("plot")
     from eval_recipes.results.headlines import choose
     from eval_recipes.results.outdated import outdated_notes
     from eval_recipes.tables.plots import (
         PLOTS,
-        draw_page,
         draw_picture,
         open_plots,
         points_by_metric,
-        save_page,
         save_png,
     )
     from eval_recipes.tables.table import without_l0
@@ -179,12 +177,9 @@ def plot(
     frame = _load(results)
     chosen = choose(frame, listed(metric))
     drawn = points_by_metric(frame, chosen)
-    folder = open_plots(out or results / "plots", ["pareto.png", "pareto.html"])
-    for path in (
-        save_png(draw_picture(drawn), folder / "pareto.png"),
-        save_page(draw_page(drawn), folder / "pareto.html"),
-    ):
-        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    folder = open_plots(out or results / "plots", ["pareto.png"])
+    path = save_png(draw_picture(drawn), folder / "pareto.png")
+    console.print(f"Wrote {path}", markup=False, soft_wrap=True)
     for item in chosen:
         left_out = without_l0(frame, item)
         if left_out:

@@ -96,6 +96,13 @@ def mnist(
             "median, or none."
         ),
     ] = _BDec.geometric_median,
+    device: Annotated[
+        str,
+        Option(
+            help="Torch device of the training; auto: cuda, else mps, else cpu; an SAE that was "
+            "begun keeps its own."
+        ),
+    ] = "auto",
     report_only: Annotated[
         bool, Option(help="Train nothing; report on what is finished.")
     ] = False,
@@ -103,7 +110,7 @@ def mnist(
     """
     Weight regularisation on MNIST (arXiv 2603.04198): are latents the same in every seed?
 
-    Trains 7 settings x 3 seeds, on the CPU. It can be interrupted at any time: the same command goes
+    Trains 7 settings x 3 seeds. It can be interrupted at any time: the same command goes
     on after the last finished epoch. Writes SAELens SAEs, report.md, report.json, pictures.
     """
     require_bench("study mnist")
@@ -120,7 +127,9 @@ def mnist(
         seeds_in,
     )
     from eval_recipes.studies.mnist.training import train_all
+    from saereg_plugin.machine import resolve_device
 
+    used = resolve_device(device)
     numbers = dict.fromkeys(listed_numbers("--seed", seed, int) or SEEDS)
     runs = schedule(chosen_settings(listed(setting)), tuple(numbers))
     training = Training(
@@ -135,7 +144,8 @@ def mnist(
     images = load_images(mnist_dir, mnist_source.value)
     if not report_only:
         with working():
-            train_all(runs, training, images, out)
+            open_console().print(f"Device {used}.")
+            train_all(runs, training, images, out, device=device)
     # the report covers the whole folder, not only the chosen settings
     seeds = tuple(sorted({*SEEDS, *(run.seed for run in runs), *seeds_in(out)}))
     report = write_report(schedule(SETTINGS, seeds), training, images, out)

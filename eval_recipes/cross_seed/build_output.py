@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +43,7 @@ from eval_recipes.cross_seed.output import (
 from eval_recipes.cross_seed.pairs import PAIR_METRICS, Match
 from eval_recipes.cross_seed.roles import role_of
 from eval_recipes.results.files import unstructured
-from eval_recipes.results.metrics import flat
+from eval_recipes.results.metrics import flat, without_interval
 from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.statistics.seeds import Interval
 from saereg_plugin.metrics import expected_abs_cosine, overlap_ranks, random_overlap
@@ -152,7 +151,7 @@ def build_output(
             sae.subject,
             **report.extra,
             role=asdict(role_of(sae.subject, cfg)),
-            without_interval=_reasons(
+            without_interval=without_interval(
                 {**figures, "baseline": random, "group": report.figures}
             ),
             stability_by_latent=group.latent_stability[seed].tolist(),
@@ -161,16 +160,6 @@ def build_output(
             baseline_histograms=baseline_histograms(baseline),
         ),
     )
-
-
-def _reasons(figures: Mapping[str, Figures]) -> dict[str, str]:
-    """Return the reason of each figure without an interval, by "category/metric"."""
-    return {
-        f"{category}/{name}": figure.reason
-        for category, found in figures.items()
-        for name, figure in found.items()
-        if figure is not None and figure.low is None and figure.reason is not None
-    }
 
 
 def _shares(found: Figures) -> Figures:

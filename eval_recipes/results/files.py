@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 from uuid import uuid4
 
 import numpy as np
@@ -35,8 +35,16 @@ SUMMARY_COLUMNS = [*COLUMNS, "outdated"]
 _MAY_BE_NULL = {"eval_result_details", "eval_result_unstructured"}
 
 
+class ResultKey(NamedTuple):
+    """A hash of all that decides a result, and what it was made of."""
+
+    digest: str
+    settings: Mapping[str, str]
+    """JSON of each setting by its dotted name; of a long one a hash."""
+
+
 # Key of each result that a run asks for, by path.
-_keys: ContextVar[Mapping[Path, str]] = ContextVar("result_keys", default={})
+_keys: ContextVar[Mapping[Path, ResultKey]] = ContextVar("result_keys", default={})
 
 
 class NonFiniteError(ValueError):
@@ -126,12 +134,13 @@ def unstructured(subject: Subject, **extra: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def keyed(keys: Mapping[Path, str]) -> Iterator[None]:
+def keyed(keys: Mapping[Path, ResultKey]) -> Iterator[None]:
     """
     Let ``write_result`` put each file's key into its ``saereg`` block inside this block.
 
     A key hashes everything that a result depends on (``eval_recipes.running.plan``). It is
-    written with the file, so that a killed evaluation keeps its finished results.
+    written with the file, so that a killed evaluation keeps its finished results; so are its
+    settings, so that a later run can name those that differ.
     """
     token = _keys.set(keys)
     try:
@@ -145,7 +154,8 @@ def _with_key(path: Path, extra: Any) -> Any:
     key = _keys.get().get(path)
     if key is None or not isinstance(extra, dict):
         return extra
-    return {**extra, "saereg": {**extra.get("saereg", {}), "key": key}}
+    written = {"key": key.digest, "settings": dict(key.settings)}
+    return {**extra, "saereg": {**extra.get("saereg", {}), **written}}
 
 
 def _non_finite(value: Any, path: str = "") -> Iterator[str]:

@@ -69,12 +69,14 @@ TABLE_COLUMNS = (
     _SCR,
     _TPP,
     Metric("core", "model_performance_preservation/ce_loss_score", "CE loss score"),
+    Metric("cross_seed", "shared/shared", "shared"),
 )
 """
 Columns of ``saereg-bench table`` and metrics of its plots.
 
-The weight-regularisation paper (arXiv 2603.04198) plots these against L0; sparse probing is the
-accuracy of a probe on one latent, SAEBench's headline.
+The weight-regularisation paper (arXiv 2603.04198) plots the first four against L0; sparse
+probing is the accuracy of a probe on one latent, SAEBench's headline. The last is the share of
+an SAE's latents that its group's other seeds have too.
 """
 
 RUN_COLUMNS = (

@@ -161,6 +161,23 @@ def _numbered(attributes: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]
                 yield name.replace("_N", f"_{n}"), found.numbered(n)
 
 
+def without_interval(
+    figures: Mapping[str, Mapping[str, Interval | None]],
+) -> dict[str, str]:
+    """
+    Return why figures have no interval, by ``category/metric``; others are left out.
+
+    >>> without_interval({"shared": {"shared": Interval(0.7, None, None, 1, "one pair")}})
+    {'shared/shared': 'one pair'}
+    """
+    return {
+        f"{category}/{name}": figure.reason
+        for category, found in figures.items()
+        for name, figure in found.items()
+        if figure is not None and figure.low is None and figure.reason is not None
+    }
+
+
 def flat(intervals: Mapping[str, Interval | None]) -> dict[str, Any]:
     """
     Spread each interval over the four fields of its metric.

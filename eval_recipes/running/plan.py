@@ -6,14 +6,15 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eval_recipes.results.files import plain, read_result
+from eval_recipes.results.files import ResultKey, plain, read_result
 from eval_recipes.results.sidecar import damaged_table
 from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import saereg_block
@@ -26,6 +27,17 @@ from saereg_plugin.sources import corpora
 logger = logging.getLogger(__name__)
 
 Hashes = Mapping[Subject, str | None]
+
+_LONG = 60
+"""Characters from which a setting is kept as a hash: prompts, lists of SAEs."""
+_PRIVATE = re.compile(r'://|"(/|~|[A-Za-z]:)')
+"""Addresses, which may hold a password, and absolute paths in JSON."""
+_HASHED = "#"
+"""First character of a hash in place of a long setting; no JSON begins with it."""
+_NAMED = 3
+"""Settings that a message names; of the others it gives the number."""
+_WORDS = {"sae": "the SAE", "others": "the SAEs of the run"}
+"""Settings that a message names in words."""
 
 
 def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
@@ -45,7 +57,7 @@ def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
 
 def result_keys(
     evaluation: Evaluation[Any], context: RunContext, hashes: Hashes
-) -> dict[Path, str]:
+) -> dict[Path, ResultKey]:
     """
     Return the key of each subject's result by the path of its file.
 
@@ -80,7 +92,7 @@ def result_keys(
         return evaluation.key(part, evaluation.options(part))
 
     return {
-        evaluation.path(context, subject): digest(
+        evaluation.path(context, subject): _key(
             {**common, "options": options(subject), "sae": _facts(subject, hashes)}
         )
         for subject in context.subjects
@@ -90,6 +102,47 @@ def result_keys(
 
 def _facts(subject: Subject, hashes: Hashes) -> str:
     return json.dumps([*dataclasses.astuple(subject), hashes[subject]])
+
+
+def _key(deciding: Mapping[str, Any]) -> ResultKey:
+    return ResultKey(digest(deciding), dict(_settings(plain(deciding))))
+
+
+def _settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """
+    Yield the dotted name and the JSON of each setting in a nested value.
+
+    Of long ones, and of addresses and paths, which are the user's own, a hash.
+    """
+    if isinstance(value, dict) and value:
+        for part, inner in value.items():
+            yield from _settings(inner, f"{name}.{part}" if name else str(part))
+        return
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    shown = len(text) < _LONG and not _PRIVATE.search(text)
+    yield name, text if shown else f"{_HASHED}{digest(value)[:16]}"
+
+
+def differing_settings(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """
+    Return the settings that differ as text, with both values of the first three.
+
+    >>> differing_settings({"seed": "0", "threads": "2"}, {"seed": "0", "threads": "1"})
+    'threads 2, now 1'
+    """
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    said = [_change(name, before.get(name), now.get(name)) for name in names[:_NAMED]]
+    if len(names) > _NAMED:
+        said.append(f"{len(names) - _NAMED} more")
+    return "; ".join(said)
+
+
+def _change(name: str, before: str | None, now: str | None) -> str:
+    shown = _WORDS.get(name, name)
+    values = ("none" if value is None else value for value in (before, now))
+    was, becomes = values
+    hashed = was.startswith(_HASHED) or becomes.startswith(_HASHED)
+    return f"{shown} differs" if hashed else f"{shown} {was}, now {becomes}"
 
 
 def digest(value: Any) -> str:
@@ -152,7 +205,7 @@ def kept_lines(plans: Sequence[Todo]) -> list[str]:
 
 
 def todo(
-    evaluation: Evaluation[Any], context: RunContext, keys: Mapping[Path, str]
+    evaluation: Evaluation[Any], context: RunContext, keys: Mapping[Path, ResultKey]
 ) -> Todo:
     """Return the subjects whose result or its table is missing, damaged or another one."""
     states = {
@@ -172,7 +225,7 @@ def _state(
     evaluation: Evaluation[Any],
     context: RunContext,
     subject: Subject,
-    keys: Mapping[Path, str],
+    keys: Mapping[Path, ResultKey],
 ) -> str | None:
     """Return why a result must be made again, or None if it is current."""
     path = evaluation.path(context, subject)
@@ -183,6 +236,17 @@ def _state(
     except InputError:
         return "damaged"
     key = keys.get(path)
-    if key is None or (saereg_block(record) or {}).get("key") != key:
-        return "of another configuration"
+    block = saereg_block(record) or {}
+    if key is None or block.get("key") != key.digest:
+        return _other_configuration(block, key)
     return "without its table" if damaged_table(path, record) else None
+
+
+def _other_configuration(block: Mapping[str, Any], key: ResultKey | None) -> str:
+    """Return in words what differs; earlier versions wrote no settings."""
+    said, before = "of another configuration", block.get("settings")
+    if key is None or not isinstance(before, dict):
+        return said
+    texts = {str(name): str(value) for name, value in before.items()}
+    differing = differing_settings(texts, key.settings)
+    return f"{said}: {differing}" if differing else said

@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from eval_recipes.steering.stats.compare import steering_results
-from eval_recipes.tables.plots import COLOURS, Picture, label_text
+from eval_recipes.tables.colours import group_colours
+from eval_recipes.tables.plots import Picture, label_text
 
 
 def plot_steering(results: str | Path) -> Picture:
@@ -31,7 +32,7 @@ def draw(records: Sequence[dict[str, Any]]) -> Picture:
     """Draw results, one row of two axes per judge."""
     details = [point for record in records for point in record["eval_result_details"]]
     judges = list(dict.fromkeys(point["judge"] for point in details))
-    groups = list(dict.fromkeys(map(_group, records)))
+    colours = group_colours(map(_group, records))
     figure = Picture(figsize=(12, 4.2 * len(judges)), layout="constrained")
     for row, judge in enumerate(judges):
         left = figure.add_subplot(len(judges), 2, 2 * row + 1)
@@ -43,11 +44,11 @@ def draw(records: Sequence[dict[str, Any]]) -> Picture:
                 if point["judge"] == judge and point["success"] is not None
             ]
             points.sort(key=lambda point: point["strength"])
-            colour = COLOURS[groups.index(_group(record)) % len(COLOURS)]
+            colour = colours[_group(record)]
             if points:
                 _against_loss(left, points, colour)
                 _against_ratio(right, points, colour)
-        for group, colour in zip(groups, COLOURS):
+        for group, colour in colours.items():
             left.plot([], [], color=colour, label=label_text(group))
         styles = {"-": "success", "--": "fluent", ":": "random direction"}
         for style, name in styles.items():

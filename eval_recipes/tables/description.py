@@ -23,6 +23,7 @@ from saereg_plugin.registry import ARCHITECTURES, MECHANICS, REGULARIZERS
 _ARXIV = re.compile(r"arXiv[ :]*(\d{4}\.\d{4,5})")
 _PLACES = re.compile(r"\b[a-z_]\w*\.(?=\w)")
 """Modules in a type, such as "saereg_plugin.config."."""
+_LITERAL = re.compile(r"Literal\[([^\]]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,17 +153,48 @@ def _file(path: str) -> str:
 
 
 def _fields(cls: Any) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, type, default and meaning of each field of a dataclass."""
+    """
+    Yield name, type, default and meaning of each field of a dataclass.
+
+    A field that is a dataclass itself gives a row for each of its own, ``schedule.anneal``.
+    """
     hints = get_type_hints(cls)
     meanings = _meanings(cls)
     checked = getattr(cls, "__pydantic_fields__", {})
     for field in dataclasses.fields(cls):
         if not field.init:
             continue
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _inner_fields(field, hints[field.name])
+            continue
         info = checked.get(field.name)
-        kind = _PLACES.sub("", inspect.formatannotation(hints[field.name]))
+        kind = _type_text(hints[field.name])
         told = (info and info.description) or meanings.get(field.name, "")
         yield field.name, kind, _default(field, info), " ".join(told.split())
+
+
+def _inner_fields(
+    field: dataclasses.Field[Any], cls: Any
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a field's own fields, with the defaults that it gives them."""
+    made: Any = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        made = field.default_factory()
+    for name, kind, default, told in _fields(cls):
+        given = brief(getattr(made, name)) if isinstance(made, cls) else default
+        yield f"{field.name}.{name}", kind, given, told
+
+
+def _type_text(hint: Any) -> str:
+    """
+    Return a type in few words; allowed values as they are.
+
+    >>> from typing import Literal
+    >>> _type_text(tuple[Literal["l1", "l2"], ...])
+    "tuple['l1' | 'l2', ...]"
+    """
+    text = _PLACES.sub("", inspect.formatannotation(hint))
+    return _LITERAL.sub(lambda values: values[1].replace(", ", " | "), text)
 
 
 def _default(field: dataclasses.Field[Any], info: Any) -> str:

@@ -7,12 +7,14 @@ what they name. ``saereg-bench schemas --write`` makes the file from the registr
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,7 @@ def sections() -> dict[str, Rows]:
     }
     for title, group in GROUPS.items():
         found[title] += [
-            (point.name, f"of the package {_package(point)}")
-            for point in entry_points(group=group)
+            (point.name, _plugin_summary(point)) for point in entry_points(group=group)
         ]
     known = {name for name, _ in found[_EVALUATIONS]}
     found[_EVALUATIONS] += [
@@ -98,8 +99,48 @@ def _first_lines(table: Mapping[str, type[Any]]) -> Iterator[tuple[str, str]]:
             yield name, doc.split("\n")[0]
 
 
-def _package(point: EntryPoint) -> str:
-    return "unknown" if point.dist is None else point.dist.name
+def _plugin_summary(point: EntryPoint) -> str:
+    """Return the first line of a plug-in's docstring, read without importing it."""
+    package = "unknown" if point.dist is None else point.dist.name
+    try:
+        path = _source(point.module)
+        text = "" if path is None else path.read_text(encoding="utf-8")
+        line = (_docstring(ast.parse(text), point) or "").split("\n")[0]
+    except (OSError, SyntaxError, ValueError):
+        # what is broken is told where the name is used; a list says what it can
+        line = ""
+    return f"{line} (package {package})" if line else f"of the package {package}"
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module; none of its package is imported."""
+    top, *inner = module.split(".")
+    spec = find_spec(top)
+    if spec is None:
+        return None
+    if not inner:
+        return None if spec.origin is None else Path(spec.origin)
+    bases = [Path(at, *inner) for at in spec.submodule_search_locations or ()]
+    paths = [
+        path for base in bases for path in (Path(f"{base}.py"), base / "__init__.py")
+    ]
+    return next(filter(Path.is_file, paths), None)
+
+
+def _docstring(tree: ast.Module, point: EntryPoint) -> str | None:
+    """Return the docstring of the class that a module registers, or the module's own."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            given = [
+                argument.value
+                for call in node.decorator_list
+                if isinstance(call, ast.Call)
+                for argument in call.args
+                if isinstance(argument, ast.Constant)
+            ]
+            if node.name == point.attr or point.name in given:
+                return ast.get_docstring(node) or ast.get_docstring(tree)
+    return ast.get_docstring(tree)
 
 
 def _saved_as(cfg: type[Any]) -> str:

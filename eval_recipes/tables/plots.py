@@ -1,4 +1,4 @@
-"""Plots of metrics against L0 with Pareto fronts: PNG and interactive page."""
+"""Plots of metrics: against L0 with Pareto fronts, or by group."""
 
 from __future__ import annotations
 
@@ -8,27 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval_recipes.results.headlines import L0, Metric, choose
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
 from eval_recipes.results.tidy import one_line
+from eval_recipes.tables.colours import group_colours
+from eval_recipes.tables.dots import draw_dots, has_one_l0, with_group_means
 from eval_recipes.tables.table import KIND, kind_label, points, results_frame
 from saereg_plugin.errors import InputError
-from saereg_plugin.files import atomic_path, write_text
+from saereg_plugin.files import atomic_path
 from saereg_plugin.owned_folder import open_owned
-
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#999999",
-)
-"""Colours that stay apart for most colour-blind readers (Okabe and Ito)."""
 
 PLOTS = "plots"
 """Kind of a folder of plots in its mark."""
@@ -47,15 +38,13 @@ class Picture(Figure):
 
 
 def plot_pareto(
-    results: str | Path | pd.DataFrame,
-    metrics: Iterable[str] = (),
-    *,
-    interactive: bool = False,
-) -> Any:
+    results: str | Path | pd.DataFrame, metrics: Iterable[str] = ()
+) -> Picture:
     """
     Return metrics against L0, with the Pareto front of each architecture and penalty.
 
-    Writes nothing. Example::
+    Where all SAEs have nearly one L0, a metric is drawn by group: the SAEs as faint dots,
+    their mean, and its 95 % interval from three seeds on. Writes nothing. Example::
 
         import eval_recipes
 
@@ -65,14 +54,12 @@ def plot_pareto(
     Args:
         results: a folder of results, or what ``load_results`` returned.
         metrics: names as in ``saereg-bench table --metric``; by default the headlines.
-        interactive: return a figure of plotly instead of matplotlib.
 
     Raises:
         InputError: if there is no result, no such metric, or no SAE with an L0.
     """
     frame = results_frame(results)
-    drawn = points_by_metric(frame, choose(frame, metrics))
-    return draw_page(drawn) if interactive else draw_picture(drawn)
+    return draw_picture(points_by_metric(frame, choose(frame, metrics)))
 
 
 def open_plots(folder: Path, names: Iterable[str]) -> Path:
@@ -93,12 +80,6 @@ def save_png(figure: Figure, target: Path, *, dpi: int = 150) -> Path:
     return target
 
 
-def save_page(figure: Any, target: Path) -> Path:
-    """Write a figure of plotly as one page that needs no network; return ``target``."""
-    write_text(target, figure.to_html(include_plotlyjs=True, full_html=True))
-    return target
-
-
 def label_text(name: str) -> str:
     """Return a name as matplotlib shows it: not as a formula, nor left out of the legend."""
     text = (one_line(name) or "").replace("$", r"\$")
@@ -114,7 +95,10 @@ def points_by_metric(
     Raises:
         InputError: if no SAE has both a metric and an L0.
     """
-    found = {metric: points(frame, metric) for metric in metrics}
+    found = {
+        metric: with_group_means(frame, metric, points(frame, metric))
+        for metric in metrics
+    }
     drawn = {metric: rows for metric, rows in found.items() if len(rows)}
     if not drawn:
         names = ", ".join(metric.title for metric in metrics)
@@ -126,29 +110,18 @@ def points_by_metric(
 
 
 def draw_picture(drawn: Mapping[Metric, pd.DataFrame]) -> Picture:
-    """Draw every metric against L0, with intervals where there are any."""
+    """
+    Draw every metric: against L0, or as dots by group where all SAEs have nearly one L0.
+    """
     n_rows, n_columns = _grid(len(drawn))
     figure = Picture(figsize=(6 * n_columns, 4.2 * n_rows), layout="constrained")
-    kinds = _kinds(drawn)
+    colours = _kind_colours(drawn)
     for number, (metric, rows) in enumerate(drawn.items()):
         axes = figure.add_subplot(n_rows, n_columns, number + 1)
-        for label, points_ in _by_kind(rows):
-            colour, marker = _style(kinds.index(label))
-            axes.errorbar(
-                points_["l0"],
-                points_["value"],
-                yerr=_bars(points_),
-                fmt=_MARKERS[marker],
-                color=colour,
-                alpha=0.7,
-                label=label_text(label),
-            )
-            front = points_[points_["front"]]
-            axes.plot(front["l0"], front["value"], "-", color=colour)
-            for _, row in points_[points_["outdated"]].iterrows():
-                axes.annotate(DAGGER, (row["l0"], row["value"]), fontsize="x-large")
-        if _is_wide(rows):
-            axes.set_xscale("log")
+        if has_one_l0(rows):
+            draw_dots(axes, rows, label_text(_title(metric)))
+            continue
+        _draw_against_l0(axes, rows, colours)
         axes.set_xlabel(L0.title)
         axes.set_ylabel(label_text(_title(metric)))
         axes.grid(alpha=0.3)
@@ -159,66 +132,27 @@ def draw_picture(drawn: Mapping[Metric, pd.DataFrame]) -> Picture:
     return figure
 
 
-def draw_page(drawn: Mapping[Metric, pd.DataFrame]) -> Any:
-    """Draw the same with plotly, to be looked at closely."""
-    # takes a second to import
-    import plotly.express as px
-
-    n_rows, n_columns = _grid(len(drawn))
-    # two evaluations may give one title to their metrics
-    titles = {metric.full_name: _title(metric) for metric in drawn}
-    points_ = pd.concat([_page_rows(*item) for item in drawn.items()])
-    shared: dict[str, Any] = {
-        "x": "l0",
-        "y": "value",
-        "color": "kind",
-        "facet_col": "metric",
-        "facet_col_wrap": n_columns,
-        "category_orders": {"kind": _kinds(drawn), "metric": [*titles]},
-        "color_discrete_sequence": COLOURS,
-    }
-    figure: Any = px.line(points_[points_["front"]], **shared)
-    figure.update_traces(showlegend=False, hoverinfo="skip", hovertemplate=None)
-    dots: Any = px.scatter(
-        points_,
-        **shared,
-        error_y="above",
-        error_y_minus="below",
-        hover_name="name",
-        render_mode="svg",
-    )
-    dots.update_traces(
-        marker={"size": 9, "opacity": 0.7},
-        hovertemplate="%{hovertext}<br>L0 %{x:.4g}<br>%{y:.4g}<extra></extra>",
-    )
-    figure.add_traces(dots.data)
-    figure.for_each_annotation(
-        lambda it: it.update(text=titles[it.text.partition("=")[2]])
-    )
-    figure.update_yaxes(matches=None, showticklabels=True, title_text=None)
-    figure.update_xaxes(matches=None, showticklabels=True, title_text=L0.title)
-    for number, rows in enumerate(drawn.values()):
-        # rows of facets count from the bottom
-        place = {"row": n_rows - number // n_columns, "col": number % n_columns + 1}
-        figure.update_xaxes(type="log" if _is_wide(rows) else "linear", **place)
-    figure.update_layout(template="plotly_white", height=420 * n_rows, legend_title="")
-    if _any_outdated(drawn):
-        figure.update_layout(title=FOOTNOTE)
-    return figure
-
-
-def _page_rows(metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a metric's points with what the page shows of each."""
-    below, above = _bars(rows) or (float("nan"), float("nan"))
-    marks = [DAGGER if outdated else "" for outdated in rows["outdated"]]
-    kinds = zip(*(rows[name] for name in KIND))
-    return rows.assign(
-        metric=metric.full_name,
-        kind=[kind_label(*kind) for kind in kinds],
-        below=below,
-        above=above,
-        name=rows["release"] + "<br>" + rows["sae_id"] + marks,
-    )
+def _draw_against_l0(
+    axes: Axes, rows: pd.DataFrame, colours: Mapping[str, str]
+) -> None:
+    """Draw points with intervals where there are any, and the front of each kind."""
+    kinds = [*colours]
+    for label, points_ in _by_kind(rows):
+        axes.errorbar(
+            points_["l0"],
+            points_["value"],
+            yerr=_bars(points_),
+            fmt=_MARKERS[kinds.index(label) % len(_MARKERS)],
+            color=colours[label],
+            alpha=0.7,
+            label=label_text(label),
+        )
+        front = points_[points_["front"]]
+        axes.plot(front["l0"], front["value"], "-", color=colours[label])
+        for _, row in points_[points_["outdated"]].iterrows():
+            axes.annotate(DAGGER, (row["l0"], row["value"]), fontsize="x-large")
+    if _is_wide(rows):
+        axes.set_xscale("log")
 
 
 def _any_outdated(drawn: Mapping[Metric, pd.DataFrame]) -> bool:
@@ -230,18 +164,24 @@ def _grid(n: int) -> tuple[int, int]:
     return -(-n // columns), columns
 
 
-def _kinds(drawn: Mapping[Metric, pd.DataFrame]) -> list[str]:
-    """Return the labels in one order, so that each has one colour throughout."""
-    return sorted({label for rows in drawn.values() for label, _ in _by_kind(rows)})
+def _kind_colours(drawn: Mapping[Metric, pd.DataFrame]) -> dict[str, str]:
+    """Return a colour per kind: its group's, where every kind is one group."""
+    pairs = {
+        (label, str(group))
+        for rows in drawn.values()
+        for label, points_ in _by_kind(rows)
+        for group in points_["row"]
+    }
+    kinds, groups = ({pair[i] for pair in pairs} for i in (0, 1))
+    if not len(kinds) == len(groups) == len(pairs):
+        return group_colours(kinds)
+    colours = group_colours(groups)
+    return {kind: colours[group] for kind, group in sorted(pairs)}
 
 
 def _by_kind(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     groups: Any = rows.groupby(KIND, dropna=False)
     return [(kind_label(*key), group) for key, group in groups]
-
-
-def _style(index: int) -> tuple[str, int]:
-    return COLOURS[index % len(COLOURS)], index % len(_MARKERS)
 
 
 def _bars(rows: pd.DataFrame) -> tuple[list[float], list[float]] | None:

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from eval_recipes.results.tidy import penalty
-from eval_recipes.tables.plots import COLOURS, Picture, label_text
+from eval_recipes.tables.colours import group_colours
+from eval_recipes.tables.plots import Picture, label_text
 from eval_recipes.width_control.result_groups import ResultGroup, read_groups
 
 _DASHES = ("--", ":", "-.", (0, (1, 4)), (0, (8, 4)))
@@ -69,8 +70,8 @@ def draw_cross_seed(results: Path) -> dict[str, Picture]:
     }
 
 
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+def _colours(groups: Sequence[ResultGroup]) -> dict[str, str]:
+    return group_colours(group.role.name for group in groups)
 
 
 def _extras(group: ResultGroup) -> list[dict[str, Any]]:
@@ -138,9 +139,11 @@ def _histograms(
     axes: Axes, groups: Sequence[ResultGroup], pick: Callable[[Any], dict[str, Any]]
 ) -> None:
     """Draw what ``pick`` takes of each SAE's extras, by group, and of random dictionaries."""
-    for index, group in enumerate(groups):
-        label = label_text(group.role.name)
-        _stairs(axes, [*map(pick, _extras(group))], color=_colour(index), label=label)
+    colours = _colours(groups)
+    for group in groups:
+        name = group.role.name
+        found = [*map(pick, _extras(group))]
+        _stairs(axes, found, color=colours[name], label=label_text(name))
     for style, label, group in _baselines(groups):
         found = pick(_extras(group)[0]["baseline_histograms"])
         _stairs(axes, [found], color="grey", linestyle=style, label=label)
@@ -206,8 +209,9 @@ def _norm(penalty: str | None) -> str:
 def _lines(
     axes: Axes, lines: dict[str, list[tuple[float, ResultGroup]]], metric: str
 ) -> None:
-    for index, (label, found) in enumerate(sorted(lines.items())):
-        colour = _colour(index)
+    colours = group_colours(lines)
+    for label, found in sorted(lines.items()):
+        colour = colours[label]
         means: list[tuple[float, float]] = []
         for x, group in sorted(found, key=lambda item: item[0]):
             values = [
@@ -234,12 +238,13 @@ def _overlaps(groups: Sequence[ResultGroup]) -> Picture:
         group.records[0]["eval_result_details"][0]["unstable_overlap"]
         for group in groups
     ]
-    for index, (group, chance) in enumerate(zip(groups, chances)):
+    colours = _colours(groups)
+    for group, chance in zip(groups, chances):
         label = label_text(group.role.name)
         for number, pair in enumerate(group.pairs.values()):
             curve = zip(chance["ranks"], pair["unstable_overlap"])
             defined = [(rank, value) for rank, value in curve if value is not None]
-            style: dict[str, Any] = {"color": _colour(index), "alpha": 0.7}
+            style: dict[str, Any] = {"color": colours[group.role.name], "alpha": 0.7}
             if defined:
                 axes.plot(*zip(*defined), "-", label=None if number else label, **style)
     by_width = {_d_in(group): c for group, c in reversed([*zip(groups, chances)])}

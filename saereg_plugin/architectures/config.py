@@ -311,8 +311,8 @@ class TopKFieldsMixin(RescaledConfigMixin):
     """
 
     # a built-in type: SAELens' command-line parser resolves names in another module
-    sparse_step: str = "auto"
-    auxk_scaling: str = "sae_lens"
+    sparse_step: SparseStep = "auto"
+    auxk_scaling: AuxKScaling = "sae_lens"
 
     @override
     def validate(self) -> None:

@@ -99,7 +99,7 @@ class SweepConfig:
     optimiser steps as named.
     """
 
-    hook_name: str
+    hook_name: str = "blocks.2.hook_resid_post"
     """TransformerLens hook point."""
     sae: Annotated[Mapping[str, Any], WithJsonSchema({"type": "object"})]
     """Fields that all SAEs share: ``architecture``, ``d_sae``, ``k``, ..."""

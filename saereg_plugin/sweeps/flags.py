@@ -162,9 +162,9 @@ def _set_sae(fields: dict[str, Any], used: Mapping[str, Any]) -> None:
     values = {name: used[name] for name in ("architecture", "k") if name in used}
     if "d_sae" in used:
         values["d_sae"] = [used["d_sae"]]
-    if "expansion" in used and "hook_name" in fields:
+    if "expansion" in used:
         model = fields.get("model", SweepConfig.model)
-        width = hook_shape(model, fields["hook_name"])
+        width = hook_shape(model, fields.get("hook_name", SweepConfig.hook_name))
         values["d_sae"] = [used["expansion"] * width]
     if "unit_norm" in used:
         values["decoder_constraint"] = ["unit_norm" if used["unit_norm"] else "none"]

@@ -199,8 +199,8 @@ def test_flags_win_over_the_fields_of_a_file(tmp_path: Path) -> None:
 def test_a_file_needs_only_what_the_flags_leave_open(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("lr: 1e-3")
-    with pytest.raises(InputError, match="the field 'hook_name' is missing"):
-        swept(path, expansion=4)
+    with pytest.raises(InputError, match="the field 'sae' is missing"):
+        swept(path)
     with pytest.raises(InputError, match="the field 'sae' is missing"):
         swept(path, hook=HOOK)
     sweep = swept(path, hook=HOOK, architecture=["regularized_topk"], k=[4])

@@ -22,7 +22,7 @@ from sae_lens import SAE
 from eval_recipes.labelled.probing import check_sizes
 from eval_recipes.labelled.source import LAYOUT
 from eval_recipes.results.files import base_fields, unstructured
-from eval_recipes.results.metrics import flat
+from eval_recipes.results.metrics import flat, without_interval
 from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.activation_source import Source, read_model
 from eval_recipes.running.artifacts import artifact_folder
@@ -225,13 +225,14 @@ def corrected(
     """Return upstream's output under the SAE's true ids, with the corrected figures."""
     metrics = measured.eval_result_metrics
     extra: Any = measured.eval_result_unstructured
+    figures = corrected_figures(list(results.values()), seed=context.seed)
     return CorrectedProbingOutput(
         **base_fields(subject, sae),
         eval_config=measured.eval_config,
         eval_result_metrics=CorrectedProbingCategories(
             llm=metrics.llm,
             sae=metrics.sae,
-            corrected=corrected_metrics(list(results.values()), seed=context.seed),
+            corrected=CorrectedProbingMetrics(**flat(figures)),
         ),
         eval_result_details=[
             detail(figures, results[name])
@@ -241,15 +242,22 @@ def corrected(
                 strict=True,
             )
         ],
-        eval_result_unstructured=unstructured(subject, data=context.data, **extra),
+        eval_result_unstructured=unstructured(
+            subject,
+            data=context.data,
+            without_interval=without_interval({"corrected": figures}),
+            **extra,
+        ),
     )
 
 
-def corrected_metrics(results: Sequence[SetScores], *, seed: int) -> Any:
-    """Return the macro averages over data sets, with their intervals and differences."""
+def corrected_figures(
+    results: Sequence[SetScores], *, seed: int
+) -> dict[str, Interval]:
+    """Return the macro averages over data sets and their differences, by metric."""
     sets = [result.scored for result in results]
     readers = list(sets[0].correct)
-    figures: dict[str, Interval | None] = {
+    figures = {
         f"{reader}_accuracy": macro_accuracy(sets, reader, seed=seed)
         for reader in readers
     }
@@ -259,7 +267,7 @@ def corrected_metrics(results: Sequence[SetScores], *, seed: int) -> Any:
             figures[f"sae_above_{reader}"] = macro_accuracy(
                 sets, f"sae_top_{k}", minus=reader, seed=seed
             )
-    return CorrectedProbingMetrics(**flat(figures))
+    return figures
 
 
 def detail(

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eval_recipes.saebench.upstream import preserved_state, seed_everything
-from eval_recipes.statistics.interval import Interval, bootstrap
+from eval_recipes.statistics.interval import NO_VARIATION, Interval, bootstrap
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -232,7 +232,8 @@ def macro_accuracy(
     and classes are fixed. A resample's mean leaves out classes without a text.
 
     Returns:
-        The interval; ``n`` is the number of distinct test texts used.
+        The interval; ``n`` is the number of distinct test texts used. There is a reason
+        instead of ends where no resample differs: all texts are answered alike.
     """
     # texts that are left out get no weight, so that they do not widen the interval
     used = [_used(scored) for scored in sets]
@@ -254,7 +255,10 @@ def macro_accuracy(
         total = np.sum(values, axis=0)
         return total / np.maximum(np.sum(present, axis=0), 1)
 
-    return bootstrap(statistic, n, seed=seed)
+    found = bootstrap(statistic, n, seed=seed)
+    if found.low is not None and found.low == found.high:
+        return Interval(found.value, None, None, n, NO_VARIATION)
+    return found
 
 
 def _used(scored: Scored) -> NDArray[np.int64]:

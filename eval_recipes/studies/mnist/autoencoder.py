@@ -51,6 +51,10 @@ class Weights:
         }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
+    def to(self, device: str) -> Weights:
+        """Return the weights on a device."""
+        return Weights(**{name: each.to(device) for name, each in self.tensors.items()})
+
     def centered(self, x: Tensor) -> Tensor:
         """Return ``x - b_dec`` [batch, d_in], the encoder's input and the target of ``z @ dec``."""
         return x if self.b_dec is None else x - self.b_dec
@@ -99,7 +103,7 @@ BUSY = 0.06
 """A latent that fires on more than this share of a batch is worth dense products."""
 
 ALL_DENSE = 0.85
-"""From this share of busy latents on, sorting them out costs more than it saves."""
+"""From this share of busy latents on, sorting them out costs more than it saves on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +125,16 @@ def step_gradients(
     *,
     activation_l1: float,
     busy: float = BUSY,
-    all_dense: float = ALL_DENSE,
+    all_dense: float | None = None,
 ) -> Step:
     """
     Return the loss's parts and gradients for the batch ``x`` [batch, d_in].
 
-    ``busy`` and ``all_dense`` decide only how the same numbers are computed. The gradient
-    of relu at 0 is 0.
+    ``busy`` and ``all_dense`` decide only how the same numbers are computed; by default an
+    accelerator computes dense products alone. The gradient of relu at 0 is 0.
     """
+    if all_dense is None:
+        all_dense = ALL_DENSE if x.device.type == "cpu" else 0.0
     x = weights.centered(x)
     acts = weights.encode(x)
     fires = acts > 0
@@ -148,7 +154,7 @@ def step_gradients(
     return Step(
         mse=mse,
         mean_activation=float(acts.mean()),
-        density=float(counts.sum(dtype=torch.float64)) / acts.numel(),
+        density=int(counts.long().sum()) / acts.numel(),
         grads=Weights(enc, dec, b_enc, b_dec),
     )
 

@@ -144,7 +144,7 @@ class Finished:
     run: Run
     weights: Weights
     evaluation: Evaluation
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
 
 
 def find_finished(

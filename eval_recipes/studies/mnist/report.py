@@ -29,6 +29,7 @@ from eval_recipes.studies.mnist.pairs import (
 )
 from eval_recipes.studies.mnist.plots import PICTURES, draw_pictures
 from eval_recipes.studies.mnist.settings import PUBLISHED, STUDY, Run, Training
+from eval_recipes.studies.mnist.training import devices_of
 from eval_recipes.tables.table import NONE, cell, markdown_table
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json, write_text
@@ -166,12 +167,14 @@ def _figure(found: Interval) -> dict[str, Any]:
 
 
 def _sae(one: Finished) -> dict[str, Any]:
+    devices = devices_of(one.history)
     return {
         "name": one.run.name,
         "seed": one.run.seed,
         **one.evaluation._asdict(),
         "seconds": sum(epoch["seconds"] for epoch in one.history),
         "cpu_seconds": sum(epoch["cpu_seconds"] for epoch in one.history),
+        **({} if devices == ["cpu"] else {"devices": devices}),
         "mse_by_epoch": [epoch["mse"] for epoch in one.history],
         "density_by_epoch": [epoch["density"] for epoch in one.history],
     }
@@ -234,7 +237,23 @@ def _status(report: Mapping[str, Any]) -> str:
         )
     if not images["is_mnist"]:
         said += " The images are not MNIST's 60,000 training images."
-    return said
+    return said + _elsewhere(report)
+
+
+def _elsewhere(report: Mapping[str, Any]) -> str:
+    """Return a sentence on SAEs that were not trained on the CPU alone."""
+    saes = [sae for setting in report["settings"] for sae in setting["saes"]]
+    named = [
+        f"{sae['name']} ({', '.join(sae['devices'])})"
+        for sae in saes
+        if "devices" in sae
+    ]
+    if not named:
+        return ""
+    return (
+        f" Not trained on the CPU alone, so that digits differ from those of a CPU: "
+        f"{', '.join(named)}."
+    )
 
 
 def _beside_published(report: Mapping[str, Any], measured: str, *extra: str) -> str:

@@ -32,9 +32,13 @@ from eval_recipes.studies.mnist.images import Images
 from eval_recipes.studies.mnist.settings import STUDY, DataOrder, Run, Setting, Training
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path
+from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.mechanics.initialization import geometric_median
 
 CHECKPOINT = "checkpoint.safetensors"
+
+_USUAL = "cpu"
+"""Device of epochs that name none: the only one of version 0.1."""
 
 _ORDER_STREAM = 1
 """Stream of the data order, apart from other uses of the same seed."""
@@ -65,19 +69,29 @@ def train(
     images: Images,
     folder: Path,
     *,
+    device: str = AUTO,
     before_writing: Callable[[], object] | None = None,
     on_epoch: Callable[[State], None] | None = None,
 ) -> State:
     """
     Train to the last epoch, from the checkpoint in ``folder`` if there is one.
 
-    The result is bit for bit that of an uninterrupted run with as many threads: batches
-    depend on seed and epoch alone. ``before_writing`` is called unless all epochs are done;
-    ``on_epoch`` sees the state after every epoch.
+    The result is bit for bit that of an uninterrupted run on the same device with as many
+    threads: batches depend on seed and epoch alone, and the start is drawn on the CPU.
+
+    Args:
+        run: the SAE.
+        training: settings of all runs.
+        images: what it is trained on.
+        folder: where its checkpoint is.
+        device: a torch device; "auto" is that of the checkpoint, or else CUDA, MPS or the
+            CPU.
+        before_writing: is called unless all epochs are done.
+        on_epoch: sees the state after every epoch.
 
     Raises:
-        InputError: if the checkpoint is of a run with other settings, is damaged, or an
-            epoch has no batch.
+        InputError: if the checkpoint is of a run with other settings, is damaged, an epoch
+            has no batch, or there is no such device. A finished run needs none.
     """
     if training.drop_last and len(images.pixels) < training.batch_size:
         raise InputError(
@@ -93,10 +107,17 @@ def train(
     state = new_state(start, training.learning_rate)
     if is_begun:
         load_state_(path, state, described)
-    if state.epoch < training.epochs and before_writing is not None:
+        if state.epoch >= training.epochs:
+            return state
+        if device == AUTO:
+            device = devices_of(state.history)[-1]
+    device = resolve_device(device)
+    if before_writing is not None:
         before_writing()
+    state = _moved(state, device, training.learning_rate)
+    pixels = images.pixels.to(device)
     while state.epoch < training.epochs:
-        state.history.append(_epoch(run, training, images.pixels, state))
+        state.history.append(_epoch(run, training, pixels, state))
         _drop_negligible_(state)
         save_state(path, state, described)
         if on_epoch is not None:
@@ -127,20 +148,22 @@ def _center_(weights: Weights, run: Run, training: Training, pixels: Tensor) -> 
 
 def _epoch(
     run: Run, training: Training, pixels: Tensor, state: State
-) -> dict[str, float]:
+) -> dict[str, Any]:
     batches = _batches(run, training, len(pixels), epoch=state.epoch)
     wall, cpu = time.perf_counter(), time.process_time()
     sums = np.zeros(3)
     for chosen in batches:
-        x = pixels[chosen].float().div_(255)
+        x = pixels[chosen.to(pixels.device)].float().div_(255)
         sums += len(x) * np.array(_step(run, training, state, x))
     mse, activation, density = (sums / sum(map(len, batches))).tolist()
+    place = pixels.device.type
     return {
         "mse": mse,
         "mean_activation": activation,
         "density": density,
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
+        **({} if place == _USUAL else {"device": place}),
     }
 
 
@@ -192,11 +215,23 @@ def _add_(setting: Setting, weight: Tensor, grad: Tensor) -> None:
             assert_never(setting.penalty)
 
 
+def devices_of(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the devices that epochs were computed on, in order, each once."""
+    return list(dict.fromkeys(epoch.get("device", _USUAL) for epoch in history))
+
+
 def train_all(
-    runs: Sequence[Run], training: Training, images: Images, out: Path
+    runs: Sequence[Run],
+    training: Training,
+    images: Images,
+    out: Path,
+    *,
+    device: str = AUTO,
 ) -> None:
     """
-    Train every run to its last epoch, in order; finished runs are only read.
+    Train every run to its last epoch, in order, on ``device`` (``train``).
+
+    Finished runs are only read.
 
     Raises:
         InputError: if ``out`` holds the user's files, is not writable, holds runs with other
@@ -214,6 +249,7 @@ def train_all(
                 training,
                 images,
                 out / run.name,
+                device=device,
                 before_writing=partial(owned.claim, [f"{run.name}/{CHECKPOINT}"]),
                 on_epoch=partial(_show, progress, number * training.epochs),
             )
@@ -240,8 +276,8 @@ class State:
 
     weights: Weights
     optimizer: torch.optim.Adam
-    history: list[dict[str, float]] = field(default_factory=list)
-    """One entry per epoch."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per epoch; ``device`` is left out on the CPU."""
 
     @property
     def epoch(self) -> int:
@@ -258,12 +294,26 @@ def new_state(weights: Weights, learning_rate: float) -> State:
     return State(weights, torch.optim.Adam(parameters, lr=learning_rate, fused=True))
 
 
+def _moved(state: State, device: str, learning_rate: float) -> State:
+    """Return the state on a device; on the CPU, where states are read, as it is."""
+    if torch.device(device).type == _USUAL:
+        return state
+    moved = new_state(state.weights.to(device), learning_rate)
+    moved.history = state.history
+    there = _parameters(moved)
+    for name, parameter in _parameters(state).items():
+        kept = state.optimizer.state[parameter]
+        moved.optimizer.state[there[name]] = {k: v.to(device) for k, v in kept.items()}
+    return moved
+
+
 def save_state(path: Path, state: State, identity: Mapping[str, Any]) -> None:
     """Write weights, Adam's moments and history; ``identity`` describes the run."""
     tensors = {**state.weights.tensors}
     for name, parameter in _parameters(state).items():
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = state.optimizer.state[parameter][moment]
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     metadata = {
         "identity": json.dumps(identity, sort_keys=True),
         "history": json.dumps(state.history),

@@ -130,5 +130,16 @@ def test_quiet_is_known_before_and_behind_the_command(
 def test_verbose_behind_the_command_counts() -> None:
     assert CliRunner().invoke(cli, ["list", "-vv"]).exit_code == 0
     assert logging.getLogger("saereg_plugin").level == logging.DEBUG
-    result = CliRunner().invoke(cli, ["list", "-v", "-q"])
+
+
+@pytest.mark.usefixtures("levels")
+@pytest.mark.parametrize(
+    "words",
+    [["list", "-v", "-q"], ["-v", "list", "-q"], ["-q", "list", "-v"], ["-vq", "list"]],
+)
+def test_verbose_and_quiet_are_refused_wherever_they_stand(words: list[str]) -> None:
+    result = CliRunner().invoke(cli, words)
     assert isinstance(result.exception, InputError)
+    assert str(result.exception) == (
+        "--quiet and --verbose exclude each other; give one."
+    )

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from eval_recipes.cli import app
 from eval_recipes.tables.description import describe
+from eval_recipes.tables.listing import sections
 from saereg_plugin import InputError, RegularizerConfig
 from saereg_plugin.config import config_from
 from saereg_plugin.registry import (
@@ -159,6 +160,12 @@ def test_a_package_that_cannot_be_loaded_is_named_once(
 def test_components_of_an_installed_package_are_listed_and_trained(
     tmp_path: Path,
 ) -> None:
+    rows = {row[0]: row[1] for rows in sections().values() for row in rows}
+    assert rows["plugin_ridge"] == "Squared decoder weights. (package plugged)"
+    assert rows["plugin_calm"] == "Does nothing. (package plugged)"
+    # a module without a docstring
+    assert rows["plugin_broken"] == "of the package plugged"
+    assert "plugged.ridge" not in sys.modules
     listed = CliRunner().invoke(app, ["list"]).output
     assert "plugin_ridge" in listed
     assert "plugin_calm" in listed

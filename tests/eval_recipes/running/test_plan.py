@@ -14,11 +14,15 @@ import torch
 from transformer_lens import HookedTransformer
 
 from eval_recipes.registry import RECIPES, load_evaluation
-from eval_recipes.results.files import keyed, read_result, result_path
+from eval_recipes.results.files import ResultKey, keyed, read_result, result_path
 from eval_recipes.results.outdated import outdated_notes, outdated_results
 from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.heldout import HeldOutTable, heldout_of
-from eval_recipes.running.plan import result_keys, subject_hashes
+from eval_recipes.running.plan import (
+    differing_settings,
+    result_keys,
+    subject_hashes,
+)
 from eval_recipes.running.run import run_evals
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
@@ -336,6 +340,45 @@ def test_progress_says_what_is_kept_and_why_the_rest_is_not(
     ]
 
 
+def test_settings_that_differ_are_named_with_both_values(context: RunContext) -> None:
+    lines: list[str] = []
+    run_evals(["counting"], context)
+    changed = replace(context, heldout_tokens=32, options={"counting": {"factor": 2.0}})
+    run_evals(["counting"], changed, resume=True, progress=lines.append)
+    assert lines[1] == (
+        "counting: 0 of 3 results are current; 3 to do (3 of another configuration: "
+        f"heldout_tokens {context.heldout_tokens}, now 32; options.factor 1.0, now 2.0)."
+    )
+    # what 0.1 wrote has no settings
+    record = json.loads(path_of(context, "s0").read_text())
+    del record["eval_result_unstructured"]["saereg"]["settings"]
+    path_of(context, "s0").write_text(json.dumps(record))
+    run_evals(["counting"], context, resume=True, progress=lines.append)
+    assert "(1 of another configuration, 2 of another configuration: held" in lines[3]
+
+
+def test_long_settings_are_said_to_differ_and_many_are_counted() -> None:
+    before = {"sae": "#1", "options.prompt": "#2", "device": '"cpu"', "seed": "0"}
+    now = {"sae": "#3", "options.prompt": "#4", "seed": "1", "threads": "2"}
+    assert differing_settings(before, now) == (
+        'the SAE differs; options.prompt differs; device "cpu", now none; 2 more'
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ["https://me:secret@host/v1", "/home/me/text", r"C:\\texts", "x" * 60]
+)
+def test_addresses_paths_and_long_settings_are_stored_as_hashes(
+    value: str, context: RunContext
+) -> None:
+    changed = replace(context, data=value)
+    keys = result_keys(load_evaluation("counting"), changed, subject_hashes(changed))
+    key = keys[path_of(context, "s0")]
+    assert key.settings["data"].startswith("#")
+    assert key.settings["device"] == json.dumps(context.device)
+    assert value not in str(key)
+
+
 def test_an_sae_that_cannot_be_loaded_has_no_key(context: RunContext) -> None:
     weights = context.out.parent / "resumed" / "s1" / "sae_weights.safetensors"
     weights.write_bytes(b"x")
@@ -347,14 +390,15 @@ def test_an_sae_that_cannot_be_loaded_has_no_key(context: RunContext) -> None:
     ]
     keys = result_keys(load_evaluation("counting"), context, hashes)
     assert path_of(context, "s1") not in keys
-    assert len(set(keys.values())) == 2
+    assert len({key.digest for key in keys.values()}) == 2
 
 
 def test_keys_end_with_their_block(context: RunContext) -> None:
-    with keyed({path_of(context, "s0"): "abc"}):
+    with keyed({path_of(context, "s0"): ResultKey("abc", {"seed": "3"})}):
         Named("counting").run(replace(context, subjects=context.subjects[:1]))
     extra = read_result(path_of(context, "s0"))["eval_result_unstructured"]
     assert extra["saereg"]["key"] == "abc"
+    assert extra["saereg"]["settings"] == {"seed": "3"}
     Named("counting").run(replace(context, subjects=context.subjects[:1]))
     extra = read_result(path_of(context, "s0"))["eval_result_unstructured"]
     assert "key" not in extra["saereg"]

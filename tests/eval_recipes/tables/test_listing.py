@@ -107,11 +107,28 @@ def test_each_name_is_shown_with_its_fields(name: str) -> None:
 def test_a_regularizer_is_shown_with_types_defaults_formula_and_source() -> None:
     (found,) = describe("weight_penalty")
     fields = {row[0]: row[1:3] for row in found.fields}
-    assert fields["norm"] == ("Literal['l1', 'l2', 'frobenius']", "'l2'")
+    assert fields["norm"] == ("'l1' | 'l2' | 'frobenius'", "'l2'")
     assert fields["coefficient"][0] == "float"
     assert "coefficient * R(W_enc)" in found.text
     assert found.sources == ("https://arxiv.org/abs/2603.04198",)
     assert found.file == "saereg_plugin/regularizers/weight_penalty.py"
+
+
+def test_fields_inside_a_field_are_shown_as_flags_name_them() -> None:
+    for name, warm_up in (("weight_penalty", "0"), ("mutual_features", "100")):
+        (found,) = describe(name)
+        rows = {row[0]: row[1:] for row in found.fields}
+        assert "schedule" not in rows
+        assert rows["schedule.anneal"][0] == "'none' | 'linear' | 'cosine'"
+        assert rows["schedule.warm_up_steps"][1] == warm_up
+        assert rows["schedule.warm_up_steps"][2] == "Steps of the linear rise from 0."
+
+
+def test_allowed_values_of_an_architectures_fields_are_shown() -> None:
+    (found,) = describe("regularized_topk")
+    kinds = {row[0]: row[1] for row in found.fields}
+    assert kinds["sparse_step"] == "'auto' | 'always' | 'never'"
+    assert kinds["auxk_scaling"].startswith("'sae_lens' | 'openai' | ")
 
 
 def test_an_option_is_shown_with_its_meaning() -> None:

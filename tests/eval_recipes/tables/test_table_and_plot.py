@@ -15,15 +15,23 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from eval_recipes import cli
 from eval_recipes.results.files import load_results, read_result, write_summary
 from eval_recipes.results.headlines import L0, TABLE_COLUMNS, Metric, choose
-from eval_recipes.results.outdated import note_attempts
+from eval_recipes.results.outdated import DAGGER, FOOTNOTE, note_attempts
 from eval_recipes.results.tidy import architecture, penalty
-from eval_recipes.tables.plots import Picture, draw_page, draw_picture, plot_pareto
+from eval_recipes.statistics.seeds import seed_interval
+from eval_recipes.tables.colours import group_colours
+from eval_recipes.tables.plots import (
+    Picture,
+    draw_picture,
+    plot_pareto,
+    points_by_metric,
+)
 from eval_recipes.tables.table import (
     kind_label,
     markdown,
@@ -42,7 +50,8 @@ from tests.eval_recipes.tables.upstream_files import (
 )
 from tests.training import make_cfg, make_stock_cfg
 
-SP, SCR, TPP, CE = TABLE_COLUMNS
+SP, SCR, TPP, CE, SHARED = TABLE_COLUMNS
+OF_UPSTREAM = (SP, SCR, TPP, CE)
 PENALTY = {"name": "weight_penalty", "norm": "l2", "coefficient": 0.25}
 RELEASE = "lab/run"
 
@@ -175,7 +184,7 @@ def test_penalty_of_a_foreign_file_is_not_known() -> None:
 
 
 def test_front_of_each_kind_leaves_out_what_is_dominated(frame: pd.DataFrame) -> None:
-    for metric in TABLE_COLUMNS:
+    for metric in OF_UPSTREAM:
         rows = points(frame, metric)
         assert list(rows["sae_id"]) == [
             f"{k}-{i}" for k in ("l2", "plain") for i in range(3)
@@ -247,7 +256,11 @@ def test_direction_of_metrics(metric: str, higher: bool) -> None:
 def test_metrics_are_found_by_title_and_by_the_end_of_their_name(
     frame: pd.DataFrame,
 ) -> None:
-    assert choose(frame, []) == list(TABLE_COLUMNS)
+    assert choose(frame, []) == list(OF_UPSTREAM)
+    shared = frame.iloc[:1].assign(eval=SHARED.eval, metric=SHARED.metric, value=0.5)
+    both = pd.concat([frame, shared])
+    assert choose(both, []) == list(TABLE_COLUMNS)
+    assert wide_frame(both, choose(both, []))["shared"].dropna().tolist() == [0.5]
     assert choose(frame, ["sp", "SCR@10", "sp"]) == [SP, SCR]
     (found,) = choose(frame, ["sae_top_5_test_accuracy"])
     assert found.full_name == "sparse_probing/sae/sae_top_5_test_accuracy"
@@ -345,16 +358,68 @@ def test_outdated_saes_have_a_mark_in_plots(tmp_path: Path) -> None:
         record = json.loads(path.read_text()) | {"eval_id": sae_id}
         path.write_text(json.dumps(record).replace("NaN", "null"))
     note_attempts(tmp_path, failed={path: "no room"}, current=())
-    rows = points(load_results(tmp_path), CE)
+    rows = points_by_metric(load_results(tmp_path), [CE])[CE]
     assert dict(zip(rows["sae_id"], rows["outdated"])) == {"new": False, "old": True}
-    page = draw_page({CE: rows}).to_html(include_plotlyjs=False)
-    # non-ASCII is escaped in the page's JSON
-    assert page.count("old\\u2020") == 1 and page.count("new\\u2020") == 0
-    assert page.count("outdated: the run") == 1
+    for l0 in (rows["l0"], [3.0, 30.0]):
+        drawn = draw_picture({CE: rows.assign(l0=l0)})
+        assert [text.get_text() for text in drawn.axes[0].texts] == [DAGGER]
+        assert drawn.get_supxlabel() == FOOTNOTE
     picture = draw_picture({CE: rows})._repr_png_()
     current = draw_picture({CE: rows.assign(outdated=False)})._repr_png_()
     assert picture.startswith(b"\x89PNG")
     assert picture != current
+
+
+def test_saes_of_one_l0_are_drawn_by_group_with_an_interval_over_seeds(
+    tmp_path: Path,
+) -> None:
+    values = {"l2": [0.7, 0.8, 0.75], "none": [0.5, 0.6]}
+    for group, ces in values.items():
+        for seed, ce in enumerate(ces):
+            write_core(tmp_path, "r", f"{group}-{seed}", l0=32 + 0.1 * seed, ce=ce)
+    frame = load_results(tmp_path)
+    frame["group"] = frame["sae_id"].str.rpartition("-")[0]
+    (axes,) = plot_pareto(frame, ["CE loss score"]).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["l2", "none"]
+    assert axes.get_xlabel() == "CE loss score"
+    drawn = [list(map(float, line.get_xdata())) for line in axes.lines]
+    assert sorted(drawn[0]) == pytest.approx(sorted(values["l2"]))
+    expected = seed_interval(dict(enumerate(values["l2"])))
+    assert drawn[1] == pytest.approx([expected.low, expected.high])
+    assert drawn[2] == pytest.approx([0.75])
+    # two seeds have no interval
+    assert np.isnan(drawn[4]).all() and drawn[5] == pytest.approx([0.55])
+    colours = group_colours(["none", "l2"])
+    assert [line.get_color() for line in axes.lines[::3]] == [*colours.values()]
+    low, high = axes.get_xlim()
+    assert low < 0.5 and high > 0.8
+
+
+def test_saes_of_several_l0_are_drawn_against_it_in_the_colour_of_their_group(
+    frame: pd.DataFrame,
+) -> None:
+    named = frame.assign(group=frame["sae_id"].str.rpartition("-")[0])
+    axes = plot_pareto(named, ["CE loss score"]).axes[0]
+    assert axes.get_xlabel() == "L0"
+    found = {
+        label: to_hex(handle[0].get_color()).upper()
+        for handle, label in zip(*axes.get_legend_handles_labels())
+    }
+    colours = group_colours(["plain", "l2"])
+    assert found == {
+        "batchtopk, l2 0.25": colours["l2"],
+        "batchtopk, none": colours["plain"],
+    }
+
+
+def test_a_group_of_one_l0_is_named_with_its_release_and_an_sae_without_by_its_kind(
+    tmp_path: Path,
+) -> None:
+    for release in ("first", "second"):
+        write_core(tmp_path / release, release, "a", l0=32)
+    (axes,) = plot_pareto(tmp_path, [CE.full_name]).axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["first/jumprelu", "second/jumprelu"]
 
 
 def test_plots_and_tables_come_from_a_folder_or_a_frame_and_write_nothing(
@@ -368,8 +433,6 @@ def test_plots_and_tables_come_from_a_folder_or_a_frame_and_write_nothing(
         figure = plot_pareto(results, [CE.full_name])
         assert isinstance(figure, Picture)
         assert figure.axes[0].get_xlabel() == "L0"
-        page = plot_pareto(results, [CE.full_name], interactive=True)
-        assert "a" in str(page.data)
         table = results_table(results, [CE.full_name])
         assert list(table["sae_id"]) == ["a", "b"]
         assert list(table["L0"]) == [3, 5]
@@ -391,9 +454,7 @@ def test_embedded_data_is_told(tmp_path: Path) -> None:
     assert "not comparable with published" in run("table", str(tmp_path)).output
 
 
-def test_plot_command_writes_an_image_and_a_page_without_hosts(
-    results: Path, tmp_path: Path
-) -> None:
+def test_plot_command_writes_an_image(results: Path, tmp_path: Path) -> None:
     result = run("plot", str(results), "--out", str(tmp_path / "plots"))
     assert result.exit_code == 0
     image = Image.open(tmp_path / "plots" / "pareto.png").convert("RGB")
@@ -401,10 +462,9 @@ def test_plot_command_writes_an_image_and_a_page_without_hosts(
     # both kinds are drawn in their colours: 0072B2 and D55E00
     colours = {colour for _, colour in image.getcolors(1 << 24) or []}
     assert {(0, 114, 178), (213, 94, 0)} <= colours
-    page = (tmp_path / "plots" / "pareto.html").read_text()
-    for text in ("batchtopk, l2 0.25", "batchtopk, none", "plain-2", "TPP@10"):
-        assert text in page
-    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
+    assert [path.name for path in (tmp_path / "plots").glob("pareto*")] == [
+        "pareto.png"
+    ]
 
 
 def test_plot_says_what_it_leaves_out_and_needs_l0(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from eval_recipes.saebench.sparse_probing.score import (
     random_features,
 )
 from eval_recipes.saebench.upstream import folded_copy
+from eval_recipes.statistics.interval import NO_VARIATION
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.evaluations import Named
@@ -165,6 +166,10 @@ def test_result_is_valid_and_marked_as_embedded(
     parts = table.loc[["corrected/sae_top_5_accuracy", "corrected/llm_top_5_accuracy"]]
     assert difference == pytest.approx(parts["value"].iloc[0] - parts["value"].iloc[1])
     assert table.loc["corrected/sae_top_2_accuracy"].isna()["value"]
+    ours = table[table.index.str.startswith("corrected/")]
+    without = ours.index[ours["value"].notna() & ours["low"].isna()]
+    reasons = record["eval_result_unstructured"]["without_interval"]
+    assert sorted(reasons) == sorted(without)
 
 
 def test_details_carry_every_class_and_average_to_the_metric(record: dict[str, Any]):
@@ -417,8 +422,18 @@ def test_interval_covers_what_redrawing_texts_gives():
     assert interval.high is not None
     # Each text counts in two probes on average: near the error of 72 independent texts.
     assert 0.1 < interval.high - interval.low < 0.35
+
+
+def test_texts_answered_alike_have_a_reason_instead_of_an_interval_of_no_width():
+    draws = small_draws()
+    right = {name: np.random.default_rng(0).random(24) < 0.7 for name in "abc"}
+    every = {name: np.ones(24, dtype=bool) for name in "abc"}
+    correct = {"sae_top_1": right, "llm_top_1": right, "random_top_1": every}
+    scored = Scored(draws, 36, correct)
     nothing = macro_accuracy([scored], "sae_top_1", "llm_top_1", seed=0)
-    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    assert nothing == (0, None, None, 36, NO_VARIATION)
+    perfect = macro_accuracy([scored], "random_top_1", seed=0)
+    assert perfect == (1, None, None, 36, NO_VARIATION)
 
 
 def test_random_features_agree_with_the_oracle():

@@ -37,7 +37,12 @@ from eval_recipes.studies.mnist.training import (
     CHECKPOINT,
     NEGLIGIBLE,
     State,
+    devices_of,
     epoch_order,
+    identity,
+    load_state_,
+    new_state,
+    save_state,
     train,
     train_all,
 )
@@ -131,6 +136,39 @@ def test_other_settings_are_refused_and_named(images: Images, tmp_path: Path) ->
         train(TIED_L1, TRAINING, images, tmp_path)
     with pytest.raises(InputError, match="seed is 0, expected 2"):
         train(replace(TIED_L1, seed=2), short, images, tmp_path)
+
+
+def test_an_sae_begun_on_another_device_goes_on_there_and_is_marked(
+    images: Images, tmp_path: Path
+) -> None:
+    short = replace(TRAINING, epochs=2)
+    train_all([TIED_L1], short, images, tmp_path)
+    folder = tmp_path / TIED_L1.name
+    described = identity(TIED_L1, short, images)
+    start = initial_weights(TIED_L1.setting, short, seed=TIED_L1.seed)
+    state = new_state(start, short.learning_rate)
+    load_state_(folder / CHECKPOINT, state, described)
+    assert devices_of(state.history) == ["cpu"]
+    state.history = [{**state.history[0], "device": "mps"}]
+    save_state(folder / CHECKPOINT, state, described)
+    if not torch.backends.mps.is_available():
+        with pytest.raises(InputError, match="'mps' is not available"):
+            train(TIED_L1, short, images, folder)
+    went_on = train(TIED_L1, short, images, folder, device="cpu")
+    assert devices_of(went_on.history) == ["mps", "cpu"]
+    # what is finished needs no device
+    train_all([TIED_L1], short, images, tmp_path)
+    report = write_report([TIED_L1], short, images, tmp_path)
+    assert report["settings"][0]["saes"][0]["devices"] == ["mps", "cpu"]
+    assert f"{TIED_L1.name} (mps, cpu)" in (tmp_path / "report.md").read_text()
+
+
+def test_a_device_that_is_not_there_is_refused_before_training(
+    images: Images, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="Unknown device 'tpu7'"):
+        train(TIED_L1, TRAINING, images, tmp_path, device="tpu7")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_torn_checkpoint_is_refused(images: Images, tmp_path: Path) -> None:
