@@ -7,16 +7,12 @@ Release folders enter SAELens' own tables of releases and of loaders, where
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.file_download import repo_folder_name
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.loading.pretrained_sae_loaders import (
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
@@ -34,17 +30,36 @@ from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError, suggest, suggest_path
 from saereg_plugin.releases.groups import group_saes
 from saereg_plugin.releases.hashes import read_cfg, verify_files
+from saereg_plugin.releases.hub import (
+    SNAPSHOTS,
+    Snapshot,
+    cached_repository,
+    find_snapshot,
+    split_name,
+)
+from saereg_plugin.releases.pickled import (
+    CONFIG,
+    DICTIONARY_LOADER,
+    PICKLED_FORMATS,
+    WEIGHTS,
+    load_dictionary_learning,
+    read_dictionary_learning_cfg,
+    require_pickle_allowed,
+)
 from saereg_plugin.releases.release import (
     LOADER,
     MANIFEST,
     Entry,
     Release,
+    read_release,
 )
 from saereg_plugin.releases.saelens_folder import read_folder
 from saereg_plugin.sources.assets import require_hub_repo
 
 
-def open_release(name: str | Path, *, group_by: str | None = None) -> Release:
+def open_release(
+    name: str | Path, *, group_by: str | None = None, allow_pickle: bool = False
+) -> Release:
     """
     Return a release by its name; afterwards SAELens can load its SAEs.
 
@@ -59,52 +74,39 @@ def open_release(name: str | Path, *, group_by: str | None = None) -> Release:
 
     Args:
         name: a release folder, or any folder with SAEs that SAELens saved; a name of
-            SAELens' public table; or ``owner/repository``.
+            SAELens' public table; or ``owner/repository[@revision]``, see
+            ``register_release``.
         group_by: see ``group_saes``; it replaces a manifest's groups.
+        allow_pickle: read formats that have no other form than pickle files, such as
+            dictionary_learning's, with PyTorch's ``weights_only``.
 
     Raises:
-        InputError: if nothing is found under that name.
+        InputError: if nothing is found under that name, or a format is not allowed.
     """
-    name = str(name)
-    if Path(name).is_dir():
-        release = register_release(name)
-        if group_by is None:
-            return release
-        return _regroup(release, group_by)
+    release = _open(str(name), allow_pickle=allow_pickle)
+    return release if group_by is None else _regroup(release, group_by)
+
+
+def _open(name: str, *, allow_pickle: bool) -> Release:
     directory = get_pretrained_saes_directory()
-    if name in directory and directory[name].conversion_func == LOADER:
+    known = directory.get(name)
+    if Path(name).is_dir() or known is None or Path(known.repo_id) in SNAPSHOTS:
+        return register_release(name, allow_pickle=allow_pickle)
+    if known.conversion_func == LOADER:
         # a folder that was registered before
-        return open_release(directory[name].repo_id, group_by=group_by)
-    if name not in directory:
-        if name.count("/") != 1 or name.startswith((".", "/")):
-            raise InputError(
-                f"No release {name!r}: it is no folder, no hub repository (owner/name), and no "
-                f"public release. {suggest_path(name) or suggest(name, directory)}"
-            )
-        _require_repository(name)
-        directory[name] = hub_lookup(name)
-    lookup = directory[name]
-    require_reachable(lookup.repo_id)
-    entries = tuple(
-        Entry(sae_id, path, sae_id, None) for sae_id, path in lookup.saes_map.items()
-    )
-    return _regroup(Release(name, lookup.model, entries), group_by)
+        return register_release(known.repo_id)
+    if known.conversion_func in PICKLED_FORMATS:
+        require_pickle_allowed(name, allowed=allow_pickle)
+    require_reachable(known.repo_id)
+    return Release(name, known.model, _entries(known.saes_map))
 
 
-def _require_repository(name: str) -> None:
-    """Require a repository on the hub; the error names the nearest folder."""
-    try:
-        require_reachable(name)
-    except InputError as error:
-        nearest = suggest_path(name)
-        if not nearest:
-            raise
-        raise InputError(
-            f"There is no release folder {name!r}. {nearest} As a hub repository: {error}"
-        ) from error
+def _entries(paths: Mapping[str, str]) -> tuple[Entry, ...]:
+    """Return SAEs by id and path, each a group of its own."""
+    return tuple(Entry(sae_id, path, sae_id, None) for sae_id, path in paths.items())
 
 
-def _regroup(release: Release, group_by: str | None) -> Release:
+def _regroup(release: Release, group_by: str) -> Release:
     members = group_saes([entry.sae_id for entry in release.entries], group_by)
     entries = tuple(
         replace(entry, group=members[entry.sae_id][0], seed=members[entry.sae_id][1])
@@ -121,10 +123,7 @@ def require_reachable(repository: str) -> None:
     Raises:
         InputError: if neither has it.
     """
-    cached = Path(HF_HUB_CACHE) / repo_folder_name(
-        repo_id=repository, repo_type="model"
-    )
-    if not cached.is_dir():
+    if not cached_repository(repository).is_dir():
         require_hub_repo(
             repository,
             kind="model",
@@ -132,41 +131,126 @@ def require_reachable(repository: str) -> None:
         )
 
 
-def hub_lookup(repository: str) -> PretrainedSAELookup:
-    """Return SAELens' entry for a hub repository, made from its list of files."""
+def register_release(name: str | Path, *, allow_pickle: bool = False) -> Release:
+    """
+    Let SAELens load the SAEs of a release folder or of a hub repository.
+
+    Afterwards ``SAE.from_pretrained(release, sae_id)`` takes the release's name, and the folder
+    or repository as given. Of a repository, ``owner/name[@revision]``, one commit is
+    registered, and its name is ``owner/name@commit``. The files of an SAE are downloaded
+    when it is loaded, and their hashes are checked if the repository has our manifest.
+
+    Args:
+        name: a folder, or a hub repository.
+        allow_pickle: see ``open_release``.
+
+    Raises:
+        InputError: if it holds no SAE or no readable manifest, if a folder's name is that of a
+            public release, or if a repository cannot be reached.
+    """
+    name = str(name)
+    snapshot = SNAPSHOTS.get(Path(name))
+    if snapshot is not None:
+        # it was allowed when the snapshot was opened
+        return _register_snapshot(snapshot, name, allow_pickle=True)
+    if Path(name).is_dir() or split_name(name) is None:
+        return _register_folder(name)
     try:
-        files = HfApi().list_repo_files(repository)
-    except (HfHubHTTPError, OSError) as error:
+        snapshot = find_snapshot(name)
+    except InputError as error:
+        nearest = suggest_path(name)
+        if not nearest:
+            raise
         raise InputError(
-            f"Release {repository!r} is no local folder and no public release, and as a hub "
-            f"repository it cannot be listed ({type(error).__name__}). Check the name and the network."
+            f"There is no release folder {name!r}. {nearest} As a hub repository: {error}"
         ) from error
+    return _register_snapshot(snapshot, name, allow_pickle=allow_pickle)
+
+
+def _register_folder(folder: str) -> Release:
+    if not Path(folder).exists():
+        names = get_pretrained_saes_directory()
+        raise InputError(
+            f"No release {folder!r}: it is no folder, no hub repository (owner/name), and no "
+            f"public release. {suggest_path(folder) or suggest(folder, names)}"
+        )
+    release = read_folder(folder)
+    known = get_pretrained_saes_directory().get(release.name)
+    if known is not None and known.conversion_func != LOADER:
+        raise InputError(
+            f"Release {release.name!r} in {folder!r} has the name of a public release; "
+            f"rename it in {MANIFEST}, or its folder if there is none."
+        )
+    root = str(Path(folder).resolve())
+    spellings = {release.name, folder, str(Path(folder).absolute()), root}
+    _register(release, spellings, root, LOADER)
+    return release
+
+
+def _register_snapshot(
+    snapshot: Snapshot, given: str, *, allow_pickle: bool
+) -> Release:
+    """Register one commit of a repository, by our manifest or by its list of files."""
+    loader = LOADER
+    if MANIFEST in snapshot.files:
+        snapshot.fetch([MANIFEST])
+        release = replace(read_release(snapshot.folder), name=snapshot.name)
+    else:
+        loader, folders = _listed_saes(snapshot)
+        if loader == DICTIONARY_LOADER:
+            require_pickle_allowed(given, allowed=allow_pickle)
+        entries = _entries({folder: folder for folder in folders})
+        release = Release(snapshot.name, "", entries, snapshot.folder)
+    SNAPSHOTS[snapshot.folder] = snapshot
+    folder = str(snapshot.folder)
+    _register(release, {snapshot.name, given, folder}, folder, loader)
+    return release
+
+
+def _listed_saes(snapshot: Snapshot) -> tuple[str, list[str]]:
+    """Return the loader for a repository without a manifest, and the folders of its SAEs."""
     for loader, weights, config in (
-        ("sae_lens", SAE_WEIGHTS_FILENAME, SAE_CFG_FILENAME),
-        ("dictionary_learning_1", "ae.pt", "config.json"),
+        (LOADER, SAE_WEIGHTS_FILENAME, SAE_CFG_FILENAME),
+        (DICTIONARY_LOADER, WEIGHTS, CONFIG),
     ):
-        folders = sae_folders(files, weights, config)
+        folders = sae_folders(snapshot.files, weights, config)
         for folder in folders:
-            require_name(
-                f"The folder of an SAE in {repository!r}", folder, slashes=True
-            )
+            source = f"The folder of an SAE in {snapshot.repository!r}"
+            require_name(source, folder, slashes=True)
         if folders:
-            return PretrainedSAELookup(
-                release=repository,
-                repo_id=repository,
-                model="",
-                conversion_func=loader,
-                saes_map={folder: folder for folder in folders},
-                expected_var_explained={},
-                expected_l0={},
-                neuronpedia_id={},
-                norm_scaling_factor={},
-                config_overrides=None,
-            )
+            return loader, folders
     raise InputError(
-        f"Hub repository {repository!r} holds no SAE; expected folders with {SAE_WEIGHTS_FILENAME} "
-        f"and {SAE_CFG_FILENAME} (SAELens), or ae.pt and config.json (dictionary_learning)."
+        f"Hub repository {snapshot.name!r} holds no SAE; expected folders with "
+        f"{SAE_WEIGHTS_FILENAME} and {SAE_CFG_FILENAME} (SAELens), or {WEIGHTS} and {CONFIG} "
+        "(dictionary_learning). Check the name."
     )
+
+
+def _register(
+    release: Release, spellings: Iterable[str], root: str, loader: str
+) -> None:
+    """Enter a release into SAELens' tables under each spelling of its name."""
+    directory = get_pretrained_saes_directory()
+    for spelling in spellings:
+        directory[spelling] = PretrainedSAELookup(
+            release=spelling,
+            repo_id=root,
+            model=release.model,
+            conversion_func=loader,
+            saes_map={entry.sae_id: entry.path for entry in release.entries},
+            expected_var_explained={
+                entry.sae_id: entry.variance_explained or 1.0
+                for entry in release.entries
+            },
+            expected_l0={entry.sae_id: entry.l0 or 0.0 for entry in release.entries},
+            neuronpedia_id={},
+            norm_scaling_factor={},
+            config_overrides=None,
+        )
+    NAMED_PRETRAINED_SAE_LOADERS[LOADER] = load_from_folder
+    NAMED_PRETRAINED_SAE_CONFIG_GETTERS[LOADER] = read_cfg_from_folder
+    NAMED_PRETRAINED_SAE_LOADERS[DICTIONARY_LOADER] = _load_dictionary
+    NAMED_PRETRAINED_SAE_CONFIG_GETTERS[DICTIONARY_LOADER] = _read_dictionary_cfg
 
 
 def sae_folders(files: Iterable[str], weights: str, config: str) -> list[str]:
@@ -180,45 +264,41 @@ def sae_folders(files: Iterable[str], weights: str, config: str) -> list[str]:
     )
 
 
-def register_release(folder: str | Path) -> Release:
+def require_files(release: Release, paths: Iterable[str]) -> None:
     """
-    Let SAELens load the SAEs of a release folder.
+    Require the files of SAEs: downloaded, with the hashes of the manifest, and readable.
 
-    Afterwards ``SAE.from_pretrained(release, sae_id)`` takes the release's name, the folder
-    as given, or its absolute path.
+    A release of SAELens' public table is left to SAELens.
 
     Raises:
-        InputError: if the folder holds no SAE or no readable manifest, or its name is that of a
-            public release.
+        InputError: if a file is missing, differs, or cannot be fetched.
     """
-    release = read_folder(folder)
-    directory = get_pretrained_saes_directory()
-    known = directory.get(release.name)
-    if known is not None and known.conversion_func != LOADER:
-        raise InputError(
-            f"Release {release.name!r} in {str(folder)!r} has the name of a public release; "
-            f"rename it in {MANIFEST}, or its folder if there is none."
-        )
-    root = str(Path(folder).resolve())
-    for spelling in {release.name, str(folder), str(Path(folder).absolute()), root}:
-        directory[spelling] = PretrainedSAELookup(
-            release=spelling,
-            repo_id=root,
-            model=release.model,
-            conversion_func=LOADER,
-            saes_map={entry.sae_id: entry.path for entry in release.entries},
-            expected_var_explained={
-                entry.sae_id: entry.variance_explained or 1.0
-                for entry in release.entries
-            },
-            expected_l0={entry.sae_id: entry.l0 or 0.0 for entry in release.entries},
-            neuronpedia_id={},
-            norm_scaling_factor={},
-            config_overrides=None,
-        )
-    NAMED_PRETRAINED_SAE_LOADERS[LOADER] = load_from_folder
-    NAMED_PRETRAINED_SAE_CONFIG_GETTERS[LOADER] = read_cfg_from_folder
-    return release
+    if release.folder is None:
+        return
+    known = get_pretrained_saes_directory().get(str(release.folder.absolute()))
+    for path in paths:
+        if known is not None and known.conversion_func == DICTIONARY_LOADER:
+            _load_dictionary(known.repo_id, path)
+        else:
+            _fetch(release.folder, path)
+            verify_files(release.folder, path)
+
+
+def _fetch(root: Path, path: str, names: Iterable[str] = ()) -> None:
+    """Download files of an SAE if its release is a snapshot; by default all that are read."""
+    snapshot = SNAPSHOTS.get(root)
+    if snapshot is None:
+        return
+    if MANIFEST in snapshot.files and not names:
+        # a manifest may list further files
+        names = [PurePosixPath(file).name for file in _files_of(snapshot, path)]
+    wanted = names or (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME)
+    present = set(_files_of(snapshot, path))
+    snapshot.fetch(f"{path}/{name}" for name in wanted if f"{path}/{name}" in present)
+
+
+def _files_of(snapshot: Snapshot, path: str) -> list[str]:
+    return [file for file in snapshot.files if str(PurePosixPath(file).parent) == path]
 
 
 def load_from_folder(
@@ -229,6 +309,7 @@ def load_from_folder(
     cfg_overrides: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
     """Load an SAE of a registered folder (SAELens' loader protocol), its hashes checked."""
+    _fetch(Path(repo_id), folder_name)
     verify_files(Path(repo_id), folder_name)
     folder = Path(repo_id) / folder_name
     cfg_dict, state_dict = sae_lens_disk_loader(folder, device, cfg_overrides)
@@ -245,7 +326,46 @@ def read_cfg_from_folder(
     cfg_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read an SAE's configuration (SAELens' configuration-getter protocol), its hash checked."""
+    _fetch(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
     verify_files(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
     folder = Path(repo_id) / folder_name
     read_cfg(folder)
     return get_sae_lens_config_from_disk(folder, device, cfg_overrides)
+
+
+def _load_dictionary(
+    repo_id: str,
+    folder_name: str,
+    device: str = "cpu",
+    force_download: bool = False,
+    cfg_overrides: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
+    """Load an SAE of dictionary_learning (SAELens' loader protocol), its threshold checked."""
+    snapshot = SNAPSHOTS[Path(repo_id)]
+    return load_dictionary_learning(
+        snapshot.repository,
+        snapshot.commit,
+        folder_name,
+        device,
+        force_download,
+        cfg_overrides,
+    )
+
+
+def _read_dictionary_cfg(
+    repo_id: str,
+    folder_name: str,
+    device: str | None = None,
+    force_download: bool = False,
+    cfg_overrides: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Read its configuration (SAELens' configuration-getter protocol)."""
+    snapshot = SNAPSHOTS[Path(repo_id)]
+    return read_dictionary_learning_cfg(
+        snapshot.repository,
+        snapshot.commit,
+        folder_name,
+        device,
+        force_download,
+        cfg_overrides,
+    )
