@@ -68,23 +68,23 @@ def hub_card(
         with_results: whether ``results/`` is in the repository.
     """
     first = release.entries[0]
-    pinned = "<commit>" if revision is None else revision
+    name = repository if revision is None else f"{repository}@{revision}"
     load = f"""{_alone(repository, first.path, revision)}
-With saereg-plugin, by the SAE's id, at one commit (`@<commit>` as the hub's page names it; without it the newest), and
-with the SHA-256 of every file checked:
+With saereg-plugin, by the SAE's id and with the SHA-256 of every file checked:
 
 ```python
 import saereg_plugin as sr
 from sae_lens import SAE
 
-sr.register_release("{repository}@{pinned}")
-sae = SAE.from_pretrained("{repository}@{pinned}", "{first.sae_id}")
+sr.register_release("{name}")
+sae = SAE.from_pretrained("{name}", "{first.sae_id}")
 ```
 
-Evaluate them: `saereg-bench run --sae-release {repository}@{pinned}`.
+`saereg-bench run --sae-release {name}` evaluates them. `{repository}@<commit>`, with the id of a commit, always stands for
+the same files.
 """
     if with_results:
-        load += "\n## Results\n\n`results/` has results in SAEBench's format and their tables.\n"
+        load += "\n`results/` has results in SAEBench's format, and their tables.\n"
     return _card(release, load, {"license": license})
 
 
@@ -171,6 +171,9 @@ def base_model(name: str) -> str | None:
     if name in EMBEDDED:
         return _PUBLISHED[name]
     found = hub_name(name)
+    # a folder that was loaded before has a path as its name
+    if Path(found).is_absolute() or Path(name).exists():
+        return None
     return found if found != name or _is_repository(name) else None
 
 

@@ -220,9 +220,7 @@ def _told(
         remedy = "Check the network and run the command again."
         mended_by_user = False
     if pushing and not mended_by_user:
-        remedy = (
-            f"Nothing was committed. {remedy} Files that were sent are not sent again."
-        )
+        remedy = f"{remedy} What was sent already is not sent again."
     message = f"Cannot {doing}: {cause}. {remedy}"
     return InputError(message) if mended_by_user or not pushing else WriteError(message)
 
@@ -257,8 +255,8 @@ def _answer(status: int, error: HfHubHTTPError, *, pushing: bool) -> tuple[str, 
             f"Check the name. {login} to a token that may see it."
         )
     if status in (409, 412):
-        return f"somebody else changed it at the same time ({status})", (
-            "Run the command again."
+        return f"it was made or changed by somebody else at the same time ({status})", (
+            "Run the command again; if that does not help, see whether the token may see it."
         )
     if status == 429:
         return f"the hub got too many requests ({status})", (
