@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Stop(
                     404 if known else 401, "Repository not found", "RepoNotFound"
                 )
-        elif route == "create" and not known:
+        elif not known:
             raise _Stop(401, "Invalid username or password.")
         elif token != TOKEN:
             raise _Stop(403, "You need write access")

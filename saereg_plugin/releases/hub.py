@@ -210,67 +210,71 @@ def _told(
     error: BaseException, doing: str, *, pushing: bool = False
 ) -> InputError | WriteError:
     """Return an error of the hub client as one line with a remedy."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        cause, remedy = _answer(status, error, pushing=pushing)
-        mended_by_user = status < 409 or status in (413, 422)
+        cause, remedy = _answer(error, act="write" if pushing else "read")
     else:
         kind = type(error).__name__
         cause = f"the hub cannot be reached, or the connection broke ({kind})"
         remedy = "Check the network and run the command again."
-        mended_by_user = False
-    if pushing and not mended_by_user:
+    is_passing = status is None or status in _PASSING or status >= 500
+    if pushing and is_passing:
         remedy = f"{remedy} What was sent already is not sent again."
     message = f"Cannot {doing}: {cause}. {remedy}"
-    return InputError(message) if mended_by_user or not pushing else WriteError(message)
+    return WriteError(message) if pushing and is_passing else InputError(message)
 
 
-def _answer(status: int, error: HfHubHTTPError, *, pushing: bool) -> tuple[str, str]:
-    """Return what an answer of the hub means, and what to do."""
-    login = "Log in with `hf auth login`, or set the variable HF_TOKEN"
-    code = error.response.headers.get("X-Error-Code", "")
-    if code == "RevisionNotFound":
-        return f"it has no such revision ({status})", (
-            "Give a branch, a tag or a commit of it, or none for 'main'."
-        )
-    if code == "EntryNotFound":
-        return f"it lacks a file ({status}){_words(error)}", (
-            "Give another revision, or tell the repository's owner."
-        )
-    if code == "GatedRepo":
-        return f"it is gated ({status})", f"Accept its terms on the hub. {login}."
-    if status == 401:
-        wanted = "a token that may write" if pushing else "a token that may read it"
-        return (
-            f"it is unknown to the hub, or private, or the token is not valid ({status})",
-            (f"Check the name. {login} to {wanted}."),
-        )
-    if status == 403:
-        return f"the token may not do that ({status}){_words(error)}", (
-            f"Check the owner's name. {login} to a token with the right to "
-            f"{'write' if pushing else 'read'} there."
-        )
-    if status == 404:
-        return f"there is no such repository, or it is private ({status})", (
-            f"Check the name. {login} to a token that may see it."
-        )
-    if status in (409, 412):
-        return f"it was made or changed by somebody else at the same time ({status})", (
-            "Run the command again; if that does not help, see whether the token may see it."
-        )
-    if status == 429:
-        return f"the hub got too many requests ({status})", (
-            f"Wait {_seconds(error)}and run the command again."
-        )
-    if status >= 500:
-        return f"the hub has a fault ({status})", "Run the command again later."
-    return f"the hub refuses ({status}){_words(error)}", "Correct what it names."
+_LOGIN = "Log in with `hf auth login`, or set the variable HF_TOKEN"
+_BY_CODE = {
+    "RevisionNotFound": (
+        "it has no such revision",
+        "Give a branch, a tag or a commit of it, or none for 'main'.",
+    ),
+    "EntryNotFound": (
+        "it lacks a file",
+        "Give another revision, or tell the repository's owner.",
+    ),
+    "GatedRepo": ("it is gated", f"Accept its terms on the hub. {_LOGIN}."),
+}
+_CONFLICT = (
+    "it was made or changed by somebody else at the same time",
+    "Run the command again; if that does not help, see whether the token may see it.",
+)
+_BY_STATUS = {
+    401: (
+        "it is unknown to the hub, or private, or the token is not valid",
+        f"Check the name. {_LOGIN} to a token that may {{act}}.",
+    ),
+    403: (
+        "the token may not do that",
+        f"Check the owner's name. {_LOGIN} to a token that may {{act}} there.",
+    ),
+    404: (
+        "there is no such repository, or it is private",
+        f"Check the name. {_LOGIN} to a token that may see it.",
+    ),
+    409: _CONFLICT,
+    412: _CONFLICT,
+    429: ("the hub got too many requests", "Wait {wait} and run the command again."),
+}
+"""What an answer of the hub means and what to do, by its code, else by its status."""
+_PASSING = (408, 409, 412, 429)
+"""Status of answers that may be others later, besides faults of the hub."""
 
 
-def _seconds(error: HfHubHTTPError) -> str:
-    """Return how long to wait, if the hub says so."""
-    seconds = error.response.headers.get("Retry-After", "")
-    return f"{seconds} seconds " if seconds.isdigit() else "some minutes "
+def _answer(error: HfHubHTTPError, *, act: str) -> tuple[str, str]:
+    """Return what an answer of the hub means, in its own words too, and what to do."""
+    status, headers = error.response.status_code, error.response.headers
+    other = (
+        ("the hub has a fault", "Run the command again later.")
+        if status >= 500
+        else ("the hub refuses", "Correct what it names.")
+    )
+    code = headers.get("X-Error-Code", "")
+    cause, remedy = _BY_CODE.get(code) or _BY_STATUS.get(status) or other
+    seconds = headers.get("Retry-After", "")
+    wait = f"{seconds} seconds" if seconds.isdigit() else "some minutes"
+    return f"{cause} ({status}){_words(error)}", remedy.format(act=act, wait=wait)
 
 
 def _words(error: HfHubHTTPError) -> str:

@@ -74,11 +74,21 @@ def load_dictionary_learning(
     wherever it is positive.
 
     Raises:
-        InputError: if SAELens read another commit, or a BatchTopK SAE has no threshold.
+        InputError: if the file holds more than tensors, if SAELens read another commit, or if a
+            BatchTopK SAE has no threshold.
     """
-    cfg, state, sparsity = dictionary_learning_sae_huggingface_loader_1(
-        repository, path, device, force_download, cfg_overrides
-    )
+    try:
+        cfg, state, sparsity = dictionary_learning_sae_huggingface_loader_1(
+            repository, path, device, force_download, cfg_overrides
+        )
+    except Exception as error:
+        # the class is pickle's, which this package does not import
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise InputError(
+            f"{WEIGHTS} of SAE {path!r} of {repository!r} is damaged, or holds more than tensors; "
+            "PyTorch refused it, and none of its code ran. Leave it out with --sae-id."
+        ) from error
     _require_commit(repository, commit, path)
     if cfg["architecture"] == "jumprelu":
         threshold = state.get("threshold")
