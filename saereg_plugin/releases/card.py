@@ -128,8 +128,8 @@ def _card(release: Release, load: str, facts: Mapping[str, str]) -> str:
 
 # {release.name}
 
-Sparse autoencoders for `{sweep.get("hook_name")}` of `{release.model}`, trained on
-{release.provenance.get("tokens", 0):,} tokens of `{sweep.get("corpus")}`. SAEs of one group differ only in
+Sparse autoencoders for `{sweep.get("hook_name")}` of `{_shown(release.model)}`, trained on
+{release.provenance.get("tokens", 0):,} tokens of `{_shown(sweep.get("corpus"))}`. SAEs of one group differ only in
 their seed.
 
 | SAE | group | seed | L0 at the end of training |
@@ -145,6 +145,12 @@ Trained {release.provenance.get("created")} by `{release.provenance.get("command
 {", ".join(f"{name} {version}" for name, version in versions.items())}. `{MANIFEST}` has the whole
 configuration and the SHA-256 of every file.
 """
+
+
+def _shown(name: object) -> str:
+    """Return the name of a model or text; of a folder here only its last part."""
+    path = Path(str(name))
+    return path.name if path.is_absolute() else str(name)
 
 
 def _metadata(

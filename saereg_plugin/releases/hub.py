@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 10.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]+")
+_SECONDS = re.compile(r"(?:^|;\s*t=)(\d+)\s*$")
+"""Seconds to wait, in the header Retry-After or at the end of the hub's own RateLimit."""
 _MOST_SAID = 200
 """Most characters of the hub's own words in a message."""
 
@@ -165,6 +167,22 @@ def _cached(repository: str, revision: str | None) -> Snapshot | None:
 
 
 @contextmanager
+def from_snapshot(folder: Path) -> Iterator[None]:
+    """Add to errors about files of a snapshot where they come from, and what to do."""
+    try:
+        yield
+    except InputError as error:
+        snapshot = SNAPSHOTS.get(folder)
+        if snapshot is None:
+            raise
+        raise InputError(
+            f"{error} It comes from the hub: {snapshot.name}. Remove the repository from the hub "
+            "client's cache (`hf cache rm`) and run the command again. If the file is damaged "
+            "again, give an earlier commit, or tell the repository's owner."
+        ) from error
+
+
+@contextmanager
 def telling(doing: str, *, pushing: bool = False) -> Iterator[None]:
     """
     Turn errors of the hub client into one line that says what to do.
@@ -272,8 +290,10 @@ def _answer(error: HfHubHTTPError, *, act: str) -> tuple[str, str]:
     )
     code = headers.get("X-Error-Code", "")
     cause, remedy = _BY_CODE.get(code) or _BY_STATUS.get(status) or other
-    seconds = headers.get("Retry-After", "")
-    wait = f"{seconds} seconds" if seconds.isdigit() else "some minutes"
+    seconds = _SECONDS.search(
+        headers.get("Retry-After") or headers.get("RateLimit", "")
+    )
+    wait = f"{seconds[1]} seconds" if seconds else "some minutes"
     return f"{cause} ({status}){_words(error)}", remedy.format(act=act, wait=wait)
 
 

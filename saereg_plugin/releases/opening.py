@@ -35,6 +35,7 @@ from saereg_plugin.releases.hub import (
     Snapshot,
     cached_repository,
     find_snapshot,
+    from_snapshot,
     split_name,
 )
 from saereg_plugin.releases.pickled import (
@@ -193,8 +194,10 @@ def _register_snapshot(
     """Register one commit of a repository, by our manifest or by its list of files."""
     loader = LOADER
     if MANIFEST in snapshot.files:
+        SNAPSHOTS[snapshot.folder] = snapshot
         snapshot.fetch([MANIFEST])
-        release = replace(read_release(snapshot.folder), name=snapshot.name)
+        with from_snapshot(snapshot.folder):
+            release = replace(read_release(snapshot.folder), name=snapshot.name)
     else:
         loader, folders = _listed_saes(snapshot)
         if loader == DICTIONARY_LOADER:
@@ -280,11 +283,17 @@ def require_files(release: Release, paths: Iterable[str]) -> None:
         if known is not None and known.conversion_func == DICTIONARY_LOADER:
             _load_dictionary(known.repo_id, path)
         else:
-            _fetch(release.folder, path)
-            verify_files(release.folder, path)
+            _fetch_checked(release.folder, path)
 
 
-def _fetch(root: Path, path: str, names: Iterable[str] = ()) -> None:
+def _fetch_checked(root: Path, path: str, names: Iterable[str] | None = None) -> None:
+    """Check the hashes of an SAE's files, which are downloaded first if they are of the hub."""
+    _fetch(root, path, names or ())
+    with from_snapshot(root):
+        verify_files(root, path, names)
+
+
+def _fetch(root: Path, path: str, names: Iterable[str]) -> None:
     """Download files of an SAE if its release is a snapshot; by default all that are read."""
     snapshot = SNAPSHOTS.get(root)
     if snapshot is None:
@@ -309,8 +318,7 @@ def load_from_folder(
     cfg_overrides: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
     """Load an SAE of a registered folder (SAELens' loader protocol), its hashes checked."""
-    _fetch(Path(repo_id), folder_name)
-    verify_files(Path(repo_id), folder_name)
+    _fetch_checked(Path(repo_id), folder_name)
     folder = Path(repo_id) / folder_name
     cfg_dict, state_dict = sae_lens_disk_loader(folder, device, cfg_overrides)
     sparsity = folder / SPARSITY_FILENAME
@@ -326,8 +334,7 @@ def read_cfg_from_folder(
     cfg_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read an SAE's configuration (SAELens' configuration-getter protocol), its hash checked."""
-    _fetch(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
-    verify_files(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
+    _fetch_checked(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
     folder = Path(repo_id) / folder_name
     read_cfg(folder)
     return get_sae_lens_config_from_disk(folder, device, cfg_overrides)

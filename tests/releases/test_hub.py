@@ -217,7 +217,7 @@ def test_a_pinned_release_is_evaluated(
     [
         (
             "tampered weights",
-            r"sae_weights\.safetensors' is damaged: its SHA-256 is not",
+            r"sae_weights\.safetensors' is damaged: its SHA-256 is not .* from the hub: lab/saes@",
         ),
         ("tampered manifest", r"release\.yaml' is damaged or was edited"),
         ("no such revision", r"it has no such revision \(404\).* Give a branch, a tag"),
@@ -356,7 +356,9 @@ def test_a_model_in_a_folder_is_no_base_model(trained_release: Release) -> None:
     assert Path(trained_release.model).is_dir()
     assert base_model(trained_release.model) is None
     assert base_model("smollm2-135m-instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert "base_model" not in hub_card(trained_release, NAME)
+    card = hub_card(trained_release, NAME)
+    assert "base_model" not in card
+    assert f"of `{Path(trained_release.model).name}`" in card
 
 
 def test_a_card_of_the_users_own_goes_up_as_it_is(
