@@ -46,7 +46,7 @@ sr.register_release("path/to/{release.name}")
 sae = SAE.from_pretrained("{release.name}", "{first.sae_id if first else "<sae_id>"}")
 ```
 """
-    return _card(release, load, {})
+    return _card(release, load)
 
 
 def hub_card(
@@ -85,7 +85,7 @@ the same files.
 """
     if with_results:
         load += "\n`results/` has results in SAEBench's format, and their tables.\n"
-    return _card(release, load, {"license": license})
+    return _card(release, load, license=license)
 
 
 def _alone(repository: str, path: str, revision: str | None) -> str:
@@ -111,7 +111,7 @@ sae = SAE.load_from_disk(f"{{folder}}/{path}")
 """
 
 
-def _card(release: Release, load: str, facts: Mapping[str, str]) -> str:
+def _card(release: Release, load: str, *, license: str | None = None) -> str:
     sweep: dict[str, Any] = dict(release.provenance.get("sweep", {}))
     versions: dict[str, str] = release.provenance.get("versions", {})
     rows = "\n".join(
@@ -121,7 +121,7 @@ def _card(release: Release, load: str, facts: Mapping[str, str]) -> str:
     )
     stopped = "".join(f"\n- {line}" for line in release.provenance.get("stopped", []))
     return f"""---
-{_metadata(release, sweep, facts).to_yaml()}
+{_metadata(release, sweep, license).to_yaml()}
 ---
 
 {MARK}
@@ -154,7 +154,7 @@ def _shown(name: object) -> str:
 
 
 def _metadata(
-    release: Release, sweep: Mapping[str, Any], facts: Mapping[str, str]
+    release: Release, sweep: Mapping[str, Any], license: str | None
 ) -> ModelCardData:
     """Return the front matter; a model or text that is not on the hub is left out."""
     corpus = sweep.get("corpus")
@@ -162,8 +162,8 @@ def _metadata(
         library_name="saelens",
         base_model=base_model(release.model),
         datasets=[str(corpus)] if _is_repository(corpus) else None,
+        license=license,
         tags=["sparse-autoencoder", "saelens", "saereg-plugin"],
-        **facts,
     )
 
 

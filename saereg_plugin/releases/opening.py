@@ -152,8 +152,7 @@ def register_release(name: str | Path, *, allow_pickle: bool = False) -> Release
     name = str(name)
     snapshot = SNAPSHOTS.get(Path(name))
     if snapshot is not None:
-        # it was allowed when the snapshot was opened
-        return _register_snapshot(snapshot, name, allow_pickle=True)
+        return _register_snapshot(snapshot, name, allow_pickle=allow_pickle)
     if Path(name).is_dir() or split_name(name) is None:
         return _register_folder(name)
     try:
@@ -191,7 +190,7 @@ def _register_folder(folder: str) -> Release:
 def _register_snapshot(
     snapshot: Snapshot, given: str, *, allow_pickle: bool
 ) -> Release:
-    """Register one commit of a repository, by our manifest or by its list of files."""
+    """Register one commit of a repository, by its manifest or else its list of files."""
     loader = LOADER
     if MANIFEST in snapshot.files:
         SNAPSHOTS[snapshot.folder] = snapshot
@@ -200,7 +199,8 @@ def _register_snapshot(
             release = replace(read_release(snapshot.folder), name=snapshot.name)
     else:
         loader, folders = _listed_saes(snapshot)
-        if loader == DICTIONARY_LOADER:
+        # a snapshot that was opened before was allowed then
+        if loader == DICTIONARY_LOADER and snapshot.folder not in SNAPSHOTS:
             require_pickle_allowed(given, allowed=allow_pickle)
         entries = _entries({folder: folder for folder in folders})
         release = Release(snapshot.name, "", entries, snapshot.folder)
