@@ -148,6 +148,12 @@ def cached_repository(repository: str) -> Path:
     return Path(constants.HF_HUB_CACHE).absolute() / name
 
 
+def whole_folder(folder: Path) -> Path:
+    """Return the cache's folder of a snapshot's repository; another folder as it is."""
+    snapshot = SNAPSHOTS.get(folder)
+    return folder if snapshot is None else cached_repository(snapshot.repository)
+
+
 def _cached(repository: str, revision: str | None) -> Snapshot | None:
     """Return what the cache has of a revision, or None."""
     commit = revision

@@ -174,6 +174,7 @@ class _Session:
         from safetensors.torch import load_file
 
         import saereg_plugin as sr
+        from saereg_plugin.sweeps.matched import matched_sweep
 
         shutil.rmtree(self.out / "hf")
         self.pinned = f"{NAME}@{self.hub.repositories[NAME].branches['main']}"
@@ -195,6 +196,7 @@ class _Session:
         }
         self.facts["names"] = [opened.name, newest.name, self.pinned]
         self.facts["groups"] = [opened.groups, local.groups]
+        self.facts["matched"] = list(matched_sweep(self.pinned).matched_to.values())
         downloaded = self.hub.asked["file"]
         self.hub.faults["info"] = Fault(503)
         self.facts["out of reach"] = sr.open_release(self.pinned).load(first).cfg.d_sae
