@@ -24,7 +24,7 @@ from saereg_plugin import machine
 from saereg_plugin.checks import require_count, require_seed
 from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.machine import free_disk_bytes
-from saereg_plugin.releases.hub import SNAPSHOTS, cached_repository
+from saereg_plugin.releases.hub import SNAPSHOTS, cached_repository, whole_folder
 from saereg_plugin.releases.release import LOADER
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sources.hook_shapes import context_limit, hook_shape
@@ -313,9 +313,6 @@ def _folder(release: str) -> Path | None:
     if known is None:
         return None
     folder = Path(known.repo_id)
-    if folder in SNAPSHOTS:
-        # links of a snapshot lead to another folder of the repository
-        return cached_repository(SNAPSHOTS[folder].repository)
-    return (
-        folder if known.conversion_func == LOADER else cached_repository(known.repo_id)
-    )
+    if known.conversion_func == LOADER or folder in SNAPSHOTS:
+        return whole_folder(folder)
+    return cached_repository(known.repo_id)

@@ -233,6 +233,10 @@ def test_a_pinned_commit_stays_sound_when_main_is_tampered_with(
     assert "current" in steps["pinned before"]["out"]
 
 
+def test_controls_are_matched_to_a_release_of_the_hub(facts: dict[str, Any]) -> None:
+    assert facts["matched"] == [f"{facts['names'][0]}/sae"]
+
+
 # Repositories of others
 
 
