@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from saereg_plugin.errors import InputError
@@ -250,34 +249,28 @@ def upload(plan: Plan, *, private: bool = False) -> Pushed:
             "`hf auth login`, or set the variable HF_TOKEN to a token that may write."
         )
     api = HfApi()
-    with tempfile.TemporaryDirectory(prefix="saereg-push-") as staged:
-        _stage(plan, Path(staged))
-        with (
-            telling(f"push to {plan.repository!r}", pushing=True),
-            warnings.catch_warnings(),
-        ):
-            # parquet files are taken for a data set; here they are tables of latents
-            warnings.filterwarnings("ignore", "It seems that you are about to commit")
-            before = _head(api, plan, private=private)
-            commit = api.upload_folder(
-                repo_id=plan.repository,
-                folder_path=staged,
-                revision=plan.revision,
-                commit_message="Upload sparse autoencoders with saereg-plugin",
-            )
+    with (
+        telling(f"push to {plan.repository!r}", pushing=True),
+        warnings.catch_warnings(),
+    ):
+        # parquet files are taken for a data set; here they are tables of latents
+        warnings.filterwarnings("ignore", "It seems that you are about to commit")
+        before = _head(api, plan, private=private)
+        # upload_folder may make several commits, and then a release is there in part
+        commit = api.create_commit(
+            plan.repository,
+            [_addition(file) for file in plan.files],
+            commit_message="Upload sparse autoencoders with saereg-plugin",
+            revision=plan.revision,
+        )
     name = f"{plan.repository}@{commit.oid}"
     return Pushed(name, commit.oid, str(commit.commit_url), commit.oid != before)
 
 
-def _stage(plan: Plan, folder: Path) -> None:
-    """Lay out the files as in the repository, by links to their sources."""
-    for file in plan.files:
-        target = folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(file.source, str):
-            target.write_text(file.source, encoding="utf-8")
-        else:
-            target.symlink_to(file.source.resolve())
+def _addition(file: PlannedFile) -> CommitOperationAdd:
+    source = file.source
+    content = source.encode() if isinstance(source, str) else source
+    return CommitOperationAdd(file.path, content)
 
 
 def _head(api: HfApi, plan: Plan, *, private: bool) -> str | None:
