@@ -252,8 +252,10 @@ def _register(
         )
     NAMED_PRETRAINED_SAE_LOADERS[LOADER] = load_from_folder
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS[LOADER] = read_cfg_from_folder
-    NAMED_PRETRAINED_SAE_LOADERS[DICTIONARY_LOADER] = _load_dictionary
-    NAMED_PRETRAINED_SAE_CONFIG_GETTERS[DICTIONARY_LOADER] = _read_dictionary_cfg
+    NAMED_PRETRAINED_SAE_LOADERS[DICTIONARY_LOADER] = load_dictionary_learning
+    NAMED_PRETRAINED_SAE_CONFIG_GETTERS[DICTIONARY_LOADER] = (
+        read_dictionary_learning_cfg
+    )
 
 
 def sae_folders(files: Iterable[str], weights: str, config: str) -> list[str]:
@@ -281,7 +283,7 @@ def require_files(release: Release, paths: Iterable[str]) -> None:
     known = get_pretrained_saes_directory().get(str(release.folder.absolute()))
     for path in paths:
         if known is not None and known.conversion_func == DICTIONARY_LOADER:
-            _load_dictionary(known.repo_id, path)
+            load_dictionary_learning(known.repo_id, path)
         else:
             _fetch_checked(release.folder, path)
 
@@ -338,41 +340,3 @@ def read_cfg_from_folder(
     folder = Path(repo_id) / folder_name
     read_cfg(folder)
     return get_sae_lens_config_from_disk(folder, device, cfg_overrides)
-
-
-def _load_dictionary(
-    repo_id: str,
-    folder_name: str,
-    device: str = "cpu",
-    force_download: bool = False,
-    cfg_overrides: dict[str, Any] | None = None,
-) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
-    """Load an SAE of dictionary_learning (SAELens' loader protocol), its threshold checked."""
-    snapshot = SNAPSHOTS[Path(repo_id)]
-    return load_dictionary_learning(
-        snapshot.repository,
-        snapshot.commit,
-        folder_name,
-        device,
-        force_download,
-        cfg_overrides,
-    )
-
-
-def _read_dictionary_cfg(
-    repo_id: str,
-    folder_name: str,
-    device: str | None = None,
-    force_download: bool = False,
-    cfg_overrides: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Read its configuration (SAELens' configuration-getter protocol)."""
-    snapshot = SNAPSHOTS[Path(repo_id)]
-    return read_dictionary_learning_cfg(
-        snapshot.repository,
-        snapshot.commit,
-        folder_name,
-        device,
-        force_download,
-        cfg_overrides,
-    )

@@ -14,6 +14,7 @@ from sae_lens.loading.pretrained_sae_loaders import (
 )
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.releases.hub import SNAPSHOTS, Snapshot
 
 DICTIONARY_LOADER = "saereg_dictionary_learning"
 """Our loader of dictionary_learning's format in SAELens' tables."""
@@ -59,15 +60,16 @@ def require_pickle_allowed(name: str, *, allowed: bool) -> None:
 
 
 def load_dictionary_learning(
-    repository: str,
-    commit: str,
-    path: str,
-    device: str,
-    force_download: bool,
-    cfg_overrides: dict[str, Any] | None,
+    repo_id: str,
+    folder_name: str,
+    device: str = "cpu",
+    force_download: bool = False,
+    cfg_overrides: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
     """
-    Read an SAE of dictionary_learning as SAELens does, and check what SAELens does not.
+    Read an SAE of an opened snapshot as SAELens does, and check what SAELens does not.
+
+    This is a loader by SAELens' protocol; ``repo_id`` is the snapshot's folder.
 
     SAELens turns a BatchTopK SAE into a JumpReLU SAE with the threshold that training
     estimated. Before the first estimate the threshold is -1, with which every latent fires
@@ -77,6 +79,8 @@ def load_dictionary_learning(
         InputError: if the file holds more than tensors, if SAELens read another commit, or if a
             BatchTopK SAE has no threshold.
     """
+    snapshot, path = SNAPSHOTS[Path(repo_id)], folder_name
+    repository = snapshot.repository
     try:
         cfg, state, sparsity = dictionary_learning_sae_huggingface_loader_1(
             repository, path, device, force_download, cfg_overrides
@@ -89,7 +93,7 @@ def load_dictionary_learning(
             f"{WEIGHTS} of SAE {path!r} of {repository!r} is damaged, or holds more than tensors; "
             "PyTorch refused it, and none of its code ran. Leave it out with --sae-id."
         ) from error
-    _require_commit(repository, commit, path)
+    _require_commit(snapshot, path)
     if cfg["architecture"] == "jumprelu":
         threshold = state.get("threshold")
         if threshold is None or bool((threshold < 0).all()):
@@ -103,26 +107,26 @@ def load_dictionary_learning(
 
 
 def read_dictionary_learning_cfg(
-    repository: str,
-    commit: str,
-    path: str,
-    device: str | None,
-    force_download: bool,
-    cfg_overrides: dict[str, Any] | None,
+    repo_id: str,
+    folder_name: str,
+    device: str | None = None,
+    force_download: bool = False,
+    cfg_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Read the configuration of an SAE of dictionary_learning; see the loader above."""
+    """Read its configuration (SAELens' configuration-getter protocol)."""
+    snapshot = SNAPSHOTS[Path(repo_id)]
     cfg = get_dictionary_learning_config_1_from_hf(
-        repository, path, device or "cpu", force_download, cfg_overrides
+        snapshot.repository, folder_name, device or "cpu", force_download, cfg_overrides
     )
-    _require_commit(repository, commit, path)
+    _require_commit(snapshot, folder_name)
     return cfg
 
 
-def _require_commit(repository: str, commit: str, path: str) -> None:
+def _require_commit(snapshot: Snapshot, path: str) -> None:
     """Refuse files of another commit than the opened one; SAELens reads ``main``."""
-    read = try_to_load_from_cache(repository, f"{path}/{CONFIG}")
-    if isinstance(read, str) and commit not in Path(read).parts:
+    read = try_to_load_from_cache(snapshot.repository, f"{path}/{CONFIG}")
+    if isinstance(read, str) and snapshot.commit not in Path(read).parts:
         raise InputError(
-            f"SAELens reads SAEs of dictionary_learning at 'main' only, and 'main' of {repository!r} "
-            f"is not commit {commit}. Leave out the revision."
+            f"SAELens reads SAEs of dictionary_learning at 'main' only, and 'main' of "
+            f"{snapshot.repository!r} is not commit {snapshot.commit}. Leave out the revision."
         )
