@@ -90,6 +90,7 @@ from saereg_plugin.regularizers.vocabulary_anchor import (
 from saereg_plugin.regularizers.weight_penalty import WeightPenalty as WeightPenalty
 from saereg_plugin.releases.opening import open_release as open_release
 from saereg_plugin.releases.opening import register_release as register_release
+from saereg_plugin.releases.push import push as push
 from saereg_plugin.releases.release import Release as Release
 from saereg_plugin.sources import corpora as corpora
 from saereg_plugin.sources import models as models

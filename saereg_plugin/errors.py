@@ -28,9 +28,9 @@ class InputError(ValueError):
 
 class WriteError(RuntimeError):
     """
-    A file that cannot be written, for example on a full disk.
+    A file that cannot be written, on a full disk for example, or an upload that failed.
 
-    The message names the file or its folder and what to do. Earlier files are kept;
+    The message names the file, folder or repository and what to do. Earlier files are kept;
     commands print the message and exit with status 1.
     """
 

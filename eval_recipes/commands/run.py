@@ -35,7 +35,8 @@ def run(
     sae_release: Annotated[
         str,
         Option(
-            help="Release folder, public release name, or hub repository.",
+            help="Release folder, public release name, or hub repository (owner/name, or "
+            "owner/name@revision).",
             rich_help_panel=_DATA,
         ),
     ],
@@ -183,6 +184,14 @@ def run(
             rich_help_panel=_DATA,
         ),
     ] = False,
+    allow_pickle: Annotated[
+        bool,
+        Option(
+            "--allow-pickle",
+            help="Read SAEs that are pickle files (dictionary_learning's ae.pt), tensors only.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False,
     memory_gib: Annotated[
         float,
         Option(
@@ -240,7 +249,12 @@ def run(
     ]
     place = resolve_device(device)
     context = RunContext(
-        subjects=subjects_of(sae_release, patterns=listed(sae_id), group_by=group_by),
+        subjects=subjects_of(
+            sae_release,
+            patterns=listed(sae_id),
+            group_by=group_by,
+            allow_pickle=allow_pickle,
+        ),
         out=out,
         heldout_tokens=heldout_tokens,
         dtype=resolve_dtype(llm_dtype, place),

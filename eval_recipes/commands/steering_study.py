@@ -44,7 +44,8 @@ def steering(
     sae_release: Annotated[
         str | None,
         Option(
-            help="Release to steer with, instead of training one.",
+            help="Release to steer with, instead of training one: a folder, a public name, or "
+            "owner/name[@revision].",
             rich_help_panel=_DATA,
         ),
     ] = None,
@@ -61,6 +62,14 @@ def steering(
             rich_help_panel=_DATA,
         ),
     ] = None,
+    allow_pickle: Annotated[
+        bool,
+        Option(
+            "--allow-pickle",
+            help="Read SAEs that are pickle files, tensors only.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False,
     latents: Annotated[
         int, Option(help="Candidates of each SAE.", rich_help_panel=_STEERING)
     ] = 300,
@@ -172,6 +181,7 @@ def steering(
                 group=group,
                 baseline=baseline,
                 group_by=group_by,
+                allow_pickle=allow_pickle,
                 n_latents=latents,
                 ratio_latents=ratio_latents,
                 paper_norm=paper_norm,

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.file_download import repo_folder_name
 from sae_lens.loading.pretrained_sae_loaders import (
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
     get_conversion_loader_name,
@@ -26,6 +24,7 @@ from saereg_plugin import machine
 from saereg_plugin.checks import require_count, require_seed
 from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.machine import free_disk_bytes
+from saereg_plugin.releases.hub import SNAPSHOTS, cached_repository, whole_folder
 from saereg_plugin.releases.release import LOADER
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sources.hook_shapes import context_limit, hook_shape
@@ -313,8 +312,7 @@ def _folder(release: str) -> Path | None:
     known = get_pretrained_saes_directory().get(release)
     if known is None:
         return None
-    if known.conversion_func == LOADER:
-        return Path(known.repo_id)
-    return Path(HF_HUB_CACHE) / repo_folder_name(
-        repo_id=known.repo_id, repo_type="model"
-    )
+    folder = Path(known.repo_id)
+    if known.conversion_func == LOADER or folder in SNAPSHOTS:
+        return whole_folder(folder)
+    return cached_repository(known.repo_id)

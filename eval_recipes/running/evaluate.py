@@ -36,6 +36,7 @@ def evaluate(
     model: LanguageModel | TransformerBridge | None = None,
     model_class: str = HOOKED,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     progress: Callable[[str], None] | None = _log.warning,
     **context: Any,
 ) -> Outcome:
@@ -59,7 +60,7 @@ def evaluate(
 
     Args:
         release: an opened release; or a release folder, a name of SAELens' public table, or
-            ``owner/repository``.
+            ``owner/repository[@revision]``.
         evals: names of evaluations, or one text with commas.
         out: folder of the results.
         sae_ids: ids or shell patterns of the SAEs; all by default.
@@ -70,6 +71,7 @@ def evaluate(
         model_class: "HookedTransformer", or "TransformerBridge", which computes on the
             modules of transformers: the class of the model that is loaded.
         trust_remote_code: load the model as the release says, code of the release included.
+        allow_pickle: read SAEs of formats that are pickle files (``open_release``).
         progress: gets a line on the text that is read and one per evaluation about what is
             kept; None says nothing.
         context: fields of ``RunContext`` by name, such as ``device``, ``dtype``, ``seed``,
@@ -82,7 +84,9 @@ def evaluate(
         WriteError: if the disk is full; results that were written stay.
     """
     settings: dict[str, Any] = _settings(context)
-    subjects = subjects_of(release, patterns=sae_ids, group_by=group_by)
+    subjects = subjects_of(
+        release, patterns=sae_ids, group_by=group_by, allow_pickle=allow_pickle
+    )
     cache = ModelCache(trust_remote_code=trust_remote_code, model_class=model_class)
     settings["device"] = resolve_device(settings.get("device", AUTO))
     settings["dtype"] = resolve_dtype(settings.get("dtype", AUTO), settings["device"])

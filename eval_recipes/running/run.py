@@ -52,8 +52,7 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
 from saereg_plugin.html import html_block
 from saereg_plugin.owned_folder import require_owned
-from saereg_plugin.releases.hashes import verify_files
-from saereg_plugin.releases.opening import open_release
+from saereg_plugin.releases.opening import open_release, require_files
 from saereg_plugin.releases.release import Release
 
 logger = logging.getLogger(__name__)
@@ -99,34 +98,36 @@ def subjects_of(
     *,
     patterns: Iterable[str] = (),
     group_by: str | None = None,
+    allow_pickle: bool = False,
 ) -> list[Subject]:
     """
-    Return the SAEs of a release that match ``patterns``, their files checked.
+    Return the SAEs of a release that match ``patterns``, their files fetched and checked.
 
     A release in a folder is opened again: its name may be that of another one meanwhile.
+    ``group_by`` and ``allow_pickle`` are those of ``open_release``.
 
     Raises:
         InputError: if release or SAE are unknown, or a file is missing or damaged.
     """
-    release = _opened(release_name, group_by)
+    release = _opened(release_name, group_by, allow_pickle=allow_pickle)
     entries = release.select(patterns)
     if not entries:
         raise InputError(
             f"Release {release.name!r} holds no SAE; expected one or more. Train it again, or "
             "name another release."
         )
-    if release.folder is not None:
-        for entry in entries:
-            verify_files(release.folder, entry.path)
+    require_files(release, [entry.path for entry in entries])
     return [Subject(release.name, e.sae_id, e.group, e.seed) for e in entries]
 
 
-def _opened(release: str | Path | Release, group_by: str | None) -> Release:
+def _opened(
+    release: str | Path | Release, group_by: str | None, *, allow_pickle: bool
+) -> Release:
     if isinstance(release, Release):
         if release.folder is None and group_by is None:
             return release
         release = release.folder or release.name
-    return open_release(release, group_by=group_by)
+    return open_release(release, group_by=group_by, allow_pickle=allow_pickle)
 
 
 def run_evals(

@@ -23,7 +23,7 @@ from eval_recipes.speed.measurement import (
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import cosine, match_many
-from saereg_plugin.releases.opening import open_release
+from saereg_plugin.releases.opening import open_release, require_files
 
 OURS = "saereg"
 SCIPY = "scipy linear_sum_assignment"
@@ -103,7 +103,7 @@ def first_two(release: str) -> list[Path]:
     Return the folders of a release's first two SAEs.
 
     Raises:
-        InputError: if it has fewer than two, or is no local folder.
+        InputError: if it has fewer than two, is no folder or snapshot, or a file differs.
     """
     opened = open_release(release)
     if opened.folder is None or len(opened.entries) < 2:
@@ -111,7 +111,9 @@ def first_two(release: str) -> list[Path]:
             f"Release {release!r} has {len(opened.entries)} SAEs in a local folder; "
             "expected two or more."
         )
-    return [opened.folder / entry.path for entry in opened.entries[:2]]
+    paths = [entry.path for entry in opened.entries[:2]]
+    require_files(opened, paths)
+    return [opened.folder / path for path in paths]
 
 
 def trained(release: str) -> Pairs:

@@ -96,7 +96,7 @@ def _verify_file(path: Path, expected: str, source: str) -> None:
         # the found hash is not shown: a link may lead to a file of the user's
         raise InputError(
             f"{str(path)!r} is damaged: its SHA-256 is not {expected[:12]}..., which the manifest "
-            f"says. Restore the file or train {source} again."
+            f"says. Restore the file, get the release again, or train {source} again."
         )
 
 

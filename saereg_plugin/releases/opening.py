@@ -7,19 +7,12 @@ Release folders enter SAELens' own tables of releases and of loaders, where
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import regex
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.file_download import repo_folder_name
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.loading.pretrained_sae_loaders import (
     NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
@@ -34,29 +27,40 @@ from sae_lens.loading.pretrained_saes_directory import (
 from safetensors.torch import load_file
 
 from saereg_plugin.checks import require_name
-from saereg_plugin.errors import InputError, brief, suggest, suggest_path
+from saereg_plugin.errors import InputError, suggest, suggest_path
+from saereg_plugin.releases.groups import group_saes
 from saereg_plugin.releases.hashes import read_cfg, verify_files
+from saereg_plugin.releases.hub import (
+    SNAPSHOTS,
+    Snapshot,
+    cached_repository,
+    find_snapshot,
+    from_snapshot,
+    split_name,
+)
+from saereg_plugin.releases.pickled import (
+    CONFIG,
+    DICTIONARY_LOADER,
+    PICKLED_FORMATS,
+    WEIGHTS,
+    load_dictionary_learning,
+    read_dictionary_learning_cfg,
+    require_pickle_allowed,
+)
 from saereg_plugin.releases.release import (
     LOADER,
     MANIFEST,
     Entry,
     Release,
-    is_seed,
+    read_release,
 )
 from saereg_plugin.releases.saelens_folder import read_folder
 from saereg_plugin.sources.assets import require_hub_repo
-from saereg_plugin.yaml_text import read_yaml
-
-Membership = tuple[str, int | None]
-"""Group (configuration) and seed of one SAE."""
-
-SECONDS = 2
-"""Longest search with an expression, over all ids of a release."""
-
-_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
-def open_release(name: str | Path, *, group_by: str | None = None) -> Release:
+def open_release(
+    name: str | Path, *, group_by: str | None = None, allow_pickle: bool = False
+) -> Release:
     """
     Return a release by its name; afterwards SAELens can load its SAEs.
 
@@ -71,52 +75,39 @@ def open_release(name: str | Path, *, group_by: str | None = None) -> Release:
 
     Args:
         name: a release folder, or any folder with SAEs that SAELens saved; a name of
-            SAELens' public table; or ``owner/repository``.
+            SAELens' public table; or ``owner/repository[@revision]``, see
+            ``register_release``.
         group_by: see ``group_saes``; it replaces a manifest's groups.
+        allow_pickle: read formats that have no other form than pickle files, such as
+            dictionary_learning's, with PyTorch's ``weights_only``.
 
     Raises:
-        InputError: if nothing is found under that name.
+        InputError: if nothing is found under that name, or a format is not allowed.
     """
-    name = str(name)
-    if Path(name).is_dir():
-        release = register_release(name)
-        if group_by is None:
-            return release
-        return _regroup(release, group_by)
+    release = _open(str(name), allow_pickle=allow_pickle)
+    return release if group_by is None else _regroup(release, group_by)
+
+
+def _open(name: str, *, allow_pickle: bool) -> Release:
     directory = get_pretrained_saes_directory()
-    if name in directory and directory[name].conversion_func == LOADER:
+    known = directory.get(name)
+    if Path(name).is_dir() or known is None or Path(known.repo_id) in SNAPSHOTS:
+        return register_release(name, allow_pickle=allow_pickle)
+    if known.conversion_func == LOADER:
         # a folder that was registered before
-        return open_release(directory[name].repo_id, group_by=group_by)
-    if name not in directory:
-        if name.count("/") != 1 or name.startswith((".", "/")):
-            raise InputError(
-                f"No release {name!r}: it is no folder, no hub repository (owner/name), and no "
-                f"public release. {suggest_path(name) or suggest(name, directory)}"
-            )
-        _require_repository(name)
-        directory[name] = hub_lookup(name)
-    lookup = directory[name]
-    require_reachable(lookup.repo_id)
-    entries = tuple(
-        Entry(sae_id, path, sae_id, None) for sae_id, path in lookup.saes_map.items()
-    )
-    return _regroup(Release(name, lookup.model, entries), group_by)
+        return register_release(known.repo_id)
+    if known.conversion_func in PICKLED_FORMATS:
+        require_pickle_allowed(name, allowed=allow_pickle)
+    require_reachable(known.repo_id)
+    return Release(name, known.model, _entries(known.saes_map))
 
 
-def _require_repository(name: str) -> None:
-    """Require a repository on the hub; the error names the nearest folder."""
-    try:
-        require_reachable(name)
-    except InputError as error:
-        nearest = suggest_path(name)
-        if not nearest:
-            raise
-        raise InputError(
-            f"There is no release folder {name!r}. {nearest} As a hub repository: {error}"
-        ) from error
+def _entries(paths: Mapping[str, str]) -> tuple[Entry, ...]:
+    """Return SAEs by id and path, each a group of its own."""
+    return tuple(Entry(sae_id, path, sae_id, None) for sae_id, path in paths.items())
 
 
-def _regroup(release: Release, group_by: str | None) -> Release:
+def _regroup(release: Release, group_by: str) -> Release:
     members = group_saes([entry.sae_id for entry in release.entries], group_by)
     entries = tuple(
         replace(entry, group=members[entry.sae_id][0], seed=members[entry.sae_id][1])
@@ -133,10 +124,7 @@ def require_reachable(repository: str) -> None:
     Raises:
         InputError: if neither has it.
     """
-    cached = Path(HF_HUB_CACHE) / repo_folder_name(
-        repo_id=repository, repo_type="model"
-    )
-    if not cached.is_dir():
+    if not cached_repository(repository).is_dir():
         require_hub_repo(
             repository,
             kind="model",
@@ -144,40 +132,129 @@ def require_reachable(repository: str) -> None:
         )
 
 
-def hub_lookup(repository: str) -> PretrainedSAELookup:
-    """Return SAELens' entry for a hub repository, made from its list of files."""
+def register_release(name: str | Path, *, allow_pickle: bool = False) -> Release:
+    """
+    Let SAELens load the SAEs of a release folder or of a hub repository.
+
+    Afterwards ``SAE.from_pretrained(release, sae_id)`` takes the release's name, and the folder
+    or repository as given. Of a repository, ``owner/name[@revision]``, one commit is
+    registered, and its name is ``owner/name@commit``. The files of an SAE are downloaded
+    when it is loaded, and their hashes are checked if the repository has our manifest.
+
+    Args:
+        name: a folder, or a hub repository.
+        allow_pickle: see ``open_release``.
+
+    Raises:
+        InputError: if it holds no SAE or no readable manifest, if a folder's name is that of a
+            public release, or if a repository cannot be reached.
+    """
+    name = str(name)
+    snapshot = SNAPSHOTS.get(Path(name))
+    if snapshot is not None:
+        return _register_snapshot(snapshot, name, allow_pickle=allow_pickle)
+    if Path(name).is_dir() or split_name(name) is None:
+        return _register_folder(name)
     try:
-        files = HfApi().list_repo_files(repository)
-    except (HfHubHTTPError, OSError) as error:
+        snapshot = find_snapshot(name)
+    except InputError as error:
+        nearest = suggest_path(name)
+        if not nearest:
+            raise
         raise InputError(
-            f"Release {repository!r} is no local folder and no public release, and as a hub "
-            f"repository it cannot be listed ({type(error).__name__}). Check the name and the network."
+            f"There is no release folder {name!r}. {nearest} As a hub repository: {error}"
         ) from error
+    return _register_snapshot(snapshot, name, allow_pickle=allow_pickle)
+
+
+def _register_folder(folder: str) -> Release:
+    if not Path(folder).exists():
+        names = get_pretrained_saes_directory()
+        raise InputError(
+            f"No release {folder!r}: it is no folder, no hub repository (owner/name), and no "
+            f"public release. {suggest_path(folder) or suggest(folder, names)}"
+        )
+    release = read_folder(folder)
+    known = get_pretrained_saes_directory().get(release.name)
+    if known is not None and known.conversion_func != LOADER:
+        raise InputError(
+            f"Release {release.name!r} in {folder!r} has the name of a public release; "
+            f"rename it in {MANIFEST}, or its folder if there is none."
+        )
+    root = str(Path(folder).resolve())
+    spellings = {release.name, folder, str(Path(folder).absolute()), root}
+    _register(release, spellings, root, LOADER)
+    return release
+
+
+def _register_snapshot(
+    snapshot: Snapshot, given: str, *, allow_pickle: bool
+) -> Release:
+    """Register one commit of a repository, by its manifest or else its list of files."""
+    loader = LOADER
+    if MANIFEST in snapshot.files:
+        SNAPSHOTS[snapshot.folder] = snapshot
+        snapshot.fetch([MANIFEST])
+        with from_snapshot(snapshot.folder):
+            release = replace(read_release(snapshot.folder), name=snapshot.name)
+    else:
+        loader, folders = _listed_saes(snapshot)
+        # a snapshot that was opened before was allowed then
+        if loader == DICTIONARY_LOADER and snapshot.folder not in SNAPSHOTS:
+            require_pickle_allowed(given, allowed=allow_pickle)
+        entries = _entries({folder: folder for folder in folders})
+        release = Release(snapshot.name, "", entries, snapshot.folder)
+    SNAPSHOTS[snapshot.folder] = snapshot
+    folder = str(snapshot.folder)
+    _register(release, {snapshot.name, given, folder}, folder, loader)
+    return release
+
+
+def _listed_saes(snapshot: Snapshot) -> tuple[str, list[str]]:
+    """Return the loader for a repository without a manifest, and the folders of its SAEs."""
     for loader, weights, config in (
-        ("sae_lens", SAE_WEIGHTS_FILENAME, SAE_CFG_FILENAME),
-        ("dictionary_learning_1", "ae.pt", "config.json"),
+        (LOADER, SAE_WEIGHTS_FILENAME, SAE_CFG_FILENAME),
+        (DICTIONARY_LOADER, WEIGHTS, CONFIG),
     ):
-        folders = sae_folders(files, weights, config)
+        folders = sae_folders(snapshot.files, weights, config)
         for folder in folders:
-            require_name(
-                f"The folder of an SAE in {repository!r}", folder, slashes=True
-            )
+            source = f"The folder of an SAE in {snapshot.repository!r}"
+            require_name(source, folder, slashes=True)
         if folders:
-            return PretrainedSAELookup(
-                release=repository,
-                repo_id=repository,
-                model="",
-                conversion_func=loader,
-                saes_map={folder: folder for folder in folders},
-                expected_var_explained={},
-                expected_l0={},
-                neuronpedia_id={},
-                norm_scaling_factor={},
-                config_overrides=None,
-            )
+            return loader, folders
     raise InputError(
-        f"Hub repository {repository!r} holds no SAE; expected folders with {SAE_WEIGHTS_FILENAME} "
-        f"and {SAE_CFG_FILENAME} (SAELens), or ae.pt and config.json (dictionary_learning)."
+        f"Hub repository {snapshot.name!r} holds no SAE; expected folders with "
+        f"{SAE_WEIGHTS_FILENAME} and {SAE_CFG_FILENAME} (SAELens), or {WEIGHTS} and {CONFIG} "
+        "(dictionary_learning). Check the name."
+    )
+
+
+def _register(
+    release: Release, spellings: Iterable[str], root: str, loader: str
+) -> None:
+    """Enter a release into SAELens' tables under each spelling of its name."""
+    directory = get_pretrained_saes_directory()
+    for spelling in spellings:
+        directory[spelling] = PretrainedSAELookup(
+            release=spelling,
+            repo_id=root,
+            model=release.model,
+            conversion_func=loader,
+            saes_map={entry.sae_id: entry.path for entry in release.entries},
+            expected_var_explained={
+                entry.sae_id: entry.variance_explained or 1.0
+                for entry in release.entries
+            },
+            expected_l0={entry.sae_id: entry.l0 or 0.0 for entry in release.entries},
+            neuronpedia_id={},
+            norm_scaling_factor={},
+            config_overrides=None,
+        )
+    NAMED_PRETRAINED_SAE_LOADERS[LOADER] = load_from_folder
+    NAMED_PRETRAINED_SAE_CONFIG_GETTERS[LOADER] = read_cfg_from_folder
+    NAMED_PRETRAINED_SAE_LOADERS[DICTIONARY_LOADER] = load_dictionary_learning
+    NAMED_PRETRAINED_SAE_CONFIG_GETTERS[DICTIONARY_LOADER] = (
+        read_dictionary_learning_cfg
     )
 
 
@@ -192,153 +269,47 @@ def sae_folders(files: Iterable[str], weights: str, config: str) -> list[str]:
     )
 
 
-def group_saes(sae_ids: Iterable[str], group_by: str | None) -> dict[str, Membership]:
+def require_files(release: Release, paths: Iterable[str]) -> None:
     """
-    Return group and seed of each SAE.
+    Require the files of SAEs: downloaded, with the hashes of the manifest, and readable.
 
-    Args:
-        sae_ids: ids of a release.
-        group_by: a regular expression with the named group ``seed`` and, if wanted,
-            ``group`` (else the id without the seed is the group), matched anywhere in the
-            id; or a YAML file that maps ids to ``{group: ..., seed: ...}``. None makes
-            each SAE a group of its own.
+    A release of SAELens' public table is left to SAELens.
 
     Raises:
-        InputError: if the expression or the file cannot be used, or matches no SAE.
-
-    >>> group_saes(["k32/seed0", "k32/seed1"], r"/seed(?P<seed>[0-9]+)")
-    {'k32/seed0': ('k32', 0), 'k32/seed1': ('k32', 1)}
+        InputError: if a file is missing, differs, or cannot be fetched.
     """
-    ids = list(sae_ids)
-    if group_by is None:
-        return {sae_id: (sae_id, None) for sae_id in ids}
-    if group_by.endswith((".yaml", ".yml")):
-        return _from_yaml(ids, Path(group_by))
-    return _from_regex(ids, group_by)
-
-
-def _from_regex(ids: list[str], expression: str) -> dict[str, Membership]:
-    pattern = _compiled(expression)
-    deadline = time.monotonic() + SECONDS
-    members: dict[str, Membership] = {}
-    for sae_id in ids:
-        match = _search(pattern, sae_id, deadline - time.monotonic())
-        if match is None:
-            continue
-        seed = match["seed"] or ""
-        if not _DIGITS.fullmatch(seed):
-            raise InputError(
-                f"--group-by {expression!r} finds the seed {brief(seed)} in {sae_id!r}; expected "
-                "digits. At most 18 of them are read."
-            )
-        if "group" in pattern.groupindex:
-            group = match["group"] or ""
+    if release.folder is None:
+        return
+    known = get_pretrained_saes_directory().get(str(release.folder.absolute()))
+    for path in paths:
+        if known is not None and known.conversion_func == DICTIONARY_LOADER:
+            load_dictionary_learning(known.repo_id, path)
         else:
-            group = sae_id[: match.start()] + sae_id[match.end() :]
-        members[sae_id] = (group, int(seed))
-    if not members:
-        raise InputError(
-            f"--group-by {expression!r} matches none of the {len(ids)} SAEs, for example {ids[0]!r}."
-        )
-    return members
+            _fetch_checked(release.folder, path)
 
 
-def _compiled(expression: str) -> regex.Pattern[str]:
-    try:
-        # Python's own words for what is wrong; its searches cannot be bounded in time
-        re.compile(expression)
-        pattern = regex.compile(expression)
-    except (re.error, regex.error, OverflowError, RecursionError) as error:
-        raise InputError(
-            f"--group-by {brief(expression)} is no regular expression: {error}."
-        ) from error
-    if "seed" not in pattern.groupindex:
-        raise InputError(
-            f"--group-by {brief(expression)} does not say where the seed is; expected a named "
-            "group such as '-seed(?P<seed>[0-9]+)'."
-        )
-    return pattern
+def _fetch_checked(root: Path, path: str, names: Iterable[str] | None = None) -> None:
+    """Check the hashes of an SAE's files, which are downloaded first if they are of the hub."""
+    _fetch(root, path, names or ())
+    with from_snapshot(root):
+        verify_files(root, path, names)
 
 
-def _search(
-    pattern: regex.Pattern[str], sae_id: str, seconds: float
-) -> regex.Match[str] | None:
-    try:
-        return pattern.search(sae_id, timeout=max(seconds, 1e-3))
-    except TimeoutError as error:
-        raise InputError(
-            f"--group-by {pattern.pattern!r} takes over {SECONDS} seconds on {sae_id!r}; expected "
-            "an expression without repeats inside repeats, such as '(a+)+'. Name the groups in "
-            "a YAML file instead."
-        ) from error
+def _fetch(root: Path, path: str, names: Iterable[str]) -> None:
+    """Download files of an SAE if its release is a snapshot; by default all that are read."""
+    snapshot = SNAPSHOTS.get(root)
+    if snapshot is None:
+        return
+    if MANIFEST in snapshot.files and not names:
+        # a manifest may list further files
+        names = [PurePosixPath(file).name for file in _files_of(snapshot, path)]
+    wanted = names or (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME)
+    present = set(_files_of(snapshot, path))
+    snapshot.fetch(f"{path}/{name}" for name in wanted if f"{path}/{name}" in present)
 
 
-def _from_yaml(ids: list[str], path: Path) -> dict[str, Membership]:
-    table: Any = read_yaml(path)
-    if not isinstance(table, dict):
-        raise InputError(
-            f"{str(path)!r} must map SAE ids to {{group: ..., seed: ...}}."
-        )
-    members: dict[str, Membership] = {}
-    for sae_id, entry in table.items():
-        if sae_id not in ids:
-            raise InputError(
-                f"{str(path)!r} names the SAE {brief(sae_id)}. {suggest(str(sae_id), ids)}"
-            )
-        if (
-            not isinstance(entry, dict)
-            or set(entry) != {"group", "seed"}
-            or not is_seed(entry["seed"])
-        ):
-            raise InputError(
-                f"{str(path)!r}: {sae_id!r} has {brief(entry)}; expected {{group: name, seed: number}}, "
-                "the number a whole one."
-            )
-        name = f"{str(path)!r}: the group of {sae_id!r}"
-        group = require_name(name, entry["group"], slashes=True)
-        members[sae_id] = (group, entry["seed"])
-    return members
-
-
-def register_release(folder: str | Path) -> Release:
-    """
-    Let SAELens load the SAEs of a release folder.
-
-    Afterwards ``SAE.from_pretrained(release, sae_id)`` takes the release's name, the folder
-    as given, or its absolute path.
-
-    Raises:
-        InputError: if the folder holds no SAE or no readable manifest, or its name is that of a
-            public release.
-    """
-    release = read_folder(folder)
-    directory = get_pretrained_saes_directory()
-    known = directory.get(release.name)
-    if known is not None and known.conversion_func != LOADER:
-        raise InputError(
-            f"Release {release.name!r} in {str(folder)!r} has the name of a public release; "
-            f"rename it in {MANIFEST}, or its folder if there is none."
-        )
-    root = str(Path(folder).resolve())
-    for spelling in {release.name, str(folder), str(Path(folder).absolute()), root}:
-        directory[spelling] = PretrainedSAELookup(
-            release=spelling,
-            repo_id=root,
-            model=release.model,
-            conversion_func=LOADER,
-            saes_map={entry.sae_id: entry.path for entry in release.entries},
-            expected_var_explained={
-                entry.sae_id: entry.variance_explained or 1.0
-                for entry in release.entries
-            },
-            expected_l0={entry.sae_id: entry.l0 or 0.0 for entry in release.entries},
-            neuronpedia_id={},
-            norm_scaling_factor={},
-            config_overrides=None,
-        )
-    NAMED_PRETRAINED_SAE_LOADERS[LOADER] = load_from_folder
-    NAMED_PRETRAINED_SAE_CONFIG_GETTERS[LOADER] = read_cfg_from_folder
-    return release
+def _files_of(snapshot: Snapshot, path: str) -> list[str]:
+    return [file for file in snapshot.files if str(PurePosixPath(file).parent) == path]
 
 
 def load_from_folder(
@@ -349,7 +320,7 @@ def load_from_folder(
     cfg_overrides: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
     """Load an SAE of a registered folder (SAELens' loader protocol), its hashes checked."""
-    verify_files(Path(repo_id), folder_name)
+    _fetch_checked(Path(repo_id), folder_name)
     folder = Path(repo_id) / folder_name
     cfg_dict, state_dict = sae_lens_disk_loader(folder, device, cfg_overrides)
     sparsity = folder / SPARSITY_FILENAME
@@ -365,7 +336,7 @@ def read_cfg_from_folder(
     cfg_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read an SAE's configuration (SAELens' configuration-getter protocol), its hash checked."""
-    verify_files(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
+    _fetch_checked(Path(repo_id), folder_name, [SAE_CFG_FILENAME])
     folder = Path(repo_id) / folder_name
     read_cfg(folder)
     return get_sae_lens_config_from_disk(folder, device, cfg_overrides)

@@ -13,6 +13,7 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.weight_decay import WeightDecay
 from saereg_plugin.metrics import alive_mask
 from saereg_plugin.registry import acts
+from saereg_plugin.releases.hub import whole_folder
 from saereg_plugin.releases.opening import open_release
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sources.models import is_inside
@@ -82,7 +83,7 @@ def _sweep_of(release: Release, name: str) -> SweepConfig:
         )
     sweep = sweep_from(recorded, source=f"the sweep of release {name!r}")
     for path in (sweep.model, sweep.corpus):
-        if is_inside(path, release.folder):
+        if is_inside(path, whole_folder(release.folder)):
             raise InputError(
                 f"The sweep of release {name!r} reads {path!r}, which is inside the release "
                 "itself and may hold code; expected a model and a text of your own or public ones. "

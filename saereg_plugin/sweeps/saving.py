@@ -1,4 +1,4 @@
-"""Release folders written from a trained sweep, with their model cards."""
+"""Release folders written from a trained sweep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.constants import (
     ACTIVATION_SCALER_CFG_FILENAME,
@@ -26,6 +25,7 @@ from saereg_plugin.checks import require_name
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import folder_hashes, write_text
 from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.releases.card import CARD, folder_card
 from saereg_plugin.releases.release import (
     LOADER,
     MANIFEST,
@@ -39,7 +39,6 @@ from saereg_plugin.sweeps.members import Member
 from saereg_plugin.sweeps.records import STOPPED
 from saereg_plugin.sweeps.trainer import SweepTrainer, record_name
 
-CARD = "README.md"
 _SAE_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME)
 _TRAINER_FILES = (
     *_SAE_FILES,
@@ -104,65 +103,9 @@ def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release
             **({"pairs_across_documents": crossing} if crossing else {}),
         },
     )
-    write_text(folder / CARD, model_card(release))
+    write_text(folder / CARD, folder_card(release))
     write_release(release)
     return release
-
-
-def model_card(release: Release) -> str:
-    """Return a Markdown model card: SAEs, how to load them, and provenance."""
-    sweep: dict[str, Any] = dict(release.provenance.get("sweep", {}))
-    versions: dict[str, str] = release.provenance.get("versions", {})
-    first = release.entries[0].sae_id if release.entries else "<sae_id>"
-    rows = "\n".join(
-        f"| `{entry.sae_id}` | {entry.group} | {entry.seed} | "
-        f"{'' if entry.l0 is None else f'{entry.l0:.1f}'} |"
-        for entry in release.entries
-    )
-    stopped = "".join(f"\n- {line}" for line in release.provenance.get("stopped", []))
-    metadata = ModelCardData(
-        library_name="saelens", tags=["sparse-autoencoder", "saereg-plugin"]
-    )
-    return f"""---
-{metadata.to_yaml()}
----
-
-# {release.name}
-
-Sparse autoencoders for `{sweep.get("hook_name")}` of `{release.model}`, trained on
-{release.provenance.get("tokens"):,} tokens of `{sweep.get("corpus")}`. SAEs of one group differ only in
-their seed.
-
-| SAE | group | seed | L0 at the end of training |
-|---|---|---|---|
-{rows}
-{f"{chr(10)}Stopped before the end:{stopped}{chr(10)}" if stopped else ""}
-## Load
-
-With SAELens alone, one SAE by its folder:
-
-```python
-from sae_lens import SAE
-
-sae = SAE.load_from_disk("{release.entries[0].path if release.entries else "saes/<sae_id>"}")
-```
-
-or by its id, once saereg-plugin has told SAELens about this folder:
-
-```python
-import saereg_plugin as sr
-from sae_lens import SAE
-
-sr.register_release("path/to/{release.name}")
-sae = SAE.from_pretrained("{release.name}", "{first}")
-```
-
-## Provenance
-
-Trained {release.provenance.get("created")} by `{release.provenance.get("command")}` with
-{", ".join(f"{name} {version}" for name, version in versions.items())}. `{MANIFEST}` has the whole
-configuration and the SHA-256 of every file.
-"""
 
 
 def save_sae(

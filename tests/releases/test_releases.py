@@ -21,6 +21,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from eval_recipes.running.run import subjects_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import folder_hashes
+from saereg_plugin.releases.card import folder_card
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.opening import open_release, register_release, sae_folders
 from saereg_plugin.releases.release import (
@@ -31,7 +32,6 @@ from saereg_plugin.releases.release import (
     read_release,
     write_release,
 )
-from saereg_plugin.sweeps.saving import model_card
 
 IDS = ["plain-seed0", "plain-seed1", "l2-seed0"]
 PUBLIC = "gpt2-small-res-jb"
@@ -386,10 +386,10 @@ def test_registered_name_opens_with_groups_and_checks(
 
 
 def test_model_card_says_how_to_load_each_way(release: Release, folder: Path) -> None:
-    card = model_card(release)
+    card = folder_card(release)
     metadata = ModelCard(card).data
     assert metadata.library_name == "saelens"
-    assert metadata.tags == ["sparse-autoencoder", "saereg-plugin"]
+    assert metadata.tags == ["sparse-autoencoder", "saelens", "saereg-plugin"]
     for sae_id in IDS:
         assert f"| `{sae_id}` |" in card
     first, second = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
@@ -406,7 +406,7 @@ def test_model_card_says_how_to_load_each_way(release: Release, folder: Path) ->
 
 def test_model_card_of_an_empty_release_is_written(release: Release) -> None:
     stopped = {**release.provenance, "stopped": ["a-seed0: mse_loss is not finite"]}
-    card = model_card(Release("empty", "m", (), None, stopped))
+    card = folder_card(Release("empty", "m", (), None, stopped))
     assert "- a-seed0: mse_loss is not finite" in card
 
 
@@ -419,7 +419,7 @@ def test_public_name_opens_from_saelens_table(
     public = get_pretrained_saes_directory()[PUBLIC]
     cache = tmp_path / f"models--{public.repo_id.replace('/', '--')}"
     cache.mkdir()
-    monkeypatch.setattr("saereg_plugin.releases.opening.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     release = open_release(PUBLIC)
     assert release.folder is None
     assert {e.sae_id: e.path for e in release.entries} == public.saes_map
@@ -451,7 +451,7 @@ def test_unknown_release_is_refused(name: str, message: str) -> None:
 def test_unreachable_hub_is_told_within_ten_seconds(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saereg_plugin.releases.opening.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     started = time.perf_counter()
     with pytest.raises(InputError, match="the hub cannot be reached"):
         open_release(name)
@@ -520,11 +520,13 @@ def test_dictionary_learning_checkpoint_loads_from_the_local_hub_cache(
     }
     config = {"trainer": trainer, "buffer": {"ctx_len": 128}}
     (snapshot / "config.json").write_text(json.dumps(config))
-    for module in ("huggingface_hub.constants", "saereg_plugin.releases.opening"):
-        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
-    release = open_release(DICTIONARY_LEARNING, group_by="trainer_(?P<seed>[0-9]+)")
+    by_trainer = "trainer_(?P<seed>[0-9]+)"
+    with pytest.raises(InputError, match="are pickle files, .* give --allow-pickle"):
+        open_release(DICTIONARY_LEARNING, group_by=by_trainer)
+    release = open_release(DICTIONARY_LEARNING, group_by=by_trainer, allow_pickle=True)
     (entry,) = release.select([sae_id])
     sae = SAE.from_pretrained(release.name, entry.sae_id)
     assert isinstance(sae, StandardSAE)

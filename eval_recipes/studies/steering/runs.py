@@ -18,7 +18,6 @@ from eval_recipes.studies.weight_regularization import fields, small_groups
 from saereg_plugin.checks import require_count
 from saereg_plugin.errors import InputError
 from saereg_plugin.presets import weight_regularized_topk
-from saereg_plugin.releases.opening import open_release
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sweeps import SweepConfig
 
@@ -59,6 +58,7 @@ class SteeringStudy:
         group: regularised group of the release.
         baseline: its unregularised group.
         group_by: how groups and seeds are read from the release's ids, if it does not say.
+        allow_pickle: read a release of a format that is pickle files.
         n_latents: candidates of each SAE.
         ratio_latents: candidates of each SAE at the ratio strengths, the first of the
             ``n_latents``; fewer, since these are several strengths.
@@ -79,6 +79,7 @@ class SteeringStudy:
     group: str = "l2"
     baseline: str = "none"
     group_by: str | None = None
+    allow_pickle: bool = False
     n_latents: int = 300
     ratio_latents: int = 50
     paper_norm: float | None = None
@@ -219,12 +220,14 @@ def subjects_of_groups(name: str, study: SteeringStudy) -> list[Subject]:
     Raises:
         InputError: if the release lacks one of them, or a file is missing or damaged.
     """
-    subjects = subjects_of(name, group_by=study.group_by)
+    subjects = subjects_of(
+        name, group_by=study.group_by, allow_pickle=study.allow_pickle
+    )
     groups = {subject.group for subject in subjects}
     for wanted in (study.group, study.baseline):
         if wanted not in groups:
             raise InputError(
-                f"Release {open_release(name).name!r} has no group {wanted!r}; it has "
+                f"Release {subjects[0].release!r} has no group {wanted!r}; it has "
                 f"{', '.join(map(repr, sorted(groups)))}. Name the groups to compare."
             )
     return [

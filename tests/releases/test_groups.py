@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases.opening import Membership, group_saes
+from saereg_plugin.releases.groups import Membership, group_saes
 
 IDS = ["k32/seed0/final", "k32/seed12/final", "k64/seed0/final", "other"]
 
