@@ -66,8 +66,7 @@ def write_with_table(
     """
     target = side_path(result, ending)
     with atomic_path(result) as written, atomic_path(target) as temporary:
-        # snappy, the default, gives other bytes for the same table now and then
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary)
         about = {
             "file": target.name,
             "rows": table.num_rows,
