@@ -40,7 +40,7 @@ from eval_recipes.running.evaluation import Evaluation, TableOutput
 from eval_recipes.running.heldout_pass import Passed, tally_heldout
 from saereg_plugin.sources.models import LanguageModel
 
-Spelling = Callable[[NDArray[np.integer]], list[str]]
+Spelling = Callable[[NDArray[np.integer[Any]]], list[str]]
 
 
 class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
@@ -176,7 +176,7 @@ def _directions(sae: SAE[Any]) -> Tensor:
 def _spelling(tokenizer: Any) -> Spelling:
     """Return a function from ids of tokens to their texts."""
 
-    def spell(ids: NDArray[np.integer]) -> list[str]:
+    def spell(ids: NDArray[np.integer[Any]]) -> list[str]:
         numbers = ids.tolist()
         texts: list[str] = tokenizer.batch_decode(
             [[number] for number in numbers], clean_up_tokenization_spaces=False

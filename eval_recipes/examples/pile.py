@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,14 @@ class Found(NamedTuple):
 
     def at(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Found:
         """Return the entries at an index or mask."""
-        return Found(*(values[index] for values in self))
+        columns: Any = [values[index] for values in self]
+        return Found(*columns)
+
+
+def joined(parts: Sequence[Found]) -> Found:
+    """Return the entries of several parts, one after the other."""
+    columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Found(*columns)
 
 
 class Pile:
@@ -74,7 +82,7 @@ class Pile:
 
     def _prune(self) -> None:
         """Drop all but the ``n`` lowest keys of each latent, and note the n-th as its limit."""
-        every = Found(*(np.concatenate(column) for column in zip(*self._parts)))
+        every = joined(self._parts)
         packed = every.latent << 32 | every.key
         order = np.argsort(packed, kind="stable")
         latent = every.latent[order]
@@ -85,7 +93,7 @@ class Pile:
         self._held = len(self._parts[0].key)
 
 
-def ranks(groups: NDArray[np.integer]) -> Ints:
+def ranks(groups: NDArray[np.integer[Any]]) -> Ints:
     """
     Return the rank of each entry in its group, from 0; equal groups are neighbours.
 

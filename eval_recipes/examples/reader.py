@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from eval_recipes.results.reading import SUFFIX, read_result, result_files
 from eval_recipes.results.sidecar import SideTable
@@ -112,7 +111,7 @@ class SAEExamples:
         InputError: if the table does not name its SAE.
     """
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: Any) -> None:
         stored = (table.schema.metadata or {}).get(b"saereg", b"{}")
         self.settings: dict[str, Any] = json.loads(stored)
         """Release, group, seed, model, text, tokens and sizes of the run."""

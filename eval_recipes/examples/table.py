@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eval_recipes.examples.logits import ExtremeLogits
 from eval_recipes.examples.options import ExamplesEvalConfig
-from eval_recipes.examples.pile import Floats, Found, Ints, ranks
+from eval_recipes.examples.pile import Floats, Found, Ints, joined, ranks
 from eval_recipes.examples.reader import EXAMPLES, TOP
 from eval_recipes.examples.tally import ExamplesTally
 from eval_recipes.results.subject import Subject
@@ -56,7 +56,7 @@ def chosen_examples(tally: ExamplesTally) -> Chosen:
     shown = np.argsort(drawn.latent * (options.bands + 1) + rank, kind="stable")
     drawn, rank = drawn.at(shown), rank[shown]
     first = ranks(drawn.latent * (options.bands + 1) + rank) < options.band_examples
-    every = Found(*map(np.concatenate, zip(top, drawn.at(first))))
+    every = joined([top, drawn.at(first)])
     band = np.concatenate([np.full(len(top.key), _TOP), rank[first]])
     activation = _peaks(every, options)
     order = np.lexsort((every.token, -activation, band, every.latent))
@@ -83,9 +83,9 @@ def examples_table(
     spelling: Any,
     subject: Subject,
     **settings: Any,
-) -> pa.Table:
+) -> Any:
     """
-    Return the table of one SAE.
+    Return the ``pyarrow.Table`` of one SAE.
 
     Args:
         tally: after the last batch.
@@ -126,7 +126,7 @@ def _examples(
     options: ExamplesEvalConfig,
     n_latents: int,
     spelling: Any,
-) -> pa.Array:
+) -> Any:
     """Return the list of examples of each latent."""
     size = tokens.shape[1]
     context, position = np.divmod(chosen.found.token, size)
@@ -152,24 +152,24 @@ def _examples(
     return pa.ListArray.from_arrays(_offsets(counts), structs)
 
 
-def _offsets(counts: NDArray[np.integer]) -> pa.Array:
+def _offsets(counts: NDArray[np.integer[Any]]) -> Any:
     return pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
 
 
-def _rows(values: NDArray[Any]) -> pa.Array:
+def _rows(values: NDArray[Any]) -> Any:
     """Return a matrix as a list per row."""
     return pa.ListArray.from_arrays(
         _offsets(np.full(len(values), values.shape[1])), pa.array(values.ravel())
     )
 
 
-def _spelled(ids: NDArray[np.int64], spelling: Any) -> pa.Array:
+def _spelled(ids: NDArray[np.int64], spelling: Any) -> Any:
     return pa.ListArray.from_arrays(
         _offsets(np.full(len(ids), ids.shape[1])), _texts(ids.ravel(), spelling)
     )
 
 
-def _texts(ids: NDArray[np.integer], spelling: Any) -> pa.Array:
+def _texts(ids: NDArray[np.integer[Any]], spelling: Any) -> Any:
     """Return the texts of tokens; each text is stored once."""
     known, place = np.unique(ids, return_inverse=True)
     # several ids may have one text; parquet pads a dictionary that repeats values with

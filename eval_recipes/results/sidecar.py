@@ -149,9 +149,9 @@ class SideTable:
         """Read a table as pandas has it; see ``read_table``."""
         return self.read_table(path).to_pandas()
 
-    def read_table(self, path: str | Path) -> pa.Table:
+    def read_table(self, path: str | Path) -> Any:
         """
-        Read a table, given its own path or that of the result that names it.
+        Read a ``pyarrow.Table``, given its own path or that of the result that names it.
 
         Raises:
             InputError: if it is missing, no regular file, damaged, not what the result was
