@@ -168,7 +168,7 @@ def _directions(sae: SAE[Any]) -> Tensor:
     rows = sae.W_dec.detach()
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
         # decode divides the activation by the norm of its row
-        tiny = np.finfo(np.float32).tiny
+        tiny = float(np.finfo(np.float32).tiny)
         return rows / rows.norm(dim=1, keepdim=True).clamp(min=tiny)
     return rows
 
