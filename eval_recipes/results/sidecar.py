@@ -146,8 +146,12 @@ class SideTable:
         return pa.table(columns).replace_schema_metadata({b"saereg": text.encode()})
 
     def read(self, path: str | Path) -> pd.DataFrame:
+        """Read a table as pandas has it; see ``read_table``."""
+        return self.read_table(path).to_pandas()
+
+    def read_table(self, path: str | Path) -> Any:
         """
-        Read a table, given its own path or that of the result that names it.
+        Read a ``pyarrow.Table``, given its own path or that of the result that names it.
 
         Raises:
             InputError: if it is missing, no regular file, damaged, not what the result was
@@ -174,7 +178,7 @@ class SideTable:
                 f"{self.what} {str(path)!r} lacks the columns {', '.join(sorted(missing))}; "
                 f"{expected}."
             )
-        return table.to_pandas()
+        return table
 
     def _named_by(self, result: Path) -> Path:
         record = read_result(result)
