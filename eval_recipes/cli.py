@@ -29,6 +29,7 @@ from eval_recipes.commands.console import (
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
 from eval_recipes.commands.list_ import list_
+from eval_recipes.commands.report import report
 from eval_recipes.commands.results import plot, show, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.schemas import schemas
@@ -70,7 +71,11 @@ def _settings(
         set_verbosity(verbose=verbose, quiet=quiet)
 
 
-for command in (train, run, table, plot, speed, demo, doctor, artifacts, schemas):
+_COMMANDS = (
+    *(train, run, table, plot, report),
+    *(speed, demo, doctor, artifacts, schemas),
+)
+for command in _COMMANDS:
     app.command()(with_verbosity(command))
 app.command("list")(with_verbosity(list_))
 app.add_typer(study, name="study")

@@ -25,6 +25,7 @@ class Cell:
         whole: sign and digits before the decimal point; empty in a cell of text.
         rest: decimal point, digits and exponent.
         ends: interval in brackets.
+        mark: sign after a number, such as a star.
         note: small second line.
         group: group whose colour marks it.
         title: longer text for a pointer.
@@ -37,6 +38,7 @@ class Cell:
     whole: str = ""
     rest: str = ""
     ends: str = ""
+    mark: str = ""
     note: str = ""
     group: str | None = None
     title: str = ""
@@ -123,7 +125,9 @@ def number(value: Any, *, note: str = "", title: str = "") -> Cell:
     return figure(Interval(float(value), None, None, 0), note=note, title=title)
 
 
-def figure(found: Interval | None, *, note: str = "", title: str = "") -> Cell:
+def figure(
+    found: Interval | None, *, note: str = "", title: str = "", mark: str = ""
+) -> Cell:
     """
     Return a figure with its interval in brackets, as ``tables.table.cell`` writes it.
 
@@ -138,11 +142,12 @@ def figure(found: Interval | None, *, note: str = "", title: str = "") -> Cell:
         ends = f"[{digits(found.low)}, {digits(found.high)}]"
     point = next((i for i, c in enumerate(shown) if c in ".e"), len(shown))
     return Cell(
-        text=f"{shown} {ends}".strip(),
+        text=f"{shown}{mark} {ends}".strip(),
         sort=repr(float(found.value) + 0.0),
         whole=shown[:point],
         rest=shown[point:],
         ends=ends,
+        mark=mark,
         note=note,
         title=title,
     )

@@ -34,7 +34,13 @@ class Plot:
 
 def read_distributions(source: Source) -> list[Plot]:
     """Return the plots that the results hold data for."""
-    makers = (_stability, _matched_decoder, _matched_encoder, _cosines, _stability_score)
+    makers = (
+        _stability,
+        _matched_decoder,
+        _matched_encoder,
+        _cosines,
+        _stability_score,
+    )
     return [plot for make in makers for plot in [make(source)] if plot is not None]
 
 
@@ -48,7 +54,14 @@ def _series(
 ) -> dict[str, Any]:
     colour = GREY if group is None else source.colours[group]
     name = RANDOM if group is None else group
-    return {"name": name, "group": group, "colour": colour, "x": [*x], "y": [*y], **more}
+    return {
+        "name": name,
+        "group": group,
+        "colour": colour,
+        "x": [*x],
+        "y": [*y],
+        **more,
+    }
 
 
 def _stability(source: Source) -> Plot | None:
@@ -162,7 +175,10 @@ def _histogram(
         series[None] = sums[None] / max(sums[None].sum(), 1.0)
     middles = [round(float(m), 6) for m in (edges[:-1] + edges[1:]) / 2]
     rows = [
-        [text(f"{edges[i]:.3f} to {edges[i + 1]:.3f}"), *(number(s[i]) for s in series.values())]
+        [
+            text(f"{edges[i]:.3f} to {edges[i + 1]:.3f}"),
+            *(number(s[i]) for s in series.values()),
+        ]
         for i in range(bins)
         if any(share[i] > 0 for share in series.values())
     ]

@@ -22,9 +22,7 @@ def packed(value: Any) -> str:
 
 def compact(value: Any) -> str:
     """Return strict JSON without spaces."""
-    return json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def script_json(value: Any) -> Markup:

@@ -19,7 +19,7 @@ from eval_recipes.report.cells import (
 )
 from eval_recipes.report.meanings import meaning, summary
 from eval_recipes.report.source import PageSAE, Source
-from eval_recipes.report.verdicts import GroupFigure, group_figure, row_interval
+from eval_recipes.report.verdicts import GroupFigure, behind, group_figure, row_interval
 from eval_recipes.results.headlines import metric_of
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
 
@@ -45,7 +45,10 @@ _CORRECTED = {
         ("misc_metrics/(frac_alive)", r"corrected/\1"),
     ),
     "sparse_probing": (
-        (r"(?:sae|llm)/(sae|llm)_top_(\d+)_test_accuracy", r"corrected/\1_top_\2_accuracy"),
+        (
+            r"(?:sae|llm)/(sae|llm)_top_(\d+)_test_accuracy",
+            r"corrected/\1_top_\2_accuracy",
+        ),
         (r"(?:sae|llm)/(sae|llm)_test_accuracy", r"corrected/\1_all_accuracy"),
     ),
     "sparse_probing_sae_probes": ((r"(?:sae|llm)/(.+)", r"deduplicated/\1"),),
@@ -171,7 +174,8 @@ def _figures(source: Source, name: str, pairs: list[_Pair]) -> PageTable:
             known = ours or theirs
             if known is not None:
                 row = [text(group, group=group), *([_cell(theirs)] if both else [])]
-                found.append([*row, _cell(ours), text(known.of)])
+                over = behind(source, group, metric_of(name, pair.first), known)
+                found.append([*row, _cell(ours), text(over)])
         for number, row in enumerate(found):
             span = 0 if number else len(found)
             first = text(about.title, note=about.sentence, title=pair.first, span=span)
@@ -200,7 +204,9 @@ def _cell(found: GroupFigure | None) -> Cell:
     return figure(found.interval, title=found.interval.reason or "")
 
 
-def _saes(source: Source, mine: pd.DataFrame, name: str, pairs: list[_Pair]) -> PageTable:
+def _saes(
+    source: Source, mine: pd.DataFrame, name: str, pairs: list[_Pair]
+) -> PageTable:
     """Return one row per SAE with every shown metric, each as in the summary."""
     metrics = [m for pair in pairs for m in (pair.upstream, pair.ours) if m is not None]
     titles = [meaning(name, metric).title for metric in metrics]

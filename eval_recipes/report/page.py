@@ -99,12 +99,18 @@ def write_report(
     _require_target(target)
     source = read_source(folder, None if release is None else Path(release))
     content = _read(source, failures)
-    payloads = {one.sae_id: packed(one.data) for one in latents_of(folder, per_sae=latents)}
+    payloads = {
+        one.sae_id: packed(one.data) for one in latents_of(folder, per_sae=latents)
+    }
     page = _render(content, payloads)
     shards: dict[str, str] = {}
     if len(page.encode()) > most_bytes and payloads:
-        shards = {shard_name(sae): shard_script(sae, data) for sae, data in payloads.items()}
-        page = _render(content, {}, shards=[f"{_shard_folder(target).name}/{n}" for n in shards])
+        shards = {
+            shard_name(sae): shard_script(sae, data) for sae, data in payloads.items()
+        }
+        page = _render(
+            content, {}, shards=[f"{_shard_folder(target).name}/{n}" for n in shards]
+        )
     _write(page, shards, target)
     return target
 

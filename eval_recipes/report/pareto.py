@@ -57,8 +57,9 @@ def _metrics(frame: pd.DataFrame) -> list[Metric]:
     """Return the metrics to choose from: SAEBench's headlines and this package's."""
     present = set(zip(frame["eval"], frame["metric"]))
     known = [metric for metric in TABLE_COLUMNS if metric.key in present]
-    every = dict.fromkeys((*headline_metrics(frame), *known))
-    return [metric for metric in every if metric.key not in (L0.key, _OTHER_L0.key)]
+    every = {metric.key: metric for metric in (*known, *headline_metrics(frame))}
+    order = dict.fromkeys(m.key for m in (*headline_metrics(frame), *known))
+    return [every[key] for key in order if key not in (L0.key, _OTHER_L0.key)]
 
 
 def _keys(rows: pd.DataFrame) -> list[tuple[Any, Any]]:
@@ -95,7 +96,9 @@ def _facts(
 
 
 def _ends(row: dict[Any, Any]) -> list[float | None]:
-    return [None if pd.isna(row[k]) else float(row[k]) for k in ("value", "low", "high")]
+    return [
+        None if pd.isna(row[k]) else float(row[k]) for k in ("value", "low", "high")
+    ]
 
 
 def _fronts(
@@ -141,4 +144,4 @@ def _table(
 def _value(row: dict[Any, Any] | None) -> Cell:
     if row is None:
         return text(None)
-    return figure(row_interval(row | {"n": None}), note="*" if row["front"] else "")
+    return figure(row_interval(row | {"n": None}), mark="*" if row["front"] else "")

@@ -60,10 +60,14 @@ def read_provenance(source: Source, failures: Sequence[Failure] = ()) -> Provena
 def _alerts(source: Source, failures: Sequence[Failure]) -> Iterator[Alert]:
     for failure in failures:
         name = one_line(failure.sae_id)
-        yield Alert("error", f"{failure.eval} of {name} failed: {one_line(failure.cause)}")
+        yield Alert(
+            "error", f"{failure.eval} of {name} failed: {one_line(failure.cause)}"
+        )
     for path, cause in source.damaged.items():
         name = one_line(path.relative_to(source.folder))
-        yield Alert("error", f"{name} is left out, as it cannot be read: {one_line(cause)}")
+        yield Alert(
+            "error", f"{name} is left out, as it cannot be read: {one_line(cause)}"
+        )
     for path, record in source.records:
         damage = damaged_table(path, record)
         if damage is not None:
@@ -102,7 +106,9 @@ def _incomplete(source: Source) -> Iterator[Alert]:
             )
     for path in sorted(source.folder.rglob("*_partial_results.json")):
         name = one_line(path.relative_to(source.folder))
-        yield Alert("warning", f"{name} is partial: some replies are missing. Run it again.")
+        yield Alert(
+            "warning", f"{name} is partial: some replies are missing. Run it again."
+        )
 
 
 def _said(cause: Any) -> str:
@@ -130,8 +136,7 @@ def _dead(source: Source) -> Iterator[Alert]:
     """Yield an alert for each group with latents that never fired on held-out text."""
     rows = last_values(source.frame, _ALIVE)
     alive = {
-        (row["release"], row["sae_id"]): row["value"]
-        for row in rows.to_dict("records")
+        (row["release"], row["sae_id"]): row["value"] for row in rows.to_dict("records")
     }
     for group in source.groups:
         saes = [sae for sae in source.of(group) if sae.key in alive and _width(sae)]
@@ -160,23 +165,36 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
     groups = "1 group" if len(source.groups) == 1 else f"{len(source.groups)} groups"
     saes = "1 SAE" if len(source.saes) == 1 else f"{len(source.saes)} SAEs"
     seeds = sorted({sae.seed for sae in source.saes if sae.seed is not None})
-    yield "SAEs", f"{saes}, {groups}" + (f", seeds {_listed([*map(str, seeds)])}" if seeds else "")
+    yield (
+        "SAEs",
+        f"{saes}, {groups}"
+        + (f", seeds {_listed([*map(str, seeds)])}" if seeds else ""),
+    )
     metadata = [sae.cfg.get("metadata") or sae.cfg for sae in source.saes]
     yield "Language model", _each(one.get("model_name") for one in metadata)
     yield "Hook", _each(one.get("hook_name") for one in metadata)
     yield "Trained on", _each(one.get("dataset_path") for one in metadata)
     yield "Held-out text", _each(_config(source, "corpus", "dataset"))
-    yield "Labelled texts", _each(
-        "embedded: not comparable with published scores"
-        for _, record in source.records
-        if data_of(record) == "embedded"
+    yield (
+        "Labelled texts",
+        _each(
+            "embedded: not comparable with published scores"
+            for _, record in source.records
+            if data_of(record) == "embedded"
+        ),
     )
     yield "Evaluations", _each(source.evaluations)
     yield "Evaluated", _dates(source)
-    yield "SAELens", _each(record.get("sae_lens_version") for _, record in source.records)
-    yield "SAEBench", _each(
-        str(record.get("sae_bench_commit_hash") or "").removeprefix("sae-bench==")
-        for _, record in source.records
+    yield (
+        "SAELens",
+        _each(record.get("sae_lens_version") for _, record in source.records),
+    )
+    yield (
+        "SAEBench",
+        _each(
+            str(record.get("sae_bench_commit_hash") or "").removeprefix("sae-bench==")
+            for _, record in source.records
+        ),
     )
     if source.release is not None:
         yield from _training(source)
@@ -185,7 +203,9 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
 def _config(source: Source, *names: str) -> Iterator[Any]:
     for _, record in source.records:
         config = record.get("eval_config")
-        if record["eval_type_id"] in ("core", "cross_seed") and isinstance(config, dict):
+        if record["eval_type_id"] in ("core", "cross_seed") and isinstance(
+            config, dict
+        ):
             yield from (config[name] for name in names if config.get(name))
 
 
@@ -198,7 +218,9 @@ def _each(values: Any) -> str:
 def _dates(source: Source) -> str:
     """Return the times of the first and the last result, in UTC."""
     times = [record.get("datetime_epoch_millis") for _, record in source.records]
-    known = sorted(time for time in times if isinstance(time, int) and 0 < time < 1 << 43)
+    known = sorted(
+        time for time in times if isinstance(time, int) and 0 < time < 1 << 43
+    )
     if not known:
         return ""
     ends = dict.fromkeys(_date(known[end]) for end in (0, -1))
@@ -219,7 +241,10 @@ def _training(source: Source) -> Iterator[tuple[str, str]]:
     yield "Trained", str(one_line(about.get("created")) or "")
     versions = about.get("versions")
     if isinstance(versions, dict):
-        yield "Versions", ", ".join(f"{one_line(k)} {one_line(v)}" for k, v in versions.items())
+        yield (
+            "Versions",
+            ", ".join(f"{one_line(k)} {one_line(v)}" for k, v in versions.items()),
+        )
     if isinstance(about.get("tokens"), int):
         yield "Training tokens", f"{about['tokens']:,}"
     if isinstance(about.get("training_seconds"), (int, float)):
@@ -235,7 +260,14 @@ def _saes(source: Source) -> PageTable:
     hashes: dict[str, str] = {}
     if source.release is not None:
         for entry in source.release.entries:
-            weights = next((v for k, v in entry.files.items() if k.endswith(".safetensors") and "weights" in k), "")
+            weights = next(
+                (
+                    v
+                    for k, v in entry.files.items()
+                    if k.endswith(".safetensors") and "weights" in k
+                ),
+                "",
+            )
             hashes[entry.sae_id] = weights[:_HEX]
     rows = [
         [
@@ -256,11 +288,10 @@ def _files(source: Source) -> PageTable:
     rows: list[list[Cell]] = []
     for path, record in source.records:
         millis = record.get("datetime_epoch_millis")
-        date = _date(millis) if isinstance(millis, int) and 0 < millis < 1 << 43 else None
+        date = (
+            _date(millis) if isinstance(millis, int) and 0 < millis < 1 << 43 else None
+        )
         name = path.relative_to(source.folder).as_posix()
         rows.append([text(name), text(date), text(sha256(path), code=True)])
     caption = f"Result files ({len(rows)})"
     return table("files", caption, ["file", "written (UTC)", "SHA-256"], rows)
-
-
-

@@ -30,6 +30,8 @@ from eval_recipes.width_control.width_control import (
 _WIDTH = 7
 """Most metrics in one table."""
 
+_PAIRS = "seed pairs"
+
 RANDOM = "random dictionaries"
 
 
@@ -57,9 +59,7 @@ class GroupFigure:
         return f"{n} {self.over}" if n != 1 else f"1 {self.over.removesuffix('s')}"
 
 
-def group_figure(
-    frame: pd.DataFrame, group: str, metric: Metric
-) -> GroupFigure | None:
+def group_figure(frame: pd.DataFrame, group: str, metric: Metric) -> GroupFigure | None:
     """
     Return a group's mean of a metric with its 95 % interval.
 
@@ -69,8 +69,8 @@ def group_figure(
     mine = frame.loc[(frame["group"] == group) & (frame["eval"] == metric.eval)]
     own = mine.loc[(mine["metric"] == f"group/{metric.name}") & mine["value"].notna()]
     if len(own):
-        pairs = metric.name in PAIR_METRICS
-        return GroupFigure(row_interval(own.iloc[0]), "seed pairs" if pairs else "seeds")
+        over_pairs = metric.name in (*PAIR_METRICS, "unstable_overlap")
+        return GroupFigure(row_interval(own.iloc[0]), _PAIRS if over_pairs else "seeds")
     values = mine.loc[mine["metric"] == metric.metric, "value"].dropna().astype(float)
     if values.empty:
         return None
@@ -134,7 +134,10 @@ _CHANCE = {
 def _group_table(source: Source, metrics: Sequence[Metric], name: str) -> PageTable:
     heads = [Column("group"), *(_head(metric) for metric in metrics)]
     rows = [
-        [_group_cell(source, group), *(_group_figure(source, group, m) for m in metrics)]
+        [
+            _group_cell(source, group),
+            *(_group_figure(source, group, m) for m in metrics),
+        ]
         for group in source.groups
     ]
     chance = [_chance(source.frame, metric) for metric in metrics]
@@ -176,10 +179,16 @@ def _group_figure(source: Source, group: str, metric: Metric) -> Cell:
     found = group_figure(source.frame, group, metric)
     if found is None:
         return text(None)
-    pairs = pair_values(source, group, metric) if found.over == "seed pairs" else []
-    listed = ", ".join(map(digits, pairs)) if found.interval.low is None else ""
-    note = f"{found.of}: {listed}" if listed else found.of
+    note = behind(source, group, metric, found)
     return figure(found.interval, note=note, title=found.interval.reason or "")
+
+
+def behind(source: Source, group: str, metric: Metric, found: GroupFigure) -> str:
+    """Return what is behind a figure, and every pair of seeds where it has no interval."""
+    if found.over != _PAIRS or found.interval.low is not None:
+        return found.of
+    listed = ", ".join(map(digits, pair_values(source, group, metric)))
+    return f"{found.of}: {listed}" if listed else found.of
 
 
 def pair_values(source: Source, group: str, metric: Metric) -> list[float]:
@@ -188,7 +197,7 @@ def pair_values(source: Source, group: str, metric: Metric) -> list[float]:
         if sae.group == group:
             extra = record.get("eval_result_unstructured") or {}
             values = [pair.get(metric.name) for pair in extra.get("group_pairs") or ()]
-            return [float(value) for value in values if value is not None]
+            return [float(value) for value in values if isinstance(value, (int, float))]
     return []
 
 
