@@ -17,26 +17,27 @@ from eval_recipes.report.cells import (
     table,
     text,
 )
-from eval_recipes.report.meanings import meaning, summary
+from eval_recipes.report.meanings import meaning
 from eval_recipes.report.source import PageSAE, Source
 from eval_recipes.report.verdicts import GroupFigure, behind, group_figure, row_interval
 from eval_recipes.results.headlines import metric_of
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
+from eval_recipes.tables.listing import sections
 
 DOCS = {
-    "core": "core",
-    "cross_seed": "cross_seed",
-    "sparse_probing": "sparse-probing",
-    "sparse_probing_sae_probes": "sae-probes",
-    "scr": "scr-and-tpp",
-    "tpp": "scr-and-tpp",
-    "absorption_first_letter": "absorption",
-    "autointerp": "autointerp",
-    "meta_structure_decoder_variance": "meta-structure",
-    "vocabulary": "vocabulary",
-    "steering": "steering",
+    "core": ("core", "core"),
+    "cross_seed": ("cross_seed", "cross_seed"),
+    "sparse_probing": ("sparse_probing", "sparse-probing"),
+    "sparse_probing_sae_probes": ("sae_probes", "sae-probes"),
+    "scr": ("scr", "scr-and-tpp"),
+    "tpp": ("tpp", "scr-and-tpp"),
+    "absorption_first_letter": ("absorption", "absorption"),
+    "autointerp": ("autointerp", "autointerp"),
+    "meta_structure_decoder_variance": ("meta_structure", "meta-structure"),
+    "vocabulary": ("vocabulary", "vocabulary"),
+    "steering": ("steering", "steering"),
 }
-"""Page below ``docs/evals`` by ``eval_type_id``."""
+"""Name on the command line, and page below ``docs/evals``, by ``eval_type_id``."""
 
 _CORRECTED = {
     "core": (
@@ -121,15 +122,22 @@ def _section(source: Source, name: str) -> Section:
     frame = source.frame
     mine = frame.loc[(frame["eval"] == name) & frame["value"].notna()]
     pairs = list(_pairs(name, list(dict.fromkeys(mine["metric"]))))
-    page = DOCS.get(name)
+    command, page = DOCS.get(name, (name, None))
     return Section(
         name=name,
-        summary=summary(name),
+        summary=_question(command),
         docs=f"docs/evals/{page}.md" if page else "",
         figures=_figures(source, name, _shown(name, pairs)),
         saes=_saes(source, mine, name, _shown(name, pairs)),
         everything=_everything(source, mine, name),
     )
+
+
+def _question(command: str) -> str:
+    """Return what an evaluation asks, as ``saereg-bench list`` does."""
+    known = {row[0]: row[1] for row in sections()["Evaluations"]}
+    found = known.get(command, "")
+    return f"{found[:1].upper()}{found[1:]}." if found else ""
 
 
 def _pairs(name: str, metrics: list[str]) -> Iterator[_Pair]:

@@ -45,14 +45,6 @@ def meanings(eval_type: str) -> Mapping[str, Meaning]:
     return found
 
 
-@cache
-def summary(eval_type: str) -> str:
-    """Return what an evaluation measures, in one sentence; nothing where it is not known."""
-    for schema in _schemas(eval_type):
-        return _sentence(str(schema.get("description") or ""))
-    return ""
-
-
 def meaning(eval_type: str, metric: str) -> Meaning:
     """Return the meaning of one metric; its own name where it is not known."""
     name = metric.rsplit("/", 1)[-1]

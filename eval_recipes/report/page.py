@@ -23,6 +23,7 @@ from eval_recipes.report.evaluations import Section, read_sections
 from eval_recipes.report.pareto import Pareto, read_pareto
 from eval_recipes.report.provenance import Provenance, read_provenance
 from eval_recipes.report.source import Source, read_source
+from eval_recipes.report.training import read_training
 from eval_recipes.report.verdicts import Verdicts, read_verdicts
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import saereg_block
@@ -122,7 +123,7 @@ def _read(source: Source, failures: Sequence[Failure]) -> _Content:
         verdicts=read_verdicts(source),
         pareto=read_pareto(source),
         sections=read_sections(source),
-        plots=read_distributions(source),
+        plots=[*read_distributions(source), *read_training(source)],
     )
 
 

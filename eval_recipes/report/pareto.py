@@ -48,7 +48,7 @@ def read_pareto(source: Source) -> Pareto:
     saes = [sae for sae in source.saes if sae.key in placed]
     return Pareto(
         facts=_facts(source, saes, drawn),
-        table=_table(source, saes, drawn) if drawn else None,
+        table=_table(saes, drawn) if drawn else None,
         without_l0=[sae.label for sae in source.saes if sae.key not in placed],
     )
 
@@ -115,30 +115,28 @@ def _fronts(
     return found
 
 
-def _table(
-    source: Source, saes: list[PageSAE], drawn: dict[Metric, pd.DataFrame]
-) -> PageTable:
+def _table(saes: list[PageSAE], drawn: dict[Metric, pd.DataFrame]) -> PageTable:
     heads = [Column("SAE"), Column("group"), Column("L0")]
     heads += [Column(m.title, meaning(m.eval, m.metric).sentence) for m in drawn]
-    cells: dict[str, list[Cell]] = {}
-    for sae in saes:
-        cells[sae.label] = [text(sae.label), text(sae.group, group=sae.group)]
-    l0 = {
-        key: value
+    by_metric = [
+        {(row["release"], row["sae_id"]): row for row in rows.to_dict("records")}
         for rows in drawn.values()
-        for key, value in zip(_keys(rows), rows["l0"])
-    }
-    for sae in saes:
-        cells[sae.label].append(number(l0.get(sae.key)))
-    for rows in drawn.values():
-        found = {(r["release"], r["sae_id"]): r for r in rows.to_dict("records")}
-        for sae in saes:
-            cells[sae.label].append(_value(found.get(sae.key)))
+    ]
+    l0 = {key: row["l0"] for found in by_metric for key, row in found.items()}
+    rows = [
+        [
+            text(sae.label),
+            text(sae.group, group=sae.group),
+            number(l0.get(sae.key)),
+            *(_value(found.get(sae.key)) for found in by_metric),
+        ]
+        for sae in saes
+    ]
     caption = (
         "SAEs by L0; a star marks the Pareto front of an architecture and penalty; intervals, "
         "where there are any, are over latents, contexts or texts of the one SAE"
     )
-    return table("pareto-table", caption, heads, list(cells.values()))
+    return table("pareto-table", caption, heads, rows)
 
 
 def _value(row: dict[Any, Any] | None) -> Cell:

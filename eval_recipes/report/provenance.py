@@ -27,9 +27,13 @@ _HEX = 12
 _ALIVE = Metric("core", "corrected/alive", "alive")
 
 
+KINDS = ("error", "warning", "note")
+"""Kinds of alerts, the worst first."""
+
+
 @dataclass(frozen=True)
 class Alert:
-    """A warning above everything else; ``kind`` is "error", "warning" or "note"."""
+    """A warning above everything else; ``kind`` is one of ``KINDS``."""
 
     kind: str
     text: str
@@ -50,7 +54,7 @@ def read_provenance(source: Source, failures: Sequence[Failure] = ()) -> Provena
     """Return alerts, facts, SAEs and files; ``failures`` are of the run that ends here."""
     return Provenance(
         title=", ".join(dict.fromkeys(sae.release for sae in source.saes)),
-        alerts=[*_alerts(source, failures)],
+        alerts=sorted(_alerts(source, failures), key=lambda one: KINDS.index(one.kind)),
         facts=[(name, value) for name, value in _facts(source) if value],
         saes=_saes(source),
         files=_files(source),
@@ -174,7 +178,11 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
     yield "Language model", _each(one.get("model_name") for one in metadata)
     yield "Hook", _each(one.get("hook_name") for one in metadata)
     yield "Trained on", _each(one.get("dataset_path") for one in metadata)
-    yield "Held-out text", _each(_config(source, "corpus", "dataset"))
+    yield (
+        "Held-out text",
+        _each(_config(source, "cross_seed", "corpus"))
+        or _each(_config(source, "core", "dataset")),
+    )
     yield (
         "Labelled texts",
         _each(
@@ -200,13 +208,11 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
         yield from _training(source)
 
 
-def _config(source: Source, *names: str) -> Iterator[Any]:
-    for _, record in source.records:
+def _config(source: Source, evaluation: str, name: str) -> Iterator[Any]:
+    """Yield a setting of every result of an evaluation."""
+    for _, _, record in source.results(evaluation):
         config = record.get("eval_config")
-        if record["eval_type_id"] in ("core", "cross_seed") and isinstance(
-            config, dict
-        ):
-            yield from (config[name] for name in names if config.get(name))
+        yield config.get(name) if isinstance(config, dict) else None
 
 
 def _each(values: Any) -> str:
@@ -223,8 +229,10 @@ def _dates(source: Source) -> str:
     )
     if not known:
         return ""
-    ends = dict.fromkeys(_date(known[end]) for end in (0, -1))
-    return f"{' to '.join(ends)} UTC"
+    first, last = _date(known[0]), _date(known[-1])
+    day, _, time = last.partition(" ")
+    ends = (first, time if first.startswith(day) else last)
+    return f"{first if first == last else ' to '.join(ends)} UTC"
 
 
 def _date(millis: int) -> str:
@@ -249,7 +257,7 @@ def _training(source: Source) -> Iterator[tuple[str, str]]:
         yield "Training tokens", f"{about['tokens']:,}"
     if isinstance(about.get("training_seconds"), (int, float)):
         yield "Training time", f"{about['training_seconds'] / 60:.1f} minutes"
-    yield "Manifest (SHA-256)", sha256(release.folder / MANIFEST)
+    yield "Manifest hash", sha256(release.folder / MANIFEST)
 
 
 def _saes(source: Source) -> PageTable:
