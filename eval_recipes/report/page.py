@@ -20,6 +20,7 @@ from eval_recipes.report.embedding import (
     shard_script,
 )
 from eval_recipes.report.evaluations import Section, read_sections
+from eval_recipes.report.latents.payload import latents_of
 from eval_recipes.report.pareto import Pareto, read_pareto
 from eval_recipes.report.provenance import Provenance, read_provenance
 from eval_recipes.report.source import Source, read_source
@@ -40,10 +41,6 @@ SHARDS = "report data"
 MOST_BYTES = 8_000_000
 LATENTS = 300
 """Latents of an SAE that are shown with their examples."""
-
-
-def latents_of(folder: Path, *, per_sae: int) -> list[Any]:
-    return []
 
 
 _HERE = Path(__file__).parent
@@ -101,7 +98,7 @@ def write_report(
     source = read_source(folder, None if release is None else Path(release))
     content = _read(source, failures)
     payloads = {
-        one.sae_id: packed(one.data) for one in latents_of(folder, per_sae=latents)
+        one.sae_id: packed(one.data) for one in latents_of(source, per_sae=latents)
     }
     page = _render(content, payloads)
     shards: dict[str, str] = {}
