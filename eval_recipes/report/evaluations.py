@@ -25,6 +25,7 @@ from eval_recipes.results.outdated import DAGGER, FOOTNOTE
 from eval_recipes.tables.listing import sections
 
 DOCS = {
+    "examples": ("examples", "examples"),
     "core": ("core", "core"),
     "cross_seed": ("cross_seed", "cross_seed"),
     "sparse_probing": ("sparse_probing", "sparse-probing"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,7 @@ from eval_recipes.report.cells import (
 )
 from eval_recipes.report.meanings import meaning
 from eval_recipes.report.source import PageSAE, Source
-from eval_recipes.report.verdicts import row_interval
+from eval_recipes.report.verdicts import is_chance, row_interval
 from eval_recipes.results.headlines import (
     L0,
     TABLE_COLUMNS,
@@ -56,10 +56,17 @@ def read_pareto(source: Source) -> Pareto:
 def _metrics(frame: pd.DataFrame) -> list[Metric]:
     """Return the metrics to choose from: SAEBench's headlines and this package's."""
     present = set(zip(frame["eval"], frame["metric"]))
-    known = [metric for metric in TABLE_COLUMNS if metric.key in present]
+    known = [
+        replace(metric, title=f"{metric.title} (SAEBench)")
+        if metric.title == "SP"
+        else metric
+        for metric in TABLE_COLUMNS
+        if metric.key in present
+    ]
     every = {metric.key: metric for metric in (*known, *headline_metrics(frame))}
     order = dict.fromkeys(m.key for m in (*headline_metrics(frame), *known))
-    return [every[key] for key in order if key not in (L0.key, _OTHER_L0.key)]
+    left_out = (L0.key, _OTHER_L0.key)
+    return [every[k] for k in order if k not in left_out and not is_chance(every[k])]
 
 
 def _keys(rows: pd.DataFrame) -> list[tuple[Any, Any]]:

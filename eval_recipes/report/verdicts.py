@@ -88,8 +88,8 @@ def row_interval(row: Any) -> Interval:
 
 def read_verdicts(source: Source) -> Verdicts:
     """Return everything that the section on verdicts shows."""
-    metrics = [m for m in headline_metrics(source.frame) if not _is_chance(m)]
-    parts = [metrics[i : i + _WIDTH] for i in range(0, len(metrics), _WIDTH)]
+    metrics = [m for m in headline_metrics(source.frame) if not is_chance(m)]
+    parts = _parts(metrics)
     return Verdicts(
         sentences=_sentences(source),
         groups=[
@@ -101,7 +101,14 @@ def read_verdicts(source: Source) -> Verdicts:
     )
 
 
-def _is_chance(metric: Metric) -> bool:
+def _parts(metrics: Sequence[Metric]) -> list[Sequence[Metric]]:
+    """Return the metrics in as few parts as possible, of about the same length."""
+    count = -(-len(metrics) // _WIDTH)
+    ends = [round(i * len(metrics) / max(count, 1)) for i in range(count + 1)]
+    return [metrics[start:end] for start, end in zip(ends, ends[1:])]
+
+
+def is_chance(metric: Metric) -> bool:
     """Return whether a headline is the chance level of another, which has a row of its own."""
     return metric.key in {(name, chance) for (name, _), chance in _CHANCE.items()}
 
