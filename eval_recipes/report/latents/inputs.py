@@ -333,7 +333,9 @@ def _from_texts(texts: pd.DataFrame | None) -> dict[int, Explained]:
     if texts is None:
         return {}
     rows = texts.dropna(subset=["explanation"]).drop_duplicates("latent")
-    columns = (rows[name].tolist() for name in ("latent", "explanation", "interp_score"))
+    columns = (
+        rows[name].tolist() for name in ("latent", "explanation", "interp_score")
+    )
     return {
         int(latent): Explained(text, short(score), None)
         for latent, text, score in zip(*columns, strict=True)
