@@ -111,6 +111,7 @@ def _texts(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the texts of the first prompts: the original, and one of each arm."""
     judges = judges_of(rows)
     found: list[dict[str, Any]] = []
+    rows = rows.sort_values("repeat", kind="stable")
     for (prompt, _), part in rows.groupby(["prompt", "repeat"], sort=False):  # pyright: ignore[reportGeneralTypeIssues]
         if len(found) == MOST_PROMPTS:
             break
