@@ -62,7 +62,7 @@ def record(
 
 def core(group: str, seed: int) -> dict[str, Any]:
     quality = 0.8125 + seed / 128 - (group == "l2") / 16
-    return record(
+    found = record(
         "core",
         group,
         seed,
@@ -77,6 +77,11 @@ def core(group: str, seed: int) -> dict[str, Any]:
             },
         },
     )
+    found["eval_result_details"] = [
+        {"index": n, "feature_density": n / 16, "encoder_decoder_cosine_sim": 0.5}
+        for n in range(WIDTH)
+    ]
+    return found
 
 
 def cross_seed(group: str, seed: int) -> dict[str, Any]:
@@ -124,6 +129,16 @@ def cross_seed(group: str, seed: int) -> dict[str, Any]:
     )
 
 
+def autointerp(group: str, seed: int) -> dict[str, Any]:
+    metrics = {"token_explainer": interval("score", 0.75 + seed / 16)}
+    found = record("autointerp", group, seed, metrics)
+    found["eval_result_details"] = [
+        {"latent": n, "explanation": f"word {n}", "score": None, "checked_score": n / 4}
+        for n in range(4)
+    ]
+    return found
+
+
 def write(folder: Path, one: dict[str, Any], *, name: str | None = None) -> Path:
     stem = name or f"{one['sae_lens_release_id']}_{one['sae_lens_id']}"
     path = folder / one["eval_type_id"] / f"{stem}_eval_results.json"
@@ -139,5 +154,6 @@ def write_all(folder: Path) -> Path:
         for seed in SEEDS:
             write(folder, core(group, seed))
             write(folder, cross_seed(group, seed))
+            write(folder, autointerp(group, seed))
     write_summary(folder)
     return folder

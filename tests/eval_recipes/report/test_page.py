@@ -58,7 +58,7 @@ def test_sections_are_in_their_order(page: Page) -> None:
     assert links == [f"#{name}" for name in found]
 
 
-@pytest.mark.parametrize("name", ["core", "cross_seed"])
+@pytest.mark.parametrize("name", ["core", "cross_seed", "autointerp"])
 def test_the_numbers_of_each_sae_are_those_of_the_summary(
     page: Page, results: Path, name: str
 ) -> None:
@@ -84,7 +84,7 @@ def test_the_numbers_of_each_sae_are_those_of_the_summary(
             assert " ".join(row[title].text.split()) == shown
             assert float(row[title].attributes["data-v"]) == found["value"]
             checked += 1
-    assert checked >= 6
+    assert checked >= len(SEEDS) * 2
 
 
 def test_the_embedded_csv_is_the_summary(page: Page, results: Path) -> None:
@@ -138,6 +138,11 @@ def test_facts_hold_points_fronts_and_distributions(page: Page) -> None:
     matched = plots["matched-decoder"]["series"]
     assert [one["name"] for one in matched] == ["l2", "none", "random dictionaries"]
     assert matched[0]["y"] == [0.0625, 0.1875, 0.75, 0.0]
+    points = plots["stability-score"]["series"][0]
+    # every SAE's four latents, at the stability of each and its score
+    assert points["x"][:4] == [0.0, 0.5, 1.0, 1.0]
+    assert points["y"][:4] == [0.0, 0.25, 0.5, 0.75]
+    assert points["text"][0] == "l2-seed0/0"
 
 
 def test_every_plot_has_a_label_and_its_numbers_in_a_table(page: Page) -> None:
@@ -286,10 +291,9 @@ def test_above_the_limit_latents_go_to_files_next_to_the_page(copy: Path) -> Non
     }
     path = write_report(copy, most_bytes=1_000)
     page = Page(path)
-    sources = [
-        s.attributes["src"] for s in page.root.all("script") if "src" in s.attributes
-    ]
-    assert len(sources) == len(inside) > 0
+    scripts = page.root.all("script")
+    sources = [s.attributes["src"] for s in scripts if "src" in s.attributes]
+    assert len(sources) == len(inside) == 6
     for source in sources:
         call = (path.parent / source).read_text()
         assert call.startswith("saeregLatents(")
