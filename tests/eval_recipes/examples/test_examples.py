@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.output import ExamplesEvalOutput, firing_figures
 from eval_recipes.examples.reader import (
     EVAL,
+    EXAMPLES,
     TABLE_SUFFIX,
     SAEExamples,
     read_examples,
@@ -191,6 +193,9 @@ def test_any_batch_size_gives_the_same_bytes(
                 side_path(path_of(one, sae_id), TABLE_SUFFIX)
                 for one in (context, again)
             )
+            one, other = (EXAMPLES.read_table(path) for path in (first, second))
+            different = [n for n in one.column_names if one[n] != other[n]]
+            assert different == []
             assert first.read_bytes() == second.read_bytes()
 
 
@@ -231,9 +236,7 @@ def test_results_name_shares_of_latents_with_intervals(
     context: RunContext, opened: SAEExamples
 ) -> None:
     record = read_result(path_of(context))
-    jsonschema.validate(
-        record, __import__("json").loads(schema_text(ExamplesEvalOutput))
-    )
+    jsonschema.validate(record, json.loads(schema_text(ExamplesEvalOutput)))
     scalars = opened.scalars()
     assert scalars["latent"].tolist() == list(range(D_SAE))
     firing = record["eval_result_metrics"]["firing"]
@@ -290,7 +293,7 @@ def test_what_cannot_be_read_is_named(
         read_examples(tmp_path)
     with pytest.raises(InputError, match="holds the examples of SAE 'good'"):
         read_examples(path_of(context), "other")
-    with pytest.raises(InputError, match="Lost.*does not exist"):
+    with pytest.raises(InputError, match="Lost_eval_results.json.*cannot be read"):
         read_examples(tmp_path / "Lost_eval_results.json")
     copy = tmp_path / EVAL
     shutil.copytree(context.out / EVAL, copy)

@@ -33,12 +33,13 @@ def test_the_fold_is_the_models_norm_without_its_division(norm: str | None) -> N
     model: Any = HookedTransformer(config)
     # the last six columns are padding
     model.tokenizer = range(24)
-    for weight in model.ln_final.parameters():
+    final = model.ln_final if norm else torch.nn.Identity()
+    for weight in final.parameters():
         weight.data = torch.randn_like(weight)
     rows = torch.randn(5, 12)
     with torch.no_grad():
-        zero = model.unembed(model.ln_final(torch.zeros(1, 1, 12)))[0]
-        logits = (model.unembed(model.ln_final(rows[:, None]))[:, 0] - zero)[:, :24]
+        zero = model.unembed(final(torch.zeros(1, 1, 12)))[0]
+        logits = (model.unembed(final(rows[:, None]))[:, 0] - zero)[:, :24]
     centred = rows - rows.mean(1, keepdim=True) if "LN" in str(norm) else rows
     lengths = centred.square().mean(1, keepdim=True).sqrt() if norm else 1.0
     torch.testing.assert_close(
