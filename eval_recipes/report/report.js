@@ -299,17 +299,17 @@
     if (plot.x_log) layout.xaxis.type = "log";
     if (plot.y_log) layout.yaxis.type = "log";
     if (plot.kind === "bar") Object.assign(layout.xaxis, { dtick: 1 });
-    const named = new Set();
-    const traces = plot.series.map((one) => {
-      const isFirst = !named.has(one.name);
-      named.add(one.name);
-      return { ...traceOf(plot.kind, one), showlegend: isFirst };
+    const names = [...new Set(plot.series.map((one) => one.name))];
+    const traces = plot.series.map((one, i) => {
+      const place = names.indexOf(one.name) - (names.length - 1) / 2;
+      const isFirst = plot.series.findIndex((other) => other.name === one.name) === i;
+      return { ...traceOf(plot.kind, one, place), showlegend: isFirst };
     });
     return { traces, layout };
   }
 
-  /** One series; that of a single seed is faint. */
-  function traceOf(kind, one) {
+  /** One series; that of a single seed is faint. `place` counts names from the middle one. */
+  function traceOf(kind, one, place) {
     const common = { name: plain(one.name), legendgroup: one.name, x: one.x, y: one.y };
     const isSeed = one.seed !== undefined && one.seed !== null;
     const opacity = isSeed ? 0.5 : 1;
@@ -322,8 +322,8 @@
       ...common,
       type: "scatter",
       mode: "markers",
-      // latents at the same level of stability next to each other
-      x: one.x.map((x, i) => x + 0.03 * (((i * 0.618) % 1) - 0.5)),
+      // latents of the same stability next to each other, one group beside the other
+      x: one.x.map((x, i) => x + 0.06 * place + 0.05 * (((i * 0.618) % 1) - 0.5)),
       text: one.text,
       hovertemplate: "%{text}<br>%{y:.3g}<extra></extra>",
       marker: { color: one.colour, size: 7, opacity: 0.55 },
@@ -514,7 +514,9 @@
   /** Characters that cannot be seen, and the sign that stands for each. */
   const SIGNS = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u007f": "␡" };
   const UNSEEN =
-    /[\u0000-\u001f\u007f\u00a0]|[\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/;
+    /[\u0000-\u001f\u007f\u00a0]|[\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/;
+  /** Joiners belong to emoji and letters; alone they are not seen. */
+  const JOINERS = /^[\u200c\u200d]+$/;
   const PIECES = new RegExp(`(${UNSEEN.source}| {2,}|^ +$)`);
 
   function signOf(character) {
@@ -527,6 +529,7 @@
   /** Return a token as nodes in which white space, controls and an empty token are seen. */
   function visible(token, { allSpaces = false } = {}) {
     if (token === "") return [el("span", { class: "ws", title: "empty token" }, "∅")];
+    if (JOINERS.test(token)) return [el("span", { class: "ws" }, [...token].map(signOf))];
     const pieces = token.split(allSpaces ? new RegExp(`(${UNSEEN.source}| +)`) : PIECES);
     return pieces
       .filter((piece) => piece !== "")
@@ -537,6 +540,13 @@
         const isSign = piece.length === 1 && UNSEEN.test(piece);
         return isSign ? el("span", { class: "ws" }, signOf(piece)) : piece;
       });
+  }
+
+  /** A paragraph of text that someone or some model wrote; a long one scrolls, by keys as well. */
+  function written(text, name) {
+    if (text === "") return el("p", { class: "lat-written" }, visible(""));
+    const scrolls = text.length > 400 && { tabindex: 0, role: "group", "aria-label": name };
+    return el("p", { class: "lat-written", dir: "auto", ...scrolls }, text);
   }
 
   const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/g;
@@ -583,7 +593,6 @@
       const isReversed = token.parentElement.dir === "rtl";
       const next = step * (isReversed ? -1 : 1) > 0 ? "nextElementSibling" : "previousElementSibling";
       event.preventDefault();
-      event.stopPropagation();
       if (!token[next]) return;
       token.tabIndex = -1;
       token[next].tabIndex = 0;
@@ -1110,12 +1119,13 @@
       return part("Explanation", null, missing);
     }
     const score = scalarText(row, "score");
-    const judge = sae.about.judge ? `judged by ${sae.about.judge}` : "made and scored by lists of tokens, without a language model";
-    const checked = card.checked === null ? "" : `, ${digits(card.checked)} with checked negatives`;
-    const said = score === "-" ? "not scored" : `score ${score}${sae.about.judge ? checked : ""}`;
+    const judge = sae.about.judge ?? "lists of tokens, without a language model";
+    const isChecked = sae.about.judge && card.checked !== null && card.checked !== undefined;
+    const checked = isChecked ? `, ${digits(card.checked)} with checked negatives` : "";
+    const said = score === "-" ? "not scored" : `score ${score}${checked}`;
     return part("Explanation", [
-      el("p", { class: "lat-said", dir: "auto" }, card.explanation),
-      el("p", { class: "lat-note" }, `${said}; ${judge}`),
+      written(card.explanation, "Explanation"),
+      el("p", { class: "lat-note" }, `${said}; explained by ${judge}`),
     ]);
   }
 
@@ -1264,7 +1274,7 @@
         "div",
         { class: "lat-side" },
         el("h5", {}, el("bdi", {}, head)),
-        of?.explanation ? el("p", { class: "lat-said", dir: "auto" }, of.explanation) : null,
+        of?.explanation ? written(of.explanation, "Explanation") : null,
         of?.examples?.length
           ? of.examples.slice(0, 3).map((example) => exampleElement(example, of.max))
           : of?.explanation ? null : el("p", { class: "lat-missing" }, otherwise),
@@ -1328,7 +1338,7 @@
       "div",
       { class: "lat-arm" },
       el("h6", {}, name),
-      el("p", { class: "lat-written", dir: "auto" }, text),
+      written(text, name),
       el("p", { class: "lat-note" }, notes.filter(Boolean).join(", ")),
     );
   }
@@ -1387,6 +1397,8 @@
   function moveByKey(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+    // there the arrows go from token to token
+    if (event.target.closest(".lat-tok")) return;
     event.preventDefault();
     moveTo(listed.indexOf(current) + step);
     ui.card.querySelector("h3")?.focus({ preventScroll: true });
