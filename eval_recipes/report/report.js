@@ -394,7 +394,8 @@
     const place = isNarrow ? sideBySide(points, groups) : (one) => one.l0;
     const layout = baseLayout();
     const better = metric.higher_is_better ? "higher" : "lower";
-    layout.yaxis.title = { ...layout.yaxis.title, text: `${plain(metric.title)} (${better} is better)` };
+    const title = `${plain(metric.title)} (${better} is better)`;
+    layout.yaxis.title = { ...layout.yaxis.title, text: title };
     layout.xaxis.title = { ...layout.xaxis.title, text: "L0" };
     if (isNarrow) {
       const range = [...new Set([Math.min(...l0), Math.max(...l0)].map(digits))].join(" to ");
@@ -492,6 +493,7 @@
 
   /** The front of each kind of SAE as a line. */
   function frontTraces(metric, points) {
+    const muted = getComputedStyle(root).getPropertyValue("--muted").trim();
     const known = new Map(points.map((one) => [one.sae, one]));
     return (facts.pareto.fronts?.[metric.key] ?? []).map((front) => {
       const along = front.saes.map((sae) => known.get(sae)).filter(Boolean);
@@ -504,7 +506,7 @@
         showlegend: along.length > 1,
         x: along.map((one) => one.l0),
         y: along.map((one) => one.values[metric.key][0]),
-        line: { color: front.colour ?? getComputedStyle(root).getPropertyValue("--muted").trim(), width: 1.5, shape: "linear" },
+        line: { color: front.colour ?? muted, width: 1.5 },
       };
     });
   }
@@ -790,7 +792,8 @@
       },
       ui.rows,
     );
-    ui.head = el("div", { class: "lat-head lat-row", role: "group", "aria-label": "Order of the list" });
+    const group = { role: "group", "aria-label": "Order of the list" };
+    ui.head = el("div", { class: "lat-head lat-row", ...group });
     const columns = listColumns();
     ui.columns = columns;
     ui.list.style.setProperty("--columns", columns.length);
@@ -1007,8 +1010,9 @@
         );
         const read = () => {
           const [low, high] = ends.map((end) => end.valueAsNumber);
+          const or = (value, otherwise) => (Number.isNaN(value) ? otherwise : value);
+          filter.ranges[key] = [or(low, -Infinity), or(high, Infinity)];
           if (Number.isNaN(low) && Number.isNaN(high)) delete filter.ranges[key];
-          else filter.ranges[key] = [low || (low === 0 ? 0 : -Infinity), Number.isNaN(high) ? Infinity : high];
           showList();
         };
         ends.forEach((end) => end.addEventListener("input", read));
@@ -1075,15 +1079,17 @@
       facts.push(["Alive", store.alive[row] ? "yes" : "no", "by its weights, or else if it fires"]);
     }
     if (card?.active !== undefined) {
-      facts.push(["Tokens", whole(card.active), `of ${whole(sae.about.examples.tokens ?? 0)} on which it fires`]);
+      const read = whole(sae.about.examples.tokens ?? 0);
+      facts.push(["Tokens", whole(card.active), `of ${read} on which it fires`]);
     }
     if (card?.max) facts.push(["Largest", digits(card.max), "largest activation"]);
+    const shown = facts.filter(([, text]) => text !== "-");
     return el(
       "dl",
       { class: "lat-facts" },
-      facts
-        .filter(([, text]) => text !== "-")
-        .map(([name, text, what]) => el("div", { title: what }, el("dt", {}, name), el("dd", {}, text))),
+      shown.map(([name, text, what]) =>
+        el("div", { title: what }, el("dt", {}, name), el("dd", {}, text)),
+      ),
     );
   }
 
@@ -1158,7 +1164,7 @@
   function exampleElement(example, max) {
     const most = max || Math.max(...example.values) || 1;
     const peak = example.values[example.peak] ?? 0;
-    const where = example.context === undefined ? "" : `context ${example.context}, token ${example.position}`;
+    const where = `context ${example.context}, token ${example.position}`;
     const tokens = example.tokens.map((token, i) => {
       const value = example.values[i] ?? 0;
       const level = value > 0 ? Math.min(9, Math.ceil((9 * value) / most)) : 0;
@@ -1179,7 +1185,12 @@
       el("span", { class: "lat-value", title: where }, digits(peak)),
       el(
         "div",
-        { class: "lat-text", role: "group", "aria-label": `Example, ${digits(peak)} at its peak`, dir: directionOf(example.tokens) },
+        {
+          class: "lat-text",
+          role: "group",
+          "aria-label": `Example, ${digits(peak)} at its peak`,
+          dir: directionOf(example.tokens),
+        },
         tokens,
       ),
     );
@@ -1202,13 +1213,19 @@
       const text = `${digits(edges[i])} to ${digits(edges[i + 1])}: ${plural(count, "token")}`;
       return svg("rect", bar, svg("title", {}, text));
     });
-    const label = `Activations from ${digits(edges[0])} to ${digits(edges.at(-1))}; ${counts.map(String).join(", ")} tokens by bin of equal width.`;
+    const [low, high] = [digits(edges[0]), digits(edges.at(-1))];
+    const picture = {
+      viewBox: `0 0 ${width} ${height}`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": `Tokens by activation, in bins from ${low} to ${high}: ${counts.join(", ")}`,
+    };
     return el(
       "div",
       { class: "lat-block" },
       el("h5", {}, "Activations ", el("small", {}, "height is the root of the count")),
-      svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, preserveAspectRatio: "none" }, ...bars),
-      el("div", { class: "lat-axis" }, el("span", {}, digits(edges[0])), el("span", {}, digits(edges.at(-1)))),
+      svg("svg", picture, ...bars),
+      el("div", { class: "lat-axis" }, el("span", {}, low), el("span", {}, high)),
     );
   }
 
@@ -1223,7 +1240,12 @@
         "ol",
         { class: "lat-logits" },
         tokens.map(([token, value]) =>
-          el("li", {}, el("bdi", { class: "lat-token" }, visible(token, { allSpaces: true })), el("span", {}, digits(value))),
+          el(
+            "li",
+            {},
+            el("bdi", { class: "lat-token" }, visible(token, { allSpaces: true })),
+            el("span", {}, digits(value)),
+          ),
         ),
       ),
     );
@@ -1233,36 +1255,38 @@
 
   function matchesPart(row, sae, card) {
     if (!card.matches?.length) return part("In other seeds", null, sae.missing.cross_seed);
-    const level = store.values.stability[row];
+    const of = `${store.values.stability[row]} of ${plural(sae.others.length, "other seed")}`;
+    const means = "decoder and encoder match the same latent, above the threshold";
     return part("In other seeds", [
-      el("p", { class: "lat-note" }, `shared by ${level} of ${plural(sae.others.length, "other seed")}: decoder and encoder match the same latent, above the threshold`),
+      el("p", { class: "lat-note" }, `shared by ${of}: ${means}`),
       ...card.matches.map((match, i) => matchElement(card, match, sae.others[i])),
     ]);
   }
 
   function matchElement(card, match, other) {
     const name = other.sae ?? other.id;
-    const isSame = match.decoder && match.encoder && match.decoder[0] === match.encoder[0];
-    const cosine = (side, found) => `${side} |cosine| ${digits(found[1])}`;
-    const sides = isSame
-      ? [matchLink(other, match.decoder[0]), `, ${cosine("decoder", match.decoder)}, ${cosine("encoder", match.encoder)}`]
-      : ["decoder", "encoder"].flatMap((side, i) =>
-          match[side] ? [i ? "; " : "", matchLink(other, match[side][0]), `, ${cosine(side, match[side])}`] : [],
-        );
+    const cosine = (side) => `, ${side} |cosine| ${digits(match[side][1])}`;
+    const found = ["decoder", "encoder"].filter((side) => match[side]);
+    const isOne = new Set(found.map((side) => match[side][0])).size === 1;
+    const said = isOne
+      ? [matchLink(other, match[found[0]][0]), ...found.map(cosine)]
+      : found.flatMap((side, i) => [i ? "; " : "", matchLink(other, match[side][0]), cosine(side)]);
+    const isShared = { class: match.shared ? "lat-yes" : "lat-no" };
     const head = el(
       "p",
       { class: "lat-match-head" },
-      el("span", { class: match.shared ? "lat-yes" : "lat-no" }, match.shared ? "shared" : "not shared"),
+      el("span", isShared, match.shared ? "shared" : "not shared"),
       ` seed ${other.seed}: `,
-      sides.length ? sides : `no match in ${name}`,
+      found.length ? said : `no match in ${name}`,
     );
-    return el("div", { class: "lat-match" }, head, match.decoder ? sideBySideExamples(card, other, match.decoder[0]) : null);
+    const examples = match.decoder ? sideBySideExamples(card, other, match.decoder[0]) : null;
+    return el("div", { class: "lat-match" }, head, examples);
   }
 
   function matchLink(other, latent) {
-    const name = `${other.sae ?? other.id} / ${latent}`;
+    const name = el("bdi", {}, `${other.sae ?? other.id} / ${latent}`);
     const isHere = other.sae !== null && rowOf(other.sae, latent) >= 0;
-    return isHere ? el("a", { href: hashOf(other.sae, latent) }, el("bdi", {}, name)) : el("bdi", {}, name);
+    return isHere ? el("a", { href: hashOf(other.sae, latent) }, name) : name;
   }
 
   /** A latent's examples, and those of its match, in two columns. */
@@ -1275,16 +1299,20 @@
         { class: "lat-side" },
         el("h5", {}, el("bdi", {}, head)),
         of?.explanation ? written(of.explanation, "Explanation") : null,
-        of?.examples?.length
-          ? of.examples.slice(0, 3).map((example) => exampleElement(example, of.max))
-          : of?.explanation ? null : el("p", { class: "lat-missing" }, otherwise),
+        (of?.examples ?? []).slice(0, 3).map((example) => exampleElement(example, of.max)),
+        of?.explanation || of?.examples?.length
+          ? null
+          : el("p", { class: "lat-missing" }, otherwise),
       );
     if (!card.examples?.length && !match?.examples?.length && !match?.explanation) return null;
+    const name = `${other.sae ?? other.id} / ${latent}`;
+    // its explanation is said above; here it is set against the other one
+    const own = match?.explanation ? card : { ...card, explanation: null };
     return el(
       "div",
       { class: "lat-sides" },
-      column("this latent", { ...card, explanation: match?.explanation ? card.explanation : null }, "No examples."),
-      column(`${other.sae ?? other.id} / ${latent}`, match, match ? "No examples." : "Not among the latents that the page shows in full."),
+      column("this latent", own, "No examples."),
+      column(name, match, match ? "No examples." : "Not among the latents shown in full."),
     );
   }
 
@@ -1313,6 +1341,7 @@
 
   function promptElement(texts) {
     const [original, perplexity] = texts.original;
+    const fluency = (value) => (value === null ? "" : `perplexity ${digits(value)}`);
     return el(
       "div",
       { class: "lat-prompt" },
@@ -1325,11 +1354,11 @@
           return textElement(name, text, [
             score === undefined || score === null ? "" : `score ${digits(score)}`,
             success === true ? "success" : success === false ? "no success" : "",
-            own === null ? "" : `perplexity ${digits(own)}`,
+            fluency(own),
           ]);
         }),
       ),
-      textElement("Original, unsteered", original, [perplexity === null ? "" : `perplexity ${digits(perplexity)}`]),
+      textElement("Original, unsteered", original, [fluency(perplexity)]),
     );
   }
 
@@ -1376,9 +1405,8 @@
     if (!wanted) return false;
     const row = rowOf(wanted.sae, wanted.latent);
     if (row < 0) {
-      ui.card.replaceChildren(
-        el("p", { class: "lat-missing" }, `This page has no latent ${wanted.latent} of an SAE ${JSON.stringify(wanted.sae)}.`),
-      );
+      const none = `This page has no latent ${wanted.latent} of an SAE "${wanted.sae}".`;
+      ui.card.replaceChildren(el("p", { class: "lat-missing" }, none));
       current = -1;
       drawRows();
     } else show(row);
@@ -1390,7 +1418,8 @@
   function reveal() {
     const { top } = ui.card.getBoundingClientRect();
     if (top < 60 || top > innerHeight * 0.6) ui.card.scrollIntoView({ block: "start" });
-    if (!ui.list.contains(document.activeElement)) ui.card.querySelector("h3")?.focus({ preventScroll: true });
+    if (ui.list.contains(document.activeElement)) return;
+    ui.card.querySelector("h3")?.focus({ preventScroll: true });
   }
 
   /** Left and right arrows go through the list, wherever in the card the focus is. */
@@ -1437,7 +1466,8 @@
     const left = store.saes.filter((sae) => sae.left_out > 0);
     if (!left.length) return;
     const total = left.reduce((sum, sae) => sum + sae.left_out, 0);
-    const text = `${plural(total, "latent")} with an interp score or a steered text are not shown in full; raise --latents.`;
+    const which = "with an interp score or a steered text are not shown in full";
+    const text = `${plural(total, "latent")} ${which}; --latents sets how many are.`;
     box.before(el("p", { class: "footnote" }, text));
   }
 

@@ -39,7 +39,11 @@ def write_with(
     path = write(folder, one)
     table = side_path(path, side.ending)
     pq.write_table(side.of(columns, subject(group, seed), **about), table)
-    named = {"file": table.name, "rows": len(columns["latent"]), "sha256": sha256(table)}
+    named = {
+        "file": table.name,
+        "rows": len(columns["latent"]),
+        "sha256": sha256(table),
+    }
     one["eval_result_unstructured"][side.field] = named
     return write(folder, one)
 
@@ -122,8 +126,13 @@ def write_examples(
         "bottom_logits": [[-0.25] for _ in size],
         "examples": [found if count else [] for count in active],
     }
-    about = {"kind": "text", "corpus": "embedded", "tokens": 4096, "context_size": 128}
-    return write_with(folder, EXAMPLES, group, seed, columns, **about)
+    about: dict[str, Any] = {
+        "kind": "text",
+        "corpus": "embedded",
+        "tokens": 4096,
+        "context_size": 128,
+    }
+    return write_with(folder, EXAMPLES, group, seed, columns, None, **about)
 
 
 def write_texts(folder: Path, group: str, seed: int, latents: list[int]) -> Path:
