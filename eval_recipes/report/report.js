@@ -712,7 +712,12 @@
     ["all", "all", () => true],
   ];
 
-  const fresh = () => ({ kind: "full", group: "", seed: "", sae: "", text: "", ranges: {} });
+  function fresh() {
+    const hasCards = store.saes.some((sae) => Object.keys(sae.cards).length > 0);
+    const kind = hasCards ? "full" : "all";
+    return { kind, group: "", seed: "", sae: "", text: "", ranges: {} };
+  }
+
   let filter = fresh();
   let order = { key: "stability", down: true };
   /** Rows that pass the filter, in order. */
@@ -957,6 +962,7 @@
       ["sae", select("SAE", names(store.saes.map((sae) => sae.id)))],
     ];
     ui.fields = Object.fromEntries(fields);
+    ui.fields.kind.input.value = filter.kind;
     for (const [key, { input }] of fields) {
       input.addEventListener("change", () => {
         filter[key] = input.value;
@@ -1442,6 +1448,7 @@
       return;
     }
     await readLatents(say);
+    filter = fresh();
     ui.card = el("div", { class: "lat-card", onkeydown: moveByKey });
     const controls = makeControls();
     const list = makeList();
