@@ -52,8 +52,8 @@ def folded_unembedding(model: LanguageModel) -> Tensor:
     Columns without a token of the tokenizer (padding) are left out.
     """
     unembedding = model.W_U.detach().float().cpu()
-    norm: Any = model.ln_final
-    weight = getattr(norm, "w", None)
+    # a model without norms has none
+    weight = getattr(getattr(model, "ln_final", None), "w", None)
     if isinstance(weight, Tensor):
         # TransformerBridge keeps Gemma's weights as published: 1 is added to them
         offset = 1.0 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0.0
@@ -64,7 +64,8 @@ def folded_unembedding(model: LanguageModel) -> Tensor:
 
 
 def _subtracts_mean(model: LanguageModel) -> bool:
-    is_rms = getattr(model.ln_final, "uses_rms_norm", None)
+    norm = getattr(model, "ln_final", None)
+    is_rms = getattr(norm, "uses_rms_norm", None)
     if is_rms is not None:
         return not is_rms
     return str(model.cfg.normalization_type).startswith("LN")

@@ -172,5 +172,8 @@ def _spelled(ids: NDArray[np.int64], spelling: Any) -> pa.Array:
 def _texts(ids: NDArray[np.integer], spelling: Any) -> pa.Array:
     """Return the texts of tokens; each text is stored once."""
     known, place = np.unique(ids, return_inverse=True)
-    texts = pa.array(spelling(known), pa.string())
-    return pa.DictionaryArray.from_arrays(place.astype(np.int32), texts)
+    # several ids may have one text; parquet pads a dictionary that repeats values with
+    # whatever was in memory
+    texts = pa.array(spelling(known), pa.string()).dictionary_encode()
+    place = texts.indices.to_numpy()[place]
+    return pa.DictionaryArray.from_arrays(place.astype(np.int32), texts.dictionary)

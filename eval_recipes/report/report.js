@@ -225,6 +225,7 @@
       linecolor: variable("--muted"),
       zerolinecolor: variable("--line"),
       automargin: true,
+      title: { font: { size: 13 }, standoff: 12 },
     };
     return {
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -293,8 +294,8 @@
   /** Traces of a distribution or of training curves: bars, lines or dots. */
   function plotOf(plot) {
     const layout = baseLayout();
-    Object.assign(layout.xaxis, { title: { text: plot.x_title } });
-    Object.assign(layout.yaxis, { title: { text: plot.y_title } });
+    layout.xaxis.title = { ...layout.xaxis.title, text: plain(plot.x_title) };
+    layout.yaxis.title = { ...layout.yaxis.title, text: plain(plot.y_title) };
     if (plot.x_log) layout.xaxis.type = "log";
     if (plot.y_log) layout.yaxis.type = "log";
     if (plot.kind === "bar") Object.assign(layout.xaxis, { dtick: 1 });
@@ -393,22 +394,25 @@
     const place = isNarrow ? sideBySide(points, groups) : (one) => one.l0;
     const layout = baseLayout();
     const better = metric.higher_is_better ? "higher" : "lower";
-    layout.yaxis.title = { text: `${plain(metric.title)} (${better} is better)` };
-    layout.xaxis.title = { text: "L0" };
+    layout.yaxis.title = { ...layout.yaxis.title, text: `${plain(metric.title)} (${better} is better)` };
+    layout.xaxis.title = { ...layout.xaxis.title, text: "L0" };
     if (isNarrow) {
       const range = [...new Set([Math.min(...l0), Math.max(...l0)].map(digits))].join(" to ");
       Object.assign(layout.xaxis, {
-        title: { text: `groups, their seeds next to each other; L0 ${range}` },
+        title: { ...layout.xaxis.title, text: `groups, their seeds next to each other; L0 ${range}` },
         tickvals: groups.map((_, i) => i),
         ticktext: groups.map(plain),
         range: [-0.6, groups.length - 0.4],
         showgrid: false,
+        zeroline: false,
       });
     }
     const fronts = isNarrow ? [] : frontTraces(metric, points);
     const seeds = groups.flatMap((group) => {
       const mine = points.filter((one) => groupOf(one.sae) === group);
-      return [seedTrace(metric, group, mine, place), meanTrace(metric, group, mine, place)];
+      const left = Math.min(...mine.map(place)) - 0.12;
+      const mean = meanTrace(metric, group, mine, isNarrow ? () => left : place);
+      return [seedTrace(metric, group, mine, place), mean];
     });
     return { traces: [...fronts, ...seeds], layout };
   }
@@ -474,7 +478,7 @@
       name: plain(group),
       legendgroup: group,
       visible: points.length > 1,
-      x: [mean(points.map(place))],
+      x: [mean(points.map((one) => place(one)))],
       y: [y],
       text: [plain(`${group}: ${digits(y)}, mean of ${points.length} seeds`)],
       hovertemplate: "%{text}<extra></extra>",
@@ -591,12 +595,12 @@
 
   /** Scalars of latents: key, short head of the list, name, what it is. */
   const SCALARS = [
-    ["stability", "stab.", "Stability", "other seeds that share the latent"],
+    ["stability", "stab", "Stability", "other seeds that share the latent"],
     ["score", "interp", "Interp score", "how well the explanation predicts where it fires"],
     ["steering", "steer", "Steering", "share of steered texts with the explained concept"],
-    ["density", "dens.", "Density", "share of tokens on which it fires"],
+    ["density", "dens", "Density", "share of tokens on which it fires"],
     ["mean", "mean", "Mean activation", "over the tokens on which it fires"],
-    ["cosine", "cos", "Encoder-decoder cosine", "of the latent's encoder and decoder vector"],
+    ["cosine", "cos", "Enc-dec cosine", "of the latent's encoder and decoder vector"],
   ];
 
   /** All latents in columns: row i is latent `latent[i]` of SAE `saes[sae[i]]`. */
@@ -789,7 +793,7 @@
   function drawHead() {
     const column = (key, head, title) => {
       const isOn = order.key === key;
-      const arrow = isOn ? (order.down ? " ↓" : " ↑") : "";
+      const arrow = isOn ? (order.down ? "↓" : "↑") : "";
       return el(
         "button",
         {
@@ -799,7 +803,7 @@
           "aria-label": `Order by ${title}${isOn ? (order.down ? ", descending" : ", ascending") : ""}`,
           onclick: () => reorder(key),
         },
-        head + arrow,
+        arrow + head,
       );
     };
     const focused = [...ui.head.children].indexOf(document.activeElement);
@@ -823,6 +827,8 @@
     const rows = [];
     for (let at = first; at < last; at++) rows.push(rowElement(at));
     ui.rows.replaceChildren(...rows);
+    // the head stays above its columns, next to a scroll bar as well
+    ui.head.style.paddingRight = `calc(.5rem + ${ui.list.offsetWidth - ui.list.clientWidth}px)`;
     const shown = byId(`lat-row-${current}`);
     if (shown) ui.list.setAttribute("aria-activedescendant", shown.id);
     else ui.list.removeAttribute("aria-activedescendant");
@@ -857,9 +863,14 @@
     return made;
   }
 
-  /** Value of a scalar as the list shows it: stability as "2/4". */
+  /**
+   * Value of a scalar as the list shows it: stability as "2/4", numbers aligned on the decimal
+   * point by spaces as wide as a point and a digit.
+   */
   function scalarCell(row, key) {
-    return scalarText(row, key).replace(" of ", "/");
+    const text = scalarText(row, key);
+    if (key === "stability") return text.replace(" of ", "/");
+    return /^\d+$|^-$/.test(text) ? `${text}\u2008\u2007\u2007\u2007` : text;
   }
 
   function swatch(sae) {
@@ -1057,7 +1068,7 @@
     if (card?.active !== undefined) {
       facts.push(["Tokens", whole(card.active), `of ${whole(sae.about.examples.tokens ?? 0)} on which it fires`]);
     }
-    if (card?.max) facts.push(["Largest activation", digits(card.max), ""]);
+    if (card?.max) facts.push(["Largest", digits(card.max), "largest activation"]);
     return el(
       "dl",
       { class: "lat-facts" },
@@ -1118,7 +1129,8 @@
       bands.set(example.band, [...(bands.get(example.band) ?? []), example]);
     }
     const about = sae.about.examples;
-    const of = about.tokens ? `; ${whole(about.tokens)} tokens of ${about.corpus ?? "text"}` : "";
+    const text = about.corpus ? `held-out text (${about.corpus})` : "held-out text";
+    const of = about.tokens ? `; ${whole(about.tokens)} tokens of ${text}` : "";
     return part("Fires on", [
       el("p", { class: "lat-note" }, `by interval of the activation at its peak${of}`),
       ...[...bands].map(([band, examples]) =>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -254,7 +254,8 @@ class _Reader:
         examples = known("examples", lambda _, path, __: read_examples(path))
         core = known("core", lambda _, __, record: _details(record, "index"))
         scored = known("autointerp", lambda _, __, record: _explained(record))
-        texts = known("steering", lambda _, path, __: results_of(read_texts(path)))
+        steered = known("steering", lambda _, path, record: _steered(path, record))
+        texts, steering = steered or (None, {})
         explanations, judge = scored or ({}, None)
         return LatentInputs(
             sae=sae,
@@ -265,7 +266,7 @@ class _Reader:
             explanations={**_from_texts(texts), **explanations},
             judge=judge,
             texts=texts,
-            steering=known("steering", lambda _, __, r: _steering(r, texts)) or {},
+            steering=steering,
             cosines=self._cosines(sae),
             missing=missing,
         )
@@ -342,14 +343,16 @@ def _from_texts(texts: pd.DataFrame | None) -> dict[int, Explained]:
     }
 
 
-def _steering(record: Record, texts: pd.DataFrame | None) -> dict[str, Any]:
-    config = record.get("eval_config") or {}
-    judges: Sequence[str] = [] if texts is None else judges_of(texts)
-    return {
+def _steered(path: Path, record: Record) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the texts of one SAE, and the settings that a reader needs."""
+    texts = results_of(read_texts(path))
+    config, judges = record.get("eval_config") or {}, judges_of(texts)
+    settings = {
         "amounts": config.get("amounts") or [],
         "mode": config.get("strength_mode"),
         "judge": judges[0] if judges else None,
     }
+    return texts, settings
 
 
 def _size(
