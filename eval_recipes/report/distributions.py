@@ -1,4 +1,4 @@
-"""Distributions over latents, each as a plot and a table of its numbers."""
+"""Distributions over latents: plots, and tables of their numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Origin of the results, and what a reader must know before the numbers."""
+"""Origin of the results, and warnings to read before the numbers."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def _alerts(source: Source, failures: Sequence[Failure]) -> Iterator[Alert]:
     for path, cause in source.damaged.items():
         name = one_line(path.relative_to(source.folder))
         yield Alert(
-            "error", f"{name} is left out, as it cannot be read: {one_line(cause)}"
+            "error", f"{name} is left out, as it cannot be read: {source.told(cause)}"
         )
     for path, record in source.records:
         damage = damaged_table(path, record)
         if damage is not None:
             name = one_line(path.relative_to(source.folder))
             yield Alert("error", f"{name}: its {one_line(damage)}. Run it again.")
-    yield from (Alert("error", str(one_line(note))) for note in source.trouble)
+    yield from (Alert("error", source.told(note)) for note in source.trouble)
     if not source.trouble:
         yield from (Alert("warning", note) for note in outdated_notes(source.folder))
     yield from _incomplete(source)

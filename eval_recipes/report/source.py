@@ -91,6 +91,10 @@ class Source:
         """``eval_type_id`` of every evaluation with a result, in the order of the files."""
         return list(dict.fromkeys(self.frame["eval"]))
 
+    def told(self, error: InputError | str) -> str:
+        """Return a message in one line, with paths relative to the folder of the results."""
+        return one_line(str(error).replace(f"{self.folder}/", "")) or ""
+
     def of(self, group: str) -> list[PageSAE]:
         """Return the SAEs of a group."""
         return [sae for sae in self.saes if sae.group == group]

@@ -39,7 +39,11 @@ def write_with(
     path = write(folder, one)
     table = side_path(path, side.ending)
     pq.write_table(side.of(columns, subject(group, seed), **about), table)
-    named = {"file": table.name, "rows": len(columns["latent"]), "sha256": sha256(table)}
+    named = {
+        "file": table.name,
+        "rows": len(columns["latent"]),
+        "sha256": sha256(table),
+    }
     one["eval_result_unstructured"][side.field] = named
     return write(folder, one)
 
