@@ -93,7 +93,7 @@ def read_verdicts(source: Source) -> Verdicts:
     return Verdicts(
         sentences=_sentences(source),
         groups=[
-            _group_table(source, part, f"groups-{number}")
+            _group_table(source, part, number, len(parts))
             for number, part in enumerate(parts, start=1)
         ],
         differences=_difference_table(source.differences),
@@ -138,7 +138,9 @@ _CHANCE = {
 """What a random dictionary reaches, where its name is not ``baseline/<name>``."""
 
 
-def _group_table(source: Source, metrics: Sequence[Metric], name: str) -> PageTable:
+def _group_table(
+    source: Source, metrics: Sequence[Metric], part: int, parts: int
+) -> PageTable:
     heads = [Column("group"), *(_head(metric) for metric in metrics)]
     rows = [
         [
@@ -151,11 +153,12 @@ def _group_table(source: Source, metrics: Sequence[Metric], name: str) -> PageTa
     if any(cell.is_number for cell in chance):
         first = text(RANDOM, note="what chance reaches")
         rows.append([first, *chance])
+    which = f" ({part} of {parts})" if parts > 1 else ""
     caption = (
-        "Groups: mean and 95 % interval over seeds, or over pairs of seeds from five seeds on; "
+        f"Groups{which}: mean and 95 % interval over seeds, or over pairs of seeds from five seeds on; "
         "in small type, how many of them"
     )
-    return table(name, caption, heads, rows)
+    return table(f"groups-{part}", caption, heads, rows)
 
 
 def _head(metric: Metric) -> Column:

@@ -31,6 +31,7 @@ from tests.eval_recipes.report.result_files import (
 )
 from tests.eval_recipes.tables.upstream_files import write_core
 
+HEX = {"none": "a", "l2": "b"}
 HOSTILE = "<script>alert(1)</script>&amp;</td>\u202e\U0001f600"
 
 
@@ -283,7 +284,11 @@ def test_a_release_adds_its_command_hashes_and_training(
     folder = tmp_path / "release"
     entries = [
         Entry(
-            f"{g}-seed{s}", f"saes/{g}{s}", g, s, {"sae_weights.safetensors": g[0] * 64}
+            f"{g}-seed{s}",
+            f"saes/{g}{s}",
+            g,
+            s,
+            {"sae_weights.safetensors": HEX[g] * 64},
         )
         for g, s in product(("none", "l2"), (*SEEDS, 3))
     ]
@@ -299,8 +304,8 @@ def test_a_release_adds_its_command_hashes_and_training(
     assert "saereg-bench train <x>" in said
     assert "4,096" in said
     assert {row["weights"].text.strip() for row in page.rows("saes")} == {
-        "n" * 12,
-        "l" * 12,
+        "a" * 12,
+        "b" * 12,
     }
     # the release has a fourth seed, of which there is no result
     missing = "core has no result of 2 of 8 SAEs: l2-seed3, none-seed3."
