@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from eval_recipes.report.cells import Cell, Column, PageTable, number, table, text
-from eval_recipes.report.source import PageSAE, Source
+from eval_recipes.report.source import PageSAE, Source, mapping
 from eval_recipes.results.headlines import Metric
 from eval_recipes.results.outdated import outdated_notes
 from eval_recipes.results.sidecar import damaged_table
@@ -174,7 +174,7 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
         f"{saes}, {groups}"
         + (f", seeds {_listed([*map(str, seeds)])}" if seeds else ""),
     )
-    metadata = [sae.cfg.get("metadata") or sae.cfg for sae in source.saes]
+    metadata = [mapping(sae.cfg.get("metadata")) or sae.cfg for sae in source.saes]
     yield "Language model", _each(one.get("model_name") for one in metadata)
     yield "Hook", _each(one.get("hook_name") for one in metadata)
     yield "Trained on", _each(one.get("dataset_path") for one in metadata)
@@ -211,8 +211,7 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
 def _config(source: Source, evaluation: str, name: str) -> Iterator[Any]:
     """Yield a setting of every result of an evaluation."""
     for _, _, record in source.results(evaluation):
-        config = record.get("eval_config")
-        yield config.get(name) if isinstance(config, dict) else None
+        yield mapping(record.get("eval_config")).get(name)
 
 
 def _each(values: Any) -> str:

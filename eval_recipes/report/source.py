@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -141,6 +142,27 @@ def read_source(results: Path, release: Path | None = None) -> Source:
     )
 
 
+def extra_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the unstructured part of a result; empty where it is no mapping."""
+    return mapping(record.get("eval_result_unstructured"))
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping of a result; empty where it holds something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def numbers(value: Any) -> list[float] | None:
+    """Return a list of finite numbers; None where a result holds something else."""
+    if not isinstance(value, list) or not all(map(_is_number, value)):
+        return None
+    return [float(one) for one in value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def _damaged(results: Path) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for path in result_files(results):
@@ -192,7 +214,7 @@ def _saes(records: list[tuple[Path, Record]]) -> list[PageSAE]:
     """Return every SAE, its facts by the first result that has them."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for _, record in records:
-        block, cfg = saereg_block(record) or {}, record.get("sae_cfg_dict") or {}
+        block, cfg = saereg_block(record) or {}, mapping(record.get("sae_cfg_dict"))
         facts = {
             "group": one_line(block.get("group")),
             "seed": block.get("seed"),

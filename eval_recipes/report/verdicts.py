@@ -11,13 +11,14 @@ import pandas as pd
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.report.cells import Cell, Column, PageTable, figure, table, text
 from eval_recipes.report.meanings import meaning
-from eval_recipes.report.source import Source
+from eval_recipes.report.source import Source, extra_of, mapping
 from eval_recipes.results.differences import GroupDifference, plain_groups
 from eval_recipes.results.headlines import (
     HEADLINE_DIFFERENCES,
     Metric,
     headline_metrics,
 )
+from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
 from eval_recipes.tables.run_table import over, read_differences, verdict
@@ -179,9 +180,8 @@ def _group_cell(source: Source, group: str) -> Cell:
 def matched_to(source: Source, group: str) -> str | None:
     """Return "release/group" whose alive count is the width of a group, if it is a control."""
     for sae, _, record in source.results("cross_seed"):
-        extra = record.get("eval_result_unstructured") or {}
         if sae.group == group:
-            return (extra.get("role") or {}).get("matched_to")
+            return one_line(mapping(extra_of(record).get("role")).get("matched_to"))
     return None
 
 
@@ -205,8 +205,8 @@ def pair_values(source: Source, group: str, metric: Metric) -> list[float]:
     """Return a metric of every pair of seeds of a group, in the order of the seeds."""
     for sae, _, record in source.results("cross_seed"):
         if sae.group == group:
-            extra = record.get("eval_result_unstructured") or {}
-            values = [pair.get(metric.name) for pair in extra.get("group_pairs") or ()]
+            pairs = extra_of(record).get("group_pairs") or ()
+            values = [mapping(pair).get(metric.name) for pair in pairs]
             return [float(value) for value in values if isinstance(value, (int, float))]
     return []
 
