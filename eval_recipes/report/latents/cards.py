@@ -1,4 +1,4 @@
-"""One latent of an SAE in full: examples, match in other seeds, explanation, texts."""
+"""Everything shown of one latent, as plain JSON."""
 
 from __future__ import annotations
 
