@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -182,6 +183,7 @@ def short(value: Any) -> float | None:
     >>> short(0.123456), short(float("nan")), short(None), short("many")
     (0.123, None, None, None)
     """
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    # numpy's numbers are real as well
+    if not isinstance(value, Real) or not math.isfinite(value):
         return None
     return float(f"{value:.{DIGITS}g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from eval_recipes.cross_seed.output import STABILITY
@@ -63,15 +64,16 @@ def write_stability(folder: Path, group: str, seed: int) -> Path:
     columns: dict[str, Any] = {
         "latent": list(range(N)),
         "alive": [latent != 1 for latent in range(N)],
-        "stability": [level(latent) / 2 for latent in range(N)],
+        "stability": np.float32([level(latent) / 2 for latent in range(N)]),
     }
     for index, other in enumerate(others):
         matches = [partner(latent, seed, other) for latent in range(N)]
         columns |= {
             f"decoder_partner_{other}": [*matches[:-1], None],
             f"encoder_partner_{other}": [*matches[:-1], None],
-            f"decoder_similarity_{other}": [0.123456 + 0.01 * k for k in range(N)],
-            f"encoder_similarity_{other}": [0.5] * N,
+            # as the evaluation writes them
+            f"decoder_similarity_{other}": np.linspace(0.1, 0.9, N, dtype=np.float32),
+            f"encoder_similarity_{other}": np.full(N, 0.5, dtype=np.float32),
             f"shared_{other}": [level(latent) > index for latent in range(N)],
         }
     return write_with(

@@ -137,8 +137,8 @@ def test_a_card_names_the_match_in_each_other_seed(results: Path) -> None:
         for seed in (1, 2)
     ]
     assert one["cards"]["4"]["matches"] == [
-        {"decoder": [5, 0.163], "encoder": [5, 0.5], "shared": True},
-        {"decoder": [6, 0.163], "encoder": [6, 0.5], "shared": False},
+        {"decoder": [5, 0.182], "encoder": [5, 0.5], "shared": True},
+        {"decoder": [6, 0.182], "encoder": [6, 0.5], "shared": False},
     ]
     assert one["cards"][str(N - 1)]["matches"][0]["decoder"] is None
 
