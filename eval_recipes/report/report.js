@@ -299,17 +299,17 @@
     if (plot.x_log) layout.xaxis.type = "log";
     if (plot.y_log) layout.yaxis.type = "log";
     if (plot.kind === "bar") Object.assign(layout.xaxis, { dtick: 1 });
-    const named = new Set();
-    const traces = plot.series.map((one) => {
-      const isFirst = !named.has(one.name);
-      named.add(one.name);
-      return { ...traceOf(plot.kind, one), showlegend: isFirst };
+    const names = [...new Set(plot.series.map((one) => one.name))];
+    const traces = plot.series.map((one, i) => {
+      const place = names.indexOf(one.name) - (names.length - 1) / 2;
+      const isFirst = plot.series.findIndex((other) => other.name === one.name) === i;
+      return { ...traceOf(plot.kind, one, place), showlegend: isFirst };
     });
     return { traces, layout };
   }
 
-  /** One series; that of a single seed is faint. */
-  function traceOf(kind, one) {
+  /** One series; that of a single seed is faint. `place` counts names from the middle one. */
+  function traceOf(kind, one, place) {
     const common = { name: plain(one.name), legendgroup: one.name, x: one.x, y: one.y };
     const isSeed = one.seed !== undefined && one.seed !== null;
     const opacity = isSeed ? 0.5 : 1;
@@ -322,8 +322,8 @@
       ...common,
       type: "scatter",
       mode: "markers",
-      // latents at the same level of stability next to each other
-      x: one.x.map((x, i) => x + 0.03 * (((i * 0.618) % 1) - 0.5)),
+      // latents of the same stability next to each other, one group beside the other
+      x: one.x.map((x, i) => x + 0.06 * place + 0.05 * (((i * 0.618) % 1) - 0.5)),
       text: one.text,
       hovertemplate: "%{text}<br>%{y:.3g}<extra></extra>",
       marker: { color: one.colour, size: 7, opacity: 0.55 },
@@ -394,7 +394,8 @@
     const place = isNarrow ? sideBySide(points, groups) : (one) => one.l0;
     const layout = baseLayout();
     const better = metric.higher_is_better ? "higher" : "lower";
-    layout.yaxis.title = { ...layout.yaxis.title, text: `${plain(metric.title)} (${better} is better)` };
+    const title = `${plain(metric.title)} (${better} is better)`;
+    layout.yaxis.title = { ...layout.yaxis.title, text: title };
     layout.xaxis.title = { ...layout.xaxis.title, text: "L0" };
     if (isNarrow) {
       const range = [...new Set([Math.min(...l0), Math.max(...l0)].map(digits))].join(" to ");
@@ -492,6 +493,7 @@
 
   /** The front of each kind of SAE as a line. */
   function frontTraces(metric, points) {
+    const muted = getComputedStyle(root).getPropertyValue("--muted").trim();
     const known = new Map(points.map((one) => [one.sae, one]));
     return (facts.pareto.fronts?.[metric.key] ?? []).map((front) => {
       const along = front.saes.map((sae) => known.get(sae)).filter(Boolean);
@@ -504,7 +506,7 @@
         showlegend: along.length > 1,
         x: along.map((one) => one.l0),
         y: along.map((one) => one.values[metric.key][0]),
-        line: { color: front.colour ?? getComputedStyle(root).getPropertyValue("--muted").trim(), width: 1.5, shape: "linear" },
+        line: { color: front.colour ?? muted, width: 1.5 },
       };
     });
   }
@@ -514,7 +516,9 @@
   /** Characters that cannot be seen, and the sign that stands for each. */
   const SIGNS = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u007f": "␡" };
   const UNSEEN =
-    /[\u0000-\u001f\u007f\u00a0]|[\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/;
+    /[\u0000-\u001f\u007f\u00a0]|[\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/;
+  /** Joiners belong to emoji and letters; alone they are not seen. */
+  const JOINERS = /^[\u200c\u200d]+$/;
   const PIECES = new RegExp(`(${UNSEEN.source}| {2,}|^ +$)`);
 
   function signOf(character) {
@@ -527,6 +531,7 @@
   /** Return a token as nodes in which white space, controls and an empty token are seen. */
   function visible(token, { allSpaces = false } = {}) {
     if (token === "") return [el("span", { class: "ws", title: "empty token" }, "∅")];
+    if (JOINERS.test(token)) return [el("span", { class: "ws" }, [...token].map(signOf))];
     const pieces = token.split(allSpaces ? new RegExp(`(${UNSEEN.source}| +)`) : PIECES);
     return pieces
       .filter((piece) => piece !== "")
@@ -537,6 +542,13 @@
         const isSign = piece.length === 1 && UNSEEN.test(piece);
         return isSign ? el("span", { class: "ws" }, signOf(piece)) : piece;
       });
+  }
+
+  /** A paragraph of text that someone or some model wrote; a long one scrolls, by keys as well. */
+  function written(text, name) {
+    if (text === "") return el("p", { class: "lat-written" }, visible(""));
+    const scrolls = text.length > 400 && { tabindex: 0, role: "group", "aria-label": name };
+    return el("p", { class: "lat-written", dir: "auto", ...scrolls }, text);
   }
 
   const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/g;
@@ -583,7 +595,6 @@
       const isReversed = token.parentElement.dir === "rtl";
       const next = step * (isReversed ? -1 : 1) > 0 ? "nextElementSibling" : "previousElementSibling";
       event.preventDefault();
-      event.stopPropagation();
       if (!token[next]) return;
       token.tabIndex = -1;
       token[next].tabIndex = 0;
@@ -701,7 +712,12 @@
     ["all", "all", () => true],
   ];
 
-  const fresh = () => ({ kind: "full", group: "", seed: "", sae: "", text: "", ranges: {} });
+  function fresh() {
+    const hasCards = store.saes.some((sae) => Object.keys(sae.cards).length > 0);
+    const kind = hasCards ? "full" : "all";
+    return { kind, group: "", seed: "", sae: "", text: "", ranges: {} };
+  }
+
   let filter = fresh();
   let order = { key: "stability", down: true };
   /** Rows that pass the filter, in order. */
@@ -781,7 +797,8 @@
       },
       ui.rows,
     );
-    ui.head = el("div", { class: "lat-head lat-row", role: "group", "aria-label": "Order of the list" });
+    const group = { role: "group", "aria-label": "Order of the list" };
+    ui.head = el("div", { class: "lat-head lat-row", ...group });
     const columns = listColumns();
     ui.columns = columns;
     ui.list.style.setProperty("--columns", columns.length);
@@ -945,6 +962,7 @@
       ["sae", select("SAE", names(store.saes.map((sae) => sae.id)))],
     ];
     ui.fields = Object.fromEntries(fields);
+    ui.fields.kind.input.value = filter.kind;
     for (const [key, { input }] of fields) {
       input.addEventListener("change", () => {
         filter[key] = input.value;
@@ -998,8 +1016,9 @@
         );
         const read = () => {
           const [low, high] = ends.map((end) => end.valueAsNumber);
+          const or = (value, otherwise) => (Number.isNaN(value) ? otherwise : value);
+          filter.ranges[key] = [or(low, -Infinity), or(high, Infinity)];
           if (Number.isNaN(low) && Number.isNaN(high)) delete filter.ranges[key];
-          else filter.ranges[key] = [low || (low === 0 ? 0 : -Infinity), Number.isNaN(high) ? Infinity : high];
           showList();
         };
         ends.forEach((end) => end.addEventListener("input", read));
@@ -1066,15 +1085,17 @@
       facts.push(["Alive", store.alive[row] ? "yes" : "no", "by its weights, or else if it fires"]);
     }
     if (card?.active !== undefined) {
-      facts.push(["Tokens", whole(card.active), `of ${whole(sae.about.examples.tokens ?? 0)} on which it fires`]);
+      const read = whole(sae.about.examples.tokens ?? 0);
+      facts.push(["Tokens", whole(card.active), `of ${read} on which it fires`]);
     }
     if (card?.max) facts.push(["Largest", digits(card.max), "largest activation"]);
+    const shown = facts.filter(([, text]) => text !== "-");
     return el(
       "dl",
       { class: "lat-facts" },
-      facts
-        .filter(([, text]) => text !== "-")
-        .map(([name, text, what]) => el("div", { title: what }, el("dt", {}, name), el("dd", {}, text))),
+      shown.map(([name, text, what]) =>
+        el("div", { title: what }, el("dt", {}, name), el("dd", {}, text)),
+      ),
     );
   }
 
@@ -1110,12 +1131,13 @@
       return part("Explanation", null, missing);
     }
     const score = scalarText(row, "score");
-    const judge = sae.about.judge ? `judged by ${sae.about.judge}` : "made and scored by lists of tokens, without a language model";
-    const checked = card.checked === null ? "" : `, ${digits(card.checked)} with checked negatives`;
-    const said = score === "-" ? "not scored" : `score ${score}${sae.about.judge ? checked : ""}`;
+    const judge = sae.about.judge ?? "lists of tokens, without a language model";
+    const isChecked = sae.about.judge && card.checked !== null && card.checked !== undefined;
+    const checked = isChecked ? `, ${digits(card.checked)} with checked negatives` : "";
+    const said = score === "-" ? "not scored" : `score ${score}${checked}`;
     return part("Explanation", [
-      el("p", { class: "lat-said", dir: "auto" }, card.explanation),
-      el("p", { class: "lat-note" }, `${said}; ${judge}`),
+      written(card.explanation, "Explanation"),
+      el("p", { class: "lat-note" }, `${said}; explained by ${judge}`),
     ]);
   }
 
@@ -1148,7 +1170,7 @@
   function exampleElement(example, max) {
     const most = max || Math.max(...example.values) || 1;
     const peak = example.values[example.peak] ?? 0;
-    const where = example.context === undefined ? "" : `context ${example.context}, token ${example.position}`;
+    const where = `context ${example.context}, token ${example.position}`;
     const tokens = example.tokens.map((token, i) => {
       const value = example.values[i] ?? 0;
       const level = value > 0 ? Math.min(9, Math.ceil((9 * value) / most)) : 0;
@@ -1169,7 +1191,12 @@
       el("span", { class: "lat-value", title: where }, digits(peak)),
       el(
         "div",
-        { class: "lat-text", role: "group", "aria-label": `Example, ${digits(peak)} at its peak`, dir: directionOf(example.tokens) },
+        {
+          class: "lat-text",
+          role: "group",
+          "aria-label": `Example, ${digits(peak)} at its peak`,
+          dir: directionOf(example.tokens),
+        },
         tokens,
       ),
     );
@@ -1192,13 +1219,19 @@
       const text = `${digits(edges[i])} to ${digits(edges[i + 1])}: ${plural(count, "token")}`;
       return svg("rect", bar, svg("title", {}, text));
     });
-    const label = `Activations from ${digits(edges[0])} to ${digits(edges.at(-1))}; ${counts.map(String).join(", ")} tokens by bin of equal width.`;
+    const [low, high] = [digits(edges[0]), digits(edges.at(-1))];
+    const picture = {
+      viewBox: `0 0 ${width} ${height}`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": `Tokens by activation, in bins from ${low} to ${high}: ${counts.join(", ")}`,
+    };
     return el(
       "div",
       { class: "lat-block" },
       el("h5", {}, "Activations ", el("small", {}, "height is the root of the count")),
-      svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, preserveAspectRatio: "none" }, ...bars),
-      el("div", { class: "lat-axis" }, el("span", {}, digits(edges[0])), el("span", {}, digits(edges.at(-1)))),
+      svg("svg", picture, ...bars),
+      el("div", { class: "lat-axis" }, el("span", {}, low), el("span", {}, high)),
     );
   }
 
@@ -1213,7 +1246,12 @@
         "ol",
         { class: "lat-logits" },
         tokens.map(([token, value]) =>
-          el("li", {}, el("bdi", { class: "lat-token" }, visible(token, { allSpaces: true })), el("span", {}, digits(value))),
+          el(
+            "li",
+            {},
+            el("bdi", { class: "lat-token" }, visible(token, { allSpaces: true })),
+            el("span", {}, digits(value)),
+          ),
         ),
       ),
     );
@@ -1223,36 +1261,38 @@
 
   function matchesPart(row, sae, card) {
     if (!card.matches?.length) return part("In other seeds", null, sae.missing.cross_seed);
-    const level = store.values.stability[row];
+    const of = `${store.values.stability[row]} of ${plural(sae.others.length, "other seed")}`;
+    const means = "decoder and encoder match the same latent, above the threshold";
     return part("In other seeds", [
-      el("p", { class: "lat-note" }, `shared by ${level} of ${plural(sae.others.length, "other seed")}: decoder and encoder match the same latent, above the threshold`),
+      el("p", { class: "lat-note" }, `shared by ${of}: ${means}`),
       ...card.matches.map((match, i) => matchElement(card, match, sae.others[i])),
     ]);
   }
 
   function matchElement(card, match, other) {
     const name = other.sae ?? other.id;
-    const isSame = match.decoder && match.encoder && match.decoder[0] === match.encoder[0];
-    const cosine = (side, found) => `${side} |cosine| ${digits(found[1])}`;
-    const sides = isSame
-      ? [matchLink(other, match.decoder[0]), `, ${cosine("decoder", match.decoder)}, ${cosine("encoder", match.encoder)}`]
-      : ["decoder", "encoder"].flatMap((side, i) =>
-          match[side] ? [i ? "; " : "", matchLink(other, match[side][0]), `, ${cosine(side, match[side])}`] : [],
-        );
+    const cosine = (side) => `, ${side} |cosine| ${digits(match[side][1])}`;
+    const found = ["decoder", "encoder"].filter((side) => match[side]);
+    const isOne = new Set(found.map((side) => match[side][0])).size === 1;
+    const said = isOne
+      ? [matchLink(other, match[found[0]][0]), ...found.map(cosine)]
+      : found.flatMap((side, i) => [i ? "; " : "", matchLink(other, match[side][0]), cosine(side)]);
+    const isShared = { class: match.shared ? "lat-yes" : "lat-no" };
     const head = el(
       "p",
       { class: "lat-match-head" },
-      el("span", { class: match.shared ? "lat-yes" : "lat-no" }, match.shared ? "shared" : "not shared"),
+      el("span", isShared, match.shared ? "shared" : "not shared"),
       ` seed ${other.seed}: `,
-      sides.length ? sides : `no match in ${name}`,
+      found.length ? said : `no match in ${name}`,
     );
-    return el("div", { class: "lat-match" }, head, match.decoder ? sideBySideExamples(card, other, match.decoder[0]) : null);
+    const examples = match.decoder ? sideBySideExamples(card, other, match.decoder[0]) : null;
+    return el("div", { class: "lat-match" }, head, examples);
   }
 
   function matchLink(other, latent) {
-    const name = `${other.sae ?? other.id} / ${latent}`;
+    const name = el("bdi", {}, `${other.sae ?? other.id} / ${latent}`);
     const isHere = other.sae !== null && rowOf(other.sae, latent) >= 0;
-    return isHere ? el("a", { href: hashOf(other.sae, latent) }, el("bdi", {}, name)) : el("bdi", {}, name);
+    return isHere ? el("a", { href: hashOf(other.sae, latent) }, name) : name;
   }
 
   /** A latent's examples, and those of its match, in two columns. */
@@ -1264,17 +1304,21 @@
         "div",
         { class: "lat-side" },
         el("h5", {}, el("bdi", {}, head)),
-        of?.explanation ? el("p", { class: "lat-said", dir: "auto" }, of.explanation) : null,
-        of?.examples?.length
-          ? of.examples.slice(0, 3).map((example) => exampleElement(example, of.max))
-          : of?.explanation ? null : el("p", { class: "lat-missing" }, otherwise),
+        of?.explanation ? written(of.explanation, "Explanation") : null,
+        (of?.examples ?? []).slice(0, 3).map((example) => exampleElement(example, of.max)),
+        of?.explanation || of?.examples?.length
+          ? null
+          : el("p", { class: "lat-missing" }, otherwise),
       );
     if (!card.examples?.length && !match?.examples?.length && !match?.explanation) return null;
+    const name = `${other.sae ?? other.id} / ${latent}`;
+    // its explanation is said above; here it is set against the other one
+    const own = match?.explanation ? card : { ...card, explanation: null };
     return el(
       "div",
       { class: "lat-sides" },
-      column("this latent", { ...card, explanation: match?.explanation ? card.explanation : null }, "No examples."),
-      column(`${other.sae ?? other.id} / ${latent}`, match, match ? "No examples." : "Not among the latents that the page shows in full."),
+      column("this latent", own, "No examples."),
+      column(name, match, match ? "No examples." : "Not among the latents shown in full."),
     );
   }
 
@@ -1303,6 +1347,7 @@
 
   function promptElement(texts) {
     const [original, perplexity] = texts.original;
+    const fluency = (value) => (value === null ? "" : `perplexity ${digits(value)}`);
     return el(
       "div",
       { class: "lat-prompt" },
@@ -1315,11 +1360,11 @@
           return textElement(name, text, [
             score === undefined || score === null ? "" : `score ${digits(score)}`,
             success === true ? "success" : success === false ? "no success" : "",
-            own === null ? "" : `perplexity ${digits(own)}`,
+            fluency(own),
           ]);
         }),
       ),
-      textElement("Original, unsteered", original, [perplexity === null ? "" : `perplexity ${digits(perplexity)}`]),
+      textElement("Original, unsteered", original, [fluency(perplexity)]),
     );
   }
 
@@ -1328,7 +1373,7 @@
       "div",
       { class: "lat-arm" },
       el("h6", {}, name),
-      el("p", { class: "lat-written", dir: "auto" }, text),
+      written(text, name),
       el("p", { class: "lat-note" }, notes.filter(Boolean).join(", ")),
     );
   }
@@ -1366,9 +1411,8 @@
     if (!wanted) return false;
     const row = rowOf(wanted.sae, wanted.latent);
     if (row < 0) {
-      ui.card.replaceChildren(
-        el("p", { class: "lat-missing" }, `This page has no latent ${wanted.latent} of an SAE ${JSON.stringify(wanted.sae)}.`),
-      );
+      const none = `This page has no latent ${wanted.latent} of an SAE "${wanted.sae}".`;
+      ui.card.replaceChildren(el("p", { class: "lat-missing" }, none));
       current = -1;
       drawRows();
     } else show(row);
@@ -1380,13 +1424,16 @@
   function reveal() {
     const { top } = ui.card.getBoundingClientRect();
     if (top < 60 || top > innerHeight * 0.6) ui.card.scrollIntoView({ block: "start" });
-    if (!ui.list.contains(document.activeElement)) ui.card.querySelector("h3")?.focus({ preventScroll: true });
+    if (ui.list.contains(document.activeElement)) return;
+    ui.card.querySelector("h3")?.focus({ preventScroll: true });
   }
 
   /** Left and right arrows go through the list, wherever in the card the focus is. */
   function moveByKey(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+    // there the arrows go from token to token
+    if (event.target.closest(".lat-tok")) return;
     event.preventDefault();
     moveTo(listed.indexOf(current) + step);
     ui.card.querySelector("h3")?.focus({ preventScroll: true });
@@ -1401,6 +1448,7 @@
       return;
     }
     await readLatents(say);
+    filter = fresh();
     ui.card = el("div", { class: "lat-card", onkeydown: moveByKey });
     const controls = makeControls();
     const list = makeList();
@@ -1425,7 +1473,8 @@
     const left = store.saes.filter((sae) => sae.left_out > 0);
     if (!left.length) return;
     const total = left.reduce((sum, sae) => sum + sae.left_out, 0);
-    const text = `${plural(total, "latent")} with an interp score or a steered text are not shown in full; raise --latents.`;
+    const which = "with an interp score or a steered text are not shown in full";
+    const text = `${plural(total, "latent")} ${which}; --latents sets how many are.`;
     box.before(el("p", { class: "footnote" }, text));
   }
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from eval_recipes.examples.reader import TOP, Example, LatentExamples
 from eval_recipes.report.latents.inputs import LatentInputs, short
-from eval_recipes.steering.texts import judges_of
 
 MOST_EXAMPLES = 10
 MOST_TOP = 4
@@ -34,7 +33,7 @@ def card(one: LatentInputs, latent: int) -> dict[str, Any]:
     if one.stability is not None:
         found["matches"] = _matches(one, latent)
     if latent in one.steered:
-        found["texts"] = _texts(one.steered[latent])
+        found["texts"] = _texts(one.steered[latent], one.steering["judge"])
     return found
 
 
@@ -107,33 +106,26 @@ def _partner(row: Any, side: str, seed: int) -> list[Any] | None:
     return [int(partner), short(row[f"{side}_similarity_{seed}"])]
 
 
-def _texts(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _texts(rows: Sequence[dict[str, Any]], judge: str) -> list[dict[str, Any]]:
     """Return the texts of the first prompts: the original, and one of each arm."""
-    judges = judges_of(rows)
+    pairs: dict[tuple[int, str], dict[str, dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["repeat"]):
+        pairs.setdefault((row["repeat"], row["prompt"]), {})[row["arm"]] = row
     found: list[dict[str, Any]] = []
-    rows = rows.sort_values("repeat", kind="stable")
-    for (prompt, _), part in rows.groupby(["prompt", "repeat"], sort=False):  # pyright: ignore[reportGeneralTypeIssues]
-        if len(found) == MOST_PROMPTS:
-            break
-        arms = {row["arm"]: row for row in part.to_dict("records")}
+    for (_, prompt), arms in list(pairs.items())[:MOST_PROMPTS]:
         first = next(iter(arms.values()))
-        found.append(
-            {
-                "prompt": prompt,
-                "original": [first["original"], short(first["original_perplexity"])],
-                **{
-                    arm: _text(arms[arm], judges[:1]) for arm in _COLUMNS if arm in arms
-                },
-            }
-        )
+        original = [first["original"], short(first["original_perplexity"])]
+        texts = {arm: _text(arms[arm], judge) for arm in _COLUMNS if arm in arms}
+        found.append({"prompt": prompt, "original": original, **texts})
     return found
 
 
-def _text(row: dict[Any, Any], judges: Sequence[str]) -> dict[str, Any]:
+def _text(row: dict[str, Any], judge: str) -> dict[str, Any]:
     """Return one text with its perplexity, and the first judge's score and verdict."""
-    found = {"text": row["text"], "perplexity": short(row["perplexity"])}
-    for judge in judges:
-        success = row[f"{judge}_success"]
-        found["score"] = short(row[f"{judge}_score"])
-        found["success"] = None if pd.isna(success) else bool(success)
-    return found
+    success = row[f"{judge}_success"]
+    return {
+        "text": row["text"],
+        "perplexity": short(row["perplexity"]),
+        "score": short(row[f"{judge}_score"]),
+        "success": None if pd.isna(success) else bool(success),
+    }

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval_recipes.report.latents.cards import card
-from eval_recipes.report.latents.inputs import LatentInputs, read_inputs
+from eval_recipes.report.latents.inputs import LatentInputs
+from eval_recipes.report.latents.reader import read_inputs
 from eval_recipes.report.latents.sample import sample
 from eval_recipes.report.source import Source
 

@@ -126,8 +126,13 @@ def write_examples(
         "bottom_logits": [[-0.25] for _ in size],
         "examples": [found if count else [] for count in active],
     }
-    about = {"kind": "text", "corpus": "embedded", "tokens": 4096, "context_size": 128}
-    return write_with(folder, EXAMPLES, group, seed, columns, **about)
+    about: dict[str, Any] = {
+        "kind": "text",
+        "corpus": "embedded",
+        "tokens": 4096,
+        "context_size": 128,
+    }
+    return write_with(folder, EXAMPLES, group, seed, columns, None, **about)
 
 
 def write_texts(folder: Path, group: str, seed: int, latents: list[int]) -> Path:
