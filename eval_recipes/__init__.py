@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eval_recipes.report.page import write_report as write_report
     from eval_recipes.results.files import load_results as load_results
     from eval_recipes.running.context import ModelCache as ModelCache
     from eval_recipes.running.context import RunContext as RunContext
@@ -46,6 +47,7 @@ _PLACES = {
     "plot_unstable_overlap": "width_control.plots",
     "results_table": "tables.table",
     "run_evals": "running.run",
+    "write_report": "report.page",
 }
 """Module of each public name."""
 

@@ -30,6 +30,7 @@ from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.push import push
+from eval_recipes.commands.report import report
 from eval_recipes.commands.results import plot, show, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.schemas import schemas
@@ -71,18 +72,11 @@ def _settings(
         set_verbosity(verbose=verbose, quiet=quiet)
 
 
-for command in (
-    train,
-    run,
-    push,
-    table,
-    plot,
-    speed,
-    demo,
-    doctor,
-    artifacts,
-    schemas,
-):
+_COMMANDS = (
+    *(train, run, push, table, plot, report),
+    *(speed, demo, doctor, artifacts, schemas),
+)
+for command in _COMMANDS:
     app.command()(with_verbosity(command))
 app.command("list")(with_verbosity(list_))
 app.add_typer(study, name="study")

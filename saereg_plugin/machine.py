@@ -241,6 +241,8 @@ EXTRAS = {
         "scipy",
         "matplotlib",
         "plotly",
+        "jinja2",
+        "markupsafe",
         "tabulate",
         "torchvision",
         "httpcore",

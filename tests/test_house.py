@@ -17,6 +17,7 @@ ORDER = (
     {"doctor"},
     {"speed"},
     {"studies"},
+    {"report"},
     {"width_control"},
     {"steering"},
     {"saebench", "cross_seed", "vocabulary"},

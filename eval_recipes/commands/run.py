@@ -176,6 +176,14 @@ def run(
             rich_help_panel=_OUTPUT,
         ),
     ] = False,
+    report: Annotated[
+        bool,
+        Option(
+            "--report",
+            help="Write a page about all results in the folder, report.html.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     trust_remote_code: Annotated[
         bool,
         Option(
@@ -247,6 +255,10 @@ def run(
         *contrast_flag(select),
         *(option or []),
     ]
+    if report:
+        from eval_recipes.report.page import PAGE, require_page
+
+        require_page(out / PAGE)
     place = resolve_device(device)
     context = RunContext(
         subjects=subjects_of(
@@ -294,6 +306,8 @@ def run(
         console.print(shown(note), soft_wrap=True)
     if outcome.kept:
         console.print("--fresh makes these again.")
+    if report:
+        _write_page(out, sae_release, outcome, console)
     if failed:
         raise typer.Exit(FAILED)
 
@@ -305,6 +319,20 @@ def _print_setting(context: Any, said: str, console: Console) -> None:
     )
     if said:
         console.print(shown(said), soft_wrap=True)
+
+
+def _write_page(out: Path, sae_release: str, outcome: Any, console: Console) -> None:
+    """Write the page about a folder of results, if it holds any, and print its path."""
+    from eval_recipes.report.page import write_report
+    from eval_recipes.results.reading import result_files
+    from saereg_plugin.releases.release import MANIFEST
+
+    if not result_files(out):
+        return
+    folder = Path(sae_release)
+    release = folder if (folder / MANIFEST).is_file() else None
+    page = write_report(out, release=release, failures=outcome.failures)
+    console.print(f"Open {shown(page)} in a browser.", soft_wrap=True)
 
 
 def _clean(root: Path) -> None:

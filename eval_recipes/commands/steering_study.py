@@ -199,6 +199,8 @@ def steering(
         console.print(f"Interrupted; the same command goes on from {shown(out)}.")
         raise typer.Exit(INTERRUPTED)
     console.print(shown(outcome.table.read_text(encoding="utf-8")))
+    for page in outcome.pages:
+        console.print(f"Open {shown(page)} in a browser.")
     if outcome.troubled:
         raise typer.Exit(FAILED)
 

@@ -190,6 +190,8 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED)
         console.print(shown(table.read_text(encoding="utf-8")))
         console.print(f"{shown(summary_of(verdicts_of(run)))} Table: {shown(table)}")
+        if run.page is not None:
+            console.print(f"Open {shown(run.page)} in a browser.")
         if run.failures or run.stopped:
             raise typer.Exit(FAILED)
 

@@ -123,7 +123,7 @@ def difference_table(differences: Iterable[GroupDifference]) -> Table:
                 f"{_text(item.group)} - {_text(item.other)}",
                 cell(item.interval),
                 over(item),
-                _verdict(item),
+                verdict(item),
             )
     return table
 
@@ -140,7 +140,8 @@ def listed(item: GroupDifference) -> str:
     return ", ".join(digits(value) for _, value in item.values)
 
 
-def _verdict(item: GroupDifference) -> str:
+def verdict(item: GroupDifference) -> str:
+    """Return a difference's verdict in words; without an interval over seeds, its values."""
     if item.distinguishable:
         return "differs"
     if item.decidable:

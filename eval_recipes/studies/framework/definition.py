@@ -284,7 +284,8 @@ class StudyRun:
             last interruption).
         pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
             training tokens, where its release counts them.
-        table: the written page; None if training was interrupted.
+        table: the written table; None if training was interrupted.
+        page: report page of all stages' results; None also if no stage evaluates.
     """
 
     study: Study
@@ -303,6 +304,7 @@ class StudyRun:
         default_factory=lambda: {}
     )
     table: Path | None = None
+    page: Path | None = None
 
     @property
     def table_frame(self) -> pd.DataFrame:

@@ -14,6 +14,9 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
+from eval_recipes.report.page import PAGE
+from eval_recipes.report.page import write_report as write_page
+from eval_recipes.results.reading import result_files
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import frame_of_rows
 from eval_recipes.running.artifacts import package_versions
@@ -56,7 +59,7 @@ def run_study(
 
     Each stage is a release folder ``out/releases/<stage>``, results in
     ``out/results/<stage>`` and further figures in ``out/figures/<stage>.json``; the report is
-    ``table.md``, ``results.json``, ``results.csv``.
+    ``table.md``, ``results.json``, ``results.csv``, and the page ``report.html``.
 
     ``out`` is the folder of this study at this scale, and of nothing else; ``device`` is a torch
     device, or "auto" (CUDA, else MPS, else the CPU; training that was begun keeps its own);
@@ -67,14 +70,23 @@ def run_study(
             folder holds the user's files, is not writable, in use, or of another study.
     """
     plan = replace(study.plan(scale), device=resolve_device(device))
-    files = [*FILES, *(_figures_file(stage) for stage in plan.stages)]
+    files = [*FILES, PAGE, *(_figures_file(stage) for stage in plan.stages)]
     with study_folder(out, study.name, scale, files=files):
         progress(f"Device {plan.device}.")
         run = _run_stages(StudyRun(study, scale, plan), device, out, progress)
         if run.finished:
             # before another process may change what it reports on
             run.table = write_report(run, out)
+            run.page = _write_page(run, out)
         return run
+
+
+def _write_page(run: StudyRun, out: Path) -> Path | None:
+    """Write the report page next to the table, if any stage has results."""
+    results = out / "results"
+    if not results.is_dir() or not result_files(results):
+        return None
+    return write_page(results, out=out / PAGE, failures=run.failures)
 
 
 def _run_stages(run: StudyRun, device: str, out: Path, progress: Progress) -> StudyRun:

@@ -184,7 +184,9 @@ class SteeringOutcome:
     stopped: list[str] = field(default_factory=list[str])
     """SAEs taken out of training, one line each, and groups of which none is left."""
     table: Path | None = None
-    """The written page; None if training was interrupted."""
+    """The written table; None if training was interrupted."""
+    pages: list[Path] = field(default_factory=list[Path])
+    """Report page of each way of steering that has results, in its folder of results."""
 
     @property
     def troubled(self) -> bool:

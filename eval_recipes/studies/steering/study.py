@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.chat import Budget, read_key
+from eval_recipes.report.page import write_report
+from eval_recipes.results.reading import result_files
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.artifacts import default_artifacts, open_artifacts
 from eval_recipes.running.context import ModelCache, RunContext
@@ -46,7 +48,7 @@ def run_steering_study(
 
     ``out/release`` holds the SAEs if they are trained here, ``out/results/stability`` the
     cross-seed results, ``out/results/<run>`` those of each way of steering, ``out/table.md`` the
-    report. All runs share one budget of the chat model.
+    report, and ``report.html`` next to the results of each way the page about them. All runs share one budget of the chat model.
 
     ``artifacts`` is kept between runs, by default in the user's cache; ``progress`` is called with a
     line on each next step and each failure.
@@ -65,7 +67,18 @@ def run_steering_study(
         if outcome.finished:
             # before another process may change what it reports on
             outcome.table = write_steering_report(outcome, out)
+            outcome.pages += _write_pages(outcome, out)
         return outcome
+
+
+def _write_pages(outcome: SteeringOutcome, out: Path) -> list[Path]:
+    """Write a report page into each folder of results, except those of the grid's runs."""
+    folders = [out / "results" / run.name for run in outcome.runs if not run.grid]
+    return [
+        write_report(folder)
+        for folder in folders
+        if folder.is_dir() and result_files(folder)
+    ]
 
 
 @dataclass(frozen=True)

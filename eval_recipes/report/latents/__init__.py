@@ -1,0 +1,1 @@
+"""Latents on the report page: choice, and data per SAE."""

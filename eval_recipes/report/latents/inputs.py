@@ -1,0 +1,189 @@
+"""Everything that the results say about the single latents of an SAE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Real
+from typing import Any
+
+import pandas as pd
+
+from eval_recipes.examples.reader import SAEExamples
+from eval_recipes.report.source import PageSAE
+
+Column = list[float | None]
+
+DIGITS = 3
+"""Significant digits of numbers about latents."""
+
+
+@dataclass(frozen=True)
+class OtherSeed:
+    """Another seed of an SAE's group; ``label`` is None where the page does not have it."""
+
+    seed: int
+    sae_id: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a latent is said to fire on; ``checked`` is the score with checked negatives."""
+
+    text: str | None
+    score: float | None
+    checked: float | None
+
+    @property
+    def shown_score(self) -> float | None:
+        """The judge's score, or the checked one where no language model judged."""
+        return self.checked if self.score is None else self.score
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Stability table of one SAE, a row per latent, and the other seeds in its order."""
+
+    table: pd.DataFrame
+    others: list[OtherSeed]
+
+
+@dataclass(frozen=True)
+class LatentInputs:
+    """
+    What is known of one SAE's latents; None and empty where an evaluation has no result.
+
+    Attributes:
+        size: number of latents.
+        core: SAEBench's figures of each latent.
+        judge: chat model that scored explanations; None for the token explainer.
+        texts: results of steering, a row per pair of texts.
+        steering: the settings of ``texts``.
+        cosines: of encoder and decoder vector.
+        missing: why a part is not there, by evaluation.
+    """
+
+    sae: PageSAE
+    size: int
+    stability: Stability | None = None
+    examples: SAEExamples | None = None
+    core: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    explanations: Mapping[int, Explained] = field(default_factory=dict[int, Explained])
+    judge: str | None = None
+    texts: pd.DataFrame | None = None
+    steering: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    cosines: Column | None = None
+    missing: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def label(self) -> str:
+        """Name of the SAE on the page."""
+        return self.sae.label
+
+    @property
+    def others(self) -> list[OtherSeed]:
+        """The other seeds."""
+        return [] if self.stability is None else self.stability.others
+
+    @cached_property
+    def steered(self) -> dict[int, list[dict[str, Any]]]:
+        """Pairs of texts at the first amount, by latent."""
+        found: dict[int, list[dict[str, Any]]] = {}
+        amounts = self.steering.get("amounts")
+        for row in [] if self.texts is None else self.texts.to_dict("records"):
+            if not amounts or pd.isna(row["amount"]) or row["amount"] == amounts[0]:
+                found.setdefault(row["latent"], []).append(row)  # pyright: ignore[reportArgumentType]
+        return found  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def described(self) -> list[int]:
+        """Latents with a score or a steered text; those with both first."""
+        scored = {k for k, e in self.explanations.items() if e.shown_score is not None}
+        both = scored & set(self.steered)
+        found = [*sorted(both), *sorted(set(self.steered) - both), *sorted(scored)]
+        return [latent for latent in dict.fromkeys(found) if latent < self.size]
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """Number of other seeds that share each latent; 0 without cross_seed."""
+        if self.stability is None:
+            return [0] * self.size
+        shares = self.stability.table["stability"] * len(self.others)
+        return [round(share) for share in shares.tolist()]
+
+    @cached_property
+    def density(self) -> Column:
+        """Share of tokens on which each latent fires."""
+        return self._of_examples("density") or self._of_core("feature_density")
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the scalars of all latents, a list each; None where there is no value."""
+        levels = None if self.stability is None else list(self.levels)
+        return {
+            "density": self.density,
+            "mean": self._of_examples("mean_activation") or self._empty,
+            "stability": levels or self._empty,
+            "score": self._spread(
+                {k: e.shown_score for k, e in self.explanations.items()}
+            ),
+            "steering": self._spread(
+                {k: self._success_rate(rows) for k, rows in self.steered.items()}
+            ),
+            "cosine": self.cosines or self._of_core("encoder_decoder_cosine_sim"),
+            "alive": self._alive(),
+        }
+
+    def about(self) -> dict[str, Any]:
+        """Return what the numbers are of: text, judge, settings of steering."""
+        keys = ("kind", "corpus", "tokens", "context_size")
+        settings = {} if self.examples is None else self.examples.settings
+        return {
+            "examples": {key: settings[key] for key in keys if key in settings},
+            "judge": self.judge,
+            "steering": dict(self.steering),
+        }
+
+    @property
+    def _empty(self) -> Column:
+        return [None] * self.size
+
+    def _spread(self, values: Mapping[int, float | None]) -> Column:
+        return [short(values.get(latent)) for latent in range(self.size)]
+
+    def _of_examples(self, name: str) -> Column | None:
+        if self.examples is None:
+            return None
+        found = [short(value) for value in self.examples.scalars()[name].tolist()]
+        return (found + self._empty)[: self.size]
+
+    def _of_core(self, name: str) -> Column:
+        return self._spread({one["index"]: one.get(name) for one in self.core})
+
+    def _success_rate(self, rows: Iterable[Mapping[str, Any]]) -> float | None:
+        """Return the share of steered texts in which the first judge finds the concept."""
+        judge = self.steering["judge"]
+        found = [row[f"{judge}_success"] for row in rows if row["arm"] == "steered"]
+        known = [float(success) for success in found if not pd.isna(success)]
+        return sum(known) / len(known) if known else None
+
+    def _alive(self) -> list[bool | None]:
+        """Return whether each latent is alive by its weights, or else fires."""
+        if self.stability is not None:
+            return [bool(alive) for alive in self.stability.table["alive"]]
+        return [None if share is None else share > 0 for share in self.density]
+
+
+def short(value: Any) -> float | None:
+    """
+    Return a number with three significant digits; None for anything else.
+
+    >>> short(0.123456), short(float("nan")), short(None), short("many")
+    (0.123, None, None, None)
+    """
+    # numpy's numbers are real as well
+    if not isinstance(value, Real) or not math.isfinite(value):
+        return None
+    return float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,180 @@
+"""Tables about latents next to results, written without any model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from eval_recipes.cross_seed.output import STABILITY
+from eval_recipes.examples.reader import EXAMPLES
+from eval_recipes.results.sidecar import SideTable, side_path
+from eval_recipes.results.subject import Subject
+from eval_recipes.steering.texts import COLUMNS, TEXTS
+from saereg_plugin.files import sha256
+from tests.eval_recipes.report.result_files import RELEASE, SEEDS, record, write
+
+N = 40
+"""Latents of each SAE."""
+
+
+def subject(group: str, seed: int) -> Subject:
+    return Subject(RELEASE, f"{group}-seed{seed}", group, seed)
+
+
+def write_with(
+    folder: Path,
+    side: SideTable,
+    group: str,
+    seed: int,
+    columns: dict[str, Any],
+    config: dict[str, Any] | None = None,
+    **about: Any,
+) -> Path:
+    """Write a result, and the table that it names, of one SAE."""
+    one = record(side.eval, group, seed, {})
+    one["eval_config"] |= config or {}
+    one["sae_cfg_dict"]["d_sae"] = N
+    path = write(folder, one)
+    table = side_path(path, side.ending)
+    pq.write_table(side.of(columns, subject(group, seed), **about), table)
+    named = {
+        "file": table.name,
+        "rows": len(columns["latent"]),
+        "sha256": sha256(table),
+    }
+    one["eval_result_unstructured"][side.field] = named
+    return write(folder, one)
+
+
+def partner(latent: int, seed: int, other: int) -> int:
+    """The match of a latent in another seed: that many further on."""
+    return (latent + other - seed) % N
+
+
+def level(latent: int) -> int:
+    """Number of other seeds that share a latent: few latents come back in all."""
+    return 2 if latent % 8 == 0 else 1 if latent % 4 == 0 else 0
+
+
+def write_stability(folder: Path, group: str, seed: int) -> Path:
+    others = [one for one in SEEDS if one != seed]
+    columns: dict[str, Any] = {
+        "latent": list(range(N)),
+        "alive": [latent != 1 for latent in range(N)],
+        "stability": np.float32([level(latent) / 2 for latent in range(N)]),
+    }
+    for index, other in enumerate(others):
+        matches = [partner(latent, seed, other) for latent in range(N)]
+        columns |= {
+            f"decoder_partner_{other}": [*matches[:-1], None],
+            f"encoder_partner_{other}": [*matches[:-1], None],
+            # as the evaluation writes them
+            f"decoder_similarity_{other}": np.linspace(0.1, 0.9, N, dtype=np.float32),
+            f"encoder_similarity_{other}": np.full(N, 0.5, dtype=np.float32),
+            f"shared_{other}": [level(latent) > index for latent in range(N)],
+        }
+    return write_with(
+        folder,
+        STABILITY,
+        group,
+        seed,
+        columns,
+        other_seeds=others,
+        other_sae_ids=[f"{group}-seed{other}" for other in others],
+    )
+
+
+def example(band: str, peak: float, *, word: str = " word") -> dict[str, Any]:
+    tokens = [word] * 24
+    values = [0.0] * 15 + [peak] + [peak / 3] * 8
+    return {
+        "band": band,
+        "activation": peak,
+        "peak": 15,
+        "tokens": tokens,
+        "values": values,
+        "context": 3,
+        "position": 40,
+    }
+
+
+def write_examples(
+    folder: Path, group: str, seed: int, *, tokens: str = " word", dead: int = 2
+) -> Path:
+    found = [
+        *(example("top", 9 - k / 10, word=tokens) for k in range(10)),
+        *(
+            example(band, 3 - 0.123456 * n)
+            for n, band in enumerate(("75-100 %", "50-75 %", "25-50 %", "0-25 %"))
+            for _ in range(3)
+        ),
+    ]
+    active = [0 if latent == dead else 10 * latent + 1 for latent in range(N)]
+    size = range(N)
+    columns = {
+        "latent": list(size),
+        "active": active,
+        "density": [count / 4096 for count in active],
+        "mean_activation": [1.23456 if count else None for count in active],
+        "max_activation": [9.0 if count else None for count in active],
+        "histogram_edges": [[0.0, 4.5, 9.0] if count else [] for count in active],
+        "histogram_counts": [[count, 0] if count else [] for count in active],
+        "top_tokens": [[tokens, "b"] for _ in size],
+        "top_logits": [[0.98765, 0.5] for _ in size],
+        "bottom_tokens": [["c"] for _ in size],
+        "bottom_logits": [[-0.25] for _ in size],
+        "examples": [found if count else [] for count in active],
+    }
+    about: dict[str, Any] = {
+        "kind": "text",
+        "corpus": "embedded",
+        "tokens": 4096,
+        "context_size": 128,
+    }
+    return write_with(folder, EXAMPLES, group, seed, columns, None, **about)
+
+
+def write_texts(folder: Path, group: str, seed: int, latents: list[int]) -> Path:
+    """Write texts of each latent at two amounts, with four prompts, by one judge."""
+    rows = [
+        {
+            **dict.fromkeys(COLUMNS),
+            "latent": latent,
+            "explanation": f"concept {latent}",
+            "interp_score": 0.75,
+            "arm": arm,
+            "amount": amount if arm in ("steered", "random") else None,
+            "prompt": f"prompt {prompt}",
+            "repeat": 0,
+            "original": " as it is",
+            "text": f" {arm} at {amount:g}",
+            "original_perplexity": 10.0,
+            "perplexity": 12.3456,
+            "embedding_score": 0.4321,
+            "embedding_success": arm == "steered" and prompt < 2,
+            "embedding_status": "judged",
+            "embedding_reason": None,
+        }
+        for latent in latents
+        for amount in (5.0, 9.0)
+        for arm in ("steered", "random", "unsteered", "calibration")
+        for prompt in range(4)
+    ]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    config = {"amounts": [5.0, 9.0], "strength_mode": "fixed"}
+    return write_with(folder, TEXTS, group, seed, columns, config, judges=["embedding"])
+
+
+def write_explanations(
+    folder: Path, group: str, seed: int, latents: list[int], *, text: str = "words"
+) -> Path:
+    one = record("autointerp", group, seed, {})
+    one["sae_cfg_dict"]["d_sae"] = N
+    one["eval_result_details"] = [
+        {"latent": n, "explanation": text, "score": None, "checked_score": 0.857142}
+        for n in latents
+    ]
+    return write(folder, one)
