@@ -28,6 +28,7 @@ from eval_recipes.commands.console import (
 )
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
+from eval_recipes.commands.export import export
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.results import plot, show, table
 from eval_recipes.commands.run import run
@@ -75,6 +76,7 @@ for command in (train, run, table, plot, speed, demo, doctor, artifacts, schemas
 app.command("list")(with_verbosity(list_))
 app.add_typer(study, name="study")
 app.add_typer(show, name="show")
+app.add_typer(export, name="export")
 
 
 def main() -> None:
