@@ -20,6 +20,7 @@ ORDER = (
     {"width_control"},
     {"steering"},
     {"saebench", "cross_seed", "vocabulary"},
+    {"examples"},
     {"chat"},
     {"running", "tables", "labelled"},
     {"results"},

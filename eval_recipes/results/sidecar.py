@@ -146,6 +146,10 @@ class SideTable:
         return pa.table(columns).replace_schema_metadata({b"saereg": text.encode()})
 
     def read(self, path: str | Path) -> pd.DataFrame:
+        """Read a table as pandas has it; see ``read_table``."""
+        return self.read_table(path).to_pandas()
+
+    def read_table(self, path: str | Path) -> pa.Table:
         """
         Read a table, given its own path or that of the result that names it.
 
@@ -174,7 +178,7 @@ class SideTable:
                 f"{self.what} {str(path)!r} lacks the columns {', '.join(sorted(missing))}; "
                 f"{expected}."
             )
-        return table.to_pandas()
+        return table
 
     def _named_by(self, result: Path) -> Path:
         record = read_result(result)

@@ -1,0 +1,1 @@
+"""Latents with what they fire on: densities, examples, logits."""
