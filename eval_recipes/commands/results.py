@@ -226,6 +226,24 @@ def steering(
     typer.echo(printable(show_latent(path, latent, amount=amount, controls=controls)))
 
 
+@show.command("latent")
+@with_verbosity
+def latent_(
+    latent: Annotated[int, Option(help="Id of the latent in the SAE.")],
+    results: Annotated[
+        Path, Option(help="Folder of results that examples wrote to.")
+    ] = Path("eval_results"),
+    sae_id: Annotated[
+        str | None, Option(help="SAE id, if the folder has several.")
+    ] = None,
+) -> None:
+    """Print how often a latent fires, the logits it moves, and examples of what it fires on."""
+    require_bench("show latent")
+    from eval_recipes.examples.show import show_latent
+
+    typer.echo(show_latent(results, sae_id, latent))
+
+
 @show.callback()
 def _group() -> None:
     """Keep the evaluation's name in the command even with a single evaluation."""

@@ -105,13 +105,23 @@ class LatentExamples:
 
 
 class SAEExamples:
-    """The examples of one SAE, opened."""
+    """
+    The examples of one SAE, opened.
+
+    Raises:
+        InputError: if the table does not name its SAE.
+    """
 
     def __init__(self, table: pa.Table) -> None:
         stored = (table.schema.metadata or {}).get(b"saereg", b"{}")
         self.settings: dict[str, Any] = json.loads(stored)
         """Release, group, seed, model, text, tokens and sizes of the run."""
-        self.sae_id = str(self.settings.get("sae_id"))
+        if not {"sae_id", "tokens"} <= set(self.settings):
+            raise InputError(
+                "The table of examples does not say of which SAE it is; expected the parquet "
+                f"file that the evaluation {EVAL!r} writes. Run it again."
+            )
+        self.sae_id = str(self.settings["sae_id"])
         self._table = table
 
     def __len__(self) -> int:

@@ -131,7 +131,7 @@ class _Tally:
 
     def figures(self, passed: Passed, *, seed: int) -> HeldOut:
         """Turn the sums into figures, given those of the activations themselves."""
-        kept, special, context_size = passed
+        kept, special = passed.kept, passed.special
         residual = np.concatenate(self.residual)
         residual_all = residual + np.concatenate(self.residual_special)
         nonzero = np.concatenate(self.nonzero)
@@ -158,7 +158,7 @@ class _Tally:
             alive=int(self.fired.sum()),
             d_sae=len(self.fired),
             n_tokens=int(tokens),
-            context_size=context_size,
+            context_size=passed.context_size,
         )
 
 

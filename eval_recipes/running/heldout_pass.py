@@ -33,12 +33,14 @@ class Tally(Protocol):
 
 
 class Passed(NamedTuple):
-    """Sums of the activations themselves over one pass."""
+    """The text of one pass, and sums of the activations themselves."""
 
     kept: ContextSums
     """Of the tokens that are not special."""
     special: ContextSums
     context_size: int
+    tokens: Tensor
+    """Ids of the tokens that the SAEs saw, int32 (contexts, tokens)."""
 
 
 T = TypeVar("T", bound=Tally)
@@ -95,6 +97,7 @@ def _tally_source(
 
     kept: list[ContextSums] = []
     left_out: list[ContextSums] = []
+    ids: list[Tensor] = []
     n_batches = math.ceil(contexts / context.batch_size_prompts)
     for tokens in tqdm(batches, desc="held-out text", total=n_batches):
         activations = store.get_activations(tokens)
@@ -102,6 +105,7 @@ def _tally_source(
         keep = ~torch.isin(seen, special)
         kept.append(_context_sums(activations, keep))
         left_out.append(_context_sums(activations, ~keep))
+        ids.append(seen.int())
         for sae_id, tally in list(tallies.items()):
             try:
                 tally.update(activations.to(tally.sae.device), keep)
@@ -114,7 +118,9 @@ def _tally_source(
             f"{source.context_size} tokens; expected at least one context. Choose "
             "a longer text or a smaller context_size."
         )
-    return Passed(concatenate(kept), concatenate(left_out), source.context_size)
+    return Passed(
+        concatenate(kept), concatenate(left_out), source.context_size, torch.cat(ids)
+    )
 
 
 def tally_heldout(
@@ -122,6 +128,8 @@ def tally_heldout(
     subjects: Iterable[Subject],
     start: Callable[[str, SAE[Any]], T],
     finish: Callable[[T, Passed], R],
+    *,
+    bytes_per_latent: int = 0,
 ) -> tuple[dict[str, R], dict[str, str]]:
     """
     Run a tally per SAE along the held-out text; SAEs on one hook share a pass.
@@ -130,7 +138,8 @@ def tally_heldout(
     bound on memory together, they go along the text in several passes.
 
     ``start`` makes what runs along the text from ``sae_id`` and SAE; ``finish`` turns it into a
-    result after the last batch. Ids of the SAEs differ.
+    result after the last batch. ``bytes_per_latent`` is what a tally holds for each latent. Ids of
+    the SAEs differ.
 
     Returns:
         Results by ``sae_id``, and the cause for each SAE that has none.
@@ -166,6 +175,7 @@ def tally_heldout(
             failures[subject.sae_id] = _cause(error)
             continue
         size = sum(weight.nbytes for weight in sae.state_dict().values())
+        size += bytes_per_latent * int(sae.cfg.d_sae)
         if sources and held + size > context.memory_gib * 2**30 / 2:
             run_passes()
             held = 0

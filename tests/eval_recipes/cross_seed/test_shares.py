@@ -38,7 +38,13 @@ def measured(sae: Any, x: Tensor, stable: Tensor, keep: Tensor) -> Reconstructio
             kept.append(_context_sums(part, mask))
             special.append(_context_sums(part, ~mask))
     return tally.result(
-        Passed(concatenate(kept), concatenate(special), x.shape[1]), seed=0
+        Passed(
+            concatenate(kept),
+            concatenate(special),
+            x.shape[1],
+            torch.zeros(keep.shape, dtype=torch.int32),
+        ),
+        seed=0,
     )
 
 

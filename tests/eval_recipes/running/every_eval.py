@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "core": {"n_eval_sparsity_variance_batches": 1, "eval_batch_size_prompts": 1},
     "cross_seed": {"n_resamples": 50},
     "vocabulary": {"n_resamples": 50},
+    "examples": {"n_resamples": 50, "top_examples": 2, "band_examples": 1},
     "sparse_probing": {
         "dataset_names": ["embedded/emotion"],
         "probe_train_set_size": 40,
@@ -86,6 +87,7 @@ DEFAULTS: dict[str, tuple[str, Any, Any]] = {
     "autointerp": ("n_latents", 100, 6),
     "meta_structure": ("k", 4, 8),
     "vocabulary": ("n_resamples", 1000, 50),
+    "examples": ("top_examples", 10, 2),
     "steering": ("n_latents", 300, 6),
 }
 """Name of an option of each evaluation, its default, and another value."""
