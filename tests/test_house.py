@@ -17,6 +17,7 @@ ORDER = (
     {"doctor"},
     {"speed"},
     {"studies"},
+    {"neuronpedia"},
     {"width_control"},
     {"steering"},
     {"saebench", "cross_seed", "vocabulary"},
