@@ -59,6 +59,12 @@ def sweep(**changes: Any) -> SweepConfig:
     return tiny_sweep(**values)
 
 
+def written(folder: Path) -> dict[str, list[WrittenRun]]:
+    """Every run, once wandb's process has written all of it."""
+    wandb.teardown()
+    return read_runs(folder)
+
+
 def only(runs: dict[str, list[WrittenRun]]) -> dict[str, WrittenRun]:
     assert all(len(files) == 1 for files in runs.values())
     return {name: files[0] for name, files in runs.items()}
@@ -73,7 +79,7 @@ def test_each_sae_is_a_run_of_the_releases_group_with_what_sae_lens_logs(
     said: list[str] = []
     out = tmp_path / "rel"
     run_sweep(sweep(), out, logger=logger, progress=said.append)
-    runs = only(read_runs(wandb_folder))
+    runs = only(written(wandb_folder))
     assert sorted(runs) == sorted(IDS)
     assert len({run.id for run in runs.values()}) == 2
     records = sr.load_records(out).set_index(["sae_id", "step"])
@@ -119,10 +125,10 @@ def test_resumed_training_resumes_its_runs(
     with monkeypatch.context() as patch:
         patch.setattr(SweepTrainer, "_one_step", stopping)
         assert run_sweep(wanted, out, logger=logger).release is None
-    first = only(read_runs(wandb_folder))
+    first = only(written(wandb_folder))
     assert [run.exit_code for run in first.values()] == [1, 1]
     assert run_sweep(wanted, out, logger=logger).release is not None
-    for name, files in read_runs(wandb_folder).items():
+    for name, files in written(wandb_folder).items():
         begun, resumed = files
         assert begun.id == resumed.id == first[name].id
         assert sorted(begun.steps) == [0, 1, 2]
