@@ -7,7 +7,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPMessage,
+    HTTPSConnection,
+)
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
@@ -82,7 +87,7 @@ class Server:
 
     def _send(
         self, method: str, path: str, body: Any
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    ) -> tuple[int, HTTPMessage, bytes]:
         url = self._parts
         kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
         connection = kind(url.hostname or "", url.port, timeout=_TIMEOUT)
@@ -92,12 +97,12 @@ class Server:
             content = None if body is None else to_json(body).encode()
             connection.request(method, f"{base}/api/{path}", content, headers)
             response = connection.getresponse()
-            return response.status, dict(response.headers), response.read(_MOST_BYTES)
+            return response.status, response.headers, response.read(_MOST_BYTES)
         finally:
             connection.close()
 
     def _accepted(
-        self, status: int, headers: Mapping[str, str], answer: Any, path: str
+        self, status: int, headers: HTTPMessage, answer: Any, path: str
     ) -> Any:
         """Return an answer that the caller can judge: a success, a 400 or a 404."""
         if status in (200, 201, 400, 404):
