@@ -50,7 +50,7 @@ def training_curves(
     records = load_records(release)
     found: dict[str, list[Curve]] = {}
     for metric in METRICS:
-        if metric not in records.columns or records[metric].isna().all():
+        if metric not in records.columns or not records[metric].count():
             continue
         found[metric] = [
             _curve(str(sae_id), rows.dropna(subset=["tokens"]), metric, points)
@@ -65,11 +65,13 @@ def _curve(sae_id: str, rows: pd.DataFrame, metric: str, points: int) -> Curve:
     return {
         "sae": sae_id,
         "x": [int(step) for step in chosen["step"]],
-        "y": [
-            float(value) if math.isfinite(value) else None
-            for value in pd.to_numeric(chosen[metric])
-        ],
+        "y": [_finite(value) for value in chosen[metric].tolist()],
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number, or None for one that JSON does not have."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def even_indices(count: int, most: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -13,9 +13,6 @@ from saereg_plugin.checks import require_name
 from saereg_plugin.files import atomic_path, write_text
 from saereg_plugin.machine import require_extra
 from saereg_plugin.sweeps.records import load_records
-
-if TYPE_CHECKING:
-    from tensorboard.compat.proto.event_pb2 import Event
 
 CSV = "records.csv"
 EVENTS = "events.out.tfevents.0.saereg"
@@ -61,21 +58,23 @@ def write_events(release: str | Path, out: Path) -> list[Path]:
     return written
 
 
-def _write_events(path: Path, events: Iterator[Event]) -> None:
+def _write_events(path: Path, events: Iterator[bytes]) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         writer = RecordWriter(file)
         for event in events:
-            writer.write(event.SerializeToString(deterministic=True))
+            writer.write(event)
 
 
-def _events(rows: pd.DataFrame) -> Iterator[Event]:
-    """Yield the header that TensorBoard expects, then one event per row."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
+def _events(rows: pd.DataFrame) -> Iterator[bytes]:
+    """Yield the header that TensorBoard expects, then one event per row, as protobuf."""
+    # protobuf makes the classes when the modules are imported
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
-    yield Event(wall_time=0.0, file_version="brain.Event:2")
+    header = Event(wall_time=0.0, file_version="brain.Event:2")
+    yield header.SerializeToString(deterministic=True)
     for row in rows.to_dict("records"):
         values = [
             Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(row)
@@ -83,7 +82,8 @@ def _events(rows: pd.DataFrame) -> Iterator[Event]:
         step = int(row["step"])
         if values:
             summary = Summary(value=values)
-            yield Event(wall_time=float(step), step=step, summary=summary)
+            event = Event(wall_time=float(step), step=step, summary=summary)
+            yield event.SerializeToString(deterministic=True)
 
 
 def _scalars(row: dict[Any, Any]) -> Iterator[tuple[str, float]]:

@@ -231,7 +231,7 @@ def _place(found: WandbRuns, name: str) -> str:
     if first.offline:
         folder = Path(first.dir).parents[1]
         return f"Offline, {runs} written to {str(folder)!r} for {where}; 'wandb sync' sends them."
-    return f"{runs} logged to {where}: {first.get_project_url()}"
+    return f"{runs} logged to {where}: {first.project_url}"
 
 
 def _refusal(logger: LoggingConfig, error: BaseException) -> str:
