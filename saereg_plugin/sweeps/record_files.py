@@ -52,7 +52,7 @@ def write_events(release: str | Path, out: Path) -> list[Path]:
     records = load_records(release)
     written: list[Path] = []
     for sae_id, rows in records.groupby("sae_id", sort=True):
-        path = out / require_name("SAE id", str(sae_id)) / EVENTS
+        path = out / require_name("SAE id", str(sae_id), slashes=True) / EVENTS
         _write_events(path, _events(rows))
         written.append(path)
     return written
