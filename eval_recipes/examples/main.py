@@ -67,9 +67,7 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
     not_in_key = frozenset({"corpus", "heldout_tokens"})
 
     @contextmanager
-    def opened(
-        self, context: RunContext, options: ExamplesEvalConfig
-    ) -> Iterator[None]:
+    def opened(self, context: RunContext, options: ExamplesEvalConfig) -> Iterator[None]:
         """Keep the folded unembedding of the last model, which most SAEs share."""
         self.unembedding = lru_cache(maxsize=1)(folded_unembedding)
         yield
@@ -151,7 +149,9 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
 class _NamedTally(ExamplesTally):
     """A tally that knows its SAE's id."""
 
-    def __init__(self, sae_id: str, sae: SAE[Any], options: ExamplesEvalConfig) -> None:
+    def __init__(
+        self, sae_id: str, sae: SAE[Any], options: ExamplesEvalConfig
+    ) -> None:
         super().__init__(sae, options)
         self.sae_id = sae_id
 

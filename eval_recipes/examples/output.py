@@ -104,5 +104,7 @@ def _median(values: Densities, options: ExamplesEvalConfig) -> Interval:
     if values.min() == values.max():
         return Interval(value, None, None, n, NO_VARIATION)
     generator = np.random.default_rng(options.random_seed)
-    draws = [np.median(generator.choice(values, n)) for _ in range(options.n_resamples)]
+    draws = [
+        np.median(generator.choice(values, n)) for _ in range(options.n_resamples)
+    ]
     return percentile_interval(value, np.array(draws), n)

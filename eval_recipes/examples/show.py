@@ -39,9 +39,7 @@ def _head(opened: SAEExamples) -> Iterator[str]:
 
 def latent_lines(latent: LatentExamples) -> list[str]:
     """Return one latent as lines; line breaks within tokens are shown as ``\\n``."""
-    fires = (
-        f"fires on {latent.active:,} of {latent.tokens:,} tokens ({latent.density:.3%})"
-    )
+    fires = f"fires on {latent.active:,} of {latent.tokens:,} tokens ({latent.density:.3%})"
     if latent.mean_activation is None or latent.max_activation is None:
         return [f"Latent {latent.latent}: {fires}", *_logit_lines(latent)]
     lines = [
@@ -65,9 +63,7 @@ def _bars(counts: list[int]) -> str:
 def _logit_lines(latent: LatentExamples) -> Iterator[str]:
     for name, logits in (("up", latent.top_logits), ("down", latent.bottom_logits)):
         if logits:
-            listed = ", ".join(
-                f"{_line(token)!r} {logit:+.2f}" for token, logit in logits
-            )
+            listed = ", ".join(f"{_line(token)!r} {logit:+.2f}" for token, logit in logits)
             yield f"logits {name}: {listed}"
 
 

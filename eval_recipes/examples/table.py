@@ -50,9 +50,7 @@ def chosen_examples(tally: ExamplesTally) -> Chosen:
     top, drawn = tally.top.found(), tally.drawn.found()
     drawn = drawn.at(~_is_among(drawn, top))
     value = _peaks(drawn, options)
-    rank = options.bands - tally.histogram.bands(
-        drawn.latent, value, options.bands or 1
-    )
+    rank = options.bands - tally.histogram.bands(drawn.latent, value, options.bands or 1)
     shown = np.argsort(drawn.latent * (options.bands + 1) + rank, kind="stable")
     drawn, rank = drawn.at(shown), rank[shown]
     first = ranks(drawn.latent * (options.bands + 1) + rank) < options.band_examples

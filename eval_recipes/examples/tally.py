@@ -82,7 +82,9 @@ class ExamplesTally:
         self.histogram.add(active.latent, value)
         self.sums += np.bincount(active.latent, value, minlength=len(self.sums))
         first = self._contexts * len(latents)
-        draws = _draws(active.latent, first + active.row, seed=self.options.random_seed)
+        draws = _draws(
+            active.latent, first + active.row, seed=self.options.random_seed
+        )
         wanted = self.drawn.wants(active.latent, draws)
         self._keep(self.drawn, active, draws, wanted, latents)
         # positive floats are in the order of their bits

@@ -50,7 +50,7 @@ def training_curves(
     records = load_records(release)
     found: dict[str, list[Curve]] = {}
     for metric in METRICS:
-        if metric not in records.columns or not records[metric].count():
+        if metric not in records or not any(map(_is_finite, records[metric])):
             continue
         found[metric] = [
             _curve(str(sae_id), rows.dropna(subset=["tokens"]), metric, points)
@@ -65,13 +65,14 @@ def _curve(sae_id: str, rows: pd.DataFrame, metric: str, points: int) -> Curve:
     return {
         "sae": sae_id,
         "x": [int(step) for step in chosen["step"]],
-        "y": [_finite(value) for value in chosen[metric].tolist()],
+        "y": [
+            float(value) if _is_finite(value) else None for value in chosen[metric]
+        ],
     }
 
 
-def _finite(value: float | None) -> float | None:
-    """Return a number, or None for one that JSON does not have."""
-    return float(value) if value is not None and math.isfinite(value) else None
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def even_indices(count: int, most: int) -> list[int]:

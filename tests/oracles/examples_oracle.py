@@ -62,12 +62,8 @@ def latent_row(
         if activations[context, best] > 0:
             top.append((-float(activations[context, best]), context, best))
     shown = [("top", c, p) for _, c, p in sorted(top)[: options.top_examples]]
-    drawn = sorted(
-        (draw(latent, c * size + p, options.random_seed), c, p) for c, p in places
-    )
-    bands: dict[int, list[tuple[float, int, int]]] = {
-        b: [] for b in range(options.bands)
-    }
+    drawn = sorted((draw(latent, c * size + p, options.random_seed), c, p) for c, p in places)
+    bands: dict[int, list[tuple[float, int, int]]] = {b: [] for b in range(options.bands)}
     for _, c, p in drawn[: options.drawn]:
         if ("top", c, p) in shown:
             continue
