@@ -65,9 +65,7 @@ def _curve(sae_id: str, rows: pd.DataFrame, metric: str, points: int) -> Curve:
     return {
         "sae": sae_id,
         "x": [int(step) for step in chosen["step"]],
-        "y": [
-            float(value) if _is_finite(value) else None for value in chosen[metric]
-        ],
+        "y": [float(value) if _is_finite(value) else None for value in chosen[metric]],
     }
 
 
