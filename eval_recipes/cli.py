@@ -28,6 +28,7 @@ from eval_recipes.commands.console import (
 )
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
+from eval_recipes.commands.export import export
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.push import push
 from eval_recipes.commands.report import report
@@ -81,6 +82,7 @@ for command in _COMMANDS:
 app.command("list")(with_verbosity(list_))
 app.add_typer(study, name="study")
 app.add_typer(show, name="show")
+app.add_typer(export, name="export")
 
 
 def main() -> None:

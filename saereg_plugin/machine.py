@@ -249,6 +249,7 @@ EXTRAS = {
         "tenacity",
     ),
     "offline": ("gguf", "zstandard"),
+    "tensorboard": ("tensorboard",),
 }
 """Modules that each extra of this package brings, by name of the extra."""
 

@@ -17,7 +17,7 @@ ORDER = (
     {"doctor"},
     {"speed"},
     {"studies"},
-    {"report"},
+    {"report", "neuronpedia"},
     {"width_control"},
     {"steering"},
     {"saebench", "cross_seed", "vocabulary"},

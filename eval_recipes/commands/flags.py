@@ -110,6 +110,13 @@ def judge_flags(names: list[str], flags: dict[str, str | None]) -> list[str]:
     ]
 
 
+def explanations_flag(place: Path | None) -> list[str]:
+    """Return ``--explanations`` as an option of steering."""
+    import json
+
+    return [] if place is None else [f"steering.explanations={json.dumps(str(place))}"]
+
+
 def contrast_flag(select: tuple[str, str, str] | None) -> list[str]:
     """
     Return ``--select contrast A.txt B.txt`` as options of steering.

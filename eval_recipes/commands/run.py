@@ -19,6 +19,7 @@ from eval_recipes.commands.console import (
 )
 from eval_recipes.commands.flags import (
     contrast_flag,
+    explanations_flag,
     judge_flags,
     listed,
     offline_sources,
@@ -150,6 +151,15 @@ def run(
             rich_help_panel=_CHAT,
         ),
     ] = None,
+    explanations: Annotated[
+        Path | None,
+        Option(
+            help="steering: take explanations from this file of Neuronpedia (a feature, a list of "
+            "features, or explanations as .jsonl or .jsonl.gz), or from autointerp's results in "
+            "this folder.",
+            rich_help_panel=_EVALUATION,
+        ),
+    ] = None,
     select: Annotated[
         tuple[str, str, str] | None,
         Option(
@@ -253,6 +263,7 @@ def run(
         *([str(options)] if options else []),
         *judge_flags(names, flags),
         *contrast_flag(select),
+        *explanations_flag(explanations),
         *(option or []),
     ]
     if report:

@@ -211,6 +211,15 @@ def train(
             rich_help_panel=_OUTPUT,
         ),
     ] = 25,
+    wandb: Annotated[
+        str | None,
+        Option(
+            metavar="PROJECT",
+            help="Log to this project of Weights & Biases: a run per SAE, in a group named as the "
+            "release. WANDB_MODE=offline works.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         Option(
@@ -250,6 +259,7 @@ def train(
         release_name,
         run_sweep,
         sweep_from_flags,
+        wandb_logger,
     )
 
     for module in listed(import_):
@@ -300,7 +310,14 @@ def train(
         console.print(shown(line))
 
     with working():
-        result = run_sweep(sweep, out, name=name, fresh=fresh, progress=say)
+        result = run_sweep(
+            sweep,
+            out,
+            name=name,
+            fresh=fresh,
+            logger=None if wandb is None else wandb_logger(sweep, wandb),
+            progress=say,
+        )
     _print_result(result, out, console)
 
 
@@ -318,7 +335,7 @@ def _refuse_other_flags(given: set[str]) -> None:
     from saereg_plugin.errors import InputError
 
     allowed = {"out", "match_alive", "name", "dry_run", "fresh", "import_", "device"}
-    allowed |= {"verbose", "quiet"}
+    allowed |= {"verbose", "quiet", "wandb"}
     others = [f"--{name.replace('_', '-')}" for name in sorted(given - allowed)]
     if others:
         raise InputError(

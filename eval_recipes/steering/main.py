@@ -21,7 +21,6 @@ from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
-from eval_recipes.saebench.autointerp.figures import read_explanations
 from eval_recipes.saebench.autointerp.options import explainer_prompts_identity
 from eval_recipes.steering.build_output import Measured, build_output
 from eval_recipes.steering.generate.backend import parse_hook
@@ -49,6 +48,7 @@ from eval_recipes.steering.select.candidates import (
     choose,
     find_result,
     given,
+    given_explanations,
     known_stability,
     with_explanations,
 )
@@ -102,7 +102,7 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
             if facts.hook_name:
                 # how many layers there are is known when the model is
                 parse_hook(facts.hook_name, sys.maxsize)
-            _results(subject, options)
+            _contents(subject, options)
         if uses_chat(options):
             options.judge_config(seed=context.seed)
             read_key()
@@ -142,9 +142,9 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
             chosen[name] = chosen[name] is not None
         chosen["texts"] = TEXTS_FORMAT
         chosen["read"] = {
-            f"{subject.release}/{subject.sae_id}/{name}": _contents(name, path)
+            f"{subject.release}/{subject.sae_id}/{name}": content
             for subject in context.subjects
-            for name, path in _results(subject, options).items()
+            for name, content in _contents(subject, options).items()
         }
         return chosen
 
@@ -234,9 +234,7 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
                     "model": model.name,
                     "dtype": str(model.backend.dtype).removeprefix("torch."),
                     "explainer": found.explainer,
-                    "explanations_from": "result"
-                    if options.explanations
-                    else "this run",
+                    "explanations_from": _origin(options),
                     "comparable_with_published": not unlike,
                     "unlike_published": unlike,
                 },
@@ -246,28 +244,36 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
         return TableOutput(TEXTS_SUFFIX, table, build)
 
 
-def _results(subject: Subject, config: SteeringEvalConfig) -> dict[str, Path]:
-    """Return the results of other evaluations that are read for an SAE."""
-    folders = {"cross_seed": config.stability, "autointerp": config.explanations}
-    return {
-        name: find_result(Path(folder), subject, eval=name)
-        for name, folder in folders.items()
-        if folder is not None
-    }
+def _origin(config: SteeringEvalConfig) -> str:
+    """Return what the explanations come from: a result, a file, or this run."""
+    if config.explanations is None:
+        return "this run"
+    return "file" if Path(config.explanations).is_file() else "result"
 
 
-def _contents(name: str, path: Path) -> str:
-    """Return a hash of the parts of a result that are read; its date and id are not."""
-    if name == "cross_seed":
+def _contents(subject: Subject, config: SteeringEvalConfig) -> dict[str, str]:
+    """
+    Return hashes of what is read of other results and files, by evaluation.
+
+    Date and id of a result are not read.
+
+    Raises:
+        InputError: for a result or file that is missing or damaged.
+    """
+    found: dict[str, str] = {}
+    if config.stability is not None:
+        path = find_result(Path(config.stability), subject, eval="cross_seed")
         # refuses a table that is not the result's
         read_stability(path)
         named = read_result(path)["eval_result_unstructured"]["stability_table"]
-        return str(named["sha256"])
-    read = {
-        str(latent): dataclasses.asdict(one)
-        for latent, one in sorted(read_explanations(path).items())
-    }
-    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
+        found["cross_seed"] = str(named["sha256"])
+    if config.explanations is not None:
+        known = given_explanations(Path(config.explanations), subject).explanations
+        read = {
+            str(latent): dataclasses.asdict(known[latent]) for latent in sorted(known)
+        }
+        found["autointerp"] = hashlib.sha256(json.dumps(read).encode()).hexdigest()
+    return found
 
 
 def _contrast(

@@ -73,7 +73,8 @@ class _OwnOptions(BaseEvalConfig):
     explanations: str | None = setting(
         None,
         "Explanations",
-        "Folder of autointerp results to read explanations from; null: they are made here",
+        "Folder of autointerp results, or file of Neuronpedia, to read explanations from; null: "
+        "they are made here",
     )
     explainer: Literal["tokens", "judge"] = setting(
         "tokens",
@@ -224,7 +225,7 @@ def _check_together(config: SteeringEvalConfig) -> None:
     elif config.select == "contrast" and config.contrast is None:
         raise refuse("select", "another, or the two files of texts in 'contrast'")
     elif config.select == "explained" and config.explanations is None:
-        raise refuse("select", "another, or a folder of results in 'explanations'")
+        raise refuse("select", "another, or a folder or file in 'explanations'")
     elif config.select == "stable" and config.stability is None:
         raise refuse("select", "another, or a folder of results in 'stability'")
 

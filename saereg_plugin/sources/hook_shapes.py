@@ -160,6 +160,7 @@ class ModelFacts:
     context_size: int
     """Longest context, in tokens."""
     parameters: int
+    layers: int
 
 
 def model_facts(name: str) -> ModelFacts:
@@ -173,7 +174,8 @@ def model_facts(name: str) -> ModelFacts:
     config = _config(name)
     counts = [_parameters(replace(config, n_layers=layers)) for layers in (0, 1)]
     layer = counts[1] - counts[0]
-    return ModelFacts(config.n_ctx, counts[0] + config.n_layers * layer)
+    parameters = counts[0] + config.n_layers * layer
+    return ModelFacts(config.n_ctx, parameters, config.n_layers)
 
 
 def context_limit(name: str) -> int:

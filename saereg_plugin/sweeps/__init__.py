@@ -9,6 +9,7 @@ from saereg_plugin.sweeps.records import Stopped, last_records, load_records
 from saereg_plugin.sweeps.run import SweepResult, run_sweep, train
 from saereg_plugin.sweeps.saving import release_name
 from saereg_plugin.sweeps.trainer import SweepTrainer, open_trainer
+from saereg_plugin.sweeps.wandb_runs import wandb_logger
 
 __all__ = [
     "Member",
@@ -30,4 +31,5 @@ __all__ = [
     "sweep_from",
     "sweep_from_flags",
     "train",
+    "wandb_logger",
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from sae_lens import LoggingConfig
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
@@ -49,6 +50,7 @@ from saereg_plugin.sweeps.trainer import (
     open_trainer,
     record_name,
 )
+from saereg_plugin.sweeps.wandb_runs import RUNS_FILE, WandbRuns
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ def train(
     out: str | Path,
     name: str | None = None,
     fresh: bool = False,
+    logger: LoggingConfig | None = None,
     progress: Callable[[str], object] = _log.warning,
     **fields: Any,
 ) -> SweepResult:
@@ -105,6 +108,8 @@ def train(
         out: the release folder: new, empty, or of an earlier run.
         name: the release's name; by default that of the folder.
         fresh: train anew; the files that an earlier run wrote into ``out`` are removed.
+        logger: SAELens' settings of Weights & Biases: one run per SAE, in a group named as
+            the release. By default there are no runs.
         progress: gets one line if training resumes or was finished before.
         fields: fields of ``SweepConfig`` by name.
 
@@ -120,7 +125,9 @@ def train(
             "the fields into the SweepConfig."
         )
     sweep = sweep_from(fields, source="train") if sweep is None else sweep
-    result = run_sweep(sweep, Path(out), name=name, fresh=fresh, progress=progress)
+    result = run_sweep(
+        sweep, Path(out), name=name, fresh=fresh, logger=logger, progress=progress
+    )
     if result.release is not None:
         register_release(Path(out))
     return result
@@ -132,6 +139,7 @@ def run_sweep(
     *,
     name: str | None = None,
     fresh: bool = False,
+    logger: LoggingConfig | None = None,
     progress: Callable[[str], object] = _log.warning,
 ) -> SweepResult:
     """
@@ -142,13 +150,14 @@ def run_sweep(
         folder: the release folder: new, empty, or of an earlier run.
         name: the release's name; by default that of the folder.
         fresh: train anew. The files that an earlier run wrote into the folder are removed.
+        logger: as in ``train``.
         progress: gets a line on what is trained and where it resumes, or that it was
             finished before.
 
     Raises:
-        InputError: if the sweep cannot work, or does not fit memory or disk; or if the
-            folder is not ours or not writable, holds another sweep, or has an unusable
-            checkpoint. It is raised before the language model is loaded or a file changed.
+        InputError: if the sweep cannot work, or does not fit memory or disk; if wandb refuses
+            a run; or if the folder is not ours or not writable, holds another sweep, or has
+            an unusable checkpoint. It is raised before the language model is loaded or a file changed.
         WriteError: if a file cannot be written; the last checkpoint is kept.
     """
     if fresh or not _is_readable_release(folder):
@@ -166,7 +175,13 @@ def run_sweep(
         owned = open_owned(folder, KIND)
         with _only_process(owned):
             return _train(
-                sweep, members, owned, name=name, fresh=fresh, progress=progress
+                sweep,
+                members,
+                owned,
+                name=name,
+                fresh=fresh,
+                logger=logger,
+                progress=progress,
             )
     if _is_marked(folder) and has_checkpoints(OwnedFolder(folder, KIND)):
         # the run was killed before its last act
@@ -213,6 +228,7 @@ def _train(
     *,
     name: str,
     fresh: bool = False,
+    logger: LoggingConfig | None = None,
     progress: Callable[[str], object],
 ) -> SweepResult:
     """Train in a locked folder, which another process may have finished just before."""
@@ -220,9 +236,17 @@ def _train(
     if earlier is not None:
         return _say_finished(earlier, progress)
     started = time.perf_counter()
-    with writing_into(owned.path, remedy=WRITE_REMEDY):
+    runs = WandbRuns() if logger is None else WandbRuns(logger)
+
+    def begin_runs() -> WandbRuns:
+        runs.begin(
+            sweep, members, owned.path, name=name, fresh=fresh, progress=progress
+        )
+        return runs
+
+    with closing(runs), writing_into(owned.path, remedy=WRITE_REMEDY):
         trainer, finished = _train_steps(
-            sweep, members, owned, fresh=fresh, progress=progress
+            sweep, members, owned, begin_runs, fresh=fresh, progress=progress
         )
         trainer.take_out_broken()
         seconds = time.perf_counter() - started
@@ -230,6 +254,7 @@ def _train(
         if finished:
             release = save_release(trainer, name=name, seconds=seconds)
             remove_checkpoints(owned)
+            runs.finish(release)
     return SweepResult(release, [str(s) for s in trainer.stopped], seconds)
 
 
@@ -237,6 +262,7 @@ def _train_steps(
     sweep: SweepConfig,
     members: list[Member],
     owned: OwnedFolder,
+    begin_runs: Callable[[], WandbRuns],
     *,
     fresh: bool,
     progress: Callable[[str], object],
@@ -248,8 +274,12 @@ def _train_steps(
     try:
         checkpoint = _usable_checkpoint(sweep, members, owned, fresh=fresh)
         progress(_settings(sweep, members))
+        # before the language model is loaded
+        runs = begin_runs()
         trainer = open_trainer(sweep, members, owned.path, fresh=fresh)
+        trainer.runs = runs
         claim_folder(sweep, owned)
+        runs.record(owned)
         if checkpoint is None:
             note_no_checkpoint(owned)
         if trainer.resume(checkpoint) and checkpoint is not None:
@@ -258,6 +288,7 @@ def _train_steps(
         with stop_on_signal() as stop:
             finished = trainer.train(stop)
             if finished:
+                trainer.log_last_window()
                 _require_room(trainer)
             return trainer, finished
     except InputError:
@@ -304,7 +335,7 @@ def _usable_checkpoint(
     """Return the checkpoint to resume from; refuse damaged files and files that are not ours."""
     sae_ids = [member.sae_id for member in members]
     owned.require_plain(CHECKPOINT)
-    owned.require_free([SWEEP_FILE, *release_files(sae_ids)])
+    owned.require_free([SWEEP_FILE, RUNS_FILE, *release_files(sae_ids)])
     if fresh:
         return None
     checkpoint = newest_checkpoint(owned, identity(sweep, sae_ids))

@@ -50,6 +50,7 @@ from saereg_plugin.sweeps.records import (
     step_record,
 )
 from saereg_plugin.sweeps.stream import ActivationStream, open_store
+from saereg_plugin.sweeps.wandb_runs import WandbRuns
 
 LOCK = ".lock"
 """Lock of the process that trains into a release folder."""
@@ -76,6 +77,7 @@ class SweepTrainer:
     Attributes:
         owned: the release folder.
         stopped: SAEs that were taken out because a loss was not finite.
+        runs: runs of Weights & Biases that get each step; none by default.
     """
 
     sweep: SweepConfig
@@ -83,6 +85,7 @@ class SweepTrainer:
     stream: ActivationStream
     owned: OwnedFolder
     stopped: list[Stopped] = field(default_factory=list)
+    runs: WandbRuns = field(default_factory=WandbRuns)
 
     def __post_init__(self) -> None:
         self.owned.claim(record_name(member.sae_id) for member in self.members)
@@ -230,6 +233,12 @@ class SweepTrainer:
             {"step": step, "event": "stopped", "reason": str(stopped)},
         )
 
+    def log_last_window(self) -> None:
+        """Log the densities of the last window, which is not reset, as SAELens does."""
+        for name, trainer in self.trainers.items():
+            window = trainer.full_sparsity_window_log()
+            self.runs.log(name, window, step=trainer.n_training_steps)
+
     @property
     def _identity(self) -> dict[str, Any]:
         return identity(self.sweep, [member.sae_id for member in self.members])
@@ -248,18 +257,23 @@ class SweepTrainer:
     def _one_step(self) -> None:
         batch = next(self.stream)
         recording = self._is_recorded(self.step + 1)
+        logging = self.runs.is_logged(self.step + 1)
         for name, trainer in self.trainers.items():
-            trainer.maybe_reset_sparsity()
-            self._gradient_norms[name].active = recording
+            window = trainer.maybe_reset_sparsity()
+            self.runs.log(name, window, step=trainer.n_training_steps)
+            self._gradient_norms[name].active = recording or logging
             lr = float(trainer.optimizer.param_groups[0]["lr"])
             output = trainer.step(batch)
             bad = non_finite_loss(output)
             if bad is not None:
                 self.take_out(name, bad, step=self.step + 1)
                 continue
+            norm = self._gradient_norms[name].take()
+            if logging:
+                self.runs.log_step(name, trainer, output, norm)
             trainer.n_training_steps += 1
             if recording:
-                self._record(name, trainer, output, lr)
+                self._record(name, trainer, output, lr, norm)
         self._trainer.n_training_steps += 1
 
     def _is_recorded(self, step: int) -> bool:
@@ -272,6 +286,7 @@ class SweepTrainer:
         trainer: SAETrainer[Any, Any],
         output: TrainStepOutput,
         lr: float,
+        gradient_norm: float,
     ) -> None:
         steps = self.step + 1 - self._resumed_at
         seconds = time.perf_counter() - self._started
@@ -280,7 +295,7 @@ class SweepTrainer:
             output,
             step=self.step + 1,
             lr=lr,
-            gradient_norm=self._gradient_norms[name].take(),
+            gradient_norm=gradient_norm,
             tokens_per_second=steps * self.sweep.batch_size / seconds,
         )
         append_record(self._record_file(name), record)

@@ -15,7 +15,7 @@ from eval_recipes.cross_seed.output import read_stability
 from eval_recipes.results.files import read_result, result_name
 from eval_recipes.results.reading import result_files
 from eval_recipes.results.subject import Subject
-from eval_recipes.saebench.autointerp.figures import Explanation, read_explanations
+from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.contrast import (
@@ -23,6 +23,11 @@ from eval_recipes.steering.select.contrast import (
     TextSets,
     best_latents,
     mean_activations,
+)
+from eval_recipes.steering.select.explanation_file import (
+    Found,
+    import_explanations,
+    read_found,
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import alive_mask
@@ -171,6 +176,22 @@ def find_result(folder: Path, subject: Subject, *, eval: str) -> Path:
     return found[0]
 
 
+def given_explanations(place: Path, subject: Subject) -> Found:
+    """
+    Return the explanations of an SAE that the user named.
+
+    Args:
+        place: folder with results of autointerp, or a file of Neuronpedia.
+        subject: the SAE.
+
+    Raises:
+        InputError: if there are none, or they cannot be read.
+    """
+    if place.is_file():
+        return import_explanations(place, subject)
+    return read_found(find_result(place, subject, eval="autointerp"))
+
+
 def with_explanations(
     candidates: Candidates, explanations: Mapping[int, Explanation]
 ) -> Explained:
@@ -236,7 +257,7 @@ def choose(
         of_choice = stable_pool(pool, stability, minimum=config.stable_minimum)
     elif config.select == "explained":
         assert config.explanations is not None
-        result = find_result(Path(config.explanations), subject, eval="autointerp")
-        of_choice = sorted(read_explanations(result))
+        found = given_explanations(Path(config.explanations), subject)
+        of_choice = sorted(found.explanations)
     drawn = draw(of_choice, config.n_latents, seed=config.random_seed)
     return Chosen(drawn, pool)

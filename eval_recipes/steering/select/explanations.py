@@ -5,38 +5,27 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient
-from eval_recipes.results.files import read_result, write_result
+from eval_recipes.results.files import write_result
 from eval_recipes.results.reading import SUFFIX
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import ArtifactFolder, artifact_folder, weights_hash
 from eval_recipes.running.context import RunContext
-from eval_recipes.saebench.autointerp.figures import Explanation, read_explanations
 from eval_recipes.saebench.autointerp.main import explain_and_score
 from eval_recipes.saebench.autointerp.options import AutoInterpOptions
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
-from eval_recipes.steering.select.candidates import find_result
+from eval_recipes.steering.select.candidates import given_explanations
+from eval_recipes.steering.select.explanation_file import Found, read_found
 from saereg_plugin.sources import corpora
 
 _FEWEST = 16
 """Fewest latents explained together: an SAE's figures need two with a score."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Explanations and their source."""
-
-    explanations: dict[int, Explanation]
-    """By latent."""
-    explainer: str
-    """"tokens", or the name of the language model."""
 
 
 def explain(
@@ -57,12 +46,12 @@ def explain(
     for the explainer's model.
 
     Raises:
-        InputError: if the given folder holds no result of this SAE.
+        InputError: if the given folder or file has no explanations of this SAE.
         IncompleteError: if the chat model left latents without a reply.
         NoScoreError: if fewer than two latents fire often enough.
     """
     if config.explanations is not None:
-        return _read(find_result(Path(config.explanations), subject, eval="autointerp"))
+        return given_explanations(Path(config.explanations), subject)
     others = [latent for latent in pool if latent not in set(latents)]
     chosen = sorted([*latents, *others[: max(0, _FEWEST - len(latents))]])
     options = _options(chosen, config)
@@ -114,15 +103,7 @@ def explain(
 
 def kept_explanations(folder: ArtifactFolder, make: Callable[[Path], None]) -> Found:
     """Return the explanations among the artefacts; if damaged, ``make`` writes them anew."""
-    return _read(folder.ensure(f"explanations{SUFFIX}", make))
-
-
-def _read(path: Path) -> Found:
-    settings = read_result(path)["eval_config"]
-    # SAEBench's own results name no explainer: a language model was asked
-    made = settings.get("explainer", "judge")
-    name = str(settings.get("judge_model") or "language model")
-    return Found(read_explanations(path), made if made == "tokens" else name)
+    return read_found(folder.ensure(f"explanations{SUFFIX}", make))
 
 
 def _options(latents: Sequence[int], config: SteeringEvalConfig) -> AutoInterpOptions:

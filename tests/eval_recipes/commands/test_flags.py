@@ -13,7 +13,13 @@ from typer.testing import CliRunner
 
 from eval_recipes.cli import app as cli
 from eval_recipes.commands.console import set_verbosity, working
-from eval_recipes.commands.flags import listed, listed_numbers, offline_sources
+from eval_recipes.commands.flags import (
+    explanations_flag,
+    listed,
+    listed_numbers,
+    offline_sources,
+)
+from eval_recipes.running.options import read_options
 from saereg_plugin.errors import InputError
 
 
@@ -37,6 +43,13 @@ def test_commas_and_repetition_give_the_same_list() -> None:
 def test_what_is_no_number_is_refused(text: str, kind: Any, expected: str) -> None:
     with pytest.raises(InputError, match=f"--seed '{text}'; expected {expected}, such"):
         listed_numbers("--seed", [text], kind)
+
+
+def test_a_file_of_explanations_is_an_option_of_steering() -> None:
+    assert explanations_flag(None) == []
+    given = explanations_flag(Path('e "1".jsonl'))
+    found = read_options(given, ["steering"])
+    assert found == {"steering": {"explanations": 'e "1".jsonl'}}
 
 
 def test_offline_stands_for_three_flags() -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eval_recipes.cli import app
+from saereg_plugin.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,15 @@ def test_the_last_batch_of_every_sae_is_in_a_table(
         row = " ".join([name, *(f"{figure:.4g}" for figure in figures)])
         assert row in [" ".join(line.split()) for line in result.output.splitlines()]
     assert "sr.load_records('" in result.output
+
+
+def test_a_project_that_wandb_refuses_ends_before_training(
+    tmp_path: Path, small_model: Path
+) -> None:
+    result = train(tmp_path / "release", small_model, "--wandb", "a/b?")
+    assert isinstance(result.exception, InputError)
+    assert "wandb refuses the runs of project 'a/b?'" in str(result.exception)
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_a_damaged_record_does_not_spoil_a_finished_release(

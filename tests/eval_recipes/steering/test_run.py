@@ -336,6 +336,33 @@ def test_a_latent_without_strength_costs_no_other_latent(
     assert set(texts.loc[texts["arm"] == "steered", "latent"]) == {0}
 
 
+def test_explanations_of_neuronpedia_are_the_concepts(
+    make: Make, tmp_path: Path
+) -> None:
+    place = {"modelId": "m", "layer": "2-set"}
+    lines = [
+        json.dumps({**place, "index": f"{j}", "description": text})
+        for j, text in ((4, "the sea"), (9, "the law"))
+    ]
+    file = tmp_path / "explanations.jsonl"
+    file.write_text("\n".join(lines))
+    context = make(tmp_path / "out", **FEW, select="explained", explanations=str(file))
+    before = EVALUATION.key(context)
+    assert run(context) == []
+    found = read_result(result(context))["eval_result_unstructured"]
+    assert found["explanations_from"] == "file"
+    assert found["explainer"] == "Neuronpedia"
+    texts = read_texts(result(context))
+    steered = texts.loc[texts["arm"] == "steered"]
+    told = dict(zip(steered["latent"], steered["explanation"]))
+    assert told == {4: "the sea", 9: "the law"}
+    file.write_text(lines[0])
+    assert EVALUATION.key(context) != before
+    file.write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        EVALUATION.check(context)
+
+
 def test_latents_that_separate_two_files_are_steered_with(
     make: Make, tmp_path: Path
 ) -> None:

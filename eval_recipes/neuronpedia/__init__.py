@@ -1,0 +1,1 @@
+"""Latents for Neuronpedia, as files and by its REST interface."""
