@@ -31,8 +31,7 @@ from eval_recipes.commands.doctor import doctor
 from eval_recipes.commands.export import export
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.push import push
-from eval_recipes.commands.report import report
-from eval_recipes.commands.results import plot, show, table
+from eval_recipes.commands.results import plot, report, show, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.schemas import schemas
 from eval_recipes.commands.speed import speed

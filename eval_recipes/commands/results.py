@@ -1,4 +1,4 @@
-"""``saereg-bench table``, ``plot`` and ``show``."""
+"""``saereg-bench table``, ``plot``, ``report`` and ``show``."""
 
 from __future__ import annotations
 
@@ -188,6 +188,28 @@ def plot(
                 "evaluate them with 'core'."
             )
     _print_notes(outdated_notes(results), console)
+
+
+def report(
+    results: _Results,
+    release: Annotated[
+        Path | None,
+        Option(help="Release folder of the SAEs: adds its command, hashes, training."),
+    ] = None,
+    out: Annotated[
+        Path | None, Option(help="File to write; by default RESULTS/report.html.")
+    ] = None,
+    latents: Annotated[
+        int, Option(help="Latents of each SAE to show with their examples.")
+    ] = 300,
+) -> None:
+    """
+    Write one page about a results folder; it opens in a browser, without a network.
+    """
+    require_bench("report")
+    from eval_recipes.report.page import write_report
+
+    typer.echo(write_report(results, release=release, out=out, latents=latents))
 
 
 show = typer.Typer(

@@ -21,8 +21,17 @@ _CURVES = {
 }
 """Title, meaning, and whether the axis is logarithmic, by the field in the records."""
 
-_MOST_POINTS = 400
+_MOST_POINTS = 200
 """Most points of one curve."""
+
+
+def even_indices(count: int, most: int) -> list[int]:
+    """Return at most ``most`` indices below ``count``, evenly spread, first and last included."""
+    if count <= most:
+        return list(range(count))
+    if most < 2:
+        return [count - 1][:most]
+    return [round(number * (count - 1) / (most - 1)) for number in range(most)]
 
 
 def read_training(source: Source) -> list[Plot]:
@@ -49,7 +58,8 @@ def _plot(
     series: list[dict[str, Any]] = []
     for name, rows in frame.groupby("sae_id", sort=True):
         sae = known[str(name)]
-        kept = rows.dropna(subset=[field]).iloc[:: max(1, len(rows) // _MOST_POINTS)]
+        kept = rows.dropna(subset=[field])
+        kept = kept.iloc[even_indices(len(kept), _MOST_POINTS)]
         series.append(
             {
                 "name": sae.group,
