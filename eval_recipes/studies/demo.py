@@ -46,7 +46,7 @@ DEMO_SWEEP = SweepConfig(
 )
 """Chosen by measuring on two cores: docs/demo.md has the measurements."""
 
-DEMO_EVALS = ("core", "cross_seed")
+DEMO_EVALS = ("core", "cross_seed", "examples")
 
 
 def train_demo(
