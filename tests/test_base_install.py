@@ -17,7 +17,10 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora, models, probe_texts
 
 HIDDEN = sorted({name for names in machine.EXTRAS.values() for name in names})
-KEPT = ("scipy", "statsmodels", "tenacity", "plotly", "httpcore", "matplotlib")
+KEPT = (
+    *("scipy", "statsmodels", "tenacity", "plotly", "httpcore", "matplotlib"),
+    *("jinja2", "markupsafe"),
+)
 """Packages that SAELens or its own dependencies bring, or import where they are there."""
 BASE = f"""
 import sys

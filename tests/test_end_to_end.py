@@ -30,6 +30,7 @@ from saereg_plugin.files import folder_hashes
 from saereg_plugin.owned_folder import MARK
 from saereg_plugin.releases.release import Entry, Release, write_release
 from tests.conftest import TRAINED_HOOK, train_release
+from tests.eval_recipes.report.read_page import Page
 
 pytestmark = pytest.mark.slow
 
@@ -80,9 +81,8 @@ def evaluated(with_a_broken_seed: Path) -> Evaluated:
     """Both evaluations of two good SAEs and a broken one, by the command."""
     out = with_a_broken_seed.parent / "results"
     arguments = ["run", "--sae-release", str(with_a_broken_seed), "--out", str(out)]
-    result = CliRunner().invoke(
-        app, [*arguments, "--heldout-tokens", "1024"], env={"COLUMNS": "200"}
-    )
+    arguments += ["--heldout-tokens", "1024", "--report"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     return Evaluated(out, result, load_results(out))
 
 
@@ -133,6 +133,16 @@ def test_every_good_sae_has_every_result_and_the_broken_one_gives_status_1(
         for name in EVALS
         for sae_id in IDS
     }
+
+
+def test_the_page_of_the_run_names_the_failures(evaluated: Evaluated) -> None:
+    path = evaluated.out / "report.html"
+    assert evaluated.result.output.strip().endswith(f"Open {path} in a browser.")
+    alerts = Page(path).alerts
+    for name in EVALS:
+        assert any(one.startswith(f"Error {name} of {BROKEN} failed") for one in alerts)
+        missing = f"Warning {name} has no result of 1 of 3 SAEs: {BROKEN}."
+        assert missing in alerts
 
 
 def records(evaluated: Evaluated, name: str) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def demo(
     Needs no hub: model and text come from registry packages. Ctrl-C is safe; run it again.
     """
     require_bench("demo")
-    from eval_recipes.report.page import write_report
+    from eval_recipes.report.page import PAGE, require_page, write_report
     from eval_recipes.studies.demo import L2, PLAIN, evaluate_demo, train_demo
     from eval_recipes.tables.run_table import read_differences
     from saereg_plugin.machine import peak_memory_gib, resolve_device
@@ -44,6 +44,7 @@ def demo(
     def tell(line: str) -> None:
         console.print(shown(line))
 
+    require_page(out / "results" / PAGE)
     place = resolve_device(device)
     tell(f"Device {place}.")
     started = time.perf_counter()

@@ -246,6 +246,10 @@ def run(
         *contrast_flag(select),
         *(option or []),
     ]
+    if report:
+        from eval_recipes.report.page import PAGE, require_page
+
+        require_page(out / PAGE)
     place = resolve_device(device)
     context = RunContext(
         subjects=subjects_of(sae_release, patterns=listed(sae_id), group_by=group_by),

@@ -1,4 +1,4 @@
-"""Distributions over latents, each as a plot and a table of its numbers."""
+"""Distributions over latents: plots, and tables of their numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eval_recipes.report.cells import Column, PageTable, figure, number, table, text
-from eval_recipes.report.source import Record, Source
+from eval_recipes.report.source import Source, extra_of, mapping, numbers
 from eval_recipes.statistics.interval import Interval
 
 RANDOM = "random dictionaries"
@@ -44,11 +44,6 @@ def read_distributions(source: Source) -> list[Plot]:
     return [plot for make in makers for plot in [make(source)] if plot is not None]
 
 
-def _extra(record: Record) -> dict[str, Any]:
-    extra = record.get("eval_result_unstructured")
-    return extra if isinstance(extra, dict) else {}
-
-
 def _series(
     source: Source, group: str | None, x: Sequence[Any], y: Sequence[Any], **more: Any
 ) -> dict[str, Any]:
@@ -69,9 +64,10 @@ def _stability(source: Source) -> Plot | None:
     counts: dict[str, dict[int, int]] = {}
     others: dict[str, int] = {}
     for sae, _, record in source.results("cross_seed"):
-        extra = _extra(record)
-        seeds, values = extra.get("seeds"), extra.get("stability_by_latent")
-        if not isinstance(seeds, list) or not isinstance(values, list):
+        extra = extra_of(record)
+        seeds = numbers(extra.get("seeds"))
+        values = numbers(extra.get("stability_by_latent"))
+        if not seeds or not values:
             continue
         others[sae.group] = len(seeds) - 1
         found = counts.setdefault(sae.group, defaultdict(int))
@@ -126,7 +122,7 @@ def _matched_encoder(source: Source) -> Plot | None:
 
 def _matched(source: Source, side: str) -> Plot | None:
     def pick(of: dict[str, Any]) -> Any:
-        return (of.get("matched_similarity_histogram") or {}).get(side)
+        return mapping(of.get("matched_similarity_histogram")).get(side)
 
     return _histogram(
         source,
@@ -155,19 +151,20 @@ def _histogram(
 ) -> Plot | None:
     """Return shares by bin of each group, its SAEs together, and of random dictionaries."""
     sums: dict[str | None, Any] = {}
-    ends: tuple[float, float] | None = None
+    ends: list[float] | None = None
+    bins = 0
     for sae, _, record in source.results("cross_seed"):
-        extra = _extra(record)
+        extra = extra_of(record)
         mine = pick(extra)
-        chance = pick(extra.get("baseline_histograms") or {})
+        chance = pick(mapping(extra.get("baseline_histograms")))
         for group, found in ((sae.group, mine), (None, chance)):
-            if isinstance(found, dict) and found.get("counts"):
-                ends = ends or (float(found["low"]), float(found["high"]))
-                counts = np.array(found["counts"], dtype=float)
-                sums[group] = sums.get(group, 0) + counts
+            counts, edges = _counts(found)
+            # bins of one kind can be added up
+            if counts and (ends is None or edges == ends and len(counts) == bins):
+                ends, bins = edges, len(counts)
+                sums[group] = sums.get(group, 0) + np.array(counts)
     if ends is None or not any(group is not None for group in sums):
         return None
-    bins = len(next(iter(sums.values())))
     edges = np.linspace(*ends, bins + 1)
     order = [group for group in source.groups if group in sums]
     series = {g: sums[g] / max(sums[g].sum(), 1.0) for g in order}
@@ -201,6 +198,12 @@ def _histogram(
     )
 
 
+def _counts(found: Any) -> tuple[list[float] | None, list[float] | None]:
+    """Return counts and both ends of a histogram of a result, None where it is none."""
+    ends = numbers([mapping(found).get(end) for end in ("low", "high")])
+    return (None if ends is None else numbers(mapping(found).get("counts"))), ends
+
+
 def _rounded(values: Any) -> list[float]:
     return [round(float(value), 6) for value in values]
 
@@ -221,14 +224,14 @@ def _scores(source: Source) -> Iterator[tuple[str, str, int, float]]:
 def _stability_score(source: Source) -> Plot | None:
     """Return interp scores by stability, for latents that have both."""
     stability = {
-        sae.label: _extra(record).get("stability_by_latent")
+        sae.label: numbers(extra_of(record).get("stability_by_latent"))
         for sae, _, record in source.results("cross_seed")
     }
     points: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
     for label, group, latent, score in _scores(source):
         known = stability.get(label)
-        if isinstance(known, list) and 0 <= latent < len(known):
-            points[group].append((float(known[latent]), score, f"{label}/{latent}"))
+        if known is not None and 0 <= latent < len(known):
+            points[group].append((known[latent], score, f"{label}/{latent}"))
     if not points:
         return None
     title = "Interp score by stability"

@@ -94,7 +94,7 @@ def write_report(
         )
     folder = Path(results)
     target = folder / PAGE if out is None else Path(out)
-    _require_target(target)
+    require_page(target)
     source = read_source(folder, None if release is None else Path(release))
     content = _read(source, failures)
     payloads = {
@@ -193,8 +193,13 @@ def _shard_folder(target: Path) -> Path:
     return target.with_name(f"{target.stem}_data")
 
 
-def _require_target(target: Path) -> None:
-    """Refuse to replace a file that is no page of this package."""
+def require_page(target: Path) -> None:
+    """
+    Refuse to replace a file that is no page of this package; write nothing.
+
+    Raises:
+        InputError: naming the file, or the folder of that name.
+    """
     if target.is_dir():
         raise InputError(
             f"{str(target)!r} is a folder; expected a file, such as {str(target / PAGE)!r}."

@@ -1,4 +1,4 @@
-"""Origin of the results, and what a reader must know before the numbers."""
+"""Origin of the results, and warnings to read before the numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from eval_recipes.report.cells import Cell, Column, PageTable, number, table, text
-from eval_recipes.report.source import PageSAE, Source
+from eval_recipes.report.source import PageSAE, Source, mapping
 from eval_recipes.results.headlines import Metric
 from eval_recipes.results.outdated import outdated_notes
 from eval_recipes.results.sidecar import damaged_table
@@ -70,14 +70,14 @@ def _alerts(source: Source, failures: Sequence[Failure]) -> Iterator[Alert]:
     for path, cause in source.damaged.items():
         name = one_line(path.relative_to(source.folder))
         yield Alert(
-            "error", f"{name} is left out, as it cannot be read: {one_line(cause)}"
+            "error", f"{name} is left out, as it cannot be read: {source.told(cause)}"
         )
     for path, record in source.records:
         damage = damaged_table(path, record)
         if damage is not None:
             name = one_line(path.relative_to(source.folder))
             yield Alert("error", f"{name}: its {one_line(damage)}. Run it again.")
-    yield from (Alert("error", str(one_line(note))) for note in source.trouble)
+    yield from (Alert("error", source.told(note)) for note in source.trouble)
     if not source.trouble:
         yield from (Alert("warning", note) for note in outdated_notes(source.folder))
     yield from _incomplete(source)
@@ -174,7 +174,7 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
         f"{saes}, {groups}"
         + (f", seeds {_listed([*map(str, seeds)])}" if seeds else ""),
     )
-    metadata = [sae.cfg.get("metadata") or sae.cfg for sae in source.saes]
+    metadata = [mapping(sae.cfg.get("metadata")) or sae.cfg for sae in source.saes]
     yield "Language model", _each(one.get("model_name") for one in metadata)
     yield "Hook", _each(one.get("hook_name") for one in metadata)
     yield "Trained on", _each(one.get("dataset_path") for one in metadata)
@@ -211,8 +211,7 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
 def _config(source: Source, evaluation: str, name: str) -> Iterator[Any]:
     """Yield a setting of every result of an evaluation."""
     for _, _, record in source.results(evaluation):
-        config = record.get("eval_config")
-        yield config.get(name) if isinstance(config, dict) else None
+        yield mapping(record.get("eval_config")).get(name)
 
 
 def _each(values: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -91,6 +92,10 @@ class Source:
         """``eval_type_id`` of every evaluation with a result, in the order of the files."""
         return list(dict.fromkeys(self.frame["eval"]))
 
+    def told(self, error: InputError | str) -> str:
+        """Return a message in one line, with paths relative to the folder of the results."""
+        return one_line(str(error).replace(f"{self.folder}/", "")) or ""
+
     def of(self, group: str) -> list[PageSAE]:
         """Return the SAEs of a group."""
         return [sae for sae in self.saes if sae.group == group]
@@ -135,6 +140,27 @@ def read_source(results: Path, release: Path | None = None) -> Source:
         trouble=trouble,
         csv=csv,
     )
+
+
+def extra_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the unstructured part of a result; empty where it is no mapping."""
+    return mapping(record.get("eval_result_unstructured"))
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping of a result; empty where it holds something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def numbers(value: Any) -> list[float] | None:
+    """Return a list of finite numbers; None where a result holds something else."""
+    if not isinstance(value, list) or not all(map(_is_number, value)):
+        return None
+    return [float(one) for one in value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _damaged(results: Path) -> dict[Path, str]:
@@ -188,7 +214,7 @@ def _saes(records: list[tuple[Path, Record]]) -> list[PageSAE]:
     """Return every SAE, its facts by the first result that has them."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for _, record in records:
-        block, cfg = saereg_block(record) or {}, record.get("sae_cfg_dict") or {}
+        block, cfg = saereg_block(record) or {}, mapping(record.get("sae_cfg_dict"))
         facts = {
             "group": one_line(block.get("group")),
             "seed": block.get("seed"),

@@ -13,13 +13,13 @@ from eval_recipes.report.source import PageSAE, Source
 from saereg_plugin.sweeps.records import RECORDS, load_records
 
 _CURVES = {
-    "loss": ("Loss", "loss of the training step", "log"),
-    "explained_variance": ("Explained variance", "of the training batch", "linear"),
-    "alive": ("Alive latents", "fired within the dead-latent window", "linear"),
-    "l0": ("L0", "active latents per token", "linear"),
-    "gradient_norm": ("Gradient norm", "before clipping", "log"),
+    "loss": ("Loss", "loss of the training step", True),
+    "explained_variance": ("Explained variance", "of the training batch", False),
+    "alive": ("Alive latents", "fired within the dead-latent window", False),
+    "l0": ("L0", "active latents per token", False),
+    "gradient_norm": ("Gradient norm", "before clipping", True),
 }
-"""Title, meaning and axis of each curve, by its field in the records."""
+"""Title, meaning, and whether the axis is logarithmic, by the field in the records."""
 
 _MOST_POINTS = 400
 """Most points of one curve."""
@@ -45,19 +45,19 @@ def read_training(source: Source) -> list[Plot]:
 def _plot(
     source: Source, frame: pd.DataFrame, known: dict[str, PageSAE], field: str
 ) -> Plot:
-    title, sentence, axis = _CURVES[field]
+    title, sentence, log = _CURVES[field]
     series: list[dict[str, Any]] = []
     for name, rows in frame.groupby("sae_id", sort=True):
         sae = known[str(name)]
         kept = rows.dropna(subset=[field]).iloc[:: max(1, len(rows) // _MOST_POINTS)]
         series.append(
             {
-                "name": sae.label,
+                "name": sae.group,
+                "seed": 0 if sae.seed is None else sae.seed,
                 "group": sae.group,
                 "colour": source.colours[sae.group],
                 "x": kept["tokens"].tolist(),
                 "y": [float(value) for value in kept[field]],
-                "faint": True,
             }
         )
     return Plot(
@@ -68,7 +68,7 @@ def _plot(
             "kind": "line",
             "x_title": "training tokens",
             "y_title": title,
-            "y_axis": axis,
+            "y_log": log,
             "series": series,
         },
         table=_table(frame, known, field, title),

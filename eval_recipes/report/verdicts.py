@@ -11,13 +11,14 @@ import pandas as pd
 from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.report.cells import Cell, Column, PageTable, figure, table, text
 from eval_recipes.report.meanings import meaning
-from eval_recipes.report.source import Source
+from eval_recipes.report.source import Source, extra_of, mapping
 from eval_recipes.results.differences import GroupDifference, plain_groups
 from eval_recipes.results.headlines import (
     HEADLINE_DIFFERENCES,
     Metric,
     headline_metrics,
 )
+from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import seed_interval
 from eval_recipes.tables.run_table import over, read_differences, verdict
@@ -93,7 +94,7 @@ def read_verdicts(source: Source) -> Verdicts:
     return Verdicts(
         sentences=_sentences(source),
         groups=[
-            _group_table(source, part, f"groups-{number}")
+            _group_table(source, part, number, len(parts))
             for number, part in enumerate(parts, start=1)
         ],
         differences=_difference_table(source.differences),
@@ -138,7 +139,9 @@ _CHANCE = {
 """What a random dictionary reaches, where its name is not ``baseline/<name>``."""
 
 
-def _group_table(source: Source, metrics: Sequence[Metric], name: str) -> PageTable:
+def _group_table(
+    source: Source, metrics: Sequence[Metric], part: int, parts: int
+) -> PageTable:
     heads = [Column("group"), *(_head(metric) for metric in metrics)]
     rows = [
         [
@@ -151,11 +154,12 @@ def _group_table(source: Source, metrics: Sequence[Metric], name: str) -> PageTa
     if any(cell.is_number for cell in chance):
         first = text(RANDOM, note="what chance reaches")
         rows.append([first, *chance])
+    which = f" ({part} of {parts})" if parts > 1 else ""
     caption = (
-        "Groups: mean and 95 % interval over seeds, or over pairs of seeds from five seeds on; "
+        f"Groups{which}: mean and 95 % interval over seeds, or over pairs of seeds from five seeds on; "
         "in small type, how many of them"
     )
-    return table(name, caption, heads, rows)
+    return table(f"groups-{part}", caption, heads, rows)
 
 
 def _head(metric: Metric) -> Column:
@@ -176,9 +180,8 @@ def _group_cell(source: Source, group: str) -> Cell:
 def matched_to(source: Source, group: str) -> str | None:
     """Return "release/group" whose alive count is the width of a group, if it is a control."""
     for sae, _, record in source.results("cross_seed"):
-        extra = record.get("eval_result_unstructured") or {}
         if sae.group == group:
-            return (extra.get("role") or {}).get("matched_to")
+            return one_line(mapping(extra_of(record).get("role")).get("matched_to"))
     return None
 
 
@@ -202,8 +205,8 @@ def pair_values(source: Source, group: str, metric: Metric) -> list[float]:
     """Return a metric of every pair of seeds of a group, in the order of the seeds."""
     for sae, _, record in source.results("cross_seed"):
         if sae.group == group:
-            extra = record.get("eval_result_unstructured") or {}
-            values = [pair.get(metric.name) for pair in extra.get("group_pairs") or ()]
+            pairs = extra_of(record).get("group_pairs") or ()
+            values = [mapping(pair).get(metric.name) for pair in pairs]
             return [float(value) for value in values if isinstance(value, (int, float))]
     return []
 

@@ -57,6 +57,7 @@ class _Reader:
 
     def __init__(self, source: Source) -> None:
         self._release = source.release
+        self._told = source.told
         self._labels = {sae.key: sae.label for sae in source.saes}
         self._results = {
             evaluation: {
@@ -76,7 +77,7 @@ class _Reader:
             try:
                 value = read(sae, *result)
             except InputError as error:
-                missing[eval] = str(error)
+                missing[eval] = self._told(error)
                 return None
             missing.pop(eval, None)
             return value

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from eval_recipes.results.outdated import note_attempts
 from eval_recipes.results.subject import Failure
 from eval_recipes.tables.table import digits
 from saereg_plugin.errors import InputError
+from saereg_plugin.releases.release import Entry, Release, write_release
 from tests.eval_recipes.report.read_page import Page, unpacked
 from tests.eval_recipes.report.result_files import (
     SEEDS,
@@ -29,6 +31,7 @@ from tests.eval_recipes.report.result_files import (
 )
 from tests.eval_recipes.tables.upstream_files import write_core
 
+HEX = {"none": "a", "l2": "b"}
 HOSTILE = "<script>alert(1)</script>&amp;</td>\u202e\U0001f600"
 
 
@@ -273,6 +276,51 @@ def test_saebenchs_own_folder_has_a_page(tmp_path: Path) -> None:
     values = [row["L0"].attributes["data-v"] for row in page.rows("pareto-table")]
     assert values == ["8.0", "16.0"]
     assert "No two groups are compared here" in page.id("verdicts").text
+
+
+def test_a_release_adds_its_command_hashes_and_training(
+    results: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "release"
+    entries = [
+        Entry(
+            f"{g}-seed{s}",
+            f"saes/{g}{s}",
+            g,
+            s,
+            {"sae_weights.safetensors": HEX[g] * 64},
+        )
+        for g, s in product(("none", "l2"), (*SEEDS, 3))
+    ]
+    about = {"command": "saereg-bench train <x>", "tokens": 4096}
+    (folder / "records").mkdir(parents=True)
+    write_release(Release("lab", "tiny", tuple(entries), folder, about))
+    lines = [{"step": n, "tokens": n * 8, "loss": 2.0**-n} for n in (1, 2)]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    for entry in entries:
+        (folder / "records" / f"{entry.sae_id}.jsonl").write_text(text)
+    page = Page(write_report(results, release=folder, out=tmp_path / "page.html"))
+    said = page.id("provenance").text
+    assert "saereg-bench train <x>" in said
+    assert "4,096" in said
+    assert {row["weights"].text.strip() for row in page.rows("saes")} == {
+        "a" * 12,
+        "b" * 12,
+    }
+    # the release has a fourth seed, of which there is no result
+    missing = "core has no result of 2 of 8 SAEs: l2-seed3, none-seed3."
+    assert f"Warning {missing}" in page.alerts
+    (row,) = (
+        r for r in page.rows("training-loss-table") if r["SAE"].text == "l2-seed1"
+    )
+    assert [row[f"{end} step"].text.strip() for end in ("first", "last")] == [
+        ".500",
+        ".250",
+    ]
+    plots = {plot["id"]: plot for plot in page.facts["distributions"]["plots"]}
+    curve = plots["training-loss"]["series"][1]
+    assert (curve["name"], curve["seed"]) == ("l2", 1)
+    assert (curve["x"], curve["y"]) == ([8, 16], [0.5, 0.25])
 
 
 def test_groups_of_one_name_in_two_releases_stay_apart(copy: Path) -> None:

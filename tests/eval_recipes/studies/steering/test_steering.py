@@ -226,6 +226,11 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
         assert wanted in table
     assert "permutation p = " in table and "Thresholds, each common" in table
     assert (tmp_path / "out" / "steering.png").is_file()
+    assert outcome.pages == [
+        tmp_path / "out" / "results" / run / "report.html"
+        for run in ("published", "norm_ratio")
+    ]
+    assert all(page.is_file() for page in outcome.pages)
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [run["run"] for run in found["runs"]] == ["published", "norm_ratio"]
     (figures,) = found["runs"][1]["figures"]
