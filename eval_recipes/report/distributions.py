@@ -150,37 +150,21 @@ def _histogram(
     source: Source, pick: Any, *, name: str, title: str, sentence: str, x_title: str
 ) -> Plot | None:
     """Return shares by bin of each group, its SAEs together, and of random dictionaries."""
-    sums: dict[str | None, Any] = {}
-    ends: list[float] | None = None
-    bins = 0
-    for sae, _, record in source.results("cross_seed"):
-        extra = extra_of(record)
-        mine = pick(extra)
-        chance = pick(mapping(extra.get("baseline_histograms")))
-        for group, found in ((sae.group, mine), (None, chance)):
-            counts, edges = _counts(found)
-            # bins of one kind can be added up
-            if counts and (ends is None or edges == ends and len(counts) == bins):
-                ends, bins = edges, len(counts)
-                sums[group] = sums.get(group, 0) + np.array(counts)
-    if ends is None or not any(group is not None for group in sums):
+    shares, edges = _shares(source, pick)
+    if not any(group is not None for group in shares):
         return None
-    edges = np.linspace(*ends, bins + 1)
-    order = [group for group in source.groups if group in sums]
-    series = {g: sums[g] / max(sums[g].sum(), 1.0) for g in order}
-    if None in sums:
-        series[None] = sums[None] / max(sums[None].sum(), 1.0)
-    middles = [round(float(m), 6) for m in (edges[:-1] + edges[1:]) / 2]
+    bins = range(len(edges) - 1)
     rows = [
         [
             text(f"{edges[i]:.3f} to {edges[i + 1]:.3f}"),
-            *(number(s[i]) for s in series.values()),
+            *(number(share[i]) for share in shares.values()),
         ]
-        for i in range(bins)
-        if any(share[i] > 0 for share in series.values())
+        for i in bins
+        if any(share[i] > 0 for share in shares.values())
     ]
     heads = [Column("from, to")]
-    heads += [Column(RANDOM if g is None else g, group=g) for g in series]
+    heads += [Column(RANDOM if g is None else g, group=g) for g in shares]
+    middles = [round((edges[i] + edges[i + 1]) / 2, 6) for i in bins]
     return Plot(
         name=name,
         title=title,
@@ -190,12 +174,39 @@ def _histogram(
             "x_title": x_title,
             "y_title": "share of latents",
             "series": [
-                _series(source, group, middles, _rounded(share), dash=group is None)
-                for group, share in series.items()
+                _series(source, group, middles, share, dash=group is None)
+                for group, share in shares.items()
             ],
         },
         table=table(f"{name}-table", title, heads, rows),
     )
+
+
+def _shares(
+    source: Source, pick: Any
+) -> tuple[dict[str | None, list[float]], list[float]]:
+    """Return shares by group, None for random dictionaries, and the edges of the bins."""
+    sums: dict[str | None, Any] = {}
+    bins: tuple[list[float], int] | None = None
+    for sae, _, record in source.results("cross_seed"):
+        extra = extra_of(record)
+        chance = pick(mapping(extra.get("baseline_histograms")))
+        for group, found in ((sae.group, pick(extra)), (None, chance)):
+            counts, ends = _counts(found)
+            if counts and ends:
+                bins = bins or (ends, len(counts))
+                # bins of one kind can be added up
+                if bins == (ends, len(counts)):
+                    sums[group] = sums.get(group, 0) + np.array(counts)
+    if bins is None:
+        return {}, []
+    (low, high), count = bins
+    shares: dict[str | None, list[float]] = {
+        group: _rounded(sums[group] / max(sums[group].sum(), 1.0))
+        for group in (*source.groups, None)
+        if group in sums
+    }
+    return shares, np.linspace(low, high, count + 1).tolist()
 
 
 def _counts(found: Any) -> tuple[list[float] | None, list[float] | None]:

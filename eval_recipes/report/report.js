@@ -296,8 +296,8 @@
     const layout = baseLayout();
     layout.xaxis.title = { ...layout.xaxis.title, text: plain(plot.x_title) };
     layout.yaxis.title = { ...layout.yaxis.title, text: plain(plot.y_title) };
-    if (plot.x_log) layout.xaxis.type = "log";
-    if (plot.y_log) layout.yaxis.type = "log";
+    if (plot.x_log) Object.assign(layout.xaxis, { type: "log", dtick: "D2" });
+    if (plot.y_log) Object.assign(layout.yaxis, { type: "log", dtick: "D2" });
     if (plot.kind === "bar") Object.assign(layout.xaxis, { dtick: 1 });
     const names = [...new Set(plot.series.map((one) => one.name))];
     const traces = plot.series.map((one, i) => {
@@ -389,7 +389,7 @@
       (one) => one.values[metric.key] && one.l0 !== null,
     );
     const l0 = points.map((one) => one.l0);
-    const isNarrow = Math.max(...l0) <= 1.15 * Math.min(...l0);
+    const isNarrow = areNear(l0);
     const groups = [...new Set(points.map((one) => groupOf(one.sae)))];
     const place = isNarrow ? sideBySide(points, groups) : (one) => one.l0;
     const layout = baseLayout();
@@ -418,6 +418,14 @@
     return { traces: [...fronts, ...seeds], layout };
   }
 
+  const areNear = (l0) => Math.max(...l0) <= 1.15 * Math.min(...l0);
+
+  /** Whether SAEs of a group are seeds of one configuration, which have a mean. */
+  const areSeeds = (points) =>
+    points.length > 1 &&
+    areNear(points.map((one) => one.l0)) &&
+    points.every((one) => (infoOf(one.sae)?.seed ?? null) !== null);
+
   const infoOf = (sae) => facts.saes?.find((one) => one.id === sae);
   const groupOf = (sae) => infoOf(sae)?.group ?? sae;
   const colourOf = (sae) => infoOf(sae)?.colour ?? "#777777";
@@ -445,7 +453,7 @@
       mode: "markers",
       name: plain(group),
       legendgroup: group,
-      showlegend: points.length === 1,
+      showlegend: !areSeeds(points),
       x: points.map(place),
       y: values.map((value) => value[0]),
       customdata: points.map((one) => one.sae),
@@ -463,7 +471,7 @@
       marker: {
         color: colour,
         size: isChosen.map((chosen) => (chosen ? 13 : 8)),
-        opacity: isChosen.map((chosen) => (chosen || points.length === 1 ? 1 : 0.5)),
+        opacity: isChosen.map((chosen) => (chosen || !areSeeds(points) ? 1 : 0.5)),
         line: { color: baseLayout().font.color, width: isChosen.map((chosen) => (chosen ? 2 : 0)) },
       },
     };
@@ -478,11 +486,11 @@
       mode: "markers",
       name: plain(group),
       legendgroup: group,
-      visible: points.length > 1,
+      visible: areSeeds(points),
       x: [mean(points.map((one) => place(one)))],
       y: [y],
-      text: [plain(`${group}: ${digits(y)}, mean of ${points.length} seeds`)],
-      hovertemplate: "%{text}<extra></extra>",
+      // the pointer is for the seeds below it
+      hoverinfo: "skip",
       marker: { color: colourOf(points[0].sae), size: 11, symbol: "diamond" },
     };
   }
@@ -712,7 +720,12 @@
     ["all", "all", () => true],
   ];
 
-  const fresh = () => ({ kind: "full", group: "", seed: "", sae: "", text: "", ranges: {} });
+  function fresh() {
+    const hasCards = store.saes.some((sae) => Object.keys(sae.cards).length > 0);
+    const kind = hasCards ? "full" : "all";
+    return { kind, group: "", seed: "", sae: "", text: "", ranges: {} };
+  }
+
   let filter = fresh();
   let order = { key: "stability", down: true };
   /** Rows that pass the filter, in order. */
@@ -957,6 +970,7 @@
       ["sae", select("SAE", names(store.saes.map((sae) => sae.id)))],
     ];
     ui.fields = Object.fromEntries(fields);
+    ui.fields.kind.input.value = filter.kind;
     for (const [key, { input }] of fields) {
       input.addEventListener("change", () => {
         filter[key] = input.value;
@@ -1442,6 +1456,7 @@
       return;
     }
     await readLatents(say);
+    filter = fresh();
     ui.card = el("div", { class: "lat-card", onkeydown: moveByKey });
     const controls = makeControls();
     const list = makeList();

@@ -231,11 +231,17 @@ def _saes(records: list[tuple[Path, Record]]) -> list[PageSAE]:
             release=key[0],
             sae_id=key[1],
             label=key[1] if ids[key[1]] == 1 else "/".join(key),
-            **(facts | {"group": _group(key[0], facts, groups)}),
+            **_with_group(key[0], facts, groups),
         )
         for key, facts in found.items()
     ]
     return sorted(saes, key=lambda sae: (sae.group, sae.seed or 0, sae.label))
+
+
+def _with_group(
+    release: str, facts: dict[str, Any], shared: set[str]
+) -> dict[str, Any]:
+    return facts | {"group": _group(release, facts, shared)}
 
 
 def _shared_groups(found: Mapping[tuple[str, str], dict[str, Any]]) -> set[str]:

@@ -1,1 +1,1 @@
-"""Latents on the report page: the choice of latents, and data of each SAE."""
+"""Latents on the report page: choice, and data per SAE."""

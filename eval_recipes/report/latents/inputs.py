@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -174,13 +176,14 @@ class LatentInputs:
         return [None if share is None else share > 0 for share in self.density]
 
 
-def short(value: float | None) -> float | None:
+def short(value: Any) -> float | None:
     """
-    Return a number with three significant digits; what is no number is None.
+    Return a number with three significant digits; None for anything else.
 
-    >>> short(0.123456), short(float("nan")), short(None)
-    (0.123, None, None)
+    >>> short(0.123456), short(float("nan")), short(None), short("many")
+    (0.123, None, None, None)
     """
-    if value is None or pd.isna(value) or abs(value) == float("inf"):
+    # numpy's numbers are real as well
+    if not isinstance(value, Real) or not math.isfinite(value):
         return None
     return float(f"{value:.{DIGITS}g}")

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from eval_recipes.report.latents.cards import card
-from eval_recipes.report.latents.inputs import LatentInputs
+import pandas as pd
+
+from eval_recipes.examples.reader import TOP, Example, LatentExamples
+from eval_recipes.report.latents.inputs import LatentInputs, short
 from eval_recipes.report.latents.reader import read_inputs
 from eval_recipes.report.latents.sample import sample
 from eval_recipes.report.source import Source
+
+MOST_EXAMPLES = 10
+MOST_TOP = 4
+"""Examples of the largest activations, where other intervals have some as well."""
+MOST_PROMPTS = 3
+"""Prompts of which the steered texts are shown."""
+
+_COLUMNS = ("steered", "random", "unsteered")
+"""Arms of steering, in the order in which their texts stand next to each other."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +67,119 @@ def _payload(one: LatentInputs, shown: list[int]) -> SAEPayload:
             {"seed": other.seed, "id": other.sae_id, "sae": other.label}
             for other in one.others
         ],
-        "cards": {str(latent): card(one, latent) for latent in sorted(shown)},
+        "cards": {str(latent): _card(one, latent) for latent in sorted(shown)},
         "left_out": len(set(one.described) - set(shown)),
         "about": one.about(),
         "missing": one.missing,
     }
     return SAEPayload(one.label, one.sae.group, one.sae.seed, data)
+
+
+def _card(one: LatentInputs, latent: int) -> dict[str, Any]:
+    """Return what is shown of a latent as plain JSON; parts without results are left out."""
+    found: dict[str, Any] = {}
+    if one.examples is not None and latent < len(one.examples):
+        found |= _firing(one.examples.latent(latent))
+    if latent in one.explanations:
+        explained = one.explanations[latent]
+        found["explanation"] = explained.text
+        found["checked"] = explained.checked
+    if one.stability is not None:
+        found["matches"] = _matches(one, latent)
+    if latent in one.steered:
+        found["texts"] = _texts(one.steered[latent], one.steering["judge"])
+    return found
+
+
+def _firing(latent: LatentExamples) -> dict[str, Any]:
+    return {
+        "active": latent.active,
+        "max": short(latent.max_activation),
+        "edges": [short(edge) for edge in latent.histogram_edges],
+        "counts": latent.histogram_counts,
+        "top": _logits(latent.top_logits),
+        "bottom": _logits(latent.bottom_logits),
+        "examples": [_example(example) for example in _shown(latent.examples)],
+    }
+
+
+def _logits(logits: Sequence[tuple[str, float]]) -> list[list[Any]]:
+    return [[token, short(value)] for token, value in logits]
+
+
+def _shown(examples: Sequence[Example]) -> list[Example]:
+    """
+    Return at most ``MOST_EXAMPLES``: the top ones, then of every band in turn.
+
+    They stay in their order, from the largest activations down.
+    """
+    bands: dict[str, list[Example]] = {}
+    for example in examples:
+        bands.setdefault(example.band, []).append(example)
+    top = bands.pop(TOP, [])
+    turns = [one for turn in zip_longest(*bands.values()) for one in turn if one]
+    chosen = [*top[:MOST_TOP], *turns, *top[MOST_TOP:]][:MOST_EXAMPLES]
+    ids = {id(example) for example in chosen}
+    return [example for example in examples if id(example) in ids]
+
+
+def _example(example: Example) -> dict[str, Any]:
+    return {
+        "band": example.band,
+        "peak": example.peak,
+        "tokens": example.tokens,
+        "values": [_value(value) for value in example.values],
+        "context": example.context,
+        "position": example.position,
+    }
+
+
+def _value(value: float) -> float:
+    """Return an activation in three digits; a zero as whole number, which is shorter."""
+    return short(value) or 0
+
+
+def _matches(one: LatentInputs, latent: int) -> list[dict[str, Any]]:
+    """Return the match in each other seed: decoder, encoder as [latent, |cosine|], shared."""
+    assert one.stability is not None
+    row: Any = one.stability.table.iloc[latent]
+    return [
+        {
+            "decoder": _partner(row, "decoder", other.seed),
+            "encoder": _partner(row, "encoder", other.seed),
+            "shared": bool(row[f"shared_{other.seed}"]),
+        }
+        for other in one.others
+    ]
+
+
+def _partner(row: Any, side: str, seed: int) -> list[Any] | None:
+    partner = row[f"{side}_partner_{seed}"]
+    if pd.isna(partner):
+        return None
+    return [int(partner), short(row[f"{side}_similarity_{seed}"])]
+
+
+def _texts(rows: Sequence[dict[str, Any]], judge: str) -> list[dict[str, Any]]:
+    """Return the texts of the first prompts: the original, and one of each arm."""
+    pairs: dict[tuple[int, str], dict[str, dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["repeat"]):
+        pairs.setdefault((row["repeat"], row["prompt"]), {})[row["arm"]] = row
+    found: list[dict[str, Any]] = []
+    for (_, prompt), arms in list(pairs.items())[:MOST_PROMPTS]:
+        first = next(iter(arms.values()))
+        original = [first["original"], short(first["original_perplexity"])]
+        texts = {arm: _text(arms[arm], judge) for arm in _COLUMNS if arm in arms}
+        found.append({"prompt": prompt, "original": original, **texts})
+    return found
+
+
+def _text(row: dict[str, Any], judge: str) -> dict[str, Any]:
+    """Return one text with its perplexity, and the first judge's score and verdict."""
+    success = row[f"{judge}_success"]
+    return {
+        "text": row["text"],
+        "perplexity": short(row["perplexity"]),
+        "score": short(row[f"{judge}_score"]),
+        "success": None if pd.isna(success) else bool(success),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from eval_recipes.report.latents.inputs import (
     Stability,
     short,
 )
-from eval_recipes.report.source import PageSAE, Record, Source
+from eval_recipes.report.source import PageSAE, Record, Source, extra_of, mapping
 from eval_recipes.steering.texts import judges_of, read_texts, results_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import encoder_decoder_cosines
@@ -134,31 +134,43 @@ class _Reader:
 
 
 def _details(record: Record, key: str) -> list[dict[str, Any]]:
-    """Return the details of single latents: those with a whole number under ``key``."""
+    """Return the details of single latents: those with an id under ``key``."""
+    return _of_latents(record.get("eval_result_details") or (), key)
+
+
+def _of_latents(entries: Any, key: str) -> list[dict[str, Any]]:
+    """Return the entries with an id of a latent; results of others may hold anything."""
     return [
-        detail
-        for detail in record.get("eval_result_details") or ()
-        if isinstance(detail, dict) and isinstance(detail.get(key), int)
+        entry
+        for entry in (entries if isinstance(entries, (list, tuple)) else ())
+        if isinstance(entry, dict) and type(entry.get(key)) is int and entry[key] >= 0
     ]
 
 
 def _explained(record: Record) -> tuple[dict[int, Explained], str | None]:
     """Return explanations by latent, and the chat model; also of SAEBench's own results."""
     own = [d for d in _details(record, "latent") if "explanation" in d]
-    extra = record.get("eval_result_unstructured")
-    entries: Iterable[Any] = own or (extra.values() if isinstance(extra, dict) else ())
+    entries = own or _of_latents([*extra_of(record).values()], "latent")
     found = {
         entry["latent"]: Explained(
-            entry.get("explanation"),
+            _text(entry.get("explanation")),
             short(entry.get("score")),
             short(entry.get("checked_score")),
         )
         for entry in entries
-        if isinstance(entry, dict) and isinstance(entry.get("latent"), int)
     }
-    config = record.get("eval_config") or {}
+    config = mapping(record.get("eval_config"))
     judged = any(one.score is not None for one in found.values())
-    return found, config.get("judge_model") or ("a chat model" if judged else None)
+    return found, _text(config.get("judge_model")) or (
+        "a chat model" if judged else None
+    )
+
+
+def _text(value: Any) -> str | None:
+    """Return text that UTF-8 can hold; None where a result holds something else."""
+    if not isinstance(value, str):
+        return None
+    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _from_texts(texts: pd.DataFrame | None) -> dict[int, Explained]:
@@ -178,7 +190,7 @@ def _from_texts(texts: pd.DataFrame | None) -> dict[int, Explained]:
 def _steered(path: Path, record: Record) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the texts of one SAE, and the settings that a reader needs."""
     texts = results_of(read_texts(path))
-    config, judges = record.get("eval_config") or {}, judges_of(texts)
+    config, judges = mapping(record.get("eval_config")), judges_of(texts)
     settings = {
         "amounts": config.get("amounts") or [],
         "mode": config.get("strength_mode"),

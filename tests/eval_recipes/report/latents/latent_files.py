@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from eval_recipes.cross_seed.output import STABILITY
@@ -79,15 +80,16 @@ def write_stability(folder: Path, group: str, seed: int, *, n: int = N) -> Path:
     columns: dict[str, Any] = {
         "latent": list(range(n)),
         "alive": [latent != 1 for latent in range(n)],
-        "stability": [level(latent) / 2 for latent in range(n)],
+        "stability": np.float32([level(latent) / 2 for latent in range(n)]),
     }
     for index, other in enumerate(others):
         matches = [partner(latent, seed, other, n) for latent in range(n)]
         columns |= {
             f"decoder_partner_{other}": [*matches[:-1], None],
             f"encoder_partner_{other}": [*matches[:-1], None],
-            f"decoder_similarity_{other}": [0.123456 + 0.4 * k / n for k in range(n)],
-            f"encoder_similarity_{other}": [0.5] * n,
+            # as the evaluation writes them
+            f"decoder_similarity_{other}": np.linspace(0.1, 0.9, n, dtype=np.float32),
+            f"encoder_similarity_{other}": np.full(n, 0.5, dtype=np.float32),
             f"shared_{other}": [level(latent) > index for latent in range(n)],
         }
     return write_with(

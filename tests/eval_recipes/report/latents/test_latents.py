@@ -137,8 +137,8 @@ def test_a_card_names_the_match_in_each_other_seed(results: Path) -> None:
         for seed in (1, 2)
     ]
     assert one["cards"]["4"]["matches"] == [
-        {"decoder": [5, 0.163], "encoder": [5, 0.5], "shared": True},
-        {"decoder": [6, 0.163], "encoder": [6, 0.5], "shared": False},
+        {"decoder": [5, 0.182], "encoder": [5, 0.5], "shared": True},
+        {"decoder": [6, 0.182], "encoder": [6, 0.5], "shared": False},
     ]
     assert one["cards"][str(N - 1)]["matches"][0]["decoder"] is None
 
@@ -189,6 +189,23 @@ def test_explanations_of_saebench_are_read(tmp_path: Path) -> None:
     assert found.data["cards"]["7"] == {"explanation": "dates", "checked": None}
     assert found.data["columns"]["score"][7] == 0.933
     assert found.data["about"]["judge"] == "a chat model"
+
+
+def test_what_is_no_explanation_is_left_out(tmp_path: Path) -> None:
+    one = record("autointerp", "none", 0, {})
+    one["eval_result_details"] = [
+        {"latent": 1, "explanation": "lone \ud800 half", "score": "high"},
+        {"latent": 2, "explanation": ["a", "list"], "score": 0.5},
+        {"latent": True, "explanation": "no id", "score": 0.5},
+        {"latent": -3, "explanation": "no id", "score": 0.5},
+        "no latent",
+    ]
+    write(tmp_path, one)
+    (found,) = latents_of(read_source(tmp_path), per_sae=8)
+    assert found.data["cards"]["1"]["explanation"] == "lone ? half"
+    assert found.data["cards"]["2"]["explanation"] is None
+    assert found.data["columns"]["score"][:4] == [None, None, 0.5, None]
+    assert packed(found.data)
 
 
 def test_parts_without_results_are_named(results: Path, tmp_path: Path) -> None:
