@@ -35,10 +35,8 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
-    # the sandbox of chromium refuses to work for root
-    flags = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else [*FLAGS]
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=flags)
+        opened = playwright.chromium.launch(executable_path=found, args=[*FLAGS])
         yield opened
         opened.close()
 

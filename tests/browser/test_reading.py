@@ -94,7 +94,7 @@ def test_a_card_has_the_numbers_of_the_stability_table(
             for side in ("decoder", "encoder")
         ]
         assert said(line) == (
-            f"shared seed {seed}: l2-seed{seed} / {row[f'decoder_partner_{seed}']}, "
+            f"shared seed {seed}: l2-seed{seed} / {row[f'decoder_partner_{seed}']:.0f}, "
             f"decoder |cosine| {cosines[0]}, encoder |cosine| {cosines[1]}"
         )
 
@@ -109,7 +109,7 @@ def test_a_card_shows_the_match_and_the_steered_texts_next_to_their_controls(
     assert [said(arm) for arm in arms.all()] == [
         "Steered steered at 5score .432, success, perplexity 12.3",
         "Random direction random at 5score .432, no success, perplexity 12.3",
-        "Unsteered, drawn again unsteered at 5score .432, no success, perplexity 12.3",
+        "Unsteered, drawn again unsteered at 9score .432, no success, perplexity 12.3",
     ]
     boxes = [arm.bounding_box() for arm in arms.all()]
     assert len({box["y"] for box in boxes if box}) == 1
@@ -126,7 +126,10 @@ def test_hostile_names_tokens_and_texts_are_shown_as_they_are_and_run_nothing(
     tokens = page.locator(".lat-band").first.locator(".lat-tok").all_text_contents()
     assert set(tokens) == {shown or token for token, shown in TOKENS.items()}
     logits = page.locator(".lat-logits").first.locator("bdi").all_text_contents()
-    assert logits == [*(shown or token for token, shown in TOKENS.items()), "b"]
+    # there every space is seen
+    spaced = [token.replace(" ", "·") for token in TOKENS]
+    seen = [shown or spaced[i] for i, shown in enumerate(TOKENS.values())]
+    assert logits == [*seen, "b"]
     written = page.locator(".lat-written").all_text_contents()
     assert written[0] == f"{SAE}<b>\n\U0001f600"
     assert f" steered at 5{LONG}" in written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,19 +11,21 @@ from tests.browser.result_folders import STEERED
 from tests.browser.visits import Visit, fragment
 
 MOST_SECONDS = 10
-"""Generous: it is 3 on a quiet machine, and this is a test of no machine."""
+"""Generous: the aim is 3 on a quiet machine, and the machine is not what is tested."""
 
 
 def test_six_saes_of_4608_latents_are_soon_ready(
-    wide: Path, visit: Callable[..., Visit]
+    wide: Path,
+    visit: Callable[..., Visit],
+    record_property: Callable[[str, object], None],
 ) -> None:
-    started = time.perf_counter()
     opened = visit(wide)
-    opened.tab_to(role="listbox")
-    opened.page.keyboard.press("ArrowDown")
-    assert opened.title
-    seconds = time.perf_counter() - started
+    seconds = opened.page.evaluate("performance.now()") / 1000
+    record_property("seconds until the list of latents can be used", seconds)
     assert seconds < MOST_SECONDS
+    first = opened.title
+    opened.page.locator(".lat-list").press("ArrowDown")
+    assert opened.title != first
     opened.page.get_by_label("Show").select_option("all")
     counted = opened.page.locator(".lat-count").inner_text()
     assert counted == "27,648 latents of 27,648"

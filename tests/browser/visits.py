@@ -29,6 +29,7 @@ class Visit:
     path: Path
     context: BrowserContext
     page: Page
+    runs_scripts: bool = True
     trouble: list[str] = field(default_factory=list)
     asked: list[Path] = field(default_factory=list)
 
@@ -54,7 +55,7 @@ class Visit:
     def go(self, fragment: str = "") -> None:
         """Open the page; wait for its latents if there are any."""
         self.page.goto(self.path.as_uri() + fragment)
-        if self.page.evaluate("document.querySelector('script.latents, script[src]')"):
+        if self.runs_scripts and self.page.locator("#latent-browser").count():
             self.page.wait_for_selector(READY, timeout=60_000)
 
     @property
@@ -96,6 +97,7 @@ def fragment(sae: str, latent: int) -> str:
 def visit_in(browser: Browser, path: Path, **settings: Any) -> Visit:
     """Open an empty tab for a page, without network, and watch it."""
     context = browser.new_context(offline=True, **settings)
-    found = Visit(path, context, context.new_page())
+    runs_scripts = settings.get("java_script_enabled", True)
+    found = Visit(path, context, context.new_page(), runs_scripts)
     found.watch()
     return found
