@@ -128,7 +128,10 @@
         for (const entry of entries) {
           if (!entry.isIntersecting) continue;
           links.forEach((link) => link.removeAttribute("aria-current"));
-          links.get(entry.target.id)?.setAttribute("aria-current", "true");
+          const link = links.get(entry.target.id);
+          link?.setAttribute("aria-current", "true");
+          // on a phone the links are wider than the screen
+          link?.parentElement.scrollTo({ left: link.offsetLeft - link.parentElement.offsetLeft });
         }
       },
       { rootMargin: "-20% 0px -75% 0px" },
@@ -1319,7 +1322,7 @@
   function sideBySideExamples(card, other, latent) {
     const row = other.sae === null ? -1 : rowOf(other.sae, latent);
     if (row < 0) return null;
-    const match = cardOf(row);
+    const match = cardOf(row) ?? saeOf(row).briefs?.[latent];
     if (!match) {
       return el("p", { class: "lat-missing" }, "It is not among the latents shown in full.");
     }

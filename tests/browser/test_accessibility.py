@@ -15,8 +15,7 @@ from tests.browser.visits import OPEN_ALL, Visit, fragment
 BAD = ("serious", "critical")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_no_serious_violation_with_a_card_and_all_tables_open(
     plain: Path, visit: Callable[..., Visit], scheme: str, width: int
 ) -> None:

@@ -180,7 +180,7 @@ def test_a_click_in_the_plot_chooses_the_sae_everywhere(
     page.mouse.move(box["x"], box["y"])
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.locator("#pareto-table tr.chosen").wait_for()
-    chosen = page.get_by_label("SAE").first.input_value()
+    chosen = page.locator("#pareto-controls select").nth(1).input_value()
     assert chosen
     marked = page.locator("#pareto-table tr.chosen th")
     assert marked.all_text_contents() == [chosen]

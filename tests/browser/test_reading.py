@@ -178,7 +178,7 @@ def test_without_a_script_tables_and_text_are_there(
         & (summary["eval"] == "core")
     ].to_dict("records")
     assert _shown(l0) in " ".join(row.inner_text().split())
-    assert page.get_by_text("The browser of latents needs JavaScript.").is_visible()
+    assert page.locator("noscript p").is_visible()
     # what needs a script is not shown
     assert not page.locator("#theme, .controls, figure.plot").first.is_visible()
 

@@ -17,30 +17,19 @@ def sample(known: Mapping[str, LatentInputs], n: int) -> Shown:
     """
     Choose at most ``n`` latents of each SAE; the same for the same results.
 
-    First come latents with a steered text and their matches in other seeds, then those with a
-    score. Half of the room that is left is for matches of these. The rest is drawn evenly from
-    the levels of stability, again with matches, so that a card and its match can be read next
-    to each other.
+    First come latents with a score or a steered text. Half of the room that is left is for
+    their matches in other seeds. The rest is drawn evenly from the levels of stability, again
+    with matches, so that a card and its match can be read next to each other.
     """
-    steered = {
-        label: [latent for latent in one.described if latent in one.steered]
-        for label, one in known.items()
-    }
-    shown: Shown = {label: latents[:n] for label, latents in steered.items()}
-    _add(shown, _matches(known, shown), n)
-    _add(shown, {label: one.described for label, one in known.items()}, n)
+    shown: Shown = {label: one.described[:n] for label, one in known.items()}
     strata = {label: _by_stratum(one) for label, one in known.items()}
     for part in (2, 1):
-        _add(shown, _matches(known, shown), n, part=part)
-        _add(shown, strata, n, part=part)
+        found = matches(known, shown)
+        for candidates in (found, strata):
+            for label, latents in shown.items():
+                room = (n - len(latents)) // part
+                latents += _new(candidates.get(label, ()), latents, room)
     return shown
-
-
-def _add(shown: Shown, candidates: Shown, n: int, *, part: int = 1) -> None:
-    """Add candidates of each SAE, as many as fit into a part of the room that is left."""
-    for label, latents in shown.items():
-        room = (n - len(latents)) // part
-        latents += _new(candidates.get(label, ()), latents, room)
 
 
 def _new(candidates: Iterable[int], shown: Iterable[int], room: int) -> list[int]:
@@ -64,7 +53,7 @@ def _by_stratum(one: LatentInputs) -> list[int]:
     return [latent for turn in drawn for latent in turn if latent is not None]
 
 
-def _matches(known: Mapping[str, LatentInputs], shown: Shown) -> Shown:
+def matches(known: Mapping[str, LatentInputs], shown: Shown) -> Shown:
     """Return the matches of shown latents, by SAE: shared ones first, then by cosine."""
     found: dict[str, dict[int, tuple[bool, float]]] = defaultdict(dict)
     for label, one in known.items():
