@@ -1,4 +1,4 @@
-"""Colours of groups, the same in every plot and on the report page."""
+"""Colours of groups, the same in plots and report."""
 
 from __future__ import annotations
 
