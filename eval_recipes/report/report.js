@@ -537,7 +537,7 @@
   // ---------------------------------------------------------------- text from models and tokens
 
   /** Characters that cannot be seen, and the sign that stands for each. */
-  const SIGNS = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u007f": "␡" };
+  const SIGNS = { "\n": "↵", "\r": "\\r", "\t": "⇥", "\u00a0": "⍽" };
   const UNSEEN =
     /[\u0000-\u001f\u007f\u00a0]|[\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/;
   /** Joiners belong to emoji and letters; alone they are not seen. */
@@ -546,9 +546,8 @@
 
   function signOf(character) {
     if (SIGNS[character]) return SIGNS[character];
-    const code = character.codePointAt(0);
-    if (code < 32) return String.fromCodePoint(0x2400 + code);
-    return `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
+    // few fonts have the pictures of controls
+    return `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
   }
 
   /** Return a token as nodes in which white space, controls and an empty token are seen. */
@@ -1318,6 +1317,14 @@
     return isHere ? el("a", { href: hashOf(other.sae, latent) }, name) : name;
   }
 
+  /** The tokens around the peak: as many as a narrow column has room for. */
+  function nearPeak(example) {
+    const first = Math.max(0, example.peak - 8);
+    const cut = (values) => values.slice(first, example.peak + 4);
+    const [tokens, values] = [cut(example.tokens), cut(example.values)];
+    return { ...example, tokens, values, peak: example.peak - first };
+  }
+
   /** A latent's examples, and those of its match, in two columns. */
   function sideBySideExamples(card, other, latent) {
     const row = other.sae === null ? -1 : rowOf(other.sae, latent);
@@ -1333,7 +1340,7 @@
         { class: "lat-side" },
         el("h5", {}, el("bdi", {}, head)),
         explanation ? written(explanation, "Explanation") : null,
-        examples.slice(0, 3).map((example) => exampleElement(example, max)),
+        examples.slice(0, 3).map((example) => exampleElement(nearPeak(example), max)),
         explanation || examples.length ? null : el("p", { class: "lat-missing" }, "No examples."),
       );
     // its explanation is said above; here it is set against the other one

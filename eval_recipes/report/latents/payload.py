@@ -18,10 +18,10 @@ from eval_recipes.report.source import Source
 MOST_EXAMPLES = 10
 MOST_TOP = 4
 """Examples of the largest activations, where other intervals have some as well."""
-MOST_BRIEF = 2
+MOST_BRIEF = 3
 """Examples of a latent that is shown only next to its match."""
 BEFORE, AFTER = 8, 3
-"""Tokens around the peak in these."""
+"""Tokens around the peak in these; the script cuts the examples next to them alike."""
 MOST_PROMPTS = 3
 """Prompts of which the steered texts are shown."""
 
