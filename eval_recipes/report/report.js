@@ -128,7 +128,10 @@
         for (const entry of entries) {
           if (!entry.isIntersecting) continue;
           links.forEach((link) => link.removeAttribute("aria-current"));
-          links.get(entry.target.id)?.setAttribute("aria-current", "true");
+          const link = links.get(entry.target.id);
+          link?.setAttribute("aria-current", "true");
+          // on a phone the links are wider than the screen
+          link?.parentElement.scrollTo({ left: link.offsetLeft - link.parentElement.offsetLeft });
         }
       },
       { rootMargin: "-20% 0px -75% 0px" },
@@ -296,8 +299,8 @@
     const layout = baseLayout();
     layout.xaxis.title = { ...layout.xaxis.title, text: plain(plot.x_title) };
     layout.yaxis.title = { ...layout.yaxis.title, text: plain(plot.y_title) };
-    if (plot.x_log) Object.assign(layout.xaxis, { type: "log", dtick: "D2" });
-    if (plot.y_log) Object.assign(layout.yaxis, { type: "log", dtick: "D2" });
+    if (plot.x_log) Object.assign(layout.xaxis, { type: "log", ...logTicks(plot, "x") });
+    if (plot.y_log) Object.assign(layout.yaxis, { type: "log", ...logTicks(plot, "y") });
     if (plot.kind === "bar") Object.assign(layout.xaxis, { dtick: 1 });
     const names = [...new Set(plot.series.map((one) => one.name))];
     const traces = plot.series.map((one, i) => {
@@ -306,6 +309,18 @@
       return { ...traceOf(plot.kind, one, place), showlegend: isFirst };
     });
     return { traces, layout };
+  }
+
+  /** Ticks at 1, 2 and 5 of each power of ten, or at the powers where there are many. */
+  function logTicks(plot, axis) {
+    const values = plot.series.flatMap((one) => one[axis]).filter((value) => value > 0);
+    const [low, high] = [Math.min(...values), Math.max(...values)].map(Math.log10);
+    const steps = high - low > 3 ? [1] : [1, 2, 5];
+    const tickvals = [];
+    for (let power = Math.floor(low); power <= high; power++) {
+      tickvals.push(...steps.map((step) => Number(`${step}e${power}`)));
+    }
+    return { tickvals, ticktext: tickvals.map((value) => String(value)) };
   }
 
   /** One series; that of a single seed is faint. `place` counts names from the middle one. */
@@ -471,7 +486,7 @@
       marker: {
         color: colour,
         size: isChosen.map((chosen) => (chosen ? 13 : 8)),
-        opacity: isChosen.map((chosen) => (chosen || !areSeeds(points) ? 1 : 0.5)),
+        opacity: isChosen.map((chosen) => (chosen || !areSeeds(points) ? 1 : isDark() ? 0.75 : 0.5)),
         line: { color: baseLayout().font.color, width: isChosen.map((chosen) => (chosen ? 2 : 0)) },
       },
     };
@@ -522,7 +537,7 @@
   // ---------------------------------------------------------------- text from models and tokens
 
   /** Characters that cannot be seen, and the sign that stands for each. */
-  const SIGNS = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u007f": "␡" };
+  const SIGNS = { "\n": "↵", "\r": "\\r", "\t": "⇥", "\u00a0": "⍽" };
   const UNSEEN =
     /[\u0000-\u001f\u007f\u00a0]|[\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/;
   /** Joiners belong to emoji and letters; alone they are not seen. */
@@ -531,9 +546,8 @@
 
   function signOf(character) {
     if (SIGNS[character]) return SIGNS[character];
-    const code = character.codePointAt(0);
-    if (code < 32) return String.fromCodePoint(0x2400 + code);
-    return `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
+    // few fonts have the pictures of controls
+    return `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
   }
 
   /** Return a token as nodes in which white space, controls and an empty token are seen. */
@@ -1303,31 +1317,36 @@
     return isHere ? el("a", { href: hashOf(other.sae, latent) }, name) : name;
   }
 
+  /** The tokens around the peak: as many as a narrow column has room for. */
+  function nearPeak(example) {
+    const first = Math.max(0, example.peak - 8);
+    const cut = (values) => values.slice(first, example.peak + 4);
+    const [tokens, values] = [cut(example.tokens), cut(example.values)];
+    return { ...example, tokens, values, peak: example.peak - first };
+  }
+
   /** A latent's examples, and those of its match, in two columns. */
   function sideBySideExamples(card, other, latent) {
     const row = other.sae === null ? -1 : rowOf(other.sae, latent);
-    const match = row < 0 ? undefined : cardOf(row);
-    const column = (head, of, otherwise) =>
+    if (row < 0) return null;
+    const match = cardOf(row) ?? saeOf(row).briefs?.[latent];
+    if (!match) {
+      return el("p", { class: "lat-missing" }, "It is not among the latents shown in full.");
+    }
+    if (!card.examples?.length && !match.examples?.length && !match.explanation) return null;
+    const column = (head, { explanation, examples = [], max }) =>
       el(
         "div",
         { class: "lat-side" },
         el("h5", {}, el("bdi", {}, head)),
-        of?.explanation ? written(of.explanation, "Explanation") : null,
-        (of?.examples ?? []).slice(0, 3).map((example) => exampleElement(example, of.max)),
-        of?.explanation || of?.examples?.length
-          ? null
-          : el("p", { class: "lat-missing" }, otherwise),
+        explanation ? written(explanation, "Explanation") : null,
+        examples.slice(0, 3).map((example) => exampleElement(nearPeak(example), max)),
+        explanation || examples.length ? null : el("p", { class: "lat-missing" }, "No examples."),
       );
-    if (!card.examples?.length && !match?.examples?.length && !match?.explanation) return null;
-    const name = `${other.sae ?? other.id} / ${latent}`;
     // its explanation is said above; here it is set against the other one
-    const own = match?.explanation ? card : { ...card, explanation: null };
-    return el(
-      "div",
-      { class: "lat-sides" },
-      column("this latent", own, "No examples."),
-      column(name, match, match ? "No examples." : "Not among the latents shown in full."),
-    );
+    const own = match.explanation ? card : { ...card, explanation: null };
+    const name = `${other.sae} / ${latent}`;
+    return el("div", { class: "lat-sides" }, column("this latent", own), column(name, match));
   }
 
   // ---------------------------------------------------------------- latents: steered texts
@@ -1355,7 +1374,7 @@
 
   function promptElement(texts) {
     const [original, perplexity] = texts.original;
-    const fluency = (value) => (value === null ? "" : `perplexity ${digits(value)}`);
+    const fluency = (value) => (value === null ? "" : `perplexity\u00a0${digits(value)}`);
     return el(
       "div",
       { class: "lat-prompt" },
@@ -1366,8 +1385,8 @@
         ARMS.filter(([arm]) => texts[arm]).map(([arm, name]) => {
           const { text, score, success, perplexity: own } = texts[arm];
           return textElement(name, text, [
-            score === undefined || score === null ? "" : `score ${digits(score)}`,
-            success === true ? "success" : success === false ? "no success" : "",
+            score === undefined || score === null ? "" : `score\u00a0${digits(score)}`,
+            success === true ? "success" : success === false ? "no\u00a0success" : "",
             fluency(own),
           ]);
         }),

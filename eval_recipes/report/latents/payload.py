@@ -12,12 +12,16 @@ import pandas as pd
 from eval_recipes.examples.reader import TOP, Example, LatentExamples
 from eval_recipes.report.latents.inputs import LatentInputs, short
 from eval_recipes.report.latents.reader import read_inputs
-from eval_recipes.report.latents.sample import sample
+from eval_recipes.report.latents.sample import matches, sample
 from eval_recipes.report.source import Source
 
 MOST_EXAMPLES = 10
 MOST_TOP = 4
 """Examples of the largest activations, where other intervals have some as well."""
+MOST_BRIEF = 3
+"""Examples of a latent that is shown only next to its match."""
+BEFORE, AFTER = 8, 3
+"""Tokens around the peak in these; the script cuts the examples next to them alike."""
 MOST_PROMPTS = 3
 """Prompts of which the steered texts are shown."""
 
@@ -36,7 +40,8 @@ class SAEPayload:
         seed: seed, if it is known.
         data: plain JSON, the same for the same results. ``columns`` has a list for every scalar
             with an entry for each latent; ``cards`` has what is shown of the sampled latents,
-            by latent; ``others`` names the other seeds, in the order of ``matches`` in a card;
+            by latent; ``briefs`` has a few examples of latents that only their matches show;
+            ``others`` names the other seeds, in the order of ``matches`` in a card;
             ``about`` has settings, and ``missing`` a sentence for every part without results.
     """
 
@@ -56,10 +61,15 @@ def latents_of(source: Source, *, per_sae: int) -> list[SAEPayload]:
     """
     known = {one.label: one for one in read_inputs(source)}
     shown = sample(known, per_sae)
-    return [_payload(one, shown[label]) for label, one in known.items()]
+    found = matches(known, shown)
+    return [
+        _payload(one, shown[label], found.get(label, ()))
+        for label, one in known.items()
+    ]
 
 
-def _payload(one: LatentInputs, shown: list[int]) -> SAEPayload:
+def _payload(one: LatentInputs, shown: list[int], matched: Sequence[int]) -> SAEPayload:
+    brief = sorted(set(matched) - set(shown))
     data = {
         "latents": one.size,
         "columns": one.columns(),
@@ -68,6 +78,7 @@ def _payload(one: LatentInputs, shown: list[int]) -> SAEPayload:
             for other in one.others
         ],
         "cards": {str(latent): _card(one, latent) for latent in sorted(shown)},
+        "briefs": {str(latent): _brief(one, latent) for latent in brief},
         "left_out": len(set(one.described) - set(shown)),
         "about": one.about(),
         "missing": one.missing,
@@ -89,6 +100,29 @@ def _card(one: LatentInputs, latent: int) -> dict[str, Any]:
     if latent in one.steered:
         found["texts"] = _texts(one.steered[latent], one.steering["judge"])
     return found
+
+
+def _brief(one: LatentInputs, latent: int) -> dict[str, Any]:
+    """Return what is shown of a latent next to its match: explanation, a few tokens."""
+    found: dict[str, Any] = {}
+    if latent in one.explanations:
+        found["explanation"] = one.explanations[latent].text
+    if one.examples is not None and latent < len(one.examples):
+        firing = one.examples.latent(latent)
+        found["max"] = short(firing.max_activation)
+        found["examples"] = [_near_peak(e) for e in firing.examples[:MOST_BRIEF]]
+    return found
+
+
+def _near_peak(example: Example) -> dict[str, Any]:
+    """Return an example with the tokens around its peak alone."""
+    first = max(0, example.peak - BEFORE)
+    near = slice(first, example.peak + AFTER + 1)
+    return _example(example) | {
+        "peak": example.peak - first,
+        "tokens": example.tokens[near],
+        "values": [_value(value) for value in example.values[near]],
+    }
 
 
 def _firing(latent: LatentExamples) -> dict[str, Any]:

@@ -24,8 +24,8 @@ def sample(known: Mapping[str, LatentInputs], n: int) -> Shown:
     shown: Shown = {label: one.described[:n] for label, one in known.items()}
     strata = {label: _by_stratum(one) for label, one in known.items()}
     for part in (2, 1):
-        matches = _matches(known, shown)
-        for candidates in (matches, strata):
+        found = matches(known, shown)
+        for candidates in (found, strata):
             for label, latents in shown.items():
                 room = (n - len(latents)) // part
                 latents += _new(candidates.get(label, ()), latents, room)
@@ -53,7 +53,7 @@ def _by_stratum(one: LatentInputs) -> list[int]:
     return [latent for turn in drawn for latent in turn if latent is not None]
 
 
-def _matches(known: Mapping[str, LatentInputs], shown: Shown) -> Shown:
+def matches(known: Mapping[str, LatentInputs], shown: Shown) -> Shown:
     """Return the matches of shown latents, by SAE: shared ones first, then by cosine."""
     found: dict[str, dict[int, tuple[bool, float]]] = defaultdict(dict)
     for label, one in known.items():

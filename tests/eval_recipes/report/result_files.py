@@ -139,9 +139,13 @@ def autointerp(group: str, seed: int) -> dict[str, Any]:
     return found
 
 
-def write(folder: Path, one: dict[str, Any], *, name: str | None = None) -> Path:
+def result_path(folder: Path, one: dict[str, Any], name: str | None = None) -> Path:
     stem = name or f"{one['sae_lens_release_id']}_{one['sae_lens_id']}"
-    path = folder / one["eval_type_id"] / f"{stem}_eval_results.json"
+    return folder / one["eval_type_id"] / f"{stem}_eval_results.json"
+
+
+def write(folder: Path, one: dict[str, Any], *, name: str | None = None) -> Path:
+    path = result_path(folder, one, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(one))
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ from eval_recipes.results.sidecar import SideTable, side_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.steering.texts import COLUMNS, TEXTS
 from saereg_plugin.files import sha256
-from tests.eval_recipes.report.result_files import RELEASE, SEEDS, record, write
+from tests.eval_recipes.report.result_files import (
+    RELEASE,
+    SEEDS,
+    record,
+    result_path,
+    write,
+)
 
 N = 40
 """Latents of each SAE."""
@@ -24,6 +32,13 @@ def subject(group: str, seed: int) -> Subject:
     return Subject(RELEASE, f"{group}-seed{seed}", group, seed)
 
 
+def started(folder: Path, evaluation: str, group: str, seed: int) -> dict[str, Any]:
+    """The result that is there already, or one without metrics."""
+    one = record(evaluation, group, seed, {})
+    path = result_path(folder, one)
+    return json.loads(path.read_text()) if path.is_file() else one
+
+
 def write_with(
     folder: Path,
     side: SideTable,
@@ -31,12 +46,13 @@ def write_with(
     seed: int,
     columns: dict[str, Any],
     config: dict[str, Any] | None = None,
+    n: int = N,
     **about: Any,
 ) -> Path:
-    """Write a result, and the table that it names, of one SAE."""
-    one = record(side.eval, group, seed, {})
+    """Write a result, and the table that it names, of one SAE of ``n`` latents."""
+    one = started(folder, side.eval, group, seed)
     one["eval_config"] |= config or {}
-    one["sae_cfg_dict"]["d_sae"] = N
+    one["sae_cfg_dict"]["d_sae"] = n
     path = write(folder, one)
     table = side_path(path, side.ending)
     pq.write_table(side.of(columns, subject(group, seed), **about), table)
@@ -49,9 +65,9 @@ def write_with(
     return write(folder, one)
 
 
-def partner(latent: int, seed: int, other: int) -> int:
+def partner(latent: int, seed: int, other: int, n: int = N) -> int:
     """The match of a latent in another seed: that many further on."""
-    return (latent + other - seed) % N
+    return (latent + other - seed) % n
 
 
 def level(latent: int) -> int:
@@ -59,22 +75,22 @@ def level(latent: int) -> int:
     return 2 if latent % 8 == 0 else 1 if latent % 4 == 0 else 0
 
 
-def write_stability(folder: Path, group: str, seed: int) -> Path:
+def write_stability(folder: Path, group: str, seed: int, *, n: int = N) -> Path:
     others = [one for one in SEEDS if one != seed]
     columns: dict[str, Any] = {
-        "latent": list(range(N)),
-        "alive": [latent != 1 for latent in range(N)],
-        "stability": np.float32([level(latent) / 2 for latent in range(N)]),
+        "latent": list(range(n)),
+        "alive": [latent != 1 for latent in range(n)],
+        "stability": np.float32([level(latent) / 2 for latent in range(n)]),
     }
     for index, other in enumerate(others):
-        matches = [partner(latent, seed, other) for latent in range(N)]
+        matches = [partner(latent, seed, other, n) for latent in range(n)]
         columns |= {
             f"decoder_partner_{other}": [*matches[:-1], None],
             f"encoder_partner_{other}": [*matches[:-1], None],
             # as the evaluation writes them
-            f"decoder_similarity_{other}": np.linspace(0.1, 0.9, N, dtype=np.float32),
-            f"encoder_similarity_{other}": np.full(N, 0.5, dtype=np.float32),
-            f"shared_{other}": [level(latent) > index for latent in range(N)],
+            f"decoder_similarity_{other}": np.linspace(0.1, 0.9, n, dtype=np.float32),
+            f"encoder_similarity_{other}": np.full(n, 0.5, dtype=np.float32),
+            f"shared_{other}": [level(latent) > index for latent in range(n)],
         }
     return write_with(
         folder,
@@ -82,13 +98,16 @@ def write_stability(folder: Path, group: str, seed: int) -> Path:
         group,
         seed,
         columns,
+        n=n,
         other_seeds=others,
         other_sae_ids=[f"{group}-seed{other}" for other in others],
     )
 
 
-def example(band: str, peak: float, *, word: str = " word") -> dict[str, Any]:
-    tokens = [word] * 24
+def example(
+    band: str, peak: float, *, words: Sequence[str] = (" word",), first: int = 0
+) -> dict[str, Any]:
+    tokens = [words[(first + index) % len(words)] for index in range(24)]
     values = [0.0] * 15 + [peak] + [peak / 3] * 8
     return {
         "band": band,
@@ -101,19 +120,35 @@ def example(band: str, peak: float, *, word: str = " word") -> dict[str, Any]:
     }
 
 
-def write_examples(
-    folder: Path, group: str, seed: int, *, tokens: str = " word", dead: int = 2
-) -> Path:
-    found = [
-        *(example("top", 9 - k / 10, word=tokens) for k in range(10)),
-        *(
-            example(band, 3 - 0.123456 * n)
-            for n, band in enumerate(("75-100 %", "50-75 %", "25-50 %", "0-25 %"))
-            for _ in range(3)
-        ),
+def examples_of(latent: int, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Ten of the largest activations, and three of each lower interval."""
+    largest = [
+        example("top", 9 - k / 10, words=words, first=24 * (10 * latent + k))
+        for k in range(10)
     ]
-    active = [0 if latent == dead else 10 * latent + 1 for latent in range(N)]
-    size = range(N)
+    bands = ("75-100 %", "50-75 %", "25-50 %", "0-25 %")
+    lower = [
+        example(band, 3 - 0.123456 * index)
+        for index, band in enumerate(bands)
+        for _ in range(3)
+    ]
+    return [*largest, *lower]
+
+
+def write_examples(
+    folder: Path,
+    group: str,
+    seed: int,
+    *,
+    words: Sequence[str] = (" word",),
+    dead: int = 2,
+    n: int = N,
+    latents: Collection[int] | None = None,
+) -> Path:
+    """Write what latents fire on, by default all but ``dead``; ``words`` are the tokens."""
+    active = [0 if latent == dead else 10 * latent + 1 for latent in range(n)]
+    has = [bool(active[k]) and (latents is None or k in latents) for k in range(n)]
+    size = range(n)
     columns = {
         "latent": list(size),
         "active": active,
@@ -122,11 +157,11 @@ def write_examples(
         "max_activation": [9.0 if count else None for count in active],
         "histogram_edges": [[0.0, 4.5, 9.0] if count else [] for count in active],
         "histogram_counts": [[count, 0] if count else [] for count in active],
-        "top_tokens": [[tokens, "b"] for _ in size],
-        "top_logits": [[0.98765, 0.5] for _ in size],
+        "top_tokens": [[*words[:20], "b"] for _ in size],
+        "top_logits": [[0.98765] * len(words[:20]) + [0.5] for _ in size],
         "bottom_tokens": [["c"] for _ in size],
         "bottom_logits": [[-0.25] for _ in size],
-        "examples": [found if count else [] for count in active],
+        "examples": [examples_of(k, words) if has[k] else [] for k in size],
     }
     about: dict[str, Any] = {
         "kind": "text",
@@ -134,11 +169,23 @@ def write_examples(
         "tokens": 4096,
         "context_size": 128,
     }
-    return write_with(folder, EXAMPLES, group, seed, columns, None, **about)
+    return write_with(folder, EXAMPLES, group, seed, columns, n=n, **about)
 
 
-def write_texts(folder: Path, group: str, seed: int, latents: list[int]) -> Path:
-    """Write texts of each latent at two amounts, with four prompts, by one judge."""
+def write_texts(
+    folder: Path,
+    group: str,
+    seed: int,
+    latents: list[int],
+    *,
+    more: str = "",
+    n: int = N,
+) -> Path:
+    """
+    Write texts of each latent at two amounts, with four prompts, by one judge.
+
+    Prompts and texts end with ``more``.
+    """
     rows = [
         {
             **dict.fromkeys(COLUMNS),
@@ -147,10 +194,10 @@ def write_texts(folder: Path, group: str, seed: int, latents: list[int]) -> Path
             "interp_score": 0.75,
             "arm": arm,
             "amount": amount if arm in ("steered", "random") else None,
-            "prompt": f"prompt {prompt}",
+            "prompt": f"prompt {prompt}{more}",
             "repeat": 0,
             "original": " as it is",
-            "text": f" {arm} at {amount:g}",
+            "text": f" {arm} at {amount:g}{more}",
             "original_perplexity": 10.0,
             "perplexity": 12.3456,
             "embedding_score": 0.4321,
@@ -165,16 +212,23 @@ def write_texts(folder: Path, group: str, seed: int, latents: list[int]) -> Path
     ]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     config = {"amounts": [5.0, 9.0], "strength_mode": "fixed"}
-    return write_with(folder, TEXTS, group, seed, columns, config, judges=["embedding"])
+    judges = ["embedding"]
+    return write_with(folder, TEXTS, group, seed, columns, config, n=n, judges=judges)
 
 
 def write_explanations(
-    folder: Path, group: str, seed: int, latents: list[int], *, text: str = "words"
+    folder: Path,
+    group: str,
+    seed: int,
+    latents: list[int],
+    *,
+    text: str = "words",
+    n: int = N,
 ) -> Path:
-    one = record("autointerp", group, seed, {})
-    one["sae_cfg_dict"]["d_sae"] = N
+    one = started(folder, "autointerp", group, seed)
+    one["sae_cfg_dict"]["d_sae"] = n
     one["eval_result_details"] = [
-        {"latent": n, "explanation": text, "score": None, "checked_score": 0.857142}
-        for n in latents
+        {"latent": k, "explanation": text, "score": None, "checked_score": 0.857142}
+        for k in latents
     ]
     return write(folder, one)

@@ -86,6 +86,21 @@ def test_matches_of_shown_latents_are_shown(results: Path) -> None:
         assert matches <= set(shown(found[f"none-seed{seed}"]))
 
 
+def test_a_match_without_a_card_has_a_few_tokens_around_its_peaks(
+    results: Path,
+) -> None:
+    found = payloads(results, 4)
+    for seed in (1, 2):
+        data = found[f"none-seed{seed}"].data
+        matches = {partner(n, 0, seed) for n in shown(found["none-seed0"])}
+        assert matches <= {int(n) for n in (*data["cards"], *data["briefs"])}
+        assert not set(data["cards"]) & set(data["briefs"])
+        for brief in data["briefs"].values():
+            for one in brief["examples"]:
+                assert len(one["tokens"]) == len(one["values"]) == 12
+                assert one["values"][one["peak"]] == max(one["values"]) > 0
+
+
 def test_the_rest_is_drawn_from_all_levels_of_stability(results: Path) -> None:
     found = shown(payloads(results, 20)["none-seed1"])
     assert len(found) == 20

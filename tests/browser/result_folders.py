@@ -1,0 +1,99 @@
+"""Folders of results for the browser: ordinary, hostile and wide ones."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from eval_recipes.results.files import write_summary
+from tests.eval_recipes.report.latents.latent_files import (
+    write_examples,
+    write_explanations,
+    write_stability,
+    write_texts,
+)
+from tests.eval_recipes.report.result_files import (
+    PENALTIES,
+    SEEDS,
+    core,
+    write,
+    write_all,
+)
+
+STEERED = [4, 5]
+EXPLAINED = [3, 4, 5]
+
+RUN = "window.ran=1"
+"""What hostile text would do if it were run."""
+
+GROUP = f'"><img src=x onerror="{RUN}">\U0001f600\u202e & <b>'
+SAE = f"</script><script>{RUN}</script>"
+TOKENS = {
+    f"<script>{RUN}</script>": None,
+    f"</script><img src=x onerror={RUN}>": None,
+    "<b>bold</b>": None,
+    "&lt;&amp;&#39;": None,
+    "${" + RUN + "}": None,
+    "\U0001f600": None,
+    "\U0001f469\u200d\U0001f52c": None,
+    "שלום": None,
+    "\u202eturned": "U+202Eturned",
+    "one\ntwo": "one↵two",
+    "\n": "↵",
+    "\t": "⇥",
+    "\r": "\\r",
+    "\0": "U+0000",
+    "  ": "··",
+    "": "∅",
+}
+"""Tokens, and how each is shown where that is not the token itself."""
+
+LONG = ("<script>window.ran=1</script></p> \U0001f600 שלום\n" * 2_000 + "x" * 100_000)[
+    :100_000
+]
+"""A text of 100 kB."""
+
+_WIDTH = 4608
+
+
+def write_everything(folder: Path) -> Path:
+    """Write results with metrics and tables of all SAEs."""
+    write_all(folder)
+    for group in PENALTIES:
+        for seed in SEEDS:
+            write_stability(folder, group, seed)
+            write_examples(folder, group, seed, words=(" one", " two", " three"))
+    write_explanations(folder, "none", 0, EXPLAINED)
+    write_texts(folder, "none", 0, STEERED)
+    write_summary(folder)
+    return folder
+
+
+def write_hostile(folder: Path) -> Path:
+    """Write results of which every name and text is hostile."""
+    write_all(folder)
+    for seed in SEEDS:
+        write_stability(folder, GROUP, seed)
+        write_examples(folder, GROUP, seed, words=list(TOKENS))
+    write_explanations(folder, GROUP, 0, EXPLAINED, text=f"{SAE}<b>\n\U0001f600")
+    write_texts(folder, GROUP, 0, STEERED[:1], more=LONG)
+    named = core("none", 7) | {"sae_lens_id": SAE, "sae_lens_release_id": SAE}
+    write(folder, named, name="named")
+    write_summary(folder)
+    return folder
+
+
+def write_wide(folder: Path) -> Path:
+    """Write results of six SAEs of 4,608 latents, a few hundred with examples."""
+    draw = random.Random(0)
+    letters = "etaoinshrdlu"
+    words = [f" {''.join(draw.choices(letters, k=5))}" for _ in range(5_003)]
+    shown = range(310)
+    write_all(folder)
+    for group in PENALTIES:
+        for seed in SEEDS:
+            write_stability(folder, group, seed, n=_WIDTH)
+            write_examples(folder, group, seed, words=words, n=_WIDTH, latents=shown)
+            write_explanations(folder, group, seed, [*shown], n=_WIDTH)
+    write_summary(folder)
+    return folder
