@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
@@ -105,6 +106,7 @@ _ROUTES = [
     ("POST", "create", r"/api/repos/create"),
     ("POST", "card", r"/api/validate-yaml"),
     ("GET", "info", rf"/api/models/{_R}(?:/revision/(?P<revision>[^/]+))?"),
+    ("GET", "tree", rf"/api/models/{_R}/tree/(?P<revision>[^/]+)"),
     ("POST", "branch", rf"/api/models/{_R}/branch/(?P<revision>[^/]+)"),
     ("POST", "modes", rf"/api/models/{_R}/preupload/(?P<revision>[^/]+)"),
     ("POST", "commit", rf"/api/models/{_R}/commit/(?P<revision>[^/]+)"),
@@ -114,7 +116,7 @@ _ROUTES = [
     ("GET", "file", rf"/{_R}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
 ]
 """Method, name and path of every route; any other request is wrong."""
-_READS = ("info", "head", "file")
+_READS = ("info", "tree", "head", "file")
 
 
 class _Stop(Exception):
@@ -232,6 +234,16 @@ class _Handler(BaseHTTPRequestHandler):
         facts = {"id": name, "modelId": name, "sha": commit.oid, "private": private}
         self._json(200, {**facts, "siblings": files, "tags": []})
 
+    def _tree(self, _: bytes, name: str, revision: str) -> None:
+        asked = parse_qs(urlsplit(self.path).query)
+        assert asked["recursive"] == ["true"], asked
+        assert asked.get("expand", ["false"]) == ["false"], asked
+        files = self._at(name, revision).files
+        folders = {str(p) for path in files for p in PurePosixPath(path).parents[:-1]}
+        entries = [{"type": "directory", "path": f, "oid": "0" * 40} for f in folders]
+        entries += [_tree_entry(path, content) for path, content in files.items()]
+        self._json(200, sorted(entries, key=lambda entry: entry["path"]))
+
     def _branch(self, _: bytes, name: str, revision: str) -> None:
         repository = self._repository(name)
         repository.branches[revision] = repository.branches["main"]
@@ -331,10 +343,26 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+def _tree_entry(path: str, content: bytes) -> dict[str, Any]:
+    """A file in the list of a commit; of a large file git has a pointer."""
+    entry = {"type": "file", "path": path, "size": len(content)}
+    if not path.endswith(LARGE):
+        return {**entry, "oid": _git_oid(content)}
+    oid = _oid(path, content)
+    version = "https://git-lfs.github.com/spec/v1"
+    pointer = f"version {version}\noid sha256:{oid}\nsize {len(content)}\n".encode()
+    lfs = {"oid": oid, "size": len(content), "pointerSize": len(pointer)}
+    return {**entry, "oid": _git_oid(pointer), "lfs": lfs}
+
+
 def _oid(path: str, content: bytes) -> str:
     """Id of a file's content: SHA-256 of a large file, else git's."""
     if path.endswith(LARGE):
         return hashlib.sha256(content).hexdigest()
+    return _git_oid(content)
+
+
+def _git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,29 @@ UNKNOWN_LICENSE = "unknown"
 
 _PUBLISHED = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Hub repositories of the embedded models."""
+_OLD_FRONT_MATTER = (
+    "library_name: saelens\ntags: [sparse-autoencoder, saereg-plugin]",
+    "library_name: saelens\ntags:\n- sparse-autoencoder\n- saereg-plugin",
+)
+"""Front matter of cards without a mark, as 0.1.0 and later commits wrote it."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def folder_card(release: Release) -> str:
     """Return the model card of a release's folder: SAEs, how to load them, provenance."""
+    return _card(release, _from_folder(release))
+
+
+def is_old_card(release: Release, text: str) -> bool:
+    """Return whether a text is the card that 0.1.0 wrote for this release, unchanged."""
+    body = _body(release, _from_folder(release), shown=str)
+    return text in {f"---\n{front}\n---\n\n{body}" for front in _OLD_FRONT_MATTER}
+
+
+def _from_folder(release: Release) -> str:
+    """Return how an SAE in the release's folder is loaded."""
     first = release.entries[0] if release.entries else None
-    load = f"""With SAELens alone, one SAE by its folder:
+    return f"""With SAELens alone, one SAE by its folder:
 
 ```python
 from sae_lens import SAE
@@ -46,7 +62,6 @@ sr.register_release("path/to/{release.name}")
 sae = SAE.from_pretrained("{release.name}", "{first.sae_id if first else "<sae_id>"}")
 ```
 """
-    return _card(release, load)
 
 
 def hub_card(
@@ -112,6 +127,25 @@ sae = SAE.load_from_disk(f"{{folder}}/{path}")
 
 
 def _card(release: Release, load: str, *, license: str | None = None) -> str:
+    return f"""---
+{_metadata(release, license).to_yaml()}
+---
+
+{MARK}
+
+{_body(release, load)}"""
+
+
+def _shown(name: object) -> str:
+    """Return the name of a model or text; of a folder here only its last part."""
+    path = Path(str(name))
+    return path.name if path.is_absolute() else str(name)
+
+
+def _body(
+    release: Release, load: str, *, shown: Callable[[object], str] = _shown
+) -> str:
+    """Return the card below its front matter; ``shown`` writes names of model and text."""
     sweep: dict[str, Any] = dict(release.provenance.get("sweep", {}))
     versions: dict[str, str] = release.provenance.get("versions", {})
     rows = "\n".join(
@@ -120,16 +154,10 @@ def _card(release: Release, load: str, *, license: str | None = None) -> str:
         for entry in release.entries
     )
     stopped = "".join(f"\n- {line}" for line in release.provenance.get("stopped", []))
-    return f"""---
-{_metadata(release, sweep, license).to_yaml()}
----
+    return f"""# {release.name}
 
-{MARK}
-
-# {release.name}
-
-Sparse autoencoders for `{sweep.get("hook_name")}` of `{_shown(release.model)}`, trained on
-{release.provenance.get("tokens", 0):,} tokens of `{_shown(sweep.get("corpus"))}`. SAEs of one group differ only in
+Sparse autoencoders for `{sweep.get("hook_name")}` of `{shown(release.model)}`, trained on
+{release.provenance.get("tokens", 0):,} tokens of `{shown(sweep.get("corpus"))}`. SAEs of one group differ only in
 their seed.
 
 | SAE | group | seed | L0 at the end of training |
@@ -147,16 +175,9 @@ configuration and the SHA-256 of every file.
 """
 
 
-def _shown(name: object) -> str:
-    """Return the name of a model or text; of a folder here only its last part."""
-    path = Path(str(name))
-    return path.name if path.is_absolute() else str(name)
-
-
-def _metadata(
-    release: Release, sweep: Mapping[str, Any], license: str | None
-) -> ModelCardData:
+def _metadata(release: Release, license: str | None) -> ModelCardData:
     """Return the front matter; a model or text that is not on the hub is left out."""
+    sweep: Mapping[str, Any] = release.provenance.get("sweep", {})
     corpus = sweep.get("corpus")
     return ModelCardData(
         library_name="saelens",

@@ -14,7 +14,7 @@ from sae_lens.loading.pretrained_sae_loaders import (
 )
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases.hub import SNAPSHOTS, Snapshot
+from saereg_plugin.releases.hub import SNAPSHOTS, Snapshot, find_snapshot
 
 DICTIONARY_LOADER = "saereg_dictionary_learning"
 """Our loader of dictionary_learning's format in SAELens' tables."""
@@ -76,11 +76,13 @@ def load_dictionary_learning(
     wherever it is positive.
 
     Raises:
-        InputError: if the file holds more than tensors, if SAELens read another commit, or if a
-            BatchTopK SAE has no threshold.
+        InputError: if SAELens would read another commit, if the file holds more than tensors, or
+            if a BatchTopK SAE has no threshold.
     """
     snapshot, path = SNAPSHOTS[Path(repo_id)], folder_name
     repository = snapshot.repository
+    if find_snapshot(repository).commit != snapshot.commit:
+        raise _moved(snapshot)
     try:
         cfg, state, sparsity = dictionary_learning_sae_huggingface_loader_1(
             repository, path, device, force_download, cfg_overrides
@@ -93,7 +95,8 @@ def load_dictionary_learning(
             f"{WEIGHTS} of SAE {path!r} of {repository!r} is damaged, or holds more than tensors; "
             "PyTorch refused it, and none of its code ran. Leave it out with --sae-id."
         ) from error
-    _require_commit(snapshot, path)
+    # main may have changed since
+    _require_commit(snapshot, f"{path}/{WEIGHTS}")
     if cfg["architecture"] == "jumprelu":
         threshold = state.get("threshold")
         if threshold is None or bool((threshold < 0).all()):
@@ -118,15 +121,19 @@ def read_dictionary_learning_cfg(
     cfg = get_dictionary_learning_config_1_from_hf(
         snapshot.repository, folder_name, device or "cpu", force_download, cfg_overrides
     )
-    _require_commit(snapshot, folder_name)
+    _require_commit(snapshot, f"{folder_name}/{CONFIG}")
     return cfg
 
 
-def _require_commit(snapshot: Snapshot, path: str) -> None:
-    """Refuse files of another commit than the opened one; SAELens reads ``main``."""
-    read = try_to_load_from_cache(snapshot.repository, f"{path}/{CONFIG}")
-    if isinstance(read, str) and snapshot.commit not in Path(read).parts:
-        raise InputError(
-            f"SAELens reads SAEs of dictionary_learning at 'main' only, and 'main' of "
-            f"{snapshot.repository!r} is not commit {snapshot.commit}. Leave out the revision."
-        )
+def _require_commit(snapshot: Snapshot, file: str) -> None:
+    """Refuse a file that SAELens did not read at the opened commit."""
+    read = try_to_load_from_cache(snapshot.repository, file)
+    if not isinstance(read, str) or snapshot.commit not in Path(read).parts:
+        raise _moved(snapshot)
+
+
+def _moved(snapshot: Snapshot) -> InputError:
+    return InputError(
+        f"SAELens reads SAEs of dictionary_learning at 'main' only, and 'main' of "
+        f"{snapshot.repository!r} is not commit {snapshot.commit}. Leave out the revision."
+    )

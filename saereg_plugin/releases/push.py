@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import MARK, OwnedFolder, kind_of
-from saereg_plugin.releases.card import CARD, UNKNOWN_LICENSE, hub_card
+from saereg_plugin.releases.card import CARD, UNKNOWN_LICENSE, hub_card, is_old_card
 from saereg_plugin.releases.card import MARK as CARD_MARK
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.hub import is_commit, require_repository, telling
@@ -22,7 +23,10 @@ RESULTS = "results"
 """Folder of the results, in the repository; also the kind of their folder here."""
 _RECORDS = "records"
 _ALIGNMENT = "vocabulary_alignment.parquet"
-_REPORT = ("report.html", "report_data")
+_REPORT_DATA = "report_data"
+"""Folder next to a large report page, with a mark of its own."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def plan_push(
     root = _root(found)
     for entry in found.entries:
         verify_files(root, entry.path)
-    reported = [] if results is None else list(_result_files(Path(results)))
+    reported = [] if results is None else _result_files(Path(results))
     card = _card(
         found,
         repository,
@@ -177,9 +181,16 @@ def _card(
     license: str,
     with_results: bool,
 ) -> PlannedFile:
-    """Return the card for the hub, or the user's own if its mark was deleted."""
+    """Return the card for the hub, or the user's own, which has no mark, with a warning."""
     path = _root(release) / CARD
-    if path.is_file() and CARD_MARK not in path.read_text(encoding="utf-8"):
+    if path.is_file() and not _is_ours(release, path.read_text(encoding="utf-8")):
+        unused = "" if license == UNKNOWN_LICENSE else f", without licence {license!r}"
+        logger.warning(
+            "%r is your own text and goes up as it is%s. Move it away for the card that this package "
+            "writes.",
+            str(path),
+            unused,
+        )
         return PlannedFile(CARD, path)
     text = hub_card(
         release,
@@ -191,6 +202,11 @@ def _card(
     return PlannedFile(CARD, text)
 
 
+def _is_ours(release: Release, card: str) -> bool:
+    """Return whether this package wrote a card, now or before cards had a mark."""
+    return CARD_MARK in card or is_old_card(release, card)
+
+
 def _release_files(release: Release) -> Iterator[PlannedFile]:
     """Yield manifest, SAEs, training records and vocabulary alignment."""
     root = _root(release)
@@ -198,14 +214,14 @@ def _release_files(release: Release) -> Iterator[PlannedFile]:
     for entry in release.entries:
         wanted += [f"{entry.path}/{name}" for name in entry.files]
     optional = [f"{_RECORDS}/{entry.sae_id}.jsonl" for entry in release.entries]
-    wanted += [name for name in (*optional, _ALIGNMENT) if (root / name).is_file()]
+    wanted += [name for name in (*optional, _ALIGNMENT) if _is_plain(root, name)]
     for name in wanted:
         yield PlannedFile(name, root / name)
 
 
-def _result_files(folder: Path) -> Iterator[PlannedFile]:
+def _result_files(folder: Path) -> list[PlannedFile]:
     """
-    Yield the files of a results folder that its mark lists, and the report.
+    Return the files of a results folder that its mark lists, and those of its report's data.
 
     Raises:
         InputError: if the folder is no results folder.
@@ -215,23 +231,28 @@ def _result_files(folder: Path) -> Iterator[PlannedFile]:
             f"{str(folder)!r} is no folder of results: it has no {MARK} of that kind. Expected one "
             "that 'saereg-bench run' wrote."
         )
-    listed = OwnedFolder(folder, RESULTS).files()
-    report = [path for name in _REPORT for path in _files_at(folder / name)]
-    names = listed | {path.relative_to(folder).as_posix() for path in report}
-    for name in sorted(names):
-        path = folder / name
-        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
-        if path.is_file() and not path.is_symlink() and not hidden:
-            yield PlannedFile(f"{RESULTS}/{name}", path)
+    names = {
+        *_listed(folder),
+        *(f"{_REPORT_DATA}/{n}" for n in _listed(folder / _REPORT_DATA)),
+    }
+    return [
+        PlannedFile(f"{RESULTS}/{name}", folder / name)
+        for name in sorted(names)
+        if _is_plain(folder, name)
+        and not any(part.startswith(".") for part in PurePosixPath(name).parts)
+    ]
 
 
-def _files_at(path: Path) -> list[Path]:
-    """Return a file, or the files below a folder."""
-    return (
-        [path]
-        if path.is_file()
-        else [file for file in path.rglob("*") if file.is_file()]
-    )
+def _listed(folder: Path) -> frozenset[str]:
+    """Return the files that a folder's mark lists; none without a mark."""
+    kind = kind_of(folder)
+    return frozenset() if kind is None else OwnedFolder(folder, kind).files()
+
+
+def _is_plain(folder: Path, name: str) -> bool:
+    """Return whether a folder has a file, reached without a link inside the folder."""
+    path = folder / name
+    return path.is_file() and path.resolve() == folder.resolve() / name
 
 
 def upload(plan: Plan, *, private: bool = False) -> Pushed:

@@ -38,7 +38,10 @@ def main(release: Path, out: Path) -> None:
         session = _Session(release, out, hub)
         session.refusals()
         session.pushes()
-        alone.load(hub.repositories[NAME].commits[-1].files["README.md"].decode())
+        alone.load(
+            alone=hub.repositories[NAME].commits[-1].files["README.md"].decode(),
+            branch=session.branch_files["README.md"].decode(),
+        )
         session.loads()
         session.evaluates()
         session.is_tampered_with()
@@ -64,19 +67,21 @@ class _Alone:
         self.process = context.Process(target=self._run, daemon=True)
         self.process.start()
 
-    def load(self, card: str) -> None:
-        """Run the card's first snippet in the fork."""
-        self.ours.send(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0])
+    def load(self, **cards: str) -> None:
+        """Run the first snippet of each card in the fork; save its SAE under the card's name."""
+        found = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
+        self.ours.send({name: found.findall(card)[0] for name, card in cards.items()})
         self.process.join(120)
         assert self.process.exitcode == 0
 
     def _run(self) -> None:
         from safetensors.torch import save_file
 
-        scope: dict[str, Any] = {}
-        exec(self.its.recv(), scope)
+        for name, snippet in self.its.recv().items():
+            scope: dict[str, Any] = {}
+            exec(snippet, scope)
+            save_file(scope["sae"].state_dict(), self.out / f"{name}.safetensors")
         assert not [name for name in sys.modules if name.startswith("saereg_plugin")]
-        save_file(scope["sae"].state_dict(), self.out / "alone.safetensors")
 
 
 class _Session:
@@ -162,6 +167,7 @@ class _Session:
         self.push("private after all", "--private")
         self.push("branch", "--private", "--revision", "v1", name="lab/private")
         private = self.hub.repositories["lab/private"]
+        self.branch_files = private.find("v1").files  # type: ignore[union-attr]
         self.facts["private"] = private.private
         self.facts["branches"] = {
             name: len(private.find(name).files)  # type: ignore[union-attr]
@@ -183,7 +189,9 @@ class _Session:
         newest = sr.open_release(NAME)
         first = local.ids[0]
         weights = {
-            "alone": load_file(self.out / "alone.safetensors"),
+            **{
+                n: load_file(self.out / f"{n}.safetensors") for n in ("alone", "branch")
+            },
             "pinned": SAE.from_pretrained(self.pinned, first).state_dict(),
             "newest": SAE.from_pretrained(NAME, first).state_dict(),
             "release": opened.load(first).state_dict(),
@@ -204,8 +212,11 @@ class _Session:
 
     def evaluates(self) -> None:
         self.run("evaluate", self.pinned)
+        from saereg_plugin.owned_folder import OwnedFolder
+
         results = self.out / "results"
         self.facts["results"] = sorted(p.name for p in results.rglob("*.json"))
+        OwnedFolder(results, "results").claim(["report.html"])
         (results / "report.html").write_text("<p>report")
         (results / "mine.txt").write_text("private")
         self.push("push results", "--results", str(results))
@@ -264,6 +275,7 @@ class _Session:
         import torch
 
         import saereg_plugin as sr
+        from saereg_plugin.releases.opening import require_files
 
         states: dict[str, Any] = {
             "topk": _dictionary(),
@@ -291,6 +303,12 @@ class _Session:
             self.run(name, "lab/dictionaries", "--allow-pickle", "--sae-id", name)
         self.facts["code ran"] = (self.out / "PWNED").exists()
         self.hub.put("lab/dictionaries", {"topk/note": b""})
+        # the cache still has the old commit as main, and SAELens asks the hub
+        self.hub.faults["info"] = Fault(503)
+        try:
+            require_files(opened, ["topk"])
+        except sr.InputError as error:
+            self.facts["changed meanwhile"] = str(error)
         old = f"lab/dictionaries@{commit}"
         self.run("old dictionaries", old, "--allow-pickle", "--sae-id", "topk")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from saereg_plugin.files import write_text
 from saereg_plugin.releases.release import Release
 from tests.hub_server import READ_TOKEN, TOKEN
 from tests.releases.hub_session import NAME
+from tests.releases.test_push import KEPT_HERE
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,10 +30,17 @@ def folder(trained_release: Release) -> Path:
 
 @pytest.fixture(scope="module")
 def place(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which a process of its own went through all steps with a hub."""
+    """
+    The folder in which a process of its own went through all steps with a hub.
+
+    The release that it pushes also has a checkpoint, and ids of Weights & Biases.
+    """
     out = tmp_path_factory.mktemp("hub")
+    release = Path(shutil.copytree(folder, out / "release"))
+    for name in KEPT_HERE:
+        write_text(release / name, "{}")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.releases.hub_session", str(folder), str(out)],
+        [sys.executable, "-m", "tests.releases.hub_session", str(release), str(out)],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith("HF_")},
         capture_output=True,
@@ -119,7 +129,7 @@ def test_an_interrupted_push_sends_each_large_file_once(facts: dict[str, Any]) -
     assert (facts["sent again"], facts["sent at last"]) == (1, 0)
 
 
-def test_a_push_is_one_commit_without_checkpoints(
+def test_a_push_is_one_commit_without_checkpoints_and_ids_of_runs(
     steps: dict[str, Any], facts: dict[str, Any], trained_release: Release
 ) -> None:
     first, ours = facts["commits"]
@@ -173,7 +183,7 @@ def test_the_token_is_in_no_output_and_no_file(
 # Load and evaluate
 
 
-@pytest.mark.parametrize("way", ["alone", "pinned", "newest", "release"])
+@pytest.mark.parametrize("way", ["alone", "branch", "pinned", "newest", "release"])
 def test_a_pushed_sae_has_the_weights_of_the_local_one(
     facts: dict[str, Any], way: str
 ) -> None:
@@ -275,3 +285,9 @@ def test_a_dictionary_that_would_load_wrongly_is_refused(
     assert steps[step]["status"] == 2, steps[step]
     assert re.search(words, steps[step]["err"]), steps[step]["err"]
     assert not facts["code ran"]
+
+
+def test_a_dictionary_is_refused_if_main_changed_while_it_was_read(
+    facts: dict[str, Any],
+) -> None:
+    assert "'main' of 'lab/dictionaries' is not commit" in facts["changed meanwhile"]
