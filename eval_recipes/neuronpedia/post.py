@@ -33,6 +33,14 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _TIMEOUT = 120
 _MOST_BYTES = 1 << 24
 _SHOWN = 300
+_AGAIN = "run the same command again; it goes on where it stopped."
+_REMEDIES = {
+    "model": f"Name the model otherwise with --model-id, or make it on the server and {_AGAIN}",
+    "source-set": "Export a release of another name, or name a model of the server with --model-id.",
+    "feature": "The server may be older or newer than the form that is sent: update it, or leave "
+    f"the SAE out with --sae-id, and {_AGAIN}",
+}
+"""What to do about a refusal, by the first part of the path."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +49,22 @@ class Server:
     A Neuronpedia server and the user's key.
 
     Raises:
-        InputError: for an address that is none, or that would send the key unencrypted over
-            a network.
+        InputError: for an address that is none, that has a password or a query, or that would
+            send the key unencrypted over a network.
     """
 
     url: str
     key: str
 
     def __post_init__(self) -> None:
-        url = self._parts
-        if url.scheme not in ("http", "https") or not url.hostname:
+        if any(mark in self.url for mark in "@?#"):
+            # they may hold secrets: the address is printed and stored, this one is not
+            raise InputError(
+                "--post has a user's name, a password, a query or a fragment; expected only an "
+                f"address such as 'http://localhost:3000'. Set the key in {KEY}."
+            )
+        url = _parsed(self.url)
+        if url is None:
             raise InputError(
                 f"--post is {self.url!r}; expected an address such as 'http://localhost:3000'."
             )
@@ -123,11 +137,25 @@ class Server:
     def said(self, answer: Any) -> str:
         """Return the words of an answer in one line, without the key."""
         words = answer.get("error", answer) if isinstance(answer, dict) else answer
-        text = " ".join(str(words).split())
-        return self._hidden(text[:_SHOWN]) or "no words"
+        text = self._hidden(" ".join(str(words).split()))
+        return text[:_SHOWN] or "no words"
 
     def _hidden(self, text: str) -> str:
         return text.replace(self.key, "***")
+
+
+def _parsed(url: str) -> SplitResult | None:
+    """Return the parts of an address that requests can use, or None."""
+    try:
+        parts = urlsplit(url)
+        # a port that is no number is found only when it is read
+        usable = (
+            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        )
+    except ValueError:
+        return None
+    printable = url.isascii() and url.isprintable() and " " not in url
+    return parts if usable and printable else None
 
 
 def open_server(url: str) -> Server:
@@ -190,10 +218,7 @@ class _Upload:
         self.source, self.server, self.batch = source, server, batch
         self.path = owned.path / POSTED
         self.name = f"{server.url.rstrip('/')} {source.id}"
-        self.features = [
-            feature(source, source.latent(index)) for index in source.living
-        ]
-        self.content = hashlib.sha256(to_json(self.features).encode()).hexdigest()
+        self.content = self._checked_content()
 
     def run(self) -> Posted:
         """Send what the server does not have yet."""
@@ -203,14 +228,25 @@ class _Upload:
         self._settle(state)
         kept = len(state["sent"])
         known = set(state["sent"])
-        left = [one for one in self.features if one["index"] not in known]
+        left = [index for index in self.source.living if index not in known]
         for start in range(0, len(left), self.batch):
             chunk = left[start : start + self.batch]
-            self._save({**state, "pending": [one["index"] for one in chunk]})
-            self._send(chunk)
-            state["sent"] += [one["index"] for one in chunk]
+            self._save({**state, "pending": chunk})
+            self._send([self._feature(index) for index in chunk])
+            state["sent"] += chunk
             self._save({**state, "pending": []})
         return Posted(self.source, len(left), kept)
+
+    def _feature(self, index: int) -> dict[str, Any]:
+        return feature(self.source, self.source.latent(index))
+
+    def _checked_content(self) -> str:
+        """Return a hash of all latents; refuse a latent over a limit before any is sent."""
+        digest = hashlib.sha256()
+        for index in self.source.living:
+            # one at a time: all would fill the memory
+            digest.update(to_json(self._feature(index)).encode() + b"\n")
+        return digest.hexdigest()
 
     def _state(self) -> dict[str, Any]:
         """Return what the server has; refuse other content."""
@@ -289,7 +325,7 @@ class _Upload:
         if status not in (200, 201):
             raise InputError(
                 f"The Neuronpedia server {self.server.url!r} refuses {path!r} with {status}: "
-                f"{self.server.said(answer)}."
+                f"{self.server.said(answer).rstrip('.')}. {_REMEDIES[path.partition('/')[0]]}"
             )
 
     def _saved(self) -> dict[str, Any]:

@@ -54,6 +54,7 @@ from eval_recipes.steering.select.candidates import (
 )
 from eval_recipes.steering.select.contrast import TextSets
 from eval_recipes.steering.select.contrast import identity as contrast_identity
+from eval_recipes.steering.select.explanation_file import require_own_source
 from eval_recipes.steering.select.explanations import explain
 from eval_recipes.steering.select.latents import read_latents
 from eval_recipes.steering.texts import TEXTS_SUFFIX, read_texts, texts_table
@@ -95,6 +96,8 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
         """
         if options.contrast is not None and options.latents is None:
             TextSets.read(options.contrast)
+        if options.explanations is not None and Path(options.explanations).is_file():
+            require_own_source(Path(options.explanations), context.subjects)
         for subject in context.subjects:
             facts = SubjectFacts.read(subject)
             if options.latents is not None:

@@ -12,8 +12,11 @@ import pandas as pd
 from saereg_plugin.checks import require_name
 from saereg_plugin.files import atomic_path, write_text
 from saereg_plugin.machine import require_extra
+from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.sweeps.records import load_records
 
+KIND = "records"
+"""Kind of a folder of these files in its mark."""
 CSV = "records.csv"
 EVENTS = "events.out.tfevents.0.saereg"
 """TensorBoard's file of one SAE; TensorBoard finds files by ``tfevents`` in their names."""
@@ -31,9 +34,11 @@ def write_csv(release: str | Path, out: Path) -> Path:
     Write the rows of ``load_records`` into ``records.csv``; every digit is kept.
 
     Raises:
-        InputError: if the release has no records, or a damaged one.
+        InputError: if the release has no records, or a damaged one, or if ``out`` holds files
+            that this package did not write.
     """
     text = load_records(release).to_csv(index=False, lineterminator="\n")
+    open_owned(out, KIND).claim([CSV])
     write_text(out / CSV, text)
     return out / CSV
 
@@ -46,16 +51,18 @@ def write_events(release: str | Path, out: Path) -> list[Path]:
     step in seconds, and equal records give equal bytes.
 
     Raises:
-        InputError: if the release has no records, or the package ``tensorboard`` is missing.
+        InputError: if the release has no records, or the package ``tensorboard`` is missing, or
+            if ``out`` holds files that this package did not write.
     """
     require_extra("tensorboard", "Writing TensorBoard's files")
-    records = load_records(release)
-    written: list[Path] = []
-    for sae_id, rows in records.groupby("sae_id", sort=True):
-        path = out / require_name("SAE id", str(sae_id), slashes=True) / EVENTS
-        _write_events(path, _events(rows))
-        written.append(path)
-    return written
+    by_file = {
+        f"{require_name('SAE id', str(sae_id), slashes=True)}/{EVENTS}": rows
+        for sae_id, rows in load_records(release).groupby("sae_id", sort=True)
+    }
+    open_owned(out, KIND).claim(by_file)
+    for name, rows in by_file.items():
+        _write_events(out / name, _events(rows))
+    return [out / name for name in by_file]
 
 
 def _write_events(path: Path, events: Iterator[bytes]) -> None:

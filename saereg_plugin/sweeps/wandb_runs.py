@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,12 +161,10 @@ class WandbRuns:
             ),
         ):
             start = name[: _LONGEST_NAME - len(ending)]
-            artifact = wandb.Artifact(start + ending, type=kind)
-            for file in files:
-                artifact.add_file(str(release.folder / path / file))
+            paths = [release.folder / path / file for file in files]
             self._send(
                 sae_id,
-                lambda run, a=artifact, b=aliases: run.log_artifact(a, aliases=b),
+                partial(_log_files, start + ending, kind, paths, aliases),
             )
 
     def _end(self, sae_id: str, *, exit_code: int) -> None:
@@ -178,7 +177,7 @@ class WandbRuns:
             return
         try:
             send(self.runs[sae_id])
-        except (wandb.Error, OSError) as error:
+        except (wandb.Error, OSError, ValueError) as error:
             del self.runs[sae_id]
             _log.warning(
                 "The wandb run of %r ends here: %s. The training goes on, and its records are "
@@ -186,6 +185,16 @@ class WandbRuns:
                 sae_id,
                 str(error).rstrip("."),
             )
+
+
+def _log_files(
+    name: str, kind: str, paths: Sequence[Path], aliases: list[str] | None, run: Run
+) -> None:
+    """Send files as an artifact; wandb copies them when they are added."""
+    artifact = wandb.Artifact(name, type=kind)
+    for path in paths:
+        artifact.add_file(str(path))
+    run.log_artifact(artifact, aliases=aliases)
 
 
 def wandb_logger(sweep: SweepConfig, project: str) -> LoggingConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -51,8 +52,9 @@ def test_tensorboard_reads_a_run_per_sae(release: Path, tmp_path: Path) -> None:
     out = tmp_path / "boards"
     said = export(release, "tensorboard", "--out", str(out))
     assert "Wrote 2 runs" in said
-    assert sorted(path.name for path in out.iterdir()) == ["a-seed0", "b-seed0"]
-    for folder in out.iterdir():
+    folders = sorted(path for path in out.iterdir() if path.is_dir())
+    assert [path.name for path in folders] == ["a-seed0", "b-seed0"]
+    for folder in folders:
         board = EventAccumulator(str(folder))
         board.Reload()
         assert board.Tags()["scalars"] == ["tokens", "loss", "losses/mse_loss", "l0"]
@@ -84,6 +86,25 @@ def test_without_tensorboard_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(InputError, match=r'pip install "saereg-plugin\[tensorboard\]"'):
         write_events(release, release / "out")
+
+
+@pytest.mark.parametrize("write", [write_csv, write_events])
+def test_files_of_others_are_not_replaced(
+    write: Callable[[Path, Path], object], release: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "records.csv").write_text("mine")
+    with pytest.raises(InputError, match=r"this package did not write: 'records\.csv'"):
+        write(release, out)
+    assert [path.name for path in out.iterdir()] == ["records.csv"]
+    assert (out / "records.csv").read_text() == "mine"
+
+
+def test_own_files_are_updated(release: Path, tmp_path: Path) -> None:
+    first = write_csv(release, tmp_path / "out").read_text()
+    (release / "records" / "c-seed0.jsonl").write_text(LINES)
+    assert len(write_csv(release, tmp_path / "out").read_text()) > len(first)
 
 
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:

@@ -150,6 +150,37 @@ def test_without_a_login_nothing_is_trained_and_the_folder_stays_free(
 
 
 @pytest.mark.usefixtures("wandb_folder")
+def test_a_training_without_runs_leaves_wandb_alone(tmp_path: Path) -> None:
+    run_sweep(sweep(tokens=BATCH, groups={"plain": {}}), tmp_path / "rel")
+    found = [path for path in tmp_path.glob("WANDB_*/**/*") if path.is_file()]
+    assert found == []
+    assert list((tmp_path / "WANDB_DATA_DIR").iterdir()) == []
+
+
+@pytest.mark.usefixtures("wandb_folder")
+def test_a_training_ends_well_when_its_files_cannot_be_copied_for_wandb(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    causes = iter([OSError(28, "No space left on device"), ValueError("no such name")])
+
+    def failing(*_: object) -> None:
+        raise next(causes)
+
+    monkeypatch.setattr(wandb.Artifact, "add_file", failing)
+    wanted = sweep(tokens=BATCH)
+    with caplog.at_level(logging.WARNING):
+        logger = wandb_logger(wanted, "tiny")
+        result = run_sweep(wanted, tmp_path / "rel", logger=logger)
+    assert result.release is not None
+    assert result.release.ids == IDS
+    warned = [r.message for r in caplog.records if "wandb run of" in r.message]
+    assert ["No space left" in line for line in warned] == [True, False]
+    assert "no such name" in warned[1]
+
+
+@pytest.mark.usefixtures("wandb_folder")
 def test_a_name_that_wandb_refuses_is_one_clear_error(tmp_path: Path) -> None:
     logger = LoggingConfig(wandb_project="a/b?")
     with pytest.raises(InputError, match="project 'a/b\\?': Invalid project name"):

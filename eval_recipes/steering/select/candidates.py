@@ -14,7 +14,7 @@ from torch import Tensor
 from eval_recipes.cross_seed.output import read_stability
 from eval_recipes.results.files import read_result, result_name
 from eval_recipes.results.reading import result_files
-from eval_recipes.results.subject import Subject
+from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
@@ -185,11 +185,20 @@ def given_explanations(place: Path, subject: Subject) -> Found:
         subject: the SAE.
 
     Raises:
-        InputError: if there are none, or they cannot be read.
+        InputError: if there are none, they cannot be read, or the SAE has not that many latents.
     """
     if place.is_file():
-        return import_explanations(place, subject)
-    return read_found(find_result(place, subject, eval="autointerp"))
+        found = import_explanations(place, subject)
+    else:
+        found = read_found(find_result(place, subject, eval="autointerp"))
+    d_sae = SubjectFacts.read(subject).d_sae
+    wrong = [latent for latent in sorted(found.explanations) if latent >= d_sae]
+    if wrong:
+        raise InputError(
+            f"{str(place)!r} explains latents {wrong[:MOST_NAMED]}, but SAE {subject.sae_id!r} has "
+            f"{d_sae}; expected ids below {d_sae}. Give the explanations of this SAE."
+        )
+    return found
 
 
 def with_explanations(

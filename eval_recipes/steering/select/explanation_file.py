@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import logging
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,10 @@ _EXPECTED = (
     "expected a feature of Neuronpedia as JSON, a list of features, or explanations as one JSON "
     "object per line (.jsonl, .jsonl.gz)"
 )
-_MAX_BYTES = 1 << 32
+_MAX_BYTES = 1 << 30
+"""Of a file, packed or not."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,27 +68,24 @@ def import_explanations(path: Path, subject: Subject) -> Found:
     The file is a feature (``/api/feature/...``), a list of features, or an export of
     explanations, whose ending is ``.jsonl`` or ``.jsonl.gz``. Of several explanations of one
     latent the first counts. The SAE is found by its ``metadata.neuronpedia_id``, or by the
-    name that ``saereg-bench export neuronpedia`` gives it. A file of one source alone is
-    taken as it is.
+    name that ``saereg-bench export neuronpedia`` gives it. An SAE without that id also takes a
+    file of one source alone; ``require_own_source`` limits this to runs of one SAE.
 
     Raises:
         InputError: if the file cannot be read, or has no explanation of the SAE.
     """
     rows = list(_rows(path))
-    sources = sorted({row.source for row in rows})
-    if not sources:
-        raise InputError(f"File {str(path)!r} holds no explanation; {_EXPECTED}.")
-    chosen = sources[0]
-    if len(sources) > 1:
-        names = _names(subject)
-        found = [source for source in sources if source in names]
-        if not found:
-            raise InputError(
-                f"File {str(path)!r} has explanations of {len(sources)} sources, and none is SAE "
-                f"{subject.sae_id!r} of release {subject.release!r} ({' or '.join(names)}). "
-                f"{suggest(names[0], sources)} Give a file with the explanations of this SAE alone."
-            )
-        chosen = found[0]
+    sources = _sources(path, rows)
+    names = _names(subject)
+    found = [source for source in sources if source in names.all]
+    if not found and (len(sources) > 1 or names.known):
+        counted = "1 source" if len(sources) == 1 else f"{len(sources)} sources"
+        raise InputError(
+            f"File {str(path)!r} has explanations of {counted}, and none is SAE "
+            f"{subject.sae_id!r} of release {subject.release!r} ({' or '.join(names.all)}). "
+            f"{suggest(names.all[0], sources)} Give a file with the explanations of this SAE."
+        )
+    chosen = found[0] if found else sources[0]
     own = [row for row in rows if row.source == chosen]
     explanations: dict[int, Explanation] = {}
     for row in own:
@@ -92,7 +94,51 @@ def import_explanations(path: Path, subject: Subject) -> Found:
     return Found(explanations, ", ".join(explainers) or "Neuronpedia")
 
 
-def _names(subject: Subject) -> list[str]:
+def require_own_source(path: Path, subjects: Sequence[Subject]) -> None:
+    """
+    Refuse one source's explanations for several SAEs; for one SAE of another name, warn.
+
+    Raises:
+        InputError: if an SAE among several is not the file's only source.
+    """
+    sources = _sources(path, _rows(path))
+    if len(sources) > 1:
+        return
+    for subject in subjects:
+        names = _names(subject).all
+        if sources[0] in names:
+            continue
+        what = (
+            f"File {str(path)!r} has explanations of {sources[0]!r} alone, and SAE "
+            f"{subject.sae_id!r} of release {subject.release!r} would be {' or '.join(names)}."
+        )
+        if len(subjects) > 1:
+            raise InputError(
+                f"{what} They cannot be those of {len(subjects)} SAEs. Choose their SAE with "
+                "--sae-id, or give a file with a source for each."
+            )
+        _log.warning("%s They are taken as those of this SAE.", what)
+
+
+def _sources(path: Path, rows: Iterable[_Row]) -> list[str]:
+    """Return the sources of a file, of which there is one at least."""
+    sources = sorted({row.source for row in rows})
+    if not sources:
+        raise InputError(f"File {str(path)!r} holds no explanation; {_EXPECTED}.")
+    return sources
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Names that an SAE may have on Neuronpedia."""
+
+    all: list[str]
+    """One at least."""
+    known: bool
+    """Whether the SAE's configuration has the first."""
+
+
+def _names(subject: Subject) -> _Names:
     """Return what an SAE may be called on Neuronpedia."""
     cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
     metadata: Mapping[str, Any] = cfg.get("metadata") or cfg
@@ -100,17 +146,20 @@ def _names(subject: Subject) -> list[str]:
     known = metadata.get("neuronpedia_id")
     names = [str(known)] if known else []
     if model and hook:
-        names.append(
-            str(
-                neuronpedia_id(
-                    subject.release,
-                    subject.sae_id,
-                    model=str(model),
-                    hook_name=str(hook),
-                )
-            )
+        names += _exported_name(subject, str(model), str(hook))
+    return _Names(names or [f"{subject.release}/{subject.sae_id}"], bool(known))
+
+
+def _exported_name(subject: Subject, model: str, hook: str) -> list[str]:
+    """Return the name that an export gives; none for a model that Neuronpedia cannot name."""
+    try:
+        found = neuronpedia_id(
+            subject.release, subject.sae_id, model=model, hook_name=hook
         )
-    return names or [f"{subject.release}/{subject.sae_id}"]
+    except InputError:
+        # it asks for --model-id, which an export has and a run has not
+        return []
+    return [str(found)]
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -147,7 +196,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     content = read_regular(path, remedy=_EXPECTED + ".", max_bytes=_MAX_BYTES)
     try:
         if path.name.endswith(".gz"):
-            content = gzip.decompress(content)
+            content = _unpacked(content)
         text = content.decode("utf-8")
         if path.name.removesuffix(".gz").endswith(".jsonl"):
             found = [json.loads(line) for line in text.split("\n") if line.strip()]
@@ -159,6 +208,15 @@ def _records(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(record, dict) for record in records):
         raise _unreadable(path, "an entry is no JSON object")
     return records
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Return the content of a gzip archive; refuse one that grows beyond the bound."""
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+        found = packed.read(_MAX_BYTES + 1)
+    if len(found) > _MAX_BYTES:
+        raise ValueError(f"unpacked it has more than {_MAX_BYTES:,} bytes")
+    return found
 
 
 def _unreadable(path: Path, why: str) -> InputError:

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "np-test-key-0123456789"
-FAULTS = {"401": 401, "413": 413, "429": 429, "500": 500}
+FAULTS = {"400": 400, "401": 401, "413": 413, "429": 429, "500": 500}
 
 
 class Refused(Exception):

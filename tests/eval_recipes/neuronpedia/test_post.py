@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -32,6 +34,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NeuronpediaServer]:
 def source(made: Made) -> Source:
     (found,) = made.sources(sae_ids=["g.0"])
     return found
+
+
+class Row(dict[str, Any]):
+    """A feature that can be referred to weakly."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 def post(source: Source, server: NeuronpediaServer, out: Path, batch: int = 64) -> int:
@@ -64,6 +72,10 @@ def test_all_living_latents_arrive_in_batches(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
+        (
+            "400",
+            r"with 400: no, \*\*\*\. .*leave the SAE out.*goes on where it stopped",
+        ),
         ("401", f"with 401 .*The key is refused; set {KEY}"),
         ("413", "with 413 .*smaller --batch"),
         ("429", "with 429 .*again in 60 seconds"),
@@ -132,6 +144,52 @@ def test_key_and_address_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         Server("http://neuronpedia.example", "k")
     with pytest.raises(InputError, match="gave no answer"):
         Server("http://127.0.0.1:9", "k").ask("GET", "feature/a/b/1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1", "http://localhost:x", "http://localhost:99999", "http://a b", "é"],
+)
+def test_an_address_that_is_none_is_one_clear_error(url: str) -> None:
+    with pytest.raises(InputError, match="--post is .*expected an address"):
+        Server(url, "k")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:secret@np.example", "https://np.example/?token=secret"]
+)
+def test_an_address_with_a_secret_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(InputError, match=f"Set the key in {KEY}") as raised:
+        Server(url, "k")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_long_answer_shows_no_part_of_the_key() -> None:
+    server = Server("http://localhost:3000", "secret-key")
+    said = server.said("x" * 295 + " secret-key and more")
+    assert "secr" not in said
+    assert len(said) == 300
+
+
+def test_latents_are_made_batch_by_batch(
+    source: Source,
+    server: NeuronpediaServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: weakref.WeakSet[Row] = weakref.WeakSet()
+    most = 0
+
+    def counted(*given: Any) -> Row:
+        nonlocal most
+        made = Row(feature(*given))
+        held.add(made)
+        most = max(most, len(held))
+        return made
+
+    monkeypatch.setattr("eval_recipes.neuronpedia.post.feature", counted)
+    assert post(source, server, tmp_path, batch=32) == len(source.living)
+    assert most <= 64
 
 
 def test_tokens_that_neuronpedia_cannot_store_are_shown() -> None:

@@ -358,6 +358,9 @@ def test_explanations_of_neuronpedia_are_the_concepts(
     assert told == {4: "the sea", 9: "the law"}
     file.write_text(lines[0])
     assert EVALUATION.key(context) != before
+    two = make(tmp_path / "two", 2, explanations=str(file))
+    with pytest.raises(InputError, match="'m/2-set' alone.*--sae-id"):
+        EVALUATION.check(two)
     file.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         EVALUATION.check(context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 import torch
 
 from eval_recipes.results.subject import Subject
+from eval_recipes.steering.select import explanation_file
 from eval_recipes.steering.select.candidates import given_explanations
-from eval_recipes.steering.select.explanation_file import import_explanations
+from eval_recipes.steering.select.explanation_file import (
+    import_explanations,
+    require_own_source,
+)
 from saereg_plugin.errors import InputError
-from tests.eval_recipes.tiny_saes import save_release, tiny_sae
+from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 
 HOOK = "blocks.2.hook_resid_post"
 
@@ -60,7 +65,7 @@ def test_lines_of_several_sources_give_those_of_the_sae(
 def test_an_sae_is_found_by_the_id_that_sae_lens_knows(
     subject: Subject, tmp_path: Path
 ) -> None:
-    named = Subject(subject.release, "named", "named", 0)
+    named = named_one(subject)
     rows = [row(1, "a"), {**row(2, "b", "2-res-jb"), "modelId": "gpt2-small"}]
     assert texts(write(tmp_path / "e.jsonl", rows), named) == {2: "b"}
 
@@ -83,6 +88,58 @@ def test_a_feature_and_a_list_of_features_are_read(
     unexplained = {**feature, "index": "13", "explanations": []}
     path.write_text(json.dumps([unexplained, {**feature, "index": "14"}]))
     assert texts(path, subject) == {14: "first"}
+
+
+def named_one(subject: Subject) -> Subject:
+    """The SAE whose configuration has its id."""
+    return Subject(subject.release, "named", "named", 0)
+
+
+def test_one_source_is_not_taken_for_several_saes(
+    subject: Subject, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = [subject, named_one(subject)]
+    path = write(tmp_path / "e.jsonl", [row(3, "sea")])
+    with pytest.raises(InputError, match=f"/{OWN}' alone, and SAE 'named'.*--sae-id"):
+        require_own_source(path, both)
+    require_own_source(path, [subject])
+    assert caplog.records == []
+    with caplog.at_level(logging.WARNING):
+        require_own_source(
+            write(tmp_path / "e.jsonl", [row(3, "sea", "2-x")]), [subject]
+        )
+    (warned,) = caplog.messages
+    assert "/2-x' alone" in warned and f"would be smollm2-135m-instruct/{OWN}" in warned
+    require_own_source(
+        write(tmp_path / "e.jsonl", [row(3, "sea"), row(4, "law", "2-x")]), both
+    )
+
+
+def test_an_sae_that_has_an_id_takes_no_other_source(
+    subject: Subject, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "e.jsonl", [row(3, "sea")])
+    with pytest.raises(InputError, match="1 source, and none is SAE 'named'"):
+        import_explanations(path, named_one(subject))
+
+
+def test_latents_that_the_sae_has_not_are_refused(
+    subject: Subject, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "e.jsonl", [row(3, "sea"), row(D_SAE, "law")])
+    with pytest.raises(InputError, match=rf"latents \[{D_SAE}\], but SAE 'k.8' has"):
+        given_explanations(path, subject)
+    write(path, [row(D_SAE - 1, "law")])
+    assert list(given_explanations(path, subject).explanations) == [D_SAE - 1]
+
+
+def test_an_archive_is_unpacked_within_a_bound(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "e.jsonl.gz", [row(3, "sea" * 1000)])
+    monkeypatch.setattr(explanation_file, "_MAX_BYTES", 2000)
+    with pytest.raises(InputError, match="unpacked it has more than 2,000 bytes"):
+        import_explanations(path, subject)
 
 
 @pytest.mark.parametrize(
