@@ -161,7 +161,7 @@ def _render(
         vars(content),
         sections=content.sections,
         generator=GENERATOR,
-        documentation=documentation(),
+        documentation=docs_root(_project_urls()),
         policy=policy(script, shards=bool(shards)),
         style=Markup(_text("report.css") + _text("latents.css")),
         script=Markup(script),
@@ -180,13 +180,24 @@ def _text(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-def documentation() -> str:
-    """Return the address that a page of the docs is below, if the package knows one; else ""."""
+def _project_urls() -> list[str]:
+    """Return the addresses in the installed package's metadata, each ``name, address``."""
     try:
-        urls = metadata("saereg-plugin").get_all("Project-URL") or []
+        return [
+            str(url) for url in metadata("saereg-plugin").get_all("Project-URL", [])
+        ]
     except PackageNotFoundError:
-        return ""
-    known = dict(str(url).split(", ", 1) for url in urls)
+        return []
+
+
+def docs_root(urls: Iterable[str]) -> str:
+    """
+    Return the address that the folder ``docs`` is below, or "" where the package has none.
+
+    >>> docs_root(["Documentation, https://lab.org/saes/blob/main/docs/index.md"])
+    'https://lab.org/saes/blob/main/'
+    """
+    known = dict(url.split(", ", 1) for url in urls)
     address, index, _ = known.get("Documentation", "").rpartition("docs/index.md")
     return address if index else ""
 
