@@ -74,7 +74,7 @@ def shard_name(sae: str) -> str:
     Return the file of an SAE's latents next to the page.
 
     >>> shard_name("blocks.4/k32")
-    'blocks.4_k32-63f7d6de.js'
+    'blocks.4_k32-116823c3.js'
     """
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", sae).lstrip(".")[:80]
     # two names may be the same after that
