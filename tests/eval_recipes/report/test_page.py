@@ -14,12 +14,15 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from eval_recipes import cli
+from eval_recipes.commands.run import _write_page
 from eval_recipes.report.page import docs_root, write_report
 from eval_recipes.results.outdated import note_attempts
 from eval_recipes.results.subject import Failure
+from eval_recipes.running.run import Outcome
 from eval_recipes.tables.table import digits
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Entry, Release, read_release, write_release
@@ -344,6 +347,18 @@ def test_releases_may_be_several_and_named_as_they_were_opened(
     assert "Training command of lab\n" in said.replace("saereg", "\nsaereg")
     curves = {row["SAE"].text for row in page.rows("training-loss-table")}
     assert {"lab/saes@0123/none-seed0", "lab/none-seed0", "l2-seed1"} <= curves
+
+
+def test_the_page_after_a_run_knows_a_release_of_the_hub(
+    copy: Path, tmp_path: Path
+) -> None:
+    # a commit of the hub is in a folder, under another name than its manifest's
+    folder = release_folder(tmp_path / "release", "manifest")
+    release = replace(read_release(folder), name="lab")
+    outcome = Outcome(pd.DataFrame(), [], [], copy / "summary.csv")
+    _write_page(copy, release, outcome, Console(quiet=True))
+    page = Page(copy / "report.html")
+    assert "saereg-bench train <x>" in page.id("provenance").text
 
 
 def test_training_records_that_cannot_be_read_are_an_alert(
