@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from eval_recipes.commands.console import open_console, require_bench, with_verbosity
 from eval_recipes.commands.flags import listed
+from eval_recipes.report import LATENTS
 
 _NOTES = 5
 _WIDTHS = "width_control.json"
@@ -201,7 +202,7 @@ def report(
     ] = None,
     latents: Annotated[
         int, Option(help="Latents of each SAE to show with their examples.")
-    ] = 300,
+    ] = LATENTS,
 ) -> None:
     """
     Write one page about a results folder; it opens in a browser, without a network.

@@ -247,6 +247,7 @@ def run(
     from eval_recipes.running.run import run_evals, subjects_of
     from saereg_plugin.errors import InputError
     from saereg_plugin.machine import resolve_device
+    from saereg_plugin.releases.opening import open_release
 
     console = open_console(soft_wrap=False)
     names: list[str] = [*DEFAULT_EVALS] if evals is None else listed(evals)
@@ -271,9 +272,10 @@ def run(
 
         require_page(out / PAGE)
     place = resolve_device(device)
+    release = open_release(sae_release, allow_pickle=allow_pickle)
     context = RunContext(
         subjects=subjects_of(
-            sae_release,
+            release,
             patterns=listed(sae_id),
             group_by=group_by,
             allow_pickle=allow_pickle,
@@ -318,7 +320,7 @@ def run(
     if outcome.kept:
         console.print("--fresh makes these again.")
     if report:
-        _write_page(out, sae_release, outcome, console)
+        _write_page(out, release, outcome, console)
     if failed:
         raise typer.Exit(FAILED)
 
@@ -332,17 +334,15 @@ def _print_setting(context: Any, said: str, console: Console) -> None:
         console.print(shown(said), soft_wrap=True)
 
 
-def _write_page(out: Path, sae_release: str, outcome: Any, console: Console) -> None:
+def _write_page(out: Path, release: Any, outcome: Any, console: Console) -> None:
     """Write the page about a folder of results, if it holds any, and print its path."""
     from eval_recipes.report.page import write_report
     from eval_recipes.results.reading import result_files
-    from saereg_plugin.releases.release import MANIFEST
 
     if not result_files(out):
         return
-    folder = Path(sae_release)
-    release = folder if (folder / MANIFEST).is_file() else None
-    page = write_report(out, release=release, failures=outcome.failures)
+    known = release if release.has_manifest else None
+    page = write_report(out, release=known, failures=outcome.failures)
     console.print(f"Open {shown(page)} in a browser.", soft_wrap=True)
 
 

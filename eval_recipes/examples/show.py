@@ -65,9 +65,7 @@ def _bars(counts: list[int]) -> str:
 def _logit_lines(latent: LatentExamples) -> Iterator[str]:
     for name, logits in (("up", latent.top_logits), ("down", latent.bottom_logits)):
         if logits:
-            listed = ", ".join(
-                f"{_line(token)!r} {logit:+.2f}" for token, logit in logits
-            )
+            listed = ", ".join(f"{token!r} {logit:+.2f}" for token, logit in logits)
             yield f"logits {name}: {listed}"
 
 

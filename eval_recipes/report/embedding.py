@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from markupsafe import Markup
@@ -21,8 +20,15 @@ def packed(value: Any) -> str:
 
 
 def compact(value: Any) -> str:
-    """Return strict JSON without spaces."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    r"""
+    Return strict JSON without spaces; half a surrogate pair, which UTF-8 cannot hold, as escape.
+
+    >>> print(compact("\ud800"))
+    "\ud800"
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # within a string of JSON Python's escape is JSON's as well
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def script_json(value: Any) -> Markup:
@@ -42,15 +48,14 @@ def source_hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def policy(scripts: Iterable[str], *, shards: bool) -> str:
+def policy(script: str, *, shards: bool) -> str:
     """
     Return a content security policy without a network.
 
-    Allowed are the given scripts, what these make of embedded data (``blob:``), and, with
+    Allowed are the given script, what it makes of embedded data (``blob:``), and, with
     ``shards``, files next to the page.
     """
-    allowed = [source_hash(script) for script in scripts]
-    allowed += ["blob:", *(["'self'", "file:"] if shards else [])]
+    allowed = [source_hash(script), "blob:", *(["'self'", "file:"] if shards else [])]
     return "; ".join(
         (
             "default-src 'none'",
@@ -69,7 +74,7 @@ def shard_name(sae: str) -> str:
     Return the file of an SAE's latents next to the page.
 
     >>> shard_name("blocks.4/k32")
-    'blocks.4_k32-63f7d6de.js'
+    'blocks.4_k32-116823c3.js'
     """
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", sae).lstrip(".")[:80]
     # two names may be the same after that

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from eval_recipes.report import LATENTS
 from eval_recipes.report.distributions import Plot, read_distributions
 from eval_recipes.report.embedding import (
     packed,
@@ -31,6 +34,7 @@ from eval_recipes.results.tidy import saereg_block
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_text
 from saereg_plugin.owned_folder import OwnedFolder, kind_of, open_owned
+from saereg_plugin.releases.release import Release
 
 PAGE = "report.html"
 GENERATOR = "saereg-plugin report"
@@ -39,9 +43,6 @@ SHARDS = "report data"
 """Kind of the folder of shards in its mark."""
 
 MOST_BYTES = 8_000_000
-LATENTS = 300
-"""Latents of an SAE that are shown with their examples."""
-
 
 _HERE = Path(__file__).parent
 
@@ -61,7 +62,7 @@ class _Content:
 def write_report(
     results: str | Path,
     *,
-    release: str | Path | None = None,
+    release: str | Path | Release | Iterable[str | Path | Release] | None = None,
     out: str | Path | None = None,
     latents: int = LATENTS,
     failures: Sequence[Failure] = (),
@@ -78,7 +79,8 @@ def write_report(
 
     Args:
         results: folder of results, this package's or SAEBench's own.
-        release: folder of the SAEs' release: its command, versions, hashes and training.
+        release: folder of the SAEs' release, or an opened one, or several: their commands,
+            versions, hashes and training.
         out: file to write; by default ``report.html`` in ``results``.
         latents: latents of an SAE to show with their examples.
         failures: failures of the run that ends here, for the alerts.
@@ -95,40 +97,59 @@ def write_report(
     folder = Path(results)
     target = folder / PAGE if out is None else Path(out)
     require_page(target)
-    source = read_source(folder, None if release is None else Path(release))
+    source = read_source(folder, _listed(release))
     content = _read(source, failures)
     payloads = {
         one.sae_id: packed(one.data) for one in latents_of(source, per_sae=latents)
     }
-    page = _render(content, payloads)
+    page = _render(content, list(payloads), payloads)
     shards: dict[str, str] = {}
     if len(page.encode()) > most_bytes and payloads:
         shards = {
             shard_name(sae): shard_script(sae, data) for sae, data in payloads.items()
         }
-        page = _render(
-            content, {}, shards=[f"{_shard_folder(target).name}/{n}" for n in shards]
-        )
+        below = _shard_folder(target).name
+        page = _render(content, list(payloads), {}, shards=list(shards), below=below)
     _write(page, shards, target)
     return target
 
 
+def _listed(
+    release: str | Path | Release | Iterable[str | Path | Release] | None,
+) -> list[Path | Release]:
+    if release is None:
+        return []
+    given = [release] if isinstance(release, (str, Path, Release)) else release
+    return [Path(one) if isinstance(one, str) else one for one in given]
+
+
 def _read(source: Source, failures: Sequence[Failure]) -> _Content:
+    verdicts = read_verdicts(source)
+    training, unread = read_training(source)
     return _Content(
         source=source,
-        provenance=read_provenance(source, failures),
-        verdicts=read_verdicts(source),
+        provenance=read_provenance(source, failures, [*verdicts.trouble, *unread]),
+        verdicts=verdicts,
         pareto=read_pareto(source),
         sections=read_sections(source),
-        plots=[*read_distributions(source), *read_training(source)],
+        plots=[*read_distributions(source), *training],
     )
 
 
 def _render(
-    content: _Content, payloads: Mapping[str, str], *, shards: Sequence[str] = ()
+    content: _Content,
+    saes: Sequence[str],
+    payloads: Mapping[str, str],
+    *,
+    shards: Sequence[str] = (),
+    below: str = "",
 ) -> str:
-    """Return the page with latents inside, or with scripts that bring them."""
-    script, plotly = _text("report.js"), get_plotlyjs()
+    """
+    Return the page with latents inside, or with scripts that bring them.
+
+    ``saes`` are the labels of the SAEs with latents, ``shards`` files in the folder ``below``.
+    """
+    script = _text("report.js")
     environment = Environment(
         loader=PackageLoader("eval_recipes.report"),
         autoescape=True,
@@ -139,25 +160,50 @@ def _render(
     return environment.get_template("page.html").render(
         vars(content),
         sections=content.sections,
-        policy=policy([script, plotly], shards=bool(shards)),
+        generator=GENERATOR,
+        documentation=docs_root(_project_urls()),
+        policy=policy(script, shards=bool(shards)),
         style=Markup(_text("report.css") + _text("latents.css")),
         script=Markup(script),
-        plotly=packed(plotly),
-        facts=script_json(_facts(content)),
+        plotly=packed(get_plotlyjs()),
+        facts=script_json(_facts(content, saes)),
         results=packed(_results(content.source)),
         payloads=payloads,
-        shards=shards,
+        # a name may hold what means something in an address
+        shards=[f"{quote(below)}/{quote(name)}" for name in shards],
+        below=below,
     )
 
 
 def _text(name: str) -> str:
     """Return a file of the page that is next to this module."""
-    path = _HERE / name
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
-def _facts(content: _Content) -> dict[str, Any]:
-    """Return what the script draws and selects."""
+def _project_urls() -> list[str]:
+    """Return the addresses in the installed package's metadata, each ``name, address``."""
+    try:
+        return [
+            str(url) for url in metadata("saereg-plugin").get_all("Project-URL", [])
+        ]
+    except PackageNotFoundError:
+        return []
+
+
+def docs_root(urls: Iterable[str]) -> str:
+    """
+    Return the address that the folder ``docs`` is below, or "" where the package has none.
+
+    >>> docs_root(["Documentation, https://lab.org/saes/blob/main/docs/index.md"])
+    'https://lab.org/saes/blob/main/'
+    """
+    known = dict(url.split(", ", 1) for url in urls)
+    address, index, _ = known.get("Documentation", "").rpartition("docs/index.md")
+    return address if index else ""
+
+
+def _facts(content: _Content, saes: Sequence[str]) -> dict[str, Any]:
+    """Return what the script draws and selects; ``saes`` are those with latents."""
     source = content.source
     return {
         "saes": [
@@ -169,6 +215,7 @@ def _facts(content: _Content) -> dict[str, Any]:
             }
             for sae in source.saes
         ],
+        "latents": list(saes),
         "pareto": content.pareto.facts,
         "distributions": {
             "plots": [

@@ -25,7 +25,7 @@ from eval_recipes.results.headlines import (
     Metric,
     headline_metrics,
 )
-from eval_recipes.tables.table import kind_label, points
+from eval_recipes.tables.table import has_one_l0, kind_label, points
 
 _OTHER_L0 = Metric("core", "corrected/l0", "L0")
 
@@ -88,6 +88,7 @@ def _facts(
             point["values"][metric.full_name] = _ends(row)
         fronts[metric.full_name] = _fronts(source, rows, labels)
     return {
+        "one_l0": bool(drawn) and has_one_l0(pd.concat(drawn.values())),
         "metrics": [
             {
                 "key": metric.full_name,

@@ -10,14 +10,13 @@ from typing import Any
 from eval_recipes.report.cells import Cell, Column, PageTable, number, table, text
 from eval_recipes.report.source import PageSAE, Source, mapping
 from eval_recipes.results.headlines import Metric
-from eval_recipes.results.outdated import outdated_notes
 from eval_recipes.results.sidecar import damaged_table
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import data_of, one_line
 from eval_recipes.statistics.seeds import FEWEST_SEEDS
 from eval_recipes.tables.table import digits, last_values
 from saereg_plugin.files import sha256
-from saereg_plugin.releases.release import MANIFEST
+from saereg_plugin.releases.release import MANIFEST, Release
 
 _SHOWN = 5
 """Most names in one alert."""
@@ -50,18 +49,28 @@ class Provenance:
     files: PageTable
 
 
-def read_provenance(source: Source, failures: Sequence[Failure] = ()) -> Provenance:
-    """Return alerts, facts, SAEs and files; ``failures`` are of the run that ends here."""
+def read_provenance(
+    source: Source, failures: Sequence[Failure] = (), trouble: Sequence[str] = ()
+) -> Provenance:
+    """
+    Return alerts, facts, SAEs and files.
+
+    ``failures`` are of the run that ends here, ``trouble`` what other sections could not read.
+    """
     return Provenance(
         title=", ".join(dict.fromkeys(sae.release for sae in source.saes)),
-        alerts=sorted(_alerts(source, failures), key=lambda one: KINDS.index(one.kind)),
+        alerts=sorted(
+            _alerts(source, failures, trouble), key=lambda one: KINDS.index(one.kind)
+        ),
         facts=[(name, value) for name, value in _facts(source) if value],
         saes=_saes(source),
         files=_files(source),
     )
 
 
-def _alerts(source: Source, failures: Sequence[Failure]) -> Iterator[Alert]:
+def _alerts(
+    source: Source, failures: Sequence[Failure], trouble: Sequence[str]
+) -> Iterator[Alert]:
     for failure in failures:
         name = one_line(failure.sae_id)
         yield Alert(
@@ -77,9 +86,9 @@ def _alerts(source: Source, failures: Sequence[Failure]) -> Iterator[Alert]:
         if damage is not None:
             name = one_line(path.relative_to(source.folder))
             yield Alert("error", f"{name}: its {one_line(damage)}. Run it again.")
-    yield from (Alert("error", source.told(note)) for note in source.trouble)
-    if not source.trouble:
-        yield from (Alert("warning", note) for note in outdated_notes(source.folder))
+    for note in (*source.trouble, *trouble):
+        yield Alert("error", source.told(note))
+    yield from (Alert("warning", note) for note in source.outdated)
     yield from _incomplete(source)
     yield from _few_seeds(source)
     yield from _dead(source)
@@ -94,10 +103,12 @@ def _alerts(source: Source, failures: Sequence[Failure]) -> Iterator[Alert]:
 def _incomplete(source: Source) -> Iterator[Alert]:
     """Yield an alert for each evaluation that lacks SAEs or has a partial result."""
     expected = {sae.label for sae in source.saes}
-    if source.release is not None:
-        known = {sae.sae_id for sae in source.saes}
-        expected |= {name for name in source.release.ids if name not in known}
-        for cause in source.release.provenance.get("stopped") or ():
+    known = {sae.key for sae in source.saes}
+    for key in source.entries:
+        if key not in known:
+            expected.add(key[1] if len(source.releases) == 1 else "/".join(key))
+    for release in source.releases:
+        for cause in release.provenance.get("stopped") or ():
             yield Alert("warning", f"Training stopped early: {one_line(_said(cause))}")
     for name in source.evaluations:
         have = {sae.label for sae, _, _ in source.results(name)}
@@ -122,10 +133,12 @@ def _said(cause: Any) -> str:
 
 
 def _few_seeds(source: Source) -> Iterator[Alert]:
-    few = {
-        group: len({sae.seed for sae in source.of(group)})
+    seeds = {
+        group: {sae.seed for sae in source.of(group) if sae.seed is not None}
         for group in source.groups
-        if len({sae.seed for sae in source.of(group)}) < FEWEST_SEEDS
+    }
+    few = {
+        group: len(found) for group, found in seeds.items() if len(found) < FEWEST_SEEDS
     }
     if few:
         said = [f"{group} ({count})" for group, count in few.items()]
@@ -204,8 +217,9 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
             for _, record in source.records
         ),
     )
-    if source.release is not None:
-        yield from _training(source)
+    for release in source.releases:
+        of = "" if len(source.releases) == 1 else f" of {one_line(release.name)}"
+        yield from ((f"{name}{of}", value) for name, value in _training(release))
 
 
 def _config(source: Source, evaluation: str, name: str) -> Iterator[Any]:
@@ -239,9 +253,8 @@ def _date(millis: int) -> str:
     return moment.strftime("%Y-%m-%d %H:%M")
 
 
-def _training(source: Source) -> Iterator[tuple[str, str]]:
-    release = source.release
-    assert release is not None
+def _training(release: Release) -> Iterator[tuple[str, str]]:
+    """Yield name and value of what a release knows of its training."""
     assert release.folder is not None
     about = release.provenance
     yield "Training command", str(one_line(about.get("command")) or "")
@@ -264,18 +277,17 @@ def _saes(source: Source) -> PageTable:
         *map(Column, ("SAE", "group", "seed", "architecture", "penalty", "latents")),
         Column("weights", "First digits of the SHA-256 in the release's manifest"),
     ]
-    hashes: dict[str, str] = {}
-    if source.release is not None:
-        for entry in source.release.entries:
-            weights = next(
-                (
-                    v
-                    for k, v in entry.files.items()
-                    if k.endswith(".safetensors") and "weights" in k
-                ),
-                "",
-            )
-            hashes[entry.sae_id] = weights[:_HEX]
+    hashes: dict[tuple[str, str], str] = {}
+    for key, (_, entry) in source.entries.items():
+        weights = next(
+            (
+                v
+                for k, v in entry.files.items()
+                if k.endswith(".safetensors") and "weights" in k
+            ),
+            "",
+        )
+        hashes[key] = weights[:_HEX]
     rows = [
         [
             text(sae.label),
@@ -284,7 +296,7 @@ def _saes(source: Source) -> PageTable:
             text(sae.architecture),
             text(sae.penalty),
             number(_width(sae) or None),
-            text(hashes.get(sae.sae_id) or None, code=True),
+            text(hashes.get(sae.key) or None, code=True),
         ]
         for sae in source.saes
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import pandas as pd
 
 from eval_recipes.results.differences import GroupDifference, load_group_differences
 from eval_recipes.results.files import read_results
-from eval_recipes.results.outdated import are_outdated
+from eval_recipes.results.outdated import are_outdated, outdated_notes
 from eval_recipes.results.reading import SUFFIX, read_result, result_files
 from eval_recipes.results.tidy import (
     architecture,
@@ -24,9 +24,9 @@ from eval_recipes.results.tidy import (
     saereg_block,
 )
 from eval_recipes.tables.colours import group_colours
-from eval_recipes.tables.table import kind_label
+from eval_recipes.tables.table import group_names
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases.release import Release, read_release
+from saereg_plugin.releases.release import Entry, Release, read_release
 
 Record = dict[str, Any]
 
@@ -62,8 +62,9 @@ class Source:
         damaged: why files cannot be read, by path.
         saes: SAEs in the order of group and seed.
         differences: differences between groups.
-        release: release that the SAEs are from, if its folder was named.
-        trouble: what else could not be read.
+        releases: named releases that SAEs of the results are from.
+        outdated: notes on outdated results.
+        trouble: what else could not be read, and named releases of other SAEs.
         csv: the tidy table as ``summary.csv`` has it, without damaged files.
     """
 
@@ -73,7 +74,8 @@ class Source:
     damaged: Mapping[Path, str]
     saes: list[PageSAE]
     differences: list[GroupDifference]
-    release: Release | None
+    releases: list[Release]
+    outdated: list[str]
     trouble: list[str]
     csv: str = field(repr=False)
 
@@ -92,6 +94,15 @@ class Source:
         """``eval_type_id`` of every evaluation with a result, in the order of the files."""
         return list(dict.fromkeys(self.frame["eval"]))
 
+    @cached_property
+    def entries(self) -> dict[tuple[str, str], tuple[Release, Entry]]:
+        """Every SAE of the named releases, by release and id."""
+        return {
+            key: (release, entry)
+            for release in self.releases
+            for key, entry in entries_of(release)
+        }
+
     def told(self, error: InputError | str) -> str:
         """Return a message in one line, with paths relative to the folder of the results."""
         return one_line(str(error).replace(f"{self.folder}/", "")) or ""
@@ -108,24 +119,30 @@ class Source:
                 yield known[_key(record)], path, record
 
 
-def read_source(results: Path, release: Path | None = None) -> Source:
+def read_source(results: Path, releases: Iterable[Path | Release] = ()) -> Source:
     """
     Read a folder of results, this package's or SAEBench's own.
 
-    Files that cannot be read are listed in ``damaged``.
+    Files that cannot be read are listed in ``damaged``. A release of which no SAE has a result
+    is left out and named in ``trouble``.
 
     Raises:
         InputError: if there is no such folder, no readable result, two different results of
             one SAE, or no such release.
     """
-    opened = None if release is None else read_release(release)
+    opened = [
+        one if isinstance(one, Release) else read_release(one) for one in releases
+    ]
     damaged = _damaged(results)
     found = list(read_results(results, without=damaged))
     records = [(path, _named(path, record)) for path, record in found]
     if not records:
         raise InputError(_nothing(results, damaged))
     saes = _saes(records)
-    frame, trouble = _marked(frame_of(record for _, record in records), results)
+    known, trouble = _known(opened, saes)
+    frame, outdated, unknown = _marked(
+        frame_of(record for _, record in records), results
+    )
     csv = frame.to_csv(index=False)
     groups = {sae.key: sae.group for sae in saes}
     frame["group"] = [groups[key] for key in zip(frame["release"], frame["sae_id"])]
@@ -136,8 +153,9 @@ def read_source(results: Path, release: Path | None = None) -> Source:
         damaged=damaged,
         saes=saes,
         differences=list(_differences(results, damaged, saes)),
-        release=opened,
-        trouble=trouble,
+        releases=known,
+        outdated=outdated,
+        trouble=[*trouble, *unknown],
         csv=csv,
     )
 
@@ -186,12 +204,40 @@ def _nothing(results: Path, damaged: Mapping[Path, str]) -> str:
     )
 
 
-def _marked(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table with the column ``outdated``, and what kept it from being known."""
+def entries_of(release: Release) -> Iterator[tuple[tuple[str, str], Entry]]:
+    """Yield the SAEs of a release by release and id, as the tidy table writes them."""
+    for entry in release.entries:
+        yield (one_line(release.name) or "", one_line(entry.sae_id) or ""), entry
+
+
+def _known(
+    releases: Sequence[Release], saes: list[PageSAE]
+) -> tuple[list[Release], list[str]]:
+    """Return the releases that SAEs of the results are from, and a message on each other."""
+    keys = {sae.key for sae in saes}
+    names = ", ".join(dict.fromkeys(sae.release for sae in saes))
+    known: list[Release] = []
+    messages: list[str] = []
+    for release in releases:
+        if any(key in keys for key, _ in entries_of(release)):
+            known.append(release)
+        else:
+            messages.append(
+                f"Release {release.name!r} is left out: no SAE of these results is of it; they are "
+                f"of {names}. Name the release that was evaluated."
+            )
+    return known, messages
+
+
+def _marked(
+    frame: pd.DataFrame, results: Path
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Return the table with the column ``outdated``, notes, and what kept it from being known."""
     try:
-        return frame.assign(outdated=are_outdated(frame, results)), []
+        marked = frame.assign(outdated=are_outdated(frame, results))
+        return marked, outdated_notes(results), []
     except InputError as error:
-        return frame.assign(outdated=False), [str(error)]
+        return frame.assign(outdated=False), [], [str(error)]
 
 
 def _named(path: Path, record: Record) -> Record:
@@ -225,38 +271,22 @@ def _saes(records: list[tuple[Path, Record]]) -> list[PageSAE]:
         known = found.setdefault(_key(record), {})
         known.update({k: v for k, v in facts.items() if known.get(k) in (None, {})})
     ids = Counter(sae_id for _, sae_id in found)
-    groups = _shared_groups(found)
+    groups = group_names(
+        {
+            key: (facts["group"], facts["architecture"], facts["penalty"])
+            for key, facts in found.items()
+        }
+    )
     saes = [
         PageSAE(
             release=key[0],
             sae_id=key[1],
             label=key[1] if ids[key[1]] == 1 else "/".join(key),
-            **_with_group(key[0], facts, groups),
+            **(facts | {"group": groups[key]}),
         )
         for key, facts in found.items()
     ]
     return sorted(saes, key=lambda sae: (sae.group, sae.seed or 0, sae.label))
-
-
-def _with_group(
-    release: str, facts: dict[str, Any], shared: set[str]
-) -> dict[str, Any]:
-    return facts | {"group": _group(release, facts, shared)}
-
-
-def _shared_groups(found: Mapping[tuple[str, str], dict[str, Any]]) -> set[str]:
-    """Return the names of groups that several releases have."""
-    pairs = {(release, facts["group"]) for (release, _), facts in found.items()}
-    counts = Counter(group for _, group in pairs if group is not None)
-    return {group for group, count in counts.items() if count > 1}
-
-
-def _group(release: str, facts: Mapping[str, Any], shared: set[str]) -> str:
-    """Return a group's name on the page; SAEs without a group are grouped by their kind."""
-    group = facts["group"]
-    if group is None:
-        return kind_label(facts["architecture"], facts["penalty"])
-    return f"{release}/{group}" if group in shared else group
 
 
 def _differences(

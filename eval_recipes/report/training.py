@@ -9,7 +9,9 @@ import pandas as pd
 
 from eval_recipes.report.cells import Column, PageTable, number, table, text
 from eval_recipes.report.distributions import Plot
-from eval_recipes.report.source import PageSAE, Source
+from eval_recipes.report.source import PageSAE, Source, entries_of
+from saereg_plugin.errors import InputError
+from saereg_plugin.releases.release import Release
 from saereg_plugin.sweeps.records import RECORDS, load_records
 
 _CURVES = {
@@ -34,21 +36,44 @@ def even_indices(count: int, most: int) -> list[int]:
     return [round(number * (count - 1) / (most - 1)) for number in range(most)]
 
 
-def read_training(source: Source) -> list[Plot]:
-    """Return the training curves of the release, if it was named and has records."""
-    if source.release is None or source.release.folder is None:
-        return []
-    folder: Path = source.release.folder
-    if not (folder / RECORDS).is_dir():
-        return []
-    frame = load_records(folder)
-    known = {sae.sae_id: sae for sae in source.saes}
-    frame = frame.loc[frame["sae_id"].isin(list(known))]
-    return [
+def read_training(source: Source) -> tuple[list[Plot], list[str]]:
+    """Return the training curves of the named releases, and why records cannot be read."""
+    frames: list[pd.DataFrame] = []
+    trouble: list[str] = []
+    for release in source.releases:
+        folder = release.folder
+        if folder is None or not (folder / RECORDS).is_dir():
+            continue
+        try:
+            frames.append(_records(source, release, folder))
+        except InputError as error:
+            trouble.append(f"Training curves are left out: {source.told(error)}")
+    if not frames:
+        return [], trouble
+    frame = pd.concat(frames, ignore_index=True)
+    known = {sae.label: sae for sae in source.saes}
+    plots = [
         _plot(source, frame, known, field)
         for field in _CURVES
         if field in frame and bool(frame[field].notna().to_numpy().any())
     ]
+    return plots, trouble
+
+
+def _records(source: Source, release: Release, folder: Path) -> pd.DataFrame:
+    """Return the records of a release's SAEs that have results, by their labels."""
+    by_key = {sae.key: sae.label for sae in source.saes}
+    labels = {
+        entry.sae_id: by_key[key] for key, entry in entries_of(release) if key in by_key
+    }
+    frame = load_records(folder)
+    if not {"step", "tokens"} <= set(frame):
+        raise InputError(
+            f"the training records in {str(folder / RECORDS)!r} have no 'step' or no 'tokens'; "
+            "expected those that 'saereg-bench train' writes."
+        )
+    mine = frame.loc[frame["sae_id"].isin(list(labels))]
+    return mine.assign(sae_id=[labels[str(name)] for name in mine["sae_id"]])
 
 
 def _plot(

@@ -20,13 +20,19 @@ from eval_recipes.results.headlines import (
 )
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import Interval
-from eval_recipes.statistics.seeds import seed_interval
-from eval_recipes.tables.run_table import over, read_differences, verdict
+from eval_recipes.tables.run_table import (
+    are_seeds,
+    mean_of_saes,
+    over,
+    read_differences,
+    verdict,
+)
 from eval_recipes.tables.table import digits
 from eval_recipes.width_control.width_control import (
     SHOWN,
     compare_widths,
 )
+from saereg_plugin.errors import InputError
 
 _WIDTH = 7
 """Most metrics in one table."""
@@ -38,12 +44,13 @@ RANDOM = "random dictionaries"
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Tables and sentences of the section on verdicts."""
+    """Tables and sentences of the section on verdicts; ``trouble`` is what kept one away."""
 
     sentences: list[tuple[str, list[str]]]
     groups: list[PageTable]
     differences: PageTable | None
     widths: PageTable | None
+    trouble: list[str]
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class GroupFigure:
 
     @property
     def of(self) -> str:
-        """How many seeds or pairs of seeds are behind the figure."""
+        """How many seeds, pairs of seeds or SAEs are behind the figure."""
         n = self.interval.n
         return f"{n} {self.over}" if n != 1 else f"1 {self.over.removesuffix('s')}"
 
@@ -65,17 +72,17 @@ def group_figure(frame: pd.DataFrame, group: str, metric: Metric) -> GroupFigure
     Return a group's mean of a metric with its 95 % interval.
 
     A figure that the evaluation gives for the whole group is taken as it is: it accounts for
-    pairs that share a seed.
+    pairs that share a seed. The mean of SAEs that are not seeds has no interval.
     """
     mine = frame.loc[(frame["group"] == group) & (frame["eval"] == metric.eval)]
     own = mine.loc[(mine["metric"] == f"group/{metric.name}") & mine["value"].notna()]
     if len(own):
         over_pairs = metric.name in (*PAIR_METRICS, "unstable_overlap")
         return GroupFigure(row_interval(own.iloc[0]), _PAIRS if over_pairs else "seeds")
-    values = mine.loc[mine["metric"] == metric.metric, "value"].dropna().astype(float)
-    if values.empty:
+    found = mine.loc[(mine["metric"] == metric.metric) & mine["value"].notna()]
+    if found.empty:
         return None
-    return GroupFigure(seed_interval(dict(enumerate(values))), "seeds")
+    return GroupFigure(mean_of_saes(found), "seeds" if are_seeds(found) else "SAEs")
 
 
 def row_interval(row: Any) -> Interval:
@@ -91,6 +98,7 @@ def read_verdicts(source: Source) -> Verdicts:
     """Return everything that the section on verdicts shows."""
     metrics = [m for m in headline_metrics(source.frame) if not is_chance(m)]
     parts = _parts(metrics)
+    widths, trouble = _width_table(source)
     return Verdicts(
         sentences=_sentences(source),
         groups=[
@@ -98,7 +106,8 @@ def read_verdicts(source: Source) -> Verdicts:
             for number, part in enumerate(parts, start=1)
         ],
         differences=_difference_table(source.differences),
-        widths=_width_table(source),
+        widths=widths,
+        trouble=trouble,
     )
 
 
@@ -205,8 +214,9 @@ def pair_values(source: Source, group: str, metric: Metric) -> list[float]:
     """Return a metric of every pair of seeds of a group, in the order of the seeds."""
     for sae, _, record in source.results("cross_seed"):
         if sae.group == group:
-            pairs = extra_of(record).get("group_pairs") or ()
-            values = [mapping(pair).get(metric.name) for pair in pairs]
+            pairs = extra_of(record).get("group_pairs")
+            listed = pairs if isinstance(pairs, list) else []
+            values = [mapping(pair).get(metric.name) for pair in listed]
             return [float(value) for value in values if isinstance(value, (int, float))]
     return []
 
@@ -242,10 +252,14 @@ def _difference_table(differences: Iterable[GroupDifference]) -> PageTable | Non
     return table("differences", caption, heads, rows)
 
 
-def _width_table(source: Source) -> PageTable | None:
-    """Return the comparisons with width-matched controls, if there is such a control."""
+def _width_table(source: Source) -> tuple[PageTable | None, list[str]]:
+    """Return the comparisons with width-matched controls, if there are any, and trouble."""
     if not any(matched_to(source, group) for group in source.groups):
-        return None
+        return None, []
+    try:
+        found = compare_widths(source.folder, without=source.damaged)
+    except InputError as error:
+        return None, [f"Width-matched controls are not compared: {source.told(error)}"]
     rows = [
         [
             text(item.kind),
@@ -256,8 +270,9 @@ def _width_table(source: Source) -> PageTable | None:
             else figure(Interval(item.difference, item.low, item.high, item.n)),
             text(f"{item.n} {item.interval_over}" if item.interval_over else None),
         ]
-        for item in compare_widths(source.folder)
+        for item in found
         if item.metric in SHOWN
     ]
     heads = ["comparison", "groups", "metric", "difference", "interval over"]
-    return table("widths", "Width-matched controls [95 % interval]", heads, rows)
+    caption = "Width-matched controls [95 % interval]"
+    return table("widths", caption, heads, rows), []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 
+from eval_recipes.results.tidy import frame_of
 from eval_recipes.steering.stats.compare import steering_results
-from eval_recipes.tables.colours import group_colours
+from eval_recipes.tables.colours import folder_colours, record_key, sae_colours
 from eval_recipes.tables.plots import Picture, label_text
 
 
@@ -25,14 +26,24 @@ def plot_steering(results: str | Path) -> Picture:
     Raises:
         InputError: if there is no steering result.
     """
-    return draw([record for _, record in steering_results(Path(results))])
+    folder = Path(results)
+    records = [record for _, record in steering_results(folder)]
+    return draw(records, folder_colours(folder))
 
 
-def draw(records: Sequence[dict[str, Any]]) -> Picture:
-    """Draw results, one row of two axes per judge."""
+def draw(
+    records: Sequence[dict[str, Any]],
+    colours: Mapping[tuple[str, str], str] | None = None,
+) -> Picture:
+    """
+    Draw results, one row of two axes per judge.
+
+    ``colours`` are those of all groups of the folder; by default of the records' groups.
+    """
+    by_sae = sae_colours(frame_of(records)) if colours is None else colours
+    of_groups = {(_group(record), by_sae[record_key(record)]) for record in records}
     details = [point for record in records for point in record["eval_result_details"]]
     judges = list(dict.fromkeys(point["judge"] for point in details))
-    colours = group_colours(map(_group, records))
     figure = Picture(figsize=(12, 4.2 * len(judges)), layout="constrained")
     for row, judge in enumerate(judges):
         left = figure.add_subplot(len(judges), 2, 2 * row + 1)
@@ -44,11 +55,11 @@ def draw(records: Sequence[dict[str, Any]]) -> Picture:
                 if point["judge"] == judge and point["success"] is not None
             ]
             points.sort(key=lambda point: point["strength"])
-            colour = colours[_group(record)]
+            colour = by_sae[record_key(record)]
             if points:
                 _against_loss(left, points, colour)
                 _against_ratio(right, points, colour)
-        for group, colour in colours.items():
+        for group, colour in sorted(of_groups):
             left.plot([], [], color=colour, label=label_text(group))
         styles = {"-": "success", "--": "fluent", ":": "random direction"}
         for style, name in styles.items():

@@ -10,30 +10,23 @@ from matplotlib.axes import Axes
 from eval_recipes.results.headlines import L0, Metric
 from eval_recipes.results.outdated import DAGGER
 from eval_recipes.statistics.interval import Interval
-from eval_recipes.tables.colours import group_colours
+from eval_recipes.tables.colours import sae_colours, sae_key
 from eval_recipes.tables.run_table import group_figure
-from eval_recipes.tables.table import KIND, digits, kind_label
+from eval_recipes.tables.table import KIND, SAE, digits, kind_label
 
-_NARROW = 0.02
-"""Relative spread of the L0 values up to which a front against L0 says nothing."""
 _FEWEST = 3
 """Seeds from which a mean has an interval in a plot; that of two is as wide as the plot."""
-
-
-def has_one_l0(rows: pd.DataFrame) -> bool:
-    """Return whether the L0 values of points differ by 2 % at most."""
-    low, high = float(rows["l0"].min()), float(rows["l0"].max())
-    return high - low <= _NARROW * high
 
 
 def with_group_means(
     frame: pd.DataFrame, metric: Metric, rows: pd.DataFrame
 ) -> pd.DataFrame:
     """
-    Return points with ``row``, ``mean``, ``mean_low`` and ``mean_high`` of their group.
+    Return points with ``row``, ``colour``, ``mean``, ``mean_low``, ``mean_high`` of their group.
 
     ``row`` is the group, with its release where there are several, or the kind of an SAE
-    without a group. The interval is over seeds, NaN with fewer than three.
+    without a group. ``colour`` is that of the group in all plots of ``frame``. The interval is
+    over seeds, NaN with fewer than three.
 
     Args:
         frame: tidy table of the results.
@@ -55,7 +48,10 @@ def with_group_means(
         parts.append(
             named.assign(mean_low=_number(ends[0]), mean_high=_number(ends[1]))
         )
-    return pd.concat(parts) if parts else rows
+    found = pd.concat(parts) if parts else rows
+    colours = sae_colours(frame)
+    keys = found[SAE].itertuples(index=False, name=None)
+    return found.assign(colour=[colours[sae_key(*key)] for key in keys])
 
 
 def draw_dots(axes: Axes, rows: pd.DataFrame, title: str) -> None:
@@ -65,10 +61,9 @@ def draw_dots(axes: Axes, rows: pd.DataFrame, title: str) -> None:
     ``rows`` are those of ``with_group_means``; ``title`` names the metric.
     """
     names = sorted(set(rows["row"]))
-    colours = group_colours(names)
     for place, name in enumerate(names):
         mine: Any = rows[rows["row"] == name]
-        colour = colours[name]
+        colour = mine["colour"].iloc[0]
         axes.plot(mine["value"], [place] * len(mine), "o", alpha=0.35, color=colour)
         mean, low, high = mine[[*_MEAN]].iloc[0].astype(float)
         axes.plot([low, high], [place, place], "-", linewidth=2, color=colour)

@@ -15,8 +15,14 @@ from eval_recipes.results.headlines import L0, Metric, choose
 from eval_recipes.results.outdated import DAGGER, FOOTNOTE
 from eval_recipes.results.tidy import one_line
 from eval_recipes.tables.colours import group_colours
-from eval_recipes.tables.dots import draw_dots, has_one_l0, with_group_means
-from eval_recipes.tables.table import KIND, kind_label, points, results_frame
+from eval_recipes.tables.dots import draw_dots, with_group_means
+from eval_recipes.tables.table import (
+    KIND,
+    has_one_l0,
+    kind_label,
+    points,
+    results_frame,
+)
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path
 from saereg_plugin.owned_folder import open_owned
@@ -166,17 +172,16 @@ def _grid(n: int) -> tuple[int, int]:
 
 def _kind_colours(drawn: Mapping[Metric, pd.DataFrame]) -> dict[str, str]:
     """Return a colour per kind: its group's, where every kind is one group."""
-    pairs = {
-        (label, str(group))
+    found = {
+        (label, str(group), str(colour))
         for rows in drawn.values()
         for label, points_ in _by_kind(rows)
-        for group in points_["row"]
+        for group, colour in zip(points_["row"], points_["colour"])
     }
-    kinds, groups = ({pair[i] for pair in pairs} for i in (0, 1))
-    if not len(kinds) == len(groups) == len(pairs):
+    kinds, groups = ({one[i] for one in found} for i in (0, 1))
+    if not len(kinds) == len(groups) == len(found):
         return group_colours(kinds)
-    colours = group_colours(groups)
-    return {kind: colours[group] for kind, group in sorted(pairs)}
+    return {kind: colour for kind, _, colour in sorted(found)}
 
 
 def _by_kind(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -28,7 +28,7 @@ _WIDTH = 6
 
 def group_figure(rows: pd.DataFrame, metric: Metric) -> Interval | None:
     """
-    Return a group's mean of one headline with its 95 % interval over seeds.
+    Return a group's mean of one headline with its 95 % interval over seeds, if it has seeds.
 
     A figure that the evaluation gives for the whole group (``group/<name>``) is taken as it
     is: it accounts for pairs that share a seed.
@@ -37,8 +37,31 @@ def group_figure(rows: pd.DataFrame, metric: Metric) -> Interval | None:
     if len(own):
         own = own.loc[own["value"].notna()]
         return _own_figure(own) if len(own) else None
-    values = _select(rows, metric)["value"].dropna().astype(float)
-    return None if values.empty else seed_interval(dict(enumerate(values)))
+    found = _select(rows, metric)
+    found = found.loc[found["value"].notna()]
+    return None if found.empty else mean_of_saes(found)
+
+
+NO_SEEDS = "the SAEs are not seeds of one configuration"
+
+
+def are_seeds(rows: pd.DataFrame) -> bool:
+    """Return whether every row has a seed of its own, as the SAEs of one group have."""
+    seeds = rows["seed"]
+    return not bool((seeds.isna() | seeds.duplicated()).to_numpy().any())
+
+
+def mean_of_saes(rows: pd.DataFrame) -> Interval:
+    """
+    Return the mean of one metric, one row per SAE, with its 95 % interval over seeds.
+
+    SAEs without a seed, or with one in common, have a mean without an interval: they differ in
+    more than their seed.
+    """
+    values = rows["value"].astype(float)
+    if not are_seeds(rows):
+        return Interval(float(values.mean()), None, None, len(values), NO_SEEDS)
+    return seed_interval(dict(enumerate(values)))
 
 
 def _own_figure(rows: pd.DataFrame) -> Interval:

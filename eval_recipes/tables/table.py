@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,43 @@ def kind_label(architecture: Any, penalty: Any) -> str:
     """Return the name of a front, such as "topk, l2 0.006", without missing parts."""
     parts = [str(part) for part in (architecture, penalty) if not pd.isna(part)]
     return ", ".join(parts) or "unknown"
+
+
+GroupFacts = tuple[Any, Any, Any]
+"""Group, architecture and penalty of an SAE; each may be missing."""
+
+
+def group_names(
+    saes: Mapping[tuple[str, str], GroupFacts],
+) -> dict[tuple[str, str], str]:
+    """
+    Return the name of each SAE's group, by release and id.
+
+    A group that several releases have is named with its release. SAEs without a group are
+    grouped by their kind.
+
+    >>> group_names({("a", "0"): ("l2", None, None), ("b", "0"): ("l2", None, None)})
+    {('a', '0'): 'a/l2', ('b', '0'): 'b/l2'}
+    """
+    pairs = {(release, facts[0]) for (release, _), facts in saes.items()}
+    counts = Counter(group for _, group in pairs if not pd.isna(group))
+    names: dict[tuple[str, str], str] = {}
+    for key, (group, *kind) in saes.items():
+        if pd.isna(group):
+            names[key] = kind_label(*kind)
+        else:
+            names[key] = f"{key[0]}/{group}" if counts[group] > 1 else str(group)
+    return names
+
+
+_NARROW = 0.02
+"""Relative spread of the L0 values up to which a front against L0 says nothing."""
+
+
+def has_one_l0(rows: pd.DataFrame) -> bool:
+    """Return whether the L0 values of points differ by 2 % at most."""
+    low, high = float(rows["l0"].min()), float(rows["l0"].max())
+    return high - low <= _NARROW * high
 
 
 def last_values(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:

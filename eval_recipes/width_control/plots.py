@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from eval_recipes.results.tidy import penalty
-from eval_recipes.tables.colours import group_colours
+from eval_recipes.tables.colours import folder_colours, group_colours, record_key
 from eval_recipes.tables.plots import Picture, label_text
 from eval_recipes.width_control.result_groups import ResultGroup, read_groups
 
@@ -31,12 +31,14 @@ def plot_encoder_decoder_cosine(results: str | Path) -> Picture:
     Raises:
         InputError: if there is no such result (``read_groups``).
     """
-    return _cosines(read_groups(Path(results)))
+    folder = Path(results)
+    return _cosines(read_groups(folder), folder_colours(folder))
 
 
 def plot_matched_similarity(results: str | Path) -> Picture:
     """Draw the absolute cosine of matched latents, by decoder and by encoder."""
-    return _similarities(read_groups(Path(results)))
+    folder = Path(results)
+    return _similarities(read_groups(folder), folder_colours(folder))
 
 
 def plot_shared_fraction(results: str | Path) -> Picture:
@@ -51,7 +53,8 @@ def plot_shared_fraction(results: str | Path) -> Picture:
 
 def plot_unstable_overlap(results: str | Path) -> Picture:
     """Draw the overlap of unstable subspaces against their rank."""
-    return _overlaps(read_groups(Path(results)))
+    folder = Path(results)
+    return _overlaps(read_groups(folder), folder_colours(folder))
 
 
 def draw_cross_seed(results: Path) -> dict[str, Picture]:
@@ -61,17 +64,25 @@ def draw_cross_seed(results: Path) -> dict[str, Picture]:
     Raises:
         InputError: if there is no such result (``read_groups``).
     """
-    groups = read_groups(results)
+    groups, colours = read_groups(results), folder_colours(results)
     return {
-        "encoder_decoder_cosine.png": _cosines(groups),
-        "matched_similarity.png": _similarities(groups),
+        "encoder_decoder_cosine.png": _cosines(groups, colours),
+        "matched_similarity.png": _similarities(groups, colours),
         "shared_fraction.png": _shared(groups),
-        "unstable_overlap.png": _overlaps(groups),
+        "unstable_overlap.png": _overlaps(groups, colours),
     }
 
 
-def _colours(groups: Sequence[ResultGroup]) -> dict[str, str]:
-    return group_colours(group.role.name for group in groups)
+Colours = Mapping[tuple[str, str], str]
+"""Colour of each SAE's group, as ``folder_colours`` returns them."""
+
+
+def _colours(groups: Sequence[ResultGroup], known: Colours | None) -> dict[str, str]:
+    """Return a colour per group: that of its first SAE, or by the names of these groups."""
+    if known is None:
+        return group_colours(group.role.name for group in groups)
+    firsts = {group.role.name: group.records[0] for group in groups}
+    return {name: known[record_key(record)] for name, record in firsts.items()}
 
 
 def _extras(group: ResultGroup) -> list[dict[str, Any]]:
@@ -114,21 +125,28 @@ def _dress(axes: Axes, x: str, y: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _cosines(groups: Sequence[ResultGroup]) -> Picture:
+def _cosines(groups: Sequence[ResultGroup], colours: Colours | None = None) -> Picture:
     figure = Picture(figsize=(6, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    _histograms(axes, groups, lambda of: of["encoder_decoder_cosine_histogram"])
+    _histograms(
+        axes, groups, colours, lambda of: of["encoder_decoder_cosine_histogram"]
+    )
     _dress(axes, "cosine of encoder and decoder vector", "density of latents")
     axes.legend(fontsize="small")
     return figure
 
 
-def _similarities(groups: Sequence[ResultGroup]) -> Picture:
+def _similarities(
+    groups: Sequence[ResultGroup], colours: Colours | None = None
+) -> Picture:
     figure = Picture(figsize=(12, 4.2), layout="constrained")
     for number, side in enumerate(("decoder", "encoder")):
         axes = figure.add_subplot(1, 2, number + 1)
         _histograms(
-            axes, groups, lambda of, side=side: of["matched_similarity_histogram"][side]
+            axes,
+            groups,
+            colours,
+            lambda of, side=side: of["matched_similarity_histogram"][side],
         )
         _dress(axes, f"|cosine| of matched latents, {side}", "density of matched pairs")
     figure.axes[0].legend(fontsize="small")
@@ -136,10 +154,13 @@ def _similarities(groups: Sequence[ResultGroup]) -> Picture:
 
 
 def _histograms(
-    axes: Axes, groups: Sequence[ResultGroup], pick: Callable[[Any], dict[str, Any]]
+    axes: Axes,
+    groups: Sequence[ResultGroup],
+    known: Colours | None,
+    pick: Callable[[Any], dict[str, Any]],
 ) -> None:
     """Draw what ``pick`` takes of each SAE's extras, by group, and of random dictionaries."""
-    colours = _colours(groups)
+    colours = _colours(groups, known)
     for group in groups:
         name = group.role.name
         found = [*map(pick, _extras(group))]
@@ -231,20 +252,20 @@ def _lines(
         axes.legend(fontsize="small")
 
 
-def _overlaps(groups: Sequence[ResultGroup]) -> Picture:
+def _overlaps(groups: Sequence[ResultGroup], colours: Colours | None = None) -> Picture:
     figure = Picture(figsize=(6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     chances = [
         group.records[0]["eval_result_details"][0]["unstable_overlap"]
         for group in groups
     ]
-    colours = _colours(groups)
+    of_groups = _colours(groups, colours)
     for group, chance in zip(groups, chances):
         label = label_text(group.role.name)
         for number, pair in enumerate(group.pairs.values()):
             curve = zip(chance["ranks"], pair["unstable_overlap"])
             defined = [(rank, value) for rank, value in curve if value is not None]
-            style: dict[str, Any] = {"color": colours[group.role.name], "alpha": 0.7}
+            style: dict[str, Any] = {"color": of_groups[group.role.name], "alpha": 0.7}
             if defined:
                 axes.plot(*zip(*defined), "-", label=None if number else label, **style)
     by_width = {_d_in(group): c for group, c in reversed([*zip(groups, chances)])}

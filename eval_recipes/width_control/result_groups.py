@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,11 +133,11 @@ SINGLE = {
 """Figures of single SAEs that are compared, and the category of each."""
 
 
-def read_groups(folder: Path) -> list[ResultGroup]:
+def read_groups(folder: Path, *, without: Collection[Path] = ()) -> list[ResultGroup]:
     """
     Read the groups of the cross-seed results below a folder, by release and name.
 
-    Outdated results (``eval_recipes.results.outdated``) are left out.
+    Outdated results (``eval_recipes.results.outdated``) and files ``without`` are left out.
 
     Raises:
         InputError: if there is none, one is of an older version, or two runs over
@@ -145,7 +145,8 @@ def read_groups(folder: Path) -> list[ResultGroup]:
     """
     by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
     # a result of an earlier run has other groups and seeds than its group now
-    for path, record in read_results(folder, without=outdated_results(folder)):
+    left_out = {*outdated_results(folder), *without}
+    for path, record in read_results(folder, without=left_out):
         if record["eval_type_id"] != "cross_seed":
             continue
         extra = record.get("eval_result_unstructured") or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -40,18 +40,18 @@ OTHER_SEEDS = (
 )
 
 
-def compare_widths(folder: Path) -> list[Comparison]:
+def compare_widths(folder: Path, *, without: Collection[Path] = ()) -> list[Comparison]:
     """
     Compare every regularised group below a results folder with its controls.
 
     The matched control is named by its release (``matched_to``); the wide control is
     unregularised, of the same configuration and width. The folder may hold several runs. A
-    control without its group is logged.
+    control without its group is logged. Files ``without`` are left out.
 
     Raises:
         InputError: see ``read_groups``; if a group has several controls of one kind.
     """
-    groups = read_groups(folder)
+    groups = read_groups(folder, without=without)
     warn_of_controls_without_group(groups)
     found: list[Comparison] = []
     for group in groups:

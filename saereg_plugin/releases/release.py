@@ -73,6 +73,11 @@ class Release:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def has_manifest(self) -> bool:
+        """Whether it is in a folder with a manifest, which knows its training and hashes."""
+        return self.folder is not None and (self.folder / MANIFEST).is_file()
+
+    @property
     def ids(self) -> list[str]:
         """Ids of the SAEs."""
         return [entry.sae_id for entry in self.entries]

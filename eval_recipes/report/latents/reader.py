@@ -56,7 +56,7 @@ class _Reader:
     """The results of one page, by evaluation and SAE."""
 
     def __init__(self, source: Source) -> None:
-        self._release = source.release
+        self._entries = source.entries
         self._told = source.told
         self._labels = {sae.key: sae.label for sae in source.saes}
         self._results = {
@@ -106,7 +106,15 @@ class _Reader:
     def _stability(self, sae: PageSAE, path: Path, _: Record) -> Stability:
         table = STABILITY.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(b"saereg", b"{}"))
-        pairs = zip(about.get("other_seeds", ()), about.get("other_sae_ids", ()))
+        pairs = [*zip(about.get("other_seeds", ()), about.get("other_sae_ids", ()))]
+        missing = {name for seed, _ in pairs for name in _of_seed(seed)} - set(
+            table.column_names
+        )
+        if missing:
+            raise InputError(
+                f"The stability table of {path.name!r} lacks the columns "
+                f"{', '.join(sorted(missing))}. Run the evaluation 'cross_seed' again."
+            )
         others = [
             OtherSeed(seed, sae_id, self._labels.get((sae.release, sae_id)))
             for seed, sae_id in pairs
@@ -115,22 +123,30 @@ class _Reader:
 
     def _cosines(self, sae: PageSAE) -> Column | None:
         """Return the cosines by the weights of the release, if it was named and has both."""
-        release = self._release
-        if release is None or release.folder is None or release.name != sae.release:
+        found = self._entries.get(sae.key)
+        if found is None or found[0].folder is None:
             return None
-        paths = [one.path for one in release.entries if one.sae_id == sae.sae_id]
-        if not paths:
-            return None
+        release, entry = found
         try:
-            weights = load_file(release.folder / paths[0] / SAE_WEIGHTS_FILENAME)
+            weights = load_file(release.folder / entry.path / SAE_WEIGHTS_FILENAME)
         except (OSError, SafetensorError):
             # the page names files of a release that are missing
             return None
         encoder, decoder = weights.get("W_enc"), weights.get("W_dec")
         if encoder is None or decoder is None or encoder.T.shape != decoder.shape:
             return None
-        found = encoder_decoder_cosines(encoder.T.float(), decoder.float())
-        return [short(value) for value in found.tolist()]
+        cosines = encoder_decoder_cosines(encoder.T.float(), decoder.float())
+        return [short(value) for value in cosines.tolist()]
+
+
+def _of_seed(seed: Any) -> list[str]:
+    """Return the columns that a stability table has for another seed."""
+    sides = [
+        f"{side}_{figure}_{seed}"
+        for side in ("decoder", "encoder")
+        for figure in ("partner", "similarity")
+    ]
+    return [*sides, f"shared_{seed}"]
 
 
 def _details(record: Record, key: str) -> list[dict[str, Any]]:
@@ -191,10 +207,16 @@ def _steered(path: Path, record: Record) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the texts of one SAE, and the settings that a reader needs."""
     texts = results_of(read_texts(path))
     config, judges = mapping(record.get("eval_config")), judges_of(texts)
+    judged = {f"{judges[0]}_score", f"{judges[0]}_success"} if judges else set[str]()
+    if not judged or not judged <= set(texts.columns):
+        raise InputError(
+            f"The table of texts of {path.name!r} lacks the columns of a judge. Run the "
+            "evaluation 'steering' again."
+        )
     settings = {
         "amounts": config.get("amounts") or [],
         "mode": config.get("strength_mode"),
-        "judge": judges[0] if judges else None,
+        "judge": judges[0],
     }
     return texts, settings
 

@@ -86,7 +86,12 @@ def _write_page(run: StudyRun, out: Path) -> Path | None:
     results = out / "results"
     if not results.is_dir() or not result_files(results):
         return None
-    return write_page(results, out=out / PAGE, failures=run.failures)
+    releases = [
+        out / "releases" / stage.name
+        for stage in run.plan.stages
+        if (results / stage.name).is_dir() and result_files(results / stage.name)
+    ]
+    return write_page(results, release=releases, out=out / PAGE, failures=run.failures)
 
 
 def _run_stages(run: StudyRun, device: str, out: Path, progress: Progress) -> StudyRun:

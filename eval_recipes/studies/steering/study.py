@@ -29,6 +29,7 @@ from eval_recipes.studies.steering.runs import (
 )
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError
+from saereg_plugin.releases.opening import open_release
 from saereg_plugin.sweeps import run_sweep
 
 Progress = Callable[[str], None]
@@ -73,10 +74,18 @@ def run_steering_study(
 
 def _write_pages(outcome: SteeringOutcome, out: Path) -> list[Path]:
     """Write a report page into each folder of results, except those of the grid's runs."""
-    folders = [out / "results" / run.name for run in outcome.runs if not run.grid]
+    names = {release for saes in outcome.saes.values() for release, _ in saes}
+    releases = [one for one in map(open_release, sorted(names)) if one.has_manifest]
+    folders = {
+        run.name: out / "results" / run.name for run in outcome.runs if not run.grid
+    }
     return [
-        write_report(folder)
-        for folder in folders
+        write_report(
+            folder,
+            release=releases,
+            failures=outcome.by_run.get(name, ()),
+        )
+        for name, folder in folders.items()
         if folder.is_dir() and result_files(folder)
     ]
 

@@ -280,6 +280,11 @@ def test_a_latent_is_printed_with_its_peak_marked(
     assert f"fires on 0 of {found.tokens:,} tokens" in latent_lines(opened.latent(0))[0]
 
 
+def test_a_break_within_a_token_is_escaped_once(opened: SAEExamples) -> None:
+    latent = replace(opened.latent(5), top_logits=[("a\n", 0.5)])
+    assert "logits up: 'a\\n' +0.50" in latent_lines(latent)
+
+
 def test_what_cannot_be_read_is_named(
     context: RunContext, opened: SAEExamples, tmp_path: Path
 ) -> None:

@@ -6,21 +6,26 @@ import base64
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from eval_recipes import cli
-from eval_recipes.report.page import write_report
+from eval_recipes.commands.run import _write_page
+from eval_recipes.report.page import docs_root, write_report
 from eval_recipes.results.outdated import note_attempts
 from eval_recipes.results.subject import Failure
+from eval_recipes.running.run import Outcome
 from eval_recipes.tables.table import digits
 from saereg_plugin.errors import InputError
-from saereg_plugin.releases.release import Entry, Release, write_release
+from saereg_plugin.releases.release import Entry, Release, read_release, write_release
 from tests.eval_recipes.report.read_page import Page, unpacked
 from tests.eval_recipes.report.result_files import (
     SEEDS,
@@ -126,6 +131,8 @@ def test_upstreams_figure_is_next_to_the_corrected_one(page: Page) -> None:
 
 def test_facts_hold_points_fronts_and_distributions(page: Page) -> None:
     facts = page.facts
+    assert facts["latents"] == [sae["id"] for sae in facts["saes"]]
+    assert facts["pareto"]["one_l0"] is True
     assert {sae["id"] for sae in facts["saes"]} == {
         f"{group}-seed{seed}" for group in ("l2", "none") for seed in SEEDS
     }
@@ -178,6 +185,8 @@ def test_the_policy_allows_the_script_of_the_page_and_no_network(page: Page) -> 
     assert "http" not in policy
     assert "unsafe-eval" not in policy
     assert "file:" not in policy
+    # plotly runs as a blob, which needs no hash
+    assert policy.count("'sha256-") == 1
     for one in page.root.all("script"):
         assert "src" not in one.attributes
         if "type" not in one.attributes:
@@ -276,12 +285,18 @@ def test_saebenchs_own_folder_has_a_page(tmp_path: Path) -> None:
     values = [row["L0"].attributes["data-v"] for row in page.rows("pareto-table")]
     assert values == ["8.0", "16.0"]
     assert "No two groups are compared here" in page.id("verdicts").text
+    # two SAEs of one kind are not two seeds
+    (row,) = page.rows("groups-1")
+    figures = [" ".join(cell.text.split()) for cell in row.values()]
+    assert any(figure.endswith(" 2 SAEs") for figure in figures[1:])
+    assert not any("[" in figure or "seed" in figure for figure in figures)
+    (l0,) = [r for r in page.rows("core-all") if r["metric"].text == "sparsity/l0"]
+    assert l0["jumprelu"].text.strip() == "12"
+    assert page.facts["pareto"]["one_l0"] is False
 
 
-def test_a_release_adds_its_command_hashes_and_training(
-    results: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "release"
+def release_folder(folder: Path, name: str = "lab") -> Path:
+    """A release of the results' SAEs and a fourth seed, with records."""
     entries = [
         Entry(
             f"{g}-seed{s}",
@@ -294,11 +309,109 @@ def test_a_release_adds_its_command_hashes_and_training(
     ]
     about = {"command": "saereg-bench train <x>", "tokens": 4096}
     (folder / "records").mkdir(parents=True)
-    write_release(Release("lab", "tiny", tuple(entries), folder, about))
+    write_release(Release(name, "tiny", tuple(entries), folder, about))
     lines = [{"step": n, "tokens": n * 8, "loss": 2.0**-n} for n in (1, 2)]
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     for entry in entries:
         (folder / "records" / f"{entry.sae_id}.jsonl").write_text(text)
+    return folder
+
+
+def test_a_release_of_other_saes_is_left_out_with_an_alert(
+    results: Path, tmp_path: Path
+) -> None:
+    folder = release_folder(tmp_path / "release", "elsewhere")
+    page = Page(write_report(results, release=folder, out=tmp_path / "page.html"))
+    assert page.alerts[0].startswith("Error Release 'elsewhere' is left out: no SAE of")
+    assert "saereg-bench train" not in page.id("provenance").text
+    assert {row["weights"].text.strip() for row in page.rows("saes")} == {"-"}
+    plots = {plot["id"] for plot in page.facts["distributions"]["plots"]}
+    assert not any(name.startswith("training") for name in plots)
+    # outdated results are looked for all the same
+    assert not any("seed3" in alert for alert in page.alerts)
+
+
+def test_releases_may_be_several_and_named_as_they_were_opened(
+    copy: Path, tmp_path: Path
+) -> None:
+    first = release_folder(tmp_path / "first")
+    second = replace(
+        read_release(release_folder(tmp_path / "second")), name="lab/saes@0123"
+    )
+    write(copy, core("none", 5) | {"sae_lens_release_id": second.name}, name="hub")
+    one = core("none", 0) | {"sae_lens_release_id": second.name}
+    write(copy, one, name="hub")
+    page = Page(write_report(copy, release=[first, second]))
+    said = page.id("provenance").text
+    assert "Training command of lab/saes@0123" in said
+    assert "Training command of lab\n" in said.replace("saereg", "\nsaereg")
+    curves = {row["SAE"].text for row in page.rows("training-loss-table")}
+    assert {"lab/saes@0123/none-seed0", "lab/none-seed0", "l2-seed1"} <= curves
+
+
+def test_the_page_after_a_run_knows_a_release_of_the_hub(
+    copy: Path, tmp_path: Path
+) -> None:
+    # a commit of the hub is in a folder, under another name than its manifest's
+    folder = release_folder(tmp_path / "release", "manifest")
+    release = replace(read_release(folder), name="lab")
+    outcome = Outcome(pd.DataFrame(), [], [], copy / "summary.csv")
+    _write_page(copy, release, outcome, Console(quiet=True))
+    page = Page(copy / "report.html")
+    assert "saereg-bench train <x>" in page.id("provenance").text
+
+
+def test_training_records_that_cannot_be_read_are_an_alert(
+    results: Path, tmp_path: Path
+) -> None:
+    folder = release_folder(tmp_path / "release")
+    (folder / "records" / "none-seed0.jsonl").write_text("{")
+    page = Page(write_report(results, release=folder, out=tmp_path / "page.html"))
+    assert "Training curves are left out" in page.alerts[0]
+    assert "none-seed0.jsonl' is damaged" in page.alerts[0]
+
+
+def test_a_width_matched_control_and_a_damaged_result_have_a_page(copy: Path) -> None:
+    for group, seed in product(("none", "l2"), SEEDS):
+        one = cross_seed(group, seed)
+        role = {
+            "name": f"lab/{group}",
+            "matched_to": "lab/l2" if group == "none" else None,
+        }
+        one["eval_result_unstructured"]["role"] = role
+        write(copy, one)
+    write(copy, core("l2", 0)).write_text("{")
+    said = "\n".join(Page(write_report(copy)).alerts)
+    assert "lab_l2-seed0_eval_results.json is left out, as it cannot be read" in said
+    # the damaged file is not what stops the comparison
+    assert "Error Width-matched controls are not compared: A result of group" in said
+
+
+def test_half_a_surrogate_pair_in_a_result_is_shown_or_escaped(copy: Path) -> None:
+    one = core("none", 0)
+    one["eval_config"] = {"dataset": "half \ud800", "odd \udfff": "\\\ud800"}
+    one["eval_result_metrics"]["corrected"]["odd \ud800"] = 0.5
+    write(copy, one)
+    page = Page(write_report(copy))
+    metrics = [row["metric"].text for row in page.rows("core-all")]
+    assert "corrected/odd \\ud800" in metrics
+    configs = [r["eval_config"] for r in unpacked(page.id("results-json").text)]
+    assert one["eval_config"] in configs
+
+
+def test_pairs_that_are_no_list_are_left_out(copy: Path) -> None:
+    for group, seed in product(("none", "l2"), SEEDS):
+        one = cross_seed(group, seed)
+        one["eval_result_unstructured"]["group_pairs"] = 5
+        write(copy, one)
+    (none, *_) = Page(write_report(copy)).rows("groups-1")
+    assert " ".join(none["shared"].text.split()).endswith("3 seed pairs")
+
+
+def test_a_release_adds_its_command_hashes_and_training(
+    results: Path, tmp_path: Path
+) -> None:
+    folder = release_folder(tmp_path / "release")
     page = Page(write_report(results, release=folder, out=tmp_path / "page.html"))
     said = page.id("provenance").text
     assert "saereg-bench train <x>" in said
@@ -342,6 +455,7 @@ def test_above_the_limit_latents_go_to_files_next_to_the_page(copy: Path) -> Non
     scripts = page.root.all("script")
     sources = [s.attributes["src"] for s in scripts if "src" in s.attributes]
     assert len(sources) == len(inside) == 6
+    assert page.facts["latents"] == whole.facts["latents"] == list(inside)
     for source in sources:
         call = (path.parent / source).read_text()
         assert call.startswith("saeregLatents(")
@@ -351,6 +465,23 @@ def test_above_the_limit_latents_go_to_files_next_to_the_page(copy: Path) -> Non
     # a page that fits again leaves no shards behind
     write_report(copy)
     assert not list((copy / "report_data").glob("*.js"))
+
+
+def test_the_address_of_latents_next_to_the_page_is_quoted(copy: Path) -> None:
+    path = write_report(copy, out=copy / "report #2 50%.html", most_bytes=1_000)
+    page = Page(path)
+    scripts = page.root.all("script")
+    sources = [s.attributes["src"] for s in scripts if "src" in s.attributes]
+    assert sources[0].startswith("report%20%232%2050%25_data/")
+    for source in sources:
+        assert (copy / unquote(source)).is_file()
+    assert "report #2 50%_data" in page.id("latents").text
+
+
+def test_docs_are_linked_where_the_package_knows_their_address() -> None:
+    urls = ["Homepage, https://lab.org", "Documentation, https://lab.org/docs/index.md"]
+    assert docs_root(urls) == "https://lab.org/"
+    assert docs_root(["Homepage, https://lab.org"]) == docs_root([]) == ""
 
 
 def test_the_command_prints_the_path(copy: Path, tmp_path: Path) -> None:

@@ -379,6 +379,7 @@ def test_saes_of_one_l0_are_drawn_by_group_with_an_interval_over_seeds(
             write_core(tmp_path, "r", f"{group}-{seed}", l0=32 + 0.1 * seed, ce=ce)
     frame = load_results(tmp_path)
     frame["group"] = frame["sae_id"].str.rpartition("-")[0]
+    frame["seed"] = frame["sae_id"].str.rpartition("-")[2].astype("Int64")
     (axes,) = plot_pareto(frame, ["CE loss score"]).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["l2", "none"]
     assert axes.get_xlabel() == "CE loss score"
@@ -393,6 +394,15 @@ def test_saes_of_one_l0_are_drawn_by_group_with_an_interval_over_seeds(
     assert [line.get_color() for line in axes.lines[::3]] == [*colours.values()]
     low, high = axes.get_xlim()
     assert low < 0.5 and high > 0.8
+    # a group that this plot does not show changes no colour
+    other = frame.assign(group=frame["group"].replace("none", "a"))
+    drawn = other["metric"].str.endswith("ce_loss_score")
+    some = other.loc[(other["group"] == "l2") | ~drawn]
+    (axes,) = plot_pareto(some, ["CE loss score"]).axes
+    assert axes.lines[0].get_color() == group_colours(["a", "l2"])["l2"]
+    # SAEs without a seed are no sample of seeds
+    (axes,) = plot_pareto(frame.assign(seed=pd.NA), ["CE loss score"]).axes
+    assert np.isnan(axes.lines[1].get_xdata().astype(float)).all()
 
 
 def test_saes_of_several_l0_are_drawn_against_it_in_the_colour_of_their_group(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from eval_recipes.cross_seed.output import STABILITY
 from eval_recipes.report.embedding import compact, packed
 from eval_recipes.report.latents.payload import SAEPayload, latents_of
 from eval_recipes.report.source import read_source
+from eval_recipes.results.sidecar import SideTable
 from eval_recipes.steering.texts import TEXTS
+from saereg_plugin.files import sha256
 from tests.eval_recipes.report.latents.latent_files import (
     N,
     level,
@@ -240,6 +245,35 @@ def test_a_damaged_table_is_named_and_the_rest_is_read(
     assert "SHA-256" in data["missing"]["steering"]
     assert data["columns"]["score"][3] == 0.857
     assert set(data["columns"]["steering"]) == {None}
+
+
+def without(folder: Path, side: SideTable, column: str) -> None:
+    """Take a column out of the first SAE's table, as if it had been written so."""
+    (table,) = folder.rglob(f"*none-seed0{side.ending}")
+    pq.write_table(pq.read_table(table).drop_columns([column]), table)
+    (result,) = (folder / side.eval).glob("*none-seed0_eval_results.json")
+    one = json.loads(result.read_text())
+    one["eval_result_unstructured"][side.field]["sha256"] = sha256(table)
+    result.write_text(json.dumps(one))
+
+
+@pytest.mark.parametrize(
+    ("side", "column"),
+    [
+        (TEXTS, "embedding_status"),
+        (TEXTS, "embedding_success"),
+        (STABILITY, "encoder_partner_2"),
+        (STABILITY, "shared_1"),
+    ],
+)
+def test_a_table_that_lacks_columns_is_missing_and_the_rest_is_read(
+    results: Path, tmp_path: Path, side: SideTable, column: str
+) -> None:
+    copy = shutil.copytree(results, tmp_path / "results")
+    without(copy, side, column)
+    data = payloads(copy)["none-seed0"].data
+    assert "lacks the columns" in data["missing"][side.eval]
+    assert data["columns"]["score"][3] == 0.857
 
 
 def test_a_latent_takes_a_few_kilobytes(results: Path) -> None:

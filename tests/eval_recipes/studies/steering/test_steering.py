@@ -230,7 +230,7 @@ def test_a_small_study_in_full(release: str, tmp_path: Path) -> None:
         tmp_path / "out" / "results" / run / "report.html"
         for run in ("published", "norm_ratio")
     ]
-    assert all(page.is_file() for page in outcome.pages)
+    assert all("Manifest hash" in page.read_text() for page in outcome.pages)
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [run["run"] for run in found["runs"]] == ["published", "norm_ratio"]
     (figures,) = found["runs"][1]["figures"]
