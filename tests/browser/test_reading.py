@@ -13,6 +13,7 @@ from scipy.stats import t as student_t
 
 from eval_recipes.cross_seed.output import read_stability
 from eval_recipes.report.latents.inputs import short
+from eval_recipes.results.headlines import L0
 from eval_recipes.tables.table import digits
 from tests.browser.result_folders import (
     GROUP,
@@ -89,7 +90,7 @@ def test_the_pareto_table_and_plot_have_the_numbers_of_the_summary(
     for row, point in zip(rows, facts["points"], strict=True):
         cells = [cell.replace("*", "") for cell in row.values()]
         assert cells[0] == point["sae"]
-        l0 = summary.loc[(point["sae"], "corrected/l0")]["value"]
+        l0 = summary.loc[(point["sae"], L0.metric)]["value"]
         assert (cells[2], point["l0"]) == (digits(l0), pytest.approx(l0))
         for cell, metric in zip(cells[3:], facts["metrics"], strict=True):
             name = metric["key"].partition("/")[2]
