@@ -65,9 +65,16 @@
   const canUnpack = "DecompressionStream" in window;
   const facts = JSON.parse(byId("facts")?.textContent || "{}");
 
-  /** Latents from files next to the page, packed, by SAE. */
+  /** Latents from files next to the page, packed, by SAE; the files that did not load. */
   const shards = new Map();
+  const lostFiles = [];
   window.saeregLatents = (sae, packed) => shards.set(sae, packed);
+  // such an error does not bubble; other scripts of the page are in the page
+  const noteLost = ({ target }) => {
+    const file = target.getAttribute?.("src") ?? "blob:";
+    if (!file.startsWith("blob:")) lostFiles.push(decodeURIComponent(file));
+  };
+  addEventListener("error", noteLost, true);
 
   // ---------------------------------------------------------------- theme
 
@@ -219,26 +226,34 @@
     return plotlyLoading;
   }
 
+  /** Read a colour of the style sheet as it is in the theme; a variable alone has both. */
+  function themeColour(name) {
+    const probe = el("i", { style: `color: var(${name})`, hidden: true });
+    root.append(probe);
+    const { color } = getComputedStyle(probe);
+    probe.remove();
+    return color;
+  }
+
   /** Colours and lines that all plots share, by the theme. */
   function baseLayout() {
-    const style = getComputedStyle(root);
-    const variable = (name) => style.getPropertyValue(name).trim();
+    const family = getComputedStyle(root).getPropertyValue("--sans").trim();
     const axis = {
-      gridcolor: variable("--line"),
-      linecolor: variable("--muted"),
-      zerolinecolor: variable("--line"),
+      gridcolor: themeColour("--line"),
+      linecolor: themeColour("--muted"),
+      zerolinecolor: themeColour("--line"),
       automargin: true,
       title: { font: { size: 13 }, standoff: 12 },
     };
     return {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: variable("--sans"), size: 13, color: variable("--fg") },
+      font: { family, size: 13, color: themeColour("--fg") },
       margin: { l: 56, r: 16, t: 36, b: 48 },
       xaxis: { ...axis },
       yaxis: { ...axis },
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
-      hoverlabel: { font: { family: variable("--sans"), size: 12 }, namelength: -1 },
+      hoverlabel: { font: { family, size: 12 }, namelength: -1 },
       hovermode: "closest",
       dragmode: false,
     };
@@ -270,7 +285,7 @@
   function startPlots() {
     if (!canUnpack || !byId("plotly")) return;
     startPareto();
-    for (const plot of [...(facts.distributions?.plots ?? []), ...(facts.curves?.plots ?? [])]) {
+    for (const plot of facts.distributions?.plots ?? []) {
       const figure = byId(`plot-${plot.id}`);
       if (!figure) continue;
       drawn(figure, () => plotOf(plot));
@@ -290,7 +305,7 @@
   }
 
   function openClicked(point) {
-    const [, sae, latent] = /^(.*)\/(\d+)$/s.exec(point.text ?? "") ?? [];
+    const [, sae, latent] = /^(.*)\/(\d+)$/s.exec(point.customdata ?? "") ?? [];
     if (sae !== undefined) location.hash = hashOf(sae, latent);
   }
 
@@ -299,8 +314,7 @@
     const layout = baseLayout();
     layout.xaxis.title = { ...layout.xaxis.title, text: plain(plot.x_title) };
     layout.yaxis.title = { ...layout.yaxis.title, text: plain(plot.y_title) };
-    if (plot.x_log) Object.assign(layout.xaxis, { type: "log", ...logTicks(plot, "x") });
-    if (plot.y_log) Object.assign(layout.yaxis, { type: "log", ...logTicks(plot, "y") });
+    if (plot.y_log) Object.assign(layout.yaxis, { type: "log", ...logTicks(plot) });
     if (plot.kind === "bar") Object.assign(layout.xaxis, { dtick: 1 });
     const names = [...new Set(plot.series.map((one) => one.name))];
     const traces = plot.series.map((one, i) => {
@@ -312,8 +326,8 @@
   }
 
   /** Ticks at 1, 2 and 5 of each power of ten, or at the powers where there are many. */
-  function logTicks(plot, axis) {
-    const values = plot.series.flatMap((one) => one[axis]).filter((value) => value > 0);
+  function logTicks(plot) {
+    const values = plot.series.flatMap((one) => one.y).filter((value) => value > 0);
     const [low, high] = [Math.min(...values), Math.max(...values)].map(Math.log10);
     const steps = high - low > 3 ? [1] : [1, 2, 5];
     const tickvals = [];
@@ -339,14 +353,16 @@
       mode: "markers",
       // latents of the same stability next to each other, one group beside the other
       x: one.x.map((x, i) => x + 0.06 * place + 0.05 * (((i * 0.618) % 1) - 0.5)),
-      text: one.text,
+      customdata: one.text,
+      text: one.text.map(plain),
       hovertemplate: "%{text}<br>%{y:.3g}<extra></extra>",
       marker: { color: one.colour, size: 7, opacity: 0.55 },
     };
   }
 
-  /** Return text in which plotly finds no tags. */
-  const plain = (text) => String(text).replaceAll("<", "‹").replaceAll(">", "›");
+  /** Return text that plotly, which reads tags and entities, shows as it is. */
+  const plain = (text) =>
+    String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
   // ---------------------------------------------------------------- Pareto
 
@@ -398,13 +414,13 @@
     return { input, label: el("label", { class: "field" }, name, input) };
   }
 
-  /** Traces of a metric against L0; side by side where all SAEs have nearly the same L0. */
+  /** Traces of a metric against L0; side by side where all SAEs have nearly one L0. */
   function paretoOf(metric) {
     const points = facts.pareto.points.filter(
       (one) => one.values[metric.key] && one.l0 !== null,
     );
     const l0 = points.map((one) => one.l0);
-    const isNarrow = areNear(l0);
+    const isNarrow = Boolean(facts.pareto.one_l0);
     const groups = [...new Set(points.map((one) => groupOf(one.sae)))];
     const place = isNarrow ? sideBySide(points, groups) : (one) => one.l0;
     const layout = baseLayout();
@@ -433,13 +449,11 @@
     return { traces: [...fronts, ...seeds], layout };
   }
 
-  const areNear = (l0) => Math.max(...l0) <= 1.15 * Math.min(...l0);
-
   /** Whether SAEs of a group are seeds of one configuration, which have a mean. */
-  const areSeeds = (points) =>
-    points.length > 1 &&
-    areNear(points.map((one) => one.l0)) &&
-    points.every((one) => (infoOf(one.sae)?.seed ?? null) !== null);
+  function areSeeds(points) {
+    const seeds = new Set(points.map((one) => infoOf(one.sae)?.seed ?? null));
+    return points.length > 1 && seeds.size === points.length && !seeds.has(null);
+  }
 
   const infoOf = (sae) => facts.saes?.find((one) => one.id === sae);
   const groupOf = (sae) => infoOf(sae)?.group ?? sae;
@@ -516,7 +530,7 @@
 
   /** The front of each kind of SAE as a line. */
   function frontTraces(metric, points) {
-    const muted = getComputedStyle(root).getPropertyValue("--muted").trim();
+    const muted = themeColour("--muted");
     const known = new Map(points.map((one) => [one.sae, one]));
     return (facts.pareto.fronts?.[metric.key] ?? []).map((front) => {
       const along = front.saes.map((sae) => known.get(sae)).filter(Boolean);
@@ -1434,6 +1448,8 @@
 
   /** Show the latent that the address names; false if it names none. */
   function showFromHash({ focus }) {
+    // an address that is still to be written is older than this one
+    clearTimeout(waitingHash);
     const wanted = fromHash();
     if (!wanted) return false;
     const row = rowOf(wanted.sae, wanted.latent);
@@ -1468,10 +1484,15 @@
 
   async function startLatents() {
     const box = byId("latent-browser");
-    if (!box || !packedLatents().size) return;
+    if (!box) return;
     const say = (text) => box.replaceChildren(el("p", { class: "lat-missing", role: "status" }, text));
     if (!canUnpack) {
       say("This browser cannot unpack the latents of this page; any browser of 2023 or later can.");
+      return;
+    }
+    noteLostLatents(box);
+    if (!packedLatents().size) {
+      box.dataset.ready = "true";
       return;
     }
     await readLatents(say);
@@ -1493,6 +1514,18 @@
     if (!showFromHash({ focus: true }) && listed.length) show(listed[0]);
     if (chosenSae) chooseSae(chosenSae);
     box.dataset.ready = "true";
+  }
+
+  /** Say of which SAEs the latents did not arrive, and in which files they should be. */
+  function noteLostLatents(box) {
+    const packed = packedLatents();
+    const lost = (facts.latents ?? []).filter((id) => !packed.has(id));
+    if (!lost.length && !lostFiles.length && packed.size) return;
+    const whose = lost.length ? `The latents of ${lost.join(", ")} are` : "Latents are";
+    const files = lostFiles.length ? `: no file ${lostFiles.join(", ")} next to the page` : "";
+    const text = `${whose} missing${files}. Move the page with its files, or write it again.`;
+    const said = [el("strong", {}, "Error"), el("span", {}, text)];
+    box.before(el("p", { class: "alert error", id: "latents-lost", role: "status" }, said));
   }
 
   /** Say which described latents the page has no room for. */

@@ -73,7 +73,8 @@ def plain(results: Path) -> Path:
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page full of names, tokens and texts that try to be more than text."""
-    return write_report(write_hostile(tmp_path_factory.mktemp("hostile") / "results"))
+    results = write_hostile(tmp_path_factory.mktemp("hostile") / "results")
+    return write_report(results, release=results.parent / "release")
 
 
 @pytest.fixture(scope="session")

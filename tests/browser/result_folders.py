@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 from eval_recipes.results.files import write_summary
+from saereg_plugin.releases.release import Entry, Release, write_release
 from tests.eval_recipes.report.latents.latent_files import (
     write_examples,
     write_explanations,
@@ -14,8 +16,11 @@ from tests.eval_recipes.report.latents.latent_files import (
 )
 from tests.eval_recipes.report.result_files import (
     PENALTIES,
+    RELEASE,
     SEEDS,
+    autointerp,
     core,
+    cross_seed,
     write,
     write_all,
 )
@@ -27,7 +32,9 @@ RUN = "window.ran=1"
 """What hostile text would do if it were run."""
 
 GROUP = f'"><img src=x onerror="{RUN}">\U0001f600\u202e & <b>'
-SAE = f"</script><script>{RUN}</script>"
+SAE = f"</script><script>{RUN}</script><b>x</b> &lt;i&gt;"
+NAME = f"</title><svg onload={RUN}><b>%s</b> &lt;i&gt;"
+"""Pattern of other names: of a model, a hook, a text, a judge, a command."""
 TOKENS = {
     f"<script>{RUN}</script>": None,
     f"</script><img src=x onerror={RUN}>": None,
@@ -70,17 +77,52 @@ def write_everything(folder: Path) -> Path:
 
 
 def write_hostile(folder: Path) -> Path:
-    """Write results of which every name and text is hostile."""
+    """Write results, and their release, of which every name and text is hostile."""
     write_all(folder)
     for seed in SEEDS:
         write_stability(folder, GROUP, seed)
         write_examples(folder, GROUP, seed, words=list(TOKENS))
     write_explanations(folder, GROUP, 0, EXPLAINED, text=f"{SAE}<b>\n\U0001f600")
     write_texts(folder, GROUP, 0, STEERED[:1], more=LONG)
-    named = core("none", 7) | {"sae_lens_id": SAE, "sae_lens_release_id": SAE}
-    write(folder, named, name="named")
+    for make in (core, cross_seed, autointerp):
+        named = make("named", 7) | {"sae_lens_id": SAE, "sae_lens_release_id": SAE}
+        write(folder, named, name="named")
+    for path in folder.rglob("*_eval_results.json"):
+        _rename(path)
     write_summary(folder)
+    _write_hostile_release(folder.parent / "release")
     return folder
+
+
+def _rename(path: Path) -> None:
+    """Give a result hostile names of everything that it was made with."""
+    one = json.loads(path.read_text())
+    about = one["sae_cfg_dict"]["metadata"]
+    about |= {"model_name": NAME % "model", "hook_name": NAME % "hook"}
+    about |= {"dataset_path": NAME % "dataset"}
+    one["eval_config"] |= {"corpus": NAME % "corpus", "judge_model": NAME % "judge"}
+    path.write_text(json.dumps(one))
+
+
+def _write_hostile_release(folder: Path) -> None:
+    """Write a release with a hostile group, hostile training and records."""
+    entries = [
+        Entry(f"{group}-seed{seed}", f"saes/{n}-{seed}", group, seed)
+        for n, group in enumerate(("none", GROUP))
+        for seed in SEEDS
+    ]
+    about = {
+        "command": NAME % "command",
+        "created": NAME % "created",
+        "versions": {NAME % "package": NAME % "version"},
+        "stopped": [NAME % "cause"],
+    }
+    (folder / "records").mkdir(parents=True)
+    write_release(Release(RELEASE, NAME % "model", tuple(entries), folder, about))
+    for entry in entries:
+        lines = [{"step": n, "tokens": n * 8, "loss": 2.0**-n} for n in (1, 2)]
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        (folder / "records" / f"{entry.sae_id}.jsonl").write_text(text)
 
 
 def write_wide(folder: Path) -> Path:

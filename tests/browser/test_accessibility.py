@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,27 +14,21 @@ from tests.browser.visits import OPEN_ALL, Visit, fragment
 BAD = ("serious", "critical")
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["plain", "hostile"])
 def test_no_serious_violation_with_a_card_and_all_tables_open(
-    plain: Path, visit: Callable[..., Visit], scheme: str, width: int
+    name: str, request: pytest.FixtureRequest, visit: Callable[..., Visit], scheme: str
 ) -> None:
-    size = {"width": width, "height": 800}
-    opened = visit(
-        plain, fragment("none-seed0", STEERED[0]), viewport=size, color_scheme=scheme
-    )
-    page = opened.page
+    shown = fragment("none-seed0", STEERED[0]) if name == "plain" else ""
+    size = {"width": 1280, "height": 800}
+    path = request.getfixturevalue(name)
+    page = visit(path, shown, viewport=size, color_scheme=scheme).page
     page.evaluate(OPEN_ALL)
     for figure in page.locator("figure.plot").all():
         figure.scroll_into_view_if_needed()
         figure.locator("svg.main-svg").first.wait_for()
     assert _violations(page) == []
-
-
-def test_no_serious_violation_with_hostile_texts(
-    hostile: Path, visit: Callable[..., Visit]
-) -> None:
-    page = visit(hostile).page
-    page.evaluate(OPEN_ALL)
+    page.set_viewport_size({"width": 390, "height": 800})
     assert _violations(page) == []
 
 

@@ -160,6 +160,25 @@ def test_the_address_follows_the_arrow_keys(
     opened.page.wait_for_url(f"**{fragment(sae, int(latent))}")
 
 
+LEAVE_AT_ONCE = """hash => new Promise(done => {
+    const list = document.querySelector(".lat-list");
+    list.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true }));
+    location.hash = hash;
+    // timers end in their order: any that waited to change the address is over by then
+    setTimeout(() => done(location.hash), 1000);
+})"""
+
+
+def test_the_address_stays_that_of_the_last_link(
+    plain: Path, visit: Callable[..., Visit]
+) -> None:
+    opened = visit(plain)
+    for link in (fragment("none-seed1", STEERED[0]), "#pareto"):
+        assert opened.page.evaluate(LEAVE_AT_ONCE, link) == link
+    # the key before the second link went on from the latent of the first
+    assert opened.title != "none-seed1 / 4"
+
+
 def test_a_link_to_no_latent_says_so(plain: Path, visit: Callable[..., Visit]) -> None:
     page = visit(plain, fragment("none-seed9", 4)).page
     assert said(page.locator(".lat-card")) == (

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from scipy.stats import t as student_t
 
 from eval_recipes.cross_seed.output import read_stability
 from eval_recipes.report.latents.inputs import short
+from eval_recipes.results.headlines import L0
 from eval_recipes.tables.table import digits
-from tests.browser.result_folders import GROUP, LONG, RUN, SAE, STEERED, TOKENS
+from tests.browser.result_folders import (
+    GROUP,
+    LONG,
+    NAME,
+    RUN,
+    SAE,
+    STEERED,
+    TOKENS,
+)
 from tests.browser.visits import OPEN_ALL, Visit, fragment, said
 
 CELLS = """name => {
@@ -64,6 +75,69 @@ def _shown(one: dict[Any, Any]) -> str:
     ends = [one["low"], one["high"]]
     interval = "" if pd.isna(ends).any() else f" [{', '.join(map(digits, ends))}]"
     return digits(one["value"]) + interval
+
+
+def test_the_pareto_table_and_plot_have_the_numbers_of_the_summary(
+    plain: Path, results: Path, visit: Callable[..., Visit]
+) -> None:
+    summary = pd.read_csv(results / "summary.csv").set_index(["sae_id", "metric"])
+    page = visit(plain).page
+    facts = page.evaluate(
+        "JSON.parse(document.getElementById('facts').textContent).pareto"
+    )
+    rows = page.evaluate(CELLS, "pareto-table")
+    assert len(rows) == len(facts["points"]) == 6
+    for row, point in zip(rows, facts["points"], strict=True):
+        cells = [cell.replace("*", "") for cell in row.values()]
+        assert cells[0] == point["sae"]
+        l0 = summary.loc[(point["sae"], L0.metric)]["value"]
+        assert (cells[2], point["l0"]) == (digits(l0), pytest.approx(l0))
+        for cell, metric in zip(cells[3:], facts["metrics"], strict=True):
+            name = metric["key"].partition("/")[2]
+            one = summary.loc[(point["sae"], name)]
+            assert cell == _shown(one.to_dict()), (point["sae"], name)
+            drawn = point["values"][metric["key"]]
+            ends = [one["value"], one["low"], one["high"]]
+            # what is missing is null in the page
+            assert drawn == [None if pd.isna(end) else end for end in ends]
+
+
+def test_the_table_of_groups_has_means_over_seeds_and_the_evaluations_own_figures(
+    plain: Path, results: Path, visit: Callable[..., Visit]
+) -> None:
+    summary = pd.read_csv(results / "summary.csv")
+    page = visit(plain).page
+    rows = {row["0"]: row for row in page.evaluate(CELLS, "groups-1")}
+    for group in ("none", "l2"):
+        row = next(row for name, row in rows.items() if name.startswith(group))
+        shown = {head.partition(":")[0]: cell for head, cell in row.items()}
+        mine = summary[summary["sae_id"].str.startswith(f"{group}-")]
+        for name in ("core/corrected/explained_variance", "core/corrected/l0"):
+            values = mine.loc[mine["metric"] == name.removeprefix("core/"), "value"]
+            mean, error = values.mean(), values.sem() * student_t.ppf(0.975, 2)
+            ends = f"[{digits(mean - error)}, {digits(mean + error)}]"
+            assert shown[name] == f"{digits(mean)} {ends} 3 seeds"
+        # of the whole group, without an interval: its pairs share seeds
+        pairs = ", ".join(map(digits, (0.25, 0.375, 0.5)))
+        assert shown["cross_seed/shared/shared"] == f".375 3 seed pairs: {pairs}"
+
+
+def test_the_table_of_differences_has_those_of_the_results(
+    plain: Path, results: Path, visit: Callable[..., Visit]
+) -> None:
+    rows = visit(plain).page.evaluate(CELLS, "differences")
+    seen = {(row["0"], row["1"]): (row["2"], row["3"]) for row in rows}
+    wanted: dict[tuple[str, str], tuple[str, str]] = {}
+    for group, other in (("none", "l2"), ("l2", "none")):
+        path = results / "cross_seed" / f"lab_{group}-seed0_eval_results.json"
+        extra = json.loads(path.read_text())["eval_result_unstructured"]
+        for one in extra["group_differences"]:
+            ends = f"[{digits(one['ci_low'])}, {digits(one['ci_high'])}]"
+            key = (one["metric"].partition("/")[2], f"{group} \u2212 {other}")
+            over = f"{one['n']} {one['interval_over']}"
+            wanted[key] = (f"{digits(one['difference'])} {ends}", over)
+    assert seen
+    assert {key: wanted[key] for key in seen} == seen
 
 
 def test_the_downloaded_csv_is_the_summary(
@@ -138,8 +212,46 @@ def test_hostile_names_tokens_and_texts_are_shown_as_they_are_and_run_nothing(
         figure.scroll_into_view_if_needed()
         figure.locator("svg.main-svg").first.wait_for()
     assert page.evaluate("window.ran") is None
-    assert page.locator("img, main script, main b b").count() == 0
+    assert page.locator("img, main script, main b b, svg[onload]").count() == 0
+    assert page.locator("#plot-training-loss svg.main-svg").count() > 0
     assert RUN in page.content()
+
+
+@pytest.mark.parametrize(
+    ("place", "names"),
+    [
+        ("#provenance", ["model", "hook", "dataset", "corpus", "command", "created"]),
+        ("#provenance", ["package", "version", "cause"]),
+        (".lat-card", ["judge"]),
+    ],
+)
+def test_hostile_names_of_what_made_the_results_are_shown_as_they_are(
+    hostile: Path, visit: Callable[..., Visit], place: str, names: list[str]
+) -> None:
+    sae = f"{GROUP}-seed0".replace("\u202e", "\\u202e")
+    page = visit(hostile, fragment(sae, STEERED[0])).page
+    text = said(page.locator(place))
+    assert [name for name in names if NAME % name not in text] == []
+
+
+def test_a_plot_names_a_hostile_sae_as_it_is_and_opens_its_latent(
+    hostile: Path, visit: Callable[..., Visit]
+) -> None:
+    page = visit(hostile).page
+    figure = page.locator("#plot-stability-score")
+    figure.scroll_into_view_if_needed()
+    dot = figure.locator(".scatterlayer .trace").nth(1).locator(".point").first
+    dot.wait_for()
+    box = dot.bounding_box()
+    assert box is not None
+    at = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(at[0] - 1, at[1])
+    page.mouse.move(*at)
+    label = figure.locator(".hovertext .nums .line").first
+    label.wait_for()
+    assert label.text_content() == f"{SAE}/0"
+    page.mouse.click(*at)
+    page.locator(".lat-card h3", has_text=f"{SAE} / 0").wait_for()
 
 
 def test_a_search_for_hostile_text_finds_it(
