@@ -350,7 +350,7 @@ def _say_if_plain(sweep: Any, console: Console, *, is_control: bool) -> None:
 
     if not is_control and not is_regularized(sweep):
         console.print(
-            "No regulariser is chosen, so these SAEs are trained as SAELens' own. Add for example "
+            "No regulariser acts, so these SAEs are trained as SAELens' own. Add for example "
             "--regularizer weight_penalty=0.005; 'saereg-bench list' names all."
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ _CURVES = {
     "gradient_norm": ("Gradient norm", "before clipping", True),
 }
 """Title, meaning, and whether the axis is logarithmic, by the field in the records."""
+
+_LOGGED = {
+    "losses/": "part of the training step's loss",
+    "metrics/": "logged by a regulariser or mechanic",
+}
+"""Meaning of further fields by their beginning."""
 
 _MOST_POINTS = 200
 """Most points of one curve."""
@@ -52,12 +59,23 @@ def read_training(source: Source) -> tuple[list[Plot], list[str]]:
         return [], trouble
     frame = pd.concat(frames, ignore_index=True)
     known = {sae.label: sae for sae in source.saes}
+    curves = {**_CURVES, **_logged(frame)}
     plots = [
-        _plot(source, frame, known, field)
-        for field in _CURVES
+        _plot(source, frame, known, field, curves[field])
+        for field in curves
         if field in frame and bool(frame[field].notna().to_numpy().any())
     ]
     return plots, trouble
+
+
+def _logged(frame: pd.DataFrame) -> dict[str, tuple[str, str, bool]]:
+    """Return title, meaning and axis of losses and metrics, those that are always 0 left out."""
+    return {
+        field: (field.removeprefix(start), meaning, False)
+        for start, meaning in _LOGGED.items()
+        for field in sorted(map(str, frame.columns))
+        if field.startswith(start) and bool((frame[field].fillna(0) != 0).any())
+    }
 
 
 def _records(source: Source, release: Release, folder: Path) -> pd.DataFrame:
@@ -77,9 +95,13 @@ def _records(source: Source, release: Release, folder: Path) -> pd.DataFrame:
 
 
 def _plot(
-    source: Source, frame: pd.DataFrame, known: dict[str, PageSAE], field: str
+    source: Source,
+    frame: pd.DataFrame,
+    known: dict[str, PageSAE],
+    field: str,
+    curve: tuple[str, str, bool],
 ) -> Plot:
-    title, sentence, log = _CURVES[field]
+    title, sentence, log = curve
     series: list[dict[str, Any]] = []
     for name, rows in frame.groupby("sae_id", sort=True):
         sae = known[str(name)]
@@ -96,7 +118,7 @@ def _plot(
             }
         )
     return Plot(
-        name=f"training-{field.replace('_', '-')}",
+        name=_name(field),
         title=f"Training: {title[:1].lower()}{title[1:]}",
         sentence=f"{title}: {sentence}, against training tokens, a line per SAE.",
         facts={
@@ -108,6 +130,11 @@ def _plot(
         },
         table=_table(frame, known, field, title),
     )
+
+
+def _name(field: str) -> str:
+    """Return the name of a plot on the page; a regulariser's label may hold any character."""
+    return "training-" + re.sub("[^A-Za-z0-9]+", "-", field)
 
 
 def _table(
@@ -125,4 +152,4 @@ def _table(
     ]
     heads = [Column("SAE"), Column("group"), Column("first step"), Column("last step")]
     caption = f"{title} at the first and the last recorded step"
-    return table(f"training-{field.replace('_', '-')}-table", caption, heads, rows)
+    return table(f"{_name(field)}-table", caption, heads, rows)

@@ -230,7 +230,7 @@ def _train(folder: Path, *arguments: str) -> None:
     )
     assert result.exit_code == 0, (result.output, result.exception)
     assert "Trains 1 SAE for" in result.output
-    assert "No regulariser is chosen" not in result.output
+    assert "No regulariser acts" not in result.output
 
 
 def _losses(record: Path) -> float:
