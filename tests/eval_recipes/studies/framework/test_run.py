@@ -190,6 +190,9 @@ def test_the_report_is_written_while_the_folder_is_held(
     finished: StudyRun, out: Path
 ) -> None:
     assert finished.table == out / TABLE
+    # the page knows the releases of all stages with results
+    assert finished.page is not None
+    assert "Manifest hash" in finished.page.read_text()
     refused: list[bool] = []
 
     def claims(_: Scale) -> list[Claim]:
