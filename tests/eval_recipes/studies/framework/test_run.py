@@ -32,16 +32,18 @@ from eval_recipes.studies.framework.definition import (
     largest_without_loss,
 )
 from eval_recipes.studies.framework.report import TABLE, values_of, verdicts_of
-from eval_recipes.studies.framework.run import run_study
+from eval_recipes.studies.framework.run import _write_page, run_study
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.framework.verdicts import Claim
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import MARK
 from saereg_plugin.process import StopFlag
+from saereg_plugin.releases.release import Entry, Release, write_release
 from saereg_plugin.sweeps import SweepConfig, SweepTrainer
 from saereg_plugin.sweeps.config import group_fields
 from saereg_plugin.sweeps.records import append_record
 from saereg_plugin.yaml_text import read_yaml
+from tests.eval_recipes.report.result_files import write_all
 from tests.eval_recipes.studies.test_definitions import candidates
 from tests.sweeps.tiny import BATCH, PENALTY, open_trainer, records_of, tiny_sweep
 
@@ -183,6 +185,20 @@ def test_second_stage_trains_what_the_first_chose(
         assert set(values_of(rows, group, VARIANCE)) == {1, 2}
         assert values_of(rows, group, L0) == {1: 8.0, 2: 8.0}
     assert finished.training_seconds > 0
+
+
+@pytest.mark.slow
+def test_the_page_of_a_study_knows_the_releases_of_its_stages(
+    finished: StudyRun, tmp_path: Path
+) -> None:
+    name = finished.plan.stages[0].name
+    write_all(tmp_path / "results" / name)
+    folder = tmp_path / "releases" / name
+    folder.mkdir(parents=True)
+    entries = (Entry("l2-seed0", "saes/l2", "l2", 0, {}),)
+    write_release(Release("lab", "tiny", entries, folder, {"command": "train it"}))
+    page = _write_page(finished, tmp_path)
+    assert page is not None and "train it" in page.read_text()
 
 
 @pytest.mark.slow
