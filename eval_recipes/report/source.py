@@ -277,12 +277,14 @@ def _saes(records: list[tuple[Path, Record]]) -> list[PageSAE]:
             for key, facts in found.items()
         }
     )
+    for key, group in groups.items():
+        found[key]["group"] = group
     saes = [
         PageSAE(
             release=key[0],
             sae_id=key[1],
             label=key[1] if ids[key[1]] == 1 else "/".join(key),
-            **(facts | {"group": groups[key]}),
+            **facts,
         )
         for key, facts in found.items()
     ]

@@ -126,9 +126,9 @@ class _Reader:
         found = self._entries.get(sae.key)
         if found is None or found[0].folder is None:
             return None
-        release, entry = found
+        folder, entry = found[0].folder, found[1]
         try:
-            weights = load_file(release.folder / entry.path / SAE_WEIGHTS_FILENAME)
+            weights = load_file(folder / entry.path / SAE_WEIGHTS_FILENAME)
         except (OSError, SafetensorError):
             # the page names files of a release that are missing
             return None
