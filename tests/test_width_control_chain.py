@@ -60,8 +60,9 @@ def test_train_match_run_table_plot(
     config.write_text(yaml.safe_dump(sweep))
 
     command("train", "--config", config, "--out", release)
-    command("train", "--match-alive", release, "--out", matched)
+    said = command("train", "--match-alive", release, "--out", matched)
     width = median_alive(release, "l2")
+    assert f"l2-matched: {width} latents, as many as are alive in chain/l2." in said
     (control,) = {entry.group for entry in read_release(matched).entries}
     assert read_release(matched).provenance["matched_to"] == {control: "chain/l2"}
     for entry in read_release(matched).entries:

@@ -300,6 +300,8 @@ def train(
     console = open_console()
     with working():
         _say_if_plain(sweep, console, is_control=match_alive is not None)
+    if match_alive is not None:
+        _say_widths(sweep, console)
     if dry_run:
         release_name(sweep, out, name)
         with tempfile.TemporaryDirectory() as scratch:
@@ -352,6 +354,16 @@ def _say_if_plain(sweep: Any, console: Console, *, is_control: bool) -> None:
         console.print(
             "No regulariser acts, so these SAEs are trained as SAELens' own. Add for example "
             "--regularizer weight_penalty=0.005; 'saereg-bench list' names all."
+        )
+
+
+def _say_widths(sweep: Any, console: Console) -> None:
+    """Say how wide each control is: the median of the alive latents of its group."""
+    for group, fields in sweep.groups.items():
+        source = shown(sweep.matched_to[group])
+        console.print(
+            f"{shown(group)}: {fields['d_sae']:,} latents, as many as are alive in {source}.",
+            soft_wrap=True,
         )
 
 

@@ -12,7 +12,11 @@ from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.report.cells import Cell, Column, PageTable, figure, table, text
 from eval_recipes.report.meanings import meaning
 from eval_recipes.report.source import Source, extra_of, mapping
-from eval_recipes.results.differences import GroupDifference, plain_groups
+from eval_recipes.results.differences import (
+    GroupDifference,
+    minus_plain,
+    plain_groups,
+)
 from eval_recipes.results.headlines import (
     HEADLINE_DIFFERENCES,
     Metric,
@@ -105,7 +109,9 @@ def read_verdicts(source: Source) -> Verdicts:
             _group_table(source, part, number, len(parts))
             for number, part in enumerate(parts, start=1)
         ],
-        differences=_difference_table(source.differences),
+        differences=_difference_table(
+            minus_plain(source.differences, plain_groups(source.frame))
+        ),
         widths=widths,
         trouble=trouble,
     )
@@ -132,7 +138,8 @@ def _sentences(source: Source) -> list[tuple[str, list[str]]]:
         group, other = item.group, item.other
         if group in plain and other not in plain:
             group, other = other, group
-        if other in plain or not plain:
+        # two plain groups are controls of different widths, which nobody chose to compare
+        if (other in plain and group not in plain) or not plain:
             sentences = read_differences(source.differences, group=group, other=other)
             if sentences:
                 found.append((f"{group} minus {other}", sentences))

@@ -61,7 +61,7 @@ def read_result(path: Path) -> dict[str, Any]:
             f"JSON in SAEBench's format. {_REDO}"
         ) from error
     _check_record(path, record)
-    return record if ours else _restored(record)
+    return _restored(record, ours=ours)
 
 
 def _check_record(path: Path, record: Any) -> None:
@@ -139,11 +139,11 @@ _NEVER_NEGATIVE = (
 )
 
 
-def _restored(record: dict[str, Any]) -> dict[str, Any]:
-    """Turn the -1 that upstream's core writes for NaN into None."""
+def _restored(record: dict[str, Any], *, ours: bool) -> dict[str, Any]:
+    """Turn the -1 that upstream's core writes for NaN into None; our details have null."""
     if record["eval_type_id"] != "core":
         return record
-    for feature in record.get("eval_result_details") or ():
+    for feature in () if ours else record.get("eval_result_details") or ():
         for name in _NEVER_NEGATIVE:
             if isinstance(feature, dict) and feature.get(name) == -1:
                 feature[name] = None

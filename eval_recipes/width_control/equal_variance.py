@@ -26,6 +26,8 @@ KIND = "regularised - matched at equal explained variance"
 DIFFERENT_SEEDS = "the groups have different seeds: only pairs that all have count"
 OTHER_SEEDS = f"{DIFFERENT_SEEDS}, and errors over latents are known for all pairs of a group only"
 
+SAME_WIDTH = "all latents are alive, so the control is as wide as the family and equals its group without penalty"
+
 
 class Point(NamedTuple):
     """One group of a family: groups that differ in the penalty's coefficient only."""
@@ -120,6 +122,16 @@ def at_equal_variance(
     pairs. Else it is over latents and contexts if all have the same seeds, and ``reason``
     says why it is no more than that.
     """
+    if any(
+        m.role.coefficient == 0 and m.role.d_sae == other.role.d_sae for m in family
+    ):
+        return Comparison(
+            kind=KIND,
+            group=group.role.name,
+            other=other.role.name,
+            metric=metric,
+            reason=SAME_WIDTH,
+        )
     common = sorted(set(other.pairs).intersection(*(m.pairs for m in family)))
     same_seeds = all(member.seeds == other.seeds for member in family)
     seeds = sorted({seed for pair in common for seed in pair})

@@ -16,6 +16,7 @@ import torch
 from sae_bench.evals.core import main as upstream_core
 from sae_bench.evals.core.eval_output import (
     CoreEvalOutput,
+    CoreMetricCategories,
     ModelBehaviorPreservationMetrics,
 )
 from sae_lens import SAE, ActivationsStore
@@ -62,6 +63,7 @@ class CoreEvaluation(Evaluation[CoreOptions]):
         # a single SAE shares with none, and its own activations need memory
         several = len(context.subjects) > 1
         self.passes = SharedPasses(context.memory_gib / 2 if several else 0.0)
+        self.told: set[str] = set()
         yield
 
     def evaluate(
@@ -102,7 +104,17 @@ class CoreEvaluation(Evaluation[CoreOptions]):
             measured = read_upstream(
                 Path(folder), CoreEvalOutput, eval=self.name, subject=subject
             )
+        self._tell(doubts(measured.eval_result_metrics))
         return corrected(measured, heldout, subject, sae)
+
+    def _tell(self, sentences: list[str]) -> None:
+        """Warn of each doubt once in a run: the SAEs share model and text."""
+        for sentence in sentences:
+            # the figures in a sentence differ from hook to hook
+            kind = sentence.split(":")[0]
+            if kind not in self.told:
+                logger.warning("core: %s", sentence)
+            self.told.add(kind)
 
 
 def _store_of(text: HfDataset) -> Callable[..., ActivationsStore]:
@@ -128,7 +140,7 @@ def corrected(
         for field in dataclasses.fields(measured.eval_result_metrics)  # pyright: ignore[reportArgumentType]
     }
     behavior = categories["model_behavior_preservation"]
-    categories["model_behavior_preservation"] = without_kl_of_zero(behavior, subject)
+    categories["model_behavior_preservation"] = without_kl_of_zero(behavior)
     return CorrectedCoreOutput(
         **base_fields(subject, sae),
         eval_config=measured.eval_config,
@@ -144,7 +156,7 @@ def corrected(
 
 
 def without_kl_of_zero(
-    behavior: ModelBehaviorPreservationMetrics, subject: Subject
+    behavior: ModelBehaviorPreservationMetrics,
 ) -> ModelBehaviorPreservationMetrics:
     """
     Replace KL figures that are not finite by -1, which is SAEBench's mark for no value.
@@ -153,15 +165,26 @@ def without_kl_of_zero(
     data type makes its KL divergence NaN; the other figures are not concerned.
     """
     broken = [name for name in KL_FIGURES if not math.isfinite(getattr(behavior, name))]
-    if not broken:
-        return behavior
-    logger.warning(
-        "SAE %s: SAEBench's %s are not finite, because the language model gives some tokens "
-        "probability 0 in its data type; they are left without a value.",
-        subject.sae_id,
-        ", ".join(broken),
-    )
     return dataclasses.replace(behavior, **dict.fromkeys(broken, -1.0))  # pyright: ignore[reportArgumentType]
+
+
+def doubts(metrics: CoreMetricCategories) -> list[str]:
+    """Return sentences on figures that the language model makes useless, whatever the SAE."""
+    behavior = metrics.model_behavior_preservation
+    found: list[str] = []
+    if any(not math.isfinite(getattr(behavior, name)) for name in KL_FIGURES):
+        found.append(
+            "SAEBench's KL divergence is not finite, because the language model gives some "
+            "tokens probability 0 in its data type; its figures are left without a value."
+        )
+    loss = metrics.model_performance_preservation
+    if loss.ce_loss_without_sae >= loss.ce_loss_with_ablation:
+        found.append(
+            "The CE score says nothing about these SAEs: the language model's cross entropy, "
+            f"{loss.ce_loss_without_sae:.3g}, is no better than with zeros at the hook, "
+            f"{loss.ce_loss_with_ablation:.3g}. Use a model that fits the text."
+        )
+    return found
 
 
 def corrected_metrics(heldout: HeldOut) -> CorrectedMetrics:

@@ -107,6 +107,15 @@ def test_nan_outside_metrics_becomes_null(tmp_path: Path):
     assert read_result(path)["eval_result_unstructured"]["rate"] == [1.0, None]
 
 
+def test_a_metric_of_core_that_is_minus_one_has_no_value(tmp_path: Path):
+    for kind, expected in (("core", None), ("tiny", -1)):
+        path = write_result(tmp_path / f"{kind}_eval_results.json", output(mse=-1.0))
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "eval_type_id": kind}))
+        read = read_result(path)
+        assert read["eval_result_metrics"]["corrected"]["mse"] == expected
+
+
 def test_provenance_does_not_depend_on_the_working_folder(tmp_path: Path):
     record = read_result(write_result(tmp_path / "x.json", output()))
     assert record["sae_bench_commit_hash"].startswith("sae-bench==")

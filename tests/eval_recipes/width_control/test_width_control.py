@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -344,6 +345,15 @@ def test_groups_with_different_seeds_have_no_interval_over_latents(
     assert equal.explained_variance == pytest.approx(0.6005)
     variance = one(found, "regularised - matched", "strong", "explained_variance")
     assert (variance.n, list(variance.values)) == (2, [(0,), (1,)])
+
+
+def test_a_control_as_wide_as_its_group_is_not_compared_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "MATCHED_WIDTH", WIDTH)
+    shared = one(compare_widths(evaluate(tmp_path)), KIND, "strong", "shared")
+    assert (shared.difference, shared.values) == (None, {})
+    assert shared.reason is not None and "all latents are alive" in shared.reason
 
 
 def test_five_seeds_are_interpolated_pair_by_pair(tmp_path: Path) -> None:

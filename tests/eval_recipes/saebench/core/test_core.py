@@ -18,10 +18,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from sae_bench.evals.core import main as upstream_core
-from sae_bench.evals.core.eval_output import (
-    CoreEvalOutput,
-    ModelBehaviorPreservationMetrics,
-)
+from sae_bench.evals.core.eval_output import CoreEvalOutput
 from sae_bench.sae_bench_utils import general_utils
 from sae_lens import ActivationsStore
 from transformer_lens import HookedTransformer
@@ -31,8 +28,12 @@ from eval_recipes.results.schemas import schema_text
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
-from eval_recipes.saebench.core.main import without_kl_of_zero
-from eval_recipes.saebench.core.output import NULLABLE, CorrectedCoreOutput
+from eval_recipes.saebench.core.main import doubts, without_kl_of_zero
+from eval_recipes.saebench.core.output import (
+    NULLABLE,
+    CorrectedCoreMetricCategories,
+    CorrectedCoreOutput,
+)
 from eval_recipes.saebench.upstream import UpstreamError, folded_copy, upstream
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
@@ -131,18 +132,29 @@ def test_result_has_true_ids_and_both_sets_of_figures(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_kl_divergence_that_is_not_finite_is_left_without_a_value(
-    record: dict[str, Any],
-    subject: Subject,
-    value: float,
-    caplog: pytest.LogCaptureFixture,
+    record: dict[str, Any], value: float
 ):
-    measured = record["eval_result_metrics"]["model_behavior_preservation"]
-    behavior = ModelBehaviorPreservationMetrics(**measured)
-    assert without_kl_of_zero(behavior, subject) == behavior
+    behavior = _metrics(record).model_behavior_preservation
+    assert without_kl_of_zero(behavior) == behavior
     broken = dataclasses.replace(behavior, kl_div_with_sae=value)  # pyright: ignore[reportArgumentType]
-    mended = without_kl_of_zero(broken, subject)
+    mended = without_kl_of_zero(broken)
     assert mended == dataclasses.replace(behavior, kl_div_with_sae=-1.0)  # pyright: ignore[reportArgumentType]
-    assert "kl_div_with_sae are not finite" in caplog.text
+
+
+def test_figures_that_the_model_makes_useless_are_told(record: dict[str, Any]):
+    metrics = _metrics(record)
+    assert doubts(metrics) == []
+    metrics.model_behavior_preservation.kl_div_score = math.nan
+    loss = metrics.model_performance_preservation
+    loss.ce_loss_with_ablation = loss.ce_loss_without_sae
+    kl, score = doubts(metrics)
+    assert "probability 0" in kl
+    assert "CE score says nothing" in score
+
+
+def _metrics(record: dict[str, Any]) -> CorrectedCoreMetricCategories:
+    adapter = TypeAdapter(CorrectedCoreMetricCategories)
+    return adapter.validate_python(record["eval_result_metrics"])
 
 
 def test_latents_that_never_fire_are_null(record: dict[str, object]):
