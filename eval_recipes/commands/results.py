@@ -255,7 +255,11 @@ def latent_(
         str | None, Option(help="SAE id, if the folder has several.")
     ] = None,
 ) -> None:
-    """Print how often a latent fires, the logits it moves, and examples of what it fires on."""
+    """
+    Print how often a latent fires, the logits it moves, and examples of what it fires on.
+
+    The peak of an example is between » and «; the number is the activation there.
+    """
     require_bench("show latent")
     from eval_recipes.examples.show import show_latent
 

@@ -168,7 +168,8 @@ def read_examples(path: str | Path, sae_id: str | None = None) -> SAEExamples:
         InputError: if there is no such SAE, several fit, or the table is missing or damaged.
     """
     path = Path(path)
-    found = EXAMPLES.read_table(_result(path, sae_id) if path.is_dir() else path)
+    is_file = path.suffix in (".json", ".parquet") and not path.is_dir()
+    found = EXAMPLES.read_table(path if is_file else _result(path, sae_id))
     opened = SAEExamples(found)
     if sae_id not in (None, opened.sae_id):
         raise InputError(

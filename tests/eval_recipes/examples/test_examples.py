@@ -296,6 +296,8 @@ def test_what_cannot_be_read_is_named(
         read_examples(context.out)
     with pytest.raises(InputError, match="holds no result of 'examples'"):
         read_examples(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        read_examples(tmp_path / "eval_results")
     with pytest.raises(InputError, match="holds the examples of SAE 'good'"):
         read_examples(path_of(context), "other")
     with pytest.raises(InputError, match="Lost_eval_results.json.*cannot be read"):
