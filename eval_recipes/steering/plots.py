@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from eval_recipes.results.tidy import frame_of
 from eval_recipes.steering.stats.compare import steering_results
-from eval_recipes.tables.colours import folder_colours, record_key, sae_colours
+from eval_recipes.tables.colours import colour_of, folder_colours, sae_colours
 from eval_recipes.tables.plots import Picture, label_text
 
 
@@ -41,7 +41,7 @@ def draw(
     ``colours`` are those of all groups of the folder; by default of the records' groups.
     """
     by_sae = sae_colours(frame_of(records)) if colours is None else colours
-    of_groups = {(_group(record), by_sae[record_key(record)]) for record in records}
+    of_groups = {(_group(record), colour_of(by_sae, record)) for record in records}
     details = [point for record in records for point in record["eval_result_details"]]
     judges = list(dict.fromkeys(point["judge"] for point in details))
     figure = Picture(figsize=(12, 4.2 * len(judges)), layout="constrained")
@@ -55,7 +55,7 @@ def draw(
                 if point["judge"] == judge and point["success"] is not None
             ]
             points.sort(key=lambda point: point["strength"])
-            colour = by_sae[record_key(record)]
+            colour = colour_of(by_sae, record)
             if points:
                 _against_loss(left, points, colour)
                 _against_ratio(right, points, colour)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ def sae_colours(frame: pd.DataFrame) -> SAEColours:
     names = group_names({sae_key(*key): tuple(of) for key, *of in rows})
     colours = group_colours(names.values())
     return {key: colours[name] for key, name in names.items()}
+
+
+def colour_of(colours: Mapping[tuple[str, str], str], record: dict[str, Any]) -> str:
+    """Return the colour of a result's SAE; grey for one that no metric names."""
+    return colours.get(record_key(record), COLOURS[-1])
 
 
 def folder_colours(results: Path) -> SAEColours:

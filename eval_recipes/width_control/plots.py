@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from eval_recipes.results.tidy import penalty
-from eval_recipes.tables.colours import folder_colours, group_colours, record_key
+from eval_recipes.tables.colours import colour_of, folder_colours, group_colours
 from eval_recipes.tables.plots import Picture, label_text
 from eval_recipes.width_control.result_groups import ResultGroup, read_groups
 
@@ -82,7 +82,7 @@ def _colours(groups: Sequence[ResultGroup], known: Colours | None) -> dict[str, 
     if known is None:
         return group_colours(group.role.name for group in groups)
     firsts = {group.role.name: group.records[0] for group in groups}
-    return {name: known[record_key(record)] for name, record in firsts.items()}
+    return {name: colour_of(known, record) for name, record in firsts.items()}
 
 
 def _extras(group: ResultGroup) -> list[dict[str, Any]]:
