@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
 from eval_recipes.running.artifacts import open_artifacts
+from saereg_plugin import registry
 from tests.docs_run.small import RELEASE_COMMAND, RESULTS_COMMAND, smaller_words
 
 
@@ -49,3 +53,27 @@ def workplace(
         return folder
 
     return enter
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take back what a block registers, and the modules that it writes into its folder."""
+    # the current folder is changed back after this fixture's end, which reads it
+    monkeypatch.chdir(Path.cwd())
+    tables: list[dict[str, Any]] = [
+        registry.REGULARIZERS,
+        registry.MECHANICS,
+        registry.ARCHITECTURES,
+        SAE_TRAINING_CLASS_REGISTRY,
+    ]
+    before = [dict(table) for table in tables]
+    modules = set(sys.modules)
+    yield
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
+    here = Path.cwd()
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).is_relative_to(here):
+            del sys.modules[name]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
-from saereg_plugin import registry
 from tests.docs_run.blocks import Block, blocks, python_pages
 from tests.docs_run.small import smaller_file, smaller_python
 
@@ -37,31 +34,6 @@ def test_every_page_with_python_is_run_or_says_why_not() -> None:
     assert len(python_pages()) > 25
 
 
-@pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what a page registers, and the modules that it writes into its folder."""
-    # the current folder is changed back after this fixture's end, which reads it
-    monkeypatch.chdir(Path.cwd())
-    tables: list[dict[str, Any]] = [
-        registry.REGULARIZERS,
-        registry.MECHANICS,
-        registry.ARCHITECTURES,
-        SAE_TRAINING_CLASS_REGISTRY,
-    ]
-    before = [dict(table) for table in tables]
-    modules = set(sys.modules)
-    yield
-    for table, old in zip(tables, before, strict=True):
-        table.clear()
-        table.update(old)
-    here = Path.cwd()
-    for name in set(sys.modules) - modules:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file is not None and Path(file).is_relative_to(here):
-            del sys.modules[name]
-
-
-@pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize(
     "page",
     [
