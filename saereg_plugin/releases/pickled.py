@@ -87,10 +87,8 @@ def load_dictionary_learning(
         cfg, state, sparsity = dictionary_learning_sae_huggingface_loader_1(
             repository, path, device, force_download, cfg_overrides
         )
-    except Exception as error:
-        # the class is pickle's, which this package does not import
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    # the class that torch raises; this package imports no pickle
+    except torch.serialization.pickle.UnpicklingError as error:
         raise InputError(
             f"{WEIGHTS} of SAE {path!r} of {repository!r} is damaged, or holds more than tensors; "
             "PyTorch refused it, and none of its code ran. Leave it out with --sae-id."

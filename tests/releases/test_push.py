@@ -176,8 +176,8 @@ tags: [sparse-autoencoder, saereg-plugin]
 
 # r
 
-Sparse autoencoders for `blocks.2.hook_resid_post` of `/home/me/model`, trained on
-307,200 tokens of `/home/me/text`. SAEs of one group differ only in
+Sparse autoencoders for `blocks.2.hook_resid_post` of `mine/model`, trained on
+307,200 tokens of `mine/text`. SAEs of one group differ only in
 their seed.
 
 | SAE | group | seed | L0 at the end of training |
@@ -223,10 +223,10 @@ def test_a_card_of_an_older_version_is_known_unless_it_was_edited() -> None:
         "versions": {"torch": "2.9.0", "sae-lens": "6.54.12"},
         "tokens": 307_200,
         "stopped": ["none-seed1 at step 3"],
-        "sweep": {"hook_name": "blocks.2.hook_resid_post", "corpus": "/home/me/text"},
+        "sweep": {"hook_name": "blocks.2.hook_resid_post", "corpus": "mine/text"},
     }
     entry = Entry("none-seed0", "saes/none-seed0", "none", 0, l0=32.0)
-    release = Release("r", "/home/me/model", (entry,), provenance=provenance)
+    release = Release("r", "mine/model", (entry,), provenance=provenance)
     assert is_old_card(release, OLD_CARD)
     block = "tags:\n- sparse-autoencoder\n- saereg-plugin"
     tags = "tags: [sparse-autoencoder, saereg-plugin]"

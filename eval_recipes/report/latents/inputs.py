@@ -93,10 +93,11 @@ class LatentInputs:
         """Pairs of texts at the first amount, by latent."""
         found: dict[int, list[dict[str, Any]]] = {}
         amounts = self.steering.get("amounts")
-        for row in [] if self.texts is None else self.texts.to_dict("records"):
+        rows: Any = [] if self.texts is None else self.texts.to_dict("records")
+        for row in rows:
             if not amounts or pd.isna(row["amount"]) or row["amount"] == amounts[0]:
-                found.setdefault(row["latent"], []).append(row)  # pyright: ignore[reportArgumentType]
-        return found  # pyright: ignore[reportReturnType]
+                found.setdefault(row["latent"], []).append(row)
+        return found
 
     @cached_property
     def described(self) -> list[int]:

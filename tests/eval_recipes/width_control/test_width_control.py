@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -151,7 +150,12 @@ COEFFICIENT = {"none": 0.0, "weak": 1e-5, "strong": 1e-4, "matched": 0.0}
 VARIANCE = {"none": 0.8, "weak": 0.7, "strong": 0.5, "matched": 0.6}
 
 
-def evaluate(tmp_path: Path, n: int = 3, n_matched: int | None = None) -> Path:
+def evaluate(
+    tmp_path: Path,
+    n: int = 3,
+    n_matched: int | None = None,
+    matched_width: int = MATCHED_WIDTH,
+) -> Path:
     """
     Two releases evaluated into one folder, the second matched to strong in the first.
 
@@ -169,7 +173,7 @@ def evaluate(tmp_path: Path, n: int = 3, n_matched: int | None = None) -> Path:
         register_release(folder)
         subjects: list[Trained] = []
         for name in names:
-            d_sae = MATCHED_WIDTH if name == "matched" else WIDTH
+            d_sae = matched_width if name == "matched" else WIDTH
             count = n_matched or n if name == "matched" else n
             for s in seeds(name, count, common=SHARED[name], d_sae=d_sae):
                 subjects.append(
@@ -348,10 +352,10 @@ def test_groups_with_different_seeds_have_no_interval_over_latents(
 
 
 def test_a_control_as_wide_as_its_group_is_not_compared_with_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "MATCHED_WIDTH", WIDTH)
-    shared = one(compare_widths(evaluate(tmp_path)), KIND, "strong", "shared")
+    found = compare_widths(evaluate(tmp_path, matched_width=WIDTH))
+    shared = one(found, KIND, "strong", "shared")
     assert (shared.difference, shared.values) == (None, {})
     assert shared.reason is not None and "all latents are alive" in shared.reason
 
