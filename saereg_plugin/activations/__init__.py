@@ -1,0 +1,1 @@
+"""Sources of activations: language models, any module, arrays, caches."""
