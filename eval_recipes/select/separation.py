@@ -1,4 +1,4 @@
-"""Latents that separate two sets of input vectors, by AUROC or by logistic regression."""
+"""Latents that separate two sets of vectors: AUROC, logistic regression."""
 
 from __future__ import annotations
 
