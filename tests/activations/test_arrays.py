@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saereg_plugin.activations.array_files import LABELS
 from saereg_plugin.activations.arrays import (
     ArraysConfig,
     ArraySource,
     open_arrays,
     require_batch,
 )
+from saereg_plugin.activations.arrays.files import LABELS
 from saereg_plugin.errors import InputError
 
 D_IN = 6
@@ -144,7 +144,8 @@ def test_activations_keep_their_data_type(tmp_path: Path, dtype: torch.dtype) ->
 
 def test_changes_of_a_pass_do_not_reach_the_arrays(tmp_path: Path) -> None:
     array = values(8)
-    for given_array in (array, save(tmp_path / "a.npy", array)):
+    path = save(tmp_path / "a.npy", array)
+    for given_array in (array, path, np.load(path, mmap_mode="r"), array.numpy()[::-1]):
         source = ArraySource(given_array, split="all")
         before = all_rows(source)
         next(source.passes(torch.arange(8))).activations["activations"].zero_()
@@ -160,7 +161,7 @@ def test_changes_of_a_pass_do_not_reach_the_arrays(tmp_path: Path) -> None:
         (np.zeros((3, 4), ">f4"), "byte order"),
         (np.zeros((3, 4), "U1"), "expected floating numbers"),
         ([[1.0]], "is a list; expected a numpy array"),
-        ({}, "mapping of arrays is empty"),
+        ({}, "has no arrays; expected one for each point"),
         (torch.zeros(0, 4), "has no inputs"),
         (
             {"a": torch.zeros(3, 4), "b": torch.zeros(2, 4)},

@@ -11,14 +11,12 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from saereg_plugin.activations.array_files import (
+from saereg_plugin.activations.arrays.files import (
     LABELS,
-    Array,
-    ArrayParts,
-    parts_of_arrays,
     parts_of_files,
     read_labels,
 )
+from saereg_plugin.activations.arrays.parts import Array, ArrayParts, parts_of_arrays
 from saereg_plugin.activations.source import InputSource, Pass
 from saereg_plugin.checks import checked_dataclass, require_choice
 from saereg_plugin.errors import InputError
