@@ -17,8 +17,8 @@ from torch import Tensor
 from saereg_plugin.activations.arrays import (
     ArraysConfig,
     ArraySource,
+    describe_arrays,
     open_arrays,
-    require_batch,
 )
 from saereg_plugin.activations.arrays.files import LABELS
 from saereg_plugin.errors import InputError
@@ -185,8 +185,6 @@ def test_unusable_settings_are_refused() -> None:
     for labels in ([0] * 9, [-1] * 10, [0.5] * 10):
         with pytest.raises(InputError, match="a class, 0 or more, for each of the 10"):
             ArraySource(array, labels=labels)
-    with pytest.raises(InputError, match=r"has 9 rows .* a batch of 16"):
-        require_batch(ArraySource(array), 16)
 
 
 def test_unusable_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -256,7 +254,9 @@ def test_configuration_opens_the_source_and_is_checked(tmp_path: Path) -> None:
     said = source.metadata("layer.3")
     assert said["dataset_path"] == str(path)
     assert said["hook_name"] == "layer.3"
-    assert said["activation_source"]["identity"] == source.digest()
+    assert said["activation_source"]["digest"] == source.digest()
+    facts = describe_arrays(config)
+    assert (facts.points, facts.n_inputs, facts.most_rows) == (source.points, 10, 10)
     with pytest.raises(InputError, match="heldout=1; expected below 1"):
         ArraysConfig(path=str(path), heldout=1)
     with pytest.raises(InputError, match="unknown field 'pth'. Did you mean 'path'"):

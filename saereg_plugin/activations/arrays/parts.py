@@ -1,4 +1,4 @@
-"""Arrays of activations behind one another, read by the number of an input."""
+"""Arrays of activations, read by the number of an input."""
 
 from __future__ import annotations
 
@@ -160,7 +160,9 @@ def as_tensor(array: Array, name: str) -> Tensor:
     with warnings.catch_warnings():
         # nothing here writes into an array
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return torch.from_numpy(given if min(given.strides, default=0) >= 0 else given.copy())
+        return torch.from_numpy(
+            given if min(given.strides, default=0) >= 0 else given.copy()
+        )
 
 
 def three_dimensional(array: Tensor, where: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import AfterValidator, Field
@@ -17,12 +17,13 @@ from saereg_plugin.activations.arrays.files import (
     read_labels,
 )
 from saereg_plugin.activations.arrays.parts import Array, ArrayParts, parts_of_arrays
-from saereg_plugin.activations.source import InputSource, Pass
-from saereg_plugin.checks import checked_dataclass, require_choice
+from saereg_plugin.activations.config import SourceFacts
+from saereg_plugin.activations.passes import Pass
+from saereg_plugin.activations.source import InputSource
+from saereg_plugin.checks import MAX_SEED, checked_dataclass, require_choice
 from saereg_plugin.errors import InputError
+from saereg_plugin.sources.inputs import Split
 
-Split = Literal["train", "heldout", "all"]
-SPLITS = ("train", "heldout", "all")
 _ROWS_PER_PASS = 4096
 _BLOCK_BYTES = 1 << 20
 """Neighbouring inputs of a file that are read together in the training order."""
@@ -51,6 +52,12 @@ class ArraysConfig:
     ordered: bool = False
     """Whether the rows of an input follow one another in time. Inputs are then read in the
     order of the files."""
+    model: str = "arrays"
+    """Name of the model that the arrays come from, for the metadata of SAEs."""
+    inputs_per_pass: Annotated[int, Field(ge=1)] | None = None
+    """Inputs that are read together; by default as many as have about 4,096 rows."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    """Seed of the order in which inputs are trained on."""
 
 
 class ArraySource(InputSource):
@@ -74,6 +81,8 @@ class ArraySource(InputSource):
         inputs_per_pass: by default as many as have about 4,096 rows.
         device: where activations are returned.
         seed: of the training order.
+        model: name of the model that the arrays come from, for metadata.
+        recorded: further fields of the metadata, plain JSON.
 
     Raises:
         InputError: naming the file or array that cannot be used, or a split without inputs.
@@ -94,10 +103,12 @@ class ArraySource(InputSource):
         inputs_per_pass: int | None = None,
         device: str | torch.device = "cpu",
         seed: int = 0,
+        model: str = "arrays",
+        recorded: Mapping[str, Any] | None = None,
     ) -> None:
-        require_choice("split", split, SPLITS)
+        require_choice("split", split, get_args(Split))
         points = [point] if isinstance(point, str) else point
-        self._path = Path(arrays) if isinstance(arrays, str | Path) else None
+        path = Path(arrays).absolute() if isinstance(arrays, str | Path) else None
         if isinstance(arrays, str | Path):
             parts = parts_of_files(Path(arrays), points)
         else:
@@ -114,8 +125,10 @@ class ArraySource(InputSource):
             1, _ROWS_PER_PASS // self._parts.rows
         )
         self.rows_per_pass = self.inputs_per_pass * self._parts.rows
-        self.labels = self._read_labels(labels)
+        self.labels = self._read_labels(labels, path)
         self.class_names = tuple(class_names)
+        self._named = (model, "arrays in memory" if path is None else str(path))
+        self._recorded = dict(recorded or {})
         self._identity: dict[str, Any] | None = None
 
     def passes(self, numbers: Tensor) -> Iterator[Pass]:
@@ -155,18 +168,19 @@ class ArraySource(InputSource):
 
     def metadata(self, point: str) -> dict[str, Any]:
         """Return the fields that name the arrays in an SAE's metadata."""
-        path = None if self._path is None else str(self._path)
+        model, data = self._named
         return {
-            "model_name": None,
+            "model_name": model,
             "hook_name": point,
-            "dataset_path": path,
+            "dataset_path": data,
             "activation_source": {
                 "kind": self.kind,
-                "path": path,
+                "model": model,
                 "point": point,
-                "ordered": self.ordered,
-                "heldout": self._cut["heldout"],
-                "identity": self.digest(),
+                "data": data,
+                "digest": self.digest(),
+                **self._cut,
+                **self._recorded,
             },
         }
 
@@ -178,40 +192,41 @@ class ArraySource(InputSource):
         many = min(_BLOCK_BYTES // input_bytes, self.n_inputs // _FEWEST_BLOCKS)
         return max(1, many)
 
-    def _read_labels(self, labels: Any) -> Tensor | None:
+    def _read_labels(self, labels: Any, path: Path | None) -> Tensor | None:
         """Return the labels of this split's inputs, or None if there are none."""
-        if labels is None and self._path is not None and self._path.is_dir():
-            file = self._path / LABELS
-            labels = file if file.is_file() else None
+        if labels is None and path is not None and (path / LABELS).is_file():
+            labels = path / LABELS
         if labels is None:
             return None
         found = read_labels(labels, self._parts.inputs)
         return found[self._first : self._first + self.n_inputs]
 
 
-def require_batch(source: InputSource, batch_size: int) -> None:
+def describe_arrays(config: ArraysConfig, split: Split = "train") -> SourceFacts:
     """
-    Refuse a source with fewer rows than a batch, if every input has as many rows.
+    Return the facts of arrays; only headers of files are read.
 
     Raises:
-        InputError: with both numbers.
+        InputError: as ``ArraySource``.
     """
-    if source.rows_per_input is None:
-        return
-    rows = source.n_inputs * source.rows_per_input
-    if rows < batch_size:
-        raise InputError(
-            f"The source has {rows:,} rows of activations ({source.n_inputs:,} inputs); expected at least "
-            f"a batch of {batch_size:,}. Give more inputs, or a smaller batch_size."
-        )
+    source = open_arrays(config, split)
+    rows = source.rows_per_input or 1
+    return SourceFacts(
+        model=config.model,
+        data=config.path,
+        points=source.points,
+        n_inputs=source.n_inputs,
+        rows_per_input=rows,
+        ordered=config.ordered,
+        most_rows=source.n_inputs * rows,
+    )
 
 
 def open_arrays(
     config: ArraysConfig,
-    split: str = "train",
-    *,
+    split: Split = "train",
     device: str | torch.device = "cpu",
-    seed: int = 0,
+    **options: Any,
 ) -> ArraySource:
     """
     Open the arrays of a configuration; only headers of files are read.
@@ -226,8 +241,11 @@ def open_arrays(
         ordered=config.ordered,
         heldout=config.heldout,
         split=split,
+        inputs_per_pass=config.inputs_per_pass,
         device=device,
-        seed=seed,
+        seed=config.seed,
+        model=config.model,
+        **options,
     )
 
 

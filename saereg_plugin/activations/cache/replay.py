@@ -19,9 +19,12 @@ from saereg_plugin.activations.cache.index import (
     read_index,
 )
 from saereg_plugin.activations.cache.shards import OpenShard, open_shard, require_size
-from saereg_plugin.activations.source import ActivationSource, Feed, InputSource, Pass
+from saereg_plugin.activations.config import SourceFacts
+from saereg_plugin.activations.passes import Feed, Pass
+from saereg_plugin.activations.source import ActivationSource, InputSource
 from saereg_plugin.checks import checked_dataclass
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sources.inputs import Split
 
 _OPEN_SHARDS = 8
 
@@ -182,17 +185,10 @@ class _Cached(ActivationSource):
         self.device = torch.device(device)
         self.ordered = index.ordered
         self.rows_per_input = index.rows_per_input
+        first = index.shards[0]
+        self.rows_per_pass = -(-first.rows // first.passes)
+        self.rows_available = None if index.is_whole else index.rows
         self._passes = CachedPasses(folder, index, points, self.device)
-
-    @property
-    def rows_available(self) -> int | None:
-        """Rows that can be trained on; None if the cache begins anew at its end."""
-        return None if self.index.is_whole else self.index.rows
-
-    def require_rows(self, rows: int) -> None:
-        """Refuse to train on more rows than the cache of a part of a source holds."""
-        if self.rows_available is not None and rows > self.rows_available:
-            raise InputError(f"{rows:,} rows are to be read. {_too_few(self.index)}")
 
     def feed(self) -> Feed:
         """Return the passes that the source's feed gave when the cache was written."""
@@ -247,7 +243,7 @@ class CachedInputs(_Cached, InputSource):
 
 def open_cache(
     path: Path | str,
-    split: str | None = None,
+    split: Split | None = None,
     *,
     point: str | Sequence[str] | None = None,
     device: str | torch.device = "cpu",
@@ -269,6 +265,37 @@ def open_cache(
             point.
     """
     folder = Path(path)
+    index = _checked_index(folder, split)
+    chosen = _points(index, point, folder)
+    make = CachedInputs if index.is_whole else CacheSource
+    return make(folder, index, chosen, device)
+
+
+def describe_cache(config: CacheConfig, split: Split = "train") -> SourceFacts:
+    """
+    Return the facts of a cache, of which only the index is read.
+
+    Raises:
+        InputError: as ``open_cache``.
+    """
+    folder = Path(config.path)
+    index = _checked_index(folder, split)
+    points = _points(index, config.point, folder)
+    named = index.metadata[points[0]]
+    return SourceFacts(
+        model=str(named.get("model_name")),
+        data=str(named.get("dataset_path")),
+        points={point: index.points[point] for point in points},
+        n_inputs=index.n_inputs if index.is_whole else None,
+        rows_per_input=index.rows_per_input,
+        ordered=index.ordered,
+        most_rows=index.rows,
+        rows_available=None if index.is_whole else index.rows,
+    )
+
+
+def _checked_index(folder: Path, split: Split | None) -> CacheIndex:
+    """Read an index; refuse a cache without shards, a damaged one, or one of another split."""
     index = read_index(folder)
     if not index.shards:
         raise InputError(
@@ -281,9 +308,7 @@ def open_cache(
             f"Cache {str(folder)!r} holds the split {index.split!r}; expected {split!r}. Write "
             "another cache with that split."
         )
-    chosen = _points(index, point, folder)
-    make = CachedInputs if index.is_whole else CacheSource
-    return make(folder, index, chosen, device)
+    return index
 
 
 def _points(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saereg_plugin.activations.source import Pass
+from saereg_plugin.activations.passes import Pass
 from saereg_plugin.checks import checked_dataclass
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, sha256, sha256_once

@@ -30,7 +30,8 @@ from saereg_plugin.activations.cache.shards import (
     stored,
     write_shard,
 )
-from saereg_plugin.activations.source import ActivationSource, InputSource, Pass
+from saereg_plugin.activations.passes import Pass
+from saereg_plugin.activations.source import ActivationSource, InputSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
 from saereg_plugin.machine import free_disk_bytes, gib, torch_dtype
