@@ -27,6 +27,7 @@ class SourceFacts:
         ordered: see ``ActivationSource``.
         most_rows: rows of all inputs, or an upper bound; None without end.
         parameters: of the model.
+        rows_available: see ``ActivationSource``.
     """
 
     model: str
@@ -37,6 +38,7 @@ class SourceFacts:
     ordered: bool = False
     most_rows: int | None = None
     parameters: int = 0
+    rows_available: int | None = None
 
 
 @checked_dataclass
