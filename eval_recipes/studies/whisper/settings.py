@@ -48,7 +48,7 @@ class WhisperStudy:
     """Clips with transcripts."""
     noise: str = "non-speech"
     """Clips without speech."""
-    points: tuple[str, ...] = ("model.encoder.layers.1", "model.encoder.layers.3")
+    points: tuple[str, ...] = ("model.encoder.layers.2", "model.encoder.layers.3")
     """Layers of the encoder, the last one at the end."""
     seeds: tuple[int, ...] = (0, 1, 2)
     expansion: Positive = 8
@@ -68,8 +68,10 @@ class WhisperStudy:
     """Random controls of each kind."""
     words: tuple[int, int] = (4, 12)
     """Fewest and most words of a prompt."""
-    tuning_speech: Positive = 24
-    """Prompts that choose strength and number of latents."""
+    training_speech: Positive = 60
+    """Prompts behind mean difference and the choice of latents."""
+    tuning_clips: Positive = 32
+    """Clips of each kind, of these, that choose strength and number of latents."""
     heldout_speech: Positive = 60
     """Prompts behind word error rates."""
     most_noise: Positive = 120

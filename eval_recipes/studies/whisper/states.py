@@ -68,7 +68,7 @@ def choose_speech(study: WhisperStudy, side: Side, words: Words) -> Clips:
     least, most = study.words
     texts = [(number, data[number].text or "") for number in range(len(data))]
     fit = [n for n, text in texts if least <= len(words.words(text)) <= most]
-    wanted = study.tuning_speech if side == "train" else study.heldout_speech
+    wanted = study.training_speech if side == "train" else study.heldout_speech
     return _chosen(f"{side}-speech", data, fit, wanted, study)
 
 
