@@ -22,7 +22,9 @@ from saereg_plugin.activations.edits import (
     typical_magnitudes,
 )
 
-Kind = Literal["none", "mean difference", "latents", "random direction", "random latents"]
+Kind = Literal[
+    "none", "mean difference", "latents", "random direction", "random latents"
+]
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,13 @@ def controls(
     seeds = study.seeds
     return [
         Condition(
-            kind, point, GROUPS[0], seeds[draw % len(seeds)], tuned.alpha, tuned.count, draw
+            kind,
+            point,
+            GROUPS[0],
+            seeds[draw % len(seeds)],
+            tuned.alpha,
+            tuned.count,
+            draw,
         )
         for draw in range(study.draws)
     ]
@@ -188,6 +196,10 @@ class Edits:
     def selection(self, point: str, group: str, seed: int) -> Selection:
         """Return the latents that separate the training clips, strongest first."""
         return self._known(point, group, seed).selection
+
+    def sae(self, point: str, group: str, seed: int) -> SAE[Any]:
+        """Return an SAE."""
+        return self._known(point, group, seed).sae
 
     def norm(self, condition: Condition) -> float:
         """Return the length of what a condition adds to a frame."""

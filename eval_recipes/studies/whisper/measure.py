@@ -81,7 +81,9 @@ class Measurement:
         encoded = finish_encoder(self.model, x, point)
         return transcribe(self.model, encoded, self.decoding, most_tokens=most_tokens)
 
-    def figures(self, condition: Condition, noise: States, speech: States) -> dict[str, Any]:
+    def figures(
+        self, condition: Condition, noise: States, speech: States
+    ) -> dict[str, Any]:
         """Return what became of every held-out clip under a condition, as plain JSON."""
         of_noise = self.transcripts(
             condition, noise, len(noise.clips), self.study.noise_tokens
@@ -110,7 +112,9 @@ class Measurement:
             "log_probability": one.log_probability,
         }
 
-    def _speech_row(self, one: Transcript, speech: States, place: int) -> dict[str, Any]:
+    def _speech_row(
+        self, one: Transcript, speech: States, place: int
+    ) -> dict[str, Any]:
         text = self.words.text(one.tokens)
         reference = speech.clips.read([place])[0].text or ""
         errors, words = self.words.errors(reference, text)
@@ -121,6 +125,24 @@ class Measurement:
             "ends_first": one.ends_first,
             "silence": one.silence,
             "log_probability": one.log_probability,
+        }
+
+    @torch.no_grad()
+    def sae_figures(
+        self, point: str, group: str, seed: int, speech: States
+    ) -> dict[str, Any]:
+        """Return an SAE's latents, and its FVU and L0 on the frames of held-out prompts."""
+        sae = self.edits.sae(point, group, seed)
+        rows = torch.cat([one.rows(point) for one in speech.passes(point)])
+        codes = sae.encode(rows)
+        error = (rows - sae.decode(codes)).square().sum()
+        return {
+            "point": point,
+            "group": group,
+            "seed": seed,
+            "selection": self.edits.selection(point, group, seed).to_json(),
+            "fvu": float(error / (rows - rows.mean(0)).square().sum()),
+            "l0": float((codes != 0).float().sum(1).mean()),
         }
 
     def tuning_rates(

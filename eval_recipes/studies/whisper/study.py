@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,14 @@ from sae_lens import SAE
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.whisper.conditions import Edits, heldout_conditions
 from eval_recipes.studies.whisper.measure import Measurement, Store, measure_all, tune
-from eval_recipes.studies.whisper.report import FILES, write_report
-from eval_recipes.studies.whisper.settings import STUDY, WhisperStudy, sweep_of
+from eval_recipes.studies.whisper.report import FILES, Measured, write_report
+from eval_recipes.studies.whisper.settings import (
+    GROUPS,
+    STUDY,
+    WhisperStudy,
+    layer_of,
+    sweep_of,
+)
 from eval_recipes.studies.whisper.states import (
     Clips,
     States,
@@ -32,6 +39,7 @@ from saereg_plugin.owned_folder import OwnedFolder
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sources.modules import LoadedModule, load_module, module_identity
 from saereg_plugin.sweeps import run_sweep
+from saereg_plugin.sweeps.config import sae_id
 
 Progress = Callable[[str], None]
 
@@ -149,17 +157,30 @@ class _Work:
         tuned = tune(measurement, *training, store, self.progress)
         conditions = heldout_conditions(self.study, tuned)
         figures = measure_all(measurement, conditions, *heldout, store, self.progress)
-        table = write_report(self.study, tuned, figures, self.out)
+        saes = self._saes(measurement, heldout[1], store)
+        table = write_report(Measured(self.study, tuned, figures, saes), self.out)
         self._remove_states()
         return table
 
+    def _saes(
+        self, measurement: Measurement, speech: States, store: Store
+    ) -> list[dict[str, Any]]:
+        """Return separation and reconstruction of every SAE."""
+        return [
+            store.get(
+                f"sae_layer{layer_of(point)}_{group}-seed{seed}",
+                [point, group, seed],
+                partial(measurement.sae_figures, point, group, seed, speech),
+            )
+            for point in self.study.points
+            for group in GROUPS
+            for seed in self.study.seeds
+        ]
+
     def _sae(self, point: str, group: str, seed: int) -> SAE[Any]:
         """Return the SAE of a point, group and seed."""
-        for entry in self.release.entries:
-            sae_id = entry.sae_id
-            if entry.seed == seed and group in sae_id and point in sae_id:
-                return self.release.load(sae_id)
-        raise InputError(f"No SAE at {point!r} of group {group!r} and seed {seed}.")
+        several = len(self.study.points) > 1
+        return self.release.load(sae_id(f"{group}-{point}" if several else group, seed))
 
     def _states(self, clips: Clips) -> States:
         self.owned.claim(state_files(clips.name))
