@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from saereg_plugin.activations.rows import Rows
 from saereg_plugin.checks import MAX_SEED, checked_dataclass
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.sources.inputs import EMBEDDED as DATA
+from saereg_plugin.sources.inputs.opening import EMBEDDED as DATA
 from saereg_plugin.sources.modules import EMBEDDED as MODULES
 
 
