@@ -28,6 +28,7 @@ class SourceFacts:
         most_rows: rows of all inputs, or an upper bound; None without end.
         parameters: of the model.
         rows_available: see ``ActivationSource``.
+        cached_kind: kind of the source that a cache holds.
     """
 
     model: str
@@ -39,6 +40,7 @@ class SourceFacts:
     most_rows: int | None = None
     parameters: int = 0
     rows_available: int | None = None
+    cached_kind: str | None = None
 
 
 @checked_dataclass
