@@ -67,6 +67,16 @@ def describe_source(given: Mapping[str, Any], *, split: Split = "train") -> Sour
     return kind.describe(kind.config(**given), split)
 
 
+def complete_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the settings of a source with absolute paths; defaults are left out.
+
+    Raises:
+        InputError: for an unknown kind or field, or an unusable value.
+    """
+    return settings_of(KINDS[kind_of(given, list(KINDS))].config(**given))
+
+
 def open_source(
     given: Mapping[str, Any],
     *,

@@ -9,7 +9,11 @@ from saereg_plugin import machine
 from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.activations.extraction import points_matching
 from saereg_plugin.activations.language_model import Contexts, LanguageModelSource
-from saereg_plugin.activations.opening import describe_source, open_source
+from saereg_plugin.activations.opening import (
+    complete_settings,
+    describe_source,
+    open_source,
+)
 from saereg_plugin.activations.source import ActivationSource, InputSource
 from saereg_plugin.activations.stream import Mixing
 from saereg_plugin.errors import InputError
@@ -48,6 +52,7 @@ def with_source(
         sweep = replace(sweep, source={"kind": GIVEN, "digest": given.digest()})
     elif kind_of_source(sweep) != LANGUAGE_MODEL:
         _require_known(sweep)
+        sweep = replace(sweep, source=complete_settings(source_settings(sweep)))
         facts = describe_source(source_settings(sweep))
     else:
         sweep = _with_hooks(sweep)
