@@ -31,6 +31,7 @@ class SourceFacts:
         most_rows: rows of all inputs, or an upper bound; None without end.
         parameters: of the model.
         rows_available: see ``ActivationSource``.
+        cached_kind: kind of the source that a cache holds.
     """
 
     model: str
@@ -42,6 +43,7 @@ class SourceFacts:
     most_rows: int | None = None
     parameters: int = 0
     rows_available: int | None = None
+    cached_kind: str | None = None
 
 
 def _absolute(name: str) -> str:
