@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -65,26 +65,3 @@ def block_interval(
     return t_interval(
         value, math.sqrt(variance), freedom=freedom, n=n, level=level, scale=scale
     )
-
-
-def jackknife(
-    statistic: Callable[[Sequence[int]], float], blocks: int, n: int
-) -> Interval | None:
-    """
-    Return a statistic of blocks of units with its jackknife interval.
-
-    Args:
-        statistic: maps numbers of blocks to the figure of their units.
-        blocks: number of blocks.
-        n: number of units.
-
-    >>> means = [1.0, 2.0, 3.0, 4.0, 5.0]
-    >>> jackknife(lambda kept: sum(means[b] for b in kept) / len(kept), 5, 5).value
-    3.0
-    """
-    everything = range(blocks)
-    without = [
-        statistic([other for other in everything if other != block])
-        for block in everything
-    ]
-    return block_interval(statistic(everything), without, n)
