@@ -112,6 +112,8 @@ class RunSettings:
             tokens in order.
         prepend_bos, exclude_special_tokens, seqpos_slice: as in SAELens' runner
             configurations.
+        source_kind: kind of the source of activations.
+        ordered: whether rows are neighbours in time, as tokens are.
     """
 
     sae: TrainingSAEConfig
@@ -124,6 +126,8 @@ class RunSettings:
     prepend_bos: bool = True
     exclude_special_tokens: bool | list[int] = False
     seqpos_slice: tuple[int | None, ...] = (None,)
+    source_kind: str = "language_model"
+    ordered: bool = True
 
 
 _CHECK = "check"

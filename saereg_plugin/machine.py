@@ -250,6 +250,9 @@ EXTRAS = {
     ),
     "offline": ("gguf", "zstandard"),
     "tensorboard": ("tensorboard",),
+    "vision": ("PIL", "torchvision", "fontTools"),
+    "audio": ("soundfile", "jiwer", "scipy"),
+    "timm": ("timm", "PIL", "torchvision"),
 }
 """Modules that each extra of this package brings, by name of the extra."""
 

@@ -115,7 +115,7 @@ def mnist(
     """
     require_bench("study mnist")
     from eval_recipes.studies.framework.study_folder import require_study_folder
-    from eval_recipes.studies.mnist.images import load_images
+    from saereg_plugin.sources.inputs.mnist import load_images
     from eval_recipes.studies.mnist.report import REPORT, write_report
     from eval_recipes.studies.mnist.settings import (
         SEEDS,

@@ -34,6 +34,16 @@ class Autocast(str, Enum):
     OFF = "off"
 
 
+class Rows(str, Enum):
+    """Choices of ``--rows``."""
+
+    all = "all"
+    cls = "cls"
+    patches = "patches"
+    mean = "mean"
+    frames = "frames"
+
+
 _AUTOCAST: dict[Autocast, Any] = {
     Autocast.AUTO: "auto",
     Autocast.ON: True,
@@ -77,13 +87,55 @@ def train(
     model: Annotated[
         str,
         Option(
-            help="TransformerLens name, local Hugging Face folder, or embedded model.",
+            help="TransformerLens name, local Hugging Face folder, or embedded model; with --source "
+            "module a vision or audio model.",
             rich_help_panel=_DATA,
         ),
     ] = "smollm2-135m-instruct",
     hook: Annotated[
-        str, Option(help="Hook point.", rich_help_panel=_DATA)
-    ] = "blocks.2.hook_resid_post",
+        list[str] | None,
+        Option(
+            metavar="NAMES",
+            help="Hook points, or submodules of a module, by commas or repetition; patterns such "
+            "as 'blocks.*.hook_resid_post' choose several. Each group is trained on each.",
+            show_default="blocks.2.hook_resid_post",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        Option(
+            help="Where activations come from: language_model, module (--model, --hook, --rows, "
+            "--data), or the path of arrays or of a cache.",
+            show_default="language_model",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAMES",
+            help="Inputs of a module: mnist, emoji, speech, non-speech, or a folder of images or "
+            "audio; by commas or repetition.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    rows: Annotated[
+        Rows | None,
+        Option(
+            help="Rows of a module's output: all, cls, patches, mean, frames.",
+            show_default="all",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        Option(
+            help="Height and width of a module's images, instead of its own.",
+            min=1,
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     corpus: Annotated[
         str,
         Option(
@@ -272,7 +324,11 @@ def train(
         sweep = sweep_from_flags(
             {
                 "model": model,
-                "hook": hook,
+                "hook": listed(hook) or None,
+                "source": source,
+                "data": listed(data) or None,
+                "rows": None if rows is None else rows.value,
+                "image_size": image_size,
                 "corpus": corpus,
                 "llm_dtype": llm_dtype,
                 "architecture": listed(architecture) or ["regularized_topk"],

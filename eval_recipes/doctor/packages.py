@@ -36,7 +36,7 @@ SHOWN = (
 """Packages whose versions are printed."""
 CHECKED = (OURS, "sae-lens", "transformer-lens", "transformers", "torch", "sae-bench")
 """Packages whose own requirements are checked."""
-EXTRAS = ("bench", "offline", "tensorboard")
+EXTRAS = ("bench", "offline", "tensorboard", "vision", "audio", "timm")
 """Extras whose state is printed."""
 EARLIER = ("3.10", "3.11", "3.12")
 """Pythons that may have what the present one has not."""

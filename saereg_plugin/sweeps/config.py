@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -99,8 +99,14 @@ class SweepConfig:
     optimiser steps as named.
     """
 
-    hook_name: str = "blocks.2.hook_resid_post"
-    """TransformerLens hook point."""
+    hook_name: str | Sequence[str] = "blocks.2.hook_resid_post"
+    """TransformerLens hook point, several, or a pattern such as ``blocks.*.hook_resid_post``. Every
+    group is trained on each of several, unless it names its own ``hook_name``."""
+    source: Annotated[
+        Mapping[str, Any] | None, WithJsonSchema({"type": ["object", "null"]})
+    ] = None
+    """Source of the activations: ``kind`` and its fields. By default it is a language model, by
+    ``model``, ``hook_name`` and ``corpus``; a source of another kind fills in these three."""
     sae: Annotated[Mapping[str, Any], WithJsonSchema({"type": "object"})]
     """Fields that all SAEs share: ``architecture``, ``d_sae``, ``k``, ..."""
     groups: Annotated[Mapping[str, GroupFields], Field(min_length=1)] = field(
@@ -228,7 +234,7 @@ class SweepConfig:
         """Return plain JSON."""
         values = dataclasses.asdict(self)
         # folders of earlier versions do not have these, and can be resumed
-        for name in ("matched_to", "disable_concat_sequences"):
+        for name in ("matched_to", "disable_concat_sequences", "source"):
             if not values[name]:
                 del values[name]
         return values
@@ -276,13 +282,33 @@ def group_fields(sweep: SweepConfig) -> dict[str, dict[str, Any]]:
             name = "-".join(
                 [group, *(f"{key}{_short(value)}" for key, value in point.items())]
             )
-            _require_group_name(name)
-            if name in found:
-                raise InputError(
-                    f"Group {name!r} occurs twice; expected different values in the grid."
-                )
-            found[name] = {**sweep.sae, **overrides, **point}
+            fields = {**sweep.sae, **overrides, **point}
+            for name, own in _on_each_hook(sweep, name, fields):
+                _require_group_name(name)
+                if name in found:
+                    raise InputError(
+                        f"Group {name!r} occurs twice; expected different values in the grid."
+                    )
+                found[name] = own
     return found
+
+
+def _on_each_hook(
+    sweep: SweepConfig, name: str, fields: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and fields of a group on each hook of a sweep, or on its own hook alone."""
+    hooks = listed_hooks(sweep)
+    if "hook_name" in fields or len(hooks) == 1:
+        yield name, fields
+        return
+    for hook in hooks:
+        yield f"{name}-{hook}", {**fields, "hook_name": hook}
+
+
+def listed_hooks(sweep: SweepConfig) -> list[str]:
+    """Return the hooks of a sweep, or their patterns."""
+    hooks = sweep.hook_name
+    return [hooks] if isinstance(hooks, str) else list(hooks)
 
 
 def sae_ids(sweep: SweepConfig) -> list[str]:

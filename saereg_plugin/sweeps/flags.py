@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from saereg_plugin.activations.config import ModuleConfig
+from saereg_plugin.activations.opening import source_at
 from saereg_plugin.config import (
     ComponentConfig,
     MechanicConfig,
@@ -19,8 +21,8 @@ from saereg_plugin.config import (
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.presets import PRESETS
 from saereg_plugin.registry import MECHANICS, REGULARIZERS, Table, acts
-from saereg_plugin.sources.hook_shapes import hook_shape
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
+from saereg_plugin.sweeps.source import LANGUAGE_MODEL, with_source
 from saereg_plugin.yaml_text import read_yaml
 
 PLAIN = "none"
@@ -29,7 +31,6 @@ PLAIN = "none"
 _RUN = {
     **{name: name for name in ("model", "corpus", "tokens", "batch_size", "lr")},
     **{name: name for name in ("llm_dtype", "autocast", "device", "log_every")},
-    "hook": "hook_name",
     "seed": "seeds",
 }
 """Fields of SweepConfig by the name of their flag."""
@@ -80,6 +81,7 @@ def sweep_from_flags(
     used = {n: flags[n] for n in flags if n in given and flags[n] is not None}
     parts = _copied(fields, source)
     _set_run(parts, used)
+    parts |= source_fields(used)
     _set_sae(parts, used)
     _set_components(parts, used, alone=config is None and preset is None)
     # what neither the file nor a flag has
@@ -125,13 +127,12 @@ def _preset_fields(
     preset = PRESETS[name]()
     # a paper without a language model leaves these to the flags' defaults
     stated = dataclasses.asdict(preset.run)
-    used = {
-        *given,
-        *(n for n in ("model", "hook", "corpus") if stated[_RUN[n]] is None),
-    }
-    where = {_RUN[n]: flags[n] for n in ("model", "hook", "corpus") if n in used}
-    run = {**stated, **where}
-    d_in = hook_shape(run["model"], run["hook_name"])
+    used = {*given, *(n for n in ("model", "corpus") if stated[n] is None)}
+    where = {n: flags[n] for n in ("model", "corpus") if n in used}
+    where |= source_fields({n: flags[n] for n in given if flags[n] is not None})
+    if stated["hook_name"] is None:
+        where.setdefault("hook_name", SweepConfig.hook_name)
+    d_in = _width({**stated, **where})
     d_sae = flags["d_sae"] if "d_sae" in given else None
     if "expansion" in given:
         d_sae = flags["expansion"] * d_in
@@ -163,15 +164,77 @@ def _set_sae(fields: dict[str, Any], used: Mapping[str, Any]) -> None:
     if "d_sae" in used:
         values["d_sae"] = [used["d_sae"]]
     if "expansion" in used:
-        model = fields.get("model", SweepConfig.model)
-        width = hook_shape(model, fields.get("hook_name", SweepConfig.hook_name))
-        values["d_sae"] = [used["expansion"] * width]
+        values["d_sae"] = [used["expansion"] * _width(fields)]
     if "unit_norm" in used:
         values["decoder_constraint"] = ["unit_norm" if used["unit_norm"] else "none"]
     for name, several in values.items():
         _clear(fields, name)
         place = "grid" if len(several) > 1 else "sae"
         fields[place][name] = several if len(several) > 1 else several[0]
+
+
+def _width(fields: Mapping[str, Any]) -> int:
+    """Return d_in at the hooks that fields of SweepConfig name; refuse several widths."""
+    names = ("model", "hook_name", "corpus", "source", "context_size")
+    known = {n: fields[n] for n in names if fields.get(n) is not None}
+    _, facts = with_source(sweep_from({**known, "sae": {}}, source="the flags"))
+    first, *others = dict.fromkeys(facts.points.values())
+    if others:
+        raise InputError(
+            f"--expansion multiplies the width of the activations, which is {first} at one hook and "
+            f"{others[0]} at another. Give --d-sae, or train them one after the other."
+        )
+    return first
+
+
+def source_fields(used: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the fields ``hook_name`` and ``source`` of SweepConfig that flags name.
+
+    Args:
+        used: values by the flags' names: ``hook`` and ``data`` are lists, ``source`` is a kind
+            or the path of arrays or of a cache.
+
+    Raises:
+        InputError: for flags of a source without a source, or a module without model, hook or
+            data.
+    """
+    hooks = used.get("hook") or []
+    fields: dict[str, Any] = {}
+    if hooks:
+        fields["hook_name"] = hooks[0] if len(hooks) == 1 else hooks
+    own = {name: used[name] for name in ("data", "rows", "image_size") if name in used}
+    kind = used.get("source")
+    if kind is None:
+        if own:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in own)
+            raise InputError(
+                f"{flags}: a language model has no such setting. Add --source module."
+            )
+        return fields
+    if kind == LANGUAGE_MODEL:
+        return fields
+    if "corpus" in used and used["corpus"] != SweepConfig.corpus:
+        raise InputError(
+            f"--corpus is the text of a language model; with --source {kind} give --data."
+        )
+    if kind != ModuleConfig.kind:
+        return {"source": source_at(kind, point=fields.get("hook_name"))}
+    for name, value in (("hook", hooks), ("data", own.get("data"))):
+        if not value:
+            raise InputError(
+                f"--source module needs --{name}: expected for example --model dinov2-small --hook "
+                "encoder.layer.9 --data emoji."
+            )
+    data = own.pop("data")
+    fields["source"] = {
+        "kind": kind,
+        "model": used["model"],
+        "point": fields["hook_name"],
+        "data": data[0] if len(data) == 1 else data,
+        **own,
+    }
+    return fields
 
 
 def _clear(fields: dict[str, Any], name: str) -> None:

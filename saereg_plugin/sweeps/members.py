@@ -13,13 +13,15 @@ from sae_lens import LoggingConfig, TrainingSAE, TrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 
 from saereg_plugin import machine
+from saereg_plugin.activations.config import SourceFacts
+from saereg_plugin.activations.source import ActivationSource
 from saereg_plugin.architectures.config import RegularizedConfigMixin, check_components
 from saereg_plugin.checks import require_name
 from saereg_plugin.config import RunSettings
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.registry import training_classes
-from saereg_plugin.sources.hook_shapes import hook_shape, require_context
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sae_id
+from saereg_plugin.sweeps.source import kind_of_source, with_source
 
 MAX_WIDTH = 2**31 - 1
 """Largest d_sae: latents are counted in 32 bits."""
@@ -33,11 +35,17 @@ class Member:
     group: str
     seed: int
     cfg: TrainingSAEConfig
+    point: str
+    """Hook or submodule whose activations it is trained on."""
 
 
-def expand(sweep: SweepConfig) -> list[Member]:
+def expand(sweep: SweepConfig, facts: SourceFacts | None = None) -> list[Member]:
     """
     Return every SAE of a sweep, group by group, its configuration checked.
+
+    Args:
+        sweep: the sweep.
+        facts: of its source, which ``with_source`` returned; by default they are found.
 
     Raises:
         InputError: naming the group, for an unknown architecture or field, a field that
@@ -45,26 +53,27 @@ def expand(sweep: SweepConfig) -> list[Member]:
             that does not fit it, contexts longer than the model's, or a sweep that a
             regulariser or mechanic refuses.
     """
-    if sweep.llm_dtype != machine.AUTO:
-        machine.torch_dtype(sweep.llm_dtype)
-    d_in = hook_shape(sweep.model, sweep.hook_name)
-    require_context(sweep.model, sweep.context_size)
+    if facts is None:
+        sweep, facts = with_source(sweep)
     device = sweep.device
     if device == machine.AUTO:
         device = machine.resolve_device(device)
     members: list[Member] = []
     for name, given in group_fields(sweep).items():
+        given = dict(given)
+        point = given.pop("hook_name", sweep.hook_name)
+        d_in = _width_of(facts, point, group=name)
         fields = {"d_in": d_in, **given, "device": device}
         if fields["d_in"] != d_in:
             raise InputError(
-                f"Group {name!r}: d_in={fields['d_in']} does not fit {sweep.hook_name!r} of model "
+                f"Group {name!r}: d_in={fields['d_in']} does not fit {point!r} of model "
                 f"{sweep.model!r}, which has {d_in} dimensions. Leave d_in out."
             )
         for seed in sweep.seeds:
             cfg = sae_config(fields, seed=seed, group=name)
             one_id = require_name("SAE id", sae_id(name, seed))
-            members.append(Member(one_id, name, seed, cfg))
-    _check_components(sweep, members)
+            members.append(Member(one_id, name, seed, cfg, point))
+    _check_components(sweep, members, facts)
     return members
 
 
@@ -76,7 +85,18 @@ def needs_token_order(member: Member) -> bool:
     )
 
 
-def _check_components(sweep: SweepConfig, members: Sequence[Member]) -> None:
+def _width_of(facts: SourceFacts, point: Any, *, group: str) -> int:
+    """Return d_in at a point; refuse a point that the source does not have."""
+    if point not in facts.points:
+        raise InputError(
+            f"Group {group!r}: no point {point!r}. {suggest(str(point), facts.points)}"
+        )
+    return facts.points[point]
+
+
+def _check_components(
+    sweep: SweepConfig, members: Sequence[Member], facts: SourceFacts
+) -> None:
     """Let the regularisers and mechanics of each group check the sweep."""
     for group in dict.fromkeys(member.group for member in members):
         first, *others = (member.cfg for member in members if member.group == group)
@@ -84,11 +104,13 @@ def _check_components(sweep: SweepConfig, members: Sequence[Member]) -> None:
             sae=first,
             others=others,
             model_name=sweep.model,
-            context_size=sweep.context_size,
+            context_size=facts.rows_per_input or sweep.context_size,
             batch_size=sweep.batch_size,
             mixing_fraction=sweep.mixing_fraction,
             prepend_bos=sweep.prepend_bos,
-            exclude_special_tokens=sweep.exclude_special_tokens,
+            exclude_special_tokens=facts.rows_per_input is None,
+            source_kind=kind_of_source(sweep),
+            ordered=facts.ordered,
         )
         try:
             check_components(settings)
@@ -142,23 +164,12 @@ def sae_config(
     return cfg
 
 
-def build_sae(member: Member, sweep: SweepConfig) -> TrainingSAE[Any]:
+def build_sae(
+    member: Member, sweep: SweepConfig, source: ActivationSource
+) -> TrainingSAE[Any]:
     """Make one training SAE, with the metadata that SAELens' runner would give it."""
     sae = training_classes(member.cfg.architecture())[0](member.cfg).to(sweep.device)
-    for key, value in {
-        "dataset_path": sweep.corpus,
-        "hook_name": sweep.hook_name,
-        "model_name": sweep.model,
-        "model_class_name": "HookedTransformer",
-        "hook_head_index": None,
-        "context_size": sweep.context_size,
-        "seqpos_slice": (None,),
-        "model_from_pretrained_kwargs": {},
-        "prepend_bos": sweep.prepend_bos,
-        "exclude_special_tokens": sweep.exclude_special_tokens,
-        "sequence_separator_token": "bos",
-        "disable_concat_sequences": sweep.disable_concat_sequences,
-    }.items():
+    for key, value in source.metadata(member.point).items():
         sae.cfg.metadata[key] = value
     return sae
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from saereg_plugin import machine
+from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import gib
 from saereg_plugin.process import StopFlag
-from saereg_plugin.sources.hook_shapes import model_facts
 from saereg_plugin.sweeps.checkpoint import settled
 from saereg_plugin.sweeps.config import SweepConfig
 from saereg_plugin.sweeps.members import Member, expand
+from saereg_plugin.sweeps.source import with_source
 from saereg_plugin.sweeps.trainer import open_trainer
 
 
@@ -50,9 +51,10 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
             does not fit the memory.
     """
     sweep = settled(sweep, scratch)
-    members = expand(sweep)
-    least = required_memory(sweep, members)
-    trainer = open_trainer(sweep, members, scratch)
+    sweep, facts = with_source(sweep)
+    members = expand(sweep, facts)
+    least = required_memory(sweep, members, facts)
+    trainer = open_trainer(sweep, members, scratch, facts)
     # the first fills the buffer and warms up
     trainer.train(StopFlag(), steps=1)
     started, done = time.perf_counter(), trainer.step
@@ -61,7 +63,7 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
     trainer.stream.close()
     elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
     step_seconds = elapsed / max(trainer.step - done, 1)
-    pass_seconds = trainer.stream.seconds_per_token * sweep.batch_size
+    pass_seconds = trainer.stream.seconds_per_row * sweep.batch_size
     device = machine.require_device(sweep.device)
     return Plan(
         saes=len(members),
@@ -105,12 +107,14 @@ def least_parameters(member: Member) -> int:
     return 2 * member.cfg.d_in * member.cfg.d_sae
 
 
-def memory_of(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
+def memory_of(
+    sweep: SweepConfig, members: Sequence[Member], facts: SourceFacts
+) -> Memory:
     """Return the least memory of a sweep; allocates nothing."""
     counts = [least_parameters(member) for member in members]
     sizes = [machine.torch_dtype(member.cfg.dtype).itemsize for member in members]
     weights = [count * size for count, size in zip(counts, sizes)]
-    d_in = members[0].cfg.d_in
+    d_in = sum(facts.points.values())
     dtype = sweep.llm_dtype
     if dtype == machine.AUTO:
         dtype = machine.fast_dtype(machine.resolve_device(sweep.device))
@@ -118,12 +122,13 @@ def memory_of(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
     return Memory(
         saes=3 * sum(weights) + max(weights),
         buffer=2 * sweep.buffer_tokens * d_in * _FLOAT,
-        model=model_facts(sweep.model).parameters * machine.torch_dtype(dtype).itemsize
-        + one_pass,
+        model=facts.parameters * machine.torch_dtype(dtype).itemsize + one_pass,
     )
 
 
-def required_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
+def required_memory(
+    sweep: SweepConfig, members: Sequence[Member], facts: SourceFacts
+) -> Memory:
     """
     Return ``memory_of`` a sweep.
 
@@ -131,13 +136,13 @@ def required_memory(sweep: SweepConfig, members: Sequence[Member]) -> Memory:
         InputError: if the device does not exist or certainly has less memory.
     """
     device = torch.device(machine.resolve_device(sweep.device))
-    needed = memory_of(sweep, members)
+    needed = memory_of(sweep, members, facts)
     machine.require_memory(
         "The sweep",
         needed.total,
         device,
         parts=f"{gib(needed.saes)} for {len(members)} SAEs, {gib(needed.buffer)} for "
-        f"buffer_tokens={sweep.buffer_tokens}, {gib(needed.model)} for the language model",
+        f"buffer_tokens={sweep.buffer_tokens}, {gib(needed.model)} for the model",
         remedy="Train fewer or narrower SAEs, or lower buffer_tokens or prompts_per_pass.",
     )
     return needed
@@ -149,10 +154,15 @@ def disk_of(sweep: SweepConfig, members: Sequence[Member]) -> int:
     if sweep.steps <= sweep.checkpoint_every:
         return weights
     waiting = int(sweep.buffer_tokens * sweep.mixing_fraction)
-    checkpoint = 3 * weights + waiting * members[0].cfg.d_in * _FLOAT
+    checkpoint = 3 * weights + waiting * _widths(members) * _FLOAT
     # a release is written next to the last checkpoint, a checkpoint next to its predecessor
     replaced = sweep.steps > 2 * sweep.checkpoint_every
     return checkpoint + (checkpoint if replaced else weights)
+
+
+def _widths(members: Sequence[Member]) -> int:
+    """Return d_in of all points together."""
+    return sum({member.point: member.cfg.d_in for member in members}.values())
 
 
 def require_disk(sweep: SweepConfig, members: Sequence[Member], folder: Path) -> None:

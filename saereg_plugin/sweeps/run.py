@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from sae_lens import LoggingConfig
 
+from saereg_plugin.activations.source import ActivationSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
 from saereg_plugin.html import html_block
@@ -43,6 +45,7 @@ from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import require_disk, required_memory
 from saereg_plugin.sweeps.records import RECORDS, require_record
 from saereg_plugin.sweeps.saving import release_files, release_name, save_release
+from saereg_plugin.sweeps.source import with_source
 from saereg_plugin.sweeps.trainer import (
     LOCK,
     WRITE_REMEDY,
@@ -74,7 +77,7 @@ class SweepResult:
 
 
 def train(
-    sweep: SweepConfig | None = None,
+    sweep: SweepConfig | ActivationSource | None = None,
     *,
     out: str | Path,
     name: str | None = None,
@@ -104,7 +107,8 @@ def train(
         sae = trained.release.load("l2-seed0")
 
     Args:
-        sweep: what to train; or leave it out and give the fields of ``SweepConfig``.
+        sweep: what to train; or leave it out and give the fields of ``SweepConfig``. Or the
+            source of the activations, such as ``ModuleSource``, with these fields.
         out: the release folder: new, empty, or of an earlier run.
         name: the release's name; by default that of the folder.
         fresh: train anew; the files that an earlier run wrote into ``out`` are removed.
@@ -119,6 +123,9 @@ def train(
     Raises:
         InputError: see ``run_sweep``; also for a sweep and fields together.
     """
+    source = None
+    if isinstance(sweep, ActivationSource):
+        sweep, source = None, sweep
     if sweep is not None and fields:
         raise InputError(
             f"train got a sweep and {', '.join(map(repr, fields))}; expected one of both. Put "
@@ -126,7 +133,13 @@ def train(
         )
     sweep = sweep_from(fields, source="train") if sweep is None else sweep
     result = run_sweep(
-        sweep, Path(out), name=name, fresh=fresh, logger=logger, progress=progress
+        sweep,
+        Path(out),
+        name=name,
+        fresh=fresh,
+        logger=logger,
+        progress=progress,
+        source=source,
     )
     if result.release is not None:
         register_release(Path(out))
@@ -141,6 +154,7 @@ def run_sweep(
     fresh: bool = False,
     logger: LoggingConfig | None = None,
     progress: Callable[[str], object] = _log.warning,
+    source: ActivationSource | None = None,
 ) -> SweepResult:
     """
     Train a sweep into a folder; resume an interrupted run.
@@ -153,6 +167,7 @@ def run_sweep(
         logger: as in ``train``.
         progress: gets a line on what is trained and where it resumes, or that it was
             finished before.
+        source: of the activations, instead of what the sweep names.
 
     Raises:
         InputError: if the sweep cannot work, or does not fit memory or disk; if wandb refuses
@@ -165,19 +180,24 @@ def run_sweep(
     name = release_name(sweep, folder, name)
     left_open = sweep.device == AUTO
     sweep = settled(sweep, None if fresh else folder)
-    members = expand(sweep)
+    sweep, facts = with_source(sweep, source)
+    members = expand(sweep, facts)
     finished = None if fresh else _finished(sweep, folder)
     if finished is None:
         if left_open:
             require_recorded_device(sweep, folder)
-        required_memory(sweep, members)
+        required_memory(sweep, members, facts)
         require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)
+        open_here = partial(
+            open_trainer, facts=facts, given=source, fresh=fresh, members=members
+        )
         with _only_process(owned):
             return _train(
                 sweep,
                 members,
                 owned,
+                open_here,
                 name=name,
                 fresh=fresh,
                 logger=logger,
@@ -225,6 +245,7 @@ def _train(
     sweep: SweepConfig,
     members: list[Member],
     owned: OwnedFolder,
+    open_here: Callable[..., SweepTrainer],
     *,
     name: str,
     fresh: bool = False,
@@ -246,7 +267,13 @@ def _train(
 
     with closing(runs), writing_into(owned.path, remedy=WRITE_REMEDY):
         trainer, finished = _train_steps(
-            sweep, members, owned, begin_runs, fresh=fresh, progress=progress
+            sweep,
+            members,
+            owned,
+            open_here,
+            begin_runs,
+            fresh=fresh,
+            progress=progress,
         )
         trainer.take_out_broken()
         seconds = time.perf_counter() - started
@@ -262,6 +289,7 @@ def _train_steps(
     sweep: SweepConfig,
     members: list[Member],
     owned: OwnedFolder,
+    open_here: Callable[..., SweepTrainer],
     begin_runs: Callable[[], WandbRuns],
     *,
     fresh: bool,
@@ -276,7 +304,7 @@ def _train_steps(
         progress(_settings(sweep, members))
         # before the language model is loaded
         runs = begin_runs()
-        trainer = open_trainer(sweep, members, owned.path, fresh=fresh)
+        trainer = open_here(sweep, folder=owned.path)
         trainer.runs = runs
         claim_folder(sweep, owned)
         runs.record(owned)
@@ -307,8 +335,14 @@ def _settings(sweep: SweepConfig, members: list[Member]) -> str:
     saes = "1 SAE" if len(members) == 1 else f"{len(members)} SAEs"
     return (
         f"Trains {saes} for {sweep.steps:,} steps of {sweep.batch_size:,} tokens on {sweep.device} "
-        f"{products} autocast; the language model is in {sweep.llm_dtype}."
+        f"{products} autocast; {_model_in(sweep)}."
     )
+
+
+def _model_in(sweep: SweepConfig) -> str:
+    if sweep.source is None:
+        return f"the language model is in {sweep.llm_dtype}"
+    return f"activations come from {sweep.model} on {sweep.corpus}"
 
 
 def _require_room(trainer: SweepTrainer) -> None:

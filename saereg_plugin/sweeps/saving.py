@@ -91,7 +91,7 @@ def save_release(trainer: SweepTrainer, *, name: str, seconds: float) -> Release
             "hardware": machine.hardware(),
             "training_seconds": round(seconds, 1),
             "model_tokens_per_second": round(
-                1 / max(trainer.stream.seconds_per_token, 1e-9)
+                1 / max(trainer.stream.seconds_per_row, 1e-9)
             ),
             "peak_memory_gib": round(machine.peak_memory_gib(), 2),
             "tokens": sweep.steps * sweep.batch_size,

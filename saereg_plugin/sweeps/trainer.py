@@ -15,12 +15,15 @@ from sae_lens.saes.sae import TrainStepOutput
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
+from saereg_plugin.activations.config import SourceFacts
+from saereg_plugin.activations.source import ActivationSource
+from saereg_plugin.activations.stream import ActivationStream
+from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
 from saereg_plugin.owned_folder import OwnedFolder, open_owned
 from saereg_plugin.process import StopFlag
 from saereg_plugin.regularizers.mutual_features import link_groups, unlink
 from saereg_plugin.releases.release import KIND
-from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import (
     STREAM,
     Checkpoint,
@@ -49,7 +52,7 @@ from saereg_plugin.sweeps.records import (
     require_record,
     step_record,
 )
-from saereg_plugin.sweeps.stream import ActivationStream, open_store
+from saereg_plugin.sweeps.source import mixing_of, open_sweep_source, with_source
 from saereg_plugin.sweeps.wandb_runs import WandbRuns
 
 LOCK = ".lock"
@@ -76,13 +79,14 @@ class SweepTrainer:
 
     Attributes:
         owned: the release folder.
+        source: of the activations.
         stopped: SAEs that were taken out because a loss was not finite.
         runs: runs of Weights & Biases that get each step; none by default.
     """
 
     sweep: SweepConfig
     members: list[Member]
-    stream: ActivationStream
+    source: ActivationSource
     owned: OwnedFolder
     stopped: list[Stopped] = field(default_factory=list)
     runs: WandbRuns = field(default_factory=WandbRuns)
@@ -92,9 +96,10 @@ class SweepTrainer:
         self._trainer = MultiSAETrainer(
             cfg=trainer_config(self.sweep, self.owned.path),
             saes={
-                member.sae_id: build_sae(member, self.sweep) for member in self.members
+                member.sae_id: build_sae(member, self.sweep, self.source)
+                for member in self.members
             },
-            hook_names={member.sae_id: self.sweep.hook_name for member in self.members},
+            hook_names={member.sae_id: member.point for member in self.members},
             data_provider=iter(()),
         )
         link_groups(
@@ -103,6 +108,12 @@ class SweepTrainer:
         self._gradient_norms = {
             name: GradientNorm(trainer.sae) for name, trainer in self.trainers.items()
         }
+        self._points = {member.sae_id: member.point for member in self.members}
+        self.stream: ActivationStream = self.source.stream(
+            mixing_of(self.sweep),
+            points=list(dict.fromkeys(self._points.values())),
+            count_pairs=any(map(needs_token_order, self.members)),
+        )
         self._checkpoint_step: int | None = None
         self._resumed_at = 0
 
@@ -132,7 +143,7 @@ class SweepTrainer:
             False if a stop was requested; then a checkpoint was written.
         """
         if self.step == 0:
-            _scale_activations(self.trainers, self.stream)
+            _scale_activations(self.trainers, self._points, self.stream)
         last = (
             self.sweep.steps
             if steps is None
@@ -189,6 +200,7 @@ class SweepTrainer:
                 cut_record(self._record_file(member.sae_id), 0)
             return False
         state = torch.load(checkpoint.folder / STREAM, weights_only=True)
+        self._require_same_source(state.get("source"))
         self.stopped = [Stopped(**stopped) for stopped in state["stopped"]]
         for stopped in self.stopped:
             unlink(self._trainer.saes[stopped.sae_id])
@@ -239,6 +251,19 @@ class SweepTrainer:
             window = trainer.full_sparsity_window_log()
             self.runs.log(name, window, step=trainer.n_training_steps)
 
+    def _digest(self) -> str | None:
+        """Return the digest of the source; a language model is named in the sweep."""
+        return None if self.sweep.source is None else self.source.digest()
+
+    def _require_same_source(self, digest: str | None) -> None:
+        """Refuse to resume on a source whose weights or data changed."""
+        if digest != self._digest():
+            raise InputError(
+                f"The activations of {self.sweep.corpus!r} are not those of the checkpoint in "
+                f"{str(self.folder)!r}: model or data changed since. Put them back, or train anew with "
+                "--fresh."
+            )
+
     @property
     def _identity(self) -> dict[str, Any]:
         return identity(self.sweep, [member.sae_id for member in self.members])
@@ -249,6 +274,7 @@ class SweepTrainer:
         torch.save(
             {
                 "stream": self.stream.state_dict(),
+                "source": self._digest(),
                 "stopped": [vars(stopped) for stopped in self.stopped],
             },
             folder / STREAM,
@@ -263,7 +289,7 @@ class SweepTrainer:
             self.runs.log(name, window, step=trainer.n_training_steps)
             self._gradient_norms[name].active = recording or logging
             lr = float(trainer.optimizer.param_groups[0]["lr"])
-            output = trainer.step(batch)
+            output = trainer.step(batch[self._points[name]])
             bad = non_finite_loss(output)
             if bad is not None:
                 self.take_out(name, bad, step=self.step + 1)
@@ -305,47 +331,57 @@ class SweepTrainer:
 
 
 def open_trainer(
-    sweep: SweepConfig, members: list[Member], folder: Path, *, fresh: bool = False
+    sweep: SweepConfig,
+    members: list[Member],
+    folder: Path,
+    facts: SourceFacts | None = None,
+    *,
+    given: ActivationSource | None = None,
+    fresh: bool = False,
 ) -> SweepTrainer:
     """
-    Load the language model and the text, and make the trainer.
+    Open the source of the activations, and make the trainer.
 
-    With ``fresh`` the files of an earlier run are then removed from the folder; they stay if
-    text or model cannot be loaded.
+    ``facts`` are those that ``with_source`` returned, and ``given`` is the source if Python code gave
+    it. With ``fresh`` the files of an earlier run are then removed from the folder; they stay if
+    the source cannot be opened.
     """
+    if facts is None:
+        sweep, facts = with_source(sweep, given)
     sweep = settled(sweep, None if fresh else folder)
     torch.manual_seed(sweep.seed)
-    corpora.ensure(sweep.corpus, "train")
-    model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
-    store = open_store(model, sweep, members[0].cfg.d_in)
-    stream = ActivationStream(
-        store, sweep, count_pairs=any(map(needs_token_order, members))
-    )
+    count_pairs = any(map(needs_token_order, members))
+    source = open_sweep_source(sweep, facts, given=given, count_pairs=count_pairs)
     owned = open_owned(folder, KIND)
     if fresh:
         owned.remove(owned.files() - {LOCK})
-    return SweepTrainer(sweep, members, stream, owned)
+    return SweepTrainer(sweep, members, source, owned)
 
 
 def _scale_activations(
-    trainers: Mapping[str, SAETrainer[Any, Any]], stream: ActivationStream
+    trainers: Mapping[str, SAETrainer[Any, Any]],
+    points: Mapping[str, str],
+    stream: ActivationStream,
 ) -> None:
     """
     Estimate each SAE's factor or whitening from the waiting activations, as SAELens does.
 
-    A factor is equal for all SAEs of one stream and is estimated once.
+    A factor is equal for all SAEs of one point and is estimated once.
     """
-    factor: float | None = None
-    for trainer in trainers.values():
+    factors: dict[str, float] = {}
+    for name, trainer in trainers.items():
+        point = points[name]
         cfg, scaler = trainer.sae.cfg, trainer.activation_scaler
         if cfg.normalize_activations == "covariance_whitening":
             scaler.estimate_whitening(
-                cfg.d_in, iter([stream.peek()]), n_batches_for_norm_estimate=1
+                cfg.d_in, iter([stream.peek()[point]]), n_batches_for_norm_estimate=1
             )
         elif cfg.normalize_activations == "expected_average_only_in":
-            if factor is None:
+            if point not in factors:
                 scaler.estimate_scaling_factor(
-                    cfg.d_in, iter([stream.peek()]), n_batches_for_norm_estimate=1
+                    cfg.d_in,
+                    iter([stream.peek()[point]]),
+                    n_batches_for_norm_estimate=1,
                 )
-                factor = scaler.scaling_factor
-            scaler.scaling_factor = factor
+                factors[point] = scaler.scaling_factor
+            scaler.scaling_factor = factors[point]

@@ -19,6 +19,7 @@ from saereg_plugin.sweeps.plan import (
     require_disk,
     required_memory,
 )
+from saereg_plugin.sweeps.source import with_source
 from tests.sweeps.tiny import BATCH, D_IN, SAE, STEPS, tiny_sweep
 
 WEIGHTS = 2 * D_IN * 128
@@ -37,8 +38,9 @@ def test_sizes_of_the_model_are_those_of_the_loaded_one(model_name: str) -> None
 
 def test_memory_and_disk_are_counted(model_name: str) -> None:
     sweep = tiny_sweep(model=model_name)
-    members = expand(sweep)
-    memory = memory_of(sweep, members)
+    sweep, facts = with_source(sweep)
+    members = expand(sweep, facts)
+    memory = memory_of(sweep, members, facts)
     assert memory.saes == 4 * (3 * 4 * WEIGHTS + WEIGHTS)
     assert memory.buffer == 2 * 4 * BATCH * D_IN * 4
     assert memory.model == 4 * PARAMETERS + 4 * 64 * D_IN * 4
@@ -48,7 +50,7 @@ def test_memory_and_disk_are_counted(model_name: str) -> None:
     assert disk_of(once, members) == checkpoint + 4 * 4 * WEIGHTS
     never = tiny_sweep(model=model_name, checkpoint_every=STEPS)
     assert disk_of(never, members) == 4 * 4 * WEIGHTS
-    assert required_memory(sweep, members) == memory
+    assert required_memory(sweep, members, facts) == memory
 
 
 @pytest.mark.usefixtures("model_name")

@@ -8,13 +8,14 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from saereg_plugin.sweeps.stream import ActivationStream, Prefetch, open_store
-from tests.sweeps.tiny import D_IN, tiny_sweep
+from saereg_plugin.activations.prefetch import Prefetch
+from saereg_plugin.activations.stream import ActivationStream
+from tests.sweeps import tiny
+from tests.sweeps.tiny import batch_of, tiny_sweep
 
 
 def open_stream(model: HookedTransformer, prefetch: int) -> ActivationStream:
-    sweep = tiny_sweep()
-    return ActivationStream(open_store(model, sweep, D_IN), sweep, prefetch=prefetch)
+    return tiny.open_stream(model, tiny_sweep(), prefetch=prefetch)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
@@ -62,11 +63,11 @@ def test_an_error_is_raised_where_its_result_was_due() -> None:
 def test_batches_do_not_depend_on_it(model: HookedTransformer) -> None:
     # one after the other: two threads must not run hooks on one model at once
     plain = open_stream(model, 0)
-    expected = [next(plain) for _ in range(7)]
+    expected = [batch_of(plain) for _ in range(7)]
     ahead = open_stream(model, 2)
     for batch in expected:
-        assert torch.equal(next(ahead), batch)
-    assert ahead.seconds_per_token > 0
+        assert torch.equal(batch_of(ahead), batch)
+    assert ahead.seconds_per_row > 0
     ahead.close()
 
 
@@ -74,16 +75,16 @@ def test_resumes_where_it_was_although_it_had_read_ahead(
     model: HookedTransformer,
 ) -> None:
     whole = open_stream(model, 0)
-    expected = [next(whole) for _ in range(10)][4:]
+    expected = [batch_of(whole) for _ in range(10)][4:]
     first = open_stream(model, 2)
     for _ in range(4):
-        next(first)
+        batch_of(first)
     state = first.state_dict()
     first.close()
     resumed = open_stream(model, 1)
     resumed.load_state_dict(state)
     for batch in expected:
-        assert torch.equal(next(resumed), batch)
+        assert torch.equal(batch_of(resumed), batch)
     resumed.close()
 
 

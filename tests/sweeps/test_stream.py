@@ -8,11 +8,12 @@ from transformer_lens import HookedTransformer
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig
-from saereg_plugin.sweeps.stream import open_store
 from tests.sweeps.tiny import (
     BATCH,
     D_IN,
     HOOK,
+    batch_of,
+    open_source,
     open_stream,
     temporal_fields,
     tiny_sweep,
@@ -21,12 +22,12 @@ from tests.sweeps.tiny import (
 
 def plain_activations(model: HookedTransformer, passes: int) -> torch.Tensor:
     """What the model itself gives on the same text, special tokens left out."""
-    store = open_store(model, tiny_sweep(), D_IN)
+    source = open_source(model, tiny_sweep())
     assert model.tokenizer is not None
     special = torch.tensor(model.tokenizer.all_special_ids)
     rows: list[torch.Tensor] = []
     for _ in range(passes):
-        tokens = store.get_batch_tokens()
+        tokens = source.tokens()
         with torch.no_grad():
             _, cache = model.run_with_cache(tokens, names_filter=HOOK, stop_at_layer=1)
         rows.append(cache[HOOK][~torch.isin(tokens, special)])
@@ -42,7 +43,7 @@ def sorted_rows(rows: torch.Tensor) -> torch.Tensor:
 def test_without_mixing_it_is_the_model_in_order(model: HookedTransformer) -> None:
     expected = plain_activations(model, passes=12)
     stream = open_stream(model, tiny_sweep(mixing_fraction=0))
-    served = torch.cat([next(stream) for _ in range(9)])
+    served = torch.cat([batch_of(stream) for _ in range(9)])
     assert served.shape == (9 * BATCH, D_IN)
     torch.testing.assert_close(served, expected[: len(served)], rtol=0, atol=1e-5)
 
@@ -51,18 +52,18 @@ def test_special_tokens_can_be_kept(model: HookedTransformer) -> None:
     stream = open_stream(
         model, tiny_sweep(mixing_fraction=0, exclude_special_tokens=False)
     )
-    batch = next(stream)
+    batch = batch_of(stream)
     # each context of 64 begins with BOS, whose activation is always the same
     starts = batch[::64]
     assert torch.equal(starts, starts[:1].expand_as(starts))
-    without = next(open_stream(model, tiny_sweep(mixing_fraction=0)))
+    without = batch_of(open_stream(model, tiny_sweep(mixing_fraction=0)))
     assert not (without[:, None] == starts[:1]).all(-1).any()
 
 
 def test_shuffled_stream_loses_and_repeats_nothing(model: HookedTransformer) -> None:
     stream = open_stream(model, tiny_sweep(mixing_fraction=0.5))
-    served = torch.cat([next(stream) for _ in range(6)])
-    rows = torch.cat([served, stream.peek()])
+    served = torch.cat([batch_of(stream) for _ in range(6)])
+    rows = torch.cat([served, stream.peek()[HOOK]])
     expected = plain_activations(model, passes=12)[: len(rows)]
     assert not torch.equal(rows, expected)
     torch.testing.assert_close(
@@ -72,14 +73,14 @@ def test_shuffled_stream_loses_and_repeats_nothing(model: HookedTransformer) -> 
 
 def test_waiting_activations_are_served_next(model: HookedTransformer) -> None:
     stream = open_stream(model, tiny_sweep())
-    next(stream)
-    waiting = stream.peek()[:BATCH].clone()
-    assert torch.equal(next(stream), waiting)
+    batch_of(stream)
+    waiting = stream.peek()[HOOK][:BATCH].clone()
+    assert torch.equal(batch_of(stream), waiting)
 
 
 def test_seed_decides_the_order(model: HookedTransformer) -> None:
     first, again, other = (
-        next(open_stream(model, tiny_sweep(seed=seed))) for seed in (0, 0, 1)
+        batch_of(open_stream(model, tiny_sweep(seed=seed))) for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -87,43 +88,43 @@ def test_seed_decides_the_order(model: HookedTransformer) -> None:
 
 def test_global_generator_is_neither_read_nor_moved(model: HookedTransformer) -> None:
     torch.manual_seed(1)
-    first = next(open_stream(model, tiny_sweep()))
+    first = batch_of(open_stream(model, tiny_sweep()))
     drawn = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(1), drawn)
-    assert torch.equal(next(open_stream(model, tiny_sweep())), first)
+    assert torch.equal(batch_of(open_stream(model, tiny_sweep())), first)
 
 
 def test_state_continues_with_the_same_batches(model: HookedTransformer) -> None:
     stream = open_stream(model, tiny_sweep())
     for _ in range(3):
-        next(stream)
+        batch_of(stream)
     state = stream.state_dict()
-    expected = [next(stream).clone() for _ in range(7)]
+    expected = [batch_of(stream).clone() for _ in range(7)]
     resumed = open_stream(model, tiny_sweep())
     resumed.load_state_dict(state)
     for batch in expected:
-        assert torch.equal(next(resumed), batch)
+        assert torch.equal(batch_of(resumed), batch)
 
 
 def test_state_is_a_copy(model: HookedTransformer) -> None:
     stream = open_stream(model, tiny_sweep())
-    next(stream)
+    batch_of(stream)
     state = stream.state_dict()
-    pool = state["pool"].clone()
+    pool = state["pool"][HOOK].clone()
     for _ in range(5):
-        next(stream).zero_()
-    assert torch.equal(state["pool"], pool)
+        batch_of(stream).zero_()
+    assert torch.equal(state["pool"][HOOK], pool)
 
 
 def served_contexts(
     model: HookedTransformer, sweep: SweepConfig, n: int
 ) -> torch.Tensor:
     """The first n contexts of the text, as the store gives them."""
-    store = open_store(model, sweep, D_IN)
+    source = open_source(model, sweep)
     parts: list[torch.Tensor] = []
     while sum(map(len, parts)) < n:
-        parts.append(store.get_batch_tokens())
+        parts.append(source.tokens())
     return torch.cat(parts)[:n]
 
 
@@ -142,7 +143,7 @@ def test_pairs_across_documents_are_those_of_the_batches_served(
     }
     stream.peek()
     for _ in range(9):
-        next(stream)
+        batch_of(stream)
     contexts = served_contexts(model, sweep, 9 * BATCH // 64).tolist()
     assert model.tokenizer is not None
     bos = model.tokenizer.bos_token_id
@@ -164,16 +165,16 @@ def test_counting_changes_no_batch_and_goes_on_after_a_checkpoint(
     plain = open_stream(model, sweep)
     stream = open_stream(model, sweep, count_pairs=True)
     for _ in range(3):
-        assert torch.equal(next(stream), next(plain))
+        assert torch.equal(batch_of(stream), batch_of(plain))
     assert plain.pairs_across_documents() is None
     state = stream.state_dict()
     for _ in range(5):
-        next(stream)
+        batch_of(stream)
     resumed = open_stream(model, sweep, count_pairs=True)
     resumed.load_state_dict(state)
     assert resumed.state_dict()["pairs"] == state["pairs"]
     for _ in range(5):
-        next(resumed)
+        batch_of(resumed)
     counted = stream.pairs_across_documents()
     assert resumed.pairs_across_documents() == counted
     assert counted is not None and counted["crossing"] > 0

@@ -24,9 +24,11 @@ from tests.sweeps.tiny import (
     BATCH,
     CHECKPOINT_EVERY,
     D_IN,
+    HOOK,
     PENALTY,
     SAE,
     STEPS,
+    batch_of,
     different,
     open_stream,
     open_trainer,
@@ -281,8 +283,8 @@ def test_first_record_is_what_stock_saelens_and_autograd_give(
     coefficient: float,
 ) -> None:
     stream = open_stream(model, sweep_of_three())
-    waiting = stream.peek()
-    scaled = next(stream) * math.sqrt(D_IN) / waiting.norm(dim=-1).mean()
+    waiting = stream.peek()[HOOK]
+    scaled = batch_of(stream) * math.sqrt(D_IN) / waiting.norm(dim=-1).mean()
     torch.manual_seed(1)
     stock = TopKTrainingSAE(
         TopKTrainingSAEConfig(

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from transformer_lens import HookedTransformer
 
+from saereg_plugin.activations.language_model import LanguageModelSource
+from saereg_plugin.activations.stream import ActivationStream
 from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.releases.release import KIND
 from saereg_plugin.sweeps import Member, SweepConfig, SweepTrainer, expand
 from saereg_plugin.sweeps.members import needs_token_order
-from saereg_plugin.sweeps.stream import ActivationStream, open_store
+from saereg_plugin.sweeps.source import language_model_source, mixing_of
 from tests.cut_model import cut_model
 
 HOOK = "blocks.0.hook_resid_post"
@@ -74,11 +76,30 @@ def tiny_sweep(**changes: Any) -> SweepConfig:
     return SweepConfig(**fields(**changes))
 
 
+def open_source(
+    model: HookedTransformer, sweep: SweepConfig, *, count_pairs: bool = False
+) -> LanguageModelSource:
+    """The source of a sweep on a model in memory."""
+    points = {HOOK: D_IN}
+    return language_model_source(sweep, model, points, count_pairs=count_pairs)
+
+
 def open_stream(
-    model: HookedTransformer, sweep: SweepConfig, **options: Any
+    model: HookedTransformer,
+    sweep: SweepConfig,
+    *,
+    count_pairs: bool = False,
+    prefetch: int | None = None,
 ) -> ActivationStream:
     """The stream from its beginning."""
-    return ActivationStream(open_store(model, sweep, D_IN), sweep, **options)
+    source = open_source(model, sweep, count_pairs=count_pairs)
+    mixing = mixing_of(sweep)
+    return source.stream(mixing, count_pairs=count_pairs, prefetch=prefetch)
+
+
+def batch_of(stream: ActivationStream) -> torch.Tensor:
+    """The next batch of the only hook."""
+    return next(stream)[HOOK]
 
 
 @cache
@@ -93,8 +114,8 @@ def open_trainer(
     """A fresh trainer, as a new process would make it, on a model in memory."""
     members = copy.deepcopy(_members(json.dumps(sweep.to_dict())))
     count_pairs = any(map(needs_token_order, members))
-    stream = open_stream(model, sweep, count_pairs=count_pairs)
-    return SweepTrainer(sweep, members, stream, open_owned(folder, KIND))
+    source = open_source(model, sweep, count_pairs=count_pairs)
+    return SweepTrainer(sweep, members, source, open_owned(folder, KIND))
 
 
 def state_of(trainer: SweepTrainer) -> dict[str, torch.Tensor]:

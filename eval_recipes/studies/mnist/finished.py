@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eval_recipes.studies.framework.study_folder import read_figures, write_figures
 from eval_recipes.studies.mnist.autoencoder import Weights, initial_weights
-from eval_recipes.studies.mnist.images import Images
+from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.settings import Run, Training
 from eval_recipes.studies.mnist.training import (
     CHECKPOINT,

@@ -16,7 +16,7 @@ from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import SeedPair
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.mnist.finished import KEPT_SHARES, Finished, find_finished
-from eval_recipes.studies.mnist.images import IMAGES_SHA256, Images
+from saereg_plugin.sources.inputs.mnist import IMAGES_SHA256, Images
 from eval_recipes.studies.mnist.pairs import (
     COLUMNS,
     EXTRA_COLUMNS,

@@ -28,7 +28,7 @@ from eval_recipes.studies.mnist.autoencoder import (
     step_gradients,
     unit_norm_,
 )
-from eval_recipes.studies.mnist.images import Images
+from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.settings import STUDY, DataOrder, Run, Setting, Training
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from eval_recipes.studies.mnist.images import IMAGES_FILE, Images, load_images
+from saereg_plugin.sources.inputs.mnist import IMAGES_FILE, Images, load_images
 
 N_IMAGES = 400
 

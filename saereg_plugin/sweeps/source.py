@@ -1,0 +1,181 @@
+"""The source of a sweep's activations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from saereg_plugin import machine
+from saereg_plugin.activations.config import SourceFacts
+from saereg_plugin.activations.extraction import points_matching
+from saereg_plugin.activations.language_model import Contexts, LanguageModelSource
+from saereg_plugin.activations.opening import describe_source, open_source
+from saereg_plugin.activations.source import ActivationSource, InputSource
+from saereg_plugin.activations.stream import Mixing
+from saereg_plugin.errors import InputError
+from saereg_plugin.sources import corpora, models
+from saereg_plugin.sources.hook_shapes import (
+    hook_names,
+    hook_shape,
+    model_facts,
+    require_context,
+)
+from saereg_plugin.sweeps.config import SweepConfig, group_fields, listed_hooks
+
+LANGUAGE_MODEL = LanguageModelSource.kind
+GIVEN = "given"
+"""Kind of a source that Python code gave, of which a folder records the digest alone."""
+
+
+def with_source(
+    sweep: SweepConfig, given: ActivationSource | None = None
+) -> tuple[SweepConfig, SourceFacts]:
+    """
+    Return a sweep whose model, corpus and hooks are those of its source, and the source's facts.
+
+    Args:
+        sweep: the sweep; patterns in its ``hook_name`` are resolved.
+        given: a source that Python code gave.
+
+    Raises:
+        InputError: if the source cannot be used: an unknown model, hook or data, contexts longer
+            than the model's, or fewer rows than a batch. Its model does not run.
+    """
+    if sweep.llm_dtype != machine.AUTO:
+        machine.torch_dtype(sweep.llm_dtype)
+    if given is not None:
+        facts = _facts_of_given(given)
+        sweep = replace(sweep, source={"kind": GIVEN, "digest": given.digest()})
+    elif kind_of_source(sweep) != LANGUAGE_MODEL:
+        _require_known(sweep)
+        facts = describe_source(_settings(sweep))
+    else:
+        sweep = _with_hooks(sweep)
+        return sweep, _facts_of_language_model(sweep)
+    _require_rows(sweep, facts)
+    hooks = list(facts.points)
+    hook_name = hooks[0] if len(hooks) == 1 else hooks
+    named = replace(sweep, model=facts.model, corpus=facts.data, hook_name=hook_name)
+    return named, facts
+
+
+def open_sweep_source(
+    sweep: SweepConfig,
+    facts: SourceFacts,
+    *,
+    given: ActivationSource | None = None,
+    count_pairs: bool = False,
+) -> ActivationSource:
+    """Open the source of a sweep that ``with_source`` returned; its model is loaded."""
+    if given is not None:
+        return given
+    if kind_of_source(sweep) != LANGUAGE_MODEL:
+        return open_source(_settings(sweep), device=sweep.device, dtype=sweep.llm_dtype)
+    corpora.ensure(sweep.corpus, "train")
+    model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
+    return language_model_source(sweep, model, facts.points, count_pairs=count_pairs)
+
+
+def language_model_source(
+    sweep: SweepConfig, model: Any, points: Any, *, count_pairs: bool = False
+) -> LanguageModelSource:
+    """Return the source of a sweep on a language model in memory; ``points`` is d_in by hook."""
+    return LanguageModelSource(
+        model,
+        model_name=sweep.model,
+        corpus=sweep.corpus,
+        points=points,
+        contexts=Contexts(
+            context_size=sweep.context_size,
+            per_pass=sweep.prompts_per_pass,
+            prepend_bos=sweep.prepend_bos,
+            exclude_special_tokens=sweep.exclude_special_tokens,
+            disable_concat_sequences=sweep.disable_concat_sequences,
+        ),
+        device=sweep.device,
+        dtype=sweep.llm_dtype,
+        batch_size=sweep.batch_size,
+        total_tokens=sweep.tokens,
+        count_pairs=count_pairs,
+    )
+
+
+def kind_of_source(sweep: SweepConfig) -> str:
+    """Return the kind of a sweep's source."""
+    return str((sweep.source or {}).get("kind", LANGUAGE_MODEL))
+
+
+def mixing_of(sweep: SweepConfig) -> Mixing:
+    """Return how a sweep's rows become batches."""
+    return Mixing(
+        batch_size=sweep.batch_size,
+        buffer_rows=sweep.buffer_tokens,
+        fraction=sweep.mixing_fraction,
+        seed=sweep.seed,
+    )
+
+
+def _settings(sweep: SweepConfig) -> dict[str, Any]:
+    """Return the settings of a source, with the points that a sweep's groups name."""
+    settings = dict(sweep.source or {})
+    if "point" not in settings and settings.get("kind") == "module":
+        settings["point"] = listed_hooks(sweep)
+    return settings
+
+
+def _require_known(sweep: SweepConfig) -> None:
+    """Refuse to open by its digest a source that Python code gave."""
+    if kind_of_source(sweep) == GIVEN:
+        raise InputError(
+            "The sweep reads a source that Python code gave, which cannot be opened by name. Call "
+            "sr.train with the source again, or write it with `saereg-bench cache` and name the cache."
+        )
+
+
+def _require_rows(sweep: SweepConfig, facts: SourceFacts) -> None:
+    """Refuse data with fewer rows than one batch."""
+    if facts.most_rows is not None and facts.most_rows < sweep.batch_size:
+        raise InputError(
+            f"Data {facts.data!r} has {facts.most_rows:,} rows, fewer than batch_size="
+            f"{sweep.batch_size:,}. Lower batch_size, or choose more data."
+        )
+
+
+def _with_hooks(sweep: SweepConfig) -> SweepConfig:
+    """Return a sweep on a language model with the hooks that its patterns choose."""
+    wanted = listed_hooks(sweep)
+    if not any(set(name) & set("*?[") for name in wanted):
+        return sweep
+    return replace(sweep, hook_name=points_matching(wanted, hook_names(sweep.model)))
+
+
+def _facts_of_language_model(sweep: SweepConfig) -> SourceFacts:
+    hooks = [
+        fields.get("hook_name", sweep.hook_name)
+        for fields in group_fields(sweep).values()
+    ]
+    points = {hook: hook_shape(sweep.model, hook) for hook in dict.fromkeys(hooks)}
+    require_context(sweep.model, sweep.context_size)
+    return SourceFacts(
+        model=sweep.model,
+        data=sweep.corpus,
+        points=points,
+        rows_per_input=None if sweep.exclude_special_tokens else sweep.context_size,
+        ordered=True,
+        parameters=model_facts(sweep.model).parameters,
+    )
+
+
+def _facts_of_given(given: ActivationSource) -> SourceFacts:
+    first = given.metadata(next(iter(given.points)))
+    n_inputs = given.n_inputs if isinstance(given, InputSource) else None
+    rows = given.rows_per_input
+    return SourceFacts(
+        model=str(first.get("model_name")),
+        data=str(first.get("dataset_path")),
+        points=given.points,
+        n_inputs=n_inputs,
+        rows_per_input=rows,
+        ordered=given.ordered,
+        most_rows=None if n_inputs is None or rows is None else n_inputs * rows,
+    )
