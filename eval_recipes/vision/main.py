@@ -97,6 +97,7 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
     Options = VisionEvalConfig
     Output = VisionEvalOutput
     reads_model = False
+    reads_images = True
     bytes_per_latent = 100
     side_files = (TABLE_SUFFIX,)
     from_run = {"random_seed": "seed"}

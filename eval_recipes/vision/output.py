@@ -46,7 +46,10 @@ class ReconstructionMetrics(BaseMetrics):
     )
     l0 = metric("L0", "Latents that are not 0 in a row", display=True, of=_IMAGES)
     dead_fraction = metric(
-        "Dead", "Share of latents that fire on no held-out image", display=True, of=_IMAGES
+        "Dead",
+        "Share of latents that fire on no held-out image",
+        display=True,
+        of=_IMAGES,
     )
 
 
