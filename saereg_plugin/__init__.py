@@ -5,6 +5,8 @@ Importing this package registers every architecture with SAELens, once, and ever
 regulariser and mechanic that is imported here.
 """
 
+from saereg_plugin.activations.module import ModuleSource as ModuleSource
+from saereg_plugin.activations.opening import open_source as open_source
 from saereg_plugin.architectures.base import RegularizedMixin as RegularizedMixin
 from saereg_plugin.architectures.config import (
     RegularizedConfigMixin as RegularizedConfigMixin,

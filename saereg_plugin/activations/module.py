@@ -233,7 +233,8 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def _name_of(data: Any) -> str:
-    return str(getattr(data, "name", type(data).__name__))
+    # a tensor's name is None
+    return str(getattr(data, "name", None) or type(data).__name__)
 
 
 def _identity_of(data: Any) -> Any:

@@ -105,7 +105,9 @@ def _tar_members(
 ) -> Iterator[tuple[str, IO[bytes]]]:
     for entry in package:
         name = entry.name.removeprefix("./")
-        content = package.extractfile(entry) if entry.isfile() and wanted(name) else None
+        content = (
+            package.extractfile(entry) if entry.isfile() and wanted(name) else None
+        )
         if content is not None:
             yield name, content
 
@@ -276,7 +278,9 @@ def _last_error(output: str, mark: str) -> str:
 
 
 def _first_line(output: str) -> str:
-    return next((line for line in output.splitlines() if line.strip()), "it said nothing")
+    return next(
+        (line for line in output.splitlines() if line.strip()), "it said nothing"
+    )
 
 
 _CLIENTS: dict[str, tuple[str, Callable[[Asset, Path], None]]] = {

@@ -66,6 +66,15 @@ def _switch(value: object) -> object:
     )
 
 
+def _hooks(value: object) -> object:
+    texts = value if isinstance(value, list | tuple) else [value]
+    if texts and all(isinstance(text, str) for text in texts):
+        return value
+    raise InputError(
+        f"hook_name={brief(value)}; expected text, or a list of texts. Correct it, or leave it out."
+    )
+
+
 def absolute_folder(name: str) -> str:
     """Return the absolute path of a folder; another name, an embedded one too, as it is."""
     is_name = name == corpora.EMBEDDED or name in models.EMBEDDED
@@ -99,7 +108,9 @@ class SweepConfig:
     optimiser steps as named.
     """
 
-    hook_name: str | Sequence[str] = "blocks.2.hook_resid_post"
+    hook_name: Annotated[str | Sequence[str], BeforeValidator(_hooks)] = (
+        "blocks.2.hook_resid_post"
+    )
     """TransformerLens hook point, several, or a pattern such as ``blocks.*.hook_resid_post``. Every
     group is trained on each of several, unless it names its own ``hook_name``."""
     source: Annotated[

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
-from saereg_plugin.sources.inputs.mnist import load_images
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Training
 from eval_recipes.studies.mnist.training import CHECKPOINT, train_all
 from saereg_plugin.owned_folder import MARK, open_owned
+from saereg_plugin.sources.inputs.mnist import load_images
 from tests.eval_recipes.studies.mnist.few_images import few_images, write_folder
 from tests.faults.fault import Fault, Place
 

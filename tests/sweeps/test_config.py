@@ -11,6 +11,8 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from sae_lens import TrainingSAE, TrainingSAEConfig
+from transformer_lens import HookedTransformer
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, sweep_from
@@ -29,6 +31,7 @@ from tests.sweeps.tiny import (
     PENALTY,
     SAE,
     fields,
+    open_source,
     temporal_fields,
     tiny_sweep,
 )
@@ -110,7 +113,7 @@ def test_every_mistake_is_told_with_its_remedy() -> None:
     with pytest.raises(InputError) as caught:
         sweep_from(fields(tokens=0, hook_name=3, lr="1e-3"), source="sweep.yaml")
     assert str(caught.value) == (
-        "sweep.yaml: hook_name=3; expected text. Correct it, or leave it out. "
+        "sweep.yaml: hook_name=3; expected text, or a list of texts. Correct it, or leave it out. "
         "tokens=0; expected at least 1. Correct it, or leave it out. "
         "lr='1e-3'; expected a number. Correct it, or leave it out."
     )
@@ -309,28 +312,30 @@ def test_lengths_are_floored_to_whole_steps() -> None:
     assert tiny_sweep(tokens=256 * 3 + 255).steps == 3
 
 
-def weights(seed: int) -> dict[str, torch.Tensor]:
+def built(
+    model: HookedTransformer, seed: int, **changes: Any
+) -> TrainingSAE[TrainingSAEConfig]:
     cfg = sae_config({"d_in": D_IN, **SAE}, seed=seed, group="g")
-    sae = build_sae(Member(f"g-seed{seed}", "g", seed, cfg), sweep())
-    return {key: value.clone() for key, value in sae.named_parameters()}
+    sweep = tiny_sweep(**changes)
+    member = Member(f"g-seed{seed}", "g", seed, cfg, HOOK)
+    return build_sae(member, sweep, open_source(model, sweep))
 
 
-def sweep() -> SweepConfig:
-    return tiny_sweep()
+def weights(model: HookedTransformer, seed: int) -> dict[str, torch.Tensor]:
+    named = built(model, seed).named_parameters()
+    return {key: value.clone() for key, value in named}
 
 
-def test_seed_alone_decides_the_initial_weights() -> None:
+def test_seed_alone_decides_the_initial_weights(model: HookedTransformer) -> None:
     torch.manual_seed(0)
-    alone = weights(7)
-    in_company = [weights(seed) for seed in (3, 7)]
+    alone = weights(model, 7)
+    in_company = [weights(model, seed) for seed in (3, 7)]
     assert all(torch.equal(alone[key], in_company[1][key]) for key in alone)
     assert not torch.equal(alone["W_dec"], in_company[0]["W_dec"])
 
 
-def test_metadata_says_what_the_sae_reads() -> None:
-    cfg = sae_config({"d_in": D_IN, **SAE}, seed=0, group="g")
-    sae = build_sae(Member("g-seed0", "g", 0, cfg), tiny_sweep(prepend_bos=False))
-    metadata = sae.cfg.metadata
+def test_metadata_says_what_the_sae_reads(model: HookedTransformer) -> None:
+    metadata = built(model, 0, prepend_bos=False).cfg.metadata
     assert metadata.hook_name == HOOK
     assert metadata.model_name == str(cut_model())
     assert metadata.context_size == 64

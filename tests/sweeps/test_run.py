@@ -38,6 +38,7 @@ from saereg_plugin.sources.embeddings import (
 from saereg_plugin.sweeps import SweepConfig, expand, read_sweep, run_sweep
 from saereg_plugin.sweeps.checkpoint import CHECKPOINT, claim_folder, settled
 from saereg_plugin.sweeps.run import SweepResult, _train
+from saereg_plugin.sweeps.trainer import open_trainer
 from tests.sweeps.test_trainer import BURST
 from tests.sweeps.tiny import (
     BATCH,
@@ -225,7 +226,14 @@ def test_sweep_that_was_finished_while_the_lock_was_waited_for_is_not_trained_ag
     told: list[str] = []
 
     def train(sweep: SweepConfig) -> SweepResult:
-        return _train(sweep, expand(sweep), owned, name="tiny", progress=told.append)
+        return _train(
+            sweep,
+            expand(sweep),
+            owned,
+            open_trainer,
+            name="tiny",
+            progress=told.append,
+        )
 
     found = train(sweep)
     assert told == [

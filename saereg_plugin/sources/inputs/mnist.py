@@ -91,7 +91,9 @@ def open_mnist(name: str) -> ListedData:
         name=name,
         takes="images",
         read=lambda number: _picture(pixels[number]),
-        titles=[f"digit {digit}, number {n}" for n, digit in enumerate(labels.tolist())],
+        titles=[
+            f"digit {digit}, number {n}" for n, digit in enumerate(labels.tolist())
+        ],
         source=FILES,
         heldout=[n >= n_train for n in range(len(labels))],
         labels=labels,

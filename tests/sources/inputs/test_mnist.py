@@ -15,6 +15,8 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
+from saereg_plugin.errors import InputError
+from saereg_plugin.sources.assets import archives_dir
 from saereg_plugin.sources.inputs.mnist import (
     ARCHIVE,
     IMAGES_FILE,
@@ -23,8 +25,6 @@ from saereg_plugin.sources.inputs.mnist import (
     load_images,
     read_idx_images,
 )
-from saereg_plugin.errors import InputError
-from saereg_plugin.sources.assets import archives_dir
 from tests.eval_recipes.studies.mnist.few_images import (
     few_images,
     idx_bytes,

@@ -12,9 +12,9 @@ from eval_recipes.studies.mnist.autoencoder import (
     initial_weights,
     step_gradients,
 )
-from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Setting, Training
 from eval_recipes.studies.mnist.training import _step, add_penalty_, new_state
+from saereg_plugin.sources.inputs.mnist import Images
 from tests.eval_recipes.studies.mnist.few_images import few_images
 from tests.oracles import mnist_oracle
 

@@ -25,12 +25,12 @@ from eval_recipes.studies.mnist.finished import (
     evaluate,
     save_sae,
 )
-from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.pairs import group_runs, measure_pair
 from eval_recipes.studies.mnist.plots import most_shared
 from eval_recipes.studies.mnist.settings import SETTINGS, Run, Training
 from eval_recipes.studies.mnist.training import train
 from saereg_plugin.metrics import encoder_decoder_cosines
+from saereg_plugin.sources.inputs.mnist import Images
 from tests.eval_recipes.studies.mnist.few_images import few_images, write_folder
 from tests.oracles import mnist_oracle
 

@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from eval_recipes.cli import app
 from eval_recipes.studies.framework.study_folder import study_folder
 from eval_recipes.studies.mnist.autoencoder import initial_weights
-from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.report import write_report
 from eval_recipes.studies.mnist.settings import (
     PUBLISHED,
@@ -47,6 +46,7 @@ from eval_recipes.studies.mnist.training import (
     train_all,
 )
 from saereg_plugin.errors import InputError
+from saereg_plugin.sources.inputs.mnist import Images
 from tests.eval_recipes.studies.mnist.few_images import few_images, write_folder
 from tests.forked import forked, started
 from tests.oracles import mnist_oracle
