@@ -86,6 +86,7 @@ from saereg_plugin.regularizers.frequency_weighted_l1 import (
     FrequencyWeightedL1 as FrequencyWeightedL1,
 )
 from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio as L1L2Ratio
+from saereg_plugin.regularizers.mono_loss import MonoLoss as MonoLoss
 from saereg_plugin.regularizers.mutual_features import MutualFeatures as MutualFeatures
 from saereg_plugin.regularizers.mutual_features import link_saes as link_saes
 from saereg_plugin.regularizers.off_support import OffSupportL1 as OffSupportL1
