@@ -14,8 +14,10 @@ from threading import Thread
 import pytest
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.sources import inputs, modules
 from saereg_plugin.sources.assets import archives_dir, fetch_archive, fetch_member
-from saereg_plugin.sources.inputs.embedded_sound import SOUNDS, TRANSCRIPTS
+from saereg_plugin.sources.inputs import emoji, mnist
+from saereg_plugin.sources.inputs.embedded_sound import SOUNDS, SPEECH, TRANSCRIPTS
 from saereg_plugin.sources.modules.squeezenet import ASSET as SQUEEZENET
 from saereg_plugin.sources.registries import Asset, members
 
@@ -132,3 +134,14 @@ def test_a_package_without_data_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"!<arch>\n" + header + b"2.0\n")
     with pytest.raises(ValueError, match=r"has no data\.tar\.xz"):
         list(members(file, lambda _: True))
+
+
+def test_the_page_names_every_model_data_set_and_archive() -> None:
+    page = (Path(__file__).parents[2] / "docs/howto/models-and-data.md").read_text()
+    for name in (*modules.EMBEDDED, *inputs.EMBEDDED):
+        assert f"| `{name}` |" in page
+    assets = [
+        *(embedded.asset for embedded in modules.EMBEDDED.values()),
+        *(emoji.FONT, emoji.NAMES, mnist.ARCHIVE, SOUNDS, SPEECH, TRANSCRIPTS),
+    ]
+    assert all(f"| `{a.archive}` | `{a.sha256}` |" in page for a in assets)
