@@ -5,6 +5,13 @@ Importing this package registers every architecture with SAELens, once, and ever
 regulariser and mechanic that is imported here.
 """
 
+from saereg_plugin.activations.edits import AddDirection as AddDirection
+from saereg_plugin.activations.edits import AddLatents as AddLatents
+from saereg_plugin.activations.edits import ScaleLatents as ScaleLatents
+from saereg_plugin.activations.edits import edit as edit
+from saereg_plugin.activations.edits import mean_difference as mean_difference
+from saereg_plugin.activations.edits import typical_magnitudes as typical_magnitudes
+from saereg_plugin.activations.edits import zero_latents as zero_latents
 from saereg_plugin.activations.module import ModuleSource as ModuleSource
 from saereg_plugin.activations.opening import open_source as open_source
 from saereg_plugin.architectures.base import RegularizedMixin as RegularizedMixin

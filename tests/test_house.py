@@ -25,6 +25,7 @@ ORDER = (
     {"chat"},
     {"running", "tables", "labelled"},
     {"results"},
+    {"select"},
     {"statistics"},
     {"registry"},
 )

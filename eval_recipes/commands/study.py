@@ -20,7 +20,7 @@ from eval_recipes.commands.console import (
     working,
 )
 from eval_recipes.commands.flags import listed, listed_numbers
-from eval_recipes.commands.steering_study import Scale, steering
+from eval_recipes.commands.studies.steering import Scale, steering
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 
 study = typer.Typer(

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from saereg_plugin.activations.rows import Rows
 from saereg_plugin.checks import MAX_SEED, checked_dataclass
 from saereg_plugin.errors import InputError, suggest
-from saereg_plugin.sources.inputs import EMBEDDED as DATA
+from saereg_plugin.sources.inputs.opening import EMBEDDED as DATA
 from saereg_plugin.sources.modules import EMBEDDED as MODULES
 
 
@@ -31,6 +31,7 @@ class SourceFacts:
         most_rows: rows of all inputs, or an upper bound; None without end.
         parameters: of the model.
         rows_available: see ``ActivationSource``.
+        cached_kind: kind of the source that a cache holds.
     """
 
     model: str
@@ -42,14 +43,16 @@ class SourceFacts:
     most_rows: int | None = None
     parameters: int = 0
     rows_available: int | None = None
+    cached_kind: str | None = None
 
 
-def _absolute(name: str | Sequence[str]) -> str | list[str]:
+def _absolute(name: str) -> str:
     """Return the absolute path of a folder, so that SAEs can be used from everywhere."""
-    if not isinstance(name, str):
-        return [str(_absolute(one)) for one in name]
     known = name in MODULES or name in DATA
     return name if known or not Path(name).is_dir() else str(Path(name).absolute())
+
+
+_Name = Annotated[str, AfterValidator(_absolute)]
 
 
 @checked_dataclass
@@ -57,11 +60,11 @@ class ModuleConfig:
     """A module by name on data by name."""
 
     kind: Literal["module"] = "module"
-    model: Annotated[str, AfterValidator(_absolute)]
+    model: _Name
     """Embedded model, transformers name or folder of a vision or audio model, or ``timm:NAME``."""
     point: str | Sequence[str]
     """Name of a submodule, several, or a pattern such as ``encoder.layer.*``."""
-    data: Annotated[str | Sequence[str], AfterValidator(_absolute)]
+    data: _Name | Sequence[_Name]
     """Embedded data, or a folder of images or audio; several are read one after the other."""
     rows: Rows = "all"
     """Rows of an output: all, cls, patches, mean, or frames."""
@@ -80,10 +83,10 @@ def kind_of(given: Mapping[str, Any], known: Sequence[str]) -> str:
     Raises:
         InputError: if it has none, or an unknown one.
     """
-    kind = given.get("kind")
+    kind = str(given.get("kind"))
     if kind not in known:
         raise InputError(
             f"source: kind is {kind!r}; expected {', '.join(map(repr, known))}. "
-            + (suggest(kind, known) if isinstance(kind, str) else "")
+            + suggest(kind, known)
         )
     return kind

@@ -35,6 +35,7 @@ from saereg_plugin.activations.rows import Layout, select_rows
 from saereg_plugin.activations.source import ActivationSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Clip, InputData, Split, open_data
+from saereg_plugin.sources.inputs.joined import JoinedData
 from saereg_plugin.sources.modules import (
     LoadedModule,
     load_module,
@@ -182,7 +183,8 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def _data_of(config: ModuleConfig, split: Split) -> InputData:
-    return open_data(config.data, split)
+    parts = [open_data(name, split) for name in _listed(config.data)]
+    return parts[0] if len(parts) == 1 else JoinedData(parts)
 
 
 def _require_fit(loaded: LoadedModule, data: InputData, config: ModuleConfig) -> None:

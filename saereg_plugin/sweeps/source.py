@@ -52,8 +52,8 @@ def with_source(
         sweep = replace(sweep, source={"kind": GIVEN, "digest": given.digest()})
     elif kind_of_source(sweep) != LANGUAGE_MODEL:
         _require_known(sweep)
-        sweep = replace(sweep, source=complete_settings(_settings(sweep)))
-        facts = describe_source(_settings(sweep))
+        sweep = replace(sweep, source=complete_settings(source_settings(sweep)))
+        facts = describe_source(source_settings(sweep))
     else:
         sweep = _with_hooks(sweep)
         return sweep, _facts_of_language_model(sweep)
@@ -75,7 +75,9 @@ def open_sweep_source(
     if given is not None:
         return given
     if kind_of_source(sweep) != LANGUAGE_MODEL:
-        return open_source(_settings(sweep), device=sweep.device, dtype=sweep.llm_dtype)
+        return open_source(
+            source_settings(sweep), device=sweep.device, dtype=sweep.llm_dtype
+        )
     corpora.ensure(sweep.corpus, "train")
     model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
     return language_model_source(sweep, model, facts.points, count_pairs=count_pairs)
@@ -125,7 +127,7 @@ def rows_read(sweep: SweepConfig) -> int:
     return (sweep.steps - 1) * sweep.batch_size + sweep.buffer_tokens
 
 
-def _settings(sweep: SweepConfig) -> dict[str, Any]:
+def source_settings(sweep: SweepConfig) -> dict[str, Any]:
     """Return the settings of a source, with the points that a sweep's groups name."""
     settings = dict(sweep.source or {})
     if "point" not in settings and settings.get("kind") == "module":

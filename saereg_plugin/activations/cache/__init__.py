@@ -2,6 +2,7 @@
 
 from saereg_plugin.activations.cache.index import INDEX as INDEX
 from saereg_plugin.activations.cache.index import KIND as KIND
+from saereg_plugin.activations.cache.index import CacheIndex as CacheIndex
 from saereg_plugin.activations.cache.replay import CacheConfig as CacheConfig
 from saereg_plugin.activations.cache.replay import CachedInputs as CachedInputs
 from saereg_plugin.activations.cache.replay import CacheSource as CacheSource

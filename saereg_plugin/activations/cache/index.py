@@ -50,6 +50,8 @@ class CacheIndex:
     seed: int | None
     """Seed of the training order of a finite source."""
     shards: Sequence[Shard] = ()
+    is_finished: bool = False
+    """Whether everything that was asked for is written."""
 
     @property
     def inputs(self) -> int:

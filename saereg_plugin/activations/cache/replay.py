@@ -291,6 +291,7 @@ def describe_cache(config: CacheConfig, split: Split = "train") -> SourceFacts:
         ordered=index.ordered,
         most_rows=index.rows,
         rows_available=None if index.is_whole else index.rows,
+        cached_kind=index.kind,
     )
 
 

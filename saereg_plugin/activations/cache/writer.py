@@ -118,6 +118,12 @@ class _Writer:
             self.index.write(self.owned.path)
         self.passes, self.rows, self.inputs, self.bytes = [], 0, 0, 0
 
+    def finish(self) -> None:
+        """Note in the index that everything that was asked for is written."""
+        self.index = dataclasses.replace(self.index, is_finished=True)
+        with writing_into(self.owned.path, remedy=_REMEDY):
+            self.index.write(self.owned.path)
+
 
 def write_cache(
     source: ActivationSource,
@@ -147,7 +153,7 @@ def write_cache(
         shard_bytes: size of a shard, about.
 
     Returns:
-        the index of what is written, which is less than asked for after Ctrl-C.
+        the index of what is written; after Ctrl-C it is not finished.
 
     Raises:
         InputError: for a folder with other files or of another source, a missing limit, or
@@ -164,8 +170,9 @@ def write_cache(
         index = _resumed(owned, planned)
         writer = _Writer(owned, index, numbers, shard_bytes)
         _prepare(writer, source)
-        if target.done(*writer.done) < 1:
-            _write_passes(writer, source, target, stop)
+        _write_passes(writer, source, target, stop)
+        if target.done(*writer.done) >= 1:
+            writer.finish()
         return writer.index
 
 
@@ -221,6 +228,8 @@ def _write_passes(
     writer: _Writer, source: ActivationSource, target: Target, stop: StopFlag
 ) -> None:
     """Write passes until the target is reached or a stop is requested."""
+    if target.done(*writer.done) >= 1:
+        return
     feed = source.feed()
     if writer.index.inputs:
         feed.skip_to(writer.index.inputs)

@@ -310,8 +310,9 @@ def test_interrupt_keeps_what_was_read(tmp_path: Path) -> None:
 
     index = write_cache(Interrupted(), tmp_path / "cache")
     assert index.inputs == 12
-    assert not index.is_whole
-    assert write_cache(LayerSource(), tmp_path / "cache").is_whole
+    assert not index.is_whole and not index.is_finished
+    resumed = write_cache(LayerSource(), tmp_path / "cache")
+    assert resumed.is_whole and resumed.is_finished
     assert_replays(tmp_path / "cache", LayerSource(), passes=20)
 
 
@@ -336,7 +337,7 @@ def test_full_disk_keeps_finished_shards(tmp_path: Path) -> None:
         ),
     ):
         write_cache(Endless(), folder, rows=5000, shard_bytes=40_000)
-    assert open_cache(folder).index == small
+    assert open_cache(folder).index.shards == small.shards
     assert {path.name for path in folder.glob("*shard*")} == {
         shard.file for shard in small.shards
     }
