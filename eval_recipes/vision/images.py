@@ -136,15 +136,23 @@ def judge_embeddings(
 
 
 def _embedded(loaded: LoadedModule, pictures: list[Any]) -> Tensor:
-    """Return the pooled output for some images, float32 [images, d] on the CPU."""
-    module: nn.Module = loaded.module
-    output = module(**loaded.prepare(pictures).kwargs)
-    return pooled_output(output, loaded).flatten(1).float().cpu()
+    """Return the embeddings of some images, float32 [images, d] on the CPU."""
+    kwargs = loaded.prepare(pictures).kwargs
+    return pooled_output(last_output(loaded.module, kwargs), loaded).float().cpu()
+
+
+def last_output(module: nn.Module, kwargs: Mapping[str, Tensor]) -> Any:
+    """Return a model's output before its classifier, by the names of timm and torchvision."""
+    for name in ("forward_features", "features"):
+        before = getattr(module, name, None)
+        if before is not None:
+            return before(*kwargs.values())
+    return module(**kwargs)
 
 
 def pooled_output(output: Any, loaded: LoadedModule) -> Tensor:
     """
-    Return the part of a model's output that stands for the whole image.
+    Return the part of a model's output that stands for the whole image, [images, d].
 
     The pooler's output where the model has one; else the class token, or the mean over the
     places of a map or over all tokens; a plain tensor [images, d] as it is.
