@@ -54,6 +54,7 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
     summary = "what each latent fires on, how often, and which tokens it promotes"
     Options = ExamplesEvalConfig
     Output = ExamplesEvalOutput
+    any_source = True
     reads_text = True
     bytes_per_latent = 200
     side_files = (TABLE_SUFFIX,)

@@ -66,6 +66,9 @@ class Evaluation(Generic[O]):
     type_id: ClassVar[str] = ""
     """``eval_type_id`` of the results, where SAEBench's is not the name."""
 
+    any_source: ClassVar[bool] = False
+    """Whether SAEs on other activations than a language model's can be evaluated."""
+
     reads_model: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     """Whether held-out text of the run's corpus is read."""
