@@ -13,6 +13,7 @@ import typer
 from typer import Option
 
 from eval_recipes.commands.artifacts import artifacts
+from eval_recipes.commands.cache import cache
 from eval_recipes.commands.console import (
     BAD_INPUT,
     FAILED,
@@ -73,7 +74,7 @@ def _settings(
 
 
 _COMMANDS = (
-    *(train, run, push, table, plot, report),
+    *(train, cache, run, push, table, plot, report),
     *(speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:

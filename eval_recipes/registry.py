@@ -21,6 +21,7 @@ RECIPES = {
     "autointerp": f"{_SAEBENCH}.autointerp.main:AutoInterpEvaluation",
     "meta_structure": f"{_SAEBENCH}.meta_structure.main:MetaStructureEvaluation",
     "vocabulary": "eval_recipes.vocabulary.main:VocabularyEvaluation",
+    "vision": "eval_recipes.vision.main:VisionEvaluation",
     "steering": "eval_recipes.steering.main:SteeringEvaluation",
 }
 """

@@ -5,6 +5,13 @@ Importing this package registers every architecture with SAELens, once, and ever
 regulariser and mechanic that is imported here.
 """
 
+from saereg_plugin.activations.edits import AddDirection as AddDirection
+from saereg_plugin.activations.edits import AddLatents as AddLatents
+from saereg_plugin.activations.edits import ScaleLatents as ScaleLatents
+from saereg_plugin.activations.edits import edit as edit
+from saereg_plugin.activations.edits import mean_difference as mean_difference
+from saereg_plugin.activations.edits import typical_magnitudes as typical_magnitudes
+from saereg_plugin.activations.edits import zero_latents as zero_latents
 from saereg_plugin.activations.module import ModuleSource as ModuleSource
 from saereg_plugin.activations.opening import open_source as open_source
 from saereg_plugin.architectures.base import RegularizedMixin as RegularizedMixin
@@ -79,6 +86,7 @@ from saereg_plugin.regularizers.frequency_weighted_l1 import (
     FrequencyWeightedL1 as FrequencyWeightedL1,
 )
 from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio as L1L2Ratio
+from saereg_plugin.regularizers.mono_loss import MonoLoss as MonoLoss
 from saereg_plugin.regularizers.mutual_features import MutualFeatures as MutualFeatures
 from saereg_plugin.regularizers.mutual_features import link_saes as link_saes
 from saereg_plugin.regularizers.off_support import OffSupportL1 as OffSupportL1

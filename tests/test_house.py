@@ -20,11 +20,12 @@ ORDER = (
     {"report", "neuronpedia"},
     {"width_control"},
     {"steering"},
-    {"saebench", "cross_seed", "vocabulary"},
+    {"saebench", "cross_seed", "vocabulary", "vision"},
     {"examples"},
     {"chat"},
     {"running", "tables", "labelled"},
     {"results"},
+    {"select"},
     {"statistics"},
     {"registry"},
 )

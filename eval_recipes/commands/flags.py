@@ -1,16 +1,105 @@
-"""Values of flags: lists, and flags that stand for options of evaluations."""
+"""Flags that commands share, and their values."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from enum import Enum
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from typer import Context, Option
 
 from eval_recipes.registry import RECIPES
 
+_DATA = "Model and data"
+
+
+class RowsChoice(str, Enum):
+    """Choices of ``--rows``."""
+
+    all = "all"
+    cls = "cls"
+    patches = "patches"
+    mean = "mean"
+    frames = "frames"
+
+
+Model = Annotated[
+    str,
+    Option(
+        help="TransformerLens name, local Hugging Face folder, or embedded model; with --source "
+        "module a vision or audio model.",
+        rich_help_panel=_DATA,
+    ),
+]
+Hook = Annotated[
+    list[str] | None,
+    Option(
+        metavar="NAMES",
+        help="Hook points, or submodules of a module, by commas or repetition; patterns such "
+        "as 'blocks.*.hook_resid_post' choose several. Each group is trained on each.",
+        show_default="blocks.2.hook_resid_post",
+        rich_help_panel=_DATA,
+    ),
+]
+Source = Annotated[
+    str | None,
+    Option(
+        help="Where activations come from: language_model, module (--model, --hook, --rows, "
+        "--data), or the path of arrays or of a cache.",
+        show_default="language_model",
+        rich_help_panel=_DATA,
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    Option(
+        metavar="NAMES",
+        help="Inputs of a module: mnist, emoji, speech, non-speech, or a folder of images or "
+        "audio; by commas or repetition.",
+        rich_help_panel=_DATA,
+    ),
+]
+Rows = Annotated[
+    RowsChoice | None,
+    Option(
+        help="Rows of a module's output: all, cls, patches, mean, frames.",
+        show_default="all",
+        rich_help_panel=_DATA,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    Option(
+        help="Height and width of a module's images, instead of its own.",
+        min=1,
+        rich_help_panel=_DATA,
+    ),
+]
+Corpus = Annotated[
+    str,
+    Option(help="Hub or local datasets path, or 'embedded'.", rich_help_panel=_DATA),
+]
+LlmDtype = Annotated[
+    str,
+    Option(
+        help="Data type of the language model; auto: bfloat16 where the hardware has it, also "
+        "on CPUs. (saereg-bench run has float32 on CPUs.)",
+        rich_help_panel=_DATA,
+    ),
+]
 _N = TypeVar("_N", int, float)
 _COMMA = re.compile(r",(?![^\[\]]*\])")
+
+
+def flags_given(context: Context) -> set[str]:
+    """Return the names of the flags that the user gave."""
+    return {
+        name
+        for name in context.params
+        if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
+    }
 
 
 def listed(values: Iterable[str] | None) -> list[str]:

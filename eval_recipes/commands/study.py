@@ -20,7 +20,7 @@ from eval_recipes.commands.console import (
     working,
 )
 from eval_recipes.commands.flags import listed, listed_numbers
-from eval_recipes.commands.steering_study import Scale, steering
+from eval_recipes.commands.studies.steering import Scale, steering
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 
 study = typer.Typer(
@@ -115,7 +115,6 @@ def mnist(
     """
     require_bench("study mnist")
     from eval_recipes.studies.framework.study_folder import require_study_folder
-    from saereg_plugin.sources.inputs.mnist import load_images
     from eval_recipes.studies.mnist.report import REPORT, write_report
     from eval_recipes.studies.mnist.settings import (
         SEEDS,
@@ -128,6 +127,7 @@ def mnist(
     )
     from eval_recipes.studies.mnist.training import train_all
     from saereg_plugin.machine import resolve_device
+    from saereg_plugin.sources.inputs.mnist import load_images
 
     used = resolve_device(device)
     numbers = dict.fromkeys(listed_numbers("--seed", seed, int) or SEEDS)

@@ -19,11 +19,22 @@ from eval_recipes.commands.console import (
     shown,
     working,
 )
-from eval_recipes.commands.flags import listed, listed_numbers
+from eval_recipes.commands.flags import (
+    Corpus,
+    Data,
+    Hook,
+    ImageSize,
+    LlmDtype,
+    Model,
+    Rows,
+    Source,
+    flags_given,
+    listed,
+    listed_numbers,
+)
 
-_DATA, _SAE = "Model and data", "SAE"
-_TRAINING, _OUTPUT = "Training", "Output"
-_START = "Start from"
+_SAE, _TRAINING = "SAE", "Training"
+_OUTPUT, _START = "Output", "Start from"
 
 
 class Autocast(str, Enum):
@@ -32,16 +43,6 @@ class Autocast(str, Enum):
     AUTO = "auto"
     ON = "on"
     OFF = "off"
-
-
-class Rows(str, Enum):
-    """Choices of ``--rows``."""
-
-    all = "all"
-    cls = "cls"
-    patches = "patches"
-    mean = "mean"
-    frames = "frames"
 
 
 _AUTOCAST: dict[Autocast, Any] = {
@@ -84,72 +85,14 @@ def train(
             rich_help_panel=_START,
         ),
     ] = None,
-    model: Annotated[
-        str,
-        Option(
-            help="TransformerLens name, local Hugging Face folder, or embedded model; with --source "
-            "module a vision or audio model.",
-            rich_help_panel=_DATA,
-        ),
-    ] = "smollm2-135m-instruct",
-    hook: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAMES",
-            help="Hook points, or submodules of a module, by commas or repetition; patterns such "
-            "as 'blocks.*.hook_resid_post' choose several. Each group is trained on each.",
-            show_default="blocks.2.hook_resid_post",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    source: Annotated[
-        str | None,
-        Option(
-            help="Where activations come from: language_model, module (--model, --hook, --rows, "
-            "--data), or the path of arrays or of a cache.",
-            show_default="language_model",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAMES",
-            help="Inputs of a module: mnist, emoji, speech, non-speech, or a folder of images or "
-            "audio; by commas or repetition.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    rows: Annotated[
-        Rows | None,
-        Option(
-            help="Rows of a module's output: all, cls, patches, mean, frames.",
-            show_default="all",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        Option(
-            help="Height and width of a module's images, instead of its own.",
-            min=1,
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    corpus: Annotated[
-        str,
-        Option(
-            help="Hub or local datasets path, or 'embedded'.", rich_help_panel=_DATA
-        ),
-    ] = "embedded",
-    llm_dtype: Annotated[
-        str,
-        Option(
-            help="Data type of the language model; auto: bfloat16 where the hardware has it, also "
-            "on CPUs. (saereg-bench run has float32 on CPUs.)",
-            rich_help_panel=_DATA,
-        ),
-    ] = "auto",
+    model: Model = "smollm2-135m-instruct",
+    hook: Hook = None,
+    source: Source = None,
+    data: Data = None,
+    rows: Rows = None,
+    image_size: ImageSize = None,
+    corpus: Corpus = "embedded",
+    llm_dtype: LlmDtype = "auto",
     architecture: Annotated[
         list[str] | None,
         Option(
@@ -316,7 +259,7 @@ def train(
 
     for module in listed(import_):
         import_own(module)
-    given = _given(context)
+    given = flags_given(context)
     if match_alive is not None:
         _refuse_other_flags(given)
         sweep = matched_sweep(match_alive, device=device if "device" in given else None)
@@ -377,15 +320,6 @@ def train(
             progress=say,
         )
     _print_result(result, out, console)
-
-
-def _given(context: typer.Context) -> set[str]:
-    """Return the names of the flags that the user gave."""
-    return {
-        name
-        for name in context.params
-        if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
-    }
 
 
 def _refuse_other_flags(given: set[str]) -> None:

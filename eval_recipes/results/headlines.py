@@ -106,6 +106,8 @@ OTHER_COLUMNS = (
     Metric("meta_structure_decoder_variance", "corrected/above_random", "meta"),
     Metric("vocabulary", "vocabulary/aligned_fraction", "aligned"),
     Metric("examples", "firing/never_fired", "never fired"),
+    Metric("vision", "monosemanticity/judge_normalised", "mono"),
+    Metric("vision", "purity/held_out", "purity"),
     Metric("steering", "chat/success", "steered, chat"),
     Metric("steering", "embedding/success", "embedding"),
     Metric("steering", "log_probability/success", "log prob."),

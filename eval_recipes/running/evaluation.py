@@ -76,6 +76,9 @@ class Evaluation(Generic[O]):
     shows_text: ClassVar[bool] = False
     """Whether that text is read as characters, which a corpus of tokens does not have."""
 
+    reads_images: ClassVar[bool] = False
+    """Whether it serves SAEs on images, and no others."""
+
     over_groups: ClassVar[bool] = False
     """Whether the result of one SAE depends on the other SAEs of the run."""
 

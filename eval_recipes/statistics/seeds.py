@@ -137,7 +137,7 @@ def seed_interval(
         return Interval(float(numbers[0]), None, None, 1, "one seed has no spread")
     error = float(numbers.std(ddof=1)) / math.sqrt(numbers.size)
     size = float(np.abs(numbers).max()) if scale is None else scale
-    return _t_interval(
+    return t_interval(
         float(numbers.mean()),
         error,
         freedom=numbers.size - 1,
@@ -197,7 +197,7 @@ def seed_pair_interval(
     )
     count = len(seeds)
     variance = (count - 1) / count * float(((without - without.mean()) ** 2).sum())
-    return _t_interval(
+    return t_interval(
         mean,
         math.sqrt(variance),
         freedom=count - 1,
@@ -231,9 +231,20 @@ def _size(*values: Mapping[Any, float]) -> float:
     return max((abs(x) for each in values for x in each.values()), default=0.0)
 
 
-def _t_interval(
+def t_interval(
     mean: float, error: float, *, freedom: int, n: int, level: float, scale: float
 ) -> Interval:
+    """
+    Return Student's t interval of an estimate; none if its error is rounding.
+
+    Args:
+        mean: the estimate.
+        error: its standard error.
+        freedom: degrees of freedom.
+        n: number of units behind the estimate.
+        level: coverage of the interval.
+        scale: size of the numbers behind the estimate, which bounds their rounding.
+    """
     if error <= ROUNDING * scale:
         # a handful of equal values says nothing about how much they could vary
         return Interval(mean, None, None, n, NO_VARIATION)

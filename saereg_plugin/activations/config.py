@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from saereg_plugin.activations.rows import Rows
 from saereg_plugin.checks import MAX_SEED, checked_dataclass
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sources.inputs.opening import EMBEDDED as DATA
+from saereg_plugin.sources.modules import EMBEDDED as MODULES
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class SourceFacts:
         ordered: see ``ActivationSource``.
         most_rows: rows of all inputs, or an upper bound; None without end.
         parameters: of the model.
+        rows_available: see ``ActivationSource``.
+        cached_kind: kind of the source that a cache holds.
     """
 
     model: str
@@ -37,6 +42,17 @@ class SourceFacts:
     ordered: bool = False
     most_rows: int | None = None
     parameters: int = 0
+    rows_available: int | None = None
+    cached_kind: str | None = None
+
+
+def _absolute(name: str) -> str:
+    """Return the absolute path of a folder, so that SAEs can be used from everywhere."""
+    known = name in MODULES or name in DATA
+    return name if known or not Path(name).is_dir() else str(Path(name).absolute())
+
+
+_Name = Annotated[str, AfterValidator(_absolute)]
 
 
 @checked_dataclass
@@ -44,11 +60,11 @@ class ModuleConfig:
     """A module by name on data by name."""
 
     kind: Literal["module"] = "module"
-    model: str
+    model: _Name
     """Embedded model, transformers name or folder of a vision or audio model, or ``timm:NAME``."""
     point: str | Sequence[str]
     """Name of a submodule, several, or a pattern such as ``encoder.layer.*``."""
-    data: str | Sequence[str]
+    data: _Name | Sequence[_Name]
     """Embedded data, or a folder of images or audio; several are read one after the other."""
     rows: Rows = "all"
     """Rows of an output: all, cls, patches, mean, or frames."""
@@ -67,10 +83,10 @@ def kind_of(given: Mapping[str, Any], known: Sequence[str]) -> str:
     Raises:
         InputError: if it has none, or an unknown one.
     """
-    kind = given.get("kind")
+    kind = str(given.get("kind"))
     if kind not in known:
         raise InputError(
             f"source: kind is {kind!r}; expected {', '.join(map(repr, known))}. "
-            + (suggest(kind, known) if isinstance(kind, str) else "")
+            + suggest(kind, known)
         )
     return kind

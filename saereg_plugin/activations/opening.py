@@ -12,6 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from saereg_plugin.activations.arrays import (
+    ArraysConfig,
+    ArraySource,
+    describe_arrays,
+    open_arrays,
+)
+from saereg_plugin.activations.cache import (
+    INDEX,
+    CacheConfig,
+    describe_cache,
+    open_cache,
+)
 from saereg_plugin.activations.config import ModuleConfig, SourceFacts, kind_of
 from saereg_plugin.activations.extraction import (
     module_names,
@@ -23,6 +35,7 @@ from saereg_plugin.activations.rows import Layout, select_rows
 from saereg_plugin.activations.source import ActivationSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Clip, InputData, Split, open_data
+from saereg_plugin.sources.inputs.joined import JoinedData
 from saereg_plugin.sources.modules import (
     LoadedModule,
     load_module,
@@ -53,6 +66,16 @@ def describe_source(given: Mapping[str, Any], *, split: Split = "train") -> Sour
     """
     kind = KINDS[kind_of(given, list(KINDS))]
     return kind.describe(kind.config(**given), split)
+
+
+def complete_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the settings of a source with absolute paths; defaults are left out.
+
+    Raises:
+        InputError: for an unknown kind or field, or an unusable value.
+    """
+    return settings_of(KINDS[kind_of(given, list(KINDS))].config(**given))
 
 
 def open_source(
@@ -136,6 +159,19 @@ def _open_module(
     )
 
 
+def _open_arrays(
+    config: ArraysConfig, split: Split, device: str, _dtype: str
+) -> ArraySource:
+    recorded = {"config": settings_of(config)}
+    return open_arrays(config, split, device, recorded=recorded)
+
+
+def _open_cache(
+    config: CacheConfig, split: Split, device: str, _dtype: str
+) -> ActivationSource:
+    return open_cache(config.path, split, point=config.point, device=device)
+
+
 def settings_of(config: Any) -> dict[str, Any]:
     """Return the fields of a source's settings that differ from their defaults, and its kind."""
     fields = {"kind": config.kind}
@@ -147,7 +183,8 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def _data_of(config: ModuleConfig, split: Split) -> InputData:
-    return open_data(config.data, split)
+    parts = [open_data(name, split) for name in _listed(config.data)]
+    return parts[0] if len(parts) == 1 else JoinedData(parts)
 
 
 def _require_fit(loaded: LoadedModule, data: InputData, config: ModuleConfig) -> None:
@@ -179,12 +216,14 @@ def source_at(path: str, *, point: Any = None) -> dict[str, Any]:
             f"Source {path!r} is neither a kind ({', '.join(map(repr, KINDS))}) nor a path that "
             "exists. Expected for example 'module', a cache, or a folder of arrays."
         )
-    kind = "cache" if (Path(path) / "index.json").is_file() else "arrays"
+    kind = "cache" if (Path(path) / INDEX).is_file() else "arrays"
     settings = {"kind": kind, "path": str(Path(path).absolute())}
     return settings if point is None else {**settings, "point": point}
 
 
 KINDS: Mapping[str, Kind] = {
     "module": Kind(ModuleConfig, _describe_module, _open_module),
+    "arrays": Kind(ArraysConfig, describe_arrays, _open_arrays),
+    "cache": Kind(CacheConfig, describe_cache, _open_cache),
 }
 """Kinds of sources besides language models, by the word in ``source: {kind: ...}``."""

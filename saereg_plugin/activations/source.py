@@ -28,6 +28,7 @@ class ActivationSource(ABC):
             as contexts that begin with BOS do.
         rows_per_input: kept rows of every input; None if inputs differ.
         rows_per_pass: rows that a pass gives, more or less.
+        rows_available: rows after which the feed ends; None if it begins anew, or has no end.
     """
 
     kind: ClassVar[str]
@@ -37,6 +38,7 @@ class ActivationSource(ABC):
     ordered: bool = False
     rows_per_input: int | None = None
     rows_per_pass: int = 1
+    rows_available: int | None = None
 
     @abstractmethod
     def feed(self) -> Feed:

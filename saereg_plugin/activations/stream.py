@@ -85,7 +85,7 @@ class ActivationStream(Iterator[dict[str, Tensor]]):
         self._crossing = torch.empty(0, dtype=torch.bool, device=device)
         self._pairs = self._crossing_pairs = 0
         self._generator = torch.Generator().manual_seed(mixing.seed)
-        self._pool = {
+        self._pool: dict[str, Tensor] = {
             point: torch.empty(0, d_in, device=device) for point, d_in in points.items()
         }
         self._served = 0
@@ -159,9 +159,11 @@ class ActivationStream(Iterator[dict[str, Tensor]]):
                 )
             self._crossing = state["crossing"]
             self._pairs, self._crossing_pairs = state["pairs"]
-        pool = state["pool"]
+        pool: Any = state["pool"]
         # checkpoints of a single point held its tensor alone until version 0.2
-        self._pool = pool if isinstance(pool, dict) else dict.fromkeys(self._pool, pool)
+        self._pool = (
+            dict(pool) if isinstance(pool, dict) else {p: pool for p in self._pool}
+        )
         self._served = 0
         self._generator.set_state(state["generator"])
         self._inputs = state["contexts"]

@@ -2,6 +2,7 @@
 
 from saereg_plugin.metrics.assignment.certificate import Certificate as Certificate
 from saereg_plugin.metrics.assignment.certificate import certify as certify
+from saereg_plugin.metrics.codes import Codes as Codes
 from saereg_plugin.metrics.matching import SHARED_THRESHOLD as SHARED_THRESHOLD
 from saereg_plugin.metrics.matching import Matching as Matching
 from saereg_plugin.metrics.matching import hungarian as hungarian
@@ -14,6 +15,21 @@ from saereg_plugin.metrics.matching import share_classes as share_classes
 from saereg_plugin.metrics.matching import shared_mask as shared_mask
 from saereg_plugin.metrics.matching import stable_mask as stable_mask
 from saereg_plugin.metrics.matching import with_latent_ids as with_latent_ids
+from saereg_plugin.metrics.monosemanticity import ScoreSums as ScoreSums
+from saereg_plugin.metrics.monosemanticity import left_out_sums as left_out_sums
+from saereg_plugin.metrics.monosemanticity import normalised as normalised
+from saereg_plugin.metrics.monosemanticity import score_sums as score_sums
+from saereg_plugin.metrics.monosemanticity import unit_embeddings as unit_embeddings
+from saereg_plugin.metrics.purity import ClassTally as ClassTally
+from saereg_plugin.metrics.purity import class_tally as class_tally
+from saereg_plugin.metrics.purity import held_out_purity as held_out_purity
+from saereg_plugin.metrics.purity import shuffled_labels as shuffled_labels
+from saereg_plugin.metrics.reconstruction import (
+    ReconstructionSums as ReconstructionSums,
+)
+from saereg_plugin.metrics.reconstruction import (
+    reconstruction_sums as reconstruction_sums,
+)
 from saereg_plugin.metrics.similarity import ALIVE_THRESHOLD as ALIVE_THRESHOLD
 from saereg_plugin.metrics.similarity import PAIRED_THRESHOLD as PAIRED_THRESHOLD
 from saereg_plugin.metrics.similarity import alive_mask as alive_mask

@@ -154,10 +154,13 @@ def _body(
         for entry in release.entries
     )
     stopped = "".join(f"\n- {line}" for line in release.provenance.get("stopped", []))
+    hooks = sweep.get("hook_name")
+    points = ", ".join(f"`{hook}`" for hook in _listed(hooks))
+    unit = "rows" if sweep.get("source") else "tokens"
     return f"""# {release.name}
 
-Sparse autoencoders for `{sweep.get("hook_name")}` of `{shown(release.model)}`, trained on
-{release.provenance.get("tokens", 0):,} tokens of `{shown(sweep.get("corpus"))}`. SAEs of one group differ only in
+Sparse autoencoders for {points} of `{shown(release.model)}`, trained on
+{release.provenance.get("tokens", 0):,} {unit} of `{shown(sweep.get("corpus"))}`. SAEs of one group differ only in
 their seed.
 
 | SAE | group | seed | L0 at the end of training |
@@ -173,6 +176,11 @@ Trained {release.provenance.get("created")} by `{release.provenance.get("command
 {", ".join(f"{name} {version}" for name, version in versions.items())}. `{MANIFEST}` has the whole
 configuration and the SHA-256 of every file.
 """
+
+
+def _listed(hooks: Any) -> list[Any]:
+    """Return the hooks of a sweep, which may be one."""
+    return list(hooks) if isinstance(hooks, list | tuple) else [hooks]
 
 
 def _metadata(release: Release, license: str | None) -> ModelCardData:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import platformdirs
 from filelock import FileLock
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     OfflineModeIsEnabled,
@@ -167,6 +167,13 @@ def require_hub_repo(
             f"The {kind} {name!r} is neither embedded, nor a local folder, nor in the local "
             f"cache, and {reason}. {advice}"
         ) from error
+
+
+def hub_identity(repo: str) -> Any:
+    """Return a hub repository and its commit in the local cache, or its name alone."""
+    cached = try_to_load_from_cache(repo, "config.json")
+    # .../snapshots/<commit>/config.json
+    return [repo, Path(cached).parent.name] if isinstance(cached, str) else repo
 
 
 def _require_built(folder: Path) -> None:

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from saereg_plugin.errors import InputError, brief, suggest, suggest_path
 from saereg_plugin.files import folder_identity
 from saereg_plugin.machine import torch_dtype
-from saereg_plugin.sources.assets import require_hub_repo
+from saereg_plugin.sources.assets import hub_identity, require_hub_repo
 from saereg_plugin.sources.model_folders import EMBEDDED as EMBEDDED
 from saereg_plugin.sources.model_folders import (
     embedded_folder,
@@ -187,10 +187,7 @@ def identity(name: str) -> Any:
         return embedded_source(name)
     if Path(name).is_dir():
         return folder_identity(Path(name))
-    repo = hub_name(name)
-    cached = try_to_load_from_cache(repo, "config.json")
-    # .../snapshots/<commit>/config.json
-    return [repo, Path(cached).parent.name] if isinstance(cached, str) else repo
+    return hub_identity(hub_name(name))
 
 
 def register_names() -> None:

@@ -1,5 +1,6 @@
 """Sweeps: a grid of SAEs trained on one stream of activations."""
 
+from saereg_plugin.sweeps.cache import cache_sweep, sweep_of_source
 from saereg_plugin.sweeps.config import SweepConfig, read_sweep, sweep_from
 from saereg_plugin.sweeps.flags import is_regularized, sweep_from_flags
 from saereg_plugin.sweeps.matched import matched_sweep
@@ -18,6 +19,7 @@ __all__ = [
     "SweepConfig",
     "SweepResult",
     "SweepTrainer",
+    "cache_sweep",
     "expand",
     "is_regularized",
     "last_records",
@@ -30,6 +32,7 @@ __all__ = [
     "run_sweep",
     "sweep_from",
     "sweep_from_flags",
+    "sweep_of_source",
     "train",
     "wandb_logger",
 ]

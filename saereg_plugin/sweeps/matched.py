@@ -82,7 +82,8 @@ def _sweep_of(release: Release, name: str) -> SweepConfig:
             "the folder of a release that 'saereg-bench train' wrote."
         )
     sweep = sweep_from(recorded, source=f"the sweep of release {name!r}")
-    for path in (sweep.model, sweep.corpus):
+    named = [value for value in (sweep.source or {}).values() if isinstance(value, str)]
+    for path in (sweep.model, sweep.corpus, *named):
         if is_inside(path, whole_folder(release.folder)):
             raise InputError(
                 f"The sweep of release {name!r} reads {path!r}, which is inside the release "

@@ -109,7 +109,7 @@ def _check_components(
             mixing_fraction=sweep.mixing_fraction,
             prepend_bos=sweep.prepend_bos,
             exclude_special_tokens=facts.rows_per_input is None,
-            source_kind=kind_of_source(sweep),
+            source_kind=facts.cached_kind or kind_of_source(sweep),
             ordered=facts.ordered,
         )
         try:

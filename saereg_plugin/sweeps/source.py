@@ -9,7 +9,11 @@ from saereg_plugin import machine
 from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.activations.extraction import points_matching
 from saereg_plugin.activations.language_model import Contexts, LanguageModelSource
-from saereg_plugin.activations.opening import describe_source, open_source
+from saereg_plugin.activations.opening import (
+    complete_settings,
+    describe_source,
+    open_source,
+)
 from saereg_plugin.activations.source import ActivationSource, InputSource
 from saereg_plugin.activations.stream import Mixing
 from saereg_plugin.errors import InputError
@@ -48,7 +52,8 @@ def with_source(
         sweep = replace(sweep, source={"kind": GIVEN, "digest": given.digest()})
     elif kind_of_source(sweep) != LANGUAGE_MODEL:
         _require_known(sweep)
-        facts = describe_source(_settings(sweep))
+        sweep = replace(sweep, source=complete_settings(source_settings(sweep)))
+        facts = describe_source(source_settings(sweep))
     else:
         sweep = _with_hooks(sweep)
         return sweep, _facts_of_language_model(sweep)
@@ -70,7 +75,9 @@ def open_sweep_source(
     if given is not None:
         return given
     if kind_of_source(sweep) != LANGUAGE_MODEL:
-        return open_source(_settings(sweep), device=sweep.device, dtype=sweep.llm_dtype)
+        return open_source(
+            source_settings(sweep), device=sweep.device, dtype=sweep.llm_dtype
+        )
     corpora.ensure(sweep.corpus, "train")
     model = models.load(sweep.model, dtype=sweep.llm_dtype, device=sweep.device)
     return language_model_source(sweep, model, facts.points, count_pairs=count_pairs)
@@ -115,7 +122,12 @@ def mixing_of(sweep: SweepConfig) -> Mixing:
     )
 
 
-def _settings(sweep: SweepConfig) -> dict[str, Any]:
+def rows_read(sweep: SweepConfig) -> int:
+    """Return how many rows a sweep reads, if a pass of its source may end there."""
+    return (sweep.steps - 1) * sweep.batch_size + sweep.buffer_tokens
+
+
+def source_settings(sweep: SweepConfig) -> dict[str, Any]:
     """Return the settings of a source, with the points that a sweep's groups name."""
     settings = dict(sweep.source or {})
     if "point" not in settings and settings.get("kind") == "module":
@@ -138,6 +150,13 @@ def _require_rows(sweep: SweepConfig, facts: SourceFacts) -> None:
         raise InputError(
             f"Data {facts.data!r} has {facts.most_rows:,} rows, fewer than batch_size="
             f"{sweep.batch_size:,}. Lower batch_size, or choose more data."
+        )
+    needed = rows_read(sweep)
+    if facts.rows_available is not None and facts.rows_available < needed:
+        raise InputError(
+            f"The cache has {facts.rows_available:,} rows of a source that has more; expected {needed:,}, "
+            f"for tokens={sweep.tokens:,} and buffer_tokens={sweep.buffer_tokens:,}. Run saereg-bench "
+            "cache for as many tokens, which adds the missing rows, or train on fewer."
         )
 
 
@@ -178,4 +197,5 @@ def _facts_of_given(given: ActivationSource) -> SourceFacts:
         rows_per_input=rows,
         ordered=given.ordered,
         most_rows=None if n_inputs is None or rows is None else n_inputs * rows,
+        rows_available=given.rows_available,
     )

@@ -368,7 +368,7 @@ def _scale_activations(
 
     A factor is equal for all SAEs of one point and is estimated once.
     """
-    factors: dict[str, float] = {}
+    factors: dict[str, float | None] = {}
     for name, trainer in trainers.items():
         point = points[name]
         cfg, scaler = trainer.sae.cfg, trainer.activation_scaler

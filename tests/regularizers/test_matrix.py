@@ -44,6 +44,7 @@ COEFFICIENTS = {
     "vocabulary_anchor": 1.0,
     "mutual_features": 1.0,
     "orthogonality": 0.25,
+    "mono_loss": 0.09,
 }
 
 OWN = frozenset(

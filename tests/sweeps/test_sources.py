@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sae_lens import SAE, SAETrainer
+from sae_lens import SAE, SAETrainer, TrainingSAE
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from torch import nn
 from transformer_lens import HookedTransformer
@@ -107,7 +107,7 @@ def test_several_points_train_as_each_alone(tmp_path: Path) -> None:
 def test_multi_sae_trainer_takes_the_stream(tmp_path: Path) -> None:
     sweep = SweepConfig(**FIELDS)
     stream = source(["0", "1"]).stream(mixing_of(sweep))
-    saes = {
+    saes: dict[str, TrainingSAE[Any]] = {
         point: sr.RegularizedTopKTrainingSAE(
             sr.RegularizedTopKTrainingSAEConfig(d_in=d_in, d_sae=24, k=3)
         )

@@ -12,6 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from eval_recipes.steering.generate.backend import Change, parse_hook
+from saereg_plugin.activations.hooks import change_input, change_output
 from saereg_plugin.errors import InputError
 
 LAYOUTS = ("model.layers", "gpt_neox.layers", "transformer.h")
@@ -61,31 +62,9 @@ class PlainBackend:
                 "the model as a HookedTransformer for hook_resid_mid."
             )
 
-        def on_input(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            del module
-            if args:
-                return (change(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
-
-        def on_output(module: nn.Module, args: Any, output: Any) -> Any:
-            del module, args
-            # some layers also return their attention
-            if isinstance(output, tuple):
-                return (change(output[0]), *output[1:])
-            return change(output)
-
-        module = self.layers[layer]
-        handle = (
-            module.register_forward_pre_hook(on_input, with_kwargs=True)
-            if part == "pre"
-            else module.register_forward_hook(on_output)
-        )
-        try:
+        at = change_input if part == "pre" else change_output
+        with at(self.layers[layer], change):
             yield
-        finally:
-            handle.remove()
 
     def read(self, tokens: Tensor, mask: Tensor | None) -> Cache:
         cache = DynamicCache()

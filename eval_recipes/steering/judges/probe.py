@@ -11,10 +11,11 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from eval_recipes.statistics.interval import NO_VARIATION
+from eval_recipes.select.halves import Separating, halves
+from eval_recipes.statistics.auroc import auroc
+from eval_recipes.statistics.interval import NO_VARIATION, Array
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
 from eval_recipes.steering.generate.trials import Arm, Trial
-from eval_recipes.steering.select.contrast import Array, Separating, auroc, halves
 from eval_recipes.steering.stats.rates import cluster_mean
 
 ONE_DIRECTION = "one direction has no spread"

@@ -16,14 +16,10 @@ from eval_recipes.results.files import read_result, result_name
 from eval_recipes.results.reading import result_files
 from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.saebench.autointerp.figures import Explanation
+from eval_recipes.select.halves import Separating, best_latents
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
-from eval_recipes.steering.select.contrast import (
-    Separating,
-    TextSets,
-    best_latents,
-    mean_activations,
-)
+from eval_recipes.steering.select.contrast import TextSets, mean_activations
 from eval_recipes.steering.select.explanation_file import (
     Found,
     import_explanations,

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from eval_recipes.studies.framework.study_folder import read_figures, write_figures
 from eval_recipes.studies.mnist.autoencoder import Weights, initial_weights
-from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.settings import Run, Training
 from eval_recipes.studies.mnist.training import (
     CHECKPOINT,
@@ -32,6 +31,7 @@ from eval_recipes.studies.mnist.training import (
 from saereg_plugin.files import atomic_path, sha256
 from saereg_plugin.metrics import alive_mask, encoder_decoder_cosines
 from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.sources.inputs.mnist import Images
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import SeedPair
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.mnist.finished import KEPT_SHARES, Finished, find_finished
-from saereg_plugin.sources.inputs.mnist import IMAGES_SHA256, Images
 from eval_recipes.studies.mnist.pairs import (
     COLUMNS,
     EXTRA_COLUMNS,
@@ -33,6 +32,7 @@ from eval_recipes.studies.mnist.training import devices_of
 from eval_recipes.tables.table import NONE, cell, markdown_table
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json, write_text
+from saereg_plugin.sources.inputs.mnist import IMAGES_SHA256, Images
 
 REPORT = "report.md"
 _REPORT_JSON = "report.json"

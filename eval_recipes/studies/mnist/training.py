@@ -28,12 +28,12 @@ from eval_recipes.studies.mnist.autoencoder import (
     step_gradients,
     unit_norm_,
 )
-from saereg_plugin.sources.inputs.mnist import Images
 from eval_recipes.studies.mnist.settings import STUDY, DataOrder, Run, Setting, Training
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path
 from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.mechanics.initialization import geometric_median
+from saereg_plugin.sources.inputs.mnist import Images
 
 CHECKPOINT = "checkpoint.safetensors"
 

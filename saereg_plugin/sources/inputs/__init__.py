@@ -1,6 +1,16 @@
 """Images and audio clips that modules read."""
 
 from saereg_plugin.sources.inputs.data import Clip, InputData, Split
-from saereg_plugin.sources.inputs.opening import open_data
+from saereg_plugin.sources.inputs.dataset import data_from_dataset
+from saereg_plugin.sources.inputs.opening import EMBEDDED, open_data
+from saereg_plugin.sources.inputs.sound import resampled
 
-__all__ = ["Clip", "InputData", "Split", "open_data"]
+__all__ = [
+    "EMBEDDED",
+    "Clip",
+    "InputData",
+    "Split",
+    "data_from_dataset",
+    "open_data",
+    "resampled",
+]

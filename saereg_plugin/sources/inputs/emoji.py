@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +13,8 @@ import pandas as pd
 import torch
 
 from saereg_plugin.machine import require_extra
-from saereg_plugin.sources.assets import Asset, cache_dir, ensure_folder, fetch_member
-from saereg_plugin.sources.inputs.listed import ListedData, held_out
+from saereg_plugin.sources.assets import Asset, fetch_member
+from saereg_plugin.sources.inputs.listed import ListedData, held_out, kept_table
 
 FONT = Asset(
     requirement="fonts-noto-color-emoji=2.042-0+deb12u1",
@@ -35,8 +34,7 @@ NAMES = Asset(
 """Unicode's list of emoji with their names, groups and subgroups."""
 
 _FORMAT = 1
-"""Raised whenever the folder in the cache changes, so that old folders are built again."""
-_FILE = "emoji.parquet"
+"""Raised whenever the table in the cache changes, so that old tables are built again."""
 _VARIATION_SELECTOR = 0xFE0F
 _LIGATURES, _EXTENSION = 4, 7
 
@@ -60,7 +58,9 @@ def open_emoji(name: str) -> ListedData:
     Raises:
         InputError: if an archive cannot be fetched, or the extra ``vision`` is missing.
     """
-    table = _table(ensure_emoji())
+    require_extra("vision", f"The data {name!r}")
+    source = {"archives": [FONT.sha256, NAMES.sha256], "format": _FORMAT}
+    table = kept_table("emoji", source, _build)
     names = sorted(set(table["subgroup"]))
     numbers = table["subgroup"].map({name: n for n, name in enumerate(names)})
     return ListedData(
@@ -68,26 +68,11 @@ def open_emoji(name: str) -> ListedData:
         takes="images",
         read=lambda number: _picture(table["png"].iloc[number]),
         titles=list(table["name"]),
-        source=_source(),
+        source=source,
         heldout=[held_out(key) for key in table["variants"]],
         labels=torch.tensor(numbers.to_numpy(), dtype=torch.int64),
         class_names=names,
     )
-
-
-def ensure_emoji() -> Path:
-    """Return the folder of the emoji in the cache, fetched and unpacked if needed."""
-    require_extra("vision", "The data 'emoji'")
-    return ensure_folder(cache_dir() / "inputs" / "emoji", _source(), _build)
-
-
-def _source() -> dict[str, Any]:
-    return {"archives": [FONT.sha256, NAMES.sha256], "format": _FORMAT}
-
-
-@lru_cache(maxsize=1)
-def _table(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / _FILE)
 
 
 def _picture(png: bytes) -> Any:
@@ -99,22 +84,18 @@ def _picture(png: bytes) -> Any:
     return Image.alpha_composite(white, drawn).convert("RGB")
 
 
-def _build(target: Path) -> None:
-    """Write name, subgroup, key of variants and PNG of every emoji as one table."""
-    target.mkdir()
-    scratch = target / "scratch"
-    lines = fetch_member(NAMES, scratch).read_text(encoding="utf-8").splitlines()
-    drawings = _Font(fetch_member(FONT, scratch))
-    scratch.unlink()
+def _build(scratch: Path) -> pd.DataFrame:
+    """Return name, groups, key of variants and PNG of every emoji."""
+    lines = fetch_member(NAMES, scratch / "names").read_text(encoding="utf-8")
+    drawings = _Font(fetch_member(FONT, scratch / "font"))
     rows: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
-    for emoji in _listed(lines):
+    for emoji in _listed(lines.splitlines()):
         png = drawings.png(emoji.codes)
         # flags of dependent territories are drawn as their country's
         key = seen.setdefault(hashlib.sha256(png).hexdigest(), variants_of(emoji.name))
         rows.append({**emoji._asdict(), "variants": key, "png": png})
-    frame = pd.DataFrame(rows, columns=["name", "group", "subgroup", "variants", "png"])
-    frame.to_parquet(target / _FILE)
+    return pd.DataFrame(rows, columns=["name", "group", "subgroup", "variants", "png"])
 
 
 def _listed(lines: list[str]) -> Iterator[Emoji]:

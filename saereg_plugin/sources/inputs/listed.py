@@ -1,21 +1,26 @@
-"""Inputs listed in memory and read when asked for, and their two sides."""
+"""Inputs listed by name and read when asked for, and their two sides."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from saereg_plugin.errors import InputError, brief, suggest
+from saereg_plugin.sources.assets import cache_dir, ensure_folder
 from saereg_plugin.sources.inputs.data import Split
 
 SPLITS: tuple[Split, ...] = ("train", "heldout", "all")
 TENTH = 0.1
 HALF = 0.5
+_TABLE = "table.parquet"
 
 
 @dataclass(frozen=True)
@@ -98,3 +103,35 @@ def held_out(key: str, share: float = TENTH) -> bool:
     """
     number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     return number < share * 2**64
+
+
+def kept_table(
+    name: str, source: Any, build: Callable[[Path], pd.DataFrame]
+) -> pd.DataFrame:
+    """
+    Return a table out of the cache, built the first time.
+
+    Args:
+        name: of its folder.
+        source: its ingredients as plain JSON; a change builds the table again.
+        build: makes the table; it may write files to the folder that it is given.
+
+    Raises:
+        InputError: if its ingredients cannot be fetched.
+    """
+
+    def write(target: Path) -> None:
+        target.mkdir()
+        scratch = target / "scratch"
+        scratch.mkdir()
+        build(scratch).to_parquet(target / _TABLE)
+        for left in scratch.iterdir():
+            left.unlink()
+        scratch.rmdir()
+
+    return _read(ensure_folder(cache_dir() / "inputs" / name, source, write) / _TABLE)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path)

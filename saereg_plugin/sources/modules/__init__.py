@@ -1,11 +1,20 @@
-"""Shim."""
+"""Vision and audio modules by name."""
 
-from saereg_plugin.sources.modules.loaded import LoadedModule as LoadedModule
-from saereg_plugin.sources.modules.loaded import Prepared as Prepared
+from saereg_plugin.sources.modules.loaded import LoadedModule, Prepared
+from saereg_plugin.sources.modules.opening import (
+    EMBEDDED,
+    embedded_module_folder,
+    load_module,
+    module_facts,
+    module_identity,
+)
 
-
-def load_module(*a, **k):
-    raise NotImplementedError
-
-
-module_facts = module_identity = load_module
+__all__ = [
+    "EMBEDDED",
+    "LoadedModule",
+    "Prepared",
+    "embedded_module_folder",
+    "load_module",
+    "module_facts",
+    "module_identity",
+]

@@ -42,22 +42,27 @@ _PREPROCESSING = {
 """As published with DINOv2; 3 is bicubic."""
 
 
-def convert(target: Path) -> None:
-    """Write the model and its image processor to a new folder."""
-    target.mkdir()
-    graph = read_onnx(fetch_member(ASSET, target / "scratch"))
-    (target / "scratch").unlink()
+def write_config(target: Path) -> None:
+    """Write configuration and image processor, which tell all but the weights."""
     config = Dinov2Config(
         hidden_size=384,
         num_hidden_layers=12,
         num_attention_heads=6,
         image_size=518,
         patch_size=14,
+        architectures=[Dinov2Model.__name__],
     )
-    config.architectures = [Dinov2Model.__name__]
     config.save_pretrained(target)
-    save_file(_weights(graph), target / "model.safetensors", {"format": "pt"})
     write_json(target / "preprocessor_config.json", _PREPROCESSING)
+
+
+def convert(target: Path) -> None:
+    """Write the model and its image processor to a new folder."""
+    target.mkdir()
+    write_config(target)
+    graph = read_onnx(fetch_member(ASSET, target / "scratch"))
+    (target / "scratch").unlink()
+    save_file(_weights(graph), target / "model.safetensors", {"format": "pt"})
 
 
 def _weights(graph: Graph) -> dict[str, Tensor]:

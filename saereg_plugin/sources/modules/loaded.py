@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+
+from saereg_plugin.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -15,13 +18,13 @@ class Prepared:
     Inputs of one pass, ready for the module.
 
     Attributes:
-        kwargs: keyword arguments of ``forward``, on the module's device, floats in its data
-            type.
+        kwargs: keyword arguments of ``forward``; tensors are on the module's device, floats
+            in its data type.
         share: float (n,); the part of each clip's window that is sound, the rest being
             padding. None for images.
     """
 
-    kwargs: dict[str, Tensor]
+    kwargs: dict[str, Any]
     share: Tensor | None
 
 
@@ -47,3 +50,37 @@ class LoadedModule:
     prefix_tokens: int
     has_class_token: bool
     preprocessing: dict[str, Any]
+
+
+def on_module(values: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
+    """Return arguments with tensors on a module's device, floats in its data type."""
+    like = next(module.parameters())
+    return {name: _like(value, like) for name, value in values.items()}
+
+
+def _like(value: Any, like: Tensor) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    dtype = like.dtype if value.is_floating_point() else value.dtype
+    return value.to(device=like.device, dtype=dtype)
+
+
+def require_size(image_size: int | None, patch: int, name: str) -> None:
+    """
+    Refuse a side of images that no model can read, or that ends within a patch.
+
+    Args:
+        image_size: pixels; None stands for the model's own size.
+        patch: side of a patch in pixels; 1 for a model without patches.
+        name: of the model, for the message.
+    """
+    if image_size is not None and (image_size < 1 or image_size % patch):
+        raise InputError(
+            f"image_size={image_size} does not suit the model {name!r}; expected a positive "
+            f"multiple of {patch} pixels. Choose {max(1, round(image_size / patch)) * patch}."
+        )
+
+
+def stack(images: Sequence[Any], transform: Callable[[Any], Tensor]) -> Tensor:
+    """Return transformed images as one tensor [n, channels, height, width]."""
+    return torch.stack([transform(image) for image in images])

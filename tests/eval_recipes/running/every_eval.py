@@ -18,7 +18,10 @@ from eval_recipes.results.files import read_result, result_files
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals, subjects_of
 
-EVALS = tuple(RECIPES)
+OF_IMAGES = frozenset({"vision"})
+"""These serve no SAE on a language model; their own tests run them."""
+
+EVALS = tuple(name for name in RECIPES if name not in OF_IMAGES)
 
 HELDOUT_TOKENS = 512
 
@@ -87,6 +90,7 @@ DEFAULTS: dict[str, tuple[str, Any, Any]] = {
     "autointerp": ("n_latents", 100, 6),
     "meta_structure": ("k", 4, 8),
     "vocabulary": ("n_resamples", 1000, 50),
+    "vision": ("n_blocks", 20, 10),
     "examples": ("top_examples", 10, 2),
     "steering": ("n_latents", 300, 6),
 }

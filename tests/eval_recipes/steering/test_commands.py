@@ -12,7 +12,7 @@ import typer
 from eval_recipes.chat import KEY_VARIABLE
 from eval_recipes.commands.flags import contrast_flag, judge_flags
 from eval_recipes.commands.run import run
-from eval_recipes.commands.steering_study import judge_settings, steering
+from eval_recipes.commands.studies.steering import judge_settings, steering
 from eval_recipes.running.options import read_options
 from eval_recipes.steering.options import make_config, uses_chat
 from saereg_plugin.errors import InputError

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval_recipes.select.halves import best_latents, halves
+from eval_recipes.statistics.auroc import NO_VARIANCE, PERFECT, auroc, aurocs
 from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.trials import Arm, Trial
 from eval_recipes.steering.judges.probe import (
@@ -19,16 +21,7 @@ from eval_recipes.steering.judges.probe import (
     effect,
     train_probe,
 )
-from eval_recipes.steering.select.contrast import (
-    NO_VARIANCE,
-    PERFECT,
-    TextSets,
-    auroc,
-    aurocs,
-    best_latents,
-    halves,
-    identity,
-)
+from eval_recipes.steering.select.contrast import TextSets, identity
 from saereg_plugin.errors import InputError
 
 SEA = [f"the {word} on the sea {i}" for i, word in enumerate(["wave", "ship"] * 8)]
@@ -99,7 +92,7 @@ def test_the_best_latent_is_found_and_measured_on_other_texts() -> None:
     assert best == best_latents(a, b, pool, 4, seed=0)
     split = halves(9, seed=0)
     assert sorted([*split.select, *split.measure]) == list(range(9))
-    with pytest.raises(ValueError, match="3 texts; expected 4"):
+    with pytest.raises(ValueError, match="3 inputs; expected 4"):
         halves(3, seed=0)
 
 

@@ -1,0 +1,1 @@
+"""Commands of studies with flags of their own."""

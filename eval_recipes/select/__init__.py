@@ -1,0 +1,1 @@
+"""Latents that separate two sets of inputs of any kind."""

@@ -1,0 +1,1 @@
+"""Whisper's hallucinations on sound without speech, edited through SAEs (arXiv 2606.07473)."""

@@ -1,0 +1,386 @@
+"""Report of the Whisper study: Markdown, JSON and the trade-off's curve."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.seeds import paired_difference
+from eval_recipes.studies.framework.report import run_facts
+from eval_recipes.studies.framework.verdicts import (
+    Claim,
+    Direction,
+    Source,
+    Verdict,
+    judge,
+    summary,
+)
+from eval_recipes.studies.whisper.conditions import (
+    Condition,
+    Tuned,
+    controls,
+    tuned_latents,
+)
+from eval_recipes.studies.whisper.rates import (
+    Arm,
+    Rule,
+    rate_difference,
+    wer_difference,
+)
+from eval_recipes.studies.whisper.settings import (
+    GROUPS,
+    PUBLISHED,
+    WhisperStudy,
+    layer_of,
+)
+from eval_recipes.tables.plots import save_png
+from eval_recipes.tables.table import cell, digits, markdown_table
+from saereg_plugin.files import write_json, write_text
+
+TABLE = "table.md"
+RESULTS = "results.json"
+PICTURE = "trade-off.png"
+FILES = (TABLE, RESULTS, PICTURE)
+"""Files of ``write_report``."""
+
+RATE = "hallucination rate"
+WER = "word error rate"
+
+RULES: tuple[Rule, ...] = ("allowed", "forbidden")
+
+_RULES_TEXT = (
+    "Two decoding rules: the end of the text is allowed as the first token, or forbidden there, as "
+    "the usual generation configurations do. Forbidden, a clip without speech must get a token. "
+    "Any text counts as a hallucination. An interval resamples clips, 95 %; several SAEs or draws "
+    "are averaged clip by clip, and their own values follow."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """
+    Everything that the report is about.
+
+    Attributes:
+        study: settings.
+        tuned: chosen strength and number of latents, by point and group.
+        figures: of every condition on held-out clips.
+        saes: of every SAE, separation of the training clips and reconstruction.
+    """
+
+    study: WhisperStudy
+    tuned: dict[tuple[str, str | None], Tuned]
+    figures: Sequence[dict[str, Any]]
+    saes: Sequence[dict[str, Any]]
+
+    def arm(self, title: str, conditions: Sequence[Condition]) -> Arm:
+        """Return the figures of conditions."""
+        known = {Condition(**one["condition"]): one for one in self.figures}
+        return Arm(title, tuple(known[condition] for condition in conditions))
+
+    @property
+    def plain(self) -> Arm:
+        """No edit."""
+        return self.arm("no edit", [Condition()])
+
+    def difference(self, point: str) -> Arm:
+        """The tuned mean difference at a point."""
+        alpha = self.tuned[point, None].alpha
+        condition = Condition("mean difference", point, alpha=alpha)
+        return self.arm("mean difference", [condition])
+
+    def latents(self, point: str, group: str) -> Arm:
+        """The tuned latents of a group's SAEs at a point."""
+        tuned = self.tuned[point, group]
+        conditions = tuned_latents(self.study, point, group, tuned)
+        return self.arm(f"latents, {group}", conditions)
+
+    def control(self, kind: Any, point: str) -> Arm:
+        """Random directions, or random latents, at a point."""
+        tuned = self.tuned[point, GROUPS[0]]
+        return self.arm(f"{kind}s", controls(self.study, kind, point, tuned))
+
+    def arms(self, point: str) -> list[Arm]:
+        """All tuned edits at a point, without the plain model."""
+        return [
+            self.difference(point),
+            *(self.latents(point, group) for group in GROUPS),
+            self.control("random direction", point),
+            self.control("random latents", point),
+        ]
+
+
+def write_report(measured: Measured, out: Path) -> Path:
+    """Write table, JSON and picture into ``out``; return the table's path."""
+    facts = run_facts()
+    verdicts = verdicts_of(measured)
+    write_json(out / RESULTS, _to_json(measured, verdicts, facts))
+    save_png(_draw(measured), out / PICTURE)
+    write_text(out / TABLE, _to_markdown(measured, verdicts, facts))
+    return out / TABLE
+
+
+def verdicts_of(measured: Measured) -> list[Verdict]:
+    """Judge the statements of the paper, and ours, where the end is allowed first."""
+    last = measured.study.last
+    sae = measured.latents(last, GROUPS[0])
+    plain = measured.plain
+    found = [
+        _rate_verdict(measured, sae, plain, "lower", "paper"),
+        _rate_verdict(measured, sae, measured.difference(last), "lower", "paper"),
+        _rate_verdict(
+            measured, sae, measured.control("random direction", last), "lower"
+        ),
+        _rate_verdict(measured, sae, measured.control("random latents", last), "lower"),
+        _wer_verdict(measured, sae, plain),
+    ]
+    for earlier in measured.study.points[:-1]:
+        other = measured.latents(earlier, GROUPS[0])
+        title = f"{other.title}, layer {layer_of(earlier)}"
+        other = dataclasses.replace(other, title=title)
+        found.append(_rate_verdict(measured, sae, other, "lower", "paper"))
+    return [*found, _penalty_verdict(measured)]
+
+
+def _rate_verdict(
+    measured: Measured, arm: Arm, other: Arm, way: Direction, source: Source = "ours"
+) -> Verdict:
+    claim = Claim(
+        figure=RATE, group=arm.title, other=other.title, direction=way, source=source
+    )
+    found = rate_difference(arm, other, "allowed", measured.study.seed)
+    return judge(claim, found)
+
+
+def _wer_verdict(measured: Measured, arm: Arm, plain: Arm) -> Verdict:
+    claim = Claim(
+        figure=WER,
+        group=arm.title,
+        other=plain.title,
+        direction="not_higher",
+        margin=measured.study.allowed_wer,
+        source="adapted",
+    )
+    return judge(claim, wer_difference(arm, plain, "allowed", measured.study.seed))
+
+
+def _penalty_verdict(measured: Measured) -> Verdict:
+    """Judge over seeds whether L2 changes the hallucination rate."""
+    seeds = measured.study.seeds
+    baseline, group = (measured.latents(measured.study.last, name) for name in GROUPS)
+    rates = [
+        dict(zip(seeds, (rate for rate, _ in arm.members("allowed")), strict=True))
+        for arm in (group, baseline)
+    ]
+    claim = Claim(
+        figure=RATE, group=group.title, other=baseline.title, direction="lower"
+    )
+    values = tuple(((seed,), rates[0][seed] - rates[1][seed]) for seed in seeds)
+    return judge(claim, paired_difference(*rates), values=values)
+
+
+def _to_json(
+    measured: Measured, verdicts: Sequence[Verdict], facts: dict[str, Any]
+) -> dict[str, Any]:
+    study = measured.study
+    return {
+        "study": "whisper, arXiv 2606.07473",
+        **facts,
+        "settings": dataclasses.asdict(study),
+        "tuned": [
+            {"point": point, "group": group, **dataclasses.asdict(found)}
+            for (point, group), found in measured.tuned.items()
+        ],
+        "published": [list(row) for row in PUBLISHED],
+        "conditions": [_condition_json(measured, one) for one in measured.figures],
+        "saes": list(measured.saes),
+        "verdicts": [verdict.to_dict() for verdict in verdicts],
+        "summary": summary(verdicts),
+    }
+
+
+def _condition_json(measured: Measured, one: dict[str, Any]) -> dict[str, Any]:
+    arm, seed = Arm("", (one,)), measured.study.seed
+    rates = {rule: arm.rate(rule, seed)._asdict() for rule in RULES}
+    silenced = {rule: arm.rate(rule, seed, thresholds=True)._asdict() for rule in RULES}
+    wers = {rule: arm.wer(rule, seed)._asdict() for rule in RULES}
+    return {
+        "condition": one["condition"],
+        "norm": one["norm"],
+        "hallucination_rate": rates,
+        "hallucination_rate_with_thresholds": silenced,
+        "word_error_rate": wers,
+        "transcripts": {kind: one[kind] for kind in ("noise", "speech")},
+    }
+
+
+def _to_markdown(
+    measured: Measured, verdicts: Sequence[Verdict], facts: dict[str, Any]
+) -> str:
+    study = measured.study
+    n_noise, n_speech = (len(measured.figures[0][kind]) for kind in ("noise", "speech"))
+    parts = [
+        "# Study whisper",
+        f"{facts['date']}, `{facts['command']}`.",
+        f"{study.model}: BatchTopK SAEs, {study.expansion} x wide, k {study.k}, "
+        f"{study.frames:,} frames each, {len(study.seeds)} seeds; {n_noise} held-out clips "
+        f"without speech, {n_speech} held-out prompts. Strength and number of latents are chosen "
+        f"on {study.tuning_clips} training clips of each kind, where the word error rate may rise "
+        f"by {digits(study.allowed_wer)}.",
+        "Published (arXiv 2606.07473):",
+        markdown_table(["model", "edit", RATE, WER], PUBLISHED),
+        "Models, clips and languages differ: directions can be compared, never levels.",
+        _RULES_TEXT,
+        "## Tuned edits",
+        _arms_table(measured),
+        "## What held",
+        summary(verdicts),
+        "\n".join(f"- {verdict.sentence}" for verdict in verdicts),
+        "Statements are judged where the end is allowed first, by intervals over clips (of L2: "
+        "over seeds), without correction for their number.",
+        "## Trade-off",
+        _curve_table(measured),
+        f"`{PICTURE}` draws these.",
+        "## SAEs",
+        _sae_table(measured),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _arms_table(measured: Measured) -> str:
+    heads = ["edit", "layer", "alpha", "latents", "norm"]
+    heads += [f"{RATE}, end allowed", f"{RATE}, end forbidden", "with thresholds"]
+    heads += [f"{WER}, end allowed", f"{WER}, end forbidden", "each, end allowed"]
+    rows = [_arm_row(measured, measured.plain)]
+    for point in reversed(measured.study.points):
+        rows += [_arm_row(measured, arm) for arm in measured.arms(point)]
+    return markdown_table(heads, rows)
+
+
+def _arm_row(measured: Measured, arm: Arm) -> list[str]:
+    seed, first = measured.study.seed, arm.conditions[0]
+    each = [f"{digits(rate)}, {digits(wer)}" for rate, wer in arm.members("allowed")]
+    return [
+        arm.title,
+        str(layer_of(first.point)) if first.point else "-",
+        digits(first.alpha) if first.alpha else "-",
+        str(first.count) if first.count else "-",
+        digits(arm.norm),
+        *(cell(arm.rate(rule, seed)) for rule in RULES),
+        cell(arm.rate("forbidden", seed, thresholds=True)),
+        *(cell(arm.wer(rule, seed)) for rule in RULES),
+        "; ".join(each) if len(each) > 1 else "-",
+    ]
+
+
+Point = tuple[float, Interval, Interval]
+"""Strength, hallucination rate and word error rate."""
+
+
+def curves(measured: Measured, rule: Rule) -> dict[str, list[Point]]:
+    """Return the curve of each edit at the last point over strengths, of the first seed."""
+    study, point = measured.study, measured.study.last
+    best = {
+        group: tuned_latents(study, point, group, measured.tuned[point, group])[0]
+        for group in GROUPS
+    }
+    random = controls(
+        study, "random direction", point, measured.tuned[point, GROUPS[0]]
+    )[0]
+    families: dict[str, Callable[[float], Condition]] = {
+        "mean difference": lambda alpha: Condition(
+            "mean difference", point, alpha=alpha
+        )
+    }
+    for title, condition in (
+        *((f"latents, {group}", one) for group, one in best.items()),
+        ("random direction", random),
+    ):
+        families[title] = lambda alpha, of=condition: dataclasses.replace(
+            of, alpha=alpha
+        )
+    return {
+        title: [_curve_point(measured, make(alpha), rule) for alpha in study.alphas]
+        for title, make in families.items()
+    }
+
+
+def _curve_point(measured: Measured, condition: Condition, rule: Rule) -> Point:
+    arm, seed = measured.arm("", [condition]), measured.study.seed
+    return condition.alpha, arm.rate(rule, seed), arm.wer(rule, seed)
+
+
+def _curve_table(measured: Measured) -> str:
+    heads = ["edit, first seed", "alpha", "end", RATE, WER]
+    rows = [
+        [title, digits(alpha), rule, cell(rate), cell(wer)]
+        for rule in RULES
+        for title, points in curves(measured, rule).items()
+        for alpha, rate, wer in points
+    ]
+    return f"{markdown_table(heads, rows)}\n\n{_count_table(measured)}"
+
+
+def _count_table(measured: Measured) -> str:
+    """Return the rates by number of latents, of the first SAE without a penalty."""
+    study, point = measured.study, measured.study.last
+    tuned = measured.tuned[point, GROUPS[0]]
+    best = tuned_latents(study, point, GROUPS[0], tuned)[0]
+    rows: list[list[str]] = []
+    for count in study.counts:
+        condition = dataclasses.replace(best, count=count)
+        alpha, rate, wer = _curve_point(measured, condition, "allowed")
+        rows.append([str(count), digits(alpha), cell(rate), cell(wer)])
+    return markdown_table(["latents, end allowed", "alpha", RATE, WER], rows)
+
+
+def _sae_table(measured: Measured) -> str:
+    heads = ["layer", "group", "seed", "AUROC of the chosen latents", "FVU", "L0"]
+    rows = [
+        [
+            str(layer_of(one["point"])),
+            one["group"],
+            str(one["seed"]),
+            cell(Interval(**one["selection"]["together"])),
+            digits(one["fvu"]),
+            digits(one["l0"]),
+        ]
+        for one in measured.saes
+    ]
+    return (
+        f"{markdown_table(heads, rows)}\n\nAUROC: a logistic regression on the chosen latents "
+        "tells clips without speech from prompts, on the half of the training clips that did not "
+        "choose. FVU (share of variance unexplained) and L0: frames of held-out prompts."
+    )
+
+
+def _draw(measured: Measured) -> Figure:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes: Any = figure.subplots(1, 2, sharey=True)
+    for rule, ax in zip(RULES, axes, strict=True):
+        _draw_curves(measured, rule, ax)
+    axes[0].set_ylabel(RATE)
+    axes[0].legend(fontsize="small")
+    return figure
+
+
+def _draw_curves(measured: Measured, rule: Rule, ax: Axes) -> None:
+    seed = measured.study.seed
+    plain = measured.plain
+    start = (plain.wer(rule, seed).value, plain.rate(rule, seed).value)
+    for title, points in curves(measured, rule).items():
+        wers = [start[0], *(wer.value for _, _, wer in points)]
+        rates = [start[1], *(rate.value for _, rate, _ in points)]
+        ax.plot(wers, rates, marker="o", markersize=3, label=title)
+    ax.plot(*start, "k*", markersize=10, label="no edit")
+    ax.set_title(f"end {rule} as the first token", fontsize="medium")
+    ax.set_xlabel(WER)
+    ax.set_xscale("symlog", linthresh=0.1)
+    ax.set_ylim(-0.03, 1.03)

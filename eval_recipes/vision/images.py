@@ -1,0 +1,169 @@
+"""Held-out images of an SAE's own source, and their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eval_recipes.statistics.blocks import blocks_of
+from eval_recipes.vision.options import Part, VisionEvalConfig
+from saereg_plugin.activations.opening import open_source
+from saereg_plugin.activations.source import InputSource, Pass
+from saereg_plugin.errors import InputError
+from saereg_plugin.sources.modules import LoadedModule, load_module
+
+TURN = 16
+"""Neighbouring images that go into one part: variants of a picture stay together."""
+
+_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """
+    The images of one run of the evaluation.
+
+    Attributes:
+        source: held-out activations.
+        numbers: of the images in the source, int64 [images].
+        blocks: slices of neighbours among them.
+    """
+
+    source: InputSource
+    numbers: Tensor
+    blocks: list[slice]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes of the images, int64 [images]; None without."""
+        labels = self.source.labels
+        return None if labels is None else labels[self.numbers]
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes, by label."""
+        return self.source.class_names
+
+    def passes(self) -> Iterator[Pass]:
+        """Yield the activations of the images, in their order."""
+        return self.source.passes(self.numbers)
+
+
+def open_images(
+    config: Mapping[str, Any], options: VisionEvalConfig, *, device: str, dtype: str
+) -> HeldOutImages:
+    """
+    Open the held-out images of a source.
+
+    Args:
+        config: of the source, as an SAE's metadata has it.
+        options: of the evaluation.
+        device: of the model.
+        dtype: data type of the model.
+
+    Raises:
+        InputError: if the source cannot be opened, or has too few images.
+    """
+    source = open_source(config, split="heldout", device=device, dtype=dtype)
+    if not isinstance(source, InputSource):
+        raise InputError(
+            f"A source of kind {config.get('kind')!r} has no images; expected 'module' or 'cache'. "
+            "Leave the evaluation vision out."
+        )
+    numbers = _chosen(source.n_inputs, options)
+    if len(numbers) < options.n_blocks:
+        raise InputError(
+            f"vision: {len(numbers)} held-out images for {options.n_blocks} blocks; expected one image "
+            "or more in each. Lower n_blocks, or hold out more images."
+        )
+    return HeldOutImages(source, numbers, blocks_of(len(numbers), options.n_blocks))
+
+
+def _chosen(n: int, options: VisionEvalConfig) -> Tensor:
+    """Return the numbers of the images that the options choose."""
+    numbers = in_part(n, options.part)
+    most = options.n_images
+    if most is None or len(numbers) <= most:
+        return numbers
+    return numbers[torch.arange(most) * len(numbers) // most]
+
+
+def in_part(n: int, part: Part) -> Tensor:
+    """
+    Return the numbers of the images of a part, int64.
+
+    >>> [len(in_part(40, part)) for part in ("all", "validation", "test")]
+    [40, 24, 16]
+    """
+    numbers = torch.arange(n)
+    if part == "all":
+        return numbers
+    return numbers[numbers // TURN % 2 == ("validation", "test").index(part)]
+
+
+def own_embeddings(found: Pass, point: str) -> Tensor:
+    """Return the mean of each image's kept rows, float64 [images, d_in]."""
+    rows = found.activations[point].double() * found.keep[..., None]
+    return rows.sum(1) / found.keep.sum(1, keepdim=True)
+
+
+@torch.no_grad()
+def judge_embeddings(
+    judge: str, images: HeldOutImages, *, image_size: int | None, device: str
+) -> Tensor:
+    """
+    Return the pooled output of an encoder for each image, [images, d].
+
+    Raises:
+        InputError: if the source keeps no images, or the encoder is unknown.
+    """
+    read = getattr(images.source, "input", None)
+    if read is None:
+        raise InputError(
+            f"Judge {judge!r} needs the images, which a source of kind {images.source.kind!r} does not "
+            "keep. Set judges to [], or train on the source that the activations came from."
+        )
+    loaded = load_module(judge, device=device, image_size=image_size)
+    found = [
+        _embedded(loaded, [read(int(number)) for number in some])
+        for some in images.numbers.split(_AT_ONCE)
+    ]
+    return torch.cat(found)
+
+
+def _embedded(loaded: LoadedModule, pictures: list[Any]) -> Tensor:
+    """Return the pooled output for some images, float32 [images, d] on the CPU."""
+    module: nn.Module = loaded.module
+    output = module(**loaded.prepare(pictures).kwargs)
+    return pooled_output(output, loaded).flatten(1).float().cpu()
+
+
+def pooled_output(output: Any, loaded: LoadedModule) -> Tensor:
+    """
+    Return the part of a model's output that stands for the whole image.
+
+    The pooler's output where the model has one; else the class token, or the mean over the
+    places of a map or over all tokens; a plain tensor [images, d] as it is.
+
+    Raises:
+        InputError: for an output without any.
+    """
+    for name in ("pooler_output", "image_embeds", "last_hidden_state", "logits"):
+        found = getattr(output, name, None)
+        if found is not None:
+            output = found
+            break
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+        raise InputError(
+            f"Judge {loaded.name!r} returns {type(output).__name__}; expected an output with an embedding "
+            "of the image. Choose another judge."
+        )
+    if output.ndim == 4:
+        return output.mean((2, 3))
+    if output.ndim == 3:
+        return output[:, 0] if loaded.has_class_token else output.mean(1)
+    return output

@@ -1,0 +1,317 @@
+"""The Whisper study on a tiny model: the decoder, the states, resuming, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from eval_recipes.studies.whisper import measure
+from eval_recipes.studies.whisper.conditions import (
+    Condition,
+    best_setting,
+    heldout_conditions,
+)
+from eval_recipes.studies.whisper.rates import Arm, rate_difference, texts
+from eval_recipes.studies.whisper.settings import WhisperStudy
+from eval_recipes.studies.whisper.states import encode, finish_encoder
+from eval_recipes.studies.whisper.study import run_whisper_study
+from eval_recipes.studies.whisper.transcripts import (
+    Decoding,
+    Transcript,
+    Words,
+    transcribe,
+)
+from saereg_plugin.activations.edits import AddDirection, edit, edited
+from saereg_plugin.errors import InputError
+from saereg_plugin.owned_folder import open_owned
+from saereg_plugin.sources.inputs import Clip
+from saereg_plugin.sources.modules import LoadedModule, load_module
+from tests.eval_recipes.studies.whisper.tiny_whisper import (
+    END,
+    RATE,
+    SILENCE,
+    save_clips,
+    save_whisper,
+)
+
+POINTS = ("model.encoder.layers.0", "model.encoder.layers.1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_whisper(tmp_path_factory.mktemp("tiny") / "whisper")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> LoadedModule:
+    return load_module(str(folder))
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Clip]:
+    generator = np.random.default_rng(1)
+    waves = generator.normal(size=(7, RATE // 2)).astype(np.float32)
+    return [Clip(wave * 0.1 * (n + 1), RATE) for n, wave in enumerate(waves)]
+
+
+def plain_transcript(
+    model: Any, encoded: Tensor, decoding: Decoding, most: int, *, allowed: bool
+) -> list[int]:
+    """Decode one clip without a cache, token by token."""
+    tokens = list(decoding.prompt)
+    for step in range(most):
+        output = model(
+            encoder_outputs=(encoded,),
+            decoder_input_ids=torch.tensor([tokens]),
+            use_cache=False,
+        )
+        logits = output.logits[0, -1].clone()
+        logits[list(decoding.suppressed)] = -torch.inf
+        if step == 0:
+            first = [t for t in decoding.first if not (allowed and t == decoding.end)]
+            logits[first] = -torch.inf
+        token = int(logits.argmax())
+        if token == decoding.end:
+            break
+        tokens.append(token)
+    return tokens[len(decoding.prompt) :]
+
+
+def test_transcripts_are_those_of_a_plain_loop(
+    loaded: LoadedModule, clips: list[Clip]
+) -> None:
+    model: Any = loaded.module
+    decoding = Decoding.of(model)
+    assert decoding.end == END and decoding.silence == SILENCE
+    states, _ = encode(loaded, clips, POINTS)
+    encoded = finish_encoder(model, states[1], POINTS[1]) * 3
+    found = transcribe(model, encoded, decoding, most_tokens=6)
+    lengths: set[int] = set()
+    with torch.no_grad():
+        for number, one in enumerate(found):
+            own = encoded[number : number + 1]
+            forced = plain_transcript(model, own, decoding, 6, allowed=False)
+            free = plain_transcript(model, own, decoding, 6, allowed=True)
+            assert list(one.tokens) == forced
+            assert free == ([] if one.ends_first else forced)
+            lengths.add(len(forced))
+    # clips that end early and clips that do not, or nothing leaves the batch
+    assert len(lengths) > 1
+    first = transcribe(model, encoded, decoding, most_tokens=0)
+    assert [one.ends_first for one in first] == [one.ends_first for one in found]
+    assert all(one.tokens == () for one in first)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_editing_kept_states_is_the_hook(
+    loaded: LoadedModule, clips: list[Clip], point: str
+) -> None:
+    model: Any = loaded.module
+    change = AddDirection(torch.linspace(-1, 1, 16), 2.0)
+    states, share = encode(loaded, clips, POINTS)
+    assert share.tolist() == pytest.approx([0.5] * 7)
+    features = loaded.prepare(clips).kwargs
+    for hooked in (change, dataclasses.replace(change, strength=0.0)):
+        with edit(model, point, hooked), torch.no_grad():
+            expected = model.get_encoder()(**features).last_hidden_state
+        kept = edited(states[POINTS.index(point)], hooked)
+        assert torch.equal(finish_encoder(model, kept, point), expected)
+
+
+def test_errors_count_words_as_whisper_does(folder: Path) -> None:
+    words = Words(str(folder))
+    assert words.words("Press ONE, please!") == ["press", "1", "please"]
+    assert words.errors("press 1 to hold", "Press one to, hold.") == (0, 4)
+    assert words.errors("press 1 to hold", "press two to to hold") == (2, 4)
+    assert words.errors("press 1 to hold", "...") == (4, 4)
+    assert words.text((4, 5, END)) == "press one"
+
+
+def small(folder: Path, root: Path, **changes: Any) -> WhisperStudy:
+    given: dict[str, Any] = {
+        "model": str(folder),
+        "speech": str(root / "speech"),
+        "noise": str(root / "noise"),
+        "points": POINTS,
+        "seeds": (0, 1),
+        "expansion": 2,
+        "k": 4,
+        "frames": 256,
+        "batch_size": 64,
+        "alphas": (0.5, 2.0),
+        "counts": (2, 4),
+        "draws": 2,
+        "words": (2, 9),
+        "tuning_clips": 4,
+        "speech_tokens": 5,
+        "noise_tokens": 4,
+        "batch_clips": 4,
+    }
+    return WhisperStudy(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clips")
+    save_clips(root / "speech", 6, speech=True, seed=0)
+    save_clips(root / "noise", 6, speech=False, seed=1)
+    return root
+
+
+def test_an_interrupted_study_resumes_and_reports(
+    folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small(folder, data)
+    decoded: list[str] = []
+
+    class Stops(Exception):
+        pass
+
+    original = measure.Measurement.figures
+
+    def counted(self: Any, condition: Condition, *states: Any) -> dict[str, Any]:
+        if len(decoded) == 3:
+            raise Stops
+        decoded.append(condition.name)
+        return original(self, condition, *states)
+
+    monkeypatch.setattr(measure.Measurement, "figures", counted)
+    with pytest.raises(Stops):
+        run_whisper_study(study, tmp_path / "out")
+    kept = sorted((tmp_path / "out" / "figures").iterdir())
+    times = [path.stat().st_mtime_ns for path in kept]
+    monkeypatch.setattr(measure.Measurement, "figures", original)
+    lines: list[str] = []
+    outcome = run_whisper_study(study, tmp_path / "out", progress=lines.append)
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    assert outcome.table is not None
+    text = outcome.table.read_text(encoding="utf-8")
+    for words in ("72.63 %", "no edit", "mean difference", "random directions", "l2"):
+        assert words in text
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (tmp_path / "out" / "trade-off.png").is_file()
+    assert not (tmp_path / "out" / "states" / "heldout-noise.npy").exists()
+    check_results(results)
+
+
+def test_figures_of_other_settings_are_measured_again(tmp_path: Path) -> None:
+    owned = open_owned(tmp_path / "out", "study")
+    made: list[int] = []
+
+    def make() -> dict[str, Any]:
+        made.append(1)
+        return {"value": len(made)}
+
+    store = measure.Store(owned, {"setting": 1})
+    assert store.get("one", {"alpha": 1}, make) == {"value": 1}
+    assert store.get("one", {"alpha": 1}, make) == {"value": 1}
+    assert store.get("one", {"alpha": 2}, make) == {"value": 2}
+    other = measure.Store(owned, {"setting": 2})
+    assert other.get("one", {"alpha": 2}, make) == {"value": 3}
+
+
+def check_results(results: dict[str, Any]) -> None:
+    tuned = {(one["point"], one["group"]) for one in results["tuned"]}
+    assert tuned == {(p, g) for p in POINTS for g in (None, "none", "l2")}
+    kinds = [one["condition"]["kind"] for one in results["conditions"]]
+    assert set(kinds) == {
+        *("none", "mean difference", "latents", "random direction", "random latents")
+    }
+    norms = {
+        Condition(**one["condition"]): one["norm"] for one in results["conditions"]
+    }
+    for one, norm in norms.items():
+        if one.kind.startswith("random"):
+            edit_of = dataclasses.replace(one, kind="latents", draw=0)
+            assert norm == pytest.approx(norms.get(edit_of, norm), rel=1e-5)
+    for one in results["conditions"]:
+        assert one["hallucination_rate"]["allowed"]["n"] == 6
+        assert len(one["transcripts"]["speech"]) == 6
+        assert one["word_error_rate"]["forbidden"]["value"] >= 0
+    assert len(results["saes"]) == 8 and len(results["verdicts"]) == 7
+
+
+def test_held_out_conditions_are_each_measured_once(folder: Path, data: Path) -> None:
+    study = small(folder, data)
+    tuned = {
+        (point, group): measure.Tuned(2.0, 0 if group is None else 4)
+        for point in POINTS
+        for group in (None, "none", "l2")
+    }
+    found = heldout_conditions(study, tuned)
+    assert found[0] == Condition() and len(set(found)) == len(found)
+    names = [one.name for one in found]
+    assert len(set(names)) == len(names)
+    assert "latents_layer1_l2-seed1_alpha2_n4" in names
+
+
+def test_the_best_setting_keeps_words_right() -> None:
+    tried = [
+        (Condition("latents", alpha=1.0, count=10), 0.5, 0.02),
+        (Condition("latents", alpha=2.0, count=10), 0.1, 0.04),
+        (Condition("latents", alpha=3.0, count=10), 0.0, 0.40),
+        (Condition("latents", alpha=1.5, count=25), 0.1, 0.04),
+    ]
+    assert best_setting(tried, most_wer=0.05) == measure.Tuned(1.5, 25)
+    assert best_setting(tried, most_wer=0.01) == measure.Tuned(1.0, 10)
+
+
+def rows(*given: tuple[str, bool, float, float]) -> list[dict[str, Any]]:
+    names = ("text", "ends_first", "silence", "log_probability")
+    return [dict(zip(names, one, strict=True)) for one in given]
+
+
+def test_rates_follow_both_rules_and_the_thresholds() -> None:
+    noise = rows(
+        ("you", False, 0.9, -1.5), ("you", True, 0.1, -0.2), ("", False, 0.1, -0.2)
+    )
+    assert texts(noise, "allowed").tolist() == [1, 0, 0]
+    assert texts(noise, "forbidden").tolist() == [1, 1, 0]
+    assert texts(noise, "forbidden", thresholds=True).tolist() == [0, 1, 0]
+    speech = [{"errors": 1, "words": 4, "ends_first": True}]
+    speech += [{"errors": 2, "words": 6, "ends_first": False}]
+    one = {"condition": {}, "norm": 1.0, "noise": noise, "speech": speech}
+    arm = Arm("edit", (one, {**one, "noise": noise[::-1]}))
+    assert arm.wer("forbidden", 0).value == pytest.approx(0.3)
+    assert arm.wer("allowed", 0).value == pytest.approx(0.6)
+    assert arm.hallucinated("allowed").tolist() == [0.5, 0, 0.5]
+    assert arm.rate("allowed", 0).value == pytest.approx(1 / 3)
+    assert rate_difference(arm, arm, "allowed", 0).value == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"points": ("model.decoder.layers.0",)}, "no layer of Whisper's encoder"),
+        ({"alphas": ()}, "one entry each"),
+        ({"k": 0}, "k"),
+    ],
+)
+def test_unusable_settings_are_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        WhisperStudy(**change)
+
+
+def test_a_model_without_the_usual_configuration_is_refused(
+    loaded: LoadedModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = loaded.module
+    monkeypatch.setattr(model.generation_config, "no_timestamps_token_id", None)
+    with pytest.raises(InputError, match="no_timestamps_token_id"):
+        Decoding.of(model)
+
+
+def test_transcripts_are_plain_data() -> None:
+    assert dataclasses.asdict(Transcript((1, 2), True, 0.5, -0.1)) == {
+        "tokens": (1, 2),
+        "ends_first": True,
+        "silence": 0.5,
+        "log_probability": -0.1,
+    }
