@@ -1,4 +1,4 @@
-"""Source and point of the activations that an SAE reads, from its metadata."""
+"""Source and point that an SAE reads, from its metadata."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ def other_place(context: RunContext, metadata: Metadata, *, d_in: int) -> Place:
     """
     point = metadata.get("hook_name") or None
     if isinstance(context.source, ActivationSource):
-        source, points = OtherSource("", "heldout", 0), context.source.points
+        rows = context.source.rows_per_input or 0
+        source, points = OtherSource("", "heldout", rows), context.source.points
     else:
         settings, split = _settings(context, metadata)
         facts = context.sources.facts(settings, split, point)
@@ -172,6 +173,13 @@ def _rows(facts: SourceFacts) -> int:
     return (facts.most_rows or 0) // facts.n_inputs
 
 
+def other_rows(context: RunContext, metadata: Metadata, *, d_in: int) -> int:
+    """Return the rows of an input that an SAE without a language model reads; 0 if unknown."""
+    source = other_place(context, metadata, d_in=d_in).source
+    assert isinstance(source, OtherSource)
+    return source.rows
+
+
 def open_other(
     context: RunContext, source: OtherSource, points: Iterable[str]
 ) -> ActivationSource:
@@ -186,11 +194,16 @@ def open_other(
 def other_digest(context: RunContext, place: Place) -> str:
     """Return a hash of another source's held-out activations at one point."""
     assert isinstance(place.source, OtherSource)
-    source = open_other(context, place.source, [place.point])
-    # the points of other SAEs decide nothing
-    identity = {**source.identity(), "points": place.point}
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    known = context.sources.digests
+    if (place.source, place.point) not in known:
+        source = open_other(context, place.source, [place.point])
+        identity = source.identity()
+        # the points of other SAEs decide nothing
+        config = {k: v for k, v in identity.get("config", {}).items() if k != "point"}
+        alone = {**identity, "config": config, "points": place.point}
+        text = json.dumps(alone, sort_keys=True)
+        known[place.source, place.point] = hashlib.sha256(text.encode()).hexdigest()
+    return known[place.source, place.point]
 
 
 def read_model(

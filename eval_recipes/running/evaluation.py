@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -41,6 +41,9 @@ class TableOutput:
 
     build: Callable[[StoredTable], Output]
     """Makes the result, given the table's hash."""
+
+    further: Mapping[str, pa.Table] = field(default_factory=dict[str, Any])
+    """Further tables by the endings of their names."""
 
 
 class Evaluation(Generic[O]):
@@ -238,7 +241,9 @@ class Evaluation(Generic[O]):
         """Write the result of one SAE, with its table if it has one; return its path."""
         path = self.path(context, subject)
         if isinstance(output, TableOutput):
-            return write_with_table(path, output.ending, output.table, output.build)
+            return write_with_table(
+                path, output.ending, output.table, output.build, output.further
+            )
         return write_result(path, output)
 
     def path(self, context: RunContext, subject: Subject) -> Path:

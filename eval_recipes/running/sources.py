@@ -35,6 +35,8 @@ class SourceCache:
     def __init__(self) -> None:
         self._facts: dict[tuple[str, Split, str | None], SourceFacts] = {}
         self._points: dict[OtherSource, list[str]] = {}
+        self.digests: dict[tuple[OtherSource, str], str] = {}
+        """Hashes of held-out activations, by source and point."""
         self._opened: tuple[OtherSource, ActivationSource] | None = None
 
     def facts(self, settings: str, split: Split, point: str | None) -> SourceFacts:

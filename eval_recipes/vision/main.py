@@ -98,6 +98,7 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
     Output = VisionEvalOutput
     reads_model = False
     reads_images = True
+    any_source = True
     bytes_per_latent = 100
     side_files = (TABLE_SUFFIX,)
     from_run = {"random_seed": "seed"}
