@@ -23,7 +23,7 @@ _SPLIT = "the first {rows:,} rows of the split {split!r} of {name}"
 
 
 class ChosenCorpus(NamedTuple):
-    """Text of a run."""
+    """Text of a run, or the data of its SAEs if no SAE reads text."""
 
     name: str
     said: str
@@ -55,7 +55,8 @@ def choose_corpus(
     evaluations = [load_evaluation(name) for name in evaluation_names(evals)]
     metadata = [metadata_of(read_config(subject)) for subject in subjects]
     if other_sources(metadata):
-        return ChosenCorpus(corpus or EMBEDDED, _told_of_sources(metadata))
+        names = dict.fromkeys(str(one.get("dataset_path")) for one in metadata)
+        return ChosenCorpus(", ".join(names), _told_of_sources(metadata))
     if not any(evaluation.reads_text for evaluation in evaluations):
         return ChosenCorpus(corpus or EMBEDDED, "")
     if corpus is not None:

@@ -67,6 +67,10 @@ def _source_identity(context: RunContext, sae: SAE[Any]) -> Any:
     """Return plain JSON that changes with an SAE's language model, or its other source."""
     metadata: Any = sae.cfg.metadata
     if reads_other(context, metadata):
+        recorded = metadata.get("activation_source") or {}
+        if context.source is None and recorded.get("config") is None:
+            # only its weights can be evaluated
+            return recorded.get("digest")
         return other_digest(context, place_of(context, sae))
     return context.models.identity(str(metadata.model_name))
 
