@@ -27,6 +27,7 @@ _FEW_PIXELS = 64
 
 def kind_of_inputs(source: ActivationSource) -> str:
     """Return "images", "clips", or "inputs" where a source does not keep what it read."""
+    # only a module has its inputs at hand
     read = getattr(source, "input", None)
     item = None if read is None else read(0)
     if isinstance(item, Image.Image) or _is_picture(item):
@@ -110,8 +111,14 @@ def preprocessing_of(source: ActivationSource, point: str) -> Mapping[str, Any]:
 
 
 def thumbnail(source: Any, point: str, number: int) -> bytes:
-    """Return the PNG or JPEG of an image as the module sees it."""
-    picture = to_picture(source.seen(number), preprocessing_of(source, point))
+    """Return the PNG or JPEG of an image as the module sees it, or else of the whole image."""
+    seen, item = source.seen(number), source.input(number)
+    if seen is not None:
+        picture = to_picture(seen, preprocessing_of(source, point))
+    elif isinstance(item, Tensor):
+        picture = to_picture(item, {})
+    else:
+        picture = item.convert("RGB")
     picture.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     if max(picture.size) <= _FEW_PIXELS:
