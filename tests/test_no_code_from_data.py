@@ -66,12 +66,13 @@ def faults(source: str) -> list[str]:
 
 
 def _restricts_pickle(tree: ast.Module) -> bool:
-    """Return whether all that is used of pickle is an Unpickler whose find_class is replaced."""
-    uses = [
-        node
+    """Return whether pickle gives its errors, or an Unpickler whose find_class is replaced."""
+    used = [
+        node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle"
     ]
+    others = [name for name in used if name != "UnpicklingError"]
     bases = [
         base
         for node in ast.walk(tree)
@@ -80,7 +81,7 @@ def _restricts_pickle(tree: ast.Module) -> bool:
         for base in node.bases
         if ast.unparse(base) == "pickle.Unpickler"
     ]
-    return bool(uses) and len(uses) == len(bases)
+    return bool(used) and len(others) == len(bases)
 
 
 def _faults_of_call(call: ast.Call) -> list[str]:
