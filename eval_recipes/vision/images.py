@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eval_recipes.statistics.blocks import blocks_of
 from eval_recipes.vision.options import Part, VisionEvalConfig
 from saereg_plugin.activations.opening import open_source
-from saereg_plugin.activations.source import InputSource, Pass
+from saereg_plugin.activations.source import ActivationSource, InputSource, Pass
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.modules import LoadedModule, load_module
 
@@ -69,9 +69,19 @@ def open_images(
         InputError: if the source cannot be opened, or has too few images.
     """
     source = open_source(config, split="heldout", device=device, dtype=dtype)
+    return chosen_images(source, options)
+
+
+def chosen_images(source: ActivationSource, options: VisionEvalConfig) -> HeldOutImages:
+    """
+    Return the images of a source that the options choose.
+
+    Raises:
+        InputError: if it has none, or too few.
+    """
     if not isinstance(source, InputSource):
         raise InputError(
-            f"A source of kind {config.get('kind')!r} has no images; expected 'module' or 'cache'. "
+            f"A source of kind {source.kind!r} has no images; expected 'module' or 'cache'. "
             "Leave the evaluation vision out."
         )
     numbers = _chosen(source.n_inputs, options)
@@ -136,15 +146,23 @@ def judge_embeddings(
 
 
 def _embedded(loaded: LoadedModule, pictures: list[Any]) -> Tensor:
-    """Return the pooled output for some images, float32 [images, d] on the CPU."""
-    module: nn.Module = loaded.module
-    output = module(**loaded.prepare(pictures).kwargs)
-    return pooled_output(output, loaded).flatten(1).float().cpu()
+    """Return the embeddings of some images, float32 [images, d] on the CPU."""
+    kwargs = loaded.prepare(pictures).kwargs
+    return pooled_output(last_output(loaded.module, kwargs), loaded).float().cpu()
+
+
+def last_output(module: nn.Module, kwargs: Mapping[str, Tensor]) -> Any:
+    """Return a model's output before its classifier, by the names of timm and torchvision."""
+    for name in ("forward_features", "features"):
+        before = getattr(module, name, None)
+        if before is not None:
+            return before(*kwargs.values())
+    return module(**kwargs)
 
 
 def pooled_output(output: Any, loaded: LoadedModule) -> Tensor:
     """
-    Return the part of a model's output that stands for the whole image.
+    Return the part of a model's output that stands for the whole image, [images, d].
 
     The pooler's output where the model has one; else the class token, or the mean over the
     places of a map or over all tokens; a plain tensor [images, d] as it is.

@@ -25,7 +25,7 @@ from eval_recipes.studies.framework.definition import (
     Study,
     StudyRun,
 )
-from eval_recipes.studies.framework.run import LatentTally
+from eval_recipes.studies.framework.figures import LatentTally
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps import SweepConfig, expand
 from saereg_plugin.sweeps.config import group_fields
