@@ -14,10 +14,8 @@ from eval_recipes.select.inputs import select_latents
 from eval_recipes.select.separation import Selection
 from eval_recipes.studies.whisper.settings import GROUPS, WhisperStudy
 from eval_recipes.studies.whisper.states import States
-from saereg_plugin.activations.edits import (
-    AddDirection,
-    AddLatents,
-    Edit,
+from saereg_plugin.activations.edits.changes import AddDirection, AddLatents, Edit
+from saereg_plugin.activations.edits.magnitudes import (
     mean_difference,
     typical_magnitudes,
 )

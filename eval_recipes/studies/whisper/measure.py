@@ -28,7 +28,8 @@ from eval_recipes.studies.whisper.transcripts import (
     Words,
     transcribe,
 )
-from saereg_plugin.activations.edits import Edit, edited
+from saereg_plugin.activations.edits.changes import Edit
+from saereg_plugin.activations.edits.context import edited
 from saereg_plugin.owned_folder import OwnedFolder
 
 THRESHOLD_SILENCE = 0.6

@@ -14,7 +14,8 @@ from sae_lens import SAE
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.whisper.conditions import Edits, heldout_conditions
 from eval_recipes.studies.whisper.measure import Measurement, Store, measure_all, tune
-from eval_recipes.studies.whisper.report import FILES, Measured, write_report
+from eval_recipes.studies.whisper.measured import Measured
+from eval_recipes.studies.whisper.report import FILES, write_report
 from eval_recipes.studies.whisper.settings import (
     GROUPS,
     STUDY,
