@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eval_recipes.running.evaluate import evaluate as evaluate
     from eval_recipes.running.run import Outcome as Outcome
     from eval_recipes.running.run import run_evals as run_evals
+    from eval_recipes.select.inputs import select_latents as select_latents
     from eval_recipes.steering.plots import plot_steering as plot_steering
     from eval_recipes.tables.plots import plot_pareto as plot_pareto
     from eval_recipes.tables.table import results_table as results_table
@@ -47,6 +48,7 @@ _PLACES = {
     "plot_unstable_overlap": "width_control.plots",
     "results_table": "tables.table",
     "run_evals": "running.run",
+    "select_latents": "select.inputs",
     "write_report": "report.page",
 }
 """Module of each public name."""

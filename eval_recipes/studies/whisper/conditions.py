@@ -73,20 +73,36 @@ NONE = Condition()
 
 @dataclass(frozen=True)
 class Tuned:
-    """Chosen strength and number of latents; 0 latents for the mean difference."""
+    """
+    Chosen strength and number of latents.
+
+    Attributes:
+        alpha: strength.
+        count: number of latents; 0 for the mean difference.
+        tried: strengths that were tried with this number of latents.
+    """
 
     alpha: float
     count: int
+    tried: tuple[float, ...] = ()
 
 
-def grid(study: WhisperStudy, point: str, group: str | None) -> list[Condition]:
-    """Return the settings to tune: those of a group's first SAE, or of the mean difference."""
+def families(
+    study: WhisperStudy, point: str, group: str | None
+) -> list[list[Condition]]:
+    """
+    Return the settings to tune, a list of ascending strengths per number of latents.
+
+    They are those of a group's first SAE; without a group, of the mean difference.
+    """
     if group is None:
-        return [Condition("mean difference", point, alpha=a) for a in study.alphas]
+        return [[Condition("mean difference", point, alpha=a) for a in study.alphas]]
     return [
-        Condition("latents", point, group, study.seeds[0], alpha, count)
+        [
+            Condition("latents", point, group, study.seeds[0], alpha, count)
+            for alpha in study.alphas
+        ]
         for count in study.counts
-        for alpha in study.alphas
     ]
 
 
@@ -96,9 +112,8 @@ def heldout_conditions(
     """
     Return what is measured on held-out clips, each once; ``tuned`` is by point and group.
 
-    At every point: the tuned mean difference, the tuned latents of every SAE, and random
-    controls. At the last point also other strengths and other numbers of latents, of the first
-    seed.
+    At every point: the tuned mean difference and the tuned latents of every SAE. At the last
+    point also random controls, and other strengths and numbers of latents of the first seed.
     """
     found: dict[Condition, None] = {NONE: None}
     for point in reversed(study.points):
@@ -142,23 +157,38 @@ def _tuned_conditions(
     yield Condition("mean difference", point, alpha=tuned[point, None].alpha)
     for group in GROUPS:
         yield from tuned_latents(study, point, group, tuned[point, group])
-    for kind in ("random direction", "random latents"):
-        yield from controls(study, kind, point, tuned[point, GROUPS[0]])
+    if point == study.last:
+        for kind in ("random direction", "random latents"):
+            yield from controls(study, kind, point, tuned[point, GROUPS[0]])
 
 
 def _curves(
     study: WhisperStudy, tuned: dict[tuple[str, str | None], Tuned]
 ) -> Iterator[Condition]:
     """Yield other strengths and numbers of latents at the last point."""
-    point = study.last
-    yield from grid(study, point, None)
-    for group in GROUPS:
-        best = tuned_latents(study, point, group, tuned[point, group])[0]
-        yield from (replace(best, alpha=alpha) for alpha in study.alphas)
-    best = tuned_latents(study, point, GROUPS[0], tuned[point, GROUPS[0]])[0]
-    yield from (replace(best, count=count) for count in study.counts)
-    random = controls(study, "random direction", point, tuned[point, GROUPS[0]])[0]
-    yield from (replace(random, alpha=alpha) for alpha in study.alphas)
+    for _, conditions in curves(study, tuned):
+        yield from conditions
+    best = tuned[study.last, GROUPS[0]]
+    plain = tuned_latents(study, study.last, GROUPS[0], best)[0]
+    yield from (replace(plain, count=count) for count in study.counts)
+
+
+def curves(
+    study: WhisperStudy, tuned: dict[tuple[str, str | None], Tuned]
+) -> list[tuple[str, list[Condition]]]:
+    """Return title and conditions of each edit over the strengths tried at the last point."""
+    point, best = study.last, tuned[study.last, GROUPS[0]]
+    difference = Condition("mean difference", point)
+    latents = tuned_latents(study, point, GROUPS[0], best)[0]
+    random = controls(study, "random direction", point, best)[0]
+    tried = (
+        (difference, tuned[point, None].tried),
+        *((c, best.tried) for c in (latents, random)),
+    )
+    return [
+        (condition.kind, [replace(condition, alpha=alpha) for alpha in alphas])
+        for condition, alphas in tried
+    ]
 
 
 class Edits:
@@ -292,4 +322,6 @@ def best_setting(
         best = min(allowed, key=lambda one: (one[1], one[0].alpha, one[0].count))
     else:
         best = min(tried, key=lambda one: (one[2], one[1]))
-    return Tuned(best[0].alpha, best[0].count)
+    chosen = best[0]
+    strengths = {one.alpha for one, _, _ in tried if one.count == chosen.count}
+    return Tuned(chosen.alpha, chosen.count, tuple(sorted(strengths)))

@@ -18,7 +18,7 @@ from eval_recipes.studies.whisper.conditions import (
     Edits,
     Tuned,
     best_setting,
-    grid,
+    families,
 )
 from eval_recipes.studies.whisper.settings import GROUPS, WhisperStudy
 from eval_recipes.studies.whisper.states import States, finish_encoder
@@ -211,13 +211,15 @@ def tune(
     plain = _tried(measurement, Condition(), noise, speech, store)
     most = plain[2] + measurement.study.allowed_wer
     chosen: dict[tuple[str, str | None], Tuned] = {}
-    for point in measurement.study.points:
+    for point in reversed(measurement.study.points):
         for group in (None, *GROUPS):
             progress(f"Tuning {group or 'the mean difference'} at {point}.")
-            tried = [
-                _tried(measurement, condition, noise, speech, store)
-                for condition in grid(measurement.study, point, group)
-            ]
+            tried: list[tuple[Condition, float, float]] = []
+            for family in families(measurement.study, point, group):
+                for condition in family:
+                    tried.append(_tried(measurement, condition, noise, speech, store))
+                    if tried[-1][2] > measurement.study.hopeless_wer:
+                        break
             chosen[point, group] = best_setting(tried, most_wer=most)
     return chosen
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from eval_recipes.studies.whisper.conditions import (
     Condition,
     Tuned,
     controls,
+    curves,
     tuned_latents,
 )
 from eval_recipes.studies.whisper.rates import (
@@ -109,12 +110,14 @@ class Measured:
 
     def arms(self, point: str) -> list[Arm]:
         """All tuned edits at a point, without the plain model."""
-        return [
+        found = [
             self.difference(point),
             *(self.latents(point, group) for group in GROUPS),
-            self.control("random direction", point),
-            self.control("random latents", point),
         ]
+        if point == self.study.last:
+            kinds = ("random direction", "random latents")
+            found += [self.control(kind, point) for kind in kinds]
+        return found
 
 
 def write_report(measured: Measured, out: Path) -> Path:
@@ -284,31 +287,11 @@ Point = tuple[float, Interval, Interval]
 """Strength, hallucination rate and word error rate."""
 
 
-def curves(measured: Measured, rule: Rule) -> dict[str, list[Point]]:
+def curve_points(measured: Measured, rule: Rule) -> dict[str, list[Point]]:
     """Return the curve of each edit at the last point over strengths, of the first seed."""
-    study, point = measured.study, measured.study.last
-    best = {
-        group: tuned_latents(study, point, group, measured.tuned[point, group])[0]
-        for group in GROUPS
-    }
-    random = controls(
-        study, "random direction", point, measured.tuned[point, GROUPS[0]]
-    )[0]
-    families: dict[str, Callable[[float], Condition]] = {
-        "mean difference": lambda alpha: Condition(
-            "mean difference", point, alpha=alpha
-        )
-    }
-    for title, condition in (
-        *((f"latents, {group}", one) for group, one in best.items()),
-        ("random direction", random),
-    ):
-        families[title] = lambda alpha, of=condition: dataclasses.replace(
-            of, alpha=alpha
-        )
     return {
-        title: [_curve_point(measured, make(alpha), rule) for alpha in study.alphas]
-        for title, make in families.items()
+        title: [_curve_point(measured, condition, rule) for condition in conditions]
+        for title, conditions in curves(measured.study, measured.tuned)
     }
 
 
@@ -322,7 +305,7 @@ def _curve_table(measured: Measured) -> str:
     rows = [
         [title, digits(alpha), rule, cell(rate), cell(wer)]
         for rule in RULES
-        for title, points in curves(measured, rule).items()
+        for title, points in curve_points(measured, rule).items()
         for alpha, rate, wer in points
     ]
     return f"{markdown_table(heads, rows)}\n\n{_count_table(measured)}"
@@ -375,7 +358,7 @@ def _draw_curves(measured: Measured, rule: Rule, ax: Axes) -> None:
     seed = measured.study.seed
     plain = measured.plain
     start = (plain.wer(rule, seed).value, plain.rate(rule, seed).value)
-    for title, points in curves(measured, rule).items():
+    for title, points in curve_points(measured, rule).items():
         wers = [start[0], *(wer.value for _, _, wer in points)]
         rates = [start[1], *(rate.value for _, rate, _ in points)]
         ax.plot(wers, rates, marker="o", markersize=3, label=title)

@@ -59,8 +59,8 @@ class WhisperStudy:
     batch_size: Positive = 1024
     """Frames of an optimiser step."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    alphas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
-    """Strengths, in typical magnitudes of latents or in mean differences."""
+    alphas: tuple[float, ...] = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0)
+    """Strengths, in typical magnitudes of latents or in mean differences, ascending."""
     counts: tuple[int, ...] = (10, 25, 50)
     """Numbers of edited latents."""
     draws: Positive = 3
@@ -69,7 +69,7 @@ class WhisperStudy:
     """Fewest and most words of a prompt."""
     training_speech: Positive = 60
     """Prompts behind mean difference and the choice of latents."""
-    tuning_clips: Positive = 32
+    tuning_clips: Positive = 24
     """Clips of each kind, of these, that choose strength and number of latents."""
     heldout_speech: Positive = 60
     """Prompts behind word error rates."""
@@ -81,6 +81,8 @@ class WhisperStudy:
     """Most new tokens of a clip without speech."""
     allowed_wer: Annotated[float, Field(ge=0)] = 0.02
     """Rise of the word error rate on the tuning prompts that a setting may cost."""
+    hopeless_wer: Annotated[float, Field(ge=0)] = 0.5
+    """Word error rate on the tuning prompts from which no larger strength is tried."""
     batch_clips: Positive = 16
     """Clips in one pass of the decoder."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -30,7 +30,7 @@ TEXTS = [f"w{n} w{n + 3} w{2 * n}" for n in range(1, 14)]
 def text_sae() -> TopKSAE:
     torch.manual_seed(1)
     metadata = SAEMetadata(
-        model_name="tiny", hook_name="blocks.0.hook_resid_post", prepend_bos=True
+        model_name="tiny", hook_name="blocks.0.hook_resid_post", prepend_bos=False
     )
     sae = TopKSAE(TopKSAEConfig(d_in=WIDTH, d_sae=64, k=5, metadata=metadata))
     sae.W_enc.data = torch.randn(WIDTH, 64)
@@ -39,7 +39,7 @@ def text_sae() -> TopKSAE:
 
 def test_passes_over_texts_are_those_of_the_contrast() -> None:
     torch.manual_seed(0)
-    model = LanguageModel("tiny", "plain", PlainBackend(llama()), tokenizer(bos=False))
+    model = LanguageModel("tiny", "plain", PlainBackend(llama()), tokenizer())
     sae = text_sae()
     passes = list(text_passes(model, sae, TEXTS * 2))
     assert torch.cat([one.inputs for one in passes]).tolist() == list(range(26))

@@ -15,6 +15,7 @@ from torch import Tensor
 from eval_recipes.studies.whisper import measure
 from eval_recipes.studies.whisper.conditions import (
     Condition,
+    Tuned,
     best_setting,
     heldout_conditions,
 )
@@ -247,7 +248,7 @@ def check_results(results: dict[str, Any]) -> None:
 def test_held_out_conditions_are_each_measured_once(folder: Path, data: Path) -> None:
     study = small(folder, data)
     tuned = {
-        (point, group): measure.Tuned(2.0, 0 if group is None else 4)
+        (point, group): Tuned(2.0, 0 if group is None else 4, (0.5, 2.0))
         for point in POINTS
         for group in (None, "none", "l2")
     }
@@ -265,8 +266,8 @@ def test_the_best_setting_keeps_words_right() -> None:
         (Condition("latents", alpha=3.0, count=10), 0.0, 0.40),
         (Condition("latents", alpha=1.5, count=25), 0.1, 0.04),
     ]
-    assert best_setting(tried, most_wer=0.05) == measure.Tuned(1.5, 25)
-    assert best_setting(tried, most_wer=0.01) == measure.Tuned(1.0, 10)
+    assert best_setting(tried, most_wer=0.05) == Tuned(1.5, 25, (1.5,))
+    assert best_setting(tried, most_wer=0.01) == Tuned(1.0, 10, (1.0, 2.0, 3.0))
 
 
 def rows(*given: tuple[str, bool, float, float]) -> list[dict[str, Any]]:
