@@ -35,8 +35,9 @@ from eval_recipes.commands.push import push
 from eval_recipes.commands.results import plot, report, show, table
 from eval_recipes.commands.run import run
 from eval_recipes.commands.schemas import schemas
+from eval_recipes.commands.select import select
 from eval_recipes.commands.speed import speed
-from eval_recipes.commands.study import study
+from eval_recipes.commands.studies.study import study
 from eval_recipes.commands.train import train
 
 # torch and SAELens take many seconds to import; commands import what they use, so that
@@ -74,7 +75,7 @@ def _settings(
 
 
 _COMMANDS = (
-    *(train, cache, run, push, table, plot, report),
+    *(train, cache, run, select, push, table, plot, report),
     *(speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:

@@ -5,6 +5,9 @@ Importing this package registers every architecture with SAELens, once, and ever
 regulariser and mechanic that is imported here.
 """
 
+from saereg_plugin.activations.arrays import ArraySource as ArraySource
+from saereg_plugin.activations.cache import open_cache as open_cache
+from saereg_plugin.activations.cache import write_cache as write_cache
 from saereg_plugin.activations.edits import AddDirection as AddDirection
 from saereg_plugin.activations.edits import AddLatents as AddLatents
 from saereg_plugin.activations.edits import ScaleLatents as ScaleLatents

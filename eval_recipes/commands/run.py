@@ -46,7 +46,7 @@ def run(
         Option(
             metavar="NAMES",
             help=f"Evaluations, by commas or repetition: {', '.join(RECIPES)}.",
-            show_default="core,cross_seed",
+            show_default="core,cross_seed; without a language model cross_seed,examples",
             rich_help_panel=_EVALUATION,
         ),
     ] = None,
@@ -73,10 +73,21 @@ def run(
             rich_help_panel=_DATA,
         ),
     ] = None,
+    source: Annotated[
+        str | None,
+        Option(
+            metavar="PATH",
+            help="SAEs on other activations than a language model's: a cache of held-out "
+            "activations, or arrays of them.",
+            show_default="the held-out part of the SAEs' own source",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     heldout_tokens: Annotated[
         int,
         Option(
-            help="Tokens for explained variance, L0 and alive latents.",
+            help="Tokens, or rows of other activations, for explained variance, L0 and alive "
+            "latents.",
             rich_help_panel=_EVALUATION,
         ),
     ] = 65_536,
@@ -242,7 +253,7 @@ def run(
     from eval_recipes.running.check import checked_data
     from eval_recipes.running.context import ModelCache, RunContext, resolve_dtype
     from eval_recipes.running.corpus import choose_corpus
-    from eval_recipes.running.evaluate import DEFAULT_EVALS
+    from eval_recipes.running.evaluate import default_evals
     from eval_recipes.running.options import read_options
     from eval_recipes.running.run import run_evals, subjects_of
     from saereg_plugin.errors import InputError
@@ -250,7 +261,6 @@ def run(
     from saereg_plugin.releases.opening import open_release
 
     console = open_console(soft_wrap=False)
-    names: list[str] = [*DEFAULT_EVALS] if evals is None else listed(evals)
     flags = {
         "judge_model": judge_model,
         "judge_base_url": judge_base_url,
@@ -258,6 +268,14 @@ def run(
     }
     if fresh and resume:
         raise InputError("--fresh and --resume exclude each other; give one.")
+    release = open_release(sae_release, allow_pickle=allow_pickle)
+    subjects = subjects_of(
+        release,
+        patterns=listed(sae_id),
+        group_by=group_by,
+        allow_pickle=allow_pickle,
+    )
+    names = [*default_evals(subjects)] if evals is None else listed(evals)
     if offline:
         corpus, data = offline_sources(names, corpus, data, flags)
     given = [
@@ -272,15 +290,10 @@ def run(
 
         require_page(out / PAGE)
     place = resolve_device(device)
-    release = open_release(sae_release, allow_pickle=allow_pickle)
     context = RunContext(
-        subjects=subjects_of(
-            release,
-            patterns=listed(sae_id),
-            group_by=group_by,
-            allow_pickle=allow_pickle,
-        ),
+        subjects=subjects,
         out=out,
+        source=source,
         heldout_tokens=heldout_tokens,
         dtype=resolve_dtype(llm_dtype, place),
         device=place,

@@ -21,8 +21,8 @@ def speed(
     suite: Annotated[
         list[str] | None,
         Option(
-            help="training, memory, variants, growth, streams, steering; and by name only: evaluations "
-            "(half an hour), matching (half an hour), matching-large (quarter of an hour). "
+            help="training, memory, variants, growth, streams, steering, activations; and by name "
+            "only: evaluations (half an hour), matching (half an hour), matching-large (quarter of an hour). "
             "By commas or repetition."
         ),
     ] = None,

@@ -35,6 +35,7 @@ class CrossSeedEvaluation(Evaluation[CrossSeedEvalConfig]):
     Options = CrossSeedEvalConfig
     Output = CrossSeedEvalOutput
     over_groups = True
+    any_source = True
     reads_text = True
     bytes_per_latent = 10
     side_files = (TABLE_SUFFIX,)

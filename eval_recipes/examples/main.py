@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from sae_lens import SAE
 from torch import Tensor
 
+from eval_recipes.examples.inputs import (
+    MOST_VALUES,
+    ROWS,
+    InputTally,
+    bytes_per_latent,
+)
 from eval_recipes.examples.logits import (
     ExtremeLogits,
     extreme_logits,
@@ -27,17 +35,37 @@ from eval_recipes.examples.output import (
     FiringMetrics,
     firing_figures,
 )
-from eval_recipes.examples.reader import EVAL, TABLE_SUFFIX
-from eval_recipes.examples.table import examples_table
-from eval_recipes.examples.tally import ExamplesTally, bytes_per_latent
+from eval_recipes.examples.pictures import inputs_table, kind_of_inputs, thumbnail
+from eval_recipes.examples.reader import (
+    EVAL,
+    INPUTS,
+    INPUTS_SUFFIX,
+    TABLE_SUFFIX,
+    TEXT,
+)
+from eval_recipes.examples.table import (
+    chosen_examples,
+    examples_table,
+    input_examples,
+    text_examples,
+)
+from eval_recipes.examples.tally import ExamplesTally
+from eval_recipes.examples.tally import bytes_per_latent as text_bytes
 from eval_recipes.results.files import base_fields, unstructured
 from eval_recipes.results.metrics import flat
-from eval_recipes.results.sidecar import StoredTable
+from eval_recipes.results.sidecar import SideTable, StoredTable
 from eval_recipes.results.subject import Failure, Subject
-from eval_recipes.running.activation_source import read_model
+from eval_recipes.running.activation_source import (
+    other_rows,
+    place_of,
+    read_model,
+    reads_other,
+)
+from eval_recipes.running.check import metadata_of, read_config
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
-from eval_recipes.running.heldout_pass import Passed, tally_heldout
+from eval_recipes.running.heldout_pass import tally_heldout
+from eval_recipes.running.passes import Passed
 from saereg_plugin.sources.models import LanguageModel
 
 Spelling = Callable[[NDArray[np.integer[Any]]], list[str]]
@@ -47,16 +75,18 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
     """
     Density, histogram, logits and examples of every latent of every SAE.
 
-    The model runs along the text once for all SAEs on a hook.
+    The model runs along the text once for all SAEs on a hook, and along other inputs once for
+    all SAEs on its points.
     """
 
     name = EVAL
     summary = "what each latent fires on, how often, and which tokens it promotes"
     Options = ExamplesEvalConfig
     Output = ExamplesEvalOutput
+    any_source = True
     reads_text = True
     bytes_per_latent = 200
-    side_files = (TABLE_SUFFIX,)
+    side_files = (TABLE_SUFFIX, INPUTS_SUFFIX)
     from_run = {
         "random_seed": "seed",
         "corpus": "corpus",
@@ -70,10 +100,12 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
     def opened(
         self, context: RunContext, options: ExamplesEvalConfig
     ) -> Iterator[None]:
-        """Keep the folded unembedding of the last model, which most SAEs share."""
+        """Keep the folded unembedding of the last model, and thumbnails, which SAEs share."""
         self.unembedding = lru_cache(maxsize=1)(folded_unembedding)
+        self.picture = lru_cache(maxsize=None)(thumbnail)
         yield
         self.unembedding.cache_clear()
+        self.picture.cache_clear()
 
     def evaluate_all(
         self, context: RunContext, options: ExamplesEvalConfig
@@ -85,62 +117,91 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
             context, batch_size_prompts=options.contexts_at_once
         )
 
-        def finish(tally: _NamedTally, passed: Passed) -> None:
+        def start(sae_id: str, sae: SAE[Any]) -> ExamplesTally:
+            other = reads_other(context, _metadata(sae))
+            tally = (InputTally if other else ExamplesTally)(sae, options)
+            tally.sae_id = sae_id
+            return tally
+
+        def finish(tally: ExamplesTally, passed: Passed) -> None:
             subject = subjects[tally.sae_id]
-            output = self._output(fixed, subject, tally, passed)
-            self.write(context, subject, output)
+            make = self._of_text if passed.inputs is None else self._of_inputs
+            self.write(context, subject, make(fixed, subject, tally, passed))
 
         with self.opened(context, options):
             _, causes = tally_heldout(
                 fixed,
                 context.subjects,
-                lambda sae_id, sae: _NamedTally(sae_id, sae, options),
+                start,
                 finish,
-                bytes_per_latent=bytes_per_latent(options),
+                bytes_per_latent=_bytes_per_latent(context, options),
             )
         return [self.failure(subjects[sae_id], causes[sae_id]) for sae_id in causes]
 
-    def _output(
+    def _of_text(
         self,
         context: RunContext,
         subject: Subject,
-        tally: _NamedTally,
+        tally: ExamplesTally,
         passed: Passed,
     ) -> TableOutput:
         sae, options = tally.sae, tally.options
         source, model = read_model(context, sae)
+        chosen, spelling = chosen_examples(tally), _spelling(model.tokenizer)
         n_tokens = int(passed.kept.count.sum())
-        logits = self._logits(sae, model, options.n_logits)
         table = examples_table(
             tally,
-            passed.tokens,
+            chosen,
+            text_examples(tally, chosen, passed.tokens, spelling),
             n_tokens=n_tokens,
-            logits=logits,
-            spelling=_spelling(model.tokenizer),
+            logits=self._logits(sae, model, options.n_logits),
+            spelling=spelling,
             subject=subject,
-            kind="text",
+            kind=TEXT,
             model=source.model_name,
             hook_name=source.hook_name,
             context_size=source.context_size,
             dtype=context.dtype,
             **_told(options),
         )
-        density = table["density"].to_numpy()
+        return _result(subject, tally, table, n_tokens)
 
-        def build(stored: StoredTable) -> ExamplesEvalOutput:
-            return ExamplesEvalOutput(
-                **base_fields(subject, sae),
-                eval_config=options,
-                eval_result_metrics=ExamplesMetricCategories(
-                    firing=FiringMetrics(
-                        **flat(firing_figures(density, options)), n_tokens=n_tokens
-                    )
-                ),
-                eval_result_details=[],
-                eval_result_unstructured=unstructured(subject, latents=stored.about),
-            )
-
-        return TableOutput(TABLE_SUFFIX, table, build)
+    def _of_inputs(
+        self,
+        context: RunContext,
+        subject: Subject,
+        tally: ExamplesTally,
+        passed: Passed,
+    ) -> TableOutput:
+        inputs, options = passed.inputs, tally.options
+        assert inputs is not None and isinstance(tally, InputTally)
+        point = place_of(context, tally.sae).point
+        named = inputs.source.metadata(point)
+        chosen, n_rows = chosen_examples(tally), int(passed.kept.count.sum())
+        table = examples_table(
+            tally,
+            chosen,
+            input_examples(tally, chosen, inputs),
+            n_tokens=n_rows,
+            logits=no_logits(len(tally.sums)),
+            spelling=_no_texts,
+            subject=subject,
+            kind=kind_of_inputs(inputs.source),
+            model=named.get("model_name"),
+            hook_name=point,
+            context_size=passed.context_size,
+            dtype=context.dtype,
+            grid=tally.shape,
+            **{**_told(options), "corpus": named.get("dataset_path")},
+        )
+        shown = inputs_table(
+            inputs,
+            np.unique(chosen.found.token // ROWS),
+            point=point,
+            picture=partial(self.picture, inputs.source, point),
+            subject=subject,
+        )
+        return _result(subject, tally, table, n_rows, {INPUTS: shown})
 
     def _logits(self, sae: SAE[Any], model: LanguageModel, n: int) -> ExtremeLogits:
         if n == 0 or not writes_to_residual(sae, model):
@@ -148,12 +209,49 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
         return extreme_logits(_directions(sae), self.unembedding(model), n)
 
 
-class _NamedTally(ExamplesTally):
-    """A tally that knows its SAE's id."""
+def _result(
+    subject: Subject,
+    tally: ExamplesTally,
+    table: pa.Table,
+    n_rows: int,
+    further: Mapping[SideTable, pa.Table] = MappingProxyType({}),
+) -> TableOutput:
+    """Return the result of one SAE with its table, and ``further`` tables next to it."""
+    options, density = tally.options, table["density"].to_numpy()
 
-    def __init__(self, sae_id: str, sae: SAE[Any], options: ExamplesEvalConfig) -> None:
-        super().__init__(sae, options)
-        self.sae_id = sae_id
+    def build(stored: StoredTable) -> ExamplesEvalOutput:
+        tables = {side.field: stored.further[side.ending] for side in further}
+        return ExamplesEvalOutput(
+            **base_fields(subject, tally.sae),
+            eval_config=options,
+            eval_result_metrics=ExamplesMetricCategories(
+                firing=FiringMetrics(
+                    **flat(firing_figures(density, options)), n_tokens=n_rows
+                )
+            ),
+            eval_result_details=[],
+            eval_result_unstructured=unstructured(
+                subject, latents=stored.about, **tables
+            ),
+        )
+
+    more = {side.ending: one for side, one in further.items()}
+    return TableOutput(TABLE_SUFFIX, table, build, more)
+
+
+def _bytes_per_latent(context: RunContext, options: ExamplesEvalConfig) -> int:
+    """Return the memory that a tally takes for each latent, of SAEs that differ the most."""
+    sizes = [text_bytes(options)]
+    for subject in context.subjects:
+        config = read_config(subject)
+        if reads_other(context, metadata_of(config)):
+            rows = other_rows(context, metadata_of(config), d_in=int(config["d_in"]))
+            sizes.append(bytes_per_latent(options, rows or MOST_VALUES))
+    return max(sizes)
+
+
+def _metadata(sae: SAE[Any]) -> Any:
+    return sae.cfg.metadata
 
 
 def _told(options: ExamplesEvalConfig) -> dict[str, Any]:
@@ -171,6 +269,10 @@ def _directions(sae: SAE[Any]) -> Tensor:
         tiny = float(np.finfo(np.float32).tiny)
         return rows / rows.norm(dim=1, keepdim=True).clamp(min=tiny)
     return rows
+
+
+def _no_texts(ids: NDArray[np.integer[Any]]) -> list[str]:
+    return [""] * len(ids)
 
 
 def _spelling(tokenizer: Any) -> Spelling:

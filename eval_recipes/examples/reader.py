@@ -17,9 +17,13 @@ The table has a row per latent, in the order of the ids. Columns:
     ``position``: the fields of ``Example``.
 
 The schema's metadata hold one JSON object under ``saereg``: ``release``, ``sae_id``, ``group``,
-``seed`` and the settings: ``kind`` ("text": what an example is made of; images and audio frames
-would be other kinds with the same columns), ``model``, ``hook_name``, ``corpus``, ``tokens``,
-``context_size``, ``bands`` and others.
+``seed`` and the settings: ``kind`` of the examples ("text", "images", "clips" or "inputs"),
+``model``, ``hook_name``, ``corpus``, ``tokens`` (or rows), ``context_size``, ``bands`` and others.
+
+Of other kinds than text, an example is an input: ``context`` is its number, ``tokens`` is empty,
+``values`` are its rows' activations, and ``grid`` in the metadata is the shape of patches. A
+second table next to the result has each input that is shown once: ``input`` (its number),
+``title``, ``label``, ``rows``, ``seconds`` of a clip, ``picture`` (PNG or JPEG).
 """
 
 from __future__ import annotations
@@ -38,7 +42,12 @@ from saereg_plugin.errors import InputError, suggest
 EVAL = "examples"
 TABLE_SUFFIX = "_examples.parquet"
 TOP = "top"
-"""Band of the contexts with the largest activations."""
+"""Band of the contexts or inputs with the largest activations."""
+LOWEST = "lowest"
+"""Band of the inputs with the lowest activations above 0; text has none."""
+TEXT = "text"
+"""Kind of examples of a language model."""
+INPUTS_SUFFIX = "_inputs.parquet"
 
 SCALARS = ("latent", "active", "density", "mean_activation", "max_activation")
 _LISTS = (
@@ -55,26 +64,61 @@ EXAMPLES = SideTable(
     "Table of examples", EVAL, "latents", TABLE_SUFFIX, (*SCALARS, *_LISTS)
 )
 """One row per latent."""
+INPUTS = SideTable(
+    "Table of inputs",
+    EVAL,
+    "inputs",
+    INPUTS_SUFFIX,
+    ("input", "title", "label", "rows", "seconds", "picture"),
+)
+"""One row per input that is an example."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image, a clip or an item of arrays."""
+
+    input: int
+    """Its number in the held-out data, from 0."""
+    title: str
+    label: str | None
+    """Name of its class."""
+    rows: int
+    seconds: float | None
+    """Of a clip, as far as the model hears it."""
+    picture: bytes | None
+    """PNG or JPEG of an image as the model sees it, at most 128 pixels wide and high."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A place at which a latent fires, with the text around it."""
+    """A place at which a latent fires: the text around it, or the input."""
 
     band: str
-    """"top", or a quantile band such as "75-100 %"."""
+    """"top", a quantile band such as "75-100 %", or "lowest"."""
     activation: float
     """At the peak."""
     peak: int
-    """Index of the peak in ``tokens``: the token that the example was chosen for."""
+    """Index of the peak in ``values``: what the example was chosen for."""
     tokens: list[str]
-    """The context around the peak."""
+    """The context around the peak; empty for other inputs than text."""
     values: list[float]
-    """Activation at each token; 0 at special tokens, which count nowhere."""
+    """Activation at each token or row; 0 at special tokens, which count nowhere. Rows of a
+    long input are joined, and the largest of them stays."""
     context: int
-    """Number of the context in the held-out text, from 0."""
+    """Number of the context in the held-out text, or of the input, from 0."""
     position: int
-    """Of the peak in the context."""
+    """Of the peak in the context, or its row."""
+    input: Input | None = None
+    """None for text."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of a clip that one of ``values`` stands for."""
+        if self.input is None or self.input.seconds is None:
+            return None
+        joined = -(-self.input.rows // max(1, len(self.values)))
+        return self.input.seconds / max(1, self.input.rows) * joined
 
 
 @dataclass(frozen=True)
@@ -85,7 +129,7 @@ class LatentExamples:
     active: int
     """Tokens on which it fires."""
     tokens: int
-    """Tokens that were read; special ones are left out."""
+    """Tokens or rows that were read; special ones are left out."""
     density: float
     """``active / tokens``."""
     mean_activation: float | None
@@ -101,6 +145,10 @@ class LatentExamples:
     """Tokens whose logits it lowers most, lowest first."""
     examples: list[Example]
     """Top examples by activation, then the bands from the highest to the lowest."""
+    kind: str = TEXT
+    """Of the examples: text, images, clips or inputs."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the patches in an example's ``values``."""
 
 
 class SAEExamples:
@@ -111,7 +159,7 @@ class SAEExamples:
         InputError: if the table does not name its SAE.
     """
 
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: Any, inputs: Any = None) -> None:
         stored = (table.schema.metadata or {}).get(b"saereg", b"{}")
         self.settings: dict[str, Any] = json.loads(stored)
         """Release, group, seed, model, text, tokens and sizes of the run."""
@@ -122,6 +170,20 @@ class SAEExamples:
             )
         self.sae_id = str(self.settings["sae_id"])
         self._table = table
+        rows = [] if inputs is None else inputs.to_pylist()
+        self.inputs: dict[int, Input] = {row["input"]: Input(**row) for row in rows}
+        """What the examples show, by number; empty for text."""
+
+    @property
+    def kind(self) -> str:
+        """Of the examples: text, images, clips or inputs."""
+        return str(self.settings.get("kind", TEXT))
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the patches in an example's ``values``."""
+        found = self.settings.get("grid")
+        return None if found is None else (int(found[0]), int(found[1]))
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -152,7 +214,12 @@ class SAEExamples:
             bottom_logits=list(
                 zip(row["bottom_tokens"], row["bottom_logits"], strict=True)
             ),
-            examples=[Example(**example) for example in row["examples"]],
+            examples=[
+                Example(**example, input=self.inputs.get(example["context"]))
+                for example in row["examples"]
+            ],
+            kind=self.kind,
+            grid=self.grid,
         )
 
 
@@ -169,14 +236,25 @@ def read_examples(path: str | Path, sae_id: str | None = None) -> SAEExamples:
     """
     path = Path(path)
     is_file = path.suffix in (".json", ".parquet") and not path.is_dir()
-    found = EXAMPLES.read_table(path if is_file else _result(path, sae_id))
-    opened = SAEExamples(found)
+    place = path if is_file else _result(path, sae_id)
+    opened = _opened(place)
     if sae_id not in (None, opened.sae_id):
         raise InputError(
             f"{str(path)!r} holds the examples of SAE {opened.sae_id!r}; expected "
             f"{sae_id!r}. Name the results folder instead."
         )
     return opened
+
+
+def _opened(path: Path) -> SAEExamples:
+    """Open a table of examples, given its own path or its result's, with that of its inputs."""
+    table = EXAMPLES.read_table(path)
+    opened = SAEExamples(table)
+    if opened.kind == TEXT:
+        return opened
+    if path.name.endswith(TABLE_SUFFIX):
+        path = path.with_name(path.name.removesuffix(TABLE_SUFFIX) + INPUTS_SUFFIX)
+    return SAEExamples(table, INPUTS.read_table(path))
 
 
 def example_results(folder: Path) -> dict[Path, str]:

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from eval_recipes.examples.reader import (
+    TEXT,
     Example,
     LatentExamples,
     SAEExamples,
@@ -21,7 +22,8 @@ def show_latent(path: str | Path, sae_id: str | None, latent: int) -> str:
     """
     Return density, histogram, logits and examples of one latent as text.
 
-    The peak of an example is between » and «.
+    The peak of an example is between » and «. Of an image or a clip that is its title, and
+    where in it the latent fires most.
 
     Raises:
         InputError: see ``read_examples`` and ``SAEExamples.latent``.
@@ -34,13 +36,15 @@ def show_latent(path: str | Path, sae_id: str | None, latent: int) -> str:
 def _head(opened: SAEExamples) -> Iterator[str]:
     settings = opened.settings
     yield f"SAE {opened.sae_id} of {settings.get('release')}"
-    yield f"{settings.get('hook_name')} of {settings.get('model')}, text {settings.get('corpus')}"
+    what = "text" if opened.kind == TEXT else opened.kind
+    yield f"{settings.get('hook_name')} of {settings.get('model')}, {what} {settings.get('corpus')}"
 
 
 def latent_lines(latent: LatentExamples) -> list[str]:
     """Return one latent as lines; line breaks within tokens are shown as ``\\n``."""
+    rows = "tokens" if latent.kind == TEXT else "rows"
     fires = (
-        f"fires on {latent.active:,} of {latent.tokens:,} tokens ({latent.density:.3%})"
+        f"fires on {latent.active:,} of {latent.tokens:,} {rows} ({latent.density:.3%})"
     )
     if latent.mean_activation is None or latent.max_activation is None:
         return [f"Latent {latent.latent}: {fires}", *_logit_lines(latent)]
@@ -51,7 +55,7 @@ def latent_lines(latent: LatentExamples) -> list[str]:
         *_logit_lines(latent),
     ]
     for band, examples in groupby(latent.examples, key=lambda example: example.band):
-        lines += ["", band, *map(_example_line, examples)]
+        lines += ["", band, *(_example_line(one, latent) for one in examples)]
     return lines
 
 
@@ -69,12 +73,27 @@ def _logit_lines(latent: LatentExamples) -> Iterator[str]:
             yield f"logits {name}: {listed}"
 
 
-def _example_line(example: Example) -> str:
+def _example_line(example: Example, latent: LatentExamples) -> str:
+    if example.input is not None:
+        return f"{example.activation:8.3g}  {_line(_titled(example, latent))}"
     before = "".join(example.tokens[: example.peak])
     after = "".join(example.tokens[example.peak + 1 :])
     peak = example.tokens[example.peak]
     text = _line(f"{before}»{peak}«{after}")
     return f"{example.activation:8.3g}  {text}"
+
+
+def _titled(example: Example, latent: LatentExamples) -> str:
+    """Return title, class and number of an input, and the place of its peak."""
+    assert example.input is not None
+    label = "" if example.input.label is None else f", {example.input.label}"
+    named = f"{example.input.title}{label} ({example.context})"
+    if latent.grid is not None:
+        down, right = divmod(example.peak, latent.grid[1])
+        return f"{named}: row {down + 1}, column {right + 1} of the patches"
+    if example.seconds is not None:
+        return f"{named}: at {example.peak * example.seconds:.2f} s"
+    return f"{named}: row {example.position}" if example.input.rows > 1 else named
 
 
 def _line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,12 +10,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval_recipes.examples.inputs import ROWS, InputTally
 from eval_recipes.examples.logits import ExtremeLogits
-from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.pile import Floats, Found, Ints, joined, ranks
-from eval_recipes.examples.reader import EXAMPLES, TOP
+from eval_recipes.examples.reader import EXAMPLES, LOWEST, TOP
 from eval_recipes.examples.tally import ExamplesTally
 from eval_recipes.results.subject import Subject
+from eval_recipes.running.passes import Inputs
 
 _TOP = 0
 """Rank of the top examples' band; the quantile bands follow, the highest first."""
@@ -44,27 +46,25 @@ def chosen_examples(tally: ExamplesTally) -> Chosen:
     """
     Return the examples of an SAE after the last batch.
 
-    Of the drawn tokens, a band shows the first that the top does not show already.
+    Of those drawn, a band shows the first that the top or the lowest do not show already.
     """
     options = tally.options
-    top, drawn = tally.top.found(), tally.drawn.found()
-    drawn = drawn.at(~_is_among(drawn, top))
-    value = _peaks(drawn, options)
-    rank = options.bands - tally.histogram.bands(
-        drawn.latent, value, options.bands or 1
+    top, drawn, lowest = (
+        pile.found() for pile in (tally.top, tally.drawn, tally.lowest)
     )
+    lowest = lowest.at(~_is_among(lowest, top))
+    drawn = drawn.at(~_is_among(drawn, joined([top, lowest])))
+    value = tally.peak_values(drawn)
+    rank = options.bands - tally.ranked.bands(drawn.latent, value, options.bands or 1)
     shown = np.argsort(drawn.latent * (options.bands + 1) + rank, kind="stable")
     drawn, rank = drawn.at(shown), rank[shown]
     first = ranks(drawn.latent * (options.bands + 1) + rank) < options.band_examples
-    every = joined([top, drawn.at(first)])
-    band = np.concatenate([np.full(len(top.key), _TOP), rank[first]])
-    activation = _peaks(every, options)
+    every = joined([top, drawn.at(first), lowest])
+    ends = np.full(len(top.key), _TOP), np.full(len(lowest.key), options.bands + 1)
+    band = np.concatenate([ends[0], rank[first], ends[1]])
+    activation = tally.peak_values(every)
     order = np.lexsort((every.token, -activation, band, every.latent))
     return Chosen(every.at(order), band[order], activation[order])
-
-
-def _peaks(found: Found, options: ExamplesEvalConfig) -> Floats:
-    return found.window[:, options.tokens_before]
 
 
 def _is_among(found: Found, others: Found) -> NDArray[np.bool_]:
@@ -76,7 +76,8 @@ def _is_among(found: Found, others: Found) -> NDArray[np.bool_]:
 
 def examples_table(
     tally: ExamplesTally,
-    tokens: Tensor,
+    chosen: Chosen,
+    examples: Any,
     *,
     n_tokens: int,
     logits: ExtremeLogits,
@@ -89,14 +90,14 @@ def examples_table(
 
     Args:
         tally: after the last batch.
-        tokens: ids of the text, (contexts, tokens).
-        n_tokens: tokens that are not special.
+        chosen: examples of all latents.
+        examples: their column, of ``text_examples`` or ``input_examples``.
+        n_tokens: tokens that are not special, or rows that are no padding.
         logits: of each latent.
         spelling: ids of tokens [n] -> their texts.
         subject: the SAE.
         settings: what else the table says of itself.
     """
-    chosen = chosen_examples(tally)
     active = tally.histogram.counts.sum(1, dtype=np.int64)
     fires = active > 0
     maxima = np.zeros(len(active))
@@ -115,19 +116,24 @@ def examples_table(
         "top_logits": _rows(logits.top),
         "bottom_tokens": _spelled(logits.bottom_ids, spelling),
         "bottom_logits": _rows(logits.bottom),
-        "examples": _examples(chosen, tokens, tally.options, len(active), spelling),
+        "examples": examples,
     }
     return EXAMPLES.of(columns, subject, tokens=n_tokens, **settings)
 
 
-def _examples(
-    chosen: Chosen,
-    tokens: Tensor,
-    options: ExamplesEvalConfig,
-    n_latents: int,
-    spelling: Any,
+def text_examples(
+    tally: ExamplesTally, chosen: Chosen, tokens: Tensor, spelling: Any
 ) -> Any:
-    """Return the list of examples of each latent."""
+    """
+    Return the list of examples of each latent, with the text around them.
+
+    Args:
+        tally: after the last batch.
+        chosen: of all latents.
+        tokens: ids of the text, (contexts, tokens).
+        spelling: ids of tokens [n] -> their texts.
+    """
+    options = tally.options
     size = tokens.shape[1]
     context, position = np.divmod(chosen.found.token, size)
     offsets = np.arange(-options.tokens_before, options.tokens_after + 1)
@@ -147,6 +153,45 @@ def _examples(
         "context": pa.array(context),
         "position": pa.array(position),
     }
+    return _by_latent(fields, chosen, len(tally.sums))
+
+
+def input_examples(tally: InputTally, chosen: Chosen, inputs: Inputs) -> Any:
+    """
+    Return the list of examples of each latent, with the activations of their rows.
+
+    Args:
+        tally: after the last batch.
+        chosen: of all latents.
+        inputs: that the SAE saw.
+    """
+    assert tally.grid is not None
+    place, row = np.divmod(chosen.found.token, ROWS)
+    lengths = inputs.lengths.numpy()[place]
+    shown = -(-lengths // tally.grid.steps(lengths))
+    if tally.grid.is_square:
+        shown = np.full(len(lengths), tally.grid.width)
+    inside = np.arange(tally.grid.width) < shown[:, None]
+    names = pa.array([*band_names(tally.options.bands or 1), LOWEST])
+    no_tokens = pa.ListArray.from_arrays(
+        _offsets(np.zeros(len(place), int)), pa.array([], pa.string())
+    )
+    fields = {
+        "band": pa.DictionaryArray.from_arrays(chosen.band.astype(np.int32), names),
+        "activation": pa.array(chosen.activation),
+        "peak": pa.array(tally.grid.places(row, lengths)),
+        "tokens": no_tokens,
+        "values": pa.ListArray.from_arrays(
+            _offsets(shown), pa.array(chosen.found.window[inside])
+        ),
+        "context": pa.array(inputs.numbers.numpy()[place]),
+        "position": pa.array(row),
+    }
+    return _by_latent(fields, chosen, len(tally.sums))
+
+
+def _by_latent(fields: Mapping[str, Any], chosen: Chosen, n_latents: int) -> Any:
+    """Return examples, which are sorted by latent, as a list for each latent."""
     structs = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
     counts = np.bincount(chosen.found.latent, minlength=n_latents)
     return pa.ListArray.from_arrays(_offsets(counts), structs)

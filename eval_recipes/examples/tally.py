@@ -15,8 +15,8 @@ from eval_recipes.examples.histogram import Histogram
 from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.pile import Floats, Found, Ints, Pile, ranks
 
-_LARGEST_KEY = (1 << 32) - 1
-_OVERHEAD = 1.5 * 3
+LARGEST_KEY = (1 << 32) - 1
+OVERHEAD = 1.5 * 3
 """Of a pile: its slack, and two copies while it is pruned."""
 
 
@@ -24,7 +24,7 @@ def bytes_per_latent(options: ExamplesEvalConfig) -> int:
     """Return the memory that a tally takes for each latent of its SAE, at most."""
     entry = 3 * 8 + 4 * options.width
     kept = options.top_examples + options.drawn
-    return histogram.BYTES + round(_OVERHEAD * kept * entry)
+    return histogram.BYTES + round(OVERHEAD * kept * entry)
 
 
 class _Active(NamedTuple):
@@ -44,6 +44,9 @@ class ExamplesTally:
     batches. A token is active where the activation is above 0. Special tokens count nowhere.
     """
 
+    sae_id: str = ""
+    """Of the SAE, for what is done at the end of the pass."""
+
     def __init__(self, sae: SAE[Any], options: ExamplesEvalConfig) -> None:
         if sae.hook_z_reshaping_mode:
             # the activation store has already joined the heads
@@ -55,6 +58,7 @@ class ExamplesTally:
         self.sums = np.zeros(n_latents)
         self.top = Pile(n_latents, options.top_examples, options.width)
         self.drawn = Pile(n_latents, options.drawn, options.width)
+        self.lowest = Pile(n_latents, 0, options.width)
         self._contexts = 0
 
     def update(self, activations: Tensor, keep: Tensor) -> None:
@@ -65,14 +69,32 @@ class ExamplesTally:
             ValueError: if an activation of a latent is not finite.
         """
         for x, kept in zip(activations, keep, strict=True):
-            latents = self.sae.encode(x.to(self.sae.dtype)).float()
-            if latents.is_sparse:
-                latents = latents.to_dense()
-            latents = latents * kept.to(latents.device)[:, None]
-            if not bool(latents.amax().isfinite()):
-                raise ValueError("its latent activations hold NaN or infinity")
-            self._add(latents)
+            self._add(self.encoded(x, kept))
             self._contexts += 1
+
+    @property
+    def ranked(self) -> Histogram:
+        """Counts of the activations among which examples are in a quantile band."""
+        return self.histogram
+
+    def peak_values(self, found: Found) -> Floats:
+        """Return the activation that each entry was chosen for."""
+        return found.window[:, self.options.tokens_before]
+
+    def encoded(self, x: Tensor, keep: Tensor) -> Tensor:
+        """
+        Return latent activations [rows, d_sae], 0 in rows that do not count.
+
+        Raises:
+            ValueError: if an activation is not finite.
+        """
+        latents = self.sae.encode(x.to(self.sae.dtype)).float()
+        if latents.is_sparse:
+            latents = latents.to_dense()
+        latents = latents * keep.to(latents.device)[:, None]
+        if not bool(latents.amax().isfinite()):
+            raise ValueError("its latent activations hold NaN or infinity")
+        return latents
 
     def _add(self, latents: Tensor) -> None:
         """Add one context, latent activations [tokens, d_sae]."""
@@ -82,11 +104,11 @@ class ExamplesTally:
         self.histogram.add(active.latent, value)
         self.sums += np.bincount(active.latent, value, minlength=len(self.sums))
         first = self._contexts * len(latents)
-        draws = _draws(active.latent, first + active.row, seed=self.options.random_seed)
-        wanted = self.drawn.wants(active.latent, draws)
-        self._keep(self.drawn, active, draws, wanted, latents)
+        drawn = draws(active.latent, first + active.row, seed=self.options.random_seed)
+        wanted = self.drawn.wants(active.latent, drawn)
+        self._keep(self.drawn, active, drawn, wanted, latents)
         # positive floats are in the order of their bits
-        order = _LARGEST_KEY - value.view(np.int32).astype(np.int64)
+        order = LARGEST_KEY - value.view(np.int32).astype(np.int64)
         peaks = _first_lowest(active.latent, order, self.top)
         self._keep(self.top, active, order, peaks, latents)
 
@@ -126,7 +148,7 @@ def _windows(
     return (latents[clamped, columns].cpu() * inside).numpy()
 
 
-def _draws(latent: Ints, token: Ints, *, seed: int) -> Ints:
+def draws(latent: Ints, token: Ints, *, seed: int) -> Ints:
     """
     Return a pseudo-random number below 2^32 for each latent and token.
 

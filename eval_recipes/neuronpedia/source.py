@@ -14,6 +14,7 @@ from sae_lens import SAE
 from eval_recipes.cross_seed.output import read_stability
 from eval_recipes.examples.reader import (
     EVAL,
+    TEXT,
     LatentExamples,
     SAEExamples,
     read_examples,
@@ -151,6 +152,11 @@ def _open(
         return None
     examples = read_examples(own[EVAL])
     settings = examples.settings
+    if examples.kind != TEXT:
+        raise InputError(
+            f"SAE {entry.sae_id!r} reads {examples.kind}; expected SAEs on a language model, which alone "
+            "Neuronpedia shows. Leave it out with --sae-id."
+        )
     found = neuronpedia_id(
         release.name,
         entry.sae_id,

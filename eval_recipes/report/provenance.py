@@ -188,11 +188,13 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
         + (f", seeds {_listed([*map(str, seeds)])}" if seeds else ""),
     )
     metadata = [mapping(sae.cfg.get("metadata")) or sae.cfg for sae in source.saes]
-    yield "Language model", _each(one.get("model_name") for one in metadata)
-    yield "Hook", _each(one.get("hook_name") for one in metadata)
+    on_text = not any(one.get("activation_source") for one in metadata)
+    model, point = ("Language model", "Hook") if on_text else ("Model", "Point")
+    yield model, _each(one.get("model_name") for one in metadata)
+    yield point, _each(one.get("hook_name") for one in metadata)
     yield "Trained on", _each(one.get("dataset_path") for one in metadata)
     yield (
-        "Held-out text",
+        "Held-out text" if on_text else "Held-out inputs of",
         _each(_config(source, "cross_seed", "corpus"))
         or _each(_config(source, "core", "dataset")),
     )

@@ -729,7 +729,9 @@
   function haystack(card) {
     card.haystack ??= [
       card.explanation ?? "",
-      ...(card.examples ?? []).map((example) => example.tokens.join("")),
+      ...(card.examples ?? []).map(
+        (example) => example.tokens?.join("") ?? [example.title, example.label ?? ""].join(" "),
+      ),
       ...[...(card.top ?? []), ...(card.bottom ?? [])].map(([token]) => token),
     ]
       .join("\n")
@@ -1090,7 +1092,7 @@
         ? [
             explanationPart(row, sae, card),
             examplesPart(sae, card),
-            firingPart(card),
+            firingPart(sae, card),
             matchesPart(row, sae, card),
             steeringPart(sae, card),
           ].filter(Boolean)
@@ -1122,7 +1124,8 @@
     }
     if (card?.active !== undefined) {
       const read = whole(sae.about.examples.tokens ?? 0);
-      facts.push(["Tokens", whole(card.active), `of ${read} on which it fires`]);
+      const name = isText(sae) ? "Tokens" : "Rows";
+      facts.push([name, whole(card.active), `of ${read} on which it fires`]);
     }
     if (card?.max) facts.push(["Largest", digits(card.max), "largest activation"]);
     const shown = facts.filter(([, text]) => text !== "-");
@@ -1162,6 +1165,7 @@
   }
 
   function explanationPart(row, sae, card) {
+    if (!card.explanation && !isText(sae)) return null;
     if (!card.explanation) {
       const missing = sae.missing.autointerp ?? "Autointerp did not choose this latent.";
       return part("Explanation", null, missing);
@@ -1179,7 +1183,8 @@
 
   function examplesPart(sae, card) {
     if (!card.examples?.length) {
-      const none = card.active === 0 ? "It fires nowhere in the text." : sae.missing.examples;
+      const read = isText(sae) ? "text" : "data";
+      const none = card.active === 0 ? `It fires nowhere in the ${read}.` : sae.missing.examples;
       return part("Fires on", null, none);
     }
     const bands = new Map();
@@ -1187,19 +1192,32 @@
       bands.set(example.band, [...(bands.get(example.band) ?? []), example]);
     }
     const about = sae.about.examples;
-    const text = about.corpus ? `held-out text (${about.corpus})` : "held-out text";
-    const of = about.tokens ? `; ${whole(about.tokens)} tokens of ${text}` : "";
+    const kind = isText(sae) ? "text" : about.kind;
+    const text = about.corpus ? `held-out ${kind} (${about.corpus})` : `held-out ${kind}`;
+    const of = about.tokens ? `; ${whole(about.tokens)} ${rowWord(sae)}s of ${text}` : "";
+    const hasHeat = sae.pictures !== undefined && about.grid;
     return part("Fires on", [
       el("p", { class: "lat-note" }, `by interval of the activation at its peak${of}`),
+      hasHeat ? heatButton() : null,
       ...[...bands].map(([band, examples]) =>
         el(
           "div",
           { class: "lat-band" },
           el("h5", {}, band === "top" ? "largest" : band),
-          examples.map((example) => exampleElement(example, card.max)),
+          exampleElements(sae, examples, card.max),
         ),
       ),
     ]);
+  }
+
+  const isText = (sae) => (sae.about.examples.kind ?? "text") === "text";
+  const rowWord = (sae) => (isText(sae) ? "token" : "row");
+
+  /** Examples of one SAE, all of one band: texts, images next to each other, or strips. */
+  function exampleElements(sae, examples, max) {
+    if (isText(sae)) return examples.map((example) => exampleElement(example, max));
+    const made = examples.map((example) => inputElement(sae, example, max));
+    return sae.pictures ? el("div", { class: "lat-images" }, made) : made;
   }
 
   /** One example: activation at the peak, and tokens shaded by their activation. */
@@ -1238,12 +1256,102 @@
     );
   }
 
-  function firingPart(card) {
-    const blocks = [histogram(card), logits("Raises", card.top), logits("Lowers", card.bottom)];
+  // ---------------------------------------------------------------- latents: images and clips
+
+  /** A button that takes the heatmaps off the images, and puts them back. */
+  function heatButton() {
+    const button = el("button", { type: "button", class: "lat-heat-button" });
+    const show = () => {
+      const isOff = ui.card.classList.contains("lat-cold");
+      button.textContent = isOff ? "Show heatmaps" : "Hide heatmaps";
+    };
+    button.addEventListener("click", () => {
+      ui.card.classList.toggle("lat-cold");
+      show();
+    });
+    show();
+    return button;
+  }
+
+  /** One image, clip or other input: where and how strongly a latent fires on it. */
+  function inputElement(sae, example, max) {
+    const most = max || Math.max(...example.values) || 1;
+    const picture = sae.pictures?.[example.context];
+    return picture ? imageElement(sae, example, picture, most) : stripElement(example, most);
+  }
+
+  /** Title and class of an input, and its activation at the peak. */
+  function caption(tag, example) {
+    const label = example.label ? [" ", el("small", {}, el("bdi", {}, example.label))] : [];
+    const value = el("b", {}, digits(example.values[example.peak] ?? 0));
+    return el(tag, { class: "lat-caption" }, value, " ", el("bdi", {}, example.title), ...label);
+  }
+
+  function imageElement(sae, example, picture, most) {
+    const [down, across] = sae.about.examples.grid ?? [1, 1];
+    const hasPatches = down * across > 1 && example.values.length === down * across;
+    const placeOf = (i) => `row ${Math.floor(i / across) + 1}, column ${(i % across) + 1}`;
+    const value = digits(example.values[example.peak] ?? 0);
+    const at = hasPatches ? ` at ${placeOf(example.peak)} of ${down} by ${across} patches` : "";
+    const heat = hasPatches ? heatmap(example, most, across, down, placeOf) : null;
+    const frame = el(
+      "div",
+      { class: "lat-frame" },
+      el("img", { src: picture, alt: `${example.title}: ${value}${at}` }),
+      heat,
+    );
+    return el("figure", { class: "lat-image" }, frame, caption("figcaption", example));
+  }
+
+  /** Patches on which a latent fires, over an image; the peak has a border. */
+  function heatmap(example, most, across, down, placeOf) {
+    const patches = [];
+    example.values.forEach((value, i) => {
+      if (value <= 0) return;
+      const level = Math.min(9, Math.ceil((9 * value) / most));
+      const peak = i === example.peak ? " lat-hottest" : "";
+      const place = { x: i % across, y: Math.floor(i / across), width: 1, height: 1 };
+      const text = `${placeOf(i)}: ${digits(value)}`;
+      patches.push(svg("rect", { ...place, class: `h${level}${peak}` }, svg("title", {}, text)));
+    });
+    const size = { viewBox: `0 0 ${across} ${down}`, preserveAspectRatio: "none" };
+    return svg("svg", { class: "lat-heat", "aria-hidden": "true", ...size }, ...patches);
+  }
+
+  /** A clip or another input without a picture: its activations as bars over time. */
+  function stripElement(example, most) {
+    const { values, peak, seconds } = example;
+    const value = digits(values[peak] ?? 0);
+    const place = (i) => (seconds ? `${digits(i * seconds)} s` : `row ${i}`);
+    const bars = values.flatMap((height, i) =>
+      height > 0 ? [svg("rect", { x: i, y: 1 - height / most, width: 1, height: height / most })] : [],
+    );
+    const strip = svg(
+      "svg",
+      {
+        viewBox: `0 0 ${values.length} 1`,
+        preserveAspectRatio: "none",
+        role: "img",
+        "aria-label": `Activation along ${example.title}: ${value} at ${place(peak)}`,
+      },
+      ...bars,
+    );
+    const axis = el(
+      "div",
+      { class: "lat-axis" },
+      el("span", {}, place(0)),
+      el("span", {}, place(seconds ? values.length : values.length - 1)),
+    );
+    const lines = values.length > 1 ? [strip, axis] : [];
+    return el("div", { class: "lat-strip" }, caption("p", example), ...lines);
+  }
+
+  function firingPart(sae, card) {
+    const blocks = [histogram(sae, card), logits("Raises", card.top), logits("Lowers", card.bottom)];
     return blocks.some(Boolean) ? el("div", { class: "lat-blocks" }, blocks) : null;
   }
 
-  function histogram({ edges = [], counts = [] }) {
+  function histogram(sae, { edges = [], counts = [] }) {
     if (!counts.length) return null;
     const [width, height] = [240, 96];
     const most = Math.max(...counts);
@@ -1252,7 +1360,7 @@
       // many latents fire weakly most of the time: the root leaves the tail to be seen
       const tall = Math.sqrt(count / most) * height;
       const bar = { x: i * step + 0.5, y: height - tall, width: Math.max(step - 1, 0.5), height: tall };
-      const text = `${digits(edges[i])} to ${digits(edges[i + 1])}: ${plural(count, "token")}`;
+      const text = `${digits(edges[i])} to ${digits(edges[i + 1])}: ${plural(count, rowWord(sae))}`;
       return svg("rect", bar, svg("title", {}, text));
     });
     const [low, high] = [digits(edges[0]), digits(edges.at(-1))];
@@ -1260,7 +1368,7 @@
       viewBox: `0 0 ${width} ${height}`,
       preserveAspectRatio: "none",
       role: "img",
-      "aria-label": `Tokens by activation, in bins from ${low} to ${high}: ${counts.join(", ")}`,
+      "aria-label": `${isText(sae) ? "Tokens" : "Rows"} by activation, in bins from ${low} to ${high}: ${counts.join(", ")}`,
     };
     return el(
       "div",
@@ -1333,6 +1441,7 @@
 
   /** The tokens around the peak: as many as a narrow column has room for. */
   function nearPeak(example) {
+    if (!example.tokens) return example;
     const first = Math.max(0, example.peak - 8);
     const cut = (values) => values.slice(first, example.peak + 4);
     const [tokens, values] = [cut(example.tokens), cut(example.values)];
@@ -1348,19 +1457,20 @@
       return el("p", { class: "lat-missing" }, "It is not among the latents shown in full.");
     }
     if (!card.examples?.length && !match.examples?.length && !match.explanation) return null;
-    const column = (head, { explanation, examples = [], max }) =>
+    const column = (head, shown, { explanation, examples = [], max }) =>
       el(
         "div",
         { class: "lat-side" },
         el("h5", {}, el("bdi", {}, head)),
         explanation ? written(explanation, "Explanation") : null,
-        examples.slice(0, 3).map((example) => exampleElement(nearPeak(example), max)),
+        exampleElements(shown, examples.slice(0, 3).map(nearPeak), max),
         explanation || examples.length ? null : el("p", { class: "lat-missing" }, "No examples."),
       );
     // its explanation is said above; here it is set against the other one
     const own = match.explanation ? card : { ...card, explanation: null };
     const name = `${other.sae} / ${latent}`;
-    return el("div", { class: "lat-sides" }, column("this latent", own), column(name, match));
+    const sides = [column("this latent", saeOf(current), own), column(name, saeOf(row), match)];
+    return el("div", { class: "lat-sides" }, sides);
   }
 
   // ---------------------------------------------------------------- latents: steered texts
@@ -1372,6 +1482,7 @@
   ];
 
   function steeringPart(sae, card) {
+    if (!card.texts?.length && !isText(sae)) return null;
     if (!card.texts?.length) {
       return part("Steering", null, sae.missing.steering ?? "This latent was not steered with.");
     }

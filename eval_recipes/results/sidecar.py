@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -30,10 +32,12 @@ class StoredTable:
     Attributes:
         path: temporary path.
         about: ``file``, ``rows`` and ``sha256``, for the result.
+        further: the same of further tables, by the ending of their name.
     """
 
     path: Path
     about: dict[str, Any]
+    further: Mapping[str, dict[str, Any]] = field(default_factory=dict[str, Any])
 
 
 def side_path(result: Path, ending: str) -> Path:
@@ -51,29 +55,36 @@ def write_with_table(
     ending: str,
     table: Any,
     build: Callable[[StoredTable], BaseEvalOutput[Any, Any, Any]],
+    further: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """
     Write a result and the ``pyarrow.Table`` next to it; return the result's path.
 
-    Both are complete before either replaces an earlier one: if ``build`` raises or the disk is
-    full, result and table stay as they were. A power cut between the two replacements leaves
-    a mismatch that ``damaged_table`` finds.
+    All are complete before one replaces an earlier one: if ``build`` raises or the disk is
+    full, result and tables stay as they were. A power cut between the replacements leaves a
+    mismatch that ``damaged_table`` finds.
 
-    ``ending`` is of the table's file name; ``build`` makes the output, given the stored table.
+    ``ending`` is of the table's file name; ``build`` makes the output, given the stored table;
+    ``further`` tables are given by the ending of their name.
 
     Raises:
         NonFiniteError: see ``result_text``.
     """
-    target = side_path(result, ending)
-    with atomic_path(result) as written, atomic_path(target) as temporary:
-        pq.write_table(table, temporary)
-        about = {
-            "file": target.name,
-            "rows": table.num_rows,
-            "sha256": sha256(temporary),
-        }
-        output = build(StoredTable(temporary, about))
-        # the table takes its place first, when this block ends
+    with atomic_path(result) as written, ExitStack() as tables:
+        stored: dict[str, tuple[Path, dict[str, Any]]] = {}
+        for name, one in {ending: table, **further}.items():
+            target = side_path(result, name)
+            temporary = tables.enter_context(atomic_path(target))
+            pq.write_table(one, temporary)
+            about = {
+                "file": target.name,
+                "rows": one.num_rows,
+                "sha256": sha256(temporary),
+            }
+            stored[name] = (temporary, about)
+        others = {name: stored[name][1] for name in further}
+        output = build(StoredTable(*stored[ending], others))
+        # the tables take their places first, when this block ends
         written.write_text(result_text(result, output), encoding="utf-8")
     return result
 

@@ -1,15 +1,30 @@
-"""Model and hook that an SAE reads, from its metadata."""
+"""Source and point that an SAE reads, from its metadata."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_lens import SAE
 
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.sources import OtherSource
+from saereg_plugin.activations.config import SourceFacts
+from saereg_plugin.activations.opening import source_at
+from saereg_plugin.activations.source import ActivationSource
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sources.inputs import Split
 from saereg_plugin.sources.models import LanguageModel
+
+Metadata = Mapping[str, Any]
+
+_WRITE = (
+    "Write its held-out activations with `saereg-bench cache --split heldout` (in Python: "
+    "`write_cache`) and name them with --source."
+)
 
 
 class Source(NamedTuple):
@@ -63,6 +78,132 @@ def source_of(sae: SAE[Any], *, context_size: int | None) -> Source:
         sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
         model_kwargs=json.dumps(kwargs, sort_keys=True),
     )
+
+
+class Place(NamedTuple):
+    """Where the activations of an SAE come from; SAEs on one source share its passes."""
+
+    source: Source | OtherSource
+    point: str
+
+
+def reads_other(context: RunContext, metadata: Metadata) -> bool:
+    """
+    Return whether an SAE reads another source than a language model on a text.
+
+    An SAE whose metadata name neither a source nor a model reads the run's given source.
+    """
+    if metadata.get("activation_source"):
+        return True
+    return context.source is not None and not metadata.get("model_name")
+
+
+def place_of(context: RunContext, sae: SAE[Any]) -> Place:
+    """
+    Return where the activations of an SAE come from.
+
+    Raises:
+        InputError: if its metadata do not say it, or another source cannot be described.
+    """
+    metadata: Any = sae.cfg.metadata
+    if reads_other(context, metadata):
+        return other_place(context, metadata, d_in=sae.cfg.d_in)
+    source = source_of(sae, context_size=context.context_size)
+    return Place(source, source.hook_name)
+
+
+def other_place(context: RunContext, metadata: Metadata, *, d_in: int) -> Place:
+    """
+    Return where an SAE reads that reads no language model; loads no weights.
+
+    Args:
+        context: the run, whose given source is read if there is one.
+        metadata: of the SAE.
+        d_in: its width.
+
+    Raises:
+        InputError: if the source cannot be opened by its settings, or lacks the point or width.
+    """
+    point = metadata.get("hook_name") or None
+    if isinstance(context.source, ActivationSource):
+        rows = context.source.rows_per_input or 0
+        source, points = OtherSource("", "heldout", rows), context.source.points
+    else:
+        settings, split = _settings(context, metadata)
+        facts = context.sources.facts(settings, split, point)
+        source, points = OtherSource(settings, split, _rows(facts)), facts.points
+    if point is None and len(points) == 1:
+        (point,) = points
+    if point is None or point not in points:
+        raise InputError(
+            f"The source of held-out activations has no point {point!r}, which the SAE reads. "
+            f"{suggest(str(point), points)}"
+        )
+    if points[point] != d_in:
+        raise InputError(
+            f"The SAE has d_in={d_in}, but point {point!r} of its held-out activations has "
+            f"{points[point]} dimensions; expected the same. Name others with --source."
+        )
+    return Place(source, point)
+
+
+def _settings(context: RunContext, metadata: Metadata) -> tuple[str, Split]:
+    """Return the settings of a source without its points, as JSON, and the part to read."""
+    split: Split = "heldout"
+    if isinstance(context.source, str | Path):
+        settings = source_at(str(context.source))
+        # whoever names arrays has chosen which
+        split = "all" if settings["kind"] == "arrays" else "heldout"
+    else:
+        recorded = metadata["activation_source"]
+        settings = recorded.get("config")
+        if settings is None:
+            raise InputError(
+                f"The source of the SAE's activations, {recorded.get('model')!r} on "
+                f"{recorded.get('data')!r}, was given in Python and cannot be opened by name. {_WRITE}"
+            )
+    named = {name: value for name, value in settings.items() if name != "point"}
+    return json.dumps(named, sort_keys=True), split
+
+
+def _rows(facts: SourceFacts) -> int:
+    """Return the rows of an input, of inputs that differ the most; 0 if unknown."""
+    if facts.rows_per_input is not None or not facts.n_inputs:
+        return facts.rows_per_input or 0
+    return (facts.most_rows or 0) // facts.n_inputs
+
+
+def other_rows(context: RunContext, metadata: Metadata, *, d_in: int) -> int:
+    """Return the rows of an input that an SAE without a language model reads; 0 if unknown."""
+    source = other_place(context, metadata, d_in=d_in).source
+    assert isinstance(source, OtherSource)
+    return source.rows
+
+
+def open_other(
+    context: RunContext, source: OtherSource, points: Iterable[str]
+) -> ActivationSource:
+    """Return a source with these points, opened at its first use."""
+    if isinstance(context.source, ActivationSource):
+        return context.source
+    return context.sources.get(
+        source, points, device=context.device, dtype=context.dtype
+    )
+
+
+def other_digest(context: RunContext, place: Place) -> str:
+    """Return a hash of another source's held-out activations at one point."""
+    assert isinstance(place.source, OtherSource)
+    known = context.sources.digests
+    if (place.source, place.point) not in known:
+        source = open_other(context, place.source, [place.point])
+        identity = source.identity()
+        # the points of other SAEs decide nothing
+        config = {k: v for k, v in identity.get("config", {}).items() if k != "point"}
+        alone = {**identity, "config": config, "points": place.point}
+        text = json.dumps(alone, sort_keys=True)
+        known[place.source, place.point] = hashlib.sha256(text.encode()).hexdigest()
+    return known[place.source, place.point]
 
 
 def read_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from sae_lens.loading.pretrained_sae_loaders import (
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.activation_source import other_place, reads_other
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
 from eval_recipes.running.options import MOST_AT_ONCE
@@ -49,6 +50,31 @@ def check_settings(context: RunContext) -> None:
     machine.require_device(context.device)
 
 
+def check_any_source(context: RunContext, chosen: Iterable[Evaluation[Any]]) -> None:
+    """
+    Refuse SAEs on other activations for evaluations that need a language model.
+
+    Raises:
+        InputError: naming SAE and evaluation; or if an SAE of a language model is to read the
+            run's given source.
+    """
+    closed = [one.name for one in chosen if not one.any_source]
+    for subject in context.subjects:
+        metadata = metadata_of(read_config(subject))
+        if not reads_other(context, metadata):
+            if context.source is not None:
+                raise InputError(
+                    f"SAE {subject.sae_id!r} reads the language model {metadata.get('model_name')!r}, and "
+                    "not the source that was given (--source). Leave the SAE or the source out."
+                )
+        elif closed:
+            raise InputError(
+                f"SAE {subject.sae_id!r} reads {metadata.get('hook_name')!r} of "
+                f"{metadata.get('model_name')!r}, and {closed[0]} needs an SAE on a language model of "
+                "TransformerLens; leave the evaluation out."
+            )
+
+
 def check_sources(context: RunContext, chosen: Iterable[Evaluation[Any]]) -> None:
     """
     Refuse SAEs whose model or hook is unknown or of another width; fetch what is missing.
@@ -60,7 +86,12 @@ def check_sources(context: RunContext, chosen: Iterable[Evaluation[Any]]) -> Non
             a context than the model reads, or results that have no place on the disk.
     """
     evaluations = list(chosen)
-    if any(evaluation.reads_text for evaluation in evaluations):
+    on_text = [
+        subject
+        for subject in context.subjects
+        if not reads_other(context, metadata_of(read_config(subject)))
+    ]
+    if on_text and any(evaluation.reads_text for evaluation in evaluations):
         _check_text(context)
     if not any(evaluation.reads_model for evaluation in evaluations):
         return
@@ -69,6 +100,9 @@ def check_sources(context: RunContext, chosen: Iterable[Evaluation[Any]]) -> Non
     for subject in context.subjects:
         facts = SubjectFacts.read(subject)
         n_latents += facts.d_sae
+        if subject not in on_text:
+            _check_other(context, subject)
+            continue
         source = dataclasses.replace(facts, sae_id="", d_sae=0)
         if source in checked or not (facts.model_name and facts.hook_name):
             continue
@@ -80,6 +114,18 @@ def check_sources(context: RunContext, chosen: Iterable[Evaluation[Any]]) -> Non
         context.out,
         n_latents * sum(evaluation.bytes_per_latent for evaluation in evaluations),
     )
+
+
+def _check_other(context: RunContext, subject: Subject) -> None:
+    """Refuse an SAE whose held-out activations cannot be opened, or do not fit."""
+    config = read_config(subject)
+    if "d_in" not in config:
+        # SAELens cannot read it without the weights
+        return
+    try:
+        other_place(context, metadata_of(config), d_in=int(config["d_in"]))
+    except InputError as error:
+        raise InputError(f"SAE {subject.sae_id!r}: {error}") from error
 
 
 def _check_text(context: RunContext) -> None:
@@ -186,7 +232,7 @@ def checked_memory(gib: float) -> float:
 
 Config = Mapping[str, Any]
 
-NOT_COMPARED = frozenset({"metadata", "device", "init_seed"})
+NOT_COMPARED = frozenset({"metadata", "device", "init_seed", "config"})
 """Fields of an SAE's configuration that may differ in a group."""
 
 COMPARED_METADATA = (
@@ -196,6 +242,7 @@ COMPARED_METADATA = (
     "hook_name",
     "hook_head_index",
     "dataset_path",
+    "activation_source",
     "context_size",
     "seqpos_slice",
     "prepend_bos",
@@ -239,10 +286,23 @@ def check_model(subject: Subject, config: Config, *, trusted: bool) -> None:
         metadata.get("model_from_pretrained_kwargs"), trusted=trusted, source=source
     )
     folder = _folder(subject.release)
-    if folder is not None:
-        require_outside(
-            metadata.get("model_name"), folder, trusted=trusted, source=source
-        )
+    if folder is None:
+        return
+    require_outside(metadata.get("model_name"), folder, trusted=trusted, source=source)
+    for name in _names_in((metadata.get("activation_source") or {}).get("config")):
+        require_outside(name, folder, trusted=trusted, source=source)
+
+
+def _names_in(config: Any) -> Iterator[str]:
+    """Yield every text in the settings of a source, which may be a path."""
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, Mapping):
+        for value in config.values():
+            yield from _names_in(value)
+    elif isinstance(config, Iterable):
+        for value in config:
+            yield from _names_in(value)
 
 
 def check_groups(configs: Mapping[Subject, Config]) -> None:
@@ -305,6 +365,11 @@ def read_config(subject: Subject) -> Config:
     ):
         return {}
     return load_sae_config_from_huggingface(subject.release, subject.sae_id)
+
+
+def metadata_of(config: Config) -> Config:
+    """Return the metadata in an SAE's configuration, or the configuration if it is flat."""
+    return config.get("metadata") or config
 
 
 def _folder(release: str) -> Path | None:

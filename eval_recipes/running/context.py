@@ -9,7 +9,9 @@ from typing import Any, Literal, cast
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.artifacts import default_artifacts
+from eval_recipes.running.sources import SourceCache
 from saereg_plugin import machine
+from saereg_plugin.activations.source import ActivationSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import models
 from saereg_plugin.sources.fingerprint import fingerprint
@@ -158,7 +160,10 @@ class RunContext:
         subjects: the SAEs to evaluate.
         out: folder of the results; an evaluation writes ``out/<eval>/...`` only.
         corpus: name, folder or hub path of the text (``saereg_plugin.sources.corpora``).
-        heldout_tokens: tokens of held-out text used for explained variance, L0, alive.
+        source: held-out activations for SAEs that read no language model: a source, or the
+            path of a cache or of arrays. None opens the source that each SAE names.
+        heldout_tokens: tokens of held-out text, or rows of another source, used for explained
+            variance, L0, alive.
         context_size: tokens in one context; None takes each SAE's own.
         batch_size_prompts: contexts in one pass of the language model.
         dtype: data type of the language model.
@@ -170,6 +175,7 @@ class RunContext:
         memory_gib: bound on the activations that an evaluation holds in memory.
         options: settings of single evaluations, by name.
         models: the language model in memory, shared by all evaluations.
+        sources: the other source in memory, likewise.
         judge_budget: an ``eval_recipes.chat.Budget`` that several runs share; None gives each run
             its own, by its options. It decides no result and is in no key.
         whole: the run's context, of which this one has a part of the subjects.
@@ -179,6 +185,7 @@ class RunContext:
     subjects: list[Subject]
     out: Path
     corpus: str = "embedded"
+    source: ActivationSource | str | Path | None = None
     heldout_tokens: int = 65_536
     context_size: int | None = None
     batch_size_prompts: int = 16
@@ -190,6 +197,7 @@ class RunContext:
     memory_gib: float = 4.0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: ModelCache = field(default_factory=ModelCache)
+    sources: SourceCache = field(default_factory=SourceCache)
     judge_budget: Any = None
     whole: RunContext | None = field(default=None, init=False)
     measured: dict[str, Any] = field(default_factory=dict, init=False)

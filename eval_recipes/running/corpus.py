@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from eval_recipes.registry import evaluation_names, load_evaluation
 from eval_recipes.results.subject import Subject
-from eval_recipes.running.check import most_tokens, read_config
+from eval_recipes.running.check import metadata_of, most_tokens, read_config
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 from saereg_plugin.sources.corpora import EMBEDDED, HeldOut
@@ -23,11 +23,11 @@ _SPLIT = "the first {rows:,} rows of the split {split!r} of {name}"
 
 
 class ChosenCorpus(NamedTuple):
-    """Text of a run."""
+    """Text of a run, or the data of its SAEs if no SAE reads text."""
 
     name: str
     said: str
-    """Sentence on what is read; empty if no evaluation reads text."""
+    """Sentence on what is read; empty if no evaluation reads text or other inputs."""
 
 
 def choose_corpus(
@@ -53,6 +53,10 @@ def choose_corpus(
         InputError: if an evaluation is unknown, or a corpus that was named cannot be used.
     """
     evaluations = [load_evaluation(name) for name in evaluation_names(evals)]
+    metadata = [metadata_of(read_config(subject)) for subject in subjects]
+    if other_sources(metadata):
+        names = dict.fromkeys(str(one.get("dataset_path")) for one in metadata)
+        return ChosenCorpus(", ".join(names), _told_of_sources(metadata))
     if not any(evaluation.reads_text for evaluation in evaluations):
         return ChosenCorpus(corpus or EMBEDDED, "")
     if corpus is not None:
@@ -75,8 +79,7 @@ def _own_data_set(subjects: Sequence[Subject]) -> str:
     """Return the data set that all SAEs name, or raise InputError."""
     names: dict[str, None] = {}
     for subject in subjects:
-        config = read_config(subject)
-        path = (config.get("metadata") or config).get("dataset_path")
+        path = metadata_of(read_config(subject)).get("dataset_path")
         names[corpora.own_name(path) if isinstance(path, str) else ""] = None
     first, *others = names or {"": None}
     if others:
@@ -96,6 +99,17 @@ def _require_fit(found: HeldOut, heldout_tokens: int, shown: Sequence[str]) -> N
         raise InputError(
             f"The held-out part of their data set has fewer than {heldout_tokens:,} tokens"
         )
+
+
+def other_sources(metadata: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all of some SAEs, by their metadata, read no language model."""
+    return bool(metadata) and all(one.get("activation_source") for one in metadata)
+
+
+def _told_of_sources(metadata: Sequence[Mapping[str, Any]]) -> str:
+    """Return what SAEs on other activations than a language model's read."""
+    read = [f"{one.get('model_name')} on {one.get('dataset_path')}" for one in metadata]
+    return f"Activations: held-out inputs of {', '.join(dict.fromkeys(read))}."
 
 
 def _told(corpus: str) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.check import metadata_of, read_config
 from eval_recipes.running.context import ModelCache, RunContext, resolve_dtype
-from eval_recipes.running.corpus import choose_corpus
+from eval_recipes.running.corpus import choose_corpus, other_sources
 from eval_recipes.running.run import Outcome, run_evals, subjects_of
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.machine import AUTO, resolve_device
@@ -20,14 +21,16 @@ from saereg_plugin.sources.models import HOOKED, LanguageModel, TransformerBridg
 _log = logging.getLogger(__name__)
 
 DEFAULT_EVALS = ("core", "cross_seed")
-_OWN = ("subjects", "out", "models")
+OTHER_EVALS = ("cross_seed", "examples")
+"""By default for SAEs that read no language model."""
+_OWN = ("subjects", "out", "models", "sources")
 """Fields of the context that have arguments of their own."""
 _PATHS = ("artifacts",)
 
 
 def evaluate(
     release: str | Path | Release,
-    evals: str | Iterable[str] = DEFAULT_EVALS,
+    evals: str | Iterable[str] | None = None,
     out: str | Path = "eval_results",
     *,
     sae_ids: Iterable[str] = (),
@@ -61,7 +64,8 @@ def evaluate(
     Args:
         release: an opened release; or a release folder, a name of SAELens' public table, or
             ``owner/repository[@revision]``.
-        evals: names of evaluations, or one text with commas.
+        evals: names of evaluations, or one text with commas; by default core and cross_seed, or
+            cross_seed and examples for SAEs that read no language model.
         out: folder of the results.
         sae_ids: ids or shell patterns of the SAEs; all by default.
         group_by: groups and seeds by expression or YAML file (``open_release``).
@@ -96,6 +100,8 @@ def evaluate(
         cache.hold(model, name, dtype=settings["dtype"], device=settings["device"])
     corpus = settings.pop("corpus", None)
     run = RunContext(subjects=subjects, out=Path(out), models=cache, **settings)
+    if evals is None:
+        evals = default_evals(subjects)
     names = evals.split(",") if isinstance(evals, str) else evals
     names = [one.strip() for one in names]
     text = choose_corpus(names, subjects, corpus, heldout_tokens=run.heldout_tokens)
@@ -103,6 +109,12 @@ def evaluate(
     if progress is not None and text.said:
         progress(text.said)
     return run_evals(names, run, resume=not fresh, progress=progress)
+
+
+def default_evals(subjects: Iterable[Subject]) -> tuple[str, ...]:
+    """Return the names of the evaluations of a run that names none."""
+    metadata = [metadata_of(read_config(subject)) for subject in subjects]
+    return OTHER_EVALS if other_sources(metadata) else DEFAULT_EVALS
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -42,6 +42,9 @@ class TableOutput:
     build: Callable[[StoredTable], Output]
     """Makes the result, given the table's hash."""
 
+    further: Mapping[str, pa.Table] = field(default_factory=dict[str, Any])
+    """Further tables by the endings of their names."""
+
 
 class Evaluation(Generic[O]):
     """
@@ -65,6 +68,9 @@ class Evaluation(Generic[O]):
 
     type_id: ClassVar[str] = ""
     """``eval_type_id`` of the results, where SAEBench's is not the name."""
+
+    any_source: ClassVar[bool] = False
+    """Whether SAEs on other activations than a language model's can be evaluated."""
 
     reads_model: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
@@ -235,7 +241,9 @@ class Evaluation(Generic[O]):
         """Write the result of one SAE, with its table if it has one; return its path."""
         path = self.path(context, subject)
         if isinstance(output, TableOutput):
-            return write_with_table(path, output.ending, output.table, output.build)
+            return write_with_table(
+                path, output.ending, output.table, output.build, output.further
+            )
         return write_result(path, output)
 
     def path(self, context: RunContext, subject: Subject) -> Path:

@@ -1,4 +1,4 @@
-"""Explained variance, L0 and alive latents of every SAE on held-out text."""
+"""Explained variance, L0 and alive latents of every SAE on held-out inputs."""
 
 from __future__ import annotations
 
@@ -25,31 +25,28 @@ _CHUNK_VALUES = 1 << 25
 @dataclass(frozen=True)
 class HeldOut:
     """
-    Figures of one SAE on held-out text; special tokens count only where named.
+    Figures of one SAE on held-out inputs; special tokens count only where named.
 
-    Position 0 of a context holds over a third of the activations' variance and
-    most SAEs are trained without it. Every interval is a 95 % bootstrap over
-    contexts, and its ``_n`` is the number of contexts.
+    An input is a context of text, an image, a clip or an item of arrays, and its rows are
+    tokens, patches or frames; padding does not count. Position 0 of a context of text holds
+    over a third of the activations' variance and most SAEs are trained without it. Every
+    interval is a 95 % bootstrap over inputs, and its ``_n`` is the number of inputs.
 
     Attributes:
         explained_variance: 1 - sum ||x - x_hat||^2 / sum ||x - mean x||^2.
-        explained_variance_with_bos: the same, special tokens included.
-        mse: squared error a token and dimension.
+        explained_variance_with_bos: the same, special tokens included; None without text.
+        mse: squared error a row and dimension.
         l0: mean number of latents that are not zero.
         alive: latents that fired at least once.
         d_sae: all latents.
-        n_tokens: tokens behind all but ``explained_variance_with_bos``.
-        context_size: tokens in one context.
+        n_tokens: rows behind all but ``explained_variance_with_bos``.
+        context_size: rows of an input, of inputs that differ the most.
     """
 
     explained_variance: float
     explained_variance_ci_low: float
     explained_variance_ci_high: float
     explained_variance_n: int
-    explained_variance_with_bos: float
-    explained_variance_with_bos_ci_low: float
-    explained_variance_with_bos_ci_high: float
-    explained_variance_with_bos_n: int
     mse: float
     l0: float
     l0_ci_low: float
@@ -59,6 +56,10 @@ class HeldOut:
     d_sae: int
     n_tokens: int
     context_size: int
+    explained_variance_with_bos: float | None = None
+    explained_variance_with_bos_ci_low: float | None = None
+    explained_variance_with_bos_ci_high: float | None = None
+    explained_variance_with_bos_n: int = 0
 
 
 class HeldOutError(RuntimeError):
@@ -133,20 +134,21 @@ class _Tally:
         """Turn the sums into figures, given those of the activations themselves."""
         kept, special = passed.kept, passed.special
         residual = np.concatenate(self.residual)
-        residual_all = residual + np.concatenate(self.residual_special)
         nonzero = np.concatenate(self.nonzero)
-        everything = kept + special
         tokens = float(kept.count.sum())
         spread = partial(bootstrap, n=len(residual), seed=seed)
         intervals = {
             "explained_variance": spread(
                 lambda w: explained_variance(kept, residual, w)
             ),
-            "explained_variance_with_bos": spread(
-                lambda w: explained_variance(everything, residual_all, w)
-            ),
             "l0": spread(lambda w: (w @ nonzero) / (w @ kept.count)),
         }
+        if special is not None:
+            everything = kept + special
+            residual_all = residual + np.concatenate(self.residual_special)
+            intervals["explained_variance_with_bos"] = spread(
+                lambda w: explained_variance(everything, residual_all, w)
+            )
         figures: dict[str, Any] = {}
         for name, interval in intervals.items():
             low, high = interval.ends
@@ -184,10 +186,10 @@ def heldout_of(context: RunContext) -> HeldOutTable:
 
 def measure_heldout(context: RunContext) -> HeldOutTable:
     """
-    Measure every subject on the held-out text; one pass for SAEs on one hook.
+    Measure every subject on its held-out inputs; one pass for SAEs on one source.
 
     Memory: one batch of activations, one chunk of latents, the SAEs that share
-    a pass, and ``d_in`` float64 a context. An SAE that fails is recorded in the
+    a pass, and ``d_in`` float64 an input and point. An SAE that fails is recorded in the
     table's ``failures``; the others are measured.
 
     Raises:

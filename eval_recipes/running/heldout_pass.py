@@ -1,4 +1,4 @@
-"""One pass along the held-out text for SAEs on one hook."""
+"""One pass along held-out text or other inputs for SAEs on one source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from sae_lens import SAE, ActivationsStore
@@ -15,32 +16,24 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from eval_recipes.results.subject import Subject
-from eval_recipes.running.activation_source import Source, check_hook, source_of
+from eval_recipes.running.activation_source import Source, check_hook, place_of
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.passes import InputPasses, Passed
+from eval_recipes.running.sources import OtherSource
 from eval_recipes.statistics.interval import Array, ContextSums, concatenate
+from saereg_plugin.activations.passes import Pass
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources import corpora
 from saereg_plugin.sources.models import LanguageModel
 
 
 class Tally(Protocol):
-    """Sums of one SAE along the held-out text."""
+    """Sums of one SAE along the held-out inputs."""
 
     sae: SAE[Any]
 
     def update(self, activations: Tensor, keep: Tensor) -> None:
-        """Add one batch: activations (contexts, tokens, d_in), keep (contexts, tokens)."""
-
-
-class Passed(NamedTuple):
-    """The text of one pass, and sums of the activations themselves."""
-
-    kept: ContextSums
-    """Of the tokens that are not special."""
-    special: ContextSums
-    context_size: int
-    tokens: Tensor
-    """Ids of the tokens that the SAEs saw, int32 (contexts, tokens)."""
+        """Add one batch: activations (inputs, rows, d_in), keep (inputs, rows)."""
 
 
 T = TypeVar("T", bound=Tally)
@@ -66,61 +59,122 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+class TextPasses:
+    """
+    Passes of a language model over the held-out text, for SAEs on one hook.
+
+    Args:
+        context: the run, which names the text and its length.
+        source: what the SAEs read.
+        sae: one of them.
+    """
+
+    name = "held-out text"
+
+    def __init__(self, context: RunContext, source: Source, sae: SAE[Any]) -> None:
+        model = context.models.get(
+            source.model_name,
+            dtype=context.dtype,
+            device=context.device,
+            model_kwargs=source.model_kwargs,
+        )
+        check_hook(model, source.hook_name)
+        self._source, self._corpus = source, context.corpus
+        self._store = heldout_store(model, sae, source, corpus=context.corpus)
+        self._special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
+        self._contexts = math.ceil(context.heldout_tokens / source.context_size)
+        self._at_once = context.batch_size_prompts
+        self.total = math.ceil(self._contexts / self._at_once)
+        self._ids: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[Pass]:
+        source, first = self._source, 0
+        for tokens in token_batches(
+            self._store, contexts=self._contexts, batch_size=self._at_once
+        ):
+            activations = self._store.get_activations(tokens)
+            seen = tokens[:, slice(*source.seqpos_slice)].cpu()
+            self._ids.append(seen.int())
+            numbers = torch.arange(first, first + len(seen))
+            keep = ~torch.isin(seen, self._special)
+            yield Pass({source.hook_name: activations}, keep, numbers)
+            first += len(seen)
+        if not self._ids:
+            raise InputError(
+                f"Corpus {self._corpus!r} has no held-out text of "
+                f"{source.context_size} tokens; expected at least one context. Choose "
+                "a longer text or a smaller context_size."
+            )
+
+    def passed(self, kept: ContextSums, special: ContextSums | None) -> Passed:
+        """Return what was read."""
+        return Passed(kept, special, self._source.context_size, torch.cat(self._ids))
+
+
+@dataclass(frozen=True)
+class _Reader(Generic[T]):
+    """A tally, and the point whose activations it is given."""
+
+    point: str
+    tally: T
+
+
+class _Sums:
+    """Sums of the activations at one point; lists hold one entry a batch of inputs."""
+
+    def __init__(self, point: str, *, with_special: bool) -> None:
+        self._point = point
+        self._kept: list[ContextSums] = []
+        self._special: list[ContextSums] | None = [] if with_special else None
+
+    def update(self, found: Pass) -> None:
+        """Add one pass."""
+        activations = found.activations[self._point]
+        self._kept.append(_context_sums(activations, found.keep))
+        if self._special is not None:
+            self._special.append(_context_sums(activations, ~found.keep))
+
+    def sums(self) -> tuple[ContextSums, ContextSums | None]:
+        """Return the sums of the kept rows, and of the special tokens."""
+        special = None if self._special is None else concatenate(self._special)
+        return concatenate(self._kept), special
+
+
 @torch.no_grad()
 def _tally_source(
     context: RunContext,
-    source: Source,
-    tallies: dict[str, T],
+    source: Source | OtherSource,
+    readers: dict[str, _Reader[T]],
     failures: dict[str, str],
-) -> Passed:
+) -> dict[str, Passed]:
     """
-    Run tallies along the activations they share; one that fails is moved to ``failures``.
+    Run tallies along a source that they share; one that fails is moved to ``failures``.
+
+    Returns:
+        What was read, by point.
 
     Raises:
-        InputError: if the hook or the held-out text is unusable for all of them.
+        InputError: if the hook, the held-out text or the source is unusable for all of them.
     """
-    model = context.models.get(
-        source.model_name,
-        dtype=context.dtype,
-        device=context.device,
-        model_kwargs=source.model_kwargs,
-    )
-    check_hook(model, source.hook_name)
-    store = heldout_store(
-        model, next(iter(tallies.values())).sae, source, corpus=context.corpus
-    )
-    special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
-    contexts = math.ceil(context.heldout_tokens / source.context_size)
-    batches = token_batches(
-        store, contexts=contexts, batch_size=context.batch_size_prompts
-    )
-
-    kept: list[ContextSums] = []
-    left_out: list[ContextSums] = []
-    ids: list[Tensor] = []
-    n_batches = math.ceil(contexts / context.batch_size_prompts)
-    for tokens in tqdm(batches, desc="held-out text", total=n_batches):
-        activations = store.get_activations(tokens)
-        seen = tokens[:, slice(*source.seqpos_slice)].cpu()
-        keep = ~torch.isin(seen, special)
-        kept.append(_context_sums(activations, keep))
-        left_out.append(_context_sums(activations, ~keep))
-        ids.append(seen.int())
-        for sae_id, tally in list(tallies.items()):
+    points = list(dict.fromkeys(reader.point for reader in readers.values()))
+    passes: TextPasses | InputPasses
+    if isinstance(source, Source):
+        sae = next(iter(readers.values())).tally.sae
+        passes = TextPasses(context, source, sae)
+    else:
+        passes = InputPasses(context, source, points)
+    sums = {p: _Sums(p, with_special=isinstance(source, Source)) for p in points}
+    for found in tqdm(passes, desc=passes.name, total=passes.total):
+        for point in points:
+            sums[point].update(found)
+        for sae_id, reader in list(readers.items()):
             try:
-                tally.update(activations.to(tally.sae.device), keep)
+                values = found.activations[reader.point].to(reader.tally.sae.device)
+                reader.tally.update(values, found.keep)
             except Exception as error:
                 failures[sae_id] = _cause(error)
-                del tallies[sae_id]
-    if not kept:
-        raise InputError(
-            f"Corpus {context.corpus!r} has no held-out text of "
-            f"{source.context_size} tokens; expected at least one context. Choose "
-            "a longer text or a smaller context_size."
-        )
-    return Passed(
-        concatenate(kept), concatenate(left_out), source.context_size, torch.cat(ids)
-    )
+                del readers[sae_id]
+    return {point: passes.passed(*each.sums()) for point, each in sums.items()}
 
 
 def tally_heldout(
@@ -132,12 +186,14 @@ def tally_heldout(
     bytes_per_latent: int = 0,
 ) -> tuple[dict[str, R], dict[str, str]]:
     """
-    Run a tally per SAE along the held-out text; SAEs on one hook share a pass.
+    Run a tally per SAE along its held-out inputs; SAEs on one source share a pass.
+
+    Of a language model that is a hook on a text, of another source all its points.
 
     SAEs are in memory until their pass is over; where they would take more than half of the
-    bound on memory together, they go along the text in several passes.
+    bound on memory together, they go along the inputs in several passes.
 
-    ``start`` makes what runs along the text from ``sae_id`` and SAE; ``finish`` turns it into a
+    ``start`` makes what runs along the inputs from ``sae_id`` and SAE; ``finish`` turns it into a
     result after the last batch. ``bytes_per_latent`` is what a tally holds for each latent. Ids of
     the SAEs differ.
 
@@ -146,22 +202,22 @@ def tally_heldout(
     """
     failures: dict[str, str] = {}
     results: dict[str, R] = {}
-    sources: dict[Source, dict[str, T]] = {}
+    sources: dict[Source | OtherSource, dict[str, _Reader[T]]] = {}
     order: list[str] = []
     held = 0
 
     def run_passes() -> None:
-        for source in sorted(sources, key=lambda source: source.model_name):
+        for source in sorted(sources, key=_model_of):
             # Popped, so that SAEs already measured can be freed.
-            tallies = sources.pop(source)
+            readers = sources.pop(source)
             try:
-                passed = _tally_source(context, source, tallies, failures)
+                passed = _tally_source(context, source, readers, failures)
             except Exception as error:
-                failures.update(dict.fromkeys(tallies, _cause(error)))
+                failures.update(dict.fromkeys(readers, _cause(error)))
                 continue
-            for sae_id, tally in tallies.items():
+            for sae_id, reader in readers.items():
                 try:
-                    results[sae_id] = finish(tally, passed)
+                    results[sae_id] = finish(reader.tally, passed[reader.point])
                 except Exception as error:
                     failures[sae_id] = _cause(error)
 
@@ -169,7 +225,7 @@ def tally_heldout(
         order.append(subject.sae_id)
         try:
             sae = subject.load(context.device)
-            source = source_of(sae, context_size=context.context_size)
+            source, point = place_of(context, sae)
             tally = start(subject.sae_id, sae)
         except Exception as error:
             failures[subject.sae_id] = _cause(error)
@@ -180,9 +236,14 @@ def tally_heldout(
             run_passes()
             held = 0
         held += size
-        sources.setdefault(source, {})[subject.sae_id] = tally
+        sources.setdefault(source, {})[subject.sae_id] = _Reader(point, tally)
     run_passes()
     return {sae_id: results[sae_id] for sae_id in order if sae_id in results}, failures
+
+
+def _model_of(source: Source | OtherSource) -> str:
+    """Return what orders sources, so that each model is loaded once."""
+    return source.model_name if isinstance(source, Source) else source.settings
 
 
 logger = logging.getLogger(__name__)

@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sae_lens import SAE
 
 from eval_recipes.results.files import ResultKey, plain, read_result
 from eval_recipes.results.sidecar import damaged_table
 from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import saereg_block
+from eval_recipes.running.activation_source import (
+    other_digest,
+    place_of,
+    reads_other,
+)
 from eval_recipes.running.artifacts import package_versions, weights_hash
+from eval_recipes.running.check import metadata_of, read_config
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation
 from saereg_plugin.errors import InputError
@@ -41,18 +48,31 @@ _WORDS = {"sae": "the SAE", "others": "the SAEs of the run"}
 
 
 def subject_hashes(context: RunContext) -> dict[Subject, str | None]:
-    """Return a hash of each SAE and the model it reads, None for one that cannot be loaded."""
+    """Return a hash of each SAE and what it reads, None for one that cannot be loaded."""
     hashes: dict[Subject, str | None] = {}
     for subject in context.subjects:
         try:
             sae = subject.load()
-            model = context.models.identity(str(sae.cfg.metadata.model_name))
-            hashes[subject] = digest([weights_hash(sae), model])
+            hashes[subject] = digest(
+                [weights_hash(sae), _source_identity(context, sae)]
+            )
         except Exception as error:
             # its evaluation fails with the same error; without a key it is tried each time
             logger.warning("SAE %s cannot be loaded: %s", subject.sae_id, error)
             hashes[subject] = None
     return hashes
+
+
+def _source_identity(context: RunContext, sae: SAE[Any]) -> Any:
+    """Return plain JSON that changes with an SAE's language model, or its other source."""
+    metadata: Any = sae.cfg.metadata
+    if reads_other(context, metadata):
+        recorded = metadata.get("activation_source") or {}
+        if context.source is None and recorded.get("config") is None:
+            # only its weights can be evaluated
+            return recorded.get("digest")
+        return other_digest(context, place_of(context, sae))
+    return context.models.identity(str(metadata.model_name))
 
 
 def result_keys(
@@ -67,11 +87,15 @@ def result_keys(
     memory is in it as well: it decides what is computed together, and so the last bits. An SAE
     that cannot be loaded has none.
     """
+    reads_text = evaluation.reads_text and any(
+        not reads_other(context, metadata_of(read_config(subject)))
+        for subject in context.subjects
+    )
     everyone = sorted(_facts(subject, hashes) for subject in context.subjects)
     common = {
         "eval": evaluation.name,
         "data": context.data,
-        "corpus": corpora.identity(context.corpus) if evaluation.reads_text else None,
+        "corpus": corpora.identity(context.corpus) if reads_text else None,
         "heldout_tokens": context.heldout_tokens,
         "context_size": context.context_size,
         "batch_size_prompts": context.batch_size_prompts,

@@ -34,6 +34,7 @@ from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.results.tidy import one_line
 from eval_recipes.running.artifacts import check_artifacts, open_artifacts
 from eval_recipes.running.check import (
+    check_any_source,
     check_configurations,
     check_settings,
     check_sources,
@@ -161,6 +162,7 @@ def run_evals(
     require_owned(context.out, KIND)
     check_artifacts(context.artifacts)
     check_unique_paths(context.subjects)
+    check_any_source(context, chosen)
     for evaluation in chosen:
         evaluation.check(context, evaluation.options(context))
     check_configurations(context, chosen)

@@ -42,6 +42,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "matching": _suite("matching", "matching_rows"),
         "matching-large": _suite("matching", "large_rows"),
         "steering": _suite("steering", "steering_rows"),
+        "activations": _suite("activations", "activation_rows"),
     }
 )
 """Suites by name; each yields its rows as they are measured."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eval_recipes.statistics.blocks import blocks_of
 from eval_recipes.vision.options import Part, VisionEvalConfig
 from saereg_plugin.activations.opening import open_source
-from saereg_plugin.activations.source import InputSource, Pass
+from saereg_plugin.activations.source import ActivationSource, InputSource, Pass
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.modules import LoadedModule, load_module
 
@@ -69,9 +69,19 @@ def open_images(
         InputError: if the source cannot be opened, or has too few images.
     """
     source = open_source(config, split="heldout", device=device, dtype=dtype)
+    return chosen_images(source, options)
+
+
+def chosen_images(source: ActivationSource, options: VisionEvalConfig) -> HeldOutImages:
+    """
+    Return the images of a source that the options choose.
+
+    Raises:
+        InputError: if it has none, or too few.
+    """
     if not isinstance(source, InputSource):
         raise InputError(
-            f"A source of kind {config.get('kind')!r} has no images; expected 'module' or 'cache'. "
+            f"A source of kind {source.kind!r} has no images; expected 'module' or 'cache'. "
             "Leave the evaluation vision out."
         )
     numbers = _chosen(source.n_inputs, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +11,22 @@ from typing import Any
 import pyarrow as pa
 import torch
 from sae_lens import SAE
-from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from torch import Tensor
 
 from eval_recipes.results.files import base_fields, unstructured
 from eval_recipes.results.metrics import flat, without_interval
 from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Subject
+from eval_recipes.running.activation_source import (
+    Place,
+    open_other,
+    place_of,
+    reads_other,
+)
+from eval_recipes.running.check import metadata_of, read_config
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
+from eval_recipes.running.sources import OtherSource
 from eval_recipes.vision.figures import (
     Figures,
     Purity,
@@ -35,8 +41,8 @@ from eval_recipes.vision.figures import (
 )
 from eval_recipes.vision.images import (
     HeldOutImages,
+    chosen_images,
     judge_embeddings,
-    open_images,
     own_embeddings,
 )
 from eval_recipes.vision.options import EVAL, VisionEvalConfig
@@ -52,11 +58,8 @@ from eval_recipes.vision.output import (
     VisionMetricCategories,
 )
 from eval_recipes.vision.tally import ImageTally
-from saereg_plugin.activations.opening import describe_source
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.modules import module_facts, module_identity
-
-KINDS = ("module", "cache")
 
 _SCORES = ("score", "floor", "normalised", "centred")
 
@@ -66,8 +69,10 @@ class _Passed:
     """What one pass over the images of a source gave."""
 
     images: HeldOutImages
-    own: Tensor
-    """Mean activation of each image, float64 [images, d_in]."""
+    points: dict[str, str]
+    """Of the source, by SAE."""
+    own: dict[str, Tensor]
+    """Mean activation of each image by point, float64 [images, d_in]."""
     tallies: dict[str, ImageTally]
     """By SAE."""
     failures: dict[str, Exception]
@@ -96,8 +101,8 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
     )
     Options = VisionEvalConfig
     Output = VisionEvalOutput
-    reads_model = False
     reads_images = True
+    any_source = True
     bytes_per_latent = 100
     side_files = (TABLE_SUFFIX,)
     from_run = {"random_seed": "seed"}
@@ -111,9 +116,14 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
                     f"Judge {judge!r} takes {facts.takes}; expected an encoder of images."
                 )
         for subject in context.subjects:
-            facts = load_sae_config_from_huggingface(subject.release, subject.sae_id)
-            source = source_of(subject.sae_id, facts.get("metadata") or {})
-            describe_source(source, split="heldout")
+            metadata = metadata_of(read_config(subject))
+            if not reads_other(context, metadata) or _kind(metadata) == "arrays":
+                raise InputError(
+                    f"SAE {subject.sae_id!r} reads {metadata.get('hook_name')!r} of "
+                    f"{metadata.get('model_name')!r}, which vision cannot serve; expected an SAE on a "
+                    "source of images, of kind 'module' or 'cache'. Leave this SAE or this "
+                    "evaluation out."
+                )
 
     def key(self, context: RunContext, options: VisionEvalConfig) -> dict[str, Any]:
         """Return the settings, with the weights of the judges."""
@@ -123,7 +133,7 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
     @contextmanager
     def opened(self, context: RunContext, options: VisionEvalConfig) -> Iterator[None]:
         """Keep the passes over the images, and the embeddings of the judges."""
-        self._passes: dict[str, _Passed] = {}
+        self._passes: dict[OtherSource, _Passed] = {}
         self._embeddings = lru_cache(maxsize=None)(
             partial(self._embed, context, options)
         )
@@ -142,31 +152,31 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
             ValueError: if its reconstruction is not finite.
         """
         sae = subject.load(context.device)
-        source = source_of(subject.sae_id, sae.cfg.metadata.to_dict())
-        name = json.dumps(source, sort_keys=True)
-        passed = self._passes.get(name)
+        source = _other(place_of(context, sae))
+        passed = self._passes.get(source)
         if passed is None:
-            passed = self._passes[name] = run_pass(context, source, options)
+            passed = self._passes[source] = run_pass(context, source, options)
         if subject.sae_id in passed.failures:
             raise passed.failures[subject.sae_id]
-        measured = self._measure(name, passed, subject, options, source)
+        model = str(sae.cfg.metadata.model_name)
+        measured = self._measure(source, passed, subject, options, model)
         return _output(subject, sae, options, measured)
 
     def _measure(
         self,
-        name: str,
+        source: OtherSource,
         passed: _Passed,
         subject: Subject,
         options: VisionEvalConfig,
-        source: Mapping[str, Any],
+        model: str,
     ) -> _Measured:
         tally, images = passed.tallies.pop(subject.sae_id), passed.images
         codes, blocks = tally.codes, images.blocks
-        own = score_values(codes, passed.own, blocks)
+        own = score_values(codes, passed.own[passed.points[subject.sae_id]], blocks)
         judges = {
-            judge: score_values(codes, self._embeddings(name, judge), blocks)
+            judge: score_values(codes, self._embeddings(source, judge), blocks)
             for judge in options.judges
-            if judge != source.get("model")
+            if judge != model
         }
         figures = {
             "reconstruction": reconstruction_figures(tally, blocks),
@@ -192,35 +202,33 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
         return _Measured(figures, by_judge, latents, further)
 
     def _embed(
-        self, context: RunContext, options: VisionEvalConfig, name: str, judge: str
+        self,
+        context: RunContext,
+        options: VisionEvalConfig,
+        source: OtherSource,
+        judge: str,
     ) -> Tensor:
         return judge_embeddings(
             judge,
-            self._passes[name].images,
+            self._passes[source].images,
             image_size=options.judge_image_size,
             device=context.device,
         )
 
 
-def source_of(sae_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Return the settings of the source that an SAE's metadata names.
+def _kind(metadata: Mapping[str, Any]) -> str | None:
+    """Return the kind of the source that an SAE's metadata name; None without any."""
+    return (metadata.get("activation_source") or {}).get("kind")
 
-    Raises:
-        InputError: if it has none, or not of images.
-    """
-    source = metadata.get("activation_source") or {}
-    if source.get("kind") not in KINDS:
-        raise InputError(
-            f"SAE {sae_id!r} reads {metadata.get('hook_name')!r} of {metadata.get('model_name')!r}, which "
-            "vision cannot serve; expected an SAE on a source of images, of kind 'module' or "
-            "'cache'. Leave this SAE or this evaluation out."
-        )
-    return dict(source["config"])
+
+def _other(place: Place) -> OtherSource:
+    """Return the source of an SAE that ``check`` let through."""
+    assert isinstance(place.source, OtherSource)
+    return place.source
 
 
 def run_pass(
-    context: RunContext, source: Mapping[str, Any], options: VisionEvalConfig
+    context: RunContext, source: OtherSource, options: VisionEvalConfig
 ) -> _Passed:
     """
     Run every SAE of the run that reads a source over its held-out images.
@@ -230,30 +238,37 @@ def run_pass(
     Raises:
         InputError: if the images cannot be had.
     """
-    images = open_images(source, options, device=context.device, dtype=context.dtype)
-    passed = _Passed(images, torch.empty(0), {}, {})
+    saes: dict[str, SAE[Any]] = {}
     points: dict[str, str] = {}
+    failures: dict[str, Exception] = {}
     for subject in context.subjects:
         try:
             sae = subject.load(context.device)
-            metadata = sae.cfg.metadata.to_dict()
-            if source_of(subject.sae_id, metadata) == source:
-                points[subject.sae_id] = str(metadata["hook_name"])
-                passed.tallies[subject.sae_id] = ImageTally(
-                    sae, images.blocks, ks=KS, pool=options.pool
-                )
+            place = place_of(context, sae)
+            if place.source == source:
+                points[subject.sae_id], saes[subject.sae_id] = place.point, sae
         except Exception as error:
-            passed.failures[subject.sae_id] = error
-    own: list[Tensor] = []
+            failures[subject.sae_id] = error
+    images = chosen_images(open_other(context, source, points.values()), options)
+    passed = _Passed(images, points, {}, {}, failures)
+    for sae_id, sae in saes.items():
+        try:
+            passed.tallies[sae_id] = ImageTally(
+                sae, images.blocks, ks=KS, pool=options.pool
+            )
+        except Exception as error:
+            failures[sae_id] = error
+    own: dict[str, list[Tensor]] = {point: [] for point in points.values()}
     for found in images.passes():
-        own.append(own_embeddings(found, next(iter(found.activations))).cpu())
+        for point, parts in own.items():
+            parts.append(own_embeddings(found, point).cpu())
         for sae_id, tally in list(passed.tallies.items()):
             try:
                 tally.update(found.activations[points[sae_id]], found.keep)
             except Exception as error:
                 passed.failures[sae_id] = error
                 del passed.tallies[sae_id]
-    passed.own = torch.cat(own)
+    passed.own = {point: torch.cat(parts) for point, parts in own.items()}
     return passed
 
 

@@ -114,6 +114,16 @@ class ModuleSource(InputSource):
         """Return an input itself: an image, a clip, or a tensor."""
         return _input_of(self._data[number])
 
+    def seen(self, number: int) -> Tensor | None:
+        """Return an image as the module reads it, [channels, height, width]; None without any."""
+        prepared = self._prepare([self.input(number)])
+        given = prepared.kwargs if isinstance(prepared, Prepared) else prepared
+        values = given.values() if isinstance(given, Mapping) else [given]
+        for value in values:
+            if isinstance(value, Tensor) and value.ndim == 4:
+                return value[0]
+        return None
+
     def identity(self) -> dict[str, Any]:
         """Return plain JSON of what decides the activations: weights, data, preprocessing."""
         weights = self._known_as

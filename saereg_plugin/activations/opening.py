@@ -162,8 +162,7 @@ def _open_module(
 def _open_arrays(
     config: ArraysConfig, split: Split, device: str, _dtype: str
 ) -> ArraySource:
-    recorded = {"config": settings_of(config)}
-    return open_arrays(config, split, device, recorded=recorded)
+    return open_arrays(config, split, device)
 
 
 def _open_cache(

@@ -19,7 +19,6 @@ from saereg_plugin.sweeps.source import (
     LANGUAGE_MODEL,
     kind_of_source,
     open_sweep_source,
-    rows_read,
     source_settings,
     with_source,
 )
@@ -84,7 +83,8 @@ def cache_sweep(
         sweep = replace(sweep, tokens=tokens)
     source = _open(sweep, split)
     everything = tokens is None and isinstance(source, InputSource)
-    rows = None if everything else rows_read(sweep)
+    # at most so many are read, whatever the batch size
+    rows = None if everything else sweep.tokens + sweep.buffer_tokens
     return write_cache(source, folder, rows=rows, split=split, dtype=dtype)
 
 

@@ -21,6 +21,7 @@ from saereg_plugin.activations.arrays import (
     open_arrays,
 )
 from saereg_plugin.activations.arrays.files import LABELS
+from saereg_plugin.activations.opening import open_source
 from saereg_plugin.errors import InputError
 
 D_IN = 6
@@ -255,6 +256,8 @@ def test_configuration_opens_the_source_and_is_checked(tmp_path: Path) -> None:
     assert said["dataset_path"] == str(path)
     assert said["hook_name"] == "layer.3"
     assert said["activation_source"]["digest"] == source.digest()
+    again = open_source(said["activation_source"]["config"], split="heldout")
+    assert again.digest() == source.digest()
     facts = describe_arrays(config)
     assert (facts.points, facts.n_inputs, facts.most_rows) == (source.points, 10, 10)
     with pytest.raises(InputError, match="heldout=1; expected below 1"):

@@ -12,7 +12,12 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from eval_recipes.report.page import write_report
-from tests.browser.result_folders import write_everything, write_hostile, write_wide
+from tests.browser.result_folders import (
+    write_everything,
+    write_hostile,
+    write_inputs,
+    write_wide,
+)
 from tests.browser.visits import Visit, visit_in
 
 FLAGS = (
@@ -81,3 +86,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page about six SAEs of 4,608 latents, 300 of each in full."""
     return write_report(write_wide(tmp_path_factory.mktemp("wide") / "results"))
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page about SAEs on images and clips."""
+    return write_report(write_inputs(tmp_path_factory.mktemp("inputs") / "results"))

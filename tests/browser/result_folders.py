@@ -7,10 +7,12 @@ import random
 from pathlib import Path
 
 from eval_recipes.results.files import write_summary
+from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.releases.release import Entry, Release, write_release
 from tests.eval_recipes.report.latents.latent_files import (
     write_examples,
     write_explanations,
+    write_input_examples,
     write_stability,
     write_texts,
 )
@@ -72,6 +74,17 @@ def write_everything(folder: Path) -> Path:
             write_examples(folder, group, seed, words=(" one", " two", " three"))
     write_explanations(folder, "none", 0, EXPLAINED)
     write_texts(folder, "none", 0, STEERED)
+    write_summary(folder)
+    return folder
+
+
+def write_inputs(folder: Path) -> Path:
+    """Write results of SAEs on images and on clips, whose titles are hostile."""
+    open_owned(folder, "results")
+    for seed in SEEDS:
+        write_stability(folder, "images", seed)
+        write_input_examples(folder, "images", seed, title=SAE)
+    write_input_examples(folder, "clips", 0, kind="clips", title=SAE)
     write_summary(folder)
     return folder
 

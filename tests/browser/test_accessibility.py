@@ -15,11 +15,12 @@ BAD = ("serious", "critical")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["plain", "hostile"])
+@pytest.mark.parametrize("name", ["plain", "hostile", "inputs"])
 def test_no_serious_violation_with_a_card_and_all_tables_open(
     name: str, request: pytest.FixtureRequest, visit: Callable[..., Visit], scheme: str
 ) -> None:
-    shown = fragment("none-seed0", STEERED[0]) if name == "plain" else ""
+    cards = {"plain": ("none-seed0", STEERED[0]), "inputs": ("images-seed0", 8)}
+    shown = fragment(*cards[name]) if name in cards else ""
     size = {"width": 1280, "height": 800}
     path = request.getfixturevalue(name)
     page = visit(path, shown, viewport=size, color_scheme=scheme).page

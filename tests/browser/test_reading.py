@@ -262,7 +262,7 @@ def test_a_search_for_hostile_text_finds_it(
     page.locator(".lat-count", has_text="3 latents of").wait_for()
 
 
-@pytest.mark.parametrize("name", ["plain", "hostile"])
+@pytest.mark.parametrize("name", ["plain", "hostile", "inputs"])
 def test_a_phone_scrolls_down_only(
     name: str, request: pytest.FixtureRequest, visit: Callable[..., Visit]
 ) -> None:

@@ -42,6 +42,8 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
     kind = words[1] if len(words) > 1 else ""
     if kind == "train" and not {"--config", "--match-alive"} & set(words):
         return [*words, *_train_flags(words, model)]
+    if kind == "cache" and not {"--config", "--source"} & set(words):
+        return [*words, "--model", str(model), "--hook", HOOK, "--tokens", str(TOKENS)]
     if kind == "run":
         return [*words, *_run_flags(words), "--artifacts", "artifacts"]
     return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words
@@ -112,6 +114,6 @@ def smaller_python(text: str, model: Path) -> str:
         given = f"heldout_tokens={HELDOUT_TOKENS}, "
         text = re.sub(r"(evaluate\([^)]*?)(out=)", rf"\g<1>{given}\g<2>", text)
         text = re.sub(r"(RunContext\(\s*)(subjects=)", rf"\g<1>{given}\g<2>", text)
-    if "model=" not in text:
+    if "model=" not in text and not re.search(r"sr\.train\(\s*source\b", text):
         text = text.replace("sr.train(", f"sr.train(model={str(model)!r}, ")
     return text

@@ -1,1 +1,1 @@
-"""Commands of studies with flags of their own."""
+"""The command ``saereg-bench study``, one function per study."""

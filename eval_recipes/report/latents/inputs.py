@@ -139,7 +139,7 @@ class LatentInputs:
 
     def about(self) -> dict[str, Any]:
         """Return what the numbers are of: text, judge, settings of steering."""
-        keys = ("kind", "corpus", "tokens", "context_size")
+        keys = ("kind", "corpus", "tokens", "context_size", "grid", "model")
         settings = {} if self.examples is None else self.examples.settings
         return {
             "examples": {key: settings[key] for key in keys if key in settings},

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
 
-from eval_recipes.examples.reader import TOP, Example, LatentExamples
+from eval_recipes.examples.reader import LOWEST, TOP, Example, LatentExamples
 from eval_recipes.report.latents.inputs import LatentInputs, short
 from eval_recipes.report.latents.reader import read_inputs
 from eval_recipes.report.latents.sample import matches, sample
@@ -18,6 +19,8 @@ from eval_recipes.report.source import Source
 MOST_EXAMPLES = 10
 MOST_TOP = 4
 """Examples of the largest activations, where other intervals have some as well."""
+MOST_MIDDLE = 3
+"""Examples of the middle, and as many of the lowest, of latents on images and clips."""
 MOST_BRIEF = 3
 """Examples of a latent that is shown only next to its match."""
 BEFORE, AFTER = 8, 3
@@ -42,6 +45,7 @@ class SAEPayload:
             with an entry for each latent; ``cards`` has what is shown of the sampled latents,
             by latent; ``briefs`` has a few examples of latents that only their matches show;
             ``others`` names the other seeds, in the order of ``matches`` in a card;
+            ``pictures`` has each image that they show once, by its number;
             ``about`` has settings, and ``missing`` a sentence for every part without results.
     """
 
@@ -70,6 +74,8 @@ def latents_of(source: Source, *, per_sae: int) -> list[SAEPayload]:
 
 def _payload(one: LatentInputs, shown: list[int], matched: Sequence[int]) -> SAEPayload:
     brief = sorted(set(matched) - set(shown))
+    cards = {str(latent): _card(one, latent) for latent in sorted(shown)}
+    briefs = {str(latent): _brief(one, latent) for latent in brief}
     data = {
         "latents": one.size,
         "columns": one.columns(),
@@ -77,13 +83,35 @@ def _payload(one: LatentInputs, shown: list[int], matched: Sequence[int]) -> SAE
             {"seed": other.seed, "id": other.sae_id, "sae": other.label}
             for other in one.others
         ],
-        "cards": {str(latent): _card(one, latent) for latent in sorted(shown)},
-        "briefs": {str(latent): _brief(one, latent) for latent in brief},
+        "cards": cards,
+        "briefs": briefs,
+        **_pictures(one, [*cards.values(), *briefs.values()]),
         "left_out": len(set(one.described) - set(shown)),
         "about": one.about(),
         "missing": one.missing,
     }
     return SAEPayload(one.label, one.sae.group, one.sae.seed, data)
+
+
+def _pictures(
+    one: LatentInputs, shown: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Return the images that cards show, as addresses of their data; {} without images."""
+    inputs = {} if one.examples is None else one.examples.inputs
+    numbers = {
+        example["context"] for card in shown for example in card.get("examples", ())
+    }
+    found = {
+        str(number): _address(picture)
+        for number in sorted(numbers & set(inputs))
+        if (picture := inputs[number].picture) is not None
+    }
+    return {"pictures": found} if found else {}
+
+
+def _address(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _card(one: LatentInputs, latent: int) -> dict[str, Any]:
@@ -115,7 +143,9 @@ def _brief(one: LatentInputs, latent: int) -> dict[str, Any]:
 
 
 def _near_peak(example: Example) -> dict[str, Any]:
-    """Return an example with the tokens around its peak alone."""
+    """Return an example with the tokens around its peak alone; of an image or clip all rows."""
+    if example.input is not None:
+        return _example(example)
     first = max(0, example.peak - BEFORE)
     near = slice(first, example.peak + AFTER + 1)
     return _example(example) | {
@@ -145,8 +175,11 @@ def _shown(examples: Sequence[Example]) -> list[Example]:
     """
     Return at most ``MOST_EXAMPLES``: the top ones, then of every band in turn.
 
-    They stay in their order, from the largest activations down.
+    They stay in their order, from the largest activations down. Of images and clips they are
+    top, middle and lowest ones.
     """
+    if any(example.input is not None for example in examples):
+        return list(_ends_and_middle(examples))
     bands: dict[str, list[Example]] = {}
     for example in examples:
         bands.setdefault(example.band, []).append(example)
@@ -157,7 +190,32 @@ def _shown(examples: Sequence[Example]) -> list[Example]:
     return [example for example in examples if id(example) in ids]
 
 
+def _ends_and_middle(examples: Sequence[Example]) -> Iterator[Example]:
+    """Yield the top examples, those of the bands around the median, and the lowest."""
+    bands = list(dict.fromkeys(example.band for example in examples))
+    between = [band for band in bands if band not in (TOP, LOWEST)]
+    most = {TOP: MOST_TOP, LOWEST: MOST_MIDDLE}
+    for band in between[(len(between) - 1) // 2 : len(between) // 2 + 1]:
+        most[band] = MOST_MIDDLE - (len(between) % 2 == 0)
+    for example in examples:
+        left = most.get(example.band, 0)
+        if left > 0:
+            most[example.band] = left - 1
+            yield example
+
+
 def _example(example: Example) -> dict[str, Any]:
+    if example.input is not None:
+        return {
+            "band": example.band,
+            "peak": example.peak,
+            "values": [_value(value) for value in example.values],
+            "context": example.context,
+            "position": example.position,
+            "title": example.input.title,
+            "label": example.input.label,
+            "seconds": short(example.seconds),
+        }
     return {
         "band": example.band,
         "peak": example.peak,

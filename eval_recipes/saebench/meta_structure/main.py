@@ -54,6 +54,7 @@ class MetaStructureEvaluation(Evaluation[MetaStructureOptions]):
     Options = MetaStructureOptions
     Output = CorrectedMetaStructureOutput
     type_id = "meta_structure_decoder_variance"
+    any_source = True
     reads_model = False
     keeps_artifacts = True
 

@@ -56,10 +56,10 @@ class WhisperStudy:
     """Active latents of a frame, on average over a batch."""
     frames: Positive = 245_760
     """Frames of each SAE's training."""
-    batch_size: Positive = 2048
+    batch_size: Positive = 1024
     """Frames of an optimiser step."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
+    alphas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
     """Strengths, in typical magnitudes of latents or in mean differences."""
     counts: tuple[int, ...] = (10, 25, 50)
     """Numbers of edited latents."""
@@ -115,19 +115,11 @@ def layer_of(point: str) -> int:
 
 def sweep_of(study: WhisperStudy, d_in: int) -> SweepConfig:
     """Return the training of all SAEs: BatchTopK at every point, group and seed."""
-    d_sae = study.expansion * d_in
-    preset = weight_regularized_topk(k=study.k)
-    penalty = preset.sae_fields(d_in=d_in, d_sae=d_sae)["regularizers"]
     steps = study.frames // study.batch_size
-    fields: dict[str, Any] = {
-        "architecture": "regularized_batchtopk",
-        "d_sae": d_sae,
-        "k": study.k,
-        "normalize_activations": "expected_average_only_in",
-    }
+    groups = {name: _fields(study, name, d_in, steps) for name in GROUPS}
     return SweepConfig(
-        sae=fields,
-        groups={"none": {}, "l2": {"regularizers": penalty}},
+        sae={"architecture": "regularized_batchtopk"},
+        groups=groups,
         seeds=study.seeds,
         hook_name=list(study.points),
         tokens=study.frames,
@@ -141,3 +133,15 @@ def sweep_of(study: WhisperStudy, d_in: int) -> SweepConfig:
         autocast=False,
         seed=study.seed,
     )
+
+
+def _fields(study: WhisperStudy, group: str, d_in: int, steps: int) -> dict[str, Any]:
+    """Return the fields of a group: as in arXiv 2603.04198, but for BatchTopK and all frames."""
+    preset = weight_regularized_topk(
+        k=study.k,
+        penalty="l2" if group == "l2" else "none",
+        k_annealing_steps=max(1, steps // 100),
+    )
+    fields = preset.sae_fields(d_in=d_in, d_sae=study.expansion * d_in)
+    left_out = ("architecture", "d_in", "max_norm_multiple")
+    return {name: value for name, value in fields.items() if name not in left_out}

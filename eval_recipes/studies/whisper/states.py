@@ -1,4 +1,4 @@
-"""Chosen clips and the states of Whisper's encoder on them, kept on disk."""
+"""Chosen clips and the encoder's states on them, kept on disk."""
 
 from __future__ import annotations
 

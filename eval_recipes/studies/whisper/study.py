@@ -36,6 +36,7 @@ from saereg_plugin.activations.cache import write_cache
 from saereg_plugin.activations.opening import describe_source, open_source
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import OwnedFolder
+from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sources.modules import LoadedModule, load_module, module_identity
 from saereg_plugin.sweeps import run_sweep
@@ -128,7 +129,9 @@ def _trained(
             f"SAEs were taken out of training ({'; '.join(result.stopped)}), and the study "
             "compares all of them. Lower lr, and choose another folder."
         )
-    return result.release, result.stopped
+    if result.release is None:
+        return None, result.stopped
+    return register_release(out / "release"), result.stopped
 
 
 @dataclass(frozen=True)

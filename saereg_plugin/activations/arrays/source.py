@@ -16,7 +16,12 @@ from saereg_plugin.activations.arrays.files import (
     parts_of_files,
     read_labels,
 )
-from saereg_plugin.activations.arrays.parts import Array, ArrayParts, parts_of_arrays
+from saereg_plugin.activations.arrays.parts import (
+    Array,
+    ArrayParts,
+    Part,
+    parts_of_arrays,
+)
 from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.activations.passes import Pass
 from saereg_plugin.activations.source import InputSource
@@ -82,7 +87,6 @@ class ArraySource(InputSource):
         device: where activations are returned.
         seed: of the training order.
         model: name of the model that the arrays come from, for metadata.
-        recorded: further fields of the metadata, plain JSON.
 
     Raises:
         InputError: naming the file or array that cannot be used, or a split without inputs.
@@ -104,31 +108,30 @@ class ArraySource(InputSource):
         device: str | torch.device = "cpu",
         seed: int = 0,
         model: str = "arrays",
-        recorded: Mapping[str, Any] | None = None,
     ) -> None:
         require_choice("split", split, get_args(Split))
-        points = [point] if isinstance(point, str) else point
         path = Path(arrays).absolute() if isinstance(arrays, str | Path) else None
-        if isinstance(arrays, str | Path):
-            parts = parts_of_files(Path(arrays), points)
-        else:
-            parts = parts_of_arrays(arrays, points[0] if points else None)
-        self._parts = ArrayParts(parts)
+        self._parts = ArrayParts(_parts_of(arrays, point))
         self._first, self.n_inputs = _bounds(self._parts.inputs, heldout, split)
-        self._cut = {"split": split, "heldout": heldout}
+        rows = self._parts.rows
         self.points = self._parts.points
         self.device = torch.device(device)
-        self.ordered = ordered
-        self.rows_per_input = self._parts.rows
-        self.seed = seed
-        self.inputs_per_pass = inputs_per_pass or max(
-            1, _ROWS_PER_PASS // self._parts.rows
-        )
-        self.rows_per_pass = self.inputs_per_pass * self._parts.rows
+        self.ordered, self.rows_per_input, self.seed = ordered, rows, seed
+        self.inputs_per_pass = inputs_per_pass or max(1, _ROWS_PER_PASS // rows)
+        self.rows_per_pass = self.inputs_per_pass * rows
         self.labels = self._read_labels(labels, path)
         self.class_names = tuple(class_names)
+        self._cut = {"split": split, "heldout": heldout}
         self._named = (model, "arrays in memory" if path is None else str(path))
-        self._recorded = dict(recorded or {})
+        self._config = {
+            "path": None if path is None else str(path),
+            "point": point if isinstance(point, str | None) else list(point),
+            "labels": str(labels) if isinstance(labels, str | Path) else None,
+            "heldout": heldout,
+            "ordered": ordered,
+            "model": model,
+            "seed": seed,
+        }
         self._identity: dict[str, Any] | None = None
 
     def passes(self, numbers: Tensor) -> Iterator[Pass]:
@@ -167,8 +170,13 @@ class ArraySource(InputSource):
         return self._identity
 
     def metadata(self, point: str) -> dict[str, Any]:
-        """Return the fields that name the arrays in an SAE's metadata."""
+        """
+        Return the fields that name the arrays in an SAE's metadata.
+
+        ``config`` opens files again; arrays in memory have none.
+        """
         model, data = self._named
+        config = {k: v for k, v in self._config.items() if v is not None}
         return {
             "model_name": model,
             "hook_name": point,
@@ -180,7 +188,11 @@ class ArraySource(InputSource):
                 "data": data,
                 "digest": self.digest(),
                 **self._cut,
-                **self._recorded,
+                **(
+                    {"config": {"kind": self.kind, **config}}
+                    if "path" in config
+                    else {}
+                ),
             },
         }
 
@@ -226,7 +238,6 @@ def open_arrays(
     config: ArraysConfig,
     split: Split = "train",
     device: str | torch.device = "cpu",
-    **options: Any,
 ) -> ArraySource:
     """
     Open the arrays of a configuration; only headers of files are read.
@@ -245,8 +256,18 @@ def open_arrays(
         device=device,
         seed=config.seed,
         model=config.model,
-        **options,
     )
+
+
+def _parts_of(
+    arrays: Array | Mapping[str, Array] | str | Path,
+    point: str | Sequence[str] | None,
+) -> list[Part]:
+    """Return the parts of arrays in memory, or of files."""
+    points = [point] if isinstance(point, str) else point
+    if isinstance(arrays, str | Path):
+        return parts_of_files(Path(arrays), points)
+    return parts_of_arrays(arrays, points[0] if points else None)
 
 
 def _bounds(inputs: int, heldout: float, split: str) -> tuple[int, int]:

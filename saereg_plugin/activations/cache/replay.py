@@ -169,7 +169,7 @@ class CacheFeed:
 
 
 class _Cached(ActivationSource):
-    """What replays of finite and endless sources share; see ``open_cache``."""
+    """Base of the replays of finite and of endless sources."""
 
     kind: ClassVar[str] = "cache"
 

@@ -1,8 +1,11 @@
 """Images and audio clips that modules read."""
 
 from saereg_plugin.sources.inputs.data import Clip, InputData, Split
-from saereg_plugin.sources.inputs.dataset import data_from_dataset
-from saereg_plugin.sources.inputs.opening import EMBEDDED, open_data
+from saereg_plugin.sources.inputs.opening import (
+    EMBEDDED,
+    data_from_dataset,
+    open_data,
+)
 from saereg_plugin.sources.inputs.sound import resampled
 
 __all__ = [

@@ -33,7 +33,7 @@ NAMES = Asset(
 )
 """Unicode's list of emoji with their names, groups and subgroups."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised whenever the table in the cache changes, so that old tables are built again."""
 _VARIATION_SELECTOR = 0xFE0F
 _LIGATURES, _EXTENSION = 4, 7

@@ -1,4 +1,4 @@
-"""Inputs listed by name and read when asked for, and their two sides."""
+"""Inputs listed by name, read when asked for, on two sides."""
 
 from __future__ import annotations
 

@@ -1,18 +1,27 @@
-"""Images and clips by name or folder."""
+"""Images and clips by name, from a folder, or out of a torch Dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
-from saereg_plugin.errors import InputError, suggest, suggest_path
-from saereg_plugin.sources.inputs.data import InputData, Split
+import numpy as np
+import torch
+from torch import Tensor
+
+from saereg_plugin.errors import InputError, brief, suggest, suggest_path
+from saereg_plugin.sources.inputs.data import Clip, InputData, Split
 from saereg_plugin.sources.inputs.embedded_sound import open_non_speech, open_speech
 from saereg_plugin.sources.inputs.emoji import open_emoji
 from saereg_plugin.sources.inputs.folders import open_folder
-from saereg_plugin.sources.inputs.listed import ListedData, require_split
+from saereg_plugin.sources.inputs.listed import ListedData, held_out, require_split
 from saereg_plugin.sources.inputs.mnist import open_mnist
+
+_HASHED_ITEMS = 64
+"""Items, evenly spaced, that tell one data set from another."""
 
 EMBEDDED: MappingProxyType[str, Callable[[str], ListedData]] = MappingProxyType(
     {
@@ -47,3 +56,98 @@ def open_data(name_or_path: str, split: Split = "all") -> InputData:
         f"Unknown data {name_or_path!r}; expected embedded data "
         f"({', '.join(map(repr, EMBEDDED))}) or a folder of images or audio files. {hint}"
     )
+
+
+class Items(Protocol):
+    """What a torch Dataset of the map style has, and a list."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> Any: ...
+
+
+def data_from_dataset(
+    dataset: Items,
+    *,
+    name: str,
+    split: Split = "all",
+    labels: Sequence[int] | Tensor | None = None,
+    class_names: Sequence[str] = (),
+    heldout: Callable[[int], bool] | None = None,
+) -> InputData:
+    """
+    Return the items of a torch Dataset as images or clips.
+
+    An item is a PIL image, a tensor [channels, height, width] (uint8, or floats from 0 to 1),
+    or a ``Clip``; of a tuple such as (image, label) it is the first.
+
+    Args:
+        dataset: anything with ``len`` and items by number.
+        name: what metadata calls it.
+        split: ``train``, ``heldout`` or ``all``.
+        labels: class of each item; by default the data set's own ``targets``, if it has them.
+        class_names: names of the classes; by default the data set's own ``classes``.
+        heldout: tells by number whether an item is held out; by default a tenth is, by hash.
+
+    Raises:
+        InputError: for an empty data set, items of another kind, or labels of another length.
+    """
+    require_split(split)
+    n = len(dataset)
+    if n == 0:
+        raise InputError(f"Data set {name!r} is empty; expected one or more items.")
+    out = heldout or (lambda number: held_out(f"{name}/{number}"))
+    given = getattr(dataset, "targets", None) if labels is None else labels
+    return ListedData(
+        name=name,
+        takes=_kind(dataset[0], name),
+        read=lambda number: _input(dataset[number], name),
+        titles=[f"{name}, number {number}" for number in range(n)],
+        source={"items": n, "sha256": _digest(dataset, name)},
+        heldout=[out(number) for number in range(n)],
+        labels=None if given is None else _labels(given, n, name),
+        class_names=class_names or tuple(getattr(dataset, "classes", ())),
+    ).side(split)
+
+
+def _labels(given: Sequence[int] | Tensor, n: int, name: str) -> Tensor:
+    labels = torch.as_tensor(given, dtype=torch.int64).flatten()
+    if len(labels) != n:
+        raise InputError(
+            f"Data set {name!r} has {n} items and {len(labels)} labels; expected a label for "
+            "each item. Give labels=... of that length."
+        )
+    return labels
+
+
+def _kind(item: Any, name: str) -> Literal["images", "clips"]:
+    return "clips" if isinstance(_input(item, name), Clip) else "images"
+
+
+def _input(item: Any, name: str) -> Any:
+    """Return a PIL image or a clip out of an item."""
+    from PIL import Image
+
+    first = item[0] if isinstance(item, tuple | list) and item else item
+    if isinstance(first, Clip):
+        return first
+    if isinstance(first, Image.Image):
+        return first.convert("RGB")
+    if isinstance(first, Tensor) and first.ndim == 3 and first.shape[0] in (1, 3):
+        whole = (first * 255).round() if first.is_floating_point() else first
+        pixels = whole.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return Image.fromarray(np.ascontiguousarray(pixels).squeeze()).convert("RGB")
+    raise InputError(
+        f"Data set {name!r} has the item {brief(item)}; expected a PIL image, a tensor "
+        "[1 or 3, height, width], or a Clip, alone or first in a tuple. Wrap the data set."
+    )
+
+
+def _digest(dataset: Items, name: str) -> str:
+    """Return a hash of some items."""
+    digest = hashlib.sha256()
+    for number in range(0, len(dataset), -(-len(dataset) // _HASHED_ITEMS)):
+        found = _input(dataset[number], name)
+        digest.update(
+            found.waveform.tobytes() if isinstance(found, Clip) else found.tobytes()
+        )
+    return digest.hexdigest()

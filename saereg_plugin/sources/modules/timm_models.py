@@ -143,7 +143,7 @@ def _commit(repo: str) -> str | None:
     return next((Path(p).parent.name for p in places if isinstance(p, str)), None)
 
 
-def _size_options(short: str, image_size: int | None) -> dict[str, int]:
+def _size_options(short: str, image_size: int | None) -> dict[str, Any]:
     """Return what tells a model of patches the size of its images; a CNN takes any."""
     if image_size is None:
         return {}

@@ -1,4 +1,4 @@
-"""Whisper tiny.en out of a file of CTranslate2, as a folder of transformers."""
+"""Whisper tiny.en out of a file of CTranslate2, for transformers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
+    AutoTokenizer,
     GenerationConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
-    WhisperTokenizerFast,
 )
 
 from saereg_plugin.errors import InputError
@@ -90,7 +90,7 @@ def convert(target: Path) -> None:
 def _save_tokenizer(content: bytes, target: Path) -> None:
     (target / "tokenizer.json").write_bytes(content)
     end = "<|endoftext|>"
-    tokenizer = WhisperTokenizerFast.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(
         target, bos_token=end, eos_token=end, unk_token=end, pad_token=end
     )
     tokenizer.save_pretrained(target)

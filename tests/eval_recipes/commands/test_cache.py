@@ -69,11 +69,11 @@ def test_file_of_a_sweep_names_the_source(tmp_path: Path, small_model: Path) -> 
     out = tmp_path / "cache"
     result = bench(f"cache --config {config} --out {out}")
     assert result.exit_code == 0, result.output
-    # 512 tokens for training and 128 that stay in the buffer
-    assert 640 <= open_cache(out).index.rows < 640 + 256
+    # 512 tokens for training and 256 that stay in the buffer
+    assert 768 <= open_cache(out).index.rows < 768 + 256
     more = bench(f"cache --config {config} --out {out} --tokens 1024")
     assert more.exit_code == 0, more.output
-    assert open_cache(out).index.rows >= 1024 + 128
+    assert open_cache(out).index.rows >= 1024 + 256
     trained = bench(f"train --config {config} --source {out} --out {tmp_path / 'sae'}")
     assert trained.exit_code == 0, trained.output
     refused = bench(f"cache --config {config} --out {out} --split heldout")

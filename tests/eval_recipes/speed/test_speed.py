@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import Dinov2Config, Dinov2Model
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
@@ -19,6 +20,7 @@ from eval_recipes.registry import RECIPES
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import subjects_of
 from eval_recipes.speed import Row, Shape, SpeedConfig, run_speed
+from eval_recipes.speed.activations import Work, activation_rows
 from eval_recipes.speed.evaluations import OPTIONS, UPSTREAM, rounds
 from eval_recipes.speed.evaluations import OURS as OUR_COMMAND
 from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
@@ -310,3 +312,26 @@ def test_the_help_names_every_suite_and_which_run_by_name_only() -> None:
 def test_what_upstream_needs_to_run_is_there_for_every_offline_eval() -> None:
     assert set(UPSTREAM) == set(OPTIONS)
     assert set(OPTIONS) < set(RECIPES)
+
+
+def test_sources_are_timed_against_bare_passes_and_their_replay() -> None:
+    config = Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+        mlp_ratio=2,
+    )
+    work = Work(images=4, size=28, layers=2, rows=500, d_in=8)
+    model = Dinov2Model(config).eval()
+    rows = list(activation_rows(SpeedConfig(repeats=3), model=model, work=work))
+    cases = {row.case.split(",")[0]: row.unit for row in rows}
+    assert cases == {"extraction": "images/s", "replay": "MB/s"}
+    ours = [row for row in rows if row.ratio == 1]
+    assert [row.implementation for row in ours] == [
+        "saereg, module source",
+        "saereg, replay of the cache",
+        "saereg, replay from disk",
+    ]
+    assert all(row.seconds and row.throughput for row in rows)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sae_lens import TopKSAE
 
-from eval_recipes.commands.study import study as commands
+from eval_recipes.commands.studies.study import study as commands
 from eval_recipes.studies import (
     frequency_weighted,
     temporal,

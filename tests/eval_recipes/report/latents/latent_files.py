@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
 
 from eval_recipes.cross_seed.output import STABILITY
-from eval_recipes.examples.reader import EXAMPLES
+from eval_recipes.examples.reader import EXAMPLES, INPUTS
 from eval_recipes.results.sidecar import SideTable, side_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.steering.texts import COLUMNS, TEXTS
@@ -58,7 +60,7 @@ def write_with(
     pq.write_table(side.of(columns, subject(group, seed), **about), table)
     named = {
         "file": table.name,
-        "rows": len(columns["latent"]),
+        "rows": len(next(iter(columns.values()))),
         "sha256": sha256(table),
     }
     one["eval_result_unstructured"][side.field] = named
@@ -170,6 +172,66 @@ def write_examples(
         "context_size": 128,
     }
     return write_with(folder, EXAMPLES, group, seed, columns, n=n, **about)
+
+
+def picture(number: int) -> bytes:
+    """A PNG of one colour."""
+    content = io.BytesIO()
+    Image.new("RGB", (40, 30), (40 * number % 256, 90, 160)).save(content, "PNG")
+    return content.getvalue()
+
+
+def input_example(band: str, peak: float, number: int, rows: int) -> dict[str, Any]:
+    values = [0.0] * rows
+    values[0], values[rows - 2] = peak / 4, peak
+    return {
+        "band": band,
+        "activation": peak,
+        "peak": rows - 2,
+        "tokens": [],
+        "values": values,
+        "context": number,
+        "position": rows - 2,
+    }
+
+
+def write_input_examples(
+    folder: Path, group: str, seed: int, *, kind: str = "images", title: str = "photo"
+) -> Path:
+    """Write examples on ten images of 3 x 3 patches, or on ten clips of 9 frames."""
+    bands = ["top"] * 5 + ["75-100 %", "50-75 %", "25-50 %", "0-25 %", "lowest"]
+    each = [input_example(b, 9.0 - i, i, 9) for i, b in enumerate(bands)]
+    columns: dict[str, Any] = {
+        "latent": list(range(N)),
+        "active": [0] + [20] * (N - 1),
+        "density": [0.0] + [20 / 90] * (N - 1),
+        "mean_activation": [None] + [2.0] * (N - 1),
+        "max_activation": [None] + [9.0] * (N - 1),
+        "histogram_edges": [[]] + [[0.0, 4.5, 9.0]] * (N - 1),
+        "histogram_counts": [[]] + [[15, 5]] * (N - 1),
+        **{f"{end}_tokens": [[""][:0]] * N for end in ("top", "bottom")},
+        **{f"{end}_logits": [[0.0][:0]] * N for end in ("top", "bottom")},
+        "examples": [[]] + [each] * (N - 1),
+    }
+    is_image = kind == "images"
+    about: dict[str, Any] = {
+        "kind": kind,
+        "corpus": "photos",
+        "tokens": 90,
+        "context_size": 9,
+        "grid": [3, 3] if is_image else None,
+    }
+    write_with(folder, EXAMPLES, group, seed, columns, **about)
+    numbers = range(len(bands))
+    inputs = {
+        "input": list(numbers),
+        "title": [f"{title} {n}" for n in numbers],
+        "label": ["red" if n % 2 else None for n in numbers],
+        "rows": [9] * len(bands),
+        "seconds": [None if is_image else 1.8 for _ in numbers],
+        "picture": [picture(n) if is_image else None for n in numbers],
+    }
+    return write_with(folder, INPUTS, group, seed, inputs, kind=kind)
 
 
 def write_texts(

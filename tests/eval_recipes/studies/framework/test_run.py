@@ -259,7 +259,9 @@ def test_command_on_a_finished_study_writes_its_table_anew(
     (out / "results.csv").unlink()
     summary = "changed since it was trained"
     changed = dataclasses.replace(TINY, summary=summary)
-    monkeypatch.setattr("eval_recipes.commands.study.study_named", lambda _: changed)
+    monkeypatch.setattr(
+        "eval_recipes.commands.studies.study.study_named", lambda _: changed
+    )
     result = CliRunner().invoke(app, ["study", "temporal", "--out", str(out)])
     assert result.exit_code == 0, result.output
     table = (out / TABLE).read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ from eval_recipes.commands.console import (
 )
 from eval_recipes.commands.flags import listed, listed_numbers
 from eval_recipes.commands.studies.steering import Scale, steering
+from eval_recipes.commands.studies.whisper import whisper
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 
 study = typer.Typer(
@@ -204,5 +205,6 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
 
 study.command("mnist")(with_verbosity(mnist))
 study.command("steering")(with_verbosity(steering))
+study.command("whisper")(with_verbosity(whisper))
 for _name, _entry in GRID_STUDIES.items():
     study.command(_name)(with_verbosity(_grid_study(_name, _entry.summary)))
