@@ -127,8 +127,8 @@ PAIRS: Mapping[Scale, tuple[Pair, ...]] = {"small": SMALL, "paper": PAPER}
 SIZES: Mapping[Scale, Size] = {
     "small": Size(
         d_sae=768,
-        rows=102_400,
-        batch_size=512,
+        rows=51_200,
+        batch_size=256,
         lr=1e-3,
         judges=("dinov2-small", "efficientnet-lite0", "squeezenet"),
         n_images=2000,

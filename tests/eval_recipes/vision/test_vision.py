@@ -206,9 +206,7 @@ def test_images_are_evenly_spaced_and_too_few_are_refused(
         )
 
 
-def test_saes_on_anything_else_are_refused(
-    tmp_path: Path, models: tuple[Path, Path]
-) -> None:
+def test_saes_on_anything_else_are_refused(tmp_path: Path) -> None:
     sae = tiny_sae("smollm2-135m-instruct", "blocks.0.hook_mlp_out", torch.ones(4), 0)
     subjects = save_release(tmp_path / "text", {"sae": sae})
     context = context_of(subjects, tmp_path / "out", [])
