@@ -67,6 +67,7 @@ class Size:
     batch_size: int
     lr: float
     judges: tuple[str, ...]
+    n_blocks: int = 20
     n_images: int | None = None
     """Of each half of the held-out images, at most."""
 
@@ -126,11 +127,12 @@ PAPER = (
 PAIRS: Mapping[Scale, tuple[Pair, ...]] = {"small": SMALL, "paper": PAPER}
 SIZES: Mapping[Scale, Size] = {
     "small": Size(
-        d_sae=768,
-        rows=51_200,
+        d_sae=512,
+        rows=40_960,
         batch_size=256,
         lr=1e-3,
         judges=("dinov2-small", "efficientnet-lite0", "squeezenet"),
+        n_blocks=10,
         n_images=2000,
     ),
     "paper": Size(
@@ -258,7 +260,7 @@ def _stage_name(pair: Pair, kind: str) -> str:
 
 
 def _stages(pair: Pair, size: Size) -> tuple[Stage, Stage]:
-    common = {"n_images": size.n_images}
+    common = {"n_images": size.n_images, "n_blocks": size.n_blocks}
     validation = {"part": "validation", "judges": [], "probe": False, "n_shuffles": 1}
     test = {
         "part": "test",
@@ -384,7 +386,7 @@ STUDY = Study(
     published=_published(),
     notes=(
         "The papers train on image embeddings of CLIP, SigLIP2 and ViT of 50,000 and more natural photos "
-        "with d_sae 8192; these are patches of drawings and digits, with d_sae 768 and two hundred "
+        "with d_sae 8192; these are patches of drawings and digits, with d_sae 512 and two hundred "
         "steps.",
         "Lambda is chosen by the paper's rule, but on validation images; the candidates are ours, and "
         "no statement is at a lambda of the papers.",
