@@ -251,7 +251,7 @@ def _sweep(
         # bfloat16 is slower than float32 on most CPUs
         autocast=AUTO if size.n_images is None else False,
         # SAELens' 1,000 steps are more than a small run has: AuxK would never act
-        dead_feature_window=min(1000, size.rows // size.batch_size // 5),
+        dead_feature_window=max(1, min(1000, size.rows // size.batch_size // 5)),
     )
 
 

@@ -115,7 +115,7 @@ def test_the_width_of_each_encoder_is_that_of_the_penalties() -> None:
 def test_the_papers_scale_needs_a_folder_of_imagenet(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="imagenet|openai"):
         run_study(STUDY, "paper", tmp_path / "out", device="cpu")
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "study.json").exists()
 
 
 @pytest.fixture
