@@ -46,7 +46,9 @@ NEVER_WITH = {"allow_pickle": True, "trust_remote_code": True, "weights_only": F
 def faults(source: str) -> list[str]:
     """Return what in a module runs data, each with its line."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    restricted = _restricts_pickle(tree)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -57,8 +59,29 @@ def faults(source: str) -> list[str]:
         else:
             continue
         unsafe = {name.split(".")[0] for name in names} & UNSAFE_MODULES
+        if restricted and isinstance(node, ast.Import):
+            unsafe -= {"pickle"}
         found += [f"line {node.lineno}: import {name}" for name in sorted(unsafe)]
     return found
+
+
+def _restricts_pickle(tree: ast.Module) -> bool:
+    """Return whether pickle gives its errors, or an Unpickler whose find_class is replaced."""
+    used = [
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle"
+    ]
+    others = [name for name in used if name != "UnpicklingError"]
+    bases = [
+        base
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(getattr(each, "name", "") == "find_class" for each in node.body)
+        for base in node.bases
+        if ast.unparse(base) == "pickle.Unpickler"
+    ]
+    return bool(used) and len(others) == len(bases)
 
 
 def _faults_of_call(call: ast.Call) -> list[str]:
@@ -90,6 +113,8 @@ def test_no_module_runs_data() -> None:
     "source",
     [
         "import pickle",
+        "import pickle\nclass A(pickle.Unpickler):\n    pass",
+        "import pickle\nclass A(pickle.Unpickler):\n    def find_class(self): ...\npickle.load(f)",
         "from pickle import load",
         "import dill as d",
         "yaml.load(text, Loader=yaml.Loader)",
@@ -110,6 +135,7 @@ def test_what_runs_data_is_found(source: str) -> None:
     "source",
     [
         "sae.eval()",
+        "import pickle\nclass A(pickle.Unpickler):\n    def find_class(self): ...",
         "re.compile(text)",
         "yaml.safe_load(text)",
         "torch.load(path, map_location='cpu', weights_only=True)",
