@@ -19,9 +19,9 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import schema_files
 from eval_recipes.running.run import run_evals
 from eval_recipes.vision.images import (
+    chosen_images,
     in_part,
     judge_embeddings,
-    open_images,
     pooled_output,
 )
 from eval_recipes.vision.options import VisionEvalConfig
@@ -197,18 +197,27 @@ def test_images_are_evenly_spaced_and_too_few_are_refused(
     config: dict[str, Any],
 ) -> None:
     few = VisionEvalConfig(n_images=10, n_blocks=5)
-    found = open_images(config, few, device="cpu", dtype="float32")
+    source = open_source(config, split="heldout")
+    found = chosen_images(source, few)
     assert found.numbers.tolist() == [0, 6, 12, 18, 24, 30, 36, 42, 48, 54]
     assert found.labels is not None and set(found.labels.tolist()) == {0, 1, 2}
     with pytest.raises(InputError, match="60 held-out images for 100 blocks"):
-        open_images(
-            config, VisionEvalConfig(n_blocks=100), device="cpu", dtype="float32"
-        )
+        chosen_images(source, VisionEvalConfig(n_blocks=100))
 
 
-def test_saes_on_anything_else_are_refused(tmp_path: Path) -> None:
+SOUND = {"kind": "module", "config": {"kind": "module", "model": "whisper-tiny.en"}}
+
+
+@pytest.mark.parametrize(
+    "source", [None, {"kind": "arrays", "config": {"kind": "arrays"}}, SOUND]
+)
+def test_saes_on_anything_else_are_refused(
+    source: dict[str, Any] | None, tmp_path: Path
+) -> None:
     sae = tiny_sae("smollm2-135m-instruct", "blocks.0.hook_mlp_out", torch.ones(4), 0)
-    subjects = save_release(tmp_path / "text", {"sae": sae})
+    if source is not None:
+        sae.cfg.metadata.activation_source = source
+    subjects = save_release(tmp_path / "other", {"sae": sae})
     context = context_of(subjects, tmp_path / "out", [])
     with pytest.raises(InputError, match="which vision cannot serve"):
         run_evals(["vision"], context)
@@ -228,9 +237,8 @@ def test_a_wrong_judge_is_refused(
 
 
 def test_judges_need_the_images(config: dict[str, Any]) -> None:
-    found = open_images(
-        config, VisionEvalConfig(n_blocks=5), device="cpu", dtype="float32"
-    )
+    source = open_source(config, split="heldout")
+    found = chosen_images(source, VisionEvalConfig(n_blocks=5))
     bare: Any = type("Bare", (), {"kind": "cache", "source": found.source})()
     bare.source = bare
     with pytest.raises(InputError, match="needs the images"):
