@@ -24,11 +24,20 @@ LATENTS = 512
 TOKENS = 4096
 BATCH = 256
 HELDOUT_TOKENS = 1024
-CORE = {
-    "n_eval_reconstruction_batches": 1,
-    "n_eval_sparsity_variance_batches": 1,
-    "eval_batch_size_prompts": 2,
+OWN_OPTIONS: dict[str, dict[str, Any]] = {
+    "core": {
+        "n_eval_reconstruction_batches": 1,
+        "n_eval_sparsity_variance_batches": 1,
+        "eval_batch_size_prompts": 2,
+    },
+    "vision": {
+        "judges": ["squeezenet"],
+        "judge_image_size": 32,
+        "n_images": 60,
+        "n_blocks": 5,
+    },
 }
+"""Options of evaluations here, instead of or next to those of ``every_eval``."""
 
 
 def smaller_words(words: list[str], model: Path) -> list[str]:
@@ -64,14 +73,16 @@ def _train_flags(words: list[str], model: Path) -> list[str]:
 
 def _run_flags(words: list[str]) -> list[str]:
     flags = ["--heldout-tokens", str(HELDOUT_TOKENS)]
-    compares_groups = {"core", "cross_seed", "vocabulary"} & set(evaluations_of(words))
+    compares_groups = {"core", "cross_seed", "vocabulary", "vision"} & set(
+        evaluations_of(words)
+    )
     if "--sae-id" not in words and ("--offline" in words or not compares_groups):
         # two SAEs are enough
         flags += ["--sae-id", "none-*"]
     if not {"--data", "--offline"} & set(words):
         flags += ["--data", "embedded"]
     for name in evaluations_of(words):
-        options = {**OPTIONS[name], **(CORE if name == "core" else {})}
+        options = {**OPTIONS.get(name, {}), **OWN_OPTIONS.get(name, {})}
         for option, value in options.items():
             flags += ["--option", f"{name}.{option}={json.dumps(value)}"]
     return flags
@@ -85,13 +96,13 @@ def evaluations_of(words: list[str]) -> list[str]:
 
 
 def smaller_file(language: str, text: str, model: Path) -> str:
-    """Return a file of the docs; a sweep has smaller sizes."""
-    if language != "yaml" or "hook_name" not in yaml.safe_load(text):
+    """Return a file of the docs; a sweep has smaller sizes, and a small language model."""
+    sweep: Any = yaml.safe_load(text) if language == "yaml" else {}
+    if not {"hook_name", "source"} & set(sweep):
         return text
-    sweep: dict[str, Any] = yaml.safe_load(text)
-    sweep.update(
-        model=str(model), hook_name=HOOK, tokens=TOKENS, batch_size=BATCH, seeds=[0, 1]
-    )
+    sweep.update(tokens=TOKENS, batch_size=BATCH, seeds=[0, 1])
+    if "source" not in sweep:
+        sweep.update(model=str(model), hook_name=HOOK)
     sweep["sae"]["d_sae"] = LATENTS
     return yaml.safe_dump(sweep, sort_keys=False)
 
