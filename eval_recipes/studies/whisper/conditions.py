@@ -88,7 +88,7 @@ class Tuned:
 
 
 def families(
-    study: WhisperStudy, point: str, group: str | None
+    study: WhisperStudy, point: str, group: str | None, counts: Sequence[int]
 ) -> list[list[Condition]]:
     """
     Return the settings to tune, a list of ascending strengths per number of latents.
@@ -102,7 +102,7 @@ def families(
             Condition("latents", point, group, study.seeds[0], alpha, count)
             for alpha in study.alphas
         ]
-        for count in study.counts
+        for count in counts
     ]
 
 
