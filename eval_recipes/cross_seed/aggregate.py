@@ -216,6 +216,9 @@ def heldout_figures(heldout: HeldOut) -> Figures:
             getattr(heldout, f"{name}_ci_high"),
             getattr(heldout, f"{name}_n"),
         )
+        # there are no special tokens without text
+        if getattr(heldout, name) is not None
+        else None
         for name in ("explained_variance", "explained_variance_with_bos", "l0")
     }
     return {**figures, "alive": _exact(heldout.alive, heldout.n_tokens)}

@@ -109,13 +109,18 @@ class Example:
     """Number of the context in the held-out text, or of the input, from 0."""
     position: int
     """Of the peak in the context, or its row."""
-    input: Input | None = None
-    """None for text."""
+
+
+@dataclass(frozen=True)
+class InputExample(Example):
+    """An image, a clip or an item of arrays on which a latent fires."""
+
+    input: Input
 
     @property
     def seconds(self) -> float | None:
         """Seconds of a clip that one of ``values`` stands for."""
-        if self.input is None or self.input.seconds is None:
+        if self.input.seconds is None:
             return None
         joined = -(-self.input.rows // max(1, len(self.values)))
         return self.input.seconds / max(1, self.input.rows) * joined
@@ -214,13 +219,15 @@ class SAEExamples:
             bottom_logits=list(
                 zip(row["bottom_tokens"], row["bottom_logits"], strict=True)
             ),
-            examples=[
-                Example(**example, input=self.inputs.get(example["context"]))
-                for example in row["examples"]
-            ],
+            examples=[self._example(example) for example in row["examples"]],
             kind=self.kind,
             grid=self.grid,
         )
+
+    def _example(self, fields: dict[str, Any]) -> Example:
+        if self.kind == TEXT:
+            return Example(**fields)
+        return InputExample(**fields, input=self.inputs[fields["context"]])
 
 
 def read_examples(path: str | Path, sae_id: str | None = None) -> SAEExamples:

@@ -9,6 +9,7 @@ from pathlib import Path
 from eval_recipes.examples.reader import (
     TEXT,
     Example,
+    InputExample,
     LatentExamples,
     SAEExamples,
     read_examples,
@@ -74,7 +75,7 @@ def _logit_lines(latent: LatentExamples) -> Iterator[str]:
 
 
 def _example_line(example: Example, latent: LatentExamples) -> str:
-    if example.input is not None:
+    if isinstance(example, InputExample):
         return f"{example.activation:8.3g}  {_line(_titled(example, latent))}"
     before = "".join(example.tokens[: example.peak])
     after = "".join(example.tokens[example.peak + 1 :])
@@ -83,9 +84,8 @@ def _example_line(example: Example, latent: LatentExamples) -> str:
     return f"{example.activation:8.3g}  {text}"
 
 
-def _titled(example: Example, latent: LatentExamples) -> str:
+def _titled(example: InputExample, latent: LatentExamples) -> str:
     """Return title, class and number of an input, and the place of its peak."""
-    assert example.input is not None
     label = "" if example.input.label is None else f", {example.input.label}"
     named = f"{example.input.title}{label} ({example.context})"
     if latent.grid is not None:

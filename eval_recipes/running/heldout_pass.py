@@ -1,4 +1,4 @@
-"""One pass along held-out text or other inputs for SAEs on one source."""
+"""One pass along held-out inputs for SAEs on one source."""
 
 from __future__ import annotations
 

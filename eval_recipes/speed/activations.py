@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def _disk_rows(config: SpeedConfig, folder: Path, work: Work) -> Iterator[Row]:
 def _timed(
     config: SpeedConfig,
     case: str,
-    calls: dict[str, Callable[[], object]],
+    calls: Mapping[str, Callable[[], object]],
     *,
     work: float,
     unit: str,

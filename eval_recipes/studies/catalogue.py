@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Entry:
     """
-    A study that trains a grid on a language model.
+    A study that trains a grid of SAEs.
 
     Attributes:
         module: of this package, with ``STUDY``; imported when used, since torch takes seconds.
@@ -34,6 +34,10 @@ GRID_STUDIES = MappingProxyType(
         "topk-regularizers": Entry(
             "topk_regularizers",
             "Off-support L1 and L1/L2 ratio (arXiv 2606.27321) on TopK, k 32, 64, 128.",
+        ),
+        "vision": Entry(
+            "vision",
+            "Off-support L1, L1/L2 ratio, MonoLoss (arXiv 2606.27321, 2602.12403) on images.",
         ),
         "frequency-weighted": Entry(
             "frequency_weighted",

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from eval_recipes.statistics.blocks import blocks_of
 from eval_recipes.vision.options import Part, VisionEvalConfig
-from saereg_plugin.activations.opening import open_source
 from saereg_plugin.activations.source import ActivationSource, InputSource, Pass
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.modules import LoadedModule, load_module
@@ -51,25 +50,6 @@ class HeldOutImages:
     def passes(self) -> Iterator[Pass]:
         """Yield the activations of the images, in their order."""
         return self.source.passes(self.numbers)
-
-
-def open_images(
-    config: Mapping[str, Any], options: VisionEvalConfig, *, device: str, dtype: str
-) -> HeldOutImages:
-    """
-    Open the held-out images of a source.
-
-    Args:
-        config: of the source, as an SAE's metadata has it.
-        options: of the evaluation.
-        device: of the model.
-        dtype: data type of the model.
-
-    Raises:
-        InputError: if the source cannot be opened, or has too few images.
-    """
-    source = open_source(config, split="heldout", device=device, dtype=dtype)
-    return chosen_images(source, options)
 
 
 def chosen_images(source: ActivationSource, options: VisionEvalConfig) -> HeldOutImages:

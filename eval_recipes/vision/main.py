@@ -117,7 +117,7 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
                 )
         for subject in context.subjects:
             metadata = metadata_of(read_config(subject))
-            if not reads_other(context, metadata) or _kind(metadata) == "arrays":
+            if not reads_other(context, metadata) or not _of_images(metadata):
                 raise InputError(
                     f"SAE {subject.sae_id!r} reads {metadata.get('hook_name')!r} of "
                     f"{metadata.get('model_name')!r}, which vision cannot serve; expected an SAE on a "
@@ -216,9 +216,13 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
         )
 
 
-def _kind(metadata: Mapping[str, Any]) -> str | None:
-    """Return the kind of the source that an SAE's metadata name; None without any."""
-    return (metadata.get("activation_source") or {}).get("kind")
+def _of_images(metadata: Mapping[str, Any]) -> bool:
+    """Return whether the source that an SAE's metadata name can hold images."""
+    source = metadata.get("activation_source") or {}
+    config = source.get("config") or {}
+    if config.get("kind") == "module":
+        return module_facts(config["model"]).takes == "images"
+    return source.get("kind") != "arrays"
 
 
 def _other(place: Place) -> OtherSource:
@@ -329,7 +333,7 @@ def _output(
             eval_result_unstructured=unstructured(
                 subject,
                 latents=stored.about,
-                no_interval=without_interval(measured.figures),
+                without_interval=without_interval(measured.figures),
                 **measured.further,
             ),
         )

@@ -24,11 +24,20 @@ LATENTS = 512
 TOKENS = 4096
 BATCH = 256
 HELDOUT_TOKENS = 1024
-CORE = {
-    "n_eval_reconstruction_batches": 1,
-    "n_eval_sparsity_variance_batches": 1,
-    "eval_batch_size_prompts": 2,
+OWN_OPTIONS: dict[str, dict[str, Any]] = {
+    "core": {
+        "n_eval_reconstruction_batches": 1,
+        "n_eval_sparsity_variance_batches": 1,
+        "eval_batch_size_prompts": 2,
+    },
+    "vision": {
+        "judges": ["squeezenet"],
+        "judge_image_size": 32,
+        "n_images": 60,
+        "n_blocks": 5,
+    },
 }
+"""Options of evaluations here, instead of or next to those of ``every_eval``."""
 
 
 def smaller_words(words: list[str], model: Path) -> list[str]:
@@ -41,7 +50,7 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
     """
     kind = words[1] if len(words) > 1 else ""
     if kind == "train" and not {"--config", "--match-alive"} & set(words):
-        return [*words, *_train_flags(words, model)]
+        return [*_with_small_hook(words), *_train_flags(words, model)]
     if kind == "cache" and not {"--config", "--source"} & set(words):
         return [*words, "--model", str(model), "--hook", HOOK, "--tokens", str(TOKENS)]
     if kind == "run":
@@ -49,14 +58,25 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
     return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words
 
 
+def _with_small_hook(words: list[str]) -> list[str]:
+    """Return the words with a hook of the small model, where they name one of a larger one."""
+    if "--hook" not in words or "--source" in words or "*" in " ".join(words):
+        return words
+    place = words.index("--hook") + 1
+    return [*words[:place], HOOK, *words[place + 1 :]]
+
+
 def _train_flags(words: list[str], model: Path) -> list[str]:
     flags: dict[str, Any] = {
-        "model": model,
-        "hook": HOOK,
         "d-sae": LATENTS,
         "tokens": TOKENS,
         "batch-size": BATCH,
     }
+    if "--source" not in words:
+        flags["model"] = model
+    if not {"--source", "--hook"} & set(words):
+        # of a flag that is repeated, every hook would be trained on
+        flags["hook"] = HOOK
     if "--seed" not in words:
         flags["seed"] = "0,1"
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
@@ -64,14 +84,16 @@ def _train_flags(words: list[str], model: Path) -> list[str]:
 
 def _run_flags(words: list[str]) -> list[str]:
     flags = ["--heldout-tokens", str(HELDOUT_TOKENS)]
-    compares_groups = {"core", "cross_seed", "vocabulary"} & set(evaluations_of(words))
+    compares_groups = {"core", "cross_seed", "vocabulary", "vision"} & set(
+        evaluations_of(words)
+    )
     if "--sae-id" not in words and ("--offline" in words or not compares_groups):
         # two SAEs are enough
         flags += ["--sae-id", "none-*"]
     if not {"--data", "--offline"} & set(words):
         flags += ["--data", "embedded"]
     for name in evaluations_of(words):
-        options = {**OPTIONS[name], **(CORE if name == "core" else {})}
+        options = {**OPTIONS.get(name, {}), **OWN_OPTIONS.get(name, {})}
         for option, value in options.items():
             flags += ["--option", f"{name}.{option}={json.dumps(value)}"]
     return flags
@@ -85,13 +107,13 @@ def evaluations_of(words: list[str]) -> list[str]:
 
 
 def smaller_file(language: str, text: str, model: Path) -> str:
-    """Return a file of the docs; a sweep has smaller sizes."""
-    if language != "yaml" or "hook_name" not in yaml.safe_load(text):
+    """Return a file of the docs; a sweep has smaller sizes, and a small language model."""
+    sweep: Any = yaml.safe_load(text) if language == "yaml" else {}
+    if not {"hook_name", "source"} & set(sweep):
         return text
-    sweep: dict[str, Any] = yaml.safe_load(text)
-    sweep.update(
-        model=str(model), hook_name=HOOK, tokens=TOKENS, batch_size=BATCH, seeds=[0, 1]
-    )
+    sweep.update(tokens=TOKENS, batch_size=BATCH, seeds=[0, 1])
+    if "source" not in sweep:
+        sweep.update(model=str(model), hook_name=HOOK)
     sweep["sae"]["d_sae"] = LATENTS
     return yaml.safe_dump(sweep, sort_keys=False)
 

@@ -88,7 +88,9 @@ def test_more_rows_than_cached_are_refused_before_training(
         train(
             open_cache(tmp_path / "cache"),
             out=tmp_path / "out",
-            **{"sae": longer.sae, "seeds": [0], "tokens": longer.tokens},
+            sae=longer.sae,
+            seeds=[0],
+            tokens=longer.tokens,
             batch_size=128,
             buffer_tokens=256,
         )

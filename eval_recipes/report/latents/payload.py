@@ -10,7 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.examples.reader import LOWEST, TOP, Example, LatentExamples
+from eval_recipes.examples.reader import (
+    LOWEST,
+    TOP,
+    Example,
+    InputExample,
+    LatentExamples,
+)
 from eval_recipes.report.latents.inputs import LatentInputs, short
 from eval_recipes.report.latents.reader import read_inputs
 from eval_recipes.report.latents.sample import matches, sample
@@ -144,7 +150,7 @@ def _brief(one: LatentInputs, latent: int) -> dict[str, Any]:
 
 def _near_peak(example: Example) -> dict[str, Any]:
     """Return an example with the tokens around its peak alone; of an image or clip all rows."""
-    if example.input is not None:
+    if isinstance(example, InputExample):
         return _example(example)
     first = max(0, example.peak - BEFORE)
     near = slice(first, example.peak + AFTER + 1)
@@ -178,7 +184,7 @@ def _shown(examples: Sequence[Example]) -> list[Example]:
     They stay in their order, from the largest activations down. Of images and clips they are
     top, middle and lowest ones.
     """
-    if any(example.input is not None for example in examples):
+    if any(isinstance(example, InputExample) for example in examples):
         return list(_ends_and_middle(examples))
     bands: dict[str, list[Example]] = {}
     for example in examples:
@@ -205,7 +211,7 @@ def _ends_and_middle(examples: Sequence[Example]) -> Iterator[Example]:
 
 
 def _example(example: Example) -> dict[str, Any]:
-    if example.input is not None:
+    if isinstance(example, InputExample):
         return {
             "band": example.band,
             "peak": example.peak,

@@ -195,6 +195,7 @@ class Stage:
         in_table: whether its groups are rows of the study's table; a stage that only
             chooses settings is shown apart.
         choice: made when the stage is evaluated, from the tidy table.
+        options: settings of single evaluations, by name.
     """
 
     name: str
@@ -202,6 +203,7 @@ class Stage:
     evals: tuple[str, ...] = ("core",)
     in_table: bool = True
     choice: Callable[[pd.DataFrame], Sequence[Choice]] | None = None
+    options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +219,8 @@ class Plan:
     device: str = "cpu"
     data: Literal["hub", "embedded"] = "embedded"
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    on_text: bool = True
+    """Whether SAEs read a language model, so that figures on held-out text are measured."""
 
 
 def paper_plan(settings: str, *stages: Stage, llm_dtype: str = "float32") -> Plan:

@@ -11,7 +11,9 @@ import pandas as pd
 from eval_recipes.report.page import PAGE
 from eval_recipes.report.page import write_report as write_page
 from eval_recipes.results.reading import result_files
+from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import ModelCache, RunContext
+from eval_recipes.running.plan import digest
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.studies.framework.definition import (
     Choice,
@@ -26,9 +28,13 @@ from eval_recipes.studies.framework.study_folder import (
     mark_folder,
     study_folder,
 )
+from saereg_plugin.activations.cache import INDEX, write_cache
+from saereg_plugin.activations.cache.index import read_index
+from saereg_plugin.activations.opening import open_source
 from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps import SweepConfig, run_sweep
+from saereg_plugin.sweeps.source import LANGUAGE_MODEL, kind_of_source, with_source
 
 Progress = Callable[[str], None]
 
@@ -105,9 +111,12 @@ def _train(
     run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path, progress: Progress
 ) -> bool:
     """Train a stage; return False if it was interrupted."""
+    cached = with_cache(sweep, out / ACTIVATIONS, run.plan.device, progress)
+    if cached is None:
+        return False
     name = f"{run.study.name}-{run.scale}-{stage.name}"
     folder = out / "releases" / stage.name
-    result = run_sweep(sweep, folder, name=name, progress=progress)
+    result = run_sweep(cached, folder, name=name, progress=progress)
     run.stopped += result.stopped
     if result.release is None:
         return False
@@ -132,9 +141,8 @@ def _evaluate(
         device=plan.device,
         data=plan.data,
         options={
-            name: dict(settings)
-            for name, settings in plan.options.items()
-            if name in stage.evals
+            name: {**plan.options.get(name, {}), **stage.options.get(name, {})}
+            for name in stage.evals
         },
         models=shared,
     )
@@ -144,10 +152,12 @@ def _evaluate(
         frames.append(outcome.frame)
         run.differences += outcome.differences
         run.failures += outcome.failures
-    figures, failures = measure(context, out / _figures_file(stage))
-    run.failures += failures
-    # these first: they name the groups in the order in which they were trained
-    own = pd.concat([figures, *frames], ignore_index=True).assign(stage=stage.name)
+    if plan.on_text:
+        figures, failures = measure(context, out / _figures_file(stage))
+        run.failures += failures
+        frames.insert(0, figures)
+    own = _in_order(pd.concat(frames, ignore_index=True), context.subjects)
+    own = own.assign(stage=stage.name)
     run.frame = own if run.frame.empty else pd.concat([run.frame, own])
     run.frame = run.frame.reset_index(drop=True)
     if stage.choice is not None:
@@ -155,12 +165,51 @@ def _evaluate(
         run.choices += found
 
 
+def _in_order(frame: pd.DataFrame, subjects: Sequence[Subject]) -> pd.DataFrame:
+    """Return the rows by group, in the order in which groups were trained."""
+    order = list(dict.fromkeys(subject.group for subject in subjects))
+    place = {group: number for number, group in enumerate(order)}
+    return frame.sort_values(
+        "group", key=lambda names: names.map(place), kind="stable", ignore_index=True
+    )
+
+
 def _figures_file(stage: Stage) -> str:
     # outside the results folder, which has its own mark
     return f"figures/{stage.name}.json"
 
 
+ACTIVATIONS = "activations"
+
+
 def _require_sources(sweep: SweepConfig) -> None:
-    """Fail within seconds if model or text cannot be had."""
+    """Fail within seconds if model or inputs cannot be had."""
+    if kind_of_source(sweep) != LANGUAGE_MODEL:
+        with_source(sweep)
+        return
     models.ensure(sweep.model)
     corpora.ensure(sweep.corpus, "train")
+
+
+def with_cache(
+    sweep: SweepConfig, folder: Path, device: str, progress: Progress
+) -> SweepConfig | None:
+    """
+    Return a sweep that reads the activations of its module from a cache below ``folder``.
+
+    The cache is written at its first use: stages and epochs share it.
+
+    Returns:
+        None if the writing was interrupted; the same call resumes.
+    """
+    if kind_of_source(sweep) != "module":
+        return sweep
+    assert sweep.source is not None
+    source = dict(sweep.source)
+    path = folder / digest(source)[:16]
+    if not (path / INDEX).is_file() or not read_index(path).is_finished:
+        progress(f"Activations of {source['model']} on {source['data']}.")
+        opened = open_source(source, device=device, dtype=sweep.llm_dtype)
+        if not write_cache(opened, path).is_finished:
+            return None
+    return replace(sweep, source={"kind": "cache", "path": str(path.absolute())})

@@ -225,7 +225,7 @@ def _content_hash(array: Tensor) -> str:
     """Return a hash of an array's shape, data type and content."""
     digest = hashlib.sha256(f"{tuple(array.shape)} {array.dtype}".encode())
     for piece in _pieces(array):
-        digest.update(piece.contiguous().view(torch.uint8).numpy())
+        digest.update(piece.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -61,8 +61,9 @@ def open_emoji(name: str) -> ListedData:
     require_extra("vision", f"The data {name!r}")
     source = {"archives": [FONT.sha256, NAMES.sha256], "format": _FORMAT}
     table = kept_table("emoji", source, _build)
-    names = sorted(set(table["subgroup"]))
-    numbers = table["subgroup"].map({name: n for n, name in enumerate(names)})
+    subgroups: list[str] = list(table["subgroup"])
+    names = sorted(set(subgroups))
+    numbers = {subgroup: number for number, subgroup in enumerate(names)}
     return ListedData(
         name=name,
         takes="images",
@@ -70,7 +71,7 @@ def open_emoji(name: str) -> ListedData:
         titles=list(table["name"]),
         source=source,
         heldout=[held_out(key) for key in table["variants"]],
-        labels=torch.tensor(numbers.to_numpy(), dtype=torch.int64),
+        labels=torch.tensor([numbers[subgroup] for subgroup in subgroups]),
         class_names=names,
     )
 
@@ -95,7 +96,7 @@ def _build(scratch: Path) -> pd.DataFrame:
         # flags of dependent territories are drawn as their country's
         key = seen.setdefault(hashlib.sha256(png).hexdigest(), variants_of(emoji.name))
         rows.append({**emoji._asdict(), "variants": key, "png": png})
-    return pd.DataFrame(rows, columns=["name", "group", "subgroup", "variants", "png"])
+    return pd.DataFrame(rows).drop(columns="codes")
 
 
 def _listed(lines: list[str]) -> Iterator[Emoji]:

@@ -1,4 +1,4 @@
-"""Images and clips by name, from a folder, or out of a torch Dataset."""
+"""Images and clips by name, out of folders and torch data sets."""
 
 from __future__ import annotations
 

@@ -155,7 +155,8 @@ def test_finite_source_is_replayed_epoch_after_epoch(tmp_path: Path) -> None:
     assert cached.metadata("relu") == source.metadata("relu")
     assert cached.points == source.points
     assert torch.equal(cached.order(), source.order())
-    assert cached.labels is not None and torch.equal(cached.labels, source.labels)
+    assert cached.labels is not None and source.labels is not None
+    assert torch.equal(cached.labels, source.labels)
     assert tuple(cached.class_names) == source.class_names
     assert cached.title(7) == "image-7.png"
 
@@ -281,7 +282,6 @@ def test_killed_writer_resumes_with_its_finished_shards(tmp_path: Path) -> None:
     # in a single shard nothing is finished; in small ones the first are
     with pytest.raises(InputError, match="no finished shard"):
         open_cache(folder)
-    small = {"shard_bytes": 1500}
     process = started(tmp_path / "log", _write_small, LayerSource(broken=5), folder)
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -289,10 +289,10 @@ def test_killed_writer_resumes_with_its_finished_shards(tmp_path: Path) -> None:
     assert 0 < before.inputs <= 20
     assert_replays(folder, LayerSource(), before.inputs // 4)
     (folder / ".shard-00009.safetensors.0a0b0c0d.tmp").touch()
-    after = write_cache(LayerSource(), folder, **small)
+    after = write_cache(LayerSource(), folder, shard_bytes=1500)
     assert after.is_whole
     assert list(after.shards)[: len(before.shards)] == list(before.shards)
-    assert after == write_cache(LayerSource(), whole, **small)
+    assert after == write_cache(LayerSource(), whole, shard_bytes=1500)
     assert_replays(folder, LayerSource(), passes=20)
 
 

@@ -17,7 +17,12 @@ import saereg_plugin as sr
 from eval_recipes.examples.inputs import ROWS, InputTally, RowGrid
 from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.pictures import MOST_PIXELS, to_picture
-from eval_recipes.examples.reader import EVAL, LatentExamples, read_examples
+from eval_recipes.examples.reader import (
+    EVAL,
+    InputExample,
+    LatentExamples,
+    read_examples,
+)
 from eval_recipes.examples.show import latent_lines, show_latent
 from eval_recipes.examples.table import chosen_examples
 from eval_recipes.neuronpedia.source import open_sources
@@ -31,7 +36,7 @@ from saereg_plugin.sources.modules import Prepared
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 
 IMAGES, D_IN = 24, 8
-OPTIONS = {"top_examples": 3, "band_examples": 2, "n_resamples": 20}
+OPTIONS: dict[str, Any] = {"top_examples": 3, "band_examples": 2, "n_resamples": 20}
 
 
 class Pictures:
@@ -140,6 +145,10 @@ def busiest(context: RunContext) -> LatentExamples:
     return opened.latent(int(opened.scalars()["active"].argmax()))
 
 
+def shown(latent: LatentExamples) -> list[InputExample]:
+    return [one for one in latent.examples if isinstance(one, InputExample)]
+
+
 def test_top_and_lowest_are_the_inputs_of_the_largest_and_smallest_peaks(
     images: RunContext,
 ) -> None:
@@ -157,8 +166,8 @@ def test_top_and_lowest_are_the_inputs_of_the_largest_and_smallest_peaks(
         assert bands.get("top", []) == order[: min(3, on)]
         lowest = [number for number in order[:on][-2:] if number not in order[:3]]
         assert bands.get("lowest", []) == lowest
-        shown = [number for found in bands.values() for number in found]
-        assert len(shown) == len(set(shown))
+        every = [number for found in bands.values() for number in found]
+        assert len(every) == len(set(every))
     assert {"top", "lowest"} < {one.band for one in busiest(images).examples}
 
 
@@ -168,12 +177,12 @@ def test_an_example_has_the_activation_of_each_patch_and_its_input(
     z, _ = activations(images)
     latent = busiest(images)
     assert (latent.kind, latent.grid) == ("images", (5, 5))
-    for example in latent.examples:
+    assert len(shown(latent)) == len(latent.examples)
+    for example in shown(latent):
         expected = z[example.context, :, latent.latent]
         torch.testing.assert_close(torch.tensor(example.values), expected)
         assert example.peak == example.position == int(expected.argmax())
         found = example.input
-        assert found is not None
         assert found.title == f"photo {example.context}"
         assert found.label == ("red", "green")[example.context % 2]
         assert found.picture is not None and found.seconds is None
@@ -202,9 +211,10 @@ def test_clips_show_their_own_length_in_seconds(clips: RunContext) -> None:
     latent = busiest(clips)
     assert (latent.kind, latent.grid) == ("clips", None)
     assert latent.tokens == int(keep.sum())
-    for example in latent.examples:
+    assert len(shown(latent)) == len(latent.examples)
+    for example in shown(latent):
         found = example.input
-        assert found is not None and found.picture is None
+        assert found.picture is None
         assert found.seconds == pytest.approx(example.context + 1)
         assert found.rows == int(keep[example.context].sum())
         line = z[example.context, : found.rows, latent.latent]
@@ -222,7 +232,7 @@ def test_a_latent_is_shown_with_titles_and_where_it_peaks(
     assert "0 of Sequential, images photos" in text
     assert "of the patches" in text and "photo " in text and "lowest" in text
     assert " of 600 rows " in text
-    example = busiest(clips).examples[0]
+    example = shown(busiest(clips))[0]
     (line, *_) = [li for li in latent_lines(busiest(clips)) if "photo" in li]
     assert example.seconds is not None
     assert line.endswith(f": at {example.peak * example.seconds:.2f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "examples": {"n_resamples": 20},
     "meta_structure": {"train_steps": 2, "train_batch_size": 8},
 }
-SWEEP = {**FIELDS, "tokens": 320}
+SWEEP: dict[str, Any] = {**FIELDS, "tokens": 320}
 
 
 class Counted(nn.Module):
@@ -68,7 +69,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> sr.Release:
 
 
 def context_of(release: Any, out: Path, **changes: Any) -> RunContext:
-    fields = {"source": source(), "options": OPTIONS, **changes}
+    fields: dict[str, Any] = {"source": source(), "options": OPTIONS, **changes}
     artifacts = out.parent / "artifacts"
     return RunContext(subjects_of(release), out, artifacts=artifacts, **fields)
 
@@ -280,14 +281,19 @@ def test_the_held_out_part_of_a_source_by_name_is_read(
     assert record["eval_result_metrics"]["heldout"]["alive_n"] == 20
 
 
-def test_a_path_of_arrays_is_read_wholly_instead(arrays: Path, tmp_path: Path) -> None:
+def test_a_path_of_arrays_is_read_wholly_instead(
+    arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = np.random.default_rng(1).normal(size=(30, 2, 8)).astype(np.float32)
     np.save(tmp_path / "other.npy", values)
     out = tmp_path / "out"
     settings = ["--out", str(out), "--option", "cross_seed.n_resamples=20"]
     given = ["--source", str(tmp_path / "other.npy"), "--evals", "cross_seed"]
-    assert not command(
-        ["run", "--sae-release", str(arrays / "release"), *given, *settings]
-    )
+    release = ["--sae-release", str(arrays / "release")]
+    call = ["saereg-bench", "run", *release, *given, *settings]
+    monkeypatch.setattr(sys, "argv", call)
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert not ended.value.code
     record = json.loads(result_files(out)[0].read_text())
     assert record["eval_result_metrics"]["heldout"]["alive_n"] == 60

@@ -32,7 +32,8 @@ from saereg_plugin.sweeps.config import group_fields
 from tests.eval_recipes.studies.planted import planted_frame
 from tests.eval_recipes.tiny_saes import D_SAE, tiny_sae
 
-SMALL = [study_named(name) for name in GRID_STUDIES]
+SMALL = [study_named(name) for name in GRID_STUDIES if name != "vision"]
+"""Those on a language model; ``test_vision`` has the other one."""
 PAPER = [study for study in SMALL if study.name != "topk-regularizers"]
 
 
