@@ -310,7 +310,7 @@ def run(
                 names, context.subjects, corpus, heldout_tokens=heldout_tokens
             )
             context.corpus = text.name
-            _print_setting(context, text.said, console)
+            _print_setting(context, text, console)
             outcome = run_evals(
                 names,
                 context,
@@ -338,13 +338,12 @@ def run(
         raise typer.Exit(FAILED)
 
 
-def _print_setting(context: Any, said: str, console: Console) -> None:
+def _print_setting(context: Any, text: Any, console: Console) -> None:
     """Print where the run computes, in what, and what it reads."""
-    console.print(
-        f"Device {context.device}, language model in {context.dtype}.", markup=False
-    )
-    if said:
-        console.print(shown(said), soft_wrap=True)
+    model = "language model" if text.is_text else "model"
+    console.print(f"Device {context.device}, {model} in {context.dtype}.", markup=False)
+    if text.said:
+        console.print(shown(text.said), soft_wrap=True)
 
 
 def _write_page(out: Path, release: Any, outcome: Any, console: Console) -> None:

@@ -28,6 +28,8 @@ class ChosenCorpus(NamedTuple):
     name: str
     said: str
     """Sentence on what is read; empty if no evaluation reads text or other inputs."""
+    is_text: bool = True
+    """Whether it is a text, and the model a language model."""
 
 
 def choose_corpus(
@@ -56,7 +58,8 @@ def choose_corpus(
     metadata = [metadata_of(read_config(subject)) for subject in subjects]
     if other_sources(metadata):
         names = dict.fromkeys(str(one.get("dataset_path")) for one in metadata)
-        return ChosenCorpus(", ".join(names), _told_of_sources(metadata))
+        said = _told_of_sources(metadata)
+        return ChosenCorpus(", ".join(names), said, is_text=False)
     if not any(evaluation.reads_text for evaluation in evaluations):
         return ChosenCorpus(corpus or EMBEDDED, "")
     if corpus is not None:
