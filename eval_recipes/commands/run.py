@@ -310,7 +310,7 @@ def run(
                 names, context.subjects, corpus, heldout_tokens=heldout_tokens
             )
             context.corpus = text.name
-            _print_setting(context, text, console)
+            _print_setting(context, text.said, console)
             outcome = run_evals(
                 names,
                 context,
@@ -338,12 +338,14 @@ def run(
         raise typer.Exit(FAILED)
 
 
-def _print_setting(context: Any, text: Any, console: Console) -> None:
+def _print_setting(context: Any, said: str, console: Console) -> None:
     """Print where the run computes, in what, and what it reads."""
-    model = "language model" if text.is_text else "model"
+    from eval_recipes.running.corpus import read_other_sources
+
+    model = "model" if read_other_sources(context.subjects) else "language model"
     console.print(f"Device {context.device}, {model} in {context.dtype}.", markup=False)
-    if text.said:
-        console.print(shown(text.said), soft_wrap=True)
+    if said:
+        console.print(shown(said), soft_wrap=True)
 
 
 def _write_page(out: Path, release: Any, outcome: Any, console: Console) -> None:
