@@ -84,6 +84,11 @@ class Tuned:
     count: int
     tried: tuple[float, ...] = ()
 
+    @property
+    def stronger(self) -> list[float]:
+        """The strengths tried from the chosen one up."""
+        return [alpha for alpha in self.tried if alpha >= self.alpha]
+
 
 def families(
     study: WhisperStudy, point: str, group: str | None, counts: Sequence[int]
@@ -174,14 +179,18 @@ def _curves(
 def curves(
     study: WhisperStudy, tuned: dict[tuple[str, str | None], Tuned]
 ) -> list[tuple[str, list[Condition]]]:
-    """Return title and conditions of each edit over the strengths tried at the last point."""
+    """
+    Return title and conditions of each edit at the last point, over strengths.
+
+    They are those that were tried, from the tuned one up.
+    """
     point, best = study.last, tuned[study.last, GROUPS[0]]
     difference = Condition("mean difference", point)
     latents = tuned_latents(study, point, GROUPS[0], best)[0]
     random = controls(study, "random direction", point, best)[0]
     tried = (
-        (difference, tuned[point, None].tried),
-        *((c, best.tried) for c in (latents, random)),
+        (difference, tuned[point, None].stronger),
+        *((condition, best.stronger) for condition in (latents, random)),
     )
     return [
         (condition.kind, [replace(condition, alpha=alpha) for alpha in alphas])
