@@ -44,8 +44,8 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
     """
     Return a command of the docs with smaller sizes.
 
-    ``train`` without a file gets a small model, width and length as further flags, of which
-    the last one counts. ``run`` gets few tokens. Commands that keep artefacts get a folder
+    ``train`` without a file gets a small language model, width and length as further flags,
+    of which the last one counts. ``run`` gets few tokens. Commands that keep artefacts get a folder
     of their own, so that those of the user stay.
     """
     kind = words[1] if len(words) > 1 else ""
@@ -60,12 +60,12 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
 
 def _train_flags(words: list[str], model: Path) -> list[str]:
     flags: dict[str, Any] = {
-        "model": model,
-        "hook": HOOK,
         "d-sae": LATENTS,
         "tokens": TOKENS,
         "batch-size": BATCH,
     }
+    if "--source" not in words:
+        flags |= {"model": model, "hook": HOOK}
     if "--seed" not in words:
         flags["seed"] = "0,1"
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
