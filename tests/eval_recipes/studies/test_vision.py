@@ -181,4 +181,4 @@ def test_a_tiny_study_runs_and_resumes(
         study, "small", tmp_path / "out", device="cpu", progress=told.append
     )
     assert again.finished
-    assert any("vision: 12 of 12 results are current" in line for line in told)
+    assert "24 of 24 results are current and kept." in told
