@@ -8,13 +8,17 @@ regulariser and mechanic that is imported here.
 from saereg_plugin.activations.arrays import ArraySource as ArraySource
 from saereg_plugin.activations.cache import open_cache as open_cache
 from saereg_plugin.activations.cache import write_cache as write_cache
-from saereg_plugin.activations.edits import AddDirection as AddDirection
-from saereg_plugin.activations.edits import AddLatents as AddLatents
-from saereg_plugin.activations.edits import ScaleLatents as ScaleLatents
-from saereg_plugin.activations.edits import edit as edit
-from saereg_plugin.activations.edits import mean_difference as mean_difference
-from saereg_plugin.activations.edits import typical_magnitudes as typical_magnitudes
-from saereg_plugin.activations.edits import zero_latents as zero_latents
+from saereg_plugin.activations.edits.changes import AddDirection as AddDirection
+from saereg_plugin.activations.edits.changes import AddLatents as AddLatents
+from saereg_plugin.activations.edits.changes import ScaleLatents as ScaleLatents
+from saereg_plugin.activations.edits.changes import zero_latents as zero_latents
+from saereg_plugin.activations.edits.context import edit as edit
+from saereg_plugin.activations.edits.magnitudes import (
+    mean_difference as mean_difference,
+)
+from saereg_plugin.activations.edits.magnitudes import (
+    typical_magnitudes as typical_magnitudes,
+)
 from saereg_plugin.activations.module import ModuleSource as ModuleSource
 from saereg_plugin.activations.opening import open_source as open_source
 from saereg_plugin.architectures.base import RegularizedMixin as RegularizedMixin

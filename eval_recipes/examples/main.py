@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from sae_lens import SAE
 from torch import Tensor
@@ -212,9 +211,9 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
 def _result(
     subject: Subject,
     tally: ExamplesTally,
-    table: pa.Table,
+    table: Any,
     n_rows: int,
-    further: Mapping[SideTable, pa.Table] = MappingProxyType({}),
+    further: Mapping[SideTable, Any] = MappingProxyType({}),
 ) -> TableOutput:
     """Return the result of one SAE with its table, and ``further`` tables next to it."""
     options, density = tally.options, table["density"].to_numpy()

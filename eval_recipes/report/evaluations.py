@@ -26,6 +26,7 @@ from eval_recipes.tables.listing import sections
 
 DOCS = {
     "examples": ("examples", "examples"),
+    "vision": ("vision", "vision"),
     "core": ("core", "core"),
     "cross_seed": ("cross_seed", "cross_seed"),
     "sparse_probing": ("sparse_probing", "sparse-probing"),

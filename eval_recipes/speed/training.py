@@ -236,7 +236,7 @@ def measure(sweep: SweepConfig, *, steps: int) -> StreamTimes:
                 step_seconds += _single_steps(trainer, steps // 4)
         finally:
             trainer.stream.close()
-        model = trainer.stream.seconds_per_token * sweep.batch_size
+        model = trainer.stream.seconds_per_row * sweep.batch_size
     return StreamTimes(
         sweep=sweep_seconds / steps + model,
         step=float(np.mean(step_seconds)),
@@ -246,7 +246,8 @@ def measure(sweep: SweepConfig, *, steps: int) -> StreamTimes:
 
 def _single_steps(trainer: SweepTrainer, repeats: int) -> list[float]:
     """Return the seconds of bare steps, spread over the SAEs."""
-    batch = trainer.stream.peek()[: trainer.sweep.batch_size]
+    (waiting,) = trainer.stream.peek().values()
+    batch = waiting[: trainer.sweep.batch_size]
     saes = list(trainer.trainers.values())
     seconds = []
     for number in range(max(repeats, len(saes))):

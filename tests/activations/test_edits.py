@@ -29,16 +29,17 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from saereg_plugin.activations.edits import (
+from saereg_plugin.activations.edits.changes import (
     AddDirection,
     AddLatents,
     Edit,
     ScaleLatents,
-    edit,
-    edited,
+    zero_latents,
+)
+from saereg_plugin.activations.edits.context import edit, edited
+from saereg_plugin.activations.edits.magnitudes import (
     mean_difference,
     typical_magnitudes,
-    zero_latents,
 )
 from saereg_plugin.errors import InputError
 

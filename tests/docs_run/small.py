@@ -44,18 +44,26 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
     """
     Return a command of the docs with smaller sizes.
 
-    ``train`` without a file gets a small language model, width and length as further flags,
-    of which the last one counts. ``run`` gets few tokens. Commands that keep artefacts get a folder
+    ``train`` without a file gets a small model, width and length as further flags, of which
+    the last one counts. ``run`` gets few tokens. Commands that keep artefacts get a folder
     of their own, so that those of the user stay.
     """
     kind = words[1] if len(words) > 1 else ""
     if kind == "train" and not {"--config", "--match-alive"} & set(words):
-        return [*words, *_train_flags(words, model)]
+        return [*_with_small_hook(words), *_train_flags(words, model)]
     if kind == "cache" and not {"--config", "--source"} & set(words):
         return [*words, "--model", str(model), "--hook", HOOK, "--tokens", str(TOKENS)]
     if kind == "run":
         return [*words, *_run_flags(words), "--artifacts", "artifacts"]
     return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words
+
+
+def _with_small_hook(words: list[str]) -> list[str]:
+    """Return the words with a hook of the small model, where they name one of a larger one."""
+    if "--hook" not in words or "--source" in words or "*" in " ".join(words):
+        return words
+    place = words.index("--hook") + 1
+    return [*words[:place], HOOK, *words[place + 1 :]]
 
 
 def _train_flags(words: list[str], model: Path) -> list[str]:
@@ -65,7 +73,10 @@ def _train_flags(words: list[str], model: Path) -> list[str]:
         "batch-size": BATCH,
     }
     if "--source" not in words:
-        flags |= {"model": model, "hook": HOOK}
+        flags["model"] = model
+    if not {"--source", "--hook"} & set(words):
+        # of a flag that is repeated, every hook would be trained on
+        flags["hook"] = HOOK
     if "--seed" not in words:
         flags["seed"] = "0,1"
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Option
@@ -57,13 +57,16 @@ def whisper(
     from eval_recipes.studies.whisper.settings import WhisperStudy
     from eval_recipes.studies.whisper.study import run_whisper_study
 
-    given = {"points": listed(point), "seeds": listed_numbers("--seed", seed, int)}
+    lists = {"points": listed(point), "seeds": listed_numbers("--seed", seed, int)}
+    given: dict[str, Any] = {
+        name: tuple(values) for name, values in lists.items() if values
+    }
     study = WhisperStudy(
         model=model,
         speech=speech,
         noise=non_speech,
         device=device,
-        **{name: tuple(values) for name, values in given.items() if values},
+        **given,
     )
     console = open_console()
     with working():

@@ -14,10 +14,8 @@ from eval_recipes.select.inputs import select_latents
 from eval_recipes.select.separation import Selection
 from eval_recipes.studies.whisper.settings import GROUPS, WhisperStudy
 from eval_recipes.studies.whisper.states import States
-from saereg_plugin.activations.edits import (
-    AddDirection,
-    AddLatents,
-    Edit,
+from saereg_plugin.activations.edits.changes import AddDirection, AddLatents, Edit
+from saereg_plugin.activations.edits.magnitudes import (
     mean_difference,
     typical_magnitudes,
 )
@@ -88,7 +86,7 @@ class Tuned:
 
 
 def families(
-    study: WhisperStudy, point: str, group: str | None
+    study: WhisperStudy, point: str, group: str | None, counts: Sequence[int]
 ) -> list[list[Condition]]:
     """
     Return the settings to tune, a list of ascending strengths per number of latents.
@@ -102,7 +100,7 @@ def families(
             Condition("latents", point, group, study.seeds[0], alpha, count)
             for alpha in study.alphas
         ]
-        for count in study.counts
+        for count in counts
     ]
 
 

@@ -28,7 +28,8 @@ from eval_recipes.studies.whisper.transcripts import (
     Words,
     transcribe,
 )
-from saereg_plugin.activations.edits import Edit, edited
+from saereg_plugin.activations.edits.changes import Edit
+from saereg_plugin.activations.edits.context import edited
 from saereg_plugin.owned_folder import OwnedFolder
 
 THRESHOLD_SILENCE = 0.6
@@ -206,7 +207,8 @@ def tune(
     """
     Choose strength and number of latents at each point, on training clips.
 
-    The group is None for the mean difference. Each tried setting's rates are kept in ``store``.
+    The group is None for the mean difference. The number of latents is chosen at the last point
+    and kept at the others. Each tried setting's rates are kept in ``store``.
     """
     plain = _tried(measurement, Condition(), noise, speech, store)
     most = plain[2] + measurement.study.allowed_wer
@@ -215,7 +217,9 @@ def tune(
         for group in (None, *GROUPS):
             progress(f"Tuning {group or 'the mean difference'} at {point}.")
             tried: list[tuple[Condition, float, float]] = []
-            for family in families(measurement.study, point, group):
+            last = chosen.get((measurement.study.last, group))
+            counts = measurement.study.counts if last is None else [last.count]
+            for family in families(measurement.study, point, group, counts):
                 for condition in family:
                     tried.append(_tried(measurement, condition, noise, speech, store))
                     if tried[-1][2] > measurement.study.hopeless_wer:

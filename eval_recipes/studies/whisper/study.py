@@ -14,7 +14,8 @@ from sae_lens import SAE
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.whisper.conditions import Edits, heldout_conditions
 from eval_recipes.studies.whisper.measure import Measurement, Store, measure_all, tune
-from eval_recipes.studies.whisper.report import FILES, Measured, write_report
+from eval_recipes.studies.whisper.measured import Measured
+from eval_recipes.studies.whisper.report import FILES, write_report
 from eval_recipes.studies.whisper.settings import (
     GROUPS,
     STUDY,
@@ -34,6 +35,7 @@ from eval_recipes.studies.whisper.transcripts import Decoding, Words
 from saereg_plugin import machine
 from saereg_plugin.activations.cache import write_cache
 from saereg_plugin.activations.opening import describe_source, open_source
+from saereg_plugin.activations.source import InputSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import OwnedFolder
 from saereg_plugin.releases.opening import register_release
@@ -116,6 +118,7 @@ def _trained(
     """Train all SAEs on a cache of the training clips' frames."""
     cache = out / "cache"
     source = open_source(_source(study), device=study.device)
+    assert isinstance(source, InputSource)
     progress("Caching the activations of the training clips.")
     index = write_cache(source, cache)
     if index.inputs < source.n_inputs:

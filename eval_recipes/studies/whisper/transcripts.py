@@ -46,6 +46,7 @@ class Decoding:
             InputError: if it lacks the token that turns time stamps off.
         """
         config: Any = model.generation_config
+        whole: Any = model.config
         no_stamps = getattr(config, "no_timestamps_token_id", None)
         if no_stamps is None:
             raise InputError(
@@ -55,7 +56,7 @@ class Decoding:
         prompt = [int(config.decoder_start_token_id)]
         if getattr(config, "is_multilingual", False):
             prompt += [config.lang_to_id["<|en|>"], config.task_to_id["transcribe"]]
-        end = int(model.config.eos_token_id)
+        end = int(whole.eos_token_id)
         first = list(config.begin_suppress_tokens or [])
         return cls(
             prompt=(*prompt, no_stamps),

@@ -36,7 +36,7 @@ from saereg_plugin.sources.modules import Prepared
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 
 IMAGES, D_IN = 24, 8
-OPTIONS = {"top_examples": 3, "band_examples": 2, "n_resamples": 20}
+OPTIONS: dict[str, Any] = {"top_examples": 3, "band_examples": 2, "n_resamples": 20}
 
 
 class Pictures:

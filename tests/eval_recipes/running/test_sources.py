@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "examples": {"n_resamples": 20},
     "meta_structure": {"train_steps": 2, "train_batch_size": 8},
 }
-SWEEP = {**FIELDS, "tokens": 320}
+SWEEP: dict[str, Any] = {**FIELDS, "tokens": 320}
 
 
 class Counted(nn.Module):
@@ -69,7 +69,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> sr.Release:
 
 
 def context_of(release: Any, out: Path, **changes: Any) -> RunContext:
-    fields = {"source": source(), "options": OPTIONS, **changes}
+    fields: dict[str, Any] = {"source": source(), "options": OPTIONS, **changes}
     artifacts = out.parent / "artifacts"
     return RunContext(subjects_of(release), out, artifacts=artifacts, **fields)
 

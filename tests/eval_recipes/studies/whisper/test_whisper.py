@@ -29,7 +29,8 @@ from eval_recipes.studies.whisper.transcripts import (
     Words,
     transcribe,
 )
-from saereg_plugin.activations.edits import AddDirection, edit, edited
+from saereg_plugin.activations.edits.changes import AddDirection
+from saereg_plugin.activations.edits.context import edit, edited
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.sources.inputs import Clip

@@ -1,0 +1,1 @@
+"""Edits of a module's output, through an SAE or along a direction."""
