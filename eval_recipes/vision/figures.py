@@ -1,4 +1,4 @@
-"""Metrics of one SAE on held-out images, each with its values without every block."""
+"""Metrics of one SAE on held-out images, with jackknife intervals."""
 
 from __future__ import annotations
 
