@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -72,13 +73,23 @@ def outputs_at(
 def _recording(
     module: nn.Module, points: Sequence[str], found: dict[str, Tensor]
 ) -> Iterator[None]:
-    """Fill ``found`` inside the block; stop the forward pass once all points are there."""
+    """
+    Fill ``found`` inside the block; stop the forward pass once all points are there.
+
+    Passes of the same module in other threads are left alone.
+    """
+    thread = threading.get_ident()
 
     def recorder(point: str) -> Callable[[nn.Module, Any, Any], None]:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            found.setdefault(point, tensor_of(output, point))
-            if len(found) == len(points):
+            if threading.get_ident() != thread or point in found:
+                return
+            values = tensor_of(output, point)
+            if len(found) + 1 == len(points):
+                found[point] = values
                 raise _Stop
+            # a module that works in place may overwrite the output later in the pass
+            found[point] = values.clone()
 
         return record
 

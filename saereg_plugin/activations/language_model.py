@@ -87,9 +87,21 @@ class LanguageModelSource(ActivationSource):
         self.rows_per_pass = contexts.per_pass * contexts.context_size
         self._special = _special_tokens(self._store) if special else None
         self._separator = _separator(self._store) if count_pairs else None
+        self._is_read = False
 
     def feed(self) -> LanguageModelFeed:
-        """Return passes from where the store is, which is the text's beginning at first."""
+        """
+        Return passes from the text's beginning; a source has one feed, as its text is read once.
+
+        Raises:
+            InputError: at the second call.
+        """
+        if self._is_read:
+            raise InputError(
+                "The source's text is being read already; expected one stream of a language model's "
+                "source. Open the source again for another."
+            )
+        self._is_read = True
         return LanguageModelFeed(self)
 
     def tokens(self) -> torch.Tensor:

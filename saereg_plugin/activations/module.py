@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,11 +14,25 @@ from saereg_plugin.activations.extraction import (
     outputs_at,
     points_matching,
 )
-from saereg_plugin.activations.rows import Layout, Rows, require_rows, select_rows
+from saereg_plugin.activations.rows import (
+    Layout,
+    Rows,
+    are_equally_many,
+    grid_of,
+    require_equal_rows,
+    require_rows,
+    select_rows,
+)
 from saereg_plugin.activations.source import InputSource, Pass
 from saereg_plugin.errors import InputError
-from saereg_plugin.sources.fingerprint import fingerprint
-from saereg_plugin.sources.modules.loaded import LoadedModule, Prepared
+from saereg_plugin.sources.fingerprint import content_hash, fingerprint, sampled_hash
+from saereg_plugin.sources.inputs import class_labels
+from saereg_plugin.sources.modules.loaded import (
+    LoadedModule,
+    Prepared,
+    moved,
+    on_module,
+)
 
 Prepare = Callable[[Sequence[Any]], Any]
 """Makes the arguments of a module from a list of inputs: a tensor, a mapping, or ``Prepared``."""
@@ -42,7 +57,8 @@ class ModuleSource(InputSource):
         rows: which rows of an output are activations; see ``activations.rows.Rows``.
         prepare: makes the module's arguments from a list of inputs; by default tensors are
             stacked.
-        layout: class and register tokens of the outputs.
+        layout: class and register tokens of the outputs, and whether channels are last.
+        labels: class of each input; by default ``labels`` or ``targets`` of the data.
         inputs_per_pass: inputs in one forward pass.
         seed: of the order in which inputs are trained on.
         name: of the model, for metadata; by default that of its class.
@@ -66,6 +82,7 @@ class ModuleSource(InputSource):
         rows: Rows = "all",
         prepare: Prepare | None = None,
         layout: Layout = Layout(),
+        labels: Sequence[int] | Tensor | None = None,
         inputs_per_pass: int = 16,
         seed: int = 0,
         name: str | None = None,
@@ -84,26 +101,29 @@ class ModuleSource(InputSource):
         self.data_name = _name_of(data) if data_name is None else data_name
         self._recorded = dict(recorded or {})
         self._known_as = known_as
+        self._grids: dict[str, tuple[int, int] | None] = {}
         self.n_inputs = len(data)
         if self.n_inputs == 0:
             raise InputError(
                 f"Data {self.data_name!r} is empty; expected one input or more."
             )
-        self.labels = getattr(data, "labels", None)
-        self.class_names = getattr(data, "class_names", ())
+        self.labels = _labels_of(data, labels, self.data_name)
+        names = getattr(data, "class_names", None) or getattr(data, "classes", ())
+        self.class_names = tuple(names)
         points = [point] if isinstance(point, str) else list(point)
         self._points = points_matching(points, module_names(module))
         self.device = _device_of(module)
-        first = next(self._read(torch.zeros(1, dtype=torch.long)))
+        self._identity: dict[str, Any] | None = None
+        first, share = self._read(torch.zeros(1, dtype=torch.long))
         self.points = {p: first.activations[p].shape[-1] for p in self._points}
-        if rows != "frames":
+        if are_equally_many(rows, share):
             self.rows_per_input = first.keep.shape[1]
         self.rows_per_pass = inputs_per_pass * first.keep.shape[1]
 
     def passes(self, numbers: Tensor) -> Iterator[Pass]:
         """Yield passes over these inputs (int64), in this order."""
         for chunk in numbers.split(self._per_pass):
-            yield from self._read(chunk)
+            yield self._read(chunk)[0]
 
     def title(self, number: int) -> str:
         """Return a short name of an input, for people."""
@@ -125,19 +145,29 @@ class ModuleSource(InputSource):
         return None
 
     def identity(self) -> dict[str, Any]:
-        """Return plain JSON of what decides the activations: weights, data, preprocessing."""
-        weights = self._known_as
-        return {
-            "kind": self.kind,
-            "model": fingerprint(self._module) if weights is None else weights,
-            "data": _identity_of(self._data),
-            "points": list(self.points),
-            "rows": self._rows,
-            "dtype": str(_dtype_of(self._module)),
-            "seed": self.seed,
-            "inputs_per_pass": self._per_pass,
-            **self._recorded,
-        }
+        """
+        Return plain JSON of what decides the activations: weights, data, preprocessing.
+
+        It is made once: after a change of weights or data, make another source. Of a data set of
+        one's own, up to 64 inputs count, evenly spaced; of ``prepare`` its name.
+        """
+        if self._identity is None:
+            weights = self._known_as
+            self._identity = {
+                "kind": self.kind,
+                "model": fingerprint(self._module) if weights is None else weights,
+                "data": _identity_of(self._data),
+                "points": list(self.points),
+                "rows": self._rows,
+                "layout": list(self._layout),
+                "prepare": getattr(self._prepare, "__qualname__", None)
+                or type(self._prepare).__qualname__,
+                "dtype": str(_dtype_of(self._module)),
+                "seed": self.seed,
+                "inputs_per_pass": self._per_pass,
+                **self._recorded,
+            }
+        return self._identity
 
     def metadata(self, point: str) -> dict[str, Any]:
         """Return what the metadata of an SAE on this point says of its source."""
@@ -153,34 +183,39 @@ class ModuleSource(InputSource):
                 "rows": self._rows,
                 "data": self.data_name,
                 "digest": self.digest(),
+                **self._grid(point),
                 **self._recorded,
             },
         }
 
     @torch.no_grad()
-    def _read(self, numbers: Tensor) -> Iterator[Pass]:
-        """Yield one pass over all of these inputs."""
+    def _read(self, numbers: Tensor) -> tuple[Pass, Tensor | None]:
+        """Return one pass over all of these inputs, and the part of each window that is sound."""
         items = [_input_of(self._data[int(number)]) for number in numbers]
         prepared = self._prepare(items)
         share = prepared.share if isinstance(prepared, Prepared) else None
         found = outputs_at(
             self._module, self._points, lambda: _call(self._module, prepared)
         )
-        activations: dict[str, Tensor] = {}
-        keep = torch.empty(0)
-        for point in self._points:
-            activations[point], kept = select_rows(
+        rows = {
+            point: select_rows(
                 found[point], self._rows, self._layout, share=share, point=point
             )
-            if activations and kept.shape != keep.shape and keep.numel():
-                raise InputError(
-                    f"Points {self._points[0]!r} and {point!r} give {keep.shape[1]} and "
-                    f"{kept.shape[1]} rows of an input; expected equally many, as they share their "
-                    "batches. Choose rows='mean', or train them one after the other."
-                )
-            keep = kept
-            self._require_finite(activations[point], numbers, point)
-        yield Pass(activations, keep, numbers)
+            for point in self._points
+        }
+        require_equal_rows({point: kept.shape[1] for point, (_, kept) in rows.items()})
+        for point, (values, _) in rows.items():
+            self._require_finite(values, numbers, point)
+            self._grids[point] = grid_of(found[point], self._layout)
+        activations = {point: values for point, (values, _) in rows.items()}
+        return Pass(activations, rows[self._points[0]][1], numbers), share
+
+    def _grid(self, point: str) -> dict[str, list[int]]:
+        """Return height and width of the map whose positions are the rows, if it is one."""
+        grid = self._grids[point]
+        if grid is None or self._rows not in ("all", "patches"):
+            return {}
+        return {"grid": list(grid)}
 
     def _require_finite(self, values: Tensor, numbers: Tensor, point: str) -> None:
         bad = ~values.isfinite().flatten(1).all(1)
@@ -200,11 +235,16 @@ def source_of_loaded(
         loaded.module,
         data,
         prepare=loaded.prepare,
-        layout=Layout(loaded.prefix_tokens, loaded.has_class_token),
+        layout=layout_of(loaded),
         name=loaded.name,
         recorded={"preprocessing": loaded.preprocessing, **recorded},
         **options,
     )
+
+
+def layout_of(loaded: LoadedModule) -> Layout:
+    """Return how the outputs of a module by name are laid out."""
+    return Layout(loaded.prefix_tokens, loaded.has_class_token, loaded.channels_last)
 
 
 def _call(module: nn.Module, prepared: Any) -> object:
@@ -212,8 +252,8 @@ def _call(module: nn.Module, prepared: Any) -> object:
     if isinstance(prepared, Prepared):
         return module(**prepared.kwargs)
     if isinstance(prepared, Mapping):
-        return module(**prepared)
-    return module(prepared.to(_device_of(module), _dtype_of(module)))
+        return module(**on_module(prepared, module))
+    return module(moved(prepared, module))
 
 
 def _stack(items: Sequence[Any]) -> Tensor:
@@ -248,11 +288,25 @@ def _name_of(data: Any) -> str:
 
 
 def _identity_of(data: Any) -> Any:
-    """Return plain JSON that changes with the data; of a data set of one's own, its size only."""
+    """Return plain JSON that changes with the data."""
     identity = getattr(data, "identity", None)
     if identity is not None:
         return identity()
     if isinstance(data, Tensor):
-        value = data.detach().double()
-        return [list(data.shape), float(value.sum()), float(value.norm())]
-    return [_name_of(data), len(data)]
+        return content_hash(data)
+    return [_name_of(data), sampled_hash(data, _input_of)]
+
+
+def _labels_of(data: Any, given: Any, name: str) -> Tensor | None:
+    """Return the classes given, or those that the data have."""
+    if given is None:
+        own = (getattr(data, attribute, None) for attribute in ("labels", "targets"))
+        given = next((found for found in own if _are_classes(found)), None)
+    return None if given is None else class_labels(given, len(data), name)
+
+
+def _are_classes(found: Any) -> bool:
+    """Return whether an attribute of a data set holds whole numbers, not paths or boxes."""
+    if isinstance(found, Tensor | np.ndarray):
+        return found.ndim == 1 and not torch.as_tensor(found).is_floating_point()
+    return isinstance(found, list | tuple) and all(isinstance(n, int) for n in found)

@@ -30,8 +30,12 @@ from saereg_plugin.activations.extraction import (
     outputs_at,
     points_matching,
 )
-from saereg_plugin.activations.module import source_of_loaded
-from saereg_plugin.activations.rows import Layout, select_rows
+from saereg_plugin.activations.module import layout_of, source_of_loaded
+from saereg_plugin.activations.rows import (
+    are_equally_many,
+    require_equal_rows,
+    select_rows,
+)
 from saereg_plugin.activations.source import ActivationSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Clip, InputData, Split, open_data
@@ -108,20 +112,21 @@ def _describe_module(config: ModuleConfig, split: Split) -> SourceFacts:
     points = points_matching(_listed(config.point), module_names(skeleton.module))
     outputs = _meta_outputs(skeleton, points)
     share = None if skeleton.takes == "images" else torch.ones(1)
-    layout = Layout(skeleton.prefix_tokens, skeleton.has_class_token)
+    layout = layout_of(skeleton)
     shapes = {
-        point: select_rows(output, config.rows, layout, share=share, point=point)[
-            0
-        ].shape
-        for point, output in outputs.items()
+        point: select_rows(
+            outputs[point], config.rows, layout, share=share, point=point
+        )[0].shape
+        for point in points
     }
-    rows = max(shape[1] for shape in shapes.values())
+    require_equal_rows({point: shape[1] for point, shape in shapes.items()})
+    rows = shapes[points[0]][1]
     return SourceFacts(
         model=config.model,
         data=data.name,
         points={point: shape[2] for point, shape in shapes.items()},
         n_inputs=len(data),
-        rows_per_input=None if config.rows == "frames" else rows,
+        rows_per_input=rows if are_equally_many(config.rows, share) else None,
         most_rows=len(data) * rows,
         parameters=_parameters(skeleton.module),
     )

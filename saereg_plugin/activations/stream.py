@@ -18,7 +18,13 @@ from saereg_plugin.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """How rows become batches."""
+    """
+    How rows become batches.
+
+    Raises:
+        InputError: for a batch without rows, a buffer smaller than a batch, or a fraction outside
+            [0, 1).
+    """
 
     batch_size: int
     """Rows of a batch."""
@@ -28,6 +34,21 @@ class Mixing:
     """Share of the buffer kept back when it is refilled; 0 serves rows in order."""
     seed: int = 0
     """Seed of the shuffling."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(
+                f"batch_size is {self.batch_size}; expected one row or more."
+            )
+        if self.buffer_rows < self.batch_size:
+            raise InputError(
+                f"buffer_rows={self.buffer_rows} is less than one batch of {self.batch_size}; expected "
+                "at least as many. Raise buffer_rows, or lower batch_size."
+            )
+        if not 0 <= self.fraction < 1:
+            raise InputError(
+                f"The mixing fraction is {self.fraction}; expected 0 or more and less than 1."
+            )
 
 
 class _Rows(NamedTuple):
@@ -188,9 +209,12 @@ class ActivationStream(Iterator[dict[str, Tensor]]):
         if mixing.fraction > 0:
             order = torch.randperm(left, generator=self._generator)
         self._crossing, self._served = torch.cat(crossing), 0
-        for point in parts:
-            pool = torch.cat(parts[point])
-            self._pool[point] = pool if order is None else pool[order]
+        for point, part in parts.items():
+            self._pool[point] = torch.cat(part)
+            # before shuffling makes another copy
+            part.clear()
+            if order is not None:
+                self._pool[point] = self._pool[point][order]
 
     def _next_rows(self) -> _Rows:
         rows = self._passes.take()

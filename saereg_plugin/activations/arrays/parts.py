@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saereg_plugin.errors import InputError
+from saereg_plugin.sources.fingerprint import content_hash
 
 Array = NDArray[Any] | Tensor
 LONE = "activations"
 """Point of an array that has no name."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_HASHED_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class ArrayParts:
         if self.in_files:
             return [list(part.file or ()) for part in self.parts]
         arrays = self.parts[0].read()
-        return {point: _content_hash(array) for point, array in arrays.items()}
+        return {point: content_hash(array) for point, array in arrays.items()}
 
     def _read_part(self, numbers: Tensor) -> dict[str, Tensor]:
         """Return the activations of inputs of a single part."""
@@ -219,16 +218,3 @@ def _require_finite(values: Tensor, numbers: Tensor, part: Part, point: str) -> 
             f"{part.name} holds NaN or an infinity at {point!r} of input {row:,} (counted from 0); "
             "expected finite activations. Leave the input out, or write it again."
         )
-
-
-def _content_hash(array: Tensor) -> str:
-    """Return a hash of an array's shape, data type and content."""
-    digest = hashlib.sha256(f"{tuple(array.shape)} {array.dtype}".encode())
-    for piece in _pieces(array):
-        digest.update(piece.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _pieces(array: Tensor) -> Iterator[Tensor]:
-    inputs = max(1, _HASHED_BYTES // max(1, array[0].numel() * array.itemsize))
-    return iter(array.split(inputs))

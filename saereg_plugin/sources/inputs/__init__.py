@@ -3,6 +3,7 @@
 from saereg_plugin.sources.inputs.data import Clip, InputData, Split
 from saereg_plugin.sources.inputs.opening import (
     EMBEDDED,
+    class_labels,
     data_from_dataset,
     open_data,
 )
@@ -13,6 +14,7 @@ __all__ = [
     "Clip",
     "InputData",
     "Split",
+    "class_labels",
     "data_from_dataset",
     "open_data",
     "resampled",

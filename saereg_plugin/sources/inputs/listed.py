@@ -86,7 +86,13 @@ class ListedData:
 
     def identity(self) -> Any:
         """Return plain JSON that changes with the inputs and the side."""
-        return {"name": self.name, "source": self.source, "split": self.split}
+        chosen = hashlib.sha256(repr(list(self.chosen)).encode()).hexdigest()
+        return {
+            "name": self.name,
+            "source": self.source,
+            "split": self.split,
+            "chosen": chosen,
+        }
 
 
 def require_split(split: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,15 +12,13 @@ import torch
 from torch import Tensor
 
 from saereg_plugin.errors import InputError, brief, suggest, suggest_path
+from saereg_plugin.sources.fingerprint import sampled_hash
 from saereg_plugin.sources.inputs.data import Clip, InputData, Split
 from saereg_plugin.sources.inputs.embedded_sound import open_non_speech, open_speech
 from saereg_plugin.sources.inputs.emoji import open_emoji
 from saereg_plugin.sources.inputs.folders import open_folder
 from saereg_plugin.sources.inputs.listed import ListedData, held_out, require_split
 from saereg_plugin.sources.inputs.mnist import open_mnist
-
-_HASHED_ITEMS = 64
-"""Items, evenly spaced, that tell one data set from another."""
 
 EMBEDDED: MappingProxyType[str, Callable[[str], ListedData]] = MappingProxyType(
     {
@@ -97,19 +94,29 @@ def data_from_dataset(
         raise InputError(f"Data set {name!r} is empty; expected one or more items.")
     out = heldout or (lambda number: held_out(f"{name}/{number}"))
     given = getattr(dataset, "targets", None) if labels is None else labels
+
+    def read(item: Any) -> Any:
+        return _input(item, name)
+
     return ListedData(
         name=name,
         takes=_kind(dataset[0], name),
-        read=lambda number: _input(dataset[number], name),
+        read=lambda number: read(dataset[number]),
         titles=[f"{name}, number {number}" for number in range(n)],
-        source={"items": n, "sha256": _digest(dataset, name)},
+        source={"items": n, "sha256": sampled_hash(dataset, read)},
         heldout=[out(number) for number in range(n)],
-        labels=None if given is None else _labels(given, n, name),
+        labels=None if given is None else class_labels(given, n, name),
         class_names=class_names or tuple(getattr(dataset, "classes", ())),
     ).side(split)
 
 
-def _labels(given: Sequence[int] | Tensor, n: int, name: str) -> Tensor:
+def class_labels(given: Sequence[int] | Tensor, n: int, name: str) -> Tensor:
+    """
+    Return the class of each item of a data set, int64 (n,).
+
+    Raises:
+        InputError: for labels of another length.
+    """
     labels = torch.as_tensor(given, dtype=torch.int64).flatten()
     if len(labels) != n:
         raise InputError(
@@ -140,14 +147,3 @@ def _input(item: Any, name: str) -> Any:
         f"Data set {name!r} has the item {brief(item)}; expected a PIL image, a tensor "
         "[1 or 3, height, width], or a Clip, alone or first in a tuple. Wrap the data set."
     )
-
-
-def _digest(dataset: Items, name: str) -> str:
-    """Return a hash of some items."""
-    digest = hashlib.sha256()
-    for number in range(0, len(dataset), -(-len(dataset) // _HASHED_ITEMS)):
-        found = _input(dataset[number], name)
-        digest.update(
-            found.waveform.tobytes() if isinstance(found, Clip) else found.tobytes()
-        )
-    return digest.hexdigest()

@@ -41,6 +41,7 @@ class LoadedModule:
         prefix_tokens: class and register tokens before the patches; 0 for CNNs and audio.
         has_class_token: whether the first of these tokens stands for the whole image.
         preprocessing: plain JSON for metadata: size, crop, mean, std, sampling rate.
+        channels_last: whether maps are [n, height, width, channels].
     """
 
     name: str
@@ -50,17 +51,19 @@ class LoadedModule:
     prefix_tokens: int
     has_class_token: bool
     preprocessing: dict[str, Any]
+    channels_last: bool = False
 
 
 def on_module(values: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
     """Return arguments with tensors on a module's device, floats in its data type."""
-    like = next(module.parameters())
-    return {name: _like(value, like) for name, value in values.items()}
+    return {name: moved(value, module) for name, value in values.items()}
 
 
-def _like(value: Any, like: Tensor) -> Any:
+def moved(value: Any, module: nn.Module) -> Any:
+    """Return a tensor on a module's device, floats in its data type; others as they are."""
     if not isinstance(value, Tensor):
         return value
+    like = next(module.parameters(), torch.empty(0))
     dtype = like.dtype if value.is_floating_point() else value.dtype
     return value.to(device=like.device, dtype=dtype)
 

@@ -180,4 +180,5 @@ def _loaded(name: str, module: nn.Module, image_size: int | None) -> LoadedModul
             key: list(value) if isinstance(value, tuple) else value
             for key, value in settings.items()
         },
+        channels_last=getattr(module, "output_fmt", None) == "NHWC",
     )
