@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from saereg_plugin.activations.module import ModuleSource
 from saereg_plugin.activations.rows import Layout, Rows, select_rows
 from saereg_plugin.errors import InputError
+from saereg_plugin.sources.modules import Prepared
 
 
 class Network(nn.Module):
@@ -101,7 +102,7 @@ def test_resumed_batches_are_the_same() -> None:
     resumed = source.batches(16, buffer_rows=64, seed=1)
     resumed.load_state_dict(state)
     for batch in expected:
-        torch.testing.assert_close(next(resumed), batch, rtol=0, atol=1e-6)
+        assert torch.equal(next(resumed), batch)
 
 
 def test_labels_come_with_the_data_and_tuples_give_their_first() -> None:
@@ -109,6 +110,38 @@ def test_labels_come_with_the_data_and_tuples_give_their_first() -> None:
     source = ModuleSource(Network(), data, point="second", rows="mean")
     plain = ModuleSource(Network(), images(), point="second", rows="mean")
     assert torch.equal(everything(source, "second"), everything(plain, "second"))
+    assert plain.labels is None
+
+
+class Labelled(torch.utils.data.Dataset[Any]):
+    """Pairs of an image and a class, which torchvision's data sets list in ``targets``."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, targets: Any) -> None:
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, number: int) -> Any:
+        return images()[number], self.targets[number]
+
+
+def test_classes_are_those_given_or_those_of_the_data() -> None:
+    def found(targets: Any, labels: Any = None) -> list[int] | None:
+        source = ModuleSource(
+            Network(), Labelled(targets), point="second", labels=labels
+        )
+        assert source.class_names == ("cat", "dog")
+        return None if source.labels is None else source.labels.tolist()
+
+    targets = [0, 1] * 5
+    assert found(targets) == found(np.array(targets)) == targets
+    assert found(targets, labels=torch.ones(10)) == [1] * 10
+    assert found([f"masks/{n}.png" for n in range(10)]) is None
+    with pytest.raises(InputError, match="10 items and 3 labels"):
+        found(targets, labels=[1, 0, 1])
 
 
 def test_weights_and_data_change_the_digest() -> None:
@@ -125,7 +158,102 @@ def test_weights_and_data_change_the_digest() -> None:
 
     same = digest(lambda *_: None)
     assert digest(lambda *_: None) == same
-    assert len({same, digest(weights), digest(pixels)}) == 3
+
+    def order(_network: Network, data: Tensor) -> None:
+        data[[0, 1]] = data[[1, 0]]
+
+    assert len({same, digest(weights), digest(pixels), digest(order)}) == 4
+
+
+def doubled(items: Any) -> Tensor:
+    return 2 * torch.stack(list(items))
+
+
+def test_preparation_layout_and_items_change_the_digest() -> None:
+    def digest(data: Any, **options: Any) -> str:
+        return ModuleSource(Network(), data, point="first", **options).digest()
+
+    given = list(images())
+    swapped = [given[1], given[0], *given[2:]]
+    assert digest(given) == digest(list(images()))
+    digests = {
+        digest(given),
+        digest(swapped),
+        digest(given, prepare=doubled),
+        digest(given, layout=Layout(channels_last=True)),
+    }
+    assert len(digests) == 4
+
+
+class Counted(list[Tensor]):
+    """Images that count how often they are asked who they are."""
+
+    asked = 0
+
+    def identity(self) -> str:
+        self.asked += 1
+        return "counted"
+
+
+def test_the_identity_is_made_once() -> None:
+    data = Counted(images())
+    source = ModuleSource(Network(), data, point=["first", "second"], rows="mean")
+    for point in source.points:
+        assert source.metadata(point)["activation_source"]["digest"] == source.digest()
+    assert data.asked == 1
+
+
+def test_the_grid_of_a_map_is_recorded() -> None:
+    network, wide = Network(), torch.randn(2, 3, 4, 16)
+    for rows, grid in (("patches", [2, 8]), ("mean", None)):
+        source = ModuleSource(network, wide, point="first", rows=rows)
+        assert source.metadata("first")["activation_source"].get("grid") == grid
+
+
+class Words(nn.Module):
+    """Embeddings of tokens, scaled by a float argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 3, dtype=torch.float64)
+        self.scale = nn.Identity()
+
+    def forward(self, ids: Tensor, scale: Tensor | None = None) -> Tensor:
+        found = self.embed(ids)
+        return found if scale is None else self.scale(found * scale)
+
+
+def test_whole_numbers_and_mappings_reach_the_module() -> None:
+    words, ids = Words(), torch.tensor([[0, 1], [4, 2]])
+    source = ModuleSource(words, ids, point="embed")
+    assert torch.equal(everything(source, "embed"), words.embed.weight[ids])
+
+    def prepare(items: Any) -> dict[str, Any]:
+        return {"ids": torch.stack(list(items)), "scale": torch.tensor(2.0)}
+
+    twice = ModuleSource(words, ids, point="scale", prepare=prepare)
+    found = everything(twice, "scale")
+    assert found.dtype == torch.float64
+    assert torch.equal(found, 2 * words.embed.weight[ids])
+
+
+def windows(items: Any) -> Prepared:
+    """Clips padded to the longest, as wav2vec2 takes them."""
+    lengths = [len(item) for item in items]
+    padded = nn.utils.rnn.pad_sequence(list(items), batch_first=True)
+    return Prepared({"input": padded}, torch.tensor(lengths) / max(lengths))
+
+
+def test_clips_have_different_numbers_of_rows_and_a_mean_without_padding() -> None:
+    clips = [torch.randn(n, 3) for n in (4, 2, 3)]
+    network = nn.Sequential(nn.Identity(), nn.Linear(3, 3))
+    for rows in ("all", "patches", "frames"):
+        source = ModuleSource(network, clips, point="0", rows=rows, prepare=windows)
+        assert source.rows_per_input is None
+    mean = ModuleSource(network, clips, point="0", rows="mean", prepare=windows)
+    assert mean.rows_per_input == 1
+    expected = torch.stack([clip.mean(0, keepdim=True) for clip in clips])
+    torch.testing.assert_close(everything(mean, "0"), expected)
 
 
 class Parts(nn.Module):
@@ -207,6 +335,12 @@ def test_rows_of_tokens(rows: Rows, expected: slice, n: int, t: int, d: int) -> 
     assert keep.all() and keep.shape == found.shape[:2]
     mean, _ = select_rows(output, "mean", layout)
     torch.testing.assert_close(mean[:, 0], output[:, 3:].mean(1))
+
+
+def test_rows_of_maps_whose_channels_are_last() -> None:
+    maps = torch.randn(2, 3, 4, 5)
+    last, _ = select_rows(maps.permute(0, 2, 3, 1), "all", Layout(channels_last=True))
+    assert torch.equal(last, select_rows(maps, "all", Layout())[0])
 
 
 @given(n=st.integers(1, 4), t=st.integers(1, 9), seed=st.integers(0, 99))

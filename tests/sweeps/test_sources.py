@@ -212,6 +212,15 @@ def test_hooks_of_a_language_model_share_one_pass(
         assert not torch.equal(found[hooks[0]], found[hooks[1]])
 
 
+def test_the_text_of_a_language_model_is_read_by_one_stream(
+    model: HookedTransformer,
+) -> None:
+    opened = language_model_source(tiny_sweep(), model, {HOOK: D_IN})
+    opened.batches(4)
+    with pytest.raises(InputError, match="Open the source again"):
+        opened.batches(4)
+
+
 @pytest.mark.usefixtures("model_name")
 def test_patterns_choose_hooks_and_each_group_is_trained_on_each() -> None:
     sweep, facts = with_source(tiny_sweep(hook_name="blocks.[01].hook_resid_post"))

@@ -200,8 +200,20 @@ def test_a_torch_dataset_gives_images_and_classes() -> None:
         Squares(items), name="squares", split="heldout", heldout=lambda n: n >= 50
     )
     assert (len(heldout), heldout.title(0)) == (10, "squares, number 50")
-    other = data_from_dataset(Squares(items[::-1]), name="squares")
-    assert other.identity() != data.identity()
+    whole = [
+        data_from_dataset(Squares(each), name="squares")
+        for each in (items, items[::-1])
+    ]
+    assert whole[0].identity() != whole[1].identity()
+
+
+def test_the_side_of_each_input_is_in_the_identity() -> None:
+    items = [Image.new("L", (2, 2), n) for n in range(20)]
+    first, same, other = (
+        data_from_dataset(items, name="greys", split="train", heldout=heldout)
+        for heldout in (lambda n: n > 9, lambda n: n >= 10, lambda n: n < 10)
+    )
+    assert first.identity() == same.identity() != other.identity()
 
 
 def test_other_datasets_are_refused() -> None:
