@@ -96,7 +96,7 @@ class InputTally(ExamplesTally):
         super().__init__(sae, options)
         self.peaks = Histogram(len(self.sums))
         self.grid: RowGrid | None = None
-        self._square = _recorded_rows(sae) == "patches"
+        self._square = _may_fill_square(sae)
         self._inputs = 0
 
     @property
@@ -187,10 +187,11 @@ class InputTally(ExamplesTally):
         pile.add(Found(latent, key, (self._inputs + number) * ROWS + row, window))
 
 
-def _recorded_rows(sae: SAE[Any]) -> str | None:
-    """Return the rows of a module's output that an SAE was trained on, if that is known."""
+def _may_fill_square(sae: SAE[Any]) -> bool:
+    """Return whether an SAE read patches, and no map whose height is not its width."""
     metadata: Any = sae.cfg.metadata
-    return (metadata.get("activation_source") or {}).get("rows")
+    recorded = metadata.get("activation_source") or {}
+    return recorded.get("rows") == "patches" and len({*recorded.get("grid", ())}) < 2
 
 
 def bytes_per_latent(options: ExamplesEvalConfig, rows: int) -> int:

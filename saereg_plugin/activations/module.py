@@ -249,11 +249,10 @@ def layout_of(loaded: LoadedModule) -> Layout:
 
 def _call(module: nn.Module, prepared: Any) -> object:
     """Run a module on prepared inputs, on its own device."""
-    if isinstance(prepared, Prepared):
-        return module(**prepared.kwargs)
-    if isinstance(prepared, Mapping):
-        return module(**on_module(prepared, module))
-    return module(moved(prepared, module))
+    given = prepared.kwargs if isinstance(prepared, Prepared) else prepared
+    if isinstance(given, Mapping):
+        return module(**on_module(given, module))
+    return module(moved(given, module))
 
 
 def _stack(items: Sequence[Any]) -> Tensor:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from saereg_plugin.activations.passes import Feed
-from saereg_plugin.activations.prefetch import Prefetch, has_cores_for_two
 from saereg_plugin.errors import InputError
+
+T = TypeVar("T")
+
+_CORES_FOR_TWO = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,38 @@ class _Rows(NamedTuple):
 
     def __len__(self) -> int:
         return len(next(iter(self.activations.values())))
+
+
+class Prefetch(Generic[T]):
+    """
+    Results of a function, computed in a background thread ahead of ``take``.
+
+    Results come in the order of the calls. An error of a call is raised by the ``take``
+    that would have returned its result.
+
+    Args:
+        produce: makes the next result; one thread calls it at a time.
+        depth: number of results computed ahead; 0 computes them in ``take``.
+    """
+
+    def __init__(self, produce: Callable[[], T], depth: int):
+        self._produce = produce
+        self._depth = depth
+        self._waiting: deque[Future[T]] = deque()
+        self._pool = ThreadPoolExecutor(1, "prefetch") if depth else None
+
+    def take(self) -> T:
+        """Return the next result."""
+        if self._pool is None:
+            return self._produce()
+        while len(self._waiting) <= self._depth:
+            self._waiting.append(self._pool.submit(self._produce))
+        return self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Wait for the running call and drop the others; ends ``take``."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class ActivationStream(Iterator[dict[str, Tensor]]):
@@ -259,7 +297,14 @@ class PointBatches(Iterator[Tensor]):
 
 def _depth(mixing: Mixing, rows_per_pass: int) -> int:
     """Return how many passes of the model to compute ahead."""
-    if not has_cores_for_two():
+    if not _has_cores_for_two():
         return 0
     refill = mixing.buffer_rows * (1 - mixing.fraction)
     return math.ceil(refill / max(rows_per_pass, 1))
+
+
+def _has_cores_for_two() -> bool:
+    """Return whether this process may use the cores that two computations need."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) >= _CORES_FOR_TWO
+    return (os.cpu_count() or 1) >= _CORES_FOR_TWO

@@ -281,6 +281,23 @@ def test_the_same_inputs_in_other_batches_give_the_same_examples() -> None:
     assert (one.found.window[one.found.token // ROWS == 5, 2:] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("grid", "shape"), [([2, 2], [2, 2]), ([1, 4], None), (None, [2, 2])]
+)
+def test_a_square_number_of_rows_of_a_wide_map_is_no_square(
+    grid: list[int] | None, shape: list[int] | None
+) -> None:
+    sae = tiny_sae("module", "0", torch.zeros(D_IN), 0)
+    recorded = (
+        {"rows": "patches"} if grid is None else {"rows": "patches", "grid": grid}
+    )
+    sae.cfg.metadata.activation_source = recorded
+    tally = InputTally(sae, ExamplesEvalConfig(**OPTIONS))
+    with torch.no_grad():
+        tally.update(torch.randn(3, 4, D_IN), torch.ones(3, 4, dtype=torch.bool))
+    assert tally.shape == shape
+
+
 def test_many_patches_are_joined_in_squares() -> None:
     grid = RowGrid(37 * 37, square=True)
     assert (grid.side, grid.width) == (13, 169)
