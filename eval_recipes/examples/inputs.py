@@ -16,6 +16,7 @@ from eval_recipes.examples.histogram import Histogram
 from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.pile import Floats, Found, Ints, Pile, ranks
 from eval_recipes.examples.tally import LARGEST_KEY, OVERHEAD, ExamplesTally, draws
+from eval_recipes.running.passes import lengths_of
 
 MOST_VALUES = 256
 """Activations kept of an example; those of more rows are joined, the largest of each stays."""
@@ -159,7 +160,7 @@ class InputTally(ExamplesTally):
         )
         self.peaks.add(latent, value[peak])
         drawn = draws(latent, self._inputs + number, seed=self.options.random_seed)
-        lengths = (keep * torch.arange(1, keep.shape[1] + 1)).amax(1).numpy()
+        lengths = lengths_of(keep).numpy()
         for pile, key in (
             (self.top, order),
             (self.drawn, drawn),

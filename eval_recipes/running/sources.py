@@ -78,6 +78,4 @@ class SourceCache:
 
     def release(self) -> None:
         """Drop the source; who asks for it opens it again."""
-        if self._opened is not None:
-            self._opened[1].close()
-            self._opened = None
+        self._opened = None

@@ -16,6 +16,7 @@ from torch import nn
 import saereg_plugin as sr
 from eval_recipes.cli import main as command
 from eval_recipes.results.files import read_result, result_files
+from eval_recipes.running.activation_source import other_place
 from eval_recipes.running.check import check_model, differing_fields
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.corpus import choose_corpus
@@ -195,6 +196,21 @@ def test_what_cannot_be_read_is_refused_before_a_file_is_written(
     with pytest.raises(InputError, match=message):
         run_evals(evals, context)
     assert not context.out.exists()
+
+
+def test_held_out_inputs_that_were_trained_on_are_refused(
+    arrays: Path, tmp_path: Path
+) -> None:
+    source = sr.ArraySource(arrays / "activations.npy", split="all")
+    metadata = source.metadata("activations")
+    context = context_of(arrays / "release", tmp_path / "out", source=None)
+    with pytest.raises(InputError, match="trained on the split 'all' of .* --source"):
+        other_place(context, metadata, d_in=8)
+    kept = tmp_path / "cache"
+    sr.write_cache(source, kept, split="all")
+    named = replace(context, source=str(kept))
+    with pytest.raises(InputError, match="holds the split 'all'; expected 'heldout'"):
+        other_place(named, metadata, d_in=8)
 
 
 def test_another_width_is_refused(release: sr.Release, tmp_path: Path) -> None:
