@@ -252,8 +252,8 @@ def test_flags_of_another_source_are_refused(tmp_path: Path) -> None:
     path, arrays = tmp_path / "sweep.yaml", tmp_path / "a.npy"
     arrays.touch()
 
-    def refused(source: Any, **given: Any) -> str:
-        path.write_text(yaml.safe_dump({"sae": {}, "source": source}))
+    def refused(in_file: Any, **given: Any) -> str:
+        path.write_text(yaml.safe_dump({"sae": {}, "source": in_file}))
         with pytest.raises(InputError) as caught:
             swept(path, **given)
         return str(caught.value)

@@ -206,7 +206,9 @@ def test_a_language_model_has_no_fields_of_a_source() -> None:
     named = {"kind": "language_model"}
     assert SweepConfig(**FIELDS, source=named) == SweepConfig(**FIELDS)
     for wrong in ({**named, "model": "gpt2"}, {"path": "acts.npy"}):
-        with pytest.raises(InputError, match="unknown field '(model|path)' of the kind"):
+        with pytest.raises(
+            InputError, match="unknown field '(model|path)' of the kind"
+        ):
             SweepConfig(**FIELDS, source=wrong)
     with pytest.raises(InputError, match="fields model, hook_name and corpus"):
         open_source(named)
