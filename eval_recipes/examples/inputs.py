@@ -17,6 +17,7 @@ from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.pile import Floats, Found, Ints, Pile, ranks
 from eval_recipes.examples.tally import LARGEST_KEY, OVERHEAD, ExamplesTally, draws
 from eval_recipes.running.passes import lengths_of
+from saereg_plugin.errors import InputError
 
 MOST_VALUES = 256
 """Activations kept of an example; those of more rows are joined, the largest of each stays."""
@@ -122,8 +123,14 @@ class InputTally(ExamplesTally):
 
         Raises:
             ValueError: if an activation of a latent is not finite.
+            InputError: if inputs have more rows than can be numbered.
         """
         rows = keep.shape[1]
+        if rows > ROWS:
+            raise InputError(
+                f"An input has {rows:,} rows; expected at most {ROWS:,}, which examples can number. Cut "
+                "the inputs into shorter ones."
+            )
         if self.grid is None:
             self._start(rows)
         at_once = max(1, _CHUNK_VALUES // (rows * len(self.sums)))

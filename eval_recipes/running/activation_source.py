@@ -143,6 +143,7 @@ def other_place(context: RunContext, metadata: Metadata, *, d_in: int) -> Place:
             f"The SAE has d_in={d_in}, but point {point!r} of its held-out activations has "
             f"{points[point]} dimensions; expected the same. Name others with --source."
         )
+    context.sources.expect(source, point)
     return Place(source, point)
 
 
@@ -203,15 +204,14 @@ def open_other(
 def other_digest(context: RunContext, place: Place) -> str:
     """Return a hash of another source's held-out activations at one point."""
     assert isinstance(place.source, OtherSource)
-    known = context.sources.digests
-    if (place.source, place.point) not in known:
+    known = context.sources.identities
+    if place.source not in known:
         source = open_other(context, place.source, [place.point])
-        identity = source.identity()
-        # the points of other SAEs decide nothing
-        config = {k: v for k, v in identity.get("config", {}).items() if k != "point"}
-        alone = {**identity, "config": config, "points": place.point}
-        known[place.source, place.point] = digest_of(alone)
-    return known[place.source, place.point]
+        known[place.source] = source.identity()
+    identity = known[place.source]
+    # the points of other SAEs decide nothing
+    config = {k: v for k, v in identity.get("config", {}).items() if k != "point"}
+    return digest_of({**identity, "config": config, "points": place.point})
 
 
 def read_model(

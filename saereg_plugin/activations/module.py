@@ -15,6 +15,7 @@ from saereg_plugin.activations.extraction import (
 )
 from saereg_plugin.activations.rows import Layout, Rows, require_rows, select_rows
 from saereg_plugin.activations.source import InputSource, Pass
+from saereg_plugin.checks import as_list
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.fingerprint import fingerprint
 from saereg_plugin.sources.modules.loaded import LoadedModule, Prepared
@@ -91,8 +92,7 @@ class ModuleSource(InputSource):
             )
         self.labels = getattr(data, "labels", None)
         self.class_names = getattr(data, "class_names", ())
-        points = [point] if isinstance(point, str) else list(point)
-        self._points = points_matching(points, module_names(module))
+        self._points = points_matching(as_list(point), module_names(module))
         self.device = _device_of(module)
         first = next(self._read(torch.zeros(1, dtype=torch.long)))
         self.points = {p: first.activations[p].shape[-1] for p in self._points}
