@@ -33,6 +33,7 @@ from eval_recipes.running.heldout import measure_heldout
 from eval_recipes.running.heldout_pass import tally_heldout
 from eval_recipes.running.passes import Passed
 from eval_recipes.running.run import Outcome, run_evals, subjects_of
+from eval_recipes.running.sources import OtherSource
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
@@ -238,11 +239,13 @@ def test_points_of_a_source_are_opened_and_hashed_together(
 
     context = context_of(release, tmp_path / "out", source=None)
     first, second = places(context, "first", "second")
+    assert isinstance(first.source, OtherSource)
+    assert second.source == first.source
     one = other_digest(context, first)
     opened = open_other(context, first.source, ["first"])
     assert set(opened.points) == {"first", "second"}
     assert other_digest(context, second) != one
-    assert open_other(context, second.source, ["second"]) is opened
+    assert open_other(context, first.source, ["second"]) is opened
     # the other points of a run decide nothing
     alone = context_of(release, tmp_path / "out", source=None)
     assert other_digest(alone, *places(alone, "first")) == one
