@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar, cast
@@ -23,6 +24,23 @@ def require_choice(field: str, value: object, choices: Sequence[str]) -> None:
     """Refuse a value outside ``choices``; ``field`` is what it is called in the message."""
     if value not in choices:
         raise InputError(f"{field} is {value!r}. {suggest(str(value), choices)}")
+
+
+def as_list(names: str | Sequence[str]) -> list[str]:
+    """Return a name, or several, as a list."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def absolute_path(path: str) -> str:
+    """Return the absolute path of what exists, "~" expanded; another text as it is."""
+    expanded = os.path.expanduser(path)
+    return os.path.abspath(expanded) if os.path.exists(expanded) else path
+
+
+def folder_or_name(name: str, known: Container[str]) -> str:
+    """Return the absolute path of a folder, "~" expanded; a known or other name as it is."""
+    is_folder = name not in known and os.path.isdir(os.path.expanduser(name))
+    return absolute_path(name) if is_folder else name
 
 
 def whole_number(value: object) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,17 +18,10 @@ from eval_recipes.commands.flags import (
     Model,
     Rows,
     Source,
+    Split,
     flags_given,
     listed,
 )
-
-
-class Split(str, Enum):
-    """Choices of ``--split``."""
-
-    train = "train"
-    heldout = "heldout"
-    all = "all"
 
 
 def cache(

@@ -15,6 +15,14 @@ from eval_recipes.registry import RECIPES
 _DATA = "Model and data"
 
 
+class Split(str, Enum):
+    """Choices of ``--split``."""
+
+    train = "train"
+    heldout = "heldout"
+    all = "all"
+
+
 class RowsChoice(str, Enum):
     """Choices of ``--rows``."""
 

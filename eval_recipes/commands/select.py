@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from eval_recipes.commands.console import open_console, require_bench, shown, working
+from eval_recipes.commands.flags import Split
 
 _INPUTS, _CHOICE = "Inputs", "Choice"
 
@@ -25,14 +26,6 @@ class Sides(str, Enum):
 
     both = "both"
     first = "first"
-
-
-class Split(str, Enum):
-    """Choices of ``--split``."""
-
-    train = "train"
-    heldout = "heldout"
-    all = "all"
 
 
 def select(

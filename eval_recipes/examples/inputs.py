@@ -16,6 +16,8 @@ from eval_recipes.examples.histogram import Histogram
 from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.pile import Floats, Found, Ints, Pile, ranks
 from eval_recipes.examples.tally import LARGEST_KEY, OVERHEAD, ExamplesTally, draws
+from eval_recipes.running.passes import lengths_of
+from saereg_plugin.errors import InputError
 
 MOST_VALUES = 256
 """Activations kept of an example; those of more rows are joined, the largest of each stays."""
@@ -121,8 +123,14 @@ class InputTally(ExamplesTally):
 
         Raises:
             ValueError: if an activation of a latent is not finite.
+            InputError: if inputs have more rows than can be numbered.
         """
         rows = keep.shape[1]
+        if rows > ROWS:
+            raise InputError(
+                f"An input has {rows:,} rows; expected at most {ROWS:,}, which examples can number. Cut "
+                "the inputs into shorter ones."
+            )
         if self.grid is None:
             self._start(rows)
         at_once = max(1, _CHUNK_VALUES // (rows * len(self.sums)))
@@ -159,7 +167,7 @@ class InputTally(ExamplesTally):
         )
         self.peaks.add(latent, value[peak])
         drawn = draws(latent, self._inputs + number, seed=self.options.random_seed)
-        lengths = (keep * torch.arange(1, keep.shape[1] + 1)).amax(1).numpy()
+        lengths = lengths_of(keep).numpy()
         for pile, key in (
             (self.top, order),
             (self.drawn, drawn),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,10 +102,13 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
     ) -> Iterator[None]:
         """Keep the folded unembedding of the last model, and thumbnails, which SAEs share."""
         self.unembedding = lru_cache(maxsize=1)(folded_unembedding)
-        self.picture = lru_cache(maxsize=None)(thumbnail)
+        # a source is freed with its model when its SAEs are done
+        self.pictures: WeakKeyDictionary[Any, dict[tuple[str, int], bytes]] = (
+            WeakKeyDictionary()
+        )
         yield
         self.unembedding.cache_clear()
-        self.picture.cache_clear()
+        self.pictures.clear()
 
     def evaluate_all(
         self, context: RunContext, options: ExamplesEvalConfig
@@ -197,10 +201,17 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
             inputs,
             np.unique(chosen.found.token // ROWS),
             point=point,
-            picture=partial(self.picture, inputs.source, point),
+            picture=partial(self._picture, inputs.source, point),
             subject=subject,
         )
         return _result(subject, tally, table, n_rows, {INPUTS: shown})
+
+    def _picture(self, source: Any, point: str, number: int) -> bytes:
+        """Return the thumbnail of an input, made once for all SAEs."""
+        known = self.pictures.setdefault(source, {})
+        if (point, number) not in known:
+            known[point, number] = thumbnail(source, point, number)
+        return known[point, number]
 
     def _logits(self, sae: SAE[Any], model: LanguageModel, n: int) -> ExtremeLogits:
         if n == 0 or not writes_to_residual(sae, model):

@@ -130,24 +130,36 @@ def thumbnail(source: Any, point: str, number: int) -> bytes:
 
 def to_picture(values: Tensor, preprocessing: Mapping[str, Any]) -> Image.Image:
     """
-    Return an image [channels, height, width] with its normalisation undone.
+    Return an image [channels, height, width] with its preprocessing undone.
 
-    Without a known mean and standard deviation its values are spread from black to white.
+    Without a known normalisation its values are spread from black to white.
     """
     values = values.float().cpu()
-    mean, std = (
-        preprocessing.get(f"image_{name}", preprocessing.get(name))
-        for name in ("mean", "std")
-    )
-    if mean is not None and std is not None and len(mean) in (1, len(values)):
-        values = values * _column(std) + _column(mean)
+    mean, std = _normalisation(preprocessing)
+    if mean is not None and len(mean) in (1, len(values)):
+        # of white; where pixels are not rescaled, it is 255
+        scale = float(preprocessing.get("scale", 1.0))
+        values = (values * _column(std) + _column(mean)) / scale
     else:
         low, high = values.amin(), values.amax()
         values = (values - low) / (high - low).clamp(min=1e-12)
+    if preprocessing.get("channels") == "BGR":
+        values = values.flip(0)
     pixels = (values.clamp(0, 1) * 255).round().to(torch.uint8)
     if len(pixels) != 3:
         pixels = pixels[:1].expand(3, -1, -1)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _normalisation(preprocessing: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return mean and standard deviation of the channels; a mean of None is unknown."""
+    if preprocessing.get("do_normalize") is False:
+        return [0.0], [1.0]
+    mean, std = (
+        preprocessing.get(f"image_{name}", preprocessing.get(name))
+        for name in ("mean", "std")
+    )
+    return mean, [1.0] if std is None else std
 
 
 def _column(numbers: Any) -> Tensor:

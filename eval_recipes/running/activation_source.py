@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.sources import OtherSource
 from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.activations.opening import source_at
-from saereg_plugin.activations.source import ActivationSource
+from saereg_plugin.activations.source import ActivationSource, digest_of
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.sources.inputs import Split
 from saereg_plugin.sources.models import LanguageModel
@@ -144,6 +143,7 @@ def other_place(context: RunContext, metadata: Metadata, *, d_in: int) -> Place:
             f"The SAE has d_in={d_in}, but point {point!r} of its held-out activations has "
             f"{points[point]} dimensions; expected the same. Name others with --source."
         )
+    context.sources.expect(source, point)
     return Place(source, point)
 
 
@@ -156,6 +156,7 @@ def _settings(context: RunContext, metadata: Metadata) -> tuple[str, Split]:
         split = "all" if settings["kind"] == "arrays" else "heldout"
     else:
         recorded = metadata["activation_source"]
+        _require_heldout(recorded)
         settings = recorded.get("config")
         if settings is None:
             raise InputError(
@@ -164,6 +165,15 @@ def _settings(context: RunContext, metadata: Metadata) -> tuple[str, Split]:
             )
     named = {name: value for name, value in settings.items() if name != "point"}
     return json.dumps(named, sort_keys=True), split
+
+
+def _require_heldout(recorded: Metadata) -> None:
+    """Refuse the source of an SAE that was trained on its held-out inputs too."""
+    if recorded.get("split", "train") != "train":
+        raise InputError(
+            f"The SAE was trained on the split {recorded['split']!r} of {recorded.get('data')!r}; expected "
+            "'train', which leaves inputs for evaluation. Name other activations with --source."
+        )
 
 
 def _rows(facts: SourceFacts) -> int:
@@ -194,16 +204,14 @@ def open_other(
 def other_digest(context: RunContext, place: Place) -> str:
     """Return a hash of another source's held-out activations at one point."""
     assert isinstance(place.source, OtherSource)
-    known = context.sources.digests
-    if (place.source, place.point) not in known:
+    known = context.sources.identities
+    if place.source not in known:
         source = open_other(context, place.source, [place.point])
-        identity = source.identity()
-        # the points of other SAEs decide nothing
-        config = {k: v for k, v in identity.get("config", {}).items() if k != "point"}
-        alone = {**identity, "config": config, "points": place.point}
-        text = json.dumps(alone, sort_keys=True)
-        known[place.source, place.point] = hashlib.sha256(text.encode()).hexdigest()
-    return known[place.source, place.point]
+        known[place.source] = source.identity()
+    identity = known[place.source]
+    # the points of other SAEs decide nothing
+    config = {k: v for k, v in identity.get("config", {}).items() if k != "point"}
+    return digest_of({**identity, "config": config, "points": place.point})
 
 
 def read_model(

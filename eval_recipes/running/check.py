@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from saereg_plugin.releases.hub import SNAPSHOTS, cached_repository, whole_folde
 from saereg_plugin.releases.release import LOADER
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sources.hook_shapes import context_limit, hook_shape
-from saereg_plugin.sources.models import require_harmless, require_outside
+from saereg_plugin.sources.models import require_harmless, require_outside, texts_in
 
 
 def check_settings(context: RunContext) -> None:
@@ -289,20 +289,8 @@ def check_model(subject: Subject, config: Config, *, trusted: bool) -> None:
     if folder is None:
         return
     require_outside(metadata.get("model_name"), folder, trusted=trusted, source=source)
-    for name in _names_in((metadata.get("activation_source") or {}).get("config")):
+    for name in texts_in((metadata.get("activation_source") or {}).get("config")):
         require_outside(name, folder, trusted=trusted, source=source)
-
-
-def _names_in(config: Any) -> Iterator[str]:
-    """Yield every text in the settings of a source, which may be a path."""
-    if isinstance(config, str):
-        yield config
-    elif isinstance(config, Mapping):
-        for value in config.values():
-            yield from _names_in(value)
-    elif isinstance(config, Iterable):
-        for value in config:
-            yield from _names_in(value)
 
 
 def check_groups(configs: Mapping[Subject, Config]) -> None:

@@ -220,6 +220,8 @@ def tally_heldout(
                     results[sae_id] = finish(reader.tally, passed[reader.point])
                 except Exception as error:
                     failures[sae_id] = _cause(error)
+            # frees its source before the next one is opened
+            del passed
 
     for subject in subjects:
         order.append(subject.sae_id)

@@ -83,7 +83,7 @@ class InputPasses:
         for found in self._passes():
             keep = found.keep.cpu()
             self._numbers.append(found.inputs.cpu())
-            self._lengths.append(_lengths(keep))
+            self._lengths.append(lengths_of(keep))
             yield Pass(found.activations, keep, found.inputs)
             left -= int(keep.sum())
             if left <= 0:
@@ -125,11 +125,11 @@ def _chosen(source: InputSource, rows: int, seed: int) -> Tensor:
     return drawn if each is None else drawn[:needed].sort().values
 
 
-def _lengths(keep: Tensor) -> Tensor:
+def lengths_of(keep: Tensor) -> Tensor:
     """
     Return one more than the place of each row's last True, int64.
 
-    >>> _lengths(torch.tensor([[True, False, True, False], [False, False, False, False]])).tolist()
+    >>> lengths_of(torch.tensor([[True, False, True, False], [False, False, False, False]])).tolist()
     [3, 0]
     """
     places = torch.arange(1, keep.shape[1] + 1)

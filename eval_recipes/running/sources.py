@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.activations.opening import describe_source, open_source
@@ -28,15 +28,15 @@ class SourceCache:
     """
     Keeps the source that was used last, and what is known of all.
 
-    A source is opened with every point that was asked for so far, so that SAEs on several
+    A source is opened with every point that is expected so far, so that SAEs on several
     points share its passes.
     """
 
     def __init__(self) -> None:
         self._facts: dict[tuple[str, Split, str | None], SourceFacts] = {}
         self._points: dict[OtherSource, list[str]] = {}
-        self.digests: dict[tuple[OtherSource, str], str] = {}
-        """Hashes of held-out activations, by source and point."""
+        self.identities: dict[OtherSource, dict[str, Any]] = {}
+        """Identities of sources; they differ between points only in the points' names."""
         self._opened: tuple[OtherSource, ActivationSource] | None = None
 
     def facts(self, settings: str, split: Split, point: str | None) -> SourceFacts:
@@ -54,6 +54,12 @@ class SourceCache:
             self._facts[key] = describe_source(given, split=split)
         return self._facts[key]
 
+    def expect(self, source: OtherSource, point: str) -> None:
+        """Note a point that is to be opened with its source."""
+        asked = self._points.setdefault(source, [])
+        if point not in asked:
+            asked.append(point)
+
     def get(
         self, source: OtherSource, points: Iterable[str], *, device: str, dtype: str
     ) -> ActivationSource:
@@ -63,8 +69,9 @@ class SourceCache:
         Raises:
             InputError: if it cannot be opened.
         """
-        asked = self._points.setdefault(source, [])
-        asked += [point for point in dict.fromkeys(points) if point not in asked]
+        for point in points:
+            self.expect(source, point)
+        asked = self._points[source]
         if self._opened is not None:
             name, opened = self._opened
             if name == source and set(asked) <= set(opened.points):
@@ -78,6 +85,4 @@ class SourceCache:
 
     def release(self) -> None:
         """Drop the source; who asks for it opens it again."""
-        if self._opened is not None:
-            self._opened[1].close()
-            self._opened = None
+        self._opened = None

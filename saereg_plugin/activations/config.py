@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from saereg_plugin.activations.rows import Rows
-from saereg_plugin.checks import MAX_SEED, checked_dataclass
+from saereg_plugin.checks import MAX_SEED, checked_dataclass, folder_or_name
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.sources.inputs.opening import EMBEDDED as DATA
 from saereg_plugin.sources.modules import EMBEDDED as MODULES
@@ -46,13 +45,9 @@ class SourceFacts:
     cached_kind: str | None = None
 
 
-def _absolute(name: str) -> str:
-    """Return the absolute path of a folder, so that SAEs can be used from everywhere."""
-    known = name in MODULES or name in DATA
-    return name if known or not Path(name).is_dir() else str(Path(name).absolute())
-
-
-_Name = Annotated[str, AfterValidator(_absolute)]
+_Name = Annotated[
+    str, AfterValidator(lambda name: folder_or_name(name, {*MODULES, *DATA}))
+]
 
 
 @checked_dataclass
@@ -85,8 +80,10 @@ def kind_of(given: Mapping[str, Any], known: Sequence[str]) -> str:
     """
     kind = str(given.get("kind"))
     if kind not in known:
+        hint = suggest(kind, known)
+        if kind == "language_model":
+            hint = "A language model is described by a sweep's fields model, hook_name and corpus."
         raise InputError(
-            f"source: kind is {kind!r}; expected {', '.join(map(repr, known))}. "
-            + suggest(kind, known)
+            f"source: kind is {kind!r}; expected {', '.join(map(repr, known))}. {hint}"
         )
     return kind

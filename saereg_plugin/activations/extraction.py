@@ -18,9 +18,13 @@ class _Stop(BaseException):
     """Ends a forward pass once every point was reached; modules do not catch it."""
 
 
-def points_matching(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
+def points_matching(
+    patterns: Sequence[str], known: Iterable[str], *, where: str = ""
+) -> list[str]:
     """
     Return the points that names or patterns such as ``encoder.layer.*`` choose, each once.
+
+    ``where``, such as "in file 'a.pt'", is added to the message.
 
     Raises:
         InputError: for a name or pattern that chooses none.
@@ -30,7 +34,8 @@ def points_matching(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
     for pattern in patterns:
         chosen = [pattern] if pattern in names else fnmatch.filter(names, pattern)
         if not chosen:
-            raise InputError(f"No point {pattern!r}. {suggest(pattern, names)}")
+            place = f" {where}" if where else ""
+            raise InputError(f"No point {pattern!r}{place}. {suggest(pattern, names)}")
         found |= dict.fromkeys(chosen)
     return list(found)
 

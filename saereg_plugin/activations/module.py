@@ -24,6 +24,7 @@ from saereg_plugin.activations.rows import (
     select_rows,
 )
 from saereg_plugin.activations.source import InputSource, Pass
+from saereg_plugin.checks import as_list
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.fingerprint import content_hash, fingerprint, sampled_hash
 from saereg_plugin.sources.inputs import class_labels
@@ -110,8 +111,7 @@ class ModuleSource(InputSource):
         self.labels = _labels_of(data, labels, self.data_name)
         names = getattr(data, "class_names", None) or getattr(data, "classes", ())
         self.class_names = tuple(names)
-        points = [point] if isinstance(point, str) else list(point)
-        self._points = points_matching(points, module_names(module))
+        self._points = points_matching(as_list(point), module_names(module))
         self.device = _device_of(module)
         self._identity: dict[str, Any] | None = None
         first, share = self._read(torch.zeros(1, dtype=torch.long))

@@ -37,6 +37,7 @@ from saereg_plugin.activations.rows import (
     select_rows,
 )
 from saereg_plugin.activations.source import ActivationSource
+from saereg_plugin.checks import absolute_path, as_list
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Clip, InputData, Split, open_data
 from saereg_plugin.sources.inputs.joined import JoinedData
@@ -109,7 +110,7 @@ def _describe_module(config: ModuleConfig, split: Split) -> SourceFacts:
     data = _data_of(config, split)
     skeleton = module_facts(config.model, image_size=config.image_size)
     _require_fit(skeleton, data, config)
-    points = points_matching(_listed(config.point), module_names(skeleton.module))
+    points = points_matching(as_list(config.point), module_names(skeleton.module))
     outputs = _meta_outputs(skeleton, points)
     share = None if skeleton.takes == "images" else torch.ones(1)
     layout = layout_of(skeleton)
@@ -155,12 +156,12 @@ def _open_module(
     return source_of_loaded(
         loaded,
         data,
-        point=_listed(config.point),
+        point=as_list(config.point),
         rows=config.rows,
         inputs_per_pass=config.inputs_per_pass,
         seed=config.seed,
         known_as=module_identity(config.model),
-        recorded={"config": settings_of(config)},
+        recorded={"split": split, "config": settings_of(config)},
     )
 
 
@@ -187,7 +188,7 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def _data_of(config: ModuleConfig, split: Split) -> InputData:
-    parts = [open_data(name, split) for name in _listed(config.data)]
+    parts = [open_data(name, split) for name in as_list(config.data)]
     return parts[0] if len(parts) == 1 else JoinedData(parts)
 
 
@@ -200,29 +201,27 @@ def _require_fit(loaded: LoadedModule, data: InputData, config: ModuleConfig) ->
         )
 
 
-def _listed(point: Any) -> list[str]:
-    return [point] if isinstance(point, str) else list(point)
-
-
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def source_at(path: str, *, point: Any = None) -> dict[str, Any]:
+def source_at(path: str) -> dict[str, Any]:
     """
     Return the settings of the source that a path holds: a cache, or arrays.
 
     Raises:
         InputError: if there is nothing.
     """
-    if not Path(path).exists():
+    there = Path(absolute_path(path))
+    if not there.exists():
+        hint = "Expected for example 'module', a cache, or a folder of arrays."
+        if path in KINDS:
+            hint = f"Of the kind {path!r} give the path itself."
         raise InputError(
-            f"Source {path!r} is neither a kind ({', '.join(map(repr, KINDS))}) nor a path that "
-            "exists. Expected for example 'module', a cache, or a folder of arrays."
+            f"Source {path!r} is neither 'module', 'language_model' nor a path that exists. {hint}"
         )
-    kind = "cache" if (Path(path) / INDEX).is_file() else "arrays"
-    settings = {"kind": kind, "path": str(Path(path).absolute())}
-    return settings if point is None else {**settings, "point": point}
+    kind = "cache" if (there / INDEX).is_file() else "arrays"
+    return {"kind": kind, "path": str(there)}
 
 
 KINDS: Mapping[str, Kind] = {

@@ -17,6 +17,12 @@ from saereg_plugin.activations.stream import ActivationStream, Mixing, PointBatc
 from saereg_plugin.errors import InputError, suggest
 
 
+def digest_of(identity: Mapping[str, Any]) -> str:
+    """Return a hash of plain JSON, 64 hexadecimal digits."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class ActivationSource(ABC):
     """
     Where an SAE's activations come from.
@@ -24,8 +30,8 @@ class ActivationSource(ABC):
     Attributes:
         points: d_in by point (hook or module), in the order given.
         device: where activations are computed and returned.
-        ordered: whether rows are neighbours in time and each input begins with the same row,
-            as contexts that begin with BOS do.
+        ordered: whether rows are neighbours in time. Each input begins with the same row, as
+            contexts that begin with BOS do, so pairs of neighbours leave out the pair (0, 1).
         rows_per_input: kept rows of every input; None if inputs differ.
         rows_per_pass: rows that a pass gives, more or less.
         rows_available: rows after which the feed ends; None if it begins anew, or has no end.
@@ -54,11 +60,7 @@ class ActivationSource(ABC):
 
     def digest(self) -> str:
         """Return a hash of ``identity``, 64 hexadecimal digits."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def close(self) -> None:
-        """Free what the source holds; it is not used afterwards."""
+        return digest_of(self.identity())
 
     def batches(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -300,6 +300,18 @@ def is_inside(path: object, folder: Path) -> bool:
     roots = {folder.absolute(), folder.resolve()}
     spelled = {Path(os.path.abspath(path)), Path(path).resolve()}
     return any(place.is_relative_to(root) for place in spelled for root in roots)
+
+
+def texts_in(settings: Any) -> Iterator[str]:
+    """Yield every text in the settings of a source, each of which may be a path."""
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, Mapping):
+        for value in settings.values():
+            yield from texts_in(value)
+    elif isinstance(settings, Iterable):
+        for value in settings:
+            yield from texts_in(value)
 
 
 def require_outside(model: object, folder: Path, *, trusted: bool, source: str) -> None:

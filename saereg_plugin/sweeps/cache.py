@@ -13,12 +13,11 @@ from saereg_plugin.activations.source import ActivationSource, InputSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Split
 from saereg_plugin.sweeps.checkpoint import settled
-from saereg_plugin.sweeps.config import SweepConfig, sweep_from
-from saereg_plugin.sweeps.flags import source_fields
+from saereg_plugin.sweeps.config import LANGUAGE_MODEL, SweepConfig, sweep_from
 from saereg_plugin.sweeps.source import (
-    LANGUAGE_MODEL,
     kind_of_source,
     open_sweep_source,
+    source_fields,
     source_settings,
     with_source,
 )
@@ -48,7 +47,7 @@ def sweep_of_source(
     holding = flags if config is None else given
     used = {n: flags[n] for n in flags if n in holding and flags[n] is not None}
     own = {name: used[name] for name in _RUN if name in used}
-    values = {"sae": {}, **fields, **own, **source_fields(used)}
+    values = {"sae": {}, **fields, **own, **source_fields(used, fields.get("source"))}
     return sweep_from(values, source="the flags" if config is None else str(config))
 
 

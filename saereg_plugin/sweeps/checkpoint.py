@@ -260,9 +260,10 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return a sentence on the fields in which two sweeps differ; empty if equal."""
     there, here = _flat(found), _flat(wanted)
     # releases of 0.1.0 have paths as they were given
-    there |= {
-        k: absolute_folder(str(there[k])) for k in ("model", "corpus") if k in there
-    }
+    if "source.kind" not in there:
+        there |= {
+            k: absolute_folder(str(there[k])) for k in ("model", "corpus") if k in there
+        }
     return "; ".join(
         f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
         for key in sorted({*here, *there})

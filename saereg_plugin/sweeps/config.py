@@ -6,12 +6,11 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +26,9 @@ from pydantic import (
 
 from saereg_plugin.checks import (
     MAX_SEED,
+    as_list,
     checked_dataclass,
+    folder_or_name,
     is_finite,
     require_name,
     require_plain,
@@ -38,6 +39,8 @@ from saereg_plugin.machine import AUTO
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.yaml_text import read_yaml
 
+LANGUAGE_MODEL = "language_model"
+"""Kind of the source that ``model``, ``hook_name`` and ``corpus`` describe."""
 MAX_SAES = 4096
 """SAEs of one sweep, which are all in memory at once."""
 MAX_COUNT = 10**13
@@ -77,8 +80,29 @@ def _hooks(value: object) -> object:
 
 def absolute_folder(name: str) -> str:
     """Return the absolute path of a folder; another name, an embedded one too, as it is."""
-    is_name = name == corpora.EMBEDDED or name in models.EMBEDDED
-    return name if is_name or not os.path.isdir(name) else os.path.abspath(name)
+    return folder_or_name(name, {corpora.EMBEDDED, *models.EMBEDDED})
+
+
+def _source(value: object) -> object:
+    """Return a source's settings, or None for a language model, whose settings are a sweep's."""
+    if not isinstance(value, Mapping):
+        return value
+    settings = cast(Mapping[str, Any], value)
+    if settings.get("kind", LANGUAGE_MODEL) != LANGUAGE_MODEL:
+        return settings
+    for name in settings:
+        if name != "kind":
+            raise InputError(
+                f"source: unknown field {name!r} of the kind {LANGUAGE_MODEL!r}; expected none. Its model, "
+                "hooks and text are the sweep's fields model, hook_name and corpus. Sources with "
+                "fields of their own have another kind: module, arrays or cache."
+            )
+    return None
+
+
+def _place(name: str, info: ValidationInfo) -> str:
+    """Return a folder's absolute path; the names that a source filled in stay as they are."""
+    return name if info.data.get("source") else absolute_folder(name)
 
 
 _WHOLE = BeforeValidator(_whole)
@@ -89,7 +113,7 @@ _NUMBER = WrapValidator(_number)
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _WHOLE]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
 Switch = Annotated[bool | Literal["auto"], BeforeValidator(_switch)]
-Place = Annotated[str, AfterValidator(absolute_folder)]
+Place = Annotated[str, AfterValidator(_place)]
 Share = Annotated[float, Field(ge=0, lt=1), _NUMBER]
 GroupFields = Annotated[
     Mapping[str, Any],
@@ -114,7 +138,9 @@ class SweepConfig:
     """TransformerLens hook point, several, or a pattern such as ``blocks.*.hook_resid_post``. Every
     group is trained on each of several, unless it names its own ``hook_name``."""
     source: Annotated[
-        Mapping[str, Any] | None, WithJsonSchema({"type": ["object", "null"]})
+        Mapping[str, Any] | None,
+        BeforeValidator(_source),
+        WithJsonSchema({"type": ["object", "null"]}),
     ] = None
     """Source of the activations: ``kind`` and its fields. By default it is a language model, by
     ``model``, ``hook_name`` and ``corpus``; a source of another kind fills in these three."""
@@ -273,10 +299,22 @@ def sweep_from(values: Any, *, source: str) -> SweepConfig:
         raise InputError(
             f"{source}: expected a mapping of fields, got {type(values).__name__}."
         )
+    fields = {str(key): value for key, value in values.items()}
     try:
-        return SweepConfig(**{str(key): value for key, value in values.items()})
+        return SweepConfig(**fields | _with_points(fields))
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
+
+
+def _with_points(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a source of arrays whose points are the given hooks, if it names none itself."""
+    source, hooks = fields.get("source"), fields.get("hook_name")
+    if not isinstance(source, Mapping) or not hooks:
+        return {}
+    named = cast(Mapping[str, Any], source)
+    if named.get("kind") not in ("arrays", "cache") or named.get("point") is not None:
+        return {}
+    return {"source": {**named, "point": hooks}}
 
 
 def group_fields(sweep: SweepConfig) -> dict[str, dict[str, Any]]:
@@ -318,8 +356,7 @@ def _on_each_hook(
 
 def listed_hooks(sweep: SweepConfig) -> list[str]:
     """Return the hooks of a sweep, or their patterns."""
-    hooks = sweep.hook_name
-    return [hooks] if isinstance(hooks, str) else list(hooks)
+    return as_list(sweep.hook_name)
 
 
 def sae_ids(sweep: SweepConfig) -> list[str]:

@@ -10,8 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saereg_plugin.activations.config import ModuleConfig
-from saereg_plugin.activations.opening import source_at
 from saereg_plugin.config import (
     ComponentConfig,
     MechanicConfig,
@@ -22,7 +20,7 @@ from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.presets import PRESETS
 from saereg_plugin.registry import MECHANICS, REGULARIZERS, Table, acts
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
-from saereg_plugin.sweeps.source import LANGUAGE_MODEL, with_source
+from saereg_plugin.sweeps.source import source_fields, with_source
 from saereg_plugin.yaml_text import read_yaml
 
 PLAIN = "none"
@@ -81,7 +79,7 @@ def sweep_from_flags(
     used = {n: flags[n] for n in flags if n in given and flags[n] is not None}
     parts = _copied(fields, source)
     _set_run(parts, used)
-    parts |= source_fields(used)
+    parts |= source_fields(used, fields.get("source"))
     _set_sae(parts, used)
     _set_components(parts, used, alone=config is None and preset is None)
     # what neither the file nor a flag has
@@ -185,56 +183,6 @@ def _width(fields: Mapping[str, Any]) -> int:
             f"{others[0]} at another. Give --d-sae, or train them one after the other."
         )
     return first
-
-
-def source_fields(used: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Return the fields ``hook_name`` and ``source`` of SweepConfig that flags name.
-
-    Args:
-        used: values by the flags' names: ``hook`` and ``data`` are lists, ``source`` is a kind
-            or the path of arrays or of a cache.
-
-    Raises:
-        InputError: for flags of a source without a source, or a module without model, hook or
-            data.
-    """
-    hooks = used.get("hook") or []
-    fields: dict[str, Any] = {}
-    if hooks:
-        fields["hook_name"] = hooks[0] if len(hooks) == 1 else hooks
-    own = {name: used[name] for name in ("data", "rows", "image_size") if name in used}
-    kind = used.get("source")
-    if kind is None:
-        if own:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in own)
-            raise InputError(
-                f"{flags}: a language model has no such setting. Add --source module."
-            )
-        return fields
-    if kind == LANGUAGE_MODEL:
-        return fields
-    if "corpus" in used and used["corpus"] != SweepConfig.corpus:
-        raise InputError(
-            f"--corpus is the text of a language model; with --source {kind} give --data."
-        )
-    if kind != ModuleConfig.kind:
-        return {"source": source_at(kind, point=fields.get("hook_name"))}
-    for name, value in (("hook", hooks), ("data", own.get("data"))):
-        if not value:
-            raise InputError(
-                f"--source module needs --{name}: expected for example --model dinov2-small --hook "
-                "encoder.layer.9 --data emoji."
-            )
-    data = own.pop("data")
-    fields["source"] = {
-        "kind": kind,
-        "model": used["model"],
-        "point": fields["hook_name"],
-        "data": data[0] if len(data) == 1 else data,
-        **own,
-    }
-    return fields
 
 
 def _clear(fields: dict[str, Any], name: str) -> None:

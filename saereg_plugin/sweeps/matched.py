@@ -16,7 +16,7 @@ from saereg_plugin.registry import acts
 from saereg_plugin.releases.hub import whole_folder
 from saereg_plugin.releases.opening import open_release
 from saereg_plugin.releases.release import Release
-from saereg_plugin.sources.models import is_inside
+from saereg_plugin.sources.models import is_inside, texts_in
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sweep_from
 
 SUFFIX = "-matched"
@@ -82,8 +82,7 @@ def _sweep_of(release: Release, name: str) -> SweepConfig:
             "the folder of a release that 'saereg-bench train' wrote."
         )
     sweep = sweep_from(recorded, source=f"the sweep of release {name!r}")
-    named = [value for value in (sweep.source or {}).values() if isinstance(value, str)]
-    for path in (sweep.model, sweep.corpus, *named):
+    for path in (sweep.model, sweep.corpus, *texts_in(sweep.source)):
         if is_inside(path, whole_folder(release.folder)):
             raise InputError(
                 f"The sweep of release {name!r} reads {path!r}, which is inside the release "

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from saereg_plugin import machine
-from saereg_plugin.activations.config import SourceFacts
+from saereg_plugin.activations.cache import CachedInputs, CacheSource
+from saereg_plugin.activations.config import ModuleConfig, SourceFacts
 from saereg_plugin.activations.extraction import points_matching
 from saereg_plugin.activations.language_model import Contexts, LanguageModelSource
 from saereg_plugin.activations.opening import (
     complete_settings,
     describe_source,
     open_source,
+    source_at,
 )
 from saereg_plugin.activations.source import ActivationSource, InputSource
 from saereg_plugin.activations.stream import Mixing
@@ -24,9 +27,13 @@ from saereg_plugin.sources.hook_shapes import (
     model_facts,
     require_context,
 )
-from saereg_plugin.sweeps.config import SweepConfig, group_fields, listed_hooks
+from saereg_plugin.sweeps.config import (
+    LANGUAGE_MODEL,
+    SweepConfig,
+    group_fields,
+    listed_hooks,
+)
 
-LANGUAGE_MODEL = LanguageModelSource.kind
 GIVEN = "given"
 """Kind of a source that Python code gave, of which a folder records the digest alone."""
 
@@ -135,6 +142,87 @@ def source_settings(sweep: SweepConfig) -> dict[str, Any]:
     return settings
 
 
+def source_fields(used: Mapping[str, Any], in_file: Any = None) -> dict[str, Any]:
+    """
+    Return the fields ``hook_name`` and ``source`` of SweepConfig that flags name.
+
+    Args:
+        used: values by the flags' names: ``hook`` and ``data`` are lists, ``source`` is a kind
+            or the path of arrays or of a cache.
+        in_file: ``source`` of a file, whose fields the flags replace.
+
+    Raises:
+        InputError: for flags that the source has not, or a module without model, hook or data.
+    """
+    fields: dict[str, Any] = {}
+    if hooks := used.get("hook"):
+        fields["hook_name"] = _one_or_all(hooks)
+    source = _source_of_flags(used, in_file)
+    if source is None:
+        own = [name for name in ("data", "rows", "image_size") if name in used]
+        if own:
+            raise InputError(
+                f"{_spelled(own)}: a language model has no such setting. Add --source module."
+            )
+        return {**fields, "source": None} if in_file else fields
+    _require_settings(used, source)
+    names = ("model", "data", "rows", "image_size")
+    changes = {name: used[name] for name in names if _is_given(used, name)}
+    if "data" in changes:
+        changes["data"] = _one_or_all(changes["data"])
+    if hooks:
+        changes["point"] = fields["hook_name"]
+    return {**fields, "source": {**source, **changes}}
+
+
+def _source_of_flags(used: Mapping[str, Any], in_file: Any) -> dict[str, Any] | None:
+    """Return the source that --source names, or else the file's; None is a language model."""
+    kind = used.get("source")
+    known = in_file if isinstance(in_file, Mapping) else {}
+    if kind is None or kind == known.get("kind"):
+        other = known.get("kind", LANGUAGE_MODEL) != LANGUAGE_MODEL
+        return dict(known) if other else None
+    if kind == LANGUAGE_MODEL:
+        return None
+    if kind != ModuleConfig.kind:
+        return source_at(kind)
+    for name in ("model", "hook", "data"):
+        if not _is_given(used, name):
+            raise InputError(
+                f"--source module needs --{name}: expected for example --model dinov2-small --hook "
+                "encoder.layer.9 --data emoji."
+            )
+    return {"kind": kind}
+
+
+def _require_settings(used: Mapping[str, Any], source: Mapping[str, Any]) -> None:
+    """Refuse flags of other sources than this one."""
+    if _is_given(used, "corpus"):
+        raise InputError(
+            f"--corpus is the text of a language model; a source of kind {source['kind']!r} has none. "
+            "Leave it out; the inputs of a module are --data."
+        )
+    names = [n for n in ("model", "data", "rows", "image_size") if _is_given(used, n)]
+    if names and source["kind"] != ModuleConfig.kind:
+        raise InputError(
+            f"{_spelled(names)}: a source of kind {source['kind']!r} has no such setting, since its "
+            "activations are written. Leave it out; --hook chooses among its points."
+        )
+
+
+def _is_given(used: Mapping[str, Any], name: str) -> bool:
+    """Return whether a flag has a value other than the default of a sweep."""
+    return bool(used.get(name)) and used[name] != getattr(SweepConfig, name, None)
+
+
+def _spelled(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _one_or_all(values: Sequence[str]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
 def _require_known(sweep: SweepConfig) -> None:
     """Refuse to open by its digest a source that Python code gave."""
     if kind_of_source(sweep) == GIVEN:
@@ -198,4 +286,7 @@ def _facts_of_given(given: ActivationSource) -> SourceFacts:
         ordered=given.ordered,
         most_rows=None if n_inputs is None or rows is None else n_inputs * rows,
         rows_available=given.rows_available,
+        cached_kind=given.index.kind
+        if isinstance(given, CacheSource | CachedInputs)
+        else None,
     )

@@ -88,10 +88,16 @@ def test_points_are_named_chosen_and_read_together(tmp_path: Path) -> None:
     assert both.points == {"early": D_IN, "late": 3}
     assert torch.equal(all_rows(both, "late"), late)
     assert ArraySource(path, point="late").points == {"late": 3}
-    assert ArraySource({"early": early, "late": late}).points == both.points
+    named = {"early": early, "late": late}
+    assert ArraySource(named).points == both.points
+    for given_array in (path, named):
+        assert ArraySource(given_array, point=["l*"]).points == {"late": 3}
+        with pytest.raises(InputError, match="No point 'lat' in .*Did you mean 'late'"):
+            ArraySource(given_array, point="lat")
     assert ArraySource(early, point="layer.3").points == {"layer.3": D_IN}
-    with pytest.raises(InputError, match="no array 'lat'. Did you mean 'late'"):
-        ArraySource(path, point="lat")
+    save_file({"early": early}, path)
+    with pytest.raises(InputError, match="No point 'layer.3' in file .*a.safetensors'"):
+        ArraySource(path, point="layer.3")
 
 
 def test_last_inputs_are_held_out_with_their_labels() -> None:

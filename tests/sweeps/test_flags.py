@@ -229,6 +229,46 @@ def test_a_preset_is_trained_where_the_flags_say(name: str) -> None:
     assert {**sweep.sae, "d_sae": 1024} == {**expected, "d_sae": 1024}
 
 
+VISION = {"kind": "module", "model": "dinov2-small", "point": "a", "data": "emoji"}
+
+
+def test_flags_replace_fields_of_the_source_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"sae": {}, "source": VISION}))
+    sweep = swept(path, hook=["b", "c"], model="squeezenet", rows="mean", image_size=64)
+    assert sweep.source == {
+        **VISION,
+        "model": "squeezenet",
+        "point": ["b", "c"],
+        "rows": "mean",
+        "image_size": 64,
+    }
+    sweep = swept(path, data=["mnist"], source="module")
+    assert sweep.source == {**VISION, "data": "mnist"}
+    assert swept(path, source="language_model").source is None
+
+
+def test_flags_of_another_source_are_refused(tmp_path: Path) -> None:
+    path, arrays = tmp_path / "sweep.yaml", tmp_path / "a.npy"
+    arrays.touch()
+
+    def refused(in_file: Any, **given: Any) -> str:
+        path.write_text(yaml.safe_dump({"sae": {}, "source": in_file}))
+        with pytest.raises(InputError) as caught:
+            swept(path, **given)
+        return str(caught.value)
+
+    assert "--corpus is the text of a language" in refused(VISION, corpus="my-text")
+    kept = {"kind": "arrays", "path": str(arrays)}
+    for name, value in (("model", "gpt2"), ("rows", "cls"), ("image_size", 64)):
+        flag = f"--{name.replace('_', '-')}: a source of kind 'arrays' has no such"
+        assert flag in refused(kept, **{name: value})
+        assert flag in refused(None, source=str(arrays), **{name: value})
+    assert "--rows: a language model has no such" in refused(None, rows="cls")
+    lacking = refused(None, source="module", hook=["a"], data=["emoji"])
+    assert "--source module needs --model" in lacking
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -123,6 +123,16 @@ def recorded(folder: Path, sweep: Mapping[str, Any], *alive: int) -> str:
     return str(folder)
 
 
+def test_a_folder_in_a_list_inside_the_release_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    data = ["emoji", str(folder / "saes")]
+    source = {"kind": "module", "model": "m", "point": "p", "data": data}
+    name = recorded(folder, {**fields(), "source": source}, 64)
+    (folder / "saes").mkdir()
+    with pytest.raises(InputError, match="inside the release itself"):
+        matched_sweep(name)
+
+
 MATRYOSHKA = {**TINY, "architecture": "regularized_matryoshka_batchtopk"}
 
 

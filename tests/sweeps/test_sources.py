@@ -13,11 +13,12 @@ from torch import nn
 from transformer_lens import HookedTransformer
 
 import saereg_plugin as sr
+from saereg_plugin.activations.opening import open_source
 from saereg_plugin.errors import InputError
 from saereg_plugin.process import StopFlag
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sweeps import SweepConfig, expand, open_trainer, run_sweep
-from saereg_plugin.sweeps.config import group_fields, sae_ids
+from saereg_plugin.sweeps.config import group_fields, sae_ids, sweep_from
 from saereg_plugin.sweeps.members import trainer_config
 from saereg_plugin.sweeps.source import language_model_source, mixing_of, with_source
 from tests.sweeps.tiny import D_IN, HOOK, PENALTY, state_of, tiny_sweep
@@ -193,6 +194,44 @@ def test_a_source_of_python_cannot_be_opened_by_its_record(tmp_path: Path) -> No
     sweep, _ = with_source(SweepConfig(**FIELDS), source())
     with pytest.raises(InputError, match="source that Python code gave"):
         run_sweep(sweep, tmp_path / "own")
+
+
+def test_a_cached_source_is_of_the_kind_that_was_cached(tmp_path: Path) -> None:
+    sr.write_cache(source(), tmp_path / "cache")
+    given = sr.open_cache(tmp_path / "cache")
+    assert with_source(SweepConfig(**FIELDS), given)[1].cached_kind == "module"
+
+
+def test_a_language_model_has_no_fields_of_a_source() -> None:
+    named = {"kind": "language_model"}
+    assert SweepConfig(**FIELDS, source=named) == SweepConfig(**FIELDS)
+    for wrong in ({**named, "model": "gpt2"}, {"path": "acts.npy"}):
+        with pytest.raises(
+            InputError, match="unknown field '(model|path)' of the kind"
+        ):
+            SweepConfig(**FIELDS, source=wrong)
+    with pytest.raises(InputError, match="fields model, hook_name and corpus"):
+        open_source(named)
+
+
+def test_names_of_a_source_are_not_taken_for_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    named = SweepConfig(**FIELDS, source={"kind": "given"}, corpus="mnist")
+    assert named.corpus == "mnist"
+    on_text = SweepConfig(**FIELDS, corpus="mnist")
+    assert on_text.corpus == str(tmp_path / "mnist")
+
+
+def test_hooks_of_a_file_choose_among_the_points_of_arrays(tmp_path: Path) -> None:
+    arrays = {"early": torch.randn(99, 8), "late": torch.randn(99, 6)}
+    torch.save(arrays, tmp_path / "a.pt")
+    named = {"kind": "arrays", "path": str(tmp_path / "a.pt")}
+    values = {**FIELDS, "source": named, "hook_name": "late"}
+    _, facts = with_source(sweep_from(values, source="x"))
+    assert facts.points == {"late": 6}
 
 
 # Several hooks of a language model

@@ -18,10 +18,11 @@ from saereg_plugin.activations.arrays.parts import (
     LONE,
     Part,
     as_tensor,
+    chosen_arrays,
     make_part,
     three_dimensional,
 )
-from saereg_plugin.errors import InputError, suggest, suggest_path
+from saereg_plugin.errors import InputError, suggest_path
 
 ENDINGS = (".npy", ".safetensors", ".pt")
 LABELS = "labels.npy"
@@ -114,7 +115,7 @@ def _mapped(
     reader = {".npy": _map_numpy, ".safetensors": _map_safetensors, ".pt": _map_torch}
     found = _opened(file, reader[file.suffix])
     where = f"File {str(file)!r}"
-    chosen = _chosen(found, points, where)
+    chosen = chosen_arrays(found, points, f"in file {str(file)!r}")
     return {
         name: three_dimensional(array, f"{where}, {name!r}")
         for name, array in chosen.items()
@@ -164,17 +165,3 @@ def _map_torch(file: Path) -> dict[str, Tensor]:
                 "tensors by point."
             )
     return {str(name): array for name, array in arrays.items()}
-
-
-def _chosen(
-    found: Mapping[str, Tensor], points: Sequence[str], where: str
-) -> Mapping[str, Tensor]:
-    """Return the arrays of points; a lone array takes the name of a lone point."""
-    if not points:
-        return found
-    if len(found) == len(points) == 1:
-        return {points[0]: next(iter(found.values()))}
-    for point in points:
-        if point not in found:
-            raise InputError(f"{where} has no array {point!r}. {suggest(point, found)}")
-    return {point: found[point] for point in points}

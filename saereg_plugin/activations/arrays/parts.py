@@ -5,15 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saereg_plugin.activations.extraction import points_matching
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.fingerprint import content_hash
+
+T = TypeVar("T")
 
 Array = NDArray[Any] | Tensor
 LONE = "activations"
@@ -108,20 +111,40 @@ class ArrayParts:
 
 
 def parts_of_arrays(
-    arrays: Array | Mapping[str, Array], point: str | None
+    arrays: Array | Mapping[str, Array], points: Sequence[str] | None
 ) -> list[Part]:
     """
     Return arrays in memory as a part.
 
     Raises:
-        InputError: for another shape or data type, or points of different lengths.
+        InputError: for another shape or data type, points of different lengths, or an
+            unknown point.
     """
-    named = arrays if isinstance(arrays, Mapping) else {point or LONE: arrays}
+    named = arrays if isinstance(arrays, Mapping) else {LONE: arrays}
+    chosen = chosen_arrays(named, points, "in the mapping")
     tensors = {
         name: three_dimensional(as_tensor(array, name), f"Array {name!r}")
-        for name, array in named.items()
+        for name, array in chosen.items()
     }
     return [make_part("The mapping", lambda: tensors)]
+
+
+def chosen_arrays(
+    found: Mapping[str, T], points: Sequence[str] | None, where: str
+) -> Mapping[str, T]:
+    """
+    Return the arrays of points or patterns; an array without a name takes that of a lone point.
+
+    Raises:
+        InputError: for a point without an array.
+    """
+    if not points:
+        return found
+    if list(found) == [LONE] and len(points) == 1:
+        return {points[0]: found[LONE]}
+    return {
+        point: found[point] for point in points_matching(points, found, where=where)
+    }
 
 
 def make_part(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -25,7 +24,13 @@ from saereg_plugin.activations.arrays.parts import (
 from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.activations.passes import Pass
 from saereg_plugin.activations.source import InputSource
-from saereg_plugin.checks import MAX_SEED, checked_dataclass, require_choice
+from saereg_plugin.checks import (
+    MAX_SEED,
+    absolute_path,
+    as_list,
+    checked_dataclass,
+    require_choice,
+)
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Split
 
@@ -35,22 +40,18 @@ _BLOCK_BYTES = 1 << 20
 _FEWEST_BLOCKS = 1024
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if os.path.exists(path) else path
-
-
 @checked_dataclass
 class ArraysConfig:
     """Arrays of activations in files."""
 
     kind: Literal["arrays"] = "arrays"
-    path: Annotated[str, AfterValidator(_absolute)]
+    path: Annotated[str, AfterValidator(absolute_path)]
     """``.npy``, ``.safetensors`` or ``.pt`` file, or a folder of such files of equal width. An
     array is [inputs, d_in], or [inputs, rows, d_in]."""
     point: str | Sequence[str] | None = None
-    """Names of the arrays in the files, or the name to give an array that has none; by default
-    all arrays."""
-    labels: Annotated[str, AfterValidator(_absolute)] | None = None
+    """Names or patterns of the arrays in the files, or the name to give an array that has none;
+    by default all arrays."""
+    labels: Annotated[str, AfterValidator(absolute_path)] | None = None
     """``.npy`` file with a class for each input; by default ``labels.npy`` in the folder."""
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the last inputs that is kept for evaluation."""
@@ -76,7 +77,7 @@ class ArraySource(InputSource):
     Args:
         arrays: a numpy array, a torch tensor, a mapping from points to arrays, or the path of
             a ``.npy``, ``.safetensors`` or ``.pt`` file or of a folder of such files.
-        point: names of the arrays to read, or the name of an array that has none.
+        point: names or patterns of the arrays to read, or the name of an array that has none.
         labels: classes of all inputs, or their ``.npy`` file; by default ``labels.npy`` in a
             folder.
         class_names: names of the classes, by label.
@@ -264,10 +265,10 @@ def _parts_of(
     point: str | Sequence[str] | None,
 ) -> list[Part]:
     """Return the parts of arrays in memory, or of files."""
-    points = [point] if isinstance(point, str) else point
+    points = None if point is None else as_list(point)
     if isinstance(arrays, str | Path):
         return parts_of_files(Path(arrays), points)
-    return parts_of_arrays(arrays, points[0] if points else None)
+    return parts_of_arrays(arrays, points)
 
 
 def _bounds(inputs: int, heldout: float, split: str) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,11 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from saereg_plugin.activations.cache.shards import REMEDY, Shard
-from saereg_plugin.activations.source import ActivationSource, InputSource
+from saereg_plugin.activations.source import (
+    ActivationSource,
+    InputSource,
+    digest_of,
+)
 from saereg_plugin.checks import checked_dataclass
 from saereg_plugin.errors import InputError, suggest_path
 from saereg_plugin.files import read_regular, write_json
@@ -159,12 +162,6 @@ def read_facts(folder: Path) -> CachedFacts:
 def write_facts(folder: Path, facts: CachedFacts) -> None:
     """Write labels and titles in one rename."""
     write_json(folder / INPUTS, dataclasses.asdict(facts))
-
-
-def digest_of(identity: Mapping[str, Any]) -> str:
-    """Return what ``ActivationSource.digest`` returns for this identity."""
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +19,11 @@ from saereg_plugin.activations.cache.index import (
 )
 from saereg_plugin.activations.cache.shards import OpenShard, open_shard, require_size
 from saereg_plugin.activations.config import SourceFacts
+from saereg_plugin.activations.extraction import points_matching
 from saereg_plugin.activations.passes import Feed, Pass
 from saereg_plugin.activations.source import ActivationSource, InputSource
-from saereg_plugin.checks import checked_dataclass
-from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.checks import absolute_path, as_list, checked_dataclass
+from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Split
 
 _OPEN_SHARDS = 8
@@ -34,10 +34,10 @@ class CacheConfig:
     """A cache that ``saereg-bench cache`` wrote."""
 
     kind: Literal["cache"] = "cache"
-    path: Annotated[str, AfterValidator(os.path.abspath)]
+    path: Annotated[str, AfterValidator(absolute_path)]
     """Folder of the cache."""
     point: str | Sequence[str] | None = None
-    """Points to read; by default all."""
+    """Points to read, or patterns; by default all."""
 
 
 class CachedPasses:
@@ -83,9 +83,7 @@ class CachedPasses:
 
     def gathered(self, numbers: Tensor) -> Pass:
         """Return a pass over inputs by number; rows that an input lacks are not kept."""
-        order, shards, passes, offsets = self._table()
-        where = torch.empty_like(order)
-        where[order] = torch.arange(len(order))
+        _, shards, passes, offsets, where = self._table()
         found = where[numbers]
         keys = torch.stack([shards[found], passes[found]], 1)
         lengths = torch.unique_consecutive(keys, dim=0, return_counts=True)[1].tolist()
@@ -106,7 +104,11 @@ class CachedPasses:
         return self._open[number]
 
     def _table(self) -> Tensor:
-        """Return number, shard, pass and place in it of every input, int64 (4, inputs)."""
+        """
+        Return number, shard, pass and place in it of every input, int64 (5, inputs).
+
+        The last row is where in the order an input of a number is.
+        """
         if self._places is None:
             found: list[Tensor] = []
             for number, shard in enumerate(self._index.shards):
@@ -116,7 +118,8 @@ class CachedPasses:
                     place = torch.arange(len(inputs))
                     constants = [torch.full_like(inputs, n) for n in (number, one)]
                     found.append(torch.stack([inputs, *constants, place]))
-            self._places = torch.cat(found, 1)
+            places = torch.cat(found, 1)
+            self._places = torch.cat([places, places[:1].argsort()])
         return self._places
 
     def _placed(self, found: Pass) -> Pass:
@@ -253,8 +256,9 @@ def open_cache(
 
     Args:
         path: folder of the cache.
-        split: refuse a cache of another split, unless the cache holds "all".
-        point: points to read; by default all.
+        split: refuse a cache of another split; "train" and "heldout" are no parts of a cache
+            of "all".
+        point: points to read, or patterns; by default all.
         device: where activations are returned.
 
     Returns:
@@ -304,7 +308,7 @@ def _checked_index(folder: Path, split: Split | None) -> CacheIndex:
         )
     for shard in index.shards:
         require_size(folder, shard)
-    if split not in (None, index.split) and index.split != "all":
+    if split not in (None, index.split):
         raise InputError(
             f"Cache {str(folder)!r} holds the split {index.split!r}; expected {split!r}. Write "
             "another cache with that split."
@@ -315,13 +319,10 @@ def _checked_index(folder: Path, split: Split | None) -> CacheIndex:
 def _points(
     index: CacheIndex, point: str | Sequence[str] | None, folder: Path
 ) -> list[str]:
-    chosen = [point] if isinstance(point, str) else list(point or index.points)
-    for one in chosen:
-        if one not in index.points:
-            raise InputError(
-                f"Cache {str(folder)!r} has no point {one!r}. {suggest(one, index.points)}"
-            )
-    return chosen
+    if not point:
+        return list(index.points)
+    where = f"in cache {str(folder)!r}"
+    return points_matching(as_list(point), index.points, where=where)
 
 
 def _joined(pieces: Sequence[Pass]) -> Pass:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def module_identity(name: str) -> Any:
     For an embedded model that is the hash of its archive. For a local folder it is names,
     sizes and times of files; for a cached hub model its commit; otherwise the name.
     """
+    name = os.path.expanduser(name)
     if name in EMBEDDED:
         asset = EMBEDDED[name].asset
         return {
@@ -166,6 +168,7 @@ def module_identity(name: str) -> Any:
 
 
 def _open(name: str, image_size: int | None, *, weights: bool) -> LoadedModule:
+    name = os.path.expanduser(name)
     if name in EMBEDDED:
         # the archive is not fetched for a size that does not suit the model
         facts = EMBEDDED[name].open(name, None, image_size=image_size)

@@ -16,17 +16,21 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from saereg_plugin.activations.arrays import ArraySource
+from saereg_plugin.activations.arrays import ArraysConfig, ArraySource
 from saereg_plugin.activations.cache import (
+    CacheConfig,
     CachedInputs,
     CacheSource,
     open_cache,
     write_cache,
 )
 from saereg_plugin.activations.cache.index import INDEX
+from saereg_plugin.activations.config import ModuleConfig
+from saereg_plugin.activations.opening import source_at
 from saereg_plugin.activations.passes import Pass
 from saereg_plugin.activations.source import ActivationSource, InputSource
 from saereg_plugin.errors import InputError, WriteError
+from saereg_plugin.sweeps import SweepConfig
 from tests.forked import started
 from tests.sweeps.test_disk import file_size_limit
 
@@ -208,7 +212,8 @@ def test_one_of_several_points_is_read(tmp_path: Path) -> None:
     cached = open_cache(tmp_path / "cache", point="relu")
     assert cached.points == {"relu": D_IN}
     assert set(cached.feed().take().activations) == {"relu"}
-    with pytest.raises(InputError, match="no point 'rel'. Did you mean 'relu'"):
+    assert open_cache(tmp_path / "cache", point="re*").points == cached.points
+    with pytest.raises(InputError, match="No point 'rel' in cache .*mean 'relu'"):
         open_cache(tmp_path / "cache", point="rel")
 
 
@@ -403,6 +408,33 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no cache of activations"):
         open_cache(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_cache_of_all_inputs_is_neither_trained_on_nor_held_out(tmp_path: Path) -> None:
+    write_cache(LayerSource(), tmp_path / "cache", split="all")
+    assert open_cache(tmp_path / "cache", "all").digest() == LayerSource().digest()
+    for split in ("train", "heldout"):
+        with pytest.raises(InputError, match=f"split 'all'; expected '{split}'"):
+            open_cache(tmp_path / "cache", split)
+
+
+def test_paths_begin_at_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_cache(LayerSource(), tmp_path / "cache")
+    absolute = str(tmp_path / "cache")
+    assert CacheConfig(path="~/cache").path == absolute
+    assert ArraysConfig(path="~/cache").path == absolute
+    module = ModuleConfig(model="~/cache", data=["~/cache", "emoji"], point="x")
+    assert (module.model, list(module.data)) == (absolute, [absolute, "emoji"])
+    assert SweepConfig(sae={}, model="~/cache").model == absolute
+    assert source_at("~/cache") == {"kind": "cache", "path": absolute}
+
+
+def test_a_kind_without_its_path_asks_for_the_path() -> None:
+    with pytest.raises(InputError, match="Of the kind 'cache' give the path itself"):
+        source_at("cache")
 
 
 def test_text_without_end_needs_a_limit(tmp_path: Path) -> None:

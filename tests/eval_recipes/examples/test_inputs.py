@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 import saereg_plugin as sr
 from eval_recipes.examples.inputs import ROWS, InputTally, RowGrid
+from eval_recipes.examples.main import ExamplesEvaluation
 from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.pictures import MOST_PIXELS, to_picture
 from eval_recipes.examples.reader import (
@@ -32,7 +35,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import run_evals
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Clip
-from saereg_plugin.sources.modules import Prepared
+from saereg_plugin.sources.modules import Prepared, load_module
 from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 
 IMAGES, D_IN = 24, 8
@@ -315,3 +318,32 @@ def test_a_picture_is_as_the_module_sees_it() -> None:
     assert to_picture(values, known).getpixel((0, 0)) == (128, 255, 0)
     assert to_picture(values, {}).getpixel((0, 0)) == (128, 255, 0)
     assert to_picture(torch.ones(1, 2, 2), {}).size == (2, 2)
+    bare = {**known, "do_normalize": False}
+    assert to_picture(values, bare).getpixel((0, 0)) == (0, 255, 0)
+
+
+def test_a_picture_of_squeezenet_has_its_colours() -> None:
+    image = Pictures()[0].resize((32, 32))
+    loaded = load_module("squeezenet", image_size=32)
+    seen = loaded.prepare([image]).kwargs["x"][0]
+    found = np.asarray(to_picture(seen, loaded.preprocessing)).astype(int)
+    assert abs(found - np.asarray(image)).max() <= 1
+
+
+def test_inputs_of_too_many_rows_are_refused() -> None:
+    sae = tiny_sae("module", "x", torch.zeros(D_IN), 0)
+    tally = InputTally(sae, ExamplesEvalConfig(**OPTIONS))
+    keep = torch.ones(1, ROWS + 1, dtype=torch.bool)
+    with pytest.raises(InputError, match="65,537 rows; expected at most 65,536"):
+        tally.update(torch.zeros(1, ROWS + 1, D_IN), keep)
+
+
+def test_thumbnails_do_not_keep_a_source_in_memory() -> None:
+    source = picture_source()
+    gone, evaluation = ref(source), ExamplesEvaluation()
+    context = RunContext([], Path("out"))
+    with evaluation.opened(context, ExamplesEvalConfig()):
+        evaluation.pictures[source] = {("0", 1): b"picture"}
+        del source
+        gc.collect()
+        assert gone() is None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -16,12 +19,21 @@ from torch import nn
 import saereg_plugin as sr
 from eval_recipes.cli import main as command
 from eval_recipes.results.files import read_result, result_files
+from eval_recipes.running.activation_source import (
+    Place,
+    open_other,
+    other_digest,
+    other_place,
+)
 from eval_recipes.running.check import check_model, differing_fields
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.corpus import choose_corpus
 from eval_recipes.running.evaluate import default_evals
 from eval_recipes.running.heldout import measure_heldout
+from eval_recipes.running.heldout_pass import tally_heldout
+from eval_recipes.running.passes import Passed
 from eval_recipes.running.run import Outcome, run_evals, subjects_of
+from eval_recipes.running.sources import OtherSource
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
 from tests.eval_recipes.tiny_saes import save_release, tiny_sae
@@ -195,6 +207,89 @@ def test_what_cannot_be_read_is_refused_before_a_file_is_written(
     with pytest.raises(InputError, match=message):
         run_evals(evals, context)
     assert not context.out.exists()
+
+
+def test_held_out_inputs_that_were_trained_on_are_refused(
+    arrays: Path, tmp_path: Path
+) -> None:
+    source = sr.ArraySource(arrays / "activations.npy", split="all")
+    metadata = source.metadata("activations")
+    context = context_of(arrays / "release", tmp_path / "out", source=None)
+    with pytest.raises(InputError, match="trained on the split 'all' of .* --source"):
+        other_place(context, metadata, d_in=8)
+    kept = tmp_path / "cache"
+    sr.write_cache(source, kept, split="all")
+    named = replace(context, source=str(kept))
+    with pytest.raises(InputError, match="holds the split 'all'; expected 'heldout'"):
+        other_place(named, metadata, d_in=8)
+
+
+def test_points_of_a_source_are_opened_and_hashed_together(
+    release: sr.Release, tmp_path: Path
+) -> None:
+    arrays = {"first": torch.randn(50, 8), "second": torch.randn(50, 6)}
+    torch.save(arrays, tmp_path / "a.pt")
+    known = sr.ArraySource(tmp_path / "a.pt")
+
+    def places(context: RunContext, *points: str) -> list[Place]:
+        return [
+            other_place(context, known.metadata(point), d_in=known.points[point])
+            for point in points
+        ]
+
+    context = context_of(release, tmp_path / "out", source=None)
+    first, second = places(context, "first", "second")
+    assert isinstance(first.source, OtherSource)
+    assert second.source == first.source
+    one = other_digest(context, first)
+    opened = open_other(context, first.source, ["first"])
+    assert set(opened.points) == {"first", "second"}
+    assert other_digest(context, second) != one
+    assert open_other(context, first.source, ["second"]) is opened
+    # the other points of a run decide nothing
+    alone = context_of(release, tmp_path / "out", source=None)
+    assert other_digest(alone, *places(alone, "first")) == one
+
+
+class Watching:
+    """A tally that notes whether the sources of earlier ones are still in memory."""
+
+    earlier: ClassVar[list[ref[Any]]] = []
+
+    def __init__(self, sae: Any) -> None:
+        self.sae = sae
+        self.alive: list[bool] = []
+
+    def update(self, activations: torch.Tensor, keep: torch.Tensor) -> None:
+        gc.collect()
+        self.alive = [source() is not None for source in self.earlier]
+
+
+def test_a_source_is_freed_before_the_next_is_read(
+    arrays: Path, tmp_path: Path
+) -> None:
+    sae: Any = sr.open_release(str(arrays / "release")).load("plain-seed0")
+    saes: dict[str, Any] = {}
+    for name in ("a", "b"):
+        array = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
+        np.save(tmp_path / f"{name}.npy", array)
+        saes[name] = copy.deepcopy(sae)
+        source = sr.ArraySource(tmp_path / f"{name}.npy")
+        for field, value in source.metadata("activations").items():
+            setattr(saes[name].cfg.metadata, field, value)
+    subjects = save_release(tmp_path / "rel", saes)
+
+    def finish(tally: Watching, passed: Passed) -> list[bool]:
+        assert passed.inputs is not None
+        Watching.earlier.append(ref(passed.inputs.source))
+        return tally.alive
+
+    context = RunContext(subjects, tmp_path / "out")
+    found, failures = tally_heldout(
+        context, subjects, lambda _, sae: Watching(sae), finish
+    )
+    assert failures == {}
+    assert found == {"a": [], "b": [False]}
 
 
 def test_another_width_is_refused(release: sr.Release, tmp_path: Path) -> None:

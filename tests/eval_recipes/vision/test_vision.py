@@ -96,6 +96,7 @@ def records(out: Path) -> list[dict[str, Any]]:
 def activations_of(config: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Held-out activations [images, rows, d_in] and labels, one image at a time."""
     source: Any = open_source(config, split="heldout")
+    assert source.metadata(POINT)["activation_source"]["split"] == "heldout"
     rows = [
         next(source.passes(torch.tensor([n]))).activations[POINT]
         for n in range(source.n_inputs)
