@@ -88,7 +88,8 @@ def _chosen(
             "or more. Give more, or change the bounds on their words."
         )
     order = np.random.default_rng(study.seed).permutation(len(numbers))[:wanted]
-    return Clips(name, data, tuple(sorted(numbers[place] for place in order)))
+    # in the order drawn: the first clips are a random sample, too
+    return Clips(name, data, tuple(numbers[place] for place in order))
 
 
 @dataclass(frozen=True)

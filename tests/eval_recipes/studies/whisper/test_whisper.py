@@ -21,7 +21,11 @@ from eval_recipes.studies.whisper.conditions import (
 )
 from eval_recipes.studies.whisper.rates import Arm, rate_difference, texts
 from eval_recipes.studies.whisper.settings import WhisperStudy
-from eval_recipes.studies.whisper.states import encode, finish_encoder
+from eval_recipes.studies.whisper.states import (
+    choose_noise,
+    encode,
+    finish_encoder,
+)
 from eval_recipes.studies.whisper.study import run_whisper_study
 from eval_recipes.studies.whisper.transcripts import (
     Decoding,
@@ -244,6 +248,13 @@ def check_results(results: dict[str, Any]) -> None:
         assert len(one["transcripts"]["speech"]) == 6
         assert one["word_error_rate"]["forbidden"]["value"] >= 0
     assert len(results["saes"]) == 8 and len(results["verdicts"]) == 7
+
+
+def test_the_first_clips_are_a_random_sample(folder: Path, data: Path) -> None:
+    """Tuning reads the first clips, and data list clips by name."""
+    drawn = choose_noise(small(folder, data), "train").numbers
+    assert sorted(drawn) == list(range(6)) and drawn != tuple(range(6))
+    assert drawn == choose_noise(small(folder, data), "train").numbers
 
 
 def test_held_out_conditions_are_each_measured_once(folder: Path, data: Path) -> None:
