@@ -105,7 +105,9 @@ def test_the_page_of_evaluations_tells_which_read_text() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/howto/offline.md"])
-def test_the_command_for_all_evaluations_of_language_models_names_each_once(page: str) -> None:
+def test_the_command_for_all_evaluations_of_language_models_names_each_once(
+    page: str,
+) -> None:
     commands = re.findall(r"--evals ([\w,]+)", _text(page))
     served = [name for name in RECIPES if not load_evaluation(name).reads_images]
     assert sorted(max(commands, key=len).split(",")) == sorted(served)

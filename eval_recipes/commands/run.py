@@ -340,9 +340,10 @@ def run(
 
 def _print_setting(context: Any, said: str, console: Console) -> None:
     """Print where the run computes, in what, and what it reads."""
-    console.print(
-        f"Device {context.device}, language model in {context.dtype}.", markup=False
-    )
+    from eval_recipes.running.corpus import read_other_sources
+
+    model = "model" if read_other_sources(context.subjects) else "language model"
+    console.print(f"Device {context.device}, {model} in {context.dtype}.", markup=False)
     if said:
         console.print(shown(said), soft_wrap=True)
 

@@ -53,8 +53,8 @@ def choose_corpus(
         InputError: if an evaluation is unknown, or a corpus that was named cannot be used.
     """
     evaluations = [load_evaluation(name) for name in evaluation_names(evals)]
-    metadata = [metadata_of(read_config(subject)) for subject in subjects]
-    if other_sources(metadata):
+    if read_other_sources(subjects):
+        metadata = [metadata_of(read_config(subject)) for subject in subjects]
         names = dict.fromkeys(str(one.get("dataset_path")) for one in metadata)
         return ChosenCorpus(", ".join(names), _told_of_sources(metadata))
     if not any(evaluation.reads_text for evaluation in evaluations):
@@ -101,8 +101,9 @@ def _require_fit(found: HeldOut, heldout_tokens: int, shown: Sequence[str]) -> N
         )
 
 
-def other_sources(metadata: Sequence[Mapping[str, Any]]) -> bool:
+def read_other_sources(subjects: Iterable[Subject]) -> bool:
     """Return whether all of some SAEs, by their metadata, read no language model."""
+    metadata = [metadata_of(read_config(subject)) for subject in subjects]
     return bool(metadata) and all(one.get("activation_source") for one in metadata)
 
 

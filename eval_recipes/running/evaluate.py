@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.results.subject import Subject, SubjectFacts
-from eval_recipes.running.check import metadata_of, read_config
 from eval_recipes.running.context import ModelCache, RunContext, resolve_dtype
-from eval_recipes.running.corpus import choose_corpus, other_sources
+from eval_recipes.running.corpus import choose_corpus, read_other_sources
 from eval_recipes.running.run import Outcome, run_evals, subjects_of
 from saereg_plugin.errors import InputError, suggest
 from saereg_plugin.machine import AUTO, resolve_device
@@ -113,8 +112,7 @@ def evaluate(
 
 def default_evals(subjects: Iterable[Subject]) -> tuple[str, ...]:
     """Return the names of the evaluations of a run that names none."""
-    metadata = [metadata_of(read_config(subject)) for subject in subjects]
-    return OTHER_EVALS if other_sources(metadata) else DEFAULT_EVALS
+    return OTHER_EVALS if read_other_sources(subjects) else DEFAULT_EVALS
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class ModuleSource(InputSource):
             )
         self.labels = getattr(data, "labels", None)
         self.class_names = getattr(data, "class_names", ())
+        self.groups = getattr(data, "groups", None)
         points = [point] if isinstance(point, str) else list(point)
         self._points = points_matching(points, module_names(module))
         self.device = _device_of(module)

@@ -166,8 +166,7 @@ def test_training_with_it_raises_the_score() -> None:
     found = []
     for coefficient in (0.0, 50.0):
         sae = small_sae(regularizers=[sr.MonoLoss(coefficient=coefficient)])
-        outputs = run_steps(
-            make_trainer(sae, in_batches(data, 256), steps=60, batch_size=256), 60
-        )
-        found.append(float(outputs[-1].metrics[f"{LABEL}_monosemanticity"]))
+        trainer = make_trainer(sae, in_batches(data, 256), steps=60, batch_size=256)
+        last: Any = run_steps(trainer, 60)[-1]
+        found.append(float(last.metrics[f"{LABEL}_monosemanticity"]))
     assert found[1] > found[0] + 0.05

@@ -64,15 +64,18 @@ def open_emoji(name: str) -> ListedData:
     subgroups: list[str] = list(table["subgroup"])
     names = sorted(set(subgroups))
     numbers = {subgroup: number for number, subgroup in enumerate(names)}
+    variants = list(table["variants"])
+    keys = {key: number for number, key in enumerate(dict.fromkeys(variants))}
     return ListedData(
         name=name,
         takes="images",
         read=lambda number: _picture(table["png"].iloc[number]),
         titles=list(table["name"]),
         source=source,
-        heldout=[held_out(key) for key in table["variants"]],
+        heldout=[held_out(key) for key in variants],
         labels=torch.tensor([numbers[subgroup] for subgroup in subgroups]),
         class_names=names,
+        groups=torch.tensor([keys[key] for key in variants]),
     )
 
 
