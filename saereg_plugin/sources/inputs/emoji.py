@@ -14,7 +14,12 @@ import torch
 
 from saereg_plugin.machine import require_extra
 from saereg_plugin.sources.assets import Asset, fetch_member
-from saereg_plugin.sources.inputs.listed import ListedData, held_out, kept_table
+from saereg_plugin.sources.inputs.listed import (
+    ListedData,
+    held_out,
+    kept_table,
+    numbered,
+)
 
 FONT = Asset(
     requirement="fonts-noto-color-emoji=2.042-0+deb12u1",
@@ -65,7 +70,6 @@ def open_emoji(name: str) -> ListedData:
     names = sorted(set(subgroups))
     numbers = {subgroup: number for number, subgroup in enumerate(names)}
     variants = list(table["variants"])
-    keys = {key: number for number, key in enumerate(dict.fromkeys(variants))}
     return ListedData(
         name=name,
         takes="images",
@@ -75,7 +79,7 @@ def open_emoji(name: str) -> ListedData:
         heldout=[held_out(key) for key in variants],
         labels=torch.tensor([numbers[subgroup] for subgroup in subgroups]),
         class_names=names,
-        groups=torch.tensor([keys[key] for key in variants]),
+        groups=numbered(variants),
     )
 
 
