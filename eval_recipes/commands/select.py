@@ -78,7 +78,8 @@ def select(
 ) -> None:
     """Choose the latents that separate two sets of texts, images or clips."""
     require_bench("select")
-    from eval_recipes.steering.select.data_sets import select_by_data
+    from eval_recipes.select.inputs import select_by_data
+    from eval_recipes.steering.select.contrast import select_by_texts
     from saereg_plugin.files import write_json
     from saereg_plugin.machine import resolve_device
     from saereg_plugin.releases.opening import register_release
@@ -87,25 +88,29 @@ def select(
     sae = register_release(sae_release, allow_pickle=allow_pickle).load(
         sae_id, device=place
     )
+    options: dict[str, Any] = {
+        "device": place,
+        "method": method.value,
+        "n": n,
+        "sides": sides.value,
+        "permutations": permutations,
+        "seed": seed,
+    }
+    of_text = sae.cfg.metadata.get("activation_source") is None
     with working():
-        found = select_by_data(
-            sae,
-            first,
-            second,
-            split=split.value,
-            device=place,
-            method=method.value,
-            n=n,
-            sides=sides.value,
-            permutations=permutations,
-            seed=seed,
-        )
+        if of_text:
+            found = select_by_texts(sae, first, second, **options)
+        else:
+            found = select_by_data(sae, first, second, split=split.value, **options)
     write_json(out, found.to_json())
     _print_selection(found)
-    open_console().print(
-        f"Wrote {shown(out)}. To steer with these: saereg-bench run ... --option "
-        f"{shown(repr(f'steering.latents={found.ids}'))}"
-    )
+    open_console().print(f"Wrote {shown(out)}.")
+    if of_text and found.larger_on_first:
+        chosen = f"steering.latents={found.larger_on_first}"
+        open_console().print(
+            "To steer with those that are larger on the first inputs: saereg-bench run ... "
+            f"--option {shown(repr(chosen))}"
+        )
 
 
 def _print_selection(found: Any) -> None:

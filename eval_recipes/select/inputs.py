@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from eval_recipes.select.separation import Method, Selection, Sides, separate
 from eval_recipes.statistics.interval import Array
+from saereg_plugin.activations.opening import open_source
 from saereg_plugin.activations.source import InputSource, Pass
 from saereg_plugin.checks import require_choice
 from saereg_plugin.errors import InputError, suggest
+from saereg_plugin.sources.inputs import Split
 
 Mean = Literal["active", "all"]
 """
@@ -69,6 +71,49 @@ def select_latents(
     )
 
 
+def select_by_data(
+    sae: SAE[Any],
+    first: str,
+    second: str,
+    *,
+    split: Split = "train",
+    device: str = "cpu",
+    **options: Any,
+) -> Selection:
+    """
+    Choose the latents of a vision or audio SAE that separate two data sets.
+
+    Args:
+        sae: an SAE of a module that is opened by name.
+        first: data by name or a folder, with the target property.
+        second: data without it.
+        split: part of the data that is read.
+        device: of the model.
+        options: see ``select_latents``.
+
+    Raises:
+        InputError: if the SAE's source cannot be opened by name, or the data cannot be read.
+    """
+    sets = [_own_source(sae, data, split, device) for data in (first, second)]
+    return select_latents(sae, *sets, point=sae.cfg.metadata.hook_name, **options)
+
+
+def _own_source(sae: SAE[Any], data: str, split: Split, device: str) -> InputSource:
+    """Return the SAE's own source on other data."""
+    recorded: Mapping[str, Any] = sae.cfg.metadata.get("activation_source") or {}
+    settings = recorded.get("config")
+    if recorded.get("kind") != "module" or settings is None:
+        raise InputError(
+            f"The SAE was trained on {recorded.get('kind')!r} activations that no name opens; "
+            "expected those of a module by name, or of a language model. Call select_latents with "
+            "your sources instead."
+        )
+    given = {**settings, "data": data, "point": sae.cfg.metadata.hook_name}
+    source = open_source(given, split=split, device=device)
+    assert isinstance(source, InputSource)
+    return source
+
+
 @torch.no_grad()
 def input_vectors(
     sae: SAE[Any],
@@ -102,7 +147,7 @@ def input_vectors(
 
 def _vector(sae: SAE[Any], rows: Tensor, mean: Mean) -> Array:
     """Return the vector of one input's rows (n, d_in), of zeros if there is no row."""
-    codes = sae.encode(rows.to(sae.device, sae.dtype)).double().cpu()
+    codes = sae.encode(rows.to(sae.device, sae.dtype)).cpu().double()
     codes = codes.to_dense() if codes.layout != torch.strided else codes
     count = (codes != 0).sum(0) if mean == "active" else torch.tensor(len(codes))
     return (codes.sum(0) / count.clamp(min=1)).numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
-from eval_recipes.select.halves import FEWEST_INPUTS, Split, halves
+from eval_recipes.select.halves import FEWEST_INPUTS, halves
 from eval_recipes.statistics.auroc import auroc
 from eval_recipes.statistics.interval import Array, Interval
 from saereg_plugin.checks import MAX_SEED, require_choice, require_count
@@ -74,6 +74,11 @@ class Selection:
         """1 for each latent that is larger on the first set, -1 for the others."""
         return [float(one.sign) for one in self.latents]
 
+    @property
+    def larger_on_first(self) -> list[int]:
+        """Ids of the latents that are larger on the first set, strongest first."""
+        return [one.latent for one in self.latents if one.sign > 0]
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; ``latents`` are ids, the rows of the table are ``figures``."""
         table = dataclasses.asdict(self) | {"together": self.together._asdict()}
@@ -110,25 +115,13 @@ def separate(
         InputError: for an unknown method, too few inputs, or vectors of two widths.
     """
     _check(first, second, method, n, sides, permutations, seed)
-    of_first, of_second = (halves(len(x), seed=seed) for x in (first, second))
-    x = np.concatenate([first[of_first.select], second[of_second.select]])
-    labels = np.arange(len(x)) < len(of_first.select)
-    scores = _SCORES[method](x, labels[None])[0]
-    null = _null(method, sides, x, labels, permutations, seed)
+    sets = _Sets.split(first, second, seed)
+    scores = _SCORES[method](sets.x, sets.labels[None])[0]
+    null = _null(method, sides, sets, permutations, seed)
     strength = _strength(scores, sides)
     order = np.lexsort((np.arange(len(scores)), -strength))[:n]
     order = order[strength[order] > 0]
-    alone = scores if method == "auroc" else _by_auroc(x[:, order], labels[None])[0]
-    chosen = tuple(
-        ChosenLatent(
-            latent=int(j),
-            score=float(scores[j]),
-            selected=0.5 + float(alone[j if method == "auroc" else place]),
-            measured=auroc(first[of_first.measure, j], second[of_second.measure, j]),
-            p_value=_p_value(float(strength[j]), null),
-        )
-        for place, j in enumerate(order)
-    )
+    p_values = [_p_value(float(strength[j]), null) for j in order]
     return Selection(
         method=method,
         sides=sides,
@@ -136,9 +129,60 @@ def separate(
         n_second=len(second),
         seed=seed,
         permutations=permutations,
-        latents=chosen,
-        together=_together(first[:, order], second[:, order], of_first, of_second),
+        latents=_described(sets, order, scores, p_values),
+        together=_together(sets.of(order)),
         null_score=float(np.quantile(null, 0.95)) if len(null) else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """
+    Vectors that choose latents, and vectors that measure them.
+
+    Attributes:
+        x: of the choosing inputs, (inputs, d).
+        labels: whether each of these is of the first set.
+        first: of the measuring inputs of the first set.
+        second: of those of the second set.
+    """
+
+    x: Array
+    labels: Labels
+    first: Array
+    second: Array
+
+    @classmethod
+    def split(cls, first: Array, second: Array, seed: int) -> _Sets:
+        a, b = (halves(len(vectors), seed=seed) for vectors in (first, second))
+        x = np.concatenate([first[a.select], second[b.select]])
+        labels = np.arange(len(x)) < len(a.select)
+        return cls(x, labels, first[a.measure], second[b.measure])
+
+    def of(self, latents: NDArray[np.intp]) -> _Sets:
+        """Return the columns of some latents."""
+        parts = (values[:, latents] for values in (self.x, self.first, self.second))
+        x, first, second = parts
+        return _Sets(x, self.labels, first, second)
+
+
+def _described(
+    sets: _Sets,
+    order: NDArray[np.intp],
+    scores: Array,
+    p_values: Sequence[float | None],
+) -> tuple[ChosenLatent, ...]:
+    """Return the chosen latents with their figures on either half."""
+    selected = 0.5 + _by_auroc(sets.x[:, order], sets.labels[None])[0]
+    return tuple(
+        ChosenLatent(
+            latent=int(j),
+            score=float(scores[j]),
+            selected=float(alone),
+            measured=auroc(sets.first[:, j], sets.second[:, j]),
+            p_value=p,
+        )
+        for j, alone, p in zip(order, selected, p_values, strict=True)
     )
 
 
@@ -203,19 +247,16 @@ def _strength(scores: Array, sides: Sides) -> Array:
 
 
 def _null(
-    method: Method,
-    sides: Sides,
-    x: Array,
-    labels: Labels,
-    permutations: int,
-    seed: int,
+    method: Method, sides: Sides, sets: _Sets, permutations: int, seed: int
 ) -> Array:
     """Return the strongest latent's strength under each permutation of the labels."""
     if not permutations:
         return np.zeros(0)
     generator = np.random.default_rng(seed)
-    shuffled = np.stack([generator.permutation(labels) for _ in range(permutations)])
-    return _strength(_SCORES[method](x, shuffled), sides).max(1)
+    shuffled = np.stack(
+        [generator.permutation(sets.labels) for _ in range(permutations)]
+    )
+    return _strength(_SCORES[method](sets.x, shuffled), sides).max(1)
 
 
 def _p_value(strength: float, null: Array) -> float | None:
@@ -225,19 +266,15 @@ def _p_value(strength: float, null: Array) -> float | None:
     return float((1 + (null >= strength - 1e-9).sum()) / (1 + len(null)))
 
 
-def _together(
-    first: Array, second: Array, of_first: Split, of_second: Split
-) -> Interval:
-    """Return the AUROC on the measuring halves of a regression on the choosing halves."""
-    n = len(of_first.measure) + len(of_second.measure)
-    x = np.concatenate([first[of_first.select], second[of_second.select]])
-    if not x.shape[1]:
+def _together(sets: _Sets) -> Interval:
+    """Return the AUROC on the measuring inputs of a regression on the choosing ones."""
+    if not sets.x.shape[1]:
+        n = len(sets.first) + len(sets.second)
         return Interval(0.5, None, None, n, "no latent separates the sets")
-    spread = np.where(x.std(0) > 0, x.std(0), 1.0)
-    labels = np.arange(len(x)) < len(of_first.select)
-    model: Any = _regression().fit(x / spread, labels)
+    spread = np.where(sets.x.std(0) > 0, sets.x.std(0), 1.0)
+    model: Any = _regression().fit(sets.x / spread, sets.labels)
     a, b = (
-        model.decision_function(vectors[split.measure] / spread)
-        for vectors, split in ((first, of_first), (second, of_second))
+        model.decision_function(vectors / spread)
+        for vectors in (sets.first, sets.second)
     )
     return auroc(a, b)

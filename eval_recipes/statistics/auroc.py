@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
-from eval_recipes.statistics.interval import Array, Interval
+from eval_recipes.statistics.interval import Interval
 
-PERFECT = "every text of one set lies above every text of the other"
+PERFECT = "every input of one set lies above every input of the other"
 NO_VARIANCE = "the placements do not vary, so the spread cannot be estimated"
 
 
@@ -46,10 +46,3 @@ def auroc(a: ArrayLike, b: ArrayLike) -> Interval:
     half /= value * (1 - value)
     centre = float(logit(value))
     return Interval(value, float(expit(centre - half)), float(expit(centre + half)), n)
-
-
-def aurocs(a: ArrayLike, b: ArrayLike) -> Array:
-    """Return the AUROC of every column, shape (d,), of sets of shape (n_a, d) and (n_b, d)."""
-    x, y = (np.asarray(values, dtype=np.float64) for values in (a, b))
-    joint = rankdata(np.concatenate([x, y]), axis=0)
-    return (joint[: len(x)].mean(0) - (len(x) + 1) / 2) / len(y)

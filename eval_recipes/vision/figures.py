@@ -136,11 +136,11 @@ class Purity(NamedTuple):
 
 
 class _Tallies(NamedTuple):
-    """Class counts of all images, of even and of odd ones."""
+    """Class counts of all images, and of each half."""
 
     whole: ClassTally
-    even: ClassTally
-    odd: ClassTally
+    first: ClassTally
+    second: ClassTally
 
     def without(self, part: _Tallies) -> _Tallies:
         return _Tallies(*(all_ - own for all_, own in zip(self, part, strict=True)))
@@ -152,6 +152,7 @@ def purity_figures(
     n_classes: int,
     blocks: Sequence[slice],
     *,
+    first: Tensor,
     shuffles: int,
     seed: int,
 ) -> Purity:
@@ -163,18 +164,20 @@ def purity_figures(
         labels: int64 [images].
         n_classes: number of classes.
         blocks: slices of the images.
+        first: bool [images], which are in the first half; c* of each half is scored on
+            the other one.
         shuffles: random orders of the labels.
         seed: of these orders.
     """
-    even = codes.images % 2 == 0
-    halves = (codes, codes.where(even), codes.where(~even))
+    in_first = first[codes.images]
+    halves = (codes, codes.where(in_first), codes.where(~in_first))
     found = _tallies(halves, labels, n_classes, blocks)
     orders = shuffled_labels(labels, shuffles, seed=seed)
     mixed = [_tallies(halves, order, n_classes, blocks) for order in orders]
     measures: dict[str, Callable[[_Tallies], float]] = {
         "binary": lambda t: _mean(t.whole.binary()),
         "weighted": lambda t: _mean(t.whole.weighted()),
-        "held_out": lambda t: _mean(held_out_purity(t.even, t.odd)),
+        "held_out": lambda t: _mean(held_out_purity(t.first, t.second)),
         "images_per_latent": lambda t: _median(t.whole.images),
         "fires_once": lambda t: _once(t.whole.images),
     }
@@ -189,7 +192,7 @@ def purity_figures(
         "class": torch.where(whole.images > 0, whole.best, -1),
         "binary": whole.binary(),
         "weighted": whole.weighted(),
-        "held_out": held_out_purity(found[0].even, found[0].odd),
+        "held_out": held_out_purity(found[0].first, found[0].second),
     }
     active = int((whole.images > 0).sum())
     both = int(of_latents["held_out"].isfinite().sum())
@@ -216,10 +219,15 @@ def _tallies(
 
 
 def probe_figures(
-    codes: Codes, labels: Tensor, blocks: Sequence[slice], *, iterations: int
+    codes: Codes,
+    labels: Tensor,
+    blocks: Sequence[slice],
+    *,
+    first: Tensor,
+    iterations: int,
 ) -> tuple[Figures, bool]:
     """Return area, chance and accuracy of the truncated probe, and whether it converged."""
-    answers = probe_answers(codes, labels, iterations=iterations)
+    answers = probe_answers(codes, labels, first=first, iterations=iterations)
     images = answers.images
     kept = [np.ones(len(images), dtype=bool)]
     kept += [(images < block.start) | (images >= block.stop) for block in blocks]

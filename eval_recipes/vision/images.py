@@ -10,13 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from eval_recipes.statistics.blocks import blocks_of
-from eval_recipes.vision.options import Part, VisionEvalConfig
+from eval_recipes.vision.options import VisionEvalConfig
 from saereg_plugin.activations.source import ActivationSource, InputSource, Pass
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.modules import LoadedModule, load_module
-
-TURN = 16
-"""Neighbouring images that go into one part: variants of a picture stay together."""
 
 _AT_ONCE = 32
 
@@ -30,11 +27,15 @@ class HeldOutImages:
         source: held-out activations.
         numbers: of the images in the source, int64 [images].
         blocks: slices of neighbours among them.
+        first: bool [images], which of them are in the first half of the purity and the probe.
+
+    Variants of one picture are neighbours, in one block and in one half.
     """
 
     source: InputSource
     numbers: Tensor
     blocks: list[slice]
+    first: Tensor
 
     @property
     def labels(self) -> Tensor | None:
@@ -64,35 +65,82 @@ def chosen_images(source: ActivationSource, options: VisionEvalConfig) -> HeldOu
             f"A source of kind {source.kind!r} has no images; expected 'module' or 'cache'. "
             "Leave the evaluation vision out."
         )
-    numbers = _chosen(source.n_inputs, options)
-    if len(numbers) < options.n_blocks:
+    numbers = _chosen(source, options)
+    groups = _groups(source)[numbers]
+    blocks = grouped_blocks(groups, options.n_blocks)
+    if len(blocks) < options.n_blocks:
         raise InputError(
-            f"vision: {len(numbers)} held-out images for {options.n_blocks} blocks; expected one image "
-            "or more in each. Lower n_blocks, or hold out more images."
+            f"vision: {len(numbers)} held-out images, which make {len(blocks)} blocks; expected "
+            f"{options.n_blocks}. Lower n_blocks, or hold out more images."
         )
-    return HeldOutImages(source, numbers, blocks_of(len(numbers), options.n_blocks))
+    return HeldOutImages(source, numbers, blocks, halves(groups))
 
 
-def _chosen(n: int, options: VisionEvalConfig) -> Tensor:
-    """Return the numbers of the images that the options choose."""
-    numbers = in_part(n, options.part)
+def _groups(source: InputSource) -> Tensor:
+    """Return the group of each input; an input without variants is its own."""
+    found = source.groups
+    return torch.arange(source.n_inputs) if found is None else found
+
+
+def _chosen(source: InputSource, options: VisionEvalConfig) -> Tensor:
+    """Return the numbers of the images that the options choose, variants side by side."""
+    groups = _groups(source)
+    numbers = by_group(groups)
+    if options.part != "all":
+        numbers = numbers[halves(groups[numbers]) == (options.part == "validation")]
     most = options.n_images
     if most is None or len(numbers) <= most:
         return numbers
     return numbers[torch.arange(most) * len(numbers) // most]
 
 
-def in_part(n: int, part: Part) -> Tensor:
+def by_group(groups: Tensor) -> Tensor:
     """
-    Return the numbers of the images of a part, int64.
+    Return the places of all inputs, int64, groups in the order of their first input.
 
-    >>> [len(in_part(40, part)) for part in ("all", "validation", "test")]
-    [40, 24, 16]
+    >>> by_group(torch.tensor([7, 3, 7, 3, 5])).tolist()
+    [0, 2, 1, 3, 4]
     """
-    numbers = torch.arange(n)
-    if part == "all":
-        return numbers
-    return numbers[numbers // TURN % 2 == ("validation", "test").index(part)]
+    known: dict[int, int] = {}
+    ranks = [known.setdefault(group, len(known)) for group in groups.tolist()]
+    return torch.tensor(ranks).argsort(stable=True)
+
+
+def halves(groups: Tensor) -> Tensor:
+    """
+    Return which inputs are in the first of two halves, bool; groups are whole.
+
+    Each group in turn goes to the smaller half.
+
+    >>> halves(torch.tensor([0, 0, 0, 1, 2, 3])).tolist()
+    [True, True, True, False, False, False]
+    """
+    sizes = {True: 0, False: 0}
+    side: dict[int, bool] = {}
+    for group in groups.tolist():
+        if group not in side:
+            side[group] = sizes[True] <= sizes[False]
+        sizes[side[group]] += 1
+    return torch.tensor([side[group] for group in groups.tolist()], dtype=torch.bool)
+
+
+def grouped_blocks(groups: Tensor, blocks: int) -> list[slice]:
+    """
+    Return slices that cover all inputs, about equal, and end where a group ends.
+
+    Args:
+        groups: int64 [inputs], inputs of a group are neighbours.
+        blocks: slices, at most.
+
+    >>> grouped_blocks(torch.tensor([0, 0, 0, 1, 2, 2]), 2)
+    [slice(0, 3, None), slice(3, 6, None)]
+    """
+    last = [*(groups[1:] != groups[:-1]).tolist(), True]
+    borders = [place + 1 for place, ends in enumerate(last) if ends]
+    wanted = [block.stop for block in blocks_of(len(groups), blocks)]
+    ends = [min((b for b in borders if b >= end), default=0) for end in wanted]
+    stops = list(dict.fromkeys(ends))
+    return [slice(start, stop) for start, stop in zip([0, *stops], stops)]
 
 
 def own_embeddings(found: Pass, point: str) -> Tensor:

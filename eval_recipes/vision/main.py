@@ -194,7 +194,11 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
             figures["purity"], latents = purity.figures, latents | purity.of_latents
         if labels is not None and options.probe:
             found, converged = probe_figures(
-                codes, labels, blocks, iterations=options.probe_iterations
+                codes,
+                labels,
+                blocks,
+                first=images.first,
+                iterations=options.probe_iterations,
             )
             figures["robustness"] |= found
             further["probe_converged"] = converged
@@ -294,6 +298,7 @@ def _purity(
         labels,
         n_classes,
         images.blocks,
+        first=images.first,
         shuffles=options.n_shuffles,
         seed=options.random_seed,
     )

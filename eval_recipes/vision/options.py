@@ -39,7 +39,7 @@ class VisionEvalConfig(BaseEvalConfig):
     part: Part = setting(
         "all",
         "Part",
-        "Part of the held-out images: all; validation and test take turns, 16 images each",
+        "Part of the held-out images: all, or one of two halves that share no variants of a picture",
     )
     n_images: int | None = setting(
         None, "Images", "At most, evenly spaced; null takes all", ge=2

@@ -108,7 +108,7 @@ class PurityMetrics(BaseMetrics):
     )
     held_out = metric(
         "Held-out Purity",
-        "Purity of a class that every other image chose, on the images between them",
+        "Purity of a class that half of the images chose, on the other half",
         display=True,
         of="Latents that fire on both halves",
     )
@@ -138,7 +138,7 @@ class RobustnessMetrics(BaseMetrics):
     probe_area = metric(
         "Truncated Probe",
         "Area under the accuracy of a linear probe on codes cut to their k' largest, over k' in "
-        "[1, 32], divided by 32; fitted on whole codes of every other image",
+        "[1, 32], divided by 32; fitted on whole codes of half of the images",
         display=True,
         of="Images that the probe is tested on",
     )

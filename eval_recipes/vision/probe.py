@@ -32,9 +32,11 @@ class ProbeAnswers(NamedTuple):
     converged: bool
 
 
-def probe_answers(codes: Codes, labels: Tensor, *, iterations: int) -> ProbeAnswers:
+def probe_answers(
+    codes: Codes, labels: Tensor, *, first: Tensor, iterations: int
+) -> ProbeAnswers:
     """
-    Fit a probe on the whole codes of even images; answer odd ones from cut codes.
+    Fit a probe on the whole codes of the first half; answer the other from cut codes.
 
     A logistic regression of scikit-learn with its own penalty (C = 1), on latents divided
     by their largest activation in training.
@@ -42,12 +44,14 @@ def probe_answers(codes: Codes, labels: Tensor, *, iterations: int) -> ProbeAnsw
     Args:
         codes: of all images.
         labels: int64 [images].
+        first: bool [images], which are in the first half.
         iterations: of the solver, at most.
 
     Raises:
-        ValueError: if the even images are of one class.
+        ValueError: if the first half is of one class.
     """
-    classes, scale = labels.numpy(), _scale(codes)
+    classes, scale = labels.numpy(), _scale(codes, first)
+    fit, test = np.flatnonzero(first.numpy()), np.flatnonzero(~first.numpy())
     matrix = csr_matrix(
         (
             codes.values.double().numpy() / scale[codes.latents.numpy()],
@@ -56,25 +60,24 @@ def probe_answers(codes: Codes, labels: Tensor, *, iterations: int) -> ProbeAnsw
         ),
         shape=(len(codes), codes.d_sae),
     )
-    probe, converged = _fitted(matrix[0::2], classes[0::2], iterations)
-    odd = np.arange(1, len(codes), 2)
-    values, counts = np.unique(classes[0::2], return_counts=True)
+    probe, converged = _fitted(matrix[fit], classes[fit], iterations)
+    values, counts = np.unique(classes[fit], return_counts=True)
     scores = _cut_scores(codes, probe, scale)
     return ProbeAnswers(
-        images=odd,
-        right=np.stack([probe.classes_[s[odd].argmax(1)] for s in scores])
-        == classes[odd],
-        right_whole=probe.predict(matrix[odd]) == classes[odd],
-        majority=classes[odd] == values[counts.argmax()],
+        images=test,
+        right=np.stack([probe.classes_[s[test].argmax(1)] for s in scores])
+        == classes[test],
+        right_whole=probe.predict(matrix[test]) == classes[test],
+        majority=classes[test] == values[counts.argmax()],
         converged=converged,
     )
 
 
-def _scale(codes: Codes) -> NDArray[np.float64]:
-    """Return each latent's largest absolute activation on even images, 1 if it has none."""
+def _scale(codes: Codes, first: Tensor) -> NDArray[np.float64]:
+    """Return each latent's largest absolute activation in the first half, 1 if it has none."""
     scale = np.zeros(codes.d_sae)
-    even = codes.where(codes.images % 2 == 0)
-    np.maximum.at(scale, even.latents.numpy(), even.values.abs().double().numpy())
+    own = codes.where(first[codes.images])
+    np.maximum.at(scale, own.latents.numpy(), own.values.abs().double().numpy())
     return np.where(scale > 0, scale, 1.0)
 
 

@@ -111,6 +111,7 @@ class ModuleSource(InputSource):
         self.labels = _labels_of(data, labels, self.data_name)
         names = getattr(data, "class_names", None) or getattr(data, "classes", ())
         self.class_names = tuple(names)
+        self.groups = getattr(data, "groups", None)
         self._points = points_matching(as_list(point), module_names(module))
         self.device = _device_of(module)
         self._identity: dict[str, Any] | None = None

@@ -142,12 +142,15 @@ class InputSource(ActivationSource):
         n_inputs: number of inputs.
         labels: int64 (n_inputs,), classes of the inputs; None without classes.
         class_names: names of the classes, by label.
+        groups: int64 (n_inputs,), inputs of one number are variants of one thing, which an
+            evaluation must not split; None if there are no variants.
         seed: of the order in which inputs are trained on, the same in every epoch.
     """
 
     n_inputs: int
     labels: Tensor | None = None
     class_names: Sequence[str] = ()
+    groups: Tensor | None = None
     seed: int = 0
 
     @abstractmethod

@@ -33,7 +33,7 @@ def whisper(
         list[str] | None,
         Option(
             help="Layers of the encoder, by commas or repetition, the last one at the end; by "
-            "default the last two of whisper-tiny.en."
+            "default the model's last two."
         ),
     ] = None,
     seed: Annotated[
@@ -50,8 +50,8 @@ def whisper(
     """
     SAE edits against Whisper's hallucinations (arXiv 2606.07473): fewer, at which word error rate?
 
-    It can be interrupted at any time: the same command goes on. Writes SAEs, transcripts of every
-    condition, table.md, results.json and trade-off.png.
+    It can be interrupted at any time: the same command resumes. Writes SAEs, transcripts of every
+    condition, table.md, results.json and whisper-trade-off.png.
     """
     require_bench("study whisper")
     from eval_recipes.studies.whisper.settings import WhisperStudy
@@ -74,6 +74,6 @@ def whisper(
             study, out, progress=lambda line: console.print(shown(line))
         )
     if outcome.table is None:
-        console.print(f"Interrupted; the same command goes on from {shown(out)}.")
+        console.print(f"Interrupted; the same command resumes in {shown(out)}.")
         raise typer.Exit(INTERRUPTED)
     console.print(shown(outcome.table.read_text(encoding="utf-8")))

@@ -11,7 +11,8 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from eval_recipes.select.halves import Separating, halves
+from eval_recipes.select.halves import halves
+from eval_recipes.select.separation import ChosenLatent
 from eval_recipes.statistics.auroc import auroc
 from eval_recipes.statistics.interval import NO_VARIATION, Array
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
@@ -52,7 +53,7 @@ def train_probe(
     """
     Learn to tell texts like ``a``, with the property, from texts like ``b``, 4 or more each.
 
-    ``seed`` decides the split, the same as in ``best_latents``.
+    ``seed`` decides the split, the same as in ``separate``.
     """
     split_a, split_b = halves(len(a), seed=seed), halves(len(b), seed=seed)
     vectors_a, vectors_b = (embed(texts).numpy().astype(np.float64) for texts in (a, b))
@@ -186,7 +187,7 @@ class ContrastReport:
 
 def contrast_report(
     trials: Sequence[Trial],
-    separating: Sequence[Separating],
+    separating: Sequence[ChosenLatent],
     probe: Probe,
     n_texts: tuple[int, int],
     amounts: Sequence[float],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from eval_recipes.results.files import read_result, result_name
 from eval_recipes.results.reading import result_files
 from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.saebench.autointerp.figures import Explanation
-from eval_recipes.select.halves import Separating, best_latents
+from eval_recipes.select.separation import ChosenLatent, separate
+from eval_recipes.statistics.interval import Array
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.select.contrast import TextSets, mean_activations
@@ -231,10 +232,31 @@ class Chosen:
     candidates: Candidates
     pool: list[int]
     """Latents that are alive."""
-    separating: list[Separating] = field(default_factory=list[Separating])
+    separating: list[ChosenLatent] = field(default_factory=list[ChosenLatent])
     """The candidates with their figures, if they were chosen by contrast."""
     sets: TextSets | None = None
     """The texts of the contrast."""
+
+
+def separating_latents(
+    a: Array, b: Array, pool: Sequence[int], n: int, *, seed: int
+) -> list[ChosenLatent]:
+    """
+    Return at most ``n`` latents of a pool that are larger on ``a`` than on ``b``, best first.
+
+    Raises:
+        InputError: if none is, or there are too few texts (``separate``).
+    """
+    columns = list(pool)
+    found = separate(
+        a[:, columns], b[:, columns], n=n, sides="first", permutations=0, seed=seed
+    )
+    if not found.latents:
+        raise InputError(
+            "No latent is larger on the first texts of 'contrast' than on the second; expected "
+            "one or more. Give other texts, or another choice of latents."
+        )
+    return [replace(one, latent=columns[one.latent]) for one in found.latents]
 
 
 def choose(
@@ -254,7 +276,7 @@ def choose(
         sets = TextSets.read(config.contrast)
         model = models.get(sae)
         a, b = (mean_activations(model, sae, texts) for texts in (sets.a, sets.b))
-        best = best_latents(a, b, pool, config.n_latents, seed=config.random_seed)
+        best = separating_latents(a, b, pool, config.n_latents, seed=config.random_seed)
         ids = tuple(one.latent for one in best)
         return Chosen(Candidates(ids, len(pool)), pool, best, sets)
     of_choice = pool

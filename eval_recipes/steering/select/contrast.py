@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,18 @@ import numpy as np
 import torch
 from sae_lens import SAE
 
+from eval_recipes.running.context import RunContext
 from eval_recipes.select.halves import FEWEST_INPUTS
+from eval_recipes.select.inputs import select_latents
+from eval_recipes.select.separation import Selection
 from eval_recipes.statistics.interval import Array
-from eval_recipes.steering.generate.language_model import LanguageModel, residuals
+from eval_recipes.steering.generate.language_model import (
+    LanguageModel,
+    language_model,
+    residuals,
+)
+from eval_recipes.steering.options import SteeringEvalConfig
+from saereg_plugin.activations.passes import Pass
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
 
@@ -75,6 +84,37 @@ def mean_activations(
         mean = total / kept.sum(1, keepdim=True).clamp(min=1)
         found.append(mean.numpy().astype(np.float64))
     return np.concatenate(found)
+
+
+def select_by_texts(
+    sae: SAE[Any], first: str, second: str, *, device: str = "cpu", **options: Any
+) -> Selection:
+    """
+    Choose the latents of a language model's SAE that separate two files of texts, one a line.
+
+    ``options`` are those of ``select_latents``.
+
+    Raises:
+        InputError: if a file cannot be read or has too few texts, before the model is loaded.
+    """
+    sets = TextSets.read((first, second))
+    context = RunContext(subjects=[], out=Path(), device=device)
+    model = language_model(context, sae, SteeringEvalConfig())
+    passes = [text_passes(model, sae, texts) for texts in (sets.a, sets.b)]
+    return select_latents(sae, *passes, point=sae.cfg.metadata.hook_name, **options)
+
+
+def text_passes(
+    model: LanguageModel, sae: SAE[Any], texts: Sequence[str]
+) -> Iterator[Pass]:
+    """Yield passes over texts at an SAE's hook; special tokens do not count."""
+    metadata, first = sae.cfg.metadata, 0
+    hook_name, prepend_bos = metadata.hook_name, metadata.prepend_bos is not False
+    assert hook_name is not None
+    for vectors, keep in residuals(model, texts, hook_name, prepend_bos=prepend_bos):
+        inputs = torch.arange(first, first + len(vectors))
+        yield Pass({hook_name: vectors}, keep, inputs)
+        first += len(vectors)
 
 
 def _lines(path: Path) -> tuple[str, ...]:

@@ -77,12 +77,23 @@ class Tuned:
     Attributes:
         alpha: strength.
         count: number of latents; 0 for the mean difference.
+        rate: hallucination rate on the tuning clips.
+        wer: word error rate on the tuning prompts.
+        most_wer: word error rate that was allowed there.
         tried: strengths that were tried with this number of latents.
     """
 
     alpha: float
     count: int
+    rate: float
+    wer: float
+    most_wer: float
     tried: tuple[float, ...] = ()
+
+    @property
+    def allowed(self) -> bool:
+        """Whether any setting kept the word error rate, so that this one does."""
+        return self.wer <= self.most_wer
 
     @property
     def stronger(self) -> list[float]:
@@ -331,4 +342,11 @@ def best_setting(
         best = min(tried, key=lambda one: (one[2], one[1]))
     chosen = best[0]
     strengths = {one.alpha for one, _, _ in tried if one.count == chosen.count}
-    return Tuned(chosen.alpha, chosen.count, tuple(sorted(strengths)))
+    return Tuned(
+        chosen.alpha,
+        chosen.count,
+        rate=best[1],
+        wer=best[2],
+        most_wer=most_wer,
+        tried=tuple(sorted(strengths)),
+    )

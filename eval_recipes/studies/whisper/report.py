@@ -21,7 +21,6 @@ from eval_recipes.studies.whisper.conditions import (
     curves,
     tuned_latents,
 )
-from eval_recipes.studies.whisper.measured import RATE, WER, Measured, verdicts_of
 from eval_recipes.studies.whisper.rates import (
     Arm,
     Rule,
@@ -31,13 +30,20 @@ from eval_recipes.studies.whisper.settings import (
     PUBLISHED,
     layer_of,
 )
+from eval_recipes.studies.whisper.verdicts import (
+    RATE,
+    WER,
+    Measured,
+    draws_text,
+    verdicts_of,
+)
 from eval_recipes.tables.plots import save_png
 from eval_recipes.tables.table import cell, digits, markdown_table
 from saereg_plugin.files import write_json, write_text
 
 TABLE = "table.md"
 RESULTS = "results.json"
-PICTURE = "trade-off.png"
+PICTURE = "whisper-trade-off.png"
 FILES = (TABLE, RESULTS, PICTURE)
 """Files of ``write_report``."""
 
@@ -46,8 +52,9 @@ RULES: tuple[Rule, ...] = ("allowed", "forbidden")
 _RULES_TEXT = (
     "Two decoding rules: the end of the text is allowed as the first token, or forbidden there, as "
     "the usual generation configurations do. Forbidden, a clip without speech must get a token. "
-    "Any text counts as a hallucination. An interval resamples clips, 95 %; several SAEs or draws "
-    "are averaged clip by clip, and their own values follow."
+    "Any text counts as a hallucination. An interval (95 %) resamples groups of clips: takes of one "
+    "sound, prompts that say the same. Several SAEs or draws are averaged clip by clip, and their "
+    "own values follow."
 )
 
 
@@ -70,7 +77,12 @@ def _to_json(
         **facts,
         "settings": dataclasses.asdict(study),
         "tuned": [
-            {"point": point, "group": group, **dataclasses.asdict(found)}
+            {
+                "point": point,
+                "group": group,
+                **dataclasses.asdict(found),
+                "allowed": found.allowed,
+            }
             for (point, group), found in measured.tuned.items()
         ],
         "published": [list(row) for row in PUBLISHED],
@@ -101,12 +113,13 @@ def _to_markdown(
 ) -> str:
     study = measured.study
     n_noise, n_speech = (len(measured.figures[0][kind]) for kind in ("noise", "speech"))
+    n_groups = len(set(measured.plain.groups("noise")))
     parts = [
-        "# Study whisper",
+        "# Whisper: result tables",
         f"{facts['date']}, `{facts['command']}`.",
         f"{study.model}: BatchTopK SAEs, {study.expansion} x wide, k {study.k}, "
         f"{study.frames:,} frames each, {len(study.seeds)} seeds; {n_noise} held-out clips "
-        f"without speech, {n_speech} held-out prompts. Strength and number of latents are chosen "
+        f"without speech ({n_groups} groups of takes), {n_speech} held-out prompts. Strength and number of latents are chosen "
         f"on {study.tuning_clips} training clips of each kind, where the word error rate may rise "
         f"by {digits(study.allowed_wer)}.",
         "Published (arXiv 2606.07473):",
@@ -115,14 +128,18 @@ def _to_markdown(
         _RULES_TEXT,
         "## Tuned edits",
         _arms_table(measured),
+        "## Chosen on training clips",
+        _tuned_table(measured),
         "## What held",
         summary(verdicts),
         "\n".join(f"- {verdict.sentence}" for verdict in verdicts),
-        "Statements are judged where the end is allowed first, by intervals over clips (of L2: "
-        "over seeds), without correction for their number.",
+        "\n".join(f"- {draws_text(measured, arm)}" for arm in measured.controls),
+        "Statements are judged where the end is allowed first, by intervals over groups of clips "
+        "(against random draws: over groups and draws; of L2: over seeds), without correction for "
+        "their number.",
         "## Trade-off",
         _curve_table(measured),
-        f"`{PICTURE}` draws these.",
+        f"![Hallucination rate against word error rate]({PICTURE})",
         "## SAEs",
         _sae_table(measured),
     ]
@@ -153,6 +170,26 @@ def _arm_row(measured: Measured, arm: Arm) -> list[str]:
         *(cell(arm.wer(rule, seed)) for rule in RULES),
         "; ".join(each) if len(each) > 1 else "-",
     ]
+
+
+def _tuned_table(measured: Measured) -> str:
+    """Return what each choice gave on the training clips that chose it."""
+    heads = ["edit", "layer", "alpha", "latents", RATE, WER, "allowed", "kept"]
+    rows = [
+        [
+            f"latents, {group}" if group else "mean difference",
+            str(layer_of(point)),
+            digits(found.alpha),
+            str(found.count) if found.count else "-",
+            *(digits(value) for value in (found.rate, found.wer, found.most_wer)),
+            "yes" if found.allowed else "**no**",
+        ]
+        for (point, group), found in measured.tuned.items()
+    ]
+    return (
+        f"{markdown_table(heads, rows)}\n\nThe end is allowed first. Kept: whether any strength "
+        "kept the allowed word error rate; if none did, the row is the one of the lowest."
+    )
 
 
 Point = tuple[float, Interval, Interval]

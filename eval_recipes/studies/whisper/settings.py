@@ -35,7 +35,7 @@ Positive = Annotated[int, Field(ge=1)]
 @checked_dataclass
 class WhisperStudy:
     """
-    Settings of the study; the defaults take less than 45 minutes on one core.
+    Settings of the study.
 
     Raises:
         InputError: for unusable values.
@@ -47,8 +47,8 @@ class WhisperStudy:
     """Clips with transcripts."""
     noise: str = "non-speech"
     """Clips without speech."""
-    points: tuple[str, ...] = ("model.encoder.layers.2", "model.encoder.layers.3")
-    """Layers of the encoder, the last one at the end."""
+    points: tuple[str, ...] = ()
+    """Layers of the encoder, the last one at the end; by default the model's last two."""
     seeds: tuple[int, ...] = (0, 1, 2)
     expansion: Positive = 8
     """Latents per dimension of the encoder."""
@@ -63,7 +63,7 @@ class WhisperStudy:
     """Strengths, in typical magnitudes of latents or in mean differences, ascending."""
     counts: tuple[int, ...] = (10, 25, 50)
     """Numbers of edited latents."""
-    draws: Positive = 3
+    draws: Positive = 10
     """Random controls of each kind."""
     words: tuple[int, int] = (4, 12)
     """Fewest and most words of a prompt."""
@@ -92,15 +92,15 @@ class WhisperStudy:
     def __post_init__(self) -> None:
         for point in self.points:
             layer_of(point)
-        if not (self.points and self.seeds and self.alphas and self.counts):
+        if not (self.seeds and self.alphas and self.counts):
             raise InputError(
-                "points, seeds, alphas and counts need one entry each or more. Leave a setting "
-                "out for its default."
+                "seeds, alphas and counts need one entry each or more. Leave a setting out for "
+                "its default."
             )
 
     @property
     def last(self) -> str:
-        """The last of the points."""
+        """The last of the points; they are known."""
         return self.points[-1]
 
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +53,14 @@ class Clips:
         """Return some of the clips."""
         return [self.data[self.numbers[place]] for place in places]
 
+    @property
+    def groups(self) -> list[int]:
+        """One number per clip; clips of one number are takes of one thing."""
+        found = getattr(self.data, "groups", None)
+        if found is None:
+            return list(self.numbers)
+        return [int(found[number]) for number in self.numbers]
+
     def identity(self) -> Any:
         """Return plain JSON that changes with the clips."""
         return [self.name, self.data.identity(), list(self.numbers)]
@@ -88,29 +97,48 @@ def _chosen(
             "or more. Give more, or change the bounds on their words."
         )
     order = np.random.default_rng(study.seed).permutation(len(numbers))[:wanted]
-    return Clips(name, data, tuple(sorted(numbers[place] for place in order)))
+    # in the order drawn, so that the first clips are a random sample
+    return Clips(name, data, tuple(numbers[place] for place in order))
+
+
+class Kept(NamedTuple):
+    """
+    States on disk.
+
+    Attributes:
+        values: float32 (points, clips, frames, d_in).
+        share: part of each clip's window that is sound, (clips,).
+    """
+
+    values: np.ndarray[Any, np.dtype[np.float32]]
+    share: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class States:
     """
-    Outputs of some of the encoder's layers on clips.
+    Outputs of some of the encoder's layers on clips, made when they are first read.
 
     Attributes:
         clips: the clips.
         points: the layers, by name.
-        values: float32 (points, clips, frames, d_in), on disk.
-        share: part of each clip's window that is sound, (clips,).
+        make: returns the states.
     """
 
     clips: Clips
     points: tuple[str, ...]
-    values: np.ndarray[Any, np.dtype[np.float32]]
-    share: tuple[float, ...]
+    make: Callable[[], Kept]
+
+    @cached_property
+    def kept(self) -> Kept:
+        """The states."""
+        return self.make()
 
     def at(self, point: str, places: slice) -> Tensor:
         """Return the states of some clips (clips, frames, d_in)."""
-        return torch.from_numpy(self.values[self.points.index(point), places].copy())
+        return torch.from_numpy(
+            self.kept.values[self.points.index(point), places].copy()
+        )
 
     def passes(self, point: str, *, batch: int = 8) -> Iterator[Pass]:
         """Yield passes over the clips; frames behind a clip's end do not count."""
@@ -118,7 +146,7 @@ class States:
             places = slice(start, min(start + batch, len(self.clips)))
             found = self.at(point, places)
             n = found.shape[1]
-            last = (torch.tensor(self.share[places]) * n).ceil().clamp(1, n)
+            last = (torch.tensor(self.kept.share[places]) * n).ceil().clamp(1, n)
             keep = torch.arange(n) < last[:, None]
             yield Pass({point: found}, keep, torch.arange(places.start, places.stop))
 
@@ -136,7 +164,7 @@ def kept_states(
     *,
     identity: Any,
     progress: Callable[[str], None],
-) -> States:
+) -> Kept:
     """
     Return the encoder's states on clips, from an earlier run or computed.
 
@@ -152,7 +180,7 @@ def kept_states(
         with atomic_path(values) as temporary:
             kept = {"share": _write(loaded, clips, points, temporary)}
         write_figures(facts, key, kept)
-    return States(clips, points, np.load(values, mmap_mode="r"), tuple(kept["share"]))
+    return Kept(np.load(values, mmap_mode="r"), tuple(kept["share"]))
 
 
 def _write(

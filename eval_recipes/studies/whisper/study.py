@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens import SAE
+from transformers import WhisperForConditionalGeneration
 
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.whisper.conditions import Edits, heldout_conditions
-from eval_recipes.studies.whisper.measure import Measurement, Store, measure_all, tune
-from eval_recipes.studies.whisper.measured import Measured
+from eval_recipes.studies.whisper.measurement import (
+    Measurement,
+    Store,
+    measure_all,
+    tune,
+)
 from eval_recipes.studies.whisper.report import FILES, write_report
 from eval_recipes.studies.whisper.settings import (
     GROUPS,
@@ -25,6 +30,7 @@ from eval_recipes.studies.whisper.settings import (
 )
 from eval_recipes.studies.whisper.states import (
     Clips,
+    Kept,
     States,
     choose_noise,
     choose_speech,
@@ -32,6 +38,7 @@ from eval_recipes.studies.whisper.states import (
     state_files,
 )
 from eval_recipes.studies.whisper.transcripts import Decoding, Words
+from eval_recipes.studies.whisper.verdicts import Measured
 from saereg_plugin import machine
 from saereg_plugin.activations.cache import write_cache
 from saereg_plugin.activations.opening import describe_source, open_source
@@ -40,11 +47,23 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import OwnedFolder
 from saereg_plugin.releases.opening import register_release
 from saereg_plugin.releases.release import Release
-from saereg_plugin.sources.modules import LoadedModule, load_module, module_identity
+from saereg_plugin.sources.modules import (
+    LoadedModule,
+    load_module,
+    module_facts,
+    module_identity,
+)
 from saereg_plugin.sweeps import run_sweep
 from saereg_plugin.sweeps.config import sae_id
 
 Progress = Callable[[str], None]
+
+_DECIDE = ("seed", "speech_tokens", "noise_tokens", "batch_clips", "device")
+"""
+Settings that decide every figure.
+
+Those of training are in the SAEs' files, those of the choice of clips in the clips.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,8 +89,12 @@ def run_whisper_study(
         InputError: if settings, model or data cannot be used, before anything is trained, or
             the folder holds the user's files, another study, or is in use.
     """
-    study = dataclasses.replace(study, device=machine.resolve_device(study.device))
     machine.require_extra("audio", "`saereg-bench study whisper`")
+    study = dataclasses.replace(
+        study,
+        device=machine.resolve_device(study.device),
+        points=study.points or last_layers(study.model),
+    )
     with study_folder(out, *STUDY, files=FILES) as owned:
         d_in = _d_in(study)
         loaded = load_module(study.model, device=study.device)
@@ -83,6 +106,23 @@ def run_whisper_study(
             return WhisperOutcome(None, tuple(stopped))
         work = _Work(study, out, owned, loaded, words, clips, release, progress)
         return WhisperOutcome(work.run(), tuple(stopped))
+
+
+def last_layers(model: str) -> tuple[str, ...]:
+    """
+    Return the points of the last two layers of a Whisper model's encoder; no weights are read.
+
+    Raises:
+        InputError: for another kind of model.
+    """
+    module = module_facts(model).module
+    if not isinstance(module, WhisperForConditionalGeneration):
+        raise InputError(
+            f"Model {model!r} is a {type(module).__name__}; expected a Whisper model, such as "
+            "'whisper-tiny.en'."
+        )
+    n = len(module.get_encoder().layers)
+    return tuple(f"model.encoder.layers.{k}" for k in range(max(0, n - 2), n))
 
 
 def _d_in(study: WhisperStudy) -> int:
@@ -130,7 +170,7 @@ def _trained(
     if result.release is not None and result.stopped:
         raise InputError(
             f"SAEs were taken out of training ({'; '.join(result.stopped)}), and the study "
-            "compares all of them. Lower lr, and choose another folder."
+            "compares all of them. Call run_whisper_study with a lower lr, into another folder."
         )
     if result.release is None:
         return None, result.stopped
@@ -189,23 +229,28 @@ class _Work:
         return self.release.load(sae_id(f"{group}-{point}" if several else group, seed))
 
     def _states(self, clips: Clips) -> States:
-        self.owned.claim(state_files(clips.name))
-        return kept_states(
-            self.loaded,
-            clips,
-            self.study.points,
-            self.out,
-            identity=module_identity(self.study.model),
-            progress=self.progress,
-        )
+        def make() -> Kept:
+            self.owned.claim(state_files(clips.name))
+            return kept_states(
+                self.loaded,
+                clips,
+                self.study.points,
+                self.out,
+                identity=module_identity(self.study.model),
+                progress=self.progress,
+            )
+
+        return States(clips, self.study.points, make)
 
     def _identity(self) -> Any:
-        """Return what decides every figure: settings, weights, SAEs and clips."""
+        """Return what decides every figure; a condition's own settings are in its name."""
         return [
-            dataclasses.asdict(self.study),
+            {name: getattr(self.study, name) for name in _DECIDE},
+            max(self.study.counts),
             module_identity(self.study.model),
             {entry.sae_id: dict(entry.files) for entry in self.release.entries},
             [clips.identity() for clips in self.clips.values()],
+            machine.versions(),
         ]
 
     def _remove_states(self) -> None:

@@ -124,7 +124,8 @@ def transcribe(
             tokens[row].append(token)
         if not len(live) or number + 1 == most_tokens:
             break
-        logits = _logits(model, encoded[live], chosen[:, None], state)
+        # the state has keys and values of the clips: of their frames the shape alone is read
+        logits = _logits(model, encoded[: len(live)], chosen[:, None], state)
         step = _without(logits[:, -1], decoding.suppressed)
     means = (scores / counts.clamp(min=1)).tolist()
     return [
@@ -159,7 +160,11 @@ def _without(logits: Tensor, tokens: Any) -> Tensor:
 
 
 class Words:
-    """Texts of a model's tokens, and their words as Whisper's error rates count them."""
+    """
+    Texts of a model's tokens, and their words as Whisper's error rates count them.
+
+    British spellings are kept: the normaliser's table of them is no part of the embedded model.
+    """
 
     def __init__(self, folder: str) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)

@@ -43,7 +43,7 @@ def edit(
     Edit the output of a model's module while the context lasts.
 
     The hook is removed at the end, also after an error. At strength 0 the module's own output
-    goes on, the same object. Rows that are not chosen stay bit for bit.
+    is returned, the same object. Rows that are not chosen stay bit for bit.
 
     Example::
 

@@ -44,7 +44,7 @@ def mean_difference(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor
 def _mean(batches: Iterable[Tensor]) -> Tensor:
     total, count = torch.zeros(1, dtype=torch.float64), 0
     for rows in batches:
-        total = total + rows.double().sum(0).cpu()
+        total = total + rows.cpu().double().sum(0)
         count += len(rows)
     if not count:
         raise InputError("There are no rows to take a mean of; expected one or more.")

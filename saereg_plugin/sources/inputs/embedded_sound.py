@@ -13,7 +13,13 @@ import pandas as pd
 
 from saereg_plugin.machine import require_extra
 from saereg_plugin.sources.assets import Asset, fetch_archive
-from saereg_plugin.sources.inputs.listed import HALF, ListedData, held_out, kept_table
+from saereg_plugin.sources.inputs.listed import (
+    HALF,
+    ListedData,
+    held_out,
+    kept_table,
+    numbered,
+)
 from saereg_plugin.sources.inputs.sound import read_clip
 from saereg_plugin.sources.registries import members
 
@@ -88,6 +94,7 @@ def _listed(name: str, source: Any, table: pd.DataFrame) -> ListedData:
         titles=titles,
         source=source,
         heldout=[held_out(key, HALF) for key in table["origin"]],
+        groups=numbered(list(table["origin"])),
     )
 
 

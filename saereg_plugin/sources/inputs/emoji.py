@@ -14,7 +14,12 @@ import torch
 
 from saereg_plugin.machine import require_extra
 from saereg_plugin.sources.assets import Asset, fetch_member
-from saereg_plugin.sources.inputs.listed import ListedData, held_out, kept_table
+from saereg_plugin.sources.inputs.listed import (
+    ListedData,
+    held_out,
+    kept_table,
+    numbered,
+)
 
 FONT = Asset(
     requirement="fonts-noto-color-emoji=2.042-0+deb12u1",
@@ -64,15 +69,17 @@ def open_emoji(name: str) -> ListedData:
     subgroups: list[str] = list(table["subgroup"])
     names = sorted(set(subgroups))
     numbers = {subgroup: number for number, subgroup in enumerate(names)}
+    variants = list(table["variants"])
     return ListedData(
         name=name,
         takes="images",
         read=lambda number: _picture(table["png"].iloc[number]),
         titles=list(table["name"]),
         source=source,
-        heldout=[held_out(key) for key in table["variants"]],
+        heldout=[held_out(key) for key in variants],
         labels=torch.tensor([numbers[subgroup] for subgroup in subgroups]),
         class_names=names,
+        groups=numbered(variants),
     )
 
 

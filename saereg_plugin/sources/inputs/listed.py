@@ -37,6 +37,8 @@ class ListedData:
         heldout: for each input of the whole set, whether it is held out.
         labels: int64 (n,), classes of the chosen inputs; None without classes.
         class_names: names of the classes.
+        groups: int64 (n,), chosen inputs of one number are variants of one thing; None if
+            there are no variants.
         split: the chosen side.
         chosen: numbers of the chosen inputs in the whole set.
     """
@@ -49,6 +51,7 @@ class ListedData:
     heldout: Sequence[bool]
     labels: Tensor | None = None
     class_names: Sequence[str] = ()
+    groups: Tensor | None = None
     split: Split = "all"
     chosen: Sequence[int] = field(default=())
 
@@ -70,8 +73,10 @@ class ListedData:
                 f"Data {self.name!r} has no input for the split {split!r} ({len(self.titles)} "
                 "in all); expected one or more on either side. Give more inputs."
             )
-        labels = None if self.labels is None else self.labels[torch.tensor(chosen)]
-        return replace(self, chosen=chosen, labels=labels, split=split)
+        numbers = torch.tensor(chosen)
+        labels = None if self.labels is None else self.labels[numbers]
+        groups = None if self.groups is None else self.groups[numbers]
+        return replace(self, chosen=chosen, labels=labels, groups=groups, split=split)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -93,6 +98,17 @@ class ListedData:
             "split": self.split,
             "chosen": chosen,
         }
+
+
+def numbered(keys: Sequence[str]) -> Tensor:
+    """
+    Return one number per key, int64 (n,), equal for equal keys.
+
+    >>> numbered(["tabla", "drum", "tabla"]).tolist()
+    [0, 1, 0]
+    """
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([numbers[key] for key in keys])
 
 
 def require_split(split: str) -> None:

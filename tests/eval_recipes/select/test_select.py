@@ -13,9 +13,10 @@ from sae_lens import TopKSAE, TopKSAEConfig
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from eval_recipes.select.halves import best_latents, halves
+from eval_recipes.select.halves import halves
 from eval_recipes.select.inputs import input_vectors, select_latents
 from eval_recipes.select.separation import Selection, separate
+from eval_recipes.statistics.auroc import auroc
 from eval_recipes.statistics.interval import Array
 from saereg_plugin.activations.source import InputSource, Pass
 from saereg_plugin.errors import InputError
@@ -37,6 +38,7 @@ def planted(n: int = 60) -> tuple[Array, Array]:
 def test_planted_latents_come_first_with_their_signs(method: Any) -> None:
     found = separate(*planted(), method=method, n=2, permutations=40)
     assert found.ids == [5, 9] and found.signs == [1.0, -1.0]
+    assert found.larger_on_first == [5]
     up, down = found.latents
     assert up.measured.value > 0.8 and down.measured.value < 0.25
     assert up.measured.n == 65 and up.measured.low is not None
@@ -49,14 +51,21 @@ def test_planted_latents_come_first_with_their_signs(method: Any) -> None:
     assert upwards.latents[0].p_value is None and upwards.null_score is None
 
 
-def test_upward_auroc_is_steerings_contrast() -> None:
+def test_upward_auroc_is_the_figure_of_each_latent() -> None:
     first, second = planted()
-    found = separate(first, second, n=6, sides="first", permutations=0, seed=4)
-    expected = best_latents(first, second, list(range(40)), 6, seed=4)
-    assert found.ids == [one.latent for one in expected]
-    for mine, theirs in zip(found.latents, expected, strict=True):
-        assert mine.selected == pytest.approx(theirs.selected)
-        assert mine.measured == theirs.measured
+    found = separate(first, second, n=40, sides="first", permutations=0, seed=4)
+    of_first, of_second = (halves(len(one), seed=4) for one in (first, second))
+    chosen_by = [
+        auroc(first[of_first.select, j], second[of_second.select, j]).value
+        for j in range(40)
+    ]
+    larger = [j for j in range(40) if chosen_by[j] > 0.5]
+    assert found.ids == sorted(larger, key=lambda j: (-chosen_by[j], j))
+    for one in found.latents:
+        assert one.selected == pytest.approx(chosen_by[one.latent])
+        assert one.measured == auroc(
+            first[of_first.measure, one.latent], second[of_second.measure, one.latent]
+        )
 
 
 def test_coefficients_are_those_of_a_plain_regression() -> None:

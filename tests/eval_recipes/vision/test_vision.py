@@ -20,7 +20,6 @@ from eval_recipes.running.evaluation import schema_files
 from eval_recipes.running.run import run_evals
 from eval_recipes.vision.images import (
     chosen_images,
-    in_part,
     judge_embeddings,
     pooled_output,
 )
@@ -175,7 +174,7 @@ def test_without_judges_and_probe_their_figures_are_null(
     assert metrics["monosemanticity"]["judge_score"] is None
     assert metrics["robustness"]["probe_area"] is None
     assert metrics["monosemanticity"]["own_score"] is not None
-    assert record["eval_result_unstructured"]["images"] == 28
+    assert record["eval_result_unstructured"]["images"] == 30
 
 
 def test_a_second_run_keeps_what_is_current(
@@ -188,10 +187,39 @@ def test_a_second_run_keeps_what_is_current(
     assert any("2 of 3 results are current" in line for line in told)
 
 
-def test_parts_share_no_image_and_leave_none_out() -> None:
-    validation, test = in_part(100, "validation"), in_part(100, "test")
-    assert sorted([*validation.tolist(), *test.tolist()]) == list(range(100))
-    assert validation[:17].tolist() == [*range(16), 32]
+def test_variants_are_in_one_part_one_block_and_one_half() -> None:
+    from saereg_plugin.activations.module import ModuleSource
+
+    class Pictures:
+        """Forty pictures; variants of one are scattered among the others."""
+
+        groups = torch.tensor([n % 13 for n in range(40)])
+
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, number: int) -> torch.Tensor:
+            return torch.full((3,), float(number))
+
+    source = ModuleSource(
+        torch.nn.Sequential(torch.nn.Linear(3, 2)), Pictures(), point="0"
+    )
+    parts: dict[str, set[int]] = {}
+    for part in ("validation", "test"):
+        found = chosen_images(source, VisionEvalConfig(part=part, n_blocks=5))  # type: ignore[arg-type]
+        groups = Pictures.groups[found.numbers]
+        parts[part] = set(groups.tolist())
+        for block in found.blocks:
+            inside = set(groups[block].tolist())
+            assert (
+                groups[block.stop :].tolist()
+                and inside & set(groups[block.stop :].tolist())
+            ) in ([], set())
+        first, second = groups[found.first], groups[~found.first]
+        assert not set(first.tolist()) & set(second.tolist())
+        assert abs(len(first) - len(second)) <= 4
+    assert not parts["validation"] & parts["test"]
+    assert parts["validation"] | parts["test"] == set(range(13))
 
 
 def test_images_are_evenly_spaced_and_too_few_are_refused(
@@ -202,7 +230,7 @@ def test_images_are_evenly_spaced_and_too_few_are_refused(
     found = chosen_images(source, few)
     assert found.numbers.tolist() == [0, 6, 12, 18, 24, 30, 36, 42, 48, 54]
     assert found.labels is not None and set(found.labels.tolist()) == {0, 1, 2}
-    with pytest.raises(InputError, match="60 held-out images for 100 blocks"):
+    with pytest.raises(InputError, match="60 held-out images, which make 60 blocks"):
         chosen_images(source, VisionEvalConfig(n_blocks=100))
 
 

@@ -11,6 +11,7 @@ import soundfile
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.inputs import Clip, InputData, open_data, resampled
 from saereg_plugin.sources.inputs.embedded_sound import origin, sentence, transcripts
+from saereg_plugin.sources.inputs.listed import ListedData
 
 
 def test_no_sentence_is_on_both_sides(speech: InputData) -> None:
@@ -44,6 +45,12 @@ def test_takes_of_one_sound_are_on_one_side() -> None:
         {origin(data.title(n)) for n in range(len(data))} for data in (train, heldout)
     ]
     assert origins[0] & origins[1] == set()
+    names = [origin(heldout.title(n)) for n in range(len(heldout))]
+    assert isinstance(heldout, ListedData) and heldout.groups is not None
+    groups = heldout.groups.tolist()
+    # the same number where the same origin, and nowhere else
+    assert len(set(zip(names, groups, strict=True))) == len(set(names))
+    assert len(set(groups)) == len(set(names))
     clip = heldout[0]
     assert (clip.waveform.ndim, clip.text) == (1, None)
 

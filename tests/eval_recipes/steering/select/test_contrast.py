@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval_recipes.select.halves import best_latents, halves
-from eval_recipes.statistics.auroc import NO_VARIANCE, PERFECT, auroc, aurocs
+from eval_recipes.select.halves import halves
+from eval_recipes.statistics.auroc import NO_VARIANCE, PERFECT, auroc
 from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.trials import Arm, Trial
 from eval_recipes.steering.judges.probe import (
@@ -21,6 +21,7 @@ from eval_recipes.steering.judges.probe import (
     effect,
     train_probe,
 )
+from eval_recipes.steering.select.candidates import separating_latents
 from eval_recipes.steering.select.contrast import TextSets, identity
 from saereg_plugin.errors import InputError
 
@@ -45,8 +46,6 @@ def test_auroc_is_the_chance_of_the_right_order(a: list[int], b: list[int]) -> N
     assert found.value == pytest.approx(expected)
     assert found.n == len(a) + len(b)
     assert auroc(b, a).value == pytest.approx(1 - expected)
-    column = aurocs(np.array(a)[:, None], np.array(b)[:, None])
-    assert column.shape == (1,) and column[0] == pytest.approx(expected)
     if found.low is not None and found.high is not None:
         assert 0 <= found.low <= found.value <= found.high <= 1
         # DeLong's variance by its sums over placements
@@ -82,14 +81,16 @@ def test_the_best_latent_is_found_and_measured_on_other_texts() -> None:
     a[:, 77] += 0.5
     pool = [j for j in range(500) if j != 3]
     a[:, 3] += 5.0  # not in the pool
-    best = best_latents(a, b, pool, 4, seed=0)
+    best = separating_latents(a, b, pool, 4, seed=0)
     assert [one.latent for one in best][0] == 77 and len(best) == 4
     assert best[0].measured.value > 0.75
     # the best of many random latents is no better than chance on other texts
     for one in best[1:]:
         assert one.selected > 0.7
         assert one.measured.low is not None and one.measured.low < 0.6
-    assert best == best_latents(a, b, pool, 4, seed=0)
+    assert best == separating_latents(a, b, pool, 4, seed=0)
+    with pytest.raises(InputError, match="No latent is larger on the first texts"):
+        separating_latents(a, b + 10, pool, 4, seed=0)
     split = halves(9, seed=0)
     assert sorted([*split.select, *split.measure]) == list(range(9))
     with pytest.raises(ValueError, match="3 inputs; expected 4"):
@@ -170,7 +171,7 @@ def test_a_report_has_every_strength_and_its_control() -> None:
     generator = np.random.default_rng(0)
     a, b = generator.random((16, 3)), generator.random((16, 3))
     a[:, 1] += 2
-    best = best_latents(a, b, [0, 1, 2], 1, seed=0)
+    best = separating_latents(a, b, [0, 1, 2], 1, seed=0)
     probe = train_probe(SEA, LAW, words, seed=0)
 
     def text(words: str) -> Continuation:

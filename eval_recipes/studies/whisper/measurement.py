@@ -95,11 +95,8 @@ class Measurement:
         return {
             "condition": condition.to_json(),
             "norm": self.edits.norm(condition),
-            "noise": [self._noise_row(one) for one in of_noise],
-            "speech": [
-                self._speech_row(one, speech, place)
-                for place, one in enumerate(of_speech)
-            ],
+            "noise": _grouped([self._noise_row(one) for one in of_noise], noise),
+            "speech": _grouped(self._speech_rows(of_speech, speech), speech),
         }
 
     def _noise_row(self, one: Transcript) -> dict[str, Any]:
@@ -112,6 +109,11 @@ class Measurement:
             "silence": one.silence,
             "log_probability": one.log_probability,
         }
+
+    def _speech_rows(
+        self, found: Sequence[Transcript], speech: States
+    ) -> list[dict[str, Any]]:
+        return [self._speech_row(one, speech, n) for n, one in enumerate(found)]
 
     def _speech_row(
         self, one: Transcript, speech: States, place: int
@@ -160,10 +162,16 @@ class Measurement:
         of_speech = self.transcripts(
             condition, speech, min(n, len(speech.clips)), self.study.speech_tokens
         )
-        rows = [self._speech_row(t, speech, place) for place, t in enumerate(of_speech)]
+        rows = self._speech_rows(of_speech, speech)
         errors = sum(r["words"] if r["ends_first"] else r["errors"] for r in rows)
         texts = sum(not one.ends_first for one in of_noise)
         return texts / len(of_noise), errors / sum(row["words"] for row in rows)
+
+
+def _grouped(rows: Sequence[dict[str, Any]], states: States) -> list[dict[str, Any]]:
+    """Return the rows of clips with the number of each clip's group."""
+    groups = states.clips.groups
+    return [{**row, "group": group} for row, group in zip(rows, groups, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -239,7 +247,8 @@ def _tried(
         rate, wer = measurement.tuning_rates(condition, noise, speech)
         return {"hallucinations": rate, "wer": wer}
 
-    found = store.get(f"tuning_{condition.name}", condition.to_json(), make)
+    what = [condition.to_json(), measurement.study.tuning_clips]
+    found = store.get(f"tuning_{condition.name}", what, make)
     return condition, found["hallucinations"], found["wer"]
 
 
