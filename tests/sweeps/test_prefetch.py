@@ -8,8 +8,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from saereg_plugin.activations.stream import Prefetch
-from saereg_plugin.activations.stream import ActivationStream
+from saereg_plugin.activations.stream import ActivationStream, Prefetch
 from tests.sweeps import tiny
 from tests.sweeps.tiny import batch_of, tiny_sweep
 
