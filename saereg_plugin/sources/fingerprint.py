@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def _content(value: Any) -> str:
         return repr([(str(key), _content(inner)) for key, inner in value.items()])
     if isinstance(value, list | tuple):
         return repr([_content(inner) for inner in value])
-    if is_dataclass(value) and not isinstance(value, type):
+    if hasattr(type(value), "__dataclass_fields__"):
         return repr([_content(getattr(value, each.name)) for each in fields(value)])
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     # of numpy and of PIL; arrays of objects have addresses for bytes

@@ -205,7 +205,8 @@ def test_the_identity_is_made_once() -> None:
 
 def test_the_grid_of_a_map_is_recorded() -> None:
     network, wide = Network(), torch.randn(2, 3, 4, 16)
-    for rows, grid in (("patches", [2, 8]), ("mean", None)):
+    cases: list[tuple[Rows, list[int] | None]] = [("patches", [2, 8]), ("mean", None)]
+    for rows, grid in cases:
         source = ModuleSource(network, wide, point="first", rows=rows)
         assert source.metadata("first")["activation_source"].get("grid") == grid
 
