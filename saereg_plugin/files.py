@@ -287,10 +287,11 @@ def _refuse_constant(token: str) -> None:
 
 def folder_identity(folder: Path) -> list[Any]:
     """Return names, sizes and times of a folder's files as plain JSON."""
+    folder = folder.resolve()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     states = [(str(file), file.stat()) for file in files]
     return [
-        str(folder.resolve()),
+        str(folder),
         [[name, state.st_size, state.st_mtime_ns] for name, state in states],
     ]
 

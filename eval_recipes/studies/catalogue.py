@@ -36,7 +36,7 @@ GRID_STUDIES = MappingProxyType(
             "Off-support L1 and L1/L2 ratio (arXiv 2606.27321) on TopK, k 32, 64, 128.",
         ),
         "vision": Entry(
-            "vision",
+            "vision.study",
             "Off-support L1, L1/L2 ratio, MonoLoss (arXiv 2606.27321, 2602.12403) on images.",
         ),
         "frequency-weighted": Entry(

@@ -106,7 +106,7 @@ STUDY = Study(
         *(PROBING, ABSORPTION),
     ),
     claims=_claims,
-    published=tuple(
+    published=lambda _: tuple(
         Published(
             f"beta{beta:g}",
             "KL score",

@@ -169,7 +169,7 @@ STUDY = Study(
     plan=_plan,
     columns=(VARIANCE, L0, ALIVE, OFF_SUPPORT, RATIO),
     claims=_claims,
-    published=(
+    published=lambda _: (
         Published(
             "k32-off-support", "alive share", 1 - 26 / 8192, "26 dead of 8192; CLIP"
         ),

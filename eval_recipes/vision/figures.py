@@ -82,7 +82,11 @@ class Scores(NamedTuple):
     """Monosemanticity by one encoder's embeddings."""
 
     values: dict[str, tuple[Values, int]]
-    """score, floor, normalised and centred, with their n."""
+    """
+    score, floor, normalised and centred, with their n.
+
+    ``centred`` subtracts the mean of all images, also where a block is left out.
+    """
     of_latents: Tensor
     """Score of each latent, NaN without one. [d_sae]."""
 
@@ -125,6 +129,14 @@ def mean_values(
         name: (np.mean([each[name][0] for each in found], axis=0), found[0][name][1])
         for name in found[0]
     }
+
+
+_FLOORS = {
+    "floor": "binary",
+    "weighted_floor": "weighted",
+    "held_out_floor": "held_out",
+}
+"""Measure that each floor is of, with shuffled labels."""
 
 
 class Purity(NamedTuple):
@@ -182,7 +194,7 @@ def purity_figures(
         "fires_once": lambda t: _once(t.whole.images),
     }
     values = {k: np.array([f(t) for t in found]) for k, f in measures.items()}
-    for name, of in (("floor", "binary"), ("held_out_floor", "held_out")):
+    for name, of in _FLOORS.items():
         each = [[measures[of](t) for t in tallies] for tallies in mixed]
         values[name] = np.mean(each, axis=0)
     values["above_floor"] = values["binary"] - values["floor"]
@@ -225,8 +237,22 @@ def probe_figures(
     *,
     first: Tensor,
     iterations: int,
+    ks: Sequence[int],
 ) -> tuple[Figures, bool]:
-    """Return area, chance and accuracy of the truncated probe, and whether it converged."""
+    """
+    Return accuracy, curve, area and chance of the probe, and whether it converged.
+
+    Args:
+        codes: of the images.
+        labels: int64 [images].
+        blocks: slices of the images.
+        first: bool [images], the images that the probe is fitted on.
+        iterations: of the solver, at most.
+        ks: latents kept in a code for the curve, 32 at most.
+
+    Raises:
+        ValueError: if the first half is of one class.
+    """
     answers = probe_answers(codes, labels, first=first, iterations=iterations)
     images = answers.images
     kept = [np.ones(len(images), dtype=bool)]
@@ -237,6 +263,7 @@ def probe_figures(
         "probe_area": [curve_area(right[:, k]) for k in kept],
         "probe_chance": [curve_area(ones & majority[k]) for k in kept],
         "probe_accuracy": [float(whole[k].mean()) for k in kept],
+        **{f"probe_at_{n}": [float(right[n - 1, k].mean()) for k in kept] for n in ks},
     }
     figures = {k: (np.array(v), len(images)) for k, v in found.items()}
     return intervals(figures), answers.converged

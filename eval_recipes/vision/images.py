@@ -144,9 +144,10 @@ def grouped_blocks(groups: Tensor, blocks: int) -> list[slice]:
 
 
 def own_embeddings(found: Pass, point: str) -> Tensor:
-    """Return the mean of each image's kept rows, float64 [images, d_in]."""
-    rows = found.activations[point].double() * found.keep[..., None]
-    return rows.sum(1) / found.keep.sum(1, keepdim=True)
+    """Return the mean of each image's kept rows, float64 [images, d_in] on the CPU."""
+    keep = found.keep.cpu()
+    rows = found.activations[point].cpu().double() * keep[..., None]
+    return rows.sum(1) / keep.sum(1, keepdim=True)
 
 
 @torch.no_grad()

@@ -48,6 +48,7 @@ from eval_recipes.vision.images import (
 from eval_recipes.vision.options import EVAL, VisionEvalConfig
 from eval_recipes.vision.output import (
     KS,
+    PROBE_KS,
     TABLE_SUFFIX,
     JudgeDetail,
     PurityMetrics,
@@ -59,6 +60,7 @@ from eval_recipes.vision.output import (
 )
 from eval_recipes.vision.tally import ImageTally
 from saereg_plugin.errors import InputError
+from saereg_plugin.metrics import Codes
 from saereg_plugin.sources.modules import module_facts, module_identity
 
 _SCORES = ("score", "floor", "normalised", "centred")
@@ -176,7 +178,7 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
         judges = {
             judge: score_values(codes, self._embeddings(source, judge), blocks)
             for judge in options.judges
-            if judge != model
+            if not _same_model(judge, model)
         }
         figures = {
             "reconstruction": reconstruction_figures(tally, blocks),
@@ -193,15 +195,9 @@ class VisionEvaluation(Evaluation[VisionEvalConfig]):
             purity = _purity(codes, labels, images, options)
             figures["purity"], latents = purity.figures, latents | purity.of_latents
         if labels is not None and options.probe:
-            found, converged = probe_figures(
-                codes,
-                labels,
-                blocks,
-                first=images.first,
-                iterations=options.probe_iterations,
-            )
+            found, about = _probe(codes, labels, images, options)
             figures["robustness"] |= found
-            further["probe_converged"] = converged
+            further |= about
         by_judge = {judge: intervals(s.values) for judge, s in judges.items()}
         return _Measured(figures, by_judge, latents, further)
 
@@ -241,7 +237,7 @@ def run_pass(
     """
     Run every SAE of the run that reads a source over its held-out images.
 
-    An SAE that fails is among the failures; the others go on.
+    An SAE that fails is among the failures; the others are measured.
 
     Raises:
         InputError: if the images cannot be had.
@@ -269,7 +265,7 @@ def run_pass(
     own: dict[str, list[Tensor]] = {point: [] for point in points.values()}
     for found in images.passes():
         for point, parts in own.items():
-            parts.append(own_embeddings(found, point).cpu())
+            parts.append(own_embeddings(found, point))
         for sae_id, tally in list(passed.tallies.items()):
             try:
                 tally.update(found.activations[points[sae_id]], found.keep)
@@ -290,7 +286,7 @@ def _score_figures(own: Scores, judges: Mapping[str, Scores]) -> Figures:
 
 
 def _purity(
-    codes: Any, labels: Tensor, images: HeldOutImages, options: VisionEvalConfig
+    codes: Codes, labels: Tensor, images: HeldOutImages, options: VisionEvalConfig
 ) -> Purity:
     n_classes = max(len(images.class_names), int(labels.max()) + 1)
     return purity_figures(
@@ -302,6 +298,29 @@ def _purity(
         shuffles=options.n_shuffles,
         seed=options.random_seed,
     )
+
+
+def _probe(
+    codes: Codes, labels: Tensor, images: HeldOutImages, options: VisionEvalConfig
+) -> tuple[Figures, dict[str, Any]]:
+    """Return the figures of the probe, none with one class, and facts on its fit."""
+    if len(labels[images.first].unique()) < 2:
+        reason = "the images that the probe is fitted on are of one class"
+        return {}, {"without_probe": reason}
+    found, converged = probe_figures(
+        codes,
+        labels,
+        images.blocks,
+        first=images.first,
+        iterations=options.probe_iterations,
+        ks=PROBE_KS,
+    )
+    return found, {"probe_converged": converged}
+
+
+def _same_model(judge: str, model: str) -> bool:
+    """Return whether two names are of one model, by its weights."""
+    return judge == model or module_identity(judge) == module_identity(model)
 
 
 def _names(category: type[Any]) -> list[str]:

@@ -19,6 +19,11 @@ TABLE_SUFFIX = "_latents.parquet"
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Latents kept in each row for the curve of the error."""
 
+PROBE_KS = (1, 2, 4, 8, 16, 32)
+"""Latents kept in each code for the curve of the probe's accuracy."""
+
+_TESTED = "Images that the probe is tested on"
+
 _IMAGES = "Images behind the figure"
 _LATENTS = "Latents behind the figure"
 
@@ -102,6 +107,9 @@ class PurityMetrics(BaseMetrics):
     weighted = metric(
         "Weighted Purity", "Share of a latent's activation on c*", of=_LATENTS
     )
+    weighted_floor = metric(
+        "Weighted Purity Floor", "The same with shuffled labels", of=_LATENTS
+    )
     floor = metric("Purity Floor", "Purity with shuffled labels", of=_LATENTS)
     above_floor = metric(
         "Purity above Floor", "Purity minus its floor", display=True, of=_LATENTS
@@ -135,21 +143,25 @@ class RobustnessMetrics(BaseMetrics):
         of=_IMAGES,
         over=KS,
     )
+    probe_at_N = metric(
+        "Truncated Probe at {n}",
+        "Accuracy of the probe on codes cut to their {n} largest",
+        of=_TESTED,
+        over=PROBE_KS,
+    )
     probe_area = metric(
         "Truncated Probe",
         "Area under the accuracy of a linear probe on codes cut to their k' largest, over k' in "
         "[1, 32], divided by 32; fitted on whole codes of half of the images",
         display=True,
-        of="Images that the probe is tested on",
+        of=_TESTED,
     )
     probe_chance = metric(
         "Truncated Probe, Chance",
         "The same area of answering the most frequent class",
-        of="Images that the probe is tested on",
+        of=_TESTED,
     )
-    probe_accuracy = metric(
-        "Probe Accuracy", "With whole codes", of="Images that the probe is tested on"
-    )
+    probe_accuracy = metric("Probe Accuracy", "With whole codes", of=_TESTED)
 
 
 @dataclass

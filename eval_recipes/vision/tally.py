@@ -66,8 +66,8 @@ class ImageTally:
         block = block[:, None].expand(keep.shape)[keep.cpu()]
         self._add_reconstruction(rows, self.sae.decode(acts), acts, block)
         for place, cut in enumerate(_cut(self.sae, rows, acts, self.ks)):
-            found = _relative_error(rows, self.sae.decode(cut)).cpu().numpy()
-            np.add.at(self.relative[:, place], block.numpy(), found)
+            found = _relative_error(rows.cpu(), self.sae.decode(cut).cpu())
+            np.add.at(self.relative[:, place], block.numpy(), found.numpy())
         self._codes.append(Codes.of(_pooled(acts, keep, self._pool).cpu()))
         self._seen += len(keep)
 
@@ -122,7 +122,7 @@ def _widened(sae: SAE[Any], rows: Tensor, k: int) -> Tensor:
 
 
 def _relative_error(rows: Tensor, made: Tensor) -> Tensor:
-    """Return ``||x - x_hat||^2 / ||x||^2`` of each row, 0 for a row of 0."""
+    """Return ``||x - x_hat||^2 / ||x||^2`` of each row, float64, 0 for a row of 0."""
     size = rows.double().square().sum(-1)
     error = (rows.double() - made.double()).square().sum(-1)
     return torch.where(size > 0, error / size, 0)

@@ -16,9 +16,9 @@ from saereg_plugin.firing import dense
 from saereg_plugin.kernels.selected import Selected
 from saereg_plugin.registry import register_regularizer
 
-_LEAST_SHARE = 1e-12
+_LEAST_SHARE = {torch.float64: 1e-12, torch.float32: 1e-5}
 """Weight of a latent's pairs, as a share of its squared sum, below which it has no score:
-rounding of float64 is near."""
+rounding is near."""
 
 
 @register_regularizer("mono_loss")
@@ -30,7 +30,8 @@ class MonoLoss(RegularizerConfig):
     arXiv 2602.12403, MonoLoss: ``MS_j = sum_{n<m} z_nj z_mj cos(x_n, x_m) /
     sum_{n<m} z_nj z_mj`` over the rows x of the batch, the SAE's own inputs. The paper's
     coefficient is .09. Activations are not shifted by their minimum, which is 0 unless a
-    latent fires on every row. A row of 0 has a cosine of 0 to every other.
+    latent fires on every row. A row of 0 has a cosine of 0 to every other; the score of
+    the evaluation refuses such an embedding.
     """
 
     needs_all_pre_activations: ClassVar[bool] = False
@@ -49,7 +50,8 @@ class MonoLossModule(Component):
 
     @override
     def loss(self, step: Step) -> Tensor:
-        unit = functional.normalize(step.sae_in.detach().double(), dim=-1)
+        inputs = step.sae_in.detach()
+        unit = functional.normalize(inputs.to(sums_dtype(inputs.device)), dim=-1)
         if step.active is None:
             sums = dense_sums(dense(step.feature_acts), unit)
         else:
@@ -67,8 +69,18 @@ class MonoLossModule(Component):
         return (coefficient * (1 - mean)).to(dtype)
 
 
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """
+    Return the dtype of the sums on a device: float64, on MPS, which has none, float32.
+
+    >>> sums_dtype(torch.device("mps"))
+    torch.float32
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class BatchSums(NamedTuple):
-    """Sums over the rows of a batch, float64 [d_sae] each, with gradients."""
+    """Sums over the rows of a batch in the dtype of ``unit``, [d_sae] each, with gradients."""
 
     total: Tensor
     """u, of z."""
@@ -86,9 +98,9 @@ def dense_sums(acts: Tensor, unit: Tensor) -> BatchSums:
 
     Args:
         acts: z, [batch, d_sae].
-        unit: inputs as unit rows, float64 [batch, d_in].
+        unit: inputs as unit rows, in the dtype of ``sums_dtype``, [batch, d_in].
     """
-    z = acts.double()
+    z = acts.to(unit.dtype)
     squares = z.square()
     weighted = (z.T @ unit).square().sum(dim=1)
     return BatchSums(z.sum(0), squares.sum(0), _norms(unit) @ squares, weighted)
@@ -101,9 +113,9 @@ def sparse_sums(selected: Selected, values: Tensor, unit: Tensor) -> BatchSums:
     Args:
         selected: pairs (row, latent).
         values: z of each pair, [n].
-        unit: inputs as unit rows, float64 [batch, d_in].
+        unit: inputs as unit rows, in the dtype of ``sums_dtype``, [batch, d_in].
     """
-    z = values.double()
+    z = values.to(unit.dtype)
     squares = z.square()
     return BatchSums(
         selected.latent_sums(z),
@@ -118,14 +130,14 @@ def batch_scores(sums: BatchSums) -> tuple[Tensor, Tensor]:
     Return each latent's score in the batch, 0 without one, and whether it has one.
 
     Returns:
-        Scores, float64 [d_sae] with gradients, and bool [d_sae].
+        Scores, [d_sae] with gradients, and bool [d_sae].
     """
     weights = sums.total.square() - sums.square
-    scored = weights > _LEAST_SHARE * sums.total.detach().square()
+    scored = weights > _LEAST_SHARE[weights.dtype] * sums.total.detach().square()
     pairs = (sums.weighted - sums.own) / torch.where(scored, weights, 1.0)
     return torch.where(scored, pairs, 0.0), scored
 
 
 def _norms(unit: Tensor) -> Tensor:
-    """Return 1 for a row with a direction, 0 for a row of 0, float64 [batch]."""
+    """Return 1 for a row with a direction, 0 for a row of 0, [batch]."""
     return unit.square().sum(dim=1)

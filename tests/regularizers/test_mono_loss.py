@@ -12,8 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 import saereg_plugin as sr
-from saereg_plugin.metrics import Codes, score_sums
-from saereg_plugin.regularizers.mono_loss import batch_scores, dense_sums, sparse_sums
+from saereg_plugin.metrics import Codes, score_sums, unit_embeddings
+from saereg_plugin.regularizers.mono_loss import (
+    batch_scores,
+    dense_sums,
+    sparse_sums,
+    sums_dtype,
+)
 from tests.oracles import vision_oracle as oracle
 from tests.regularizers.synthetic import (
     in_batches,
@@ -82,6 +87,45 @@ def test_dense_and_sparse_sums_give_the_scores_of_the_metric(n: int, seed: int) 
     wanted = score_sums(codes, unit).scores()
     torch.testing.assert_close(dense[off & scored], wanted[off & scored])
     assert torch.equal((z > 0).sum(0) > 1, scored)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_row_of_0_that_fires_has_a_cosine_of_0(sparse: bool) -> None:
+    inputs = [[1.0, 0.0], [0.0, 0.0], [0.6, 0.8]]
+    z = torch.tensor([[2.0, 1.0], [3.0, 4.0], [1.0, 0.0]])
+    unit = functional.normalize(torch.tensor(inputs).double(), dim=-1)
+    codes = Codes.of(z)
+    sums = (
+        sparse_sums(codes.selected, codes.values, unit)
+        if sparse
+        else dense_sums(z, unit)
+    )
+    scores, scored = batch_scores(sums)
+    # 2 * 1 * .6 over 2 * 3 + 2 * 1 + 3 * 1
+    assert scores.tolist() == pytest.approx([1.2 / 11, 0.0])
+    assert scored.tolist() == [True, True]
+    wanted = [oracle.weighted_cosine(column, inputs) for column in z.T.tolist()]
+    assert scores.tolist() == pytest.approx(wanted)
+    with pytest.raises(ValueError, match="embedding of image 1 is 0"):
+        unit_embeddings(torch.tensor(inputs))
+
+
+def test_sums_are_float32_where_float64_is_missing() -> None:
+    assert sums_dtype(torch.device("mps")) == torch.float32
+    assert sums_dtype(torch.device("cpu")) == torch.float64
+    rows = sparse_data(64).double()
+    z = torch.relu(rows[:, :6])
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        unit = functional.normalize(rows.to(dtype), dim=-1)
+        scores, scored = batch_scores(dense_sums(z, unit))
+        codes = Codes.of(z)
+        sparse, _ = batch_scores(sparse_sums(codes.selected, codes.values, unit))
+        assert scores.dtype == sparse.dtype == dtype
+        found += [(scores.double(), scored), (sparse.double(), scored)]
+    for scores, scored in found:
+        torch.testing.assert_close(scores, found[-1][0], rtol=1e-4, atol=1e-5)
+        assert torch.equal(scored, found[-1][1])
 
 
 @pytest.mark.parametrize("sparse", [True, False])

@@ -258,7 +258,7 @@ class Study:
         plan: stages at a scale; raises InputError for a scale that cannot be run.
         columns: of the table, in order; one without results is left out.
         claims: to judge; a claim about missing groups or figures is reported as not measured.
-        published: numbers of the paper.
+        published: numbers of the paper next to the table of a scale.
         notes: sentences on what differs from the paper at the small scale.
     """
 
@@ -268,7 +268,7 @@ class Study:
     plan: Callable[[Scale], Plan]
     columns: tuple[Column, ...]
     claims: Callable[[Scale], Sequence[Claim]]
-    published: tuple[Published, ...] = ()
+    published: Callable[[Scale], Sequence[Published]] = lambda _: ()
     notes: tuple[str, ...] = ()
 
 

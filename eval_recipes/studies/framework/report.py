@@ -83,7 +83,7 @@ def to_json(
         "settings": run.plan.settings,
         **facts,
         "groups": groups,
-        "published": [vars(number) for number in run.study.published],
+        "published": [vars(number) for number in run.study.published(run.scale)],
         "choices": [choice.to_dict() for choice in run.choices],
         "verdicts": [verdict.to_dict() for verdict in verdicts],
         "summary": summary(verdicts),
@@ -163,7 +163,7 @@ def _crossing(run: StudyRun) -> list[str]:
 
 
 def _published(run: StudyRun) -> str:
-    numbers = run.study.published
+    numbers = run.study.published(run.scale)
     if not numbers:
         return "Published numbers: none that can stand beside this table."
     frame = run.table_frame

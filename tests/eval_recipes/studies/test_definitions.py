@@ -169,7 +169,7 @@ def test_every_evaluation_that_is_run_is_shown(study: Study, scale: Scale) -> No
 def test_published_numbers_stand_beside_a_row_and_a_column(study: Study) -> None:
     groups = {name for _, sweep in sweeps_of(study, "small") for name in sweep.groups}
     titles = {column.title for column in study.columns}
-    for number in study.published:
+    for number in study.published("small"):
         assert number.group in groups
         assert number.column in titles
 

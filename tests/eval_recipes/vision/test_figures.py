@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sae_lens import TopKSAE, TopKSAEConfig
+from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from torch import Tensor
 
 from eval_recipes.statistics.blocks import blocks_of
@@ -22,7 +22,7 @@ from eval_recipes.vision.figures import (
 )
 from eval_recipes.vision.probe import curve_area, probe_answers
 from eval_recipes.vision.tally import ImageTally
-from saereg_plugin.metrics import Codes
+from saereg_plugin.metrics import Codes, shuffled_labels
 from tests.oracles import vision_oracle as oracle
 
 IMAGES, ROWS, D_IN, D_SAE, K = 24, 3, 8, 20, 4
@@ -131,6 +131,49 @@ def test_the_curve_selects_k_latents(
     assert sae.activation_fn.k == K
 
 
+def test_the_curve_of_rescaled_activations_selects_by_them(
+    activations: Tensor, keep: Tensor
+) -> None:
+    def rescaled(k: int) -> Any:
+        cfg = TopKSAEConfig(
+            d_in=D_IN, d_sae=D_SAE, k=k, rescale_acts_by_decoder_norm=True
+        )
+        made = TopKSAE(cfg)
+        with torch.no_grad():
+            made.W_enc.copy_(gaussian(D_IN, D_SAE, seed=1))
+            norms = torch.linspace(0.1, 2, D_SAE)[:, None]
+            made.W_dec.copy_(norms * gaussian(D_SAE, D_IN, seed=8))
+        return made
+
+    figures = curve_figures(tallied(rescaled(K), activations, keep), (1, 2, 8))
+    x = activations[keep]
+    for k in (1, 2, 8):
+        with torch.no_grad():
+            wanted = oracle.nmse(x.tolist(), rescaled(k)(x).tolist())
+        found = figures[f"nmse_at_{k}"]
+        assert found is not None and found.value == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_curve_of_other_saes_cuts_their_codes(
+    activations: Tensor, keep: Tensor
+) -> None:
+    torch.manual_seed(0)
+    sae: Any = StandardSAE(StandardSAEConfig(d_in=D_IN, d_sae=D_SAE))
+    with torch.no_grad():
+        sae.W_enc.copy_(gaussian(D_IN, D_SAE, seed=1))
+        sae.W_dec.copy_(sae.W_enc.T / 4)
+    figures = curve_figures(tallied(sae, activations, keep), (1, 2, 8))
+    x = activations[keep]
+    for k in (1, 2, 8):
+        with torch.no_grad():
+            cut = sae.encode(x)
+            for row in cut:
+                row[row < row.sort(descending=True).values[k - 1]] = 0
+            wanted = oracle.nmse(x.tolist(), sae.decode(cut).tolist())
+        found = figures[f"nmse_at_{k}"]
+        assert found is not None and found.value == pytest.approx(wanted, rel=1e-5)
+
+
 def test_a_reconstruction_that_is_not_finite_is_refused(
     sae: Any, activations: Tensor, keep: Tensor
 ) -> None:
@@ -189,10 +232,36 @@ def test_purity_without_each_block_is_that_of_the_other_images() -> None:
     spread = np.var([v[0] for v in values[1:]]) * (len(BLOCKS) - 1)
     low, high = binary.ends
     assert (high - low) / 2 == pytest.approx(2.5706 * math.sqrt(spread), rel=1e-4)
-    above, floor = found.figures["above_floor"], found.figures["floor"]
-    assert above is not None and floor is not None
-    assert above.value == pytest.approx(binary.value - floor.value)
     assert found.of_latents["images"].tolist() == (acts != 0).sum(0).tolist()
+
+
+def test_floors_and_held_out_purity_are_those_of_plain_loops() -> None:
+    acts, codes = random_codes(5)
+    labels = torch.randint(0, 3, (IMAGES,), generator=torch.Generator().manual_seed(6))
+    found = purity_figures(
+        codes, labels, 3, BLOCKS, first=alternate(IMAGES), shuffles=2, seed=0
+    )
+    columns = acts.T.tolist()
+
+    def means(order: list[int]) -> list[float]:
+        both = np.nanmean([oracle.purity(c, order) for c in columns], axis=0)
+        held_out = np.nanmean([oracle.held_out_purity(c, order) for c in columns])
+        return [*both.tolist(), float(held_out)]
+
+    real = means(labels.tolist())
+    orders = shuffled_labels(labels, 2, seed=0)
+    assert all(sorted(o.tolist()) == sorted(labels.tolist()) for o in orders)
+    chance = np.mean([means(order.tolist()) for order in orders], axis=0)
+    wanted = {
+        "held_out": real[2],
+        "floor": chance[0],
+        "weighted_floor": chance[1],
+        "held_out_floor": chance[2],
+        "above_floor": real[0] - chance[0],
+    }
+    for name, value in wanted.items():
+        figure = found.figures[name]
+        assert figure is not None and figure.value == pytest.approx(value), name
 
 
 def planted_classes(n: int = 400) -> tuple[Codes, Tensor]:
@@ -208,7 +277,12 @@ def planted_classes(n: int = 400) -> tuple[Codes, Tensor]:
 def test_a_class_in_the_largest_entry_is_found_at_every_cut() -> None:
     codes, labels = planted_classes()
     figures, converged = probe_figures(
-        codes, labels, blocks_of(400, 10), first=alternate(400), iterations=500
+        codes,
+        labels,
+        blocks_of(400, 10),
+        first=alternate(400),
+        iterations=500,
+        ks=(1, 32),
     )
     assert converged
     area, chance, accuracy = (
@@ -217,6 +291,9 @@ def test_a_class_in_the_largest_entry_is_found_at_every_cut() -> None:
     assert area is not None and chance is not None and accuracy is not None
     assert accuracy.value == 1.0
     assert area.value == pytest.approx(31 / 32)
+    for k in (1, 32):
+        at = figures[f"probe_at_{k}"]
+        assert at is not None and (at.value, at.n) == (1.0, 200)
     assert 0.2 < chance.value < 0.35
     assert area.n == 200
 
@@ -225,6 +302,14 @@ def test_cut_codes_are_scored_as_the_probe_scores_them() -> None:
     codes, labels = planted_classes(60)
     acts = codes.selected.to_coo(codes.values).to_dense().double()
     answers = probe_answers(codes, labels, first=alternate(60), iterations=500)
+    curve, _ = probe_figures(
+        codes,
+        labels,
+        blocks_of(60, 5),
+        first=alternate(60),
+        iterations=500,
+        ks=(1, 3, 32),
+    )
     # by hand: the same regression on dense codes that are cut one by one
     from sklearn.linear_model import LogisticRegression
 
@@ -239,6 +324,8 @@ def test_cut_codes_are_scored_as_the_probe_scores_them() -> None:
         cut.scatter_(1, top.indices, top.values)
         wanted = probe.predict((cut / scale)[1::2].numpy()) == labels[1::2].numpy()
         assert (answers.right[k - 1] == wanted).all()
+        at = curve[f"probe_at_{k}"]
+        assert at is not None and at.value == pytest.approx(wanted.mean())
 
 
 def test_the_area_is_that_of_the_trapezoids() -> None:

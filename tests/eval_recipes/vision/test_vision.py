@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,38 @@ def test_the_own_model_is_no_judge(out: Path, models: tuple[Path, Path]) -> None
         assert [detail["judge"] for detail in details] == [str(models[1])]
         scores = record["eval_result_metrics"]["monosemanticity"]
         assert details[0]["score"] == scores["judge_score"]
+
+
+def test_the_own_model_by_another_name_is_no_judge(
+    subjects: list[Subject], models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    alias = tmp_path / "alias"
+    alias.symlink_to(models[0])
+    context = context_of(subjects[:1], tmp_path / "out", [str(alias)], probe=False)
+    assert run_evals(["vision"], context).failures == []
+    (record,) = records(tmp_path / "out")
+    assert record["eval_result_details"] == []
+
+
+def test_with_one_class_the_probe_is_null_and_says_why(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = write_images(tmp_path / "images", train=6, heldout=10)
+    for split in ("train", "test"):
+        for name in ("blue", "green"):
+            shutil.rmtree(folder / split / name)
+    config = source_config(models[0], folder)
+    sae = image_sae(config, seed=0)
+    subjects = save_release(tmp_path / "one-class", {"sae": sae})
+    context = context_of(subjects, tmp_path / "out", [], n_blocks=5)
+    assert run_evals(["vision"], context).failures == []
+    (record,) = records(tmp_path / "out")
+    metrics = record["eval_result_metrics"]
+    assert metrics["robustness"]["probe_area"] is None
+    assert metrics["robustness"]["nmse_at_1"] is not None
+    assert metrics["purity"]["binary"] == 1.0
+    about = record["eval_result_unstructured"]
+    assert about["without_probe"].endswith("are of one class")
 
 
 def test_without_judges_and_probe_their_figures_are_null(

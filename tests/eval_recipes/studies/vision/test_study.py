@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,19 @@ import pandas as pd
 import pytest
 import torch
 
-from eval_recipes.studies import vision
 from eval_recipes.studies.framework.definition import Scale, Study
 from eval_recipes.studies.framework.run import run_study, with_cache
-from eval_recipes.studies.vision import KS, LAMBDAS, METHODS, PAIRS, R2, SIZES, STUDY
+from eval_recipes.studies.vision import figures
+from eval_recipes.studies.vision import study as vision
+from eval_recipes.studies.vision.figures import HELD_OUT, PURITY, R2
+from eval_recipes.studies.vision.study import (
+    KS,
+    LAMBDAS,
+    METHODS,
+    PAIRS,
+    SIZES,
+    STUDY,
+)
 from saereg_plugin.activations.cache import open_cache
 from saereg_plugin.activations.opening import open_source
 from saereg_plugin.errors import InputError
@@ -28,6 +39,7 @@ from tests.eval_recipes.vision.tiny_images import (
 )
 
 SCALES: tuple[Scale, ...] = ("small", "paper")
+ROOT = Path(__file__).parents[4]
 
 
 def candidates(scale: Scale) -> pd.DataFrame:
@@ -63,10 +75,60 @@ def test_claims_and_published_numbers_are_of_groups_that_exist(scale: Scale) -> 
     for claim in claims:
         assert {claim.group, claim.other} <= set(groups)
         assert claim.figure in titles
-    if scale == "small":
-        for number in STUDY.published:
-            assert number.group in groups
-            assert number.column in titles
+    published = STUDY.published(scale)
+    assert len({(n.group, n.column) for n in published}) == len(published)
+    for number in published:
+        assert number.group in groups
+        assert number.column in titles
+    encoders = {number.group.split("-")[0] for number in published}
+    assert encoders == ({"mnist"} if scale == "small" else {"clip", "siglip2", "vit"})
+
+
+def test_statements_on_purity_are_held_out_and_the_probe_has_enough_images() -> None:
+    found = STUDY.claims("small")
+    shown = {claim.figure for claim in found}
+    assert HELD_OUT.title in shown and PURITY.title not in shown
+    on_probe = {c.group for c in found if c.figure == figures.AREA.title}
+    assert on_probe == {f"mnist-k{k}-ratio" for k in KS}
+    stages = {stage.name: stage for stage in STUDY.plan("small").stages}
+    assert stages["emoji-saes"].options["vision"]["probe"] is False
+    assert stages["mnist-saes"].options["vision"]["probe"] is True
+
+
+def test_autocast_is_a_setting_of_the_scale() -> None:
+    for scale, wanted in (("small", False), ("paper", "auto")):
+        size = replace(SIZES[scale], n_images=None)
+        sweep = vision._candidates(PAIRS[scale][0], size, pd.DataFrame())
+        assert sweep.autocast == wanted
+
+
+def short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def shown(values: Iterable[float]) -> str:
+    return "/".join(map(short, values))
+
+
+def test_the_page_has_the_published_figures_of_the_code() -> None:
+    page = (ROOT / "docs" / "studies" / "vision.md").read_text(encoding="utf-8")
+    for name, title in (("clip", "CLIP"), ("siglip2", "SigLIP2"), ("vit", "ViT")):
+        cells = [
+            rf"{shown(binary)} \| {shown(weighted)}"
+            for binary, weighted in figures.PURITIES[name].values()
+        ]
+        assert f"| {title} | {' | '.join(cells)} |" in page
+        areas = [" → ".join(map(short, pair)) for pair in figures.AREAS[name].values()]
+        assert ", ".join(areas) in page.replace("\n", " ")
+    for name, title in (("siglip2", "SigLIP2"), ("vit", "ViT")):
+        cells = [
+            " → ".join(f"{shown(each[:2])}/{each[2]}" for each in methods)
+            for methods in figures.RECONSTRUCTION[name].values()
+        ]
+        assert f"| {title}, ImageNet | {' | '.join(cells)} |" in page
+    dead = [f"{a:,} → {b:,}" for a, b in figures.CLIP_DEAD.values()]
+    assert f"CLIP on ImageNet {', '.join(dead)}" in page
+    assert " and ".join(map(short, figures.MONO_LOSS)) in page
 
 
 def test_lambda_is_the_largest_that_reaches_the_baseline_on_validation_images() -> None:
