@@ -287,11 +287,10 @@ def _refuse_constant(token: str) -> None:
 
 def folder_identity(folder: Path) -> list[Any]:
     """Return names, sizes and times of a folder's files as plain JSON."""
-    folder = folder.resolve()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     states = [(str(file), file.stat()) for file in files]
     return [
-        str(folder),
+        str(folder.resolve()),
         [[name, state.st_size, state.st_mtime_ns] for name, state in states],
     ]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -319,8 +320,9 @@ def _probe(
 
 
 def _same_model(judge: str, model: str) -> bool:
-    """Return whether two names are of one model, by its weights."""
-    return judge == model or module_identity(judge) == module_identity(model)
+    """Return whether two names are of one model: equal, or paths of one folder."""
+    first, second = (Path(name).expanduser().resolve() for name in (judge, model))
+    return first == second
 
 
 def _names(category: type[Any]) -> list[str]:
