@@ -179,10 +179,9 @@ def test_the_own_model_by_another_name_is_no_judge(
 def test_with_one_class_the_probe_is_null_and_says_why(
     models: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    folder = write_images(tmp_path / "images", train=6, heldout=10)
-    for split in ("train", "test"):
-        for name in ("blue", "green"):
-            shutil.rmtree(folder / split / name)
+    folder = write_images(tmp_path / "images", train=16, heldout=10)
+    for name in ("blue", "green"):
+        shutil.rmtree(folder / "test" / name)
     config = source_config(models[0], folder)
     sae = image_sae(config, seed=0)
     subjects = save_release(tmp_path / "one-class", {"sae": sae})

@@ -96,7 +96,8 @@ def test_statements_on_purity_are_held_out_and_the_probe_has_enough_images() -> 
 
 
 def test_autocast_is_a_setting_of_the_scale() -> None:
-    for scale, wanted in (("small", False), ("paper", "auto")):
+    wanted_of: dict[Scale, Any] = {"small": False, "paper": "auto"}
+    for scale, wanted in wanted_of.items():
         size = replace(SIZES[scale], n_images=None)
         sweep = vision._candidates(PAIRS[scale][0], size, pd.DataFrame())
         assert sweep.autocast == wanted
