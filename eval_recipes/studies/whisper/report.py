@@ -116,7 +116,8 @@ def _to_markdown(
     n_groups = len(set(measured.plain.groups("noise")))
     parts = [
         "# Whisper: result tables",
-        f"{facts['date']}, `{facts['command']}`.",
+        f"{facts['date']}, `{facts['command']}`. How to read it: `docs/studies/whisper.md` of "
+        "saereg-plugin.",
         f"{study.model}: BatchTopK SAEs, {study.expansion} x wide, k {study.k}, "
         f"{study.frames:,} frames each, {len(study.seeds)} seeds; {n_noise} held-out clips "
         f"without speech ({n_groups} groups of takes), {n_speech} held-out prompts. Strength and number of latents are chosen "
