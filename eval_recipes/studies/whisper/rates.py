@@ -1,4 +1,4 @@
-"""Hallucination and word error rates of conditions, with intervals over groups of clips."""
+"""Hallucination and word error rates, with intervals over groups of clips."""
 
 from __future__ import annotations
 
