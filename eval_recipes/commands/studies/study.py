@@ -163,7 +163,7 @@ def _grid_study(name: str, summary: str) -> Callable[..., None]:
         scale: Annotated[
             Scale,
             Option(
-                help="small: the embedded model, at most 30 minutes on two cores; paper: the "
+                help="small: embedded models and data, its page in the docs says how long; paper: the "
                 "paper's model and data from the hub."
             ),
         ] = Scale.small,

@@ -127,7 +127,7 @@ def heldout_conditions(
     Return what is measured on held-out clips, each once; ``tuned`` is by point and group.
 
     At every point: the tuned mean difference and the tuned latents of every SAE. At the last
-    point also random controls, and other strengths and numbers of latents of the first seed.
+    point also random controls, and of the first seed other strengths and numbers of latents.
     """
     found: dict[Condition, None] = {NONE: None}
     for point in reversed(study.points):

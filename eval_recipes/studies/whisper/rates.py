@@ -1,4 +1,4 @@
-"""Hallucination and word error rates of conditions, with intervals over groups of clips."""
+"""Hallucination and word error rates, with intervals over groups of clips."""
 
 from __future__ import annotations
 
@@ -171,4 +171,4 @@ def _ratio(values: Array, sizes: Array, groups: Sequence[int], seed: int) -> Int
 def _sums(values: Array, groups: Sequence[int]) -> Array:
     """Return the sum of each group's values, (groups,)."""
     _, places = np.unique(groups, return_inverse=True)
-    return np.bincount(places, weights=values)
+    return np.bincount(places, weights=values).astype(np.float64)

@@ -116,10 +116,12 @@ def _to_markdown(
     n_groups = len(set(measured.plain.groups("noise")))
     parts = [
         "# Whisper: result tables",
-        f"{facts['date']}, `{facts['command']}`.",
+        f"{facts['date']}, `{facts['command']}`. How to read it: `docs/studies/whisper.md` of "
+        "saereg-plugin.",
         f"{study.model}: BatchTopK SAEs, {study.expansion} x wide, k {study.k}, "
         f"{study.frames:,} frames each, {len(study.seeds)} seeds; {n_noise} held-out clips "
-        f"without speech ({n_groups} groups of takes), {n_speech} held-out prompts. Strength and number of latents are chosen "
+        f"without speech ({n_groups} groups of takes), {n_speech} held-out prompts. Strength "
+        "and number of latents are chosen "
         f"on {study.tuning_clips} training clips of each kind, where the word error rate may rise "
         f"by {digits(study.allowed_wer)}.",
         "Published (arXiv 2606.07473):",
@@ -174,7 +176,7 @@ def _arm_row(measured: Measured, arm: Arm) -> list[str]:
 
 def _tuned_table(measured: Measured) -> str:
     """Return what each choice gave on the training clips that chose it."""
-    heads = ["edit", "layer", "alpha", "latents", RATE, WER, "allowed", "kept"]
+    heads = ["edit", "layer", "alpha", "latents", RATE, WER, f"most {WER}", "kept"]
     rows = [
         [
             f"latents, {group}" if group else "mean difference",

@@ -121,7 +121,7 @@ def last_layers(model: str) -> tuple[str, ...]:
             f"Model {model!r} is a {type(module).__name__}; expected a Whisper model, such as "
             "'whisper-tiny.en'."
         )
-    n = len(module.get_encoder().layers)
+    n = int(module.config.encoder_layers)
     return tuple(f"model.encoder.layers.{k}" for k in range(max(0, n - 2), n))
 
 

@@ -155,6 +155,16 @@ def test_a_folder_without_a_model_or_a_processor_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("offline")
+def test_a_model_folder_begins_at_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "vit").mkdir()
+    with pytest.raises(InputError, match="has no config.json"):
+        load_module("~/vit")
+    assert module_identity("~/vit") == module_identity(str(tmp_path / "vit"))
+
+
 def test_a_repository_that_cannot_be_reached_is_refused() -> None:
     for name in ("nobody/no-such-model", "timm:resnet18"):
         with pytest.raises(InputError, match="'dinov2-small' works offline"):

@@ -49,8 +49,8 @@ def test_auroc_is_the_chance_of_the_right_order(a: list[int], b: list[int]) -> N
     if found.low is not None and found.high is not None:
         assert 0 <= found.low <= found.value <= found.high <= 1
         # DeLong's variance by its sums over placements
-        v10 = [np.mean([(x > y) + 0.5 * (x == y) for y in b]) for x in a]
-        v01 = [np.mean([(x > y) + 0.5 * (x == y) for x in a]) for y in b]
+        v10 = [float(np.mean([(x > y) + 0.5 * (x == y) for y in b])) for x in a]
+        v01 = [float(np.mean([(x > y) + 0.5 * (x == y) for x in a])) for y in b]
         error = np.sqrt(np.var(v10, ddof=1) / len(a) + np.var(v01, ddof=1) / len(b))
         half = 1.959963984540054 * error / (expected * (1 - expected))
         odds = np.log(expected / (1 - expected))

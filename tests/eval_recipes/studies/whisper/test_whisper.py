@@ -301,10 +301,12 @@ def test_edits_move_clips_without_speech_towards_speech(
     sae.b_enc.data.zero_()
     sae.b_dec.data.zero_()
     study = small(folder, data, counts=(2,), points=POINTS[1:])
-    sides = [planted_states(study, place) for place in (0, 1)]
-    edits = Edits(study, *sides, lambda *_: sae)
-    for kind, count in (("mean difference", 0), ("latents", 2)):
-        condition = Condition(kind, POINTS[1], "none", 0, 1.0, count)
+    noise, speech = (planted_states(study, place) for place in (0, 1))
+    edits = Edits(study, noise, speech, lambda *_: sae)
+    for condition in (
+        Condition("mean difference", POINTS[1], alpha=1.0),
+        Condition("latents", POINTS[1], "none", alpha=1.0, count=2),
+    ):
         change = edits.of(condition)
         assert change is not None
         shift = change.shift(torch.zeros(1, 1, 4)).flatten()
