@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from saereg_plugin.activations.arrays import (
@@ -135,14 +134,21 @@ def _describe_module(config: ModuleConfig, split: Split) -> SourceFacts:
 
 def _meta_outputs(skeleton: LoadedModule, points: list[str]) -> dict[str, Tensor]:
     """Return the outputs of a model without weights on one blank input."""
-    blank: Any = Image.new("RGB", (64, 64))
-    if skeleton.takes == "clips":
-        blank = Clip(np.zeros(16_000, dtype=np.float32), 16_000)
-    prepared = skeleton.prepare([blank])
+    prepared = skeleton.prepare([_blank_input(skeleton)])
     with torch.no_grad():
         return outputs_at(
             skeleton.module, points, lambda: skeleton.module(**prepared.kwargs)
         )
+
+
+def _blank_input(skeleton: LoadedModule) -> Any:
+    """Return a black image, or a second of silence."""
+    if skeleton.takes == "clips":
+        return Clip(np.zeros(16_000, dtype=np.float32), 16_000)
+    # of the extra vision, without which no model of images is opened
+    from PIL import Image
+
+    return Image.new("RGB", (64, 64))
 
 
 def _open_module(
