@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
@@ -39,6 +40,19 @@ _TOLD = (
     *("image_mean", "image_std", "sampling_rate", "chunk_length", "do_normalize"),
 )
 """Settings of an image processor or feature extractor that metadata tells."""
+
+
+_DAMAGED = (
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+"""Errors that transformers raises on damaged or unknown folders."""
 
 
 def open_transformers(
@@ -85,8 +99,7 @@ def _read(name: str, place: str | Path, weights: bool) -> Any:
         else:
             with torch.device("meta"):
                 model = known.from_config(config, dtype=torch.float32)
-    # transformers raises many errors on damaged folders
-    except Exception as error:
+    except _DAMAGED as error:
         raise _unreadable("model", name, place, error) from error
     return model.eval()
 
@@ -109,7 +122,7 @@ def _images(
         processor: Any = AutoImageProcessor.from_pretrained(
             place, trust_remote_code=False
         )
-    except Exception as error:
+    except _DAMAGED as error:
         raise _unreadable("image processor", name, place, error) from error
     config: Any = module.config
     require_size(image_size, _patch(config), name)
@@ -187,7 +200,7 @@ def _clips(name: str, place: str | Path, module: nn.Module) -> LoadedModule:
         extractor: Any = AutoFeatureExtractor.from_pretrained(
             place, trust_remote_code=False
         )
-    except Exception as error:
+    except _DAMAGED as error:
         raise _unreadable("feature extractor", name, place, error) from error
 
     def prepare(clips: Sequence[Clip]) -> Prepared:

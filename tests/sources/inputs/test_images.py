@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +230,7 @@ def test_missing_packages_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     save(tmp_path / "a.png", "red")
-    monkeypatch.setitem(os.sys.modules, "fontTools", None)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fontTools", None)
     for name in ("emoji", "mnist", str(tmp_path)):
         with pytest.raises(InputError, match=r"extra 'vision' \(fontTools is not"):
             open_data(name)
