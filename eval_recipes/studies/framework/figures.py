@@ -190,8 +190,8 @@ def latent_figures(
 
 def _bias(sae: SAE[Any]) -> Tensor:
     """The bias of the pre-activations; a gated SAE's is that of its magnitudes."""
-    bias = getattr(sae, "b_enc", None)
-    return bias if isinstance(bias, Tensor) else sae.b_mag  # pyright: ignore[reportReturnType]
+    parameters = dict(sae.named_parameters())
+    return parameters["b_enc" if "b_enc" in parameters else "b_mag"]
 
 
 def _ratio(numerator: float, denominator: float) -> float | None:

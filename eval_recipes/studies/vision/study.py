@@ -40,6 +40,7 @@ from eval_recipes.studies.vision.figures import (
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import AUTO
 from saereg_plugin.presets import l1_l2_ratio_topk, off_support_topk
+from saereg_plugin.regularizers.activation_penalty import ActivationMask
 from saereg_plugin.sweeps import SweepConfig
 from saereg_plugin.sweeps.config import Switch
 
@@ -172,7 +173,12 @@ def baseline(pair: Pair, size: Size, k: int) -> dict[str, Any]:
 
 
 def regularized(
-    pair: Pair, size: Size, k: int, method: str, coefficient: float, mask: str
+    pair: Pair,
+    size: Size,
+    k: int,
+    method: str,
+    coefficient: float,
+    mask: ActivationMask,
 ) -> dict[str, Any]:
     """Return the fields of one method; ``coefficient`` in the units of ``LAMBDAS``."""
     if method == "mono":
@@ -180,7 +186,7 @@ def regularized(
         penalty = {"name": "mono_loss", "coefficient": coefficient * pair.d_in}
         return {**baseline(pair, size, k), "regularizers": [penalty]}
     preset = off_support_topk if method == "off-support" else l1_l2_ratio_topk
-    made = preset(k=k, coefficient=coefficient, mask=mask)  # type: ignore[arg-type]
+    made = preset(k=k, coefficient=coefficient, mask=mask)
     return made.sae_fields(d_in=pair.d_in, d_sae=size.d_sae)
 
 
