@@ -36,6 +36,21 @@ def temporal(rows: torch.Tensor, *others: Any, **settings: Any) -> None:
     forward(sae, rows)
 
 
+def without_order(_: Path) -> None:
+    penalty = {"name": "temporal_difference", "context_size": CONTEXT}
+    cfg: Any = small_sae(regularizers=[penalty]).cfg
+    settings = sr.RunSettings(
+        sae=cfg,
+        model_name="dinov2-small",
+        context_size=1,
+        batch_size=2 * CONTEXT,
+        mixing_fraction=0.0,
+        source_kind="module",
+        ordered=False,
+    )
+    cfg.regularizers[0].check_run(settings)
+
+
 def shuffled(_: Path) -> None:
     rows = token_data(8)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
@@ -182,6 +197,11 @@ NOT_TWO = "`temporal_difference` with a batch of other than two whole contexts o
 ALONE = "`mutual_features` with a single SAE"
 
 LATER: list[tuple[str, Callable[[Path], None], str]] = [
+    (
+        "`temporal_difference` on a source whose rows have no order",
+        without_order,
+        "the rows of the source of kind 'module' have no such order",
+    ),
     ("`temporal_difference` without tokens in order", shuffled, "do not come in order"),
     (NOT_WHOLE, without_starts, "Set prepend_bos=True"),
     (NOT_WHOLE, without_special_tokens, "Set exclude_special_tokens=False"),

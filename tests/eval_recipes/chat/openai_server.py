@@ -73,7 +73,7 @@ class JudgeServer:
         tokens_of: how many tokens a text has; by default its words.
         kill_after: after so many answers every connection is cut without one.
         chats: the bodies of all requests for a chat.
-        most_at_once: the largest number of requests under way together.
+        most_at_once: the largest number of requests that waited for an answer together.
     """
 
     def __init__(self) -> None:
@@ -115,6 +115,8 @@ class JudgeServer:
 
 class _Handler(BaseHTTPRequestHandler):
     judge: JudgeServer
+    counted: bool
+    """Whether the request is among ``judge.at_once``."""
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -135,11 +137,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.judge.accounts.append(self.headers["OpenAI-Organization"])
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fault = self.judge.next_fault(body)
+        self.counted = True
         try:
             self._befall(fault, body)
         finally:
-            with self.judge.lock:
-                self.judge.at_once -= 1
+            self._count_out()
+
+    def _count_out(self) -> None:
+        with self.judge.lock:
+            self.judge.at_once -= self.counted
+            self.counted = False
 
     def do_CONNECT(self) -> None:
         """Stand in for a proxy that refuses tunnels."""
@@ -158,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any]) -> None:
         text = self.judge.reply(body["messages"])
+        # before the answer is sent: who has it may send the next request at once
+        self._count_out()
         with self.judge.lock:
             self.judge.answered += 1
         prompt = sum(self.judge.tokens_of(m["content"]) for m in body["messages"])

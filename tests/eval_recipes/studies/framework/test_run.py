@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
-from eval_recipes.studies import temporal, topk_regularizers, vision, vocabulary
+from eval_recipes.studies import temporal, topk_regularizers, vocabulary
 from eval_recipes.studies.catalogue import GRID_STUDIES, study_named
 from eval_recipes.studies.framework.definition import (
     ALIVE,
@@ -35,6 +35,7 @@ from eval_recipes.studies.framework.report import TABLE, values_of, verdicts_of
 from eval_recipes.studies.framework.run import _write_page, run_study
 from eval_recipes.studies.framework.study_folder import mark_folder, study_folder
 from eval_recipes.studies.framework.verdicts import Claim
+from eval_recipes.studies.vision.study import STUDY as VISION
 from saereg_plugin.errors import InputError
 from saereg_plugin.owned_folder import MARK
 from saereg_plugin.process import StopFlag
@@ -76,7 +77,7 @@ def test_every_group_of_every_study_trains(
     groups: dict[str, dict[str, Any]] = {}
     for name in GRID_STUDIES:
         study = study_named(name)
-        if study is vision.STUDY:
+        if study is VISION:
             # on images: test_vision trains its groups
             continue
         if (study is temporal.STUDY) == in_order:
