@@ -137,7 +137,9 @@ def _with_shares(
         for seed, mask in group.stable.items()
     }
     subjects = [sae.subject for group in groups for sae in group.saes.values()]
-    shares, causes = reconstruction_shares(context, stable, subjects)
+    read = [each["l0"] for group in groups for each in group.heldout.values()]
+    n_inputs = max((figure.n for figure in read if figure is not None), default=0)
+    shares, causes = reconstruction_shares(context, stable, subjects, n_inputs=n_inputs)
     failures += [
         _failure(subject, f"reconstruction shares: {causes[sae_id]}")
         for sae_id in causes

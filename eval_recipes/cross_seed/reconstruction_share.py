@@ -19,7 +19,8 @@ from eval_recipes.statistics.interval import (
     NO_VARIATION,
     Array,
     Interval,
-    bootstrap,
+    Statistic,
+    bootstrap_together,
     explained_variance,
 )
 
@@ -106,16 +107,12 @@ class _ShareTally:
 
     def result(self, passed: Passed, *, seed: int) -> ReconstructionShare:
         """Turn the sums into shares."""
-        sums = {name: np.concatenate(parts) for name, parts in self.sums.items()}
+        # each part is let go as it is joined
+        sums = {name: np.concatenate(self.sums.pop(name)) for name in list(self.sums)}
         kept, n = passed.kept, len(sums["square"])
 
-        def interval(statistic: Any) -> Interval | None:
-            if np.isnan(statistic(np.ones((1, n)))).any():
-                return None
-            return _spread(bootstrap(statistic, n, seed=seed))
-
-        def ratio(part: str, whole: str) -> Interval | None:
-            return interval(lambda w: _ratio(w @ sums[part], w @ sums[whole]))
+        def ratio(part: str, whole: str) -> Statistic:
+            return lambda w: _ratio(w @ sums[part], w @ sums[whole])
 
         def covariance(w: Array) -> Array:
             mean = (w @ sums["whole"]) / (w @ kept.count)[:, None]
@@ -124,15 +121,26 @@ class _ShareTally:
                 shared, w @ sums["square"] - ((w @ sums["whole"]) * mean).sum(-1)
             )
 
-        def explained(name: str) -> Interval | None:
-            return interval(lambda w: explained_variance(kept, sums[name], w))
+        def explained(name: str) -> Statistic:
+            return lambda w: explained_variance(kept, sums[name], w)
 
-        figures: Figures = {
+        statistics = {
             "explained_variance_stable": explained("residual_stable"),
             "explained_variance_unstable": explained("residual_unstable"),
-            "variance_share_stable": interval(covariance),
+            "variance_share_stable": covariance,
             "contribution_share_stable": ratio("contribution_stable", "contribution"),
             "firing_share_stable": ratio("active_stable", "active"),
+        }
+        once = np.ones((1, n))
+        defined = {
+            name: statistic
+            for name, statistic in statistics.items()
+            if not np.isnan(statistic(once)).any()
+        }
+        intervals = bootstrap_together(defined, n, seed=seed)
+        figures: Figures = {
+            name: _spread(intervals[name]) if name in intervals else None
+            for name in statistics
         }
         return ReconstructionShare(figures, int(kept.count.sum()))
 
@@ -163,12 +171,20 @@ def _contribution_norms(sae: SAE[Any]) -> Tensor:
 
 
 def reconstruction_shares(
-    context: RunContext, stable: Mapping[str, Tensor], subjects: list[Subject]
+    context: RunContext,
+    stable: Mapping[str, Tensor],
+    subjects: list[Subject],
+    *,
+    n_inputs: int,
 ) -> tuple[dict[str, ReconstructionShare], dict[str, str]]:
     """
     Measure the shares of several SAEs in one pass over the held-out text.
 
-    ``stable`` holds the stable latents, bool [d_sae], by ``sae_id``.
+    Args:
+        context: the run.
+        stable: the stable latents, bool [d_sae], by ``sae_id``.
+        subjects: the SAEs.
+        n_inputs: contexts or other inputs of the held-out pass, or more.
 
     Returns:
         Shares by ``sae_id``, and the cause for each SAE that has none.
@@ -178,4 +194,6 @@ def reconstruction_shares(
         subjects,
         lambda sae_id, sae: _ShareTally(sae, stable[sae_id]),
         lambda tally, passed: tally.result(passed, seed=context.seed),
+        # a part and a whole reconstruction of each input, float64
+        extra_bytes=lambda sae: 16 * n_inputs * int(sae.cfg.d_in),
     )

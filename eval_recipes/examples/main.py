@@ -131,13 +131,14 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
             make = self._of_text if passed.inputs is None else self._of_inputs
             self.write(context, subject, make(fixed, subject, tally, passed))
 
+        per_latent = _bytes_per_latent(context, options)
         with self.opened(context, options):
             _, causes = tally_heldout(
                 fixed,
                 context.subjects,
                 start,
                 finish,
-                bytes_per_latent=_bytes_per_latent(context, options),
+                extra_bytes=lambda sae: per_latent * int(sae.cfg.d_sae),
             )
         return [self.failure(subjects[sae_id], causes[sae_id]) for sae_id in causes]
 

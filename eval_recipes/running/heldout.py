@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,12 @@ from torch import Tensor
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
-from eval_recipes.statistics.interval import Array, bootstrap, explained_variance
+from eval_recipes.statistics.interval import (
+    Array,
+    Statistic,
+    bootstrap_together,
+    explained_variance,
+)
 from saereg_plugin.errors import InputError
 
 # Values of one chunk of latent activations: 2^25 float32 are 128 MiB.
@@ -136,19 +140,17 @@ class _Tally:
         residual = np.concatenate(self.residual)
         nonzero = np.concatenate(self.nonzero)
         tokens = float(kept.count.sum())
-        spread = partial(bootstrap, n=len(residual), seed=seed)
-        intervals = {
-            "explained_variance": spread(
-                lambda w: explained_variance(kept, residual, w)
-            ),
-            "l0": spread(lambda w: (w @ nonzero) / (w @ kept.count)),
+        statistics: dict[str, Statistic] = {
+            "explained_variance": lambda w: explained_variance(kept, residual, w),
+            "l0": lambda w: (w @ nonzero) / (w @ kept.count),
         }
         if special is not None:
             everything = kept + special
             residual_all = residual + np.concatenate(self.residual_special)
-            intervals["explained_variance_with_bos"] = spread(
-                lambda w: explained_variance(everything, residual_all, w)
+            statistics["explained_variance_with_bos"] = lambda w: explained_variance(
+                everything, residual_all, w
             )
+        intervals = bootstrap_together(statistics, len(residual), seed=seed)
         figures: dict[str, Any] = {}
         for name, interval in intervals.items():
             low, high = interval.ends

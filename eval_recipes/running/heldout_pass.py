@@ -183,7 +183,7 @@ def tally_heldout(
     start: Callable[[str, SAE[Any]], T],
     finish: Callable[[T, Passed], R],
     *,
-    bytes_per_latent: int = 0,
+    extra_bytes: Callable[[SAE[Any]], int] = lambda _: 0,
 ) -> tuple[dict[str, R], dict[str, str]]:
     """
     Run a tally per SAE along its held-out inputs; SAEs on one source share a pass.
@@ -194,8 +194,8 @@ def tally_heldout(
     bound on memory together, they go along the inputs in several passes.
 
     ``start`` makes what runs along the inputs from ``sae_id`` and SAE; ``finish`` turns it into a
-    result after the last batch. ``bytes_per_latent`` is what a tally holds for each latent. Ids of
-    the SAEs differ.
+    result after the last batch. ``extra_bytes`` returns what the tally of an SAE holds. Ids of the
+    SAEs differ.
 
     Returns:
         Results by ``sae_id``, and the cause for each SAE that has none.
@@ -233,7 +233,7 @@ def tally_heldout(
             failures[subject.sae_id] = _cause(error)
             continue
         size = sum(weight.nbytes for weight in sae.state_dict().values())
-        size += bytes_per_latent * int(sae.cfg.d_sae)
+        size += extra_bytes(sae)
         if sources and held + size > context.memory_gib * 2**30 / 2:
             run_passes()
             held = 0

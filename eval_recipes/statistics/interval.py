@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -124,23 +124,45 @@ def resampled_weights(n: int, *, resamples: int, seed: int) -> Iterator[Array]:
         yield generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
 
 
+Statistic = Callable[[Array], Array]
+"""Maps weights of shape (weightings, n) to (weightings,)."""
+
+
 def bootstrap(
-    statistic: Callable[[Array], Array],
-    n: int,
-    *,
-    resamples: int = N_RESAMPLES,
-    seed: int,
+    statistic: Statistic, n: int, *, resamples: int = N_RESAMPLES, seed: int
 ) -> Interval:
     """
     Return a statistic of ``n`` contexts with its percentile bootstrap interval.
 
-    ``statistic`` maps weights of shape (weightings, n) to (weightings,). If a resample has no
-    value, there is a reason instead of an interval.
+    If a resample has no value, there is a reason instead of an interval.
     """
-    draws = np.concatenate(
-        [statistic(w) for w in resampled_weights(n, resamples=resamples, seed=seed)]
-    )
-    return percentile_interval(float(statistic(np.ones((1, n)))[0]), draws, n)
+    named = {"": statistic}
+    return bootstrap_together(named, n, resamples=resamples, seed=seed)[""]
+
+
+def bootstrap_together(
+    statistics: Mapping[str, Statistic],
+    n: int,
+    *,
+    resamples: int = N_RESAMPLES,
+    seed: int,
+) -> dict[str, Interval]:
+    """
+    Return several statistics of the same contexts, each as ``bootstrap`` returns it.
+
+    They share the resamples, whose drawing takes longer than most statistics.
+    """
+    draws: dict[str, list[Array]] = {name: [] for name in statistics}
+    for weights in resampled_weights(n, resamples=resamples, seed=seed):
+        for name, statistic in statistics.items():
+            draws[name].append(statistic(weights))
+    once = np.ones((1, n))
+    return {
+        name: percentile_interval(
+            float(statistic(once)[0]), np.concatenate(draws[name]), n
+        )
+        for name, statistic in statistics.items()
+    }
 
 
 @dataclass(frozen=True)

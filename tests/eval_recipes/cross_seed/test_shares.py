@@ -263,7 +263,7 @@ def test_one_pass_on_a_real_model(
     context.models.hold(model, model_name, dtype="float32", device="cpu")
     masks = {s.sae_id: torch.ones(D_SAE, dtype=torch.bool) for s in subjects}
     masks["s1"][::2] = False
-    shares, causes = reconstruction_shares(context, masks, subjects)
+    shares, causes = reconstruction_shares(context, masks, subjects, n_inputs=1000)
     assert set(shares) == {"s0", "s1"}
     assert "NaN" in causes["broken"]
     heldout = measure_heldout(context)
@@ -275,3 +275,26 @@ def test_one_pass_on_a_real_model(
     part = shares["s1"].figures["contribution_share_stable"]
     assert part is not None and 0 < part.value < 1
     assert np.isfinite(part.ends).all()
+
+
+def test_memory_of_the_inputs_sums_is_bounded(
+    tmp_path: Path, model_name: str, model: HookedTransformer, activations: Tensor
+) -> None:
+    mean = activations.mean(0)
+    saes = {f"s{seed}": tiny_sae(model_name, HOOK_NAME, mean, seed) for seed in (0, 1)}
+    subjects = save_release(tmp_path / "shares", saes)
+    context = RunContext(
+        subjects, tmp_path / "out", heldout_tokens=640, batch_size_prompts=8
+    )
+    context.models.hold(model, model_name, dtype="float32", device="cpu")
+    masks = {s.sae_id: torch.arange(D_SAE) % 2 == 0 for s in subjects}
+    passes: list[int] = []
+    handle = model.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    try:
+        together, _ = reconstruction_shares(context, masks, subjects, n_inputs=20)
+        in_one = len(passes)
+        apart, _ = reconstruction_shares(context, masks, subjects, n_inputs=10**9)
+    finally:
+        handle.remove()
+    assert len(passes) == 3 * in_one
+    assert together == apart
