@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -50,16 +50,12 @@ MASKED = ("off-support", "ratio")
 """Methods with a mask of the latents that are active in the batch."""
 
 LAMBDAS: Mapping[str, tuple[float, ...]] = {
-    "off-support": (3e-4, 1e-3, 3e-3),
-    "ratio": (1e-4, 3e-4, 1e-3),
-    "mono": (0.03, 0.09, 0.27),
+    "off-support": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+    "ratio": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+    "mono": (0.01, 0.03, 0.09, 0.27),
 }
 """Candidates: of the first two for activations of unit mean square, as in the study
 topk-regularizers; of MonoLoss for an error that is a share of the input's square, as published."""
-
-CHOICE_SEEDS = (0,)
-SEEDS = (1, 2, 3)
-"""Others than those that choose lambda: a chosen R2 is too good on its own seeds."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Size:
-    """Width and length of the runs of a scale."""
+    """Width and length of the runs of a scale, and its grid."""
 
     d_sae: int
     rows: int
@@ -88,6 +84,12 @@ class Size:
     n_images: int | None = None
     """Of each half of the held-out images, at most."""
     autocast: Switch = AUTO
+    ks: tuple[int, ...] = KS
+    lambdas: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: LAMBDAS)
+    """Candidates by method."""
+    choice_seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Others than those that choose lambda: a chosen R2 is too good on its own seeds."""
 
 
 SMALL = (
@@ -147,7 +149,7 @@ PAIRS: Mapping[Scale, tuple[Pair, ...]] = {"small": SMALL, "paper": PAPER}
 SIZES: Mapping[Scale, Size] = {
     "small": Size(
         d_sae=512,
-        rows=40_960,
+        rows=163_840,
         batch_size=256,
         lr=1e-3,
         judges=("dinov2-small", "efficientnet-lite0", "squeezenet"),
@@ -191,15 +193,15 @@ def regularized(
 
 
 def _candidates(pair: Pair, size: Size, _: pd.DataFrame) -> SweepConfig:
-    groups = {_group(pair, k): baseline(pair, size, k) for k in KS} | {
+    groups = {_group(pair, k): baseline(pair, size, k) for k in size.ks} | {
         _candidate(pair, k, method, coefficient): regularized(
             pair, size, k, method, coefficient, "batch_active"
         )
-        for k in KS
-        for method in METHODS
-        for coefficient in LAMBDAS[method]
+        for k in size.ks
+        for method, coefficients in size.lambdas.items()
+        for coefficient in coefficients
     }
-    return _sweep(pair, size, groups, CHOICE_SEEDS)
+    return _sweep(pair, size, groups, size.choice_seeds)
 
 
 def _group(pair: Pair, k: int, method: str = "baseline") -> str:
@@ -210,18 +212,18 @@ def _candidate(pair: Pair, k: int, method: str, coefficient: float) -> str:
     return f"{_group(pair, k, method)}-lambda{coefficient:g}"
 
 
-def choices(pair: Pair, frame: pd.DataFrame) -> list[Choice]:
+def choices(pair: Pair, size: Size, frame: pd.DataFrame) -> list[Choice]:
     """Choose lambda for every k and method by R2 on the validation images."""
     rows: Any = frame.loc[frame["stage"] == _stage_name(pair, "choice")]
     return [
         largest_without_loss(
             _group(pair, k, method),
             _r2(rows, _group(pair, k)),
-            {c: _r2(rows, _candidate(pair, k, method, c)) for c in LAMBDAS[method]},
-            n_seeds=len(CHOICE_SEEDS),
+            {c: _r2(rows, _candidate(pair, k, method, c)) for c in coefficients},
+            n_seeds=len(size.choice_seeds),
         )
-        for k in KS
-        for method in METHODS
+        for k in size.ks
+        for method, coefficients in size.lambdas.items()
     ]
 
 
@@ -236,17 +238,17 @@ def _r2(frame: pd.DataFrame, group: str) -> float:
 
 
 def _final(pair: Pair, size: Size, frame: pd.DataFrame) -> SweepConfig:
-    chosen = {choice.name: choice.coefficient for choice in choices(pair, frame)}
+    chosen = {choice.name: choice.coefficient for choice in choices(pair, size, frame)}
     groups: dict[str, dict[str, Any]] = {}
-    for k in KS:
+    for k in size.ks:
         groups[_group(pair, k)] = baseline(pair, size, k)
-        for method in METHODS:
+        for method in size.lambdas:
             name = _group(pair, k, method)
             make = partial(regularized, pair, size, k, method, chosen[name])
             groups[name] = make("batch_active")
             if method in MASKED:
                 groups[f"{name}-unmasked"] = make("none")
-    return _sweep(pair, size, groups, SEEDS)
+    return _sweep(pair, size, groups, size.seeds)
 
 
 def _sweep(
@@ -287,7 +289,7 @@ def _stages(pair: Pair, size: Size) -> tuple[Stage, Stage]:
             partial(_candidates, pair, size),
             evals=("vision",),
             in_table=False,
-            choice=partial(choices, pair),
+            choice=partial(choices, pair, size),
             options={"vision": {**common, **validation}},
         ),
         Stage(
@@ -299,8 +301,8 @@ def _stages(pair: Pair, size: Size) -> tuple[Stage, Stage]:
     )
 
 
-def _plan(scale: Scale) -> Plan:
-    size, pairs = SIZES[scale], PAIRS[scale]
+def plan(pairs: Sequence[Pair], size: Size) -> Plan:
+    """Return the stages of all pairs."""
     models = ", ".join(
         f"{pair.source['model']} {pair.source['point']} on {pair.source['data']}"
         for pair in pairs
@@ -308,11 +310,15 @@ def _plan(scale: Scale) -> Plan:
     return Plan(
         stages=tuple(stage for pair in pairs for stage in _stages(pair, size)),
         settings=f"{models}; d_sae {size.d_sae:,}, {size.rows:,} rows in batches of {size.batch_size:,}, "
-        f"lr {size.lr:g}; lambda chosen on seed 0 and the validation half of the held-out images, the "
-        f"table from seeds 1 to 3 and the test half; judges {', '.join(size.judges)}, each pair "
+        f"lr {size.lr:g}; lambda chosen on seed {_listed(size.choice_seeds)} and the validation half of the "
+        f"held-out images, the table from seeds {_listed(size.seeds)} and the test half; judges {', '.join(size.judges)}, each pair "
         "without its own encoder.",
         on_text=False,
     )
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _claims(scale: Scale) -> Sequence[Claim]:
@@ -357,7 +363,7 @@ STUDY = Study(
     paper="arXiv 2606.27321, 2602.12403",
     summary="Off-support L1, L1/L2 ratio and MonoLoss on TopK SAEs of images at k 32, 64 and 128, the "
     "first two with and without their mask.",
-    plan=_plan,
+    plan=lambda scale: plan(PAIRS[scale], SIZES[scale]),
     columns=(
         *(R2, NMSE, DEAD, SCORE, NORMALISED, OWN),
         *(PURITY, WEIGHTED, ABOVE, HELD_OUT, AREA),
@@ -367,7 +373,7 @@ STUDY = Study(
     published=_published,
     notes=(
         "The papers train on image embeddings of CLIP, SigLIP2 and ViT of 50,000 and more natural photos "
-        "with d_sae 8192; these are patches of drawings and digits, with d_sae 512 and 160 "
+        "with d_sae 8192; these are patches of drawings and digits, with d_sae 512 and 640 "
         "steps.",
         "Lambda is chosen by the paper's rule, but on validation images; the candidates are ours, and "
         "no statement is at a lambda of the papers.",

@@ -133,7 +133,8 @@ def test_the_page_has_the_published_figures_of_the_code() -> None:
 
 
 def test_lambda_is_the_largest_that_reaches_the_baseline_on_validation_images() -> None:
-    found = vision.choices(PAIRS["small"][0], candidates("small"))
+    pair, size = PAIRS["small"][0], SIZES["small"]
+    found = vision.choices(pair, size, candidates("small"))
     assert [choice.name for choice in found] == [
         f"emoji-k{k}-{method}" for k in KS for method in METHODS
     ]
@@ -144,7 +145,7 @@ def test_lambda_is_the_largest_that_reaches_the_baseline_on_validation_images() 
     assert second.options["vision"]["part"] == "test"
     without = candidates("small").query("group != 'emoji-k32-baseline'")
     with pytest.raises(InputError, match="'emoji-k32-baseline' has no R2"):
-        vision.choices(PAIRS["small"][0], without)
+        vision.choices(pair, size, without)
 
 
 def test_methods_differ_from_the_baseline_in_their_penalty_only() -> None:
@@ -210,21 +211,20 @@ def test_a_module_is_read_from_a_cache_that_is_written_once(
 
 @pytest.mark.slow
 def test_a_tiny_study_runs_and_resumes(
-    tiny_source: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_source: dict[str, Any], tmp_path: Path
 ) -> None:
     pair = vision.Pair("tiny", tiny_source, d_in=D_IN, image_size=None)
     size = vision.Size(
-        d_sae=24, rows=96, batch_size=32, lr=1e-3, judges=(str(tiny_source["model"]),)
+        d_sae=24,
+        rows=96,
+        batch_size=32,
+        lr=1e-3,
+        judges=(str(tiny_source["model"]),),
+        ks=(2,),
+        lambdas={"off-support": (1e-9,)},
+        seeds=(1, 2),
     )
-    monkeypatch.setattr(vision, "KS", (2,))
-    monkeypatch.setattr(vision, "METHODS", ("off-support",))
-    monkeypatch.setattr(vision, "LAMBDAS", {"off-support": (1e-9,)})
-    monkeypatch.setattr(vision, "SEEDS", (1, 2))
-    monkeypatch.setitem(PAIRS, "small", (pair,))  # type: ignore[arg-type]
-    monkeypatch.setitem(SIZES, "small", size)  # type: ignore[arg-type]
-    plan = STUDY.plan("small")
+    plan = vision.plan([pair], size)
     study = Study(
         name="tiny-vision",
         paper="none",
