@@ -18,8 +18,14 @@ from saereg_plugin.kernels.encode import (
     NestedDecode,
     SelectedPreActivations,
 )
+from saereg_plugin.kernels.screening import (
+    can_screen,
+    screen_batch_top_k,
+    screen_top_k,
+)
 from saereg_plugin.kernels.selected import Selected
 from saereg_plugin.kernels.top_k import PreActivations, select_batch_top_k, select_top_k
+from saereg_plugin.machine import fast_dtype
 from saereg_plugin.mechanics.auxk import (
     ScaledAuxKMixin,
     ScaledMatryoshkaAuxKMixin,
@@ -83,12 +89,13 @@ class SparseStepMixin(ScaledAuxKMixin):
         obstacle = self._obstacle(sae_in)
         if obstacle is None:
             autocast = torch.is_autocast_enabled(self.W_enc.device.type)
-            return cfg.sparse_step == "always" or cfg.sparse_step_wins(
+            return cfg.sparse_step != "auto" or cfg.sparse_step_wins(
                 self.current_k, autocast=autocast
             )
-        if cfg.sparse_step == "always":
+        if cfg.sparse_step != "auto":
             raise InputError(
-                f"sparse_step='always' cannot be followed: {obstacle}. Use sparse_step='auto'."
+                f"sparse_step={cfg.sparse_step!r} cannot be followed: {obstacle}. Use "
+                "sparse_step='auto'."
             )
         return False
 
@@ -169,7 +176,18 @@ class SparseStepMixin(ScaledAuxKMixin):
             ]
 
     def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
-        return select_top_k(pre, int(self.current_k))
+        select = screen_top_k if self._screens(pre) else select_top_k
+        return select(pre, int(self.current_k))
+
+    def _screens(self, pre: PreActivations) -> bool:
+        """Return whether latents are ruled out by a product in bfloat16."""
+        cfg: TopKFieldsMixin = self.cfg
+        if cfg.sparse_step == "always" or not can_screen(pre, self.current_k):
+            return False
+        return cfg.sparse_step == "screened" or (
+            cfg.screening_wins(self.current_k)
+            and fast_dtype(str(pre.W_enc.device)) == "bfloat16"
+        )
 
     def _widths(self) -> tuple[int, ...]:
         return (self.cfg.d_sae,)
@@ -270,7 +288,8 @@ class SparseBatchTopKMixin(SparseStepMixin):
 
     @override
     def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
-        return select_batch_top_k(pre, int(self.current_k * pre.sae_in.shape[0]))
+        select = screen_batch_top_k if self._screens(pre) else select_batch_top_k
+        return select(pre, int(self.current_k * pre.sae_in.shape[0]))
 
     @override
     def _after(self, output: SparseStepOutput) -> None:
