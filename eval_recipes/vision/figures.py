@@ -158,6 +158,15 @@ class _Tallies(NamedTuple):
         return _Tallies(*(all_ - own for all_, own in zip(self, part, strict=True)))
 
 
+_MEASURES: Mapping[str, Callable[[_Tallies], float]] = {
+    "binary": lambda t: _mean(t.whole.binary()),
+    "weighted": lambda t: _mean(t.whole.weighted()),
+    "held_out": lambda t: _mean(held_out_purity(t.first, t.second)),
+    "images_per_latent": lambda t: _median(t.whole.images),
+    "fires_once": lambda t: _once(t.whole.images),
+}
+
+
 def purity_figures(
     codes: Codes,
     labels: Tensor,
@@ -186,31 +195,43 @@ def purity_figures(
     found = _tallies(halves, labels, n_classes, blocks)
     orders = shuffled_labels(labels, shuffles, seed=seed)
     mixed = [_tallies(halves, order, n_classes, blocks) for order in orders]
-    measures: dict[str, Callable[[_Tallies], float]] = {
-        "binary": lambda t: _mean(t.whole.binary()),
-        "weighted": lambda t: _mean(t.whole.weighted()),
-        "held_out": lambda t: _mean(held_out_purity(t.first, t.second)),
-        "images_per_latent": lambda t: _median(t.whole.images),
-        "fires_once": lambda t: _once(t.whole.images),
-    }
-    values = {k: np.array([f(t) for t in found]) for k, f in measures.items()}
+    of_latents = _purity_of_latents(found[0])
+    active = int((of_latents["images"] > 0).sum())
+    both = int(of_latents["held_out"].isfinite().sum())
+    ns = {"held_out": both, "held_out_floor": both}
+    values = _purity_values(found, mixed)
+    figures = intervals({k: (v, ns.get(k, active)) for k, v in values.items()})
+    return Purity(figures, of_latents)
+
+
+def _purity_values(
+    found: Sequence[_Tallies], mixed: Sequence[Sequence[_Tallies]]
+) -> dict[str, Values]:
+    """
+    Return every figure of all images, then without each block.
+
+    Args:
+        found: with the labels.
+        mixed: with shuffled labels, by order.
+    """
+    values = {k: np.array([f(t) for t in found]) for k, f in _MEASURES.items()}
     for name, of in _FLOORS.items():
-        each = [[measures[of](t) for t in tallies] for tallies in mixed]
+        each = [[_MEASURES[of](t) for t in tallies] for tallies in mixed]
         values[name] = np.mean(each, axis=0)
     values["above_floor"] = values["binary"] - values["floor"]
-    whole = found[0].whole
-    of_latents = {
+    return values
+
+
+def _purity_of_latents(found: _Tallies) -> dict[str, Tensor]:
+    """Return what is known of each latent, by column of the table."""
+    whole = found.whole
+    return {
         "images": whole.images.long(),
         "class": torch.where(whole.images > 0, whole.best, -1),
         "binary": whole.binary(),
         "weighted": whole.weighted(),
-        "held_out": held_out_purity(found[0].first, found[0].second),
+        "held_out": held_out_purity(found.first, found.second),
     }
-    active = int((whole.images > 0).sum())
-    both = int(of_latents["held_out"].isfinite().sum())
-    ns = {"held_out": both, "held_out_floor": both}
-    figures = intervals({k: (v, ns.get(k, active)) for k, v in values.items()})
-    return Purity(figures, of_latents)
 
 
 def _tallies(

@@ -149,7 +149,7 @@ PAIRS: Mapping[Scale, tuple[Pair, ...]] = {"small": SMALL, "paper": PAPER}
 SIZES: Mapping[Scale, Size] = {
     "small": Size(
         d_sae=512,
-        rows=163_840,
+        rows=81_920,
         batch_size=256,
         lr=1e-3,
         judges=("dinov2-small", "efficientnet-lite0", "squeezenet"),
@@ -373,7 +373,7 @@ STUDY = Study(
     published=_published,
     notes=(
         "The papers train on image embeddings of CLIP, SigLIP2 and ViT of 50,000 and more natural photos "
-        "with d_sae 8192; these are patches of drawings and digits, with d_sae 512 and 640 "
+        "with d_sae 8192; these are patches of drawings and digits, with d_sae 512 and 320 "
         "steps.",
         "Lambda is chosen by the paper's rule, but on validation images; the candidates are ours, and "
         "no statement is at a lambda of the papers.",
