@@ -37,9 +37,6 @@ RESERVED_LABELS = (
 )
 """Names in the logs and in the state dict that a regulariser may not take."""
 
-_LEAST_SCREENED_INPUTS = 512
-_LEAST_SCREENED_LATENTS = 8192
-_LEAST_SCREENED_WIDTH_PER_K = 128
 _LEAST_WIDTH_PER_K = 16
 _LEAST_WIDTH_PER_K_AUTOCAST = 40
 """d_sae / k from which a sparse step is the faster one (docs: speed). Under autocast a dense
@@ -355,11 +352,3 @@ class TopKFieldsMixin(RescaledConfigMixin):
         """Return whether a sparse step with k is faster at this d_sae."""
         least = _LEAST_WIDTH_PER_K_AUTOCAST if autocast else _LEAST_WIDTH_PER_K
         return self.d_sae >= least * k
-
-    def screening_wins(self, k: float) -> bool:
-        """Return whether a screened step with k is faster, where bfloat16 is fast."""
-        return (
-            self.d_in >= _LEAST_SCREENED_INPUTS
-            and self.d_sae >= _LEAST_SCREENED_LATENTS
-            and self.d_sae >= _LEAST_SCREENED_WIDTH_PER_K * k
-        )

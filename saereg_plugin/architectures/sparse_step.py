@@ -18,14 +18,15 @@ from saereg_plugin.kernels.encode import (
     NestedDecode,
     SelectedPreActivations,
 )
+from saereg_plugin.kernels.inference import is_in_use
 from saereg_plugin.kernels.screening import (
     can_screen,
     screen_batch_top_k,
     screen_top_k,
+    screening_wins,
 )
 from saereg_plugin.kernels.selected import Selected
 from saereg_plugin.kernels.top_k import PreActivations, select_batch_top_k, select_top_k
-from saereg_plugin.machine import fast_dtype
 from saereg_plugin.mechanics.auxk import (
     ScaledAuxKMixin,
     ScaledMatryoshkaAuxKMixin,
@@ -111,7 +112,7 @@ class SparseStepMixin(ScaledAuxKMixin):
         if self.W_enc.device.type not in ("cpu", "cuda"):
             return f"it runs on cpu and cuda, these weights are on {self.W_enc.device}"
         for name, hook in self.hook_dict.items():
-            if _is_in_use(hook):
+            if is_in_use(hook):
                 return f"the hook point {name} is in use and sees dense activations"
         return self.cfg.sparse_step_obstacle()
 
@@ -181,13 +182,10 @@ class SparseStepMixin(ScaledAuxKMixin):
 
     def _screens(self, pre: PreActivations) -> bool:
         """Return whether latents are ruled out by a product in bfloat16."""
-        cfg: TopKFieldsMixin = self.cfg
-        if cfg.sparse_step == "always" or not can_screen(pre, self.current_k):
+        k, choice = self.current_k, self.cfg.sparse_step
+        if choice == "always" or not can_screen(pre, k):
             return False
-        return cfg.sparse_step == "screened" or (
-            cfg.screening_wins(self.current_k)
-            and fast_dtype(str(pre.W_enc.device)) == "bfloat16"
-        )
+        return choice == "screened" or screening_wins(pre, k)
 
     def _widths(self) -> tuple[int, ...]:
         return (self.cfg.d_sae,)
@@ -270,17 +268,6 @@ class SparseStepMixin(ScaledAuxKMixin):
 
     def _after(self, output: SparseStepOutput) -> None:
         """Act on the step's output; nothing for TopK."""
-
-
-def _is_in_use(hook: Any) -> bool:
-    """Return whether a hook point has hooks, of TransformerLens or PyTorch."""
-    return bool(
-        hook.has_hooks(including_permanent=True)
-        or hook._forward_hooks
-        or hook._forward_pre_hooks
-        or hook._backward_hooks
-        or hook._backward_pre_hooks
-    )
 
 
 class SparseBatchTopKMixin(SparseStepMixin):

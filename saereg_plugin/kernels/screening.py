@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +25,11 @@ from saereg_plugin.kernels.top_k import (
     select_top_k,
     top_k_of_all,
 )
+from saereg_plugin.machine import fast_dtype
+
+_LEAST_INPUTS = 512
+_LEAST_LATENTS = 8192
+_LEAST_WIDTH_PER_K = 128
 
 _GROUPS = (16, 8, 4, 2, 1)
 """Sizes of the groups of latents whose largest value is compared first."""
@@ -58,6 +64,20 @@ def can_screen(pre: PreActivations, k: float) -> bool:
         and pre.W_enc.dtype == torch.float32
         and pre.sae_in.shape[0] > 0
         and 8 * k <= pre.d_sae
+    )
+
+
+def screening_wins(pre: PreActivations, k: float) -> bool:
+    """
+    Return whether a screened selection is faster, by the size and the device alone.
+
+    The rule is that of the measurements in ``docs/speed.md``. It takes no measurement of
+    its own, so that the same run makes the same choice every time.
+    """
+    return (
+        pre.W_enc.shape[0] >= _LEAST_INPUTS
+        and pre.d_sae >= max(_LEAST_LATENTS, _LEAST_WIDTH_PER_K * k)
+        and fast_dtype(str(pre.W_enc.device)) == "bfloat16"
     )
 
 
@@ -98,12 +118,11 @@ class Screen:
         vectors = transposed(weight)
         coarse = weight.new_zeros(columns, terms, dtype=torch.bfloat16)
         norms, lost = weight.new_zeros(columns), weight.new_zeros(columns)
+        norms[:d_sae] = upper_norms(vectors)
         for start in range(0, d_sae, _STRIP):
             strip = slice(start, min(start + _STRIP, d_sae))
-            rounded = vectors[strip].bfloat16()
-            coarse[strip, :d_in] = rounded
-            norms[strip] = upper_norms(vectors[strip])
-            lost[strip] = upper_norms(vectors[strip] - rounded.float())
+            rounded = coarse[strip, :d_in].copy_(vectors[strip])
+            lost[strip] = upper_norms(vectors[strip] - rounded)
         padded = functional.pad(bias, (0, columns - d_sae), value=_PADDING)
         _split(padded, coarse[:, d_in : d_in + _BIAS_TERMS])
         sizes = latent_sizes(
@@ -249,28 +268,12 @@ def screen_top_k(
     if not screen.finite:
         return select_top_k(pre, k)
     batch = pre.sae_in.shape[0]
-    columns = screen.coarse.shape[0]
-    rows = max(1, min(batch, _BLOCK_ENTRIES // columns))
-    buffer = screen.coarse.new_empty(rows, columns)
     latents = torch.empty(batch, k, dtype=torch.int64, device=pre.sae_in.device)
     values = pre.sae_in.new_empty(batch, k)
-    whole = torch.zeros(batch, dtype=torch.bool, device=pre.sae_in.device)
-    for start in range(0, batch, rows):
-        part = slice(start, min(start + rows, batch))
-        sae_in = pre.sae_in[part]
-        block = _Block.of(screen, sae_in, buffer[: len(sae_in)])
-        threshold = _kth_at_least(block.lower, k)
-        screened = block.screened(threshold)
-        owners, found = block.candidates(threshold, screened)
-        counts = torch.bincount(owners, minlength=len(sae_in))
-        few = screened & (counts <= most_candidates(k))
-        chosen = few[owners]
-        counts = counts * few
-        selected = Selected(
-            found[chosen], functional.pad(counts.cumsum(0), (1, 0)), pre.d_sae
-        )
-        exact = screen.values(sae_in, selected)
-        values[part], latents[part] = _largest(exact, selected, owners[chosen], k)
+    whole = torch.ones(batch, dtype=torch.bool, device=pre.sae_in.device)
+    for part, selected, few in _candidates(pre.sae_in, k, screen):
+        exact = screen.values(pre.sae_in[part], selected)
+        values[part], latents[part] = _largest(exact, selected, k)
         whole[part] = ~few
     left = whole.nonzero().squeeze(1)
     if len(left):
@@ -298,16 +301,60 @@ def most_candidates(k: float) -> int:
     return max(_FEWEST_CANDIDATES, int(_MOST_CANDIDATES * k))
 
 
+def candidate_counts(pre: PreActivations, k: int) -> torch.Tensor:
+    """
+    Return how many latents of each row are computed in float32, int64 [batch].
+
+    That is d_sae for rows that are computed whole.
+
+    Args:
+        pre: for which ``can_screen`` holds.
+        k: at least 1.
+    """
+    screen = Screen.of(pre, k)
+    counts = torch.full((pre.sae_in.shape[0],), pre.d_sae)
+    if screen.finite:
+        for part, selected, few in _candidates(pre.sae_in, k, screen):
+            found = selected.row_offsets.diff()
+            counts[part] = torch.where(few, found, pre.d_sae).cpu()
+    return counts
+
+
+def _candidates(
+    sae_in: torch.Tensor, k: int, screen: Screen
+) -> Iterator[tuple[slice, Selected, torch.Tensor]]:
+    """
+    Yield blocks of rows, their candidates, and which rows have few enough, bool [rows].
+
+    Other rows have no candidates.
+    """
+    columns, d_sae = screen.coarse.shape[0], len(screen.bias)
+    rows = max(1, min(len(sae_in), _BLOCK_ENTRIES // columns))
+    buffer = screen.coarse.new_empty(rows, columns)
+    for start in range(0, len(sae_in), rows):
+        part = slice(start, min(start + rows, len(sae_in)))
+        block = _Block.of(screen, sae_in[part], buffer[: part.stop - start])
+        threshold = _kth_at_least(block.lower, k)
+        screened = block.screened(threshold)
+        owners, latents = block.candidates(threshold, screened)
+        counts = torch.bincount(owners, minlength=part.stop - start)
+        few = screened & (counts <= most_candidates(k))
+        if not bool(few.all()):
+            latents, counts = latents[few[owners]], counts * few
+        offsets = functional.pad(counts.cumsum(0), (1, 0))
+        yield part, Selected(latents, offsets, d_sae), few
+
+
 def _largest(
-    values: torch.Tensor, selected: Selected, rows: torch.Tensor, k: int
+    values: torch.Tensor, selected: Selected, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Return the k largest of each row's pairs and their latents, [batch, k].
 
     Rows without pairs are filled with -inf.
     """
-    counts = selected.row_offsets.diff()
-    widest = max(k, int(counts.max()))
+    rows = selected.rows
+    widest = max(k, int(selected.row_offsets.diff().max()))
     places = torch.arange(len(rows), device=rows.device) - selected.row_offsets[rows]
     places += rows * widest
     table = values.new_full((selected.batch, widest), -torch.inf)
