@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -179,7 +180,8 @@ class _Block:
     @classmethod
     def of(cls, screen: Screen, sae_in: torch.Tensor, out: torch.Tensor) -> _Block:
         inputs = screen.inputs(sae_in)
-        values = torch.mm(inputs, screen.coarse.T, out=out)
+        with _sums_in_float32():
+            values = torch.mm(inputs, screen.coarse.T, out=out)
         sizes = row_sizes(sae_in, inputs[:, : sae_in.shape[1]])
         return cls(
             values,
@@ -231,6 +233,18 @@ class _Block:
         positions = positions[kept]
         rows = rows.repeat_interleave(kept.sum(dim=1), output_size=len(positions))
         return rows, positions - rows * columns
+
+
+@contextmanager
+def _sums_in_float32() -> Iterator[None]:
+    """Keep CUDA from adding parts of a sum in bfloat16, which no bound covers."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = before
 
 
 def _some_maxima(values: torch.Tensor, group: int) -> torch.Tensor:

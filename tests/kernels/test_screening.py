@@ -36,10 +36,15 @@ from tests.kernels.screening_cases import CASES, Case, encoder, generator
 Selection = tuple[Selected, torch.Tensor]
 
 
-def pre_activations(case: Case) -> PreActivations:
-    return PreActivations(
-        case.sae_in, case.W_enc, case.b_enc, case.norms, case.W_enc.dtype
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pre_activations(case: Case, device: str = "cpu") -> PreActivations:
+    sae_in, weight, bias = (
+        each.to(device) for each in (case.sae_in, case.W_enc, case.b_enc)
     )
+    norms = None if case.norms is None else case.norms.to(device)
+    return PreActivations(sae_in, weight, bias, norms, weight.dtype)
 
 
 def exact(pre: PreActivations) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,10 +94,11 @@ def same_rows(a: Selection, b: Selection, k: int) -> torch.Tensor:
     return (a[0].latents.view(-1, k) == b[0].latents.view(-1, k)).all(dim=1)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CASES)
-def test_top_k_of_ten_thousand_rows(name: str) -> None:
+def test_top_k_of_ten_thousand_rows(name: str, device: str) -> None:
     case = CASES[name]()
-    pre = pre_activations(case)
+    pre = pre_activations(case, device)
     assert can_screen(pre, case.k)
     found = screen_top_k(pre, case.k)
     assert_is_top_k(pre, case.k, found)
@@ -108,10 +114,11 @@ def test_top_k_of_ten_thousand_rows(name: str) -> None:
         assert same_rows(found, dense, case.k).all()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CASES)
-def test_batch_top_k_of_ten_thousand_rows(name: str) -> None:
+def test_batch_top_k_of_ten_thousand_rows(name: str, device: str) -> None:
     case = CASES[name]()
-    pre = pre_activations(case)
+    pre = pre_activations(case, device)
     count = case.k * len(case.sae_in)
     found = screen_batch_top_k(pre, count)
     values = exact(pre)[0]
