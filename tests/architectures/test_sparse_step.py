@@ -15,6 +15,7 @@ from sae_lens.saes.sae import TrainStepOutput
 
 import saereg_plugin as sr
 from saereg_plugin.architectures.sparse_step import SparseStepOutput
+from saereg_plugin.machine import fast_dtype
 from tests.regularizers.throwaway import NoisyFiring
 from tests.training import (
     BATCH,
@@ -652,6 +653,45 @@ def test_weights_of_low_precision_need_the_dense_step(
         match="needs float32 or float64 weights, these are torch.bfloat16",
     ):
         forward(forced, x)
+
+
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
+def test_screening_needs_float32(architecture: str, activations: torch.Tensor) -> None:
+    with pytest.raises(sr.InputError, match="'screened' cannot be followed.*float64"):
+        make_cfg(architecture, sparse_step="screened", dtype="float64")
+    with pytest.raises(
+        sr.InputError, match="'screened' cannot be followed.*layer_norm"
+    ):
+        make_cfg(
+            architecture, sparse_step="screened", normalize_activations="layer_norm"
+        )
+    # under autocast it ranks by autocast's product, as without screening
+    screened, plain = (
+        make_sae(architecture, k=4, sparse_step=step) for step in ("screened", "always")
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [forward(sae, activations[:32]) for sae in (screened, plain)]
+    assert torch.equal(outputs[0].sae_out, outputs[1].sae_out)
+
+
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
+def test_auto_screens_wide_dictionaries_where_bfloat16_is_fast(
+    architecture: str, activations: torch.Tensor
+) -> None:
+    fields: dict[str, Any] = {"k": 8, "d_sae": 8192}
+    if architecture == "matryoshka_batchtopk":
+        fields["matryoshka_widths"] = [1024, 8192]
+    x = activations[:32]
+
+    def values(step: str) -> torch.Tensor:
+        return forward(make_sae(architecture, sparse_step=step, **fields), x).sae_out
+
+    fast = fast_dtype("cpu") == "bfloat16"
+    auto, screened, plain = (values(step) for step in ("auto", "screened", "always"))
+    assert relative(screened, plain) < 1e-5
+    # rounding tells which was taken
+    assert not torch.equal(screened, plain)
+    assert torch.equal(auto, screened if fast else plain)
 
 
 def test_a_regulariser_of_weights_only_leaves_it_sparse(
