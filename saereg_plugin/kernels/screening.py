@@ -51,7 +51,7 @@ _OVERFLOW = 1e37
 """Below the largest number of float32 and bfloat16."""
 
 _BLOCK_ENTRIES = 2**25
-_STRIP = 128
+_STRIP = 256
 _MOST_CANDIDATES = 16
 """Candidates for each latent that is selected, above which a row is computed whole."""
 
@@ -111,19 +111,25 @@ class Screen:
     @classmethod
     def of(cls, pre: PreActivations, k: float) -> Screen:
         """Prepare the weights for a selection of ``k`` latents a row."""
-        weight, bias = pre.scaled()
-        d_in, d_sae = weight.shape
+        d_in, d_sae = pre.W_enc.shape
         group = next(size for size in _GROUPS if d_sae >= 4 * k * size)
         columns = -(-d_sae // group) * group
         terms = -(-(d_in + _BIAS_TERMS) // _ALIGNMENT) * _ALIGNMENT
-        vectors = transposed(weight)
-        coarse = weight.new_zeros(columns, terms, dtype=torch.bfloat16)
-        norms, lost = weight.new_zeros(columns), weight.new_zeros(columns)
-        norms[:d_sae] = upper_norms(vectors)
+        vectors, bias = transposed(pre.W_enc), pre.b_enc
+        coarse = vectors.new_empty(columns, terms, dtype=torch.bfloat16)
+        coarse[:, d_in:], coarse[d_sae:] = 0, 0
+        norms, lost = vectors.new_zeros(columns), vectors.new_zeros(columns)
+        # strips stay in the cache
         for start in range(0, d_sae, _STRIP):
             strip = slice(start, min(start + _STRIP, d_sae))
-            rounded = coarse[strip, :d_in].copy_(vectors[strip])
-            lost[strip] = upper_norms(vectors[strip] - rounded)
+            rows = vectors[strip]
+            if pre.norms is not None:
+                rows *= pre.norms[strip, None]
+            rounded = coarse[strip, :d_in].copy_(rows)
+            norms[strip] = upper_norms(rows)
+            lost[strip] = upper_norms(rows - rounded)
+        if pre.norms is not None:
+            bias = bias * pre.norms
         padded = functional.pad(bias, (0, columns - d_sae), value=_PADDING)
         _split(padded, coarse[:, d_in : d_in + _BIAS_TERMS])
         sizes = latent_sizes(
