@@ -21,8 +21,8 @@ def speed(
     suite: Annotated[
         list[str] | None,
         Option(
-            help="training, memory, variants, growth, streams, steering, activations; and by name "
-            "only: evaluations (half an hour), matching (half an hour), matching-large (quarter of an hour). "
+            help="training, memory, variants, growth, streams, steering, activations, screening; and by "
+            "name only: evaluations (half an hour), matching (half an hour), matching-large (quarter of an hour). "
             "By commas or repetition."
         ),
     ] = None,
@@ -37,6 +37,9 @@ def speed(
     out: Annotated[
         Path | None, Option(help="JSON file for rows and machine facts.")
     ] = None,
+    plot: Annotated[
+        Path | None, Option(help="PNG file for the curves of the suite screening.")
+    ] = None,
 ) -> None:
     """
     Time this package against SAELens, and sparsify and dictionary_learning if installed.
@@ -47,10 +50,13 @@ def speed(
     require_bench("speed")
     from eval_recipes.speed.measurement import DEFAULT_SHAPES, SpeedConfig, parse_shape
     from eval_recipes.speed.run import HEADINGS, chosen_suites, formatted, run_speed
+    from eval_recipes.speed.screening import plot_screening, require_picture
     from saereg_plugin.machine import resolve_device
 
     place = resolve_device(device)
     suites = chosen_suites(listed(suite))
+    if plot is not None:
+        require_picture(plot, suites)
     config = SpeedConfig(
         shapes=tuple(parse_shape(text) for text in shape or ()) or DEFAULT_SHAPES,
         repeats=repeats,
@@ -62,6 +68,8 @@ def speed(
     with working():
         console.print(f"Device {place}.")
         frame = run_speed(config, suites, out=out)
+        if plot is not None:
+            plot_screening(frame.to_dict(orient="records"), plot)
     table = Table(*HEADINGS, box=None, pad_edge=False)
     for row in frame.to_dict(orient="records"):
         table.add_row(*(escape(cell) for cell in formatted(row)))

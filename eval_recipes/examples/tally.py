@@ -14,6 +14,7 @@ from eval_recipes.examples import histogram
 from eval_recipes.examples.histogram import Histogram
 from eval_recipes.examples.options import ExamplesEvalConfig
 from eval_recipes.examples.pile import Floats, Found, Ints, Pile, ranks
+from saereg_plugin.kernels.inference import TopKEncoder, can_encode_top_k
 
 LARGEST_KEY = (1 << 32) - 1
 OVERHEAD = 1.5 * 3
@@ -52,6 +53,7 @@ class ExamplesTally:
             # the activation store has already joined the heads
             sae.turn_off_forward_pass_hook_z_reshaping()
         self.sae = sae
+        self._encoder = TopKEncoder(sae) if can_encode_top_k(sae) else None
         self.options = options
         n_latents = int(sae.cfg.d_sae)
         self.histogram = Histogram(n_latents)
@@ -88,7 +90,8 @@ class ExamplesTally:
         Raises:
             ValueError: if an activation is not finite.
         """
-        latents = self.sae.encode(x.to(self.sae.dtype)).float()
+        encode = self.sae.encode if self._encoder is None else self._encoder
+        latents = encode(x.to(self.sae.dtype)).float()
         if latents.is_sparse:
             latents = latents.to_dense()
         latents = latents * keep.to(latents.device)[:, None]

@@ -21,6 +21,7 @@ from eval_recipes.statistics.interval import (
     explained_variance,
 )
 from saereg_plugin.errors import InputError
+from saereg_plugin.kernels.inference import TopKEncoder, can_encode_top_k
 
 # Values of one chunk of latent activations: 2^25 float32 are 128 MiB.
 _CHUNK_VALUES = 1 << 25
@@ -98,6 +99,7 @@ class _Tally:
             # The activation store has already joined the heads.
             sae.turn_off_forward_pass_hook_z_reshaping()
         self.sae = sae
+        self._encoder = TopKEncoder(sae) if can_encode_top_k(sae) else None
         self.fired = torch.zeros(int(sae.cfg.d_sae), dtype=torch.bool)
         self.residual: list[Array] = []
         self.residual_special: list[Array] = []
@@ -120,12 +122,10 @@ class _Tally:
         residuals: list[Tensor] = []
         counts: list[Tensor] = []
         for x, is_kept in zip(flat.split(rows), kept.split(rows), strict=True):
-            latents = self.sae.encode(x.to(self.sae.dtype))
-            error = x.double() - self.sae.decode(latents).to(x.device).double()
-            active = (latents != 0).cpu()
+            decoded, count = self._pass(x.to(self.sae.dtype), is_kept)
+            error = x.double() - decoded.to(x.device).double()
             residuals.append(error.square().sum(-1).cpu())
-            counts.append(active.sum(-1))
-            self.fired |= active[is_kept].any(0)
+            counts.append(count.cpu())
         residual = torch.cat(residuals).view_as(keep)
         if not bool(residual.isfinite().all()):
             raise ValueError("its reconstruction holds NaN or infinity")
@@ -133,6 +133,18 @@ class _Tally:
         self.residual.append(per_context(residual, keep))
         self.residual_special.append(per_context(residual, ~keep))
         self.nonzero.append(per_context(nonzero, keep))
+
+    def _pass(self, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Return reconstruction and number of active latents of each row; note what fired."""
+        if self._encoder is None:
+            acts = self.sae.encode(x)
+            active = (acts != 0).cpu()
+            self.fired |= active[kept].any(0)
+            return self.sae.decode(acts), active.sum(-1)
+        selected, acts = self._encoder.active(x)
+        fired = selected.latents[kept.to(x.device)[selected.rows]]
+        self.fired[fired.cpu()] = True
+        return self.sae.decode(selected.to_coo(acts)), selected.row_offsets.diff()
 
     def figures(self, passed: Passed, *, seed: int) -> HeldOut:
         """Turn the sums into figures, given those of the activations themselves."""

@@ -23,6 +23,7 @@ Step = Callable[[], object]
 _LR = 3e-4
 
 OURS = "saereg"
+UNSCREENED = "saereg unscreened"
 SAE_LENS = "sae_lens"
 
 _Sae = tuple[str, dict[str, Any]]
@@ -30,17 +31,21 @@ _Sae = tuple[str, dict[str, Any]]
 
 
 def _sparse(architecture: str = "regularized_topk", **fields: Any) -> _Sae:
-    return architecture, {"sparse_step": "always", **fields}
+    return architecture, {"sparse_step": "auto", **fields}
 
 
 _SAES: dict[str, _Sae] = {
     OURS: _sparse(),
+    UNSCREENED: _sparse(sparse_step="always"),
     "saereg dense": ("regularized_topk", {"sparse_step": "never"}),
     "saereg without rescaling": _sparse(rescale_acts_by_decoder_norm=False),
     "saereg unit norm": _sparse(decoder_constraint="unit_norm"),
     "saereg L2": _sparse(regularizers=[WeightPenalty(norm="l2", coefficient=1e-5)]),
     "saereg L1": _sparse(regularizers=[WeightPenalty(norm="l1", coefficient=1e-5)]),
     "saereg batchtopk": _sparse("regularized_batchtopk"),
+    "saereg unscreened batchtopk": _sparse(
+        "regularized_batchtopk", sparse_step="always"
+    ),
     SAE_LENS: ("topk", {}),
     "sae_lens batchtopk": ("batchtopk", {}),
 }

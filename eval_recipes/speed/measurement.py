@@ -297,3 +297,7 @@ class Row:
     product_share: float | None = None
     """Time that the work's one unavoidable dense product takes at the machine's measured
     speed, over the time of the row."""
+    candidates: float | None = None
+    """Median of the latents of a row that a screened selection computes in float32."""
+    chosen: bool | None = None
+    """Whether ``sparse_step="auto"`` takes the screened selection at this size, here."""

@@ -43,6 +43,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "matching-large": _suite("matching", "large_rows"),
         "steering": _suite("steering", "steering_rows"),
         "activations": _suite("activations", "activation_rows"),
+        "screening": _suite("screening", "screening_rows"),
     }
 )
 """Suites by name; each yields its rows as they are measured."""

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
+from eval_recipes.speed.implementations import (
+    OURS,
+    SAE_LENS,
+    UNSCREENED,
+    build_step,
+    peers,
+)
 from eval_recipes.speed.measurement import (
     Row,
     Shape,
@@ -37,6 +43,7 @@ _VARIANTS = (
     "saereg without rescaling",
     "saereg unit norm",
     "saereg batchtopk",
+    "saereg unscreened batchtopk",
 )
 _STREAM_COUNTS = (1, 2, 6)
 _STREAM_STEPS = 64
@@ -49,7 +56,9 @@ def training_rows(config: SpeedConfig) -> Iterator[Row]:
     """Measure every implementation at every shape, in float32 and under autocast."""
     for shape in config.shapes:
         for autocast in (False, True):
-            yield from _measured(config, shape, [OURS, *peers()], autocast=autocast)
+            # under autocast nothing is screened
+            ours = [OURS] if autocast else [OURS, UNSCREENED]
+            yield from _measured(config, shape, [*ours, *peers()], autocast=autocast)
 
 
 def memory_rows(config: SpeedConfig) -> Iterator[Row]:
@@ -57,7 +66,7 @@ def memory_rows(config: SpeedConfig) -> Iterator[Row]:
     for shape in config.shapes:
         for autocast in (False, True):
             ours = None
-            for name in (OURS, *peers()):
+            for name in (OURS, *(() if autocast else (UNSCREENED,)), *peers()):
                 peak = peak_of(
                     name,
                     shape,

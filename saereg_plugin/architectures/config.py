@@ -29,7 +29,7 @@ from saereg_plugin.registry import MECHANICS, REGULARIZERS, Table
 
 DecoderConstraint = Literal["none", "unit_norm"]
 
-SparseStep = Literal["auto", "always", "never"]
+SparseStep = Literal["auto", "screened", "always", "never"]
 RESERVED_LABELS = (
     *("unit_norm", "norm_mask", "row_floor", "b_dec_init", "overall_loss"),
     *("mse_loss", "l1_loss", "l0_loss", "pre_act_loss"),
@@ -303,8 +303,10 @@ class TopKFieldsMixin(RescaledConfigMixin):
     Args:
         sparse_step: whether training computes only what selected latents need; the
             results are those of SAELens' dense step up to rounding. "auto" where it
-            wins and nothing needs all pre-activations, "always" (an error where it is
-            impossible), "never" (bit for bit SAELens' step).
+            wins and nothing needs all pre-activations, "screened" and "always" (an error
+            where it is impossible), "never" (bit for bit SAELens' step). "screened" rules
+            out latents by a product in bfloat16 (``kernels.screening``), which "auto" does
+            where that is faster and "always" never does.
         auxk_scaling: how the auxiliary loss of dead latents is scaled before
             ``aux_loss_coefficient``: "sae_lens" (SAELens' own), "openai",
             "dictionary_learning" or "sparsify" (see ``mechanics.auxk``).
@@ -327,9 +329,10 @@ class TopKFieldsMixin(RescaledConfigMixin):
                 "refuses it, too). Use normalize_activations='expected_average_only_in'."
             )
         obstacle = self.sparse_step_obstacle()
-        if self.sparse_step == "always" and obstacle is not None:
+        if self.sparse_step in ("screened", "always") and obstacle is not None:
             raise InputError(
-                f"sparse_step='always' cannot be followed: {obstacle}. Use sparse_step='auto'."
+                f"sparse_step={self.sparse_step!r} cannot be followed: {obstacle}. Use "
+                "sparse_step='auto'."
             )
 
     def sparse_step_obstacle(self) -> str | None:
@@ -341,6 +344,8 @@ class TopKFieldsMixin(RescaledConfigMixin):
                 return (
                     f"the regulariser {label} needs the pre-activations of all latents"
                 )
+        if self.sparse_step == "screened" and self.dtype != "float32":
+            return f"it compares float32 with bfloat16, and dtype is {self.dtype!r}"
         return None
 
     def sparse_step_wins(self, k: float, *, autocast: bool) -> bool:

@@ -18,6 +18,13 @@ from saereg_plugin.kernels.encode import (
     NestedDecode,
     SelectedPreActivations,
 )
+from saereg_plugin.kernels.inference import is_in_use
+from saereg_plugin.kernels.screening import (
+    can_screen,
+    screen_batch_top_k,
+    screen_top_k,
+    screening_wins,
+)
 from saereg_plugin.kernels.selected import Selected
 from saereg_plugin.kernels.top_k import PreActivations, select_batch_top_k, select_top_k
 from saereg_plugin.mechanics.auxk import (
@@ -83,12 +90,13 @@ class SparseStepMixin(ScaledAuxKMixin):
         obstacle = self._obstacle(sae_in)
         if obstacle is None:
             autocast = torch.is_autocast_enabled(self.W_enc.device.type)
-            return cfg.sparse_step == "always" or cfg.sparse_step_wins(
+            return cfg.sparse_step != "auto" or cfg.sparse_step_wins(
                 self.current_k, autocast=autocast
             )
-        if cfg.sparse_step == "always":
+        if cfg.sparse_step != "auto":
             raise InputError(
-                f"sparse_step='always' cannot be followed: {obstacle}. Use sparse_step='auto'."
+                f"sparse_step={cfg.sparse_step!r} cannot be followed: {obstacle}. Use "
+                "sparse_step='auto'."
             )
         return False
 
@@ -104,7 +112,7 @@ class SparseStepMixin(ScaledAuxKMixin):
         if self.W_enc.device.type not in ("cpu", "cuda"):
             return f"it runs on cpu and cuda, these weights are on {self.W_enc.device}"
         for name, hook in self.hook_dict.items():
-            if _is_in_use(hook):
+            if is_in_use(hook):
                 return f"the hook point {name} is in use and sees dense activations"
         return self.cfg.sparse_step_obstacle()
 
@@ -169,7 +177,15 @@ class SparseStepMixin(ScaledAuxKMixin):
             ]
 
     def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
-        return select_top_k(pre, int(self.current_k))
+        select = screen_top_k if self._screens(pre) else select_top_k
+        return select(pre, int(self.current_k))
+
+    def _screens(self, pre: PreActivations) -> bool:
+        """Return whether latents are ruled out by a product in bfloat16."""
+        k, choice = self.current_k, self.cfg.sparse_step
+        if choice == "always" or not can_screen(pre, k):
+            return False
+        return choice == "screened" or screening_wins(pre, k)
 
     def _widths(self) -> tuple[int, ...]:
         return (self.cfg.d_sae,)
@@ -254,23 +270,13 @@ class SparseStepMixin(ScaledAuxKMixin):
         """Act on the step's output; nothing for TopK."""
 
 
-def _is_in_use(hook: Any) -> bool:
-    """Return whether a hook point has hooks, of TransformerLens or PyTorch."""
-    return bool(
-        hook.has_hooks(including_permanent=True)
-        or hook._forward_hooks
-        or hook._forward_pre_hooks
-        or hook._backward_hooks
-        or hook._backward_pre_hooks
-    )
-
-
 class SparseBatchTopKMixin(SparseStepMixin):
     """The sparse step of BatchTopK: the ``k * batch`` largest of the whole batch."""
 
     @override
     def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
-        return select_batch_top_k(pre, int(self.current_k * pre.sae_in.shape[0]))
+        select = screen_batch_top_k if self._screens(pre) else select_batch_top_k
+        return select(pre, int(self.current_k * pre.sae_in.shape[0]))
 
     @override
     def _after(self, output: SparseStepOutput) -> None:

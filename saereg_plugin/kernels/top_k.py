@@ -128,16 +128,19 @@ class PreActivations:
         """Whether the product has the weights' own precision."""
         return self.dtype == self.W_enc.dtype
 
+    def scaled(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``W_enc`` [d_in, d_sae] and ``b_enc`` [d_sae] times the norms."""
+        if self.norms is None:
+            return self.W_enc, self.b_enc
+        return self.W_enc * self.norms, self.b_enc * self.norms
+
     def blocks(self, rows: int | None = None) -> Iterator[torch.Tensor]:
         """Yield blocks of rows [rows, d_sae]; each is overwritten by the next."""
         batch = self.sae_in.shape[0]
         if rows is None:
             rows = max(1, min(batch, _BLOCK_ENTRIES // self.d_sae))
-        weight, bias = self.W_enc, self.b_enc
-        if self.norms is not None:
-            weight, bias = weight * self.norms, bias * self.norms
         sae_in, weight, bias = (
-            each.to(self.dtype) for each in (self.sae_in, weight, bias)
+            each.to(self.dtype) for each in (self.sae_in, *self.scaled())
         )
         buffer = weight.new_empty(rows, self.d_sae)
         for start in range(0, batch, rows):
@@ -174,9 +177,34 @@ def select_batch_top_k(
         fewer are positive.
     """
     (matrix,) = pre.blocks(pre.sae_in.shape[0])
-    values, positions = top_k_of_all(matrix, count)
+    return _by_position(*top_k_of_all(matrix, count), matrix.shape)
+
+
+def batch_selection(
+    values: torch.Tensor, positions: torch.Tensor, count: int, shape: tuple[int, int]
+) -> tuple[Selected, torch.Tensor]:
+    """
+    Select the ``count`` largest positive of some entries of a matrix.
+
+    Args:
+        values: of the entries, [n].
+        positions: flat, int64 [n].
+        count: fewer are selected if fewer are positive.
+        shape: of the matrix, (batch, d_sae).
+    """
+    kept = values > 0
+    values, positions = values[kept], positions[kept]
+    if len(values) > count:
+        values, order = values.topk(count, sorted=False)
+        positions = positions[order]
+    return _by_position(values, positions, shape)
+
+
+def _by_position(
+    values: torch.Tensor, positions: torch.Tensor, shape: tuple[int, ...]
+) -> tuple[Selected, torch.Tensor]:
+    batch, d_sae = shape
     positions, order = positions.sort()
-    rows = positions // pre.d_sae
-    counts = torch.bincount(rows, minlength=matrix.shape[0])
+    counts = torch.bincount(positions // d_sae, minlength=batch)
     offsets = functional.pad(counts.cumsum(0), (1, 0))
-    return Selected(positions % pre.d_sae, offsets, pre.d_sae), values[order]
+    return Selected(positions % d_sae, offsets, d_sae), values[order]

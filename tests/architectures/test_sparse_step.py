@@ -15,6 +15,7 @@ from sae_lens.saes.sae import TrainStepOutput
 
 import saereg_plugin as sr
 from saereg_plugin.architectures.sparse_step import SparseStepOutput
+from saereg_plugin.machine import fast_dtype
 from tests.regularizers.throwaway import NoisyFiring
 from tests.training import (
     BATCH,
@@ -56,6 +57,7 @@ SLOW_VARIANTS = [
 ]
 SLOW_D_IN, SLOW_BATCH = 96, 64
 """For 100 steps: the first dimensions of the activations, in small batches."""
+SPARSE_STEPS = ("always", "screened")
 HOOKS = ("hook_sae_input", "hook_sae_acts_pre", "hook_sae_acts_post", "hook_sae_recons")
 
 
@@ -67,8 +69,9 @@ def auto_sae(architecture: str = "topk", **fields: Any) -> Any:
 def pair(kind: str, **fields: Any) -> tuple[Any, Any]:
     """SAELens' own SAE and ours with the same weights, whose steps are all sparse."""
     architecture, own = KINDS[kind]
+    sparse_step = fields.pop("sparse_step", "always")
     stock = make_stock_sae(architecture, **own, **fields)
-    return stock, make_sae(architecture, sparse_step="always", **own, **fields)
+    return stock, make_sae(architecture, sparse_step=sparse_step, **own, **fields)
 
 
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -170,9 +173,10 @@ def test_a_hundred_steps_in_double_precision_are_saelens_own(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sparse_step", SPARSE_STEPS)
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "matryoshka"])
 def test_a_hundred_steps_in_float32_end_where_saelens_does(
-    kind: str, activations: torch.Tensor
+    kind: str, sparse_step: str, activations: torch.Tensor
 ) -> None:
     """
     Left alone for 100 steps, in float32.
@@ -182,7 +186,7 @@ def test_a_hundred_steps_in_float32_end_where_saelens_does(
     the step size more are, and SAELens' own runs part, too, if one starts 1e-7 away.
     """
     size, steps, lr = SLOW_BATCH, 100, 1e-4
-    saes = pair(kind, d_in=SLOW_D_IN)
+    saes = pair(kind, d_in=SLOW_D_IN, sparse_step=sparse_step)
     trainers = [
         make_trainer(
             sae,
@@ -212,9 +216,10 @@ def test_a_hundred_steps_in_float32_end_where_saelens_does(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sparse_step", SPARSE_STEPS)
 @pytest.mark.parametrize(("kind", "fields"), SLOW_VARIANTS)
 def test_each_of_a_hundred_steps_equals_saelens_own_to_rounding(
-    kind: str, fields: dict[str, Any], activations: torch.Tensor
+    kind: str, fields: dict[str, Any], sparse_step: str, activations: torch.Tensor
 ) -> None:
     """
     In float32, from the 100 states that SAELens' own training goes through.
@@ -222,7 +227,7 @@ def test_each_of_a_hundred_steps_equals_saelens_own_to_rounding(
     Where the two select different latents, these are ties up to rounding, and few.
     """
     size, steps = SLOW_BATCH, 100
-    stock, ours = pair(kind, d_in=SLOW_D_IN, **fields)
+    stock, ours = pair(kind, d_in=SLOW_D_IN, sparse_step=sparse_step, **fields)
     trainers = [
         make_trainer(
             sae,
@@ -299,11 +304,12 @@ def test_gradients_reach_the_input(kind: str, activations: torch.Tensor) -> None
     assert relative(gradients[1], gradients[0]) < 1e-12
 
 
+@pytest.mark.parametrize("sparse_step", SPARSE_STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_is_a_sparse_matrix_with_its_active_latents(
-    kind: str, activations: torch.Tensor
+    kind: str, sparse_step: str, activations: torch.Tensor
 ) -> None:
-    stock, ours = pair(kind)
+    stock, ours = pair(kind, sparse_step=sparse_step)
     dense, output = (forward(sae, activations[:BATCH]) for sae in (stock, ours))
     assert isinstance(output, SparseStepOutput) and output.active is not None
     assert output.feature_acts.is_sparse and not output.feature_acts.requires_grad
@@ -368,6 +374,7 @@ def test_autocast_ranks_latents_by_products_of_lower_precision(
     assert relative(output.loss, dense.loss) < 0.01
 
 
+@pytest.mark.parametrize("sparse_step", SPARSE_STEPS)
 @pytest.mark.parametrize(
     ("kind", "mask"),
     [
@@ -378,7 +385,7 @@ def test_autocast_ranks_latents_by_products_of_lower_precision(
     ],
 )
 def test_unit_norm_and_weight_penalty_act_as_in_the_dense_step(
-    kind: str, mask: str, activations: torch.Tensor
+    kind: str, mask: str, sparse_step: str, activations: torch.Tensor
 ) -> None:
     architecture, own = KINDS[kind]
     penalty = sr.WeightPenalty(coefficient=0.5, mask=mask)  # type: ignore[arg-type]
@@ -390,7 +397,7 @@ def test_unit_norm_and_weight_penalty_act_as_in_the_dense_step(
             regularizers=[penalty],
             **own,
         )
-        for choice in ("never", "always")
+        for choice in ("never", sparse_step)
     ]
     trainers = [
         make_trainer(sae, batches(activations, 32), batch_size=32, steps=50, lr=3e-4)
@@ -406,11 +413,12 @@ def test_unit_norm_and_weight_penalty_act_as_in_the_dense_step(
     assert (saes[1].W_dec.norm(dim=-1) - 1).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("sparse_step", SPARSE_STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_training_equals_uninterrupted(
-    kind: str, tmp_path: Path, activations: torch.Tensor
+    kind: str, sparse_step: str, tmp_path: Path, activations: torch.Tensor
 ) -> None:
-    fields: dict[str, Any] = {**KINDS[kind][1], "sparse_step": "always"}
+    fields: dict[str, Any] = {**KINDS[kind][1], "sparse_step": sparse_step}
     fields["regularizers"] = [sr.WeightPenalty(coefficient=0.1)]
     whole = make_trainer(make_sae(KINDS[kind][0], **fields), batches(activations))
     run_steps(whole, 8)
@@ -434,9 +442,12 @@ def test_resumed_training_equals_uninterrupted(
     assert torch.equal(resumed.act_freq_scores, whole.act_freq_scores)
 
 
+@pytest.mark.parametrize("sparse_step", SPARSE_STEPS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_seed_gives_the_same_weights(kind: str, activations: torch.Tensor) -> None:
-    saes = [pair(kind)[1] for _ in range(2)]
+def test_same_seed_gives_the_same_weights(
+    kind: str, sparse_step: str, activations: torch.Tensor
+) -> None:
+    saes = [pair(kind, sparse_step=sparse_step)[1] for _ in range(2)]
     for sae in saes:
         run_steps(make_trainer(sae, batches(activations)), 15)
     assert_same_state(*saes)
@@ -642,6 +653,45 @@ def test_weights_of_low_precision_need_the_dense_step(
         match="needs float32 or float64 weights, these are torch.bfloat16",
     ):
         forward(forced, x)
+
+
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
+def test_screening_needs_float32(architecture: str, activations: torch.Tensor) -> None:
+    with pytest.raises(sr.InputError, match="'screened' cannot be followed.*float64"):
+        make_cfg(architecture, sparse_step="screened", dtype="float64")
+    with pytest.raises(
+        sr.InputError, match="'screened' cannot be followed.*layer_norm"
+    ):
+        make_cfg(
+            architecture, sparse_step="screened", normalize_activations="layer_norm"
+        )
+    # under autocast it ranks by autocast's product, as without screening
+    screened, plain = (
+        make_sae(architecture, k=4, sparse_step=step) for step in ("screened", "always")
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [forward(sae, activations[:32]) for sae in (screened, plain)]
+    assert torch.equal(outputs[0].sae_out, outputs[1].sae_out)
+
+
+@pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
+def test_auto_screens_wide_dictionaries_where_bfloat16_is_fast(
+    architecture: str, activations: torch.Tensor
+) -> None:
+    fields: dict[str, Any] = {"k": 8, "d_sae": 8192}
+    if architecture == "matryoshka_batchtopk":
+        fields["matryoshka_widths"] = [1024, 8192]
+    x = activations[:32]
+
+    def values(step: str) -> torch.Tensor:
+        return forward(make_sae(architecture, sparse_step=step, **fields), x).sae_out
+
+    fast = fast_dtype("cpu") == "bfloat16"
+    auto, screened, plain = (values(step) for step in ("auto", "screened", "always"))
+    assert relative(screened, plain) < 1e-5
+    # rounding tells which was taken
+    assert not torch.equal(screened, plain)
+    assert torch.equal(auto, screened if fast else plain)
 
 
 def test_a_regulariser_of_weights_only_leaves_it_sparse(

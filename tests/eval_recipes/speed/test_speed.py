@@ -24,7 +24,13 @@ from eval_recipes.speed.activations import Work, activation_rows
 from eval_recipes.speed.evaluations import OPTIONS, UPSTREAM, rounds
 from eval_recipes.speed.evaluations import OURS as OUR_COMMAND
 from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
-from eval_recipes.speed.implementations import OURS, SAE_LENS, build_step, peers
+from eval_recipes.speed.implementations import (
+    OURS,
+    SAE_LENS,
+    UNSCREENED,
+    build_step,
+    peers,
+)
 from eval_recipes.speed.matching import OURS as OUR_MATCHING
 from eval_recipes.speed.matching import (
     SCIPY,
@@ -50,6 +56,7 @@ from eval_recipes.speed.run import (
     chosen_suites,
     formatted,
 )
+from eval_recipes.speed.screening import plot_screening, screening_rows
 from eval_recipes.speed.training import _peak, measure, peak_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release
@@ -149,8 +156,9 @@ def test_rows_are_complete_and_written_with_the_machine(tmp_path: Path) -> None:
 
     record = json.loads(out.read_text())
     frame = pd.DataFrame(record["rows"])
-    assert set(frame["implementation"]) == {OURS, *peers()}
-    assert len(frame) == 2 * len({OURS, *peers()})
+    assert set(frame["implementation"]) == {OURS, UNSCREENED, *peers()}
+    # nothing is screened under autocast
+    assert len(frame) == 2 * len({OURS, *peers()}) + 1
     ours = frame[frame["implementation"] == OURS]
     assert (ours["ratio"] == 1).all()
     np.testing.assert_allclose(
@@ -335,3 +343,40 @@ def test_sources_are_timed_against_bare_passes_and_their_replay() -> None:
         "saereg, replay from disk",
     ]
     assert all(row.seconds and row.throughput for row in rows)
+
+
+def test_screened_selections_are_timed_against_plain_ones(tmp_path: Path) -> None:
+    curves = {"k": (4, 512), "d_in": (16,), "d_sae": (1024,)}
+    base = Shape(d_in=32, d_sae=512, k=4, batch=64)
+    rows = list(screening_rows(SpeedConfig(repeats=3), base=base, curves=curves))
+    # no selection of all latents can be screened
+    assert [row.case.split(":")[0] for row in rows[::2]] == [
+        "k 4",
+        "d_in 16",
+        "d_sae 1024",
+    ]
+    for screened, plain in zip(rows[::2], rows[1::2], strict=True):
+        assert (screened.implementation, plain.implementation) == (
+            "screened",
+            "unscreened",
+        )
+        assert screened.ratio == 1 and plain.ratio_low is not None
+        assert screened.candidates is not None and screened.candidates >= 4
+        assert screened.chosen is False
+    plot_screening([vars(row) for row in rows], tmp_path / "screening.png")
+    assert (tmp_path / "screening.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "streams", "--plot", "a.png"], "Add --suite screening"),
+        (["--suite", "screening", "--plot", "a.pdf"], "is no PNG file"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused(
+    arguments: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(app, ["speed", *arguments])
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
