@@ -102,7 +102,7 @@ def test_what_cannot_be_encoded_is_refused() -> None:
     standard = StandardSAE(StandardSAEConfig(d_in=D_IN, d_sae=D_SAE))
     half = topk_sae(dtype="bfloat16")
     hooked = topk_sae()
-    hooked.hook_sae_acts_pre.add_hook(lambda value, hook: value)  # noqa: ARG005
+    hooked.hook_sae_acts_pre.add_hook(lambda tensor, hook: tensor)  # noqa: ARG005
     for sae in (standard, half, hooked):
         assert not can_encode_top_k(sae)
         with pytest.raises(InputError, match="Call its encode"):
