@@ -30,7 +30,7 @@ from saereg_plugin.machine import fast_dtype
 
 _LEAST_INPUTS = 512
 _LEAST_LATENTS = 8192
-_LEAST_WIDTH_PER_K = 128
+_LEAST_WIDTH_PER_K = 512
 
 _GROUPS = (16, 8, 4, 2, 1)
 """Sizes of the groups of latents whose largest value is compared first."""
