@@ -50,7 +50,7 @@ _MAXIMA = 8
 _OVERFLOW = 1e37
 """Below the largest number of float32 and bfloat16."""
 
-_BLOCK_ENTRIES = 2**25
+_BLOCK_ENTRIES = 2**24
 _STRIP = 256
 _MOST_CANDIDATES = 16
 """Candidates for each latent that is selected, above which a row is computed whole."""
