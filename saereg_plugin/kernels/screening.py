@@ -50,7 +50,8 @@ _MAXIMA = 8
 _OVERFLOW = 1e37
 """Below the largest number of float32 and bfloat16."""
 
-_BLOCK_ENTRIES = 2**24
+_BLOCK_ROWS = 1024
+_BLOCK_ENTRIES = 2**25
 _STRIP = 256
 _MOST_CANDIDATES = 16
 """Candidates for each latent that is selected, above which a row is computed whole."""
@@ -349,7 +350,7 @@ def _candidates(
     Other rows have no candidates.
     """
     columns, d_sae = screen.coarse.shape[0], len(screen.bias)
-    rows = max(1, min(len(sae_in), _BLOCK_ENTRIES // columns))
+    rows = max(1, min(len(sae_in), _BLOCK_ROWS, _BLOCK_ENTRIES // columns))
     buffer = screen.coarse.new_empty(rows, columns)
     for start in range(0, len(sae_in), rows):
         part = slice(start, min(start + rows, len(sae_in)))
