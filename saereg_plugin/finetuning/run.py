@@ -26,7 +26,7 @@ from saereg_plugin.releases.release import KIND
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps.checkpoint import settled
 from saereg_plugin.sweeps.config import SweepConfig
-from saereg_plugin.sweeps.members import check_members
+from saereg_plugin.sweeps.members import Member, check_members
 from saereg_plugin.sweeps.plan import Plan, disk_of, required_memory
 from saereg_plugin.sweeps.run import SweepResult, train_members
 from saereg_plugin.sweeps.saving import release_name
@@ -80,7 +80,7 @@ def finetune(
     folder = Path(out)
     require_owned(folder, KIND)
     prepared, facts, left_open = _prepared(
-        release, settings, None if fresh else folder, group_by
+        release, settings, folder, group_by, fresh=fresh
     )
     result = train_members(
         prepared.sweep,
@@ -153,16 +153,21 @@ def _settings(settings: FineTune | None, fields: dict[str, Any]) -> FineTune:
 
 
 def _prepared(
-    name: str | Path, settings: FineTune, folder: Path | None, group_by: str | None
+    name: str | Path,
+    settings: FineTune,
+    folder: Path,
+    group_by: str | None,
+    *,
+    fresh: bool = False,
 ) -> tuple[Prepared, SourceFacts, bool]:
     """Return the fine-tune, the facts of its source, and whether the device was left open."""
     release = open_release(name, group_by=group_by)
-    if folder is not None and release.folder is not None:
+    if release.folder is not None:
         _require_other(release.folder, folder)
     prepared = prepare(
         release, str(name), settings, machine.resolve_device(settings.device)
     )
-    sweep = settled(prepared.sweep, folder)
+    sweep = settled(prepared.sweep, None if fresh else folder)
     sweep, facts = with_source(sweep)
     members = [_on(member, sweep) for member in prepared.members]
     check_members(sweep, members, facts)
@@ -170,7 +175,7 @@ def _prepared(
     return replace(prepared, sweep=sweep, members=members), facts, left_open
 
 
-def _on(member: Any, sweep: SweepConfig) -> Any:
+def _on(member: Member, sweep: SweepConfig) -> Member:
     """Return a member on the sweep's device."""
     cfg = replace(member.cfg, device=sweep.device)
     return replace(member, cfg=cfg)

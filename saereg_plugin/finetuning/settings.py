@@ -174,11 +174,16 @@ def _base(
             f"SAE {first.entry.sae_id!r} does not name its language model; expected metadata with model_name, "
             "hook_name and context_size. Add them to the metadata in its cfg.json."
         )
+    if any(tuple(known.get("seqpos_slice") or ())):
+        raise InputError(
+            f"SAE {first.entry.sae_id!r} was trained on positions {known['seqpos_slice']} alone, which a "
+            "fine-tune cannot keep to; expected SAEs of all positions. Leave it out with --sae-id."
+        )
     given = {
         "model": known["model_name"],
         "context_size": known.get("context_size") or SweepConfig.context_size,
         "prepend_bos": known.get("prepend_bos"),
-        "exclude_special_tokens": known.get("exclude_special_tokens"),
+        "exclude_special_tokens": bool(known.get("exclude_special_tokens")),
         "disable_concat_sequences": known.get("disable_concat_sequences"),
         "corpus": known.get("dataset_path") or corpora.EMBEDDED,
     }

@@ -28,7 +28,7 @@ HOOKS = (
 @pytest.fixture(scope="module")
 def calm(calm_model_folder: Any) -> HookedTransformer:
     """A model of four layers of its own, whose gradients these tests switch off."""
-    return models.load(str(calm_model_folder)).eval()
+    return models.load(str(calm_model_folder)).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

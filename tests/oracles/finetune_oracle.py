@@ -82,5 +82,5 @@ def finetune_plainly(
         optimizer.step()
         with torch.no_grad():
             sae.W_dec /= sae.W_dec.norm(dim=-1, keepdim=True)
-        losses.append((float(loss), float(kl)))
+        losses.append((float(loss.detach()), float(kl.detach())))
     return losses
