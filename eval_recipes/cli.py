@@ -30,6 +30,7 @@ from eval_recipes.commands.console import (
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
 from eval_recipes.commands.export import export
+from eval_recipes.commands.finetune import finetune
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.push import push
 from eval_recipes.commands.results import plot, report, show, table
@@ -75,7 +76,7 @@ def _settings(
 
 
 _COMMANDS = (
-    *(train, cache, run, select, push, table, plot, report),
+    *(train, finetune, cache, run, select, push, table, plot, report),
     *(speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:

@@ -74,6 +74,8 @@ from saereg_plugin.config import RegularizerConfig as RegularizerConfig
 from saereg_plugin.config import RunSettings as RunSettings
 from saereg_plugin.config import Schedule as Schedule
 from saereg_plugin.errors import InputError as InputError
+from saereg_plugin.finetuning import FineTune as FineTune
+from saereg_plugin.finetuning import finetune as finetune
 from saereg_plugin.mechanics.gradient_clipping import (
     GradientClipping as GradientClipping,
 )

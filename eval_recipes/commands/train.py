@@ -304,7 +304,7 @@ def train(
     if dry_run:
         release_name(sweep, out, name)
         with tempfile.TemporaryDirectory() as scratch:
-            _print_plan(plan_sweep(sweep, Path(scratch)), console)
+            print_plan(plan_sweep(sweep, Path(scratch)), console)
         return
 
     def say(line: str) -> None:
@@ -319,7 +319,7 @@ def train(
             logger=None if wandb is None else wandb_logger(sweep, wandb),
             progress=say,
         )
-    _print_result(result, out, console)
+    print_result(result, out, console)
 
 
 def _refuse_other_flags(given: set[str]) -> None:
@@ -379,7 +379,7 @@ def _print_last_records(release: Any, out: Path, console: Console) -> None:
     )
 
 
-def _print_result(result: Any, out: Path, console: Console) -> None:
+def print_result(result: Any, out: Path, console: Console) -> None:
     """Print where the release is, or how to resume; exit with the status for it."""
     for stopped in result.stopped:
         console.print(f"[red]stopped[/] {shown(stopped)}")
@@ -397,7 +397,7 @@ def _print_result(result: Any, out: Path, console: Console) -> None:
         raise typer.Exit(FAILED)
 
 
-def _print_plan(plan: Any, console: Console) -> None:
+def print_plan(plan: Any, console: Console) -> None:
     console.print(
         f"{plan.saes} SAEs, {plan.parameters:,} parameters in all, {plan.steps:,} steps each.\n"
         f"Memory: {plan.memory_gib:.1f} GiB in three steps, by arithmetic at least "

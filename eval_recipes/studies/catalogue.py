@@ -39,6 +39,10 @@ GRID_STUDIES = MappingProxyType(
             "vision.study",
             "Off-support L1, L1/L2 ratio, MonoLoss (arXiv 2606.27321, 2602.12403) on images.",
         ),
+        "finetune": Entry(
+            "finetune.study",
+            "KL + MSE fine-tuning (arXiv 2503.17272) against MSE alone, with and without L2.",
+        ),
         "frequency-weighted": Entry(
             "frequency_weighted",
             "FreqSAE: a plain L1 against one that grows with how often a latent fires.",

@@ -157,9 +157,12 @@ def _body(
     hooks = sweep.get("hook_name")
     points = ", ".join(f"`{hook}`" for hook in _listed(hooks))
     unit = "rows" if sweep.get("source") else "tokens"
+    verb = "trained"
+    if tuned := sweep.get("finetune"):
+        verb = f"fine-tuned from release `{shown(tuned.get('release'))}` ({shown(tuned.get('loss'))})"
     return f"""# {release.name}
 
-Sparse autoencoders for {points} of `{shown(release.model)}`, trained on
+Sparse autoencoders for {points} of `{shown(release.model)}`, {verb} on
 {release.provenance.get("tokens", 0):,} {unit} of `{shown(sweep.get("corpus"))}`. SAEs of one group differ only in
 their seed.
 

@@ -204,6 +204,8 @@ class SweepConfig:
     matched_to: Mapping[str, str] = field(default_factory=dict)
     """For each width-matched control, its regularised group as "release/group";
     ``matched_sweep`` fills it in."""
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    """What a release was fine-tuned from, and its loss; ``finetune`` fills it in, and ``train`` refuses it."""
 
     @field_validator("*")
     @classmethod
@@ -271,7 +273,7 @@ class SweepConfig:
         """Return plain JSON."""
         values = dataclasses.asdict(self)
         # folders of earlier versions do not have these, and can be resumed
-        for name in ("matched_to", "disable_concat_sequences", "source"):
+        for name in ("matched_to", "finetune", "disable_concat_sequences", "source"):
             if not values[name]:
                 del values[name]
         return values

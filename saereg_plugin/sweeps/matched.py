@@ -45,7 +45,7 @@ def matched_sweep(name: str, *, device: str | None = None) -> SweepConfig:
             coefficient or decay of 0 is none), or a group with fewer alive latents than k.
     """
     release = open_release(name)
-    sweep = _sweep_of(release, name)
+    sweep = _trained(release, name)
     given = group_fields(sweep)
     penalised = _groups_with(given, "regularizers", acts)
     decayed = _groups_with(given, "mechanics", decays)
@@ -73,14 +73,33 @@ def matched_sweep(name: str, *, device: str | None = None) -> SweepConfig:
     return control if device is None else replace(control, device=device)
 
 
-def _sweep_of(release: Release, name: str) -> SweepConfig:
-    """Return the sweep that a release records; refuse models and texts inside the release."""
-    recorded = release.provenance.get("sweep")
-    if release.folder is None or not isinstance(recorded, Mapping):
+def _trained(release: Release, name: str) -> SweepConfig:
+    """Return the sweep of a release; refuse a release without one, or that was fine-tuned."""
+    sweep = recorded_sweep(release, name)
+    if sweep is None:
         raise InputError(
             f"Release {name!r} does not record how it was trained; --match-alive expected "
             "the folder of a release that 'saereg-bench train' wrote."
         )
+    if sweep.finetune:
+        raise InputError(
+            f"Release {name!r} was fine-tuned from {sweep.finetune.get('release')!r}; --match-alive "
+            "expected a release that 'saereg-bench train' wrote. Train the control of that release, "
+            "and fine-tune it likewise with 'saereg-bench finetune'."
+        )
+    return sweep
+
+
+def recorded_sweep(release: Release, name: str) -> SweepConfig | None:
+    """
+    Return the sweep that a release records, or None without one.
+
+    Raises:
+        InputError: if it cannot be read, or names a model or text inside the release.
+    """
+    recorded = release.provenance.get("sweep")
+    if release.folder is None or not isinstance(recorded, Mapping):
+        return None
     sweep = sweep_from(recorded, source=f"the sweep of release {name!r}")
     for path in (sweep.model, sweep.corpus, *texts_in(sweep.source)):
         if is_inside(path, whole_folder(release.folder)):

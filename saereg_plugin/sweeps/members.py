@@ -73,7 +73,7 @@ def expand(sweep: SweepConfig, facts: SourceFacts | None = None) -> list[Member]
             cfg = sae_config(fields, seed=seed, group=name)
             one_id = require_name("SAE id", sae_id(name, seed))
             members.append(Member(one_id, name, seed, cfg, point))
-    _check_components(sweep, members, facts)
+    check_members(sweep, members, facts)
     return members
 
 
@@ -94,10 +94,15 @@ def _width_of(facts: SourceFacts, point: Any, *, group: str) -> int:
     return facts.points[point]
 
 
-def _check_components(
+def check_members(
     sweep: SweepConfig, members: Sequence[Member], facts: SourceFacts
 ) -> None:
-    """Let the regularisers and mechanics of each group check the sweep."""
+    """
+    Let the regularisers and mechanics of each group check the sweep.
+
+    Raises:
+        InputError: from the first that refuses it, naming its group.
+    """
     for group in dict.fromkeys(member.group for member in members):
         first, *others = (member.cfg for member in members if member.group == group)
         settings = RunSettings(

@@ -15,6 +15,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from sae_lens import LoggingConfig
 
+from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.activations.source import ActivationSource
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import writing_into
@@ -175,13 +176,61 @@ def run_sweep(
             an unusable checkpoint. It is raised before the language model is loaded or a file changed.
         WriteError: if a file cannot be written; the last checkpoint is kept.
     """
+    if sweep.finetune:
+        raise InputError(
+            f"The sweep is that of a release fine-tuned from {sweep.finetune.get('release')!r}; "
+            "expected no field 'finetune'. Fine-tune with 'saereg-bench finetune', or leave the field out."
+        )
     if fresh or not _is_readable_release(folder):
         require_owned(folder, KIND)
-    name = release_name(sweep, folder, name)
     left_open = sweep.device == AUTO
+    name = release_name(sweep, folder, name)
     sweep = settled(sweep, None if fresh else folder)
     sweep, facts = with_source(sweep, source)
     members = expand(sweep, facts)
+    return train_members(
+        sweep,
+        members,
+        facts,
+        folder,
+        partial(open_trainer, facts=facts, given=source, fresh=fresh, members=members),
+        name=name,
+        left_open=left_open,
+        fresh=fresh,
+        logger=logger,
+        progress=progress,
+    )
+
+
+def train_members(
+    sweep: SweepConfig,
+    members: list[Member],
+    facts: SourceFacts,
+    folder: Path,
+    open_here: Callable[..., SweepTrainer],
+    *,
+    name: str,
+    left_open: bool = False,
+    fresh: bool = False,
+    logger: LoggingConfig | None = None,
+    progress: Callable[[str], object],
+) -> SweepResult:
+    """
+    Train SAEs into a folder that is ours, or resume; a finished release is only checked.
+
+    Args:
+        sweep: settled, see ``settled``.
+        members: its SAEs.
+        facts: of its source.
+        folder: the release folder.
+        open_here: makes the trainer, from the sweep and the keyword ``folder``.
+        name: of the release.
+        left_open: whether the device was left to the machine.
+        fresh, logger, progress: as in ``run_sweep``.
+
+    Raises:
+        InputError, WriteError: as ``run_sweep``.
+    """
     finished = None if fresh else _finished(sweep, folder)
     if finished is None:
         if left_open:
@@ -189,9 +238,6 @@ def run_sweep(
         required_memory(sweep, members, facts)
         require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)
-        open_here = partial(
-            open_trainer, facts=facts, given=source, fresh=fresh, members=members
-        )
         with _only_process(owned):
             return _train(
                 sweep,

@@ -143,7 +143,7 @@ class SweepTrainer:
             False if a stop was requested; then a checkpoint was written.
         """
         if self.step == 0:
-            _scale_activations(self.trainers, self._points, self.stream)
+            self._begin()
         last = (
             self.sweep.steps
             if steps is None
@@ -289,7 +289,7 @@ class SweepTrainer:
             self.runs.log(name, window, step=trainer.n_training_steps)
             self._gradient_norms[name].active = recording or logging
             lr = float(trainer.optimizer.param_groups[0]["lr"])
-            output = trainer.step(batch[self._points[name]])
+            output = self._step_of(trainer, batch, self._points[name])
             bad = non_finite_loss(output)
             if bad is not None:
                 self.take_out(name, bad, step=self.step + 1)
@@ -301,6 +301,16 @@ class SweepTrainer:
             if recording:
                 self._record(name, trainer, output, lr, norm)
         self._trainer.n_training_steps += 1
+
+    def _begin(self) -> None:
+        """Estimate the scales of activations, before the first step."""
+        _scale_activations(self.trainers, self._points, self.stream)
+
+    def _step_of(
+        self, trainer: SAETrainer[Any, Any], batch: Any, point: str
+    ) -> TrainStepOutput:
+        """Take one step of one SAE on what the stream yielded."""
+        return trainer.step(batch[point])
 
     def _is_recorded(self, step: int) -> bool:
         """Return whether a step, counted from 1, is recorded: also the first and the last."""

@@ -53,6 +53,8 @@ def smaller_words(words: list[str], model: Path) -> list[str]:
         return [*_with_small_hook(words), *_train_flags(words, model)]
     if kind == "cache" and not {"--config", "--source"} & set(words):
         return [*words, "--model", str(model), "--hook", HOOK, "--tokens", str(TOKENS)]
+    if kind == "finetune":
+        return [*words, "--tokens", str(TOKENS)]
     if kind == "run":
         return [*words, *_run_flags(words), "--artifacts", "artifacts"]
     return [*words, "--artifacts", "artifacts"] if kind == "artifacts" else words

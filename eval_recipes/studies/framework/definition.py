@@ -12,7 +12,9 @@ import pandas as pd
 from eval_recipes.results.differences import GroupDifference
 from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import COLUMNS
+from eval_recipes.running.context import RunContext
 from eval_recipes.studies.framework.verdicts import Claim, Direction
+from saereg_plugin.finetuning import FineTune
 from saereg_plugin.machine import AUTO
 from saereg_plugin.presets import Preset
 from saereg_plugin.sweeps import SweepConfig
@@ -184,18 +186,29 @@ def largest_without_loss(
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """How a stage's SAEs come from those of an earlier stage, instead of being trained."""
+
+    of: str
+    """Name of the earlier stage."""
+    settings: FineTune
+
+
+@dataclass(frozen=True)
 class Stage:
     """
     One sweep and the evaluations of its SAEs.
 
     Attributes:
         name: of the release's folder and of the results'.
-        sweep: makes the sweep from the results of the stages before it (tidy table).
+        sweep: makes the sweep from the results of the stages before it (tidy table). For a stage
+            that is tuned it names the groups, and is not trained.
         evals: names of evaluations, as for ``saereg-bench run``.
         in_table: whether its groups are rows of the study's table; a stage that only
             chooses settings is shown apart.
         choice: made when the stage is evaluated, from the tidy table.
         options: settings of single evaluations, by name.
+        tuned: where its SAEs come from, if they are fine-tuned.
     """
 
     name: str
@@ -204,6 +217,7 @@ class Stage:
     in_table: bool = True
     choice: Callable[[pd.DataFrame], Sequence[Choice]] | None = None
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    tuned: Tuned | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +274,9 @@ class Study:
         claims: to judge; a claim about missing groups or figures is reported as not measured.
         published: numbers of the paper next to the table of a scale.
         notes: sentences on what differs from the paper at the small scale.
+        finish: measures once more on the SAEs of all stages in the table; from a context and the
+            study's folder it returns tidy rows and sections of the page.
+        files: that ``finish`` writes, relative to the study's folder.
     """
 
     name: str
@@ -270,6 +287,8 @@ class Study:
     claims: Callable[[Scale], Sequence[Claim]]
     published: Callable[[Scale], Sequence[Published]] = lambda _: ()
     notes: tuple[str, ...] = ()
+    finish: Callable[[RunContext, Path], tuple[pd.DataFrame, list[str]]] | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass
@@ -288,6 +307,7 @@ class StudyRun:
             last interruption).
         pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
             training tokens, where its release counts them.
+        sections: further parts of the page.
         table: the written table; None if training was interrupted.
         page: report page of all stages' results; None also if no stage evaluates.
     """
@@ -307,6 +327,7 @@ class StudyRun:
     pairs_across_documents: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {}
     )
+    sections: list[str] = field(default_factory=lambda: [])
     table: Path | None = None
     page: Path | None = None
 

@@ -103,6 +103,7 @@ def to_markdown(
         f"{study.summary} Paper: {study.paper}. {run.plan.settings}",
         _provenance(facts),
         _table(run),
+        *run.sections,
         *_crossing(run),
         *([_choices(run)] if run.choices else []),
         _published(run),

@@ -31,6 +31,7 @@ from eval_recipes.studies.framework.study_folder import (
 from saereg_plugin.activations.cache import INDEX, write_cache
 from saereg_plugin.activations.cache.index import read_index
 from saereg_plugin.activations.opening import open_source
+from saereg_plugin.finetuning import finetune
 from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps import SweepConfig, run_sweep
@@ -63,7 +64,8 @@ def run_study(
             folder holds the user's files, is not writable, in use, or of another study.
     """
     plan = replace(study.plan(scale), device=resolve_device(device))
-    files = [*FILES, PAGE, *(_figures_file(stage) for stage in plan.stages)]
+    figures = [_figures_file(stage) for stage in plan.stages]
+    files = [*FILES, PAGE, *figures, *study.files]
     with study_folder(out, study.name, scale, files=files):
         progress(f"Device {plan.device}.")
         run = _run_stages(StudyRun(study, scale, plan), device, out, progress)
@@ -103,6 +105,9 @@ def _run_stages(run: StudyRun, device: str, out: Path, progress: Progress) -> St
             return run
         progress(f"Evaluating {stage.name}.")
         _evaluate(run, stage, out, shared, progress)
+    if run.study.finish is not None:
+        progress("Measuring all stages together.")
+        _finish(run, run.study.finish, out, shared)
     run.finished = True
     return run
 
@@ -110,13 +115,20 @@ def _run_stages(run: StudyRun, device: str, out: Path, progress: Progress) -> St
 def _train(
     run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path, progress: Progress
 ) -> bool:
-    """Train a stage; return False if it was interrupted."""
-    cached = with_cache(sweep, out / ACTIVATIONS, run.plan.device, progress)
-    if cached is None:
-        return False
+    """Train or fine-tune a stage; return False if it was interrupted."""
     name = f"{run.study.name}-{run.scale}-{stage.name}"
     folder = out / "releases" / stage.name
-    result = run_sweep(cached, folder, name=name, progress=progress)
+    if stage.tuned is not None:
+        settings = replace(stage.tuned.settings, device=sweep.device)
+        of = out / "releases" / stage.tuned.of
+        result = finetune(
+            of, out=folder, settings=settings, name=name, progress=progress
+        )
+    else:
+        cached = with_cache(sweep, out / ACTIVATIONS, run.plan.device, progress)
+        if cached is None:
+            return False
+        result = run_sweep(cached, folder, name=name, progress=progress)
     run.stopped += result.stopped
     if result.release is None:
         return False
@@ -126,6 +138,33 @@ def _train(
     if "pairs_across_documents" in provenance:
         run.pairs_across_documents[stage.name] = provenance["pairs_across_documents"]
     return True
+
+
+def _finish(
+    run: StudyRun,
+    measure_all: Callable[[RunContext, Path], tuple[pd.DataFrame, list[str]]],
+    out: Path,
+    shared: ModelCache,
+) -> None:
+    """Measure the SAEs of all stages of the table; add rows and sections."""
+    plan = run.plan
+    stages = [stage.name for stage in plan.stages if stage.in_table]
+    subjects = {s: subjects_of(str(out / "releases" / s)) for s in stages}
+    context = RunContext(
+        subjects=[subject for each in subjects.values() for subject in each],
+        out=out / "results" / stages[0],
+        corpus=plan.corpus,
+        heldout_tokens=plan.heldout_tokens,
+        dtype=plan.llm_dtype,
+        device=plan.device,
+        data=plan.data,
+        models=shared,
+    )
+    frame, sections = measure_all(context, out)
+    stage_of = {s.sae_id: name for name, each in subjects.items() for s in each}
+    frame = frame.assign(stage=frame["sae_id"].map(stage_of))
+    run.frame = pd.concat([run.frame, frame], ignore_index=True)
+    run.sections += sections
 
 
 def _evaluate(
