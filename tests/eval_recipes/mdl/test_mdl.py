@@ -14,10 +14,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 import saereg_plugin as sr
-from eval_recipes.mdl.figures import latent_figures, measure
-from eval_recipes.mdl.latents import latent_balance
 from eval_recipes.mdl.bins import bin_numbers
 from eval_recipes.mdl.code import code_length
+from eval_recipes.mdl.figures import latent_figures, measure
+from eval_recipes.mdl.latents import latent_balance
 from eval_recipes.mdl.options import MdlEvalConfig
 from eval_recipes.mdl.output import BALANCE, COLUMNS, MdlEvalOutput
 from eval_recipes.results.files import read_result, result_path
