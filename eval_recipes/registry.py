@@ -22,6 +22,7 @@ RECIPES = {
     "meta_structure": f"{_SAEBENCH}.meta_structure.main:MetaStructureEvaluation",
     "vocabulary": "eval_recipes.vocabulary.main:VocabularyEvaluation",
     "vision": "eval_recipes.vision.main:VisionEvaluation",
+    "mdl": "eval_recipes.mdl.main:MdlEvaluation",
     "steering": "eval_recipes.steering.main:SteeringEvaluation",
 }
 """
@@ -75,11 +76,6 @@ UNAVAILABLE = MappingProxyType(
             "SAEBench 0.6 has prompts for gemma-2 instruct models only, and reads gated data "
             "(WMDP's bio-forget-corpus) at a path relative to the working folder, "
             "./sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl"
-        ),
-        "mdl": (
-            "SAEBench 0.6 imports loguru, which it does not declare, reads a global 'config' "
-            "that exists only when its file is run as a script, needs CUDA (.cuda()), and "
-            "writes no result in SAEBench's format"
         ),
     }
 )

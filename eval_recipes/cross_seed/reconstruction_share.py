@@ -23,6 +23,7 @@ from eval_recipes.statistics.interval import (
     bootstrap_together,
     explained_variance,
 )
+from saereg_plugin.metrics import latent_directions
 
 # Values of one chunk of latent activations: 2^23 float32 are 32 MiB, held a few times.
 _CHUNK_VALUES = 1 << 23
@@ -62,7 +63,8 @@ class _ShareTally:
             sae.turn_off_forward_pass_hook_z_reshaping()
         self.sae = sae
         self.stable = stable.to(sae.device)
-        self.square_norms = _contribution_norms(sae).square().to(sae.dtype)
+        directions = latent_directions(sae).double()
+        self.square_norms = directions.square().sum(1).to(sae.dtype)
         self.sums: dict[str, list[Array]] = {}
 
     def update(self, activations: Tensor, keep: Tensor) -> None:
@@ -159,15 +161,6 @@ def _ratio(part: Array, whole: Array) -> Array:
     ratio = np.full(part.shape, np.nan)
     np.divide(part, whole, out=ratio, where=whole > 0)
     return ratio
-
-
-def _contribution_norms(sae: SAE[Any]) -> Tensor:
-    """Return the norm of each latent's output per unit of activation, [d_sae] float64."""
-    norms = sae.W_dec.detach().double().norm(dim=1)
-    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
-        # decode divides the activation by the norm of its row
-        return (norms > 0).double()
-    return norms
 
 
 def reconstruction_shares(

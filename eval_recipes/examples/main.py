@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 from sae_lens import SAE
-from torch import Tensor
 
 from eval_recipes.examples.inputs import (
     MOST_VALUES,
@@ -66,6 +65,7 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
 from eval_recipes.running.heldout_pass import tally_heldout
 from eval_recipes.running.passes import Passed
+from saereg_plugin.metrics import latent_directions
 from saereg_plugin.sources.models import LanguageModel
 
 Spelling = Callable[[NDArray[np.integer[Any]]], list[str]]
@@ -217,7 +217,7 @@ class ExamplesEvaluation(Evaluation[ExamplesEvalConfig]):
     def _logits(self, sae: SAE[Any], model: LanguageModel, n: int) -> ExtremeLogits:
         if n == 0 or not writes_to_residual(sae, model):
             return no_logits(int(sae.cfg.d_sae))
-        return extreme_logits(_directions(sae), self.unembedding(model), n)
+        return extreme_logits(latent_directions(sae), self.unembedding(model), n)
 
 
 def _result(
@@ -270,16 +270,6 @@ def _told(options: ExamplesEvalConfig) -> dict[str, Any]:
     values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
     left_out = ("n_resamples", "contexts_at_once", "dense_threshold")
     return {name: value for name, value in values.items() if name not in left_out}
-
-
-def _directions(sae: SAE[Any]) -> Tensor:
-    """Return what each latent adds to the output per unit of activation, [d_sae, d_in]."""
-    rows = sae.W_dec.detach()
-    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
-        # decode divides the activation by the norm of its row
-        tiny = float(np.finfo(np.float32).tiny)
-        return rows / rows.norm(dim=1, keepdim=True).clamp(min=tiny)
-    return rows
 
 
 def _no_texts(ids: NDArray[np.integer[Any]]) -> list[str]:

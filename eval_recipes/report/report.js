@@ -648,6 +648,8 @@
     ["density", "dens", "Density", "share of tokens on which it fires"],
     ["mean", "mean", "Mean activation", "over the tokens on which it fires"],
     ["cosine", "cos", "Enc-dec cosine", "of the latent's encoder and decoder vector"],
+    ["bits", "bits", "Code length", "bits per token of the latent's code"],
+    ["net", "net", "Net worth", "bits per token that the latent is worth, minus its code"],
   ];
 
   /** All latents in columns: row i is latent `latent[i]` of SAE `saes[sae[i]]`. */
@@ -817,9 +819,11 @@
   /** Elements of the browser, by name. */
   const ui = {};
 
+  const anyHas = (key) => store.values[key].some((v) => !Number.isNaN(v));
+
   /** Columns of the list: scalars that any latent has. */
   const listColumns = () =>
-    SCALARS.filter(([key]) => key !== "mean" && store.values[key].some((v) => !Number.isNaN(v)));
+    SCALARS.filter(([key]) => key !== "mean" && anyHas(key));
 
   function makeList() {
     ui.rows = el("div", { class: "lat-rows", role: "presentation" });
@@ -1042,7 +1046,7 @@
   /** Least and largest value of each scalar, for latents to be listed. */
   function makeRanges() {
     ui.ranges = [];
-    const lines = SCALARS.filter(([key]) => store.values[key].some((v) => !Number.isNaN(v))).map(
+    const lines = SCALARS.filter(([key]) => anyHas(key)).map(
       ([key, , name]) => {
         const ends = ["least", "most"].map((end) =>
           el("input", {

@@ -48,8 +48,12 @@ class Metric:
 _LOWER_IS_BETTER = (
     "absorption",
     "active_negatives",
+    "bits",
+    "break_even",
     "ce_loss",
     "dead",
+    "dictionary",
+    "harmful",
     "in_train",
     "kl_div",
     "mse",
@@ -59,6 +63,7 @@ _LOWER_IS_BETTER = (
     "seconds",
     "split_",
     "unintended",
+    "unpaid",
     "unparseable",
 )
 
@@ -106,6 +111,8 @@ OTHER_COLUMNS = (
     Metric("meta_structure_decoder_variance", "corrected/above_random", "meta"),
     Metric("vocabulary", "vocabulary/aligned_fraction", "aligned"),
     Metric("examples", "firing/never_fired", "never fired"),
+    Metric("mdl", "code/bits", "bits"),
+    Metric("mdl", "latents/unpaid", "unpaid"),
     Metric("vision", "monosemanticity/judge_normalised", "mono"),
     Metric("vision", "purity/held_out", "purity"),
     Metric("steering", "chat/success", "steered, chat"),

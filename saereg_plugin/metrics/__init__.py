@@ -27,6 +27,7 @@ from saereg_plugin.metrics.purity import shuffled_labels as shuffled_labels
 from saereg_plugin.metrics.reconstruction import (
     ReconstructionSums as ReconstructionSums,
 )
+from saereg_plugin.metrics.reconstruction import latent_directions as latent_directions
 from saereg_plugin.metrics.reconstruction import (
     reconstruction_sums as reconstruction_sums,
 )

@@ -48,6 +48,14 @@ class Codes:
         values = torch.cat([part.values for part in parts])
         return cls(Selected(latents, offsets, parts[0].d_sae), values)
 
+    def cpu(self) -> Codes:
+        """Return the codes in the memory of the CPU."""
+        selected = self.selected
+        moved = Selected(
+            selected.latents.cpu(), selected.row_offsets.cpu(), selected.d_sae
+        )
+        return Codes(moved, self.values.cpu())
+
     def __len__(self) -> int:
         """Return the number of images."""
         return self.selected.batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,3 +99,15 @@ def reconstruction_sums(x: Tensor, x_hat: Tensor) -> ReconstructionSums:
         relative=float((residual.sum(1)[counts] / size[counts]).sum()),
         nonzero=int(counts.sum()),
     )
+
+
+def latent_directions(sae: Any) -> Tensor:
+    """
+    Return what each latent of an SAE adds to the output per unit of activation, [d_sae, d_in].
+    """
+    rows = sae.W_dec.detach()
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        # decode divides the activation by the norm of its row
+        tiny = torch.finfo(torch.float32).tiny
+        return rows / rows.norm(dim=1, keepdim=True).clamp(min=tiny)
+    return rows

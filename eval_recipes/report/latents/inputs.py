@@ -63,6 +63,7 @@ class LatentInputs:
         texts: results of steering, a row per pair of texts.
         steering: the settings of ``texts``.
         cosines: of encoder and decoder vector.
+        balance: cost and worth of each latent's code, a row per latent.
         missing: why a part is not there, by evaluation.
     """
 
@@ -76,6 +77,7 @@ class LatentInputs:
     texts: pd.DataFrame | None = None
     steering: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cosines: Column | None = None
+    balance: pd.DataFrame | None = None
     missing: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -134,6 +136,8 @@ class LatentInputs:
                 {k: self._success_rate(rows) for k, rows in self.steered.items()}
             ),
             "cosine": self.cosines or self._of_core("encoder_decoder_cosine_sim"),
+            "bits": self._of_balance("cost"),
+            "net": self._of_balance("net"),
             "alive": self._alive(),
         }
 
@@ -158,6 +162,15 @@ class LatentInputs:
         if self.examples is None:
             return None
         found = [short(value) for value in self.examples.scalars()[name].tolist()]
+        return (found + self._empty)[: self.size]
+
+    def _of_balance(self, name: str) -> Column:
+        if self.balance is None:
+            return self._empty
+        fires, values = self.balance["fires"].tolist(), self.balance[name].tolist()
+        # what never fires costs nothing and is worth nothing: that is no balance
+        pairs = zip(fires, values, strict=True)
+        found = [short(value) if n else None for n, value in pairs]
         return (found + self._empty)[: self.size]
 
     def _of_core(self, name: str) -> Column:

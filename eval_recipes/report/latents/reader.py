@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from eval_recipes.cross_seed.output import STABILITY
 from eval_recipes.examples.reader import SAEExamples, read_examples
+from eval_recipes.mdl.output import BALANCE
 from eval_recipes.report.latents.inputs import (
     Column,
     Explained,
@@ -48,7 +49,10 @@ def read_inputs(source: Source) -> list[LatentInputs]:
     reader = _Reader(source)
     found = [reader.read(sae) for sae in source.saes]
     return [
-        one for one in found if one.size and any(e not in one.missing for e in _ABSENT)
+        one
+        for one in found
+        if one.size
+        and (one.balance is not None or any(e not in one.missing for e in _ABSENT))
     ]
 
 
@@ -64,7 +68,7 @@ class _Reader:
                 sae.label: (path, record)
                 for sae, path, record in source.results(evaluation)
             }
-            for evaluation in (*_ABSENT, "core")
+            for evaluation in (*_ABSENT, "core", "mdl")
         }
 
     def read(self, sae: PageSAE) -> LatentInputs:
@@ -85,13 +89,14 @@ class _Reader:
         stability = known("cross_seed", self._stability)
         examples = known("examples", lambda _, path, __: read_examples(path))
         core = known("core", lambda _, __, record: _details(record, "index"))
+        balance = known("mdl", lambda _, path, __: BALANCE.read(path))
         scored = known("autointerp", lambda _, __, record: _explained(record))
         steered = known("steering", lambda _, path, record: _steered(path, record))
         texts, steering = steered or (None, {})
         explanations, judge = scored or ({}, None)
         return LatentInputs(
             sae=sae,
-            size=_size(sae, stability, examples, core),
+            size=_size(sae, stability, examples, balance, core),
             stability=stability,
             examples=examples,
             core=core or [],
@@ -100,6 +105,7 @@ class _Reader:
             texts=texts,
             steering=steering,
             cosines=self._cosines(sae),
+            balance=balance,
             missing=missing,
         )
 
@@ -225,6 +231,7 @@ def _size(
     sae: PageSAE,
     stability: Stability | None,
     examples: SAEExamples | None,
+    balance: pd.DataFrame | None,
     core: list[dict[str, Any]] | None,
 ) -> int:
     """Return the number of latents, by the first source that has it; 0 if none does."""
@@ -232,5 +239,7 @@ def _size(
         return len(stability.table)
     if examples is not None:
         return len(examples)
+    if balance is not None:
+        return len(balance)
     width = sae.cfg.get("d_sae")
     return width if isinstance(width, int) else len(core or ())

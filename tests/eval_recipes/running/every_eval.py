@@ -69,6 +69,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "dead_latent_threshold": 2,
     },
     "meta_structure": {"train_steps": 4, "train_batch_size": 64},
+    "mdl": {"n_resamples": 50},
     "steering": {
         "n_latents": 2,
         "explainer_tokens": 2048,
@@ -92,6 +93,7 @@ DEFAULTS: dict[str, tuple[str, Any, Any]] = {
     "vocabulary": ("n_resamples", 1000, 50),
     "vision": ("n_blocks", 20, 10),
     "examples": ("top_examples", 10, 2),
+    "mdl": ("epsilon", 0.01, 0.02),
     "steering": ("n_latents", 300, 6),
 }
 """Name of an option of each evaluation, its default, and another value."""

@@ -38,7 +38,10 @@ def subjects(
         (["core", "cros_seed"], "Unknown evaluation 'cros_seed'. Did you mean 'cross_"),
         (["scrr"], "Unknown evaluation 'scrr'."),
         (["ravel"], "Evaluation 'ravel' is unavailable: SAEBench 0.6 downloads"),
-        (["core", "mdl"], "Evaluation 'mdl' is unavailable: SAEBench 0.6 imports lo"),
+        (
+            ["core", "unlearning"],
+            "Evaluation 'unlearning' is unavailable: SAEBench 0.6 has prompts",
+        ),
     ],
 )
 def test_unknown_evaluation_is_refused(

@@ -14,6 +14,8 @@ from PIL import Image
 
 from eval_recipes.cross_seed.output import STABILITY
 from eval_recipes.examples.reader import EXAMPLES, INPUTS
+from eval_recipes.mdl.output import BALANCE
+from eval_recipes.mdl.output import COLUMNS as COLUMNS_OF_BALANCE
 from eval_recipes.results.sidecar import SideTable, side_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.steering.texts import COLUMNS, TEXTS
@@ -104,6 +106,15 @@ def write_stability(folder: Path, group: str, seed: int, *, n: int = N) -> Path:
         other_seeds=others,
         other_sae_ids=[f"{group}-seed{other}" for other in others],
     )
+
+
+def write_balance(folder: Path, group: str, seed: int) -> Path:
+    """A table of ``mdl``: latent 2 never fires, latent 3 does not pay for its code."""
+    columns: dict[str, Any] = {name: np.zeros(N) for name in COLUMNS_OF_BALANCE}
+    columns["fires"] = np.array([0 if latent == 2 else 31 for latent in range(N)])
+    columns["cost"] = np.array([0.0 if latent == 2 else 0.25 for latent in range(N)])
+    columns["net"] = np.where(np.arange(N) == 3, -0.125, columns["cost"])
+    return write_with(folder, BALANCE, group, seed, columns)
 
 
 def example(

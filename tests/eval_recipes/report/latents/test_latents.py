@@ -22,6 +22,7 @@ from tests.eval_recipes.report.latents.latent_files import (
     N,
     level,
     partner,
+    write_balance,
     write_examples,
     write_explanations,
     write_stability,
@@ -75,6 +76,23 @@ def test_the_cosine_of_encoder_and_decoder_is_that_of_core(
     write(copy, core("none", 0))
     columns = payloads(copy, 0)["none-seed0"].data["columns"]
     assert columns["cosine"][:9] == [0.5] * 8 + [None]
+
+
+def test_costs_and_net_worth_are_those_of_mdl(results: Path, tmp_path: Path) -> None:
+    columns = payloads(results, 0)["none-seed0"].data["columns"]
+    assert columns["bits"] == columns["net"] == [None] * N
+    copy = shutil.copytree(results, tmp_path / "results")
+    write_balance(copy, "none", 0)
+    columns = payloads(copy, 0)["none-seed0"].data["columns"]
+    assert columns["bits"][1:4] == [0.25, None, 0.25]
+    assert columns["net"][1:4] == [0.25, None, -0.125]
+
+
+def test_an_sae_with_a_result_of_mdl_alone_is_shown(tmp_path: Path) -> None:
+    write_balance(tmp_path, "none", 0)
+    data = payloads(tmp_path, 0)["none-seed0"].data
+    assert data["latents"] == N
+    assert data["columns"]["bits"][0] == 0.25
 
 
 def test_latents_with_a_score_or_a_steered_text_come_first(results: Path) -> None:

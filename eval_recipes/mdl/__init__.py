@@ -1,0 +1,1 @@
+"""The evaluation mdl: description length of SAE codes."""
