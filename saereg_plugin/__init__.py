@@ -86,6 +86,7 @@ from saereg_plugin.mechanics.resampling import (
     DeadLatentResampling as DeadLatentResampling,
 )
 from saereg_plugin.mechanics.weight_decay import WeightDecay as WeightDecay
+from saereg_plugin.mechanics.weight_ema import WeightEma as WeightEma
 from saereg_plugin.registry import register_architecture as register_architecture
 from saereg_plugin.registry import register_mechanic as register_mechanic
 from saereg_plugin.registry import register_regularizer as register_regularizer
@@ -94,6 +95,7 @@ from saereg_plugin.regularizers.frequency_weighted_l1 import (
 )
 from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio as L1L2Ratio
 from saereg_plugin.regularizers.mono_loss import MonoLoss as MonoLoss
+from saereg_plugin.regularizers.multi_topk import MultiTopK as MultiTopK
 from saereg_plugin.regularizers.mutual_features import MutualFeatures as MutualFeatures
 from saereg_plugin.regularizers.mutual_features import link_saes as link_saes
 from saereg_plugin.regularizers.off_support import OffSupportL1 as OffSupportL1
