@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def _paper(_: pd.DataFrame) -> SweepConfig:
     preset = weight_regularized_topk()
     run = preset.run
     made = groups(d_in=preset.d_in, d_sae=preset.d_sae, k=80, steps=run.steps)
-    return paper_sweep(preset, made)
+    return replace(paper_sweep(preset, made), seeds=SEEDS)
 
 
 def _plan(scale: Scale) -> Plan:
