@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-from sae_lens import TopKTrainingSAEConfig
+from sae_lens import BatchTopKTrainingSAEConfig, TopKTrainingSAEConfig
 from typing_extensions import override
 
 from saereg_plugin.component import Component, Step
@@ -44,7 +44,10 @@ class MultiTopK(RegularizerConfig):
 
     @override
     def check(self, sae_cfg: Any) -> None:
-        if not isinstance(sae_cfg, TopKTrainingSAEConfig):
+        # SAELens' BatchTopK configurations are also of TopK's class
+        if not isinstance(sae_cfg, TopKTrainingSAEConfig) or isinstance(
+            sae_cfg, BatchTopKTrainingSAEConfig
+        ):
             raise InputError(
                 f"multi_topk on {sae_cfg.architecture()}: it is defined for latents selected row by row. "
                 "Use regularized_topk."

@@ -13,6 +13,7 @@ def reconstruct(sae: Any, x: torch.Tensor, m: int) -> torch.Tensor:
     hidden = (x - center) @ sae.W_enc + sae.b_enc
     norms = sae.W_dec.norm(dim=-1)
     ranked = hidden * norms if sae.cfg.rescale_acts_by_decoder_norm else hidden
+    ranked = ranked.detach()
     found = sae.b_dec
     for latent in sorted(range(len(hidden)), key=lambda j: -float(ranked[j]))[:m]:
         found = found + hidden[latent].clamp(min=0) * sae.W_dec[latent]
