@@ -74,6 +74,7 @@ from saereg_plugin.config import RegularizerConfig as RegularizerConfig
 from saereg_plugin.config import RunSettings as RunSettings
 from saereg_plugin.config import Schedule as Schedule
 from saereg_plugin.errors import InputError as InputError
+from saereg_plugin.mechanics.ema import WeightEma as WeightEma
 from saereg_plugin.mechanics.gradient_clipping import (
     GradientClipping as GradientClipping,
 )
@@ -86,7 +87,6 @@ from saereg_plugin.mechanics.resampling import (
     DeadLatentResampling as DeadLatentResampling,
 )
 from saereg_plugin.mechanics.weight_decay import WeightDecay as WeightDecay
-from saereg_plugin.mechanics.weight_ema import WeightEma as WeightEma
 from saereg_plugin.registry import register_architecture as register_architecture
 from saereg_plugin.registry import register_mechanic as register_mechanic
 from saereg_plugin.registry import register_regularizer as register_regularizer

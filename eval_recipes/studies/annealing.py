@@ -47,7 +47,7 @@ MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 """Of the constant coefficients between which explained variance is interpolated."""
 COMPARED = ("shared", "shared_alive", "mean_max_cos")
 KIND = "schedule - constant at equal explained variance"
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 _TOKENS = 307_200
 _BATCH = 1024

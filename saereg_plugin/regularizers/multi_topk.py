@@ -1,4 +1,4 @@
-"""Reconstruction loss at several times k, next to the one at k (arXiv 2406.04093)."""
+"""Reconstruction loss at several times k (Multi-TopK, arXiv 2406.04093)."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_bad_choices_are_refused(fields: dict[str, Any], message: str) -> None:
         make_cfg(**fields)
 
 
-UNIT_RECONSTRUCTIONS = {"encoder_scale": "unit_reconstructions"}
+UNIT_RECONSTRUCTIONS: dict[str, Any] = {"encoder_scale": "unit_reconstructions"}
 STARTS: list[dict[str, Any]] = [
     {},
     {"initialization": "untied"},

@@ -90,9 +90,9 @@ def test_sparse_step_selects_once_and_keeps_the_k_largest() -> None:
     with patch.object(
         sparse_steps, "select_top_k", wraps=sparse_steps.select_top_k
     ) as select:
-        output = forward(sae, batch)
+        output: Any = forward(sae, batch)
     assert [call.args[1] for call in select.call_args_list] == [16]
-    expected = forward(plain, batch)
+    expected: Any = forward(plain, batch)
     assert output.active is not None and expected.active is not None
     assert torch.equal(output.active.selected.latents, expected.active.selected.latents)
     assert torch.equal(output.feature_acts.to_dense(), expected.feature_acts.to_dense())
@@ -117,7 +117,7 @@ def test_whole_loss_is_that_at_k_and_an_eighth_of_that_at_4k() -> None:
 def test_two_multiples_share_the_larger_selection() -> None:
     regularizers = [sr.MultiTopK(multiple=2), sr.MultiTopK(multiple=3, label="three")]
     batch = sparse_data(16).double()
-    outputs = [
+    outputs: list[Any] = [
         forward(double(regularizers=regularizers, sparse_step=sparse_step), batch)
         for sparse_step in STEPS
     ]

@@ -1,4 +1,4 @@
-"""N2G explanations: a trie of the shortest token sequences that activate a latent."""
+"""Shortest token sequences that activate a latent, in a trie (N2G)."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_groups_differ_in_the_penalty_alone() -> None:
         }
 
 
-PAIRS = list(combinations(SEEDS, 2))
+PAIRS: list[tuple[int, int]] = list(combinations(SEEDS, 2))
 
 
 def planted(
@@ -131,7 +131,9 @@ def scheduled(gain: Mapping[tuple[int, int], float], level: float) -> ResultGrou
 
 
 def test_planted_gain_at_equal_variance_comes_out_exactly() -> None:
-    gain = {pair: 0.05 + 0.001 * sum(pair) for pair in PAIRS}
+    gain: dict[tuple[int, int], float] = {
+        pair: 0.05 + 0.001 * sum(pair) for pair in PAIRS
+    }
     found = compared(family(), scheduled(gain, 0.87), "shared")
     assert found.values == pytest.approx(gain)
     interval = over_pairs(gain)
