@@ -76,6 +76,7 @@ from saereg_plugin.config import Schedule as Schedule
 from saereg_plugin.errors import InputError as InputError
 from saereg_plugin.finetuning import FineTune as FineTune
 from saereg_plugin.finetuning import finetune as finetune
+from saereg_plugin.mechanics.ema import WeightEma as WeightEma
 from saereg_plugin.mechanics.gradient_clipping import (
     GradientClipping as GradientClipping,
 )
@@ -96,6 +97,7 @@ from saereg_plugin.regularizers.frequency_weighted_l1 import (
 )
 from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio as L1L2Ratio
 from saereg_plugin.regularizers.mono_loss import MonoLoss as MonoLoss
+from saereg_plugin.regularizers.multi_topk import MultiTopK as MultiTopK
 from saereg_plugin.regularizers.mutual_features import MutualFeatures as MutualFeatures
 from saereg_plugin.regularizers.mutual_features import link_saes as link_saes
 from saereg_plugin.regularizers.off_support import OffSupportL1 as OffSupportL1

@@ -38,7 +38,7 @@ from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
-from saereg_plugin.kernels.encode import ActiveLatents
+from saereg_plugin.kernels.encode import ActiveLatents, WiderSelection
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Step:
         sae_out: reconstruction, [batch, d_in].
         dead_mask: True where SAELens calls a latent dead, [d_sae].
         active: the selected latents with gradients in a sparse step, else None.
+        wider: the selection of a sparse step from which ``active`` was taken, if a regulariser
+            asks for more than k latents (``selection_multiple``), else None.
     """
 
     sae: TrainingSAE[Any]
@@ -71,6 +73,7 @@ class Step:
     sae_out: torch.Tensor
     dead_mask: torch.Tensor | None
     active: ActiveLatents | None = None
+    wider: WiderSelection | None = None
 
 
 class Component(nn.Module):
@@ -120,6 +123,9 @@ class Component(nn.Module):
         # a copy has no owner until its SAE's forward pass; a weak reference cannot be pickled
         return {**self.__dict__, "_sae": None}
 
+    def allocate(self, sae: TrainingSAE[Any]) -> None:
+        """Register buffers that have shapes of the SAE's parameters; called when it is built."""
+
     def setup(self, sae: TrainingSAE[Any]) -> None:
         """Prepare for training ``sae``; its ``cfg.metadata`` is filled in by now."""
 
@@ -149,6 +155,13 @@ class Component(nn.Module):
 
     def restarted(self, latents: torch.Tensor) -> None:
         """Forget what was kept of ``latents`` (int64 [n]), which were just reset."""
+
+    def saved_weights(self, sae: TrainingSAE[Any]) -> dict[str, torch.Tensor]:
+        """Return tensors, by name, that the saved SAE has instead of its parameters."""
+        return {}
+
+    def finish(self, sae: TrainingSAE[Any]) -> None:
+        """Forget what ``saved_weights`` returned, which are the parameters from now on."""
 
     @property
     def generator(self) -> torch.Generator:

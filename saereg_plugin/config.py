@@ -273,6 +273,11 @@ class RegularizerConfig(ComponentConfig):
             "a finite number, 0 or more",
         )
 
+    @property
+    def selection_multiple(self) -> int:
+        """How many times k latents a sparse step of TopK selects for it, see ``Step.wider``."""
+        return 1
+
     def build(self, sae_cfg: Any, *, label: str, seed: int) -> Component:
         """Make the module for an SAE with the configuration ``sae_cfg``."""
         raise NotImplementedError(f"{type(self).__name__} must implement build().")

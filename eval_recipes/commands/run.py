@@ -158,7 +158,8 @@ def run(
     explainer: Annotated[
         str | None,
         Option(
-            help="'judge', or 'tokens' for explanations without any server (steering's default).",
+            help="'judge'; or 'tokens' (steering's default) or 'n2g' for explanations without any "
+            "server.",
             rich_help_panel=_CHAT,
         ),
     ] = None,

@@ -65,6 +65,7 @@ _CORRECTED = {
     "autointerp": (
         ("autointerp/autointerp_score", "checked/score"),
         ("autointerp/autointerp_score", "token_explainer/score"),
+        ("autointerp/autointerp_score", "n2g/score"),
     ),
     "meta_structure_decoder_variance": (
         ("meta_structure/decoder_(fraction_variance_explained)", r"corrected/\1"),
@@ -76,7 +77,7 @@ _CORRECTED = {
 _OURS = frozenset(
     {
         *("checked", "corrected", "deduplicated", "masked", "overlap"),
-        "token_explainer",
+        *("token_explainer", "n2g"),
         # of steering; upstream has only embedding_published
         *("chat", "contrast", "embedding", "fluency", "latents", "log_probability"),
         "strength",

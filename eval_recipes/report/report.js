@@ -1175,10 +1175,17 @@
       return part("Explanation", null, missing);
     }
     const score = scalarText(row, "score");
-    const judge = sae.about.judge ?? "lists of tokens, without a language model";
+    const offline = card.n2g
+      ? "token sequences (N2G), without a language model"
+      : "lists of tokens, without a language model";
+    const judge = sae.about.judge ?? offline;
     const isChecked = sae.about.judge && card.checked !== null && card.checked !== undefined;
     const checked = isChecked ? `, ${digits(card.checked)} with checked negatives` : "";
-    const said = score === "-" ? "not scored" : `score ${score}${checked}`;
+    const [precision, recall] = (card.n2g ?? []).map((value) =>
+      value === null ? "not known" : digits(value),
+    );
+    const tokens = card.n2g ? `, precision ${precision} and recall ${recall} on tokens` : "";
+    const said = score === "-" ? `not scored${tokens}` : `score ${score}${checked}${tokens}`;
     return part("Explanation", [
       written(card.explanation, "Explanation"),
       el("p", { class: "lat-note" }, `${said}; explained by ${judge}`),

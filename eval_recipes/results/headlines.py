@@ -108,6 +108,8 @@ OTHER_COLUMNS = (
     Metric("absorption_first_letter", "corrected/absorption_fraction", "absorption"),
     Metric("autointerp", "autointerp/autointerp_score", "autointerp"),
     Metric("autointerp", "token_explainer/balanced_accuracy", "tokens explain"),
+    Metric("autointerp", "n2g/precision", "N2G precision"),
+    Metric("autointerp", "n2g/recall", "N2G recall"),
     Metric("meta_structure_decoder_variance", "corrected/above_random", "meta"),
     Metric("vocabulary", "vocabulary/aligned_fraction", "aligned"),
     Metric("examples", "firing/never_fired", "never fired"),

@@ -315,7 +315,7 @@ def differences(
     Explanations count as published if a language model made them; which one the paper does
     not fix for others.
 
-    ``explainer`` made the explanations: "tokens", or a model's name.
+    ``explainer`` made the explanations: "tokens", "n2g", or a model's name.
     """
     metadata = sae.cfg.metadata
     model = str(metadata.model_name).rpartition("/")[2]
@@ -342,6 +342,6 @@ def differences(
         for name, (value, published) in found.items()
         if value != published
     }
-    if explainer == "tokens":
+    if explainer in ("tokens", "n2g"):
         differing["explainer"] = explainer
     return differing

@@ -76,10 +76,11 @@ class _OwnOptions(BaseEvalConfig):
         "Folder of autointerp results, or file of Neuronpedia, to read explanations from; null: "
         "they are made here",
     )
-    explainer: Literal["tokens", "judge"] = setting(
+    explainer: Literal["tokens", "n2g", "judge"] = setting(
         "tokens",
         "Explainer",
-        "What makes explanations that are not read: lists of tokens, or the chat model",
+        "What makes explanations that are not read: lists of tokens, N2G's token sequences, or "
+        "the chat model",
     )
     explainer_tokens: int = setting(
         262_144, "Explainer Tokens", "Tokens in which examples are looked for", ge=1

@@ -31,6 +31,10 @@ GRID_STUDIES = MappingProxyType(
             "weight_regularization",
             "Weight penalties on TopK (arXiv 2603.04198): are latents the same in every seed?",
         ),
+        "annealing": Entry(
+            "annealing",
+            "Schedules of the L2 penalty on TopK (arXiv 2603.04198): constant, warm-up, to 0, cosine.",
+        ),
         "topk-regularizers": Entry(
             "topk_regularizers",
             "Off-support L1 and L1/L2 ratio (arXiv 2606.27321) on TopK, k 32, 64, 128.",

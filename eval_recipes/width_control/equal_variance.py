@@ -142,8 +142,7 @@ def at_equal_variance(
         "metric": metric,
         "explained_variance": _mean_variance(other, seeds),
     }
-    by_pair = {pair: _of_pair(family, other, metric, pair) for pair in common}
-    values = {pair: value for pair, value in by_pair.items() if value is not None}
+    values = differences_by_pair(family, other, metric)
     complete = bool(common) and len(values) == len(common)
     enough = len(seeds) >= FEWEST_SEEDS
     whole = _over_all(family, other, metric)
@@ -170,6 +169,20 @@ def at_equal_variance(
     return Comparison(
         **about, **interval_fields(found, over), values=values, between=whole.between
     )
+
+
+def differences_by_pair(
+    family: Sequence[ResultGroup], other: ResultGroup, metric: str
+) -> dict[SeedPair, float]:
+    """
+    Return a family's metric at the explained variance of ``other``, minus the latter's.
+
+    By the pairs of seeds that all groups have. A pair is left out in which the explained
+    variance of ``other`` lies outside the family's, or is passed more than once.
+    """
+    common = sorted(set(other.pairs).intersection(*(m.pairs for m in family)))
+    by_pair = {pair: _of_pair(family, other, metric, pair) for pair in common}
+    return {pair: value for pair, value in by_pair.items() if value is not None}
 
 
 def _over_all(

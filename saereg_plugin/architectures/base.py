@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from saereg_plugin.architectures.saving import (
 from saereg_plugin.architectures.sparse_step import SparseStepMixin
 from saereg_plugin.component import Component, Step, decode_count, encode_count
 from saereg_plugin.errors import InputError
-from saereg_plugin.mechanics.initialization import initialize_untied_
+from saereg_plugin.mechanics.initialization import initialize_untied_, scale_encoder_
 from saereg_plugin.mechanics.optimizer_steps import claim, use_fused_adam
 
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
@@ -69,9 +70,13 @@ class RegularizedMixin(_Base):
             )
         for name, _ in own_tensors(self):
             parameter_of(self, name)
+        if cfg.encoder_scale == "unit_reconstructions":
+            scale_encoder_(self)
         self.components = nn.ModuleDict(
             {component.label: component for component in build_components(cfg)}
         )
+        for component in self._each():
+            call(component, component.allocate, self)
         self.step_index = 0
         self._is_set_up = False
         self._passes = PassOrder()
@@ -172,7 +177,10 @@ class RegularizedMixin(_Base):
         bias and threshold by the factor instead gives the same reconstruction: with
         s the factor, ``(s x - b_dec) W + b = s ((x - b_dec / s) W + b / s)``, so
         activations come out divided by s and need no change of the decoder.
+
+        Training is over then: the weights become those to save (``Component.saved_weights``).
         """
+        self._adopt_saved_weights()
         if not self.cfg.unit_norm:
             super().fold_activation_norm_scaling_factor(scaling_factor)
             return
@@ -182,10 +190,26 @@ class RegularizedMixin(_Base):
         self.cfg.normalize_activations = "none"
 
     @override
+    @torch.no_grad()
+    def fold_activation_whitening(
+        self,
+        mean: torch.Tensor,
+        whitening_matrix: torch.Tensor,
+        unwhitening_matrix: torch.Tensor,
+    ) -> None:
+        """Fold the whitening into the weights to save; training is over then."""
+        self._adopt_saved_weights()
+        super().fold_activation_whitening(mean, whitening_matrix, unwhitening_matrix)
+
+    @override
     def process_state_dict_for_saving_inference(
         self, state_dict: dict[str, Any]
     ) -> None:
-        super().process_state_dict_for_saving_inference(state_dict)
+        weights = self._saved_weights()
+        state_dict.update(weights)
+        # SAELens folds the norms of the SAE's own decoder into the saved tensors
+        with _in_place_of(self, weights):
+            super().process_state_dict_for_saving_inference(state_dict)
         for key in self._own_keys():
             state_dict.pop(key, None)
         if getattr(self.cfg, "rescale_acts_by_decoder_norm", False):
@@ -255,6 +279,18 @@ class RegularizedMixin(_Base):
             error_msgs,
         )
 
+    def _saved_weights(self) -> dict[str, torch.Tensor]:
+        weights: dict[str, torch.Tensor] = {}
+        for component in self._each():
+            weights |= call(component, component.saved_weights, self)
+        return weights
+
+    def _adopt_saved_weights(self) -> None:
+        for name, value in self._saved_weights().items():
+            self.get_parameter(name).data.copy_(value)
+        for component in self._each():
+            call(component, component.finish, self)
+
     def _own_keys(self) -> list[str]:
         return [_STEPS, *(f"components.{key}" for key in self.components.state_dict())]
 
@@ -273,6 +309,7 @@ class RegularizedMixin(_Base):
             sae_out=output.sae_out,
             dead_mask=step_input.dead_neuron_mask,
             active=getattr(output, "active", None),
+            wider=getattr(output, "wider", None),
         )
         with torch.autocast(output.loss.device.type, enabled=False):
             for component in self._each():
@@ -283,6 +320,22 @@ class RegularizedMixin(_Base):
                         output.loss = output.loss + value
                 for name, metric in call(component, component.metrics).items():
                     output.metrics[f"{component.label}_{name}"] = metric
+
+
+@contextmanager
+def _in_place_of(
+    sae: RegularizedMixin, weights: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
+    """Give parameters other values for a while."""
+    parameters = {name: sae.get_parameter(name) for name in weights}
+    kept = {name: parameter.data for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.data = weights[name]
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = kept[name]
 
 
 def _on_gradient(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args
 
-from sae_lens import SAEConfig, TrainingSAEConfig
+from sae_lens import JumpReLUTrainingSAEConfig, SAEConfig, TrainingSAEConfig
 from simple_parsing.helpers import field
 from torch import nn
 from typing_extensions import override
@@ -24,7 +24,11 @@ from saereg_plugin.config import (
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.mechanics.auxk import AuxKScaling
-from saereg_plugin.mechanics.initialization import BDecInit, Initialization
+from saereg_plugin.mechanics.initialization import (
+    BDecInit,
+    EncoderScale,
+    Initialization,
+)
 from saereg_plugin.registry import MECHANICS, REGULARIZERS, Table
 
 DecoderConstraint = Literal["none", "unit_norm"]
@@ -100,6 +104,8 @@ class RegularizedConfigMixin(_Base):
             and in the saved SAE.
         initialization: "tied" starts as SAELens does, with the encoder the transpose of
             the decoder; "untied" draws both independently (Kaiming uniform).
+        encoder_scale: "unit_reconstructions" scales the encoder at the start so that
+            reconstructions of inputs of norm 1 have norm 1; "as_drawn" leaves it.
         b_dec_init: decoder bias at the start: zero, or the mean or geometric median of
             the first batch.
         init_seed: seed of the initial weights. None draws as SAELens does; s gives the
@@ -114,6 +120,7 @@ class RegularizedConfigMixin(_Base):
     mechanics: list[Any] = _list_field(MechanicConfig, MECHANICS)
     decoder_constraint: DecoderConstraint = "none"
     initialization: Initialization = "tied"
+    encoder_scale: EncoderScale = "as_drawn"
     b_dec_init: BDecInit = "zero"
     init_seed: int | None = None
     max_norm_multiple: float | None = None
@@ -139,6 +146,7 @@ class RegularizedConfigMixin(_Base):
         for name, choices in (
             ("decoder_constraint", get_args(DecoderConstraint)),
             ("initialization", get_args(Initialization)),
+            ("encoder_scale", get_args(EncoderScale)),
             ("b_dec_init", get_args(BDecInit)),
         ):
             require_choice(name, getattr(self, name), choices)
@@ -242,6 +250,7 @@ class RegularizedConfigMixin(_Base):
                 "'covariance_whitening': undoing the whitening changes the norms of the decoder's rows. "
                 "Use normalize_activations='expected_average_only_in', or decoder_constraint='none'."
             )
+        self._check_encoder_scale()
         multiple = self.max_norm_multiple
         if multiple is not None and not (math.isfinite(multiple) and multiple > 1):
             raise InputError(
@@ -254,6 +263,20 @@ class RegularizedConfigMixin(_Base):
         self._check_labels()
         for part in (*self.regularizers, *self.mechanics):
             part.check(self)
+
+    def _check_encoder_scale(self) -> None:
+        if self.encoder_scale == "as_drawn":
+            return
+        reason = None
+        if isinstance(self, JumpReLUTrainingSAEConfig):
+            reason = "whose thresholds do not scale with the encoder"
+        elif self.normalize_activations == "layer_norm":
+            reason = "with normalize_activations='layer_norm', which adds a mean to reconstructions"
+        if reason is not None:
+            raise InputError(
+                f"encoder_scale={self.encoder_scale!r} on {self.architecture()}, {reason}; "
+                "expected 'as_drawn'."
+            )
 
     def _check_labels(self) -> None:
         names = [mechanic.name for mechanic in self.mechanics]

@@ -17,6 +17,7 @@ from saereg_plugin.kernels.encode import (
     ActiveLatents,
     NestedDecode,
     SelectedPreActivations,
+    WiderSelection,
 )
 from saereg_plugin.kernels.inference import is_in_use
 from saereg_plugin.kernels.screening import (
@@ -53,6 +54,7 @@ class SparseStepOutput(TrainStepOutput):
     """
 
     active: ActiveLatents | None = None
+    wider: WiderSelection | None = None
 
 
 class SparseStepMixin(ScaledAuxKMixin):
@@ -74,6 +76,14 @@ class SparseStepMixin(ScaledAuxKMixin):
         """The k of this pass; ``cfg.k`` unless a mechanic anneals it."""
         return cast(Any, self.activation_fn).k
 
+    @property
+    def selected_k(self) -> float:
+        """How many latents this pass selects in a row: more than k if a regulariser asks."""
+        multiple = max(
+            (each.selection_multiple for each in self.cfg.regularizers), default=1
+        )
+        return min(multiple * self.current_k, self.cfg.d_sae)
+
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         sparse = self._takes_sparse_step(step_input.sae_in)
@@ -91,7 +101,7 @@ class SparseStepMixin(ScaledAuxKMixin):
         if obstacle is None:
             autocast = torch.is_autocast_enabled(self.W_enc.device.type)
             return cfg.sparse_step != "auto" or cfg.sparse_step_wins(
-                self.current_k, autocast=autocast
+                self.selected_k, autocast=autocast
             )
         if cfg.sparse_step != "auto":
             raise InputError(
@@ -134,13 +144,20 @@ class SparseStepMixin(ScaledAuxKMixin):
         x = step_input.sae_in.to(self.W_enc.dtype)
         center = self.b_dec if self.cfg.apply_b_dec_to_input else None
         norms = self._decoder_norms()
-        selected, values = self._select(x, center, norms, dtype)
+        selected, ranking, values = self._select(x, center, norms, dtype)
         hidden = SelectedPreActivations.apply(
             x, self.W_enc, self.b_enc, center, selected, values
         )
         assert isinstance(hidden, torch.Tensor)
         # The decoder's norms cancel: decode() divides by what encode() multiplied with.
         acts = hidden.relu()
+        wider = None
+        if self.selected_k > self.current_k:
+            rescaled = self.W_dec if self.cfg.rescale_acts_by_decoder_norm else None
+            active = ActiveLatents(selected, acts, rescaled)
+            wider = WiderSelection(active, ranking.view(len(x), -1))
+            narrow = wider.of_k(int(self.current_k))
+            selected, acts = narrow.selected, narrow.acts
         levels = NestedDecode.apply(
             acts, self.W_dec, self.b_dec, selected, self._widths()
         )
@@ -150,6 +167,7 @@ class SparseStepMixin(ScaledAuxKMixin):
             x, center, levels, norms, dtype, step_input.dead_neuron_mask
         )
         output = self._output(step_input, levels, losses, selected, acts)
+        output.wider = wider
         self._after(output)
         return output
 
@@ -164,25 +182,24 @@ class SparseStepMixin(ScaledAuxKMixin):
         center: torch.Tensor | None,
         norms: torch.Tensor | None,
         dtype: torch.dtype,
-    ) -> tuple[Selected, torch.Tensor | None]:
-        """Return the selection and, unless it was made at lower precision, its values."""
+    ) -> tuple[Selected, torch.Tensor, torch.Tensor | None]:
+        """Return the selection, what ranked it, and its values if they are precise enough."""
         with torch.no_grad():
             sae_in = x if center is None else x - center
             pre = PreActivations(sae_in, self.W_enc, self.b_enc, norms, dtype)
-            selected, values = self._select_from(pre)
+            selected, ranking = self._select_from(pre)
             if not pre.exact:
-                return selected, None
-            return selected, values if norms is None else values / norms[
-                selected.latents
-            ]
+                return selected, ranking, None
+            values = ranking if norms is None else ranking / norms[selected.latents]
+            return selected, ranking, values
 
     def _select_from(self, pre: PreActivations) -> tuple[Selected, torch.Tensor]:
         select = screen_top_k if self._screens(pre) else select_top_k
-        return select(pre, int(self.current_k))
+        return select(pre, int(self.selected_k))
 
     def _screens(self, pre: PreActivations) -> bool:
         """Return whether latents are ruled out by a product in bfloat16."""
-        k, choice = self.current_k, self.cfg.sparse_step
+        k, choice = self.selected_k, self.cfg.sparse_step
         if choice == "always" or not can_screen(pre, k):
             return False
         return choice == "screened" or screening_wins(pre, k)

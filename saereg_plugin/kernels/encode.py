@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from saereg_plugin.kernels.selected import Selected, transposed
+from saereg_plugin.kernels.selected import Selected, select_rows, transposed
 
 
 class SelectedPreActivations(torch.autograd.Function):
@@ -87,6 +87,33 @@ class ActiveLatents:
         if self.W_dec is None:
             return self.acts
         return self.acts * self.W_dec.norm(dim=-1)[self.selected.latents]
+
+
+@dataclass(frozen=True)
+class WiderSelection:
+    """
+    The m largest pre-activations of each row, m above k.
+
+    Attributes:
+        active: the m latents of every row, with gradients.
+        ranking: values by which they were selected, [batch, m].
+    """
+
+    active: ActiveLatents
+    ranking: torch.Tensor
+
+    def of_k(self, k: int) -> ActiveLatents:
+        """Return the k largest of each row, at most m; the gradients reach ``active``."""
+        batch, m = self.ranking.shape
+        if k == m:
+            return self.active
+        columns = self.ranking.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+        selected = self.active.selected
+        latents = selected.latents.view(batch, m).gather(1, columns)
+        acts = self.active.acts.view(batch, m).gather(1, columns)
+        return ActiveLatents(
+            select_rows(latents, selected.d_sae), acts.reshape(-1), self.active.W_dec
+        )
 
 
 class NestedDecode(torch.autograd.Function):

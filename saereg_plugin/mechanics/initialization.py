@@ -13,6 +13,10 @@ from saereg_plugin.component import Component
 
 Initialization = Literal["tied", "untied"]
 BDecInit = Literal["zero", "mean", "geometric_median"]
+EncoderScale = Literal["as_drawn", "unit_reconstructions"]
+
+_PROBES = 256
+"""Random inputs by which the encoder is scaled, as in the source."""
 
 
 @torch.no_grad()
@@ -33,6 +37,23 @@ def initialize_untied_(sae: TrainingSAE[Any]) -> None:
     norm = sae.cfg.decoder_init_norm
     if norm is not None:
         sae.W_dec.mul_(norm / sae.W_dec.norm(dim=-1, keepdim=True))
+
+
+@torch.no_grad()
+def scale_encoder_(sae: TrainingSAE[Any]) -> None:
+    """
+    Scale the encoder so that reconstructions of unit inputs have unit norm, in place.
+
+    As the public code of arXiv 2406.04093: W_enc is divided by the mean norm of the
+    reconstructions of 256 random inputs of norm 1. The biases are 0 at the start, so a
+    reconstruction grows with the encoder and the mean is 1 afterwards, up to rounding. The
+    inputs are the same for every SAE of one width and leave torch's generator alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(_PROBES, int(sae.cfg.d_in), generator=generator)
+    inputs = inputs / inputs.norm(dim=-1, keepdim=True)
+    recons = sae.decode(sae.encode(inputs.to(sae.W_enc)))
+    sae.W_enc.div_(recons.norm(dim=-1).mean())
 
 
 class BDecFromFirstBatch(Component):

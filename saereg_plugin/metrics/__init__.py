@@ -1,5 +1,8 @@
 """Metrics of sparse autoencoders as pure functions on tensors."""
 
+from saereg_plugin.metrics.ablation import NORMAL_EFFECT as NORMAL_EFFECT
+from saereg_plugin.metrics.ablation import ablation_sparsity as ablation_sparsity
+from saereg_plugin.metrics.ablation import effect_sparsity as effect_sparsity
 from saereg_plugin.metrics.assignment.certificate import Certificate as Certificate
 from saereg_plugin.metrics.assignment.certificate import certify as certify
 from saereg_plugin.metrics.codes import Codes as Codes

@@ -21,6 +21,7 @@ MECHANICS_OF_ALL = [
     sr.ActivationRateScaling(decay=0.9, most=5.0),
     sr.GradientClipping(max_norm=0.25),
     sr.WeightDecay(decay=0.02, target="encoder"),
+    sr.WeightEma(decay=0.99),
 ]
 JSON_CLIPPING = '{"name": "gradient_clipping", "max_norm": 0.25}'
 
@@ -99,6 +100,7 @@ def test_configuration_survives_json(architecture: str) -> None:
         "weight_decay",
         "unit_norm",
         "resampling",
+        "weight_ema",
     ]
 
 

@@ -182,3 +182,66 @@ def test_b_dec_of_a_stock_checkpoint_is_kept(
 def test_bad_choices_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(sr.InputError, match=message):
         make_cfg(**fields)
+
+
+UNIT_RECONSTRUCTIONS: dict[str, Any] = {"encoder_scale": "unit_reconstructions"}
+STARTS: list[dict[str, Any]] = [
+    {},
+    {"initialization": "untied"},
+    {"decoder_constraint": "unit_norm"},
+    {"initialization": "untied", "decoder_init_norm": 0.3},
+]
+
+
+@pytest.mark.parametrize("fields", STARTS)
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "jumprelu"])
+def test_unit_inputs_start_with_reconstructions_of_unit_norm(
+    architecture: str, fields: dict[str, Any]
+) -> None:
+    drawn = make_sae(architecture, **fields)
+    sae = make_sae(architecture, **fields, **UNIT_RECONSTRUCTIONS)
+    # other inputs than those that it was scaled by
+    inputs = torch.randn(2048, D_IN, generator=torch.Generator().manual_seed(9))
+    inputs = inputs / inputs.norm(dim=-1, keepdim=True)
+    with torch.no_grad():
+        norms = sae.decode(sae.encode(inputs)).norm(dim=-1)
+        before = drawn.decode(drawn.encode(inputs)).norm(dim=-1)
+    assert norms.mean() == pytest.approx(1, abs=0.02)
+    assert abs(before.mean() - 1) > 0.05
+    # the encoder alone, and as a whole
+    assert torch.equal(sae.W_dec, drawn.W_dec)
+    factor = (sae.W_enc / drawn.W_enc).flatten()
+    torch.testing.assert_close(factor, factor[:1].expand_as(factor), rtol=1e-4, atol=0)
+
+
+def test_scaled_start_is_the_plain_formula() -> None:
+    """256 inputs one at a time: the k largest of each, decoded."""
+    drawn, sae = make_sae(), make_sae(**UNIT_RECONSTRUCTIONS)
+    generator = torch.Generator().manual_seed(0)
+    total = 0.0
+    with torch.no_grad():
+        for x in torch.randn(256, D_IN, generator=generator):
+            hidden = (x / x.norm()) @ drawn.W_enc
+            ranked = hidden * drawn.W_dec.norm(dim=-1)
+            best = ranked.topk(drawn.cfg.k).indices
+            total += float((hidden[best].relu() @ drawn.W_dec[best]).norm())
+        expected = drawn.W_enc / (total / 256)
+    torch.testing.assert_close(sae.W_enc.detach(), expected, rtol=1e-5, atol=0)
+
+
+def test_scaled_start_leaves_the_global_generator() -> None:
+    states: list[torch.Tensor] = []
+    for fields in ({}, UNIT_RECONSTRUCTIONS):
+        make_sae(**fields)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_scaled_start_is_not_made_again_on_a_checkpoint(tmp_path: Path) -> None:
+    sae = make_sae(**UNIT_RECONSTRUCTIONS)
+    with torch.no_grad():
+        sae.W_enc.mul_(3)
+    sae.save_model(tmp_path)
+    again = make_sae(**UNIT_RECONSTRUCTIONS, seed=4)
+    again.load_weights_from_checkpoint(tmp_path)
+    assert_same_state(again, sae)

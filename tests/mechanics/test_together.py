@@ -43,6 +43,7 @@ def everything(architecture: str) -> dict[str, Any]:
             sr.WeightDecay(decay=0.1),
             sr.GradientClipping(max_norm=0.3),
             sr.ActivationRateScaling(decay=0.8),
+            sr.WeightEma(decay=0.9),
             *annealing,
         ],
         "regularizers": [
@@ -122,6 +123,7 @@ def test_state_is_not_in_the_saved_sae(tmp_path: Path) -> None:
         "components.resampling.rate",
         "components.resampling.generator_state",
         "components.activation_rate_scaling.rate",
+        "components.weight_ema.m_W_enc",
     } < set(kept)
     saved = load_file(tmp_path / "saved" / "sae_weights.safetensors")
     assert set(saved) == {name for name, _ in sae.named_parameters()}

@@ -33,6 +33,7 @@ UNIT = {"decoder_constraint": "unit_norm"}
 FREE = {"decoder_constraint": "none"}
 SCALED = {"normalize_activations": "expected_average_only_in"}
 WHITENED = {"normalize_activations": "covariance_whitening"}
+SCALED_ENCODER = {"encoder_scale": "unit_reconstructions"}
 PLAIN: dict[str, Any] = {"regularizers": [{"name": "weight_penalty"}]}
 
 
@@ -199,6 +200,33 @@ REFUSED = [
         {**regularizer("off_support_l1"), "sparse_step": "always"},
         "needs the pre-activations of all latents",
         ({"sparse_step": "auto"}, {"sparse_step": "never"}, PLAIN),
+    ),
+    Refused(
+        "`multi_topk` with `layer_norm` or `constant_norm_rescale`",
+        {**regularizer("multi_topk"), "normalize_activations": "layer_norm"},
+        "multi_topk cannot be used with normalize_activations='layer_norm'",
+        (SCALED, WHITENED, regularizer("weight_penalty")),
+    ),
+    Refused(
+        '`encoder_scale="unit_reconstructions"` on jumprelu',
+        SCALED_ENCODER,
+        "whose thresholds do not scale with the encoder",
+        (
+            {"architecture": "topk"},
+            {"architecture": "gated"},
+            {"encoder_scale": "as_drawn"},
+        ),
+        architecture="jumprelu",
+    ),
+    Refused(
+        '`encoder_scale="unit_reconstructions"` with `layer_norm`',
+        {**SCALED_ENCODER, "normalize_activations": "layer_norm"},
+        "which adds a mean to reconstructions",
+        (
+            SCALED,
+            {"normalize_activations": "constant_norm_rescale"},
+            {"encoder_scale": "as_drawn"},
+        ),
     ),
     Refused(
         "a mechanic twice",

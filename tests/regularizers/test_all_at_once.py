@@ -33,7 +33,8 @@ NEED_ALL = frozenset({"off_support_l1", "l1_l2_ratio"})
 
 SETTINGS: dict[str, tuple[str, frozenset[str], dict[str, Any]]] = {
     "topk": ("topk", OWN, {}),
-    "standard": ("standard", OWN - NEED_ALL, {}),
+    # Multi-TopK is of topk alone
+    "standard": ("standard", OWN - NEED_ALL - {"multi_topk"}, {}),
     "sparse": ("topk", OWN - NEED_ALL, {"sparse_step": "always"}),
 }
 

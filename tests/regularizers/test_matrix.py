@@ -32,6 +32,11 @@ CONTEXT = 16
 REFUSED = {
     ("off_support_l1", "standard"): "a - z and its gradient are 0",
     ("l1_l2_ratio", "standard"): "there z = a",
+    **{
+        ("multi_topk", architecture): "selected row by row"
+        for architecture in ARCHITECTURES
+        if architecture != "topk"
+    },
 }
 """What may be refused, and the reason that the error must give."""
 
@@ -45,6 +50,7 @@ COEFFICIENTS = {
     "mutual_features": 1.0,
     "orthogonality": 0.25,
     "mono_loss": 0.09,
+    "multi_topk": 0.125,
 }
 
 OWN = frozenset(

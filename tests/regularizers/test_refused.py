@@ -79,6 +79,7 @@ NO_COMBINATION = (
     "is taken by this package or SAELens",
     # in the table of regularisers and architectures, where test_matrix looks
     "Use an architecture that selects latents after the ReLU",
+    "it is defined for latents selected row by row",
 )
 """Refusals of a single value, or told elsewhere on the page."""
 

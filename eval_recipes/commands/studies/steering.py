@@ -130,7 +130,7 @@ def steering(
     explainer: Annotated[
         str,
         Option(
-            help="'tokens' (no server), or 'judge': the chat model.",
+            help="'tokens' or 'n2g' (no server), or 'judge': the chat model.",
             rich_help_panel=_CHAT,
         ),
     ] = "tokens",

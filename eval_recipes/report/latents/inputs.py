@@ -31,11 +31,17 @@ class OtherSeed:
 
 @dataclass(frozen=True)
 class Explained:
-    """What a latent is said to fire on; ``checked`` is the score with checked negatives."""
+    """
+    What a latent is said to fire on.
+
+    ``checked`` is the score with checked negatives; ``n2g`` has precision and recall where N2G
+    explained.
+    """
 
     text: str | None
     score: float | None
     checked: float | None
+    n2g: tuple[float | None, float | None] | None = None
 
     @property
     def shown_score(self) -> float | None:
@@ -59,7 +65,7 @@ class LatentInputs:
     Attributes:
         size: number of latents.
         core: SAEBench's figures of each latent.
-        judge: chat model that scored explanations; None for the token explainer.
+        judge: chat model that scored explanations; None for the token explainer and N2G.
         texts: results of steering, a row per pair of texts.
         steering: the settings of ``texts``.
         cosines: of encoder and decoder vector.

@@ -129,6 +129,8 @@ def _card(one: LatentInputs, latent: int) -> dict[str, Any]:
         explained = one.explanations[latent]
         found["explanation"] = explained.text
         found["checked"] = explained.checked
+        if explained.n2g is not None:
+            found["n2g"] = explained.n2g
     if one.stability is not None:
         found["matches"] = _matches(one, latent)
     if latent in one.steered:

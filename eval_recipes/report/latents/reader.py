@@ -173,15 +173,18 @@ def _explained(record: Record) -> tuple[dict[int, Explained], str | None]:
     """Return explanations by latent, and the chat model; also of SAEBench's own results."""
     own = [d for d in _details(record, "latent") if "explanation" in d]
     entries = own or _of_latents([*extra_of(record).values()], "latent")
+    config = mapping(record.get("eval_config"))
     found = {
         entry["latent"]: Explained(
             _text(entry.get("explanation")),
             short(entry.get("score")),
             short(entry.get("checked_score")),
+            (short(entry.get("precision")), short(entry.get("recall")))
+            if config.get("explainer") == "n2g"
+            else None,
         )
         for entry in entries
     }
-    config = mapping(record.get("eval_config"))
     judged = any(one.score is not None for one in found.values())
     return found, _text(config.get("judge_model")) or (
         "a chat model" if judged else None

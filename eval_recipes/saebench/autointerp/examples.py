@@ -99,6 +99,7 @@ class SeededAutoInterp(AutoInterp, ABC):
                     scoring |= asked
                     self._states[latent] = random.getstate()
                     self._check(latent, asked[latent], mine[..., 0])
+                    self.observe(latent, shown[latent], mine[..., 0])
         self.latents = chosen
         return generation, scoring
 
@@ -174,6 +175,16 @@ class SeededAutoInterp(AutoInterp, ABC):
         # as in upstream's random examples
         silent = [0.0] * len(tokens)
         return Example(tokens, silent, threshold, self.model)
+
+    def observe(self, latent: int, shown: Examples, acts: Tensor) -> None:
+        """
+        Look at all activations of a latent; nothing by default.
+
+        Args:
+            latent: the latent, whose examples were checked.
+            shown: the examples to explain.
+            acts: its activations, [contexts, context_size].
+        """
 
     def labels(self, latent: int) -> list[bool] | None:
         """Return whether the latent is active in each of its checked examples."""

@@ -19,6 +19,36 @@ NOT_MEASURED = -1.0
 """Upstream's score where no language model judged: its format has no place for "none"."""
 
 
+@dataclass(frozen=True)
+class TokenCounts:
+    """How often a latent fires and is predicted to, on text that did not explain it."""
+
+    n_tokens: int
+    n_fired: int
+    n_predicted: int
+    n_both: int
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the predicted tokens on which the latent fires; None without any."""
+        return self.n_both / self.n_predicted if self.n_predicted else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the tokens on which it fires that were predicted; None without any."""
+        return self.n_both / self.n_fired if self.n_fired else None
+
+    @property
+    def firing_rate(self) -> float | None:
+        """Share of the tokens on which it fires: the precision of a random prediction."""
+        return self.n_fired / self.n_tokens if self.n_tokens else None
+
+    @property
+    def predicted_rate(self) -> float | None:
+        """Share of the tokens that were predicted: the recall of a random prediction."""
+        return self.n_predicted / self.n_tokens if self.n_tokens else None
+
+
 @dataclass
 class Scored:
     """Outcome and scores of one latent; None where there is none."""
@@ -46,6 +76,8 @@ class Scored:
 
     refused: str | None = None
     unanswered: str | None = None
+    counts: TokenCounts | None = None
+    """Of the N2G explainer alone."""
 
     @property
     def hits(self) -> list[bool] | None:
@@ -137,6 +169,27 @@ def common_figures(
         "n_latents_without_data": n_chosen - n_with_data,
         "n_latents_without_negatives": sum(not one.checkable for one in scored),
     }
+
+
+def n2g_figures(scored: Sequence[Scored], *, seed: int) -> dict[str, Any]:
+    """Return the further fields of ``N2GMetrics``."""
+    values: dict[str, Callable[[TokenCounts], float | None]] = {
+        "precision": lambda counts: counts.precision,
+        "recall": lambda counts: counts.recall,
+        "firing_rate": lambda counts: counts.firing_rate,
+        "predicted_rate": lambda counts: counts.predicted_rate,
+    }
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        fields |= _interval(
+            name,
+            scored,
+            lambda one, value=value: None if one.counts is None else value(one.counts),
+            seed=seed,
+            # no latent may be predicted anywhere
+            partial=True,
+        )
+    return fields
 
 
 def judge_figures(

@@ -34,9 +34,10 @@ from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
 from eval_recipes.saebench.autointerp.figures import (
     TooFewRepliesError,
 )
+from eval_recipes.saebench.autointerp.n2g_explainer import N2GAutoInterp
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
-    IDLE_WITH_TOKENS,
+    IDLE_WITHOUT_JUDGE,
     AutoInterpOptions,
     check_data,
     check_facts,
@@ -44,8 +45,10 @@ from eval_recipes.saebench.autointerp.options import (
 )
 from eval_recipes.saebench.autointerp.output import (
     PARTIAL_SUFFIX,
+    AnyOutput,
     IncompleteError,
     JudgedOutput,
+    N2GOutput,
     TokenOutput,
     output_of,
     partial_path,
@@ -63,7 +66,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
     """SAEBench's automated interpretability with any judge, or with none."""
 
     name = EVAL
-    summary = "how well explanations of latents predict where they fire, judged by an LLM or by tokens"
+    summary = "how well explanations of latents predict where they fire, judged by an LLM, by tokens or by N2G"
     Options = AutoInterpOptions
     Output = JudgedOutput
     reads_text = True
@@ -75,7 +78,11 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
 
     def outputs(self) -> dict[str, type[Any]]:
         """Return the classes with a judge and without one."""
-        return {EVAL: JudgedOutput, f"{EVAL}_tokens": TokenOutput}
+        return {
+            EVAL: JudgedOutput,
+            f"{EVAL}_tokens": TokenOutput,
+            f"{EVAL}_n2g": N2GOutput,
+        }
 
     def resolve(
         self,
@@ -126,8 +133,8 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
         chosen = super().key(context, options)
         if options.latents is not None:
             del chosen["n_latents"]
-        if options.explainer == "tokens":
-            return {k: v for k, v in chosen.items() if k not in IDLE_WITH_TOKENS}
+        if options.explainer != "judge":
+            return {k: v for k, v in chosen.items() if k not in IDLE_WITHOUT_JUDGE}
         # the address may come from the environment
         url = options.judge_config(seed=context.seed).url
         return {
@@ -140,7 +147,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
     def opened(self, context: RunContext, options: AutoInterpOptions) -> Iterator[None]:
         """Hold the judge; all SAEs share one budget, and none is evaluated without it."""
         self.client: JudgeClient | None = None
-        if options.explainer == "tokens":
+        if options.explainer != "judge":
             yield
             return
         config = options.judge_config(seed=context.seed)
@@ -151,7 +158,7 @@ class AutoInterpEvaluation(Evaluation[AutoInterpOptions]):
 
     def evaluate(
         self, context: RunContext, subject: Subject, options: AutoInterpOptions
-    ) -> JudgedOutput | TokenOutput:
+    ) -> AnyOutput:
         """Evaluate one SAE; see ``explain_and_score``."""
         try:
             return explain_and_score(context, subject, options, self.client)
@@ -174,9 +181,9 @@ def explain_and_score(
     subject: Subject,
     options: AutoInterpOptions,
     client: JudgeClient | None,
-) -> JudgedOutput | TokenOutput:
+) -> AnyOutput:
     """
-    Explain and score latents of one SAE; without a client, by tokens.
+    Explain and score latents of one SAE; without a client, by tokens or N2G.
 
     Raises:
         IncompleteError: if latents have no reply yet.
@@ -203,7 +210,9 @@ def explain_and_score(
     job = Job(context, options, subject, sae, client, signal)
 
     def build(**arguments: Any) -> SeededAutoInterp:
-        if client is None:
+        if client is None and options.explainer == "n2g":
+            made = N2GAutoInterp(**arguments, **shared)
+        elif client is None:
             background = background_of(text.tokens, model.tokenizer)
             made = TokenAutoInterp(**arguments, **shared, background=background)
         else:

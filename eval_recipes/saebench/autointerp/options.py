@@ -22,7 +22,9 @@ EVAL = "autointerp"
 
 LatentId = Annotated[int, Field(ge=0)]
 
-IDLE_WITH_TOKENS = IDENTITY | {"save_logs"}
+Explainer = Literal["judge", "tokens", "n2g"]
+
+IDLE_WITHOUT_JUDGE = IDENTITY | {"save_logs"}
 """Settings that decide nothing without a judge."""
 
 
@@ -53,8 +55,8 @@ class AutoInterpOptions(ChatOptions):
     dataset: Literal["heldout", "hub"] = "heldout"
     """Held-out text of the run's corpus, or the hub set that upstream uses."""
 
-    explainer: Literal["judge", "tokens"] = "judge"
-    """A language model, or the token explainer, which needs no server."""
+    explainer: Explainer = "judge"
+    """A language model; or the token explainer or N2G, which need no server."""
 
     save_logs: bool = False
     """Keep upstream's log of each latent, which repeats the prompts with their text."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -32,13 +32,17 @@ from eval_recipes.saebench.autointerp.examples import SeededAutoInterp
 from eval_recipes.saebench.autointerp.figures import (
     NOT_MEASURED,
     Scored,
+    TokenCounts,
     common_figures,
     judge_figures,
+    n2g_figures,
     share_of_right,
     summary_of,
 )
+from eval_recipes.saebench.autointerp.n2g_explainer import N2GAutoInterp
 from eval_recipes.saebench.autointerp.options import (
     EVAL,
+    Explainer,
     is_as_published,
     text_name,
 )
@@ -55,9 +59,9 @@ _metric = partial(
 class AutoInterpConfig(AutoInterpEvalConfig):
     """Upstream's configuration, and what it does not say: who explained, which latents."""
 
-    explainer: Literal["judge", "tokens"] = value(
+    explainer: Explainer = value(
         "Explainer",
-        "A language model, or the token explainer, whose scores are not comparable",
+        "A language model; or the token explainer or N2G, whose scores are not comparable",
         default="judge",
     )
     judge_model: str | None = value(
@@ -112,6 +116,32 @@ class TokenMetrics(BaseMetrics):
 
 
 @metric_class
+class N2GMetrics(TokenMetrics):
+    """The same from N2G, with precision and recall on single tokens."""
+
+    precision = _metric(
+        "Precision",
+        "Share of the tokens that a latent's trie predicts on which the latent fires, over the "
+        "contexts that hold none of the explained windows; mean over latents with a prediction",
+        display=True,
+    )
+    recall = _metric(
+        "Recall",
+        "Share of the tokens on which the latent fires that its trie predicts, over the same "
+        "contexts; mean over latents that fire there",
+        display=True,
+    )
+    firing_rate = _metric(
+        "Firing Rate",
+        "Share of these tokens on which the latent fires: the precision of a random prediction",
+    )
+    predicted_rate = _metric(
+        "Predicted Rate",
+        "Share of these tokens that its trie predicts: the recall of a random prediction",
+    )
+
+
+@metric_class
 class CheckedMetrics(TokenMetrics):
     """The same from a judge, with what became of its replies."""
 
@@ -161,6 +191,16 @@ class TokenCategories(AutoInterpMetricCategories):
 
 
 @dataclass
+class N2GCategories(AutoInterpMetricCategories):
+    """Upstream's category without a value, and ours."""
+
+    n2g: N2GMetrics = value(
+        "N2G (not comparable with LLM scores)",
+        "Detection, precision and recall by minimal token sequences, without a language model's words",
+    )
+
+
+@dataclass
 class LatentDetail(BaseResultDetail):
     """One latent; null where there is no such figure."""
 
@@ -185,6 +225,25 @@ class LatentDetail(BaseResultDetail):
         "Whether a reply was not of the form asked for, be it to upstream's prompt",
     )
     refused: str | None = value("Refused", "Why the server refused the request")
+    precision: float | None = value(
+        "Precision",
+        "N2G: share of the predicted tokens on which the latent fires",
+        default=None,
+    )
+    recall: float | None = value(
+        "Recall",
+        "N2G: share of the tokens on which the latent fires that were predicted",
+        default=None,
+    )
+    n_predicted: int | None = value(
+        "Predicted Tokens", "N2G: tokens behind the precision", default=None
+    )
+    n_fired: int | None = value(
+        "Fired Tokens", "N2G: tokens behind the recall", default=None
+    )
+    n_tokens: int | None = value(
+        "Tokens", "N2G: tokens of the contexts without explained windows", default=None
+    )
 
 
 @dataclass(config=ConfigDict(title="AutoInterp"))
@@ -213,6 +272,21 @@ class TokenOutput(AutoInterpEvalOutput):
     )
 
 
+@dataclass(config=ConfigDict(title="AutoInterp (N2G)"))
+class N2GOutput(AutoInterpEvalOutput):
+    """Autointerp by N2G; upstream's metrics are -1, which is no score."""
+
+    eval_config: AutoInterpConfig  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    eval_result_metrics: N2GCategories  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    eval_result_details: list[LatentDetail] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=list,
+        title="Latents",
+        description="One entry a latent with data",
+    )
+
+
+AnyOutput = JudgedOutput | TokenOutput | N2GOutput
+
 PARTIAL_SUFFIX = "_partial_results.json"
 
 
@@ -225,7 +299,7 @@ def output_of(
     config: AutoInterpEvalConfig,
     measured: AutoInterpEvalOutput | None,
     ran: SeededAutoInterp,
-) -> JudgedOutput | TokenOutput:
+) -> AnyOutput:
     """
     Return upstream's output with the checked figures.
 
@@ -269,6 +343,15 @@ def output_of(
     nothing = AutoInterpMetrics(
         autointerp_score=NOT_MEASURED, autointerp_std_dev=NOT_MEASURED
     )
+    if isinstance(ran, N2GAutoInterp):
+        measures = {**figures, **n2g_figures(done, seed=context.seed)}
+        return N2GOutput(
+            **common,
+            eval_result_metrics=N2GCategories(
+                autointerp=nothing, n2g=N2GMetrics(**measures)
+            ),
+            eval_result_unstructured=unstructured(subject, **marks),
+        )
     if not isinstance(ran, JudgedAutoInterp) or client is None:
         return TokenOutput(
             **common,
@@ -322,7 +405,20 @@ def detail_of(scored: Scored) -> LatentDetail:
         checked_active=scored.active,
         unparseable=scored.unparseable,
         refused=scored.refused,
+        **_counted(scored.counts),
     )
+
+
+def _counted(counts: TokenCounts | None) -> dict[str, Any]:
+    if counts is None:
+        return {}
+    return {
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "n_predicted": counts.n_predicted,
+        "n_fired": counts.n_fired,
+        "n_tokens": counts.n_tokens,
+    }
 
 
 def partial_path(context: RunContext, subject: Subject) -> Path:
@@ -331,9 +427,7 @@ def partial_path(context: RunContext, subject: Subject) -> Path:
     return side_path(path, PARTIAL_SUFFIX)
 
 
-def require_complete(
-    job: Job, output: JudgedOutput | TokenOutput, ran: SeededAutoInterp
-) -> None:
+def require_complete(job: Job, output: AnyOutput, ran: SeededAutoInterp) -> None:
     """
     Refuse a result that lacks replies; it is written as a partial result.
 

@@ -49,7 +49,7 @@ class Found:
     explanations: dict[int, Explanation]
     """By latent."""
     explainer: str
-    """"tokens", the name of the language model, or "Neuronpedia" for a file without names."""
+    """"tokens", "n2g", the name of the language model, or "Neuronpedia" for a file without names."""
 
 
 def read_found(result: Path) -> Found:
@@ -58,7 +58,7 @@ def read_found(result: Path) -> Found:
     # SAEBench's own results name no explainer: a language model was asked
     made = settings.get("explainer", "judge")
     name = str(settings.get("judge_model") or "language model")
-    return Found(read_explanations(result), made if made == "tokens" else name)
+    return Found(read_explanations(result), name if made == "judge" else made)
 
 
 def import_explanations(path: Path, subject: Subject) -> Found:

@@ -55,7 +55,7 @@ def explain(
     others = [latent for latent in pool if latent not in set(latents)]
     chosen = sorted([*latents, *others[: max(0, _FEWEST - len(latents))]])
     options = _options(chosen, config)
-    if config.explainer == "tokens":
+    if config.explainer != "judge":
         # the client may be there as a judge
         client = None
     folder = artifact_folder(

@@ -14,6 +14,7 @@ from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import COLUMNS
 from eval_recipes.running.context import RunContext
 from eval_recipes.studies.framework.verdicts import Claim, Direction
+from eval_recipes.width_control.result_groups import Comparison
 from saereg_plugin.finetuning import FineTune
 from saereg_plugin.machine import AUTO
 from saereg_plugin.presets import Preset
@@ -209,6 +210,7 @@ class Stage:
         choice: made when the stage is evaluated, from the tidy table.
         options: settings of single evaluations, by name.
         tuned: where its SAEs come from, if they are fine-tuned.
+        compare: further comparisons of groups, from the folder of the stage's results.
     """
 
     name: str
@@ -218,6 +220,7 @@ class Stage:
     choice: Callable[[pd.DataFrame], Sequence[Choice]] | None = None
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     tuned: Tuned | None = None
+    compare: Callable[[Path], Sequence[Comparison]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +304,7 @@ class StudyRun:
         frame: tidy results of all stages, with a further column ``stage``.
         differences: between groups, as the cross-seed evaluation gives them.
         choices: made by the stages.
+        comparisons: further ones of the stages.
         failures: evaluations without a result.
         stopped: SAEs taken out of training, one line for each.
         training_seconds: of the finished stages, as their releases record it (since the
@@ -321,6 +325,7 @@ class StudyRun:
     )
     differences: list[GroupDifference] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     training_seconds: float = 0.0

@@ -27,7 +27,7 @@ from eval_recipes.studies.framework.verdicts import (
     summary,
 )
 from eval_recipes.tables.run_table import group_figure
-from eval_recipes.tables.table import cell, digits, markdown_table
+from eval_recipes.tables.table import NONE, cell, digits, markdown_table
 from saereg_plugin import machine
 from saereg_plugin.files import atomic_path, write_json, write_text
 
@@ -85,6 +85,7 @@ def to_json(
         "groups": groups,
         "published": [vars(number) for number in run.study.published(run.scale)],
         "choices": [choice.to_dict() for choice in run.choices],
+        "comparisons": [found.to_dict() for found in run.comparisons],
         "verdicts": [verdict.to_dict() for verdict in verdicts],
         "summary": summary(verdicts),
         "pairs_across_documents": run.pairs_across_documents,
@@ -107,6 +108,7 @@ def to_markdown(
         *_crossing(run),
         *([_choices(run)] if run.choices else []),
         _published(run),
+        *_comparisons(run),
         _verdicts(verdicts),
     ]
     if run.scale == "small" and study.notes:
@@ -183,6 +185,26 @@ def _choices(run: StudyRun) -> str:
     return "Chosen coefficients:\n\n" + "\n".join(
         f"- {choice.text()}" for choice in run.choices
     )
+
+
+def _comparisons(run: StudyRun) -> list[str]:
+    if not run.comparisons:
+        return []
+    rows = [
+        [
+            found.kind,
+            f"{found.group} - {found.other}",
+            found.metric,
+            NONE
+            if found.difference is None
+            else cell(Interval(found.difference, found.low, found.high, found.n)),
+            str(found.n),
+            found.reason or "",
+        ]
+        for found in run.comparisons
+    ]
+    heads = ["comparison", "groups", "figure", "difference", "n", "why no interval"]
+    return ["Further comparisons:\n\n" + markdown_table(heads, rows)]
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:

@@ -202,6 +202,8 @@ def _evaluate(
     if stage.choice is not None:
         found: Sequence[Choice] = stage.choice(run.frame)
         run.choices += found
+    if stage.compare is not None:
+        run.comparisons += stage.compare(context.out)
 
 
 def _in_order(frame: pd.DataFrame, subjects: Sequence[Subject]) -> pd.DataFrame:

@@ -229,6 +229,21 @@ def test_explanations_of_saebench_are_read(tmp_path: Path) -> None:
     assert found.data["about"]["judge"] == "a chat model"
 
 
+def test_precision_and_recall_of_n2g_are_shown(tmp_path: Path) -> None:
+    one = record("autointerp", "none", 0, {})
+    one["eval_config"] = {"explainer": "n2g"}
+    detail = {"explanation": "words", "score": None, "checked_score": 0.5}
+    one["eval_result_details"] = [
+        {**detail, "latent": 2, "precision": 0.87654, "recall": 0.25},
+        {**detail, "latent": 4, "precision": None, "recall": 0.0},
+    ]
+    write(tmp_path, one)
+    (found,) = latents_of(read_source(tmp_path), per_sae=3)
+    cards = found.data["cards"]
+    assert [list(cards[k]["n2g"]) for k in "24"] == [[0.877, 0.25], [None, 0.0]]
+    assert found.data["about"]["judge"] is None
+
+
 def test_what_is_no_explanation_is_left_out(tmp_path: Path) -> None:
     one = record("autointerp", "none", 0, {})
     one["eval_result_details"] = [
