@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -97,62 +98,111 @@ def measure_nulls(
         config: settings: number of draws, and seed.
     """
     generator = torch.Generator().manual_seed(config.random_seed)
-    seeds = sorted(weights)
-    unstable = {s: (weights[s].alive & ~stable[s]).nonzero().flatten() for s in seeds}
-    kept = {s: (weights[s].alive & stable[s]).nonzero().flatten() for s in seeds}
-    rows = {s: weights[s].dec[unstable[s]] for s in seeds}
-    principal = {
-        s: None if found is None else principal_directions(found)
-        for s, found in covariances.items()
+    blocks = {
+        s: _Blocks(
+            own.dec,
+            (own.alive & ~stable[s]).nonzero().flatten(),
+            (own.alive & stable[s]).nonzero().flatten(),
+            None if (found := covariances[s]) is None else principal_directions(found),
+        )
+        for s, own in sorted(weights.items())
     }
-    number = min(min(len(unstable[s]), len(kept[s])) for s in seeds)
-    draws = range(config.null_draws)
-    gaussian = {
-        s: [_gaussian(principal[s], len(rows[s]), generator) for _ in draws]
-        for s in seeds
-    }
-    matched = {
-        name: {
-            s: [
-                leading_directions(_drawn(weights[s].dec, ids[s], number, generator))
-                for _ in draws
-            ]
-            for s in seeds
-        }
-        for name, ids in (("stable", kept), ("unstable", unstable))
+    number = min(min(len(b.unstable), len(b.stable)) for b in blocks.values())
+    draws = {
+        s: _Draws(
+            gaussian=[block.gaussian(generator) for _ in range(config.null_draws)],
+            stable=[
+                block.some(block.stable, number, generator)
+                for _ in range(config.null_draws)
+            ],
+            unstable=[
+                block.some(block.unstable, number, generator)
+                for _ in range(config.null_draws)
+            ],
+        )
+        for s, block in blocks.items()
     }
     pairs = {
         (low, high): PairNulls(
-            gaussian=_curves(gaussian[low], gaussian[high]),
-            stable=_curves(matched["stable"][low], matched["stable"][high]),
-            unstable=_curves(matched["unstable"][low], matched["unstable"][high]),
+            gaussian=_curves(draws[low].gaussian, draws[high].gaussian),
+            stable=_curves(draws[low].stable, draws[high].stable),
+            unstable=_curves(draws[low].unstable, draws[high].unstable),
         )
-        for low, high in combinations(seeds, 2)
+        for low, high in combinations(blocks, 2)
     }
-    saes: dict[int, SaeNulls] = {}
-    for s in seeds:
-        top = principal[s]
-        blocks = [leading_directions(rows[s]), *gaussian[s]]
-        own, *drawn = (_curve(block, top) for block in blocks)
-        others = [t for t in seeds if t != s]
-        spans = {
-            kind: torch.stack(
-                [
-                    _spans(
-                        kind,
-                        weights[s].dec,
-                        unstable[s],
-                        rows[t],
-                        principal[t],
-                        generator,
-                    )
-                    for t in others
-                ]
-            )
-            for kind in KINDS
-        }
-        saes[s] = SaeNulls(own, drawn, spans)
+    saes = {
+        s: _sae_nulls(
+            block,
+            [other for t, other in blocks.items() if t != s],
+            draws[s].gaussian,
+            generator,
+        )
+        for s, block in blocks.items()
+    }
     return GroupNulls(pairs, saes, number, _rank(number, headline))
+
+
+_Directions = Sequence[LeadingDirections | None]
+
+
+class _Draws(NamedTuple):
+    """Random blocks of one SAE, one a draw; None where there are no activations."""
+
+    gaussian: _Directions
+    stable: _Directions
+    unstable: _Directions
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Decoder rows of one SAE, ids of its latents, and what the activations are like."""
+
+    dec: Tensor
+    unstable: Tensor
+    stable: Tensor
+    principal: LeadingDirections | None
+
+    @property
+    def rows(self) -> Tensor:
+        """Decoder rows of the unstable latents."""
+        return self.dec[self.unstable]
+
+    def gaussian_rows(self, generator: torch.Generator) -> Tensor | None:
+        """Draw as many rows of N(0, Sigma_x); None without activations that vary."""
+        if self.principal is None or not self.principal.rank:
+            return None
+        return gaussian_rows(self.principal, len(self.unstable), generator)
+
+    def gaussian(self, generator: torch.Generator) -> LeadingDirections | None:
+        """Return the directions of such rows."""
+        rows = self.gaussian_rows(generator)
+        return None if rows is None else leading_directions(rows)
+
+    def some(
+        self, ids: Tensor, n: int, generator: torch.Generator
+    ) -> LeadingDirections:
+        """Return the directions of ``n`` of the latents ``ids``, drawn at random."""
+        chosen = ids[torch.randperm(len(ids), generator=generator)[:n]]
+        return leading_directions(self.dec[chosen])
+
+
+def _sae_nulls(
+    block: _Blocks,
+    others: Sequence[_Blocks],
+    gaussian: _Directions,
+    generator: torch.Generator,
+) -> SaeNulls:
+    """Compare one SAE with the activations, and its latents with those of the others."""
+    own = leading_directions(block.rows)
+    ranks = overlap_ranks(block.dec.shape[1])
+    return SaeNulls(
+        pca=_curve(own, block.principal, ranks),
+        gaussian_pca=[_curve(drawn, block.principal, ranks) for drawn in gaussian],
+        spans={
+            kind: torch.stack([_spans(kind, block, o, generator) for o in others])
+            for kind in KINDS
+        },
+    )
 
 
 def _rank(number: int, headline: int) -> int:
@@ -161,62 +211,45 @@ def _rank(number: int, headline: int) -> int:
     return 1 << (most.bit_length() - 1) if most else 0
 
 
-def _gaussian(
-    principal: LeadingDirections | None, n: int, generator: torch.Generator
-) -> LeadingDirections | None:
-    if principal is None or not principal.rank:
-        return None
-    return leading_directions(gaussian_rows(principal, n, generator))
-
-
-def _drawn(dec: Tensor, ids: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Return the decoder rows of ``n`` of the latents ``ids``."""
-    return dec[ids[torch.randperm(len(ids), generator=generator)[:n]]]
-
-
-def _curves(
-    a: Sequence[LeadingDirections | None], b: Sequence[LeadingDirections | None]
-) -> list[Curve]:
-    return [_curve(one, other) for one, other in zip(a, b, strict=True)]
-
-
-def _curve(a: LeadingDirections | None, b: LeadingDirections | None) -> Curve:
-    """Return the overlap by rank; None where either block is missing or too small."""
-    known = a if a is not None else b
-    if known is None:
+def _curves(a: _Directions, b: _Directions) -> list[Curve]:
+    known = [block for block in (*a, *b) if block is not None]
+    if not known:
         return []
-    ranks = overlap_ranks(len(known.basis))
+    ranks = overlap_ranks(len(known[0].basis))
+    return [_curve(one, other, ranks) for one, other in zip(a, b, strict=True)]
+
+
+def _curve(
+    a: LeadingDirections | None, b: LeadingDirections | None, ranks: list[int]
+) -> Curve:
+    """Return the overlap by rank; None where either block is missing or too small."""
     if a is None or b is None:
         return [None] * len(ranks)
     return subspace_overlap(a, b, ranks)
 
 
 def _spans(
-    kind: str,
-    dec: Tensor,
-    ids: Tensor,
-    others: Tensor,
-    principal: LeadingDirections | None,
-    generator: torch.Generator,
+    kind: str, block: _Blocks, other: _Blocks, generator: torch.Generator
 ) -> Tensor:
     """
-    Return the share of latents ``ids`` in the span of m partners, [d_sae, sizes].
+    Return the share of unstable latents in the span of m partners, [d_sae, sizes].
 
-    ``others`` are the other seed's unstable decoder rows. Sizes above their number are NaN.
+    Sizes above the number of partners are NaN, as are latents that are not unstable.
     """
-    shares = torch.full((len(dec), len(SPAN_SIZES)), torch.nan, dtype=torch.float64)
-    if kind == "gaussian":
-        if principal is None or not principal.rank:
-            return shares
-        others = gaussian_rows(principal, len(others), generator)
-    sizes = [m for m in SPAN_SIZES if m <= len(others)]
+    ids = block.unstable
+    shape = len(block.dec), len(SPAN_SIZES)
+    shares = torch.full(shape, torch.nan, dtype=torch.float64)
+    partners = other.gaussian_rows(generator) if kind == "gaussian" else other.rows
+    if partners is None:
+        return shares
+    sizes = [m for m in SPAN_SIZES if m <= len(partners)]
     if not sizes or not len(ids):
         return shares
     if kind == "random":
-        chosen = _random_ids(len(ids), len(others), sizes[-1], generator)
+        chosen = _random_ids(len(ids), len(partners), sizes[-1], generator)
     else:
-        chosen = nearest_rows(dec[ids], others, sizes[-1])
-    shares[ids, : len(sizes)] = span_shares(dec[ids], others, chosen, sizes)
+        chosen = nearest_rows(block.rows, partners, sizes[-1])
+    shares[ids, : len(sizes)] = span_shares(block.rows, partners, chosen, sizes)
     return shares
 
 
@@ -255,12 +288,10 @@ def mean_at(curves: Sequence[Sequence[Curve]], index: int) -> Interval | None:
 
     ``curves`` holds for each pair a list of draws. None if a pair lacks the rank.
     """
-    values = [
-        [curve[index] if index < len(curve) else None for curve in draws]
-        for draws in curves
-    ]
+    values = [[curve[index] for curve in draws] for draws in curves]
     numbers = [[value for value in draws if value is not None] for draws in values]
-    if not numbers or any(len(a) < len(b) or not a for a, b in zip(numbers, values)):
+    complete = all(a and len(a) == len(b) for a, b in zip(numbers, values))
+    if not numbers or not complete:
         return None
     return one_more_draw(np.mean(np.array(numbers), axis=0).tolist())
 
@@ -320,7 +351,7 @@ def subspace_figures(
     figures["unstable_overlap_gaussian"] = chance
     if overlap is not None and chance is not None:
         figures["unstable_overlap_excess"] = _minus(overlap.value, chance)
-    pca = own.pca[index] if own.pca else None
+    pca = own.pca[index]
     if pca is not None:
         figures["unstable_overlap_pca"] = Interval(pca, None, None, 1, "one subspace")
     figures["gaussian_overlap_pca"] = mean_at([own.gaussian_pca], index)

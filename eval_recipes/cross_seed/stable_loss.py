@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,9 @@ class _Spliced:
         if kept is None:
             logits = self._model(tokens, return_type="logits")
         else:
-            hooks = [(self._source.hook_name, lambda x, hook: self._replace(x, kept))]  # noqa: ARG005
+            hooks: list[Any] = [
+                (self._source.hook_name, partial(self._replace, kept=kept))
+            ]
             logits = self._model.run_with_hooks(
                 tokens, return_type="logits", fwd_hooks=hooks
             )
@@ -173,7 +176,8 @@ class _Spliced:
         kl = functional.kl_div(logs, self._original, log_target=True, reduction="none")
         return {"ce": ce.double().cpu(), "kl": kl.sum(-1).double().cpu()}
 
-    def _replace(self, x: Tensor, kept: Tensor) -> Tensor:
+    def _replace(self, x: Tensor, hook: Any, *, kept: Tensor) -> Tensor:
+        del hook
         head = self._source.hook_head_index
         if head is not None:
             replaced = x.clone()

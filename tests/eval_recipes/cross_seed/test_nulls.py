@@ -99,7 +99,8 @@ def test_planted_groups_do_not_match_but_their_spans_do() -> None:
     assert values["span_nearest_8"] == pytest.approx(1)
     assert [values[f"basis_{name}"] for name in BASIS] == [0, 1, 0]
     assert [values[f"basis_{name}_chance"] for name in BASIS] == [0, 0, 1]
-    assert values["span_random_8"] < values["span_gaussian_8"] < 0.49
+    # by chance 8 of 24 partners hold less than T, chosen at random or as the nearest
+    assert max(values["span_random_8"], values["span_gaussian_8"]) < 0.49
     overlap = own_overlap(found, 16)
     assert overlap.value == pytest.approx(1)
     subspaces = subspace_figures(nulls, 0, overlap, D_IN, 16)
