@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,13 +23,16 @@ from eval_recipes.cross_seed.measure import (
     headline_rank,
 )
 from eval_recipes.cross_seed.metrics import (
+    FiringMetrics,
     HeldOutMetrics,
+    LossMetrics,
     ReconstructionMetrics,
     SharedMetrics,
     SimilarityMetrics,
+    SpanMetrics,
     StabilityMetrics,
-    SubspaceMetrics,
 )
+from eval_recipes.cross_seed.nulls import Curve, PairNulls, subspace_figures
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.output import (
     BaselineMetrics,
@@ -38,10 +42,12 @@ from eval_recipes.cross_seed.output import (
     GeometryMetrics,
     GroupMetrics,
     MatchingGaps,
+    SubspaceCategory,
     UnstableOverlap,
 )
 from eval_recipes.cross_seed.pairs import PAIR_METRICS, Match
 from eval_recipes.cross_seed.roles import role_of
+from eval_recipes.cross_seed.stable_loss import loss_names
 from eval_recipes.results.files import unstructured
 from eval_recipes.results.metrics import flat, without_interval
 from eval_recipes.results.sidecar import StoredTable
@@ -55,6 +61,10 @@ SHARES = (
     "contribution_share_stable",
     "firing_share_stable",
     "stable_latents",
+)
+_OF_GROUPS = (
+    *SHARES,
+    *(n for n in loss_names() if n.startswith(("ce_", "kl_"))),
 )
 _SUBSPACES_MOVE = "the subspaces of resampled latents are other subspaces"
 
@@ -73,7 +83,7 @@ def report_group(
 ) -> GroupReport:
     """Return the figures of a group, its pairs, and its differences from the others."""
     group = measured.groups[name]
-    figures = _shares({}) | group_figures(group.compared)
+    figures = dict.fromkeys(_OF_GROUPS) | group_figures(group.compared)
     return GroupReport(
         metrics=GroupMetrics(**flat(figures), n_seeds=len(group.saes)),
         figures=figures,
@@ -122,8 +132,14 @@ def build_output(
         "geometry": dict(group.geometry[seed]),
         "heldout": dict(group.heldout[seed]),
         "reconstruction": _shares(group.shares[seed]),
-        "subspaces": {"unstable_overlap": _overlap(group, seed)},
+        "subspaces": subspace_figures(
+            group.nulls, seed, _overlap(group, seed), d_in, headline_rank(d_in)
+        ),
+        "spans": dict(group.spans[seed]),
+        "firing": dict(group.forms[seed]),
+        "loss": dict.fromkeys(loss_names()) | dict(group.losses.get(seed, {})),
     }
+    nulls = group.nulls
     metrics = CrossSeedMetricCategories(
         similarity=SimilarityMetrics(**flat(figures["similarity"])),
         shared=SharedMetrics(**flat(figures["shared"])),
@@ -131,7 +147,14 @@ def build_output(
         geometry=GeometryMetrics(**flat(figures["geometry"])),
         heldout=HeldOutMetrics(**flat(figures["heldout"])),
         reconstruction=ReconstructionMetrics(**flat(figures["reconstruction"])),
-        subspaces=SubspaceMetrics(**flat(figures["subspaces"])),
+        subspaces=SubspaceCategory(
+            **flat(figures["subspaces"]),
+            matched_latents=nulls.number if nulls else None,
+            matched_rank=nulls.rank if nulls else None,
+        ),
+        spans=SpanMetrics(**flat(figures["spans"])),
+        firing=FiringMetrics(**flat(figures["firing"])),
+        loss=LossMetrics(**flat(figures["loss"])),
         baseline=BaselineMetrics(
             **flat(random),
             expected_abs_cos=expected_abs_cosine(d_in),
@@ -195,22 +218,45 @@ def pair_details(group: Group, seed: int) -> list[CrossSeedPair]:
                 **figures,
                 matching_gaps=MatchingGaps(**gaps),
                 unstable_overlap=_overlap_curve(
-                    group.overlaps[seeds], both[0].shape[1]
+                    group.overlaps[seeds],
+                    both[0].shape[1],
+                    group.nulls.pairs[seeds] if group.nulls else None,
                 ),
             )
         )
     return details
 
 
-def _overlap_curve(overlap: list[float | None], d_in: int) -> UnstableOverlap:
+def _overlap_curve(
+    overlap: list[float | None], d_in: int, nulls: PairNulls | None
+) -> UnstableOverlap:
     ranks = overlap_ranks(d_in)
+    given = nulls or PairNulls([], [], [])
+    gaussian, spread = _over_draws(given.gaussian, len(ranks))
     chance = [random_overlap(r, d_in) for r in ranks]
     return UnstableOverlap(
         ranks=ranks,
         overlap=overlap,
         random=[found.mean for found in chance],
         random_std=[found.std for found in chance],
+        gaussian=gaussian,
+        gaussian_std=spread,
+        stable_matched=_over_draws(given.stable, len(ranks))[0],
+        unstable_matched=_over_draws(given.unstable, len(ranks))[0],
     )
+
+
+def _over_draws(curves: list[Curve], n_ranks: int) -> tuple[Curve, Curve]:
+    """Return mean and standard deviation of the draws by rank, None where one lacks the rank."""
+    means: Curve = [None] * n_ranks
+    spreads: Curve = [None] * n_ranks
+    for rank in range(n_ranks):
+        values = [curve[rank] for curve in curves]
+        known = [value for value in values if value is not None]
+        if known and len(known) == len(values):
+            means[rank] = float(np.mean(known))
+            spreads[rank] = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return means, spreads
 
 
 def group_pairs(group: Group) -> list[dict[str, Any]]:
@@ -220,6 +266,10 @@ def group_pairs(group: Group) -> list[dict[str, Any]]:
             "seeds": list(seeds),
             **flat(figures),
             "unstable_overlap": group.overlaps[seeds],
+            "unstable_overlap_gaussian": _over_draws(
+                group.nulls.pairs[seeds].gaussian if group.nulls else [],
+                len(group.overlaps[seeds]),
+            )[0],
         }
         for seeds, (figures, _) in sorted(
             group.pair_intervals.items(), key=lambda item: item[0]

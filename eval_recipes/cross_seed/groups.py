@@ -12,6 +12,7 @@ from torch import Tensor
 from eval_recipes.cross_seed.aggregate import Figures, Pairs, with_partners
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import (
+    OVERLAPS,
     PAIR_METRICS,
     SYMMETRIC,
     UNBOUNDED,
@@ -58,9 +59,9 @@ class GroupFigures:
     single: Mapping[int, Figures]
     """Figures of one SAE alone: geometry, held-out text."""
     dependent: Mapping[int, Figures]
-    """Figures of one SAE that rest on its pairs: stability, reconstruction shares."""
-    overlaps: Mapping[SeedPair, float]
-    """Overlap of unstable subspaces at the headline rank, where it is defined."""
+    """Figures of one SAE that rest on its pairs, such as stability."""
+    overlaps: Mapping[str, Mapping[SeedPair, float]]
+    """``OVERLAPS`` at the headline rank, where they are defined."""
 
 
 def seed_values(
@@ -82,8 +83,10 @@ def group_figures(group: GroupFigures) -> Figures:
         values = pair_values(group.pairs, metric)
         complete = len(values) == len(group.pairs)
         figures[metric] = over_pairs(values) if complete else None
-    complete = bool(group.overlaps) and len(group.overlaps) == len(group.pairs)
-    figures["unstable_overlap"] = over_pairs(group.overlaps) if complete else None
+    for metric in OVERLAPS:
+        values = group.overlaps.get(metric, {})
+        complete = bool(values) and len(values) == len(group.pairs)
+        figures[metric] = over_pairs(values) if complete else None
     for metric in _names(group.dependent):
         values = seed_values(group.dependent, metric)
         figures[metric] = (

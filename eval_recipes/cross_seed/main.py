@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -10,7 +11,14 @@ from tqdm.auto import tqdm
 
 from eval_recipes.cross_seed.aggregate import Figures, heldout_figures
 from eval_recipes.cross_seed.build_output import build_output, report_group
-from eval_recipes.cross_seed.measure import Measured, measure_groups, with_shares
+from eval_recipes.cross_seed.firing import matched_firing
+from eval_recipes.cross_seed.measure import (
+    Measured,
+    measure_groups,
+    with_losses,
+    with_nulls,
+    with_shares,
+)
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.output import (
     EVAL_TYPE_ID_CROSS_SEED,
@@ -19,7 +27,11 @@ from eval_recipes.cross_seed.output import (
     stability_table,
 )
 from eval_recipes.cross_seed.pairs import Loaded, load, unequal_shapes
-from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
+from eval_recipes.cross_seed.reconstruction_share import (
+    Carried,
+    reconstruction_shares,
+)
+from eval_recipes.cross_seed.stable_loss import Parts, stable_losses
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
@@ -53,8 +65,14 @@ class CrossSeedEvaluation(Evaluation[CrossSeedEvalConfig]):
         context: RunContext,
         options: CrossSeedEvalConfig,
     ) -> None:
-        """Refuse SAEs without a seed, and groups of one seed."""
+        """Refuse SAEs without a seed, groups of one seed, and losses without firing."""
         subjects_by_seed(context.subjects)
+        if options.loss_contexts and not options.reconstruction_shares:
+            raise InputError(
+                f"loss_contexts = {options.loss_contexts} with reconstruction_shares = false; "
+                "expected both, because random latents are drawn by how often they fire. "
+                "Leave out one of the two options."
+            )
 
     def evaluate_all(
         self, context: RunContext, options: CrossSeedEvalConfig
@@ -73,8 +91,16 @@ class CrossSeedEvaluation(Evaluation[CrossSeedEvalConfig]):
         usable = [sae for sae in loaded if sae.subject.sae_id in heldout]
         saes = _complete_groups(usable, failures)
         measured = measure_groups(saes, heldout, options)
+        carried: dict[str, Carried] = {}
         if options.reconstruction_shares:
-            measured = _with_shares(context, measured, failures)
+            carried = _carried(context, measured, failures)
+            shares = {sae_id: found.share.figures for sae_id, found in carried.items()}
+            measured = with_shares(measured, shares)
+        firing = {sae_id: found.firing for sae_id, found in carried.items()}
+        measured = with_nulls(measured, firing, options)
+        if options.loss_contexts:
+            losses = _losses(context, measured, options, failures)
+            measured = with_losses(measured, losses)
         lost = {failure.sae_id for failure in failures}
         for name, group in measured.groups.items():
             report = report_group(measured, name, options)
@@ -126,10 +152,10 @@ def subjects_by_seed(subjects: Iterable[Subject]) -> dict[str, dict[int, Subject
     return dict(groups)
 
 
-def _with_shares(
+def _carried(
     context: RunContext, measured: Measured, failures: list[Failure]
-) -> Measured:
-    """Measure what stable latents reconstruct; an SAE whose text fails is a failure."""
+) -> dict[str, Carried]:
+    """Measure SAEs on held-out inputs; an SAE that fails there is a failure."""
     groups = measured.groups.values()
     stable = {
         group.saes[seed].subject.sae_id: mask
@@ -138,17 +164,52 @@ def _with_shares(
     }
     subjects = [sae.subject for group in groups for sae in group.saes.values()]
     read = [each["l0"] for group in groups for each in group.heldout.values()]
-    n_inputs = max((figure.n for figure in read if figure is not None), default=0)
-    shares, causes = reconstruction_shares(context, stable, subjects, n_inputs=n_inputs)
+    known = [figure for figure in read if figure is not None]
+    n_inputs = max((figure.n for figure in known), default=0)
+    l0 = max((figure.value for figure in known), default=0.0)
+    carried, causes = reconstruction_shares(
+        context,
+        stable,
+        subjects,
+        n_inputs=n_inputs,
+        n_firings=math.ceil(l0 * context.heldout_tokens),
+    )
     failures += [
         _failure(subject, f"reconstruction shares: {causes[sae_id]}")
         for sae_id in causes
         for subject in subjects
         if subject.sae_id == sae_id
     ]
-    return with_shares(
-        measured, {sae_id: share.figures for sae_id, share in shares.items()}
-    )
+    return carried
+
+
+def _losses(
+    context: RunContext,
+    measured: Measured,
+    options: CrossSeedEvalConfig,
+    failures: list[Failure],
+) -> dict[str, Figures]:
+    """Measure the language model's loss by stability; an SAE that fails there is a failure."""
+    saes = [
+        (group, seed, sae.subject)
+        for group in measured.groups.values()
+        for seed, sae in group.saes.items()
+        # SAEs that failed before have no firing
+        if seed in group.firing
+    ]
+    losses: dict[str, Figures] = {}
+    for group, seed, subject in tqdm(saes, desc="cross-seed: losses"):
+        counts, stable = group.firing[seed].counts, group.stable[seed]
+        alive = group.saes[seed].weights.alive
+        matched = matched_firing(counts, alive, stable, seed=options.random_seed)
+        parts = Parts(stable, matched, group.tenths(seed))
+        try:
+            losses[subject.sae_id] = stable_losses(
+                context, subject, parts, counts, contexts=options.loss_contexts
+            )
+        except Exception as error:
+            failures.append(_failure(subject, error))
+    return losses
 
 
 def _failure(subject: Subject, error: Exception | str) -> Failure:

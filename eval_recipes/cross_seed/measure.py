@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 
@@ -18,12 +18,20 @@ from eval_recipes.cross_seed.aggregate import (
     decoder_geometry,
     figures_of_pair,
     geometry_figures,
+    oriented,
     pair_figures,
     share_figure,
     shared_masks,
     stability_figures,
 )
+from eval_recipes.cross_seed.firing import Firing, firing_figures, tenths
 from eval_recipes.cross_seed.groups import GroupFigures
+from eval_recipes.cross_seed.nulls import (
+    GroupNulls,
+    measure_nulls,
+    pair_nulls,
+    span_figures,
+)
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import (
     Loaded,
@@ -170,17 +178,60 @@ class Group:
     """Overlap of the unstable subspaces by rank (``subspaces.overlap_ranks``)."""
     shares: Mapping[int, Figures]
     """Share of stable latents, and what they reconstruct where that was measured."""
+    firing: Mapping[int, Firing] = field(default_factory=dict[int, Firing])
+    """What latents did on held-out inputs, where that was measured."""
+    forms: Mapping[int, Figures] = field(default_factory=dict[int, Figures])
+    """Firing and token forms against stability."""
+    nulls: GroupNulls | None = None
+    """What unstable subspaces and latents are compared with."""
+    spans: Mapping[int, Figures] = field(default_factory=dict[int, Figures])
+    """Shares of unstable latents in spans of the other seeds."""
+    losses: Mapping[int, Figures] = field(default_factory=dict[int, Figures])
+    """Loss of the language model by parts, where that was measured."""
+
+    @property
+    def d_in(self) -> int:
+        """Dimensions of the activations."""
+        return next(iter(self.saes.values())).shape[1]
 
     @property
     def compared(self) -> GroupFigures:
         """Figures by which groups are compared."""
         dependent = {
-            seed: {**self.stability[seed], **self.shares.get(seed, {})}
+            seed: {
+                **self.stability[seed],
+                **self.shares.get(seed, {}),
+                **_starting(self.spans.get(seed, {}), "basis_"),
+                **self.forms.get(seed, {}),
+                **_starting(self.losses.get(seed, {}), "ce_", "kl_"),
+            }
             for seed in self.saes
         }
-        d_in = next(iter(self.saes.values())).shape[1]
-        overlaps = headline_overlaps(self.overlaps, d_in)
-        return GroupFigures(self.pairs, self.single, dependent, overlaps)
+        overlaps = headline_overlaps(self.overlaps, self.d_in)
+        index = overlap_ranks(self.d_in).index(headline_rank(self.d_in))
+        compared = pair_nulls(self.nulls, overlaps, index)
+        return GroupFigures(
+            self.pairs,
+            self.single,
+            dependent,
+            {"unstable_overlap": overlaps, **compared},
+        )
+
+    def tenths(self, seed: int) -> Tensor:
+        """
+        Return the tenth by stability of each latent of one SAE, int64 [d_sae]; see ``tenths``.
+
+        Latents of equal stability are ordered by the smaller |cosine| of their decoder's and
+        encoder's partner, mean over the other seeds.
+        """
+        matches = [pair.match[side] for _, pair, side in oriented(self.pairs, seed)]
+        nearest = [
+            torch.minimum(match.decoder.similarity, match.encoder.similarity)
+            for match in matches
+        ]
+        alive = self.saes[seed].weights.alive
+        similarity = torch.stack(nearest).double().mean(0)
+        return tenths(self.latent_stability[seed], similarity, alive)
 
     @property
     def single(self) -> dict[int, Figures]:
@@ -311,6 +362,66 @@ def with_shares(measured: Measured, shares: Mapping[str, Figures]) -> Measured:
             shares={
                 seed: {**found, **shares.get(group.saes[seed].subject.sae_id, {})}
                 for seed, found in group.shares.items()
+            },
+        )
+        for name, group in measured.groups.items()
+    }
+    return replace(measured, groups=groups)
+
+
+def _starting(figures: Figures, *beginnings: str) -> Figures:
+    """Return the figures whose names start with one of the beginnings."""
+    return {n: figure for n, figure in figures.items() if n.startswith(beginnings)}
+
+
+def with_nulls(
+    measured: Measured, firing: Mapping[str, Firing], config: CrossSeedEvalConfig
+) -> Measured:
+    """
+    Return the same with nulls, and firing against stability.
+
+    ``firing`` is by SAE id; for SAEs without it, figures that need the activations are missing.
+    """
+    progress = tqdm(measured.groups.items(), desc="cross-seed: nulls")
+    groups = {name: _with_nulls(group, firing, config) for name, group in progress}
+    return replace(measured, groups=groups)
+
+
+def _with_nulls(
+    group: Group, firing: Mapping[str, Firing], config: CrossSeedEvalConfig
+) -> Group:
+    ids = {seed: sae.subject.sae_id for seed, sae in group.saes.items()}
+    found = {seed: firing[ids[seed]] for seed in ids if ids[seed] in firing}
+    nulls = measure_nulls(
+        {seed: sae.weights for seed, sae in group.saes.items()},
+        group.stable,
+        {seed: found[seed].covariance if seed in found else None for seed in ids},
+        headline=headline_rank(group.d_in),
+        config=config,
+    )
+    forms = {
+        seed: firing_figures(
+            found.get(seed),
+            group.latent_stability[seed],
+            sae.weights.alive,
+            group.stable[seed],
+            config,
+        )
+        for seed, sae in group.saes.items()
+    }
+    spans = {seed: span_figures(nulls, seed, config) for seed in group.saes}
+    return replace(group, firing=found, forms=forms, nulls=nulls, spans=spans)
+
+
+def with_losses(measured: Measured, losses: Mapping[str, Figures]) -> Measured:
+    """Return the same with losses of the language model, given by SAE id."""
+    groups = {
+        name: replace(
+            group,
+            losses={
+                seed: losses[sae.subject.sae_id]
+                for seed, sae in group.saes.items()
+                if sae.subject.sae_id in losses
             },
         )
         for name, group in measured.groups.items()

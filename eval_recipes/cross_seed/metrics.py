@@ -250,6 +250,176 @@ class SubspaceMetrics(BaseMetrics):
         "||U_r' V_r||_F^2 / r of the first r left singular vectors of two seeds' unstable decoder blocks (after arXiv 2606.12138), r the largest power of 2 in d_in / 8; null where a block has a lower rank",
         display=True,
     )
+    unstable_overlap_gaussian = metric(
+        "Overlap of Gaussian Rows",
+        "The same of as many unit rows drawn from N(0, Sigma_x), Sigma_x the covariance of the activations (ours): what two dictionaries on one stream share without a common feature; n draws, the interval is where one more draw lies",
+        display=True,
+    )
+    unstable_overlap_excess = metric(
+        "Overlap above Gaussian Rows",
+        "Overlap of unstable subspaces minus that of Gaussian rows (ours); of one SAE the interval excludes 0 if one more draw would not reach the overlap",
+    )
+
+
+@metric_class
+class SubspaceNullMetrics(SubspaceMetrics):
+    """The same, and further subspaces to compare them with."""
+
+    unstable_overlap_pca = metric(
+        "Overlap with Principal Directions",
+        "The same of the SAE's unstable block and the first r principal directions of the activations (ours)",
+    )
+    gaussian_overlap_pca = metric(
+        "Overlap of Gaussian Rows with Principal Directions",
+        "The same of as many rows drawn from N(0, Sigma_x)",
+    )
+    stable_overlap_matched = metric(
+        "Overlap of Stable Latents, Equal Number",
+        "The same of random stable latents of two seeds, as many of each as there are unstable and stable ones (ours), at a rank of at most that number; the interval is where one more draw lies",
+    )
+    unstable_overlap_matched = metric(
+        "Overlap of Unstable Latents, Equal Number",
+        "The same of as many random unstable latents",
+    )
+
+
+@metric_class
+class BasisMetrics(BaseMetrics):
+    """Unstable latents by what spans them in another seed; T is the squared shared threshold."""
+
+    basis_single = metric(
+        "One Partner",
+        "Share of unstable latents whose nearest unstable partner by decoder holds at least T of their squared norm (ours)",
+    )
+    basis_single_chance = metric(
+        "One Partner, Gaussian Rows",
+        "The same with as many rows drawn from N(0, Sigma_x) as partners",
+    )
+    basis_rotated = metric(
+        "Rotated Basis",
+        "Share of unstable latents of which the nearest partner holds less than T and the span of the nearest 8 at least T (ours)",
+        display=True,
+    )
+    basis_rotated_chance = metric(
+        "Rotated Basis, Gaussian Rows",
+        "The same with as many rows drawn from N(0, Sigma_x) as partners",
+    )
+    basis_apart = metric(
+        "Apart",
+        "Share of unstable latents of which the span of the nearest 8 holds less than T (ours)",
+    )
+    basis_apart_chance = metric(
+        "Apart, Gaussian Rows",
+        "The same with as many rows drawn from N(0, Sigma_x) as partners",
+    )
+
+
+@metric_class
+class SpanMetrics(BasisMetrics):
+    """Shares of unstable latents' squared norms in spans of partners of another seed."""
+
+    span_nearest_N = metric(
+        "Span of the Nearest {n}",
+        "Mean share of ||d_i||^2 of unstable latents in the span of their {n} nearest unstable partners by |cosine| (ours)",
+        over=(1, 2, 4, 8),
+    )
+    span_random_N = metric(
+        "Span of {n} Random",
+        "The same of {n} unstable partners drawn at random",
+        over=(1, 2, 4, 8),
+    )
+    span_gaussian_N = metric(
+        "Span of the Nearest {n} Gaussian Rows",
+        "The same of the {n} nearest of as many rows drawn from N(0, Sigma_x): what choosing the nearest gives by chance",
+        over=(1, 2, 4, 8),
+    )
+
+
+@metric_class
+class FiringMetrics(BaseMetrics):
+    """Firing and token forms against stability, latents alive by weights."""
+
+    firing_stability = metric(
+        "Firing Rate and Stability",
+        "Spearman's rho of firing rate and stability over latents (ours); chance is 0",
+    )
+    surface_form_stability = metric(
+        "Surface Form and Stability",
+        "Spearman's rho of the surface-form index minus its chance and stability, over latents that fired (ours)",
+    )
+    surface_form_stable = metric(
+        "Surface Form, Stable",
+        "Mean surface-form index of stable latents: share of a latent's activation on its most frequent token id (ours)",
+    )
+    surface_form_stable_chance = metric(
+        "Surface Form, Stable, Shuffled Tokens",
+        "The same with the token ids of all rows in random order",
+    )
+    surface_form_unstable = metric(
+        "Surface Form, Unstable",
+        "Mean surface-form index of unstable latents that fired",
+    )
+    surface_form_unstable_chance = metric(
+        "Surface Form, Unstable, Shuffled Tokens",
+        "The same with the token ids of all rows in random order",
+    )
+
+
+@metric_class
+class LossPartMetrics(BaseMetrics):
+    """Loss of the language model with parts of the reconstruction; intervals over contexts."""
+
+    ce_original = metric(
+        "Cross Entropy, Original", "Of the model as it is, nats a token"
+    )
+    ce_reconstruction = metric(
+        "Cross Entropy, Reconstruction", "With the whole reconstruction at the hook"
+    )
+    ce_stable = metric("Cross Entropy, Stable Latents Only", "All others set to zero")
+    ce_unstable = metric(
+        "Cross Entropy, Unstable Latents Only", "Stable latents set to zero"
+    )
+    ce_matched = metric(
+        "Cross Entropy, Random Latents Only",
+        "With alive latents drawn at random until they fire as often as the stable ones (ours)",
+    )
+    ce_bias = metric("Cross Entropy, Bias Only", "With all latents set to zero")
+    kl_reconstruction = metric(
+        "KL, Reconstruction", "KL(original || replaced), nats a token"
+    )
+    kl_stable = metric("KL, Stable Latents Only", "The same for stable latents only")
+    kl_unstable = metric("KL, Unstable Latents Only", "The same for unstable ones")
+    kl_matched = metric("KL, Random Latents Only", "The same for random latents")
+    kl_bias = metric("KL, Bias Only", "The same for none")
+
+
+@metric_class
+class LossMetrics(LossPartMetrics):
+    """The same, and the loss of each tenth of the latents by stability."""
+
+    loss_tenth_N = metric(
+        "Loss per Latent, Tenth {n}",
+        "Rise of the cross entropy when the alive latents in tenth {n} by stability (1: least stable) are set to zero, over their number (ours)",
+        over=range(1, 11),
+    )
+    firing_tenth_N = metric(
+        "Share of Firings, Tenth {n}",
+        "Share of all non-zero activations: the rise of tenth {n} by chance, if loss went with firing",
+        over=range(1, 11),
+    )
+
+
+@dataclass
+class BlockMetrics(BaseMetrics):
+    """Sizes of the blocks of equal number."""
+
+    matched_latents: int | None = value(
+        "Latents in Blocks of Equal Number",
+        "The fewest stable or unstable alive latents of an SAE of the group; null if not measured",
+    )
+    matched_rank: int | None = value(
+        "Rank of Blocks of Equal Number", "Largest power of 2 up to that and r"
+    )
 
 
 @dataclass

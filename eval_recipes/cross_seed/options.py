@@ -55,7 +55,19 @@ class CrossSeedEvalConfig(BaseEvalConfig):
     reconstruction_shares: bool = setting(
         True,
         "Reconstruction Shares",
-        "Measure on held-out text what stable latents carry; needs the language model",
+        "Measure on held-out inputs what stable latents carry, how latents fire, and the null of Gaussian rows",
+    )
+    null_draws: int = setting(
+        5,
+        "Null Draws",
+        "Draws of rows and of latents behind each null of the unstable subspaces",
+        ge=1,
+    )
+    loss_contexts: int = setting(
+        0,
+        "Loss Contexts",
+        "Held-out contexts on which the model's loss with parts of each SAE is measured, 16 passes of the model each; 0 leaves it out, as do other sources than a language model",
+        ge=0,
     )
     corpus: str = setting("embedded", "Corpus", "Text of the held-out figures")
     heldout_tokens: int = setting(

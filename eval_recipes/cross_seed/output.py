@@ -16,23 +16,32 @@ from sae_bench.evals.base_eval_output import (
     BaseMetricCategories,
     BaseResultDetail,
 )
+from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import oriented, shared_masks
 from eval_recipes.cross_seed.measure import Group
 from eval_recipes.cross_seed.metrics import (
     AliveDecoderGeometryMetrics,
+    BasisMetrics,
+    BlockMetrics,
     DecoderGeometryMetrics,
     EncoderDecoderMetrics,
+    FiringMetrics,
     HeldOutMetrics,
     LatentGeometryMetrics,
+    LossMetrics,
+    LossPartMetrics,
     RandomSubspaceMetrics,
     ReconstructionMetrics,
     SharedMetrics,
     SimilarityMetrics,
+    SpanMetrics,
     StabilityMetrics,
     StableLatentMetrics,
     SubspaceMetrics,
+    SubspaceNullMetrics,
 )
+from eval_recipes.cross_seed.nulls import KINDS, SPAN_SIZES
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.results.metrics import metric, metric_class, value
 from eval_recipes.results.sidecar import SideTable
@@ -92,6 +101,19 @@ class UnstableOverlap:
     random_std: list[float] = value(
         "Random Overlap (Standard Deviation)",
         "Of one pair of independent uniformly random subspaces",
+    )
+    gaussian: list[float | None] = value(
+        "Overlap of Gaussian Rows",
+        "Mean over draws of as many rows of N(0, Sigma_x); null without activations",
+    )
+    gaussian_std: list[float | None] = value(
+        "Overlap of Gaussian Rows (Standard Deviation)", "Over draws"
+    )
+    stable_matched: list[float | None] = value(
+        "Overlap of Stable Latents, Equal Number", "Mean over draws"
+    )
+    unstable_matched: list[float | None] = value(
+        "Overlap of Unstable Latents, Equal Number", "Mean over draws"
     )
 
 
@@ -156,7 +178,15 @@ class BaselineMetrics(
 
 
 @dataclass
+class SubspaceCategory(BlockMetrics, SubspaceNullMetrics):
+    """Overlaps of one SAE's unstable subspace, and their nulls."""
+
+
+@dataclass
 class GroupMetrics(
+    LossPartMetrics,
+    FiringMetrics,
+    BasisMetrics,
     SubspaceMetrics,
     ReconstructionMetrics,
     HeldOutMetrics,
@@ -200,9 +230,21 @@ class CrossSeedMetricCategories(BaseMetricCategories):
         "Reconstruction by Stable Latents",
         "What latents that come back in other seeds carry; intervals: bootstrap over contexts; null if it was not measured",
     )
-    subspaces: SubspaceMetrics = value(
+    subspaces: SubspaceCategory = value(
         "Unstable Subspaces",
-        "This SAE against the other seeds, mean over them; no interval: the subspaces of a resample are others",
+        "This SAE against the other seeds, mean over them; the overlap has no interval: the subspaces of a resample are others; intervals of nulls are over draws",
+    )
+    spans: SpanMetrics = value(
+        "Spans of Unstable Latents",
+        "This SAE's unstable latents in spans of the other seeds' unstable latents, mean over these seeds; intervals: bootstrap over latents",
+    )
+    firing: FiringMetrics = value(
+        "Firing and Surface Forms",
+        "Firing rate and token forms of this SAE's latents against stability; intervals: bootstrap over latents; null if it was not measured",
+    )
+    loss: LossMetrics = value(
+        "Loss by Stability",
+        "Loss of the language model with parts of this SAE at its hook; intervals: bootstrap over contexts; null if it was not measured",
     )
     baseline: BaselineMetrics = value(
         "Random Baseline",
@@ -210,7 +252,7 @@ class CrossSeedMetricCategories(BaseMetricCategories):
     )
     group: GroupMetrics = value(
         "Group",
-        "Means over the group's seeds (Student's t interval) or pairs of seeds (delete-one-seed jackknife with five seeds or more; with fewer the pairs' values are listed); stability and reconstruction shares have no interval: the SAEs' figures depend on each other",
+        "Means over the group's seeds (Student's t interval) or pairs of seeds (delete-one-seed jackknife with five seeds or more; with fewer the pairs' values are listed); stability, reconstruction shares and what rests on stable latents have no interval: the SAEs' figures depend on each other",
     )
 
 
@@ -254,6 +296,9 @@ def stability_table(group: Group, seed: int) -> Any:
 
     Columns: ``latent``, ``alive`` (by weights), ``stability`` (share of the other seeds in
     which it is shared), ``stability_alive`` (the same with only alive latents matched).
+    ``firing_rate``, ``surface_form`` and ``surface_form_chance`` (null where not measured),
+    ``stability_tenth`` (1 to 10, null for latents that are not alive). For m = 1, 2, 4, 8
+    ``span_nearest_m``, ``span_random_m`` and ``span_gaussian_m``, of unstable latents.
     For each other seed t: ``decoder_partner_t`` and ``encoder_partner_t`` (latent ids there,
     null for none), ``decoder_similarity_t`` and ``encoder_similarity_t`` (|cosine|),
     ``shared_t``, ``shared_alive_t``.
@@ -265,6 +310,7 @@ def stability_table(group: Group, seed: int) -> Any:
         "alive": weights.alive.numpy(),
         "stability": group.latent_stability[seed].numpy(),
         "stability_alive": latent_stability(shared_masks(group.pairs, seed)[1]).numpy(),
+        **_null_columns(group, seed),
     }
     for other, pair, side in sides:
         match = pair.match[side]
@@ -280,6 +326,36 @@ def stability_table(group: Group, seed: int) -> Any:
         other_seeds=[other for other, _, _ in sides],
         other_sae_ids=[group.saes[other].subject.sae_id for other, _, _ in sides],
     )
+
+
+def _null_columns(group: Group, seed: int) -> dict[str, Any]:
+    """Return the columns of firing, token forms and spans; null where nothing was measured."""
+    n = len(group.stable[seed])
+    firing, nulls = group.firing.get(seed), group.nulls
+    given = {
+        "firing_rate": firing and firing.rate,
+        "surface_form": firing and firing.form,
+        "surface_form_chance": firing and firing.form_by_chance,
+    }
+    columns: dict[str, Any] = {
+        name: pa.nulls(n, pa.float64()) if found is None else _with_nulls(found)
+        for name, found in given.items()
+    }
+    parts = group.tenths(seed).numpy()
+    columns["stability_tenth"] = pa.array(parts, mask=parts == 0)
+    for kind in KINDS:
+        for column, m in enumerate(SPAN_SIZES):
+            columns[f"span_{kind}_{m}"] = (
+                pa.nulls(n, pa.float64())
+                if nulls is None
+                else _with_nulls(nulls.saes[seed].spans[kind][:, :, column].mean(0))
+            )
+    return columns
+
+
+def _with_nulls(values: Tensor) -> Any:
+    """Return an array of float64 with NaN as null."""
+    return pa.array(values.numpy(), pa.float64(), mask=values.isnan().numpy())
 
 
 def read_stability(path: str | Path) -> pd.DataFrame:

@@ -127,6 +127,13 @@ PAIR_METRICS = (
     "shared_alive",
 )
 
+OVERLAPS = (
+    "unstable_overlap",
+    "unstable_overlap_gaussian",
+    "unstable_overlap_excess",
+)
+"""Figures of pairs that are not means over latents."""
+
 SYMMETRIC = frozenset(
     {
         "mean_max_cos",

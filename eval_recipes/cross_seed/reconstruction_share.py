@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,15 @@ from sae_lens import SAE
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import Figures
+from eval_recipes.cross_seed.firing import (
+    FIRING_BYTES,
+    Firing,
+    FiringTally,
+    Moments,
+    shared_moments,
+)
 from eval_recipes.results.subject import Subject
+from eval_recipes.running.activation_source import place_of
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
 from eval_recipes.statistics.interval import (
@@ -163,30 +171,69 @@ def _ratio(part: Array, whole: Array) -> Array:
     return ratio
 
 
+class Carried(NamedTuple):
+    """What was measured of one SAE on held-out inputs."""
+
+    share: ReconstructionShare
+    firing: Firing
+
+
+class _Tally:
+    """Both tallies of one SAE, which share its pass."""
+
+    def __init__(self, sae: SAE[Any], stable: Tensor, moments: Moments) -> None:
+        self.sae = sae
+        self.share = _ShareTally(sae, stable)
+        self.firing = FiringTally(sae, moments)
+
+    def update(self, activations: Tensor, keep: Tensor) -> None:
+        """Add one batch: activations (inputs, rows, d_in), keep (inputs, rows)."""
+        self.share.update(activations, keep)
+        self.firing.update(activations, keep)
+
+    def result(self, passed: Passed, *, seed: int) -> Carried:
+        """Turn the sums into figures."""
+        return Carried(
+            self.share.result(passed, seed=seed), self.firing.result(passed, seed=seed)
+        )
+
+
 def reconstruction_shares(
     context: RunContext,
     stable: Mapping[str, Tensor],
     subjects: list[Subject],
     *,
     n_inputs: int,
-) -> tuple[dict[str, ReconstructionShare], dict[str, str]]:
+    n_firings: int = 0,
+) -> tuple[dict[str, Carried], dict[str, str]]:
     """
-    Measure the shares of several SAEs in one pass over the held-out text.
+    Measure shares and firing of several SAEs in one pass over the held-out text.
 
     Args:
         context: the run.
         stable: the stable latents, bool [d_sae], by ``sae_id``.
         subjects: the SAEs.
         n_inputs: contexts or other inputs of the held-out pass, or more.
+        n_firings: activations of an SAE in it that are not 0, or more; bounds memory.
 
     Returns:
-        Shares by ``sae_id``, and the cause for each SAE that has none.
+        What was measured by ``sae_id``, and the cause for each SAE of which nothing was.
     """
+    moments: dict[tuple[object, str], Moments] = {}
+
+    def start(sae_id: str, sae: SAE[Any]) -> _Tally:
+        read = shared_moments(moments, place_of(context, sae), sae)
+        return _Tally(sae, stable[sae_id], read)
+
+    def held(sae: SAE[Any]) -> int:
+        # a part and a whole reconstruction of each input, and second moments, float64
+        d_in = int(sae.cfg.d_in)
+        return 16 * n_inputs * d_in + 8 * d_in**2 + FIRING_BYTES * n_firings
+
     return tally_heldout(
         context,
         subjects,
-        lambda sae_id, sae: _ShareTally(sae, stable[sae_id]),
+        start,
         lambda tally, passed: tally.result(passed, seed=context.seed),
-        # a part and a whole reconstruction of each input, float64
-        extra_bytes=lambda sae: 16 * n_inputs * int(sae.cfg.d_in),
+        extra_bytes=held,
     )

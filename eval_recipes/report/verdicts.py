@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.cross_seed.pairs import OVERLAPS, PAIR_METRICS
 from eval_recipes.report.cells import Cell, Column, PageTable, figure, table, text
 from eval_recipes.report.meanings import meaning
 from eval_recipes.report.source import Source, extra_of, mapping
@@ -81,7 +81,7 @@ def group_figure(frame: pd.DataFrame, group: str, metric: Metric) -> GroupFigure
     mine = frame.loc[(frame["group"] == group) & (frame["eval"] == metric.eval)]
     own = mine.loc[(mine["metric"] == f"group/{metric.name}") & mine["value"].notna()]
     if len(own):
-        over_pairs = metric.name in (*PAIR_METRICS, "unstable_overlap")
+        over_pairs = metric.name in (*PAIR_METRICS, *OVERLAPS)
         return GroupFigure(row_interval(own.iloc[0]), _PAIRS if over_pairs else "seeds")
     found = mine.loc[(mine["metric"] == metric.metric) & mine["value"].notna()]
     if found.empty:

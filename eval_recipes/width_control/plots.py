@@ -268,6 +268,11 @@ def _overlaps(groups: Sequence[ResultGroup], colours: Colours | None = None) -> 
             style: dict[str, Any] = {"color": of_groups[group.role.name], "alpha": 0.7}
             if defined:
                 axes.plot(*zip(*defined), "-", label=None if number else label, **style)
+        # results of earlier code lack it
+        null = zip(chance["ranks"], chance.get("gaussian", ()))
+        drawn = [(rank, value) for rank, value in null if value is not None]
+        if drawn:
+            axes.plot(*zip(*drawn), ":", color=of_groups[group.role.name])
     by_width = {_d_in(group): c for group, c in reversed([*zip(groups, chances)])}
     for index, d_in in enumerate(sorted(by_width)):
         axes.plot(

@@ -49,7 +49,14 @@ from saereg_plugin.metrics.similarity import mean_max_cos as mean_max_cos
 from saereg_plugin.metrics.similarity import row_geometry as row_geometry
 from saereg_plugin.metrics.similarity import row_norms as row_norms
 from saereg_plugin.metrics.similarity import unit_rows as unit_rows
+from saereg_plugin.metrics.subspaces import LeadingDirections as LeadingDirections
+from saereg_plugin.metrics.subspaces import gaussian_rows as gaussian_rows
 from saereg_plugin.metrics.subspaces import leading_directions as leading_directions
+from saereg_plugin.metrics.subspaces import nearest_rows as nearest_rows
 from saereg_plugin.metrics.subspaces import overlap_ranks as overlap_ranks
+from saereg_plugin.metrics.subspaces import (
+    principal_directions as principal_directions,
+)
 from saereg_plugin.metrics.subspaces import random_overlap as random_overlap
+from saereg_plugin.metrics.subspaces import span_shares as span_shares
 from saereg_plugin.metrics.subspaces import subspace_overlap as subspace_overlap

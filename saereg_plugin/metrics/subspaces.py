@@ -9,7 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from saereg_plugin.metrics.similarity import unit_rows
+
 _ROWS_AT_ONCE = 8192
+# Values held at once: 2^24 float64 are 128 MiB.
+_COSINES_AT_ONCE = 1 << 24
 
 
 class LeadingDirections(NamedTuple):
@@ -41,7 +45,8 @@ def leading_directions(rows: Tensor) -> LeadingDirections:
     grow with n^2 and the work only with n d^2. Directions whose singular value is below
     d * eps(float32) of the largest are rounding: they do not count into the rank. Among
     equal singular values the order, hence the subspace that ends between them, is
-    arbitrary.
+    arbitrary. Fewer rows than dimensions are decomposed by the n x n matrix of their
+    products.
 
     >>> leading_directions(torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])).singular_values.tolist()
     [3.0, 2.0]
@@ -49,15 +54,110 @@ def leading_directions(rows: Tensor) -> LeadingDirections:
     if rows.ndim != 2:
         raise ValueError(f"expected rows [n, d], got shape {[*rows.shape]}")
     d = rows.shape[1]
+    if 0 < len(rows) < d:
+        return _of_few(rows.detach().double())
     moments = torch.zeros(d, d, dtype=torch.float64)
     for part in rows.detach().split(_ROWS_AT_ONCE):
         exact = part.double()
         moments += exact.T @ exact
-    squares, vectors = torch.linalg.eigh(moments)
+    return principal_directions(moments)
+
+
+def principal_directions(moments: Tensor) -> LeadingDirections:
+    """
+    Eigenvectors of second moments or a covariance [d, d]; the root of eigenvalues with them.
+
+    >>> principal_directions(torch.tensor([[4.0, 0.0], [0.0, 9.0]])).singular_values.tolist()
+    [3.0, 2.0]
+    """
+    squares, vectors = torch.linalg.eigh(moments.double())
     squares, vectors = squares.flip(0), vectors.flip(1)
-    tolerance = (d * torch.finfo(torch.float32).eps) ** 2
-    rank = int((squares > tolerance * squares[:1]).sum()) if d else 0
+    rank = _rank(squares, len(moments))
     return LeadingDirections(vectors[:, :rank].contiguous(), squares[:rank].sqrt())
+
+
+def _of_few(rows: Tensor) -> LeadingDirections:
+    """Decompose fewer rows than dimensions, float64 [n, d]."""
+    squares, vectors = torch.linalg.eigh(rows @ rows.T)
+    squares, vectors = squares.flip(0), vectors.flip(1)
+    rank = _rank(squares, rows.shape[1])
+    values = squares[:rank].sqrt()
+    basis = rows.T @ (vectors[:, :rank] / values)
+    # rounding of a small singular value leaves its direction less exact than the others
+    return LeadingDirections(torch.linalg.qr(basis)[0].contiguous(), values)
+
+
+def _rank(squares: Tensor, d: int) -> int:
+    """Number of squared singular values, largest first, that are no rounding."""
+    tolerance = (d * torch.finfo(torch.float32).eps) ** 2
+    return int((squares > tolerance * squares[:1]).sum()) if d else 0
+
+
+def gaussian_rows(
+    principal: LeadingDirections, n: int, generator: torch.Generator
+) -> Tensor:
+    """
+    Draw ``n`` unit rows whose directions are those of N(0, Sigma), float32 [n, d].
+
+    ``principal`` holds the principal directions of the covariance Sigma.
+    """
+    drawn = torch.randn(n, principal.rank, generator=generator, dtype=torch.float64)
+    rows = (drawn * principal.singular_values) @ principal.basis.T
+    return unit_rows(rows.float())
+
+
+def nearest_rows(rows: Tensor, others: Tensor, m: int) -> Tensor:
+    """
+    Ids of the ``m`` of ``others`` with the largest |cosine| to each row, nearest first.
+
+    Both are unit rows, [n, d] and [n_others, d]; int64 [n, m].
+
+    >>> nearest_rows(torch.eye(2), torch.tensor([[0.0, -1.0], [1.0, 0.0]]), 1).tolist()
+    [[1], [0]]
+    """
+    if not 1 <= m <= len(others):
+        raise ValueError(f"expected 1 <= m <= {len(others)} rows, got m = {m}")
+    step = max(1, _COSINES_AT_ONCE // len(others))
+    found = [(part @ others.T).abs().topk(m, 1).indices for part in rows.split(step)]
+    return torch.cat(found) if found else torch.empty(0, m, dtype=torch.int64)
+
+
+def span_shares(
+    rows: Tensor, others: Tensor, ids: Tensor, sizes: Sequence[int]
+) -> Tensor:
+    """
+    Share of each row's squared norm in the span of its first m chosen rows, for each m.
+
+    ``rows`` [n, d] are projected on the span of ``others[ids[:, :m]]``, ids int64 [n, >= m].
+    A row of zeros has no share (NaN). Chosen rows that depend on each other count once.
+
+    Returns:
+        float64 [n, number of sizes].
+
+    >>> rows, others = torch.tensor([[3.0, 4.0]]), torch.eye(2)
+    >>> [round(x, 6) for x in span_shares(rows, others, torch.tensor([[1, 0]]), [1, 2])[0].tolist()]
+    [0.64, 1.0]
+    """
+    if any(not 1 <= m <= ids.shape[1] for m in sizes):
+        raise ValueError(f"expected sizes in 1 ... {ids.shape[1]}, got {list(sizes)}")
+    step = max(1, _COSINES_AT_ONCE // max(1, ids.shape[1] * rows.shape[1]))
+    parts = [
+        _span_shares(own.double(), others[chosen].double(), sizes)
+        for own, chosen in zip(rows.split(step), ids.split(step), strict=True)
+    ]
+    return torch.cat(parts) if parts else torch.empty(0, len(sizes)).double()
+
+
+def _span_shares(rows: Tensor, chosen: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the shares given the chosen rows themselves, [n, m, d]."""
+    gram = chosen @ chosen.mT
+    along = (chosen @ rows[:, :, None])[..., 0]
+    shares: list[Tensor] = []
+    for m in sizes:
+        inverse = torch.linalg.pinv(gram[:, :m, :m], rtol=1e-9, hermitian=True)
+        inside = (along[:, None, :m] @ inverse @ along[:, :m, None])[:, 0, 0]
+        shares.append(inside / rows.square().sum(1))
+    return torch.stack(shares, dim=1).clamp(0.0, 1.0)
 
 
 def subspace_overlap(

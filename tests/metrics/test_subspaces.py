@@ -7,10 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saereg_plugin.metrics import (
+    gaussian_rows,
     leading_directions,
+    nearest_rows,
     overlap_ranks,
+    principal_directions,
     random_overlap,
+    span_shares,
     subspace_overlap,
+    unit_rows,
 )
 from tests.oracles import cross_seed_oracle as oracle
 
@@ -138,3 +143,80 @@ def test_unusable_arguments() -> None:
     with pytest.raises(ValueError, match=r"\[n, d\]"):
         leading_directions(torch.zeros(3))
     assert not math.isnan(random_overlap(1, 2).std)
+
+
+@given(n=st.integers(1, 12), d=st.integers(1, 12), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=60)
+def test_few_rows_and_many_give_one_decomposition(n: int, d: int, seed: int) -> None:
+    rows = gaussian(n, d, seed=seed)
+    found = leading_directions(rows)
+    # repeated rows have the same directions, from the d x d matrix
+    many = leading_directions(rows.repeat(d + 1, 1))
+    assert found.rank == many.rank
+    torch.testing.assert_close(
+        found.singular_values * math.sqrt(d + 1),
+        many.singular_values,
+        rtol=1e-6,
+        atol=1e-9,
+    )
+    eye = torch.eye(found.rank).double()
+    torch.testing.assert_close(found.basis.T @ found.basis, eye, atol=1e-9, rtol=0)
+    inside = subspace_overlap(found, many, [found.rank])[0]
+    assert inside == pytest.approx(1, abs=1e-6)
+
+
+@given(
+    n=st.integers(1, 6),
+    n_others=st.integers(1, 9),
+    d=st.integers(2, 7),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_span_shares_equal_least_squares(
+    n: int, n_others: int, d: int, seed: int
+) -> None:
+    rows = unit_rows(gaussian(n, d, seed=seed))
+    others = unit_rows(gaussian(n_others, d, seed=seed + 100))
+    ids = nearest_rows(rows, others, n_others)
+    found = span_shares(rows, others, ids, range(1, n_others + 1))
+    for row, chosen, shares in zip(rows, ids, found, strict=True):
+        assert chosen.tolist() == oracle.nearest(
+            row.tolist(), others.tolist(), n_others
+        )
+        for m, share in enumerate(shares.tolist(), start=1):
+            partners = others[chosen[:m]].tolist()
+            expected = oracle.span_share(row.tolist(), partners)
+            assert share == pytest.approx(expected, abs=1e-5)
+    # more partners span more
+    assert bool((found.diff(dim=1) > -1e-9).all())
+
+
+def test_partners_that_depend_on_each_other_count_once() -> None:
+    rows = torch.tensor([[1.0, 1.0, 0.0]])
+    others = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    found = span_shares(rows, others, torch.tensor([[0, 1, 2]]), [1, 2, 3])
+    assert found[0].tolist() == pytest.approx([0.5, 0.5, 1])
+
+
+def test_gaussian_rows_have_the_directions_of_their_covariance() -> None:
+    q = rotation(6, 0)
+    spectrum = torch.tensor([9.0, 4.0, 1.0, 0.0, 0.0, 0.0]).double()
+    principal = principal_directions((q * spectrum) @ q.T)
+    assert principal.rank == 3
+    generator = torch.Generator().manual_seed(0)
+    rows = gaussian_rows(principal, 4000, generator)
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(4000))
+    found = leading_directions(rows)
+    assert found.rank == 3
+    assert subspace_overlap(found, principal, [1, 2, 3]) == pytest.approx(
+        [1, 1, 1], abs=1e-2
+    )
+
+
+def test_impossible_numbers_of_partners_are_refused() -> None:
+    eye = torch.eye(3)
+    with pytest.raises(ValueError, match="got m = 4"):
+        nearest_rows(eye, eye, 4)
+    with pytest.raises(ValueError, match="expected sizes in 1"):
+        span_shares(eye, eye, torch.zeros(3, 1, dtype=torch.int64), [2])

@@ -135,3 +135,56 @@ def reconstruction_shares(
         "contribution_share_stable": squares[:, chosen].sum() / squares.sum(),
         "firing_share_stable": (Z[:, chosen] != 0).sum() / (Z != 0).sum(),
     }
+
+
+def span_share(row: Vector, partners: list[Vector]) -> float:
+    """Share of a row's squared norm in the span of others, by numpy's least squares."""
+    d, p = np.array(row, dtype=np.float64), np.array(partners, dtype=np.float64)
+    weights = np.linalg.lstsq(p.T, d, rcond=1e-6)[0]
+    return float(((p.T @ weights) ** 2).sum() / (d**2).sum())
+
+
+def nearest(row: Vector, others: list[Vector], m: int) -> list[int]:
+    """Ids of the m others with the largest |cosine| to a row, all of norm 1."""
+    cosines = [abs(float(np.dot(row, other))) for other in others]
+    return sorted(range(len(others)), key=lambda j: -cosines[j])[:m]
+
+
+def gaussian_overlap(
+    covariance: np.ndarray, n: int, r: int, *, draws: int, seed: int
+) -> list[float]:
+    """Overlaps of pairs of n unit rows of N(0, covariance), numpy's own draws."""
+    generator = np.random.default_rng(seed)
+    zero = np.zeros(len(covariance))
+    found: list[float] = []
+    for _ in range(draws):
+        rows = generator.multivariate_normal(zero, covariance, size=(2, n))
+        rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+        found.append(subspace_overlap(rows[0].tolist(), rows[1].tolist(), r))
+    return found
+
+
+def surface_form(z: list[float], tokens: list[int]) -> float | None:
+    """Share of one latent's activation on the token on which it fires most often."""
+    times: dict[int, int] = {}
+    mass: dict[int, float] = {}
+    for value, token in zip(z, tokens, strict=True):
+        if value != 0:
+            times[token] = times.get(token, 0) + 1
+            mass[token] = mass.get(token, 0.0) + abs(value)
+    if not times:
+        return None
+    form = max(times, key=lambda token: (times[token], mass[token]))
+    return mass[form] / sum(mass.values())
+
+
+def stability_tenths(
+    stability: list[float], similarity: list[float], alive: list[bool]
+) -> list[int]:
+    """Tenth of each alive latent, ordered by stability and then by similarity; 0 for others."""
+    ids = [i for i in range(len(alive)) if alive[i]]
+    ids.sort(key=lambda i: (stability[i], similarity[i]))
+    found = [0] * len(alive)
+    for place, i in enumerate(ids):
+        found[i] = place * 10 // len(ids) + 1
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from eval_recipes.cross_seed.groups import SEEDS_DEPEND
-from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.cross_seed.pairs import OVERLAPS, PAIR_METRICS
 from eval_recipes.results.differences import (
     Difference,
     GroupDifference,
@@ -277,7 +277,7 @@ def figure_of(frame: pd.DataFrame, group: str, column: Column) -> Interval | Non
 
 def _why_none(column: Column, values: dict[int, float]) -> str:
     """Return why the cross-seed evaluation gives a group's figure no interval."""
-    if column.metric.rsplit("/", 1)[-1] in (*PAIR_METRICS, "unstable_overlap"):
+    if column.metric.rsplit("/", 1)[-1] in (*PAIR_METRICS, *OVERLAPS):
         return "few seeds: pairs have no interval"
     # of single SAEs: none if there is one seed, or they are all equal, or share their pairs
     return seed_interval(values).reason or SEEDS_DEPEND

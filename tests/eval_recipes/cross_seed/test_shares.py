@@ -267,12 +267,12 @@ def test_one_pass_on_a_real_model(
     assert set(shares) == {"s0", "s1"}
     assert "NaN" in causes["broken"]
     heldout = measure_heldout(context)
-    whole = shares["s0"].figures["explained_variance_stable"]
+    whole = shares["s0"].share.figures["explained_variance_stable"]
     assert whole is not None
     assert whole.value == pytest.approx(heldout["s0"].explained_variance, rel=1e-5)
     assert whole.low == pytest.approx(heldout["s0"].explained_variance_ci_low, rel=1e-4)
-    assert shares["s0"].n_tokens == heldout["s0"].n_tokens
-    part = shares["s1"].figures["contribution_share_stable"]
+    assert shares["s0"].share.n_tokens == heldout["s0"].n_tokens
+    part = shares["s1"].share.figures["contribution_share_stable"]
     assert part is not None and 0 < part.value < 1
     assert np.isfinite(part.ends).all()
 
@@ -297,4 +297,7 @@ def test_memory_of_the_inputs_sums_is_bounded(
     finally:
         handle.remove()
     assert len(passes) == 3 * in_one
-    assert together == apart
+    assert set(together) == set(apart)
+    for sae_id, found in together.items():
+        assert found.share == apart[sae_id].share
+        assert torch.equal(found.firing.covariance, apart[sae_id].firing.covariance)
