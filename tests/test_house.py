@@ -20,7 +20,7 @@ ORDER = (
     {"report", "neuronpedia"},
     {"width_control"},
     {"steering"},
-    {"saebench", "cross_seed", "vocabulary", "vision"},
+    {"saebench", "cross_seed", "vocabulary", "vision", "death"},
     {"examples"},
     {"chat"},
     {"running", "tables", "labelled"},

@@ -45,7 +45,7 @@ def matched_sweep(name: str, *, device: str | None = None) -> SweepConfig:
             coefficient or decay of 0 is none), or a group with fewer alive latents than k.
     """
     release = open_release(name)
-    sweep = _sweep_of(release, name)
+    sweep = recorded_sweep(release)
     given = group_fields(sweep)
     penalised = _groups_with(given, "regularizers", acts)
     decayed = _groups_with(given, "mechanics", decays)
@@ -73,13 +73,19 @@ def matched_sweep(name: str, *, device: str | None = None) -> SweepConfig:
     return control if device is None else replace(control, device=device)
 
 
-def _sweep_of(release: Release, name: str) -> SweepConfig:
-    """Return the sweep that a release records; refuse models and texts inside the release."""
+def recorded_sweep(release: Release) -> SweepConfig:
+    """
+    Return the sweep that a release records.
+
+    Raises:
+        InputError: if it records none, or one with a model or text inside the release.
+    """
+    name = release.name if release.folder is None else str(release.folder)
     recorded = release.provenance.get("sweep")
     if release.folder is None or not isinstance(recorded, Mapping):
         raise InputError(
-            f"Release {name!r} does not record how it was trained; --match-alive expected "
-            "the folder of a release that 'saereg-bench train' wrote."
+            f"Release {name!r} does not record how it was trained; expected the folder of a release "
+            "that 'saereg-bench train' wrote."
         )
     sweep = sweep_from(recorded, source=f"the sweep of release {name!r}")
     for path in (sweep.model, sweep.corpus, *texts_in(sweep.source)):
