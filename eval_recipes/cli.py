@@ -33,6 +33,7 @@ from eval_recipes.commands.export import export
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.push import push
 from eval_recipes.commands.results import plot, report, show, table
+from eval_recipes.commands.revive import revive
 from eval_recipes.commands.run import run
 from eval_recipes.commands.schemas import schemas
 from eval_recipes.commands.select import select
@@ -75,7 +76,7 @@ def _settings(
 
 
 _COMMANDS = (
-    *(train, cache, run, select, push, table, plot, report),
+    *(train, revive, cache, run, select, push, table, plot, report),
     *(speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:

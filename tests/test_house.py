@@ -22,6 +22,7 @@ ORDER = (
     {"steering"},
     {"saebench", "cross_seed", "vocabulary", "vision", "death"},
     {"examples"},
+    {"revival"},
     {"chat"},
     {"running", "tables", "labelled"},
     {"results"},

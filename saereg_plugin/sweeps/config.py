@@ -204,6 +204,9 @@ class SweepConfig:
     matched_to: Mapping[str, str] = field(default_factory=dict)
     """For each width-matched control, its regularised group as "release/group";
     ``matched_sweep`` fills it in."""
+    started_from: Mapping[str, str] = field(default_factory=dict)
+    """For each group, the group whose trained SAEs it starts from, as "release/group@hash" of the
+    manifest; ``saereg-bench revive`` fills it in."""
 
     @field_validator("*")
     @classmethod
@@ -271,7 +274,12 @@ class SweepConfig:
         """Return plain JSON."""
         values = dataclasses.asdict(self)
         # folders of earlier versions do not have these, and can be resumed
-        for name in ("matched_to", "disable_concat_sequences", "source"):
+        for name in (
+            "matched_to",
+            "started_from",
+            "disable_concat_sequences",
+            "source",
+        ):
             if not values[name]:
                 del values[name]
         return values

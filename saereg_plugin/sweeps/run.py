@@ -155,6 +155,7 @@ def run_sweep(
     logger: LoggingConfig | None = None,
     progress: Callable[[str], object] = _log.warning,
     source: ActivationSource | None = None,
+    begin: Callable[[SweepTrainer], object] | None = None,
 ) -> SweepResult:
     """
     Train a sweep into a folder; resume an interrupted run.
@@ -168,6 +169,8 @@ def run_sweep(
         progress: gets a line on what is trained and where it resumes, or that it was
             finished before.
         source: of the activations, instead of what the sweep names.
+        begin: changes the initial weights, before the first step; the sweep names in
+            ``started_from`` what they are then.
 
     Raises:
         InputError: if the sweep cannot work, or does not fit memory or disk; if wandb refuses
@@ -175,6 +178,11 @@ def run_sweep(
             an unusable checkpoint. It is raised before the language model is loaded or a file changed.
         WriteError: if a file cannot be written; the last checkpoint is kept.
     """
+    if sweep.started_from and begin is None:
+        raise InputError(
+            "The sweep starts from trained SAEs (started_from); expected a call of the command that "
+            "wrote it, such as `saereg-bench revive`. Leave the field out to train from the start."
+        )
     if fresh or not _is_readable_release(folder):
         require_owned(folder, KIND)
     name = release_name(sweep, folder, name)
@@ -190,7 +198,12 @@ def run_sweep(
         require_disk(sweep, members, folder)
         owned = open_owned(folder, KIND)
         open_here = partial(
-            open_trainer, facts=facts, given=source, fresh=fresh, members=members
+            _open_started,
+            begin=begin,
+            facts=facts,
+            given=source,
+            fresh=fresh,
+            members=members,
         )
         with _only_process(owned):
             return _train(
@@ -208,6 +221,15 @@ def run_sweep(
         with _only_process(OwnedFolder(folder, KIND)) as owned:
             remove_checkpoints(owned)
     return _say_finished(finished, progress)
+
+
+def _open_started(
+    sweep: SweepConfig, *, begin: Callable[[SweepTrainer], object] | None, **rest: Any
+) -> SweepTrainer:
+    """Open a trainer whose weights ``begin`` changes before the first step."""
+    trainer = open_trainer(sweep, **rest)
+    trainer.begin = begin
+    return trainer
 
 
 def _is_marked(folder: Path) -> bool:
