@@ -38,7 +38,7 @@ from saereg_plugin.revival.training import (
 from saereg_plugin.sweeps.config import sae_id
 
 COLUMNS = ("group", "seed", "figure", "value", "low", "high", "n")
-PATHOLOGICAL, HARMLESS, OPEN = "pathological", "harmful to revive", "no gain shown"
+PATHOLOGICAL, USEFUL, OPEN = "pathological", "useful", "no gain shown"
 
 
 @dataclass(frozen=True)
@@ -220,11 +220,9 @@ def _gains(
                         "no comparison. Lower the learning rate, or leave the group out."
                     )
     rows: list[dict[str, Any]] = []
-    for wanted in (*[[number] for number in seeds], seeds):
-        of = wanted[0] if len(wanted) == 1 and len(seeds) > 1 else None
-        if wanted == seeds:
-            of = None
-        figures = {**_variance(pairs, wanted, measured, seed=seed)}
+    single = [] if len(seeds) == 1 else [(number, [number]) for number in seeds]
+    for of, wanted in [*single, (None, seeds)]:
+        figures = _variance(pairs, wanted, measured, seed=seed)
         figures |= _loss(pairs, wanted, measured, seed=seed)
         figures["latents"] = Interval(float(one.latents), None, None, len(wanted))
         figures["fire_again"] = _fire_again(one, wanted, measured)
@@ -232,8 +230,6 @@ def _gains(
             dict(zip(COLUMNS, (one.group, of, name, f.value, f.low, f.high, f.n)))
             for name, f in figures.items()
         ]
-        if len(seeds) == 1:
-            break
     return rows
 
 
@@ -331,7 +327,7 @@ def verdict(one: Revival, rows: Sequence[Mapping[str, Any]]) -> str:
     Return a sentence on the deaths of a group, by the mean gain of its seeds.
 
     Deaths are pathological if latents that are given back raise the explained variance, with
-    an interval above 0.
+    an interval above 0, and useful if they lower it.
     """
     mean = {row["figure"]: row for row in rows if row["seed"] is None}
     own = mean["revived_variance_gain"]
@@ -339,7 +335,7 @@ def verdict(one: Revival, rows: Sequence[Mapping[str, Any]]) -> str:
     if own["low"] is not None and own["low"] > 0:
         word = PATHOLOGICAL
     elif own["high"] is not None and own["high"] < 0:
-        word = HARMLESS
+        word = USEFUL
     told = (
         f"{one.group}: {word}; {one.latents} dead latents given back to each SAE change the "
         f"explained variance by {_shown(own)}"

@@ -33,6 +33,11 @@ REVIVED, CONTINUED, WIDENED = "revived", "continued", "widened"
 _ROWS = 8192
 """Rows that residuals are drawn from."""
 
+
+class NothingDeadError(InputError):
+    """No group of a release has dead latents to give back."""
+
+
 _SAME = ("model", "hook_name", "source", "corpus", "context_size", "batch_size")
 """Fields in which release and control must agree."""
 
@@ -125,7 +130,7 @@ def plan_revival(
             continue
         found.append(Revival(group, controls.get(group), n, dead))
     if not found:
-        raise InputError(
+        raise NothingDeadError(
             f"No group of release {own.name!r} has a dead latent in each of its SAEs, by {dead_after} "
             "steps without firing at the end of training; there is nothing to give back."
         )
@@ -161,6 +166,19 @@ def run_revival(
         InputError: see ``saereg_plugin.sweeps.run_sweep``.
     """
 
+    return run_sweep(
+        plan.sweep,
+        folder,
+        name=name,
+        fresh=fresh,
+        progress=progress,
+        begin=beginning(plan),
+    )
+
+
+def beginning(plan: RevivalPlan) -> Callable[[SweepTrainer], None]:
+    """Return what gives each arm of a plan its weights, before the first step."""
+
     def begin(trainer: SweepTrainer) -> None:
         for member in trainer.members:
             trained = trainer.trainers[member.sae_id]
@@ -174,9 +192,7 @@ def run_revival(
                 scale=trained.activation_scaler.scaling_factor or 1.0,
             )
 
-    return run_sweep(
-        plan.sweep, folder, name=name, fresh=fresh, progress=progress, begin=begin
-    )
+    return begin
 
 
 def dead_latents(release: Release, entry: Entry, dead_after: int) -> Tensor:
