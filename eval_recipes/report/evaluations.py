@@ -27,6 +27,7 @@ from eval_recipes.tables.listing import sections
 DOCS = {
     "examples": ("examples", "examples"),
     "vision": ("vision", "vision"),
+    "death": ("death", "death"),
     "core": ("core", "core"),
     "cross_seed": ("cross_seed", "cross_seed"),
     "sparse_probing": ("sparse_probing", "sparse-probing"),

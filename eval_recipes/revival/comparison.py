@@ -220,7 +220,7 @@ def _gains(
                         "no comparison. Lower the learning rate, or leave the group out."
                     )
     rows: list[dict[str, Any]] = []
-    single = [] if len(seeds) == 1 else [(number, [number]) for number in seeds]
+    single = [(number, [number]) for number in seeds]
     for of, wanted in [*single, (None, seeds)]:
         figures = _variance(pairs, wanted, measured, seed=seed)
         figures |= _loss(pairs, wanted, measured, seed=seed)

@@ -63,6 +63,7 @@ class LatentInputs:
         texts: results of steering, a row per pair of texts.
         steering: the settings of ``texts``.
         cosines: of encoder and decoder vector.
+        deaths: table of the evaluation death, a row per latent.
         missing: why a part is not there, by evaluation.
     """
 
@@ -76,6 +77,7 @@ class LatentInputs:
     texts: pd.DataFrame | None = None
     steering: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cosines: Column | None = None
+    deaths: pd.DataFrame | None = None
     missing: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -134,7 +136,9 @@ class LatentInputs:
                 {k: self._success_rate(rows) for k, rows in self.steered.items()}
             ),
             "cosine": self.cosines or self._of_core("encoder_decoder_cosine_sim"),
+            "encoder": self._encoder(),
             "alive": self._alive(),
+            "death": self._deaths(),
         }
 
     def about(self) -> dict[str, Any]:
@@ -169,6 +173,22 @@ class LatentInputs:
         found = [row[f"{judge}_success"] for row in rows if row["arm"] == "steered"]
         known = [float(success) for success in found if not pd.isna(success)]
         return sum(known) / len(known) if known else None
+
+    def _encoder(self) -> Column:
+        """Return the norm of each latent's encoder over its norm at the start."""
+        if self.deaths is None:
+            return self._empty
+        return [short(ratio) for ratio in self.deaths["encoder_ratio"].tolist()]
+
+    def _deaths(self) -> list[str | None]:
+        """Return cause and pathway of each dead latent; None for others."""
+        if self.deaths is None:
+            return [None] * self.size
+        columns = (self.deaths[name].tolist() for name in ("cause", "pathway"))
+        return [
+            None if pathway is None else f"{cause}, by {pathway}"
+            for cause, pathway in zip(*columns, strict=True)
+        ]
 
     def _alive(self) -> list[bool | None]:
         """Return whether each latent is alive by its weights, or else fires."""
