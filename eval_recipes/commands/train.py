@@ -416,7 +416,10 @@ def _print_born_dead(predicted: Any, console: Console) -> None:
         if one.centred:
             told = "the decoder bias starts centred, so that few latents start dead."
         else:
-            told = f"{one.share:.1%} of the latents are predicted to start dead."
+            told = (
+                f"{one.share:.1%} of the latents are predicted to start dead "
+                f"({one.published:.1%} by the formula of arXiv 2605.31518)."
+            )
         console.print(start + told, soft_wrap=True)
     if any(one.is_severe for one in predicted):
         console.print(

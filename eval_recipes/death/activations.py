@@ -18,6 +18,7 @@ from eval_recipes.statistics.interval import (
 )
 from saereg_plugin.metrics.born_dead import (
     born_dead_by_relu,
+    born_dead_by_spread_topk,
     born_dead_by_topk,
     effective_rank,
     layer_normalised,
@@ -96,6 +97,13 @@ class PointSums:
                 return relu(gamma)
             return born_dead_by_topk(gamma, k=k, d_sae=d_sae, tokens=tokens)
 
+        read_tokens = max(2, int(read.count.sum()))
+
+        def here(gamma: float) -> float:
+            if k is None:
+                return born_dead_by_relu(gamma, tokens=read_tokens)
+            return born_dead_by_spread_topk(gamma, k=k, d_sae=d_sae, tokens=read_tokens)
+
         # each is a function of gamma, so that the resamples are gamma's
         found = bootstrap_together(
             {
@@ -103,6 +111,7 @@ class PointSums:
                 "gamma_as_read": lambda w: _gammas(read, w),
                 "predicted_by_relu": lambda w: _each(relu, _gammas(normalised, w)),
                 "predicted": lambda w: _each(selected, _gammas(normalised, w)),
+                "predicted_here": lambda w: _each(here, _gammas(normalised, w)),
                 "predicted_as_read": lambda w: _each(selected, _gammas(read, w)),
             },
             len(read.count),

@@ -237,11 +237,19 @@ def _figures(
         size = d_sae if name in _SHARES else 1
         values = left_out[name] / size
         value = float(mask.sum()) / size
-        found[name] = block_interval(value, values.tolist(), tally.seen)
+        interval = block_interval(value, values.tolist(), tally.seen)
+        found[name] = _within(interval, d_sae / size)
     if collapsed is not None:
         total = float(collapsed.sum())
         found["collapsed"] = Interval(total, None, None, d_sae, _EXACT)
     return found
+
+
+def _within(interval: Interval | None, most: float) -> Interval | None:
+    """Return an interval without what no count can be."""
+    if interval is None or interval.low is None or interval.high is None:
+        return interval
+    return interval._replace(low=max(0.0, interval.low), high=min(most, interval.high))
 
 
 def _categories(

@@ -113,6 +113,13 @@ class ShareMetrics(BaseMetrics):
         "Phi(-C / gamma) (arXiv 2605.31518)",
         of=_CONTEXTS,
     )
+    predicted_here = metric(
+        "Predicted Born Dead, Here",
+        "Phi(t_k sqrt(1 + 1 / gamma^2) - C / gamma) of TopK kinds with N the held-out tokens, which "
+        "Born Dead is counted on (ours)",
+        display=True,
+        of=_CONTEXTS,
+    )
     predicted_as_read = metric(
         "Predicted Born Dead, as Read",
         "The same formula with the gamma of what the SAE reads at its start",

@@ -27,7 +27,7 @@ from saereg_plugin.sweeps import SweepConfig
 
 DEAD = Column("death", "shares/dead_share", "dead share")
 BORN_DEAD = Column("death", "shares/born_dead", "born dead")
-PREDICTED = Column("death", "shares/predicted", "predicted born dead")
+PREDICTED = Column("death", "shares/predicted_here", "predicted born dead")
 DIED = Column("death", "counts/fired_then_died", "fired, then died")
 BY_RELU = Column("death", "counts/dead_by_relu", "dead by ReLU")
 COLLAPSED = Column("death", "counts/dead_collapsed", "dead, collapsed")

@@ -95,7 +95,8 @@ def born_dead_by_topk(
 
     Phi(t_k - C / gamma), t_k = Phi^-1(1 - k / n) (arXiv 2605.31518): the k-th largest
     pre-activation of a token is taken as t_k ||mu|| / sqrt(d), which holds where gamma is
-    large; below about 1 it is too low, and so is the prediction.
+    large. At a gamma near 1 it is too low, and so is the prediction; see
+    ``born_dead_by_spread_topk``.
 
     Args:
         gamma: see ``outlier_severity``.
@@ -109,6 +110,31 @@ def born_dead_by_topk(
     if k >= d_sae:
         return 0.0
     return _share(float(norm.isf(k / d_sae)), gamma, tokens)
+
+
+def born_dead_by_spread_topk(
+    gamma: float, *, k: float, d_sae: int, tokens: int = TOKENS
+) -> float:
+    """
+    Return the same share with the length of whole tokens in place of their mean's; ours.
+
+    Phi(t_k sqrt(1 + 1 / gamma^2) - C / gamma): pre-activations of a token have the spread
+    ||x|| / sqrt(d) over random latents, with ||x||^2 = ||mu||^2 + ||sigma||^2. It tends to
+    ``born_dead_by_topk`` where gamma is large, and to 0 with gamma.
+
+    Args:
+        gamma: see ``outlier_severity``.
+        k: selected latents.
+        d_sae: n, all latents.
+        tokens: N.
+
+    >>> born_dead_by_spread_topk(0.0, k=4, d_sae=64)
+    0.0
+    """
+    if k >= d_sae or gamma == 0:
+        return 0.0
+    level = float(norm.isf(k / d_sae)) * (1 + gamma**-2) ** 0.5
+    return _share(level, gamma, tokens)
 
 
 def _share(offset: float, gamma: float, tokens: int) -> float:

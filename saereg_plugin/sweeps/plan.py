@@ -18,6 +18,7 @@ from saereg_plugin.machine import gib
 from saereg_plugin.metrics.born_dead import (
     SEVERE_SHARE,
     born_dead_by_relu,
+    born_dead_by_spread_topk,
     born_dead_by_topk,
     layer_normalised,
     outlier_severity,
@@ -38,8 +39,10 @@ class BornDead:
     point: str
     gamma: float
     """Outlier severity of the activations after LayerNorm (arXiv 2605.31518)."""
+    published: float
+    """Predicted by the paper's formula, for a decoder bias that starts at 0."""
     share: float
-    """Predicted for a decoder bias that starts at 0."""
+    """Predicted with the spread of whole tokens (ours), which the paper's leaves out."""
     centred: bool
     """Whether the decoder bias starts at a centre, which removes the prediction's cause."""
 
@@ -136,14 +139,14 @@ def predict_born_dead(
     for member in members:
         cfg: Any = member.cfg
         gamma, k = gammas[member.point], getattr(cfg, "k", None)
-        share = (
-            born_dead_by_relu(gamma)
-            if k is None
-            else born_dead_by_topk(gamma, k=k, d_sae=cfg.d_sae)
-        )
+        published = share = born_dead_by_relu(gamma)
+        if k is not None:
+            published = born_dead_by_topk(gamma, k=k, d_sae=cfg.d_sae)
+            share = born_dead_by_spread_topk(gamma, k=k, d_sae=cfg.d_sae)
         centred = cfg.b_dec_init != "zero" and cfg.apply_b_dec_to_input
-        one = BornDead(member.group, member.point, gamma, share, centred)
-        found[member.group] = one
+        found[member.group] = BornDead(
+            member.group, member.point, gamma, published, share, centred
+        )
     return tuple(found.values())
 
 

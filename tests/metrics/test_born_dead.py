@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from saereg_plugin.metrics.born_dead import (
     born_dead_by_relu,
+    born_dead_by_spread_topk,
     born_dead_by_topk,
     effective_rank,
     layer_normalised,
@@ -98,6 +99,25 @@ def test_the_prediction_by_topk_is_near_what_draws_give_at_large_gamma(
     )
     found = born_dead_by_topk(gamma, k=16, d_sae=512, tokens=1000)
     assert found == pytest.approx(drawn, abs=0.08)
+
+
+@pytest.mark.parametrize("gamma", [0.7, 1.0, 2.0, 6.0, 12.0])
+def test_the_prediction_with_the_spread_of_tokens_holds_at_any_gamma(
+    gamma: float,
+) -> None:
+    drawn = oracle.born_dead_topk_share(
+        gamma, k=16, d_sae=512, d_in=128, tokens=1000, seed=2
+    )
+    found = born_dead_by_spread_topk(gamma, k=16, d_sae=512, tokens=1000)
+    assert found == pytest.approx(drawn, abs=0.06)
+
+
+def test_both_predictions_agree_at_large_gamma() -> None:
+    found = [
+        predict(100.0, k=16, d_sae=512)
+        for predict in (born_dead_by_spread_topk, born_dead_by_topk)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
 def test_topk_predicts_at_least_as_many_dead_as_relu() -> None:

@@ -47,6 +47,12 @@ def predicted(gamma: float, n: int, k: int | None = None, d_sae: int = 1) -> flo
     return normal.cdf((0.0 if k is None else t) - c / gamma)
 
 
+def predicted_with_spread(gamma: float, n: int, k: int, d_sae: int) -> float:
+    normal = NormalDist()
+    level = normal.inv_cdf(1 - k / d_sae) * math.sqrt(1 + 1 / gamma**2)
+    return normal.cdf(level - normal.inv_cdf(1 - 1 / n) / gamma)
+
+
 def born_dead_share(gamma: float, *, tokens: int, latents: int, seed: int) -> float:
     """
     Share of random latents that are never positive on random tokens, by drawing.

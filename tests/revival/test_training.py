@@ -27,8 +27,8 @@ from saereg_plugin.revival.training import (
     start_member_,
 )
 from saereg_plugin.sweeps import SweepTrainer, expand, run_sweep
-from tests.sweeps.tiny import PENALTY, SAE as TINY
-from tests.sweeps.tiny import tiny_sweep
+from tests.sweeps.tiny import PENALTY, tiny_sweep
+from tests.sweeps.tiny import SAE as TINY
 
 D_IN, D_SAE, ROWS = 12, 20, 64
 DEAD = 6
