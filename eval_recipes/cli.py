@@ -33,13 +33,13 @@ from eval_recipes.commands.export import export
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.push import push
 from eval_recipes.commands.results import plot, report, show, table
-from eval_recipes.commands.revive import revive
 from eval_recipes.commands.run import run
 from eval_recipes.commands.schemas import schemas
 from eval_recipes.commands.select import select
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.studies.study import study
 from eval_recipes.commands.train import train
+from eval_recipes.commands.training.revive import revive
 
 # torch and SAELens take many seconds to import; commands import what they use, so that
 # --help answers at once

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eval_recipes.statistics.blocks import block_interval
@@ -26,7 +27,7 @@ from saereg_plugin.metrics.born_dead import (
 )
 
 _BLOCKS = 10
-"""Blocks of the jackknife behind the effective rank; batches take turns."""
+"""Blocks of the jackknife behind the effective rank; contexts take turns."""
 
 Figures = dict[str, Interval | None]
 
@@ -35,7 +36,7 @@ class PointSums:
     """Sums of the activations at one point, which the SAEs on it share."""
 
     def __init__(self) -> None:
-        self._batches = 0
+        self._batches = self._contexts = 0
         self._raw: list[ContextSums] = []
         self._normalised: list[ContextSums] = []
         self._products: list[Tensor] = []
@@ -54,16 +55,17 @@ class PointSums:
             return
         self._batches += 1
         x, keep = activations.double().cpu(), keep.cpu()
-        rows = layer_normalised(x[keep])
         full = torch.zeros_like(x)
-        full[keep] = rows
+        full[keep] = layer_normalised(x[keep])
         self._raw.append(_sums(x * keep[..., None], keep))
         self._normalised.append(_sums(full, keep))
-        product = rows.T @ rows
-        if len(self._products) < _BLOCKS:
-            self._products.append(product)
-        else:
-            self._products[number % _BLOCKS] += product
+        if not self._products:
+            square = (x.shape[-1], x.shape[-1])
+            self._products = [x.new_zeros(square) for _ in range(_BLOCKS)]
+        for first in range(min(_BLOCKS, len(full))):
+            rows = full[first::_BLOCKS].flatten(0, 1)
+            self._products[(self._contexts + first) % _BLOCKS] += rows.T @ rows
+        self._contexts += len(full)
 
     def figures(
         self,
@@ -123,17 +125,18 @@ class PointSums:
     def _rank(self, sums: ContextSums) -> Interval | None:
         """Return the effective rank, with a jackknife over blocks of batches."""
         total = torch.stack(self._products).sum(0)
-        # the mean of all blocks, which one block hardly moves
-        count = float(sums.count.sum())
-        mean = torch.from_numpy(sums.total.sum(0) / count)
-        outer = torch.outer(mean, mean)
+        block = np.arange(len(sums.count)) % _BLOCKS
 
-        def rank(products: Tensor) -> float:
-            size = count * float(products.trace() / total.trace())
-            return effective_rank(products / size - outer)
+        def rank(products: Tensor, kept: NDArray[np.bool_]) -> float:
+            count = float(sums.count[kept].sum())
+            if count == 0:
+                return float("nan")
+            mean = torch.from_numpy(sums.total[kept].sum(0) / count)
+            return effective_rank(products / count - torch.outer(mean, mean))
 
-        without = [rank(total - product) for product in self._products]
-        return block_interval(rank(total), without, len(sums.count))
+        blocks = range(min(_BLOCKS, len(sums.count)))
+        without = [rank(total - self._products[b], block != b) for b in blocks]
+        return block_interval(rank(total, block >= 0), without, len(sums.count))
 
 
 def _sums(x: Tensor, keep: Tensor) -> ContextSums:

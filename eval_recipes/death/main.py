@@ -1,4 +1,4 @@
-"""The evaluation death: latents that never fire, by cause, next to what was predicted."""
+"""The evaluation death: latents that never fire, by cause."""
 
 from __future__ import annotations
 

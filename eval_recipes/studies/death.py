@@ -1,4 +1,4 @@
-"""Deaths of latents under weight penalties and AuxK, and which of them are pathological."""
+"""Deaths of latents under weight penalties, with and without AuxK."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outlier severity of activations, and the latents that it predicts to start dead."""
+"""Outlier severity of activations, and the born-dead share it predicts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Dead latents of a release: how they started, and what they do when given back."""
+"""Dead latents of a release: their start, and their revival."""

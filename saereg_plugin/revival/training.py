@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 REVIVED, CONTINUED, WIDENED = "revived", "continued", "widened"
 """Arms: dead latents re-seeded; trained on as it was; control with as many more latents."""
+ENCODER_SCALE = 0.5
+"""Default of ``RevivalPlan.encoder_scale``."""
 _ROWS = 8192
 """Rows that residuals are drawn from."""
 
@@ -78,6 +80,8 @@ class RevivalPlan:
     """By name."""
     skipped: Mapping[str, str]
     """Why a group is left out."""
+    encoder_scale: float = ENCODER_SCALE
+    """Norm of a re-seeded encoder over the mean norm of the alive encoders."""
 
 
 def plan_revival(
@@ -88,6 +92,7 @@ def plan_revival(
     steps: int = 100,
     dead_after: int = 100,
     lr: float | None = None,
+    encoder_scale: float = ENCODER_SCALE,
     device: str = AUTO,
 ) -> RevivalPlan:
     """
@@ -106,6 +111,7 @@ def plan_revival(
         steps: of training.
         dead_after: steps without firing, at the end of training, that make a latent dead.
         lr: learning rate; the release's by default.
+        encoder_scale: norm of a re-seeded encoder over the mean norm of the alive encoders.
         device: torch device.
 
     Raises:
@@ -148,7 +154,7 @@ def plan_revival(
         device=device,
     )
     releases = {r.name: r for r in (own, other) if r is not None}
-    return RevivalPlan(whole, tuple(found), releases, skipped)
+    return RevivalPlan(whole, tuple(found), releases, skipped, encoder_scale)
 
 
 def run_revival(
@@ -306,19 +312,23 @@ def start_member_(
     steps = recorded_sweep(release).steps
     saved = release.load(sae_id(of, seed), device=str(sae.device))
     load_trained_(sae, saved, scale=scale, steps=steps)
-    latents = _given(plan, group, seed, width=int(saved.cfg.d_sae))
-    if latents is not None:
-        reseed_(sae, latents.to(sae.device), saved, rows, seed=seed)
-
-
-def _given(plan: RevivalPlan, group: str, seed: int, *, width: int) -> Tensor | None:
-    """Return the latents that are re-seeded in an arm; None for none."""
     for one in plan.revivals:
         if group == one.arm(REVIVED):
-            return one.dead[sae_id(one.group, seed)][: one.latents]
-        if one.control is not None and group == one.control_arm(WIDENED):
-            return torch.arange(width, width + one.latents)
-    return None
+            dead = one.dead[sae_id(one.group, seed)]
+        elif group == one.control_arm(WIDENED):
+            width = int(saved.cfg.d_sae)
+            dead = torch.arange(width, width + one.latents)
+        else:
+            continue
+        reseed_(
+            sae,
+            dead.to(sae.device),
+            saved,
+            rows,
+            count=one.latents,
+            encoder_scale=plan.encoder_scale,
+            seed=seed,
+        )
 
 
 @torch.no_grad()
@@ -345,7 +355,8 @@ def load_trained_(
     rescaled = cfg.unit_norm or getattr(cfg, "rescale_acts_by_decoder_norm", False)
     state: dict[str, Tensor] = {}
     for name, tensor in own_tensors(sae):
-        value = torch.zeros_like(tensor)
+        # a row of 0 would have no direction to be divided by
+        value = tensor.clone() if name == "W_dec" else torch.zeros_like(tensor)
         trained = source[name].to(value)
         axis = parameter_of(sae, name).latent_axis
         whole = value if axis is None else value.narrow(axis, 0, trained.shape[axis])
@@ -368,19 +379,29 @@ def _unfolded(
 
 @torch.no_grad()
 def reseed_(
-    sae: TrainingSAE[Any], latents: Tensor, saved: SAE[Any], rows: Tensor, *, seed: int
+    sae: TrainingSAE[Any],
+    dead: Tensor,
+    saved: SAE[Any],
+    rows: Tensor,
+    *,
+    count: int,
+    encoder_scale: float,
+    seed: int,
 ) -> None:
     """
-    Point latents of a training SAE at residuals of badly reconstructed rows, in place.
+    Point dead latents of a training SAE at residuals of badly reconstructed rows, in place.
 
     Rows are drawn in proportion to the squared error of the saved SAE, each at most once.
-    Encoder and decoder become the residual with the mean norm of the decoder's other rows.
+    Decoder rows become the residual with the mean norm of the alive rows, encoders the same
+    direction with ``encoder_scale`` times the mean norm of the alive encoders.
 
     Args:
         sae: the training SAE.
-        latents: int64 [n].
+        dead: its dead latents, int64.
         saved: gives the residuals.
         rows: activations, [rows, d_in].
+        count: how many of the dead are re-seeded, the first ones.
+        encoder_scale: see above.
         seed: of the draw.
 
     Raises:
@@ -389,15 +410,18 @@ def reseed_(
     residual = rows - saved.decode(saved.encode(rows.to(saved.dtype))).to(rows)
     error = residual.square().sum(-1) * (row_norms(residual) > 0)
     generator = torch.Generator().manual_seed(seed)
-    drawn = draw_rows(error, len(latents), generator).to(rows.device)
-    if len(drawn) < len(latents):
+    drawn = draw_rows(error, count, generator).to(rows.device)
+    if len(drawn) < count:
         raise InputError(
-            f"{len(drawn)} of {len(rows)} rows have a residual; expected {len(latents)}, one for each "
-            "latent. Give fewer latents."
+            f"{len(drawn)} of {len(rows)} rows have a residual; expected {count}, one for each latent. "
+            "Give fewer latents."
         )
-    others = torch.ones(len(sae.W_dec), dtype=torch.bool, device=sae.W_dec.device)
-    others[latents] = False
-    norms = (
-        row_norms(sae.W_dec[others]) if bool(others.any()) else sae.W_dec.new_ones(1)
-    )
-    restart_latents_(sae, latents, residual[drawn], norm=float(norms.mean()))
+    alive = torch.ones(len(sae.W_dec), dtype=torch.bool, device=sae.W_dec.device)
+    alive[dead] = False
+    norm, encoder = 1.0, encoder_scale
+    if bool(alive.any()):
+        norm = float(row_norms(sae.W_dec[alive]).mean())
+        encoder *= float(row_norms(sae.W_enc.T[alive]).mean())
+    latents = dead[:count]
+    restart_latents_(sae, latents, residual[drawn], norm=norm)
+    sae.W_enc[:, latents] *= encoder / norm

@@ -109,13 +109,19 @@ def test_latents_are_pointed_at_residuals_of_different_rows(tmp_path: Path) -> N
     load_trained_(sae, inference, scale=1.0, steps=0)
     before = sae.W_dec.detach().clone()
     x, latents = rows_of(0), torch.tensor([3, 8, 1])
-    reseed_(sae, latents, inference, x, seed=0)
+    dead = torch.tensor([3, 8, 1, 5])
+    reseed_(sae, dead, inference, x, count=3, encoder_scale=0.5, seed=0)
     with torch.no_grad():
         residual = torch.nn.functional.normalize(x - inference(x), dim=-1)
     cosines = sae.W_dec.detach()[latents] @ residual.T
     assert (cosines.amax(1) > 0.9999).all()
     assert len(set(cosines.argmax(1).tolist())) == 3
-    assert torch.equal(sae.W_enc.T[latents], sae.W_dec[latents])
+    alive = [latent for latent in range(D_SAE) if latent not in (3, 8, 1, 5)]
+    norms = sae.W_enc.detach().norm(dim=0)
+    torch.testing.assert_close(norms[latents], 0.5 * norms[alive].mean().expand(3))
+    torch.testing.assert_close(
+        sae.W_enc.T[latents] / norms[latents, None], sae.W_dec[latents]
+    )
     assert sae.b_enc[latents].tolist() == [0, 0, 0]
     others = torch.ones(D_SAE, dtype=torch.bool)
     others[latents] = False
@@ -126,7 +132,13 @@ def test_too_few_rows_with_a_residual_are_refused(tmp_path: Path) -> None:
     inference = saved(made("topk-unit", 0), 1.0, tmp_path / "saved")
     with pytest.raises(InputError, match="Give fewer latents"):
         reseed_(
-            made("topk-unit", 1), torch.arange(4), inference, rows_of(0)[:2], seed=0
+            made("topk-unit", 1),
+            torch.arange(4),
+            inference,
+            rows_of(0)[:2],
+            count=4,
+            encoder_scale=0.5,
+            seed=0,
         )
 
 

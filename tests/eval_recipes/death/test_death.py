@@ -24,7 +24,7 @@ from saereg_plugin.architectures.kinds import (
 )
 from saereg_plugin.releases.release import Release
 from tests.eval_recipes.evaluations import Named
-from tests.eval_recipes.tiny_saes import save_release, tiny_sae
+from tests.eval_recipes.tiny_saes import D_SAE, save_release, tiny_sae
 from tests.oracles import death_oracle as oracle
 
 EVALUATION = Named("death")
@@ -153,7 +153,7 @@ def outliers(d_in: int) -> torch.Tensor:
 
 def started(b_dec_init: str, *, seed: int = 0) -> DeathTally:
     cfg: Any = RegularizedTopKTrainingSAEConfig(
-        d_in=16, d_sae=64, k=4, init_seed=seed, b_dec_init=b_dec_init
+        d_in=16, d_sae=D_SAE, k=16, init_seed=seed, b_dec_init=b_dec_init
     )
     start = RegularizedTopKTrainingSAE(cfg)
     mean = torch.zeros(16)
@@ -172,7 +172,7 @@ def test_outliers_make_latents_born_dead_and_centring_removes_them() -> None:
     assert dead > 0.5
     assert float((~centred.begin.fired).double().mean()) < 0.1
     predicted = shifted.sums.figures(
-        centre=shifted.centre, k=4, d_sae=64, tokens=128, resamples=10, seed=0
+        centre=shifted.centre, k=16, d_sae=D_SAE, tokens=128, resamples=10, seed=0
     )["predicted_as_read"]
     # the mean is one dimension's, so that LayerNorm removes none of it
     assert predicted is not None and predicted.value == pytest.approx(dead, abs=0.15)

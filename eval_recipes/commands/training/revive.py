@@ -61,6 +61,14 @@ def revive(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    encoder_scale: Annotated[
+        float,
+        Option(
+            help="Norm of a re-seeded encoder over the mean norm of the alive encoders.",
+            min=0.0,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 0.5,
     heldout_tokens: Annotated[
         int,
         Option(
@@ -113,6 +121,7 @@ def revive(
             steps=steps,
             dead_after=dead_after,
             lr=lr,
+            encoder_scale=encoder_scale,
             device=device,
         )
         for group, reason in plan.skipped.items():
