@@ -40,9 +40,10 @@ from eval_recipes.running.heldout_pass import tally_heldout
 from eval_recipes.running.passes import Passed
 from eval_recipes.statistics.blocks import block_interval
 from eval_recipes.statistics.interval import Interval
+from saereg_plugin.activations.source import digest_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.opening import open_release
-from saereg_plugin.releases.release import LOADER
+from saereg_plugin.releases.release import LOADER, Entry, Release
 from saereg_plugin.revival.start import (
     TrainingHistory,
     encoder_norms,
@@ -83,6 +84,11 @@ class DeathEvaluation(Evaluation[DeathEvalConfig]):
     side_files = (TABLE_SUFFIX,)
     from_run = {"random_seed": "seed"}
 
+    def key(self, context: RunContext, options: DeathEvalConfig) -> dict[str, Any]:
+        """Return the settings, with what the releases tell about the SAEs' training."""
+        training = [_training_digest(subject) for subject in context.subjects]
+        return {**super().key(context, options), "training": training}
+
     def evaluate_all(
         self, context: RunContext, options: DeathEvalConfig
     ) -> list[Failure]:
@@ -122,16 +128,35 @@ def _bytes_held(sae: SAE[Any]) -> int:
     return 8 * d_in * d_sae + 80 * d_in * d_in
 
 
+def _entry(subject: Subject) -> tuple[Release, Entry] | None:
+    """Return an SAE's release and entry; None of another release than this package's."""
+    directory = get_pretrained_saes_directory().get(subject.release)
+    if directory is None or directory.conversion_func != LOADER:
+        return None
+    release = open_release(directory.repo_id)
+    (entry,) = release.select([subject.sae_id])
+    return release, entry
+
+
+def _training_digest(subject: Subject) -> str | None:
+    """Return a hash of what a release tells about an SAE's training."""
+    found = _entry(subject)
+    if found is None:
+        return None
+    release, entry = found
+    told = [release.provenance.get("sweep"), dict(entry.files)]
+    return digest_of({"training": told})
+
+
 def _known(subject: Subject, sae: SAE[Any]) -> _Known:
     """Return what is known of an SAE's training; what is not has its reason."""
     found = _Known()
-    directory = get_pretrained_saes_directory().get(subject.release)
-    if directory is None or directory.conversion_func != LOADER:
+    opened = _entry(subject)
+    if opened is None:
         reason = "only the folder of a release that 'saereg-bench train' wrote tells it"
         found.unknown = dict.fromkeys(("history", "start"), reason)
         return found
-    release = open_release(directory.repo_id)
-    (entry,) = release.select([subject.sae_id])
+    release, entry = opened
     try:
         found.history = training_history(release, entry)
         found.start = initial_sae(release, entry, d_in=int(sae.cfg.d_in))

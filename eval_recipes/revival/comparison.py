@@ -37,6 +37,8 @@ from saereg_plugin.revival.training import (
 )
 from saereg_plugin.sweeps.config import sae_id
 
+_CHUNK_VALUES = 1 << 24
+"""Codes held at once."""
 COLUMNS = ("group", "seed", "figure", "value", "low", "high", "n")
 PATHOLOGICAL, USEFUL, OPEN = "pathological", "useful", "no gain shown"
 
@@ -95,14 +97,18 @@ class _Tally:
     @torch.no_grad()
     def update(self, activations: Tensor, keep: Tensor) -> None:
         """Add activations (contexts, tokens, d_in); ``keep`` is False at special tokens."""
-        codes = self.sae.encode(activations.to(self.sae.dtype))
-        codes = codes.to_dense() if codes.is_sparse else codes
-        error = activations.double() - self.sae.decode(codes).double()
-        squared = error.square().sum(-1).cpu()
-        if not bool(squared.isfinite().all()):
-            raise ValueError("its reconstruction holds NaN or infinity")
-        self.residual.append(per_context(squared, keep.cpu()))
-        self.fired |= (codes[keep.to(codes.device)] != 0).any(0).cpu()
+        at_once = max(1, _CHUNK_VALUES // (keep.shape[1] * len(self.fired)))
+        for x, kept in zip(
+            activations.split(at_once), keep.cpu().split(at_once), strict=True
+        ):
+            codes = self.sae.encode(x.to(self.sae.dtype))
+            codes = codes.to_dense() if codes.is_sparse else codes
+            error = x.double() - self.sae.decode(codes).double()
+            squared = error.square().sum(-1).cpu()
+            if not bool(squared.isfinite().all()):
+                raise ValueError("its reconstruction holds NaN or infinity")
+            self.residual.append(per_context(squared, kept))
+            self.fired |= (codes[kept.to(codes.device)] != 0).any(0).cpu()
 
 
 def compare(

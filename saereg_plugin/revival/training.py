@@ -128,7 +128,11 @@ def plan_revival(
     controls = {} if other is None else _controls(own, sweep, other)
     found: list[Revival] = []
     skipped: dict[str, str] = {}
-    for group, ids in own.groups.items():
+    for group in own.groups:
+        ids = [sae_id(group, seed) for seed in sweep.seeds]
+        if not set(ids) <= set(own.ids):
+            skipped[group] = "an SAE of it was taken out of training"
+            continue
         dead = {name: dead_latents(own, _entry(own, name), dead_after) for name in ids}
         n = min(latents, *(len(found) for found in dead.values()))
         if n == 0:
@@ -243,6 +247,7 @@ def _controls(release: Release, sweep: SweepConfig, control: Release) -> dict[st
         of.removeprefix(prefix): group
         for group, of in other.matched_to.items()
         if of.startswith(prefix)
+        and {sae_id(group, seed) for seed in sweep.seeds} <= set(control.ids)
     }
     if not found:
         raise InputError(
