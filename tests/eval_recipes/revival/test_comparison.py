@@ -17,28 +17,38 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
 from eval_recipes.running.run import subjects_of
 from saereg_plugin.releases.opening import register_release
-from saereg_plugin.revival.training import (
-    Revival,
-    RevivalPlan,
-    plan_revival,
-    run_revival,
-)
+from saereg_plugin.revival.training import Revival, RevivalPlan
 from saereg_plugin.sweeps import SweepTrainer, run_sweep
-from tests.sweeps.tiny import PENALTY, tiny_sweep
+from tests.sweeps.tiny import BATCH, HOOK, PENALTY, tiny_sweep
 from tests.sweeps.tiny import SAE as TINY
 
 UNIT = {**TINY, "decoder_constraint": "unit_norm"}
+ARMS = ("l2-revived", "l2-continued", "l2-matched-widened", "l2-matched-continued")
+DEAD = torch.tensor([*range(8), *range(64, 72)])
+"""Latents of the first eight principal directions, on both sides."""
 
 
-def planted(trainer: SweepTrainer) -> None:
-    """Let half of the latents never fire."""
-    for each in trainer.trainers.values():
+def principal(trainer: SweepTrainer) -> None:
+    """
+    Make every SAE of principal directions; in ``l2-continued`` the first of them are dead.
+
+    The arms of the control are the same.
+    """
+    x = trainer.stream.peek()[HOOK].double()
+    mean = x.mean(0)
+    _, directions = torch.linalg.eigh(torch.cov(x.T))
+    rows = directions[:, -64:].flip(1).T.float()
+    rows = torch.cat([rows, -rows])
+    for name, each in trainer.trainers.items():
         with torch.no_grad():
-            each.sae.b_enc[:64] = -1e6
+            each.sae.W_dec.copy_(rows)
+            each.sae.W_enc.copy_(rows.T)
+            each.sae.b_dec.copy_(mean.float())
+            if name.startswith("l2-continued"):
+                each.sae.b_enc[DEAD] = -1e6
 
 
 class Made(NamedTuple):
-    folder: Path
     plan: RevivalPlan
     context: RunContext
     found: Comparison
@@ -46,28 +56,22 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Arms whose gain is known: sixteen latents that matter, and a control that gains nothing."""
     folder = tmp_path_factory.mktemp("comparison")
-    groups = {"l2": {"regularizers": [PENALTY]}}
-    run_sweep(tiny_sweep(sae=UNIT, groups=groups), folder / "own", begin=planted)
-    control = tiny_sweep(
-        sae=UNIT,
-        groups={"l2-matched": {"d_sae": 64}},
-        matched_to={"l2-matched": "own/l2"},
+    sweep = tiny_sweep(
+        sae={**UNIT, "normalize_activations": "none"},
+        groups={arm: {} for arm in ARMS},
+        tokens=BATCH,
+        lr=1e-12,
     )
-    run_sweep(control, folder / "control")
-    plan = plan_revival(
-        folder / "own",
-        folder / "control",
-        latents=16,
-        steps=8,
-        dead_after=12,
-        device="cpu",
-    )
-    run_revival(plan, folder / "arms")
+    run_sweep(sweep, folder / "arms", begin=principal)
+    dead = {f"l2-seed{seed}": DEAD for seed in (0, 1)}
+    one = Revival("l2", "l2-matched", len(DEAD), dead)
+    plan = RevivalPlan(sweep, (one,), {}, {})
     context = RunContext(
         subjects_of(str(folder / "arms")), folder / "out", heldout_tokens=1024
     )
-    return Made(folder, plan, context, compare(plan, context, loss_contexts=4))
+    return Made(plan, context, compare(plan, context, loss_contexts=4))
 
 
 def row(made: Made, figure: str, seed: int | None) -> dict[str, Any]:
@@ -105,12 +109,19 @@ def test_the_gain_over_the_control_is_a_difference_of_gains(made: Made) -> None:
         assert over == pytest.approx(own - other)
 
 
-def test_half_of_the_latents_given_back_are_missed(made: Made) -> None:
-    # in a dictionary of 64 latents 16 more are a clear gain
-    mean = row(made, "revived_variance_gain", None)
-    assert mean["low"] > 0
+def test_dead_latents_that_are_missed_are_pathological(made: Made) -> None:
+    for seed in (0, 1, None):
+        gain = row(made, "revived_variance_gain", seed)
+        assert 0 < gain["low"] <= gain["value"] <= gain["high"]
+        assert row(made, "fire_again", seed)["value"] == 1.0
+    assert row(made, "fire_again", None)["n"] == 32
     assert "l2: pathological; 16 dead latents" in made.found.verdicts["l2"]
-    assert row(made, "fire_again", None)["value"] > 0.5
+
+
+def test_a_control_that_did_not_change_gains_nothing(made: Made) -> None:
+    for figure in ("control_variance_gain", "control_loss_gain"):
+        gain = row(made, figure, None)
+        assert gain["value"] == gain["low"] == gain["high"] == 0
 
 
 def test_the_patched_loss_equals_that_of_the_logits(made: Made) -> None:
@@ -167,14 +178,24 @@ def test_the_verdict_goes_by_the_interval(
     assert told.endswith("without a control.")
 
 
-def test_the_command_trains_measures_and_writes(made: Made) -> None:
-    out = made.folder / "revived"
-    words = [
-        "revive",
-        str(made.folder / "own"),
-        "--control",
-        str(made.folder / "control"),
-    ]
+def silenced(trainer: SweepTrainer) -> None:
+    """Let half of the latents never fire."""
+    for each in trainer.trainers.values():
+        with torch.no_grad():
+            each.sae.b_enc[:64] = -1e6
+
+
+def test_the_command_trains_measures_and_writes(tmp_path: Path) -> None:
+    groups = {"l2": {"regularizers": [PENALTY]}}
+    run_sweep(tiny_sweep(sae=UNIT, groups=groups), tmp_path / "own", begin=silenced)
+    control = tiny_sweep(
+        sae=UNIT,
+        groups={"l2-matched": {"d_sae": 64}},
+        matched_to={"l2-matched": "own/l2"},
+    )
+    run_sweep(control, tmp_path / "control")
+    out = tmp_path / "revived"
+    words = ["revive", str(tmp_path / "own"), "--control", str(tmp_path / "control")]
     words += ["--latents", "8", "--steps", "4", "--dead-after", "12", "--out", str(out)]
     words += ["--heldout-tokens", "512", "--loss-contexts", "2", "--device", "cpu"]
     result = CliRunner().invoke(app, words)
