@@ -126,25 +126,16 @@ def plan_revival(
     sweep = recorded_sweep(own)
     other = None if control is None else open_release(control)
     controls = {} if other is None else _controls(own, sweep, other)
-    found: list[Revival] = []
-    skipped: dict[str, str] = {}
-    for group in own.groups:
-        ids = [sae_id(group, seed) for seed in sweep.seeds]
-        if not set(ids) <= set(own.ids):
-            skipped[group] = "an SAE of it was taken out of training"
-            continue
-        dead = {name: dead_latents(own, _entry(own, name), dead_after) for name in ids}
-        n = min(latents, *(len(found) for found in dead.values()))
-        if n == 0:
-            skipped[group] = "an SAE of it has no dead latent"
-            continue
-        found.append(Revival(group, controls.get(group), n, dead))
+    found, skipped = _revivals(
+        own, sweep, controls, latents=latents, dead_after=dead_after
+    )
     if not found:
         raise NothingDeadError(
             f"No group of release {own.name!r} has a dead latent in each of its SAEs, by {dead_after} "
             "steps without firing at the end of training; there is nothing to give back."
         )
-    groups, started = _groups(own, sweep, other, found)
+    settings = f"dead-after-{dead_after}-encoder-scale-{encoder_scale:g}"
+    groups, started = _groups(own, sweep, other, found, settings)
     whole = replace(
         sweep,
         sae={},
@@ -159,6 +150,34 @@ def plan_revival(
     )
     releases = {r.name: r for r in (own, other) if r is not None}
     return RevivalPlan(whole, tuple(found), releases, skipped, encoder_scale)
+
+
+def _revivals(
+    release: Release,
+    sweep: SweepConfig,
+    controls: Mapping[str, str],
+    *,
+    latents: int,
+    dead_after: int,
+) -> tuple[list[Revival], dict[str, str]]:
+    """Return the groups with dead latents in each of their SAEs, and why others are left out."""
+    found: list[Revival] = []
+    skipped: dict[str, str] = {}
+    for group in release.groups:
+        ids = [sae_id(group, seed) for seed in sweep.seeds]
+        if not set(ids) <= set(release.ids):
+            skipped[group] = "an SAE of it was taken out of training"
+            continue
+        dead = {
+            name: dead_latents(release, _entry(release, name), dead_after)
+            for name in ids
+        }
+        n = min(latents, *map(len, dead.values()))
+        if n == 0:
+            skipped[group] = "an SAE of it has no dead latent"
+            continue
+        found.append(Revival(group, controls.get(group), n, dead))
+    return found, skipped
 
 
 def run_revival(
@@ -258,16 +277,25 @@ def _controls(release: Release, sweep: SweepConfig, control: Release) -> dict[st
 
 
 def _groups(
-    own: Release, sweep: SweepConfig, other: Release | None, found: list[Revival]
+    own: Release,
+    sweep: SweepConfig,
+    other: Release | None,
+    found: list[Revival],
+    settings: str,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Return the fields of every arm's group, and the group that each starts from."""
+    """
+    Return the fields of every arm's group, and the group that each starts from.
+
+    The latter says how latents are re-seeded as well (``settings``), so that a folder is not
+    resumed with other settings.
+    """
     groups: dict[str, dict[str, Any]] = {}
     started: dict[str, str] = {}
 
     def add(name: str, fields: Mapping[str, Any], release: Release, group: str) -> None:
         groups[name] = dict(fields)
         mark = str(release.provenance.get(HASH, ""))[:16]
-        started[name] = f"{release.name}/{group}@{mark}"
+        started[name] = f"{release.name}/{group}@{mark}-{settings}"
 
     fields_of = group_fields(sweep)
     controls = {} if other is None else group_fields(recorded_sweep(other))

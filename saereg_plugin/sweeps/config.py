@@ -205,8 +205,8 @@ class SweepConfig:
     """For each width-matched control, its regularised group as "release/group";
     ``matched_sweep`` fills it in."""
     started_from: Mapping[str, str] = field(default_factory=dict)
-    """For each group, the group whose trained SAEs it starts from, as "release/group@hash" of the
-    manifest; ``saereg-bench revive`` fills it in."""
+    """For each group, the group whose trained SAEs it starts from, as "release/group@" with the hash
+    of the manifest and settings; ``saereg-bench revive`` fills it in."""
 
     @field_validator("*")
     @classmethod

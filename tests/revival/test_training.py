@@ -244,6 +244,15 @@ def test_a_revival_trains_into_a_release_that_resumes(
     assert again.release is not None and "trained already" in told[-1]
 
 
+def test_a_folder_is_not_resumed_with_other_settings(
+    releases: tuple[Release, Release], tmp_path: Path
+) -> None:
+    run_revival(plan_of(releases, steps=2), tmp_path / "arms")
+    other = plan_of(releases, steps=2, encoder_scale=0.25)
+    with pytest.raises(InputError, match="holds another sweep: started_from"):
+        run_revival(other, tmp_path / "arms")
+
+
 def test_training_by_name_what_starts_from_trained_saes_is_refused(
     releases: tuple[Release, Release], tmp_path: Path
 ) -> None:
