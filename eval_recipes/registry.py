@@ -12,6 +12,7 @@ _SAEBENCH = "eval_recipes.saebench"
 RECIPES = {
     "core": f"{_SAEBENCH}.core.main:CoreEvaluation",
     "cross_seed": "eval_recipes.cross_seed.main:CrossSeedEvaluation",
+    "death": "eval_recipes.death.main:DeathEvaluation",
     "examples": "eval_recipes.examples.main:ExamplesEvaluation",
     "sparse_probing": f"{_SAEBENCH}.sparse_probing.main:SparseProbingEvaluation",
     "sae_probes": f"{_SAEBENCH}.sae_probes.main:SaeProbesEvaluation",

@@ -234,7 +234,8 @@ def train(
         bool,
         Option(
             "--dry-run",
-            help="Measure three steps, say what the whole takes, keep nothing.",
+            help="Measure three steps, say what the whole takes and which latents are predicted to "
+            "start dead; keep nothing.",
             rich_help_panel=_OUTPUT,
         ),
     ] = False,
@@ -405,3 +406,24 @@ def print_plan(plan: Any, console: Console) -> None:
         f"Disk: {plan.disk_gib:.1f} GiB with checkpoints.\n"
         f"Time: {plan.seconds / 60:.1f} minutes, from three measured steps."
     )
+    _print_born_dead(plan.born_dead, console)
+
+
+def _print_born_dead(predicted: Any, console: Console) -> None:
+    """Print what outliers of the activations are predicted to do to the latents."""
+    for one in predicted:
+        start = f"{shown(one.group)}: outlier severity gamma {one.gamma:.2f}; "
+        if one.centred:
+            told = "the decoder bias starts centred, so that few latents start dead."
+        else:
+            told = (
+                f"{one.share:.1%} of the latents are predicted to start dead "
+                f"({one.published:.1%} by the formula of arXiv 2605.31518)."
+            )
+        console.print(start + told, soft_wrap=True)
+    if any(one.is_severe for one in predicted):
+        console.print(
+            "To centre, set b_dec_init: geometric_median among the fields of the SAEs (--config); it "
+            "removes born-dead latents (arXiv 2605.31518). AuxK prevents later deaths alone.",
+            soft_wrap=True,
+        )

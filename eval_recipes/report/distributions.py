@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from eval_recipes.death.output import DEATHS
 from eval_recipes.report.cells import Column, PageTable, figure, number, table, text
 from eval_recipes.report.source import Source, extra_of, mapping, numbers
 from eval_recipes.statistics.interval import Interval
+from saereg_plugin.errors import InputError
 
 RANDOM = "random dictionaries"
 GREY = "#7a7a7a"
@@ -40,6 +42,7 @@ def read_distributions(source: Source) -> list[Plot]:
         _matched_encoder,
         _cosines,
         _stability_score,
+        _deaths,
     )
     return [plot for make in makers for plot in [make(source)] if plot is not None]
 
@@ -109,6 +112,63 @@ def _stability(source: Source) -> Plot | None:
             ],
         },
         table=table("stability-table", title, heads, rows),
+    )
+
+
+def _deaths(source: Source) -> Plot | None:
+    """Return the share of latents by cause and pathway of death."""
+    counts: dict[str, Counter[str]] = {}
+    sizes: dict[str, int] = defaultdict(int)
+    for sae, path, _ in source.results("death"):
+        try:
+            table_of = DEATHS.read(path)
+        except InputError:
+            # the browser of latents names the table
+            continue
+        dead = table_of.loc[table_of["pathway"].notna()]
+        found = counts.setdefault(sae.group, Counter())
+        found.update(f"{c}, by {p}" for c, p in zip(dead["cause"], dead["pathway"]))
+        sizes[sae.group] += len(table_of)
+    if not counts:
+        return None
+    causes = sorted({cause for found in counts.values() for cause in found})
+    rows = [
+        [
+            text(cause),
+            *(
+                number(counts[g][cause] / sizes[g], note=f"{counts[g][cause]} latents")
+                for g in counts
+            ),
+        ]
+        for cause in causes
+    ]
+    title = "Death: latents that never fire, by cause and pathway"
+    return Plot(
+        name="deaths",
+        title=title,
+        sentence="Share of latents, of all SAEs of a group. Never fired or fired then died: in "
+        "training. By ReLU: no pre-activation above 0 on held-out inputs; by selection: above 0 and "
+        "never selected.",
+        facts={
+            "kind": "bar",
+            "x_title": "cause and pathway",
+            "y_title": "share of latents",
+            "series": [
+                _series(
+                    source,
+                    group,
+                    causes,
+                    [found[cause] / sizes[group] for cause in causes],
+                )
+                for group, found in counts.items()
+            ],
+        },
+        table=table(
+            "deaths-table",
+            title,
+            [Column("cause"), *(Column(g, group=g) for g in counts)],
+            rows,
+        ),
     )
 
 

@@ -650,6 +650,7 @@
     ["cosine", "cos", "Enc-dec cosine", "of the latent's encoder and decoder vector"],
     ["bits", "bits", "Code length", "bits per token of the latent's code"],
     ["net", "net", "Net worth", "bits per token that the latent is worth, minus its code"],
+    ["encoder", "enc", "Encoder norm", "over the norm that it had before training"],
   ];
 
   /** All latents in columns: row i is latent `latent[i]` of SAE `saes[sae[i]]`. */
@@ -696,6 +697,7 @@
     store.latent = new Uint32Array(store.size);
     for (const [key] of SCALARS) store.values[key] = new Float32Array(store.size).fill(NaN);
     store.alive = new Array(store.size);
+    store.death = new Array(store.size);
     let row = 0;
     store.saes.forEach((sae, index) => {
       sae.start = row;
@@ -703,6 +705,7 @@
         store.sae[row] = index;
         store.latent[row] = latent;
         store.alive[row] = sae.columns.alive[latent];
+        store.death[row] = sae.columns.death[latent];
         for (const [key] of SCALARS) store.values[key][row] = sae.columns[key][latent] ?? NaN;
       }
     });
@@ -749,6 +752,7 @@
     ["steered", "steered with", (row) => !Number.isNaN(store.values.steering[row])],
     ["alive", "alive", (row) => store.alive[row] === true],
     ["dead", "not alive", (row) => store.alive[row] === false],
+    ["silent", "never firing", (row) => store.death[row] !== null],
     ["all", "all", () => true],
   ];
 
@@ -1123,6 +1127,9 @@
 
   function cardFacts(row, sae, card) {
     const facts = SCALARS.map(([key, , name, what]) => [name, scalarText(row, key), what]);
+    if (store.death[row] !== null) {
+      facts.push(["Death", store.death[row], "cause by its training, and pathway on held-out inputs"]);
+    }
     if (store.alive[row] !== null) {
       facts.push(["Alive", store.alive[row] ? "yes" : "no", "by its weights, or else if it fires"]);
     }

@@ -55,6 +55,10 @@ GRID_STUDIES = MappingProxyType(
             "temporal",
             "TemporalSAE: three baselines against the paper's four runs, tokens in order.",
         ),
+        "death": Entry(
+            "death",
+            "Deaths of latents (arXiv 2603.04198, 2605.31518): by cause, and which are pathological.",
+        ),
         "vocabulary": Entry(
             "vocabulary",
             "VASAE (arXiv 2606.27941): decoder rows with and without a pull to token embeddings.",

@@ -19,7 +19,7 @@ from saereg_plugin.machine import AUTO
 from saereg_plugin.releases.release import Entry, Release
 from saereg_plugin.sources import corpora
 from saereg_plugin.sweeps.config import MAX_COUNT, SweepConfig, group_fields
-from saereg_plugin.sweeps.matched import recorded_sweep
+from saereg_plugin.sweeps.matched import sweep_of
 from saereg_plugin.sweeps.members import Member
 from saereg_plugin.sweeps.source import LANGUAGE_MODEL, kind_of_source, rows_read
 
@@ -132,7 +132,7 @@ def prepare(release: Release, name: str, settings: FineTune, device: str) -> Pre
     """
     read = [read_saved(release, each) for each in release.select(settings.sae_ids)]
     saved = {_renamed(one.entry, settings.suffix).sae_id: one for one in read}
-    recorded = recorded_sweep(release, name)
+    recorded = sweep_of(release)
     base = _base(recorded, saved, name)
     fields = {} if recorded is None else group_fields(recorded)
     members: list[Member] = []

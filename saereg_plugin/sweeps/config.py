@@ -206,6 +206,9 @@ class SweepConfig:
     ``matched_sweep`` fills it in."""
     finetune: Mapping[str, Any] = field(default_factory=dict)
     """What a release was fine-tuned from, and its loss; ``finetune`` fills it in, and ``train`` refuses it."""
+    started_from: Mapping[str, str] = field(default_factory=dict)
+    """For each group, the group whose trained SAEs it starts from, as "release/group@" with the hash
+    of the manifest and settings; ``saereg-bench revive`` fills it in."""
 
     @field_validator("*")
     @classmethod
@@ -273,7 +276,13 @@ class SweepConfig:
         """Return plain JSON."""
         values = dataclasses.asdict(self)
         # folders of earlier versions do not have these, and can be resumed
-        for name in ("matched_to", "finetune", "disable_concat_sequences", "source"):
+        for name in (
+            "matched_to",
+            "finetune",
+            "started_from",
+            "disable_concat_sequences",
+            "source",
+        ):
             if not values[name]:
                 del values[name]
         return values

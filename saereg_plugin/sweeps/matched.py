@@ -45,7 +45,7 @@ def matched_sweep(name: str, *, device: str | None = None) -> SweepConfig:
             coefficient or decay of 0 is none), or a group with fewer alive latents than k.
     """
     release = open_release(name)
-    sweep = _trained(release, name)
+    sweep = _trained(release)
     given = group_fields(sweep)
     penalised = _groups_with(given, "regularizers", acts)
     decayed = _groups_with(given, "mechanics", decays)
@@ -73,30 +73,42 @@ def matched_sweep(name: str, *, device: str | None = None) -> SweepConfig:
     return control if device is None else replace(control, device=device)
 
 
-def _trained(release: Release, name: str) -> SweepConfig:
-    """Return the sweep of a release; refuse a release without one, or that was fine-tuned."""
-    sweep = recorded_sweep(release, name)
-    if sweep is None:
-        raise InputError(
-            f"Release {name!r} does not record how it was trained; --match-alive expected "
-            "the folder of a release that 'saereg-bench train' wrote."
-        )
+def _trained(release: Release) -> SweepConfig:
+    """Return the sweep of a release; refuse a release that was fine-tuned."""
+    sweep = recorded_sweep(release)
     if sweep.finetune:
         raise InputError(
-            f"Release {name!r} was fine-tuned from {sweep.finetune.get('release')!r}; --match-alive "
-            "expected a release that 'saereg-bench train' wrote. Train the control of that release, "
-            "and fine-tune it likewise with 'saereg-bench finetune'."
+            f"Release {_shown(release)!r} was fine-tuned from {sweep.finetune.get('release')!r}; "
+            "--match-alive expected a release that 'saereg-bench train' wrote. Train the control of that "
+            "release, and fine-tune it likewise with 'saereg-bench finetune'."
         )
     return sweep
 
 
-def recorded_sweep(release: Release, name: str) -> SweepConfig | None:
+def recorded_sweep(release: Release) -> SweepConfig:
+    """
+    Return the sweep that a release records.
+
+    Raises:
+        InputError: if it records none, or one with a model or text inside the release.
+    """
+    sweep = sweep_of(release)
+    if sweep is None:
+        raise InputError(
+            f"Release {_shown(release)!r} does not record how it was trained; expected the folder of a "
+            "release that 'saereg-bench train' wrote."
+        )
+    return sweep
+
+
+def sweep_of(release: Release) -> SweepConfig | None:
     """
     Return the sweep that a release records, or None without one.
 
     Raises:
         InputError: if it cannot be read, or names a model or text inside the release.
     """
+    name = _shown(release)
     recorded = release.provenance.get("sweep")
     if release.folder is None or not isinstance(recorded, Mapping):
         return None
@@ -109,6 +121,11 @@ def recorded_sweep(release: Release, name: str) -> SweepConfig | None:
                 "Copy it to another folder if you trust it, and name that in the manifest's sweep."
             )
     return sweep
+
+
+def _shown(release: Release) -> str:
+    """Return a release's folder, or its name, for messages."""
+    return release.name if release.folder is None else str(release.folder)
 
 
 def _control(fields: Mapping[str, Any], width: int, *, decay: bool) -> dict[str, Any]:

@@ -26,6 +26,9 @@ from saereg_plugin.sweeps.source import kind_of_source, with_source
 MAX_WIDTH = 2**31 - 1
 """Largest d_sae: latents are counted in 32 bits."""
 
+SPARSITY_WINDOW = 2000
+"""Steps after which SAELens starts to count anew how often latents fire."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -198,7 +201,7 @@ def trainer_config(sweep: SweepConfig, folder: Path) -> SAETrainerConfig:
         n_restart_cycles=1,
         train_batch_size_samples=sweep.batch_size,
         dead_feature_window=sweep.dead_feature_window,
-        feature_sampling_window=2000,
+        feature_sampling_window=SPARSITY_WINDOW,
         logger=LoggingConfig(log_to_wandb=False),
         n_batches_for_norm_estimate=1,
     )

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from saereg_plugin import machine
 from saereg_plugin.activations.config import SourceFacts
 from saereg_plugin.errors import InputError
 from saereg_plugin.machine import gib
+from saereg_plugin.metrics.born_dead import (
+    SEVERE_SHARE,
+    born_dead_by_relu,
+    born_dead_by_spread_topk,
+    born_dead_by_topk,
+    layer_normalised,
+    outlier_severity,
+)
 from saereg_plugin.process import StopFlag
 from saereg_plugin.sweeps.checkpoint import settled
 from saereg_plugin.sweeps.config import SweepConfig
@@ -22,8 +32,29 @@ from saereg_plugin.sweeps.trainer import open_trainer
 
 
 @dataclass(frozen=True)
+class BornDead:
+    """Share of a group's latents that outliers of its activations are predicted to kill."""
+
+    group: str
+    point: str
+    gamma: float
+    """Outlier severity of the activations after LayerNorm (arXiv 2605.31518)."""
+    published: float
+    """Predicted by the paper's formula, for a decoder bias that starts at 0."""
+    share: float
+    """Predicted with the spread of whole tokens (ours), which the paper's leaves out."""
+    centred: bool
+    """Whether the decoder bias starts at a centre, which removes the prediction's cause."""
+
+    @property
+    def is_severe(self) -> bool:
+        """Whether centring is worth a try."""
+        return not self.centred and self.share >= SEVERE_SHARE
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Resources of a sweep."""
+    """Resources of a sweep, and the latents that are predicted to start dead."""
 
     saes: int
     parameters: int
@@ -36,6 +67,8 @@ class Plan:
     disk_gib: float
     seconds: float
     steps: int
+    born_dead: tuple[BornDead, ...] = ()
+    """By group."""
 
 
 def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
@@ -60,6 +93,7 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
     started, done = time.perf_counter(), trainer.step
     before = trainer.stream.model_seconds
     trainer.train(StopFlag(), steps=3)
+    born_dead = predict_born_dead(members, trainer.stream.peek())
     trainer.stream.close()
     elapsed = time.perf_counter() - started - (trainer.stream.model_seconds - before)
     step_seconds = elapsed / max(trainer.step - done, 1)
@@ -78,7 +112,42 @@ def plan_sweep(sweep: SweepConfig, scratch: Path) -> Plan:
         disk_gib=disk_of(sweep, members) / 2**30,
         seconds=(step_seconds + pass_seconds) * sweep.steps,
         steps=sweep.steps,
+        born_dead=born_dead,
     )
+
+
+_MOST_ROWS = 16_384
+"""Rows that the outlier severity is measured on, at most."""
+
+
+def predict_born_dead(
+    members: Sequence[Member], activations: Mapping[str, Tensor]
+) -> tuple[BornDead, ...]:
+    """
+    Return the predicted born-dead share of each group.
+
+    Args:
+        members: SAEs of the sweep.
+        activations: rows by point, [rows, d_in].
+    """
+    gammas: dict[str, float] = {}
+    for point, rows in activations.items():
+        x = layer_normalised(rows[:_MOST_ROWS].cpu())
+        mean_square = float(x.square().sum(-1).mean())
+        gammas[point] = outlier_severity(mean_square, float(x.mean(0).square().sum()))
+    found: dict[str, BornDead] = {}
+    for member in members:
+        cfg: Any = member.cfg
+        gamma, k = gammas[member.point], getattr(cfg, "k", None)
+        published = share = born_dead_by_relu(gamma)
+        if k is not None:
+            published = born_dead_by_topk(gamma, k=k, d_sae=cfg.d_sae)
+            share = born_dead_by_spread_topk(gamma, k=k, d_sae=cfg.d_sae)
+        centred = cfg.b_dec_init != "zero" and cfg.apply_b_dec_to_input
+        found[member.group] = BornDead(
+            member.group, member.point, gamma, published, share, centred
+        )
+    return tuple(found.values())
 
 
 _FLOAT = 4

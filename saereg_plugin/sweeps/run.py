@@ -156,6 +156,7 @@ def run_sweep(
     logger: LoggingConfig | None = None,
     progress: Callable[[str], object] = _log.warning,
     source: ActivationSource | None = None,
+    begin: Callable[[SweepTrainer], object] | None = None,
 ) -> SweepResult:
     """
     Train a sweep into a folder; resume an interrupted run.
@@ -169,6 +170,8 @@ def run_sweep(
         progress: gets a line on what is trained and where it resumes, or that it was
             finished before.
         source: of the activations, instead of what the sweep names.
+        begin: changes the initial weights, before the first step; the sweep names in
+            ``started_from`` what they are then.
 
     Raises:
         InputError: if the sweep cannot work, or does not fit memory or disk; if wandb refuses
@@ -180,6 +183,11 @@ def run_sweep(
         raise InputError(
             f"The sweep is that of a release fine-tuned from {sweep.finetune.get('release')!r}; "
             "expected no field 'finetune'. Fine-tune with 'saereg-bench finetune', or leave the field out."
+        )
+    if sweep.started_from and begin is None:
+        raise InputError(
+            "The sweep starts from trained SAEs (started_from); expected a call of the command that "
+            "wrote it, such as `saereg-bench revive`. Leave the field out to train from the start."
         )
     if fresh or not _is_readable_release(folder):
         require_owned(folder, KIND)
@@ -193,7 +201,14 @@ def run_sweep(
         members,
         facts,
         folder,
-        partial(open_trainer, facts=facts, given=source, fresh=fresh, members=members),
+        partial(
+            _open_started,
+            begin=begin,
+            facts=facts,
+            given=source,
+            fresh=fresh,
+            members=members,
+        ),
         name=name,
         left_open=left_open,
         fresh=fresh,
@@ -254,6 +269,15 @@ def train_members(
         with _only_process(OwnedFolder(folder, KIND)) as owned:
             remove_checkpoints(owned)
     return _say_finished(finished, progress)
+
+
+def _open_started(
+    sweep: SweepConfig, *, begin: Callable[[SweepTrainer], object] | None, **rest: Any
+) -> SweepTrainer:
+    """Open a trainer whose weights ``begin`` changes before the first step."""
+    trainer = open_trainer(sweep, **rest)
+    trainer.begin = begin
+    return trainer
 
 
 def _is_marked(folder: Path) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.constants import (
     ACTIVATION_SCALER_CFG_FILENAME,
@@ -46,6 +47,12 @@ _TRAINER_FILES = (
     ACTIVATION_SCALER_CFG_FILENAME,
     ACTIVATION_WHITENING_FILENAME,
 )
+
+
+SINCE_FIRED = "steps_since_fired"
+"""Tensor next to an SAE's sparsity: steps since each latent fired, int64 [d_sae]."""
+SCALE = "activation_scale"
+"""Tensor next to it: factor of the activations in training, float64 [1]."""
 
 
 def release_files(sae_ids: Iterable[str]) -> Iterator[str]:
@@ -114,6 +121,7 @@ def save_sae(
     """Save an SAE under ``saes/<sae_id>``; return its entry in the manifest."""
     sae: TrainingSAE[Any] = trainer.sae
     scaler = trainer.activation_scaler
+    scale = scaler.scaling_factor
     if scaler.scaling_factor is not None:
         sae.fold_activation_norm_scaling_factor(scaler.scaling_factor)
     if scaler.whitening is not None:
@@ -127,9 +135,13 @@ def save_sae(
     with owned.write_folder(path) as temporary:
         sae.save_inference_model(temporary)
         _sort_keys(temporary / SAE_CFG_FILENAME)
-        save_file(
-            {"sparsity": trainer.log_feature_sparsity}, temporary / SPARSITY_FILENAME
-        )
+        # SAELens reads the first alone
+        counted = {
+            "sparsity": trainer.log_feature_sparsity,
+            SINCE_FIRED: trainer.n_forward_passes_since_fired.long(),
+            **({} if scale is None else {SCALE: torch.tensor([scale]).double()}),
+        }
+        save_file(counted, temporary / SPARSITY_FILENAME)
         files = folder_hashes(temporary)
     return Entry(
         sae_id=member.sae_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class SweepTrainer:
         source: of the activations.
         stopped: SAEs that were taken out because a loss was not finite.
         runs: runs of Weights & Biases that get each step; none by default.
+        begin: changes the initial weights, before the first step.
     """
 
     sweep: SweepConfig
@@ -90,6 +91,7 @@ class SweepTrainer:
     owned: OwnedFolder
     stopped: list[Stopped] = field(default_factory=list)
     runs: WandbRuns = field(default_factory=WandbRuns)
+    begin: Callable[[SweepTrainer], object] | None = None
 
     def __post_init__(self) -> None:
         self.owned.claim(record_name(member.sae_id) for member in self.members)
@@ -303,8 +305,10 @@ class SweepTrainer:
         self._trainer.n_training_steps += 1
 
     def _begin(self) -> None:
-        """Estimate the scales of activations, before the first step."""
+        """Estimate the scales of activations and change initial weights, before the first step."""
         _scale_activations(self.trainers, self._points, self.stream)
+        if self.begin is not None:
+            self.begin(self)
 
     def _step_of(
         self, trainer: SAETrainer[Any, Any], batch: Any, point: str

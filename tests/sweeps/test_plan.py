@@ -10,16 +10,20 @@ import torch
 
 from saereg_plugin import machine
 from saereg_plugin.errors import InputError
+from saereg_plugin.metrics.born_dead import born_dead_by_topk
 from saereg_plugin.sources.hook_shapes import model_facts, require_context
 from saereg_plugin.sweeps import SweepConfig, expand, release_name
 from saereg_plugin.sweeps.config import MAX_SAES, sae_ids
 from saereg_plugin.sweeps.plan import (
     disk_of,
     memory_of,
+    plan_sweep,
+    predict_born_dead,
     require_disk,
     required_memory,
 )
 from saereg_plugin.sweeps.source import with_source
+from tests.oracles import death_oracle as oracle
 from tests.sweeps.tiny import BATCH, D_IN, SAE, STEPS, tiny_sweep
 
 WEIGHTS = 2 * D_IN * 128
@@ -127,3 +131,27 @@ def test_whole_numbers_of_other_types_become_ints() -> None:
     )
     assert (sweep.seeds, type(sweep.seeds[0])) == ([3, 4], int)
     assert (sweep.tokens, type(sweep.tokens)) == (3 * BATCH, int)
+
+
+def test_a_plan_predicts_the_latents_that_start_dead(tmp_path: Path) -> None:
+    centred = {"b_dec_init": "geometric_median"}
+    sweep = tiny_sweep(groups={"plain": {}, "centred": centred}, seeds=[0])
+    plain, other = plan_sweep(sweep, tmp_path).born_dead
+    assert (plain.group, plain.centred, other.group, other.centred) == (
+        *("plain", False),
+        *("centred", True),
+    )
+    assert plain.gamma == other.gamma > 0
+    assert plain.published == born_dead_by_topk(plain.gamma, k=8, d_sae=128)
+    assert plain.share > plain.published
+    assert not other.is_severe
+
+
+def test_gamma_of_a_plan_is_that_of_the_activations_by_point() -> None:
+    (member, *_) = expand(tiny_sweep(seeds=[0]))
+    rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    rows[:, 0] += 30.0
+    (found, *_) = predict_born_dead([member], {member.point: rows})
+    expected = oracle.gamma(oracle.layer_norm(rows.double().tolist()))
+    assert found.gamma == pytest.approx(expected)
+    assert found.is_severe

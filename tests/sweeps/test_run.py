@@ -466,4 +466,6 @@ def test_dry_run_says_what_it_takes_and_leaves_nothing(
     assert re.search(r"Memory: [0-9.]+ GiB", result.output)
     assert re.search(r"Disk: [0-9.]+ GiB", result.output)
     assert re.search(r"Time: [0-9.]+ minutes", result.output)
+    predicted = r"plain: outlier severity gamma [0-9.]+; [0-9.]+% of the latents"
+    assert re.search(predicted, result.output)
     assert list(tmp_path.iterdir()) == [config]

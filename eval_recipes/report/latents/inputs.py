@@ -70,6 +70,7 @@ class LatentInputs:
         steering: the settings of ``texts``.
         cosines: of encoder and decoder vector.
         balance: cost and worth of each latent's code, a row per latent.
+        deaths: table of the evaluation death, a row per latent.
         missing: why a part is not there, by evaluation.
     """
 
@@ -84,6 +85,7 @@ class LatentInputs:
     steering: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cosines: Column | None = None
     balance: pd.DataFrame | None = None
+    deaths: pd.DataFrame | None = None
     missing: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -144,7 +146,9 @@ class LatentInputs:
             "cosine": self.cosines or self._of_core("encoder_decoder_cosine_sim"),
             "bits": self._of_balance("cost"),
             "net": self._of_balance("net"),
+            "encoder": self._encoder(),
             "alive": self._alive(),
+            "death": self._deaths(),
         }
 
     def about(self) -> dict[str, Any]:
@@ -188,6 +192,22 @@ class LatentInputs:
         found = [row[f"{judge}_success"] for row in rows if row["arm"] == "steered"]
         known = [float(success) for success in found if not pd.isna(success)]
         return sum(known) / len(known) if known else None
+
+    def _encoder(self) -> Column:
+        """Return the norm of each latent's encoder over its norm at the start."""
+        if self.deaths is None:
+            return self._empty
+        return [short(ratio) for ratio in self.deaths["encoder_ratio"].tolist()]
+
+    def _deaths(self) -> list[str | None]:
+        """Return cause and pathway of each dead latent; None for others."""
+        if self.deaths is None:
+            return [None] * self.size
+        columns = (self.deaths[name].tolist() for name in ("cause", "pathway"))
+        return [
+            None if pathway is None else f"{cause}, by {pathway}"
+            for cause, pathway in zip(*columns, strict=True)
+        ]
 
     def _alive(self) -> list[bool | None]:
         """Return whether each latent is alive by its weights, or else fires."""

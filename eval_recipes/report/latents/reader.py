@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from eval_recipes.cross_seed.output import STABILITY
+from eval_recipes.death.output import DEATHS
 from eval_recipes.examples.reader import SAEExamples, read_examples
 from eval_recipes.mdl.output import BALANCE
 from eval_recipes.report.latents.inputs import (
@@ -35,6 +36,7 @@ _ABSENT = {
     "cross_seed": "No match in other seeds: 'cross_seed' has no result of this SAE.",
     "autointerp": "No explanations: 'autointerp' has no result of this SAE.",
     "steering": "No steered texts: 'steering' has no result of this SAE.",
+    "death": "No causes of death: the evaluation 'death' has no result of this SAE.",
 }
 """Said on the page where an evaluation has no result."""
 
@@ -88,6 +90,7 @@ class _Reader:
 
         stability = known("cross_seed", self._stability)
         examples = known("examples", lambda _, path, __: read_examples(path))
+        deaths = known("death", lambda _, path, __: DEATHS.read(path))
         core = known("core", lambda _, __, record: _details(record, "index"))
         balance = known("mdl", lambda _, path, __: BALANCE.read(path))
         scored = known("autointerp", lambda _, __, record: _explained(record))
@@ -96,7 +99,7 @@ class _Reader:
         explanations, judge = scored or ({}, None)
         return LatentInputs(
             sae=sae,
-            size=_size(sae, stability, examples, balance, core),
+            size=_size(sae, stability, examples, balance, core, deaths),
             stability=stability,
             examples=examples,
             core=core or [],
@@ -106,6 +109,7 @@ class _Reader:
             steering=steering,
             cosines=self._cosines(sae),
             balance=balance,
+            deaths=deaths,
             missing=missing,
         )
 
@@ -236,6 +240,7 @@ def _size(
     examples: SAEExamples | None,
     balance: pd.DataFrame | None,
     core: list[dict[str, Any]] | None,
+    deaths: pd.DataFrame | None,
 ) -> int:
     """Return the number of latents, by the first source that has it; 0 if none does."""
     if stability is not None:
@@ -244,5 +249,7 @@ def _size(
         return len(examples)
     if balance is not None:
         return len(balance)
+    if deaths is not None:
+        return len(deaths)
     width = sae.cfg.get("d_sae")
     return width if isinstance(width, int) else len(core or ())

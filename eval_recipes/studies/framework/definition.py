@@ -223,6 +223,26 @@ class Stage:
     compare: Callable[[Path], Sequence[Comparison]] | None = None
 
 
+@dataclass(frozen=True)
+class Revive:
+    """
+    Dead latents of a stage's SAEs, given back after all stages.
+
+    Attributes:
+        stage: whose groups are rows of the table.
+        control: stage of their width-matched controls.
+        latents: given back to each SAE, at most.
+        steps: of training.
+        dead_after: steps without firing at the end of training that make a latent dead.
+    """
+
+    stage: str
+    control: str
+    latents: int
+    steps: int
+    dead_after: int = 100
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A study at one scale."""
@@ -238,6 +258,8 @@ class Plan:
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     on_text: bool = True
     """Whether SAEs read a language model, so that figures on held-out text are measured."""
+    revive: Revive | None = None
+    """Dead latents to give back, whose gains are figures of ``revival``."""
 
 
 def paper_plan(settings: str, *stages: Stage, llm_dtype: str = "float32") -> Plan:

@@ -12,11 +12,14 @@ from eval_recipes.report.page import PAGE
 from eval_recipes.report.page import write_report as write_page
 from eval_recipes.results.reading import result_files
 from eval_recipes.results.subject import Subject
+from eval_recipes.results.tidy import frame_of_rows
+from eval_recipes.revival.comparison import compare
 from eval_recipes.running.context import ModelCache, RunContext
 from eval_recipes.running.plan import digest
 from eval_recipes.running.run import run_evals, subjects_of
 from eval_recipes.studies.framework.definition import (
     Choice,
+    Revive,
     Scale,
     Stage,
     Study,
@@ -33,8 +36,14 @@ from saereg_plugin.activations.cache.index import read_index
 from saereg_plugin.activations.opening import open_source
 from saereg_plugin.finetuning import finetune
 from saereg_plugin.machine import AUTO, resolve_device
+from saereg_plugin.revival.training import (
+    NothingDeadError,
+    plan_revival,
+    run_revival,
+)
 from saereg_plugin.sources import corpora, models
 from saereg_plugin.sweeps import SweepConfig, run_sweep
+from saereg_plugin.sweeps.config import sae_id
 from saereg_plugin.sweeps.source import LANGUAGE_MODEL, kind_of_source, with_source
 
 Progress = Callable[[str], None]
@@ -105,6 +114,10 @@ def _run_stages(run: StudyRun, device: str, out: Path, progress: Progress) -> St
             return run
         progress(f"Evaluating {stage.name}.")
         _evaluate(run, stage, out, shared, progress)
+    if run.plan.revive is not None and not _revive(
+        run, run.plan.revive, device, out, shared, progress
+    ):
+        return run
     if run.study.finish is not None:
         progress("Measuring all stages together.")
         _finish(run, run.study.finish, out, shared)
@@ -167,6 +180,66 @@ def _finish(
     run.sections += sections
 
 
+def _revive(
+    run: StudyRun,
+    revive: Revive,
+    device: str,
+    out: Path,
+    shared: ModelCache,
+    progress: Progress,
+) -> bool:
+    """Give dead latents back and add their gains; return False if it was interrupted."""
+    releases = out / "releases"
+    try:
+        plan = plan_revival(
+            releases / revive.stage,
+            releases / revive.control,
+            latents=revive.latents,
+            steps=revive.steps,
+            dead_after=revive.dead_after,
+            device=device,
+        )
+    except NothingDeadError as error:
+        progress(str(error))
+        return True
+    for group, reason in plan.skipped.items():
+        progress(f"{group} is not revived: {reason}.")
+    progress(f"Giving dead latents back to {len(plan.revivals)} groups.")
+    folder = releases / REVIVED
+    name = f"{run.study.name}-{run.scale}-{REVIVED}"
+    result = run_revival(plan, folder, name=name, progress=progress)
+    run.stopped += result.stopped
+    if result.release is None:
+        return False
+    run.training_seconds += result.release.provenance["training_seconds"]
+    context = RunContext(
+        subjects=subjects_of(str(folder)),
+        out=out / "results" / REVIVED,
+        corpus=run.plan.corpus,
+        heldout_tokens=run.plan.heldout_tokens,
+        dtype=run.plan.llm_dtype,
+        device=run.plan.device,
+        models=shared,
+    )
+    gains = compare(plan, context).frame
+    rows = gains.loc[gains["seed"].notna()]
+    release = f"{run.study.name}-{run.scale}-{revive.stage}"
+    own = frame_of_rows(
+        {
+            "release": release,
+            "group": row["group"],
+            "seed": int(row["seed"]),
+            "sae_id": sae_id(row["group"], int(row["seed"])),
+            "eval": "revival",
+            "metric": f"figures/{row['figure']}",
+            **{name: row[name] for name in ("value", "low", "high", "n")},
+        }
+        for row in rows.to_dict("records")
+    ).assign(stage=revive.stage)
+    run.frame = pd.concat([run.frame, own], ignore_index=True)
+    return True
+
+
 def _evaluate(
     run: StudyRun, stage: Stage, out: Path, shared: ModelCache, progress: Progress
 ) -> None:
@@ -221,6 +294,8 @@ def _figures_file(stage: Stage) -> str:
 
 
 ACTIVATIONS = "activations"
+REVIVED = "revived"
+"""Release of a study's revived SAEs."""
 
 
 def _require_sources(sweep: SweepConfig) -> None:

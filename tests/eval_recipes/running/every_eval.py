@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "core": {"n_eval_sparsity_variance_batches": 1, "eval_batch_size_prompts": 1},
     "cross_seed": {"n_resamples": 50},
     "vocabulary": {"n_resamples": 50},
+    "death": {"n_resamples": 50},
     "examples": {"n_resamples": 50, "top_examples": 2, "band_examples": 1},
     "sparse_probing": {
         "dataset_names": ["embedded/emotion"],
@@ -94,6 +95,7 @@ DEFAULTS: dict[str, tuple[str, Any, Any]] = {
     "vision": ("n_blocks", 20, 10),
     "examples": ("top_examples", 10, 2),
     "mdl": ("epsilon", 0.01, 0.02),
+    "death": ("prediction_tokens", 100_000, 1000),
     "steering": ("n_latents", 300, 6),
 }
 """Name of an option of each evaluation, its default, and another value."""

@@ -1,0 +1,1 @@
+"""The evaluation death: latents that never fire, and why."""

@@ -1,0 +1,1 @@
+"""Dead latents given back: gains next to those of a width-matched control."""

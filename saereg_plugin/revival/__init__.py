@@ -1,0 +1,1 @@
+"""Dead latents of a release: their start, and their revival."""
