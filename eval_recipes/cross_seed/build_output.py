@@ -22,6 +22,7 @@ from eval_recipes.cross_seed.measure import (
     headline_rank,
 )
 from eval_recipes.cross_seed.metrics import (
+    PAIR_METRICS,
     HeldOutMetrics,
     ReconstructionMetrics,
     SharedMetrics,
@@ -40,7 +41,7 @@ from eval_recipes.cross_seed.output import (
     MatchingGaps,
     UnstableOverlap,
 )
-from eval_recipes.cross_seed.pairs import PAIR_METRICS, Match
+from eval_recipes.cross_seed.pairs import Match
 from eval_recipes.cross_seed.roles import role_of
 from eval_recipes.results.files import unstructured
 from eval_recipes.results.metrics import flat, without_interval

@@ -14,12 +14,12 @@ from eval_recipes.cross_seed.measure import Measured, measure_groups, with_share
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.output import (
     EVAL_TYPE_ID_CROSS_SEED,
-    TABLE_SUFFIX,
     CrossSeedEvalOutput,
     stability_table,
 )
 from eval_recipes.cross_seed.pairs import Loaded, load, unequal_shapes
 from eval_recipes.cross_seed.reconstruction_share import reconstruction_shares
+from eval_recipes.cross_seed.stability import TABLE_SUFFIX
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput

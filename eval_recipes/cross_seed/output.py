@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import torch
 from pydantic import ConfigDict, Field
@@ -34,8 +33,8 @@ from eval_recipes.cross_seed.metrics import (
     SubspaceMetrics,
 )
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
+from eval_recipes.cross_seed.stability import STABILITY, read_stability
 from eval_recipes.results.metrics import metric, metric_class, value
-from eval_recipes.results.sidecar import SideTable
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import latent_stability, stable_mask
 
@@ -236,18 +235,6 @@ class CrossSeedEvalOutput(
     )
 
 
-TABLE_SUFFIX = "_stability.parquet"
-
-STABILITY = SideTable(
-    "Stability table",
-    "cross_seed",
-    "stability_table",
-    TABLE_SUFFIX,
-    ("latent", "alive", "stability"),
-)
-"""One row per latent; ``read`` takes its path or that of the result that names it."""
-
-
 def stability_table(group: Group, seed: int) -> Any:
     """
     Return the ``pyarrow.Table`` of one SAE, with a row for each latent.
@@ -280,11 +267,6 @@ def stability_table(group: Group, seed: int) -> Any:
         other_seeds=[other for other, _, _ in sides],
         other_sae_ids=[group.saes[other].subject.sae_id for other, _, _ in sides],
     )
-
-
-def read_stability(path: str | Path) -> pd.DataFrame:
-    """Read a stability table, given its own path or that of a result; see ``SideTable.read``."""
-    return STABILITY.read(path)
 
 
 def stable_latents(
