@@ -1,4 +1,8 @@
-"""This machine: devices, memory, disk, packages and command."""
+"""
+This machine: devices, memory, disk, packages and command.
+
+Torch is imported where it is asked: commands that only read results do not need it.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,22 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
-import torch
 
 from saereg_plugin.errors import InputError, printable
+
+if TYPE_CHECKING:
+    import torch
 
 _GROUPS = Path("/sys/fs/cgroup")
 
 
 def fast_dtype(device: str) -> str:
     """Return "bfloat16" where the device multiplies it in hardware, else "float32"."""
+    import torch
+
     if torch.device(device).type == "cuda":
         return (
             "bfloat16"
@@ -42,6 +50,8 @@ def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
     Raises:
         InputError: if no dtype has that name, or models cannot compute in it.
     """
+    import torch
+
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise InputError(
@@ -84,6 +94,8 @@ def require_device(device: str) -> torch.device:
         InputError: naming the devices of this machine, if no device has that name, its
             driver is missing, or its index is too large.
     """
+    import torch
+
     # torch takes a number for the index of a GPU
     if not isinstance(device, str):
         raise InputError(f"Device {device!r} is no text; expected 'cpu' or 'cuda:1'.")
@@ -121,6 +133,8 @@ def _device_names() -> str:
 
 def _device_count(kind: str) -> int:
     """Return the number of devices of a type that torch can compute on."""
+    import torch
+
     if kind == "cpu":
         return 1
     if kind == "mps":
@@ -140,6 +154,8 @@ def memory_bytes(device: torch.device) -> int:
     ``ulimit -v``.
     """
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[1]
     memory = psutil.virtual_memory().total + psutil.swap_memory().total
     return min([memory, *_limits()])
@@ -314,6 +330,8 @@ def _how_to_install(extra: str, missing: list[str]) -> str:
 
 def hardware() -> dict[str, Any]:
     """Return the facts of this machine that decide speed."""
+    import torch
+
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -5,26 +5,31 @@ The tables are empty until the modules of what they hold are imported, and this 
 none of these. Installed packages add to a table by an entry point, see ``Table``. Registering
 an architecture also enters it in SAELens' public registry, under which its runners and loaders
 find it.
+
+Readers of results need the defaults of regularisers, and no torch: those of this package are
+also stored, in ``DEFAULTS``. ``saereg-bench schemas --write`` makes the file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sae_lens import TrainingSAE, TrainingSAEConfig, register_sae_training_class
-from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
-
 from saereg_plugin.errors import InputError, suggest
 
 if TYPE_CHECKING:
+    from sae_lens import TrainingSAE, TrainingSAEConfig
+
     from saereg_plugin.config import MechanicConfig, RegularizerConfig
 
 R = TypeVar("R", bound="RegularizerConfig")
@@ -40,9 +45,9 @@ class Table(MutableMapping[str, V]):
     Entries by name, with those of installed packages.
 
     A package's entry point in the group ``saereg_plugin.<kind>`` has the name of an entry and
-    names a module, or a class in it, whose import registers the entry. The entry points are loaded when the names are
-    listed, or when an unknown name is looked up. A package that cannot be loaded is left out
-    with a warning.
+    names a module, or a class in it, whose import registers the entry. The entry points are
+    loaded, after what this package has, when the names are listed or an unknown name is looked
+    up. A package that cannot be loaded is left out with a warning.
 
     Args:
         kind: "regularizers", "mechanics" or "architectures".
@@ -58,8 +63,19 @@ class Table(MutableMapping[str, V]):
         """Return an entry whose module was imported, or None; imports nothing."""
         return self._entries.get(name)
 
+    def installed(self, name: str) -> V | None:
+        """Return an entry that was registered or is another package's, or None."""
+        if name not in self._entries:
+            self._load_packages()
+        return self._entries.get(name)
+
     def load(self) -> None:
-        """Import the entry points of installed packages, once."""
+        """Import what this package has, and the entry points of installed packages, once."""
+        # whereupon this package registers its own, see its docstring
+        importlib.import_module("sae_lens")
+        self._load_packages()
+
+    def _load_packages(self) -> None:
         if self._is_loaded:
             return
         # first, as the packages read the table
@@ -232,18 +248,75 @@ def acts(regularizer: Any) -> bool:
     """
     if not isinstance(regularizer, Mapping):
         return False
-    known = REGULARIZERS.get(str(regularizer.get("name")))
     # without a coefficient in the file it is the class' own, which for some is not 0
-    default = 0.0 if known is None else known.coefficient
+    default = regularizer_defaults(str(regularizer.get("name"))).get("coefficient", 0.0)
     schedule = regularizer.get("schedule")
     final = _final(schedule) if isinstance(schedule, Mapping) else 0
     return bool(regularizer.get("coefficient", default) or final)
+
+
+def decays(mechanic: Any) -> bool:
+    """Return whether a mechanic, a mapping of fields, is ``weight_decay`` with an effect."""
+    return (
+        isinstance(mechanic, Mapping)
+        and mechanic.get("name") == "weight_decay"
+        # its default decay is not 0
+        and bool(mechanic.get("decay", True))
+    )
 
 
 def _final(schedule: Mapping[str, Any]) -> Any:
     """Return what a schedule anneals to; 0 if it does not anneal."""
     anneals = schedule.get("anneal", "none") != "none"
     return schedule.get("final_coefficient", 0) if anneals else 0
+
+
+DEFAULTS = Path(__file__).parent / "regularizers" / "defaults.json"
+"""Defaults of the fields of this package's regularisers, by name."""
+
+
+def regularizer_defaults(name: str) -> Mapping[str, Any]:
+    """
+    Return the defaults of a regulariser's fields as a saved configuration has them.
+
+    They are empty for an unknown name. Those of this package are read from ``DEFAULTS``.
+
+    >>> regularizer_defaults("orthogonality")["coefficient"]
+    0.25
+    """
+    stored = _stored_defaults()
+    if name in stored:
+        return stored[name]
+    cls = REGULARIZERS.installed(name)
+    return {} if cls is None else _defaults(cls)
+
+
+def defaults_text() -> str:
+    """Return the content of ``DEFAULTS``, from the classes; others' are left out."""
+    package = __name__.partition(".")[0]
+    found = {
+        name: _defaults(cls)
+        for name, cls in sorted(REGULARIZERS.items())
+        if cls.__module__.partition(".")[0] == package
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
+@cache
+def _stored_defaults() -> Mapping[str, Mapping[str, Any]]:
+    return json.loads(DEFAULTS.read_text(encoding="utf-8"))
+
+
+def _defaults(cls: type[RegularizerConfig]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        value: Any = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        if value is not dataclasses.MISSING:
+            nested = getattr(value, "__dataclass_fields__", None) is not None
+            found[field.name] = dataclasses.asdict(value) if nested else value
+    return found
 
 
 def register_architecture(
@@ -258,6 +331,9 @@ def register_architecture(
     Raises:
         InputError: if SAELens knows another class by that name.
     """
+    from sae_lens import register_sae_training_class
+    from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+
     name = config_class.architecture()
     known = SAE_TRAINING_CLASS_REGISTRY.get(name)
     if known is not None:
@@ -279,18 +355,20 @@ def training_classes(
     Raises:
         InputError: if SAELens knows no such architecture; names the nearest.
     """
+    from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+
     if architecture not in SAE_TRAINING_CLASS_REGISTRY:
         ARCHITECTURES.load()
     if architecture not in SAE_TRAINING_CLASS_REGISTRY:
         raise InputError(
             f"Unknown architecture {architecture!r}. "
-            f"{_suggest_architecture(architecture)}"
+            f"{_suggest_architecture(architecture, SAE_TRAINING_CLASS_REGISTRY)}"
         )
     return SAE_TRAINING_CLASS_REGISTRY[architecture]
 
 
-def _suggest_architecture(name: str) -> str:
+def _suggest_architecture(name: str, known: Iterable[str]) -> str:
     # SAELens' registry has its own architectures as well as ours
     if ARCHITECTURES.left_out(name):
         return ARCHITECTURES.suggest(name)
-    return suggest(name, SAE_TRAINING_CLASS_REGISTRY)
+    return suggest(name, known)

@@ -15,7 +15,15 @@ from typing_extensions import override
 
 import saereg_plugin as sr
 from saereg_plugin.registry import ARCHITECTURES as REGISTERED
-from saereg_plugin.registry import training_classes
+from saereg_plugin.registry import (
+    DEFAULTS,
+    REGULARIZERS,
+    acts,
+    decays,
+    defaults_text,
+    regularizer_defaults,
+    training_classes,
+)
 from tests.forked import forked
 from tests.training import ARCHITECTURES, make_trainer, run_steps
 
@@ -62,6 +70,33 @@ def test_unknown_architecture_suggests_the_nearest() -> None:
         sr.InputError, match="'regularised_topk'. Did you mean 'regularized_topk'"
     ):
         training_classes("regularised_topk")
+
+
+def test_the_stored_defaults_are_those_of_the_classes() -> None:
+    """Otherwise run ``saereg-bench schemas --write``."""
+    assert DEFAULTS.read_text(encoding="utf-8") == defaults_text()
+    assert regularizer_defaults("no_such_name") == {}
+
+
+def test_defaults_of_others_are_read_from_their_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Own(sr.RegularizerConfig):
+        coefficient: float = 0.5
+
+    monkeypatch.setitem(REGULARIZERS, "an_own_one", Own)
+    assert regularizer_defaults("an_own_one")["coefficient"] == 0.5
+    assert acts({"name": "an_own_one"})
+    assert not acts({"name": "an_own_one", "coefficient": 0})
+
+
+def test_decay_acts_unless_it_is_0() -> None:
+    decay = sr.WeightDecay()
+    assert decay.decay != 0 and decays({"name": decay.name})
+    assert decays(decay.to_dict())
+    assert not decays({"name": decay.name, "decay": 0})
+    assert not decays({"name": "resampling"})
 
 
 def test_importing_twice_is_harmless() -> None:

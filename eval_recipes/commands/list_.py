@@ -31,10 +31,19 @@ def list_(
     if name is None:
         _print_all(console, releases=releases)
         return
+    for found in _descriptions(name):
+        _print_one(found, console)
+
+
+def _descriptions(name: str) -> list[Any]:
+    from eval_recipes.tables.listing import stored_descriptions
+
+    stored = stored_descriptions(name)
+    if stored:
+        return stored
     from eval_recipes.tables.description import describe
 
-    for found in describe(name):
-        _print_one(found, console)
+    return describe(name)
 
 
 def _print_all(console: Console, *, releases: bool) -> None:

@@ -1,4 +1,4 @@
-"""``saereg-bench schemas``: JSON schemas of results and of sweep.yaml, and the listing."""
+"""``saereg-bench schemas``: JSON schemas, and what is stored of the registries."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ def schemas(
     ] = False,
 ) -> None:
     """
-    List the JSON schemas and the listing; --write makes them from the code, --check compares.
+    List the JSON schemas and the listings; --write makes them from the code, --check compares.
     """
     require_bench("schemas")
     from eval_recipes.registry import RECIPES
     from eval_recipes.results.schemas import schema_text
     from eval_recipes.running.evaluation import schema_files
     from eval_recipes.tables import listing
+    from eval_recipes.tables.description import descriptions_text
+    from saereg_plugin import registry
     from saereg_plugin.errors import InputError
     from saereg_plugin.files import write_text
     from saereg_plugin.sweeps import config as sweeps
@@ -35,7 +37,9 @@ def schemas(
         raise InputError("--write and --check exclude each other; name one.")
     texts = {
         sweeps.SCHEMA: sweeps.schema_text(),
+        registry.DEFAULTS: registry.defaults_text(),
         listing.LISTING: listing.listing_text(),
+        listing.DESCRIPTIONS: descriptions_text(),
     }
     for name in RECIPES:
         files = schema_files(name)

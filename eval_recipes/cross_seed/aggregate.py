@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from eval_recipes.cross_seed.metrics import PAIR_METRICS
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import (
     BY_ENCODER,
-    PAIR_METRICS,
     SYMMETRIC,
     UNBOUNDED,
     PairFigures,

@@ -23,6 +23,7 @@ from eval_recipes.cross_seed.measure import (
     headline_rank,
 )
 from eval_recipes.cross_seed.metrics import (
+    PAIR_METRICS,
     FiringMetrics,
     HeldOutMetrics,
     LossMetrics,
@@ -45,7 +46,7 @@ from eval_recipes.cross_seed.output import (
     SubspaceCategory,
     UnstableOverlap,
 )
-from eval_recipes.cross_seed.pairs import PAIR_METRICS, Match
+from eval_recipes.cross_seed.pairs import Match
 from eval_recipes.cross_seed.roles import role_of
 from eval_recipes.cross_seed.stable_loss import loss_names
 from eval_recipes.results.files import unstructured

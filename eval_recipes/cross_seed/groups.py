@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import Figures, Pairs, with_partners
+from eval_recipes.cross_seed.metrics import OVERLAPS, PAIR_METRICS
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import (
-    OVERLAPS,
-    PAIR_METRICS,
     SYMMETRIC,
     UNBOUNDED,
     PairFigures,

@@ -22,7 +22,6 @@ from eval_recipes.cross_seed.measure import (
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.output import (
     EVAL_TYPE_ID_CROSS_SEED,
-    TABLE_SUFFIX,
     CrossSeedEvalOutput,
     stability_table,
 )
@@ -31,6 +30,7 @@ from eval_recipes.cross_seed.reconstruction_share import (
     Carried,
     reconstruction_shares,
 )
+from eval_recipes.cross_seed.stability import TABLE_SUFFIX
 from eval_recipes.cross_seed.stable_loss import Parts, stable_losses
 from eval_recipes.results.subject import Failure, Subject
 from eval_recipes.running.context import RunContext

@@ -1,4 +1,4 @@
-"""Metrics of the cross-seed output that describe one SAE."""
+"""Metrics of the cross-seed output."""
 
 from __future__ import annotations
 
@@ -6,6 +6,26 @@ from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseMetrics
 
 from eval_recipes.results.metrics import metric, metric_class, value
+
+PAIR_METRICS = (
+    "mean_max_cos",
+    "mean_max_cos_decoder",
+    "mean_max_cos_encoder",
+    "fraction_paired",
+    "fraction_paired_symmetrised",
+    "pw_mcc_signed",
+    "pw_mcc_absolute",
+    "shared",
+    "shared_alive",
+)
+"""Metrics that are measured in pairs of SAEs."""
+
+OVERLAPS = (
+    "unstable_overlap",
+    "unstable_overlap_gaussian",
+    "unstable_overlap_excess",
+)
+"""Figures of pairs that are not means over latents."""
 
 
 @metric_class

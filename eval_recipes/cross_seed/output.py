@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import torch
 from pydantic import ConfigDict, Field
@@ -43,8 +42,8 @@ from eval_recipes.cross_seed.metrics import (
 )
 from eval_recipes.cross_seed.nulls import KINDS, SPAN_SIZES
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
+from eval_recipes.cross_seed.stability import STABILITY, read_stability
 from eval_recipes.results.metrics import metric, metric_class, value
-from eval_recipes.results.sidecar import SideTable
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import latent_stability, stable_mask
 
@@ -278,18 +277,6 @@ class CrossSeedEvalOutput(
     )
 
 
-TABLE_SUFFIX = "_stability.parquet"
-
-STABILITY = SideTable(
-    "Stability table",
-    "cross_seed",
-    "stability_table",
-    TABLE_SUFFIX,
-    ("latent", "alive", "stability"),
-)
-"""One row per latent; ``read`` takes its path or that of the result that names it."""
-
-
 def stability_table(group: Group, seed: int) -> Any:
     """
     Return the ``pyarrow.Table`` of one SAE, with a row for each latent.
@@ -356,11 +343,6 @@ def _null_columns(group: Group, seed: int) -> dict[str, Any]:
 def _with_nulls(values: Tensor) -> Any:
     """Return an array of float64 with NaN as null."""
     return pa.array(values.numpy(), pa.float64(), mask=values.isnan().numpy())
-
-
-def read_stability(path: str | Path) -> pd.DataFrame:
-    """Read a stability table, given its own path or that of a result; see ``SideTable.read``."""
-    return STABILITY.read(path)
 
 
 def stable_latents(

@@ -115,25 +115,6 @@ def unequal_shapes(saes: list[Loaded]) -> dict[str, str]:
 
 Side = Literal[0, 1]
 
-PAIR_METRICS = (
-    "mean_max_cos",
-    "mean_max_cos_decoder",
-    "mean_max_cos_encoder",
-    "fraction_paired",
-    "fraction_paired_symmetrised",
-    "pw_mcc_signed",
-    "pw_mcc_absolute",
-    "shared",
-    "shared_alive",
-)
-
-OVERLAPS = (
-    "unstable_overlap",
-    "unstable_overlap_gaussian",
-    "unstable_overlap_excess",
-)
-"""Figures of pairs that are not means over latents."""
-
 SYMMETRIC = frozenset(
     {
         "mean_max_cos",

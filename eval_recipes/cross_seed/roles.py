@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
 from eval_recipes.results.subject import Subject
 from eval_recipes.results.tidy import architecture
 from saereg_plugin.errors import InputError
-from saereg_plugin.registry import acts
+from saereg_plugin.registry import acts, decays
 from saereg_plugin.releases.release import LOADER, MANIFEST, read_release
-from saereg_plugin.sweeps.matched import decays
 
 MATCHED_TO = "matched_to"
 """Field of a release's provenance: group -> "release/group" whose alive count is its width."""
@@ -110,6 +107,10 @@ def matched_to(subject: Subject) -> str | None:
     Raises:
         InputError: if the field is no mapping of names.
     """
+    from sae_lens.loading.pretrained_saes_directory import (
+        get_pretrained_saes_directory,
+    )
+
     known = get_pretrained_saes_directory().get(subject.release)
     if known is None or known.conversion_func != LOADER:
         return None

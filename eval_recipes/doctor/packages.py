@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# Nothing of saereg_plugin is imported here: it imports torch, and a broken torch is one of
+# Nothing of saereg_plugin is imported here: much of it imports torch, and a broken torch is one of
 # the things to be found.
 OURS = "saereg-plugin"
 SHOWN = (

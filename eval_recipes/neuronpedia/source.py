@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from sae_lens import SAE
 
-from eval_recipes.cross_seed.output import read_stability
+from eval_recipes.cross_seed.stability import read_stability
 from eval_recipes.examples.reader import (
     EVAL,
     TEXT,

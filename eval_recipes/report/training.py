@@ -12,8 +12,8 @@ from eval_recipes.report.cells import Column, PageTable, number, table, text
 from eval_recipes.report.distributions import Plot
 from eval_recipes.report.source import PageSAE, Source, entries_of
 from saereg_plugin.errors import InputError
+from saereg_plugin.releases.records import RECORDS, load_records
 from saereg_plugin.releases.release import Release
-from saereg_plugin.sweeps.records import RECORDS, load_records
 
 _CURVES = {
     "loss": ("Loss", "loss of the training step", True),

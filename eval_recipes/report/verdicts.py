@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from eval_recipes.cross_seed.pairs import OVERLAPS, PAIR_METRICS
+from eval_recipes.cross_seed.metrics import OVERLAPS, PAIR_METRICS
 from eval_recipes.report.cells import Cell, Column, PageTable, figure, table, text
 from eval_recipes.report.meanings import meaning
 from eval_recipes.report.source import Source, extra_of, mapping

@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 from pydantic_core import to_jsonable_python
 from sae_bench.evals.base_eval_output import BaseEvalOutput
-from sae_lens import SAE
 
 from eval_recipes.results.outdated import are_outdated
 from eval_recipes.results.reading import SUFFIX, read_result, result_files
@@ -27,6 +26,9 @@ from eval_recipes.results.tidy import COLUMNS, data_of, frame_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import atomic_path, sha256, write_text
 from saereg_plugin.owned_folder import folder_lock
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
 
 SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = [*COLUMNS, "outdated"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from sae_lens import SAE
-from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+from typing import TYPE_CHECKING, Any
 
 from saereg_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
 
 _BY_HEAD = re.compile(r"\.attn\.hook_|\.hook_[qkv]_input$|\.hook_attn_in$")
 """Hooks whose activations have an axis of heads."""
@@ -31,6 +31,8 @@ class Subject:
 
     def load(self, device: str = "cpu") -> SAE[Any]:
         """Load the SAE through SAELens; the caller owns the object."""
+        from sae_lens import SAE
+
         return SAE.from_pretrained(self.release, self.sae_id, device=device)
 
 
@@ -53,6 +55,10 @@ class SubjectFacts:
     @classmethod
     def read(cls, subject: Subject) -> SubjectFacts:
         """Read the facts from the configuration that SAELens finds."""
+        from sae_lens.loading.pretrained_sae_loaders import (
+            load_sae_config_from_huggingface,
+        )
+
         cfg = load_sae_config_from_huggingface(subject.release, subject.sae_id)
         metadata: Mapping[str, Any] = cfg.get("metadata") or cfg
         arguments = metadata.get("model_from_pretrained_kwargs") or {}

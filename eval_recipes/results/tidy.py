@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from saereg_plugin.errors import printable
-from saereg_plugin.registry import REGULARIZERS, acts
+from saereg_plugin.registry import acts, regularizer_defaults
 
 COLUMNS = [
     "release",
@@ -222,23 +221,9 @@ def _mapping(cfg: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _regularizer(item: Mapping[str, Any]) -> str:
     name = str(item.get("norm") or item.get("name"))
     words = [name, f"{float(item.get('coefficient') or 0):g}"]
-    cls = REGULARIZERS.get(str(item.get("name")))
-    defaults = _defaults(cls) if cls is not None else {}
+    defaults = regularizer_defaults(str(item.get("name")))
     for key, value in item.items():
         if key not in _NOT_SHOWN and key in defaults and value != defaults[key]:
             # a schedule is a table of its own; that there is one must suffice here
             words.append(key if isinstance(value, Mapping) else f"{key}={value}")
     return " ".join(words)
-
-
-def _defaults(cls: type[Any]) -> dict[str, Any]:
-    """Return the defaults of a regulariser's fields as a saved configuration has them."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
-        value: Any = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            value = field.default_factory()
-        if value is not dataclasses.MISSING:
-            nested = getattr(value, "__dataclass_fields__", None) is not None
-            found[field.name] = dataclasses.asdict(value) if nested else value
-    return found

@@ -1,18 +1,25 @@
-"""The output of one SAE, from its texts and other measurements."""
+"""Table of texts and output of one SAE."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from eval_recipes.results.files import BaseFields, unstructured
 from eval_recipes.results.metrics import flat
 from eval_recipes.results.subject import Subject
+from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
+from eval_recipes.steering.generate.prompts import Prompt
+from eval_recipes.steering.judges.judge_trials import Judged
+from eval_recipes.steering.judges.log_probability import Fluency
 from eval_recipes.steering.judges.probe import ContrastReport
 from eval_recipes.steering.options import JudgeName, SteeringEvalConfig
 from eval_recipes.steering.output import (
@@ -25,7 +32,12 @@ from eval_recipes.steering.output import (
     SteeringPoint,
     StrengthMetrics,
 )
-from eval_recipes.steering.select.candidates import Candidates, Explained
+from eval_recipes.steering.select.candidates import (
+    Candidates,
+    Explained,
+    KnownStability,
+    interp_score,
+)
 from eval_recipes.steering.stats.association import Figure
 from eval_recipes.steering.stats.figures import (
     Counts,
@@ -36,9 +48,77 @@ from eval_recipes.steering.stats.figures import (
     links,
     rates,
 )
-from eval_recipes.steering.texts import results_of
+from eval_recipes.steering.texts import COLUMNS, TEXTS, results_of
 
 JUDGES: tuple[JudgeName, ...] = get_args(JudgeName)
+
+_OF_JUDGE = {
+    "score": pa.float64(),
+    "success": pa.bool_(),
+    "status": pa.string(),
+    "reason": pa.string(),
+}
+
+
+def texts_table(
+    judged: Judged,
+    explanations: Mapping[int, Explanation],
+    stability: KnownStability,
+    prompts: Sequence[Prompt],
+    subject: Subject,
+) -> Any:
+    """Return the ``pyarrow.Table`` of one SAE, a row per pair, arm by arm, calibration last."""
+    rows: list[dict[str, Any]] = []
+    shared_with = {
+        trial.latent: json.dumps(dict(stability.partners[trial.latent]), sort_keys=True)
+        for trial in judged.trials
+        if trial.latent in stability.partners
+    }
+    unknown = Fluency(math.nan, math.nan)
+    fluency = [*judged.fluency, *(unknown for _ in judged.calibration)]
+    trials = [*judged.trials, *judged.calibration]
+    for trial, fluent in zip(trials, fluency, strict=True):
+        explanation = explanations.get(trial.latent)
+        row: dict[str, Any] = {
+            "latent": trial.latent,
+            "explanation": explanation.text if explanation else None,
+            "interp_score": interp_score(explanation) if explanation else None,
+            "stability": stability.shares.get(trial.latent),
+            "shared_with": shared_with.get(trial.latent),
+            "arm": trial.arm,
+            "amount": trial.amount,
+            "strength": trial.strength,
+            "prompt": prompts[trial.prompt].text,
+            "repeat": trial.repeat,
+            "original": trial.original.text,
+            "text": trial.other.text,
+            "original_perplexity": _known(fluent.original),
+            "perplexity": _known(fluent.steered),
+            "near_ties": trial.original.near_ties + trial.other.near_ties,
+        }
+        rows.append(row)
+    kinds = dict(COLUMNS)
+    for judge, said in judged.verdicts.items():
+        learned = judged.calibration_verdicts.get(judge)
+        verdicts = [*said, *(learned or [None] * len(judged.calibration))]
+        kinds |= {f"{judge}_{name}": kind for name, kind in _OF_JUDGE.items()}
+        for row, verdict in zip(rows, verdicts, strict=True):
+            if verdict is not None:
+                row |= {
+                    f"{judge}_score": verdict.score,
+                    f"{judge}_success": verdict.success,
+                    f"{judge}_status": verdict.status.value,
+                    f"{judge}_reason": verdict.reason or None,
+                }
+    arrays = {
+        name: pa.array([row.get(name) for row in rows], kind)
+        for name, kind in kinds.items()
+    }
+    return TEXTS.of(arrays, subject, judges=list(judged.verdicts))
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from sae_lens import SAE
 
 from eval_recipes.chat import JudgeClient, check_judge, read_key
 from eval_recipes.chat.options import IDENTITY, PACING
-from eval_recipes.cross_seed.output import read_stability
+from eval_recipes.cross_seed.stability import read_stability
 from eval_recipes.results.files import base_fields, read_result
 from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Subject, SubjectFacts
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
 from eval_recipes.saebench.autointerp.options import explainer_prompts_identity
-from eval_recipes.steering.build_output import Measured, build_output
+from eval_recipes.steering.build_output import Measured, build_output, texts_table
 from eval_recipes.steering.generate.backend import parse_hook
 from eval_recipes.steering.generate.language_model import Models
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
@@ -36,7 +36,6 @@ from eval_recipes.steering.judges.probe import (
     train_probe,
 )
 from eval_recipes.steering.options import (
-    EVAL,
     FROM_RUN,
     SteeringEvalConfig,
     make_config,
@@ -57,7 +56,7 @@ from eval_recipes.steering.select.contrast import identity as contrast_identity
 from eval_recipes.steering.select.explanation_file import require_own_source
 from eval_recipes.steering.select.explanations import explain
 from eval_recipes.steering.select.latents import read_latents
-from eval_recipes.steering.texts import TEXTS_SUFFIX, read_texts, texts_table
+from eval_recipes.steering.texts import EVAL, TEXTS_SUFFIX, read_texts
 from saereg_plugin.errors import InputError
 
 TEXTS_FORMAT = 2

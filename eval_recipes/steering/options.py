@@ -13,10 +13,10 @@ from eval_recipes.chat.options import ChatOptions
 from eval_recipes.results.metrics import setting
 from eval_recipes.running.options import parse_options
 from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
+from eval_recipes.steering.judges.protocol import CALIBRATED
+from eval_recipes.steering.texts import EVAL
 from saereg_plugin.errors import InputError
 from saereg_plugin.metrics import ALIVE_THRESHOLD
-
-EVAL = "steering"
 
 JudgeName = Literal["embedding", "embedding_published", "log_probability", "chat"]
 Select = Literal["random", "stable", "explained", "contrast"]
@@ -157,10 +157,6 @@ class SteeringEvalConfig(ChatOptions, _OwnOptions):
     judge_temperature: float | None = setting(
         0.0, "Judge Temperature", "As published; null leaves it to the server", ge=0
     )
-
-
-CALIBRATED = ("embedding", "log_probability")
-"""Judges whose threshold is learned from unsteered pairs."""
 
 
 FROM_RUN = {"random_seed": "seed", "corpus": "corpus"}

@@ -12,7 +12,8 @@ from sae_bench.evals.base_eval_output import (
 )
 
 from eval_recipes.results.metrics import metric, metric_class, value
-from eval_recipes.steering.options import EVAL, SteeringEvalConfig
+from eval_recipes.steering.options import SteeringEvalConfig
+from eval_recipes.steering.texts import EVAL
 
 _UNSTEERED = "Unsteered Control"
 _RANDOM = "Random-direction Control"

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from eval_recipes.results.files import read_result
-from eval_recipes.steering.options import CALIBRATED
+from eval_recipes.steering.judges.protocol import CALIBRATED
 from eval_recipes.steering.stats.compare import steering_results
 from eval_recipes.steering.texts import judges_of, read_texts, results_of
 from saereg_plugin.errors import InputError, suggest

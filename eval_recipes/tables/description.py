@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from typing import Any, get_type_hints
 from pydantic_core import PydanticUndefined
 
 from eval_recipes.registry import RECIPES, UNAVAILABLE, load_evaluation
+from eval_recipes.tables.listing import Description, listing_text
 from saereg_plugin.errors import InputError, brief, suggest
 from saereg_plugin.machine import require_extra
 from saereg_plugin.presets import PRESETS
@@ -24,26 +26,6 @@ _ARXIV = re.compile(r"arXiv[ :]*(\d{4}\.\d{4,5})")
 _PLACES = re.compile(r"\b[a-z_]\w*\.(?=\w)")
 """Modules in a type, such as "saereg_plugin.config."."""
 _LITERAL = re.compile(r"Literal\[([^\]]*)\]")
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """
-    What a person wants to know before using a name.
-
-    Attributes:
-        title: kind and name.
-        text: docstring, with the formula.
-        sources: addresses of papers.
-        file: where it is defined.
-        fields: name, type, default, and meaning where the code says it.
-    """
-
-    title: str
-    text: str
-    sources: tuple[str, ...]
-    file: str
-    fields: tuple[tuple[str, str, str, str], ...]
 
 
 def describe(name: str) -> list[Description]:
@@ -76,6 +58,17 @@ def describe(name: str) -> list[Description]:
     raise InputError(
         f"Nothing is called {name!r}. {suggest(name, known)} 'saereg-bench list' names everything."
     )
+
+
+def descriptions_text() -> str:
+    """Return the content of ``listing.DESCRIPTIONS``, from the classes."""
+    listed = json.loads(listing_text())
+    titles = ("Regularisers", "Training mechanics", "Presets", "Evaluations")
+    names = [name for title in titles for name, _ in listed[title]]
+    found = {
+        name: [dataclasses.asdict(one) for one in describe(name)] for name in names
+    }
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def _architecture(name: str) -> Description:

@@ -1,8 +1,8 @@
 """
-Names and summaries of what can be trained and evaluated.
+Names, summaries and descriptions of what can be trained and evaluated.
 
-They are stored in ``listing.json`` next to this module, so that listing them does not import
-what they name. ``saereg-bench schemas --write`` makes the file from the registries.
+They are stored in two files next to this module, so that showing them does not import what they
+name. ``saereg-bench schemas --write`` makes the files from the registries.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from eval_recipes.registry import RECIPES, UNAVAILABLE, load_evaluation
+from saereg_plugin.machine import require_extra
 
 Rows = list[tuple[str, ...]]
 
 LISTING = Path(__file__).with_name("listing.json")
 """Rows by heading."""
+
+DESCRIPTIONS = Path(__file__).with_name("descriptions.json")
+"""
+Descriptions by name, except those of architectures.
+
+An architecture has the fields of SAELens' own, in the version that is installed.
+"""
 
 GROUPS = {
     "Architectures": "saereg_plugin.architectures",
@@ -34,6 +43,55 @@ GROUPS = {
 
 _EVALUATIONS = "Evaluations"
 _OURS = re.compile(r"(saereg_plugin|eval_recipes)\.")
+
+
+@dataclass(frozen=True)
+class Description:
+    """
+    What a person wants to know before using a name.
+
+    Attributes:
+        title: kind and name.
+        text: docstring, with the formula.
+        sources: addresses of papers.
+        file: where it is defined.
+        fields: name, type, default, and meaning where the code says it.
+    """
+
+    title: str
+    text: str
+    sources: tuple[str, ...]
+    file: str
+    fields: tuple[tuple[str, str, str, str], ...]
+
+
+def stored_descriptions(name: str) -> list[Description]:
+    """
+    Return a stored description for each kind of thing that has the name.
+
+    There is none of an architecture, of an unknown name, or where the name is also one of
+    another package: ``description.describe`` knows these.
+
+    Raises:
+        InputError: for an evaluation, if the packages that it needs are missing.
+    """
+    points = [point for group in GROUPS.values() for point in entry_points(group=group)]
+    own = _OURS.match(RECIPES.get(name, __name__))
+    if not own or name in {point.name for point in points}:
+        return []
+    if name in RECIPES:
+        require_extra("bench", f"`saereg-bench list {name}`")
+    stored = json.loads(DESCRIPTIONS.read_text(encoding="utf-8"))
+    return [
+        Description(
+            one["title"],
+            one["text"],
+            tuple(one["sources"]),
+            one["file"],
+            tuple(tuple(field) for field in one["fields"]),
+        )
+        for one in stored.get(name, ())
+    ]
 
 
 def sections() -> dict[str, Rows]:
@@ -92,8 +150,8 @@ def listing_text() -> str:
 
 
 def _first_lines(table: Mapping[str, type[Any]]) -> Iterator[tuple[str, str]]:
-    """Yield each name with the first line of its module."""
-    for name, cls in table.items():
+    """Yield each name with the first line of its module, in the order of the modules."""
+    for name, cls in sorted(table.items(), key=lambda entry: entry[1].__module__):
         if _OURS.match(cls.__module__):
             doc = inspect.getdoc(sys.modules[cls.__module__]) or ""
             yield name, doc.split("\n")[0]

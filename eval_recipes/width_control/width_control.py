@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from eval_recipes.cross_seed.pairs import PAIR_METRICS
+from eval_recipes.cross_seed.metrics import PAIR_METRICS
 from eval_recipes.results.differences import Difference, group_minus_other
 from eval_recipes.results.tidy import one_line
 from eval_recipes.statistics.interval import OVER_SEEDS, Interval

@@ -18,11 +18,9 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from sae_lens import SAE
-from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from saereg_plugin.checks import is_finite, require_name, stays_inside
 from saereg_plugin.errors import InputError, brief, suggest
@@ -30,6 +28,9 @@ from saereg_plugin.files import write_text
 from saereg_plugin.html import html_block
 from saereg_plugin.owned_folder import kind_of
 from saereg_plugin.yaml_text import dump_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,11 @@ class Release:
         Raises:
             InputError: if there is no such SAE, or the release was not opened.
         """
+        from sae_lens import SAE
+        from sae_lens.loading.pretrained_saes_directory import (
+            get_pretrained_saes_directory,
+        )
+
         if sae_id not in self.ids:
             raise InputError(
                 f"No SAE {sae_id!r} in release {self.name!r}. {suggest(sae_id, self.ids)}"

@@ -1,12 +1,13 @@
 """Sweeps: a grid of SAEs trained on one stream of activations."""
 
+from saereg_plugin.releases.records import last_records, load_records
 from saereg_plugin.sweeps.cache import cache_sweep, sweep_of_source
 from saereg_plugin.sweeps.config import SweepConfig, read_sweep, sweep_from
 from saereg_plugin.sweeps.flags import is_regularized, sweep_from_flags
 from saereg_plugin.sweeps.matched import matched_sweep
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import Plan, plan_sweep
-from saereg_plugin.sweeps.records import Stopped, last_records, load_records
+from saereg_plugin.sweeps.records import Stopped
 from saereg_plugin.sweeps.run import SweepResult, run_sweep, train
 from saereg_plugin.sweeps.saving import release_name
 from saereg_plugin.sweeps.trainer import SweepTrainer, open_trainer

@@ -10,9 +10,8 @@ from typing import Any
 from sae_lens import SAE
 
 from saereg_plugin.errors import InputError
-from saereg_plugin.mechanics.weight_decay import WeightDecay
 from saereg_plugin.metrics import alive_mask
-from saereg_plugin.registry import acts
+from saereg_plugin.registry import acts, decays
 from saereg_plugin.releases.hub import whole_folder
 from saereg_plugin.releases.opening import open_release
 from saereg_plugin.releases.release import Release
@@ -145,15 +144,6 @@ def _groups_with(
 ) -> set[str]:
     """Return the groups with an entry of the list ``key`` for which ``holds``."""
     return {group for group, f in given.items() if any(map(holds, f.get(key) or []))}
-
-
-def decays(mechanic: Any) -> bool:
-    """Return whether a mechanic, a mapping of fields, is ``weight_decay`` with an effect."""
-    return (
-        isinstance(mechanic, Mapping)
-        and mechanic.get("name") == WeightDecay.name
-        and bool(mechanic.get("decay", WeightDecay.decay))
-    )
 
 
 def _median_alive(release: Release, sae_ids: list[str]) -> int:

@@ -13,7 +13,7 @@ from saereg_plugin.checks import require_name
 from saereg_plugin.files import atomic_path, write_text
 from saereg_plugin.machine import require_extra
 from saereg_plugin.owned_folder import open_owned
-from saereg_plugin.sweeps.records import load_records
+from saereg_plugin.releases.records import load_records
 
 KIND = "records"
 """Kind of a folder of these files in its mark."""

@@ -25,6 +25,7 @@ from saereg_plugin.owned_folder import MARK, OwnedFolder, open_owned, require_ow
 from saereg_plugin.process import stop_on_signal
 from saereg_plugin.releases.hashes import verify_files
 from saereg_plugin.releases.opening import register_release
+from saereg_plugin.releases.records import RECORDS
 from saereg_plugin.releases.release import KIND, MANIFEST, Release, read_release
 from saereg_plugin.sweeps.checkpoint import (
     CHECKPOINT,
@@ -44,7 +45,7 @@ from saereg_plugin.sweeps.checkpoint import (
 from saereg_plugin.sweeps.config import SweepConfig, sweep_from
 from saereg_plugin.sweeps.members import Member, expand
 from saereg_plugin.sweeps.plan import require_disk, required_memory
-from saereg_plugin.sweeps.records import RECORDS, require_record
+from saereg_plugin.sweeps.records import require_record
 from saereg_plugin.sweeps.saving import release_files, release_name, save_release
 from saereg_plugin.sweeps.source import with_source
 from saereg_plugin.sweeps.trainer import (

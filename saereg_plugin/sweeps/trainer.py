@@ -23,6 +23,7 @@ from saereg_plugin.files import writing_into
 from saereg_plugin.owned_folder import OwnedFolder, open_owned
 from saereg_plugin.process import StopFlag
 from saereg_plugin.regularizers.mutual_features import link_groups, unlink
+from saereg_plugin.releases.records import RECORDS
 from saereg_plugin.releases.release import KIND
 from saereg_plugin.sweeps.checkpoint import (
     STREAM,
@@ -41,7 +42,6 @@ from saereg_plugin.sweeps.members import (
     trainer_config,
 )
 from saereg_plugin.sweeps.records import (
-    RECORDS,
     STOPPED,
     GradientNorm,
     Stopped,

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student_t
 
-from eval_recipes.cross_seed.output import read_stability
+from eval_recipes.cross_seed.stability import read_stability
 from eval_recipes.report.latents.inputs import short
 from eval_recipes.results.headlines import L0
 from eval_recipes.tables.table import digits

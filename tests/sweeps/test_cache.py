@@ -14,8 +14,8 @@ from saereg_plugin.activations.arrays import ArraySource
 from saereg_plugin.activations.cache import open_cache, write_cache
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256
+from saereg_plugin.releases.records import load_records
 from saereg_plugin.sweeps import SweepConfig, cache_sweep, run_sweep, train
-from saereg_plugin.sweeps.records import load_records
 from tests.sweeps.test_disk import sweep_on
 
 TEMPORAL = {"regularizers": [{"name": "temporal_difference", "coefficient": 1e-3}]}

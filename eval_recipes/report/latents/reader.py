@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from eval_recipes.cross_seed.output import STABILITY
+from eval_recipes.cross_seed.stability import STABILITY
 from eval_recipes.death.output import DEATHS
 from eval_recipes.examples.reader import SAEExamples, read_examples
 from eval_recipes.mdl.output import BALANCE
@@ -27,9 +25,11 @@ from eval_recipes.report.latents.inputs import (
 from eval_recipes.report.source import PageSAE, Record, Source, extra_of, mapping
 from eval_recipes.steering.texts import judges_of, read_texts, results_of
 from saereg_plugin.errors import InputError
-from saereg_plugin.metrics import encoder_decoder_cosines
 
 T = TypeVar("T")
+
+_WEIGHTS = "sae_weights.safetensors"
+"""SAELens' ``SAE_WEIGHTS_FILENAME``; to import it would import all of SAELens."""
 
 _ABSENT = {
     "examples": "No activating examples: the evaluation 'examples' has no result of this SAE.",
@@ -137,8 +137,13 @@ class _Reader:
         if found is None or found[0].folder is None:
             return None
         folder, entry = found[0].folder, found[1]
+        # a page without a release needs no torch
+        from safetensors.torch import load_file
+
+        from saereg_plugin.metrics import encoder_decoder_cosines
+
         try:
-            weights = load_file(folder / entry.path / SAE_WEIGHTS_FILENAME)
+            weights = load_file(folder / entry.path / _WEIGHTS)
         except (OSError, SafetensorError):
             # the page names files of a release that are missing
             return None

@@ -6,14 +6,19 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scipy.stats import beta
 
-from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.stats.rates import make_trials, success_rate
 from saereg_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from eval_recipes.steering.generate.decoding import Continuation
+
+CALIBRATED = ("embedding", "log_probability")
+"""Judges whose threshold is learned from unsteered pairs."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
-from eval_recipes.cross_seed.output import read_stability
+from eval_recipes.cross_seed.stability import read_stability
 from eval_recipes.results.files import read_result, result_name
 from eval_recipes.results.reading import result_files
 from eval_recipes.results.subject import Subject, SubjectFacts

@@ -13,8 +13,7 @@ import pandas as pd
 from eval_recipes.results.files import read_result
 from eval_recipes.results.reading import result_files
 from eval_recipes.statistics.seeds import Interval
-from eval_recipes.steering.judges.protocol import Threshold, calibrate
-from eval_recipes.steering.options import CALIBRATED, EVAL
+from eval_recipes.steering.judges.protocol import CALIBRATED, Threshold, calibrate
 from eval_recipes.steering.stats.association import interaction
 from eval_recipes.steering.stats.figures import (
     Links,
@@ -41,7 +40,7 @@ from eval_recipes.steering.stats.rates import (
     restricted,
     success_rate,
 )
-from eval_recipes.steering.texts import CALIBRATION, read_texts
+from eval_recipes.steering.texts import CALIBRATION, EVAL, read_texts
 from saereg_plugin.errors import InputError
 
 SaeKey = tuple[str, str]

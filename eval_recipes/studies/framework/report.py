@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from eval_recipes.cross_seed.groups import SEEDS_DEPEND
-from eval_recipes.cross_seed.pairs import OVERLAPS, PAIR_METRICS
+from eval_recipes.cross_seed.metrics import OVERLAPS, PAIR_METRICS
 from eval_recipes.results.differences import (
     Difference,
     GroupDifference,

@@ -11,9 +11,12 @@ from pydantic import TypeAdapter
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from torch import Tensor
 
-from eval_recipes.cross_seed.metrics import SharedMetrics, SimilarityMetrics
+from eval_recipes.cross_seed.metrics import (
+    PAIR_METRICS,
+    SharedMetrics,
+    SimilarityMetrics,
+)
 from eval_recipes.cross_seed.output import CrossSeedEvalOutput, CrossSeedPair
-from eval_recipes.cross_seed.pairs import PAIR_METRICS
 from eval_recipes.results.differences import load_group_differences
 from eval_recipes.results.files import load_results, read_result
 from eval_recipes.results.subject import Subject

@@ -16,9 +16,9 @@ from eval_recipes.cross_seed.aggregate import (
     with_partners,
 )
 from eval_recipes.cross_seed.groups import difference_over_latents, over_latents
+from eval_recipes.cross_seed.metrics import PAIR_METRICS
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.cross_seed.pairs import (
-    PAIR_METRICS,
     PairFigures,
     Weights,
     measure_pair,

@@ -12,11 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from eval_recipes.cross_seed.output import (
-    STABILITY,
-    read_stability,
-    stable_latents,
-)
+from eval_recipes.cross_seed.output import stable_latents
+from eval_recipes.cross_seed.stability import STABILITY, read_stability
 from eval_recipes.results.reading import read_result
 from eval_recipes.statistics.seeds import FEW_SEEDS, over_pairs
 from saereg_plugin.errors import InputError

@@ -15,6 +15,7 @@ import typer
 from eval_recipes.commands.results import plot, show
 from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
+from eval_recipes.steering.build_output import texts_table
 from eval_recipes.steering.generate.decoding import Continuation
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.generate.trials import Arm, Trial
@@ -31,7 +32,6 @@ from eval_recipes.steering.texts import (
     TEXTS,
     read_texts,
     results_of,
-    texts_table,
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import sha256

@@ -10,12 +10,14 @@ from typer.testing import CliRunner
 
 from eval_recipes.cli import app
 from eval_recipes.registry import RECIPES, UNAVAILABLE
-from eval_recipes.tables.description import describe
+from eval_recipes.tables.description import describe, descriptions_text
 from eval_recipes.tables.listing import (
+    DESCRIPTIONS,
     LISTING,
     listing_text,
     public_releases,
     sections,
+    stored_descriptions,
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.presets import PRESETS
@@ -55,6 +57,17 @@ def test_the_stored_listing_is_that_of_the_registries() -> None:
     assert LISTING.read_text(encoding="utf-8") == listing_text()
 
 
+def test_the_stored_descriptions_are_those_of_the_classes() -> None:
+    """Otherwise run ``saereg-bench schemas --write``."""
+    assert DESCRIPTIONS.read_text(encoding="utf-8") == descriptions_text()
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_all_but_architectures_are_shown_from_what_is_stored(name: str) -> None:
+    stored = stored_descriptions(name)
+    assert stored == ([] if name in TABLES["Architectures"] else describe(name))
+
+
 def test_sections_hold_every_registered_name() -> None:
     found = sections()
     assert {title: [row[0] for row in found[title]] for title in TABLES} == TABLES
@@ -84,9 +97,12 @@ def test_entry_points_of_other_packages_are_listed_without_importing_them(
     )
     (folder / "entry_points.txt").write_text(
         "[saereg_plugin.regularizers]\nround_rows = no_such_module:RoundRows\n"
+        "[saereg_plugin.mechanics]\northogonality = no_such_module\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert described("Regularisers")["round_rows"] == "of the package tiny-own"
+    # another package has something of this name, too
+    assert stored_descriptions("orthogonality") == []
 
 
 def test_an_evaluation_of_ones_own_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +110,8 @@ def test_an_evaluation_of_ones_own_is_listed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(RECIPES, "counting", place)
     assert described("Evaluations")["counting"] == "a throwaway"
     assert "counting" not in listing_text()
+    monkeypatch.setitem(RECIPES, "core", place)
+    assert stored_descriptions("core") == []
 
 
 @pytest.mark.parametrize("name", SHOWN)

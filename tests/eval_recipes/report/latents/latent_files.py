@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from eval_recipes.cross_seed.output import STABILITY
+from eval_recipes.cross_seed.stability import STABILITY
 from eval_recipes.examples.reader import EXAMPLES, INPUTS
 from eval_recipes.mdl.output import BALANCE
 from eval_recipes.mdl.output import COLUMNS as COLUMNS_OF_BALANCE

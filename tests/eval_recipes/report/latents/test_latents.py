@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from eval_recipes.cross_seed.output import STABILITY
+from eval_recipes.cross_seed.stability import STABILITY
 from eval_recipes.report.embedding import compact, packed
 from eval_recipes.report.latents.payload import SAEPayload, latents_of
 from eval_recipes.report.source import read_source
