@@ -232,10 +232,9 @@ def _gains(
         figures |= _loss(pairs, wanted, measured, seed=seed)
         figures["latents"] = Interval(float(one.latents), None, None, len(wanted))
         figures["fire_again"] = _fire_again(one, wanted, measured)
-        rows += [
-            dict(zip(COLUMNS, (one.group, of, name, f.value, f.low, f.high, f.n)))
-            for name, f in figures.items()
-        ]
+        for name, f in figures.items():
+            values: tuple[Any, ...] = (of, name, f.value, f.low, f.high, f.n)
+            rows.append(dict(zip(COLUMNS, (one.group, *values), strict=True)))
     return rows
 
 

@@ -83,9 +83,10 @@ def _pre_activations(shape: Shape, *, device: str, seed: int) -> PreActivations:
     sae_in = torch.randn(shape.batch, shape.d_in, generator=generator)
     weight = torch.randn(shape.d_in, shape.d_sae, generator=generator)
     weight *= 0.1 / weight.norm(dim=0)
-    bias = torch.zeros(shape.d_sae)
-    on_device = (each.to(device) for each in (sae_in, weight, bias))
-    return PreActivations(*on_device, None, torch.float32)
+    bias = torch.zeros(shape.d_sae, device=device)
+    return PreActivations(
+        sae_in.to(device), weight.to(device), bias, None, torch.float32
+    )
 
 
 def require_picture(path: Path, suites: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,9 +170,7 @@ class FrozenModel:
             del value, hook
             return changed
 
-        hooks: list[tuple[str, Callable[..., Any]]] = [
-            (name, keep_it) for name in self._later[point]
-        ]
+        hooks: list[Any] = [(name, keep_it) for name in self._later[point]]
         if not start.enters:
             hooks.append((point, replace_it))
         given: dict[str, Any] = {"return_type": "logits"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -173,7 +173,6 @@ class FineTuneTrainer(SweepTrainer):
     weight_decay: float
     saved: Mapping[str, SavedSAE]
     trained_steps: int
-    source: ContextSource = field()
 
     @override
     def __post_init__(self) -> None:
@@ -193,7 +192,7 @@ class FineTuneTrainer(SweepTrainer):
     @override
     def train(self, stop: StopFlag, *, steps: int | None = None) -> bool:
         finished = super().train(stop, steps=steps)
-        self.source.frozen.require_unchanged()
+        self._frozen.require_unchanged()
         return finished
 
     @override
@@ -203,9 +202,14 @@ class FineTuneTrainer(SweepTrainer):
         for trainer in self.trainers.values():
             in_training_units(trainer.sae, trainer.activation_scaler)
 
+    @property
+    def _frozen(self) -> FrozenModel:
+        assert isinstance(self.source, ContextSource)
+        return self.source.frozen
+
     @override
     def _step_of(
         self, trainer: SAETrainer[Any, Any], batch: Any, point: str
     ) -> TrainStepOutput:
         assert isinstance(trainer, FineTuner)
-        return trainer.step_in_model(batch, self.source.frozen, point)
+        return trainer.step_in_model(batch, self._frozen, point)

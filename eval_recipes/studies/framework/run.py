@@ -175,7 +175,7 @@ def _finish(
     )
     frame, sections = measure_all(context, out)
     stage_of = {s.sae_id: name for name, each in subjects.items() for s in each}
-    frame = frame.assign(stage=frame["sae_id"].map(stage_of))
+    frame = frame.assign(stage=[stage_of[sae_id] for sae_id in frame["sae_id"]])
     run.frame = pd.concat([run.frame, frame], ignore_index=True)
     run.sections += sections
 
