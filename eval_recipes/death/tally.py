@@ -180,6 +180,8 @@ class DeathTally:
             gap = torch.where((pre > 0) & ~fired, bar - pre, torch.inf)
             self.gap = torch.minimum(self.gap, gap.amin(0).float().cpu())
             if self.start is not None and self.begin is not None:
+                # set with the first batch
+                assert self._scale is not None
                 acts, pre = self.start.encode_with_hidden_pre(
                     rows.float() * self._scale
                 )

@@ -166,8 +166,10 @@ def _print_gains(frame: Any) -> None:
         table.add_column(head)
     mean = frame.loc[frame["seed"].isna()]
     for row in mean.to_dict("records"):
-        ends = [None if row[end] != row[end] else row[end] for end in ("low", "high")]
-        found = Interval(row["value"], *ends, int(row["n"]))
+        low, high = (
+            None if row[end] != row[end] else row[end] for end in ("low", "high")
+        )
+        found = Interval(row["value"], low, high, int(row["n"]))
         figure = row["figure"].replace("_", " ")
         table.add_row(shown(row["group"]), figure, shown(cell(found)), str(row["n"]))
     open_console(soft_wrap=False).print(table)
