@@ -135,8 +135,9 @@ def span_shares(
         float64 [n, number of sizes].
 
     >>> rows, others = torch.tensor([[3.0, 4.0]]), torch.eye(2)
-    >>> [round(x, 6) for x in span_shares(rows, others, torch.tensor([[1, 0]]), [1, 2])[0].tolist()]
-    [0.64, 1.0]
+    >>> shares = span_shares(rows, others, torch.tensor([[1, 0]]), [1, 2])
+    >>> shares.round(decimals=6).tolist()
+    [[0.64, 1.0]]
     """
     if any(not 1 <= m <= ids.shape[1] for m in sizes):
         raise ValueError(f"expected sizes in 1 ... {ids.shape[1]}, got {list(sizes)}")
