@@ -12,21 +12,24 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from torch import Tensor
 
 from eval_recipes.death.activations import Figures, PointSums
-from eval_recipes.death.options import EVAL, DeathEvalConfig
+from eval_recipes.death.options import DeathEvalConfig
 from eval_recipes.death.output import (
-    ALIVE,
-    DEATHS,
-    DIED,
-    NEVER,
-    RELU,
-    SELECTION,
-    TABLE_SUFFIX,
-    UNKNOWN,
     ActivationMetrics,
     CountMetrics,
     DeathEvalOutput,
     DeathMetricCategories,
     ShareMetrics,
+)
+from eval_recipes.death.table import (
+    ALIVE,
+    DEATHS,
+    DIED,
+    EVAL,
+    NEVER,
+    RELU,
+    SELECTION,
+    TABLE_SUFFIX,
+    UNKNOWN,
 )
 from eval_recipes.death.tally import DeathTally, Mask, State
 from eval_recipes.results.files import base_fields, unstructured

@@ -8,8 +8,6 @@ from sae_bench.evals.base_eval_output import BaseEvalConfig
 from eval_recipes.results.metrics import setting
 from saereg_plugin.metrics.born_dead import TOKENS
 
-EVAL = "death"
-
 
 @dataclass
 class DeathEvalConfig(BaseEvalConfig):

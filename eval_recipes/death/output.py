@@ -11,25 +11,9 @@ from sae_bench.evals.base_eval_output import (
     BaseResultDetail,
 )
 
-from eval_recipes.death.options import EVAL, DeathEvalConfig
+from eval_recipes.death.options import DeathEvalConfig
+from eval_recipes.death.table import EVAL
 from eval_recipes.results.metrics import metric, metric_class, value
-from eval_recipes.results.sidecar import SideTable
-
-TABLE_SUFFIX = "_latents.parquet"
-
-ALIVE, NEVER, DIED, UNKNOWN = "alive", "never fired", "fired then died", "dead"
-"""Causes in the table; ``UNKNOWN`` where the release does not record its training's firing."""
-RELU, SELECTION = "relu", "selection"
-"""Pathways in the table: no pre-activation above 0, or one that was never selected."""
-
-DEATHS = SideTable(
-    what="Table of dead latents",
-    eval=EVAL,
-    field="latents",
-    ending=TABLE_SUFFIX,
-    columns=("latent", "cause", "pathway", "encoder_ratio", "collapsed"),
-)
-"""Table next to each result, a row per latent."""
 
 _CONTEXTS = "Contexts behind the figure"
 

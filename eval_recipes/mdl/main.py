@@ -7,9 +7,8 @@ from typing import Any
 from sae_lens import SAE
 
 from eval_recipes.mdl.figures import Measured, measure
-from eval_recipes.mdl.options import EVAL, MdlEvalConfig
+from eval_recipes.mdl.options import MdlEvalConfig
 from eval_recipes.mdl.output import (
-    TABLE_SUFFIX,
     CodeMetrics,
     LatentMetrics,
     MdlEvalOutput,
@@ -17,6 +16,7 @@ from eval_recipes.mdl.output import (
     WidthMetrics,
     latent_table,
 )
+from eval_recipes.mdl.table import EVAL, TABLE_SUFFIX
 from eval_recipes.mdl.tally import BYTES_PER_PAIR, CodeTally
 from eval_recipes.results.files import base_fields, unstructured
 from eval_recipes.results.metrics import flat, without_interval

@@ -9,8 +9,6 @@ from sae_bench.evals.base_eval_output import BaseEvalConfig
 
 from eval_recipes.results.metrics import setting
 
-EVAL = "mdl"
-
 WidthUnit = Literal["output", "latent"]
 
 

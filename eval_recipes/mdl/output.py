@@ -13,20 +13,10 @@ from sae_bench.evals.base_eval_output import (
 )
 
 from eval_recipes.mdl.latents import LatentBalance
-from eval_recipes.mdl.options import EVAL, MdlEvalConfig
+from eval_recipes.mdl.options import MdlEvalConfig
+from eval_recipes.mdl.table import BALANCE, EVAL
 from eval_recipes.results.metrics import metric, metric_class, value
-from eval_recipes.results.sidecar import SideTable
 from eval_recipes.results.subject import Subject
-
-TABLE_SUFFIX = "_latents.parquet"
-
-COLUMNS = (
-    *("latent", "fires", "firing_bits", "value_bits", "cost", "gain", "relative_gain"),
-    *("worth", "net", "net_low", "net_high", "break_even", "pays"),
-)
-
-BALANCE = SideTable("Table of latents", EVAL, "latents", TABLE_SUFFIX, COLUMNS)
-"""One row per latent."""
 
 _CONTEXTS = "Contexts behind the figure"
 _FIRE = "Latents that fire"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eval_recipes.death.output import DEATHS
+from eval_recipes.death.table import DEATHS
 from eval_recipes.report.cells import Column, PageTable, figure, number, table, text
 from eval_recipes.report.source import Source, extra_of, mapping, numbers
 from eval_recipes.statistics.interval import Interval

@@ -11,9 +11,9 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from eval_recipes.cross_seed.stability import STABILITY
-from eval_recipes.death.output import DEATHS
+from eval_recipes.death.table import DEATHS
 from eval_recipes.examples.reader import SAEExamples, read_examples
-from eval_recipes.mdl.output import BALANCE
+from eval_recipes.mdl.table import BALANCE
 from eval_recipes.report.latents.inputs import (
     Column,
     Explained,

@@ -13,7 +13,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from eval_recipes.death.activations import PointSums
-from eval_recipes.death.output import DEATHS
+from eval_recipes.death.table import DEATHS
 from eval_recipes.death.tally import DeathTally
 from eval_recipes.results.files import read_result, result_path
 from eval_recipes.running.context import RunContext

@@ -19,7 +19,8 @@ from eval_recipes.mdl.code import code_length
 from eval_recipes.mdl.figures import latent_figures, measure
 from eval_recipes.mdl.latents import latent_balance
 from eval_recipes.mdl.options import MdlEvalConfig
-from eval_recipes.mdl.output import BALANCE, COLUMNS, MdlEvalOutput
+from eval_recipes.mdl.output import MdlEvalOutput
+from eval_recipes.mdl.table import BALANCE, COLUMNS
 from eval_recipes.results.files import read_result, result_path
 from eval_recipes.results.schemas import schema_text
 from eval_recipes.running.context import RunContext

@@ -14,8 +14,8 @@ from PIL import Image
 
 from eval_recipes.cross_seed.stability import STABILITY
 from eval_recipes.examples.reader import EXAMPLES, INPUTS
-from eval_recipes.mdl.output import BALANCE
-from eval_recipes.mdl.output import COLUMNS as COLUMNS_OF_BALANCE
+from eval_recipes.mdl.table import BALANCE
+from eval_recipes.mdl.table import COLUMNS as COLUMNS_OF_BALANCE
 from eval_recipes.results.sidecar import SideTable, side_path
 from eval_recipes.results.subject import Subject
 from eval_recipes.steering.texts import COLUMNS, TEXTS
