@@ -39,6 +39,8 @@ from saereg_plugin.sweeps.config import sae_id
 
 _CHUNK_VALUES = 1 << 24
 """Codes held at once."""
+LEAST_GAIN = 1e-3
+"""Explained variance below which a gain is none, whatever its interval; ours."""
 COLUMNS = ("group", "seed", "figure", "value", "low", "high", "n")
 PATHOLOGICAL, USEFUL, OPEN = "pathological", "useful", "no gain shown"
 
@@ -112,7 +114,11 @@ class _Tally:
 
 
 def compare(
-    plan: RevivalPlan, context: RunContext, *, loss_contexts: int = 64
+    plan: RevivalPlan,
+    context: RunContext,
+    *,
+    loss_contexts: int = 64,
+    least_gain: float = LEAST_GAIN,
 ) -> Comparison:
     """
     Measure what each arm gained over the arm that was trained on as it was.
@@ -124,6 +130,7 @@ def compare(
         plan: the plan of the training.
         context: a run whose subjects are the trained arms.
         loss_contexts: contexts for the cross-entropy; 0 leaves it out.
+        least_gain: smallest change of the explained variance that a verdict calls one.
 
     Raises:
         InputError: if an arm cannot be measured, or was taken out of training.
@@ -134,7 +141,7 @@ def compare(
     for one in plan.revivals:
         found = _gains(plan, one, measured, seed=context.seed)
         rows += found
-        verdicts[one.group] = verdict(one, found)
+        verdicts[one.group] = verdict(one, found, least_gain=least_gain)
     return Comparison(pd.DataFrame(rows, columns=pd.Index(COLUMNS)), verdicts)
 
 
@@ -327,19 +334,24 @@ def _wilson(share: float, n: int) -> Interval:
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
-def verdict(one: Revival, rows: Sequence[Mapping[str, Any]]) -> str:
+def verdict(
+    one: Revival,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    least_gain: float = LEAST_GAIN,
+) -> str:
     """
     Return a sentence on the deaths of a group, by the mean gain of its seeds.
 
-    Deaths are pathological if latents that are given back raise the explained variance, with
-    an interval above 0, and useful if they lower it.
+    Deaths are pathological if latents that are given back raise the explained variance by
+    ``least_gain`` or more, with an interval above 0, and useful if they lower it likewise.
     """
     mean = {row["figure"]: row for row in rows if row["seed"] is None}
     own = mean["revived_variance_gain"]
     word = OPEN
-    if own["low"] is not None and own["low"] > 0:
+    if own["low"] is not None and own["low"] > 0 and own["value"] >= least_gain:
         word = PATHOLOGICAL
-    elif own["high"] is not None and own["high"] < 0:
+    if own["high"] is not None and own["high"] < 0 and own["value"] <= -least_gain:
         word = USEFUL
     told = (
         f"{one.group}: {word}; {one.latents} dead latents given back to each SAE change the "
@@ -353,5 +365,5 @@ def verdict(one: Revival, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _shown(row: Mapping[str, Any]) -> str:
     if row["low"] is None or row["high"] is None:
-        return f"{row['value']:+.4f}"
-    return f"{row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        return f"{row['value']:+.2g}"
+    return f"{row['value']:+.2g} [{row['low']:+.2g}, {row['high']:+.2g}]"

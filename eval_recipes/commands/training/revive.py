@@ -85,6 +85,14 @@ def revive(
             rich_help_panel=_MEASURE,
         ),
     ] = 64,
+    least_gain: Annotated[
+        float,
+        Option(
+            help="Smallest change of the explained variance that a verdict calls one.",
+            min=0.0,
+            rich_help_panel=_MEASURE,
+        ),
+    ] = 1e-3,
     device: Annotated[
         str,
         Option(help="auto (cuda, else mps, else cpu), or a torch device."),
@@ -139,7 +147,9 @@ def revive(
             heldout_tokens=heldout_tokens,
             device=resolve_device(device),
         )
-        found = compare(plan, context, loss_contexts=loss_contexts)
+        found = compare(
+            plan, context, loss_contexts=loss_contexts, least_gain=least_gain
+        )
     path = found.write(
         out / "revival.json",
         release=release,
@@ -149,6 +159,8 @@ def revive(
         dead_after=dead_after,
         heldout_tokens=heldout_tokens,
         loss_contexts=loss_contexts,
+        encoder_scale=encoder_scale,
+        least_gain=least_gain,
     )
     _print_gains(found.frame)
     for sentence in found.verdicts.values():

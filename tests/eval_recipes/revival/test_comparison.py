@@ -153,22 +153,24 @@ def test_the_patched_loss_equals_that_of_the_logits(made: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"),
+    ("value", "low", "high", "word"),
     [
-        (0.1, 0.3, "pathological"),
-        (-0.3, -0.1, "useful"),
-        (-0.1, 0.1, "no gain shown"),
-        (None, None, "no gain shown"),
+        (0.2, 0.1, 0.3, "pathological"),
+        (-0.2, -0.3, -0.1, "useful"),
+        (0.02, -0.1, 0.1, "no gain shown"),
+        (0.2, None, None, "no gain shown"),
+        (0.0002, 0.0001, 0.0003, "no gain shown"),
+        (-0.0002, -0.0003, -0.0001, "no gain shown"),
     ],
 )
-def test_the_verdict_goes_by_the_interval(
-    low: float | None, high: float | None, word: str
+def test_the_verdict_goes_by_interval_and_size(
+    value: float, low: float | None, high: float | None, word: str
 ) -> None:
     rows = [
         {
             "figure": "revived_variance_gain",
             "seed": None,
-            "value": 0.2,
+            "value": value,
             "low": low,
             "high": high,
         }
