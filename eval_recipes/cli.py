@@ -30,7 +30,6 @@ from eval_recipes.commands.console import (
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
 from eval_recipes.commands.export import export
-from eval_recipes.commands.finetune import finetune
 from eval_recipes.commands.list_ import list_
 from eval_recipes.commands.push import push
 from eval_recipes.commands.results import plot, report, show, table
@@ -40,6 +39,7 @@ from eval_recipes.commands.select import select
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.studies.study import study
 from eval_recipes.commands.train import train
+from eval_recipes.commands.training.finetune import finetune
 from eval_recipes.commands.training.revive import revive
 
 # torch and SAELens take many seconds to import; commands import what they use, so that

@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     )
     from saereg_plugin.regularizers.l1_l2_ratio import L1L2Ratio as L1L2Ratio
     from saereg_plugin.regularizers.mono_loss import MonoLoss as MonoLoss
+    from saereg_plugin.regularizers.multi_topk import MultiTopK as MultiTopK
     from saereg_plugin.regularizers.mutual_features import (
         MutualFeatures as MutualFeatures,
     )

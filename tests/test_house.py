@@ -38,7 +38,6 @@ ONE_FILE_EACH = ("commands", "mechanics", "regularizers")
 """Rooms with a file per command, mechanic or regulariser, however short."""
 ALONE = {
     "eval_recipes.results.schemas": "the command that uses it has no logic",
-    "eval_recipes.studies.catalogue": "imports nothing heavy, so that --help answers at once",
 }
 """Short modules with a single importer that stay, and why."""
 EVALUATION = ("main", "options", "output")

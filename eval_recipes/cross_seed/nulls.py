@@ -1,4 +1,4 @@
-"""Nulls of the unstable subspaces, and the share of a latent that another seed spans."""
+"""Nulls of unstable subspaces, and spans of another seed's latents."""
 
 from __future__ import annotations
 

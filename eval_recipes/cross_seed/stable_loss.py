@@ -1,4 +1,4 @@
-"""Loss of the language model with stable or unstable latents alone, and by stability."""
+"""Loss of the language model with some latents alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mdl evaluation: bits per token, and latents that do not pay for theirs."""
+"""The mdl evaluation: bits per token and unpaid latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sparse codes of one SAE along held-out inputs, with what each activation reconstructs."""
+"""Sparse codes of one SAE along held-out inputs."""
 
 from __future__ import annotations
 

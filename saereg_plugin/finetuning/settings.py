@@ -1,4 +1,4 @@
-"""Settings of a fine-tune, and the sweep that they make of a release."""
+"""Settings of a fine-tune, and the sweep they make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning steps of all SAEs of a release, each on the shared clean pass."""
+"""Fine-tuning steps of all SAEs on a shared clean pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds of the error of a bfloat16 product, for whole rows and groups of latents."""
+"""Bounds of the error of a bfloat16 product."""
 
 from __future__ import annotations
 

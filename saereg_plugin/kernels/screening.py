@@ -1,4 +1,4 @@
-"""Exact selection with a bfloat16 product that proves which latents cannot be selected."""
+"""Exact selection that rules out latents by a bfloat16 product."""
 
 from __future__ import annotations
 

@@ -112,6 +112,7 @@ def test_defaults_are_those_of_saelens(architecture: str) -> None:
         "mechanics",
         "decoder_constraint",
         "initialization",
+        "encoder_scale",
         "b_dec_init",
         "init_seed",
         "max_norm_multiple",

@@ -266,6 +266,12 @@ REFUSED = [
         ({"auxk_scaling": "sae_lens"}, SCALED, WHITENED),
     ),
     Refused(
+        '`sparse_step="screened"` with weights of another type than float32',
+        {"sparse_step": "screened", "dtype": "float64"},
+        "it compares float32 with bfloat16, and dtype is",
+        ({"sparse_step": "auto"}, {"sparse_step": "always"}, {"dtype": "float32"}),
+    ),
+    Refused(
         '`sparse_step="always"` with `layer_norm` or `constant_norm_rescale`',
         {"sparse_step": "always", "normalize_activations": "constant_norm_rescale"},
         "acts inside the step",

@@ -154,7 +154,7 @@ def test_every_refusal_of_a_combination_is_on_the_page() -> None:
     assert all(any(part in text for text in texts) for part in NO_COMBINATION)
     # one raise has several reasons
     reasons = list(obstacles())
-    assert len(reasons) == 2
+    assert len(reasons) == 3
     for words in reasons:
         assert any(case.message in words for case in REFUSED), words
 

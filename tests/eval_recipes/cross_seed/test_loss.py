@@ -136,7 +136,7 @@ def test_a_perfect_sae_costs_nothing(
     sae = tiny_sae(model_name, HOOK_NAME, activations.mean(0), 0)
     sae.cfg.k, sae.cfg.d_sae = d_in, 2 * d_in
     eye = torch.cat([torch.eye(d_in), -torch.eye(d_in)])
-    sae.W_dec.data, sae.W_enc.data = eye.clone(), eye.T.clone()
+    sae.W_dec.data, sae.W_enc.data = eye.clone(), eye.T.contiguous()
     sae.b_enc.data = torch.zeros(2 * d_in)
     subjects = save_release(tmp_path / "perfect", {"s0": sae})
     context = RunContext(subjects, tmp_path / "out")

@@ -32,7 +32,7 @@ def test_the_command_writes_and_compares(
     shipped = {
         tmp_path / path.name: cls for path, cls in schema_files("autointerp").items()
     }
-    assert len(shipped) == 2
+    assert len(shipped) == 3
     monkeypatch.setattr(evaluation, "schema_files", lambda _: shipped)
     monkeypatch.setattr(sweeps, "SCHEMA", tmp_path / sweeps.SCHEMA.name)
     run = CliRunner().invoke

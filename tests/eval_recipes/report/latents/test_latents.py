@@ -263,7 +263,7 @@ def test_what_is_no_explanation_is_left_out(tmp_path: Path) -> None:
 
 def test_parts_without_results_are_named(results: Path, tmp_path: Path) -> None:
     missing = payloads(results)["none-seed1"].data["missing"]
-    assert set(missing) == {"autointerp", "steering"}
+    assert set(missing) == {"autointerp", "death", "steering"}
     write(tmp_path, core("none", 0))
     assert latents_of(read_source(tmp_path), per_sae=3) == []
 
