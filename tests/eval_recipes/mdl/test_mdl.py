@@ -138,7 +138,7 @@ def test_saes_on_other_sources_are_coded(tmp_path: Path) -> None:
     context = RunContext(
         subjects_of(trained.release),
         tmp_path / "out",
-        source=sr.ArraySource(rows[:320]),
+        source=sr.ArraySource(rows[:320], split="all"),
         options={"mdl": {"n_resamples": 20}},
     )
     outcome = run_evals(["mdl"], context)
