@@ -156,8 +156,7 @@ def test_steps_are_those_of_the_published_loop(source: Path, tmp_path: Path) -> 
     (start,) = [each.sae for each in trainer.trainers.values()]
     (scaler,) = [each.activation_scaler for each in trainer.trainers.values()]
     point = trainer.members[0].point
-    stream = trainer.source.stream(None)  # pyright: ignore[reportArgumentType]
-    passes = [next(stream) for _ in range(6)]
+    passes = [next(trainer.stream) for _ in range(6)]
     plain = PlainTopK(
         *(
             getattr(start, name).detach()

@@ -688,7 +688,7 @@ def test_explanations_are_read_back(make: Make, tmp_path: Path):
         ({"latents": (1, 1)}, "each latent once"),
         ({"latents": (1, 256)}, "autointerp needs 257"),
         ({"latents": None, "n_latents": 257}, "has 256 latents"),
-        ({"explainer": "magic"}, "'judge' or 'tokens'"),
+        ({"explainer": "magic"}, "'judge', 'tokens' or 'n2g'"),
         ({"llm_context_size": 21}, "at least 22"),
         ({"judge_attempts": 0}, "judge_attempts is 0"),
         ({"judge_base_url": "127.0.0.1:8000"}, "expected an address"),
