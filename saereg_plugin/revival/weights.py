@@ -28,21 +28,52 @@ def load_trained_(
         scale: factor of the activations in training.
         steps: completed steps of the saved SAE.
     """
-    assert isinstance(sae, RegularizedMixin)
+    own = dict(own_tensors(sae))
+    state: dict[str, Tensor] = {}
+    for name, trained in trained_tensors(sae, saved, scale=scale).items():
+        tensor = own[name]
+        # a row of 0 would have no direction to be divided by
+        value = tensor.clone() if name == "W_dec" else torch.zeros_like(tensor)
+        axis = parameter_of(sae, name).latent_axis
+        whole = value if axis is None else value.narrow(axis, 0, trained.shape[axis])
+        whole.copy_(trained)
+        state[name] = value
+    load_state_(sae, state, steps=steps)
+
+
+@torch.no_grad()
+def trained_tensors(
+    sae: TrainingSAE[Any], saved: SAE[Any], *, scale: float
+) -> dict[str, Tensor]:
+    """
+    Return the tensors of a saved SAE as training has them, without those of components.
+
+    Saving folded the factor of the activations into the weights; this takes it out again.
+
+    Args:
+        sae: of the same architecture, of any width.
+        saved: the saved SAE.
+        scale: factor of the activations in training.
+    """
     source = dict(saved.state_dict())
     if "topk_threshold" in sae.state_dict():
         source["topk_threshold"] = source.pop("threshold").mean()
     cfg: Any = sae.cfg
     rescaled = cfg.unit_norm or getattr(cfg, "rescale_acts_by_decoder_norm", False)
-    state: dict[str, Tensor] = {}
-    for name, tensor in own_tensors(sae):
-        # a row of 0 would have no direction to be divided by
-        value = tensor.clone() if name == "W_dec" else torch.zeros_like(tensor)
-        trained = source[name].to(value)
-        axis = parameter_of(sae, name).latent_axis
-        whole = value if axis is None else value.narrow(axis, 0, trained.shape[axis])
-        whole.copy_(trained * _unfolded(sae, name, scale, rescaled=rescaled))
-        state[name] = value
+    return {
+        name: source[name].to(tensor) * _unfolded(sae, name, scale, rescaled=rescaled)
+        for name, tensor in own_tensors(sae)
+    }
+
+
+@torch.no_grad()
+def load_state_(sae: TrainingSAE[Any], state: dict[str, Tensor], *, steps: int) -> None:
+    """
+    Give a training SAE tensors such as ``trained_tensors`` returns, in place.
+
+    Schedules go on as after ``steps`` steps, and b_dec counts as initialised.
+    """
+    assert isinstance(sae, RegularizedMixin)
     sae.process_state_dict_for_loading(state)
     sae.load_state_dict(state)
     sae.step_index = steps
