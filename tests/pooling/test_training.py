@@ -199,7 +199,7 @@ def test_groups_with_levels_or_whitening_are_left_out(tmp_path: Path) -> None:
         },
         "white": {"normalize_activations": "covariance_whitening"},
     }
-    run_sweep(tiny_sweep(sae=UNIT, groups=groups), tmp_path / "own")
+    run_sweep(tiny_sweep(sae={**TINY, "d_sae": 96}, groups=groups), tmp_path / "own")
     with pytest.raises(InputError, match="levels: its latents have levels.*white: its"):
         plan_pool(tmp_path / "own")
 
