@@ -110,18 +110,11 @@ class FiringTally:
     def update(self, activations: Tensor, keep: Tensor) -> None:
         """Add one batch: activations (inputs, rows, d_in), keep (inputs, rows)."""
         x = activations[keep.to(activations.device)].to(self.sae.dtype)
-        self._moments.add(len(self._keep), lambda: self._as_read(x))
+        self._moments.add(len(self._keep), lambda: read_rows(self.sae, x))
         self._keep.append(keep.cpu())
         step = max(1, _CHUNK_VALUES // int(self.sae.cfg.d_sae))
         for part in x.split(step):
             self._codes.add(Codes.of(self.sae.encode(part).float()))
-
-    def _as_read(self, x: Tensor) -> Tensor:
-        """Return the activations in the SAE's own normalisation, which decoder rows are in."""
-        normalised = self.sae.run_time_activation_norm_fn_in(x).float()
-        # let go of the scale that it stores
-        self.sae.run_time_activation_norm_fn_out(normalised)
-        return normalised
 
     def result(self, passed: Passed, *, seed: int) -> Firing:
         """Turn the codes into figures of each latent."""
@@ -141,6 +134,14 @@ class FiringTally:
             form_by_chance=by_chance,
             covariance=self._moments.covariance(),
         )
+
+
+def read_rows(sae: SAE[Any], x: Tensor) -> Tensor:
+    """Return activations in the SAE's own normalisation, which decoder rows are in."""
+    normalised = sae.run_time_activation_norm_fn_in(x).float()
+    # let go of the scale that it stores
+    sae.run_time_activation_norm_fn_out(normalised)
+    return normalised
 
 
 def surface_forms(codes: Codes, tokens: Tensor) -> Tensor:
