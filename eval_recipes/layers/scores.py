@@ -154,7 +154,8 @@ def score_latents(
         n_latents: latents that each half chooses, at most d_sae.
         sides: ``first`` chooses by AUROC, ``both`` by its distance from 1/2.
     """
-    excess = [excess_auroc(shares[half.texts], half.labels) for half in parts]
+    # rounding must not order equal latents
+    excess = [excess_auroc(shares[half.texts], half.labels).round(12) for half in parts]
     first: list[Array] = []
     second: list[Array] = []
     chosen: list[NDArray[np.intp]] = []

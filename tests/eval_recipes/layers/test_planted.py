@@ -59,10 +59,14 @@ def changed_model(
 
     model = models.load(str(cut_model_folder)).eval()
     sets, direction = planted
-    ids = {tuple(model.tokenizer(text)["input_ids"][:6]) for text in sets.a}  # pyright: ignore
+    tokenizer: Any = model.tokenizer
+    ids = {
+        tuple(tokenizer(text, add_special_tokens=False)["input_ids"][:6])
+        for text in sets.a
+    }
     state: dict[str, Tensor] = {}
 
-    def remember(tokens_module: Any, args: tuple[Tensor, ...]) -> None:
+    def remember(_module: Any, args: tuple[Tensor, ...]) -> None:
         tokens = args[0].tolist()
         # position 0 is BOS
         found = [any(tuple(row[1:7]) == one for one in ids) for row in tokens]
@@ -190,7 +194,9 @@ def test_the_random_control_fires_as_often(
     fired = [float((one.encode(x) != 0).sum()) for one in (sae, made)]
     assert fired[1] == pytest.approx(fired[0], rel=0.01)
     assert torch.equal(made.W_enc, made.W_dec.T)
-    assert made.W_dec.norm(dim=-1).numpy() == pytest.approx(np.ones(D_SAE), abs=1e-5)
+    assert made.W_dec.detach().norm(dim=-1).numpy() == pytest.approx(
+        np.ones(D_SAE), abs=1e-5
+    )
     assert torch.equal(made.b_dec, sae.b_dec)
 
 
