@@ -176,7 +176,7 @@ def _sample(
 def _fired(sae: SAE[Any], rows: Tensor) -> Tensor:
     codes = sae.encode(rows.to(sae.device, sae.dtype)).cpu()
     codes = codes.to_dense() if codes.layout != torch.strided else codes
-    return (codes != 0).double()
+    return (codes != 0).float()
 
 
 def _means(rows: Tensor, owner: Tensor, n_texts: int) -> Tensor:
@@ -184,4 +184,5 @@ def _means(rows: Tensor, owner: Tensor, n_texts: int) -> Tensor:
     total = torch.zeros(n_texts, rows.shape[1], dtype=rows.dtype)
     total.index_add_(0, owner, rows)
     count = torch.bincount(owner, minlength=n_texts).clamp(min=1)
-    return total / count[:, None]
+    # sums of float32 are whole numbers of tokens, or means of float64
+    return total.double() / count[:, None]

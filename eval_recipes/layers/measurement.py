@@ -80,6 +80,16 @@ class LayerScore:
     energy: TaskEnergy | None = None
 
     @property
+    def group(self) -> str:
+        """The SAE's group, without the hook that a sweep over several hooks adds to it."""
+        return str(self.subject.group).removesuffix(f"-{self.hook}")
+
+    @property
+    def series(self) -> tuple[str, str, int | None]:
+        """Release, group and seed, which the SAEs of several layers share."""
+        return self.subject.release, self.group, self.subject.seed
+
+    @property
     def over_random(self) -> Interval:
         """The latents' score minus the random control's, paired by text."""
         if self.random is None:
@@ -254,8 +264,7 @@ def best_layers(scores: Sequence[LayerScore]) -> list[Best]:
     """Return the highest score of each group and seed, the highest of all first."""
     series: dict[tuple[Any, ...], list[LayerScore]] = defaultdict(list)
     for one in scores:
-        subject = one.subject
-        series[subject.release, subject.group, subject.seed].append(one)
+        series[one.series].append(one)
     found: list[Best] = []
     for members in series.values():
         order = sorted(

@@ -37,7 +37,7 @@ def _row(one: LayerScore) -> dict[str, Any]:
     row: dict[str, Any] = {
         "release": one.subject.release,
         "sae_id": one.subject.sae_id,
-        "group": one.subject.group,
+        "group": one.group,
         "seed": one.subject.seed,
         "hook": one.hook,
         "layer": one.layer,
@@ -104,7 +104,7 @@ def best_line(best: Best) -> str:
     one = best.found
     figure = one.latents.interval
     text = (
-        f"{one.subject.group}, seed {one.subject.seed}: {one.hook} scores {digits(figure.value)} "
+        f"{one.group}, seed {one.subject.seed}: {one.hook} scores {digits(figure.value)} "
         f"({interval_words(figure)}), the best of {best.layers}"
     )
     if best.p_value is not None:
@@ -188,12 +188,11 @@ def draw_layers(scores: Sequence[LayerScore]) -> Figure:
     """Draw scores against the layer: a line per group and seed, its random control dashed."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    colours = group_colours(one.subject.group for one in scores)
+    colours = group_colours(one.group for one in scores)
     lines: dict[tuple[Any, ...], list[LayerScore]] = {}
     for one in scores:
         if one.layer is not None:
-            key = one.subject.release, one.subject.group, one.subject.seed
-            lines.setdefault(key, []).append(one)
+            lines.setdefault(one.series, []).append(one)
     named: set[str] = set()
     for (_, group, _), members in lines.items():
         at = [float(one.layer or 0) for one in members]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -202,10 +203,14 @@ class TaskVector:
             the folder, which appears whole or not at all.
 
         Raises:
-            InputError: for an unknown layer, or if ``out`` exists.
+            InputError: for an unknown layer, an alpha that is not finite, or if ``out`` exists.
         """
         self.require_layers(layers)
         self.require_free(out)
+        if not math.isfinite(alpha):
+            raise InputError(
+                f"alpha is {alpha}; expected a finite number, such as 0.5."
+            )
         changed = {
             name for layer in layers if alpha != 0 for name in self.layers[layer]
         }

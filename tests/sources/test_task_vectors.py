@@ -152,6 +152,8 @@ def test_bad_folders_and_layers_are_refused(
 ) -> None:
     with pytest.raises(InputError, match="no layer 7; expected 0 to 1"):
         pair.inject(tmp_path / "model", alpha=1.0, layers=[7])
+    with pytest.raises(InputError, match="alpha is nan"):
+        pair.inject(tmp_path / "model", alpha=float("nan"), layers=[0])
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match="exists"):
         pair.inject(tmp_path / "there", alpha=1.0, layers=[0])

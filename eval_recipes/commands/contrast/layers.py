@@ -125,11 +125,17 @@ def layers(
     """
     require_bench("layers")
     from eval_recipes.layers.measurement import best_layers, measure_layers
-    from eval_recipes.layers.output import best_line, layers_about, write_layers
+    from eval_recipes.layers.output import (
+        KIND,
+        best_line,
+        layers_about,
+        write_layers,
+    )
     from eval_recipes.running.context import RunContext
     from eval_recipes.running.run import subjects_of
     from eval_recipes.steering.select.contrast import TextSets
     from saereg_plugin.machine import resolve_device
+    from saereg_plugin.owned_folder import require_owned
     from saereg_plugin.sources.task_vectors import (
         TaskVector,
         layer_norms,
@@ -137,6 +143,8 @@ def layers(
     )
 
     _require_together(release, contrast, out, task_vector, inject)
+    if out is not None:
+        require_owned(out, KIND)
     words = listed(inject_layers) or [_BEST]
     console = open_console()
     task = None if task_vector is None else TaskVector.open(*task_vector)
@@ -229,7 +237,7 @@ def _print_scores(scores: list[Any], norms: list[Any]) -> None:
     for one in scores:
         random = None if one.random is None else one.random.interval
         row = [
-            str(one.subject.group),
+            one.group,
             optional(one.subject.seed),
             one.hook,
             cell(one.latents.interval),

@@ -129,6 +129,8 @@ def test_flags_without_their_partner_are_refused(
         run("--inject", tmp_path / "model")
     with pytest.raises(InputError, match="expected all three"):
         run(trained_release.folder, "--contrast", *contrast)
+    with pytest.raises(InputError, match="did not write"):
+        run(trained_release.folder, "--contrast", *contrast, "--out", tuned)
     pair = ("--task-vector", calm_model_folder, tuned, "--inject", tmp_path / "model")
     with pytest.raises(InputError, match="no layer 9"):
         run(*pair, "--inject-layers", "9")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,13 @@ def measured(
     context.models.hold(
         changed_model, "smollm2-135m-instruct", dtype="float32", device="cpu"
     )
-    # a release's SAEs are seeds here; they are layers of one group
+    # the groups of a release are seeds here, and hooks in a sweep over several
     found = measure_layers(context, sets, n_latents=3, permutations=50)
     return [_of_one_seed(one) for one in found]
 
 
 def _of_one_seed(one: LayerScore) -> LayerScore:
-    from dataclasses import replace
-
-    return replace(one, subject=replace(one.subject, seed=0))
+    return replace(one, subject=replace(one.subject, seed=0, group=f"tiny-{one.hook}"))
 
 
 def test_the_planted_layer_is_found(measured: list[LayerScore]) -> None:
@@ -125,6 +124,7 @@ def test_the_planted_layer_is_found(measured: list[LayerScore]) -> None:
         low, high = measured[layer].latents.interval.ends
         assert low < 0.65 and high > 0.35 and values[layer] < 0.7
     (best,) = best_layers(measured)
+    assert best.found.series == ("planted-layers", "tiny", 0)
     assert best.found.layer == LAYER
     assert best.p_value == pytest.approx(1 / 51)
     assert best.lead is not None and best.lead.low is not None and best.lead.low > 0.1
