@@ -27,6 +27,7 @@ from eval_recipes.commands.console import (
     shown,
     with_verbosity,
 )
+from eval_recipes.commands.contrast.layers import layers
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
 from eval_recipes.commands.export import export
@@ -78,7 +79,20 @@ def _settings(
 
 
 _COMMANDS = (
-    *(train, finetune, revive, pool, cache, run, select, push, table, plot, report),
+    *(
+        train,
+        finetune,
+        revive,
+        pool,
+        cache,
+        run,
+        select,
+        layers,
+        push,
+        table,
+        plot,
+        report,
+    ),
     *(speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:

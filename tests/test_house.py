@@ -17,7 +17,7 @@ ORDER = (
     {"doctor"},
     {"speed"},
     {"studies"},
-    {"report", "neuronpedia"},
+    {"report", "neuronpedia", "layers"},
     {"width_control", "pooling"},
     {"steering"},
     {"saebench", "cross_seed", "vocabulary", "vision", "mdl", "death"},
