@@ -18,7 +18,7 @@ ORDER = (
     {"speed"},
     {"studies"},
     {"report", "neuronpedia"},
-    {"width_control"},
+    {"width_control", "data_order"},
     {"steering"},
     {"saebench", "cross_seed", "vocabulary", "vision", "mdl", "death"},
     {"examples"},
