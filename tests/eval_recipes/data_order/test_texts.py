@@ -187,5 +187,5 @@ def test_labels_of_few_groups_are_refused(tmp_path: Path) -> None:
 def test_nan_in_labels_is_refused(tmp_path: Path) -> None:
     records: list[Record] = labelled()
     records[5]["difficulty"] = float("nan")
-    with pytest.raises(InputError, match="Line 6 of .* NaN is not JSON"):
+    with pytest.raises(InputError, match="Line 6 of .*NaN is not JSON"):
         _labels(tmp_path, records)
