@@ -100,5 +100,6 @@ def _drawn(
     """Return places in ``left`` of one batch."""
     places = generator.permutation(len(left))
     at_home = places[of_home[places]][: round((1 - mixing) * size)]
-    others = places[~np.isin(places, at_home)][: size - len(at_home)]
-    return np.concatenate([at_home, others])
+    # drawn anew: the first places of this order lack those of the cluster
+    others = generator.permutation(np.setdiff1d(places, at_home))
+    return np.concatenate([at_home, others[: size - len(at_home)]])

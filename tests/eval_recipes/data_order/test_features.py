@@ -46,7 +46,8 @@ def test_features_are_those_of_each_text_alone(
     model = models.load(str(sae.cfg.metadata.model_name)).eval()
     special = torch.tensor(model.tokenizer.all_special_ids)
     for number in (0, 3, 11):
-        ids = model.tokenizer(texts.texts[number])["input_ids"]
+        text = texts.texts[number]
+        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
         tokens = torch.tensor([[model.tokenizer.bos_token_id, *ids][:16]])
         with torch.no_grad():
             _, cache = model.run_with_cache(tokens)
