@@ -39,6 +39,7 @@ from eval_recipes.commands.schemas import schemas
 from eval_recipes.commands.select import select
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.studies.study import study
+from eval_recipes.commands.texts.data import data
 from eval_recipes.commands.train import train
 from eval_recipes.commands.training.finetune import finetune
 from eval_recipes.commands.training.pool import pool
@@ -93,6 +94,7 @@ _COMMANDS = (
         plot,
         report,
     ),
+    *(train, finetune, revive, cache, run, select, data, push, table, plot, report),
     *(speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:

@@ -18,7 +18,7 @@ ORDER = (
     {"speed"},
     {"studies"},
     {"report", "neuronpedia", "layers"},
-    {"width_control", "pooling"},
+    {"width_control", "data_order", "pooling"},
     {"steering"},
     {"saebench", "cross_seed", "vocabulary", "vision", "mdl", "death"},
     {"examples"},
