@@ -80,22 +80,8 @@ def _settings(
 
 
 _COMMANDS = (
-    *(
-        train,
-        finetune,
-        revive,
-        pool,
-        cache,
-        run,
-        select,
-        layers,
-        push,
-        table,
-        plot,
-        report,
-    ),
-    *(train, finetune, revive, cache, run, select, data, push, table, plot, report),
-    *(speed, demo, doctor, artifacts, schemas),
+    *(train, finetune, revive, pool, cache, run, select, layers, data),
+    *(push, table, plot, report, speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:
     app.command()(with_verbosity(command))
