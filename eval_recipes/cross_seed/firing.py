@@ -19,8 +19,6 @@ from eval_recipes.statistics.interval import NO_VARIATION, Array, Interval, boot
 from eval_recipes.statistics.seeds import bootstrap_mean_interval
 from saereg_plugin.metrics import Codes, CodesBuffer
 
-# Values of one chunk of latent activations: 2^23 float32 are 32 MiB.
-_CHUNK_VALUES = 1 << 23
 _MOMENT_ROWS = 8192
 FIRING_BYTES = 32
 """Memory of one activation that is not 0, joined codes and sorting included."""
@@ -107,14 +105,15 @@ class FiringTally:
         self._codes = CodesBuffer(int(sae.cfg.d_sae))
         self._keep: list[Tensor] = []
 
-    def update(self, activations: Tensor, keep: Tensor) -> None:
-        """Add one batch: activations (inputs, rows, d_in), keep (inputs, rows)."""
+    def read(self, activations: Tensor, keep: Tensor) -> None:
+        """Note what one batch was: activations (inputs, rows, d_in), keep (inputs, rows)."""
         x = activations[keep.to(activations.device)].to(self.sae.dtype)
         self._moments.add(len(self._keep), lambda: read_rows(self.sae, x))
         self._keep.append(keep.cpu())
-        step = max(1, _CHUNK_VALUES // int(self.sae.cfg.d_sae))
-        for part in x.split(step):
-            self._codes.add(Codes.of(self.sae.encode(part).float()))
+
+    def add(self, acts: Tensor) -> None:
+        """Add latent activations [rows, d_sae] of the next kept rows of what was read."""
+        self._codes.add(Codes.of(acts.float()))
 
     def result(self, passed: Passed, *, seed: int) -> Firing:
         """Turn the codes into figures of each latent."""

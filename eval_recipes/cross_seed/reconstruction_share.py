@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -75,15 +75,30 @@ class _ShareTally:
         self.square_norms = directions.square().sum(1).to(sae.dtype)
         self.sums: dict[str, list[Array]] = {}
 
-    def update(self, activations: Tensor, keep: Tensor) -> None:
-        """Add one batch: activations (contexts, tokens, d_in), keep (contexts, tokens)."""
+    def update(
+        self,
+        activations: Tensor,
+        keep: Tensor,
+        *,
+        coded: Callable[[Tensor], object] = lambda _: None,
+    ) -> None:
+        """
+        Add one batch.
+
+        Args:
+            activations: (contexts, tokens, d_in).
+            keep: (contexts, tokens).
+            coded: gets the latent activations of the kept rows [rows, d_sae], chunk by chunk.
+        """
         per_chunk = max(1, _CHUNK_VALUES // (len(self.stable) * keep.shape[1]))
         for x, kept in zip(
             activations.split(per_chunk), keep.split(per_chunk), strict=True
         ):
-            self._update(x, kept)
+            acts = self._update(x, kept)
+            coded(acts[kept.flatten().to(acts.device)])
 
-    def _update(self, activations: Tensor, keep: Tensor) -> None:
+    def _update(self, activations: Tensor, keep: Tensor) -> Tensor:
+        """Add one chunk; return the activations of its latents [rows, d_sae]."""
         x = activations.flatten(0, 1).to(self.sae.dtype)
         z = self.sae.encode(x)
         of_stable = z * self.stable
@@ -109,6 +124,7 @@ class _ShareTally:
         for name, values in (("part", part), ("whole", whole)):
             by_context = values.cpu().view(*keep.shape, -1) * keep[..., None]
             self.sums.setdefault(name, []).append(by_context.sum(1).numpy())
+        return z
 
     def _decode(self, z: Tensor, x: Tensor) -> Tensor:
         # decode uses up the scale that encode stores
@@ -179,7 +195,7 @@ class Carried(NamedTuple):
 
 
 class _Tally:
-    """Both tallies of one SAE, which share its pass."""
+    """Both tallies of one SAE, which share its pass and its codes."""
 
     def __init__(self, sae: SAE[Any], stable: Tensor, moments: Moments) -> None:
         self.sae = sae
@@ -188,8 +204,8 @@ class _Tally:
 
     def update(self, activations: Tensor, keep: Tensor) -> None:
         """Add one batch: activations (inputs, rows, d_in), keep (inputs, rows)."""
-        self.share.update(activations, keep)
-        self.firing.update(activations, keep)
+        self.firing.read(activations, keep)
+        self.share.update(activations, keep, coded=self.firing.add)
 
     def result(self, passed: Passed, *, seed: int) -> Carried:
         """Turn the sums into figures."""

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import Source, check_hook, place_of
 from eval_recipes.running.context import RunContext
+from eval_recipes.running.heldout_rows import RowsTaker, kept_rows
 from eval_recipes.running.passes import InputPasses, Passed
 from eval_recipes.running.sources import OtherSource
 from eval_recipes.statistics.interval import Array, ContextSums, concatenate
@@ -72,39 +73,58 @@ class TextPasses:
     name = "held-out text"
 
     def __init__(self, context: RunContext, source: Source, sae: SAE[Any]) -> None:
-        model = context.models.get(
+        self._context, self._source, self._sae = context, source, sae
+        self._model = context.models.get(
             source.model_name,
             dtype=context.dtype,
             device=context.device,
             model_kwargs=source.model_kwargs,
         )
-        check_hook(model, source.hook_name)
-        self._source, self._corpus = source, context.corpus
-        self._store = heldout_store(model, sae, source, corpus=context.corpus)
-        self._special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
+        check_hook(self._model, source.hook_name)
+        special = get_special_token_ids(self._model.tokenizer)  # pyright: ignore[reportArgumentType]
+        self._special = torch.tensor(special)
         self._contexts = math.ceil(context.heldout_tokens / source.context_size)
         self._at_once = context.batch_size_prompts
         self.total = math.ceil(self._contexts / self._at_once)
         self._ids: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Pass]:
-        source, first = self._source, 0
-        for tokens in token_batches(
-            self._store, contexts=self._contexts, batch_size=self._at_once
-        ):
-            activations = self._store.get_activations(tokens)
-            seen = tokens[:, slice(*source.seqpos_slice)].cpu()
-            self._ids.append(seen.int())
+        first = 0
+        for seen, activations in self._batches():
+            self._ids.append(seen)
             numbers = torch.arange(first, first + len(seen))
             keep = ~torch.isin(seen, self._special)
-            yield Pass({source.hook_name: activations}, keep, numbers)
+            yield Pass({self._source.hook_name: activations}, keep, numbers)
             first += len(seen)
         if not self._ids:
             raise InputError(
-                f"Corpus {self._corpus!r} has no held-out text of "
-                f"{source.context_size} tokens; expected at least one context. Choose "
+                f"Corpus {self._context.corpus!r} has no held-out text of "
+                f"{self._source.context_size} tokens; expected at least one context. Choose "
                 "a longer text or a smaller context_size."
             )
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ids (contexts, tokens) and activations; those of an earlier pass, if kept."""
+        kept = kept_rows(self._context, self._source)
+        if kept is not None:
+            yield from zip(
+                kept.seen.split(self._at_once),
+                kept.activations.split(self._at_once),
+                strict=True,
+            )
+            return
+        store = heldout_store(
+            self._model, self._sae, self._source, corpus=self._context.corpus
+        )
+        taker = RowsTaker(self._context, self._source, contexts=self._contexts)
+        for tokens in token_batches(
+            store, contexts=self._contexts, batch_size=self._at_once
+        ):
+            activations = store.get_activations(tokens)
+            seen = tokens[:, slice(*self._source.seqpos_slice)].cpu().int()
+            taker.take(seen, activations)
+            yield seen, activations
+        taker.keep()
 
     def passed(self, kept: ContextSums, special: ContextSums | None) -> Passed:
         """Return what was read."""

@@ -62,7 +62,8 @@ def tallied(
     sums = []
     with torch.no_grad():
         for part, mask in zip(x.split(2), keep.split(2), strict=True):
-            tally.update(part, mask)
+            tally.read(part, mask)
+            tally.add(tally.sae.encode(part[mask]))
             sums.append(_context_sums(part, mask))
     joined = concatenate(sums)
     return tally.result(Passed(joined, joined, x.shape[1], tokens), seed=0)

@@ -11,10 +11,11 @@ import torch
 from transformer_lens import HookedTransformer
 
 from eval_recipes.results.subject import Subject
-from eval_recipes.running.activation_source import source_of
+from eval_recipes.running.activation_source import Source, place_of, source_of
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import HeldOutError, HeldOutTable, measure_heldout
 from eval_recipes.running.heldout_pass import heldout_store, token_batches
+from eval_recipes.running.heldout_rows import kept_rows
 from eval_recipes.statistics.interval import ContextSums, bootstrap, explained_variance
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
@@ -167,3 +168,37 @@ def test_bootstrap_covers_the_mean_as_often_as_it_says():
         )
         hits += figure.low <= 0 <= figure.high
     assert 0.89 <= hits / 200 <= 0.99
+
+
+def test_a_second_pass_reads_what_the_first_kept(
+    context: RunContext, table: HeldOutTable, model: HookedTransformer
+) -> None:
+    run = replace(context, subjects=context.subjects[:1])
+    passes: list[int] = []
+    handle = model.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    try:
+        first = measure_heldout(run)
+        computed = len(passes)
+        again = measure_heldout(run)
+    finally:
+        handle.remove()
+    assert computed > 0
+    assert len(passes) == computed
+    assert first["good"] == again["good"] == table["good"]
+
+
+def test_rows_that_are_too_large_or_of_another_hook_are_not_kept(
+    context: RunContext,
+) -> None:
+    run = replace(context, subjects=context.subjects[:1])
+    source, _ = place_of(run, run.subjects[0].load())
+    assert isinstance(source, Source)
+    measure_heldout(run)
+    kept = kept_rows(run, source)
+    assert kept is not None
+    assert kept.activations.shape[:2] == kept.seen.shape
+    assert kept_rows(run, source._replace(hook_name="blocks.0.hook_resid_post")) is None
+    size = kept.activations.nbytes
+    small = replace(run, memory_gib=3.9 * size / 2**30)
+    measure_heldout(small)
+    assert kept_rows(small, source) is None
