@@ -150,8 +150,9 @@ def layers(
     task = None if task_vector is None else TaskVector.open(*task_vector)
     if task is not None and inject is not None:
         task.require_free(inject)
-        by_number = [word for word in words if word != _BEST]
-        task.require_layers(layer_numbers(by_number, task.layers))
+        # the best layer of a release is not known yet
+        known = [word for word in words if not release or word != _BEST]
+        task.require_layers(layer_numbers(known, task.layers))
     scores: list[Any] = []
     with working():
         norms = [] if task is None else layer_norms(task)

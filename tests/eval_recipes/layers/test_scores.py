@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from eval_recipes.layers.scores import (
     score_latents,
@@ -99,6 +100,25 @@ def test_latents_of_the_second_set_count_only_with_both_sides() -> None:
     assert [int(sign[0]) for sign in both.signs] == [-1, -1]
     first = score_latents(turned, parts, n_latents=1, sides="first")
     assert first.interval.value < 0.7
+
+
+def test_the_interval_covers_the_score_of_the_chosen_latents() -> None:
+    generator = np.random.default_rng(0)
+    shifts = np.linspace(0, 0.8, 30)
+    truth = norm.cdf(shifts / np.sqrt(2))
+    inside = 0
+    for seed in range(200):
+        x = generator.normal(size=(80, 30))
+        # latents that share a part, as those of one layer do
+        x += generator.normal(size=(80, 1))
+        x[:40] += shifts * np.sqrt(2)
+        parts = split_texts(40, 40, permutations=0, seed=seed)
+        found = score_latents(x, parts, n_latents=5, sides="first")
+        low, high = found.interval.ends
+        wanted = np.mean([truth[chosen] for chosen in found.chosen])
+        inside += bool(low < wanted < high)
+    # 95 % of 200 with a binomial spread of 3
+    assert 180 <= inside <= 199
 
 
 def test_the_difference_is_paired_by_text() -> None:
