@@ -24,6 +24,7 @@ _LR = 3e-4
 
 OURS = "saereg"
 UNSCREENED = "saereg unscreened"
+SCREENED = "saereg screened"
 SAE_LENS = "sae_lens"
 
 _Sae = tuple[str, dict[str, Any]]
@@ -37,6 +38,7 @@ def _sparse(architecture: str = "regularized_topk", **fields: Any) -> _Sae:
 _SAES: dict[str, _Sae] = {
     OURS: _sparse(),
     UNSCREENED: _sparse(sparse_step="always"),
+    SCREENED: _sparse(sparse_step="screened"),
     "saereg dense": ("regularized_topk", {"sparse_step": "never"}),
     "saereg without rescaling": _sparse(rescale_acts_by_decoder_norm=False),
     "saereg unit norm": _sparse(decoder_constraint="unit_norm"),

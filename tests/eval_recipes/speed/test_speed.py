@@ -27,6 +27,7 @@ from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
 from eval_recipes.speed.implementations import (
     OURS,
     SAE_LENS,
+    SCREENED,
     UNSCREENED,
     build_step,
     peers,
@@ -57,7 +58,7 @@ from eval_recipes.speed.run import (
     formatted,
 )
 from eval_recipes.speed.screening import plot_screening, screening_rows
-from eval_recipes.speed.training import _peak, measure, peak_of
+from eval_recipes.speed.training import _own, _peak, measure, peak_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release
 from tests.forked import forked
@@ -169,6 +170,11 @@ def test_rows_are_complete_and_written_with_the_machine(tmp_path: Path) -> None:
     assert record["versions"]["sae-lens"]
     cells = formatted(frame.iloc[0].to_dict())
     assert len(cells) == len(HEADINGS)
+
+
+def test_a_gpu_is_timed_with_screening_which_is_no_default_there() -> None:
+    assert _own("cuda", autocast=False) == [OURS, UNSCREENED, SCREENED]
+    assert _own("cuda", autocast=True) == [OURS]
 
 
 def test_an_interrupted_run_keeps_its_rows(
