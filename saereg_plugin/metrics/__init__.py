@@ -5,7 +5,9 @@ from saereg_plugin.metrics.ablation import ablation_sparsity as ablation_sparsit
 from saereg_plugin.metrics.ablation import effect_sparsity as effect_sparsity
 from saereg_plugin.metrics.assignment.certificate import Certificate as Certificate
 from saereg_plugin.metrics.assignment.certificate import certify as certify
+from saereg_plugin.metrics.buffer import RowBuffer as RowBuffer
 from saereg_plugin.metrics.codes import Codes as Codes
+from saereg_plugin.metrics.codes import CodesBuffer as CodesBuffer
 from saereg_plugin.metrics.matching import SHARED_THRESHOLD as SHARED_THRESHOLD
 from saereg_plugin.metrics.matching import Matching as Matching
 from saereg_plugin.metrics.matching import hungarian as hungarian
