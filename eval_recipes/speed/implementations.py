@@ -85,14 +85,15 @@ def build_step(
     torch.manual_seed(seed)
     batch = torch.randn(shape.batch, shape.d_in, device=device)
     if name in _SAES:
-        trainer = _trainer(name, shape, autocast=autocast, device=device)
+        trainer = build_trainer(name, shape, autocast=autocast, device=device)
         return lambda: trainer.step(batch)
     return _PEERS[name](shape, batch, autocast, device)
 
 
-def _trainer(
+def build_trainer(
     name: str, shape: Shape, *, autocast: bool, device: str
 ) -> SAETrainer[Any, Any]:
+    """Make one of this package's or SAELens' SAEs with its trainer."""
     architecture, fields = _SAES[name]
     sae_class, config_class = training_classes(architecture)
     sizes: dict[str, Any] = {"d_in": shape.d_in, "d_sae": shape.d_sae, "k": shape.k}

@@ -33,6 +33,7 @@ CURVES: Mapping[str, tuple[int, ...]] = {
     "k": (8, 16, 32, 64, 128, 256, 512),
     "d_in": (512, 1024, 2048, 4096),
     "d_sae": (4096, 8192, 16_384, 32_768, 65_536, 131_072),
+    "batch": (256, 512, 1024, 4096),
 }
 """Values of each size, the others as in ``BASE``."""
 
@@ -46,6 +47,7 @@ def screening_rows(
     """
     Measure the selection of latents, screened and not, along each curve.
 
+    A screen is prepared for each batch, as in training.
     Inputs and encoders are standard normal, the encoders' vectors of norm .1 as at the
     start of training.
     """

@@ -74,7 +74,7 @@ def encode_top_k(sae: SAE[Any], x: torch.Tensor) -> torch.Tensor:
     >>> torch.allclose(encode_top_k(sae, x).to_dense(), sae.encode(x))
     True
     """
-    return TopKEncoder(sae)(x)
+    return TopKEncoder(sae, reused=False)(x)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class TopKEncoder:
 
     Attributes:
         sae: SAELens' ``TopKSAE`` in float32 or float64, whose weights do not change.
+        reused: whether many batches follow, so that it pays to prepare for small ones.
 
     Raises:
         InputError: for other SAEs, and where a hook point is in use; when it encodes, also
@@ -91,6 +92,7 @@ class TopKEncoder:
     """
 
     sae: SAE[Any]
+    reused: bool = True
 
     def __post_init__(self) -> None:
         self._check()
@@ -134,7 +136,7 @@ class TopKEncoder:
         self._check()
         rows = sae_in.reshape(-1, sae_in.shape[-1]).contiguous()
         pre, k = self._pre_activations(rows), self._k
-        if can_screen(pre, k) and screening_wins(pre, k):
+        if can_screen(pre, k) and screening_wins(pre, k, prepared=self.reused):
             found, values = screen_top_k(pre, k, self._screen)
         else:
             found, values = select_top_k(pre, k)

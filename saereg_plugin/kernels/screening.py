@@ -31,6 +31,8 @@ from saereg_plugin.machine import fast_dtype
 _LEAST_INPUTS = 512
 _LEAST_LATENTS = 8192
 _LEAST_WIDTH_PER_K = 512
+_LEAST_ROWS = 2048
+"""Fewest rows that were measured; a screen is prepared for each batch, which few rows do not repay."""
 
 _GROUPS = (16, 8, 4, 2, 1)
 """Sizes of the groups of latents whose largest value is compared first."""
@@ -69,17 +71,24 @@ def can_screen(pre: PreActivations, k: float) -> bool:
     )
 
 
-def screening_wins(pre: PreActivations, k: float) -> bool:
+def screening_wins(pre: PreActivations, k: float, *, prepared: bool = False) -> bool:
     """
     Return whether a screened selection is faster, by the size and the device alone.
 
     The rule is that of the measurements in ``docs/speed.md``. It takes no measurement of
-    its own, so that the same run makes the same choice every time.
+    its own, so that the same run makes the same choice every time. GPUs were not measured.
+
+    Args:
+        pre: for which ``can_screen`` holds.
+        k: latents to select in a row.
+        prepared: whether one screen serves many batches.
     """
     return (
-        pre.W_enc.shape[0] >= _LEAST_INPUTS
+        pre.W_enc.device.type == "cpu"
+        and pre.W_enc.shape[0] >= _LEAST_INPUTS
         and pre.d_sae >= max(_LEAST_LATENTS, _LEAST_WIDTH_PER_K * k)
-        and fast_dtype(str(pre.W_enc.device)) == "bfloat16"
+        and (prepared or pre.sae_in.shape[0] >= _LEAST_ROWS)
+        and fast_dtype("cpu") == "bfloat16"
     )
 
 

@@ -12,6 +12,7 @@ from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from saereg_plugin.errors import InputError
 from saereg_plugin.kernels import TopKEncoder, encode_top_k, inference
 from saereg_plugin.kernels.inference import can_encode_top_k
+from saereg_plugin.machine import fast_dtype
 from tests.kernels.screening_cases import generator
 
 D_IN, D_SAE, K = 96, 1000, 7
@@ -144,11 +145,15 @@ def test_nan_is_seen() -> None:
 def test_a_wide_sae_is_screened_where_that_is_faster(d_in: int) -> None:
     sae = topk_sae(d_in=d_in, d_sae=8192)
     x = torch.randn(64, d_in, generator=generator(1))
-    encoder = TopKEncoder(sae)
-    for _ in range(2):
-        found = encoder(x).to_dense()
+    encoder, alone = TopKEncoder(sae), TopKEncoder(sae, reused=False)
+    for encode in (encoder, encoder, alone):
+        found = encode(x).to_dense()
         assert torch.equal(found != 0, sae.encode(x) != 0)
         torch.testing.assert_close(found, sae.encode(x), rtol=1e-4, atol=1e-5)
+    # 64 rows do not repay a screen of their own
+    assert "_screen" not in vars(alone)
+    fast = d_in >= 512 and fast_dtype("cpu") == "bfloat16"
+    assert ("_screen" in vars(encoder)) == fast
 
 
 def test_what_cannot_be_encoded_is_refused() -> None:

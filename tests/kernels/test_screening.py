@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from saereg_plugin.kernels import screening
 from saereg_plugin.kernels.bounds import LatentSizes
 from saereg_plugin.kernels.screening import (
     Screen,
@@ -15,6 +16,7 @@ from saereg_plugin.kernels.screening import (
     candidate_counts,
     screen_batch_top_k,
     screen_top_k,
+    screening_wins,
 )
 from saereg_plugin.kernels.selected import Selected
 from saereg_plugin.kernels.top_k import (
@@ -262,3 +264,30 @@ def test_any_layout_is_screened_and_weights_stay(device: str) -> None:
     found, other = (screen_batch_top_k(each, 6000) for each in (pre, turned))
     assert torch.equal(found[0].latents, other[0].latents)
     assert torch.equal(turned.W_enc, pre.W_enc)
+
+
+def test_screens_are_made_where_they_were_measured_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wins(rows: int = 2048, device: str = "cpu", k: int = 16, **more: bool) -> bool:
+        return screening_wins(
+            PreActivations(
+                torch.empty(rows, 512, device=device),
+                torch.empty(512, 8192, device=device),
+                torch.empty(8192, device=device),
+                None,
+                torch.float32,
+            ),
+            k,
+            **more,
+        )
+
+    monkeypatch.setattr(screening, "fast_dtype", lambda _: "bfloat16")
+    assert wins()
+    assert wins(rows=1, prepared=True)
+    assert not wins(rows=2047)
+    assert not wins(k=17)
+    # no GPU was measured
+    assert not wins(device="meta")
+    monkeypatch.setattr(screening, "fast_dtype", lambda _: "float32")
+    assert not wins()
