@@ -120,9 +120,11 @@ def plot_screening(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         path: of the picture.
     """
     found = [row for row in rows if row["implementation"] == "unscreened"]
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    axes = figure.subplots(1, len(CURVES), sharey=True)
-    for plot, name in zip(axes, CURVES, strict=True):
+    # a file of an earlier version lacks some
+    names = list(dict.fromkeys(row["case"].split()[0] for row in found))
+    figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for plot, name in zip(axes, names, strict=True):
         points = [row for row in found if row["case"].split()[0] == name]
         x = [int(row["case"].split()[1].rstrip(":")) for row in points]
         y = [row["ratio"] for row in points]

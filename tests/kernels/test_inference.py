@@ -102,7 +102,7 @@ def test_heads_are_joined_as_by_saelens() -> None:
 @pytest.mark.parametrize("k", [1, 125, 126, D_SAE])
 def test_any_k_is_taken(k: int) -> None:
     assert_is_saelens_own(topk_sae(k=k), rows(20))
-    changed = topk_sae()
+    changed: Any = topk_sae()
     changed.activation_fn.k = k
     assert_is_saelens_own(changed, rows(20))
 
