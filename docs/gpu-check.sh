@@ -13,6 +13,6 @@ for tf32 in 0 1; do
 done
 saereg-bench speed --device cuda --suite memory --shape 2304,65536,64,4096 --out "$out/memory.json"
 saereg-bench speed --device cuda --suite screening --out "$out/screening.json" --plot "$out/screening.png"
-# these run on CUDA, too, where there is one
-pytest tests/kernels/test_screening.py
+# the tests of screening run on CUDA, too, where there is one
+pytest tests/kernels
 printf 'All is in %s.\n' "$out"

@@ -8,6 +8,8 @@ it every regulariser and mechanic of the modules below.
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from saereg_plugin.architectures.registration import register_in_time
@@ -208,8 +210,10 @@ if not TYPE_CHECKING:
     # to a type checker this would make every name a public one
 
     def __getattr__(name: str) -> Any:
-        """Import a public name, which may be a module."""
+        """Import a public name or a module of this package."""
         if name not in _PLACES:
+            if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+                return import_module(f"{__name__}.{name}")
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module = __import__(f"{__name__}.{_PLACES[name]}", fromlist=[name])
         return globals().setdefault(name, getattr(module, name))

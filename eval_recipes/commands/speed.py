@@ -21,7 +21,7 @@ def speed(
     suite: Annotated[
         list[str] | None,
         Option(
-            help="training, memory, variants, growth, streams, steering, activations, screening; and by "
+            help="training, memory, variants, growth, streams, steering, activations, screening, dead; and by "
             "name only: evaluations (half an hour), matching (half an hour), matching-large (quarter of an hour). "
             "By commas or repetition."
         ),

@@ -24,6 +24,7 @@ _LR = 3e-4
 
 OURS = "saereg"
 UNSCREENED = "saereg unscreened"
+SCREENED = "saereg screened"
 SAE_LENS = "sae_lens"
 
 _Sae = tuple[str, dict[str, Any]]
@@ -37,6 +38,7 @@ def _sparse(architecture: str = "regularized_topk", **fields: Any) -> _Sae:
 _SAES: dict[str, _Sae] = {
     OURS: _sparse(),
     UNSCREENED: _sparse(sparse_step="always"),
+    SCREENED: _sparse(sparse_step="screened"),
     "saereg dense": ("regularized_topk", {"sparse_step": "never"}),
     "saereg without rescaling": _sparse(rescale_acts_by_decoder_norm=False),
     "saereg unit norm": _sparse(decoder_constraint="unit_norm"),
@@ -83,14 +85,15 @@ def build_step(
     torch.manual_seed(seed)
     batch = torch.randn(shape.batch, shape.d_in, device=device)
     if name in _SAES:
-        trainer = _trainer(name, shape, autocast=autocast, device=device)
+        trainer = build_trainer(name, shape, autocast=autocast, device=device)
         return lambda: trainer.step(batch)
     return _PEERS[name](shape, batch, autocast, device)
 
 
-def _trainer(
+def build_trainer(
     name: str, shape: Shape, *, autocast: bool, device: str
 ) -> SAETrainer[Any, Any]:
+    """Make one of this package's or SAELens' SAEs with its trainer."""
     architecture, fields = _SAES[name]
     sae_class, config_class = training_classes(architecture)
     sizes: dict[str, Any] = {"d_in": shape.d_in, "d_sae": shape.d_sae, "k": shape.k}

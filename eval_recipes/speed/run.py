@@ -44,6 +44,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "steering": _suite("steering", "steering_rows"),
         "activations": _suite("activations", "activation_rows"),
         "screening": _suite("screening", "screening_rows"),
+        "dead": _suite("dead_latents", "dead_rows"),
     }
 )
 """Suites by name; each yields its rows as they are measured."""

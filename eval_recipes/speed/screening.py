@@ -33,6 +33,7 @@ CURVES: Mapping[str, tuple[int, ...]] = {
     "k": (8, 16, 32, 64, 128, 256, 512),
     "d_in": (512, 1024, 2048, 4096),
     "d_sae": (4096, 8192, 16_384, 32_768, 65_536, 131_072),
+    "batch": (256, 512, 1024, 4096),
 }
 """Values of each size, the others as in ``BASE``."""
 
@@ -46,6 +47,7 @@ def screening_rows(
     """
     Measure the selection of latents, screened and not, along each curve.
 
+    A screen is prepared for each batch, as in training.
     Inputs and encoders are standard normal, the encoders' vectors of norm .1 as at the
     start of training.
     """
@@ -118,9 +120,11 @@ def plot_screening(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         path: of the picture.
     """
     found = [row for row in rows if row["implementation"] == "unscreened"]
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    axes = figure.subplots(1, len(CURVES), sharey=True)
-    for plot, name in zip(axes, CURVES, strict=True):
+    # a file of an earlier version lacks some
+    names = list(dict.fromkeys(row["case"].split()[0] for row in found))
+    figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for plot, name in zip(axes, names, strict=True):
         points = [row for row in found if row["case"].split()[0] == name]
         x = [int(row["case"].split()[1].rstrip(":")) for row in points]
         y = [row["ratio"] for row in points]

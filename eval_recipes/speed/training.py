@@ -16,6 +16,7 @@ import torch
 from eval_recipes.speed.implementations import (
     OURS,
     SAE_LENS,
+    SCREENED,
     UNSCREENED,
     build_step,
     peers,
@@ -56,9 +57,18 @@ def training_rows(config: SpeedConfig) -> Iterator[Row]:
     """Measure every implementation at every shape, in float32 and under autocast."""
     for shape in config.shapes:
         for autocast in (False, True):
-            # under autocast nothing is screened
-            ours = [OURS] if autocast else [OURS, UNSCREENED]
+            ours = _own(config.device, autocast=autocast)
             yield from _measured(config, shape, [*ours, *peers()], autocast=autocast)
+
+
+def _own(device: str, *, autocast: bool) -> list[str]:
+    """Return this package's ways to make a step; the first is the default."""
+    # under autocast nothing is screened
+    if autocast:
+        return [OURS]
+    # on a GPU the default is not to screen
+    screened = [] if torch.device(device).type == "cpu" else [SCREENED]
+    return [OURS, UNSCREENED, *screened]
 
 
 def memory_rows(config: SpeedConfig) -> Iterator[Row]:
@@ -66,7 +76,7 @@ def memory_rows(config: SpeedConfig) -> Iterator[Row]:
     for shape in config.shapes:
         for autocast in (False, True):
             ours = None
-            for name in (OURS, *(() if autocast else (UNSCREENED,)), *peers()):
+            for name in (*_own(config.device, autocast=autocast), *peers()):
                 peak = peak_of(
                     name,
                     shape,

@@ -328,8 +328,9 @@ class TopKFieldsMixin(RescaledConfigMixin):
             results are those of SAELens' dense step up to rounding. "auto" where it
             wins and nothing needs all pre-activations, "screened" and "always" (an error
             where it is impossible), "never" (bit for bit SAELens' step). "screened" rules
-            out latents by a product in bfloat16 (``kernels.screening``), which "auto" does
-            where that is faster and "always" never does.
+            out latents by a product in bfloat16 (``kernels.screening``), but not under
+            autocast or with more than an eighth of all latents; "auto" does so where that
+            is faster and "always" never does.
         auxk_scaling: how the auxiliary loss of dead latents is scaled before
             ``aux_loss_coefficient``: "sae_lens" (SAELens' own), "openai",
             "dictionary_learning" or "sparsify" (see ``mechanics.auxk``).

@@ -15,8 +15,12 @@ _TINY = 1.2e-38
 _LOST = 1.1e-19
 """Above any number whose square is no normal number."""
 
-_ROUNDING = 1.0 + 2.0**-18
-"""Covers the rounding of the bounds themselves."""
+_ROUNDING = 1.0 + 2.0**-6
+"""Covers the rounding of the bounds themselves, also where float32 products are made in TF32
+or bfloat16, as ``torch.set_float32_matmul_precision`` allows."""
+
+_VANISHING = 4
+"""Numbers of a term that hardware may take for 0: the product and the sum, in either type."""
 
 
 def accumulation_error(n_terms: int) -> float:
@@ -85,11 +89,12 @@ def latent_sizes(
         n_terms: products in a sum.
     """
     rounding = accumulation_error(n_terms)
+    # what is lost of a vector whose numbers are all taken for 0
     small = n_terms**0.5 * _TINY
     return LatentSizes(
         norms=norms,
         errors=lost + rounding * (norms + lost) + small,
-        offsets=rounding * bias.abs() + small * (norms + n_terms**0.5),
+        offsets=rounding * bias.abs() + small * (norms + _VANISHING * n_terms**0.5),
     )
 
 

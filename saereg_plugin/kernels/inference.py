@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sae_lens import SAE, TopKSAE
+from sae_lens.saes.topk_sae import TopK
 
 from saereg_plugin.errors import InputError
 from saereg_plugin.kernels.screening import (
@@ -21,12 +22,18 @@ from saereg_plugin.kernels.top_k import PreActivations, select_top_k
 
 
 def can_encode_top_k(sae: SAE[Any]) -> bool:
-    """Return whether ``TopKEncoder`` takes an SAE as it is: no hook of it is in use."""
+    """
+    Return whether ``TopKEncoder`` takes an SAE as it is.
+
+    That is with no hook in use and outside autocast, which encodes in its own data type.
+    """
     return (
         type(sae) is TopKSAE
+        and type(sae.activation_fn) is TopK
         and sae.W_enc.dtype in (torch.float32, torch.float64)
         and not sae.use_error_term
         and not any(is_in_use(hook) for hook in sae.hook_dict.values())
+        and not torch.is_autocast_enabled(sae.W_enc.device.type)
     )
 
 
@@ -47,18 +54,19 @@ def encode_top_k(sae: SAE[Any], x: torch.Tensor) -> torch.Tensor:
     Return ``sae.encode(x)`` of a saved TopK SAE as a sparse matrix.
 
     The same latents are active, with the same values up to rounding, in less time and
-    memory; ``sae.decode`` takes the result. For many batches make a ``TopKEncoder`` once.
+    memory; ``sae.decode`` takes the result. No gradients. For many batches make a
+    ``TopKEncoder`` once.
 
     Args:
         sae: SAELens' ``TopKSAE`` in float32 or float64.
-        x: [..., d_in].
+        x: what ``sae.encode`` takes, mostly [..., d_in].
 
     Returns:
-        Sparse COO tensor [..., d_sae].
+        Sparse COO tensor of the shape of ``sae.encode(x)``.
 
     Raises:
-        InputError: for other SAEs, and where a hook point is in use, which sees dense
-            activations.
+        InputError: for other SAEs, under autocast, and where a hook point is in use, which
+            sees dense activations.
 
     >>> from sae_lens import TopKSAE, TopKSAEConfig
     >>> sae = TopKSAE(TopKSAEConfig(d_in=4, d_sae=64, k=2))
@@ -66,7 +74,7 @@ def encode_top_k(sae: SAE[Any], x: torch.Tensor) -> torch.Tensor:
     >>> torch.allclose(encode_top_k(sae, x).to_dense(), sae.encode(x))
     True
     """
-    return TopKEncoder(sae)(x)
+    return TopKEncoder(sae, reused=False)(x)
 
 
 @dataclass(frozen=True)
@@ -76,31 +84,40 @@ class TopKEncoder:
 
     Attributes:
         sae: SAELens' ``TopKSAE`` in float32 or float64, whose weights do not change.
+        reused: whether many batches follow, so that it pays to prepare for small ones.
 
     Raises:
-        InputError: for other SAEs, and where a hook point is in use.
+        InputError: for other SAEs, and where a hook point is in use; when it encodes, also
+            under autocast.
     """
 
     sae: SAE[Any]
+    reused: bool = True
 
     def __post_init__(self) -> None:
+        self._check()
+
+    def _check(self) -> None:
         if not can_encode_top_k(self.sae):
             raise InputError(
-                f"Encodes SAELens' TopKSAE with float32 or float64 weights and no hook in use, this is a "
-                f"{type(self.sae).__name__} in {self.sae.W_enc.dtype}. Call its encode()."
+                "Encodes SAELens' TopKSAE with float32 or float64 weights and no hook in use, outside "
+                f"autocast; this is a {type(self.sae).__name__} in {self.sae.W_enc.dtype}. Call its "
+                "encode()."
             )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the latent activations of ``x`` [..., d_in] as sparse COO [..., d_sae]."""
-        selected, acts = self.active(x)
-        shape = (*x.shape[:-1], selected.d_sae)
-        if x.ndim == 2:
+        """Return ``sae.encode(x)`` as a sparse COO tensor, without gradients."""
+        with torch.no_grad():
+            sae_in = self.sae.process_sae_in(x)
+            selected, acts = self._active(sae_in)
+        leading = sae_in.shape[:-1]
+        if len(leading) == 1:
             return selected.to_coo(acts)
-        places = torch.unravel_index(selected.rows, x.shape[:-1])
+        places = torch.unravel_index(selected.rows, leading) if leading else ()
         return torch.sparse_coo_tensor(
             torch.stack([*places, selected.latents]),
             acts,
-            shape,
+            (*leading, selected.d_sae),
             check_invariants=False,
             is_coalesced=True,
         )
@@ -113,9 +130,13 @@ class TopKEncoder:
         None is zero or negative. The normalisation is kept by the SAE for its next
         ``decode``, as by ``encode``.
         """
-        sae_in = self.sae.process_sae_in(x).flatten(0, -2).contiguous()
-        pre, k = self._pre_activations(sae_in), int(self.sae.cfg.k)
-        if can_screen(pre, k) and screening_wins(pre, k):
+        return self._active(self.sae.process_sae_in(x))
+
+    def _active(self, sae_in: torch.Tensor) -> tuple[Selected, torch.Tensor]:
+        self._check()
+        rows = sae_in.reshape(-1, sae_in.shape[-1]).contiguous()
+        pre, k = self._pre_activations(rows), self._k
+        if can_screen(pre, k) and screening_wins(pre, k, prepared=self.reused):
             found, values = screen_top_k(pre, k, self._screen)
         else:
             found, values = select_top_k(pre, k)
@@ -124,6 +145,11 @@ class TopKEncoder:
         if bool(active.all()):
             return found, values
         return found.keep(active), values[active]
+
+    @property
+    def _k(self) -> int:
+        # that of encode(), which may be another than the configuration's
+        return int(cast(TopK, self.sae.activation_fn).k)
 
     @cached_property
     def _norms(self) -> torch.Tensor | None:
@@ -138,4 +164,4 @@ class TopKEncoder:
     @cached_property
     def _screen(self) -> Screen:
         nothing = self.sae.W_enc.data.T[:0]
-        return Screen.of(self._pre_activations(nothing), int(self.sae.cfg.k))
+        return Screen.of(self._pre_activations(nothing), self._k)

@@ -31,6 +31,8 @@ from saereg_plugin.machine import fast_dtype
 _LEAST_INPUTS = 512
 _LEAST_LATENTS = 8192
 _LEAST_WIDTH_PER_K = 512
+_LEAST_ROWS = 2048
+"""Fewest rows that were measured; a screen is prepared for each batch, which few rows do not repay."""
 
 _GROUPS = (16, 8, 4, 2, 1)
 """Sizes of the groups of latents whose largest value is compared first."""
@@ -69,17 +71,24 @@ def can_screen(pre: PreActivations, k: float) -> bool:
     )
 
 
-def screening_wins(pre: PreActivations, k: float) -> bool:
+def screening_wins(pre: PreActivations, k: float, *, prepared: bool = False) -> bool:
     """
     Return whether a screened selection is faster, by the size and the device alone.
 
     The rule is that of the measurements in ``docs/speed.md``. It takes no measurement of
-    its own, so that the same run makes the same choice every time.
+    its own, so that the same run makes the same choice every time. GPUs were not measured.
+
+    Args:
+        pre: for which ``can_screen`` holds.
+        k: latents to select in a row.
+        prepared: whether one screen serves many batches.
     """
     return (
-        pre.W_enc.shape[0] >= _LEAST_INPUTS
+        pre.W_enc.device.type == "cpu"
+        and pre.W_enc.shape[0] >= _LEAST_INPUTS
         and pre.d_sae >= max(_LEAST_LATENTS, _LEAST_WIDTH_PER_K * k)
-        and fast_dtype(str(pre.W_enc.device)) == "bfloat16"
+        and (prepared or pre.sae_in.shape[0] >= _LEAST_ROWS)
+        and fast_dtype("cpu") == "bfloat16"
     )
 
 
@@ -120,9 +129,10 @@ class Screen:
         coarse = vectors.new_empty(columns, terms, dtype=torch.bfloat16)
         coarse[:, d_in:], coarse[d_sae:] = 0, 0
         norms, lost = vectors.new_zeros(columns), vectors.new_zeros(columns)
-        # strips stay in the cache
-        for start in range(0, d_sae, _STRIP):
-            strip = slice(start, min(start + _STRIP, d_sae))
+        # on the CPU strips stay in the cache, on a GPU each would be several launches
+        size = _STRIP if vectors.device.type == "cpu" else d_sae
+        for start in range(0, d_sae, size):
+            strip = slice(start, min(start + size, d_sae))
             rows = vectors[strip]
             if pre.norms is not None:
                 rows *= pre.norms[strip, None]
@@ -406,19 +416,33 @@ def screen_batch_top_k(
     """
     batch = pre.sae_in.shape[0]
     screen = screen or Screen.of(pre, count / batch)
-    if not screen.finite:
+    # what it needed is free again before a batch is computed whole
+    found = _batch_candidates(pre, count, screen) if screen.finite else None
+    if found is None:
         return select_batch_top_k(pre, count)
+    return batch_selection(*found, count, (batch, pre.d_sae))
+
+
+def _batch_candidates(
+    pre: PreActivations, count: int, screen: Screen
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """
+    Return values and flat positions of all entries that may be selected, [n] each.
+
+    None if there are so many that the batch had better be computed whole.
+    """
+    batch = pre.sae_in.shape[0]
     out = screen.coarse.new_empty(batch, screen.coarse.shape[0])
     block = _Block.of(screen, pre.sae_in, out)
     lower = top_k_of_all(block.lower, count)[0]
     if not bool(block.bounded.all()) or len(lower) < count:
-        return select_batch_top_k(pre, count)
+        return None
     threshold = lower.min()
     screened = block.screened(threshold)
     rows, latents = block.candidates(threshold, screened)
     left = (~screened).nonzero().squeeze(1)
     if len(left) > batch // 4 or len(rows) > most_candidates(count / batch) * batch:
-        return select_batch_top_k(pre, count)
+        return None
     counts = torch.bincount(rows, minlength=batch)
     selected = Selected(latents, functional.pad(counts.cumsum(0), (1, 0)), pre.d_sae)
     values = screen.values(pre.sae_in, selected)
@@ -428,4 +452,4 @@ def screen_batch_top_k(
         own, columns = (matrix >= threshold).nonzero(as_tuple=True)
         values = torch.cat([values, matrix[own, columns]])
         positions = torch.cat([positions, left[own] * pre.d_sae + columns])
-    return batch_selection(values, positions, count, (batch, pre.d_sae))
+    return values, positions

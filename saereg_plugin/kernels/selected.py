@@ -165,9 +165,9 @@ def select_rows(latents: torch.Tensor, d_sae: int) -> Selected:
 
 
 def transposed(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the contiguous transpose [b, a] of ``matrix`` [a, b]."""
+    """Return the contiguous transpose [b, a] of ``matrix`` [a, b], in memory of its own."""
     if matrix.device.type != "cpu":
-        return matrix.T.contiguous()
+        return matrix.T.clone(memory_format=torch.contiguous_format)
     # PyTorch copies a transpose on one thread; strips go to all of them and stay in cache
     result = matrix.new_empty(matrix.shape[1], matrix.shape[0])
     for start in range(0, matrix.shape[0], _TRANSPOSE_BLOCK):

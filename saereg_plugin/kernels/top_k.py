@@ -135,7 +135,7 @@ class PreActivations:
         return self.W_enc * self.norms, self.b_enc * self.norms
 
     def blocks(self, rows: int | None = None) -> Iterator[torch.Tensor]:
-        """Yield blocks of rows [rows, d_sae]; each is overwritten by the next."""
+        """Yield blocks of rows [rows, d_sae], at least one; each is overwritten by the next."""
         batch = self.sae_in.shape[0]
         if rows is None:
             rows = max(1, min(batch, _BLOCK_ENTRIES // self.d_sae))
@@ -143,7 +143,8 @@ class PreActivations:
             each.to(self.dtype) for each in (self.sae_in, *self.scaled())
         )
         buffer = weight.new_empty(rows, self.d_sae)
-        for start in range(0, batch, rows):
+        # no rows are one block of none
+        for start in range(0, max(batch, 1), rows):
             end = min(start + rows, batch)
             out = buffer[: end - start]
             yield torch.addmm(bias, sae_in[start:end], weight, out=out)

@@ -95,6 +95,14 @@ def test_this_package_alone_imports_nothing_heavy() -> None:
     assert modules & HEAVY == set()
 
 
+def test_a_module_is_imported_when_it_is_used() -> None:
+    text, _ = run_code(
+        "import saereg_plugin as sr\n"
+        "print(sr.kernels.encode_top_k.__name__, sr.machine.__name__)"
+    )
+    assert text.split() == ["encode_top_k", "saereg_plugin.machine"]
+
+
 @pytest.mark.parametrize("name", sr.__all__)
 def test_a_public_name_is_that_of_its_module(name: str) -> None:
     module = f"saereg_plugin.{sr._PLACES[name]}"

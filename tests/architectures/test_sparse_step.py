@@ -15,6 +15,7 @@ from sae_lens.saes.sae import TrainStepOutput
 
 import saereg_plugin as sr
 from saereg_plugin.architectures.sparse_step import SparseStepOutput
+from saereg_plugin.kernels import screening
 from saereg_plugin.machine import fast_dtype
 from tests.regularizers.throwaway import NoisyFiring
 from tests.training import (
@@ -676,8 +677,9 @@ def test_screening_needs_float32(architecture: str, activations: torch.Tensor) -
 
 @pytest.mark.parametrize("architecture", TOPK_ARCHITECTURES)
 def test_auto_screens_wide_dictionaries_where_bfloat16_is_fast(
-    architecture: str, activations: torch.Tensor
+    architecture: str, activations: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(screening, "_LEAST_ROWS", 32)
     fields: dict[str, Any] = {"k": 8, "d_sae": 8192}
     if architecture == "matryoshka_batchtopk":
         fields["matryoshka_widths"] = [1024, 8192]
@@ -692,6 +694,8 @@ def test_auto_screens_wide_dictionaries_where_bfloat16_is_fast(
     # rounding tells which was taken
     assert not torch.equal(screened, plain)
     assert torch.equal(auto, screened if fast else plain)
+    monkeypatch.setattr(screening, "_LEAST_ROWS", 33)
+    assert torch.equal(values("auto"), plain)
 
 
 def test_a_regulariser_of_weights_only_leaves_it_sparse(

@@ -202,3 +202,12 @@ def test_transpose_of_odd_shapes(rows: int, columns: int) -> None:
         assert result.is_contiguous()
         assert result.dtype == matrix.dtype
         assert torch.equal(result, matrix.T)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_transpose_has_memory_of_its_own(device: str) -> None:
+    matrix = torch.empty(6, 4, device=device).T
+    found = transposed(matrix)
+    assert found.is_contiguous() and found.shape == (6, 4)
+    storages = [each.untyped_storage()._cdata for each in (found, matrix)]
+    assert storages[0] != storages[1]

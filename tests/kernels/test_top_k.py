@@ -230,3 +230,11 @@ def test_batch_selection_takes_positive_entries_only() -> None:
     none = select_batch_top_k(pre_of(bias=-100.0), 100)
     assert none[1].numel() == 0
     assert torch.equal(none[0].row_offsets, torch.zeros(12, dtype=torch.int64))
+
+
+def test_no_rows_have_no_selection() -> None:
+    pre = PreActivations(
+        torch.zeros(0, 4), torch.randn(4, 64), torch.zeros(64), None, torch.float32
+    )
+    selected, values = select_top_k(pre, 3)
+    assert (selected.batch, len(selected.latents), len(values)) == (0, 0, 0)

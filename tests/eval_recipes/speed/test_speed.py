@@ -21,12 +21,14 @@ from eval_recipes.running.context import RunContext
 from eval_recipes.running.run import subjects_of
 from eval_recipes.speed import Row, Shape, SpeedConfig, run_speed
 from eval_recipes.speed.activations import Work, activation_rows
+from eval_recipes.speed.dead_latents import dead_rows
 from eval_recipes.speed.evaluations import OPTIONS, UPSTREAM, rounds
 from eval_recipes.speed.evaluations import OURS as OUR_COMMAND
 from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
 from eval_recipes.speed.implementations import (
     OURS,
     SAE_LENS,
+    SCREENED,
     UNSCREENED,
     build_step,
     peers,
@@ -57,7 +59,7 @@ from eval_recipes.speed.run import (
     formatted,
 )
 from eval_recipes.speed.screening import plot_screening, screening_rows
-from eval_recipes.speed.training import _peak, measure, peak_of
+from eval_recipes.speed.training import _own, _peak, measure, peak_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release
 from tests.forked import forked
@@ -169,6 +171,23 @@ def test_rows_are_complete_and_written_with_the_machine(tmp_path: Path) -> None:
     assert record["versions"]["sae-lens"]
     cells = formatted(frame.iloc[0].to_dict())
     assert len(cells) == len(HEADINGS)
+
+
+def test_dead_latents_are_timed_against_parts_of_the_step() -> None:
+    config = SpeedConfig(shapes=(SMALL,), repeats=3)
+    rows = list(dead_rows(config))
+    assert [row.case.split(", ")[1] for row in rows[::4]] == ["10% dead", "30% dead"]
+    for start in (0, 4):
+        step, none_dead, product, selection = rows[start : start + 4]
+        assert step.implementation == OURS and step.ratio == 1
+        assert none_dead.implementation == f"{OURS}, none dead"
+        assert product.ratio_high is not None
+        assert selection.ratio is not None and selection.seconds
+
+
+def test_a_gpu_is_timed_with_screening_which_is_no_default_there() -> None:
+    assert _own("cuda", autocast=False) == [OURS, UNSCREENED, SCREENED]
+    assert _own("cuda", autocast=True) == [OURS]
 
 
 def test_an_interrupted_run_keeps_its_rows(
