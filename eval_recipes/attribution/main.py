@@ -115,7 +115,8 @@ class AttributionEvaluation(Evaluation[AttributionEvalConfig]):
         )
         failures = [self.failure(subjects[s], cause) for s, cause in causes.items()]
         groups: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
-        for sae_id, found in measured.items():
+        # results do not depend on the order in which SAEs were named
+        for sae_id, found in sorted(measured.items()):
             key = (found.subject.group, tuple(found.directions.shape))
             groups[key].append(sae_id)
         for ids in groups.values():

@@ -21,8 +21,8 @@ from saereg_plugin.finetuning.losses import Objective
 from saereg_plugin.metrics.attribution import next_token_losses
 from saereg_plugin.sources.models import LanguageModel
 
-# Values of one batch of logits: 2^26 float32 are 256 MiB, held a few times.
-_LOGIT_VALUES = 1 << 26
+# Values of one batch of logits: 2^25 float32 are 128 MiB, held a few times with their gradients.
+_LOGIT_VALUES = 1 << 25
 
 
 class LossPasses:
