@@ -27,6 +27,7 @@ from eval_recipes.commands.console import (
     shown,
     with_verbosity,
 )
+from eval_recipes.commands.contrast.layers import layers
 from eval_recipes.commands.demo import demo
 from eval_recipes.commands.doctor import doctor
 from eval_recipes.commands.export import export
@@ -38,8 +39,10 @@ from eval_recipes.commands.schemas import schemas
 from eval_recipes.commands.select import select
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.studies.study import study
+from eval_recipes.commands.texts.data import data
 from eval_recipes.commands.train import train
 from eval_recipes.commands.training.finetune import finetune
+from eval_recipes.commands.training.pool import pool
 from eval_recipes.commands.training.revive import revive
 
 # torch and SAELens take many seconds to import; commands import what they use, so that
@@ -77,8 +80,8 @@ def _settings(
 
 
 _COMMANDS = (
-    *(train, finetune, revive, cache, run, select, push, table, plot, report),
-    *(speed, demo, doctor, artifacts, schemas),
+    *(train, finetune, revive, pool, cache, run, select, layers, data),
+    *(push, table, plot, report, speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:
     app.command()(with_verbosity(command))

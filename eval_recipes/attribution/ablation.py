@@ -232,7 +232,7 @@ class _Removal:
         rows = self._passes.rows(clean)
         if self._options.at == "activations":
             return rows.clone()
-        return self._tally.coded(rows)[1].to(rows.device)
+        return self._tally.reconstructed(rows).to(rows.device)
 
     def _places(self, entries: Tensor, context: int) -> Tensor:
         """Return the row of each entry, counted in its context."""

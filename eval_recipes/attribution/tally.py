@@ -15,7 +15,8 @@ from eval_recipes.attribution.passes import LossPasses
 from eval_recipes.mdl.tally import coded
 from saereg_plugin.finetuning.frozen_model import CleanPass
 from saereg_plugin.metrics.attribution import first_order_effects
-from saereg_plugin.metrics.codes import Codes
+from saereg_plugin.metrics.buffer import RowBuffer
+from saereg_plugin.metrics.codes import Codes, CodesBuffer
 from saereg_plugin.metrics.reconstruction import latent_directions
 
 # Values of one chunk of latent activations: 2^23 float32 are 32 MiB, held a few times.
@@ -64,7 +65,7 @@ class Entries:
 
 
 class EntryTally:
-    """Entries of one SAE; lists hold one item a batch of contexts."""
+    """Entries of one SAE along the text."""
 
     def __init__(self, sae: SAE[Any], *, at: At) -> None:
         if sae.hook_z_reshaping_mode:
@@ -74,9 +75,8 @@ class EntryTally:
         self.sae_id = ""
         self.directions = latent_directions(sae).float()
         self._at = at
-        self._codes: list[Codes] = []
-        self._effects: list[Tensor] = []
-        self._contexts: list[Tensor] = []
+        self._codes = CodesBuffer(len(self.directions))
+        self._effects, self._contexts = RowBuffer(), RowBuffer()
         self._first = 0
 
     def update(self, passes: LossPasses, clean: CleanPass, shared: Tensor) -> None:
@@ -92,41 +92,45 @@ class EntryTally:
         Raises:
             ValueError: if the gradient is not finite.
         """
-        codes, x_hat = self.coded(passes.rows(clean))
-        gradient = (
-            shared if self._at == "activations" else passes.gradient(clean, x_hat)
-        )
-        gradient = gradient.to(self.sae.device)
+        rows, gradient = passes.rows(clean), shared
+        if self._at == "reconstruction":
+            gradient = passes.gradient(clean, self.reconstructed(rows))
         if not bool(gradient.isfinite().all()):
             raise ValueError("the gradient of the loss holds NaN or infinity")
-        effects = first_order_effects(gradient, codes, self.directions)
-        self._codes.append(codes.cpu())
-        self._effects.append(effects.cpu())
+        size = self._chunk_rows
+        for x, g in zip(rows.split(size), gradient.split(size), strict=True):
+            codes = self._coded(x)[0]
+            effects = first_order_effects(g.to(self.sae.device), codes, self.directions)
+            self._codes.add(codes)
+            self._effects.add(effects)
         numbers = torch.arange(len(clean.keep)) + self._first
-        self._contexts.append(numbers.repeat_interleave(clean.keep.sum(1).cpu()))
+        self._contexts.add(numbers.repeat_interleave(clean.keep.sum(1).cpu()))
         self._first += len(clean.keep)
 
+    def reconstructed(self, rows: Tensor) -> Tensor:
+        """Return x_hat of rows, float32 [rows, d_in]."""
+        parts = rows.split(self._chunk_rows)
+        return torch.cat([self._coded(x)[1] for x in parts])
+
+    @property
+    def _chunk_rows(self) -> int:
+        return max(1, _CHUNK_VALUES // len(self.directions))
+
     @torch.no_grad()
-    def coded(self, rows: Tensor) -> tuple[Codes, Tensor]:
+    def _coded(self, x: Tensor) -> tuple[Codes, Tensor]:
         """Return codes in units of the activations, and x_hat, float32 [rows, d_in]."""
-        size = max(1, _CHUNK_VALUES // len(self.directions))
-        parts: list[Codes] = []
-        decoded: list[Tensor] = []
-        for x in rows.to(self.sae.device).split(size):
-            found = coded(self.sae, self.directions, x)
-            scale = found.factors[found.codes.images]
-            parts.append(Codes(found.codes.selected, found.codes.values * scale))
-            decoded.append(found.x_hat.float())
-        return Codes.join(parts), torch.cat(decoded)
+        found = coded(self.sae, self.directions, x.to(self.sae.device))
+        scale = found.factors[found.codes.images]
+        return Codes(
+            found.codes.selected, found.codes.values * scale
+        ), found.x_hat.float()
 
     def result(self) -> Entries:
         """Return the entries of all contexts."""
-        codes, self._codes = self._codes, []
-        effects, self._effects = self._effects, []
         return Entries(
-            codes=Codes.join(codes),
-            effects=torch.cat(effects),
-            contexts=torch.cat(self._contexts),
+            codes=self._codes.joined(),
+            effects=self._effects.joined(),
+            contexts=self._contexts.joined(),
             norms=self.directions.norm(dim=1).cpu(),
             n_contexts=self._first,
         )

@@ -214,6 +214,13 @@ def explanations_flag(place: Path | None) -> list[str]:
     return [] if place is None else [f"steering.explanations={json.dumps(str(place))}"]
 
 
+def facts_flag(place: str | None) -> list[str]:
+    """Return ``--facts`` as an option of steering."""
+    import json
+
+    return [] if place is None else [f"steering.facts={json.dumps(place)}"]
+
+
 def contrast_flag(select: tuple[str, str, str] | None) -> list[str]:
     """
     Return ``--select contrast A.txt B.txt`` as options of steering.

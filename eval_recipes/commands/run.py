@@ -20,6 +20,7 @@ from eval_recipes.commands.console import (
 from eval_recipes.commands.flags import (
     contrast_flag,
     explanations_flag,
+    facts_flag,
     judge_flags,
     listed,
     offline_sources,
@@ -172,6 +173,15 @@ def run(
             rich_help_panel=_EVALUATION,
         ),
     ] = None,
+    facts: Annotated[
+        str | None,
+        Option(
+            metavar="FILE",
+            help="steering: also measure look-ahead on the dated facts of this file (.jsonl, .csv), or "
+            "on the 'embedded' ones.",
+            rich_help_panel=_EVALUATION,
+        ),
+    ] = None,
     select: Annotated[
         tuple[str, str, str] | None,
         Option(
@@ -284,6 +294,7 @@ def run(
         *judge_flags(names, flags),
         *contrast_flag(select),
         *explanations_flag(explanations),
+        *facts_flag(facts),
         *(option or []),
     ]
     if report:

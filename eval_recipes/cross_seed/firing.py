@@ -15,7 +15,7 @@ from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.running.passes import Passed
 from eval_recipes.statistics.ranks import rank_correlation
 from eval_recipes.statistics.seeds import bootstrap_mean_interval
-from saereg_plugin.metrics import Codes
+from saereg_plugin.metrics import Codes, CodesBuffer
 
 # Values of one chunk of latent activations: 2^23 float32 are 32 MiB.
 _CHUNK_VALUES = 1 << 23
@@ -101,27 +101,21 @@ class FiringTally:
     def __init__(self, sae: SAE[Any], moments: Moments) -> None:
         self.sae = sae
         self._moments = moments
-        self._codes: list[Codes] = []
+        self._codes = CodesBuffer(int(sae.cfg.d_sae))
         self._keep: list[Tensor] = []
 
     def update(self, activations: Tensor, keep: Tensor) -> None:
         """Add one batch: activations (inputs, rows, d_in), keep (inputs, rows)."""
         x = activations[keep.to(activations.device)].to(self.sae.dtype)
-        self._moments.add(len(self._keep), lambda: self._as_read(x))
+        self._moments.add(len(self._keep), lambda: read_rows(self.sae, x))
         self._keep.append(keep.cpu())
         step = max(1, _CHUNK_VALUES // int(self.sae.cfg.d_sae))
-        self._codes += [_compact(self.sae.encode(part)) for part in x.split(step)]
-
-    def _as_read(self, x: Tensor) -> Tensor:
-        """Return the activations in the SAE's own normalisation, which decoder rows are in."""
-        normalised = self.sae.run_time_activation_norm_fn_in(x).float()
-        # let go of the scale that it stores
-        self.sae.run_time_activation_norm_fn_out(normalised)
-        return normalised
+        for part in x.split(step):
+            self._codes.add(Codes.of(self.sae.encode(part).float()))
 
     def result(self, passed: Passed, *, seed: int) -> Firing:
         """Turn the codes into figures of each latent."""
-        codes = Codes.join(self._codes)
+        codes = self._codes.joined()
         counts = codes.counts()
         form = by_chance = None
         if passed.tokens.numel():
@@ -139,9 +133,12 @@ class FiringTally:
         )
 
 
-def _compact(acts: Tensor) -> Codes:
-    """Return codes on the CPU with float32 values."""
-    return Codes.of(acts.float().cpu())
+def read_rows(sae: SAE[Any], x: Tensor) -> Tensor:
+    """Return activations in the SAE's own normalisation, which decoder rows are in."""
+    normalised = sae.run_time_activation_norm_fn_in(x).float()
+    # let go of the scale that it stores
+    sae.run_time_activation_norm_fn_out(normalised)
+    return normalised
 
 
 def surface_forms(codes: Codes, tokens: Tensor) -> Tensor:

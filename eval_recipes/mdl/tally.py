@@ -10,7 +10,7 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
-from saereg_plugin.metrics import Codes, latent_directions
+from saereg_plugin.metrics import Codes, CodesBuffer, RowBuffer, latent_directions
 
 # Values of one chunk of latent activations: 2^23 float32 are 32 MiB, held a few times.
 _CHUNK_VALUES = 1 << 23
@@ -85,7 +85,7 @@ class HeldOutCodes:
 
 
 class CodeTally:
-    """Codes of one SAE; lists hold one entry a chunk of rows."""
+    """Codes of one SAE along its held-out rows."""
 
     def __init__(self, sae: SAE[Any]) -> None:
         if sae.hook_z_reshaping_mode:
@@ -94,7 +94,10 @@ class CodeTally:
         self.sae = sae
         self.sae_id = ""
         self._directions = latent_directions(sae).float()
-        self._parts: list[HeldOutCodes] = []
+        self._codes = CodesBuffer(len(self._directions))
+        self._products, self._factors, self._residual, self._contexts = (
+            RowBuffer() for _ in range(4)
+        )
         self._inputs = 0
 
     @torch.no_grad()
@@ -110,23 +113,20 @@ class CodeTally:
         kept = activations[keep.to(activations.device)]
         rows = max(1, _CHUNK_VALUES // len(self._directions))
         for x, of in zip(kept.split(rows), contexts.split(rows), strict=True):
-            self._parts.append(self._coded(x, of))
+            self._add(x)
+            self._contexts.add(of)
         self._inputs += len(keep)
 
-    def _coded(self, x: Tensor, contexts: Tensor) -> HeldOutCodes:
+    def _add(self, x: Tensor) -> None:
+        """Add what there is of rows [rows, d_in], but their contexts."""
         found = coded(self.sae, self._directions, x)
         codes, factors = found.codes, found.factors
         residual = x.to(self.sae.dtype).double() - found.x_hat
         dots = codes.selected.dots(residual.float(), self._directions)
-        return HeldOutCodes(
-            codes=codes.cpu(),
-            products=(dots * factors[codes.images]).cpu(),
-            factors=factors.cpu(),
-            residual=residual.square().sum(1).cpu(),
-            contexts=contexts,
-            directions=self._directions.cpu(),
-            n_contexts=0,
-        )
+        self._codes.add(codes)
+        self._products.add(dots * factors[codes.images])
+        self._factors.add(factors)
+        self._residual.add(residual.square().sum(1))
 
     def result(self) -> HeldOutCodes:
         """
@@ -135,16 +135,15 @@ class CodeTally:
         Raises:
             ValueError: if no row was read.
         """
-        if not self._parts:
+        if not len(self._codes):
             raise ValueError("no held-out row was read")
-        parts, self._parts = self._parts, []
         return HeldOutCodes(
-            codes=Codes.join([part.codes for part in parts]),
-            products=torch.cat([part.products for part in parts]),
-            factors=torch.cat([part.factors for part in parts]),
-            residual=torch.cat([part.residual for part in parts]),
-            contexts=torch.cat([part.contexts for part in parts]),
-            directions=parts[0].directions,
+            codes=self._codes.joined(),
+            products=self._products.joined(),
+            factors=self._factors.joined(),
+            residual=self._residual.joined(),
+            contexts=self._contexts.joined(),
+            directions=self._directions.cpu(),
             n_contexts=self._inputs,
         )
 

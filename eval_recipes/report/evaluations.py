@@ -81,7 +81,8 @@ _OURS = frozenset(
         *("checked", "corrected", "deduplicated", "masked", "overlap"),
         *("token_explainer", "n2g"),
         # of steering; upstream has only embedding_published
-        *("chat", "contrast", "embedding", "fluency", "latents", "log_probability"),
+        *("chat", "contrast", "embedding", "facts", "fluency", "latents"),
+        "log_probability",
         "strength",
     }
 )

@@ -126,6 +126,7 @@ OTHER_COLUMNS = (
     Metric("steering", "chat/success", "steered, chat"),
     Metric("steering", "embedding/success", "embedding"),
     Metric("steering", "log_probability/success", "log prob."),
+    Metric("steering", "facts/over_random", "look-ahead"),
 )
 """Columns of further tables after a run: one figure or two of each other evaluation."""
 

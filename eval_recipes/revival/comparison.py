@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,16 @@ from sae_lens import SAE
 from torch import Tensor
 
 from eval_recipes.results.subject import Subject
+from eval_recipes.revival.residuals import ResidualTally, spread
 from eval_recipes.running.activation_source import Source, place_of, read_model
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
+from eval_recipes.running.heldout_pass import Passed, tally_heldout
 from eval_recipes.statistics.interval import (
     Array,
-    ContextSums,
     Interval,
     Statistic,
     bootstrap_together,
+    wilson,
 )
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
@@ -37,8 +37,6 @@ from saereg_plugin.revival.training import (
 )
 from saereg_plugin.sweeps.config import sae_id
 
-_CHUNK_VALUES = 1 << 24
-"""Codes held at once."""
 LEAST_GAIN = 1e-3
 """Explained variance below which a gain is none, whatever its interval; ours."""
 COLUMNS = ("group", "seed", "figure", "value", "low", "high", "n")
@@ -86,33 +84,6 @@ class Comparison:
         return path
 
 
-class _Tally:
-    """Residuals of one SAE by context, and the latents that fire."""
-
-    def __init__(self, sae: SAE[Any]) -> None:
-        if sae.hook_z_reshaping_mode:
-            sae.turn_off_forward_pass_hook_z_reshaping()
-        self.sae = sae
-        self.residual: list[Array] = []
-        self.fired = torch.zeros(int(sae.cfg.d_sae), dtype=torch.bool)
-
-    @torch.no_grad()
-    def update(self, activations: Tensor, keep: Tensor) -> None:
-        """Add activations (contexts, tokens, d_in); ``keep`` is False at special tokens."""
-        at_once = max(1, _CHUNK_VALUES // (keep.shape[1] * len(self.fired)))
-        for x, kept in zip(
-            activations.split(at_once), keep.cpu().split(at_once), strict=True
-        ):
-            codes = self.sae.encode(x.to(self.sae.dtype))
-            codes = codes.to_dense() if codes.is_sparse else codes
-            error = x.double() - self.sae.decode(codes).double()
-            squared = error.square().sum(-1).cpu()
-            if not bool(squared.isfinite().all()):
-                raise ValueError("its reconstruction holds NaN or infinity")
-            self.residual.append(per_context(squared, kept))
-            self.fired |= (codes[kept.to(codes.device)] != 0).any(0).cpu()
-
-
 def compare(
     plan: RevivalPlan,
     context: RunContext,
@@ -149,10 +120,8 @@ def _measure(context: RunContext, loss_contexts: int) -> dict[str, _Measured]:
     found, failures = tally_heldout(
         context,
         context.subjects,
-        lambda _, sae: _Tally(sae),
-        lambda tally, passed: _Measured(
-            np.concatenate(tally.residual), tally.fired, passed
-        ),
+        lambda _, sae: ResidualTally(sae),
+        lambda tally, passed: _Measured(tally.by_context, tally.fired, passed),
     )
     for name, cause in failures.items():
         raise InputError(f"SAE {name!r} has no held-out figures: {cause}.")
@@ -266,7 +235,7 @@ def _variance(
     }
 
     def gain(less: Array) -> Statistic:
-        return lambda weights: (weights @ less) / _spread(sums, weights)
+        return lambda weights: (weights @ less) / spread(sums, weights)
 
     statistics = {f"{name}_variance_gain": gain(less) for name, less in saved.items()}
     if "control" in saved:
@@ -274,12 +243,6 @@ def _variance(
             saved["revived"] - saved["control"]
         )
     return bootstrap_together(statistics, len(sums.count), seed=seed)
-
-
-def _spread(sums: ContextSums, weights: Array) -> Array:
-    """Return the activations' variance about their mean, [weightings]."""
-    mean_square = np.square(weights @ sums.total).sum(-1) / (weights @ sums.count)
-    return weights @ sums.square - mean_square
 
 
 def _loss(
@@ -319,19 +282,7 @@ def _fire_again(
         ]
         for s in seeds
     ]
-    share = float(torch.cat(again).double().mean())
-    n = one.latents * len(seeds)
-    return _wilson(share, n)
-
-
-def _wilson(share: float, n: int) -> Interval:
-    """Return a share of n with Wilson's 95 % interval."""
-    z = 1.959963984540054
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = (
-        z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    )
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
+    return wilson(int(torch.cat(again).sum()), one.latents * len(seeds))
 
 
 def verdict(

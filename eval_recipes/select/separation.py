@@ -9,11 +9,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from eval_recipes.select.halves import FEWEST_INPUTS, halves
-from eval_recipes.statistics.auroc import auroc
+from eval_recipes.statistics.auroc import auroc, excess_auroc
 from eval_recipes.statistics.interval import Array, Interval
 from saereg_plugin.checks import MAX_SEED, require_choice, require_count
 from saereg_plugin.errors import InputError
@@ -173,7 +172,7 @@ def _described(
     p_values: Sequence[float | None],
 ) -> tuple[ChosenLatent, ...]:
     """Return the chosen latents with their figures on either half."""
-    selected = 0.5 + _by_auroc(sets.x[:, order], sets.labels[None])[0]
+    selected = 0.5 + excess_auroc(sets.x[:, order], sets.labels[None])[0]
     return tuple(
         ChosenLatent(
             latent=int(j),
@@ -212,14 +211,6 @@ def _check(
         )
 
 
-def _by_auroc(x: Array, labels: Labels) -> Array:
-    """Return AUROC - 1/2 of every column of x (inputs, d) for labels (sets, inputs)."""
-    ranks = rankdata(x, axis=0)
-    n_first = labels.sum(1, keepdims=True)
-    mean = labels.astype(np.float64) @ ranks / n_first
-    return (mean - (n_first + 1) / 2) / (len(x) - n_first) - 0.5
-
-
 def _by_regression(x: Array, labels: Labels) -> Array:
     """Return coefficients (sets, d) of columns in standard deviations; 0 where none varies."""
     spread = x.std(0)
@@ -228,16 +219,17 @@ def _by_regression(x: Array, labels: Labels) -> Array:
     if varies.any():
         scaled = (x[:, varies] - x[:, varies].mean(0)) / spread[varies]
         for row, of_set in zip(coefficients, labels, strict=True):
-            row[varies] = _regression().fit(scaled, of_set).coef_[0]
+            row[varies] = regression().fit(scaled, of_set).coef_[0]
     return coefficients
 
 
-def _regression() -> LogisticRegression:
+def regression() -> LogisticRegression:
+    """Return an unfitted logistic regression; both sets have the same weight."""
     return LogisticRegression(class_weight="balanced", max_iter=1000)
 
 
 _SCORES: dict[str, Callable[[Array, Labels], Array]] = {
-    "auroc": _by_auroc,
+    "auroc": excess_auroc,
     "logistic": _by_regression,
 }
 
@@ -272,7 +264,7 @@ def _together(sets: _Sets) -> Interval:
         n = len(sets.first) + len(sets.second)
         return Interval(0.5, None, None, n, "no latent separates the sets")
     spread = np.where(sets.x.std(0) > 0, sets.x.std(0), 1.0)
-    model: Any = _regression().fit(sets.x / spread, sets.labels)
+    model: Any = regression().fit(sets.x / spread, sets.labels)
     a, b = (
         model.decision_function(vectors / spread)
         for vectors in (sets.first, sets.second)

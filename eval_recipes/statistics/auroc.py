@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
-from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.interval import Array, Interval
 
 PERFECT = "every input of one set lies above every input of the other"
 NO_VARIANCE = "the placements do not vary, so the spread cannot be estimated"
@@ -32,17 +32,39 @@ def auroc(a: ArrayLike, b: ArrayLike) -> Interval:
     x, y = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
     if min(len(x), len(y)) < 2:
         raise ValueError(f"{len(x)} and {len(y)} values; expected 2 of each or more")
-    n = len(x) + len(y)
-    joint = rankdata(np.concatenate([x, y]))
-    above = (joint[: len(x)] - rankdata(x)) / len(y)
-    below = 1 - (joint[len(x) :] - rankdata(y)) / len(x)
-    value = float(above.mean())
+    above, below = placements(x, y)
     variance = float(above.var(ddof=1) / len(x) + below.var(ddof=1) / len(y))
-    if value in (0.0, 1.0):
-        return Interval(value, None, None, n, PERFECT)
+    return logit_interval(float(above.mean()), variance, len(x) + len(y))
+
+
+def placements(a: Array, b: Array) -> tuple[Array, Array]:
+    """
+    Return the share of ``b`` below each value of ``a``, and of ``a`` above each of ``b``.
+
+    Ties count half; the mean of either is the AUROC. Further axes are separate problems.
+    """
+    joint = rankdata(np.concatenate([a, b]), axis=0)
+    above = (joint[: len(a)] - rankdata(a, axis=0)) / len(b)
+    below = 1 - (joint[len(a) :] - rankdata(b, axis=0)) / len(a)
+    return above, below
+
+
+def logit_interval(value: float, variance: float, n: int) -> Interval:
+    """Return an AUROC with its interval, normal on the logit scale; ``n`` is the number of values."""
+    # a mean of several perfect separations may miss 1 by rounding
+    if min(value, 1 - value) <= 1e-12:
+        return Interval(float(round(value)), None, None, n, PERFECT)
     if variance <= 1e-15:
         return Interval(value, None, None, n, NO_VARIANCE)
     half = float(norm.ppf(0.975)) * math.sqrt(variance)
     half /= value * (1 - value)
     centre = float(logit(value))
     return Interval(value, float(expit(centre - half)), float(expit(centre + half)), n)
+
+
+def excess_auroc(x: Array, labels: NDArray[np.bool_]) -> Array:
+    """Return AUROC - 1/2 of every column of x (inputs, d) for labels (sets, inputs)."""
+    ranks = rankdata(x, axis=0)
+    n_first = labels.sum(1, keepdims=True)
+    mean = labels.astype(np.float64) @ ranks / n_first
+    return (mean - (n_first + 1) / 2) / (len(x) - n_first) - 0.5

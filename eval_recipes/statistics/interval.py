@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 NO_VARIATION = "all values are equal, so their spread cannot be estimated"
 
@@ -215,3 +216,14 @@ def concatenate(parts: list[ContextSums]) -> ContextSums:
         total=np.concatenate([part.total for part in parts]),
         square=np.concatenate([part.square for part in parts]),
     )
+
+
+def wilson(correct: int, n: int, *, level: float = 0.95) -> Interval:
+    """
+    Return a share of ``n`` independent trials with its Wilson score interval.
+
+    >>> [round(x, 3) for x in wilson(8, 10)[:3]]
+    [0.8, 0.49, 0.943]
+    """
+    low, high = binomtest(correct, n).proportion_ci(level, "wilson")
+    return Interval(correct / n, float(low), float(high), n)

@@ -17,6 +17,12 @@ from eval_recipes.results.metrics import flat
 from eval_recipes.results.subject import Subject
 from eval_recipes.saebench.autointerp.figures import Explanation
 from eval_recipes.statistics.seeds import Interval, bootstrap_mean_interval
+from eval_recipes.steering.facts.figures import (
+    FactsMetrics,
+    facts_fields,
+    facts_summary,
+)
+from eval_recipes.steering.facts.measure import Measurement
 from eval_recipes.steering.generate.prompts import Prompt
 from eval_recipes.steering.judges.judge_trials import Judged
 from eval_recipes.steering.judges.log_probability import Fluency
@@ -139,6 +145,8 @@ class Measured:
     """Median residual norm."""
     contrast: ContrastReport | None
     """Contrastive selection, if it was made."""
+    facts: Measurement | None
+    """Dated facts, if there are any."""
     extra: dict[str, Any]
     """Further entries of the unstructured part."""
 
@@ -173,6 +181,7 @@ def build_output(
             ),
             fluency=FluencyMetrics(**flat({"loss": loss, "loss_random": loss_random})),
             contrast=_contrast(measured.contrast),
+            facts=FactsMetrics(**facts_fields(measured.facts, headline, seed)),
         ),
         eval_result_details=[
             _point(measured, name, amount, config)
@@ -192,6 +201,7 @@ def build_output(
             near_ties={"pairs": int((rows["near_ties"] > 0).sum()), "of": len(rows)},
             why_there_is_no_figure=reasons,
             contrast=readable(measured.contrast),
+            facts=facts_summary(measured.facts, config.amounts, seed),
             **measured.extra,
         ),
     )

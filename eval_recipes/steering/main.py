@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sae_lens import SAE
-
 from eval_recipes.chat import JudgeClient, check_judge, read_key
 from eval_recipes.chat.options import IDENTITY, PACING
-from eval_recipes.cross_seed.stability import read_stability
-from eval_recipes.results.files import base_fields, read_result
+from eval_recipes.results.files import base_fields
 from eval_recipes.results.sidecar import StoredTable
 from eval_recipes.results.subject import Subject, SubjectFacts
+from eval_recipes.running.artifacts import weights_hash
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.evaluation import Evaluation, TableOutput
 from eval_recipes.saebench.autointerp.options import explainer_prompts_identity
 from eval_recipes.steering.build_output import Measured, build_output, texts_table
+from eval_recipes.steering.facts.file import facts_hash, read_facts
+from eval_recipes.steering.facts.measure import facts_table, measure_facts
 from eval_recipes.steering.generate.backend import parse_hook
 from eval_recipes.steering.generate.language_model import Models
-from eval_recipes.steering.generate.prompts import PUBLISHED_PROMPTS
 from eval_recipes.steering.generate.strengths import strengths_by_amount, written_trials
 from eval_recipes.steering.generate.trials import Trial
+from eval_recipes.steering.identity import contents_read, differences, origin_of
 from eval_recipes.steering.judges.chat import judge_prompt_identity
 from eval_recipes.steering.judges.judge_trials import Judges, judge_trials
 from eval_recipes.steering.judges.probe import (
@@ -45,9 +42,7 @@ from eval_recipes.steering.output import SteeringEvalOutput
 from eval_recipes.steering.select.candidates import (
     Chosen,
     choose,
-    find_result,
     given,
-    given_explanations,
     known_stability,
     with_explanations,
 )
@@ -56,7 +51,7 @@ from eval_recipes.steering.select.contrast import identity as contrast_identity
 from eval_recipes.steering.select.explanation_file import require_own_source
 from eval_recipes.steering.select.explanations import explain
 from eval_recipes.steering.select.latents import read_latents
-from eval_recipes.steering.texts import EVAL, TEXTS_SUFFIX, read_texts
+from eval_recipes.steering.texts import EVAL, FACTS_SUFFIX, TEXTS_SUFFIX, read_texts
 from saereg_plugin.errors import InputError
 
 TEXTS_FORMAT = 2
@@ -73,7 +68,7 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
     reads_text = True
     shows_text = True
     keeps_artifacts = True
-    side_files = (TEXTS_SUFFIX,)
+    side_files = (TEXTS_SUFFIX, FACTS_SUFFIX)
     from_run = FROM_RUN
     run_decides = frozenset(FROM_RUN)
     # the text is in every key by its content
@@ -95,6 +90,8 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
         """
         if options.contrast is not None and options.latents is None:
             TextSets.read(options.contrast)
+        if options.facts is not None:
+            read_facts(options.facts)
         if options.explanations is not None and Path(options.explanations).is_file():
             require_own_source(Path(options.explanations), context.subjects)
         for subject in context.subjects:
@@ -104,7 +101,7 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
             if facts.hook_name:
                 # how many layers there are is known when the model is
                 parse_hook(facts.hook_name, sys.maxsize)
-            _contents(subject, options)
+            contents_read(subject, options)
         if uses_chat(options):
             options.judge_config(seed=context.seed)
             read_key()
@@ -143,10 +140,15 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
             # their place decides nothing; their content does
             chosen[name] = chosen[name] is not None
         chosen["texts"] = TEXTS_FORMAT
+        if options.facts is None:
+            # settings of facts decide nothing without them
+            chosen = {k: v for k, v in chosen.items() if not k.startswith("facts")}
+        else:
+            chosen["facts"] = facts_hash(options.facts)
         chosen["read"] = {
             f"{subject.release}/{subject.sae_id}/{name}": content
             for subject in context.subjects
-            for name, content in _contents(subject, options).items()
+            for name, content in contents_read(subject, options).items()
         }
         return chosen
 
@@ -218,8 +220,22 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
         )
         concepts = {latent: one.text for latent, one in explained.explanations.items()}
         judged = judge_trials(trials, concepts, prompts, model, self.judges)
+        facts = None
+        if options.facts is not None:
+            facts = measure_facts(
+                model,
+                sae,
+                latents,
+                chosen.pool,
+                by_amount,
+                options,
+                weights=weights_hash(sae),
+                sets=chosen.sets,
+            )
         table = texts_table(judged, explained.explanations, stability, prompts, subject)
         unlike = differences(sae, options, found.explainer)
+
+        further = {} if facts is None else {FACTS_SUFFIX: facts_table(facts, subject)}
 
         def build(texts: StoredTable) -> SteeringEvalOutput:
             measured = Measured(
@@ -231,51 +247,21 @@ class SteeringEvaluation(Evaluation[SteeringEvalConfig]):
                 without_strength=without,
                 norm=norm,
                 contrast=_contrast(judged.trials, chosen, options, self.judges),
+                facts=facts,
                 extra={
+                    "facts_table": texts.further.get(FACTS_SUFFIX),
                     "backend": model.kind,
                     "model": model.name,
                     "dtype": str(model.backend.dtype).removeprefix("torch."),
                     "explainer": found.explainer,
-                    "explanations_from": _origin(options),
+                    "explanations_from": origin_of(options),
                     "comparable_with_published": not unlike,
                     "unlike_published": unlike,
                 },
             )
             return build_output(measured, subject, base_fields(subject, sae), options)
 
-        return TableOutput(TEXTS_SUFFIX, table, build)
-
-
-def _origin(config: SteeringEvalConfig) -> str:
-    """Return what the explanations come from: a result, a file, or this run."""
-    if config.explanations is None:
-        return "this run"
-    return "file" if Path(config.explanations).is_file() else "result"
-
-
-def _contents(subject: Subject, config: SteeringEvalConfig) -> dict[str, str]:
-    """
-    Return hashes of what is read of other results and files, by evaluation.
-
-    Date and id of a result are not read.
-
-    Raises:
-        InputError: for a result or file that is missing or damaged.
-    """
-    found: dict[str, str] = {}
-    if config.stability is not None:
-        path = find_result(Path(config.stability), subject, eval="cross_seed")
-        # refuses a table that is not the result's
-        read_stability(path)
-        named = read_result(path)["eval_result_unstructured"]["stability_table"]
-        found["cross_seed"] = str(named["sha256"])
-    if config.explanations is not None:
-        known = given_explanations(Path(config.explanations), subject).explanations
-        read = {
-            str(latent): dataclasses.asdict(known[latent]) for latent in sorted(known)
-        }
-        found["autointerp"] = hashlib.sha256(json.dumps(read).encode()).hexdigest()
-    return found
+        return TableOutput(TEXTS_SUFFIX, table, build, further)
 
 
 def _contrast(
@@ -296,51 +282,3 @@ def _contrast(
         config.amounts,
         seed=config.random_seed,
     )
-
-
-MODEL = "pythia-70m-deduped"
-HOOK = "blocks.3.hook_resid_post"
-JUDGE = "gpt-5.1"
-ALPHA = 5.0
-LATENTS = 300
-
-
-def differences(
-    sae: SAE[Any], config: SteeringEvalConfig, explainer: str
-) -> dict[str, Any]:
-    """
-    Return the settings in which a run is not the published one, with their values.
-
-    Explanations count as published if a language model made them; which one the paper does
-    not fix for others.
-
-    ``explainer`` made the explanations: "tokens", "n2g", or a model's name.
-    """
-    metadata = sae.cfg.metadata
-    model = str(metadata.model_name).rpartition("/")[2]
-    judge = config.judge_model if config.judges[0] == "chat" else config.judges[0]
-    found = {
-        "model": (model, MODEL),
-        "hook": (metadata.hook_name, HOOK),
-        "judge": (judge, JUDGE),
-        "judge_temperature": (config.judge_temperature, 0.0),
-        "select": (config.select if config.latents is None else "given", "random"),
-        "n_latents": (config.n_latents, LATENTS),
-        "prompts": (tuple(config.prompts), PUBLISHED_PROMPTS),
-        "strength_mode": (config.strength_mode, "fixed"),
-        "amount": (config.amounts[0], ALPHA),
-        "positions": (config.positions, "generation"),
-        "new_tokens": (config.new_tokens, 30),
-        "greedy": (config.greedy, False),
-        "temperature": (config.temperature, 0.7),
-        "top_p": (config.top_p, 0.9),
-        "samples_per_prompt": (config.samples_per_prompt, 1),
-    }
-    differing: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, (value, published) in found.items()
-        if value != published
-    }
-    if explainer in ("tokens", "n2g"):
-        differing["explainer"] = explainer
-    return differing

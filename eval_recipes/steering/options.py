@@ -85,6 +85,29 @@ class _OwnOptions(BaseEvalConfig):
     explainer_tokens: int = setting(
         262_144, "Explainer Tokens", "Tokens in which examples are looked for", ge=1
     )
+    facts: str | None = setting(
+        None,
+        "Facts",
+        "File of dated facts (.jsonl, .csv), or embedded, on which steering is measured as well",
+        min_length=1,
+    )
+    facts_positions: Literal["generation", "prompt_end", "all"] = setting(
+        "prompt_end",
+        "Facts, Positions",
+        "Positions of a fact that are steered; prompt_end: from the question's last token on, "
+        "hence every token of a name",
+    )
+    facts_score: Literal["sum", "token_mean"] = setting(
+        "sum",
+        "Facts, Score",
+        "Of a name: its log-probability, or that over its number of tokens",
+    )
+    facts_controls: int = setting(
+        20,
+        "Facts, Controls",
+        "Random directions, and draws of random latents, that facts are also steered with",
+        ge=1,
+    )
     prompts: list[str] = setting(
         list(PUBLISHED_PROMPTS), "Prompts", "What is continued", min_length=1
     )
@@ -210,6 +233,10 @@ def _check_together(config: SteeringEvalConfig) -> None:
             "samples_per_prompt", "1 with greedy decoding, whose texts are all the same"
         )
     _check_calibration(config)
+    if config.facts is not None and config.strength_mode == "target_preact":
+        raise refuse(
+            "strength_mode", "another with facts, whose controls have one strength"
+        )
     if config.latents is not None:
         if not config.latents or len(set(config.latents)) < len(config.latents):
             raise refuse("latents", "one or more different ids")

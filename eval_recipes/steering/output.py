@@ -12,6 +12,7 @@ from sae_bench.evals.base_eval_output import (
 )
 
 from eval_recipes.results.metrics import metric, metric_class, value
+from eval_recipes.steering.facts.figures import FactsMetrics
 from eval_recipes.steering.options import SteeringEvalConfig
 from eval_recipes.steering.texts import EVAL
 
@@ -221,6 +222,10 @@ class SteeringMetricCategories(BaseMetricCategories):
     )
     contrast: ContrastMetrics = Field(
         title="Contrast", description="Latents that separate two sets of texts"
+    )
+    facts: FactsMetrics = Field(
+        title="Dated Facts",
+        description="Whether steering moves the model from the holder at a date to a later one",
     )
 
 

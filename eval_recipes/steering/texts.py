@@ -12,6 +12,7 @@ from eval_recipes.results.sidecar import SideTable
 EVAL = "steering"
 
 TEXTS_SUFFIX = "_texts.parquet"
+FACTS_SUFFIX = "_facts.parquet"
 
 COLUMNS = {
     "latent": pa.int64(),

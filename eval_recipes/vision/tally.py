@@ -11,7 +11,12 @@ from sae_lens import SAE
 from sae_lens.saes.topk_sae import TopK
 from torch import Tensor
 
-from saereg_plugin.metrics import Codes, ReconstructionSums, reconstruction_sums
+from saereg_plugin.metrics import (
+    Codes,
+    CodesBuffer,
+    ReconstructionSums,
+    reconstruction_sums,
+)
 
 Pool = Literal["max", "mean"]
 
@@ -39,13 +44,13 @@ class ImageTally:
         """Summed ``||x - x_hat||^2 / ||x||^2`` of each block, by ``ks``."""
         self._ends = torch.tensor([block.stop for block in blocks])
         self._pool: Pool = pool
-        self._codes: list[Codes] = []
+        self._codes = CodesBuffer(int(sae.cfg.d_sae))
         self._seen = 0
 
     @property
     def codes(self) -> Codes:
         """Codes of all images."""
-        return Codes.join(self._codes)
+        return self._codes.joined()
 
     @torch.no_grad()
     def update(self, activations: Tensor, keep: Tensor) -> None:
@@ -68,7 +73,7 @@ class ImageTally:
         for place, cut in enumerate(_cut(self.sae, rows, acts, self.ks)):
             found = _relative_error(rows.cpu(), self.sae.decode(cut).cpu())
             np.add.at(self.relative[:, place], block.numpy(), found.numpy())
-        self._codes.append(Codes.of(_pooled(acts, keep, self._pool).cpu()))
+        self._codes.add(Codes.of(_pooled(acts, keep, self._pool)))
         self._seen += len(keep)
 
     def _add_reconstruction(

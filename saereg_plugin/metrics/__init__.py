@@ -12,7 +12,9 @@ from saereg_plugin.metrics.attribution import first_order_effects as first_order
 from saereg_plugin.metrics.attribution import next_token_losses as next_token_losses
 from saereg_plugin.metrics.attribution import smallest_core as smallest_core
 from saereg_plugin.metrics.attribution import token_scores as token_scores
+from saereg_plugin.metrics.buffer import RowBuffer as RowBuffer
 from saereg_plugin.metrics.codes import Codes as Codes
+from saereg_plugin.metrics.codes import CodesBuffer as CodesBuffer
 from saereg_plugin.metrics.matching import SHARED_THRESHOLD as SHARED_THRESHOLD
 from saereg_plugin.metrics.matching import Matching as Matching
 from saereg_plugin.metrics.matching import hungarian as hungarian

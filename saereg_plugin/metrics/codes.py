@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saereg_plugin.kernels.selected import Selected
+from saereg_plugin.metrics.buffer import RowBuffer
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,6 @@ class Codes:
         offsets = functional.pad(active.sum(1).cumsum(0), (1, 0))
         selected = Selected(active.nonzero()[:, 1], offsets, acts.shape[1])
         return cls(selected, acts[active])
-
-    @classmethod
-    def join(cls, parts: Sequence[Codes]) -> Codes:
-        """Return the codes of all parts (at least one), whose images follow each other."""
-        latents = torch.cat([part.selected.latents for part in parts])
-        counts = torch.cat([part.selected.row_offsets.diff() for part in parts])
-        offsets = functional.pad(counts.cumsum(0), (1, 0))
-        values = torch.cat([part.values for part in parts])
-        return cls(Selected(latents, offsets, parts[0].d_sae), values)
-
-    def cpu(self) -> Codes:
-        """Return the codes in the memory of the CPU."""
-        selected = self.selected
-        moved = Selected(
-            selected.latents.cpu(), selected.row_offsets.cpu(), selected.d_sae
-        )
-        return Codes(moved, self.values.cpu())
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -104,3 +87,43 @@ class Codes:
     def counts(self) -> Tensor:
         """Return in how many images each latent is not 0, int64 [d_sae]."""
         return torch.bincount(self.latents, minlength=self.d_sae)
+
+
+class CodesBuffer:
+    """
+    Codes of images that follow each other, on the CPU.
+
+    >>> held = CodesBuffer(2)
+    >>> held.add(Codes.of(torch.tensor([[0.0, 2.0]])))
+    >>> held.add(Codes.of(torch.tensor([[3.0, 0.0]])))
+    >>> held.joined().values.tolist()
+    [2.0, 3.0]
+
+    Args:
+        d_sae: number of latents.
+    """
+
+    def __init__(self, d_sae: int) -> None:
+        self._d_sae = d_sae
+        self._latents, self._counts, self._values = (RowBuffer() for _ in range(3))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._counts)
+
+    def add(self, codes: Codes) -> None:
+        """Add the codes of the next images; of ``d_sae`` latents, on any device."""
+        self._latents.add(codes.latents)
+        self._counts.add(codes.selected.row_offsets.diff())
+        self._values.add(codes.values)
+
+    def joined(self) -> Codes:
+        """
+        Return the codes of all images.
+
+        Raises:
+            ValueError: if nothing was added.
+        """
+        offsets = functional.pad(self._counts.joined().cumsum(0), (1, 0))
+        selected = Selected(self._latents.joined(), offsets, self._d_sae)
+        return Codes(selected, self._values.joined())

@@ -36,12 +36,14 @@ class TrainingHistory:
             [d_sae]; None if only later releases record it.
         scale: factor of the activations in training; None if there was none or it was
             not recorded.
+        rate: share of the last tokens on which each latent fired, [d_sae]; None if unknown.
     """
 
     steps: int | None = None
     never_fired: Tensor | None = None
     last_fired: Tensor | None = None
     scale: float | None = None
+    rate: Tensor | None = None
 
 
 def training_history(release: Release, entry: Entry) -> TrainingHistory:
@@ -60,13 +62,14 @@ def training_history(release: Release, entry: Entry) -> TrainingHistory:
     if not path.is_file():
         return TrainingHistory(steps)
     stored = load_file(path)
+    rate = 10 ** stored["sparsity"].double()
     scale = float(stored[SCALE]) if SCALE in stored else None
     if SINCE_FIRED in stored:
         last = steps - stored[SINCE_FIRED]
-        return TrainingHistory(steps, last <= 0, last.clamp(min=0), scale)
+        return TrainingHistory(steps, last <= 0, last.clamp(min=0), scale, rate)
     if steps > SPARSITY_WINDOW:
-        return TrainingHistory(steps)
-    return TrainingHistory(steps, stored["sparsity"] < _NEVER)
+        return TrainingHistory(steps, rate=rate)
+    return TrainingHistory(steps, stored["sparsity"] < _NEVER, rate=rate)
 
 
 def initial_sae(release: Release, entry: Entry, *, d_in: int) -> TrainingSAE[Any]:

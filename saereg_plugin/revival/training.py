@@ -12,8 +12,6 @@ import torch
 from sae_lens import SAE, TrainingSAE
 from torch import Tensor
 
-from saereg_plugin.architectures.base import RegularizedMixin
-from saereg_plugin.architectures.parameters import own_tensors, parameter_of
 from saereg_plugin.errors import InputError
 from saereg_plugin.kernels.blocks import row_norms
 from saereg_plugin.machine import AUTO
@@ -21,6 +19,7 @@ from saereg_plugin.mechanics.resampling import draw_rows, restart_latents_
 from saereg_plugin.releases.opening import open_release
 from saereg_plugin.releases.release import HASH, Entry, Release
 from saereg_plugin.revival.start import training_history
+from saereg_plugin.revival.weights import load_trained_
 from saereg_plugin.sweeps.config import SweepConfig, group_fields, sae_id
 from saereg_plugin.sweeps.matched import recorded_sweep
 from saereg_plugin.sweeps.run import SweepResult, run_sweep
@@ -362,52 +361,6 @@ def start_member_(
             encoder_scale=plan.encoder_scale,
             seed=seed,
         )
-
-
-@torch.no_grad()
-def load_trained_(
-    sae: TrainingSAE[Any], saved: SAE[Any], *, scale: float, steps: int
-) -> None:
-    """
-    Give a training SAE the weights of a saved one, in place; latents beyond its width get 0.
-
-    Saving folded the factor of the activations into the weights; this takes it out again.
-    Schedules go on as after ``steps`` steps, and b_dec counts as initialised.
-
-    Args:
-        sae: of the same architecture, at least as wide.
-        saved: the saved SAE.
-        scale: factor of the activations in training.
-        steps: completed steps of the saved SAE.
-    """
-    assert isinstance(sae, RegularizedMixin)
-    source = dict(saved.state_dict())
-    if "topk_threshold" in sae.state_dict():
-        source["topk_threshold"] = source.pop("threshold").mean()
-    cfg: Any = sae.cfg
-    rescaled = cfg.unit_norm or getattr(cfg, "rescale_acts_by_decoder_norm", False)
-    state: dict[str, Tensor] = {}
-    for name, tensor in own_tensors(sae):
-        # a row of 0 would have no direction to be divided by
-        value = tensor.clone() if name == "W_dec" else torch.zeros_like(tensor)
-        trained = source[name].to(value)
-        axis = parameter_of(sae, name).latent_axis
-        whole = value if axis is None else value.narrow(axis, 0, trained.shape[axis])
-        whole.copy_(trained * _unfolded(sae, name, scale, rescaled=rescaled))
-        state[name] = value
-    sae.process_state_dict_for_loading(state)
-    sae.load_state_dict(state)
-    sae.step_index = steps
-
-
-def _unfolded(
-    sae: TrainingSAE[Any], name: str, scale: float, *, rescaled: bool
-) -> float:
-    """Return what a saved tensor is multiplied with, to act on scaled activations."""
-    if rescaled:
-        return scale if parameter_of(sae, name).in_activation_units else 1.0
-    # the inverse of SAELens' own fold
-    return {"W_enc": 1 / scale, "W_dec": scale, "b_dec": scale}.get(name, 1.0)
 
 
 @torch.no_grad()

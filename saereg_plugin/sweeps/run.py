@@ -188,7 +188,7 @@ def run_sweep(
     if sweep.started_from and begin is None:
         raise InputError(
             "The sweep starts from trained SAEs (started_from); expected a call of the command that "
-            "wrote it, such as `saereg-bench revive`. Leave the field out to train from the start."
+            "wrote it, such as `saereg-bench revive` or `pool`. Leave the field out to train from the start."
         )
     if fresh or not _is_readable_release(folder):
         require_owned(folder, KIND)

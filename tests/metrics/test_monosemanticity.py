@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saereg_plugin.metrics import (
     Codes,
+    CodesBuffer,
     left_out_sums,
     normalised,
     score_sums,
@@ -155,7 +156,10 @@ def test_codes_cut_to_the_largest() -> None:
     assert len(cut) == 3
     dense = cut.selected.to_coo(cut.values).to_dense()
     assert dense.tolist() == [[3, 0, 0, 2], [0, 0, 0, 0], [1, 0, 0, 5]]
-    joined = Codes.join([codes.rows(slice(0, 1)), codes.rows(slice(1, 3))])
+    parts = CodesBuffer(4)
+    for rows in (slice(0, 1), slice(1, 3)):
+        parts.add(codes.rows(rows))
+    joined = parts.joined()
     assert torch.equal(joined.selected.row_offsets, codes.selected.row_offsets)
     assert torch.equal(joined.latents, codes.latents)
     assert joined.counts().tolist() == [2, 1, 2, 2]

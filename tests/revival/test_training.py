@@ -20,12 +20,12 @@ from saereg_plugin.revival.training import (
     NothingDeadError,
     RevivalPlan,
     dead_latents,
-    load_trained_,
     plan_revival,
     reseed_,
     run_revival,
     start_member_,
 )
+from saereg_plugin.revival.weights import load_trained_
 from saereg_plugin.sweeps import SweepTrainer, expand, run_sweep
 from tests.sweeps.tiny import PENALTY, tiny_sweep
 from tests.sweeps.tiny import SAE as TINY

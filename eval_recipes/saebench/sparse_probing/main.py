@@ -44,7 +44,7 @@ from eval_recipes.saebench.sparse_probing.output import (
     CorrectedProbingMetrics,
     CorrectedProbingOutput,
 )
-from eval_recipes.saebench.sparse_probing.paired import macro_accuracy, wilson
+from eval_recipes.saebench.sparse_probing.paired import macro_accuracy
 from eval_recipes.saebench.sparse_probing.score import SetScores, scorer
 from eval_recipes.saebench.upstream import (
     patched,
@@ -54,7 +54,7 @@ from eval_recipes.saebench.upstream import (
     upstream_model_name,
     without_bar,
 )
-from eval_recipes.statistics.interval import Interval
+from eval_recipes.statistics.interval import Interval, wilson
 from saereg_plugin.errors import InputError, suggest
 
 

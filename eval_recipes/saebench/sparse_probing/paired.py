@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sae_bench.evals.sparse_probing import probe_training
-from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -271,14 +270,3 @@ def _set_mean(weights: Array, scored: Scored, name: str) -> tuple[Array, Array]:
     total = np.sum([value * some for value, some in classes], axis=0)
     n = np.sum([some for _, some in classes], axis=0)
     return total / np.maximum(n, 1), (n > 0).astype(np.float64)
-
-
-def wilson(correct: int, n: int, *, level: float = 0.95) -> Interval:
-    """
-    Return a share of ``n`` independent texts with its Wilson score interval.
-
-    >>> [round(x, 3) for x in wilson(8, 10)[:3]]
-    [0.8, 0.49, 0.943]
-    """
-    low, high = binomtest(correct, n).proportion_ci(level, "wilson")
-    return Interval(correct / n, float(low), float(high), n)

@@ -155,12 +155,13 @@ def residuals(
     *,
     prepend_bos: bool,
     batch_size: int = 16,
+    most_tokens: int = TEXT_TOKENS,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """
     Yield residual vectors and the mask of tokens that count, batch by batch.
 
     Vectors [text, position, d_model] in float32 on the CPU; the mask [text, position] is false
-    at padding and special tokens. Texts are cut at ``TEXT_TOKENS`` tokens.
+    at padding and special tokens. Texts are cut at ``most_tokens`` tokens.
     """
     special = torch.tensor(get_special_token_ids(model.tokenizer))
     device = model.backend.device
@@ -168,7 +169,7 @@ def residuals(
         prompts = encode_prompts(
             model.tokenizer, texts[start : start + batch_size], prepend_bos=prepend_bos
         )
-        tokens, mask = pad_rows([prompt.tokens[:TEXT_TOKENS] for prompt in prompts])
+        tokens, mask = pad_rows([prompt.tokens[:most_tokens] for prompt in prompts])
         kept: list[Tensor] = []
 
         def keep(residual: Tensor) -> Tensor:

@@ -62,10 +62,10 @@ class Size:
     tokens: int = 307_200
     batch_size: int = 1024
     seeds: tuple[int, ...] = (0, 1, 2)
-    tuned_tokens: int = 49_152
+    tuned_tokens: int = 16_384
     """Of each fine-tune."""
     lr: float = 2e-4
-    """Of the fine-tunes: a fifth of the training's; the paper's 5e-5 is for 15M tokens."""
+    """Of the fine-tunes: a fifth of that of the training; the paper's 5e-5 is for 15M tokens."""
     contexts_per_step: int = 8
     heldout_tokens: int = 16_384
     evals: tuple[str, ...] = ("cross_seed", "sparse_probing")

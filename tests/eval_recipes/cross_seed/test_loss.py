@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -112,6 +113,54 @@ def test_whole_reconstruction_has_saebenchs_loss(context: RunContext) -> None:
     for kind in ("ce", "kl"):
         one, other = figures[f"{kind}_unstable"], figures[f"{kind}_matched"]
         assert one == other
+
+
+def test_parts_and_tenths_equal_a_plain_loop(context: RunContext) -> None:
+    """Token by token: the others' codes set to 0, one forward pass each."""
+    subject = context.subjects[0]
+    stable = torch.arange(D_SAE) % 3 == 0
+    given = parts(stable)
+    figures = stable_losses(
+        context, subject, given, torch.ones(D_SAE).long(), contexts=1
+    )
+    sae = subject.load("cpu")
+    source, model = read_model(context, sae)
+    store = heldout_store(model, sae, source, corpus=context.corpus)
+    (tokens,) = token_batches(store, contexts=1, batch_size=1)
+    special = set(get_special_token_ids(model.tokenizer))  # type: ignore[arg-type]
+
+    def logs(kept: Tensor | None) -> Tensor:
+        def replace(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+            for place, token in enumerate(tokens[0].tolist()):
+                if kept is not None and token not in special:
+                    codes = sae.encode(x[:, place]) * kept
+                    x[:, place] = codes @ sae.W_dec + sae.b_dec
+            return x
+
+        hooks: list[Any] = [(source.hook_name, replace)]
+        with torch.no_grad():
+            found = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+        return found.log_softmax(-1)[0]
+
+    original, every = logs(None), torch.ones(D_SAE, dtype=torch.bool)
+    places = [i for i, t in enumerate(tokens[0, :-1].tolist()) if t not in special]
+
+    def ce(found: Tensor) -> float:
+        losses = [-float(found[i, tokens[0, i + 1]]) for i in places]
+        return sum(losses) / len(losses)
+
+    def kl(found: Tensor) -> float:
+        values = [(original[i].exp() * (original[i] - found[i])).sum() for i in places]
+        return float(sum(values)) / len(values)
+
+    for name, kept in {"stable": stable, "unstable": ~stable, "bias": ~every}.items():
+        found = logs(kept)
+        assert figures[f"ce_{name}"].value == pytest.approx(ce(found), abs=1e-4)  # type: ignore[union-attr]
+        assert figures[f"kl_{name}"].value == pytest.approx(kl(found), abs=1e-4)  # type: ignore[union-attr]
+    for tenth in (1, 4):
+        without = given.tenths != tenth
+        rise = (ce(logs(without)) - ce(logs(every))) / int((~without).sum())
+        assert figures[f"loss_tenth_{tenth}"].value == pytest.approx(rise, abs=1e-5)  # type: ignore[union-attr]
 
 
 def test_all_latents_and_none(context: RunContext) -> None:

@@ -1,0 +1,1 @@
+"""Commands on two sets of texts."""

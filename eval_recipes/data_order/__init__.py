@@ -1,0 +1,1 @@
+"""Order of texts by clusters, difficulty and quality that an SAE tells."""

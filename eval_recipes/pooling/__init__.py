@@ -1,0 +1,1 @@
+"""Pooled SAEs next to fresh seeds and a control of the same width."""

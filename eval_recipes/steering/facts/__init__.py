@@ -1,0 +1,1 @@
+"""Dated facts: their file, log-probabilities under steering, figures."""

@@ -1,0 +1,1 @@
+"""One SAE that starts from the unique latents of several seeds."""
