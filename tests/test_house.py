@@ -20,6 +20,7 @@ ORDER = (
     {"report", "neuronpedia", "layers"},
     {"width_control", "data_order", "pooling"},
     {"steering"},
+    {"attribution"},
     {"saebench", "cross_seed", "vocabulary", "vision", "mdl", "death"},
     {"examples"},
     {"revival"},
