@@ -39,6 +39,7 @@ from eval_recipes.commands.select import select
 from eval_recipes.commands.speed import speed
 from eval_recipes.commands.studies.study import study
 from eval_recipes.commands.train import train
+from eval_recipes.commands.training.distill import distill
 from eval_recipes.commands.training.finetune import finetune
 from eval_recipes.commands.training.revive import revive
 
@@ -77,7 +78,7 @@ def _settings(
 
 
 _COMMANDS = (
-    *(train, finetune, revive, cache, run, select, push, table, plot, report),
+    *(train, finetune, revive, distill, cache, run, select, push, table, plot, report),
     *(speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:

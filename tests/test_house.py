@@ -22,6 +22,7 @@ ORDER = (
     {"steering"},
     {"saebench", "cross_seed", "vocabulary", "vision", "mdl", "death"},
     {"examples"},
+    {"distillation"},
     {"revival"},
     {"chat"},
     {"running", "tables", "labelled"},

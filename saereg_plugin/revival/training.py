@@ -393,14 +393,14 @@ def load_trained_(
         trained = source[name].to(value)
         axis = parameter_of(sae, name).latent_axis
         whole = value if axis is None else value.narrow(axis, 0, trained.shape[axis])
-        whole.copy_(trained * _unfolded(sae, name, scale, rescaled=rescaled))
+        whole.copy_(trained * unfolded(sae, name, scale, rescaled=rescaled))
         state[name] = value
     sae.process_state_dict_for_loading(state)
     sae.load_state_dict(state)
     sae.step_index = steps
 
 
-def _unfolded(
+def unfolded(
     sae: TrainingSAE[Any], name: str, scale: float, *, rescaled: bool
 ) -> float:
     """Return what a saved tensor is multiplied with, to act on scaled activations."""
