@@ -5,6 +5,13 @@ from saereg_plugin.metrics.ablation import ablation_sparsity as ablation_sparsit
 from saereg_plugin.metrics.ablation import effect_sparsity as effect_sparsity
 from saereg_plugin.metrics.assignment.certificate import Certificate as Certificate
 from saereg_plugin.metrics.assignment.certificate import certify as certify
+from saereg_plugin.metrics.attribution import ScoreTally as ScoreTally
+from saereg_plugin.metrics.attribution import codes_of as codes_of
+from saereg_plugin.metrics.attribution import cumulative_shares as cumulative_shares
+from saereg_plugin.metrics.attribution import first_order_effects as first_order_effects
+from saereg_plugin.metrics.attribution import next_token_losses as next_token_losses
+from saereg_plugin.metrics.attribution import smallest_core as smallest_core
+from saereg_plugin.metrics.attribution import token_scores as token_scores
 from saereg_plugin.metrics.codes import Codes as Codes
 from saereg_plugin.metrics.matching import SHARED_THRESHOLD as SHARED_THRESHOLD
 from saereg_plugin.metrics.matching import Matching as Matching
