@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saereg_plugin.metrics.matching import Matching, match_rows, seen_from_b, shared_mask
+from saereg_plugin.metrics.matching import (
+    Matching,
+    match_rows,
+    seen_from_b,
+    shared_mask,
+)
 
 
 @dataclass(frozen=True)

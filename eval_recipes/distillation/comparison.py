@@ -197,9 +197,7 @@ def _groups(settings: Distill) -> Iterator[tuple[str, str, str]]:
             yield group, arm, part
 
 
-def _figures(
-    saes: Sequence[_Measured], seed: int
-) -> Iterator[tuple[str, Interval]]:
+def _figures(saes: Sequence[_Measured], seed: int) -> Iterator[tuple[str, Interval]]:
     """Yield figures of an SAE, or means over several, with intervals over contexts."""
     sums = saes[0].passed.kept
     residual = np.mean([each.residual for each in saes], axis=0)

@@ -158,4 +158,3 @@ def _open(sweep: SweepConfig) -> tuple[ContextSource, str]:
         total_tokens=sweep.tokens,
     )
     return source, point
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -142,7 +143,9 @@ class Distill:
             )
         return self.cycles if part == MATCHED else self.parts.index(part) + 1
 
-    def sweep_of(self, part: str, started_from: dict[str, str]) -> SweepConfig:
+    def sweep_of(
+        self, part: str, started_from: Mapping[str, str] | None = None
+    ) -> SweepConfig:
         """
         Return the sweep of a part.
 
@@ -150,11 +153,11 @@ class Distill:
 
         Args:
             part: its name.
-            started_from: what each group starts from; empty for the first cycle.
+            started_from: what each group of a later cycle starts from.
         """
         fields, cycle = self.fields, self.cycle(part)
         core = {"name": "frozen_core"}
-        if started_from:
+        if cycle > 1 and part != MATCHED:
             fields["mechanics"] = [*(fields.get("mechanics") or []), core]
         groups = {name: dict(fields) for name in self.groups_in(part)}
         whole = replace(
@@ -163,7 +166,7 @@ class Distill:
             grid={},
             groups=groups,
             matched_to={},
-            started_from=started_from,
+            started_from=started_from or {},
         )
         if part == MATCHED:
             return replace(whole, tokens=self.sweep.tokens * self.cycles)

@@ -35,7 +35,7 @@ def test_every_cycle_is_a_part_and_so_are_the_matched_saes() -> None:
 
 def test_matched_saes_see_the_tokens_of_all_cycles() -> None:
     settings = tiny_distill(cycles=3)
-    plain, matched = (settings.sweep_of(p, {}) for p in ("cycle-1", "matched"))
+    plain, matched = (settings.sweep_of(p) for p in ("cycle-1", "matched"))
     assert matched.steps == 3 * plain.steps
     assert group_fields(matched)["matched"] == group_fields(plain)["plain"]
     assert matched.seeds == plain.seeds and matched.seed == plain.seed

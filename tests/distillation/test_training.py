@@ -197,9 +197,7 @@ def test_the_gradient_is_that_of_a_pass_from_the_tokens(
         return kept[0]
 
     logits = model.run_with_hooks(tokens, fwd_hooks=[(hook, watch)])
-    loss = -(
-        logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None]).sum()
-    )
+    loss = -(logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None]).sum())
     (expected,) = torch.autograd.grad(loss, kept[0])
     torch.testing.assert_close(found, expected[keep], rtol=1e-3, atol=1e-5)
 

@@ -28,7 +28,7 @@ ORDER = torch.randperm(N, generator=torch.Generator().manual_seed(0))
 
 def places(core: list[int]) -> list[int]:
     """Numbers of the same latents in the other order."""
-    return [int((ORDER == latent).nonzero()) for latent in core]
+    return [int((latent == ORDER).nonzero()) for latent in core]
 
 
 def test_equal_cores_agree_wholly_whatever_the_order() -> None:
@@ -73,7 +73,9 @@ def test_core_latents_that_are_shared_stand_out_from_all() -> None:
     other = torch.nn.functional.normalize(torch.randn(N, D, generator=generator))
     rows = torch.cat([torch.eye(D)[:3], other[3:]])
     b = Latents(rows, rows, torch.tensor([0, 1, 5]), torch.ones(N, dtype=torch.bool))
-    found = {(pair, name): (v, null) for pair, name, v, null in agreements({0: a, 4: b})}
+    found = {
+        (pair, name): (v, null) for pair, name, v, null in agreements({0: a, 4: b})
+    }
     assert found[(0, 4), "core_agreement"][0] == pytest.approx(2 / 3)
     value, null = found[(0, 4), "core_shared"]
     # three of three, and two of three; of all latents three of twelve on either side
