@@ -129,13 +129,14 @@ def finish_of(
             cores = {p: cores_of(settings, releases, p) for p in settings.parts}
             found = compare(settings, cores, context, loss_contexts=loss_contexts)
             rows = found.frame.astype(object).where(found.frame.notna(), None)
-            kept = {
+            figures: dict[str, Any] = {
                 "rows": rows.to_dict("records"),
-                "sentences": list(found.sentences),
+                "told": list(found.sentences),
             }
-            write_figures(out / FILE, key, kept)
+            write_figures(out / FILE, key, figures)
+            kept = figures
         frame = pd.DataFrame(kept["rows"], columns=pd.Index(COLUMNS))
-        return _tidy(frame, context), _sections(frame, kept["sentences"])
+        return _tidy(frame, context), _sections(frame, kept["told"])
 
     return finish
 

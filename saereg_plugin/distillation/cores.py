@@ -137,7 +137,8 @@ def _read(target: Path, key: Mapping[str, Any]) -> list[Core] | None:
         return None
     if not isinstance(kept, dict) or kept.get("key") != key:
         return None
-    return [Core(**{**c, "latents": tuple(c["latents"])}) for c in kept["cores"]]
+    found: list[dict[str, Any]] = kept["cores"]
+    return [Core(**one | {"latents": tuple(one["latents"])}) for one in found]
 
 
 def _choose(

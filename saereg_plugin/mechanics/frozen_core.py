@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from sae_lens import TrainingSAE
 from torch import nn
 from typing_extensions import override
 
-from saereg_plugin.component import Component
+from saereg_plugin.component import Component, Step
 from saereg_plugin.config import MechanicConfig, count
 from saereg_plugin.errors import InputError
 from saereg_plugin.registry import register_mechanic
@@ -70,8 +69,9 @@ class FrozenCoreModule(Component):
         self._columns = torch.empty(0)
 
     @override
-    def setup(self, sae: TrainingSAE[Any]) -> None:
-        self._columns = sae.W_enc.detach()[:, : self.size].clone()
+    def loss(self, step: Step) -> None:
+        # in each pass: the weights may be written at any time before a step
+        self._columns = step.sae.W_enc.detach()[:, : self.size].clone()
 
     @override
     def metrics(self) -> dict[str, torch.Tensor | float]:

@@ -103,7 +103,7 @@ def test_the_file_of_a_sweep_is_read(tmp_path: Path) -> None:
 
 def test_a_group_must_be_chosen_and_known(tmp_path: Path) -> None:
     path = written(tmp_path)
-    with pytest.raises(InputError, match="several groups; expected one of plain, l2"):
+    with pytest.raises(InputError, match="several groups; expected one of l2, plain"):
         read_distill(path)
     with pytest.raises(InputError, match="no group 'l1'"):
         read_distill(path, group="l1")
