@@ -1,10 +1,10 @@
-"""A whole distillation on the cut model: frozen encoders, resumption, the start of a cycle."""
+"""A whole distillation on a small model: frozen encoders, resumption, the start of a cycle."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sae_lens import SAE
 
 from saereg_plugin.distillation.cores import Cores, cores_of
 from saereg_plugin.distillation.ranking import gradient_at, measure_latents
-from saereg_plugin.distillation.settings import read_distill
+from saereg_plugin.distillation.settings import Distill, read_distill
 from saereg_plugin.distillation.training import (
     Distilled,
     distill,
@@ -22,13 +22,18 @@ from saereg_plugin.errors import InputError
 from saereg_plugin.finetuning.frozen_model import FrozenModel
 from saereg_plugin.finetuning.losses import Objective
 from saereg_plugin.registry import training_classes
-from saereg_plugin.sweeps import run_sweep
+from saereg_plugin.revival.start import initial_sae
+from saereg_plugin.sweeps import SweepTrainer, run_sweep
 from saereg_plugin.sweeps.config import group_fields
 from tests.distillation.tiny import tiny_distill
 from tests.sweeps.tiny import STEPS
 from tests.training import component
 
-SETTINGS = tiny_distill(cycles=3)
+
+class Whole(NamedTuple):
+    settings: Distill
+    root: Path
+    found: Distilled
 
 
 def finished(found: Distilled | None) -> Distilled:
@@ -37,52 +42,54 @@ def finished(found: Distilled | None) -> Distilled:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Distilled]:
+def whole(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Whole:
+    settings = tiny_distill(small_model, cycles=3)
     root = tmp_path_factory.mktemp("distill") / "whole"
-    return root, finished(distill(SETTINGS, root, progress=lambda _: None))
+    found = finished(distill(settings, root, progress=lambda _: None))
+    return Whole(settings, root, found)
 
 
 def encoders(found: Distilled, part: str, group: str, seed: int) -> torch.Tensor:
     return found.releases[part].load(f"{group}-seed{seed}").W_enc.detach()
 
 
-def test_every_part_is_a_release(whole: tuple[Path, Distilled]) -> None:
-    root, found = whole
+def test_every_part_is_a_release(whole: Whole) -> None:
+    found = whole.found
     assert list(found.releases) == ["cycle-1", "cycle-2", "cycle-3", "matched"]
     assert found.releases["cycle-1"].ids == ["plain-seed0", "plain-seed1"]
     assert len(found.releases["cycle-3"].entries) == 6
     assert found.stopped == []
     for part in found.releases:
-        assert (root / part / "release.yaml").is_file()
-        assert (root / "cores" / f"{part}.json").is_file()
+        assert (whole.root / part / "release.yaml").is_file()
+        assert (whole.root / "cores" / f"{part}.json").is_file()
 
 
 def test_promoted_encoders_are_those_of_the_cycle_before_to_the_bit(
-    whole: tuple[Path, Distilled],
+    whole: Whole,
 ) -> None:
-    _, found = whole
+    found = whole.found
     for cycle in (2, 3):
         cores = found.cores[f"cycle-{cycle - 1}"]
-        for arm in SETTINGS.arms:
+        for arm in whole.settings.arms:
             for seed in (0, 1):
                 core = cores[arm, seed]
                 before = encoders(found, f"cycle-{cycle - 1}", core.group, seed)
                 now = encoders(
-                    found, f"cycle-{cycle}", SETTINGS.group(arm, cycle), seed
+                    found, f"cycle-{cycle}", whole.settings.group(arm, cycle), seed
                 )
                 size = len(core.latents)
                 assert torch.equal(now[:, :size], before[:, list(core.latents)])
                 assert not torch.equal(now[:, size:], before[:, size:])
 
 
-def test_controls_have_cores_of_the_same_size(whole: tuple[Path, Distilled]) -> None:
-    _, found = whole
+def test_controls_have_cores_of_the_same_size(whole: Whole) -> None:
+    found = whole.found
     for part in ("cycle-1", "cycle-2", "cycle-3"):
         cores = found.cores[part]
         for seed in (0, 1):
-            sizes = {len(cores[arm, seed].latents) for arm in SETTINGS.arms}
+            sizes = {len(cores[arm, seed].latents) for arm in whole.settings.arms}
             assert len(sizes) == 1
-            assert (cores["distilled", seed].share or 0) >= SETTINGS.share - 1e-9
+            assert (cores["distilled", seed].share or 0) >= whole.settings.share - 1e-9
     assert found.cores["cycle-2"]["random", 0].frozen == len(
         found.cores["cycle-1"]["random", 0].latents
     )
@@ -90,39 +97,70 @@ def test_controls_have_cores_of_the_same_size(whole: tuple[Path, Distilled]) -> 
 
 
 def test_the_matched_sae_takes_the_steps_of_all_cycles(
-    whole: tuple[Path, Distilled],
+    whole: Whole,
 ) -> None:
-    _, found = whole
+    found = whole.found
     tokens = {p: r.provenance["tokens"] for p, r in found.releases.items()}
     assert tokens["matched"] == 3 * tokens["cycle-1"] == 3 * STEPS * 256
+
+
+def test_initial_weights_of_a_later_cycle_do_not_follow_from_its_seed(
+    whole: Whole,
+) -> None:
+    release = whole.found.releases["cycle-2"]
+    with pytest.raises(InputError, match="starts from trained SAEs"):
+        initial_sae(release, release.entries[0], d_in=16)
 
 
 class StopError(Exception):
     """Stands for a killed process."""
 
 
-@pytest.mark.parametrize("at", ["cycle-2", "cycle-3", "matched"])
-def test_a_killed_distillation_resumes_where_it_was(
-    at: str, whole: tuple[Path, Distilled], tmp_path: Path
+def test_a_killed_distillation_resumes_at_its_cycle(
+    whole: Whole, tmp_path: Path
 ) -> None:
-    _, expected = whole
     told: list[str] = []
 
     def kill(line: str) -> None:
-        if line.startswith(f"{at}:"):
+        if line.startswith("cycle-3:"):
             raise StopError
 
+    out = tmp_path / "whole"
     with pytest.raises(StopError):
-        distill(SETTINGS, tmp_path / "out", name="whole", progress=kill)
-    again = finished(
-        distill(SETTINGS, tmp_path / "out", name="whole", progress=told.append)
-    )
-    done = SETTINGS.parts.index(at)
-    assert sum("trained already" in line for line in told) == done
-    assert_same_cores(again.cores, expected.cores)
+        distill(whole.settings, out, progress=kill)
+    again = finished(distill(whole.settings, out, progress=told.append))
+    assert sum("trained already" in line for line in told) == 2
+    assert_same(again, whole.found)
+
+
+def test_a_cycle_that_was_killed_resumes_with_its_core(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = SweepTrainer.save_checkpoint
+
+    def killed(trainer: SweepTrainer) -> None:
+        write(trainer)
+        if trainer.sweep.started_from:
+            raise StopError
+
+    out = tmp_path / "whole"
+    with monkeypatch.context() as patched:
+        patched.setattr(SweepTrainer, "save_checkpoint", killed)
+        with pytest.raises(StopError):
+            distill(whole.settings, out, progress=lambda _: None)
+    told: list[str] = []
+    again = finished(distill(whole.settings, out, progress=told.append))
+    assert sum("Resumes at step 5" in line for line in told) == 1
+    assert_same(again, whole.found)
+
+
+def assert_same(found: Distilled, expected: Distilled) -> None:
+    """The same cores, and SAEs with the same files."""
+    assert_same_cores(found.cores, expected.cores)
     for part, release in expected.releases.items():
         for entry in release.entries:
-            assert again.releases[part].select([entry.sae_id])[0].files == entry.files
+            (own,) = found.releases[part].select([entry.sae_id])
+            assert own.files == entry.files
 
 
 def assert_same_cores(found: dict[str, Cores], expected: dict[str, Cores]) -> None:
@@ -132,33 +170,30 @@ def assert_same_cores(found: dict[str, Cores], expected: dict[str, Cores]) -> No
 
 
 def test_a_finished_distillation_trains_and_ranks_nothing(
-    whole: tuple[Path, Distilled], monkeypatch: pytest.MonkeyPatch
+    whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, expected = whole
+    expected = whole.found
 
     def refuse(*_: Any) -> None:
         raise AssertionError("ranked again")
 
     monkeypatch.setattr("saereg_plugin.distillation.cores.measure_latents", refuse)
-    again = finished(distill(SETTINGS, root, progress=lambda _: None))
+    again = finished(distill(whole.settings, whole.root, progress=lambda _: None))
     assert_same_cores(again.cores, expected.cores)
 
 
-def test_other_settings_are_not_resumed(whole: tuple[Path, Distilled]) -> None:
-    root, _ = whole
-    other = tiny_distill(cycles=3, share=0.3)
+def test_other_settings_are_not_resumed(whole: Whole) -> None:
+    other = replace(whole.settings, share=0.3)
     with pytest.raises(InputError, match="holds another sweep: started_from"):
-        distill(other, root, progress=lambda _: None)
+        distill(other, whole.root, progress=lambda _: None)
     # its own cores are chosen anew
-    assert cores_of(SETTINGS, root, "cycle-1")
+    assert cores_of(whole.settings, whole.root, "cycle-1")
 
 
-def test_a_release_can_be_the_first_cycle(
-    whole: tuple[Path, Distilled], tmp_path: Path
-) -> None:
-    _, expected = whole
-    settings = tiny_distill(cycles=2, controls=())
-    sweep = settings.sweep_of("cycle-1", {})
+def test_a_release_can_be_the_first_cycle(whole: Whole, tmp_path: Path) -> None:
+    expected = whole.found
+    settings = replace(whole.settings, cycles=2, controls=())
+    sweep = settings.sweep_of("cycle-1")
     groups = {**group_fields(sweep), "other": {**settings.fields, "k": 4}}
     run_sweep(replace(sweep, groups=groups), tmp_path / "first")
     own = read_distill(
@@ -202,16 +237,16 @@ def test_the_gradient_is_that_of_a_pass_from_the_tokens(
 
 
 def test_both_gradients_rank_the_latents_that_fire(
-    whole: tuple[Path, Distilled],
+    whole: Whole,
 ) -> None:
-    _, found = whole
+    found = whole.found
     release = found.releases["cycle-1"]
     sae: SAE[Any] = release.load("plain-seed0")
-    settings = tiny_distill(gradient="reconstruction", score_tokens=150)
-    sweep = settings.sweep_of("cycle-1", {})
+    shared = replace(whole.settings, score_tokens=150)
+    settings = replace(shared, gradient="reconstruction")
+    sweep = settings.sweep_of("cycle-1")
     figures = measure_latents(settings, sweep, {"one": sae}, ["one"])["one"]
     assert figures.scores is not None and figures.tokens == 150
-    shared = tiny_distill(score_tokens=150)
     other = measure_latents(shared, sweep, {"one": sae}, ["one"])["one"]
     assert torch.equal(figures.fires, other.fires)
     assert other.scores is not None

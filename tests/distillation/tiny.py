@@ -1,12 +1,14 @@
-"""Distillations of a few steps on the cut model."""
+"""Distillations of a few steps on a small model."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from saereg_plugin.distillation.settings import Distill
 from tests.sweeps.tiny import tiny_sweep
 
+EMBEDDED = "smollm2-135m-instruct"
 SAE: dict[str, Any] = {
     "architecture": "regularized_matryoshka_batchtopk",
     "d_sae": 64,
@@ -17,9 +19,9 @@ SAE: dict[str, Any] = {
 }
 
 
-def tiny_distill(*, sae: dict[str, Any] | None = None, **changes: Any) -> Distill:
+def tiny_distill(model: str | Path = EMBEDDED, **changes: Any) -> Distill:
     """Two cycles of twelve steps, two seeds, ranked on 300 tokens."""
-    sweep = tiny_sweep(sae=SAE if sae is None else sae, groups={"sae": {}})
+    sweep = tiny_sweep(model=str(model), sae=SAE, groups={"sae": {}})
     fields: dict[str, Any] = {
         "cycles": 2,
         "share": 0.6,

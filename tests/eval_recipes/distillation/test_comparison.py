@@ -35,10 +35,10 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Made:
     folder = tmp_path_factory.mktemp("command")
     file, out = folder / "sweep.yaml", folder / "out"
-    given = fields(sae=SAE, groups={"sae": {}})
+    given = fields(model=str(small_model), sae=SAE, groups={"sae": {}})
     file.write_text(yaml.safe_dump(given), encoding="utf-8")
     words = ["distill", str(file), "--out", str(out), *WORDS]
     result = CliRunner().invoke(app, words)

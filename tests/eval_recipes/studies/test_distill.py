@@ -15,8 +15,6 @@ from eval_recipes.studies.framework.run import run_study
 from saereg_plugin.errors import InputError
 from tests.distillation.tiny import tiny_distill
 
-TINY = tiny_distill(cycles=3)
-
 
 def test_there_is_no_paper_scale() -> None:
     with pytest.raises(InputError, match="no paper scale"):
@@ -36,12 +34,13 @@ def test_every_part_of_the_distillation_is_a_stage() -> None:
 
 
 @pytest.mark.slow
-def test_its_stages_run_at_a_tiny_size(tmp_path: Path) -> None:
+def test_its_stages_run_at_a_tiny_size(tmp_path: Path, small_model: Path) -> None:
     torch.set_num_threads(1)
+    tiny = tiny_distill(small_model, cycles=3)
     study = replace(
         distill.STUDY,
-        plan=lambda _: distill.small_plan(TINY, heldout_tokens=512),
-        finish=distill.finish_of(TINY, loss_contexts=2),
+        plan=lambda _: distill.small_plan(tiny, heldout_tokens=512),
+        finish=distill.finish_of(tiny, loss_contexts=2),
     )
     told: list[str] = []
     out = tmp_path / "out"
