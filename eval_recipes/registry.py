@@ -24,6 +24,7 @@ RECIPES = {
     "vocabulary": "eval_recipes.vocabulary.main:VocabularyEvaluation",
     "vision": "eval_recipes.vision.main:VisionEvaluation",
     "mdl": "eval_recipes.mdl.main:MdlEvaluation",
+    "attribution": "eval_recipes.attribution.main:AttributionEvaluation",
     "steering": "eval_recipes.steering.main:SteeringEvaluation",
 }
 """

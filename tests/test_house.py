@@ -20,6 +20,7 @@ ORDER = (
     {"report", "neuronpedia"},
     {"width_control"},
     {"steering"},
+    {"attribution"},
     {"saebench", "cross_seed", "vocabulary", "vision", "mdl", "death"},
     {"examples"},
     {"distillation"},

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from sae_lens import SAE
-from scipy.stats import rankdata
 from torch import Tensor
 
 from eval_recipes.cross_seed.aggregate import Figures
 from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.running.passes import Passed
-from eval_recipes.statistics.interval import NO_VARIATION, Array, Interval, bootstrap
+from eval_recipes.statistics.ranks import rank_correlation
 from eval_recipes.statistics.seeds import bootstrap_mean_interval
 from saereg_plugin.metrics import Codes
 
@@ -24,7 +22,6 @@ _CHUNK_VALUES = 1 << 23
 _MOMENT_ROWS = 8192
 FIRING_BYTES = 32
 """Memory of one activation that is not 0, joined codes and sorting included."""
-FEW_LATENTS = "a rank correlation of fewer than 3 latents says nothing"
 
 
 @dataclass(frozen=True)
@@ -220,44 +217,6 @@ def firing_figures(
                     seed=config.random_seed,
                 )
     return figures
-
-
-def rank_correlation(
-    x: Tensor, y: Tensor, config: CrossSeedEvalConfig
-) -> Interval | None:
-    """
-    Return Spearman's rho of two figures of latents [n]; ties are ranked by their mean.
-
-    Interval: bootstrap over latents, which keep their ranks. None if either does not vary.
-    """
-    n = len(x)
-    if n == 0:
-        return None
-    a, b = (_centred_ranks(values) for values in (x, y))
-    if not (np.any(a) and np.any(b)):
-        return None
-
-    def rho(w: Array) -> Array:
-        total = w.sum(1)
-        mean_a, mean_b = (w @ a) / total, (w @ b) / total
-        variance = (w @ a**2 - total * mean_a**2) * (w @ b**2 - total * mean_b**2)
-        product = w @ (a * b) - total * mean_a * mean_b
-        found = np.full(len(w), np.nan)
-        np.divide(product, np.sqrt(variance), out=found, where=variance > 1e-9)
-        return found
-
-    value = float(rho(np.ones((1, n)))[0])
-    if n < 3:
-        return Interval(value, None, None, n, FEW_LATENTS)
-    figure = bootstrap(rho, n, resamples=config.n_resamples, seed=config.random_seed)
-    if figure.low is not None and figure.low == figure.high:
-        return Interval(value, None, None, n, NO_VARIATION)
-    return figure
-
-
-def _centred_ranks(values: Tensor) -> Array:
-    ranks = rankdata(values.double().numpy())
-    return ranks - ranks.mean()
 
 
 def tenths(stability: Tensor, similarity: Tensor, alive: Tensor) -> Tensor:

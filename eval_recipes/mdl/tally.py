@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sae_lens import SAE
@@ -114,17 +114,9 @@ class CodeTally:
         self._inputs += len(keep)
 
     def _coded(self, x: Tensor, contexts: Tensor) -> HeldOutCodes:
-        x = x.to(self.sae.dtype)
-        z = self.sae.encode(x)
-        z = z.to_dense() if z.is_sparse else z
-        x_hat = self._decode(z, x)
-        if not bool(x_hat.isfinite().all()):
-            raise ValueError("its reconstruction holds NaN or infinity")
-        codes = Codes.of(z.float())
-        sums = codes.selected.weighted_rows(codes.values, self._directions).double()
-        made = x_hat - self._decode(torch.zeros_like(z[:1]), x)
-        factors = _factors(made, sums, tolerance=_tolerance(self.sae.dtype))
-        residual = x.double() - x_hat
+        found = coded(self.sae, self._directions, x)
+        codes, factors = found.codes, found.factors
+        residual = x.to(self.sae.dtype).double() - found.x_hat
         dots = codes.selected.dots(residual.float(), self._directions)
         return HeldOutCodes(
             codes=codes.cpu(),
@@ -135,11 +127,6 @@ class CodeTally:
             directions=self._directions.cpu(),
             n_contexts=0,
         )
-
-    def _decode(self, z: Tensor, x: Tensor) -> Tensor:
-        # decode uses up the scale that encode stores
-        self.sae.run_time_activation_norm_fn_in(x)
-        return self.sae.decode(z).to(x.device).double()
 
     def result(self) -> HeldOutCodes:
         """
@@ -160,6 +147,47 @@ class CodeTally:
             directions=parts[0].directions,
             n_contexts=self._inputs,
         )
+
+
+class Coded(NamedTuple):
+    """Codes z of some rows, and their reconstruction ``x_hat = offset + f sum_j z_j d_j``."""
+
+    codes: Codes
+    """Float32 activations."""
+    x_hat: Tensor
+    """Float64 [rows, d_in]."""
+    factors: Tensor
+    """f of each row, float32 [rows]; 1 except where the SAE normalises row by row."""
+
+
+def coded(sae: SAE[Any], directions: Tensor, x: Tensor) -> Coded:
+    """
+    Encode rows x [rows, d_in], on the device of the SAE.
+
+    Args:
+        sae: whose heads are joined already.
+        directions: d_j, float32 [d_sae, d_in].
+        x: activations.
+
+    Raises:
+        ValueError: if a reconstruction is not finite, or not linear in the activations.
+    """
+    x = x.to(sae.dtype)
+    z = sae.encode(x)
+    z = z.to_dense() if z.is_sparse else z
+    x_hat = _decode(sae, z, x)
+    if not bool(x_hat.isfinite().all()):
+        raise ValueError("its reconstruction holds NaN or infinity")
+    codes = Codes.of(z.float())
+    sums = codes.selected.weighted_rows(codes.values, directions).double()
+    made = x_hat - _decode(sae, torch.zeros_like(z[:1]), x)
+    return Coded(codes, x_hat, _factors(made, sums, tolerance=_tolerance(sae.dtype)))
+
+
+def _decode(sae: SAE[Any], z: Tensor, x: Tensor) -> Tensor:
+    # decode uses up the scale that encode stores
+    sae.run_time_activation_norm_fn_in(x)
+    return sae.decode(z).to(x.device).double()
 
 
 def _tolerance(dtype: torch.dtype) -> float:

@@ -28,6 +28,7 @@ DOCS = {
     "examples": ("examples", "examples"),
     "vision": ("vision", "vision"),
     "mdl": ("mdl", "mdl"),
+    "attribution": ("attribution", "attribution"),
     "death": ("death", "death"),
     "core": ("core", "core"),
     "cross_seed": ("cross_seed", "cross_seed"),

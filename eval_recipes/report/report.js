@@ -650,6 +650,8 @@
     ["cosine", "cos", "Enc-dec cosine", "of the latent's encoder and decoder vector"],
     ["bits", "bits", "Code length", "bits per token of the latent's code"],
     ["net", "net", "Net worth", "bits per token that the latent is worth, minus its code"],
+    ["attribution", "attribution", "Attribution", "quantile over tokens of |loss gradient along the decoder row| times activation"],
+    ["effect", "effect", "Effect", "rise of the loss per token without the latent, to first order"],
     ["encoder", "enc", "Encoder norm", "over the norm that it had before training"],
   ];
 

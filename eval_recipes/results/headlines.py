@@ -117,6 +117,8 @@ OTHER_COLUMNS = (
     Metric("examples", "firing/never_fired", "never fired"),
     Metric("mdl", "code/bits", "bits"),
     Metric("mdl", "latents/unpaid", "unpaid"),
+    Metric("attribution", "cores/core_90", "core 90 %"),
+    Metric("attribution", "overlap/overlap", "core overlap"),
     Metric("death", "shares/dead_share", "dead"),
     Metric("death", "shares/born_dead", "born dead"),
     Metric("vision", "monosemanticity/judge_normalised", "mono"),

@@ -36,7 +36,15 @@ class Tally(Protocol):
         """Add one batch: activations (inputs, rows, d_in), keep (inputs, rows)."""
 
 
+class OfSAE(Protocol):
+    """What is measured of one SAE along a source."""
+
+    sae: SAE[Any]
+
+
 T = TypeVar("T", bound=Tally)
+O = TypeVar("O", bound=OfSAE)
+P = TypeVar("P")
 R = TypeVar("R")
 
 
@@ -112,11 +120,11 @@ class TextPasses:
 
 
 @dataclass(frozen=True)
-class _Reader(Generic[T]):
+class Reader(Generic[O]):
     """A tally, and the point whose activations it is given."""
 
     point: str
-    tally: T
+    tally: O
 
 
 class _Sums:
@@ -144,7 +152,7 @@ class _Sums:
 def _tally_source(
     context: RunContext,
     source: Source | OtherSource,
-    readers: dict[str, _Reader[T]],
+    readers: dict[str, Reader[T]],
     failures: dict[str, str],
 ) -> dict[str, Passed]:
     """
@@ -190,9 +198,6 @@ def tally_heldout(
 
     Of a language model that is a hook on a text, of another source all its points.
 
-    SAEs are in memory until their pass is over; where they would take more than half of the
-    bound on memory together, they go along the inputs in several passes.
-
     ``start`` makes what runs along the inputs from ``sae_id`` and SAE; ``finish`` turns it into a
     result after the last batch. ``extra_bytes`` returns what the tally of an SAE holds. Ids of the
     SAEs differ.
@@ -200,9 +205,44 @@ def tally_heldout(
     Returns:
         Results by ``sae_id``, and the cause for each SAE that has none.
     """
+    return along_sources(
+        context, subjects, start, _tally_source, finish, extra_bytes=extra_bytes
+    )
+
+
+def along_sources(
+    context: RunContext,
+    subjects: Iterable[Subject],
+    start: Callable[[str, SAE[Any]], O],
+    along: Callable[
+        [RunContext, Source | OtherSource, dict[str, Reader[O]], dict[str, str]],
+        dict[str, P],
+    ],
+    finish: Callable[[O, P], R],
+    *,
+    extra_bytes: Callable[[SAE[Any]], int] = lambda _: 0,
+) -> tuple[dict[str, R], dict[str, str]]:
+    """
+    Run ``along`` once for all SAEs on one source.
+
+    SAEs are in memory until their pass is over; where they would take more than half of the
+    bound on memory together, they go along the inputs in several passes.
+
+    Args:
+        context: the run.
+        subjects: the SAEs, whose ids differ.
+        start: makes what is measured of an SAE, from ``sae_id`` and SAE.
+        along: reads a source for its SAEs; moves those that fail to the failures, and returns
+            what ``finish`` is given, by point.
+        finish: makes an SAE's result after its pass.
+        extra_bytes: what is held for an SAE besides its weights.
+
+    Returns:
+        Results by ``sae_id``, and the cause for each SAE that has none.
+    """
     failures: dict[str, str] = {}
     results: dict[str, R] = {}
-    sources: dict[Source | OtherSource, dict[str, _Reader[T]]] = {}
+    sources: dict[Source | OtherSource, dict[str, Reader[O]]] = {}
     order: list[str] = []
     held = 0
 
@@ -211,7 +251,7 @@ def tally_heldout(
             # Popped, so that SAEs already measured can be freed.
             readers = sources.pop(source)
             try:
-                passed = _tally_source(context, source, readers, failures)
+                passed = along(context, source, readers, failures)
             except Exception as error:
                 failures.update(dict.fromkeys(readers, _cause(error)))
                 continue
@@ -238,7 +278,7 @@ def tally_heldout(
             run_passes()
             held = 0
         held += size
-        sources.setdefault(source, {})[subject.sae_id] = _Reader(point, tally)
+        sources.setdefault(source, {})[subject.sae_id] = Reader(point, tally)
     run_passes()
     return {sae_id: results[sae_id] for sae_id in order if sae_id in results}, failures
 

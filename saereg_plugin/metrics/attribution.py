@@ -260,8 +260,8 @@ def cumulative_shares(scores: Tensor) -> Tensor:
     >>> cumulative_shares(torch.tensor([1.0, 0.0, 3.0])).tolist()
     [0.75, 1.0]
     """
-    ranked = scores[ranking(scores)].double()
-    return ranked.cumsum(0) / ranked.sum()
+    sums = scores[ranking(scores)].double().cumsum(0)
+    return sums / sums[-1:]
 
 
 def smallest_core(scores: Tensor, share: float) -> Tensor:

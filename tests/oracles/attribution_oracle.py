@@ -43,3 +43,8 @@ def smallest_core(total_of: Row, share: float) -> list[int]:
     while left and math.fsum(total_of[j] for j in core) < share * whole - 1e-12 * whole:
         core.append(left.pop(0))
     return core
+
+
+def overlap(own: list[int], other: list[int], partner: list[int]) -> float:
+    """Share of the own latents whose partner is among the other's."""
+    return sum(partner[j] in other for j in own) / len(own)

@@ -71,6 +71,7 @@ class LatentInputs:
         cosines: of encoder and decoder vector.
         balance: cost and worth of each latent's code, a row per latent.
         deaths: table of the evaluation death, a row per latent.
+        attribution: table of the evaluation attribution, a row per latent.
         missing: why a part is not there, by evaluation.
     """
 
@@ -86,6 +87,7 @@ class LatentInputs:
     cosines: Column | None = None
     balance: pd.DataFrame | None = None
     deaths: pd.DataFrame | None = None
+    attribution: pd.DataFrame | None = None
     missing: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -146,6 +148,8 @@ class LatentInputs:
             "cosine": self.cosines or self._of_core("encoder_decoder_cosine_sim"),
             "bits": self._of_balance("cost"),
             "net": self._of_balance("net"),
+            "attribution": self._of_attribution("score"),
+            "effect": self._of_attribution("effect"),
             "encoder": self._encoder(),
             "alive": self._alive(),
             "death": self._deaths(),
@@ -182,6 +186,13 @@ class LatentInputs:
         pairs = zip(fires, values, strict=True)
         found = [short(value) if n else None for n, value in pairs]
         return (found + self._empty)[: self.size]
+
+    def _of_attribution(self, name: str) -> Column:
+        if self.attribution is None:
+            return self._empty
+        # what never fires has no effect
+        columns = (self.attribution[key].tolist() for key in ("fires", name))
+        return [short(value) if n else None for n, value in zip(*columns, strict=True)]
 
     def _of_core(self, name: str) -> Column:
         return self._spread({one["index"]: one.get(name) for one in self.core})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
 from safetensors import SafetensorError
 
+from eval_recipes.attribution.table import SCORES
 from eval_recipes.cross_seed.stability import STABILITY
 from eval_recipes.death.table import DEATHS
 from eval_recipes.examples.reader import SAEExamples, read_examples
@@ -54,7 +55,11 @@ def read_inputs(source: Source) -> list[LatentInputs]:
         one
         for one in found
         if one.size
-        and (one.balance is not None or any(e not in one.missing for e in _ABSENT))
+        and (
+            one.balance is not None
+            or one.attribution is not None
+            or any(e not in one.missing for e in _ABSENT)
+        )
     ]
 
 
@@ -70,7 +75,7 @@ class _Reader:
                 sae.label: (path, record)
                 for sae, path, record in source.results(evaluation)
             }
-            for evaluation in (*_ABSENT, "core", "mdl")
+            for evaluation in (*_ABSENT, "core", "mdl", "attribution")
         }
 
     def read(self, sae: PageSAE) -> LatentInputs:
@@ -93,13 +98,14 @@ class _Reader:
         deaths = known("death", lambda _, path, __: DEATHS.read(path))
         core = known("core", lambda _, __, record: _details(record, "index"))
         balance = known("mdl", lambda _, path, __: BALANCE.read(path))
+        attribution = known("attribution", lambda _, path, __: SCORES.read(path))
         scored = known("autointerp", lambda _, __, record: _explained(record))
         steered = known("steering", lambda _, path, record: _steered(path, record))
         texts, steering = steered or (None, {})
         explanations, judge = scored or ({}, None)
         return LatentInputs(
             sae=sae,
-            size=_size(sae, stability, examples, balance, core, deaths),
+            size=_size(sae, stability, examples, [balance, deaths, attribution], core),
             stability=stability,
             examples=examples,
             core=core or [],
@@ -110,6 +116,7 @@ class _Reader:
             cosines=self._cosines(sae),
             balance=balance,
             deaths=deaths,
+            attribution=attribution,
             missing=missing,
         )
 
@@ -243,18 +250,16 @@ def _size(
     sae: PageSAE,
     stability: Stability | None,
     examples: SAEExamples | None,
-    balance: pd.DataFrame | None,
+    tables: Sequence[pd.DataFrame | None],
     core: list[dict[str, Any]] | None,
-    deaths: pd.DataFrame | None,
 ) -> int:
     """Return the number of latents, by the first source that has it; 0 if none does."""
     if stability is not None:
         return len(stability.table)
     if examples is not None:
         return len(examples)
-    if balance is not None:
-        return len(balance)
-    if deaths is not None:
-        return len(deaths)
+    for table in tables:
+        if table is not None:
+            return len(table)
     width = sae.cfg.get("d_sae")
     return width if isinstance(width, int) else len(core or ())

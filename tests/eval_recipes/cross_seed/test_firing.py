@@ -11,13 +11,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from eval_recipes.cross_seed.firing import (
-    FEW_LATENTS,
     Firing,
     FiringTally,
     Moments,
     firing_figures,
     matched_firing,
-    rank_correlation,
     shared_moments,
     surface_forms,
     tenths,
@@ -26,6 +24,7 @@ from eval_recipes.cross_seed.options import CrossSeedEvalConfig
 from eval_recipes.running.heldout_pass import _context_sums
 from eval_recipes.running.passes import Passed
 from eval_recipes.statistics.interval import concatenate
+from eval_recipes.statistics.ranks import FEW_LATENTS, rank_correlation
 from saereg_plugin.metrics import Codes
 from tests.eval_recipes.cross_seed.test_shares import text, topk
 from tests.oracles import cross_seed_oracle as oracle

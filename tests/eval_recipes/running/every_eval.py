@@ -71,6 +71,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "meta_structure": {"train_steps": 4, "train_batch_size": 64},
     "mdl": {"n_resamples": 50},
+    "attribution": {
+        "n_tokens": 256,
+        "n_latents": 3,
+        "ablation_contexts": 1,
+        "sparsity_places": 1,
+        "n_resamples": 20,
+    },
     "steering": {
         "n_latents": 2,
         "explainer_tokens": 2048,
@@ -95,6 +102,7 @@ DEFAULTS: dict[str, tuple[str, Any, Any]] = {
     "vision": ("n_blocks", 20, 10),
     "examples": ("top_examples", 10, 2),
     "mdl": ("epsilon", 0.01, 0.02),
+    "attribution": ("quantile", 0.99, 0.9),
     "death": ("prediction_tokens", 100_000, 1000),
     "steering": ("n_latents", 300, 6),
 }

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from eval_recipes.attribution.table import COLUMNS as COLUMNS_OF_SCORES
+from eval_recipes.attribution.table import SCORES
 from eval_recipes.cross_seed.stability import STABILITY
 from eval_recipes.examples.reader import EXAMPLES, INPUTS
 from eval_recipes.mdl.table import BALANCE
@@ -115,6 +117,15 @@ def write_balance(folder: Path, group: str, seed: int) -> Path:
     columns["cost"] = np.array([0.0 if latent == 2 else 0.25 for latent in range(N)])
     columns["net"] = np.where(np.arange(N) == 3, -0.125, columns["cost"])
     return write_with(folder, BALANCE, group, seed, columns)
+
+
+def write_scores(folder: Path, group: str, seed: int) -> Path:
+    """A table of ``attribution``: latent 2 never fires, latent 3 lowers no loss."""
+    columns: dict[str, Any] = {name: np.zeros(N) for name in COLUMNS_OF_SCORES}
+    columns["fires"] = np.array([0 if latent == 2 else 31 for latent in range(N)])
+    columns["score"] = np.array([0.0 if latent == 2 else 0.25 for latent in range(N)])
+    columns["effect"] = np.where(np.arange(N) == 3, -0.125, columns["score"])
+    return write_with(folder, SCORES, group, seed, columns)
 
 
 def example(

@@ -25,6 +25,7 @@ from tests.eval_recipes.report.latents.latent_files import (
     write_balance,
     write_examples,
     write_explanations,
+    write_scores,
     write_stability,
     write_texts,
 )
@@ -86,6 +87,15 @@ def test_costs_and_net_worth_are_those_of_mdl(results: Path, tmp_path: Path) -> 
     columns = payloads(copy, 0)["none-seed0"].data["columns"]
     assert columns["bits"][1:4] == [0.25, None, 0.25]
     assert columns["net"][1:4] == [0.25, None, -0.125]
+
+
+def test_scores_and_effects_are_those_of_attribution(tmp_path: Path) -> None:
+    write_scores(tmp_path, "none", 0)
+    data = payloads(tmp_path, 0)["none-seed0"].data
+    assert data["latents"] == N
+    assert data["columns"]["attribution"][1:4] == [0.25, None, 0.25]
+    assert data["columns"]["effect"][1:4] == [0.25, None, -0.125]
+    assert data["columns"]["bits"] == [None] * N
 
 
 def test_an_sae_with_a_result_of_mdl_alone_is_shown(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The evaluation attribution: latents that the next-token loss depends on."""

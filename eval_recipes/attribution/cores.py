@@ -1,0 +1,187 @@
+"""Scores of latents, the cores that reach a share of them, and intervals over contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eval_recipes.attribution.options import AttributionEvalConfig
+from eval_recipes.attribution.tally import Entries
+from eval_recipes.statistics.interval import (
+    NO_VARIATION,
+    Array,
+    Interval,
+    percentile_interval,
+    resampled_weights,
+)
+from eval_recipes.statistics.ranks import rank_correlation
+from saereg_plugin.metrics.attribution import Ordered, ranking, smallest_core
+
+Figures = dict[str, Interval | None]
+
+RANKINGS = ("score", "frequency", "contribution")
+"""By attribution, by tokens on which a latent fires, and by the mean of ``||z_j d_j||^2``."""
+
+SHARES = (50, 90, 99)
+"""Per cent of the total score that a core reaches."""
+
+SCORELESS = "no latent has a score above 0"
+ONE_CONTEXT = "one context has no spread"
+
+
+@dataclass(frozen=True)
+class Cores:
+    """
+    Scores and cores of one SAE.
+
+    Attributes:
+        values: of each ranking, float64 [d_sae]: score, tokens on which a latent fires, and
+            mean ``||z_j d_j||^2`` a token.
+        effect: rise of the loss per token without each latent, to first order, float64 [d_sae].
+        members: the core at ``overlap_share``, and as many first latents of the other
+            rankings, bool [d_sae].
+        resampled: the same in resamples of the contexts, bits [resamples, bytes].
+        figures: metrics.
+        rows: tokens.
+        n_contexts: contexts.
+    """
+
+    values: Mapping[str, Tensor]
+    effect: Tensor
+    members: Mapping[str, Tensor]
+    resampled: Mapping[str, NDArray[np.uint8]]
+    figures: Figures
+    rows: int
+    n_contexts: int
+
+    @property
+    def fires(self) -> Tensor:
+        """Which latents fire, bool [d_sae]."""
+        return self.values["frequency"] > 0
+
+    def draws(self, name: str) -> Tensor:
+        """Return the members by a ranking in each resample, bool [resamples, d_sae]."""
+        bits = np.unpackbits(self.resampled[name], axis=1, count=len(self.fires))
+        return torch.from_numpy(bits.astype(bool))
+
+
+def measure_cores(entries: Entries, options: AttributionEvalConfig) -> Cores:
+    """Return scores and cores of one SAE, with a bootstrap over contexts."""
+    weighed = _Weighed(entries, options)
+    values = weighed.values(torch.ones(entries.n_contexts, dtype=torch.int64))
+    members = _members(values, options.overlap_share)
+    drawn: dict[str, list[float]] = {name: [] for name in _sizes(values)}
+    bits: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in RANKINGS}
+    for block in resampled_weights(
+        entries.n_contexts, resamples=options.n_resamples, seed=options.random_seed
+    ):
+        for weights in torch.from_numpy(block).long():
+            found = weighed.values(weights)
+            for name, value in _sizes(found).items():
+                drawn[name].append(value)
+            for name, mask in _members(found, options.overlap_share).items():
+                bits[name].append(np.packbits(mask.numpy()))
+    n = entries.n_contexts
+    figures: Figures = {
+        name: _interval(value, np.array(drawn[name]), n)
+        for name, value in _sizes(values).items()
+    }
+    fires = values["frequency"] > 0
+    figures["scored"] = _counted(values["score"] > 0, entries.n_contexts)
+    figures["fired"] = _counted(fires, entries.n_contexts)
+    for name in RANKINGS[1:]:
+        x, y = values["score"][fires], values[name][fires]
+        figures[f"rho_{name}"] = rank_correlation(x, y, options)
+    return Cores(
+        values=values,
+        effect=-entries.codes.selected.latent_sums(entries.effects.double())
+        / len(entries.codes),
+        members=members,
+        resampled={name: np.stack(each) for name, each in bits.items()},
+        figures=figures,
+        rows=len(entries.codes),
+        n_contexts=n,
+    )
+
+
+class _Weighed:
+    """Values of each ranking where contexts count several times."""
+
+    def __init__(self, entries: Entries, options: AttributionEvalConfig) -> None:
+        codes = entries.codes
+        self._ordered = Ordered(codes.latents, entries.scores, codes.d_sae)
+        order = self._ordered.order
+        self._latents = codes.latents[order]
+        self._contexts = entries.entry_contexts[order]
+        self._squares = entries.squares[order]
+        self._rows = torch.bincount(entries.contexts, minlength=entries.n_contexts)
+        self._options = options
+
+    def values(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return them for int64 weights [contexts]."""
+        tokens = int((weights * self._rows).sum())
+        of_entries = weights[self._contexts]
+        score = self._ordered.quantiles(
+            self._options.quantile,
+            tokens,
+            over=self._options.over,
+            weights=of_entries,
+        )
+        zero = torch.zeros_like(score)
+        fires = zero.index_add(0, self._latents, of_entries.double())
+        squares = zero.index_add(0, self._latents, of_entries * self._squares)
+        contribution = squares / max(tokens, 1)
+        return dict(zip(RANKINGS, (score, fires, contribution), strict=True))
+
+
+def _sizes(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return sizes of cores, and what as large sets by other rankings carry of the score."""
+    score = values["score"]
+    whole = float(score.sum())
+    found: dict[str, float] = {}
+    for share in SHARES:
+        found[f"core_{share}"] = float(len(smallest_core(score, share / 100)))
+    size = int(found["core_90"])
+    for name in RANKINGS[1:]:
+        first = ranking(values[name])[:size]
+        found[f"carried_{name}"] = (
+            float(score[first].sum()) / whole if whole else np.nan
+        )
+    fires = int((values["frequency"] > 0).sum())
+    found["carried_random"] = size / fires if whole else np.nan
+    return found
+
+
+def _members(values: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return the core, and as many first latents of the other rankings, bool [d_sae]."""
+    core = smallest_core(values["score"], share)
+    found = {"score": core}
+    found |= {name: ranking(values[name])[: len(core)] for name in RANKINGS[1:]}
+    nothing = torch.zeros(len(values["score"]), dtype=torch.bool)
+    return {name: nothing.index_fill(0, ids, True) for name, ids in found.items()}
+
+
+def _interval(value: float, draws: Array, n: int) -> Interval | None:
+    """Return a figure with its percentile interval over resamples of the contexts."""
+    if np.isnan(value):
+        return None
+    return spread(percentile_interval(value, draws, n))
+
+
+def spread(found: Interval) -> Interval:
+    """Drop an interval of no width, such as that of a core of one latent."""
+    if found.low is None or found.high is None or found.high > found.low:
+        return found
+    reason = ONE_CONTEXT if found.n == 1 else NO_VARIATION
+    return Interval(found.value, None, None, found.n, reason)
+
+
+def _counted(which: Tensor, n: int) -> Interval:
+    """Return a count, which grows with the text, so that no resample tells its spread."""
+    reason = "it grows with the text, and a resample of it has less text"
+    return Interval(float(which.sum()), None, None, n, reason)
