@@ -41,6 +41,7 @@ from eval_recipes.commands.speed import speed
 from eval_recipes.commands.studies.study import study
 from eval_recipes.commands.texts.data import data
 from eval_recipes.commands.train import train
+from eval_recipes.commands.training.distill import distill
 from eval_recipes.commands.training.finetune import finetune
 from eval_recipes.commands.training.pool import pool
 from eval_recipes.commands.training.revive import revive
@@ -80,7 +81,7 @@ def _settings(
 
 
 _COMMANDS = (
-    *(train, finetune, revive, pool, cache, run, select, layers, data),
+    *(train, finetune, revive, pool, distill, cache, run, select, layers, data),
     *(push, table, plot, report, speed, demo, doctor, artifacts, schemas),
 )
 for command in _COMMANDS:

@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from saereg_plugin.finetuning import FineTune as FineTune
     from saereg_plugin.finetuning import finetune as finetune
     from saereg_plugin.mechanics.ema import WeightEma as WeightEma
+    from saereg_plugin.mechanics.frozen_core import FrozenCore as FrozenCore
     from saereg_plugin.mechanics.gradient_clipping import (
         GradientClipping as GradientClipping,
     )
@@ -171,6 +172,7 @@ _PLACES = {
     "FineTune": "finetuning",
     "finetune": "finetuning",
     "WeightEma": "mechanics.ema",
+    "FrozenCore": "mechanics.frozen_core",
     "GradientClipping": "mechanics.gradient_clipping",
     "KAnnealing": "mechanics.k_annealing",
     "ActivationRateScaling": "mechanics.rate_scaling",

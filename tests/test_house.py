@@ -23,6 +23,7 @@ ORDER = (
     {"attribution"},
     {"saebench", "cross_seed", "vocabulary", "vision", "mdl", "death"},
     {"examples"},
+    {"distillation"},
     {"revival"},
     {"chat"},
     {"running", "tables", "labelled"},

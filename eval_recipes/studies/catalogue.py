@@ -47,6 +47,10 @@ GRID_STUDIES = MappingProxyType(
             "finetune.study",
             "KL + MSE fine-tuning (arXiv 2503.17272) against MSE alone, with and without L2.",
         ),
+        "distill": Entry(
+            "distill",
+            "Cyclic distillation of a core (DMSAE, arXiv 2512.24975) against three controls.",
+        ),
         "frequency-weighted": Entry(
             "frequency_weighted",
             "FreqSAE: a plain L1 against one that grows with how often a latent fires.",

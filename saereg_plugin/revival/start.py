@@ -84,8 +84,8 @@ def initial_sae(release: Release, entry: Entry, *, d_in: int) -> TrainingSAE[Any
         d_in: its width.
 
     Raises:
-        InputError: if the release does not record how the SAE was trained, or this machine
-            lacks the device that drew the weights.
+        InputError: if the release does not record how the SAE was trained, it starts from
+            trained ones, or this machine lacks the device that drew the weights.
     """
     sweep = recorded_sweep(release)
     fields = dict(group_fields(sweep).get(entry.group) or {})
@@ -93,6 +93,11 @@ def initial_sae(release: Release, entry: Entry, *, d_in: int) -> TrainingSAE[Any
         raise InputError(
             f"Release {release.name!r} records no configuration of group {entry.group!r} with seed "
             f"{entry.seed!r}; its initial weights are unknown."
+        )
+    if entry.group in sweep.started_from:
+        raise InputError(
+            f"Group {entry.group!r} of release {release.name!r} starts from trained SAEs, "
+            f"{sweep.started_from[entry.group]!r}; its initial weights are not drawn from its seed."
         )
     fields.pop("hook_name", None)
     # a device draws other numbers than another one

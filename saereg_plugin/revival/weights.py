@@ -61,7 +61,7 @@ def trained_tensors(
     cfg: Any = sae.cfg
     rescaled = cfg.unit_norm or getattr(cfg, "rescale_acts_by_decoder_norm", False)
     return {
-        name: source[name].to(tensor) * _unfolded(sae, name, scale, rescaled=rescaled)
+        name: source[name].to(tensor) * unfolded(sae, name, scale, rescaled=rescaled)
         for name, tensor in own_tensors(sae)
     }
 
@@ -79,7 +79,7 @@ def load_state_(sae: TrainingSAE[Any], state: dict[str, Tensor], *, steps: int) 
     sae.step_index = steps
 
 
-def _unfolded(
+def unfolded(
     sae: TrainingSAE[Any], name: str, scale: float, *, rescaled: bool
 ) -> float:
     """Return what a saved tensor is multiplied with, to act on scaled activations."""

@@ -208,7 +208,7 @@ class SweepConfig:
     """What a release was fine-tuned from, and its loss; ``finetune`` fills it in, and ``train`` refuses it."""
     started_from: Mapping[str, str] = field(default_factory=dict)
     """For each group, the group whose trained SAEs it starts from, as "release/group@" with the hash
-    of the manifest and settings; ``saereg-bench revive`` and ``pool`` fill it in."""
+    of the manifest and settings; ``saereg-bench revive``, ``pool`` and ``distill`` fill it in."""
 
     @field_validator("*")
     @classmethod

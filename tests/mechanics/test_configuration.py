@@ -23,6 +23,7 @@ MECHANICS_OF_ALL = [
     sr.WeightDecay(decay=0.02, target="encoder"),
     sr.WeightEma(decay=0.99),
 ]
+"""All that combine; ``frozen_core`` refuses resampling."""
 JSON_CLIPPING = '{"name": "gradient_clipping", "max_norm": 0.25}'
 
 

@@ -27,6 +27,7 @@ ACTING: dict[str, sr.MechanicConfig] = {
     "activation_rate_scaling": sr.ActivationRateScaling(decay=0.5),
     "gradient_clipping": sr.GradientClipping(max_norm=0.01),
     "weight_decay": sr.WeightDecay(decay=1.0),
+    "frozen_core": sr.FrozenCore(size=5),
     "resampling": sr.DeadLatentResampling(decay=0.5, threshold=0.05, every=2, until=6),
 }
 """With values that change the weights within a few steps."""

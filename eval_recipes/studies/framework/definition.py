@@ -15,6 +15,7 @@ from eval_recipes.results.tidy import COLUMNS
 from eval_recipes.running.context import RunContext
 from eval_recipes.studies.framework.verdicts import Claim, Direction
 from eval_recipes.width_control.result_groups import Comparison
+from saereg_plugin.distillation.settings import Distill
 from saereg_plugin.finetuning import FineTune
 from saereg_plugin.machine import AUTO
 from saereg_plugin.presets import Preset
@@ -210,6 +211,7 @@ class Stage:
         choice: made when the stage is evaluated, from the tidy table.
         options: settings of single evaluations, by name.
         tuned: where its SAEs come from, if they are fine-tuned.
+        distill: the distillation whose part with the stage's name it trains, if it is one.
         compare: further comparisons of groups, from the folder of the stage's results.
     """
 
@@ -220,6 +222,7 @@ class Stage:
     choice: Callable[[pd.DataFrame], Sequence[Choice]] | None = None
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     tuned: Tuned | None = None
+    distill: Distill | None = None
     compare: Callable[[Path], Sequence[Comparison]] | None = None
 
 

@@ -34,6 +34,7 @@ from eval_recipes.studies.framework.study_folder import (
 from saereg_plugin.activations.cache import INDEX, write_cache
 from saereg_plugin.activations.cache.index import read_index
 from saereg_plugin.activations.opening import open_source
+from saereg_plugin.distillation.training import train_part
 from saereg_plugin.finetuning import finetune
 from saereg_plugin.machine import AUTO, resolve_device
 from saereg_plugin.revival.training import (
@@ -128,7 +129,7 @@ def _run_stages(run: StudyRun, device: str, out: Path, progress: Progress) -> St
 def _train(
     run: StudyRun, stage: Stage, sweep: SweepConfig, out: Path, progress: Progress
 ) -> bool:
-    """Train or fine-tune a stage; return False if it was interrupted."""
+    """Train a stage in its way; return False if it was interrupted."""
     name = f"{run.study.name}-{run.scale}-{stage.name}"
     folder = out / "releases" / stage.name
     if stage.tuned is not None:
@@ -136,6 +137,15 @@ def _train(
         of = out / "releases" / stage.tuned.of
         result = finetune(
             of, out=folder, settings=settings, name=name, progress=progress
+        )
+    elif stage.distill is not None:
+        own = replace(stage.distill.sweep, device=sweep.device)
+        result = train_part(
+            replace(stage.distill, sweep=own),
+            out / "releases",
+            stage.name,
+            name=f"{run.study.name}-{run.scale}",
+            progress=progress,
         )
     else:
         cached = with_cache(sweep, out / ACTIVATIONS, run.plan.device, progress)

@@ -34,7 +34,7 @@ from tests.eval_recipes.tiny_saes import D_SAE, tiny_sae
 
 SMALL = [study_named(name) for name in GRID_STUDIES if name != "vision"]
 """Those on a language model; ``test_vision`` has the other one."""
-PAPER = [s for s in SMALL if s.name not in ("topk-regularizers", "death")]
+PAPER = [s for s in SMALL if s.name not in ("topk-regularizers", "death", "distill")]
 
 
 def candidates() -> pd.DataFrame:

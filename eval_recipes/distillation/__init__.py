@@ -1,0 +1,1 @@
+"""Distilled cores next to their controls."""

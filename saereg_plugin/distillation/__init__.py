@@ -1,0 +1,1 @@
+"""Cyclic distillation of a core of latents (DMSAE, arXiv 2512.24975)."""
