@@ -1,4 +1,4 @@
-"""True changes of the loss when single latents are removed, and their sparsity."""
+"""Changes of loss and logits when single latents are removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of latents, the cores that reach a share of them, and intervals over contexts."""
+"""Scores of latents, and the cores that carry a share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAEs with random decoders and tied encoders, as sparse as a trained SAE."""
+"""SAEs with random decoders, as sparse as a trained SAE."""
 
 from __future__ import annotations
 

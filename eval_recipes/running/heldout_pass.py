@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import Source, check_hook, place_of
 from eval_recipes.running.context import RunContext
-from eval_recipes.running.heldout_rows import RowsTaker, kept_rows
-from eval_recipes.running.passes import InputPasses, Passed
+from eval_recipes.running.passes import InputPasses, Passed, RowsTaker, kept_rows
 from eval_recipes.running.sources import OtherSource
 from eval_recipes.statistics.interval import Array, ContextSums, concatenate
 from saereg_plugin.activations.passes import Pass

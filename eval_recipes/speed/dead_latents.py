@@ -1,4 +1,4 @@
-"""Cost of dead latents, and its part that a screened selection could save."""
+"""Cost of dead latents, and the part that screening could save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attribution of the next-token loss to latents, and the core that carries it."""
+"""Attribution of the next-token loss to latents, and its core."""
 
 from __future__ import annotations
 

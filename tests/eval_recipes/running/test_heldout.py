@@ -15,7 +15,7 @@ from eval_recipes.running.activation_source import Source, place_of, source_of
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import HeldOutError, HeldOutTable, measure_heldout
 from eval_recipes.running.heldout_pass import heldout_store, token_batches
-from eval_recipes.running.heldout_rows import kept_rows
+from eval_recipes.running.passes import kept_rows
 from eval_recipes.statistics.interval import ContextSums, bootstrap, explained_variance
 from saereg_plugin.errors import InputError
 from tests.conftest import HOOK_NAME
