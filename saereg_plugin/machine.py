@@ -6,6 +6,7 @@ Torch is imported where it is asked: commands that only read results do not need
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
@@ -351,6 +352,23 @@ def command() -> str:
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds now, in bytes."""
+    return psutil.Process().memory_info().rss
+
+
+def return_freed_memory() -> None:
+    """
+    Give freed memory back to the system, where the C library can (glibc).
+
+    In a loop whose large tensors come and go while small ones stay, glibc keeps the holes
+    between them: a pass with 40 SAEs held 10 GB of which 2 were in use.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def peak_memory_gib() -> float:

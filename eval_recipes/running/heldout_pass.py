@@ -23,6 +23,7 @@ from eval_recipes.running.sources import OtherSource
 from eval_recipes.statistics.interval import Array, ContextSums, concatenate
 from saereg_plugin.activations.passes import Pass
 from saereg_plugin.errors import InputError
+from saereg_plugin.machine import resident_bytes, return_freed_memory
 from saereg_plugin.sources import corpora
 from saereg_plugin.sources.models import LanguageModel
 
@@ -41,6 +42,9 @@ class OfSAE(Protocol):
 
     sae: SAE[Any]
 
+
+_HOLES = 2**30
+"""Bytes by which a pass may grow before freed memory goes back to the system."""
 
 T = TypeVar("T", bound=Tally)
 O = TypeVar("O", bound=OfSAE)
@@ -191,6 +195,7 @@ def _tally_source(
     else:
         passes = InputPasses(context, source, points)
     sums = {p: _Sums(p, with_special=isinstance(source, Source)) for p in points}
+    before = resident_bytes()
     for found in tqdm(passes, desc=passes.name, total=passes.total):
         for point in points:
             sums[point].update(found)
@@ -201,6 +206,8 @@ def _tally_source(
             except Exception as error:
                 failures[sae_id] = _cause(error)
                 del readers[sae_id]
+            if resident_bytes() > before + _HOLES:
+                return_freed_memory()
     return {point: passes.passed(*each.sums()) for point, each in sums.items()}
 
 
