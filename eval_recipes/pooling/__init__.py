@@ -1,1 +1,1 @@
-"""Pooled SAEs next to fresh seeds and a control of the same width."""
+"""Pooled SAEs next to fresh seeds and a control."""
