@@ -1,4 +1,4 @@
-"""Pooled SAEs against the seeds, fresh SAEs and a control of the same cost."""
+"""Pooled SAEs against seeds, fresh SAEs and a control."""
 
 from __future__ import annotations
 

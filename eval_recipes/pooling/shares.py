@@ -1,4 +1,4 @@
-"""Shared latents of SAEs that may differ in width, and what chance gives."""
+"""Shared latents of SAEs of any width, and what chance gives."""
 
 from __future__ import annotations
 
