@@ -75,7 +75,7 @@ def _settings() -> Distill:
         batch_size=_BATCH,
         dead_feature_window=_TOKENS // _BATCH // 5,
     )
-    return Distill(sweep, cycles=_CYCLES, score_tokens=8192)
+    return Distill(sweep, cycles=_CYCLES, score_tokens=4096)
 
 
 SMALL = _settings()
@@ -93,7 +93,7 @@ def small_plan(settings: Distill, **fields: Any) -> Plan:
         stages=tuple(map(stage, settings.parts)),
         settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, Matryoshka BatchTopK of 64, 256 and 1,024 "
         "latents, k 32, unit norm, 256,000 tokens a cycle in batches of 1,024, lr 1e-3; latents ranked "
-        "on 8,192 training tokens, cores of 90 %.",
+        "on 4,096 training tokens, cores of 90 %.",
         **fields,
     )
 
