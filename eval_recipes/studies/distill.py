@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ PROMOTED = Column(DISTILLATION, "figures/core_promoted", "promoted core")
 KEPT = Column(DISTILLATION, "figures/core_kept", "core kept")
 FILE = "figures/distillation.json"
 
-_TOKENS, _BATCH = 204_800, 1024
+_TOKENS, _BATCH = 256_000, 1024
 _CYCLES = 3
 _LOSS_CONTEXTS = 16
 
@@ -65,7 +66,7 @@ def _settings() -> Distill:
         "matryoshka_widths": [64, 256, 1024],
         "decoder_constraint": "unit_norm",
         "normalize_activations": "expected_average_only_in",
-        # SAELens' .01 would leave the threshold of a run of 200 steps 13 % too low
+        # SAELens' .01 would leave the threshold of a run of 250 steps 8 % too low
         "topk_threshold_lr": 0.05,
     }
     sweep = small_sweep(
@@ -74,7 +75,7 @@ def _settings() -> Distill:
         batch_size=_BATCH,
         dead_feature_window=_TOKENS // _BATCH // 5,
     )
-    return Distill(sweep, cycles=_CYCLES, score_tokens=8192)
+    return Distill(sweep, cycles=_CYCLES, score_tokens=4096)
 
 
 SMALL = _settings()
@@ -91,8 +92,8 @@ def small_plan(settings: Distill, **fields: Any) -> Plan:
     return Plan(
         stages=tuple(map(stage, settings.parts)),
         settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, Matryoshka BatchTopK of 64, 256 and 1,024 "
-        "latents, k 32, unit norm, 204,800 tokens a cycle in batches of 1,024, lr 1e-3; latents ranked "
-        "on 8,192 training tokens, cores of 90 %.",
+        "latents, k 32, unit norm, 256,000 tokens a cycle in batches of 1,024, lr 1e-3; latents ranked "
+        "on 4,096 training tokens, cores of 90 %.",
         **fields,
     )
 
@@ -114,7 +115,10 @@ def finish_of(
     def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[str]]:
         key = digest(
             {
-                "saes": sorted(subject_hashes(context).items()),
+                "saes": sorted(
+                    [*dataclasses.astuple(subject), hashed]
+                    for subject, hashed in subject_hashes(context).items()
+                ),
                 "corpus": corpora.identity(context.corpus),
                 "heldout_tokens": context.heldout_tokens,
                 "loss_contexts": loss_contexts,
