@@ -1,5 +1,3 @@
-
-
 def test_freed_memory_goes_back_to_the_system() -> None:
     kept = []
     # small blocks that stay between large ones that go
