@@ -1,1 +1,1 @@
-"""Layers whose latents separate two sets of texts, and task vectors of models."""
+"""Layers whose latents separate two sets of texts, and task vectors."""
