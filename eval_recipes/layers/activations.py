@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sae_lens import SAE
+from sae_lens import SAE, GatedSAE, JumpReLUSAE, StandardSAE, TopKSAE
 from sae_lens.util import extract_layer_from_tlens_hook_name, get_special_token_ids
 from torch import Tensor
 
-from eval_recipes.layers.control import random_decoder
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.context import RunContext
 from eval_recipes.statistics.interval import Array
@@ -21,6 +21,9 @@ from eval_recipes.steering.generate.prompts import encode_prompts
 from saereg_plugin.errors import InputError
 from saereg_plugin.sources.models import LanguageModel
 
+KINDS = (TopKSAE, JumpReLUSAE, StandardSAE, GatedSAE)
+"""Architectures that have a random control."""
+_MOST_VALUES = 1 << 26
 _SAMPLE_TEXTS = 16
 """Texts of each set by which the random control of an SAE gets its threshold."""
 
@@ -186,3 +189,46 @@ def _means(rows: Tensor, owner: Tensor, n_texts: int) -> Tensor:
     count = torch.bincount(owner, minlength=n_texts).clamp(min=1)
     # sums of float32 are whole numbers of tokens, or means of float64
     return total.double() / count[:, None]
+
+
+@torch.no_grad()
+def random_decoder(sae: SAE[Any], sample: Tensor, *, seed: int) -> SAE[Any] | None:
+    """
+    Return a copy of an SAE with random unit decoder rows and the encoder tied to them.
+
+    The decoder's bias stays. A TopK SAE keeps its k. Others get one threshold for all latents
+    at which the copy fires as often as the SAE on ``sample``, activations [rows, d_in].
+
+    Returns:
+        None for an architecture that is not in ``KINDS``.
+    """
+    if not isinstance(sae, KINDS):
+        return None
+    made: Any = copy.deepcopy(sae)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(made.W_dec.shape, generator=generator)
+    rows = torch.nn.functional.normalize(rows, dim=-1).to(made.W_dec)
+    made.W_dec.copy_(rows)
+    made.W_enc.copy_(rows.T)
+    if isinstance(made, GatedSAE):
+        made.r_mag.zero_()
+        made.b_mag.zero_()
+        made.b_gate.fill_(-_threshold(sae, made, sample))
+        return made
+    made.b_enc.zero_()
+    if isinstance(made, JumpReLUSAE):
+        made.threshold.fill_(_threshold(sae, made, sample))
+    if isinstance(made, StandardSAE):
+        made.b_enc.fill_(-_threshold(sae, made, sample))
+    return made
+
+
+def _threshold(sae: SAE[Any], made: Any, sample: Tensor) -> float:
+    """Return the threshold on the copy's encoder at which both fire equally often."""
+    rows = sample[: max(1, _MOST_VALUES // sae.cfg.d_sae)].to(sae.device)
+    fired = int((sae.encode(rows) != 0).sum())
+    values = (made.process_sae_in(rows) @ made.W_enc).flatten()
+    # the first value that must not fire; a latent never fires below 0
+    rank = values.numel() - fired
+    found = float(values.kthvalue(rank).values) if rank else 0.0
+    return max(0.0, found)

@@ -22,8 +22,7 @@ from sae_lens import (
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from eval_recipes.layers.activations import read_texts
-from eval_recipes.layers.control import random_decoder
+from eval_recipes.layers.activations import random_decoder, read_texts
 from eval_recipes.layers.measurement import LayerScore, best_layers, measure_layers
 from eval_recipes.layers.output import best_line, layers_frame
 from eval_recipes.running.context import RunContext
