@@ -56,6 +56,10 @@ class Core:
     alive: int
     share: float | None = None
 
+    def __post_init__(self) -> None:
+        """Make a tuple of the latents, which JSON has as a list."""
+        object.__setattr__(self, "latents", tuple(self.latents))
+
     @property
     def kept(self) -> int:
         """How many latents of the frozen core are promoted again."""
@@ -138,7 +142,7 @@ def _read(target: Path, key: Mapping[str, Any]) -> list[Core] | None:
     if not isinstance(kept, dict) or kept.get("key") != key:
         return None
     found: list[dict[str, Any]] = kept["cores"]
-    return [Core(**one | {"latents": tuple(one["latents"])}) for one in found]
+    return [Core(**one) for one in found]
 
 
 def _choose(
