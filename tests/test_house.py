@@ -39,7 +39,6 @@ LEAST_LINES = 75
 ONE_FILE_EACH = ("commands", "mechanics", "regularizers")
 """Rooms with a file per command, mechanic or regulariser, however short."""
 ALONE = {
-    "eval_recipes.layers.control": "mathematics of an SAE, next to a module that runs a model",
     "eval_recipes.results.schemas": "the command that uses it has no logic",
 }
 """Short modules with a single importer that stay, and why."""
