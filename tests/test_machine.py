@@ -1,3 +1,10 @@
+"""Memory of this machine."""
+
+from __future__ import annotations
+
+from saereg_plugin import machine
+
+
 def test_freed_memory_goes_back_to_the_system() -> None:
     kept = []
     # small blocks that stay between large ones that go

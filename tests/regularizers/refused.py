@@ -69,6 +69,26 @@ REFUSED = [
         ({"k": 8}, {"d_sae": 512}, mechanic("resampling", threshold=0.001)),
     ),
     Refused(
+        "`frozen_core` with `resampling`",
+        {
+            "mechanics": [
+                *mechanic("frozen_core", size=2)["mechanics"],
+                *mechanic("resampling", threshold=0.001)["mechanics"],
+            ]
+        },
+        "would leave dead latents of the core half changed",
+        (
+            mechanic("frozen_core", size=2),
+            mechanic("resampling", threshold=0.001),
+        ),
+    ),
+    Refused(
+        "`frozen_core` with `size` above d_sae",
+        mechanic("frozen_core", size=10_000),
+        "frozen_core: size is 10000",
+        (mechanic("frozen_core", size=2), mechanic("frozen_core", size=1)),
+    ),
+    Refused(
         "`resampling` with `norm` other than 1 and a unit-norm decoder",
         {**mechanic("resampling", norm=0.1), **UNIT},
         "keeps rows at norm 1",
