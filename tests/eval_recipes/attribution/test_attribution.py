@@ -189,15 +189,24 @@ def held_out(context: RunContext, model: HookedTransformer, sae: SAE[Any]) -> Te
     return torch.cat([*token_batches(store, contexts=3, batch_size=1)])
 
 
+def is_read(model: HookedTransformer, tokens: Tensor) -> Tensor:
+    """Which tokens of a context count: neither special nor the last."""
+    tokenizer: Any = model.tokenizer
+    keep = ~torch.isin(tokens, torch.tensor(tokenizer.all_special_ids))
+    keep[-1] = False
+    return keep
+
+
 def loss_with(model: HookedTransformer, tokens: Tensor, x: Tensor) -> Tensor:
-    """The summed loss after the tokens behind BOS, with activations [size, d_in] at the hook."""
+    """The summed loss after the tokens that count, with activations [size, d_in] at the hook."""
 
     def replace(_: Tensor, hook: Any) -> Tensor:
         del hook
         return x[None]
 
     logits = model.run_with_hooks(tokens[None], fwd_hooks=[(HOOK_NAME, replace)])
-    return functional.cross_entropy(logits[0, 1:-1], tokens[2:], reduction="sum")
+    losses = functional.cross_entropy(logits[0, :-1], tokens[1:], reduction="none")
+    return losses[is_read(model, tokens)[:-1]].sum()
 
 
 def test_scores_of_a_real_model_agree_with_the_plain_version(
@@ -209,11 +218,12 @@ def test_scores_of_a_real_model_agree_with_the_plain_version(
     effects = torch.zeros(D_SAE, dtype=torch.float64)
     n = 0
     for tokens in held_out(context, model, sae):
+        keep = is_read(model, tokens)
         _, cache = model.run_with_cache(tokens[None], names_filter=HOOK_NAME)
         x = cache[HOOK_NAME][0].detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss_with(model, tokens, x), x)
-        z = sae.encode(x[1:-1]).detach()
-        g = gradient[1:-1]
+        z = sae.encode(x[keep]).detach()
+        g = gradient[keep]
         rows += oracle.scores(g.tolist(), z.tolist(), sae.W_dec.tolist())
         effects -= ((g @ sae.W_dec.T) * z).detach().double().sum(0)
         n += len(z)
@@ -240,12 +250,13 @@ def test_removal_in_a_real_model_agrees_with_the_plain_version(
     for _, row in sampled.iterrows():
         latent, rise = int(row["latent"]), 0.0
         for tokens in held_out(context, model, sae):
+            keep = is_read(model, tokens)
             with torch.no_grad():
                 _, cache = model.run_with_cache(tokens[None], names_filter=HOOK_NAME)
                 x = cache[HOOK_NAME][0]
                 changed = x.clone()
-                z = sae.encode(x[1:-1])[:, latent]
-                changed[1:-1] -= z[:, None] * sae.W_dec[latent]
+                z = sae.encode(x[keep])[:, latent]
+                changed[keep] -= z[:, None] * sae.W_dec[latent]
                 rise += float(loss_with(model, tokens, changed))
                 rise -= float(loss_with(model, tokens, x))
         assert row["true_rise"] == pytest.approx(rise / 3, rel=2e-2, abs=2e-4)
