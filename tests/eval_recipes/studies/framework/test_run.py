@@ -61,12 +61,15 @@ def one_thread() -> Iterator[None]:
 
 
 def tiny_groups(study: Study, frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The groups of a study's last small stage, at 256 latents."""
+    """The groups of a study's last small stage, at 256 latents (Matryoshka: levels of 64 and 256)."""
     sweep = study.plan("small").stages[-1].sweep(frame)
-    return {
-        f"{study.name}.{name}": {**fields, "d_sae": 256}
-        for name, fields in group_fields(sweep).items()
-    }
+    groups: dict[str, dict[str, Any]] = {}
+    for name, fields in group_fields(sweep).items():
+        tiny = {**fields, "d_sae": 256}
+        if "matryoshka_widths" in fields:
+            tiny["matryoshka_widths"] = [64, 256]
+        groups[f"{study.name}.{name}"] = tiny
+    return groups
 
 
 @pytest.mark.slow
