@@ -127,7 +127,7 @@ def score_clusters(
         cells[kind] = (by_first.astype(np.intp), by_second.astype(np.intp))
 
     def of(kind: Kind) -> Callable[[Array], Array]:
-        return lambda weights: adjusted_rand(*cells[kind], weights[:, own])
+        return lambda weights: adjusted_rand(*cells[kind], own, weights[:, own])
 
     def minus(kind: Kind) -> Callable[[Array], Array]:
         one, other = of("sae"), of(kind)
@@ -141,7 +141,7 @@ def score_clusters(
     for kind in _KINDS:
         generator, (a, b) = np.random.default_rng(seed), cells[kind]
         null = [
-            float(adjusted_rand(generator.permutation(a), b, once)[0])
+            float(adjusted_rand(generator.permutation(a), b, own, once)[0])
             for _ in range(permutations)
         ]
         scores.append(with_null("clusters", "agreement", kind, found[kind], null))
@@ -152,27 +152,27 @@ def score_clusters(
     return scores, differences
 
 
-def adjusted_rand(a: Index, b: Index, weights: Array) -> Array:
+def adjusted_rand(a: Index, b: Index, groups: Index, weights: Array) -> Array:
     """
     Return the adjusted Rand index of two assignments, for each weighting of the texts.
 
-    Pairs of a text with its own copy in a resample do not count: they agree always.
+    Only pairs of different groups count. Texts of one group are alike, and a group that a
+    resample has twice would make pairs with itself.
 
     Args:
         a: cluster of each text.
         b: another.
+        groups: group of each text.
         weights: how often each text counts, shape (weightings, texts).
     """
-    alone = (weights**2).sum(1)
 
     def pairs(labels: Index) -> Array:
-        counts = np.stack(
-            [weights[:, labels == one].sum(1) for one in np.unique(labels)]
-        )
-        return ((counts**2).sum(0) - alone) / 2
+        _, own = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)
+        inside, together = (_squares(each, weights) for each in (own.ravel(), labels))
+        return (together - inside) / 2
 
     both = pairs(a * (int(b.max()) + 1) + b)
-    of_a, of_b, everything = pairs(a), pairs(b), (weights.sum(1) ** 2 - alone) / 2
+    of_a, of_b, everything = pairs(a), pairs(b), pairs(np.zeros_like(a))
     expected = of_a * of_b / np.where(everything > 0, everything, 1)
     best = (of_a + of_b) / 2
     found = np.ones(len(weights))
@@ -180,3 +180,10 @@ def adjusted_rand(a: Index, b: Index, weights: Array) -> Array:
         both - expected, best - expected, out=found, where=best - expected > 1e-12
     )
     return found
+
+
+def _squares(labels: Index, weights: Array) -> Array:
+    """Return the sum over labels of their squared weight, for each weighting."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=labels.min() - 1))
+    return np.square(np.add.reduceat(weights[:, order], starts, axis=1)).sum(1)
