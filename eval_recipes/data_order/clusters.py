@@ -15,6 +15,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import normalize
 
 from eval_recipes.data_order.features import Features, Kind, term_table
+from eval_recipes.data_order.probes import shuffled
 from eval_recipes.data_order.ridge import Index
 from eval_recipes.data_order.scores import (
     Difference,
@@ -112,7 +113,7 @@ def score_clusters(
 
     Centres from the first half and centres from the second half both assign the texts of the
     second half; the score is the adjusted Rand index of the two assignments. Groups are not
-    split. The null shuffles one of the assignments.
+    split. The null shuffles one of the assignments, as labels are.
     """
     numbers, n_groups = group_numbers(groups)
     in_first = np.random.default_rng(seed).permutation(n_groups) < n_groups // 2
@@ -141,7 +142,7 @@ def score_clusters(
     for kind in _KINDS:
         generator, (a, b) = np.random.default_rng(seed), cells[kind]
         null = [
-            float(adjusted_rand(generator.permutation(a), b, own, once)[0])
+            float(adjusted_rand(shuffled(a, own, generator), b, own, once)[0])
             for _ in range(permutations)
         ]
         scores.append(with_null("clusters", "agreement", kind, found[kind], null))
