@@ -15,6 +15,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import normalize
 
 from eval_recipes.data_order.features import Features, Kind, term_table
+from eval_recipes.data_order.probes import shuffled
 from eval_recipes.data_order.ridge import Index
 from eval_recipes.data_order.scores import (
     Difference,
@@ -112,7 +113,7 @@ def score_clusters(
 
     Centres from the first half and centres from the second half both assign the texts of the
     second half; the score is the adjusted Rand index of the two assignments. Groups are not
-    split. The null shuffles one of the assignments.
+    split. The null shuffles one of the assignments, as labels are.
     """
     numbers, n_groups = group_numbers(groups)
     in_first = np.random.default_rng(seed).permutation(n_groups) < n_groups // 2
@@ -127,7 +128,7 @@ def score_clusters(
         cells[kind] = (by_first.astype(np.intp), by_second.astype(np.intp))
 
     def of(kind: Kind) -> Callable[[Array], Array]:
-        return lambda weights: adjusted_rand(*cells[kind], weights[:, own])
+        return lambda weights: adjusted_rand(*cells[kind], own, weights[:, own])
 
     def minus(kind: Kind) -> Callable[[Array], Array]:
         one, other = of("sae"), of(kind)
@@ -141,7 +142,7 @@ def score_clusters(
     for kind in _KINDS:
         generator, (a, b) = np.random.default_rng(seed), cells[kind]
         null = [
-            float(adjusted_rand(generator.permutation(a), b, once)[0])
+            float(adjusted_rand(shuffled(a, own, generator), b, own, once)[0])
             for _ in range(permutations)
         ]
         scores.append(with_null("clusters", "agreement", kind, found[kind], null))
@@ -152,27 +153,27 @@ def score_clusters(
     return scores, differences
 
 
-def adjusted_rand(a: Index, b: Index, weights: Array) -> Array:
+def adjusted_rand(a: Index, b: Index, groups: Index, weights: Array) -> Array:
     """
     Return the adjusted Rand index of two assignments, for each weighting of the texts.
 
-    Pairs of a text with its own copy in a resample do not count: they agree always.
+    Only pairs of different groups count. Texts of one group are alike, and a group that a
+    resample has twice would make pairs with itself.
 
     Args:
         a: cluster of each text.
         b: another.
+        groups: group of each text.
         weights: how often each text counts, shape (weightings, texts).
     """
-    alone = (weights**2).sum(1)
 
     def pairs(labels: Index) -> Array:
-        counts = np.stack(
-            [weights[:, labels == one].sum(1) for one in np.unique(labels)]
-        )
-        return ((counts**2).sum(0) - alone) / 2
+        _, own = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)
+        inside, together = (_squares(each, weights) for each in (own.ravel(), labels))
+        return (together - inside) / 2
 
     both = pairs(a * (int(b.max()) + 1) + b)
-    of_a, of_b, everything = pairs(a), pairs(b), (weights.sum(1) ** 2 - alone) / 2
+    of_a, of_b, everything = pairs(a), pairs(b), pairs(np.zeros_like(a))
     expected = of_a * of_b / np.where(everything > 0, everything, 1)
     best = (of_a + of_b) / 2
     found = np.ones(len(weights))
@@ -180,3 +181,10 @@ def adjusted_rand(a: Index, b: Index, weights: Array) -> Array:
         both - expected, best - expected, out=found, where=best - expected > 1e-12
     )
     return found
+
+
+def _squares(labels: Index, weights: Array) -> Array:
+    """Return the sum over labels of their squared weight, for each weighting."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=labels.min() - 1))
+    return np.square(np.add.reduceat(weights[:, order], starts, axis=1)).sum(1)

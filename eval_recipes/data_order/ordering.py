@@ -74,15 +74,9 @@ class DataOrder:
             if (one.target, one.metric) == (target, metric)
         }
         sae = own["sae"]
-        chance = ""
-        if sae.p_value is not None and sae.p_value > 0.05:
-            chance = (
-                f" This is no better than chance: p = {sae.p_value:.2g}. Do not order by it."
-                if target != "clusters"
-                else f" This is no better than chance: p = {sae.p_value:.2g}."
-            )
         lines = [
-            f"{target}: the SAE reaches a held-out {metric} of {sae.held_out.value:.3f}.{chance}"
+            f"{target}: the SAE reaches a held-out {metric} of {sae.held_out.value:.3f}."
+            f"{_doubt(sae)}"
         ]
         for one in self.differences:
             if (one.target, one.metric) != (target, metric):
@@ -267,6 +261,22 @@ def _frame(
         )
         columns[f"{target}_predicted"] = values[rows]
     return pd.DataFrame(columns)
+
+
+def _doubt(sae: Score) -> str:
+    """Return sentences to append if a score may be chance."""
+    low = sae.held_out.low
+    causes: list[str] = []
+    if sae.p_value is not None and sae.p_value > 0.05:
+        causes.append(f"p = {sae.p_value:.2g} against shuffled labels")
+    if low is not None and low <= sae.majority:
+        causes.append(
+            f"its interval has {sae.majority:g}, the score of one answer for all"
+        )
+    if not causes:
+        return ""
+    advice = "" if sae.target == "clusters" else " Do not order by it."
+    return f" This is not shown to be better than chance: {'; '.join(causes)}.{advice}"
 
 
 def _plain(one: Score | Difference, field: str) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import ElasticNetCV
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
@@ -18,6 +19,8 @@ from eval_recipes.data_order.texts import FEWEST_GROUPS
 from eval_recipes.statistics.interval import Array
 
 Target = Literal["difficulty", "quality"]
+
+T = TypeVar("T", bound=NDArray[Any])
 
 FOLDS = 5
 INNER_FOLDS = 3
@@ -174,7 +177,7 @@ _LEARNERS: dict[Target, Callable[..., _Learner]] = {
 }
 
 
-def shuffled(y: Array, groups: Index, generator: np.random.Generator) -> Array:
+def shuffled(y: T, groups: Index, generator: np.random.Generator) -> T:
     """
     Return the labels dealt out anew, without splitting what groups have in common.
 

@@ -32,10 +32,12 @@ def metric(name: str, values: Array, y: Array, weights: Array) -> float:
     return float((told[y == 1].mean() + (~told[y == 0]).mean()) / 2)
 
 
-def adjusted_rand(a: list[int], b: list[int], weights: Array) -> float:
-    """Return the adjusted Rand index over all pairs, without a text and its own copy."""
+def adjusted_rand(
+    a: list[int], b: list[int], groups: list[int], weights: Array
+) -> float:
+    """Return the adjusted Rand index over all pairs of texts of different groups."""
     rows = repeated(weights).tolist()
-    pairs = [(i, j) for i, j in combinations(rows, 2) if i != j]
+    pairs = [(i, j) for i, j in combinations(rows, 2) if groups[i] != groups[j]]
     in_a = [a[i] == a[j] for i, j in pairs]
     in_b = [b[i] == b[j] for i, j in pairs]
     both = sum(x and y for x, y in zip(in_a, in_b, strict=True))

@@ -44,17 +44,22 @@ def test_equal_predictions_have_no_rank_correlation() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(6, 16))
-def test_the_rand_index_counts_pairs_of_different_texts(seed: int, n: int) -> None:
+def test_the_rand_index_counts_pairs_of_different_groups(seed: int, n: int) -> None:
     generator = np.random.default_rng(seed)
     a, b = generator.integers(3, size=(2, n))
     a[:4], b[:4] = (0, 0, 1, 1), (0, 1, 0, 1)
+    groups = np.maximum(np.arange(n), 4) + generator.integers(3, size=n)
+    groups[:4] = range(4)
     weights = generator.integers(0, 3, size=(2, n)).astype(np.float64)
     weights[:, :4] = 1
-    found = adjusted_rand(a, b, weights)
-    expected = [oracle.adjusted_rand(a.tolist(), b.tolist(), row) for row in weights]
+    found = adjusted_rand(a, b, groups, weights)
+    lists = [one.tolist() for one in (a, b, groups)]
+    expected = [oracle.adjusted_rand(*lists, row) for row in weights]
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_the_same_clusters_under_other_names_agree() -> None:
     a = np.array([0, 0, 1, 1, 2])
-    assert adjusted_rand(a, 2 - a, np.ones((1, 5))) == pytest.approx([1.0])
+    assert adjusted_rand(a, 2 - a, np.arange(5), np.ones((1, 5))) == pytest.approx(
+        [1.0]
+    )

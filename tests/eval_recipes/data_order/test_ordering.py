@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,23 @@ def test_other_features_may_win_and_chance_is_called_chance() -> None:
     options = OrderOptions(permutations=19, clusters=2)
     said = "\n".join(order_texts(texts, labels, features, options).verdicts)
     assert "difficulty: the SAE does worse than raw activations" in said
-    assert "no better than chance: p = " in said and "Do not order by it." in said
+    assert (
+        "not shown to be better than chance: p = " in said
+        and "Do not order by it." in said
+    )
+
+
+def test_an_interval_with_the_score_of_one_answer_is_no_success(
+    found: DataOrder,
+) -> None:
+    own = next(one for one in found.scores if one.target == "difficulty")
+    wide = replace(own, held_out=own.held_out._replace(low=-0.1))
+    said = "\n".join(found.verdicts)
+    assert "difficulty: the SAE reaches" in said
+    assert "its interval has 0, the score" not in said.split("difficulty")[1]
+    rest = [wide if one == own else one for one in found.scores]
+    said = "\n".join(replace(found, scores=rest).verdicts)
+    assert "better than chance: its interval has 0, the score of one answer" in said
 
 
 def test_files_are_whole(found: DataOrder, tmp_path: Path) -> None:
