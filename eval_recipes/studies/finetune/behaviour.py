@@ -37,6 +37,8 @@ from saereg_plugin.sources import corpora
 
 BEHAVIOUR = "behaviour"
 FILE = "figures/behaviour.json"
+PART = 4
+"""One of so many held-out tokens is read here, where the whole model runs once for each SAE."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def measure(context: RunContext, out: Path) -> dict[str, ContextLosses]:
     """
     Return the losses of every subject by SAE id; the SAEs share the clean passes.
 
-    They are read from ``out / FILE`` if it is whole and of the same SAEs, text and settings.
+    The text is the first quarter of ``context.heldout_tokens``. The losses are read from
+    ``out / FILE`` if it is whole and of the same SAEs, text and settings.
 
     Raises:
         InputError: if the SAEs are not of hooks of one model and one kind of context.
@@ -115,6 +118,7 @@ def measure(context: RunContext, out: Path) -> dict[str, ContextLosses]:
             ),
             "corpus": corpora.identity(context.corpus),
             "heldout_tokens": context.heldout_tokens,
+            "part": PART,
             "dtype": context.dtype,
             "device": context.device,
             "packages": package_versions(),
@@ -148,7 +152,7 @@ def _measure(context: RunContext) -> dict[str, ContextLosses]:
     found = {name: ContextLosses([], [], [], [], []) for name in saes}
     for clean in _passes(context, source, frozen, next(iter(saes.values()))):
         clean_ce = _cross_entropy(clean, _whole(clean))
-        for name, sae in saes.items():
+        for name, sae in tqdm(saes.items(), desc="SAEs in place", leave=False):
             _add(found[name], clean, clean_ce, frozen, points[name], sae)
     return found
 
@@ -180,11 +184,11 @@ def _passes(
     store = heldout_store(frozen.model, sae, source, corpus=context.corpus)
     tokenizer: Any = frozen.model.tokenizer
     special = torch.tensor(get_special_token_ids(tokenizer))
-    contexts = math.ceil(context.heldout_tokens / source.context_size)
+    contexts = math.ceil(context.heldout_tokens / PART / source.context_size)
     at_once = context.batch_size_prompts
     batches = token_batches(store, contexts=contexts, batch_size=at_once)
     total = math.ceil(contexts / at_once)
-    for tokens in tqdm(batches, desc="Model with SAEs in place", total=total):
+    for tokens in tqdm(batches, desc="Batches of held-out contexts", total=total):
         placed = tokens.to(context.device)
         keep = ~torch.isin(placed, special.to(placed.device))
         yield frozen.clean(placed, keep)

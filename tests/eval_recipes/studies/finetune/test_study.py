@@ -47,7 +47,7 @@ def test_losses_are_those_of_plain_loops_over_tokens(
 ) -> None:
     assert trained_release.folder is not None
     context = RunContext(
-        subjects=subjects_of(trained_release), out=tmp_path / "out", heldout_tokens=128
+        subjects=subjects_of(trained_release), out=tmp_path / "out", heldout_tokens=512
     )
     (tmp_path / "figures").mkdir()
     found = measure(context, tmp_path)
