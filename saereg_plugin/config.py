@@ -308,6 +308,9 @@ class MechanicConfig(ComponentConfig):
     order: ClassVar[int] = 0
     """Mechanics act in the order of this number; see ``build_components``."""
 
+    weight_copies: ClassVar[int] = 0
+    """Copies of all weights that the mechanic keeps, for the estimates of memory and disk."""
+
     def build(self, sae_cfg: Any, *, seed: int) -> Component:
         """Make the module, labelled ``name``, for an SAE with the configuration ``sae_cfg``."""
         raise NotImplementedError(f"{type(self).__name__} must implement build().")

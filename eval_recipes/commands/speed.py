@@ -22,7 +22,8 @@ def speed(
         list[str] | None,
         Option(
             help="training, memory, variants, growth, streams, steering, activations, screening, dead; and by "
-            "name only: evaluations (half an hour), matching (half an hour), matching-large (quarter of an hour). "
+            "name only: evaluations (half an hour), matching (half an hour), matching-large (quarter of an hour), "
+            "heldout (the SAEs of --release). "
             "By commas or repetition."
         ),
     ] = None,
@@ -32,7 +33,10 @@ def speed(
     ] = "auto",
     seed: Annotated[int, Option(help="Seed of inputs and intervals.")] = 0,
     release: Annotated[
-        str | None, Option(help="Release whose first two SAEs are matched, too.")
+        str | None,
+        Option(
+            help="Release whose SAEs are measured (heldout), or the first two matched."
+        ),
     ] = None,
     out: Annotated[
         Path | None, Option(help="JSON file for rows and machine facts.")

@@ -91,15 +91,22 @@ class HeldOutTable(dict[str, HeldOut]):
         raise HeldOutError(f"SAE {sae_id!r} has no held-out figures: {cause}")
 
 
-class _Tally:
-    """Running figures of one SAE; lists hold one entry a batch of contexts."""
+class HeldOutTally:
+    """
+    Running figures of one SAE; lists hold one entry a batch of contexts.
 
-    def __init__(self, sae: SAE[Any]) -> None:
+    Args:
+        sae: the SAE.
+        sparse: whether its codes are made sparse where they can be (``TopKEncoder``).
+    """
+
+    def __init__(self, sae: SAE[Any], *, sparse: bool = True) -> None:
         if sae.hook_z_reshaping_mode:
             # The activation store has already joined the heads.
             sae.turn_off_forward_pass_hook_z_reshaping()
         self.sae = sae
-        self._encoder = TopKEncoder(sae) if can_encode_top_k(sae) else None
+        sparse = sparse and can_encode_top_k(sae)
+        self._encoder = TopKEncoder(sae) if sparse else None
         self.fired = torch.zeros(int(sae.cfg.d_sae), dtype=torch.bool)
         self.residual: list[Array] = []
         self.residual_special: list[Array] = []
@@ -213,7 +220,7 @@ def measure_heldout(context: RunContext) -> HeldOutTable:
     figures, failures = tally_heldout(
         context,
         context.subjects,
-        lambda _, sae: _Tally(sae),
+        lambda _, sae: HeldOutTally(sae),
         lambda tally, passed: tally.figures(passed, seed=context.seed),
     )
     return HeldOutTable(figures, failures)

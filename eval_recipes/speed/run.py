@@ -45,12 +45,13 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "activations": _suite("activations", "activation_rows"),
         "screening": _suite("screening", "screening_rows"),
         "dead": _suite("dead_latents", "dead_rows"),
+        "heldout": _suite("heldout", "heldout_rows"),
     }
 )
 """Suites by name; each yields its rows as they are measured."""
 
-BY_NAME_ONLY = frozenset({"evaluations", "matching", "matching-large"})
-"""Suites of a quarter of an hour or more, which only run when named."""
+BY_NAME_ONLY = frozenset({"evaluations", "matching", "matching-large", "heldout"})
+"""Suites of a quarter of an hour or more, or of a release, which only run when named."""
 
 
 def chosen_suites(names: Iterable[str]) -> list[str]:

@@ -33,6 +33,8 @@ class WeightEma(MechanicConfig):
     order: ClassVar[int] = 70
     """After everything that changes weights, the floor of rows included."""
 
+    weight_copies: ClassVar[int] = 1
+
     decay: float = number(0.999, lambda v: 0 <= v < 1, "a number in [0, 1)")
 
     @override

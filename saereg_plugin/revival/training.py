@@ -129,9 +129,10 @@ def plan_revival(
         own, sweep, controls, latents=latents, dead_after=dead_after
     )
     if not found:
+        reasons = "; ".join(f"{group}: {why}" for group, why in skipped.items())
         raise NothingDeadError(
-            f"No group of release {own.name!r} has a dead latent in each of its SAEs, by {dead_after} "
-            "steps without firing at the end of training; there is nothing to give back."
+            f"No group of release {own.name!r} has a dead latent to give back in each of its SAEs, by "
+            f"{dead_after} steps without firing at the end of training ({reasons})."
         )
     settings = f"dead-after-{dead_after}-encoder-scale-{encoder_scale:g}"
     groups, started = _groups(own, sweep, other, found, settings)
@@ -162,7 +163,13 @@ def _revivals(
     """Return the groups with dead latents in each of their SAEs, and why others are left out."""
     found: list[Revival] = []
     skipped: dict[str, str] = {}
+    fields_of = group_fields(sweep)
     for group in release.groups:
+        if fields_of[group].get("normalize_activations") == "covariance_whitening":
+            skipped[group] = (
+                "its saved weights include the whitening of the activations"
+            )
+            continue
         ids = [sae_id(group, seed) for seed in sweep.seeds]
         if not set(ids) <= set(release.ids):
             skipped[group] = "an SAE of it was taken out of training"

@@ -159,7 +159,7 @@ class Memory:
     """Least bytes that a sweep holds at once."""
 
     saes: int
-    """Weights, Adam's two moments, and the gradient of one SAE."""
+    """Weights, Adam's two moments, copies of mechanics, and the gradient of one SAE."""
     buffer: int
     """Activations, twice while they are shuffled."""
     model: int
@@ -176,20 +176,27 @@ def least_parameters(member: Member) -> int:
     return 2 * member.cfg.d_in * member.cfg.d_sae
 
 
+def _kept(member: Member) -> int:
+    """Return the numbers that an SAE keeps between steps: weights, moments, copies of mechanics."""
+    cfg: Any = member.cfg
+    copies = sum(mechanic.weight_copies for mechanic in cfg.mechanics)
+    return (3 + copies) * least_parameters(member)
+
+
 def memory_of(
     sweep: SweepConfig, members: Sequence[Member], facts: SourceFacts
 ) -> Memory:
     """Return the least memory of a sweep; allocates nothing."""
-    counts = [least_parameters(member) for member in members]
     sizes = [machine.torch_dtype(member.cfg.dtype).itemsize for member in members]
-    weights = [count * size for count, size in zip(counts, sizes)]
+    kept = sum(_kept(member) * size for member, size in zip(members, sizes))
+    gradient = max(least_parameters(m) * size for m, size in zip(members, sizes))
     d_in = sum(facts.points.values())
     dtype = sweep.llm_dtype
     if dtype == machine.AUTO:
         dtype = machine.fast_dtype(machine.resolve_device(sweep.device))
     one_pass = sweep.prompts_per_pass * sweep.context_size * d_in * _FLOAT
     return Memory(
-        saes=3 * sum(weights) + max(weights),
+        saes=kept + gradient,
         buffer=2 * sweep.buffer_tokens * d_in * _FLOAT,
         model=facts.parameters * machine.torch_dtype(dtype).itemsize + one_pass,
     )
@@ -223,7 +230,8 @@ def disk_of(sweep: SweepConfig, members: Sequence[Member]) -> int:
     if sweep.steps <= sweep.checkpoint_every:
         return weights
     waiting = int(sweep.buffer_tokens * sweep.mixing_fraction)
-    checkpoint = 3 * weights + waiting * _widths(members) * _FLOAT
+    kept = sum(map(_kept, members))
+    checkpoint = (kept + waiting * _widths(members)) * _FLOAT
     # a release is written next to the last checkpoint, a checkpoint next to its predecessor
     replaced = sweep.steps > 2 * sweep.checkpoint_every
     return checkpoint + (checkpoint if replaced else weights)

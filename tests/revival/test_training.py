@@ -264,8 +264,17 @@ def test_a_release_without_dead_latents_is_refused(
     tmp_path: Path,
 ) -> None:
     run_sweep(tiny_sweep(sae={**UNIT, "d_sae": 8}), tmp_path / "alive")
-    with pytest.raises(NothingDeadError, match="nothing to give back"):
+    with pytest.raises(
+        NothingDeadError, match="plain: an SAE of it has no dead latent"
+    ):
         plan_revival(tmp_path / "alive", dead_after=12)
+
+
+def test_a_group_with_whitened_activations_is_left_out(tmp_path: Path) -> None:
+    whitened = {"normalize_activations": "covariance_whitening"}
+    run_sweep(tiny_sweep(sae={**TINY, **whitened}, seeds=[0]), tmp_path / "white")
+    with pytest.raises(NothingDeadError, match="weights include the whitening"):
+        plan_revival(tmp_path / "white", dead_after=1)
 
 
 @pytest.mark.parametrize("name", ["latents", "steps", "dead_after"])

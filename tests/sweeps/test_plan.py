@@ -55,6 +55,13 @@ def test_memory_and_disk_are_counted(model_name: str) -> None:
     never = tiny_sweep(model=model_name, checkpoint_every=STEPS)
     assert disk_of(never, members) == 4 * 4 * WEIGHTS
     assert required_memory(sweep, members, facts) == memory
+    averaged = tiny_sweep(
+        model=model_name, sae={**SAE, "mechanics": [{"name": "weight_ema"}]}
+    )
+    copied = expand(averaged, facts)
+    assert memory_of(averaged, copied, facts).saes == memory.saes + 4 * 4 * WEIGHTS
+    more = disk_of(averaged, copied) - disk_of(sweep, members)
+    assert more == 2 * 4 * 4 * WEIGHTS
 
 
 @pytest.mark.usefixtures("model_name")

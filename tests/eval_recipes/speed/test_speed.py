@@ -25,6 +25,7 @@ from eval_recipes.speed.dead_latents import dead_rows
 from eval_recipes.speed.evaluations import OPTIONS, UPSTREAM, rounds
 from eval_recipes.speed.evaluations import OURS as OUR_COMMAND
 from eval_recipes.speed.evaluations import THEIRS as SAEBENCH
+from eval_recipes.speed.heldout import heldout_rows
 from eval_recipes.speed.implementations import (
     OURS,
     SAE_LENS,
@@ -183,6 +184,16 @@ def test_dead_latents_are_timed_against_parts_of_the_step() -> None:
         assert none_dead.implementation == f"{OURS}, none dead"
         assert product.ratio_high is not None
         assert selection.ratio is not None and selection.seconds
+
+
+def test_the_heldout_pass_is_timed_sparse_and_dense(trained_release: Release) -> None:
+    config = SpeedConfig(repeats=3, release=str(trained_release.folder))
+    sparse, dense = heldout_rows(config, tokens=128)
+    assert (sparse.implementation, dense.implementation) == ("saereg", "sae.encode")
+    assert sparse.ratio == 1 and sparse.n == dense.n == 3
+    assert dense.ratio_low is not None and dense.ratio is not None
+    with pytest.raises(InputError, match="add for example --release"):
+        next(heldout_rows(SpeedConfig(repeats=3)))
 
 
 def test_a_gpu_is_timed_with_screening_which_is_no_default_there() -> None:
