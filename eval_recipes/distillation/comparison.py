@@ -26,6 +26,7 @@ from eval_recipes.statistics.interval import (
     bootstrap_together,
     explained_variance,
 )
+from eval_recipes.tables.table import cell
 from saereg_plugin.distillation.cores import Core, Cores, survivors
 from saereg_plugin.distillation.settings import DISTILLED, MATCHED, Distill, cycle_part
 from saereg_plugin.errors import InputError
@@ -274,10 +275,9 @@ def _differences(
             return 1 - explained_variance(sums, saved, weights)
 
         found = bootstrap_together({"": change}, len(sums.count), seed=seed)[""]
-        low, high = found.ends
         yield (
             _row(group, None, f"variance_over_{other}", found, null=0.0),
-            f"{group} explains {found.value:+.4f} [{low:+.4f}, {high:+.4f}] of the variance more than "
+            f"{group} explains {cell(found, '{:+.4f}'.format)} of the variance more than "
             f"{other}, at an effective L0 of {_l0(own):.1f} against {_l0(theirs):.1f}.",
         )
 
@@ -307,7 +307,7 @@ def _add_losses(
         tokens = one.passed.tokens[:contexts].long()
         if clean is None:
             clean = _clean_losses(context, subject, tokens)
-        sae = subject.load(context.device)
+        sae = subject.load_flat(context.device)
         measured[subject.sae_id] = replace(
             one,
             gap=patched_losses(context, sae, tokens) - clean,

@@ -345,6 +345,9 @@ def judge_all(
         if found is None:
             verdicts.append(judge(claim, None))
             continue
+        of_other = figure_of(frame, claim.other, by_title[claim.figure])
+        if of_other is not None:
+            claim = claim.against(of_other.value)
         beside = None
         if claim.beside is not None:
             beside = _beside(frame, claim, by_title[claim.beside], differences)

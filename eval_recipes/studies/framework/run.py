@@ -231,7 +231,11 @@ def _revive(
         device=run.plan.device,
         models=shared,
     )
-    gains = compare(plan, context).frame
+    found = compare(plan, context)
+    lines = [f"- {sentence}" for sentence in found.verdicts.values()]
+    heading = "Dead latents given back, mean over seeds [95 % interval over contexts]:"
+    run.sections.append("\n".join([heading, "", *lines]))
+    gains = found.frame
     rows = gains.loc[gains["seed"].notna()]
     release = f"{run.study.name}-{run.scale}-{revive.stage}"
     own = frame_of_rows(

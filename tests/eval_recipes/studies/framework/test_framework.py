@@ -294,6 +294,28 @@ def test_intervals_over_pairs_of_seeds_decide() -> None:
     assert difference_of(frame, SHARED_HIGHER, SHARED, [other]) is None
 
 
+def test_a_margin_may_be_a_share_of_the_other_group() -> None:
+    outcomes: list[Outcome] = []
+    for size in (1.0, 0.01):
+        frame = planted_frame(
+            {
+                "a": {VARIANCE: [0.89 * size, 0.9 * size, 0.91 * size]},
+                "b": {VARIANCE: [size] * 3},
+            }
+        )
+        claims = [
+            VARIANCE.claim("a", "not_lower", "b", margin_share=share)
+            for share in (0.2, 0.01)
+        ]
+        verdicts = judge_all(frame, claims, [VARIANCE])
+        outcomes += [verdict.outcome for verdict in verdicts]
+        assert f"by more than 20 % of the latter ({digits(size / 5)})" in (
+            verdicts[0].sentence
+        )
+        assert verdicts[0].to_dict()["margin"] == pytest.approx(size / 5)
+    assert outcomes == ["held", "opposite"] * 2
+
+
 # p-values and their correction
 
 
