@@ -28,10 +28,7 @@ def test_a_card_has_firing_form_tenth_and_spans_of_the_stability_table(
         assert f"{name}{digits(short(row[column]) or 0.0)}" in facts
     spans = page.locator(".lat-spans tbody tr")
     assert [said(one) for one in spans.all()] == [
-        "".join(
-            [str(m)]
-            + [digits(row[f"span_{kind}_{m}"]) for kind in SPAN_KINDS]
-        )
+        "".join([str(m)] + [digits(row[f"span_{kind}_{m}"]) for kind in SPAN_KINDS])
         for m in (1, 2, 4, 8)
     ]
 

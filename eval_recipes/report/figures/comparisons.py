@@ -96,7 +96,9 @@ def revival_part(name: str, content: Any) -> Part:
                 {**_GROUP, **_SEED, **_values("gain"), **_N},
             )
         ),
-        notes=["Intervals say nothing about other seeds: look at each. n counts contexts, or latents."],
+        notes=[
+            "Intervals say nothing about other seeds: look at each. n counts contexts, or latents."
+        ],
     )
 
 
@@ -130,10 +132,20 @@ def pool_part(name: str, content: Any) -> Part:
         sentences=list(found.verdicts.values()),
         tables=[
             *([shared] if pools else []),
-            _table(f"{name}-arms", "pool: mean over the SAEs of each arm", "pool", mean, heads),
+            _table(
+                f"{name}-arms",
+                "pool: mean over the SAEs of each arm",
+                "pool",
+                mean,
+                heads,
+            ),
         ],
-        details=_details(_table(f"{name}-saes", "pool: each SAE", "pool", single, heads)),
-        notes=["Intervals say nothing about other seeds. n counts contexts, or latents."],
+        details=_details(
+            _table(f"{name}-saes", "pool: each SAE", "pool", single, heads)
+        ),
+        notes=[
+            "Intervals say nothing about other seeds. n counts contexts, or latents."
+        ],
     )
 
 
@@ -152,7 +164,13 @@ def distillation_part(name: str, content: Any) -> Part:
         facts=facts_of(content, ("sentences",)),
         sentences=found.sentences,
         tables=[
-            _table(f"{name}-mean", "distill: mean over seeds", own, mean, {**_GROUP, **heads})
+            _table(
+                f"{name}-mean",
+                "distill: mean over seeds",
+                own,
+                mean,
+                {**_GROUP, **heads},
+            )
         ],
         details=_details(
             _table(
@@ -163,7 +181,9 @@ def distillation_part(name: str, content: Any) -> Part:
                 {**_GROUP, **_SEED, **heads},
             )
         ),
-        notes=["Intervals say nothing about other seeds: look at each. n counts contexts, latents or pairs."],
+        notes=[
+            "Intervals say nothing about other seeds: look at each. n counts contexts, latents or pairs."
+        ],
     )
 
 

@@ -183,7 +183,7 @@ def _read(path: Path, anchor: str) -> tuple[Format, Part] | None:
         max_bytes=_MAX_BYTES,
     )
     keys = set(content) if isinstance(content, dict) else set()
-    if _CACHE <= keys:
+    if keys >= _CACHE:
         return None
     # a copy may have another name; of two formats the one with more keys is first
     likely = next((one for one in FORMATS if one.keys <= keys), FORMATS[0])

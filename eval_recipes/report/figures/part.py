@@ -79,7 +79,9 @@ Reader = Callable[[str, Any], Part]
 """Makes a part from its anchor on the page and the content of a file."""
 
 
-def facts_of(content: Mapping[str, Any], without: Sequence[str]) -> list[tuple[str, str]]:
+def facts_of(
+    content: Mapping[str, Any], without: Sequence[str]
+) -> list[tuple[str, str]]:
     """
     Return the single values of a file by their names, and lists of such; others are left out.
 

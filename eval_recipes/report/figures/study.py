@@ -124,8 +124,7 @@ def study_part(name: str, content: Any) -> Part:
         definitions=[
             (head.title, sentence)
             for head in found.columns
-            if head.title in titles
-            and (sentence := definition(head.eval, head.metric))
+            if head.title in titles and (sentence := definition(head.eval, head.metric))
         ],
         passages=[*passages, *_further(name, found), *held],
         notes=found.notes,
@@ -228,7 +227,8 @@ def _further(name: str, found: _Study) -> list[PagePassage]:
                 {
                     "comparison": [text(one.kind) for one in compared],
                     "groups": [
-                        text(f"{one.group} \N{MINUS SIGN} {one.other}") for one in compared
+                        text(f"{one.group} \N{MINUS SIGN} {one.other}")
+                        for one in compared
                     ],
                     "figure": [text(one.metric) for one in compared],
                     "difference": [

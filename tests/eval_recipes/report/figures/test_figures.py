@@ -95,7 +95,7 @@ def test_gains_are_next_to_those_of_the_control(page: Page) -> None:
         ["1", ".375 [.312, .438]", "64"],
     ]
     assert "l2: pathological; it helps." in said(page.id("further-3"))
-    assert "latents 32" in said(page.id("further-3"))
+    assert "latents32" in said(page.id("further-3"))
 
 
 def test_a_pool_has_arms_nulls_and_single_saes(page: Page) -> None:
@@ -218,9 +218,7 @@ def test_a_study_of_an_earlier_version_is_shown_as_far_as_it_goes(
 
 
 @pytest.mark.parametrize("write", [write_revival, write_pool])
-def test_hostile_names_are_text(
-    tmp_path: Path, write: Callable[..., Path], request: pytest.FixtureRequest
-) -> None:
+def test_hostile_names_are_text(tmp_path: Path, write: Callable[..., Path]) -> None:
     results = write_all(tmp_path / "results")
     write(results / f"{write.__name__.removeprefix('write_')}.json", group=HOSTILE)
     path = write_report(results)

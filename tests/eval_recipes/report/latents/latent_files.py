@@ -89,7 +89,9 @@ def write_stability(folder: Path, group: str, seed: int, *, n: int = N) -> Path:
         "stability": np.float32([level(latent) / 2 for latent in range(n)]),
         "firing_rate": [0.0 if latent == 1 else 0.125 for latent in range(n)],
         "surface_form": [None if latent == 1 else 0.75 for latent in range(n)],
-        "surface_form_chance": [None if latent == 1 else 0.03125 for latent in range(n)],
+        "surface_form_chance": [
+            None if latent == 1 else 0.03125 for latent in range(n)
+        ],
         "stability_tenth": [1 + latent % 10 for latent in range(n)],
     }
     for size in (1, 2, 4, 8):

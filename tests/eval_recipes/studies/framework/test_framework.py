@@ -544,7 +544,10 @@ def test_the_report_page_reads_what_a_study_writes(tmp_path: Path) -> None:
     (found,) = read_further(tmp_path).found
     part = found.part
     (groups,) = part.tables
-    assert [row[2].text for row in groups.rows] == [".810 [.785, .835]", ".913 [.875, .951]"]
+    assert [row[2].text for row in groups.rows] == [
+        ".810 [.785, .835]",
+        ".913 [.875, .951]",
+    ]
     assert [name for name, _ in part.definitions] == ["explained variance", "L0"]
     shown = [one.table.rows for one in part.passages if one.table is not None]
     # the passage, the chosen coefficient, the published numbers
