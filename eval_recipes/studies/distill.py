@@ -29,7 +29,8 @@ from eval_recipes.studies.framework.definition import (
 )
 from eval_recipes.studies.framework.study_folder import read_figures, write_figures
 from eval_recipes.studies.framework.verdicts import Claim
-from eval_recipes.tables.table import cell, markdown_table
+from eval_recipes.tables.passage import Passage, Shown
+from eval_recipes.tables.table import cell
 from saereg_plugin.distillation.cores import cores_of
 from saereg_plugin.distillation.settings import (
     DISTILLED,
@@ -109,10 +110,10 @@ def _plan(scale: Scale) -> Plan:
 
 def finish_of(
     settings: Distill, *, loss_contexts: int = _LOSS_CONTEXTS
-) -> Callable[[RunContext, Path], tuple[pd.DataFrame, list[str]]]:
-    """Return what measures a distillation: from context and folder, tidy rows and sections."""
+) -> Callable[[RunContext, Path], tuple[pd.DataFrame, list[Passage]]]:
+    """Return what measures a distillation: from context and folder, tidy rows and passages."""
 
-    def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[str]]:
+    def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[Passage]]:
         key = digest(
             {
                 "saes": sorted(
@@ -140,7 +141,7 @@ def finish_of(
             write_figures(out / FILE, key, figures)
             kept = figures
         frame = pd.DataFrame(kept["rows"], columns=pd.Index(COLUMNS))
-        return _tidy(frame, context), _sections(frame, kept["told"])
+        return _tidy(frame, context), _passages(frame, kept["told"])
 
     return finish
 
@@ -171,24 +172,29 @@ _OF_CORES = {
 }
 
 
-def _sections(frame: pd.DataFrame, sentences: Sequence[str]) -> list[str]:
+def _passages(frame: pd.DataFrame, sentences: Sequence[str]) -> list[Passage]:
     """Return what the core changed, and a table of cores with what chance reaches."""
     mean: Any = frame.loc[frame["seed"].isna()]
-    rows: list[list[str]] = []
+    rows: list[list[Shown]] = []
     for group in dict.fromkeys(mean["group"]):
         own = mean.loc[mean["group"] == group].set_index("figure")
-        cells = [group]
+        cells: list[Shown] = [group]
         for figure in _OF_CORES:
             cells.append("-" if figure not in own.index else _cell(own.loc[figure]))
         rows.append(cells)
-    table = markdown_table(["group", *_OF_CORES.values()], rows)
-    changed = "\n".join(f"- {sentence}" for sentence in sentences)
     return [
-        "Change of explained variance, mean over seeds (95 % bootstrap interval over contexts, which says "
-        f"nothing about other seeds):\n\n{changed}",
-        "Cores that were promoted at the end of each training, with what chance reaches in brackets: kept "
-        "from the frozen core; agreement of the cores of two seeds by matched partner, mean over pairs; core "
-        f"latents that are shared with the other seed, against all latents that fire:\n\n{table}",
+        Passage(
+            "Change of explained variance, mean over seeds (95 % bootstrap interval over contexts, which "
+            "says nothing about other seeds):",
+            points=sentences,
+        ),
+        Passage(
+            "Cores that were promoted at the end of each training, with what chance reaches in brackets: "
+            "kept from the frozen core; agreement of the cores of two seeds by matched partner, mean over "
+            "pairs; core latents that are shared with the other seed, against all latents that fire:",
+            heads=["group", *_OF_CORES.values()],
+            rows=rows,
+        ),
     ]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
+from eval_recipes.report.figures.finding import read_further
 from eval_recipes.results.differences import Difference, GroupDifference
 from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.interval import NO_VARIATION
@@ -48,6 +49,7 @@ from eval_recipes.studies.framework.verdicts import (
     judge,
     summary,
 )
+from eval_recipes.tables.passage import Passage
 from eval_recipes.tables.table import digits
 from saereg_plugin.yaml_text import read_yaml
 from tests.eval_recipes.studies.planted import planted_frame
@@ -553,6 +555,29 @@ def planted_run(frame: pd.DataFrame) -> StudyRun:
     run.pairs_across_documents["saes"] = {"crossing": 5, "pairs": 400}
     run.failures.append(Failure("core", "y-seed0", "why"))
     return run
+
+
+def test_the_report_page_reads_what_a_study_writes(tmp_path: Path) -> None:
+    run = planted_run(planted_frame(PLANTED))
+    figure = Interval(0.5, 0.25, 0.75, 3)
+    run.passages.append(Passage("More:", ["one"], ["SAE", "figure"], [["a", figure]]))
+    text = report.write_report(run, tmp_path).read_text(encoding="utf-8")
+    assert "More:\n\n- one\n\n| SAE | figure |" in text
+    (found,) = read_further(tmp_path).found
+    part = found.part
+    (groups,) = part.tables
+    assert [row[2].text for row in groups.rows] == [
+        ".810 [.785, .835]",
+        ".913 [.875, .951]",
+    ]
+    assert [name for name, _ in part.definitions] == ["explained variance", "L0"]
+    shown = [one.table.rows for one in part.passages if one.table is not None]
+    # the passage, the chosen coefficient, the published numbers
+    assert [len(rows) for rows in shown] == [1, 1, 2]
+    assert shown[0][0][1].text == ".500 [.250, .750]"
+    (held,) = [one for one in part.passages if one.text.startswith("What held.")]
+    assert "higher with better than with plain" in held.points[0]
+    assert part.notes == ["It is small."]
 
 
 def test_page_has_table_published_numbers_verdicts_and_where_it_comes_from(
