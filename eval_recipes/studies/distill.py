@@ -49,7 +49,11 @@ L0_REST = Column(DISTILLATION, "figures/l0_rest", "L0 without the core")
 CE_GAP = Column(DISTILLATION, "figures/ce_gap", "CE gap")
 FROZEN = Column(DISTILLATION, "figures/core_frozen", "frozen core")
 PROMOTED = Column(DISTILLATION, "figures/core_promoted", "promoted core")
-KEPT = Column(DISTILLATION, "figures/core_kept", "core kept")
+KEPT = Column(
+    DISTILLATION,
+    "figures/core_kept_by_attribution",
+    "attribution core that was frozen",
+)
 FILE = "figures/distillation.json"
 
 _TOKENS, _BATCH = 256_000, 1024
@@ -113,8 +117,14 @@ def finish_of(
     """Return what measures a distillation: from context and folder, tidy rows and sections."""
 
     def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[str]]:
+        releases = out / "releases"
+        cores = {p: cores_of(settings, releases, p) for p in settings.parts}
         key = digest(
             {
+                "cores": {
+                    part: [dataclasses.asdict(core) for core in of.values()]
+                    for part, of in cores.items()
+                },
                 "saes": sorted(
                     [*dataclasses.astuple(subject), hashed]
                     for subject, hashed in subject_hashes(context).items()
@@ -129,8 +139,6 @@ def finish_of(
         )
         kept = read_figures(out / FILE, key)
         if kept is None:
-            releases = out / "releases"
-            cores = {p: cores_of(settings, releases, p) for p in settings.parts}
             found = compare(settings, cores, context, loss_contexts=loss_contexts)
             rows = found.frame.astype(object).where(found.frame.notna(), None)
             figures: dict[str, Any] = {
@@ -165,6 +173,7 @@ def _tidy(frame: pd.DataFrame, context: RunContext) -> pd.DataFrame:
 
 _OF_CORES = {
     "core_kept": "kept",
+    "core_kept_by_attribution": "attribution core that was frozen",
     "core_in_all_cycles": "latents in all cycles' cores",
     "core_agreement": "agreement of seeds",
     "core_shared": "shared between seeds",
@@ -187,7 +196,8 @@ def _sections(frame: pd.DataFrame, sentences: Sequence[str]) -> list[str]:
         "Change of explained variance, mean over seeds (95 % bootstrap interval over contexts, which says "
         f"nothing about other seeds):\n\n{changed}",
         "Cores that were promoted at the end of each training, with what chance reaches in brackets: kept "
-        "from the frozen core; agreement of the cores of two seeds by matched partner, mean over pairs; core "
+        "from the frozen core (that of random is drawn anew, and so chance); share of the core by attribution "
+        "that was frozen, which compares the arms; agreement of the cores of two seeds by matched partner, mean over pairs; core "
         f"latents that are shared with the other seed, against all latents that fire:\n\n{table}",
     ]
 
