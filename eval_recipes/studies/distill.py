@@ -238,8 +238,8 @@ STUDY = Study(
     notes=(
         "All statements are ours; the source has none of the controls, and reports L0 without the core.",
         "L0 is that of the saved SAE on held-out text, the core included.",
-        "All arms share the first training, plain. matched is one training on the tokens of all cycles; what "
-        "ranking costs is not counted.",
+        "All arms share the first training, plain. matched is one training on as many tokens as all cycles, of the "
+        "text that a cycle reads, which it reads as often as they do; what ranking costs is not counted.",
         "The source scores the most nested reconstruction, here it is the whole one, with one gradient for all "
         "SAEs, at the activations.",
     ),
