@@ -232,15 +232,16 @@ def _core_figures(
     yield "core_frozen", _mean(core.frozen for core in own), None
     yield "core_promoted", _mean(len(core.latents) for core in own), None
     yield "alive_on_ranking", _mean(core.alive for core in own), None
-    shares = [core.share for core in own if core.share is not None]
-    if len(shares) == len(own):
-        yield "core_attribution", _mean(shares), None
+    yield "core_attribution", _mean(core.share for core in own), None
     if part in (cycle_part(1), MATCHED):
         return
     kept = _mean(core.kept / core.frozen for core in own)
     # a latent that fires is in a core of chance with this probability
     chance = _mean(len(core.latents) / core.alive for core in own)
     yield "core_kept", kept, chance
+    by_attribution = _mean(core.kept_by_attribution for core in own)
+    chance = _mean(core.kept_by_chance for core in own)
+    yield "core_kept_by_attribution", by_attribution, chance
     until = settings.cycle(part)
     lasting = [
         [cores[cycle_part(cycle)][arm, seed] for cycle in range(1, until + 1)]

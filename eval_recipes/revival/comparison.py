@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sae_lens import SAE
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.revival.residuals import ResidualTally, spread
@@ -129,7 +130,7 @@ def _measure(context: RunContext, loss_contexts: int) -> dict[str, _Measured]:
         subject.sae_id: _with_loss(
             context, subject, found[subject.sae_id], loss_contexts
         )
-        for subject in context.subjects
+        for subject in tqdm(context.subjects, desc="model with SAEs in place")
     }
 
 

@@ -127,7 +127,7 @@ def _plan(scale: Scale) -> Plan:
             Stage("saes", _saes, evals=("death",)),
             Stage("controls", _controls, evals=(), in_table=False),
         ),
-        revive=Revive("saes", "controls", latents=64, steps=100),
+        revive=Revive("saes", "controls", latents=64, steps=100, loss_contexts=8),
         settings="SmolLM2-135M-Instruct, blocks.2.hook_resid_post, d_sae 1,536, k 32, 307,200 tokens in "
         "batches of 1,024, lr 1e-3; 64 dead latents given back for 100 steps.",
     )

@@ -238,6 +238,7 @@ class Revive:
         latents: given back to each SAE, at most.
         steps: of training.
         dead_after: steps without firing at the end of training that make a latent dead.
+        loss_contexts: contexts for the cross-entropy; the whole model runs for each SAE.
     """
 
     stage: str
@@ -245,6 +246,7 @@ class Revive:
     latents: int
     steps: int
     dead_after: int = 100
+    loss_contexts: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -239,7 +239,7 @@ def _revive(
         device=run.plan.device,
         models=shared,
     )
-    found = compare(plan, context)
+    found = compare(plan, context, loss_contexts=revive.loss_contexts)
     lines = [f"- {sentence}" for sentence in found.verdicts.values()]
     heading = "Dead latents given back, mean over seeds [95 % interval over contexts]:"
     run.sections.append("\n".join([heading, "", *lines]))
