@@ -297,7 +297,7 @@ def test_intervals_over_pairs_of_seeds_decide() -> None:
 
 
 def test_a_margin_may_be_a_share_of_the_other_group() -> None:
-    outcomes: list[Outcome] = []
+    outcomes: list[str] = []
     for size in (1.0, 0.01):
         frame = planted_frame(
             {
