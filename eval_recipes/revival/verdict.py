@@ -25,9 +25,10 @@ def verdict(
     Return a sentence on the deaths of a group, by the mean gain of its seeds.
 
     Deaths are pathological if latents that are given back raise the explained variance by
-    ``least_gain`` or more, with an interval above 0, and useful if they lower it likewise. With
-    a control, the same must hold of the difference from it: any further latent may help, and
-    re-seeding alone may cost. If fewer than ``LEAST_FIRING`` of them fire, nothing was tested.
+    ``least_gain`` or more, with an interval above 0. With a control, the same must hold of the
+    difference from it: any further latent may help. They are useful if both fall likewise;
+    without a control this cannot be told, since re-seeding alone costs. If fewer than
+    ``LEAST_FIRING`` of them fire, nothing was tested.
     """
     mean = {row["figure"]: row for row in rows if row["seed"] is None}
     again = mean["fire_again"]
@@ -40,7 +41,7 @@ def verdict(
         word = NOT_TESTED
     elif all(_sign(row, least_gain) > 0 for row in deciding):
         word = PATHOLOGICAL
-    elif all(_sign(row, least_gain) < 0 for row in deciding):
+    elif over is not None and all(_sign(row, least_gain) < 0 for row in deciding):
         word = USEFUL
     told = (
         f"{one.group}: {word}; of {one.latents} dead latents given back to each SAE "

@@ -31,7 +31,8 @@ def told(own: Ends, over: Ends | None = None, again: float = 0.9, **more: Ends) 
     ("own", "word"),
     [
         (UP, "pathological"),
-        (DOWN, "useful"),
+        # without a control: re-seeding alone costs
+        (DOWN, "no gain shown"),
         ((0.02, -0.1, 0.1), "no gain shown"),
         ((0.2, None, None), "no gain shown"),
         ((0.0002, 0.0001, 0.0003), "no gain shown"),
