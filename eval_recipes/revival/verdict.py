@@ -1,4 +1,4 @@
-"""Sentence on the deaths of a group, from the gains of its latents."""
+"""Sentence on the deaths of a group, from its gains."""
 
 from __future__ import annotations
 
