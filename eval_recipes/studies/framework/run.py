@@ -240,9 +240,8 @@ def _revive(
         models=shared,
     )
     found = compare(plan, context, loss_contexts=revive.loss_contexts)
-    lines = [f"- {sentence}" for sentence in found.verdicts.values()]
     heading = "Dead latents given back, mean over seeds [95 % interval over contexts]:"
-    run.sections.append("\n".join([heading, "", *lines]))
+    run.passages.append(Passage(heading, points=list(found.verdicts.values())))
     gains = found.frame
     rows = gains.loc[gains["seed"].notna()]
     release = f"{run.study.name}-{run.scale}-{revive.stage}"
