@@ -266,9 +266,13 @@ def ablation_figures(
     size = (found.true * found.share).abs()
     for name, values in cores.values.items():
         figures[f"rho_{name}"] = rank_correlation(values[found.latents], size, options)
-    for name in ("sparsity", "sparsity_random"):
-        values = getattr(found, name)
-        values = values[values.isfinite()]
+    sparsities = {
+        "sparsity": found.sparsity,
+        "sparsity_random": found.sparsity_random,
+        "sparsity_excess": found.sparsity - found.sparsity_random,
+    }
+    for name, of_latents in sparsities.items():
+        values = of_latents[of_latents.isfinite()]
         figures[name] = None
         if len(values):
             figures[name] = bootstrap_mean_interval(

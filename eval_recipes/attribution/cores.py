@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,8 @@ from torch import Tensor
 
 from eval_recipes.attribution.options import AttributionEvalConfig
 from eval_recipes.attribution.tally import Entries
-from eval_recipes.statistics.interval import (
-    NO_VARIATION,
-    Array,
-    Interval,
-    percentile_interval,
-    resampled_weights,
-)
+from eval_recipes.statistics.blocks import blocks_of, half_interval, halves_of
+from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.ranks import rank_correlation
 from saereg_plugin.metrics.attribution import Ordered, ranking, smallest_core
 
@@ -30,8 +25,7 @@ RANKINGS = ("score", "frequency", "contribution")
 SHARES = (50, 90, 99)
 """Per cent of the total score that a core reaches."""
 
-SCORELESS = "no latent has a score above 0"
-ONE_CONTEXT = "one context has no spread"
+_CORES = {f"core_{share}": share / 100 for share in SHARES}
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,8 @@ class Cores:
         effect: rise of the loss per token without each latent, to first order, float64 [d_sae].
         members: the core at ``overlap_share``, and as many first latents of the other
             rankings, bool [d_sae].
-        resampled: the same in resamples of the contexts, bits [resamples, bytes].
+        halves: the same of random halves of the contexts, bits [halves, bytes].
+        blocks: blocks of contexts, of which a half has half.
         figures: metrics.
         rows: tokens.
         n_contexts: contexts.
@@ -54,7 +49,8 @@ class Cores:
     values: Mapping[str, Tensor]
     effect: Tensor
     members: Mapping[str, Tensor]
-    resampled: Mapping[str, NDArray[np.uint8]]
+    halves: Mapping[str, NDArray[np.uint8]]
+    blocks: int
     figures: Figures
     rows: int
     n_contexts: int
@@ -64,36 +60,43 @@ class Cores:
         """Which latents fire, bool [d_sae]."""
         return self.values["frequency"] > 0
 
-    def draws(self, name: str) -> Tensor:
-        """Return the members by a ranking in each resample, bool [resamples, d_sae]."""
-        bits = np.unpackbits(self.resampled[name], axis=1, count=len(self.fires))
+    def of_halves(self, name: str) -> Tensor:
+        """Return the members by a ranking of each half, bool [halves, d_sae]."""
+        bits = np.unpackbits(self.halves[name], axis=1, count=len(self.fires))
         return torch.from_numpy(bits.astype(bool))
 
 
 def measure_cores(entries: Entries, options: AttributionEvalConfig) -> Cores:
-    """Return scores and cores of one SAE, with a bootstrap over contexts."""
-    weighed = _Weighed(entries, options)
-    values = weighed.values(torch.ones(entries.n_contexts, dtype=torch.int64))
-    members = _members(values, options.overlap_share)
-    drawn: dict[str, list[float]] = {name: [] for name in _sizes(values)}
-    bits: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in RANKINGS}
-    for block in resampled_weights(
-        entries.n_contexts, resamples=options.n_resamples, seed=options.random_seed
-    ):
-        for weights in torch.from_numpy(block).long():
-            found = weighed.values(weights)
-            for name, value in _sizes(found).items():
-                drawn[name].append(value)
-            for name, mask in _members(found, options.overlap_share).items():
-                bits[name].append(np.packbits(mask.numpy()))
+    """Return scores and cores of one SAE, with a jackknife over halves of the contexts."""
     n = entries.n_contexts
+    weighed = _Weighed(entries, options)
+    values = weighed.values(torch.ones(n, dtype=torch.int64))
+    sizes = _sizes(values)
+    members = _members(values, options.overlap_share)
+    of_halves: dict[str, list[float]] = {name: [] for name in sizes}
+    bits: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in RANKINGS}
+    for kept in halves_of(
+        n, options.n_blocks, draws=options.n_resamples, seed=options.random_seed
+    ):
+        found = weighed.values(torch.from_numpy(kept).long())
+        for name, value in _sizes(found).items():
+            of_halves[name].append(value)
+        for name, mask in _members(found, options.overlap_share).items():
+            bits[name].append(np.packbits(mask.numpy()))
+    blocks = len(blocks_of(n, options.n_blocks))
     figures: Figures = {
-        name: _interval(value, np.array(drawn[name]), n)
-        for name, value in _sizes(values).items()
+        name: jackknife(
+            value,
+            of_halves[name],
+            blocks,
+            n,
+            most=entries.codes.d_sae if name in _CORES else 1,
+        )
+        for name, value in sizes.items()
     }
     fires = values["frequency"] > 0
-    figures["scored"] = _counted(values["score"] > 0, entries.n_contexts)
-    figures["fired"] = _counted(fires, entries.n_contexts)
+    figures["scored"] = _counted(values["score"] > 0, n)
+    figures["fired"] = _counted(fires, n)
     for name in RANKINGS[1:]:
         x, y = values["score"][fires], values[name][fires]
         figures[f"rho_{name}"] = rank_correlation(x, y, options)
@@ -102,7 +105,8 @@ def measure_cores(entries: Entries, options: AttributionEvalConfig) -> Cores:
         effect=-entries.codes.selected.latent_sums(entries.effects.double())
         / len(entries.codes),
         members=members,
-        resampled={name: np.stack(each) for name, each in bits.items()},
+        halves={name: np.stack(each) for name, each in bits.items()},
+        blocks=blocks,
         figures=figures,
         rows=len(entries.codes),
         n_contexts=n,
@@ -110,7 +114,7 @@ def measure_cores(entries: Entries, options: AttributionEvalConfig) -> Cores:
 
 
 class _Weighed:
-    """Values of each ranking where contexts count several times."""
+    """Values of each ranking where contexts count as often as is given."""
 
     def __init__(self, entries: Entries, options: AttributionEvalConfig) -> None:
         codes = entries.codes
@@ -144,8 +148,8 @@ def _sizes(values: Mapping[str, Tensor]) -> dict[str, float]:
     score = values["score"]
     whole = float(score.sum())
     found: dict[str, float] = {}
-    for share in SHARES:
-        found[f"core_{share}"] = float(len(smallest_core(score, share / 100)))
+    for name, share in _CORES.items():
+        found[name] = float(len(smallest_core(score, share)))
     size = int(found["core_90"])
     for name in RANKINGS[1:]:
         first = ranking(values[name])[:size]
@@ -166,22 +170,31 @@ def _members(values: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     return {name: nothing.index_fill(0, ids, True) for name, ids in found.items()}
 
 
-def _interval(value: float, draws: Array, n: int) -> Interval | None:
-    """Return a figure with its percentile interval over resamples of the contexts."""
-    if np.isnan(value):
-        return None
-    return spread(percentile_interval(value, draws, n))
+def jackknife(
+    value: float, halves: Sequence[float], blocks: int, n: int, *, most: float
+) -> Interval | None:
+    """
+    Return a figure in [0, ``most``] with its interval over halves of the contexts.
 
+    No bootstrap: resamples hold fewer different contexts, so that fewer latents fire and their
+    rankings are noisier than those of the text itself.
 
-def spread(found: Interval) -> Interval:
-    """Drop an interval of no width, such as that of a core of one latent."""
-    if found.low is None or found.high is None or found.high > found.low:
+    Args:
+        value: the figure; None is returned for NaN.
+        halves: the figure of each half.
+        blocks: number of blocks of contexts.
+        n: number of contexts.
+        most: its largest possible value.
+    """
+    found = half_interval(value, halves, blocks, n)
+    if found is None or found.low is None or found.high is None:
         return found
-    reason = ONE_CONTEXT if found.n == 1 else NO_VARIATION
-    return Interval(found.value, None, None, found.n, reason)
+    # the figure itself may be above by rounding
+    high = max(found.value, min(float(most), found.high))
+    return found._replace(low=max(0.0, found.low), high=high)
 
 
 def _counted(which: Tensor, n: int) -> Interval:
     """Return a count, which grows with the text, so that no resample tells its spread."""
-    reason = "it grows with the text, and a resample of it has less text"
+    reason = "it grows with the text, and a part of it has less text"
     return Interval(float(which.sum()), None, None, n, reason)

@@ -43,7 +43,10 @@ from eval_recipes.running.heldout_pass import Reader, along_sources
 from eval_recipes.running.sources import OtherSource
 from saereg_plugin.metrics.similarity import unit_rows
 
-_NO_ABLATION = ("rho", "rho_chance", "rho_score", "rho_frequency", "rho_contribution")
+_NO_ABLATION = (
+    *("rho", "rho_chance", "rho_score", "rho_frequency", "rho_contribution"),
+    *("sparsity", "sparsity_random", "sparsity_excess"),
+)
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ def _output(
     figures: dict[str, Figures] = {
         "cores": cores.figures,
         "overlap": overlap_figures(cores, pairs, options),
-        "ablation": dict.fromkeys((*_NO_ABLATION, "sparsity", "sparsity_random"))
+        "ablation": dict.fromkeys(_NO_ABLATION)
         if ablated is None
         else ablation_figures(ablated, cores, options),
     }

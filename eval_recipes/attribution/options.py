@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from sae_bench.evals.base_eval_output import BaseEvalConfig
 
 from eval_recipes.results.metrics import setting
+from eval_recipes.statistics.blocks import FEWEST_BLOCKS
 from saereg_plugin.metrics.ablation import FUTURE_TOKENS
 from saereg_plugin.metrics.attribution import QUANTILE, Over
 
@@ -86,6 +87,15 @@ class AttributionEvalConfig(BaseEvalConfig):
         ge=0,
         lt=1,
     )
+    n_blocks: int = setting(
+        20,
+        "Blocks",
+        "Blocks of neighbouring contexts; intervals of cores and overlaps leave out half of them at random",
+        ge=FEWEST_BLOCKS,
+    )
     n_resamples: int = setting(
-        200, "Bootstrap Resamples", "Resamples behind each interval", ge=1
+        200,
+        "Resamples",
+        "Halves of the contexts behind intervals of cores and overlaps, and bootstrap resamples of latents behind the others",
+        ge=1,
     )

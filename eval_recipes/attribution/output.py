@@ -32,7 +32,7 @@ _SAMPLE = "Sampled latents"
 
 @metric_class
 class CoreMetrics(BaseMetrics):
-    """Cores: smallest prefixes of the ranking; intervals: bootstrap over contexts."""
+    """Cores: smallest prefixes of the ranking; intervals: jackknife over halves of contexts."""
 
     core_50 = metric(
         "Core at 50 %",
@@ -93,7 +93,7 @@ class CoreMetrics(BaseMetrics):
 
 @metric_class
 class OverlapMetrics(BaseMetrics):
-    """Cores of other seeds at overlap_share, by matched partner; bootstrap over contexts."""
+    """Cores of other seeds at overlap_share, by matched partner; jackknife over halves of contexts."""
 
     overlap = metric(
         "Overlap of Cores",
@@ -166,6 +166,11 @@ class AblationMetrics(BaseMetrics):
     sparsity_random = metric(
         "Ablation Sparsity, Random",
         "The same of random directions of equal length, at the same tokens",
+        of=_SAMPLE,
+    )
+    sparsity_excess = metric(
+        "Ablation Sparsity above Random",
+        "Ablation sparsity minus that of the random direction, paired by latent, mean over latents",
         of=_SAMPLE,
     )
 

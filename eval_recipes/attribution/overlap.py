@@ -9,9 +9,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from eval_recipes.attribution.cores import RANKINGS, Cores, Figures, spread
+from eval_recipes.attribution.cores import RANKINGS, Cores, Figures, jackknife
 from eval_recipes.attribution.options import AttributionEvalConfig
-from eval_recipes.statistics.interval import Interval, percentile_interval
+from eval_recipes.statistics.interval import Interval
 from eval_recipes.statistics.seeds import bootstrap_mean_interval
 from saereg_plugin.metrics.matching import Matching, match_rows, seen_from_b
 
@@ -28,13 +28,13 @@ class Pair:
         partner: latent of the other that each latent is matched to, int64 [d_sae].
         similarity: |cosine| of the two decoder rows, [d_sae].
         values: overlaps by name, and ``overlap_random``.
-        draws: overlaps in resamples of the contexts, by name, float64 [resamples].
+        halves: overlaps of random halves of the contexts, by name, float64 [halves].
     """
 
     partner: Tensor
     similarity: Tensor
     values: Mapping[str, float]
-    draws: Mapping[str, Tensor]
+    halves: Mapping[str, Tensor]
 
 
 def match_group(
@@ -70,12 +70,12 @@ def _pair(own: Cores, other: Cores, matching: Matching) -> Pair:
         for name, of in zip(NAMES, RANKINGS, strict=True)
     }
     values["overlap_random"] = random_overlap(own, other, partner)
-    draws: dict[str, Tensor] = {}
-    # seeds read the same contexts, which are then resampled together
+    halves: dict[str, Tensor] = {}
+    # seeds read the same contexts, of which they are then given the same halves
     if own.n_contexts == other.n_contexts:
         for name, of in zip(NAMES, RANKINGS, strict=True):
-            draws[name] = overlap(own.draws(of), other.draws(of), partner)
-    return Pair(partner, matching.similarity, values, draws)
+            halves[name] = overlap(own.of_halves(of), other.of_halves(of), partner)
+    return Pair(partner, matching.similarity, values, halves)
 
 
 def overlap(own: Tensor, other: Tensor, partner: Tensor) -> Tensor:
@@ -114,7 +114,8 @@ def overlap_figures(
     """
     Return the means over the other seeds; None without other seeds or without a core.
 
-    Intervals: bootstrap over contexts for overlaps, over latents for similarities.
+    Intervals: jackknife over halves of the contexts for overlaps, a bootstrap over latents
+    for similarities.
     """
     names = (*NAMES, "overlap_random", "core_similarity", "fired_similarity")
     figures: Figures = dict.fromkeys(names)
@@ -126,15 +127,15 @@ def overlap_figures(
         value = float(values.double().mean())
         if value != value:
             continue
-        draws = [pair.draws[name] for pair in pairs.values() if name in pair.draws]
-        if len(draws) < len(pairs):
+        parts = [p.halves[name] for p in pairs.values() if name in p.halves]
+        if len(parts) < len(pairs):
             reason = "expected, not drawn"
             if name != "overlap_random":
                 reason = "the seeds read different contexts"
             figures[name] = Interval(value, None, None, cores.n_contexts, reason)
             continue
-        mean = torch.stack(draws).mean(0).numpy()
-        figures[name] = spread(percentile_interval(value, mean, cores.n_contexts))
+        mean = torch.stack(parts).mean(0).tolist()
+        figures[name] = jackknife(value, mean, cores.blocks, cores.n_contexts, most=1)
     similarity = torch.stack([pair.similarity for pair in pairs.values()]).double()
     for name, mask in (("core_similarity", core), ("fired_similarity", cores.fires)):
         figures[name] = bootstrap_mean_interval(

@@ -315,6 +315,10 @@ class BasisMetrics(BaseMetrics):
         "One Partner, Gaussian Rows",
         "The same with as many rows drawn from N(0, Sigma_x) as partners",
     )
+    basis_single_chance_moments = metric(
+        "One Partner, Rows of Equal Moments",
+        "The same with as many rows of N(0, D'D / n) as partners, D the other seed's n unstable rows, of which they are random mixtures with exactly these moments (ours)",
+    )
     basis_rotated = metric(
         "Rotated Basis",
         "Share of unstable latents of which the nearest partner holds less than T and the span of the nearest 8 at least T (ours)",
@@ -324,6 +328,10 @@ class BasisMetrics(BaseMetrics):
         "Rotated Basis, Gaussian Rows",
         "The same with as many rows drawn from N(0, Sigma_x) as partners",
     )
+    basis_rotated_chance_moments = metric(
+        "Rotated Basis, Rows of Equal Moments",
+        "The same with as many rows of N(0, D'D / n) as partners, D the other seed's n unstable rows, of which they are random mixtures with exactly these moments (ours)",
+    )
     basis_apart = metric(
         "Apart",
         "Share of unstable latents of which the span of the nearest 8 holds less than T (ours)",
@@ -331,6 +339,10 @@ class BasisMetrics(BaseMetrics):
     basis_apart_chance = metric(
         "Apart, Gaussian Rows",
         "The same with as many rows drawn from N(0, Sigma_x) as partners",
+    )
+    basis_apart_chance_moments = metric(
+        "Apart, Rows of Equal Moments",
+        "The same with as many rows of N(0, D'D / n) as partners, D the other seed's n unstable rows, of which they are random mixtures with exactly these moments (ours)",
     )
 
 
@@ -350,7 +362,12 @@ class SpanMetrics(BasisMetrics):
     )
     span_gaussian_N = metric(
         "Span of the Nearest {n} Gaussian Rows",
-        "The same of the {n} nearest of as many rows drawn from N(0, Sigma_x): what choosing the nearest gives by chance",
+        "The same of the {n} nearest of as many rows drawn from N(0, Sigma_x): what choosing the nearest of rows that crowd as the activations do gives by chance",
+        over=(1, 2, 4, 8),
+    )
+    span_moments_N = metric(
+        "Span of the Nearest {n} of Rows of Equal Moments",
+        "The same of the {n} nearest of as many rows of N(0, D'D / n), D the other seed's n unstable rows, of which they are random mixtures with exactly these moments (ours): by chance, of rows that lie where its latents do",
         over=(1, 2, 4, 8),
     )
 

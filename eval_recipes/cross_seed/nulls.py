@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from saereg_plugin.metrics import (
     LeadingDirections,
     gaussian_rows,
     leading_directions,
+    mixed_rows,
     nearest_rows,
     overlap_ranks,
     principal_directions,
@@ -35,8 +37,14 @@ Curve = list[float | None]
 SPAN_SIZES = (1, 2, 4, 8)
 """Partners whose span a latent is projected on."""
 
-KINDS = ("nearest", "random", "gaussian")
-"""Partners: the nearest unstable latents, random ones, the nearest of Gaussian rows."""
+KINDS = ("nearest", "random", "gaussian", "moments")
+"""
+Partners: the nearest unstable latents, random ones, the nearest of Gaussian rows: of rows with
+the covariance of the activations, and of mixtures of the partners with their second moments.
+"""
+
+CHANCES = {"_chance": "gaussian", "_chance_moments": "moments"}
+"""Kinds of partner that say what latents of each sort there are by chance."""
 
 BASIS = ("single", "rotated", "apart")
 """Latents that one partner nearly equals; that only several partners span; neither."""
@@ -130,12 +138,14 @@ def measure_nulls(
         )
         for low, high in combinations(blocks, 2)
     }
+    # of its own, so that the other draws do not depend on it
+    of_moments = torch.Generator().manual_seed(config.random_seed)
     saes = {
         s: _sae_nulls(
             block,
             [other for t, other in blocks.items() if t != s],
             draws[s].gaussian,
-            generator,
+            {kind: of_moments if kind == "moments" else generator for kind in KINDS},
         )
         for s, block in blocks.items()
     }
@@ -173,6 +183,15 @@ class _Blocks:
             return None
         return gaussian_rows(self.principal, len(self.unstable), generator)
 
+    @cached_property
+    def leading(self) -> LeadingDirections:
+        """Directions of the unstable latents."""
+        return leading_directions(self.rows)
+
+    def mixed_rows(self, generator: torch.Generator) -> Tensor:
+        """Draw as many rows with the second moments of the unstable rows, mixtures of these."""
+        return mixed_rows(self.leading, len(self.unstable), generator)
+
     def gaussian(self, generator: torch.Generator) -> LeadingDirections | None:
         """Return the directions of such rows."""
         rows = self.gaussian_rows(generator)
@@ -190,17 +209,20 @@ def _sae_nulls(
     block: _Blocks,
     others: Sequence[_Blocks],
     gaussian: _Directions,
-    generator: torch.Generator,
+    generators: Mapping[str, torch.Generator],
 ) -> SaeNulls:
-    """Compare one SAE with the activations, and its latents with those of the others."""
-    own = leading_directions(block.rows)
+    """
+    Compare one SAE with the activations, and its latents with those of the others.
+
+    ``generators`` are by kind of partner.
+    """
     ranks = overlap_ranks(block.dec.shape[1])
     return SaeNulls(
-        pca=_curve(own, block.principal, ranks),
+        pca=_curve(block.leading, block.principal, ranks),
         gaussian_pca=[_curve(drawn, block.principal, ranks) for drawn in gaussian],
         spans={
             kind: torch.stack([_spans(kind, block, o, generator) for o in others])
-            for kind in KINDS
+            for kind, generator in generators.items()
         },
     )
 
@@ -239,7 +261,11 @@ def _spans(
     ids = block.unstable
     shape = len(block.dec), len(SPAN_SIZES)
     shares = torch.full(shape, torch.nan, dtype=torch.float64)
-    partners = other.gaussian_rows(generator) if kind == "gaussian" else other.rows
+    partners: Tensor | None = other.rows
+    if kind == "gaussian":
+        partners = other.gaussian_rows(generator)
+    elif kind == "moments":
+        partners = other.mixed_rows(generator)
     if partners is None:
         return shares
     sizes = [m for m in SPAN_SIZES if m <= len(partners)]
@@ -378,10 +404,12 @@ def span_figures(
 
     With T the square of the shared threshold and R2(m) the share in the span of the m nearest:
     ``basis_single`` have R2(1) >= T, ``basis_rotated`` R2(1) < T <= R2(8), ``basis_apart``
-    R2(8) < T. ``_chance`` is the same with the nearest of Gaussian rows.
+    R2(8) < T. ``_chance`` is the same with the nearest of rows drawn from N(0, Sigma_x),
+    ``_chance_moments`` of mixtures of the other seed's unstable latents.
     """
     names = [f"span_{kind}_{m}" for kind in KINDS for m in SPAN_SIZES]
-    basis = [f"basis_{name}{end}" for name in BASIS for end in ("", "_chance")]
+    kinds = {"": "nearest"} | CHANCES
+    basis = [f"basis_{name}{end}" for name in BASIS for end in kinds]
     figures: Figures = dict.fromkeys([*names, *basis])
     if nulls is None:
         return figures
@@ -390,7 +418,7 @@ def span_figures(
         for column, m in enumerate(SPAN_SIZES):
             figures[f"span_{kind}_{m}"] = _mean(spans[kind][:, :, column], config)
     threshold = config.shared_threshold**2
-    for kind, end in (("nearest", ""), ("gaussian", "_chance")):
+    for end, kind in kinds.items():
         one, eight = spans[kind][:, :, 0], spans[kind][:, :, -1]
         single, inside = (one >= threshold).double(), (eight >= threshold).double()
         undefined = eight.isnan()

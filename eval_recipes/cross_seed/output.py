@@ -285,7 +285,8 @@ def stability_table(group: Group, seed: int) -> Any:
     which it is shared), ``stability_alive`` (the same with only alive latents matched).
     ``firing_rate``, ``surface_form`` and ``surface_form_chance`` (null where not measured),
     ``stability_tenth`` (1 to 10, null for latents that are not alive). For m = 1, 2, 4, 8
-    ``span_nearest_m``, ``span_random_m`` and ``span_gaussian_m``, of unstable latents.
+    ``span_nearest_m``, ``span_random_m``, ``span_gaussian_m`` and ``span_moments_m``, of
+    unstable latents.
     For each other seed t: ``decoder_partner_t`` and ``encoder_partner_t`` (latent ids there,
     null for none), ``decoder_similarity_t`` and ``encoder_similarity_t`` (|cosine|),
     ``shared_t``, ``shared_alive_t``.

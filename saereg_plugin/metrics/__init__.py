@@ -61,6 +61,7 @@ from saereg_plugin.metrics.similarity import unit_rows as unit_rows
 from saereg_plugin.metrics.subspaces import LeadingDirections as LeadingDirections
 from saereg_plugin.metrics.subspaces import gaussian_rows as gaussian_rows
 from saereg_plugin.metrics.subspaces import leading_directions as leading_directions
+from saereg_plugin.metrics.subspaces import mixed_rows as mixed_rows
 from saereg_plugin.metrics.subspaces import nearest_rows as nearest_rows
 from saereg_plugin.metrics.subspaces import overlap_ranks as overlap_ranks
 from saereg_plugin.metrics.subspaces import (

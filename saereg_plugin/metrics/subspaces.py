@@ -106,6 +106,26 @@ def gaussian_rows(
     return unit_rows(rows.float())
 
 
+def mixed_rows(
+    leading: LeadingDirections, n: int, generator: torch.Generator
+) -> Tensor:
+    """
+    Draw the unit rows of Q D, Q a random orthogonal matrix, float32 [n, d].
+
+    ``leading`` holds the directions of D, ``n`` rows. So the mixtures are rows of N(0, D^T D / n)
+    whose own second moments, before they have norm 1, are exactly D^T D: they crowd where the
+    rows of D do, and each is a mixture of all of them. Independent rows would crowd more, as
+    their moments scatter about those of D.
+    """
+    basis, values = leading
+    shape = n, len(basis)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) @ basis
+    # the nearest orthonormal columns: they depend on no order or sign of the rows of D
+    squares, vectors = torch.linalg.eigh(drawn.T @ drawn)
+    frame = drawn @ (vectors * squares.rsqrt()) @ vectors.T
+    return unit_rows(((frame * values) @ basis.T).float())
+
+
 def nearest_rows(rows: Tensor, others: Tensor, m: int) -> Tensor:
     """
     Ids of the ``m`` of ``others`` with the largest |cosine| to each row, nearest first.

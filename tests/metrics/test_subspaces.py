@@ -9,6 +9,7 @@ from torch import Tensor
 from saereg_plugin.metrics import (
     gaussian_rows,
     leading_directions,
+    mixed_rows,
     nearest_rows,
     overlap_ranks,
     principal_directions,
@@ -212,6 +213,29 @@ def test_gaussian_rows_have_the_directions_of_their_covariance() -> None:
     assert subspace_overlap(found, principal, [1, 2, 3]) == pytest.approx(
         [1, 1, 1], abs=1e-2
     )
+
+
+def test_mixtures_of_rows_have_their_span_and_moments_and_no_order() -> None:
+    rows = unit_rows(gaussian(60, 12, seed=0) * torch.linspace(0.2, 1, 12))
+
+    def mixed(of: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return mixed_rows(leading_directions(of), len(of), generator)
+
+    found = mixed(rows)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(60))
+    # before they have norm 1 their moments are equal, so with it they are close
+    torch.testing.assert_close(found.T @ found, rows.T @ rows, atol=1.5, rtol=0)
+    signs = torch.ones(60, 1)
+    signs[::2] = -1
+    torch.testing.assert_close(mixed(rows.flip(0) * signs), found, atol=1e-4, rtol=0)
+    # fewer rows than dimensions: in their span, and none of them
+    few = mixed(rows[:5])
+    ids = torch.arange(5).expand(5, 5)
+    assert float(span_shares(few, rows[:5], ids, [5]).min()) > 1 - 1e-6
+    assert float((few @ rows[:5].T).abs().max()) < 0.99
+    assert mixed(rows[:0]).shape == (0, 12)
 
 
 def test_impossible_numbers_of_partners_are_refused() -> None:

@@ -164,6 +164,26 @@ def gaussian_overlap(
     return found
 
 
+def nearest_span_of_mixtures(
+    rows: list[Vector], partners: list[Vector], m: int, *, seed: int
+) -> float:
+    """
+    Mean share of rows in the span of the m nearest of as many random mixtures of partners.
+
+    The mixtures are turned rows Q D, Q orthogonal, so that their second moments are those of D.
+    """
+    generator = np.random.default_rng(seed)
+    d = np.array(partners, dtype=np.float64)
+    turn = np.linalg.qr(generator.standard_normal((len(d), len(d))))[0]
+    mixed = turn @ d
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    others: list[Vector] = mixed.tolist()
+    shares = [
+        span_share(row, [others[j] for j in nearest(row, others, m)]) for row in rows
+    ]
+    return float(np.mean(shares))
+
+
 def surface_form(z: list[float], tokens: list[int]) -> float | None:
     """Share of one latent's activation on the token on which it fires most often."""
     times: dict[int, int] = {}

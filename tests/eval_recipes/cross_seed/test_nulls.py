@@ -42,9 +42,9 @@ def weights(rows: Tensor) -> Weights:
     return Weights.of(rows.T, rows, alive_threshold=0.1)
 
 
-def groups_of_six() -> dict[int, Weights]:
+def groups_of_six(groups: int = 4, d_in: int = D_IN) -> dict[int, Weights]:
     """
-    Two seeds of 4 planted groups: 6 latents in 4 of 48 dimensions, no |cosine| above 1/2.
+    Two seeds of planted groups: 6 latents in 4 dimensions, no |cosine| above 1/2.
 
     One seed has the axes and half of the third basis, the other the second basis and the other
     half.
@@ -55,8 +55,8 @@ def groups_of_six() -> dict[int, Weights]:
     )
     found: dict[int, Weights] = {}
     for seed, group in enumerate(planted):
-        rows = torch.zeros(24, D_IN)
-        for number in range(4):
+        rows = torch.zeros(6 * groups, d_in)
+        for number in range(groups):
             rows[6 * number : 6 * number + 6, 4 * number : 4 * number + 4] = group
         found[seed] = weights(rows)
     return found
@@ -142,15 +142,53 @@ def test_rows_of_the_data_alone_have_no_excess() -> None:
     assert chance.value == pytest.approx(np.mean(expected), abs=3 * np.std(expected))
     spans = span_figures(nulls, 0, CONFIG)
     for m in SPAN_SIZES:
-        near, chance = spans[f"span_nearest_{m}"], spans[f"span_gaussian_{m}"]
-        assert near is not None and chance is not None
+        near, chance, moments = (
+            spans[f"span_{kind}_{m}"] for kind in ("nearest", "gaussian", "moments")
+        )
+        assert near is not None and chance is not None and moments is not None
         assert near.value == pytest.approx(chance.value, abs=0.02)
+        assert near.value == pytest.approx(moments.value, abs=0.02)
         random = spans[f"span_random_{m}"]
         assert random is not None and random.value < near.value
     pca, drawn = figures["unstable_overlap_pca"], figures["gaussian_overlap_pca"]
     assert pca is not None and drawn is not None and drawn.low is not None
     # a 95 % interval misses one value in twenty: it may lie next to its end
     assert drawn.low - 0.01 < pca.value < drawn.ends[1] + 0.01
+
+
+def test_groups_span_more_than_rows_of_their_moments() -> None:
+    found = groups_of_six(36, 144)
+    figures = span_figures(measured(found, None), 0, CONFIG)
+    values = {name: figure.value for name, figure in figures.items() if figure}
+    assert values["basis_rotated"] == 1
+    assert values["basis_rotated_chance_moments"] == 0
+    assert values["basis_apart_chance_moments"] == 1
+    rows, partners = (found[s].dec.tolist() for s in (0, 1))
+    expected = oracle.nearest_span_of_mixtures(rows, partners, 8, seed=2)
+    assert values["span_moments_8"] == pytest.approx(expected, abs=0.01)
+    assert values["span_moments_1"] < values["span_moments_8"] < 0.4
+
+
+def test_latents_off_the_leading_directions_of_the_data_need_the_second_null() -> None:
+    """Rows of the data crowd along 4 of 48 directions, latents without a common one do not."""
+    generator = torch.Generator().manual_seed(0)
+    spectrum = torch.ones(D_IN)
+    spectrum[:4] = 400
+    spread = torch.linspace(0.3, 1, D_IN)
+    found = {
+        s: weights(torch.randn(150, D_IN, generator=generator) * spread) for s in (0, 1)
+    }
+    figures = span_figures(measured(found, torch.diag(spectrum)), 0, CONFIG)
+    near, data, moments = (
+        figures[f"span_{kind}_8"] for kind in ("nearest", "gaussian", "moments")
+    )
+    assert near is not None and data is not None and moments is not None
+    # above the first null, though the seeds have nothing in common
+    assert near.ends[0] > data.ends[1] + 0.1
+    assert near.value == pytest.approx(moments.value, abs=0.015)
+    rows, partners = (found[s].dec.tolist() for s in (0, 1))
+    expected = oracle.nearest_span_of_mixtures(rows, partners, 8, seed=1)
+    assert moments.value == pytest.approx(expected, abs=0.01)
 
 
 def test_principal_directions_are_recovered() -> None:
@@ -185,6 +223,7 @@ def test_without_activations_only_what_needs_none_is_measured() -> None:
     figures = span_figures(measured(groups_of_six(), None), 0, CONFIG)
     missing = {name for name, figure in figures.items() if figure is None}
     expected = {f"span_gaussian_{m}" for m in SPAN_SIZES}
+    # rows with the moments of the other seed's latents need no activations
     assert missing == expected | {f"basis_{name}_chance" for name in BASIS}
     nulls = measured(groups_of_six(), None)
     known = {n for n, f in subspace_figures(nulls, 0, None, D_IN, 16).items() if f}
