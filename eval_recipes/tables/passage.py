@@ -1,4 +1,4 @@
-"""A passage of a study's report: a sentence, then a list or table."""
+"""A passage of a study: a sentence, then a list or table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of the commands that read texts: layers of a contrast, order of data."""
+"""Figures of the commands `layers` and `data`."""
 
 from __future__ import annotations
 

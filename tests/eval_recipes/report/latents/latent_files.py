@@ -95,7 +95,7 @@ def write_stability(folder: Path, group: str, seed: int, *, n: int = N) -> Path:
         "stability_tenth": [1 + latent % 10 for latent in range(n)],
     }
     for size in (1, 2, 4, 8):
-        for kind, share in (("nearest", 0.0625), ("gaussian", 0.03), ("random", 0.01)):
+        for kind, share in (("nearest", 0.06), ("gaussian", 0.03), ("random", 0.01)):
             # only latents that no other seed shares have a span
             columns[f"span_{kind}_{size}"] = [
                 None if level(latent) else share * size for latent in range(n)
