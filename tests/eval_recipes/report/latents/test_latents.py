@@ -90,7 +90,7 @@ def test_firing_forms_and_tenths_are_those_of_the_stability_table(
     stable, unstable = data["cards"]["8"], data["cards"]["5"]
     assert stable["form_chance"] == unstable["form_chance"] == 0.0312
     assert "spans" not in stable
-    assert unstable["spans"][0] == [1, 0.0625, 0.03, 0.01]
+    assert unstable["spans"][0] == [1, 0.06, 0.03, 0.01]
     assert [shares[0] for shares in unstable["spans"]] == [1, 2, 4, 8]
 
 
