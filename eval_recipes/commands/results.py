@@ -203,14 +203,27 @@ def report(
     latents: Annotated[
         int, Option(help="Latents of each SAE to show with their examples.")
     ] = LATENTS,
+    figures: Annotated[
+        list[Path] | None,
+        Option(
+            help="Further folder, or JSON file, of a study or of revive, pool, distill, layers, data; "
+            "repeatable."
+        ),
+    ] = None,
 ) -> None:
     """
     Write one page about a results folder; it opens in a browser, without a network.
+
+    It shows evaluations, and what studies, revive, pool, distill, layers and data wrote there.
     """
     require_bench("report")
     from eval_recipes.report.page import write_report
 
-    typer.echo(write_report(results, release=release, out=out, latents=latents))
+    typer.echo(
+        write_report(
+            results, release=release, out=out, latents=latents, figures=figures or ()
+        )
+    )
 
 
 show = typer.Typer(

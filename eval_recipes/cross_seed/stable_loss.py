@@ -96,13 +96,10 @@ def stable_losses(
     Returns:
         Figures with intervals over contexts; none for an SAE that reads no language model.
     """
-    sae = subject.load(context.device)
+    sae = subject.load_flat(context.device)
     if reads_other(context, sae.cfg.metadata):
         return {}
     source, model = read_model(context, sae)
-    if sae.hook_z_reshaping_mode:
-        # the heads are joined here
-        sae.turn_off_forward_pass_hook_z_reshaping()
     masks = {name: mask.to(sae.device) for name, mask in parts.masks().items()}
     special = torch.tensor(get_special_token_ids(model.tokenizer))  # pyright: ignore[reportArgumentType]
     store = heldout_store(model, sae, source, corpus=context.corpus)

@@ -13,6 +13,7 @@ from eval_recipes.data_order.options import OrderOptions
 from eval_recipes.data_order.texts import Labels, Texts, read_labels, read_texts
 from eval_recipes.running.activation_source import source_of
 from eval_recipes.running.context import RunContext
+from eval_recipes.steering.generate.backend import in_residual_stream
 from eval_recipes.steering.generate.language_model import language_model
 from eval_recipes.steering.options import SteeringEvalConfig
 from saereg_plugin.errors import InputError, suggest
@@ -79,7 +80,7 @@ def load_subject(
 
     Raises:
         InputError: for an unknown release or SAE, several SAEs and none named, an SAE of another
-            kind of activations, or one whose metadata name no model.
+            kind of activations, one whose metadata name no model, or one outside the residual stream.
     """
     found = register_release(release, allow_pickle=allow_pickle)
     if sae_id is None:
@@ -96,7 +97,12 @@ def load_subject(
             "another with --sae-id."
         )
     # refuses metadata without a model or hook
-    source_of(sae, context_size=sae.cfg.metadata.context_size or 1)
+    source = source_of(sae, context_size=sae.cfg.metadata.context_size or 1)
+    if not in_residual_stream(source.hook_name):
+        raise InputError(
+            f"SAE {sae_id!r} reads hook {source.hook_name!r}; expected one in the residual stream, such "
+            "as 'blocks.4.hook_resid_post', where texts can be read. Name another with --sae-id."
+        )
     return TextSAE(sae_id, sae)
 
 

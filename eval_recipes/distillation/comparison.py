@@ -26,6 +26,7 @@ from eval_recipes.statistics.interval import (
     bootstrap_together,
     explained_variance,
 )
+from eval_recipes.tables.table import cell
 from saereg_plugin.distillation.cores import Core, Cores, survivors
 from saereg_plugin.distillation.settings import DISTILLED, MATCHED, Distill, cycle_part
 from saereg_plugin.errors import InputError
@@ -231,15 +232,16 @@ def _core_figures(
     yield "core_frozen", _mean(core.frozen for core in own), None
     yield "core_promoted", _mean(len(core.latents) for core in own), None
     yield "alive_on_ranking", _mean(core.alive for core in own), None
-    shares = [core.share for core in own if core.share is not None]
-    if len(shares) == len(own):
-        yield "core_attribution", _mean(shares), None
+    yield "core_attribution", _mean(core.share for core in own), None
     if part in (cycle_part(1), MATCHED):
         return
     kept = _mean(core.kept / core.frozen for core in own)
     # a latent that fires is in a core of chance with this probability
     chance = _mean(len(core.latents) / core.alive for core in own)
     yield "core_kept", kept, chance
+    by_attribution = _mean(core.kept_by_attribution for core in own)
+    chance = _mean(core.kept_by_chance for core in own)
+    yield "core_kept_by_attribution", by_attribution, chance
     until = settings.cycle(part)
     lasting = [
         [cores[cycle_part(cycle)][arm, seed] for cycle in range(1, until + 1)]
@@ -274,10 +276,9 @@ def _differences(
             return 1 - explained_variance(sums, saved, weights)
 
         found = bootstrap_together({"": change}, len(sums.count), seed=seed)[""]
-        low, high = found.ends
         yield (
             _row(group, None, f"variance_over_{other}", found, null=0.0),
-            f"{group} explains {found.value:+.4f} [{low:+.4f}, {high:+.4f}] of the variance more than "
+            f"{group} explains {cell(found, '{:+.4f}'.format)} of the variance more than "
             f"{other}, at an effective L0 of {_l0(own):.1f} against {_l0(theirs):.1f}.",
         )
 
@@ -307,7 +308,7 @@ def _add_losses(
         tokens = one.passed.tokens[:contexts].long()
         if clean is None:
             clean = _clean_losses(context, subject, tokens)
-        sae = subject.load(context.device)
+        sae = subject.load_flat(context.device)
         measured[subject.sae_id] = replace(
             one,
             gap=patched_losses(context, sae, tokens) - clean,

@@ -162,7 +162,7 @@ def measure_layers(
     named: dict[str, Subject] = {}
     for subject in context.subjects:
         name = f"{subject.release}/{subject.sae_id}"
-        sae = subject.load(context.device)
+        sae = subject.load_flat(context.device)
         _require_latents(name, sae, max(n_latents, span_latents))
         source = place_of_text(sae)
         key = source.model_name, source.model_kwargs, source.prepend_bos

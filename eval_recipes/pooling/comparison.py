@@ -33,6 +33,7 @@ from eval_recipes.statistics.interval import (
     explained_variance,
     wilson,
 )
+from eval_recipes.tables.table import cell
 from saereg_plugin.errors import InputError
 from saereg_plugin.files import write_json
 from saereg_plugin.metrics import LeadingDirections, principal_directions
@@ -305,7 +306,8 @@ def verdict(pool: Pool, rows: Sequence[Mapping[str, Any]]) -> str:
 
     def gain(arm: str) -> str:
         row = found["explained_variance_gain", POOLED, arm]
-        return f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        over = Interval(row["value"], row["low"], row["high"], row["n"])
+        return cell(over, "{:+.3f}".format)
 
     def share(of: str, against: str) -> str:
         row = found.get(("shared", of, against))

@@ -23,6 +23,7 @@ from eval_recipes.report.embedding import (
     shard_script,
 )
 from eval_recipes.report.evaluations import Section, read_sections
+from eval_recipes.report.figures.finding import Further, read_further
 from eval_recipes.report.latents.payload import latents_of
 from eval_recipes.report.pareto import Pareto, read_pareto
 from eval_recipes.report.provenance import Provenance, read_provenance
@@ -56,6 +57,7 @@ class _Content:
     verdicts: Verdicts
     pareto: Pareto
     sections: list[Section]
+    further: Further
     plots: list[Plot]
 
 
@@ -66,6 +68,7 @@ def write_report(
     out: str | Path | None = None,
     latents: int = LATENTS,
     failures: Sequence[Failure] = (),
+    figures: Iterable[str | Path] = (),
     most_bytes: int = MOST_BYTES,
 ) -> Path:
     """
@@ -77,6 +80,9 @@ def write_report(
 
         eval_recipes.write_report("results")
 
+    Besides evaluations it shows what studies and the commands ``revive``, ``pool``, ``distill``,
+    ``layers`` and ``data`` wrote there, and names what is not there.
+
     Args:
         results: folder of results, this package's or SAEBench's own.
         release: folder of the SAEs' release, or an opened one, or several: their commands,
@@ -84,10 +90,11 @@ def write_report(
         out: file to write; by default ``report.html`` in ``results``.
         latents: latents of an SAE to show with their examples.
         failures: failures of the run that ends here, for the alerts.
+        figures: JSON files of studies and commands in other places, or folders of them.
         most_bytes: size above which latents go to files next to the page.
 
     Raises:
-        InputError: if there is no such folder or release, no readable result, or the page
+        InputError: if there is no such folder or release, nothing to show, or the page
             would replace a file that this package did not write.
     """
     if latents < 0:
@@ -97,8 +104,9 @@ def write_report(
     folder = Path(results)
     target = folder / PAGE if out is None else Path(out)
     require_page(target)
-    source = read_source(folder, _listed(release))
-    content = _read(source, failures)
+    further = read_further(folder, [Path(one) for one in figures])
+    source = read_source(folder, _listed(release), may_be_empty=bool(further.found))
+    content = _read(source, further, failures)
     payloads = {
         one.sae_id: packed(one.data) for one in latents_of(source, per_sae=latents)
     }
@@ -123,15 +131,18 @@ def _listed(
     return [Path(one) if isinstance(one, str) else one for one in given]
 
 
-def _read(source: Source, failures: Sequence[Failure]) -> _Content:
+def _read(source: Source, further: Further, failures: Sequence[Failure]) -> _Content:
     verdicts = read_verdicts(source)
     training, unread = read_training(source)
     return _Content(
         source=source,
-        provenance=read_provenance(source, failures, [*verdicts.trouble, *unread]),
+        provenance=read_provenance(
+            source, failures, [*verdicts.trouble, *unread, *further.trouble]
+        ),
         verdicts=verdicts,
         pareto=read_pareto(source),
         sections=read_sections(source),
+        further=further,
         plots=[*read_distributions(source), *training],
     )
 
@@ -159,6 +170,7 @@ def _render(
     )
     return environment.get_template("page.html").render(
         vars(content),
+        title=_title(content),
         sections=content.sections,
         generator=GENERATOR,
         documentation=docs_root(_project_urls()),
@@ -173,6 +185,12 @@ def _render(
         shards=[f"{quote(below)}/{quote(name)}" for name in shards],
         below=below,
     )
+
+
+def _title(content: _Content) -> str:
+    """Return the names of the releases; without results, what else is shown."""
+    named = (one.part.title for one in content.further.found)
+    return content.provenance.title or ", ".join(dict.fromkeys(named))
 
 
 def _text(name: str) -> str:

@@ -653,7 +653,13 @@
     ["attribution", "attribution", "Attribution", "quantile over tokens of |loss gradient along the decoder row| times activation"],
     ["effect", "effect", "Effect", "rise of the loss per token without the latent, to first order"],
     ["encoder", "enc", "Encoder norm", "over the norm that it had before training"],
+    ["firing", "fires", "Firing rate", "share of the tokens of cross_seed on which it fires"],
+    ["form", "form", "Surface form", "share of its activation on the token id on which it fires most often"],
+    ["tenth", "tenth", "Tenth by stability", "of the alive latents: 1 is the least stable, 10 the most"],
   ];
+
+  /** Scalars that the list has no room for; cards and ranges have them. */
+  const UNLISTED = ["mean", "firing", "form", "tenth"];
 
   /** All latents in columns: row i is latent `latent[i]` of SAE `saes[sae[i]]`. */
   const store = { saes: [], index: new Map(), sae: null, latent: null, values: {}, size: 0 };
@@ -829,7 +835,7 @@
 
   /** Columns of the list: scalars that any latent has. */
   const listColumns = () =>
-    SCALARS.filter(([key]) => key !== "mean" && anyHas(key));
+    SCALARS.filter(([key]) => !UNLISTED.includes(key) && anyHas(key));
 
   function makeList() {
     ui.rows = el("div", { class: "lat-rows", role: "presentation" });
@@ -1140,6 +1146,10 @@
       const name = isText(sae) ? "Tokens" : "Rows";
       facts.push([name, whole(card.active), `of ${read} on which it fires`]);
     }
+    if (card?.form_chance !== undefined) {
+      const what = "surface form with the token ids in random order";
+      facts.push(["Form by chance", digits(card.form_chance), what]);
+    }
     if (card?.max) facts.push(["Largest", digits(card.max), "largest activation"]);
     const shown = facts.filter(([, text]) => text !== "-");
     return el(
@@ -1430,7 +1440,40 @@
     return part("In other seeds", [
       el("p", { class: "lat-note" }, `shared by ${of}: ${means}`),
       ...card.matches.map((match, i) => matchElement(card, match, sae.others[i])),
+      spansTable(card),
     ]);
+  }
+
+  /** Shares of an unstable latent's decoder row in spans of other seeds' unstable latents. */
+  function spansTable({ spans = [] }) {
+    if (!spans.length) return null;
+    const caption =
+      "Share of its decoder row in the span of m unstable latents of another seed, mean over seeds; " +
+      "by chance: of the nearest Gaussian rows, and of m random latents";
+    const heads = ["m", "nearest", "Gaussian rows", "random"];
+    const number = (value) => (value === null ? "-" : digits(value));
+    return el(
+      "div",
+      { class: "box", tabindex: 0, role: "region", "aria-label": "Spans in other seeds" },
+      el(
+        "table",
+        { class: "lat-spans" },
+        el("caption", {}, el("span", {}, caption)),
+        el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
+        el(
+          "tbody",
+          {},
+          spans.map(([m, ...shares]) =>
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row" }, String(m)),
+              shares.map((share) => el("td", {}, number(share))),
+            ),
+          ),
+        ),
+      ),
+    );
   }
 
   function matchElement(card, match, other) {

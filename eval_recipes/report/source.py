@@ -119,15 +119,22 @@ class Source:
                 yield known[_key(record)], path, record
 
 
-def read_source(results: Path, releases: Iterable[Path | Release] = ()) -> Source:
+def read_source(
+    results: Path,
+    releases: Iterable[Path | Release] = (),
+    *,
+    may_be_empty: bool = False,
+) -> Source:
     """
     Read a folder of results, this package's or SAEBench's own.
 
     Files that cannot be read are listed in ``damaged``. A release of which no SAE has a result
     is left out and named in ``trouble``.
 
+    ``may_be_empty``: whether a page without results is of use.
+
     Raises:
-        InputError: if there is no such folder, no readable result, two different results of
+        InputError: if there is no such folder, no readable result (unless it may be empty), two different results of
             one SAE, or no such release.
     """
     opened = [
@@ -136,7 +143,7 @@ def read_source(results: Path, releases: Iterable[Path | Release] = ()) -> Sourc
     damaged = _damaged(results)
     found = list(read_results(results, without=damaged))
     records = [(path, _named(path, record)) for path, record in found]
-    if not records:
+    if not records and not may_be_empty:
         raise InputError(_nothing(results, damaged))
     saes = _saes(records)
     known, trouble = _known(opened, saes)

@@ -35,6 +35,17 @@ class Subject:
 
         return SAE.from_pretrained(self.release, self.sae_id, device=device)
 
+    def load_flat(self, device: str = "cpu") -> SAE[Any]:
+        """
+        Load the SAE for activations whose heads are joined to one vector.
+
+        An SAE on the heads of attention (``hook_z``) joins them itself unless it is told not to.
+        """
+        sae = self.load(device)
+        if sae.hook_z_reshaping_mode:
+            sae.turn_off_forward_pass_hook_z_reshaping()
+        return sae
+
 
 @dataclass(frozen=True)
 class SubjectFacts:

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from sae_lens import SAE
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from eval_recipes.results.subject import Subject
 from eval_recipes.revival.residuals import ResidualTally, spread
+from eval_recipes.revival.verdict import LEAST_GAIN, verdict
 from eval_recipes.running.activation_source import Source, place_of, read_model
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, tally_heldout
@@ -37,10 +39,7 @@ from saereg_plugin.revival.training import (
 )
 from saereg_plugin.sweeps.config import sae_id
 
-LEAST_GAIN = 1e-3
-"""Explained variance below which a gain is none, whatever its interval; ours."""
 COLUMNS = ("group", "seed", "figure", "value", "low", "high", "n")
-PATHOLOGICAL, USEFUL, OPEN = "pathological", "useful", "no gain shown"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def compare(
         plan: the plan of the training.
         context: a run whose subjects are the trained arms.
         loss_contexts: contexts for the cross-entropy; 0 leaves it out.
-        least_gain: smallest change of the explained variance that a verdict calls one.
+        least_gain: smallest difference of the explained variance that a verdict counts.
 
     Raises:
         InputError: if an arm cannot be measured, or was taken out of training.
@@ -131,7 +130,7 @@ def _measure(context: RunContext, loss_contexts: int) -> dict[str, _Measured]:
         subject.sae_id: _with_loss(
             context, subject, found[subject.sae_id], loss_contexts
         )
-        for subject in context.subjects
+        for subject in tqdm(context.subjects, desc="model with SAEs in place")
     }
 
 
@@ -139,7 +138,7 @@ def _with_loss(
     context: RunContext, subject: Subject, measured: _Measured, contexts: int
 ) -> _Measured:
     """Return the sums with the cross-entropy; without, for an SAE on no language model."""
-    sae = subject.load(context.device)
+    sae = subject.load_flat(context.device)
     if not isinstance(place_of(context, sae).source, Source):
         return measured
     tokens = measured.passed.tokens[:contexts].long()
@@ -155,7 +154,7 @@ def patched_losses(context: RunContext, sae: SAE[Any], tokens: Tensor) -> Array:
 
     Args:
         context: the run.
-        sae: the SAE.
+        sae: the SAE, which reads heads joined to one vector (``Subject.load_flat``).
         tokens: ids, int64 [contexts, tokens].
 
     Raises:
@@ -206,6 +205,7 @@ def _gains(
     for of, wanted in [*single, (None, seeds)]:
         figures = _variance(pairs, wanted, measured, seed=seed)
         figures |= _loss(pairs, wanted, measured, seed=seed)
+        figures |= _per_latent(figures, one.latents)
         figures["latents"] = Interval(float(one.latents), None, None, len(wanted))
         figures["fire_again"] = _fire_again(one, wanted, measured)
         for name, f in figures.items():
@@ -243,6 +243,19 @@ def _variance(
             saved["revived"] - saved["control"]
         )
     return bootstrap_together(statistics, len(sums.count), seed=seed)
+
+
+def _per_latent(figures: Mapping[str, Interval], n: int) -> dict[str, Interval]:
+    """Return the gains in explained variance over n, which differs between groups."""
+    return {
+        f"{name}_per_latent": found._replace(
+            value=found.value / n,
+            low=None if found.low is None else found.low / n,
+            high=None if found.high is None else found.high / n,
+        )
+        for name, found in figures.items()
+        if "variance_gain" in name
+    }
 
 
 def _loss(
@@ -283,38 +296,3 @@ def _fire_again(
         for s in seeds
     ]
     return wilson(int(torch.cat(again).sum()), one.latents * len(seeds))
-
-
-def verdict(
-    one: Revival,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    least_gain: float = LEAST_GAIN,
-) -> str:
-    """
-    Return a sentence on the deaths of a group, by the mean gain of its seeds.
-
-    Deaths are pathological if latents that are given back raise the explained variance by
-    ``least_gain`` or more, with an interval above 0, and useful if they lower it likewise.
-    """
-    mean = {row["figure"]: row for row in rows if row["seed"] is None}
-    own = mean["revived_variance_gain"]
-    word = OPEN
-    if own["low"] is not None and own["low"] > 0 and own["value"] >= least_gain:
-        word = PATHOLOGICAL
-    if own["high"] is not None and own["high"] < 0 and own["value"] <= -least_gain:
-        word = USEFUL
-    told = (
-        f"{one.group}: {word}; {one.latents} dead latents given back to each SAE change the "
-        f"explained variance by {_shown(own)}"
-    )
-    control = mean.get("control_variance_gain")
-    if control is None:
-        return f"{told}, without a control."
-    return f"{told}; as many more latents change the control's by {_shown(control)}."
-
-
-def _shown(row: Mapping[str, Any]) -> str:
-    if row["low"] is None or row["high"] is None:
-        return f"{row['value']:+.2g}"
-    return f"{row['value']:+.2g} [{row['low']:+.2g}, {row['high']:+.2g}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from eval_recipes.results.subject import Subject
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout_pass import Passed, per_context, tally_heldout
 from eval_recipes.statistics.interval import (
+    ONE_SAMPLE,
     Array,
+    Interval,
     Statistic,
     bootstrap_together,
     explained_variance,
@@ -35,7 +38,8 @@ class HeldOut:
     An input is a context of text, an image, a clip or an item of arrays, and its rows are
     tokens, patches or frames; padding does not count. Position 0 of a context of text holds
     over a third of the activations' variance and most SAEs are trained without it. Every
-    interval is a 95 % bootstrap over inputs, and its ``_n`` is the number of inputs.
+    interval is a 95 % bootstrap over inputs, and its ``_n`` is the number of inputs; a single
+    input has none.
 
     Attributes:
         explained_variance: 1 - sum ||x - x_hat||^2 / sum ||x - mean x||^2.
@@ -49,13 +53,13 @@ class HeldOut:
     """
 
     explained_variance: float
-    explained_variance_ci_low: float
-    explained_variance_ci_high: float
+    explained_variance_ci_low: float | None
+    explained_variance_ci_high: float | None
     explained_variance_n: int
     mse: float
     l0: float
-    l0_ci_low: float
-    l0_ci_high: float
+    l0_ci_low: float | None
+    l0_ci_high: float | None
     l0_n: int
     alive: int
     d_sae: int
@@ -172,7 +176,7 @@ class HeldOutTally:
         intervals = bootstrap_together(statistics, len(residual), seed=seed)
         figures: dict[str, Any] = {}
         for name, interval in intervals.items():
-            low, high = interval.ends
+            low, high = _ends(interval)
             ends = {f"{name}_ci_low": low, f"{name}_ci_high": high}
             figures |= {name: interval.value, **ends, f"{name}_n": interval.n}
         return HeldOut(
@@ -183,6 +187,18 @@ class HeldOutTally:
             n_tokens=int(tokens),
             context_size=passed.context_size,
         )
+
+
+def _ends(found: Interval) -> tuple[float | None, float | None]:
+    """
+    Return the ends of a figure's interval; a single input has none.
+
+    Raises:
+        ValueError: if the figure has no value for all inputs or for some resamples of them.
+    """
+    if found.reason == ONE_SAMPLE and not math.isnan(found.value):
+        return None, None
+    return found.ends
 
 
 def _check_unique_ids(subjects: list[Subject]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 NO_VARIATION = "all values are equal, so their spread cannot be estimated"
+ONE_SAMPLE = "one sample has no spread"
 
 OVER_SEEDS = frozenset({"seeds", "seed pairs"})
 """Units over which an interval generalises to unseen seeds."""
@@ -151,13 +152,20 @@ def bootstrap_together(
     """
     Return several statistics of the same contexts, each as ``bootstrap`` returns it.
 
-    They share the resamples, whose drawing takes longer than most statistics.
+    They share the resamples, whose drawing takes longer than most statistics. All resamples of
+    one context are that context: there is a reason instead of an interval.
     """
+    once = np.ones((1, n))
+    if n == 1:
+        values = {name: float(made(once)[0]) for name, made in statistics.items()}
+        return {
+            name: Interval(value, None, None, n, ONE_SAMPLE)
+            for name, value in values.items()
+        }
     draws: dict[str, list[Array]] = {name: [] for name in statistics}
     for weights in resampled_weights(n, resamples=resamples, seed=seed):
         for name, statistic in statistics.items():
             draws[name].append(statistic(weights))
-    once = np.ones((1, n))
     return {
         name: percentile_interval(
             float(statistic(once)[0]), np.concatenate(draws[name]), n

@@ -29,7 +29,8 @@ from eval_recipes.studies.framework.definition import (
 )
 from eval_recipes.studies.framework.study_folder import read_figures, write_figures
 from eval_recipes.studies.framework.verdicts import Claim
-from eval_recipes.tables.table import cell, markdown_table
+from eval_recipes.tables.passage import Passage, Shown
+from eval_recipes.tables.table import cell
 from saereg_plugin.distillation.cores import cores_of
 from saereg_plugin.distillation.settings import (
     DISTILLED,
@@ -49,7 +50,11 @@ L0_REST = Column(DISTILLATION, "figures/l0_rest", "L0 without the core")
 CE_GAP = Column(DISTILLATION, "figures/ce_gap", "CE gap")
 FROZEN = Column(DISTILLATION, "figures/core_frozen", "frozen core")
 PROMOTED = Column(DISTILLATION, "figures/core_promoted", "promoted core")
-KEPT = Column(DISTILLATION, "figures/core_kept", "core kept")
+KEPT = Column(
+    DISTILLATION,
+    "figures/core_kept_by_attribution",
+    "attribution core that was frozen",
+)
 FILE = "figures/distillation.json"
 
 _TOKENS, _BATCH = 256_000, 1024
@@ -109,12 +114,18 @@ def _plan(scale: Scale) -> Plan:
 
 def finish_of(
     settings: Distill, *, loss_contexts: int = _LOSS_CONTEXTS
-) -> Callable[[RunContext, Path], tuple[pd.DataFrame, list[str]]]:
-    """Return what measures a distillation: from context and folder, tidy rows and sections."""
+) -> Callable[[RunContext, Path], tuple[pd.DataFrame, list[Passage]]]:
+    """Return what measures a distillation: from context and folder, tidy rows and passages."""
 
-    def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[str]]:
+    def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[Passage]]:
+        releases = out / "releases"
+        cores = {p: cores_of(settings, releases, p) for p in settings.parts}
         key = digest(
             {
+                "cores": {
+                    part: [dataclasses.asdict(core) for core in of.values()]
+                    for part, of in cores.items()
+                },
                 "saes": sorted(
                     [*dataclasses.astuple(subject), hashed]
                     for subject, hashed in subject_hashes(context).items()
@@ -129,8 +140,6 @@ def finish_of(
         )
         kept = read_figures(out / FILE, key)
         if kept is None:
-            releases = out / "releases"
-            cores = {p: cores_of(settings, releases, p) for p in settings.parts}
             found = compare(settings, cores, context, loss_contexts=loss_contexts)
             rows = found.frame.astype(object).where(found.frame.notna(), None)
             figures: dict[str, Any] = {
@@ -140,7 +149,7 @@ def finish_of(
             write_figures(out / FILE, key, figures)
             kept = figures
         frame = pd.DataFrame(kept["rows"], columns=pd.Index(COLUMNS))
-        return _tidy(frame, context), _sections(frame, kept["told"])
+        return _tidy(frame, context), _passages(frame, kept["told"])
 
     return finish
 
@@ -165,30 +174,38 @@ def _tidy(frame: pd.DataFrame, context: RunContext) -> pd.DataFrame:
 
 _OF_CORES = {
     "core_kept": "kept",
+    "core_kept_by_attribution": "attribution core that was frozen",
     "core_in_all_cycles": "latents in all cycles' cores",
     "core_agreement": "agreement of seeds",
     "core_shared": "shared between seeds",
 }
 
 
-def _sections(frame: pd.DataFrame, sentences: Sequence[str]) -> list[str]:
+def _passages(frame: pd.DataFrame, sentences: Sequence[str]) -> list[Passage]:
     """Return what the core changed, and a table of cores with what chance reaches."""
     mean: Any = frame.loc[frame["seed"].isna()]
-    rows: list[list[str]] = []
+    rows: list[list[Shown]] = []
     for group in dict.fromkeys(mean["group"]):
         own = mean.loc[mean["group"] == group].set_index("figure")
-        cells = [group]
+        cells: list[Shown] = [group]
         for figure in _OF_CORES:
             cells.append("-" if figure not in own.index else _cell(own.loc[figure]))
         rows.append(cells)
-    table = markdown_table(["group", *_OF_CORES.values()], rows)
-    changed = "\n".join(f"- {sentence}" for sentence in sentences)
     return [
-        "Change of explained variance, mean over seeds (95 % bootstrap interval over contexts, which says "
-        f"nothing about other seeds):\n\n{changed}",
-        "Cores that were promoted at the end of each training, with what chance reaches in brackets: kept "
-        "from the frozen core; agreement of the cores of two seeds by matched partner, mean over pairs; core "
-        f"latents that are shared with the other seed, against all latents that fire:\n\n{table}",
+        Passage(
+            "Change of explained variance, mean over seeds (95 % bootstrap interval over contexts, which "
+            "says nothing about other seeds):",
+            points=sentences,
+        ),
+        Passage(
+            "Cores that were promoted at the end of each training, with what chance reaches in brackets: "
+            "kept from the frozen core (that of random is drawn anew, and so chance); share of the core by "
+            "attribution that was frozen, which compares the arms; agreement of the cores of two seeds by "
+            "matched partner, mean over pairs; core latents that are shared with the other seed, against all "
+            "latents that fire:",
+            heads=["group", *_OF_CORES.values()],
+            rows=rows,
+        ),
     ]
 
 
@@ -228,8 +245,8 @@ STUDY = Study(
     notes=(
         "All statements are ours; the source has none of the controls, and reports L0 without the core.",
         "L0 is that of the saved SAE on held-out text, the core included.",
-        "All arms share the first training, plain. matched is one training on the tokens of all cycles; what "
-        "ranking costs is not counted.",
+        "All arms share the first training, plain. matched is one training on as many tokens as all cycles, of the "
+        "text that a cycle reads, which it reads as often as they do; what ranking costs is not counted.",
         "The source scores the most nested reconstruction, here it is the whole one, with one gradient for all "
         "SAEs, at the activations.",
     ),

@@ -49,6 +49,8 @@ class LanguageModelSource(ActivationSource):
         device: of the activations.
         dtype: data type of the model, for the identity.
         batch_size: rows of a training batch, which SAELens' store wants to know.
+        text_tokens: training tokens of the text after which it begins anew, at the end of a pass;
+            0 reads to its end.
         count_pairs: mark rows whose pair with the row before lies in two documents.
     """
 
@@ -67,6 +69,7 @@ class LanguageModelSource(ActivationSource):
         dtype: str = "float32",
         batch_size: int = 1,
         total_tokens: int = 0,
+        text_tokens: int = 0,
         count_pairs: bool = False,
     ) -> None:
         self.points = dict(points)
@@ -88,6 +91,7 @@ class LanguageModelSource(ActivationSource):
         self._special = _special_tokens(self._store) if special else None
         self._separator = _separator(self._store) if count_pairs else None
         self._is_read = False
+        self._text_tokens, self._tokens_read = text_tokens, 0
 
     def feed(self) -> LanguageModelFeed:
         """
@@ -106,26 +110,40 @@ class LanguageModelSource(ActivationSource):
 
     def tokens(self) -> torch.Tensor:
         """Return the tokens of the next pass, (contexts, tokens)."""
-        return self._store.get_batch_tokens()
+        if not self._text_tokens:
+            return self._store.get_batch_tokens()
+        if self._tokens_read >= self._text_tokens:
+            # the store does the same at the end of the text
+            self._store.iterable_sequences = self._store._iterate_tokenized_sequences()
+            self._tokens_read = 0
+        tokens = self._store.get_batch_tokens()
+        self._tokens_read += int(self.keep(tokens).sum())
+        return tokens
+
+    def keep(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return which tokens the SAEs are trained on, bool (contexts, tokens)."""
+        if self._special is None:
+            return torch.ones_like(tokens, dtype=torch.bool)
+        return ~torch.isin(tokens, self._special)
 
     def read(self, tokens: torch.Tensor, first: int) -> Pass:
         """Return the activations of tokens (contexts, tokens); ``first`` numbers the contexts."""
         found = self._store.get_multi_hook_activations(tokens)
         shape = (*tokens.shape, -1)
         activations = {point: found[point].reshape(shape) for point in self.points}
-        keep = torch.ones_like(tokens, dtype=torch.bool)
-        if self._special is not None:
-            keep = ~torch.isin(tokens, self._special)
         crossing = None
         if self._separator is not None:
             crossing = crosses_documents(tokens, self._separator)
         inputs = torch.arange(first, first + len(tokens))
-        return Pass(activations, keep.to(self.device), inputs, crossing)
+        return Pass(activations, self.keep(tokens).to(self.device), inputs, crossing)
 
     def identity(self) -> dict[str, Any]:
         """Return plain JSON of what decides the activations: model, text, contexts."""
         model_name, corpus, dtype = self._names
+        # caches of earlier versions do not have it, and can be read
+        repeated = {"text_tokens": self._text_tokens} if self._text_tokens else {}
         return {
+            **repeated,
             "kind": self.kind,
             "model": models.identity(model_name),
             "dtype": dtype,

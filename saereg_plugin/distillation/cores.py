@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,10 @@ class Core:
         latents: numbers of the latents, the first in the ranking first.
         frozen: size of the core that the SAE was trained with: its first latents.
         alive: latents of the SAE that fire on the text of the ranking.
-        share: of the total attribution that these carry; None where it was not measured.
+        frozen_alive: latents of the frozen core that fire on the text of the ranking.
+        by_attribution: latents of the smallest core that reaches the share of the total
+            attribution, whatever chose ``latents``; the first in the ranking first.
+        share: of the total attribution that ``latents`` carry.
     """
 
     arm: str
@@ -54,16 +57,34 @@ class Core:
     latents: tuple[int, ...]
     frozen: int
     alive: int
-    share: float | None = None
+    frozen_alive: int
+    by_attribution: tuple[int, ...]
+    share: float
 
     def __post_init__(self) -> None:
-        """Make a tuple of the latents, which JSON has as a list."""
+        """Make tuples of the latents, which JSON has as lists."""
         object.__setattr__(self, "latents", tuple(self.latents))
+        object.__setattr__(self, "by_attribution", tuple(self.by_attribution))
 
     @property
     def kept(self) -> int:
         """How many latents of the frozen core are promoted again."""
         return sum(latent < self.frozen for latent in self.latents)
+
+    @property
+    def kept_by_attribution(self) -> float:
+        """
+        Share of the core by attribution that is in the frozen core.
+
+        Unlike ``kept`` it does not depend on how an arm promotes, so that arms compare.
+        """
+        inside = sum(latent < self.frozen for latent in self.by_attribution)
+        return inside / len(self.by_attribution)
+
+    @property
+    def kept_by_chance(self) -> float:
+        """``kept_by_attribution`` of a core drawn from the latents that fire, expected."""
+        return self.frozen_alive / self.alive
 
     @property
     def mark(self) -> str:
@@ -126,6 +147,7 @@ def _key(settings: Distill, release: Release, frozen: Cores) -> dict[str, Any]:
         **settings.marks(),
         "release": release.provenance.get(HASH),
         "arms": settings.arms,
+        "fields": [field.name for field in fields(Core)],
         "frozen": sorted(core.mark for core in frozen.values()),
     }
 
@@ -168,7 +190,6 @@ def _choose(
         settings,
         sweep,
         {name: release.load(name, device=device) for name in ids.values()},
-        [name for (arm, _), name in ids.items() if arm in (DISTILLED, MATCHED)],
     )
     arms = [MATCHED] if part == MATCHED else settings.arms
     found: list[Core] = []
@@ -183,14 +204,18 @@ def _choose(
             )
             size = size or len(latents)
             before = frozen.get((arm, seed))
+            first = 0 if before is None else len(before.latents)
+            by_attribution = promoted(DISTILLED, of, 0, share=settings.share, seed=0)
             found.append(
                 Core(
                     arm=arm,
                     group=next(g for g, a in groups.items() if a == own),
                     seed=seed,
                     latents=tuple(latents.tolist()),
-                    frozen=0 if before is None else len(before.latents),
+                    frozen=first,
                     alive=int((of.fires > 0).sum()),
+                    frozen_alive=int((of.fires[:first] > 0).sum()),
+                    by_attribution=tuple(by_attribution.tolist()),
                     share=_carried(of.scores, latents),
                 )
             )
@@ -215,7 +240,6 @@ def promoted(
         InputError: if no latent has an attribution above 0.
     """
     if arm in (DISTILLED, MATCHED):
-        assert figures.scores is not None
         core = smallest_core(figures.scores, share)
         if len(core) == 0:
             raise InputError(
@@ -232,10 +256,8 @@ def promoted(
     return alive[torch.randperm(len(alive), generator=generator)][:size]
 
 
-def _carried(scores: Tensor | None, latents: Tensor) -> float | None:
+def _carried(scores: Tensor, latents: Tensor) -> float:
     """Return the share of the total attribution that latents carry."""
-    if scores is None:
-        return None
     return float(scores[latents].double().sum() / scores.double().clamp(min=0).sum())
 
 

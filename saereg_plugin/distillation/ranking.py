@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +38,12 @@ class LatentFigures:
 
     Attributes:
         fires: tokens on which each latent fires, int64 [d_sae].
-        scores: attribution of each latent, float64 [d_sae]; None where it was not asked for.
+        scores: attribution of each latent, float64 [d_sae].
         tokens: tokens that were read.
     """
 
     fires: Tensor
-    scores: Tensor | None
+    scores: Tensor
     tokens: int
 
 
@@ -51,7 +51,6 @@ def measure_latents(
     settings: Distill,
     sweep: SweepConfig,
     saes: Mapping[str, SAE[Any]],
-    attributed: Collection[str],
 ) -> dict[str, LatentFigures]:
     """
     Return firing and attribution of latents on the first tokens of the training text.
@@ -62,7 +61,6 @@ def measure_latents(
         settings: of the distillation.
         sweep: that trained the SAEs.
         saes: on one hook, by id.
-        attributed: ids of the SAEs whose attribution is wanted.
     """
     source, point = _open(sweep)
     for sae in saes.values():
@@ -80,27 +78,23 @@ def measure_latents(
             clean = source.frozen.clean(tokens, source.keep(tokens))
             rows = clean.rows(point)[: most - read]
             shared: Tensor | None = None
-            if attributed and settings.gradient == "activations":
+            if settings.gradient == "activations":
                 shared = gradient_at(
                     source.frozen, clean, point, clean.activations[point]
                 )[: len(rows)]
             for name, sae in saes.items():
                 with torch.no_grad():
                     codes = codes_of(sae.encode(rows.to(sae.dtype)))
-                scores = torch.zeros_like(codes.values)
-                if name in attributed:
-                    found = shared
-                    if found is None:
-                        changed = _with_reconstruction(clean, point, sae)
-                        found = gradient_at(source.frozen, clean, point, changed)
-                    scores = token_scores(found[: len(rows)], codes, sae.W_dec)
+                found = shared
+                if found is None:
+                    changed = _with_reconstruction(clean, point, sae)
+                    found = gradient_at(source.frozen, clean, point, changed)
+                scores = token_scores(found[: len(rows)], codes, sae.W_dec)
                 tallies[name].update(codes, scores)
             read += len(rows)
             bar.update(len(rows))
     return {
-        name: LatentFigures(
-            tally.fires, tally.quantiles() if name in attributed else None, read
-        )
+        name: LatentFigures(tally.fires, tally.quantiles(), read)
         for name, tally in tallies.items()
     }
 

@@ -149,7 +149,8 @@ class Distill:
         """
         Return the sweep of a part.
 
-        A later cycle reads the same text in another order.
+        A later cycle reads the same text in another order, and the matched SAEs read it as often
+        as all cycles together.
 
         Args:
             part: its name.
@@ -169,7 +170,11 @@ class Distill:
             started_from=started_from or {},
         )
         if part == MATCHED:
-            return replace(whole, tokens=self.sweep.tokens * self.cycles)
+            return replace(
+                whole,
+                tokens=self.sweep.tokens * self.cycles,
+                text_tokens=self.sweep.text_tokens or _text_of(self.sweep),
+            )
         return replace(whole, seed=(self.sweep.seed + cycle - 1) % (MAX_SEED + 1))
 
     def marks(self) -> dict[str, Any]:
@@ -180,6 +185,17 @@ class Distill:
             "score_tokens": self.score_tokens,
             "gradient": self.gradient,
         }
+
+
+def _text_of(sweep: SweepConfig) -> int:
+    """Return how many tokens of the text a training reads, those left in its buffer included."""
+    kept = int(sweep.buffer_tokens * sweep.mixing_fraction)
+    read = left = 0
+    for _ in range(sweep.steps):
+        if left - sweep.batch_size < kept:
+            read, left = read + sweep.buffer_tokens - left, sweep.buffer_tokens
+        left -= sweep.batch_size
+    return read
 
 
 def initial_seed(seed: int, cycle: int) -> int:

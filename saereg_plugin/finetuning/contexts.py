@@ -64,12 +64,6 @@ class ContextSource(LanguageModelSource):
         del mixing, points, count_pairs, prefetch
         return ContextStream(self, self._order)
 
-    def keep(self, tokens: Tensor) -> Tensor:
-        """Return which tokens the SAEs are trained on, bool (contexts, tokens)."""
-        if self._special is None:
-            return torch.ones_like(tokens, dtype=torch.bool)
-        return ~torch.isin(tokens, self._special)
-
 
 class ContextStream(Iterator[CleanPass]):
     """

@@ -267,6 +267,7 @@ def _sweep(
         prompts_per_pass=settings.contexts_per_step,
         buffer_tokens=batch,
         mixing_fraction=0.0,
+        text_tokens=0,
         llm_dtype=settings.llm_dtype or base.llm_dtype,
         autocast=False,
         lr=settings.lr,

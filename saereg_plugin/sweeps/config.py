@@ -178,6 +178,8 @@ class SweepConfig:
     disable_concat_sequences: bool = False
     """Take each context from one document, and drop shorter documents, instead of filling
     it with several."""
+    text_tokens: Annotated[int, Field(ge=0, le=MAX_COUNT), _WHOLE] = 0
+    """Training tokens of the text after which it is read anew, from its beginning; 0 reads on."""
     llm_dtype: str = AUTO
     """Data type of the language model; "auto" is bfloat16 where the hardware has it, else
     float32. The folder records the choice, and a resumed run keeps it."""
@@ -254,6 +256,11 @@ class SweepConfig:
             raise InputError(
                 f"tokens={self.tokens} is less than one batch of {self.batch_size}; nothing would be trained."
             )
+        if self.text_tokens and self.source:
+            raise InputError(
+                f"text_tokens={self.text_tokens}: a source of another kind than a language model has no "
+                "text, and reads its inputs again by itself. Leave it out."
+            )
         if self.buffer_tokens < self.batch_size:
             raise InputError(
                 f"buffer_tokens={self.buffer_tokens} is less than one batch of {self.batch_size}."
@@ -281,6 +288,7 @@ class SweepConfig:
             "finetune",
             "started_from",
             "disable_concat_sequences",
+            "text_tokens",
             "source",
         ):
             if not values[name]:

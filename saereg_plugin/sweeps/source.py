@@ -110,6 +110,7 @@ def language_model_source(
         dtype=sweep.llm_dtype,
         batch_size=sweep.batch_size,
         total_tokens=sweep.tokens,
+        text_tokens=sweep.text_tokens,
         count_pairs=count_pairs,
     )
 

@@ -9,6 +9,13 @@ from pathlib import Path
 from eval_recipes.results.files import write_summary
 from saereg_plugin.owned_folder import open_owned
 from saereg_plugin.releases.release import Entry, Release, write_release
+from tests.eval_recipes.report.figures.figure_files import (
+    write_figures,
+    write_layers,
+    write_pool,
+    write_revival,
+    write_study,
+)
 from tests.eval_recipes.report.latents.latent_files import (
     write_examples,
     write_explanations,
@@ -74,6 +81,7 @@ def write_everything(folder: Path) -> Path:
             write_examples(folder, group, seed, words=(" one", " two", " three"))
     write_explanations(folder, "none", 0, EXPLAINED)
     write_texts(folder, "none", 0, STEERED)
+    write_figures(folder)
     write_summary(folder)
     return folder
 
@@ -102,6 +110,10 @@ def write_hostile(folder: Path) -> Path:
         write(folder, named, name="named")
     for path in folder.rglob("*_eval_results.json"):
         _rename(path)
+    write_revival(folder / "revival.json", group=GROUP)
+    write_pool(folder / "pool.json", group=SAE)
+    write_layers(folder / "layers.json", hook=SAE, group=NAME % "layer")
+    write_study(folder / "results.json", notes=[NAME % "note"], command=SAE)
     write_summary(folder)
     _write_hostile_release(folder.parent / "release")
     return folder

@@ -223,6 +223,7 @@ def test_hostile_names_tokens_and_texts_are_shown_as_they_are_and_run_nothing(
         ("#provenance", ["model", "hook", "dataset", "corpus", "command", "created"]),
         ("#provenance", ["package", "version", "cause"]),
         (".lat-card", ["judge"]),
+        ("#further", ["layer", "note"]),
     ],
 )
 def test_hostile_names_of_what_made_the_results_are_shown_as_they_are(

@@ -17,7 +17,17 @@ FIGURES = LatentFigures(fires=FIRES, scores=SCORES, tokens=10)
 
 
 def core(latents: list[int], *, frozen: int = 0) -> Core:
-    return Core("distilled", "sae", 0, tuple(latents), frozen, alive=6)
+    return Core(
+        arm="distilled",
+        group="sae",
+        seed=0,
+        latents=tuple(latents),
+        frozen=frozen,
+        alive=6,
+        frozen_alive=min(frozen, 2),
+        by_attribution=(1, 5, 0, 9),
+        share=0.9,
+    )
 
 
 def test_the_distilled_core_is_the_smallest_that_reaches_the_share() -> None:
@@ -54,6 +64,15 @@ def test_without_attribution_there_is_no_core() -> None:
 def test_latents_of_the_frozen_core_come_first_and_are_counted() -> None:
     assert core([7, 0, 3, 2], frozen=3).kept == 2
     assert core([7, 0], frozen=0).kept == 0
+
+
+def test_the_core_by_attribution_is_looked_at_whatever_was_promoted() -> None:
+    for latents in ([7, 0, 3, 2], [4]):
+        found = core(latents, frozen=3)
+        # latents 1 and 0 of (1, 5, 0, 9); 2 of the 6 that fire are frozen
+        assert found.kept_by_attribution == 0.5
+        assert found.kept_by_chance == pytest.approx(1 / 3)
+    assert core([7], frozen=0).kept_by_attribution == 0
 
 
 def test_survivors_are_followed_through_the_cycles() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformer_lens import HookedTransformer
 
 from saereg_plugin.distillation.settings import (
     Distill,
@@ -17,7 +19,7 @@ from saereg_plugin.distillation.settings import (
 from saereg_plugin.errors import InputError
 from saereg_plugin.sweeps.config import group_fields
 from tests.distillation.tiny import SAE, tiny_distill
-from tests.sweeps.tiny import fields
+from tests.sweeps.tiny import fields, open_source, open_stream
 
 
 def test_every_cycle_is_a_part_and_so_are_the_matched_saes() -> None:
@@ -39,6 +41,29 @@ def test_matched_saes_see_the_tokens_of_all_cycles() -> None:
     assert matched.steps == 3 * plain.steps
     assert group_fields(matched)["matched"] == group_fields(plain)["plain"]
     assert matched.seeds == plain.seeds and matched.seed == plain.seed
+    assert plain.text_tokens == 0
+
+
+def test_matched_saes_read_the_text_of_one_cycle_again(
+    model: HookedTransformer, cut_model_folder: Path
+) -> None:
+    settings = tiny_distill(cut_model_folder, cycles=3)
+    plain, matched = (settings.sweep_of(p) for p in ("cycle-1", "matched"))
+    stream = open_stream(model, plain, prefetch=0)
+    for _ in range(plain.steps):
+        next(stream)
+    read = stream.state_dict()["contexts"] // plain.prompts_per_pass
+    source = open_source(model, matched)
+    passes = [source.tokens() for _ in range(2 * read + 4)]
+    period = next(
+        place
+        for place in range(1, len(passes))
+        if torch.equal(passes[place], passes[0])
+    )
+    # a cycle fills its buffer to the end of a pass, so that they may differ by a filling
+    assert abs(period - read) <= 2
+    for place, tokens in enumerate(passes):
+        assert torch.equal(tokens, passes[place % period])
 
 
 def test_a_later_cycle_has_frozen_cores_and_another_order() -> None:

@@ -89,11 +89,35 @@ def test_controls_have_cores_of_the_same_size(whole: Whole) -> None:
         for seed in (0, 1):
             sizes = {len(cores[arm, seed].latents) for arm in whole.settings.arms}
             assert len(sizes) == 1
-            assert (cores["distilled", seed].share or 0) >= whole.settings.share - 1e-9
+            assert cores["distilled", seed].share >= whole.settings.share - 1e-9
     assert found.cores["cycle-2"]["random", 0].frozen == len(
         found.cores["cycle-1"]["random", 0].latents
     )
     assert found.cores["matched"]["matched", 0].frozen == 0
+
+
+def test_every_arm_is_scored_by_attribution(whole: Whole) -> None:
+    settings, found = whole.settings, whole.found
+    for part in ("cycle-1", "cycle-2", "cycle-3"):
+        sweep, cores = settings.sweep_of(part), found.cores[part]
+        for arm in settings.arms:
+            core = cores[arm, 0]
+            sae: SAE[Any] = found.releases[part].load(f"{core.group}-seed0")
+            figures = measure_latents(settings, sweep, {"one": sae})["one"]
+            scores = figures.scores.clamp(min=0)
+            chosen = list(core.by_attribution)
+            # the smallest: it reaches the share, and not without its last latent
+            reached = scores[chosen].sum() / scores.sum()
+            assert reached >= settings.share - 1e-9
+            assert scores[chosen[:-1]].sum() / scores.sum() < settings.share
+            assert set(scores.topk(len(chosen)).indices.tolist()) == set(chosen)
+            fires = figures.fires > 0
+            assert core.alive == int(fires.sum())
+            assert core.frozen_alive == int(fires[: core.frozen].sum())
+            own = scores[list(core.latents)].sum() / scores.sum()
+            assert core.share == pytest.approx(float(own))
+            if arm == "distilled":
+                assert core.by_attribution == core.latents
 
 
 def test_the_matched_sae_takes_the_steps_of_all_cycles(
@@ -245,11 +269,10 @@ def test_both_gradients_rank_the_latents_that_fire(
     shared = replace(whole.settings, score_tokens=150)
     settings = replace(shared, gradient="reconstruction")
     sweep = settings.sweep_of("cycle-1")
-    figures = measure_latents(settings, sweep, {"one": sae}, ["one"])["one"]
-    assert figures.scores is not None and figures.tokens == 150
-    other = measure_latents(shared, sweep, {"one": sae}, ["one"])["one"]
+    figures = measure_latents(settings, sweep, {"one": sae})["one"]
+    assert figures.tokens == 150
+    other = measure_latents(shared, sweep, {"one": sae})["one"]
     assert torch.equal(figures.fires, other.fires)
-    assert other.scores is not None
     # two gradients of one model: not equal, but of the same latents
     assert not torch.equal(figures.scores, other.scores)
     assert bool((figures.scores[figures.fires == 0] == 0).all())

@@ -17,8 +17,19 @@ from saereg_plugin.releases.release import Entry, Release, write_release
 D_SAE = 256
 
 
-def tiny_sae(model_name: str, hook_name: str, mean: torch.Tensor, seed: int) -> TopKSAE:
-    """A TopK SAE with a random tied dictionary and the activations' mean as bias."""
+def tiny_sae(
+    model_name: str,
+    hook_name: str,
+    mean: torch.Tensor,
+    seed: int,
+    *,
+    by_head: bool = False,
+) -> TopKSAE:
+    """
+    A TopK SAE with a random tied dictionary and the activations' mean as bias.
+
+    ``by_head``: it joins heads itself, as SAELens' SAEs on ``hook_z`` do.
+    """
     generator = torch.Generator().manual_seed(seed)
     metadata = SAEMetadata(
         model_name=model_name,
@@ -26,7 +37,10 @@ def tiny_sae(model_name: str, hook_name: str, mean: torch.Tensor, seed: int) -> 
         context_size=32,
         prepend_bos=True,
     )
-    sae = TopKSAE(TopKSAEConfig(d_in=len(mean), d_sae=D_SAE, k=8, metadata=metadata))
+    cfg = TopKSAEConfig(d_in=len(mean), d_sae=D_SAE, k=8, metadata=metadata)
+    if by_head:
+        cfg.reshape_activations = "hook_z"
+    sae = TopKSAE(cfg)
     rows = torch.randn(D_SAE, len(mean), generator=generator)
     # Norms differ from one, so that a fold by mistake would show.
     sae.W_dec.data = torch.nn.functional.normalize(rows, dim=-1) * 1.5

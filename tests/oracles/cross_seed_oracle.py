@@ -10,6 +10,7 @@ import math
 from itertools import permutations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
@@ -151,7 +152,7 @@ def nearest(row: Vector, others: list[Vector], m: int) -> list[int]:
 
 
 def gaussian_overlap(
-    covariance: np.ndarray, n: int, r: int, *, draws: int, seed: int
+    covariance: NDArray[np.float64], n: int, r: int, *, draws: int, seed: int
 ) -> list[float]:
     """Overlaps of pairs of n unit rows of N(0, covariance), numpy's own draws."""
     generator = np.random.default_rng(seed)

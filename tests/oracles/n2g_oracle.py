@@ -1,4 +1,14 @@
-"""N2G the slow way: every suffix and replacement by itself, patterns as lists, no trie."""
+"""
+N2G the slow way, from its definition: patterns as lists, no trie.
+
+1. Let a be the largest activation of the text, and the text end there.
+2. The minimal suffix is the shortest that alone brings half of a or more.
+3. A place matters if another token there takes away half of the suffix's activation or more.
+4. A suffix that a token before it brings below half of a is one of a text's beginning.
+5. If no suffix is long enough, all of the text is the pattern, by its own activation. What it
+   lacks stands before it, so it is no beginning of a text, and its last token matters always.
+   If it does not fire by itself, there is no pattern.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +23,29 @@ Found = tuple[tuple[int | None, ...], bool, float]
 def pattern(
     tokens: Sequence[int], acts: Sequence[float], fires: Fires, padding: int
 ) -> Found | None:
-    """Return the pattern of one example; None if the latent does not fire in it."""
+    """Return the pattern of one example; None if it has none."""
     top = max(acts)
     if top <= 0:
         return None
     text = list(tokens)[: list(acts).index(top) + 1]
-    minimal, own = text, top
-    for length in range(1, len(text) + 1):
-        suffix = text[len(text) - length :]
-        if fires(suffix) / top >= 0.5:
-            minimal, own = suffix, fires(suffix)
-            break
-    kept: list[int | None] = []
-    for place, token in enumerate(minimal):
-        replaced = list(minimal)
-        replaced[place] = padding
-        kept.append(token if 1 - fires(replaced) / own >= 0.5 else None)
-    return tuple(kept), fires([padding, *minimal]) / top < 0.5, own
+    suffixes = [text[first:] for first in reversed(range(len(text)))]
+    enough = [suffix for suffix in suffixes if fires(suffix) >= top / 2]
+    minimal = min(enough, key=len) if enough else text
+    own = fires(minimal)
+    if own <= 0:
+        return None
+
+    def matters(place: int) -> bool:
+        without = [*minimal[:place], padding, *minimal[place + 1 :]]
+        return own - fires(without) >= own / 2
+
+    places = {place for place in range(len(minimal)) if matters(place)}
+    begins = fires([padding, *minimal]) < top / 2
+    if not enough:
+        places.add(len(minimal) - 1)
+        begins = False
+    kept = [token if i in places else None for i, token in enumerate(minimal)]
+    return tuple(kept), begins, own
 
 
 def predict(patterns: Sequence[Found], tokens: Sequence[int], place: int) -> float:

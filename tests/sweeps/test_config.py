@@ -68,6 +68,10 @@ from tests.sweeps.tiny import (
             "buffer_tokens=255 is less than one batch of 256.",
         ),
         (
+            {"text_tokens": 9, "source": {"kind": "arrays", "path": "x"}},
+            "text_tokens=9: a source of another kind than a language model has no text",
+        ),
+        (
             {"mixing_fraction": 1.0},
             "mixing_fraction=1.0; expected below 1.",
         ),

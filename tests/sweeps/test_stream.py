@@ -95,16 +95,33 @@ def test_global_generator_is_neither_read_nor_moved(model: HookedTransformer) ->
     assert torch.equal(batch_of(open_stream(model, tiny_sweep())), first)
 
 
-def test_state_continues_with_the_same_batches(model: HookedTransformer) -> None:
-    stream = open_stream(model, tiny_sweep())
+@pytest.mark.parametrize("text_tokens", [0, 600])
+def test_state_continues_with_the_same_batches(
+    model: HookedTransformer, text_tokens: int
+) -> None:
+    sweep = tiny_sweep(text_tokens=text_tokens)
+    stream = open_stream(model, sweep)
     for _ in range(3):
         batch_of(stream)
     state = stream.state_dict()
     expected = [batch_of(stream).clone() for _ in range(7)]
-    resumed = open_stream(model, tiny_sweep())
+    resumed = open_stream(model, sweep)
     resumed.load_state_dict(state)
     for batch in expected:
         assert torch.equal(batch_of(resumed), batch)
+
+
+def test_text_is_read_anew_after_so_many_training_tokens(
+    model: HookedTransformer,
+) -> None:
+    whole = open_source(model, tiny_sweep())
+    once = [whole.tokens() for _ in range(4)]
+    counted = [int(whole.keep(tokens).sum()) for tokens in once]
+    assert sum(counted[:2]) < 600 <= sum(counted[:3])
+    source = open_source(model, tiny_sweep(text_tokens=600))
+    for place in range(8):
+        assert torch.equal(source.tokens(), once[place % 3])
+    assert source.digest() != whole.digest()
 
 
 def test_state_is_a_copy(model: HookedTransformer) -> None:

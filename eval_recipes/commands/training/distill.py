@@ -205,7 +205,13 @@ def distill(
 
 
 _SHOWN = ("explained_variance", "l0", "l0_core", "ce_gap")
-_COUNTED = ("core_frozen", "core_promoted", "core_kept", "core_agreement")
+_COUNTED = (
+    "core_frozen",
+    "core_promoted",
+    "core_kept",
+    "core_kept_by_attribution",
+    "core_agreement",
+)
 
 
 def _print_figures(frame: Any) -> None:

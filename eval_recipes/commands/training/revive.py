@@ -107,7 +107,7 @@ def revive(
 
     Dead latents are re-seeded from residuals and trained for a few steps, next to the same SAEs
     trained on as they were. The width-matched control is given as many more latents. Deaths
-    whose latents help when they are given back are pathological.
+    whose latents help more than the control's when they are given back are pathological.
     """
     require_bench("revive")
     from eval_recipes.revival.comparison import compare

@@ -137,6 +137,9 @@ class LatentInputs:
         levels = None if self.stability is None else list(self.levels)
         return {
             "density": self.density,
+            "firing": self._of_stability("firing_rate"),
+            "form": self._of_stability("surface_form"),
+            "tenth": self._of_stability("stability_tenth"),
             "mean": self._of_examples("mean_activation") or self._empty,
             "stability": levels or self._empty,
             "score": self._spread(
@@ -177,6 +180,12 @@ class LatentInputs:
             return None
         found = [short(value) for value in self.examples.scalars()[name].tolist()]
         return (found + self._empty)[: self.size]
+
+    def _of_stability(self, name: str) -> Column:
+        """Return a column of the stability table; earlier versions wrote fewer."""
+        if self.stability is None or name not in self.stability.table:
+            return self._empty
+        return [short(value) for value in self.stability.table[name].tolist()]
 
     def _of_balance(self, name: str) -> Column:
         if self.balance is None:

@@ -34,6 +34,10 @@ BEFORE, AFTER = 8, 3
 MOST_PROMPTS = 3
 """Prompts of which the steered texts are shown."""
 
+SPAN_KINDS = ("nearest", "gaussian", "random")
+"""Partners whose span a latent is projected on: the nearest, and two nulls."""
+SPAN_SIZES = (1, 2, 4, 8)
+
 _COLUMNS = ("steered", "random", "unsteered")
 """Arms of steering, in the order in which their texts stand next to each other."""
 
@@ -133,6 +137,7 @@ def _card(one: LatentInputs, latent: int) -> dict[str, Any]:
             found["n2g"] = explained.n2g
     if one.stability is not None:
         found["matches"] = _matches(one, latent)
+        found |= _spans(one.stability.table.iloc[latent])
     if latent in one.steered:
         found["texts"] = _texts(one.steered[latent], one.steering["judge"])
     return found
@@ -251,6 +256,20 @@ def _matches(one: LatentInputs, latent: int) -> list[dict[str, Any]]:
         }
         for other in one.others
     ]
+
+
+def _spans(row: Any) -> dict[str, Any]:
+    """Return the share of a latent in spans of other seeds' latents, and its form by chance."""
+    found: dict[str, Any] = {}
+    by_size = [
+        [size, *(short(row.get(f"span_{kind}_{size}")) for kind in SPAN_KINDS)]
+        for size in SPAN_SIZES
+    ]
+    known = [shares for shares in by_size if shares[1] is not None]
+    if known:
+        found["spans"] = known
+    chance = short(row.get("surface_form_chance"))
+    return found if chance is None else {**found, "form_chance": chance}
 
 
 def _partner(row: Any, side: str, seed: int) -> list[Any] | None:

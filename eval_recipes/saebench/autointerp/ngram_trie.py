@@ -51,10 +51,15 @@ def find_patterns(
 
     N2G (arXiv 2305.19911) as the public code of arXiv 2406.04093 has it. An example ends at
     its largest activation a. Its shortest suffix whose own activation s is at least a / 2 is
-    taken, or the whole example if none reaches that. Position i has the saliency 1 - s_i / s,
-    s_i with ``padding`` in place of its token; below 1/2 any token may stand there. The
-    pattern needs the beginning of a text if ``padding`` before it brings the activation below
-    a / 2.
+    taken. Position i has the saliency 1 - s_i / s, s_i with ``padding`` in place of its token;
+    below 1/2 any token may stand there. The pattern needs the beginning of a text if
+    ``padding`` before it brings the activation below a / 2.
+
+    An example that needs what stands before it has no such suffix. As in the code of arXiv
+    2305.19911 the whole of it is taken, with its own activation s, and its last token stays
+    exact; it counts anywhere, and is left out if s is 0. (The code of arXiv 2406.04093 takes a
+    for s there, and then finds that the pattern needs the beginning of a text, whatever stands
+    before it.)
 
     Args:
         examples: the explained ones.
@@ -64,29 +69,43 @@ def find_patterns(
     cut = [
         (tokens, top) for tokens, top in (e.up_to_peak() for e in examples) if tokens
     ]
-    shortest = _shortest_suffixes(cut, activate)
-    padded = activate([[padding, *tokens] for tokens, _ in shortest]) if cut else []
+    taken = [
+        (tokens, own, top)
+        for (_, top), (tokens, own) in zip(
+            cut, _shortest_suffixes(cut, activate), strict=True
+        )
+        if own > 0
+    ]
+    padded = activate([[padding, *tokens] for tokens, _, _ in taken]) if taken else []
     replaced = [
         [*tokens[:place], padding, *tokens[place + 1 :]]
-        for tokens, _ in shortest
+        for tokens, _, _ in taken
         for place in range(len(tokens))
     ]
     remaining = iter(activate(replaced) if replaced else [])
     found: list[Pattern] = []
-    for (_, top), (tokens, own), moved in zip(cut, shortest, padded, strict=True):
+    for (tokens, own, top), moved in zip(taken, padded, strict=True):
         saliencies = [1 - next(remaining) / own for _ in tokens]
-        kept = tuple(
+        kept: list[int | None] = [
             token if saliency >= LEAST_SALIENCY else _ANY
             for token, saliency in zip(tokens, saliencies, strict=True)
-        )
-        found.append(Pattern(kept, moved / top < LEAST_SHARE, own))
+        ]
+        suffices = own / top >= LEAST_SHARE
+        if not suffices:
+            kept[-1] = tokens[-1]
+        starts_text = suffices and moved / top < LEAST_SHARE
+        found.append(Pattern(tuple(kept), starts_text, own))
     return found
 
 
 def _shortest_suffixes(
     cut: Sequence[tuple[list[int], float]], activate: Activate
 ) -> list[tuple[list[int], float]]:
-    """Return the shortest suffix of each text that reaches half, with its activation."""
+    """
+    Return the shortest suffix of each text that reaches half, with its activation.
+
+    If none does, it is the whole text.
+    """
     found = list(cut)
     waiting, length = list(range(len(cut))), 1
     while waiting:
@@ -95,11 +114,8 @@ def _shortest_suffixes(
             list(waiting), suffixes, activate(suffixes), strict=True
         ):
             tokens, top = cut[number]
-            if own / top >= LEAST_SHARE:
+            if own / top >= LEAST_SHARE or len(suffix) == len(tokens):
                 found[number] = suffix, own
-                waiting.remove(number)
-            elif len(suffix) == len(tokens):
-                # none reaches half without what came before: the whole one is kept
                 waiting.remove(number)
         length += 1
     return found

@@ -85,6 +85,11 @@ class Backend(Protocol):
         ...
 
 
+def in_residual_stream(hook_name: str) -> bool:
+    """Return whether a hook's name is one of the residual stream."""
+    return _RESIDUAL.fullmatch(hook_name) is not None
+
+
 def parse_hook(hook_name: str, n_layers: int) -> ResidualHook:
     """
     Read the name of a hook in the residual stream.

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from eval_recipes.results.subject import Subject
 from eval_recipes.running.activation_source import Source, check_hook, source_of
 from eval_recipes.running.artifacts import package_versions
 from eval_recipes.running.context import RunContext
@@ -138,7 +137,7 @@ def measure(context: RunContext, out: Path) -> dict[str, ContextLosses]:
 
 @torch.no_grad()
 def _measure(context: RunContext) -> dict[str, ContextLosses]:
-    saes = {each.sae_id: _load(each, context) for each in context.subjects}
+    saes = {each.sae_id: each.load_flat(context.device) for each in context.subjects}
     points = {name: str(sae.cfg.metadata.hook_name) for name, sae in saes.items()}
     source = _common_source(context, saes)
     model = context.models.get(
@@ -155,13 +154,6 @@ def _measure(context: RunContext) -> dict[str, ContextLosses]:
         for name, sae in tqdm(saes.items(), desc="SAEs in place", leave=False):
             _add(found[name], clean, clean_ce, frozen, points[name], sae)
     return found
-
-
-def _load(subject: Subject, context: RunContext) -> SAE[Any]:
-    sae = subject.load(context.device)
-    if sae.hook_z_reshaping_mode:
-        sae.turn_off_forward_pass_hook_z_reshaping()
-    return sae
 
 
 def _common_source(context: RunContext, saes: Mapping[str, SAE[Any]]) -> Source:

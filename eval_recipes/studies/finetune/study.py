@@ -39,7 +39,7 @@ from eval_recipes.studies.framework.definition import (
     small_sweep,
 )
 from eval_recipes.studies.framework.verdicts import Claim
-from eval_recipes.tables.table import cell, markdown_table
+from eval_recipes.tables.passage import Passage, Shown
 from saereg_plugin.finetuning import FineTune
 from saereg_plugin.presets import weight_regularized_topk
 from saereg_plugin.sweeps import SweepConfig
@@ -177,9 +177,9 @@ def _plan(scale: Scale) -> Plan:
     )
 
 
-def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[str]]:
+def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[Passage]]:
     """
-    Return CE gap and KL of every SAE as tidy rows, and a section on what fine-tuning changed.
+    Return CE gap and KL of every SAE as tidy rows, and a passage on what fine-tuning changed.
 
     Args:
         context: with the SAEs of all stages.
@@ -187,7 +187,7 @@ def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[str]]:
     """
     losses = measure(context, out)
     rows: list[dict[str, Any]] = []
-    changes: list[list[str]] = []
+    changes: list[list[Shown]] = []
     for subject in context.subjects:
         origin = _origin(subject.sae_id, losses)
         found = intervals(losses[subject.sae_id], origin, seed=context.seed)
@@ -197,19 +197,18 @@ def finish(context: RunContext, out: Path) -> tuple[pd.DataFrame, list[str]]:
             changes.append(
                 [
                     subject.sae_id,
-                    cell(found["ce_gap"]),
-                    cell(found["ce_gap_change"]),
-                    cell(found["kl"]),
-                    cell(found["kl_change"]),
+                    found["ce_gap"],
+                    found["ce_gap_change"],
+                    found["kl"],
+                    found["kl_change"],
                 ]
             )
     heads = ["SAE", "CE gap", "change of CE gap", "KL", "change of KL"]
-    table = markdown_table(heads, changes)
     text = (
         "Change by fine-tuning, each SAE against itself before, on the same held-out contexts (nats a token; "
         "95 % bootstrap interval over contexts):"
     )
-    return frame_of_rows(rows), [f"{text}\n\n{table}"]
+    return frame_of_rows(rows), [Passage(text, heads=heads, rows=changes)]
 
 
 def _origin(sae_id: str, losses: Mapping[str, ContextLosses]) -> ContextLosses | None:
@@ -240,12 +239,13 @@ def _claims(_: Scale) -> Sequence[Claim]:
     found: list[Claim] = []
     for group in GROUPS:
         tuned, control = f"{group}-kl", f"{group}-mse"
+        # the control and the fine-tune of SAEs with L2 are ours
+        source = "paper" if group == "none" else "ours"
         found += [
-            *(
-                column.claim(tuned, "lower", other, source="paper")
-                for column in (CE_GAP, KL)
-                for other in (group, control)
-            ),
+            CE_GAP.claim(tuned, "lower", group, source=source),
+            CE_GAP.claim(tuned, "lower", control),
+            KL.claim(tuned, "lower", group, source=source),
+            KL.claim(tuned, "lower", control),
             VARIANCE.claim(tuned, "not_lower", control, margin=0.01),
             ALIVE.claim(tuned, "not_lower", control, margin=0.01),
             PROBING.claim(tuned, "not_lower", control, margin=0.01),

@@ -14,6 +14,7 @@ from eval_recipes.results.subject import Failure
 from eval_recipes.results.tidy import COLUMNS
 from eval_recipes.running.context import RunContext
 from eval_recipes.studies.framework.verdicts import Claim, Direction
+from eval_recipes.tables.passage import Passage
 from eval_recipes.width_control.result_groups import Comparison
 from saereg_plugin.distillation.settings import Distill
 from saereg_plugin.finetuning import FineTune
@@ -237,6 +238,7 @@ class Revive:
         latents: given back to each SAE, at most.
         steps: of training.
         dead_after: steps without firing at the end of training that make a latent dead.
+        loss_contexts: contexts for the cross-entropy; the whole model runs for each SAE.
     """
 
     stage: str
@@ -244,6 +246,7 @@ class Revive:
     latents: int
     steps: int
     dead_after: int = 100
+    loss_contexts: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +306,7 @@ class Study:
         published: numbers of the paper next to the table of a scale.
         notes: sentences on what differs from the paper at the small scale.
         finish: measures once more on the SAEs of all stages in the table; from a context and the
-            study's folder it returns tidy rows and sections of the page.
+            study's folder it returns tidy rows and passages of the report.
         files: that ``finish`` writes, relative to the study's folder.
     """
 
@@ -315,7 +318,9 @@ class Study:
     claims: Callable[[Scale], Sequence[Claim]]
     published: Callable[[Scale], Sequence[Published]] = lambda _: ()
     notes: tuple[str, ...] = ()
-    finish: Callable[[RunContext, Path], tuple[pd.DataFrame, list[str]]] | None = None
+    finish: Callable[[RunContext, Path], tuple[pd.DataFrame, list[Passage]]] | None = (
+        None
+    )
     files: tuple[str, ...] = ()
 
 
@@ -336,9 +341,9 @@ class StudyRun:
             last interruption).
         pairs_across_documents: by stage, ``{"crossing": ..., "pairs": ...}`` of neighbouring
             training tokens, where its release counts them.
-        sections: further parts of the page.
+        passages: what ``finish`` says beside the table.
         table: the written table; None if training was interrupted.
-        page: report page of all stages' results; None also if no stage evaluates.
+        page: report page of table and results; None if training was interrupted.
     """
 
     study: Study
@@ -357,7 +362,7 @@ class StudyRun:
     pairs_across_documents: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {}
     )
-    sections: list[str] = field(default_factory=lambda: [])
+    passages: list[Passage] = field(default_factory=list[Passage])
     table: Path | None = None
     page: Path | None = None
 

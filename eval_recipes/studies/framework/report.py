@@ -80,9 +80,12 @@ def to_json(
         "study": run.study.name,
         "paper": run.study.paper,
         "scale": run.scale,
+        "about": run.study.summary,
         "settings": run.plan.settings,
         **facts,
+        "columns": [vars(column) for column in run.study.columns],
         "groups": groups,
+        "passages": [passage.to_json() for passage in run.passages],
         "published": [vars(number) for number in run.study.published(run.scale)],
         "choices": [choice.to_dict() for choice in run.choices],
         "comparisons": [found.to_dict() for found in run.comparisons],
@@ -91,6 +94,7 @@ def to_json(
         "pairs_across_documents": run.pairs_across_documents,
         "stopped": run.stopped,
         "failures": [vars(failure) for failure in run.failures],
+        "notes": list(run.study.notes) if run.scale == "small" else [],
     }
 
 
@@ -104,7 +108,7 @@ def to_markdown(
         f"{study.summary} Paper: {study.paper}. {run.plan.settings}",
         _provenance(facts),
         _table(run),
-        *run.sections,
+        *(passage.markdown() for passage in run.passages),
         *_crossing(run),
         *([_choices(run)] if run.choices else []),
         _published(run),
@@ -345,6 +349,9 @@ def judge_all(
         if found is None:
             verdicts.append(judge(claim, None))
             continue
+        of_other = figure_of(frame, claim.other, by_title[claim.figure])
+        if of_other is not None:
+            claim = claim.against(of_other.value)
         beside = None
         if claim.beside is not None:
             beside = _beside(frame, claim, by_title[claim.beside], differences)

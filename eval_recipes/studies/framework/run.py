@@ -26,11 +26,12 @@ from eval_recipes.studies.framework.definition import (
     StudyRun,
 )
 from eval_recipes.studies.framework.figures import measure
-from eval_recipes.studies.framework.report import FILES, write_report
+from eval_recipes.studies.framework.report import FILES, RESULTS, write_report
 from eval_recipes.studies.framework.study_folder import (
     mark_folder,
     study_folder,
 )
+from eval_recipes.tables.passage import Passage
 from saereg_plugin.activations.cache import INDEX, write_cache
 from saereg_plugin.activations.cache.index import read_index
 from saereg_plugin.activations.opening import open_source
@@ -86,17 +87,24 @@ def run_study(
         return run
 
 
-def _write_page(run: StudyRun, out: Path) -> Path | None:
-    """Write the report page next to the table, if any stage has results."""
+def _write_page(run: StudyRun, out: Path) -> Path:
+    """Write the report page next to the table: the study's figures, and all results."""
     results = out / "results"
     if not results.is_dir() or not result_files(results):
-        return None
+        # a study that measures its figures itself
+        return write_page(out, failures=run.failures)
     releases = [
         out / "releases" / stage.name
         for stage in run.plan.stages
         if (results / stage.name).is_dir() and result_files(results / stage.name)
     ]
-    return write_page(results, release=releases, out=out / PAGE, failures=run.failures)
+    return write_page(
+        results,
+        release=releases,
+        out=out / PAGE,
+        failures=run.failures,
+        figures=[out / RESULTS],
+    )
 
 
 def _run_stages(run: StudyRun, device: str, out: Path, progress: Progress) -> StudyRun:
@@ -165,11 +173,11 @@ def _train(
 
 def _finish(
     run: StudyRun,
-    measure_all: Callable[[RunContext, Path], tuple[pd.DataFrame, list[str]]],
+    measure_all: Callable[[RunContext, Path], tuple[pd.DataFrame, list[Passage]]],
     out: Path,
     shared: ModelCache,
 ) -> None:
-    """Measure the SAEs of all stages of the table; add rows and sections."""
+    """Measure the SAEs of all stages of the table; add rows and passages."""
     plan = run.plan
     stages = [stage.name for stage in plan.stages if stage.in_table]
     subjects = {s: subjects_of(str(out / "releases" / s)) for s in stages}
@@ -183,11 +191,11 @@ def _finish(
         data=plan.data,
         models=shared,
     )
-    frame, sections = measure_all(context, out)
+    frame, passages = measure_all(context, out)
     stage_of = {s.sae_id: name for name, each in subjects.items() for s in each}
     frame = frame.assign(stage=[stage_of[sae_id] for sae_id in frame["sae_id"]])
     run.frame = pd.concat([run.frame, frame], ignore_index=True)
-    run.sections += sections
+    run.passages += passages
 
 
 def _revive(
@@ -231,7 +239,10 @@ def _revive(
         device=run.plan.device,
         models=shared,
     )
-    gains = compare(plan, context).frame
+    found = compare(plan, context, loss_contexts=revive.loss_contexts)
+    heading = "Dead latents given back, mean over seeds [95 % interval over contexts]:"
+    run.passages.append(Passage(heading, points=list(found.verdicts.values())))
+    gains = found.frame
     rows = gains.loc[gains["seed"].notna()]
     release = f"{run.study.name}-{run.scale}-{revive.stage}"
     own = frame_of_rows(

@@ -123,6 +123,7 @@ class Claim:
         direction: what is claimed of ``group - other``. ``not_lower`` and ``not_higher``
             allow for ``margin``.
         margin: difference that does not count, 0 or more.
+        margin_share: the margin as a share of the other group's figure, which ``against`` fills in.
         source: ``paper``; ``adapted`` for the paper's statement at our own coefficient; or
             ``ours`` for an expectation from the mechanism.
         beside: title of a column that should be equal in both groups but may differ, such as
@@ -134,6 +135,7 @@ class Claim:
     other: str
     direction: Direction
     margin: float = 0.0
+    margin_share: float = 0.0
     source: Source = "ours"
     beside: str | None = None
 
@@ -144,7 +146,24 @@ class Claim:
             return f"{self.figure} is {self.direction} with {self.group} than with {self.other}"
         way = self.direction.removeprefix("not_")
         by_more = f" by more than {digits(self.margin)}" if self.margin else ""
+        if self.margin_share:
+            size = f" ({digits(self.margin)})" if self.margin else ""
+            by_more = (
+                f" by more than {100 * self.margin_share:.0f} % of the latter{size}"
+            )
         return f"{self.figure} is not {way} with {self.group} than with {self.other}{by_more}"
+
+    def against(self, other: float) -> Claim:
+        """
+        Return the claim with the margin that its share of the other group's figure makes.
+
+        >>> claim = Claim(figure="f", group="a", other="b", direction="not_lower", margin_share=0.2)
+        >>> claim.against(0.01).bound
+        -0.002
+        """
+        if not self.margin_share:
+            return self
+        return replace(self, margin=self.margin_share * abs(other))
 
     @property
     def upwards(self) -> bool:

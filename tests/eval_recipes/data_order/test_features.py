@@ -19,6 +19,7 @@ from eval_recipes.data_order.texts import Texts
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release
 from saereg_plugin.sources import models
+from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.oracles import data_order_oracle as oracle
 
 WORDS = ("apple", "river", "seven", "of", "the", "running", "blue", "+", "12")
@@ -85,6 +86,13 @@ def test_columns_are_scaled_by_the_training_texts_alone(
             else found.columns(kind, train, train)[1],
             own,
         )
+
+
+def test_saes_outside_the_residual_stream_are_refused(tmp_path: Path) -> None:
+    sae = tiny_sae("lm", "blocks.2.attn.hook_z", torch.zeros(8), 0, by_head=True)
+    save_release(tmp_path / "heads", {"a": sae})
+    with pytest.raises(InputError, match="'blocks.2.attn.hook_z'.*residual stream"):
+        load_subject(str(tmp_path / "heads"), "a", device="cpu")
 
 
 @pytest.fixture

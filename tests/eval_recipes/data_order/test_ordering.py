@@ -16,6 +16,7 @@ from eval_recipes.data_order import ordering
 from eval_recipes.data_order.options import OrderOptions
 from eval_recipes.data_order.ordering import DataOrder, order_texts
 from eval_recipes.data_order.texts import Labels
+from eval_recipes.report.figures.finding import read_further
 from saereg_plugin.errors import InputError
 from tests.eval_recipes.data_order.planted import (
     PLANTED,
@@ -140,6 +141,9 @@ def test_files_are_whole(found: DataOrder, tmp_path: Path) -> None:
     first = record["scores"][0]["held_out"]
     assert set(first) == {"value", "low", "high", "n", "reason"}
     assert record["latents"]["difficulty"][0]["latent"] == PLANTED
+    (on_page,) = read_further(tmp_path / "out").found
+    assert len(on_page.part.tables[0].rows) == len(record["scores"])
+    assert on_page.part.sentences == found.verdicts
 
 
 def test_a_failed_write_leaves_the_earlier_file(

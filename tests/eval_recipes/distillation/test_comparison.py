@@ -116,6 +116,9 @@ def test_sizes_of_cores_are_told_by_cycle(made: Made) -> None:
         assert one(made, group, "core_frozen", None)["value"] == sizes
         kept = one(made, group, "core_kept", None)
         assert 0 <= kept["value"] <= 1 and kept["null"] > 0
+        scored = one(made, group, "core_kept_by_attribution", None)
+        assert 0 <= scored["value"] <= 1 and 0 < scored["null"] < 1
+        assert one(made, group, "core_attribution", None)["value"] > 0
     lasting = one(made, "random-2", "core_in_all_cycles", None)["value"]
     assert lasting <= sizes
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from eval_recipes.cli import app
+from eval_recipes.report.figures.finding import read_further
 from saereg_plugin.errors import InputError
 from saereg_plugin.releases.release import Release
 
@@ -78,6 +79,10 @@ def test_the_command_scores_measures_and_injects(
         assert row["energy_random_low"] < row["energy_law"] < row["energy_random_high"]
         # the change is noise, of which no direction knows
         assert row["energy_kept"] == pytest.approx(row["energy_law"], rel=0.1)
+    (on_page,) = read_further(out).found
+    scores, energies, norms = on_page.part.tables
+    assert len(scores.rows) == len(energies.rows) == 2
+    assert len(norms.rows) == len(record["task_vector"])
     assert [row["layer"] for row in record["task_vector"]] == [0, 1, 2, 3]
     norms = [row["task_norm"] for row in record["task_vector"]]
     assert norms[1] / norms[0] == pytest.approx(2, rel=0.01)

@@ -199,6 +199,30 @@ def test_the_random_control_fires_as_often(
     assert torch.equal(made.b_dec, sae.b_dec)
 
 
+def test_saes_that_join_heads_themselves_read_the_same(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    saes = {
+        str(by_head): tiny_sae(
+            "smollm2-135m-instruct",
+            "blocks.1.attn.hook_z",
+            torch.zeros(576),
+            0,
+            by_head=by_head,
+        )
+        for by_head in (False, True)
+    }
+    subjects = save_release(tmp_path / "heads", saes)
+    context = RunContext(subjects, tmp_path)
+    context.models.hold(model, "smollm2-135m-instruct", dtype="float32", device="cpu")
+    found = measure_layers(context, texts(), n_latents=3, permutations=0)
+    plain, joined = (replace(one, subject=subjects[0]) for one in found)
+    assert joined.latents.interval == plain.latents.interval
+    assert joined.random is not None and plain.random is not None
+    assert joined.random.interval == plain.random.interval
+    assert joined.rows == plain.rows and joined.l0 == plain.l0 > 0
+
+
 def test_more_latents_than_the_sae_has_are_refused(tmp_path: Path) -> None:
     hook = "blocks.0.hook_resid_post"
     sae = tiny_sae("smollm2-135m-instruct", hook, torch.zeros(576), 0)

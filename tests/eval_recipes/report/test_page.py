@@ -59,7 +59,7 @@ def page(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_sections_are_in_their_order(page: Page) -> None:
     found = [one.attributes["id"] for one in page.root.all("section")]
     assert found == [
-        *("provenance", "verdicts", "pareto", "evaluations"),
+        *("provenance", "verdicts", "pareto", "evaluations", "further"),
         *("latents", "distributions", "downloads"),
     ]
     links = [a.attributes["href"] for a in page.root.all("nav")[0].all("a")]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from transformer_lens import HookedTransformer
 from typer.testing import CliRunner
 
 from eval_recipes.cli import app
-from eval_recipes.revival.comparison import Comparison, compare, patched_losses, verdict
+from eval_recipes.revival.comparison import Comparison, compare, patched_losses
 from eval_recipes.running.context import RunContext
 from eval_recipes.running.heldout import heldout_of
 from eval_recipes.running.run import subjects_of
 from saereg_plugin.releases.opening import register_release
 from saereg_plugin.revival.training import Revival, RevivalPlan
 from saereg_plugin.sweeps import SweepTrainer, run_sweep
+from tests.eval_recipes.tiny_saes import save_release, tiny_sae
 from tests.sweeps.tiny import BATCH, HOOK, PENALTY, tiny_sweep
 from tests.sweeps.tiny import SAE as TINY
 
@@ -115,7 +118,27 @@ def test_dead_latents_that_are_missed_are_pathological(made: Made) -> None:
         assert 0 < gain["low"] <= gain["value"] <= gain["high"]
         assert row(made, "fire_again", seed)["value"] == 1.0
     assert row(made, "fire_again", None)["n"] == 32
-    assert "l2: pathological; 16 dead latents" in made.found.verdicts["l2"]
+    told = made.found.verdicts["l2"]
+    assert told.startswith(
+        "l2: pathological; of 16 dead latents given back to each SAE 100 %"
+    )
+    assert "nats a token; minus the gain of as many more latents" in told
+
+
+def test_gains_per_latent_are_gains_over_their_number(made: Made) -> None:
+    for name in ("revived_variance_gain", "variance_gain_over_control"):
+        whole, each = row(made, name, None), row(made, f"{name}_per_latent", None)
+        for end in ("value", "low", "high"):
+            assert each[end] == pytest.approx(whole[end] / len(DEAD))
+
+
+def test_a_single_context_shows_no_gain(made: Made) -> None:
+    context = RunContext(made.context.subjects, made.context.out, heldout_tokens=64)
+    found = compare(made.plan, context, loss_contexts=0)
+    gains = found.frame.loc[found.frame["figure"] == "revived_variance_gain"]
+    assert (gains["n"] == 1).all() and gains["low"].isna().all()
+    assert (gains["value"] > 0.01).all()
+    assert "no gain shown" in found.verdicts["l2"]
 
 
 def test_a_control_that_did_not_change_gains_nothing(made: Made) -> None:
@@ -152,32 +175,39 @@ def test_the_patched_loss_equals_that_of_the_logits(made: Made) -> None:
         assert found[context] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("value", "low", "high", "word"),
-    [
-        (0.2, 0.1, 0.3, "pathological"),
-        (-0.2, -0.3, -0.1, "useful"),
-        (0.02, -0.1, 0.1, "no gain shown"),
-        (0.2, None, None, "no gain shown"),
-        (0.0002, 0.0001, 0.0003, "no gain shown"),
-        (-0.0002, -0.0003, -0.0001, "no gain shown"),
-    ],
-)
-def test_the_verdict_goes_by_interval_and_size(
-    value: float, low: float | None, high: float | None, word: str
+def gains_on_heads(
+    made: Made, model: HookedTransformer, folder: Path, *, by_head: bool
+) -> dict[Any, float]:
+    """Compare two SAEs on heads, half of whose latents are dead in one."""
+    saes: dict[str, Any] = {}
+    name = "smollm2-135m-instruct"
+    for arm in ("revived", "continued"):
+        sae = tiny_sae(
+            name, "blocks.2.attn.hook_z", torch.zeros(576), 0, by_head=by_head
+        )
+        if arm == "continued":
+            sae.b_enc.data[:128] = -1e6
+        saes[f"l2-{arm}-seed0"] = sae
+    subjects = save_release(folder, saes)
+    assert subjects[0].load().hook_z_reshaping_mode is by_head
+    assert not subjects[0].load_flat().hook_z_reshaping_mode
+    context = RunContext(subjects, folder, heldout_tokens=128)
+    context.models.hold(model, name, dtype="float32", device="cpu")
+    one = Revival("l2", None, 128, {"l2-seed0": torch.arange(128)})
+    plan = RevivalPlan(replace(made.plan.sweep, seeds=(0,)), (one,), {}, {})
+    frame = compare(plan, context, loss_contexts=2).frame
+    return frame.loc[frame["seed"] == 0].set_index("figure")["value"].to_dict()
+
+
+def test_saes_that_join_heads_themselves_gain_the_same(
+    made: Made, model: HookedTransformer, tmp_path: Path
 ) -> None:
-    rows = [
-        {
-            "figure": "revived_variance_gain",
-            "seed": None,
-            "value": value,
-            "low": low,
-            "high": high,
-        }
-    ]
-    told = verdict(Revival("l2", None, 4, {}), rows)
-    assert told.startswith(f"l2: {word}; 4 dead latents")
-    assert told.endswith("without a control.")
+    plain, joined = (
+        gains_on_heads(made, model, tmp_path / str(by_head), by_head=by_head)
+        for by_head in (False, True)
+    )
+    assert joined == plain
+    assert plain["revived_loss_gain"] != 0 and 0 < plain["fire_again"] < 1
 
 
 def silenced(trainer: SweepTrainer) -> None:

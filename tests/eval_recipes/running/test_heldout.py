@@ -87,6 +87,7 @@ def test_figures_equal_a_plain_computation(
     assert figures.l0 == pytest.approx(float(active.sum(-1).double().mean()))
     assert figures.alive == int(active.any(0).sum()) <= figures.d_sae - 2
     low, high = figures.explained_variance_ci_low, figures.explained_variance_ci_high
+    assert low is not None and high is not None
     assert low < figures.explained_variance < high
     assert figures.explained_variance_n == TOKENS // figures.context_size
 
@@ -113,6 +114,18 @@ def test_saes_that_do_not_fit_together_take_several_passes(
     # The last passes are those of one round for both.
     assert in_two == 2 * (len(passes) - in_two)
     assert measured["good"] == measured["again"] == table["good"]
+
+
+def test_a_single_context_has_no_interval(context: RunContext, table: HeldOutTable):
+    one = replace(
+        context,
+        subjects=context.subjects[:1],
+        heldout_tokens=table["good"].context_size,
+    )
+    figures = measure_heldout(one)["good"]
+    assert (figures.explained_variance_n, figures.l0_n) == (1, 1)
+    assert figures.explained_variance_ci_low is None
+    assert figures.l0_ci_high is None
 
 
 def test_one_bad_sae_costs_only_itself(table: HeldOutTable):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval_recipes.statistics.interval import Array, bootstrap, bootstrap_together
+from eval_recipes.statistics.interval import (
+    ONE_SAMPLE,
+    Array,
+    bootstrap,
+    bootstrap_together,
+)
 
 N = 7
 
@@ -27,3 +32,9 @@ def test_statistics_together_have_the_intervals_they_have_alone() -> None:
     assert both["mean"].low is not None
     assert both["ratio"].reason is not None
     assert bootstrap_together({}, N, seed=3) == {}
+
+
+def test_one_context_has_no_interval() -> None:
+    found = bootstrap(lambda w: w @ np.array([2.0]), 1, seed=0)
+    assert found == (2.0, None, None, 1, ONE_SAMPLE)
+    assert not found.distinguishable

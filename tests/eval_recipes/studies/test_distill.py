@@ -62,4 +62,4 @@ def test_its_stages_run_at_a_tiny_size(tmp_path: Path, small_model: Path) -> Non
     again = run_study(study, "small", out, device="cpu", progress=told.append)
     pd.testing.assert_frame_equal(again.frame, run.frame)
     assert sum("trained already" in line for line in told) == 4
-    assert again.sections == run.sections
+    assert again.passages == run.passages

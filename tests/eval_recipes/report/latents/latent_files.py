@@ -87,7 +87,19 @@ def write_stability(folder: Path, group: str, seed: int, *, n: int = N) -> Path:
         "latent": list(range(n)),
         "alive": [latent != 1 for latent in range(n)],
         "stability": np.float32([level(latent) / 2 for latent in range(n)]),
+        "firing_rate": [0.0 if latent == 1 else 0.125 for latent in range(n)],
+        "surface_form": [None if latent == 1 else 0.75 for latent in range(n)],
+        "surface_form_chance": [
+            None if latent == 1 else 0.03125 for latent in range(n)
+        ],
+        "stability_tenth": [1 + latent % 10 for latent in range(n)],
     }
+    for size in (1, 2, 4, 8):
+        for kind, share in (("nearest", 0.06), ("gaussian", 0.03), ("random", 0.01)):
+            # only latents that no other seed shares have a span
+            columns[f"span_{kind}_{size}"] = [
+                None if level(latent) else share * size for latent in range(n)
+            ]
     for index, other in enumerate(others):
         matches = [partner(latent, seed, other, n) for latent in range(n)]
         columns |= {

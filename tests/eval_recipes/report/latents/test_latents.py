@@ -79,6 +79,36 @@ def test_the_cosine_of_encoder_and_decoder_is_that_of_core(
     assert columns["cosine"][:9] == [0.5] * 8 + [None]
 
 
+def test_firing_forms_and_tenths_are_those_of_the_stability_table(
+    results: Path,
+) -> None:
+    data = payloads(results, N)["none-seed0"].data
+    columns = data["columns"]
+    assert columns["firing"][:3] == [0.125, 0.0, 0.125]
+    assert columns["form"][:3] == [0.75, None, 0.75]
+    assert columns["tenth"][:3] == [1, 2, 3]
+    stable, unstable = data["cards"]["8"], data["cards"]["5"]
+    assert stable["form_chance"] == unstable["form_chance"] == 0.0312
+    assert "spans" not in stable
+    assert unstable["spans"][0] == [1, 0.06, 0.03, 0.01]
+    assert [shares[0] for shares in unstable["spans"]] == [1, 2, 4, 8]
+
+
+def test_a_stability_table_without_them_is_read(results: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(results, tmp_path / "results")
+    (path,) = copy.rglob("*none-seed0_stability.parquet")
+    table = pq.read_table(path)
+    older = [c for c in table.column_names if not c.startswith(("span", "surface"))]
+    pq.write_table(table.select([c for c in older if "rate" not in c]), path)
+    (result,) = copy.rglob("*cross_seed/*none-seed0_eval_results.json")
+    one = json.loads(result.read_text())
+    one["eval_result_unstructured"]["stability_table"]["sha256"] = sha256(path)
+    result.write_text(json.dumps(one))
+    data = payloads(copy, N)["none-seed0"].data
+    assert data["columns"]["firing"] == data["columns"]["form"] == [None] * N
+    assert "spans" not in data["cards"]["5"]
+
+
 def test_costs_and_net_worth_are_those_of_mdl(results: Path, tmp_path: Path) -> None:
     columns = payloads(results, 0)["none-seed0"].data["columns"]
     assert columns["bits"] == columns["net"] == [None] * N

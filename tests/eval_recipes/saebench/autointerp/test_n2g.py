@@ -115,10 +115,28 @@ def test_the_shortest_suffix_has_half_of_the_activation() -> None:
     assert (len(found.tokens), found.activation) == (2, 0.5)
 
 
-def test_an_example_without_such_a_suffix_is_kept_whole() -> None:
+def test_an_example_that_needs_more_is_kept_whole_and_counts_anywhere() -> None:
     example = Example([A, B, C], [0.0, 0.0, 4.0])
-    (found,) = find_patterns([example], lambda given: [0.0] * len(given), padding=9)
-    assert found == Pattern((A, B, C), True, 4.0)
+
+    def alone(given: Sequence[Sequence[int]]) -> list[float]:
+        # A matters, a token before it takes the rest away, and C is like any other
+        return [1.0 if one[0] == A else 0.0 for one in given]
+
+    (found,) = find_patterns([example], alone, padding=PADDING)
+    assert found == Pattern((A, None, C), False, 1.0)
+    assert predictions([found], [D, A, D, C]) == [0, 0, 0, 1]
+
+
+def test_an_example_that_does_not_fire_by_itself_is_left_out() -> None:
+    silent = Example([A, B, C], [0.0, 0.0, 4.0])
+    other = Example([B, D], [0.0, 2.0])
+
+    def alone(given: Sequence[Sequence[int]]) -> list[float]:
+        return [2.0 if one[-1] == D else 0.0 for one in given]
+
+    assert find_patterns([silent], alone, padding=PADDING) == []
+    expected = [Pattern((D,), False, 2.0)]
+    assert find_patterns([silent, other], alone, padding=PADDING) == expected
 
 
 def test_without_a_firing_example_nothing_is_explained() -> None:
@@ -182,6 +200,39 @@ def test_patterns_and_predictions_are_those_of_the_plain_version(
     for text in texts:
         for place in range(len(text)):
             assert trie.predict(text, place) == oracle.predict(expected, text, place)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    planted=PLANTED,
+    texts=st.lists(
+        st.tuples(
+            st.lists(TOKENS, max_size=3), st.lists(TOKENS, min_size=1, max_size=4)
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_patterns_of_windows_are_those_of_the_plain_version(
+    planted: Any, texts: list[tuple[list[int], list[int]]]
+) -> None:
+    rules = [(tuple(tokens), start, strength) for tokens, start, strength in planted]
+
+    def fires(text: Sequence[int]) -> float:
+        return oracle.predict(rules, text, len(text) - 1)
+
+    # what a latent sees before the window is not in the example
+    examples = [
+        Example(text, [fires([*before, *text[: end + 1]]) for end in range(len(text))])
+        for before, text in texts
+    ]
+    found = find_patterns(
+        examples, lambda given: [fires(one) for one in given], padding=PADDING
+    )
+    plain = (oracle.pattern(e.tokens, e.activations, fires, PADDING) for e in examples)
+    assert [(p.tokens, p.starts_text, p.activation) for p in found] == [
+        one for one in plain if one
+    ]
 
 
 @settings(deadline=None, max_examples=60)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
+from eval_recipes.report.figures.finding import read_further
 from eval_recipes.results.differences import Difference, GroupDifference
 from eval_recipes.results.subject import Failure
 from eval_recipes.statistics.interval import NO_VARIATION
@@ -48,6 +49,7 @@ from eval_recipes.studies.framework.verdicts import (
     judge,
     summary,
 )
+from eval_recipes.tables.passage import Passage
 from eval_recipes.tables.table import digits
 from saereg_plugin.yaml_text import read_yaml
 from tests.eval_recipes.studies.planted import planted_frame
@@ -294,6 +296,28 @@ def test_intervals_over_pairs_of_seeds_decide() -> None:
     assert difference_of(frame, SHARED_HIGHER, SHARED, [other]) is None
 
 
+def test_a_margin_may_be_a_share_of_the_other_group() -> None:
+    outcomes: list[str] = []
+    for size in (1.0, 0.01):
+        frame = planted_frame(
+            {
+                "a": {VARIANCE: [0.89 * size, 0.9 * size, 0.91 * size]},
+                "b": {VARIANCE: [size] * 3},
+            }
+        )
+        claims = [
+            VARIANCE.claim("a", "not_lower", "b", margin_share=share)
+            for share in (0.2, 0.01)
+        ]
+        verdicts = judge_all(frame, claims, [VARIANCE])
+        outcomes += [verdict.outcome for verdict in verdicts]
+        assert f"by more than 20 % of the latter ({digits(size / 5)})" in (
+            verdicts[0].sentence
+        )
+        assert verdicts[0].to_dict()["margin"] == pytest.approx(size / 5)
+    assert outcomes == ["held", "opposite"] * 2
+
+
 # p-values and their correction
 
 
@@ -531,6 +555,29 @@ def planted_run(frame: pd.DataFrame) -> StudyRun:
     run.pairs_across_documents["saes"] = {"crossing": 5, "pairs": 400}
     run.failures.append(Failure("core", "y-seed0", "why"))
     return run
+
+
+def test_the_report_page_reads_what_a_study_writes(tmp_path: Path) -> None:
+    run = planted_run(planted_frame(PLANTED))
+    figure = Interval(0.5, 0.25, 0.75, 3)
+    run.passages.append(Passage("More:", ["one"], ["SAE", "figure"], [["a", figure]]))
+    text = report.write_report(run, tmp_path).read_text(encoding="utf-8")
+    assert "More:\n\n- one\n\n| SAE | figure |" in text
+    (found,) = read_further(tmp_path).found
+    part = found.part
+    (groups,) = part.tables
+    assert [row[2].text for row in groups.rows] == [
+        ".810 [.785, .835]",
+        ".913 [.875, .951]",
+    ]
+    assert [name for name, _ in part.definitions] == ["explained variance", "L0"]
+    shown = [one.table.rows for one in part.passages if one.table is not None]
+    # the passage, the chosen coefficient, the published numbers
+    assert [len(rows) for rows in shown] == [1, 1, 2]
+    assert shown[0][0][1].text == ".500 [.250, .750]"
+    (held,) = [one for one in part.passages if one.text.startswith("What held.")]
+    assert "higher with better than with plain" in held.points[0]
+    assert part.notes == ["It is small."]
 
 
 def test_page_has_table_published_numbers_verdicts_and_where_it_comes_from(

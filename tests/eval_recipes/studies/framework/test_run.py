@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -204,6 +205,8 @@ def test_the_page_of_a_study_knows_the_releases_of_its_stages(
     folder.mkdir(parents=True)
     entries = (Entry("l2-seed0", "saes/l2", "l2", 0, {}),)
     write_release(Release("lab", "tiny", entries, folder, {"command": "train it"}))
+    assert finished.table is not None
+    shutil.copy(finished.table.parent / "results.json", tmp_path)
     page = _write_page(finished, tmp_path)
     assert page is not None and "train it" in page.read_text()
 
@@ -253,7 +256,8 @@ def test_command_on_a_finished_study_writes_its_table_anew(
 ) -> None:
     """So that better words reach the table without training or measuring again."""
     assert finished.table == out / TABLE
-    written = {TABLE, "results.json", "results.csv", MARK}
+    # the page shows the table
+    written = {TABLE, "results.json", "results.csv", "report.html", MARK}
     kept = {
         path: path.stat().st_mtime_ns
         for path in out.rglob("*")

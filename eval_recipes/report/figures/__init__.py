@@ -1,0 +1,1 @@
+"""Figures of studies and commands, from their JSON files."""
