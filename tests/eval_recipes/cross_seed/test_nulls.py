@@ -139,7 +139,9 @@ def test_rows_of_the_data_alone_have_no_excess() -> None:
     assert excess is not None and not excess.distinguishable
     # numpy's own draws say the same
     expected = oracle.gaussian_overlap(covariance.numpy(), 300, 16, draws=20, seed=1)
-    assert chance.value == pytest.approx(np.mean(expected), abs=3 * float(np.std(expected)))
+    assert chance.value == pytest.approx(
+        np.mean(expected), abs=3 * float(np.std(expected))
+    )
     spans = span_figures(nulls, 0, CONFIG)
     for m in SPAN_SIZES:
         near, chance, moments = (
